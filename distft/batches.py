@@ -1,0 +1,146 @@
+"""The nouns: ragged, columnar batches. numpy only, so that the controller needs no torch.
+
+Shape legend, used in every docstring of the package:
+
+==================  ====================================================================
+``n``               samples (sequences) of a batch
+``u``               units: what must stay in one micro-batch. A sample; a preference pair
+                    (chosen, rejected); a ranking
+``t_i``             response tokens of sample i; ``T`` their sum over a batch
+==================  ====================================================================
+
+Columns (``Ragged`` unless said to be dense, one value per sample):
+
+==================  ====================================================================
+prompt_ids          int32, context tokens: never trained on
+response_ids        int32 [t_i], what is trained on or was generated
+response_mask       uint8 [t_i], 0 = observation/other speaker; missing column = all 1.
+                    The first response token of a sample without a prompt has mask 0:
+                    nothing predicts it
+old_logprobs, ref_logprobs, logprobs, entropy, values, rewards, advantages, returns
+                    float32 [t_i], aligned with response_ids
+sample, unit        dense int64: number of the sample and of its unit within the step
+score               dense float32: what a reward model or function said of the sample
+ended               dense uint8: 1 = the response ended by itself (EOS), 0 = cut at the limit
+==================  ====================================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+Array: TypeAlias = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Ragged:
+    """Rows of unequal length in one contiguous array: row i is ``values[offsets[i]:offsets[i+1]]``."""
+
+    values: Array
+    offsets: npt.NDArray[np.int64]
+
+    @classmethod
+    def of(cls, rows: Iterable[Sequence[Any] | Array], dtype: npt.DTypeLike) -> Ragged:
+        """From a list of rows."""
+        arrays = [np.asarray(row, dtype=dtype) for row in rows]
+        lengths = np.fromiter((len(a) for a in arrays), dtype=np.int64, count=len(arrays))
+        offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+        values = np.concatenate(arrays) if arrays else np.zeros(0, dtype=dtype)
+        return cls(values.astype(dtype, copy=False), offsets)
+
+    @classmethod
+    def split(cls, values: Array, lengths: Sequence[int] | Array) -> Ragged:
+        """From a flat array and the lengths of its rows."""
+        offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.asarray(lengths, np.int64))])
+        if int(offsets[-1]) != len(values):
+            raise ValueError(f"{len(values)} values do not split into {int(offsets[-1])}")
+        return cls(values, offsets)
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, row: int) -> Array:
+        return self.values[self.offsets[row] : self.offsets[row + 1]]
+
+    @property
+    def lengths(self) -> npt.NDArray[np.int64]:
+        return np.diff(self.offsets)
+
+    def take(self, rows: Sequence[int] | Array) -> Ragged:
+        """The given rows, in that order."""
+        return Ragged.of([self[int(row)] for row in rows], self.values.dtype)
+
+
+Column: TypeAlias = "Ragged | Array"
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Named columns over the same n samples."""
+
+    columns: Mapping[str, Column]
+
+    def __post_init__(self) -> None:
+        sizes = {name: len(column) for name, column in self.columns.items()}
+        if len(set(sizes.values())) > 1:
+            raise ValueError(f"columns of unequal length: {sizes}")
+
+    def __len__(self) -> int:
+        return len(next(iter(self.columns.values()))) if self.columns else 0
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.columns
+
+    def ragged(self, name: str) -> Ragged:
+        """The ragged column of that name; KeyError or TypeError says what is there instead."""
+        column = self.columns[name]
+        if not isinstance(column, Ragged):
+            raise TypeError(f"column {name} is dense")
+        return column
+
+    def dense(self, name: str) -> Array:
+        """The dense column of that name."""
+        column = self.columns[name]
+        if isinstance(column, Ragged):
+            raise TypeError(f"column {name} is ragged")
+        return column
+
+    def take(self, rows: Sequence[int] | Array) -> Batch:
+        """The given samples, in that order."""
+        index = np.asarray(rows, dtype=np.int64)
+        return Batch({
+            name: column.take(index) if isinstance(column, Ragged) else column[index]
+            for name, column in self.columns.items()
+        })
+
+    def with_columns(self, **columns: Column) -> Batch:
+        """The same samples with columns added or replaced."""
+        return Batch({**self.columns, **columns})
+
+
+def concatenate(parts: Sequence[Batch]) -> Batch:
+    """The samples of all parts, in order. Parts must have the same columns."""
+    if not parts:
+        return Batch({})
+    names = list(parts[0].columns)
+    joined: dict[str, Column] = {}
+    for name in names:
+        columns = [part.columns[name] for part in parts]
+        if isinstance(columns[0], Ragged):
+            ragged = [c for c in columns if isinstance(c, Ragged)]
+            lengths = np.concatenate([c.lengths for c in ragged])
+            joined[name] = Ragged.split(np.concatenate([c.values for c in ragged]), lengths)
+        else:
+            joined[name] = np.concatenate([c for c in columns if not isinstance(c, Ragged)])
+    return Batch(joined)
+
+
+def by_sample(parts: Sequence[Batch]) -> Batch:
+    """The parts' samples sorted by their ``sample`` column: undoes any split over ranks."""
+    joined = concatenate(parts)
+    return joined.take(np.argsort(joined.dense("sample"), kind="stable"))
