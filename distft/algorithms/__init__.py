@@ -1,0 +1,1 @@
+"""Tensor mathematics: imports torch and itself only, so every formula is testable alone."""

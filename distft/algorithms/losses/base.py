@@ -1,0 +1,132 @@
+"""What a loss takes and gives. Token tensors are flat: all response tokens of a micro-batch, concatenated."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, Protocol, TypeAlias
+
+import torch
+from torch import Tensor
+
+from distft.algorithms.masking import at_least_float32, keep, masked_sum
+
+Reduce: TypeAlias = Literal["tokens", "sequences", "units", "sum", "min", "max"]
+
+
+@dataclass(frozen=True)
+class LossBatch:
+    """The experience of one micro-batch.
+
+    Attributes:
+        response_mask: bool ``[num_tokens]``; False = observation or other speaker, not trained on.
+        segments: int64 ``[num_tokens]``: the sequence a token belongs to.
+        sequence_mask: bool ``[num_sequences]``; False for dummies, which weigh nothing.
+        columns: float ``[num_tokens]`` or ``[num_sequences]``, named as in `distft.batches`.
+    """
+
+    response_mask: Tensor
+    segments: Tensor
+    sequence_mask: Tensor
+    columns: Mapping[str, Tensor]
+
+    @property
+    def num_sequences(self) -> int:
+        return self.sequence_mask.shape[0]
+
+    @property
+    def token_mask(self) -> Tensor:
+        """bool ``[num_tokens]``: real tokens of real sequences."""
+        return self.response_mask & self.sequence_mask[self.segments]
+
+    def column(self, name: str) -> Tensor:
+        """The column, in float32 at least. Raises ValueError naming the columns there are."""
+        if name not in self.columns:
+            raise ValueError(f"the loss needs the column {name!r}; the experience has {sorted(self.columns)}")
+        return at_least_float32(self.columns[name])
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A detached float64 scalar of one micro-batch and how it is reduced over micro-batches and ranks.
+
+    ``tokens``, ``sequences``, ``units``: a sum, to be added up and divided by that global
+    denominator. ``sum``: added up. ``min``, ``max``: the extreme (a dummy gives +-inf).
+    """
+
+    value: Tensor
+    reduce: Reduce
+
+
+@dataclass(frozen=True)
+class LossResult:
+    """``loss`` is divided by its global denominator already: summed over micro-batches and ranks it is *the* loss."""
+
+    loss: Tensor
+    metrics: dict[str, Metric]
+
+
+class Loss(Protocol):
+    """A pure function from model outputs and experience to a loss and its metrics."""
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """What the model must return: ``logprobs``, ``entropy``, ``logits_mean`` or ``values``."""
+
+    @property
+    def reads(self) -> Literal["tokens", "last"]:
+        """Where outputs are read: ``tokens`` = ``[num_tokens]``, at the position *before* each response
+        token; ``last`` = ``[num_sequences]``, at each sequence's last token."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Experience columns without which the loss raises ValueError."""
+
+    @property
+    def optional_columns(self) -> tuple[str, ...]:
+        """Experience columns used when they are there."""
+
+    def __call__(
+        self, outputs: Mapping[str, Tensor], batch: LossBatch, denominators: Mapping[str, float]
+    ) -> LossResult:
+        """The loss of one micro-batch.
+
+        Args:
+            outputs: see `outputs` and `reads`.
+            batch: the experience.
+            denominators: counts over all ranks and micro-batches of the optimizer step:
+                ``tokens`` (masked response tokens), ``sequences`` and ``units`` (real ones).
+        """
+
+    def finalize(self, metrics: dict[str, float]) -> dict[str, float]:
+        """Metrics of the step from the reduced ones: ratios of sums, variances. No helper names remain."""
+
+
+class PlainMetrics:
+    """For losses whose reduced metrics are final."""
+
+    def finalize(self, metrics: dict[str, float]) -> dict[str, float]:
+        """The same metrics."""
+        return dict(metrics)
+
+
+def total(values: Tensor, mask: Tensor, reduce: Reduce) -> Metric:
+    """A metric: the sum of ``values`` over ``mask``, in float64."""
+    return Metric(keep(values.detach().double(), mask).sum(), reduce)
+
+
+def pairs(batch: LossBatch, connected: Tensor) -> LossResult | None:
+    """Check that sequences come in pairs (chosen, rejected, chosen, ...).
+
+    Returns:
+        None if they do; for a dummy micro-batch of an odd number of sequences, a zero loss
+        connected to ``connected`` (any model output).
+
+    Raises:
+        ValueError: an odd number of sequences of which some are real.
+    """
+    if batch.num_sequences % 2 == 0:
+        return None
+    if bool(batch.sequence_mask.any()):
+        raise ValueError(f"{batch.num_sequences} sequences are not pairs of chosen and rejected")
+    return LossResult(masked_sum(connected, torch.zeros_like(connected, dtype=torch.bool)), {})

@@ -1,0 +1,151 @@
+"""The clipped losses of PPO for policy and value (Schulman et al. 2017). Token means."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from distft.algorithms.losses.base import LossBatch, LossResult, total
+from distft.algorithms.masking import at_least_float32, keep, masked_sum
+
+
+@dataclass(frozen=True)
+class PpoPolicy:
+    """``-min(r A, clip(r, 1 - clip, 1 + clip_high) A) - entropy_coef H``, r = exp(log pi - log pi_old).
+
+    Schulman et al. 2017, eq. 7; ``clip_high`` (None = clip) from DAPO (Yu et al. 2025). ``dual_clip`` c > 1
+    bounds the loss of tokens with A < 0 by -c A (Ye et al. 2020). With ``on_policy`` (exactly one optimizer
+    step per rollout) log pi_old is the detached log pi and no column is needed. The optional column
+    ``importance_weights`` (``[num_tokens]``, truncated already) scales the clipped term of each token.
+
+    Metrics, token means of the step: ``policy/approxkl_avg`` 1/2 (log r)^2, ``policy/clipfrac_avg``,
+    ``policy/entropy_avg``, ``loss/policy_avg`` (without entropy bonus), ``val/ratio`` mean of r and
+    ``val/ratio_var`` its variance over tokens (TRL's is over micro-batches, so depends on their size).
+    """
+
+    clip: float = 0.2
+    clip_high: float | None = None
+    dual_clip: float | None = None
+    entropy_coef: float = 0.0
+    on_policy: bool = False
+
+    outputs: ClassVar[tuple[str, ...]] = ("logprobs", "entropy")
+    reads: ClassVar[Literal["tokens", "last"]] = "tokens"
+    optional_columns: ClassVar[tuple[str, ...]] = ("importance_weights",)
+
+    def __post_init__(self) -> None:
+        if not 0 < self.clip <= 1 or (self.clip_high is not None and not self.clip_high > 0):
+            raise ValueError(f"clip must be in (0, 1] and clip_high above 0, not {self.clip} and {self.clip_high}")
+        if self.dual_clip is not None and not self.dual_clip > 1:
+            raise ValueError(f"dual_clip must be above 1, not {self.dual_clip}")
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """See `Loss`."""
+        return ("advantages",) if self.on_policy else ("advantages", "old_logprobs")
+
+    def __call__(
+        self, outputs: Mapping[str, Tensor], batch: LossBatch, denominators: Mapping[str, float]
+    ) -> LossResult:
+        """See `Loss`. Metrics of the entropy only if the model returned it."""
+        mask = batch.token_mask
+        logprobs = keep(at_least_float32(outputs["logprobs"]), mask)
+        advantages = keep(batch.column("advantages"), mask)
+        old = logprobs.detach() if self.on_policy else keep(batch.column("old_logprobs"), mask)
+        log_ratio = logprobs - old
+        ratio = log_ratio.exp()
+        high = self.clip if self.clip_high is None else self.clip_high
+        unclipped, clipped = -ratio * advantages, -ratio.clamp(1 - self.clip, 1 + high) * advantages
+        per_token = torch.maximum(unclipped, clipped)
+        if self.dual_clip is not None:
+            bounded = torch.minimum(per_token, -self.dual_clip * advantages)
+            per_token = torch.where(advantages < 0, bounded, per_token)
+        if "importance_weights" in batch.columns:
+            per_token = per_token * keep(batch.column("importance_weights"), mask)
+        metrics = {
+            "policy/approxkl_avg": total(0.5 * log_ratio.square(), mask, "tokens"),
+            "policy/clipfrac_avg": total(clipped > unclipped, mask, "tokens"),
+            "loss/policy_avg": total(per_token, mask, "tokens"),
+            # About 1, where a float keeps the digits that a variance needs.
+            "val/ratio": total(ratio - 1, mask, "tokens"),
+            "val/ratio_var": total((ratio.detach().double() - 1).square(), mask, "tokens"),
+        }
+        if "entropy" in outputs:
+            metrics["policy/entropy_avg"] = total(outputs["entropy"], mask, "tokens")
+        if self.entropy_coef:
+            per_token = per_token - self.entropy_coef * keep(outputs["entropy"], mask)
+        return LossResult(masked_sum(per_token, mask) / denominators["tokens"], metrics)
+
+    def finalize(self, metrics: dict[str, float]) -> dict[str, float]:
+        """From moments about 1 to mean and variance of the ratio."""
+        result = dict(metrics)
+        if "val/ratio" in result:
+            off_one = result["val/ratio"]
+            result["val/ratio"] = 1 + off_one
+            result["val/ratio_var"] = max(0.0, result["val/ratio_var"] - off_one**2)
+        return result
+
+
+_RESIDUAL, _RESIDUAL_2, _RETURN, _RETURN_2 = "residual", "residual_squared", "return", "return_squared"
+
+
+@dataclass(frozen=True)
+class PpoValue:
+    """``1/2 max((v - R)^2, (clip(v, v_old - value_clip, v_old + value_clip) - R)^2)``, token mean.
+
+    Schulman et al. 2016/2017 as in the PPO reference implementation; ``value_clip`` None = no clipping.
+
+    Metrics, token means of the step: ``loss/value_avg``, ``val/clipfrac_avg`` (share of tokens whose clipped
+    error is the larger), ``val/explained_variance`` 1 - Var(R - v_old) / Var(R) over tokens, 0 if the
+    returns do not vary.
+    """
+
+    value_clip: float | None = 0.2
+
+    outputs: ClassVar[tuple[str, ...]] = ("values",)
+    reads: ClassVar[Literal["tokens", "last"]] = "tokens"
+    columns: ClassVar[tuple[str, ...]] = ("values", "returns")
+    optional_columns: ClassVar[tuple[str, ...]] = ()
+
+    def __post_init__(self) -> None:
+        if self.value_clip is not None and not self.value_clip > 0:
+            raise ValueError(f"value_clip must be above 0 or null, not {self.value_clip}")
+
+    def __call__(
+        self, outputs: Mapping[str, Tensor], batch: LossBatch, denominators: Mapping[str, float]
+    ) -> LossResult:
+        """See `Loss`. ``outputs["values"]`` is ``[num_tokens]``, the value before each response token."""
+        mask = batch.token_mask
+        values = keep(at_least_float32(outputs["values"]), mask)
+        old, returns = keep(batch.column("values"), mask), keep(batch.column("returns"), mask)
+        error = (values - returns).square()
+        worst, clipped = error, torch.zeros_like(mask)
+        if self.value_clip is not None:
+            near = old + (values - old).clamp(-self.value_clip, self.value_clip)
+            clipped_error = (near - returns).square()
+            worst, clipped = torch.maximum(error, clipped_error), clipped_error > error
+        residual, target = (returns - old).double(), returns.double()
+        metrics = {
+            "loss/value_avg": total(0.5 * worst, mask, "tokens"),
+            "val/clipfrac_avg": total(clipped, mask, "tokens"),
+            _RESIDUAL: total(residual, mask, "tokens"),
+            _RESIDUAL_2: total(residual.square(), mask, "tokens"),
+            _RETURN: total(target, mask, "tokens"),
+            _RETURN_2: total(target.square(), mask, "tokens"),
+        }
+        return LossResult(masked_sum(0.5 * worst, mask) / denominators["tokens"], metrics)
+
+    def finalize(self, metrics: dict[str, float]) -> dict[str, float]:
+        """From moments to the explained variance."""
+        result = dict(metrics)
+        if _RETURN in result:
+            unexplained = result.pop(_RESIDUAL_2) - result.pop(_RESIDUAL) ** 2
+            mean, squares = result.pop(_RETURN), result.pop(_RETURN_2)
+            variance = squares - mean**2
+            # Below rounding of the two moments there is no variance to explain.
+            result["val/explained_variance"] = 1 - unexplained / variance if variance > 1e-12 * squares else 0.0
+        return result

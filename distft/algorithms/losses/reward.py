@@ -1,0 +1,63 @@
+"""The pairwise loss of reward models."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from distft.algorithms.losses.base import LossBatch, LossResult, Metric, PlainMetrics, pairs, total
+from distft.algorithms.masking import at_least_float32, keep, masked_sum
+
+
+@dataclass(frozen=True)
+class Reward(PlainMetrics):
+    """``-logsig(r_w - r_l - margin) + center_coef (r_w + r_l)^2``, mean over pairs.
+
+    Bradley-Terry likelihood as in Ouyang et al. 2022 (InstructGPT, eq. 1), with the fixed margin of
+    Touvron et al. 2023 (Llama 2, eq. 2) and the centring term of Eisenstein et al. 2023.
+
+    Metrics: ``accuracy`` (share of pairs with r_w > r_l), ``margin`` (mean r_w - r_l) and
+    ``min_reward, mean_reward, max_reward`` over all rewards, chosen and rejected, of the step.
+    """
+
+    center_coef: float = 0.0
+    margin: float = 0.0
+
+    outputs: ClassVar[tuple[str, ...]] = ("values",)
+    reads: ClassVar[Literal["tokens", "last"]] = "last"
+    columns: ClassVar[tuple[str, ...]] = ()
+    optional_columns: ClassVar[tuple[str, ...]] = ()
+
+    def __post_init__(self) -> None:
+        if self.center_coef < 0:
+            raise ValueError(f"center_coef must not be below 0, not {self.center_coef}")
+
+    def __call__(
+        self, outputs: Mapping[str, Tensor], batch: LossBatch, denominators: Mapping[str, float]
+    ) -> LossResult:
+        """See `Loss`. ``outputs["values"]`` is ``[num_sequences]``: chosen, rejected, chosen, ..."""
+        rewards = keep(at_least_float32(outputs["values"]), batch.sequence_mask)
+        if dummy := pairs(batch, rewards):
+            return dummy
+        chosen, rejected = rewards[0::2], rewards[1::2]
+        real = batch.sequence_mask[0::2] & batch.sequence_mask[1::2]
+        per_pair = -F.logsigmoid(chosen - rejected - self.margin) + self.center_coef * (chosen + rejected).square()
+        loss = masked_sum(per_pair, real) / denominators["units"]
+        return LossResult(loss, _metrics(rewards.detach(), batch.sequence_mask, real))
+
+
+def _metrics(rewards: Tensor, sequences: Tensor, real: Tensor) -> dict[str, Metric]:
+    chosen, rejected = rewards[0::2], rewards[1::2]
+    infinity = rewards.new_full((1,), torch.inf, dtype=torch.float64)
+    return {
+        "accuracy": total(chosen > rejected, real, "units"),
+        "margin": total(chosen - rejected, real, "units"),
+        "mean_reward": total(rewards, sequences, "sequences"),
+        "min_reward": Metric(torch.cat([torch.where(sequences, rewards.double(), infinity), infinity]).min(), "min"),
+        "max_reward": Metric(torch.cat([torch.where(sequences, rewards.double(), -infinity), -infinity]).max(), "max"),
+    }

@@ -1,0 +1,1 @@
+"""Committed checkpoints: layout, manifest, coordinator, and the lease on a run folder. No torch here."""

@@ -1,0 +1,172 @@
+"""The manifest of a checkpoint: every file with size and hash. A manifest that verifies is the commit."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import stat
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from distft.checkpoint.layout import MANIFEST, step_of
+from distft.common.files import sha256_file, sync_file, sync_folder, write_json
+
+FORMAT = 1
+_HASHING_THREADS = 8
+
+
+class ManifestError(Exception):
+    """A manifest is missing, unreadable or not whole; the text says which."""
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """One file of a checkpoint: path below the checkpoint's folder (with /), bytes, hex digest."""
+
+    path: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a checkpoint consists of and where it comes from.
+
+    ``world_sizes``: ranks per role that wrote it. ``fingerprint``: of the recipe. ``owner``: token
+    of the lease under which it was committed. ``time``: unix seconds.
+    """
+
+    step: int
+    files: tuple[FileRecord, ...]
+    world_sizes: Mapping[str, int]
+    fingerprint: str
+    owner: str
+    attempt: int
+    time: float
+
+    @property
+    def num_bytes(self) -> int:
+        """The size of all files together."""
+        return sum(record.size for record in self.files)
+
+    def write(self, folder: Path) -> None:
+        """Temporary file, sync, rename, sync of the folder. Raises OSError."""
+        body = self._body()
+        write_json(folder / MANIFEST, {**body, "sha256": _digest(body)})
+
+    def _body(self) -> dict[str, Any]:
+        return {
+            "format": FORMAT, "step": self.step, "time": self.time, "attempt": self.attempt, "owner": self.owner,
+            "fingerprint": self.fingerprint, "world_sizes": dict(self.world_sizes),
+            "files": [{"path": f.path, "size": f.size, "sha256": f.sha256} for f in self.files],
+        }  # fmt: skip
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of a checkpoint, its own hash checked. Raises ManifestError saying what is wrong with it."""
+    path = folder / MANIFEST
+    try:
+        body = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise ManifestError(f"no {MANIFEST}: it was never committed") from None
+    except (OSError, ValueError) as error:
+        raise ManifestError(f"{MANIFEST} cannot be read: {error}") from error
+    if not isinstance(body, dict):
+        raise ManifestError(f"{MANIFEST} is not a mapping")
+    if body.get("format") != FORMAT:
+        raise ManifestError(f"{MANIFEST} has format {body.get('format')!r}, this distft reads format {FORMAT}")
+    if body.pop("sha256", None) != _digest(body):
+        raise ManifestError(f"{MANIFEST} does not match its own hash: it was changed after the commit")
+    try:
+        return Manifest(
+            step=int(body["step"]), time=float(body["time"]), attempt=int(body["attempt"]), owner=str(body["owner"]),
+            fingerprint=str(body["fingerprint"]), world_sizes={k: int(v) for k, v in body["world_sizes"].items()},
+            files=tuple(FileRecord(f["path"], f["size"], f["sha256"]) for f in body["files"]),
+        )  # fmt: skip
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ManifestError(f"{MANIFEST} lacks something: {error!r}") from error
+
+
+def faults(folder: Path, *, hashes: bool = True) -> list[str]:
+    """Why the checkpoint in ``folder`` cannot be used: one line a fault, empty if it can.
+
+    Names and sizes first; only if these hold is the content read and hashed (``hashes=False``: not).
+    """
+    try:
+        manifest = read_manifest(folder)
+    except ManifestError as error:
+        return [str(error)]
+    step = step_of(folder.name)
+    if step is not None and step != manifest.step:
+        return [f"{MANIFEST} is of step {manifest.step}"]
+    found = size_faults(folder, manifest.files)
+    if found or not hashes:
+        return found
+    with ThreadPoolExecutor(min(_HASHING_THREADS, os.cpu_count() or 1)) as threads:
+        checked = threads.map(lambda record: _hash_fault(folder, record), manifest.files)
+        return [fault for fault in checked if fault]
+
+
+def size_faults(folder: Path, records: Iterable[FileRecord]) -> list[str]:
+    """Files that are missing, no plain files, or of another size than recorded."""
+    found = []
+    for record in records:
+        try:
+            status = os.lstat(folder / safe_path(record.path))
+        except (OSError, ValueError) as error:
+            missing = isinstance(error, FileNotFoundError)
+            found.append(f"{record.path} is missing" if missing else f"{record.path}: {error}")
+            continue
+        if not stat.S_ISREG(status.st_mode):
+            found.append(f"{record.path} is not a plain file")
+        elif status.st_size != record.size:
+            found.append(f"{record.path} has {status.st_size} bytes, {record.size} were written")
+    return found
+
+
+def record_files(folder: Path, names: Sequence[str]) -> list[FileRecord]:
+    """What a rank reports of the files it wrote below the staging ``folder``: synced, then hashed.
+
+    ``names`` are relative to ``folder``, with / ("policy/rank_00.pt"). The folders between are
+    synced too. Raises OSError, or ValueError for a name that leaves the folder.
+    """
+    records = []
+    for name in names:
+        path = folder / safe_path(name)
+        sync_file(path)
+        records.append(FileRecord(name, path.stat().st_size, sha256_file(path)))
+    parents = {folder / parent for name in names for parent in PurePosixPath(name).parents}
+    for parent in sorted(parents, key=lambda p: -len(p.parts)):
+        sync_folder(parent)
+    return records
+
+
+def record_tree(folder: Path, name: str) -> list[FileRecord]:
+    """``record_files`` of every file below the subfolder ``name`` of the staging ``folder``."""
+    below = folder / safe_path(name)
+    files = sorted(path.relative_to(folder).as_posix() for path in below.rglob("*") if path.is_file())
+    return record_files(folder, files)
+
+
+def safe_path(name: str) -> PurePosixPath:
+    """The relative path a record names. Raises ValueError if it is absolute or climbs out."""
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or not path.parts:
+        raise ValueError(f"{name!r} does not stay inside the checkpoint")
+    return path
+
+
+def _hash_fault(folder: Path, record: FileRecord) -> str:
+    try:
+        actual = sha256_file(folder / record.path)
+    except OSError as error:
+        return f"{record.path} cannot be read: {error}"
+    return "" if actual == record.sha256 else f"{record.path} was changed or damaged: its hash differs"
+
+
+def _digest(body: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(body, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

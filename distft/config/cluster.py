@@ -1,0 +1,219 @@
+"""The cluster file: hardware and how to reach it, no hyper-parameters.
+
+``auto`` stands for what is found out on the machine (``local``) or from the running Ray cluster (``ray``).
+Text that ends up on a command line of Slurm's keeps to an allow-list of characters.
+"""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+from distft.common.errors import UserError, nearest
+from distft.config.problems import Problem, report
+from distft.config.redact import is_secret_key
+from distft.config.section import Items, Numeral, Section
+from distft.config.yaml_file import read_yaml
+
+# Beside the packages in a checkout, inside the package in an installed wheel.
+_PACKAGE = Path(__file__).parent.parent
+_FOLDERS = (_PACKAGE / "cluster_configs", _PACKAGE.parent / "cluster_configs")
+
+Auto: TypeAlias = Literal["auto"]
+Word: TypeAlias = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.,:@+=-]*$", max_length=200)]
+Features: TypeAlias = Annotated[str, Field(pattern=r"^[A-Za-z0-9(\[][A-Za-z0-9_.,:&|*()\[\]-]*$", max_length=200)]
+EnvironmentName: TypeAlias = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=200)]
+NoNewline: TypeAlias = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]*$", max_length=4096)]
+
+
+class Gpu(Section):
+    """One accelerator."""
+
+    type: Word = Field(description="name, as Slurm's gres calls it")
+    memory_gib: float = Field(gt=0, description="memory that a process can use, GiB")
+    bf16_tflops: float = Field(gt=0, description="dense bfloat16 matrix products, TFLOP/s")
+    memory_bandwidth_gbs: float = Field(gt=0, description="GB/s between the chip and its memory")
+    interconnect: Literal["nvlink", "pcie"] = Field(default="nvlink", description="links between the GPUs of a node")
+    interconnect_gbs: float = Field(gt=0, description="GB/s of one GPU to its neighbours, both directions together")
+
+
+class Node(Section):
+    """One machine; all machines of a cluster are alike."""
+
+    cpus: Annotated[int, Field(ge=1)] | Auto = Field(default="auto", description="cores that the run may use")
+    ranks_per_cpu: int = Field(default=1, ge=1, le=64, description="ranks that may share a core where there is no GPU")
+    gpus: Annotated[int, Field(ge=0, le=64), Numeral] | Auto = Field(
+        default=0, description="GPUs; 0: ranks run on the CPU"
+    )
+    gpu: Gpu | None = Field(default=None, description="what each GPU is")
+    memory_gib: Annotated[float, Field(gt=0)] | Auto = Field(default="auto", description="host memory, GiB")
+
+    @model_validator(mode="after")
+    def _gpus_are_described(self) -> Node:
+        if isinstance(self.gpus, int) and self.gpus > 0 and self.gpu is None:
+            raise PydanticCustomError(
+                "gpu_missing", "has GPUs, so `gpu` must say what they are (type, memory_gib, ...)"
+            )
+        return self
+
+
+class Network(Section):
+    """What joins the nodes."""
+
+    interface: Word | None = Field(default=None, description="network interface of the collectives; null: they choose")
+    bandwidth_gbps: Annotated[float, Field(gt=0)] | None = Field(default=None, description="Gbit/s of one node")
+    nccl: dict[EnvironmentName, NoNewline] = Field(default_factory=dict, description="NCCL_* settings by name")
+
+    @model_validator(mode="after")
+    def _nccl_only(self) -> Network:
+        for name in self.nccl:
+            if not name.startswith("NCCL_"):
+                raise PydanticCustomError(
+                    "not_nccl", "{name} is no NCCL setting; other variables belong in `environment`", {"name": name}
+                )
+        return self
+
+
+class Slurm(Section):
+    """How nodes are asked of Slurm: the options of sbatch."""
+
+    partition: Word | None = Field(default=None, description="--partition")
+    account: Word | None = Field(default=None, description="--account")
+    qos: Word | None = Field(default=None, description="--qos")
+    constraint: Features | None = Field(default=None, description="--constraint")
+    reservation: Word | None = Field(default=None, description="--reservation")
+    exclusive: bool = Field(default=False, description="--exclusive: no other job on the nodes")
+    time: Annotated[str, Field(pattern=r"^(\d+-)?\d{1,4}(:\d{2}){0,2}$")] | None = Field(
+        default=None, description="--time, as minutes, hours:minutes:seconds or days-hours"
+    )
+    gpus_request: Literal["gres", "gpus_per_node"] = Field(default="gres", description="option that asks for GPUs")
+
+
+class Container(Section):
+    """The image in which every node's processes run."""
+
+    runtime: Literal["pyxis", "apptainer"] = Field(description="what runs the image")
+    image: NoNewline = Field(min_length=1, description="image file or reference")
+    mounts: Items[NoNewline] = Field(default=(), description="host:container[:options]")
+
+
+class Cluster(Section):
+    """A cluster. The plan lays a recipe's ranks on it."""
+
+    name: Word = Field(description="name of the cluster")
+    kind: Literal["local", "slurm", "ray"] = Field(
+        description="this machine, a Slurm job, or a Ray cluster that runs already"
+    )
+    nodes: Annotated[int, Field(ge=1, le=100_000)] | Auto = Field(default=1, description="nodes of one run")
+    node: Node = Field(default_factory=Node, description="one node")
+    network: Network = Field(default_factory=Network, description="what joins the nodes")
+    slurm: Slurm | None = Field(default=None, description="how nodes are asked of Slurm")
+    address: NoNewline | None = Field(default=None, description="Ray's job server; null: RAY_ADDRESS")
+    modules: Items[Word] = Field(default=(), description="environment modules loaded on every node")
+    virtualenv: NoNewline | None = Field(default=None, description="Python environment on every node")
+    container: Container | None = Field(default=None, description="container image instead")
+    scratch: NoNewline | None = Field(default=None, description="node-local folder for temporary files")
+    environment: dict[EnvironmentName, NoNewline | None] = Field(
+        default_factory=dict, description="variables for every process; null: passed on from where it is submitted"
+    )
+
+    @model_validator(mode="after")
+    def _kind_fits(self) -> Cluster:
+        if self.kind == "slurm" and "auto" in (self.nodes, self.node.cpus, self.node.gpus, self.node.memory_gib):
+            raise PydanticCustomError(
+                "auto", "a Slurm cluster file says nodes, node.cpus, gpus and memory_gib in numbers"
+            )
+        if self.kind != "slurm" and self.slurm is not None:
+            raise PydanticCustomError("not_slurm", "`slurm` belongs to clusters of kind slurm only")
+        if self.kind == "local" and self.nodes != 1:
+            raise PydanticCustomError("local_nodes", "a local cluster has one node")
+        if self.virtualenv and self.container:
+            raise PydanticCustomError("both", "either `virtualenv` or `container`")
+        for name, value in self.environment.items():
+            if value is not None and is_secret_key(name):
+                raise PydanticCustomError(
+                    "secret", "no secrets here: write `{name}: null` in `environment` to pass it on", {"name": name}
+                )
+        return self
+
+
+def load_cluster(name_or_path: str) -> Cluster:
+    """The cluster of a shipped name or a YAML path.
+
+    Raises one UserError that lists everything wrong: dotted key, file and line, what, the nearest right thing.
+    """
+    tree = read_yaml(_find(name_or_path))
+    if not isinstance(tree.data, dict):
+        raise UserError(
+            "holds no mapping of keys", where=tree.source, hint="a cluster file starts with name: and kind:"
+        )
+    try:
+        return Cluster.model_validate(tree.data)
+    except ValidationError as error:
+        problems = {tuple(_path(details["loc"])): details for details in error.errors(include_url=False)}
+        raise report([_problem(path, details) for path, details in problems.items()], tree) from None
+
+
+def shipped_clusters() -> list[tuple[str, str]]:
+    """(name, one line about it) of every shipped cluster file, by name."""
+    files = {file.stem: file for folder in reversed(_FOLDERS) for file in folder.glob("*.yaml")}
+    return [(name, files[name].read_text(encoding="utf-8").split("\n", 1)[0].lstrip("# ")) for name in sorted(files)]
+
+
+def _find(name_or_path: str) -> Path:
+    path = Path(name_or_path)
+    if path.is_file():
+        return path
+    for folder in _FOLDERS:
+        if len(path.parts) == 1 and (shipped := folder / f"{name_or_path}.yaml").is_file():
+            return shipped
+    names = [name for name, _ in shipped_clusters()]
+    listed = f"shipped cluster files: {', '.join(names)}"
+    close = nearest(path.stem, names)
+    what = "there is no such file" if path.suffix or len(path.parts) > 1 else "no shipped cluster file has this name"
+    raise UserError(what, where=name_or_path, hint=f"did you mean {close}? {listed}" if close else listed)
+
+
+def _path(location: Sequence[str | int]) -> list[str | int]:
+    """The key path: pydantic's location without the branches of unions."""
+    branches = ("constrained-int", "constrained-float", "int", "float", "constrained-str", "str", "[key]")
+    return [part for part in location if not (isinstance(part, str) and (part in branches or "[" in part))]
+
+
+def _problem(path: Sequence[str | int], details: ErrorDetails) -> Problem:
+    section = _section_at(path[:-1])
+    known = list(section.model_fields) if section else []
+    if details["type"] == "extra_forbidden":
+        close = nearest(str(path[-1]), known)
+        hint = f"did you mean {close}?" if close else f"keys here: {', '.join(known)}"
+        return Problem(tuple(path), f"unknown key {path[-1]}", hint)
+    if details["type"] == "missing":
+        return Problem(tuple(path), "is missing", _description(section, path))
+    close = nearest(str(details["input"]), str(details.get("ctx", {}).get("expected", "")).replace("'", " ").split())
+    message = str(details["msg"]).removeprefix("Input ")
+    given = "" if isinstance(details["input"], dict | BaseModel) else f", not {details['input']!r}"
+    return Problem(tuple(path), message + given, f"did you mean {close}?" if close else _description(section, path))
+
+
+def _section_at(path: Sequence[str | int]) -> type[Section] | None:
+    section: type[Section] | None = Cluster
+    for part in path:
+        field = section.model_fields.get(str(part)) if section else None
+        section = next((kind for kind in _kinds(field.annotation)), None) if field else None
+    return section
+
+
+def _kinds(annotation: Any) -> list[type[Section]]:
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return [annotation]
+    return [kind for part in typing.get_args(annotation) for kind in _kinds(part)]
+
+
+def _description(section: type[Section] | None, path: Sequence[str | int]) -> str:
+    field = section.model_fields.get(str(path[-1])) if section and path else None
+    return f"{path[-1]}: {field.description}" if field and field.description else ""

@@ -1,0 +1,44 @@
+"""Where the rows come from and how long they may be."""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+from pydantic import Field
+
+from distft.config.section import Items, Section
+
+Format: TypeAlias = Literal[
+    "auto", "text", "messages", "prompt_completion", "preference", "prompt", "hh_rlhf", "dialogsum"
+]
+
+
+class Source(Section):
+    """One file, folder, hub data set or embedded corpus."""
+
+    path: str = Field(min_length=1, description="hub name, file, folder, or builtin:<name>")
+    format: Format = Field(default="auto", description="how rows are read; auto: from the columns")
+    split: str | None = Field(
+        default=None, min_length=1, description="split of a hub data set; null: that of the list it stands in"
+    )
+    weight: float = Field(default=1.0, gt=0, description="share of this source in the mix, relative to the others")
+    columns: dict[str, str] = Field(default_factory=dict, description="renames: name in the file -> name of the format")
+    limit: int | None = Field(default=None, ge=1, description="rows read at most; null: all")
+
+
+class Data(Section):
+    """The data of a run. Lengths are tokens."""
+
+    train: Items[Source] = Field(default=(), description="what is trained on (RL: where the prompts come from)")
+    eval: Items[Source] = Field(default=(), description="rows for selection and early stopping")
+    test: Items[Source] = Field(default=(), description="rows for the before/after table at the end")
+    max_length: int = Field(default=512, ge=2, description="longest prompt + response, tokens")
+    max_prompt_length: int = Field(default=256, ge=1, description="longest prompt, tokens")
+    overlong: Literal["truncate", "drop", "error"] = Field(
+        default="truncate", description="rows over the limit: keep the start, leave out, or stop (RL's default: error)"
+    )
+    shuffle: bool = Field(default=True, description="a new order every epoch, from the seed")
+    holdout: float = Field(
+        default=0.0, ge=0, lt=0.5, description="share of train split off by hash for eval, and again for test"
+    )
+    num_workers: int = Field(default=0, ge=0, le=256, description="processes that tokenise ahead; 0: the data worker")

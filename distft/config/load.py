@@ -1,0 +1,118 @@
+"""From a recipe's name or file and the command line's overrides to a checked Recipe."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from distft.common.errors import UserError, nearest
+from distft.config.overrides import apply_overrides, parse_override
+from distft.config.problems import from_validation, report
+from distft.config.recipe import Recipe
+from distft.config.redact import redact
+from distft.config.roles import resolved
+from distft.config.rules import violations
+from distft.config.yaml_file import Tree, dump_yaml, read_yaml
+
+_SHIPPED = Path(__file__).parent.parent / "recipes"
+_SUFFIXES = (".yaml", ".yml")
+
+
+def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe of a shipped name or a YAML path, with ``a.b.c=value`` overrides.
+
+    Giving ``models.X.path`` takes the recipe's ``models.X.init`` away and the other way round; likewise
+    ``train.steps`` and ``train.epochs``.
+
+    Raises one UserError that lists everything wrong: dotted key, file and line, what, the nearest right thing.
+    """
+    parsed = [parse_override(text) for text in overrides]
+    tree = read_yaml(_find(name_or_path))
+    if not isinstance(tree.data, dict):
+        found = "is empty" if tree.data is None else "holds no mapping of keys"
+        raise UserError(found, where=tree.source, hint="a recipe starts with format: 1; distft recipes lists examples")
+    apply_overrides(tree, parsed)
+    return check_recipe(tree)
+
+
+def check_recipe(tree: Tree) -> Recipe:
+    """The recipe of a parsed tree. Raises one UserError that lists everything wrong."""
+    try:
+        recipe = Recipe.model_validate(tree.data)
+    except ValidationError as error:
+        raise report(from_validation(error, tree.data), tree) from None
+    if problems := violations(recipe):
+        raise report(problems, tree)
+    return recipe
+
+
+def shipped_recipes() -> list[tuple[str, str]]:
+    """(name, one line about it) of every shipped recipe, by name."""
+    files = sorted(_SHIPPED.glob("*.yaml"))
+    return [(file.stem, file.read_text(encoding="utf-8").split("\n", 1)[0].lstrip("# ")) for file in files]
+
+
+def resolved_yaml(recipe: Recipe) -> str:
+    """The recipe with all defaults written out and secrets hidden; reading it again gives the same run."""
+    return dump_yaml(redact(resolved(recipe).model_dump(mode="json", by_alias=True)))
+
+
+def resolve_path(path: str) -> str:
+    """A model's path as the Hugging Face loaders take it: ``run:<dir>`` becomes ``<dir>/final``.
+
+    Raises UserError, naming the command that makes it, where that run has no result yet.
+    """
+    if not path.startswith("run:"):
+        return path
+    run = Path(path.removeprefix("run:"))
+    final = run / "final"
+    if not (final / "config.json").is_file():
+        state = "has not finished" if run.is_dir() else "does not exist"
+        raise UserError(f"the run {run} {state}: there is no {final}", where=path, hint=f"make it with: {_maker(run)}")
+    return str(final)
+
+
+def _find(name_or_path: str) -> Path:
+    """The file of a shipped name or a path."""
+    path = Path(name_or_path)
+    if path.is_file():
+        return path
+    shipped = _SHIPPED / f"{name_or_path}.yaml"
+    names = [name for name, _ in shipped_recipes()]
+    if name_or_path in names:
+        return shipped
+    if path.is_dir():
+        inside = path / "recipe.yaml"
+        hint = f"did you mean {inside}?" if inside.is_file() else "give a YAML file or a shipped recipe's name"
+        raise UserError("is a folder, not a recipe", where=name_or_path, hint=hint)
+    listed = f"shipped recipes: {', '.join(names)}"
+    if path.suffix not in _SUFFIXES and len(path.parts) == 1:
+        close = nearest(name_or_path, names)
+        raise UserError(
+            "no shipped recipe has this name",
+            where=name_or_path,
+            hint=f"did you mean {close}? {listed}" if close else f"{listed}; a file's name ends in .yaml",
+        )
+    raise UserError("there is no such file", where=name_or_path, hint=_near_file(path, names) or listed)
+
+
+def _near_file(path: Path, names: Sequence[str]) -> str:
+    if path.stem in names:
+        return f"shipped recipes go by their name: {path.stem}"
+    siblings = [file for file in path.parent.glob("*") if file.suffix in _SUFFIXES] if path.parent.is_dir() else []
+    close = nearest(path.name, [file.name for file in siblings])
+    return f"did you mean {path.parent / close}?" if close else ""
+
+
+def _maker(run: Path) -> str:
+    """The command that makes a run folder's result."""
+    if (run / "recipe.yaml").is_file():
+        return f"distft train {run / 'recipe.yaml'}"
+    for name, _ in shipped_recipes():
+        text = (_SHIPPED / f"{name}.yaml").read_text(encoding="utf-8")
+        if re.search(rf"^output_dir:\s*{re.escape(str(run))}\s*(?:#.*)?$", text, re.MULTILINE):
+            return f"distft train {name}"
+    return f"distft train RECIPE output_dir={run}"

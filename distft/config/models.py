@@ -1,0 +1,113 @@
+"""The models of the four roles: where they start, in which precision, on which engine."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from distft.config.data import Source
+from distft.config.section import Items, Numeral, Section
+from distft.config.training import Optimizer
+
+
+class TokenizerInit(Section):
+    """A byte-level BPE tokenizer trained at the start of the run."""
+
+    train_on: Items[Source] | None = Field(default=None, description="what it is trained on; null: data.train")
+    chat_template: Literal["default"] = Field(default="default", description="chat template given to it")
+
+
+class Init(Section):
+    """A model with random weights, from the recipe's seed, for runs that start from nothing."""
+
+    architecture: Literal["llama"] = Field(default="llama", description="model family")
+    hidden_size: int = Field(ge=8, description="width of the residual stream")
+    intermediate_size: int | None = Field(
+        default=None, ge=8, description="width of the feed-forward layers; null: 4 x hidden_size"
+    )
+    num_layers: int = Field(ge=1, le=1000, description="transformer layers")
+    num_heads: int = Field(ge=1, description="attention heads")
+    num_kv_heads: int | None = Field(default=None, ge=1, description="key/value heads; null: num_heads")
+    vocab_size: int = Field(
+        ge=300, le=1_000_000, description="tokens of the tokenizer: 256 bytes, special tokens, merges"
+    )
+    max_positions: int = Field(default=2048, ge=8, description="longest sequence, tokens")
+    tie_embeddings: bool = Field(default=True, description="input and output embeddings are one tensor")
+    tokenizer: TokenizerInit = Field(default_factory=TokenizerInit, description="the tokenizer trained with it")
+
+    @property
+    def feed_forward_size(self) -> int:
+        """``intermediate_size``, or four times the hidden size where it is not given."""
+        return 4 * self.hidden_size if self.intermediate_size is None else self.intermediate_size
+
+    @property
+    def key_value_heads(self) -> int:
+        """``num_kv_heads``, or ``num_heads`` where it is not given."""
+        return self.num_heads if self.num_kv_heads is None else self.num_kv_heads
+
+
+class Engine(Section):
+    """Sharded execution of one role (DeepSpeed ZeRO)."""
+
+    zero_stage: Annotated[Literal[0, 1, 2, 3], Numeral] = Field(
+        default=3, description="what is sharded: 0 nothing, 1 optimizer state, 2 + gradients, 3 + parameters"
+    )
+    offload_parameters: Literal["none", "cpu"] = Field(default="none", description="where idle parameters wait")
+    offload_optimizer: Literal["none", "cpu"] = Field(default="none", description="where optimizer state lives")
+    reduce_bucket_size: int = Field(
+        default=50_000_000, ge=1000, description="elements reduced at once; the buffers' memory"
+    )
+    persistence_threshold: int = Field(
+        default=100_000, ge=0, description="parameters with fewer elements stay whole on every rank (stage 3)"
+    )
+
+
+class Model(Section):
+    """One role's model: ``path`` or ``init``."""
+
+    path: str | None = Field(default=None, min_length=1, description="hub name, folder, or run:<output_dir>")
+    init: Init | None = Field(default=None, description="random weights instead of a path")
+    dtype: Literal["float32", "bfloat16", "float16"] = Field(default="bfloat16", description="precision of the weights")
+    trust_remote_code: bool = Field(default=False, description="run Python code that comes with the model")
+    attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = Field(
+        default="auto", description="attention kernel"
+    )
+    gradient_checkpointing: bool = Field(
+        default=False, description="recompute activations in the backward pass: less memory, about a third slower"
+    )
+    engine: Engine = Field(default_factory=Engine, description="sharded execution")
+    optimizer: Optimizer | None = Field(
+        default=None, description="the role's own optimizer; what it does not say is taken from optimizer"
+    )
+
+
+class Reference(Model):
+    """The frozen model that the policy is held to. Without path and init: the policy's start."""
+
+    differs: bool = Field(
+        default=False, description="meant to differ from the policy's start: no step-0 check of equality"
+    )
+
+
+class RewardModel(Model):
+    """What gives scores: a model, functions, or both."""
+
+    functions: Items[str] = Field(default=(), description="reward functions, module:function")
+    weights: Items[float] | None = Field(default=None, description="weight of each function's score; null: all 1")
+    weight: float = Field(default=1.0, description="weight of the model's score beside the functions'")
+    score: Literal["logit", "probability"] = Field(default="logit", description="what a classifier's score is")
+    label: str | None = Field(
+        default=None, min_length=1, description="the classifier's label that is rewarded; null: the only output"
+    )
+
+
+class Models(Section):
+    """The models by role. Kind ``reward`` trains ``reward``, the others ``policy``."""
+
+    policy: Model | None = Field(default=None, description="the trained policy")
+    reference: Reference | None = Field(default=None, description="null: the policy's start")
+    reward: RewardModel | None = Field(default=None, description="gives scores (ppo) or is trained (reward)")
+    value: Model | None = Field(
+        default=None, description="null: the reward model's backbone where its tokenizer is the policy's, else policy's"
+    )

@@ -1,0 +1,291 @@
+"""Everything wrong with a recipe in one message: key, file and line, what, and the nearest right thing."""
+
+from __future__ import annotations
+
+import json
+import typing
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from types import NoneType
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from distft.common.errors import UserError, nearest
+from distft.config.recipe import Recipe
+from distft.config.yaml_file import KeyPath, Tree
+
+# What other trainers call things, and which key means it here.
+_SYNONYMS = {
+    "lr": "optimizer.learning_rate",
+    "batch_size": "train.global_batch_size",
+    "per_device_train_batch_size": "train.max_tokens_per_rank",
+    "gradient_accumulation_steps": "train.global_batch_size",
+    "num_train_epochs": "train.epochs",
+    "num_epochs": "train.epochs",
+    "max_steps": "train.steps",
+    "iterations": "train.steps",
+    "num_ppo_epochs": "algorithm.epochs",
+    "num_mini_batches": "algorithm.minibatches",
+    "cliprange": "algorithm.clip",
+    "cliprange_value": "algorithm.value_clip",
+    "init_kl_coef": "algorithm.kl_coef",
+    "loss_type": "algorithm.loss",
+    "model_name_or_path": "models.policy.path",
+    "model": "models.policy.path",
+    "ref_model": "models.reference.path",
+    "reward_model": "models.reward.path",
+    "value_model": "models.value.path",
+    "critic": "models.value",
+    "actor": "models.policy",
+    "dataset": "data.train",
+    "dataset_name": "data.train",
+    "max_seq_length": "data.max_length",
+    "response_length": "rollout.max_new_tokens",
+    "save_steps": "checkpoint.every",
+    "eval_steps": "evaluation.every",
+    "save_total_limit": "checkpoint.keep",
+    "torch_dtype": "models.policy.dtype",
+    "bf16": "models.policy.dtype",
+    "fp16": "models.policy.dtype",
+    "warmup_ratio": "optimizer.warmup_steps",
+    "lr_scheduler_type": "optimizer.schedule",
+    "deepspeed": "models.policy.engine",
+    "num_gpus": "placement.policy.ranks",
+    "report_to": "tracking.wandb.mode",
+}
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong: the dotted key, what, and the nearest right thing."""
+
+    path: KeyPath
+    what: str
+    hint: str = ""
+
+    @property
+    def key(self) -> str:
+        """The dotted key."""
+        return ".".join(map(str, self.path))
+
+
+def report(problems: Sequence[Problem], tree: Tree) -> UserError:
+    """One error for all problems, each with the place where it was written."""
+    located = [(problem, _place(problem, tree)) for problem in problems]
+    if len(located) == 1:
+        problem, place = located[0]
+        return UserError(problem.what, where=place, hint=problem.hint)
+    lines = [f"{len(located)} things are wrong"]
+    for problem, place in located:
+        lines.append(f"  {place}: {problem.what}")
+        if problem.hint:
+            lines.append(f"    {problem.hint}")
+    return UserError("\n".join(lines), where=tree.source)
+
+
+def from_validation(error: ValidationError, data: Mapping[str, Any]) -> list[Problem]:
+    """The problems that pydantic found, one a key, in the recipe's words."""
+    problems: dict[KeyPath, Problem] = {}
+    for details in error.errors(include_url=False):
+        path = _path(details["loc"], data)
+        problem = _problem(path, details, data)
+        if path in problems and details["type"] == "literal_error":
+            expected = _options(details)
+            problem = Problem(path, f"{problems[path].what}, or {' or '.join(expected)}", problems[path].hint)
+        problems[problem.path] = problem
+    return list(problems.values())
+
+
+def section_at(path: KeyPath, data: Mapping[str, Any]) -> type[BaseModel] | None:
+    """The section class at a key path, for a list that of its items; None where there is no section."""
+    section: type[BaseModel] | None = Recipe
+    for depth, part in enumerate(path):
+        if isinstance(part, int):
+            continue
+        field = _fields(section).get(part) if section is not None else None
+        if field is None:
+            return None
+        choices = _sections(field.annotation)
+        section = choices[0] if len(choices) == 1 else _chosen(choices, data, path[: depth + 1])
+    return section
+
+
+def _problem(path: KeyPath, details: ErrorDetails, data: Mapping[str, Any]) -> Problem:
+    kind, value = details["type"], details.get("input")
+    context = details.get("ctx", {})
+    if kind == "extra_forbidden":
+        return Problem(path, f"unknown key {path[-1]}", _nearest_key(path, data))
+    if kind == "missing":
+        return Problem(path, "is missing", _description(path, data))
+    if kind == "literal_error":
+        return Problem(path, f"{_shown(value)} is not known here", _did_you_mean(value, _options(details)))
+    if kind == "union_tag_invalid":
+        return Problem(
+            (*path, "kind"),
+            f"unknown algorithm kind {_shown(context['tag'])}",
+            _did_you_mean(context["tag"], _quoted(context["expected_tags"])),
+        )
+    if kind == "union_tag_not_found":
+        return Problem((*path, "kind"), "is missing", f"one of: {', '.join(_kinds())}")
+    hint = _description(path, data)
+    if kind in ("model_type", "model_attributes_type", "dict_type"):
+        return Problem(path, f"must be a mapping of keys, not {_shown(value)}", _mapping_hint(path, value, data))
+    if kind == "tuple_type":
+        return Problem(path, f"must be a list, not {_shown(value)}", _list_hint(path, value, data))
+    if kind in _TYPES:
+        return Problem(path, f"must be {_TYPES[kind]}, not {_shown(value)}", _type_hint(kind, value) or hint)
+    if kind in _BOUNDS:
+        bound = next(iter(context.values()))
+        return Problem(path, f"must be {_BOUNDS[kind]} {bound:g}, not {_shown(value)}", hint)
+    if kind == "string_pattern_mismatch":
+        return Problem(path, f"{_shown(value)} is not allowed here", hint)
+    if kind in ("string_too_short", "too_short", "too_long"):
+        return Problem(path, "must not be empty" if value in ("", []) else "has the wrong number of items", hint)
+    return Problem(path, str(details["msg"]), hint)
+
+
+_TYPES = {
+    "string_type": "a text",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "finite_number": "a finite number",
+}
+_BOUNDS = {
+    "greater_than": "greater than",
+    "greater_than_equal": "at least",
+    "less_than": "less than",
+    "less_than_equal": "at most",
+}
+
+
+def _path(location: Sequence[str | int], data: Mapping[str, Any]) -> KeyPath:
+    """The key path: pydantic's location without the tags of unions."""
+    path: list[str | int] = []
+    for part in location:
+        is_kind = len(path) == 1 and path[0] == "algorithm" and part in _kinds()
+        is_branch = isinstance(part, str) and (part.startswith("literal[") or part in ("constrained-int", "int"))
+        if not (is_kind and part == _at(path, data).get("kind")) and not is_branch:
+            path.append(part)
+    return tuple(path)
+
+
+def _at(path: Iterable[str | int], data: Any) -> Mapping[str, Any]:
+    for part in path:
+        data = data.get(part) if isinstance(data, Mapping) else None
+    return data if isinstance(data, Mapping) else {}
+
+
+def _kinds() -> tuple[str, ...]:
+    return tuple(_kind(section) for section in _sections(Recipe.model_fields["algorithm"].annotation))
+
+
+def _kind(section: type[BaseModel]) -> str:
+    return str(typing.get_args(section.model_fields["kind"].annotation)[0])
+
+
+def _chosen(choices: Sequence[type[BaseModel]], data: Mapping[str, Any], path: KeyPath) -> type[BaseModel] | None:
+    kind = _at(path, data).get("kind")
+    return next((choice for choice in choices if _kind(choice) == kind), None)
+
+
+def _fields(section: type[BaseModel]) -> dict[str, Any]:
+    return {field.alias or name: field for name, field in section.model_fields.items()}
+
+
+def _sections(annotation: Any) -> list[type[BaseModel]]:
+    """The section classes inside an annotation: of an optional, a union, or the items of a tuple."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    found = [_sections(part) for part in typing.get_args(annotation) if part not in (NoneType, Ellipsis)]
+    return [section for part in found for section in part]
+
+
+def _every_key(section: type[BaseModel], prefix: str, data: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
+    """(last part, dotted key) of every key under a section, lists left out."""
+    for name, field in _fields(section).items():
+        yield name, prefix + name
+        choices = _sections(field.annotation)
+        inner = choices[0] if len(choices) == 1 else _chosen(choices, data, (prefix + name,)) if choices else None
+        if inner is not None and "tuple" not in str(field.annotation):
+            yield from _every_key(inner, f"{prefix}{name}.", data)
+
+
+def _nearest_key(path: KeyPath, data: Mapping[str, Any]) -> str:
+    word = str(path[-1])
+    section = section_at(path[:-1], data)
+    known = list(_fields(section)) if section else []
+    if close := nearest(word, known):
+        return f"did you mean {close}?"
+    if word in _SYNONYMS:
+        return f"here that is {_SYNONYMS[word]}"
+    elsewhere = [dotted for name, dotted in _every_key(Recipe, "", data) if name == word]
+    if elsewhere:
+        return f"did you mean {min(elsewhere, key=len)}?"
+    parent = ".".join(map(str, path[:-1])) or "the recipe"
+    return f"keys of {parent}: {', '.join(known)}"
+
+
+def _description(path: KeyPath, data: Mapping[str, Any]) -> str:
+    while path and isinstance(path[-1], int):
+        path = path[:-1]
+    section = section_at(path[:-1], data)
+    field = _fields(section).get(str(path[-1])) if section and path else None
+    return f"{path[-1]}: {field.description}" if field is not None and field.description else ""
+
+
+def _mapping_hint(path: KeyPath, value: object, data: Mapping[str, Any]) -> str:
+    section = section_at(path, data)
+    if value is None:
+        return "leave the key out for its defaults, or give it keys"
+    if path == ("algorithm",):
+        return f"write {{kind: {value}}}" if value in _kinds() else f"it starts with kind: {', '.join(_kinds())}"
+    if section is not None and "path" in section.model_fields and isinstance(value, str):
+        return f"write {{path: {value}}}"
+    return f"its keys: {', '.join(_fields(section))}" if section else ""
+
+
+def _list_hint(path: KeyPath, value: object, data: Mapping[str, Any]) -> str:
+    section = section_at(path, data)
+    if isinstance(value, str):
+        item = f"{{path: {value}}}" if section is not None and "path" in section.model_fields else value
+        return f"write [{item}]"
+    return "leave the key out for its default" if value is None else "put it in brackets, or every item after '- '"
+
+
+def _type_hint(kind: str, value: object) -> str:
+    if kind in ("int_type", "int_from_float") and isinstance(value, float) and value.is_integer():
+        return f"write {int(value)}"
+    if kind == "string_type" and isinstance(value, int | float):
+        return f'put it in quotes: "{value}"'
+    if kind == "bool_type" and str(value).lower() in ("yes", "on", "1", "no", "off", "0"):
+        return f"write {'true' if str(value).lower() in ('yes', 'on', '1') else 'false'}"
+    return ""
+
+
+def _options(details: ErrorDetails) -> list[str]:
+    return _quoted(str(details.get("ctx", {}).get("expected", "")))
+
+
+def _quoted(text: str) -> list[str]:
+    """``'a', 'b' or 'c'`` as a list."""
+    return [part.strip().strip("'") for part in text.replace(" or ", ", ").split(",")]
+
+
+def _did_you_mean(value: object, options: Sequence[str]) -> str:
+    close = nearest(str(value).lower(), options)
+    listed = f"one of: {', '.join(options)}" if len(options) > 1 else f"must be {options[0]}"
+    return f"did you mean {close}? {listed}" if close else listed
+
+
+def _place(problem: Problem, tree: Tree) -> str:
+    place = tree.where(problem.path)
+    return f"{problem.key} ({place})" if problem.key and place else problem.key or place
+
+
+def _shown(value: object) -> str:
+    text = json.dumps(value, default=str, ensure_ascii=False)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,60 @@
+"""The recipe: what to train, and nothing about hardware."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from distft.config.algorithms import Algorithm
+from distft.config.data import Data
+from distft.config.models import Models
+from distft.config.section import Numeral, Section
+from distft.config.training import (
+    Checkpoint,
+    Evaluation,
+    Optimizer,
+    Placement,
+    Recovery,
+    Rollout,
+    Tracking,
+    Train,
+)
+
+RL_KINDS = ("ppo",)
+
+
+class Recipe(Section):
+    """A whole run. The rules between fields are in ``rules``; derived facts (roles, defaults) in ``roles``."""
+
+    format: Annotated[Literal[1], Numeral] = Field(description="version of the recipe format")
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$",
+        description="run name: letters, digits, dots, dashes, underscores",
+    )
+    output_dir: str = Field(min_length=1, description="run folder; relative to the working directory")
+    seed: int = Field(default=1, ge=0, lt=2**31, description="of everything random in the run")
+    algorithm: Algorithm = Field(description="how it learns, by kind")
+    models: Models = Field(description="the models by role")
+    placement: Placement = Field(default_factory=Placement, description="where the roles live")
+    data: Data = Field(description="what it learns from")
+    optimizer: Optimizer = Field(default_factory=Optimizer, description="of every trained role without its own")
+    train: Train = Field(description="length and batch of the run")
+    rollout: Rollout = Field(default_factory=Rollout, description="how responses are sampled")
+    checkpoint: Checkpoint = Field(default_factory=Checkpoint, description="saving and going on")
+    recovery: Recovery = Field(default_factory=Recovery, description="failures")
+    evaluation: Evaluation = Field(default_factory=Evaluation, description="held-out metrics")
+    tracking: Tracking = Field(default_factory=Tracking, description="what is recorded")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _prompts_are_not_cut_in_silence(cls, raw: Any) -> Any:
+        """In RL an over-long prompt is an error by default: cut from the end it would be another question."""
+        if not isinstance(raw, Mapping):
+            return raw
+        algorithm, data = raw.get("algorithm"), raw.get("data")
+        kind = algorithm.get("kind") if isinstance(algorithm, Mapping) else getattr(algorithm, "kind", None)
+        if kind in RL_KINDS and isinstance(data, Mapping):
+            return {**raw, "data": {"overlong": "error", **data}}
+        return raw

@@ -1,0 +1,167 @@
+"""What follows from a recipe: its roles, and each role's model and optimizer with the defaults filled in."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from distft.config.models import Engine, Model, Reference
+from distft.config.recipe import RL_KINDS, Recipe
+from distft.config.section import Section
+from distft.config.training import Optimizer, Role
+
+_Section = TypeVar("_Section", bound=Section)
+
+_ROLES: dict[str, tuple[Role, ...]] = {
+    "sft": ("policy",),
+    "reward": ("reward",),
+    "dpo": ("policy", "reference"),
+    "ppo": ("policy", "reference", "reward", "value"),
+}
+_TRAINED: dict[str, tuple[Role, ...]] = {
+    "sft": ("policy",),
+    "reward": ("reward",),
+    "dpo": ("policy",),
+    "ppo": ("policy", "value"),
+}
+
+_INHERITS = ("reference", "value")
+
+
+def known_roles(recipe: Recipe) -> tuple[Role, ...]:
+    """The roles that the algorithm takes, in the order policy, reference, reward, value."""
+    return _ROLES[recipe.algorithm.kind]
+
+
+def roles(recipe: Recipe) -> tuple[Role, ...]:
+    """The roles of the run: as ``known_roles``, without the reward model where functions alone give the scores."""
+    return tuple(role for role in known_roles(recipe) if role != "reward" or _has_reward_model(recipe))
+
+
+def trained_roles(recipe: Recipe) -> tuple[Role, ...]:
+    """The roles that are updated."""
+    return _TRAINED[recipe.algorithm.kind]
+
+
+def main_role(recipe: Recipe) -> Role:
+    """The role whose model is the run's result (``final/``)."""
+    return trained_roles(recipe)[0]
+
+
+def is_rl(recipe: Recipe) -> bool:
+    """Whether the algorithm samples its own responses."""
+    return recipe.algorithm.kind in RL_KINDS
+
+
+def unit_size(recipe: Recipe) -> int:
+    """Sequences that must stay in one micro-batch: 2 for pairs, else 1."""
+    return 2 if recipe.algorithm.kind in ("dpo", "reward") else 1
+
+
+def longest_sequence(recipe: Recipe) -> int:
+    """Tokens of the longest sequence that the run can meet."""
+    if is_rl(recipe):
+        return recipe.data.max_prompt_length + recipe.rollout.max_new_tokens
+    return recipe.data.max_length
+
+
+def samples_per_step(recipe: Recipe) -> int:
+    """Sequences of one step over all ranks: sft rows, 2 a pair, prompts times samples in RL."""
+    per_unit = recipe.rollout.samples_per_prompt if is_rl(recipe) else unit_size(recipe)
+    return recipe.train.global_batch_size * per_unit
+
+
+def reward_functions(recipe: Recipe) -> tuple[str, ...]:
+    """The reward functions, ``module:function``."""
+    return recipe.models.reward.functions if recipe.models.reward else ()
+
+
+def model_of(recipe: Recipe, role: str) -> Model:
+    """The role's model with every default filled in.
+
+    reference: starts where the policy starts; value: where the reward model does, or without one the
+    policy (where the reward model's tokenizer turns out not to be the policy's, the value worker starts
+    from the policy too and says so). Both take from the policy what they do not say themselves.
+
+    Raises KeyError for a role that the run does not have.
+    """
+    if role not in roles(recipe):
+        raise KeyError(role)
+    given: Model | None = getattr(recipe.models, role)
+    if role in _INHERITS:
+        given = _inherited(recipe, given, role)
+    if given is None:
+        raise KeyError(role)
+    if given.optimizer is not None and role in trained_roles(recipe):
+        return given.model_copy(update={"optimizer": optimizer_of(recipe, role)})
+    return given
+
+
+def optimizer_of(recipe: Recipe, role: str) -> Optimizer:
+    """The role's optimizer: its own keys over the recipe's. Raises KeyError for a role that is not trained."""
+    if role not in trained_roles(recipe):
+        raise KeyError(role)
+    model: Model | None = getattr(recipe.models, role)
+    own = model.optimizer if model else None
+    return recipe.optimizer if own is None else _over(recipe.optimizer, own)
+
+
+def resolved(recipe: Recipe) -> Recipe:
+    """The same run with inherited settings written out, so that a dump of it means the same when read again.
+
+    Models that are not given stay so: their start is found when the run starts.
+    """
+    models: dict[str, Model] = {}
+    for role in known_roles(recipe):
+        given: Model | None = getattr(recipe.models, role)
+        if given is None:
+            continue
+        full = model_of(recipe, role) if role in roles(recipe) else given
+        models[role] = full.model_copy(update={"path": given.path, "init": given.init})
+    return recipe.model_copy(update={"models": recipe.models.model_copy(update=models)})
+
+
+def _has_reward_model(recipe: Recipe) -> bool:
+    reward = recipe.models.reward
+    if reward is None or recipe.algorithm.kind == "reward":
+        return True
+    return bool(reward.path or reward.init or not reward.functions)
+
+
+def _inherited(recipe: Recipe, given: Model | None, role: str) -> Model | None:
+    """What the role's section says, the rest from the policy; the start too, where it names none."""
+    policy, reward = recipe.models.policy, recipe.models.reward
+    if policy is None:
+        return given
+    fields = {name: getattr(policy, name) for name in Model.model_fields} | {"optimizer": None}
+    if role == "reference":
+        fields |= {"engine": _frozen(policy.engine), "gradient_checkpointing": False}
+    own = {} if given is None else {name: getattr(given, name) for name in given.model_fields_set}
+    if isinstance(engine := own.get("engine"), Engine):
+        own["engine"] = _engine(fields["engine"], engine)
+    if given is not None and (given.path or given.init):
+        start: Model = given
+        own.setdefault("trust_remote_code", given.path == policy.path and policy.trust_remote_code)
+    else:
+        start = reward if role == "value" and reward is not None and _has_reward_model(recipe) else policy
+        own.setdefault("trust_remote_code", start.trust_remote_code)
+    fields |= own | {"path": start.path, "init": start.init}
+    kind = Reference if role == "reference" else Model
+    return kind.model_construct(_fields_set=set(fields), **fields)
+
+
+def _frozen(engine: Engine) -> Engine:
+    """A model without gradients is whole on each rank or fully sharded; it has no optimizer state."""
+    stage = 3 if engine.zero_stage == 3 else 0
+    return engine.model_copy(update={"zero_stage": stage, "offload_optimizer": "none"})
+
+
+def _engine(base: Engine, own: Engine) -> Engine:
+    """``own`` over ``base``, without those of ``base``'s offloads that the stage rules out."""
+    merged = _over(base, own)
+    ruled_out = ["offload_parameters"] * (merged.zero_stage != 3) + ["offload_optimizer"] * (merged.zero_stage == 0)
+    return merged.model_copy(update={name: "none" for name in ruled_out if name not in own.model_fields_set})
+
+
+def _over(base: _Section, own: _Section) -> _Section:
+    """``own``, its unset fields taken from ``base``."""
+    return base.model_copy(update={name: getattr(own, name) for name in own.model_fields_set})

@@ -1,0 +1,138 @@
+"""How a run goes: optimizer, steps, rollout, checkpoints, recovery, evaluation, tracking, placement."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, TypeAlias
+
+from pydantic import Field
+
+from distft.config.section import Items, Numeral, Section
+
+Role: TypeAlias = Literal["policy", "reference", "reward", "value"]
+Decay: TypeAlias = Annotated[float, Field(ge=0, lt=1)]
+Betas: TypeAlias = Annotated[tuple[Decay, Decay], Field(strict=False)]
+ROLES: tuple[Role, ...] = ("policy", "reference", "reward", "value")
+
+
+class Optimizer(Section):
+    """The optimizer and its schedule over the run's optimizer steps."""
+
+    name: Literal["adamw", "sgd"] = Field(default="adamw", description="update rule")
+    learning_rate: float = Field(default=1e-6, gt=0, le=1, description="highest learning rate of the schedule")
+    schedule: Literal["constant", "linear", "cosine"] = Field(
+        default="constant", description="shape of the decay after the warm-up"
+    )
+    warmup_steps: int = Field(default=0, ge=0, description="optimizer steps of linear warm-up")
+    weight_decay: float = Field(default=0.0, ge=0, le=1, description="decoupled weight decay")
+    betas: Betas = Field(default=(0.9, 0.999), description="Adam's two decay rates")
+    eps: float = Field(default=1e-8, gt=0, le=0.1, description="Adam's epsilon")
+    max_grad_norm: float = Field(default=1.0, gt=0, description="gradients are clipped to this global norm")
+    min_ratio: float = Field(
+        default=0.0, ge=0, le=1, description="lowest learning rate of the decay, as a share of learning_rate"
+    )
+
+
+class Train(Section):
+    """Length and batch of the run. A step is an optimizer step, in RL an iteration (one rollout batch)."""
+
+    steps: int | None = Field(default=None, ge=1, description="steps to train; instead of epochs")
+    epochs: float | None = Field(default=None, gt=0, description="passes over the training rows; instead of steps")
+    global_batch_size: int = Field(
+        default=64, ge=1, description="per step over all ranks: sequences (sft), pairs (dpo, reward), prompts (ppo)"
+    )
+    max_tokens_per_rank: int = Field(
+        default=4096, ge=2, description="tokens of one micro-batch on one rank, padding included"
+    )
+
+
+class Rollout(Section):
+    """How responses are sampled (RL, and the samples of evaluation)."""
+
+    engine: Literal["hf"] = Field(default="hf", description="what generates")
+    max_new_tokens: int = Field(default=128, ge=1, description="longest response, tokens")
+    min_new_tokens: int = Field(default=0, ge=0, description="no end of sequence before this many tokens")
+    temperature: float = Field(default=1.0, gt=0, le=10, description="logits are divided by this, in training too")
+    top_p: float = Field(default=1.0, gt=0, le=1, description="nucleus sampling: probability mass kept; 1: all")
+    top_k: int = Field(default=0, ge=0, description="likeliest tokens kept; 0: all")
+    samples_per_prompt: int = Field(default=1, ge=1, le=1024, description="responses per prompt")
+    overlap: Annotated[Literal[0], Numeral] = Field(
+        default=0, description="iterations that generation may run ahead of training"
+    )
+    max_batch_per_rank: int = Field(default=64, ge=1, description="sequences generated at once on a rank")
+    weights: Literal["gathered", "sharded"] = Field(
+        default="gathered", description="generate from a gathered twin (fast) or from the shards (least memory)"
+    )
+
+
+class Checkpoint(Section):
+    """When state is saved and where a run goes on."""
+
+    every: int = Field(default=50, ge=1, description="steps between checkpoints")
+    keep: int = Field(default=3, ge=1, description="newest complete checkpoints kept")
+    resume: str = Field(
+        default="auto", min_length=1, description="auto: from the newest complete checkpoint; never; or a folder"
+    )
+
+
+class Recovery(Section):
+    """What happens when a worker dies or hangs."""
+
+    max_restarts: int = Field(default=3, ge=0, description="restarts from a checkpoint; 0: the first failure ends it")
+    deadline_floor_s: float = Field(default=600, gt=0, description="no call is given up sooner, seconds")
+    deadline_factor: float = Field(
+        default=20, ge=1, description="a call is given up after this many times its usual duration"
+    )
+    start_deadline_s: float = Field(default=900, gt=0, description="the start of a group is given up after, seconds")
+
+
+class Evaluation(Section):
+    """Held-out metrics."""
+
+    every: int = Field(default=0, ge=0, description="steps between evaluations; 0: only before and after")
+    max_samples: int = Field(default=256, ge=1, description="rows used per evaluation")
+
+
+class Wandb(Section):
+    """Weights & Biases."""
+
+    mode: Literal["offline", "online", "disabled"] = Field(default="offline", description="where the W&B run is kept")
+    project: str = Field(default="distft", min_length=1, description="W&B project")
+    entity: str | None = Field(default=None, min_length=1, description="W&B team or user; null: the account's default")
+    group: str | None = Field(default=None, min_length=1, description="W&B group of runs")
+    tags: Items[str] = Field(default=(), description="W&B tags")
+
+
+class Tracking(Section):
+    """What is recorded besides metrics.jsonl."""
+
+    wandb: Wandb = Field(default_factory=Wandb, description="Weights & Biases")
+    samples_every: int = Field(default=10, ge=0, description="steps between lines in samples.jsonl; 0: never")
+    samples_count: int = Field(default=8, ge=1, description="samples written each time")
+
+
+class RolePlacement(Section):
+    """Where the ranks of one role live."""
+
+    ranks: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
+        default="auto", description="ranks of the role; auto: the plan chooses from the cluster"
+    )
+    with_: Role | None = Field(
+        default=None, alias="with", description="a group of its own on that role's devices, taking turns"
+    )
+    share: Role | None = Field(default=None, description="lives in that role's group")
+
+
+class Placement(Section):
+    """The roles' places; what is not said the plan chooses."""
+
+    policy: RolePlacement = Field(default_factory=RolePlacement, description="the trained policy's ranks")
+    reference: RolePlacement = Field(default_factory=RolePlacement, description="the frozen reference's ranks")
+    reward: RolePlacement = Field(default_factory=RolePlacement, description="the reward model's ranks")
+    value: RolePlacement = Field(default_factory=RolePlacement, description="the value model's ranks")
+
+    def of(self, role: str) -> RolePlacement:
+        """The placement of a role."""
+        placement = getattr(self, role)
+        if not isinstance(placement, RolePlacement):
+            raise KeyError(role)
+        return placement

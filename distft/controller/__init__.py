@@ -1,0 +1,1 @@
+"""The loops: when things happen, never how. No torch and no token tensors here."""

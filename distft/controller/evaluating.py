@@ -1,0 +1,66 @@
+"""When held-out metrics are taken: before the first step, every so often, and after the last."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from distft.common.files import write_json
+from distft.config.roles import is_rl
+from distft.controller.session import Session
+from distft.evaluation.held_out import loss_metrics, score_metrics
+from distft.experience.ppo import PpoGroups
+
+
+def held_out_metrics(session: Session, split: str) -> dict[str, float]:
+    """The held-out metrics of a split; empty where the run has no such rows."""
+    recipe = session.recipe
+    count = min(recipe.evaluation.max_samples, session.num_units.get(split, 0))
+    if not count:
+        return {}
+    with session.timer.phase("evaluation"):
+        session.tracker.phase("evaluation")
+        if is_rl(recipe):
+            return score_metrics(recipe, ppo_groups(session), split, count)
+        return loss_metrics(recipe, session.groups, session.data, split, count)
+
+
+def ppo_groups(session: Session) -> PpoGroups:
+    """The handles of an RL iteration."""
+    groups = session.groups
+    return PpoGroups(session.data, groups["policy"], groups["reference"], groups["value"], groups.get("reward"))
+
+
+def evaluate_if_due(session: Session) -> None:
+    """A line of split ``eval`` every ``evaluation.every`` steps."""
+    every = session.recipe.evaluation.every
+    if every and session.progress.step % every == 0:
+        log_evaluation(session)
+
+
+def log_evaluation(session: Session) -> None:
+    """The eval split's metrics at the current step, if the run has such rows."""
+    metrics = held_out_metrics(session, "eval")
+    if metrics:
+        session.tracker.log(session.progress.step, metrics, split="eval")
+
+
+def test_split(session: Session) -> str:
+    """The rows of the before/after table: ``test``, or ``eval`` where there is none."""
+    return "test" if session.num_units.get("test") else "eval"
+
+
+def before(session: Session) -> None:
+    """The table's first column, kept with the progress so that a resumed run still has it."""
+    log_evaluation(session)
+    session.progress.before = held_out_metrics(session, test_split(session))
+
+
+def after(session: Session, run_dir: Any) -> dict[str, dict[str, float]]:
+    """The table: held-out metrics before and after, also in ``RUN/before_after.json``."""
+    log_evaluation(session)
+    found = held_out_metrics(session, test_split(session))
+    first = session.progress.before
+    table = {name: {"before": first[name], "after": found[name]} for name in found if name in first}
+    content = {"format": 1, "split": test_split(session), "step": session.progress.step, "metrics": table}
+    write_json(run_dir / "before_after.json", content)
+    return table

@@ -1,0 +1,107 @@
+"""What every loop holds: the recipe, the handles, the ledgers, and where the run stands."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from distft.checkpoint.coordinator import Coordinator, SaveFailed
+from distft.common.errors import RunFailed, StoppedOnRequest
+from distft.config.recipe import Recipe
+from distft.config.roles import trained_roles
+from distft.controller.progress import Progress
+from distft.experience.passes import Samples
+from distft.groups.handles import Group, together
+from distft.tracking.timing import PhaseTimer, Throughput
+from distft.tracking.tracker import Tracker
+
+MAX_FAILED_SAVES = 3
+
+
+@dataclass
+class Session:
+    """One attempt of a run. ``groups`` by role; ``data`` the data worker's; ``num_units`` units by split."""
+
+    recipe: Recipe
+    groups: Mapping[str, Group]
+    data: Group
+    num_units: Mapping[str, int]
+    tracker: Tracker
+    coordinator: Coordinator
+    progress: Progress
+    throughput: Throughput
+    stop: threading.Event = field(default_factory=threading.Event)
+    timer: PhaseTimer = field(default_factory=PhaseTimer)
+    _started: float = field(default_factory=time.perf_counter)
+
+    @property
+    def fresh(self) -> bool:
+        """Whether nothing has been trained yet: when the step-0 invariants are due."""
+        return self.progress.step == 0
+
+    def take(self, split: str, start: int, count: int) -> Samples:
+        """``count`` units of a split from position ``start``, tokenised, left in the object store."""
+        result = self.data.call("batch", split, start, count).result()
+        assert result.data is not None
+        return Samples((result.data,), tuple(result.report["lengths"]), tuple(result.report["units"]))
+
+    def log_step(self, metrics: Mapping[str, float], num_tokens: int) -> None:
+        """The line of the step just finished, with speed and phases."""
+        now = time.perf_counter()
+        seconds, self._started = now - self._started, now
+        train = self.num_units["train"]
+        self.tracker.log(
+            self.progress.step,
+            {
+                **metrics,
+                "num_tokens": self.progress.num_tokens,
+                "epoch": self.progress.position / train,
+                **self.throughput.report(num_tokens, seconds),
+                **self.timer.report(),
+            },
+        )
+
+    def checkpoint_if_due(self) -> None:
+        """A checkpoint every ``checkpoint.every`` steps and when a stop was asked for, which then ends the run."""
+        due = self.progress.step % self.recipe.checkpoint.every == 0
+        if due or self.stop.is_set():
+            self.save()
+        if self.stop.is_set() and self.progress.step < self.progress.total_steps:
+            self.tracker.event("stop", step=self.progress.step)
+            raise StoppedOnRequest(
+                f"stopped after step {self.progress.step} with a checkpoint: the same command goes on from there"
+            )
+
+    def save(self) -> None:
+        """All trained groups into one checkpoint (RELIABILITY's commit protocol).
+
+        A failed save is loud and the run goes on; after MAX_FAILED_SAVES in a row it ends.
+        """
+        with self.timer.phase("checkpoint"):
+            self.tracker.phase("checkpoint")
+            roles = trained_roles(self.recipe)
+            step = self.progress.step
+            try:
+                staging = self.coordinator.begin(step)
+                saved = together(*(self.groups[role].call("save", str(staging)) for role in roles))
+                files = [record for result in saved for report in result.reports for record in report]
+                sizes = {role: self.groups[role].num_ranks for role in roles}
+                path = self.coordinator.commit(step, files, self._state(), sizes)
+            except SaveFailed as error:
+                self._count_failed_save(error)
+                return
+            self.progress.failed_saves = 0
+            self.tracker.event("checkpoint", step=step, path=str(path))
+
+    def _state(self) -> dict[str, Any]:
+        self.progress.wandb_id = self.tracker.wandb_id or ""
+        return self.progress.state()
+
+    def _count_failed_save(self, error: SaveFailed) -> None:
+        self.progress.failed_saves += 1
+        self.tracker.event("checkpoint_failed", step=self.progress.step, cause=str(error))
+        if self.progress.failed_saves >= MAX_FAILED_SAVES:
+            raise RunFailed(f"{MAX_FAILED_SAVES} checkpoints in a row failed; the last: {error}", kind="disk") from error

@@ -1,0 +1,239 @@
+"""Examples to token ids, with the border between prompt and answer on a token border.
+
+The ids of a prompt are exactly those that generation would see. Where the ids of prompt + answer begin
+with them, the answer is what follows. Where they do not (a token would merge over the border), the two are
+tokenised apart and joined. Where a chat template writes the prompt differently once it is answered, the answer
+begins where the two part, and the row is counted as ``moved``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from distft.common.errors import UserError
+from distft.data.formats import (
+    CompletionExample,
+    Content,
+    DialogueExample,
+    Example,
+    Message,
+    Messages,
+    PreferenceExample,
+    TextExample,
+    last_assistant,
+    prompt_of,
+)
+from distft.data.templates import render, render_prompt, render_with_spans
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One sequence. ``mask`` has a 0 or 1 for each response id; ``moved``: see the module's docstring."""
+
+    prompt_ids: list[int]
+    response_ids: list[int]
+    mask: list[int]
+    moved: bool = False
+
+    def __len__(self) -> int:
+        return len(self.prompt_ids) + len(self.response_ids)
+
+    def truncated(self, max_length: int) -> Encoded:
+        """The first ``max_length`` ids; nothing is appended."""
+        room = max(0, max_length - len(self.prompt_ids))
+        return replace(
+            self,
+            prompt_ids=self.prompt_ids[:max_length],
+            response_ids=self.response_ids[:room],
+            mask=self.mask[:room],
+        )
+
+    def bordered(self, border: int) -> Encoded:
+        """The same ids with the answer beginning at ``border``, at or before where it begins now."""
+        ids = self.prompt_ids[border:]
+        if not ids:
+            return self
+        return Encoded(self.prompt_ids[:border], ids + self.response_ids, [1] * len(ids) + self.mask, self.moved)
+
+    @property
+    def trains(self) -> bool:
+        """Whether anything is left to train on."""
+        return any(self.mask)
+
+
+class Encoder:
+    """Encodes examples with one tokenizer."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._tokenizer = tokenizer
+        self._eos: int | None = tokenizer.eos_token_id
+        self._prefix = _leading_specials(tokenizer)
+        self._head = lru_cache(maxsize=2)(self._ids)  # both answers of a pair have the same prompt
+
+    def supervised(self, example: Example, loss_on: str | None) -> Encoded:
+        """An example to imitate (of a preference: the chosen answer).
+
+        ``loss_on``: ``completion`` (what follows the prompt; of a dialogue the assistant's last turn), ``assistant``
+        (all the assistant's turns), ``all`` (every token but the first); None: all of a text, the assistant's turns of
+        a dialogue, else the completion. A text beside ``completion`` or ``assistant`` is a UserError.
+        """
+        if isinstance(example, PreferenceExample):
+            example = CompletionExample(example.prompt, example.chosen, where=example.where)
+        if isinstance(example, TextExample):
+            if loss_on not in (None, "all"):
+                raise UserError(
+                    f"a plain text has no {loss_on} to train on alone", where=example.where,
+                    hint="set `algorithm.loss_on: all`, or give prompt + completion or messages",
+                )  # fmt: skip
+            return self._whole(self._with_eos(self._plain(example.text)))
+        if isinstance(example, DialogueExample):
+            return self._dialogue(example.messages, loss_on or "assistant", example.where)
+        if not isinstance(example, CompletionExample):
+            raise UserError("a prompt alone has nothing to imitate", where=example.where)
+        if not isinstance(example.prompt, str) and loss_on == "assistant":
+            return self._dialogue(example.prompt + _as_messages(example.completion), "assistant", example.where)
+        encoded = self.answer(example.prompt, example.completion, example.where)
+        return self._whole(encoded.prompt_ids + encoded.response_ids) if loss_on == "all" else encoded
+
+    def pair(self, example: Example) -> tuple[Encoded, Encoded]:
+        """The two answers of a preference: (chosen, rejected)."""
+        if not isinstance(example, PreferenceExample):
+            raise UserError("the row has no pair of answers", where=example.where)
+        sides = (example.chosen, example.rejected)
+        chosen, rejected = (self.answer(example.prompt, side, example.where) for side in sides)
+        border = min(len(chosen.prompt_ids), len(rejected.prompt_ids))  # unequal only where a template moved one
+        return chosen.bordered(border), rejected.bordered(border)
+
+    def prompt(self, example: Example) -> list[int]:
+        """The ids that generation starts from."""
+        prompt = prompt_of(example)
+        if not prompt:
+            raise UserError("the row has no prompt to answer", where=example.where)
+        if isinstance(prompt, str):
+            return self._plain(prompt)
+        return self._ids(render_prompt(self._tokenizer, prompt, example.where))
+
+    def answer(self, prompt: Content, answer: Content, where: str) -> Encoded:
+        """Prompt and answer, plain or conversational. A plain answer ends with EOS, a conversation as its template
+        says. Turns of others within the answer have mask 0; so has the first token of an answer to nothing."""
+        if isinstance(prompt, str):
+            return self._plain_answer(prompt, str(answer))
+        return self._conversational_answer(prompt, _as_messages(answer), where)
+
+    def _plain_answer(self, prompt: str, answer: str) -> Encoded:
+        ids, (border,) = self._cut(prompt + answer, [len(prompt)])
+        if not self._starts_special(ids):
+            ids, border = self._prefix + ids, border + len(self._prefix)
+        ids = self._with_eos(ids)
+        return _masked(ids, [0] * border + [1] * (len(ids) - border), border)
+
+    def _conversational_answer(self, prompt: Messages, answer: Messages, where: str) -> Encoded:
+        before = render_prompt(self._tokenizer, prompt, where)
+        others = any(message.role != "assistant" for message in answer)
+        rendered = render_with_spans(self._tokenizer, prompt + answer, where) if others else None
+        text = rendered.text if rendered else render(self._tokenizer, prompt + answer, where)
+        if not text.startswith(before):
+            return self._moved(self._ids(before), self._ids(text))
+        spans = [(start, end) for start, end in rendered.spans if end > len(before)] if rendered else []
+        cuts = [len(before), *(max(place, len(before)) for span in spans for place in span)]
+        ids, borders = self._cut(text, cuts)
+        if not spans:
+            return _masked(ids, [0] * borders[0] + [1] * (len(ids) - borders[0]), borders[0])
+        return _masked(ids, _mask_of(len(ids), borders[1:]), borders[0])
+
+    def _moved(self, before: list[int], ids: list[int]) -> Encoded:
+        border = 0
+        while border < min(len(before), len(ids)) and before[border] == ids[border]:
+            border += 1
+        return replace(_masked(ids, [0] * border + [1] * (len(ids) - border), border), moved=True)
+
+    def _dialogue(self, messages: Messages, loss_on: str, where: str) -> Encoded:
+        if loss_on == "completion":
+            last = last_assistant(messages)
+            if last:
+                return self.answer(messages[:last], messages[last : last + 1], where)
+        if loss_on == "all":
+            return self._whole(self._ids(render(self._tokenizer, messages, where)))
+        rendered = render_with_spans(self._tokenizer, messages, where)
+        ids, borders = self._cut(rendered.text, [place for span in rendered.spans for place in span])
+        mask = _mask_of(len(ids), borders)
+        first = mask.index(1) if 1 in mask else len(ids)
+        last_trained = len(mask) - mask[::-1].index(1) if 1 in mask else len(ids)
+        # Nothing after the last trained token can change its loss.
+        return _masked(ids[:last_trained], mask[:last_trained], first)
+
+    def _whole(self, ids: list[int]) -> Encoded:
+        return _masked(ids, [1] * len(ids), 0)
+
+    def _cut(self, text: str, cuts: Sequence[int]) -> tuple[list[int], list[int]]:
+        """The ids of a text and, for each place to cut at (characters, ascending), the number of ids before it.
+
+        A cut is a token border where the ids of the text before it begin the ids of the whole. Otherwise all
+        pieces are tokenised apart: then what comes before a cut has the ids it has alone.
+        """
+        ids = self._ids(text)
+        borders = []
+        for cut in cuts:
+            head = self._head(text[:cut])
+            if ids[: len(head)] != head:
+                return self._cut_apart(text, cuts)
+            borders.append(len(head))
+        return ids, borders
+
+    def _cut_apart(self, text: str, cuts: Sequence[int]) -> tuple[list[int], list[int]]:
+        ids: list[int] = []
+        borders = []
+        for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True):
+            ids += self._ids(text[start:end])
+            borders.append(len(ids))
+        return ids, borders[:-1]
+
+    def _ids(self, text: str) -> list[int]:
+        return list(self._tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []
+
+    def _plain(self, text: str) -> list[int]:
+        ids = self._ids(text)
+        return ids if self._starts_special(ids) else self._prefix + ids
+
+    def _starts_special(self, ids: list[int]) -> bool:
+        """Whether a text spells out the BOS that would be put before it: it is not doubled."""
+        return not self._prefix or ids[: len(self._prefix)] == self._prefix
+
+    def _with_eos(self, ids: list[int]) -> list[int]:
+        return ids if self._eos is None or ids[-1:] == [self._eos] else [*ids, self._eos]
+
+
+def _leading_specials(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """What the tokenizer puts before a text (a BOS or nothing). What it puts behind one is left out: an EOS at the
+    end of a prompt would end the answer before it begins."""
+    bare = list(tokenizer("a", add_special_tokens=False)["input_ids"])
+    full = list(tokenizer("a")["input_ids"])
+    for start in range(len(full) - len(bare) + 1):
+        if full[start : start + len(bare)] == bare:
+            return full[:start]
+    return []
+
+
+def _masked(ids: list[int], mask: list[int], border: int) -> Encoded:
+    response_mask = mask[border:]
+    if border == 0 and response_mask:
+        response_mask = [0, *response_mask[1:]]  # nothing predicts the first token
+    return Encoded(ids[:border], ids[border:], response_mask)
+
+
+def _mask_of(length: int, borders: Sequence[int]) -> list[int]:
+    """1 within [start, end) of every pair of borders."""
+    mask = [0] * length
+    for start, end in zip(borders[::2], borders[1::2], strict=True):
+        mask[start:end] = [1] * (end - start)
+    return mask
+
+
+def _as_messages(content: Content) -> Messages:
+    return (Message("assistant", content),) if isinstance(content, str) else content

@@ -1,0 +1,235 @@
+"""What a row means: examples of five kinds, made from the columns of a row.
+
+=====================  =============================================  ==========================================
+format                 columns                                        example
+=====================  =============================================  ==========================================
+``text``               text                                           TextExample
+``messages``           messages                                       DialogueExample
+``prompt_completion``  prompt, completion                             CompletionExample
+``preference``         chosen, rejected; prompt, or it is implicit    PreferenceExample
+``prompt``             prompt                                         PromptExample
+``hh_rlhf``            chosen, rejected: whole dialogues as text      PreferenceExample
+``dialogsum``          dialogue, summary                              CompletionExample
+=====================  =============================================  ==========================================
+
+A prompt and an answer are a text or messages; within an example both are of the same sort.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeAlias
+
+from distft.common.errors import UserError, nearest
+
+
+@dataclass(frozen=True)
+class Row:
+    """The columns of one row, and where it stands: ``file:line``, or ``name:row`` of a hub data set."""
+
+    values: Mapping[str, Any]
+    where: str
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: str
+    content: str
+
+
+Messages: TypeAlias = tuple[Message, ...]
+Content: TypeAlias = str | Messages
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Example:
+    where: str = ""
+    extra: Mapping[str, Any] = field(default_factory=dict)  # the columns that no format knows
+
+
+@dataclass(frozen=True)
+class TextExample(_Example):
+    """Plain text to be modelled from its first token to its last."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class DialogueExample(_Example):
+    """A conversation, with at least one turn of the assistant."""
+
+    messages: Messages
+
+
+@dataclass(frozen=True)
+class CompletionExample(_Example):
+    """A prompt and its completion."""
+
+    prompt: Content
+    completion: Content
+
+
+@dataclass(frozen=True)
+class PreferenceExample(_Example):
+    """Two answers to one prompt, the first the better one."""
+
+    prompt: Content
+    chosen: Content
+    rejected: Content
+
+
+@dataclass(frozen=True)
+class PromptExample(_Example):
+    """A prompt alone."""
+
+    prompt: Content
+
+
+Example: TypeAlias = TextExample | DialogueExample | CompletionExample | PreferenceExample | PromptExample
+
+COLUMNS: Final[dict[str, tuple[str, ...]]] = {
+    "messages": ("messages",),
+    "prompt_completion": ("prompt", "completion"),
+    "preference": ("chosen", "rejected"),
+    "hh_rlhf": ("chosen", "rejected"),
+    "dialogsum": ("dialogue", "summary"),
+    "text": ("text",),
+    "prompt": ("prompt",),
+}
+# What `format: auto` tries, in order, for each kind of algorithm: also what the kind can be trained on.
+_SUPERVISED = ("messages", "prompt_completion", "dialogsum", "preference", "hh_rlhf", "text")
+_PAIRED = ("preference", "hh_rlhf")
+TAKES: Final[dict[str, tuple[str, ...]]] = {
+    "sft": _SUPERVISED,
+    "reward": _PAIRED,
+    "dpo": _PAIRED,
+    "ppo": ("prompt", "prompt_completion", "dialogsum", "preference", "hh_rlhf", "messages"),
+}
+_KNOWN_COLUMNS = frozenset(column for columns in COLUMNS.values() for column in columns)
+
+
+def detect_format(row: Row, kind: str) -> str:
+    """The format of a source, from its first row's columns and what the kind of algorithm takes.
+
+    UserError naming the columns that are there and those that were looked for.
+    """
+    present = {name for name, value in row.values.items() if value is not None}
+    found = [name for name in TAKES[kind] if present.issuperset(COLUMNS[name])]
+    if not found:
+        raise _no_format(row, kind, present)
+    if set(_PAIRED) <= set(found) and found[0] in ("preference", "prompt") and _is_hh(row):
+        return "hh_rlhf"
+    return found[0]
+
+
+def check_format(name: str, kind: str, where: str) -> None:
+    """UserError where rows of that format cannot serve that kind of algorithm."""
+    if name not in TAKES[kind]:
+        raise UserError(
+            f"{kind} cannot be trained on rows of format {name}",
+            where=where,
+            hint=f"{kind} takes: {', '.join(TAKES[kind])}",
+        )
+
+
+def require_columns(row: Row, format_name: str) -> None:
+    """UserError where a column of the format is missing or null: what is there, and the nearest name."""
+    for column in COLUMNS[format_name]:
+        if row.values.get(column) is not None:
+            continue
+        if column in row.values:
+            raise UserError(f"column `{column}` is null", where=row.where)
+        near = nearest(column, row.values)
+        hint = f"did you mean `{near}`? then set `columns: {{{near}: {column}}}` on the source" if near else ""
+        raise UserError(
+            f"format {format_name} needs a column `{column}`; the row has {_listed(row.values)}",
+            where=row.where,
+            hint=hint or f"`columns: {{name in the file: {column}}}` on the source renames",
+        )
+
+
+def extra_columns(row: Row) -> dict[str, Any]:
+    """The columns that belong to no format: kept for reward functions."""
+    return {name: value for name, value in row.values.items() if name not in _KNOWN_COLUMNS}
+
+
+def prompt_of(example: Example) -> Content:
+    """What the answer of an example answers; of a dialogue all before the assistant's last turn; "" of a text."""
+    if isinstance(example, TextExample):
+        return ""
+    if isinstance(example, DialogueExample):
+        return example.messages[: last_assistant(example.messages)]
+    return example.prompt
+
+
+def texts_of(example: Example) -> list[str]:
+    """Everything an example says, without markup: what a tokenizer is trained on."""
+    parts: list[Content]
+    if isinstance(example, TextExample):
+        parts = [example.text]
+    elif isinstance(example, DialogueExample):
+        parts = [example.messages]
+    elif isinstance(example, CompletionExample):
+        parts = [example.prompt, example.completion]
+    elif isinstance(example, PreferenceExample):
+        parts = [example.prompt, example.chosen, example.rejected]
+    else:
+        parts = [example.prompt]
+    texts = [[part] if isinstance(part, str) else [message.content for message in part] for part in parts]
+    return [text for group in texts for text in group]
+
+
+def last_assistant(messages: Messages) -> int:
+    """The place of the assistant's last turn; ValueError where there is none."""
+    for index in range(len(messages) - 1, -1, -1):
+        if messages[index].role == "assistant":
+            return index
+    raise ValueError("no assistant turn")
+
+
+def prompt_key(example: Example) -> str:
+    """A fingerprint of what is asked: equal for examples that must not be divided between train and held-out rows.
+
+    Letter case and white space do not count. An example without a prompt is known by its whole content.
+    """
+    prompt = prompt_of(example)
+    content = _canonical(prompt) if prompt else [_canonical(text) for text in texts_of(example)]
+    return hashlib.blake2b(json.dumps(content, ensure_ascii=False).encode(), digest_size=16).hexdigest()
+
+
+def _canonical(content: Content) -> Any:
+    if isinstance(content, str):
+        return " ".join(content.casefold().split())
+    return [[message.role, _canonical(message.content)] for message in content]
+
+
+def _is_hh(row: Row) -> bool:
+    texts = (row.values.get("chosen"), row.values.get("rejected"))
+    return "prompt" not in row.values and all(
+        isinstance(text, str) and text.lstrip().startswith("Human:") and "\n\nAssistant:" in text for text in texts
+    )
+
+
+def _no_format(row: Row, kind: str, present: set[str]) -> UserError:
+    wanted = {name: COLUMNS[name] for name in TAKES[kind]}
+    known = sorted({column for columns in wanted.values() for column in columns})
+    pairs = [(near, have) for have in sorted(row.values) if have not in known and (near := nearest(have, known))]
+    hint = f"{kind} takes: " + "; ".join(f"{name} ({', '.join(columns)})" for name, columns in wanted.items())
+    if pairs:
+        renames = ", ".join(f"{have}: {near}" for near, have in pairs)
+        hint = f"did you mean `columns: {{{renames}}}` on the source?\n  {hint}"
+    else:
+        hint += "\n  `columns: {name in the file: name of the format}` on the source renames"
+    empty = sorted(set(row.values) - present)
+    note = f" ({_listed(empty)} null)" if empty else ""
+    what = f"no known format for {kind} has the columns {_listed(row.values)}{note}"
+    return UserError(what, where=row.where, hint=hint)
+
+
+def _listed(names: Any) -> str:
+    return ", ".join(f"`{name}`" for name in sorted(names)) or "(none)"

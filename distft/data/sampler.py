@@ -1,0 +1,41 @@
+"""The order in which units are visited: pure, resumable from one integer, the same on any number of ranks.
+
+A position counts the units visited since the beginning of training. Epoch ``e`` visits every unit
+once, in an order that depends on (seed, e) alone, so position -> (epoch, unit) needs no other state.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+
+def order(num_units: int, seed: int, epoch: int, shuffle: bool) -> npt.NDArray[np.int64]:
+    """The units of one epoch in the order they are visited, int64 [num_units].
+
+    The permutation sorts raw words of the counter-based generator Philox keyed by (seed, epoch): numpy
+    keeps that stream fixed over versions, which it does not promise of ``Generator.permutation``.
+    """
+    if not shuffle:
+        return np.arange(num_units, dtype=np.int64)
+    key = np.array([seed % 2**64, epoch], dtype=np.uint64)
+    words = np.random.Philox(key=key).random_raw(num_units)
+    return np.argsort(words, kind="stable").astype(np.int64)
+
+
+def take(num_units: int, start: int, count: int, seed: int, shuffle: bool) -> list[tuple[int, int]]:
+    """``count`` consecutive (epoch, unit) from position ``start``, crossing the borders of epochs.
+
+    ``take(n, 0, a + b, ...) == take(n, 0, a, ...) + take(n, a, b, ...)`` for all a and b: a batch that
+    straddles an epoch is filled from the next one, and nothing is dropped at an epoch's end.
+    """
+    if num_units < 1:
+        raise ValueError("there are no units to take from")
+    if start < 0 or count < 0:
+        raise ValueError(f"start and count must not be negative: {start}, {count}")
+    taken: list[tuple[int, int]] = []
+    while len(taken) < count:
+        epoch, offset = divmod(start + len(taken), num_units)
+        units = order(num_units, seed, epoch, shuffle)[offset : offset + count - len(taken)]
+        taken.extend((epoch, int(unit)) for unit in units)
+    return taken

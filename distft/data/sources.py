@@ -1,0 +1,187 @@
+"""Where rows come from: local files and folders, the hub, the embedded corpus. No torch, no transformers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final
+
+from distft.common.errors import EnvironmentFallsShort, UserError, nearest
+from distft.config.data import Source
+from distft.data import builtin
+from distft.data.files import data_suffix, missing_file, read_file
+from distft.data.formats import Row, check_format, detect_format
+from distft.data.readers import Unusable, example_of
+
+_BUILTIN = "builtin:"
+_HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)?")
+# The split that a list of the recipe asks of a source that names none, under the names splits go by.
+_SPLIT_NAMES: Final[dict[str, tuple[str, ...]]] = {
+    "train": ("train", "training"),
+    "eval": ("validation", "eval", "valid", "val", "dev", "evaluation"),
+    "test": ("test", "testing"),
+}
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What ``check_rows`` found."""
+
+    format: str
+    num_rows: int
+    num_unusable: int
+
+
+def read_rows(source: Source, list_name: str = "train") -> Iterator[Row]:
+    """The rows of a source, columns renamed, ``limit`` applied.
+
+    ``list_name`` (train, eval or test) is the list the source stands in: it names the split where the source
+    does not. Local folders give the files of that split where file names tell splits apart, else all files.
+    A hub name may carry a subset: ``owner/name:subset``.
+
+    UserError: missing or unreadable sources, rows that cannot be parsed, unknown splits, columns to rename that
+    are not there. EnvironmentFallsShort: the hub cannot be reached.
+    """
+    rows = _rows_of(source, list_name)
+    renamed = (_renamed(row, source.columns) for row in rows) if source.columns else rows
+    return islice(renamed, source.limit)
+
+
+def format_of(source: Source, first: Row, kind: str) -> str:
+    """The format of a source's rows: said in the recipe, or detected from the first row's columns."""
+    if source.format == "auto":
+        return detect_format(first, kind)
+    check_format(source.format, kind, source.path)
+    return source.format
+
+
+def check_rows(source: Source, kind: str, max_rows: int | None = None, list_name: str = "train") -> Checked:
+    """Reads up to ``max_rows`` rows and builds their examples, for a check before anything is started.
+
+    Raises what reading a source and its rows can raise; UserError where not one row can be used.
+    """
+    format_name, num_rows, num_unusable, reason = "", 0, 0, ""
+    for row in islice(read_rows(source, list_name), max_rows):
+        format_name = format_name or format_of(source, row, kind)
+        num_rows += 1
+        try:
+            example_of(row, format_name)
+        except Unusable as unusable:
+            num_unusable, reason = num_unusable + 1, str(unusable)
+    if num_rows == num_unusable:
+        raise UserError(f"none of the first {num_rows} rows can be used ({reason or 'no rows'})", where=source.path)
+    return Checked(format_name, num_rows, num_unusable)
+
+
+def _rows_of(source: Source, list_name: str) -> Iterator[Row]:
+    if source.path.startswith(_BUILTIN):
+        return _builtin_rows(source, list_name)
+    path = Path(source.path).expanduser()
+    if path.is_dir():
+        return _folder_rows(path, source.split, list_name)
+    if path.exists():
+        if source.split is not None:
+            raise UserError(f"a file has no splits, but `split: {source.split}` is set", where=source.path)
+        return read_file(path)
+    if _looks_local(source.path, path):
+        raise missing_file(path)
+    return _hub_rows(source, list_name)
+
+
+def _looks_local(text: str, path: Path) -> bool:
+    """A path, as opposed to a hub name: by its extension, a leading . / ~, or more than one slash."""
+    return bool(data_suffix(path)) or text[0] in "./~\\" or not _HUB_NAME.fullmatch(text)
+
+
+def _builtin_rows(source: Source, list_name: str) -> Iterator[Row]:
+    name, split = source.path.removeprefix(_BUILTIN), source.split or list_name
+    if name not in builtin.BUILTINS:
+        known = ", ".join(_BUILTIN + known for known in builtin.BUILTINS)
+        raise UserError(f"there is no embedded corpus {name!r}", where=source.path, hint=f"known: {known}")
+    if split not in builtin.SPLITS:
+        raise _no_split(source.path, split, builtin.SPLITS)
+    rows = builtin.dialogues(split)  # type: ignore[arg-type]
+    return (Row(values, f"{source.path}/{split}:{number}") for number, values in enumerate(rows, 1))
+
+
+def _folder_rows(folder: Path, split: str | None, list_name: str) -> Iterator[Row]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and data_suffix(path))
+    files = [path for path in files if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
+    if not files:
+        raise UserError("the folder has no data files", where=str(folder), hint="jsonl, json, csv, parquet are read")
+    by_split: dict[str, list[Path]] = {}
+    for path in files:
+        by_split.setdefault(_split_in_name(path.relative_to(folder), split), []).append(path)
+    wanted = _SPLIT_NAMES[list_name] if split is None else (split,)
+    if split is not None or set(by_split) != {""}:
+        files = next((by_split[name] for name in wanted if name in by_split), [])
+    if not files:
+        raise _no_split(str(folder), split or list_name, sorted(filter(None, by_split)))
+    return (row for path in files for row in read_file(path))
+
+
+def _split_in_name(path: Path, wanted: str | None) -> str:
+    """The split that a file's name or its folder's speaks of; "" where it speaks of none."""
+    words = re.split(r"[^a-z0-9]+", str(path).lower())
+    known = [name for names in _SPLIT_NAMES.values() for name in names]
+    return next((name for name in [*([wanted.lower()] if wanted else []), *known] if name in words), "")
+
+
+def _hub_rows(source: Source, list_name: str) -> Iterator[Row]:
+    from datasets import get_dataset_split_names, load_dataset
+    from datasets.exceptions import DatasetNotFoundError
+
+    name, _, subset = source.path.partition(":")
+    try:
+        split = source.split
+        if split is None:
+            there = get_dataset_split_names(name, subset or None)
+            split = next((known for known in _SPLIT_NAMES[list_name] if known in there), None)
+            if split is None:
+                raise _no_split(source.path, list_name, there)
+        loaded: Any = load_dataset(name, subset or None, split=split)
+    except DatasetNotFoundError as error:
+        raise _not_found(source.path, error) from error
+    except (ConnectionError, TimeoutError) as error:
+        raise EnvironmentFallsShort(
+            f"the hub cannot be reached: {_first_line(error)}", where=source.path,
+            hint="fetch the data set where there is a network, or give a local file",
+        ) from error  # fmt: skip
+    except (ValueError, OSError) as error:  # unknown split or subset, unreadable files: datasets says which
+        raise UserError(_first_line(error), where=source.path) from error
+    return (Row(values, f"{source.path}[{split}]:{number}") for number, values in enumerate(loaded, 1))
+
+
+def _not_found(path: str, error: Exception) -> UserError:
+    here = Path(path).parent
+    near = nearest(Path(path).name, sorted(item.name for item in here.iterdir())) if here.is_dir() else ""
+    hint = f"for a local file, did you mean {here / near}?" if near else "a private data set needs HF_TOKEN"
+    return UserError(f"neither a file here nor a data set of the hub: {_first_line(error)}", where=path, hint=hint)
+
+
+def _no_split(path: str, split: str, there: Any) -> UserError:
+    near = nearest(split, there)
+    hint = f"did you mean `split: {near}`? " if near else "set `split` on the source. "
+    return UserError(f"no split {split!r}", where=path, hint=f"{hint}There are: {', '.join(there) or 'none'}")
+
+
+def _renamed(row: Row, columns: Mapping[str, str]) -> Row:
+    for theirs, ours in columns.items():
+        if theirs in row.values:
+            continue
+        if ours in row.values:
+            hint = f"`columns` maps the file's name to the format's: write `columns: {{{ours}: {theirs}}}`?"
+        else:
+            near = nearest(theirs, row.values)
+            hint = f"did you mean `{near}`?" if near else f"the row has: {', '.join(map(str, row.values))}"
+        raise UserError(f"`columns` renames `{theirs}`, which the row does not have", where=row.where, hint=hint)
+    dropped = set(columns.values()) - set(columns)  # a renamed column replaces one that has that name already
+    kept = {name: value for name, value in row.values.items() if name not in columns and name not in dropped}
+    return Row({**kept, **{ours: row.values[theirs] for theirs, ours in columns.items()}}, row.where)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,84 @@
+"""A small byte-level BPE tokenizer trained on the spot, and the proof that two tokenizers are the same."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from distft.common.errors import UserError
+from distft.data.templates import resolve_template
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+PAD, END = "<|pad|>", "<|end|>"
+_MARKER = re.compile(r"<\|[a-z_]+\|>")
+_ROLES = ("system", "user", "assistant", "tool")
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int, chat_template: str = "default") -> PreTrainedTokenizerFast:
+    """Byte-level BPE over ``texts`` with at most ``vocab_size`` entries, specials included.
+
+    Special tokens: ``<|pad|>`` (0), ``<|end|>`` (1: end of sequence and of a turn), the turn markers of the
+    default template and any other ``<|word|>`` the template spells out. No BOS. Deterministic: the same
+    texts in the same order give the same tokenizer. A small corpus gives fewer entries than asked: size
+    the model by ``len(tokenizer)`` or larger. UserError where ``vocab_size`` cannot hold the bytes.
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    template = resolve_template(chat_template)
+    specials = _special_tokens(template)
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    if vocab_size < len(alphabet) + len(specials):
+        raise UserError(
+            f"vocab_size {vocab_size} cannot hold the {len(alphabet)} bytes and {len(specials)} special tokens",
+            hint=f"use at least {len(alphabet) + len(specials)}",
+        )
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size, min_frequency=2, special_tokens=specials, initial_alphabet=alphabet, show_progress=False
+    )
+    backend.train_from_iterator(texts, trainer=trainer)
+    tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=backend,
+        pad_token=PAD,
+        eos_token=END,
+        additional_special_tokens=specials[2:],
+        clean_up_tokenization_spaces=False,
+    )
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+def tokenizers_equal(a: PreTrainedTokenizerBase, b: PreTrainedTokenizerBase) -> bool:
+    """True only where it is proven that both turn any text and any conversation into the same ids.
+
+    Compares the whole serialised tokenizer (model, vocabulary, merges, normaliser, pre-tokeniser,
+    post-processor, added tokens), the named special tokens and the chat template. Padding and
+    truncation settings do not count. A tokenizer without a serialised form proves nothing: False.
+    """
+    fingerprints = [_fingerprint(tokenizer) for tokenizer in (a, b)]
+    return fingerprints[0] is not None and fingerprints[0] == fingerprints[1]
+
+
+def _fingerprint(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any] | None:
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return None
+    serialised = json.loads(backend.to_str())
+    serialised.pop("truncation", None)
+    serialised.pop("padding", None)
+    named = {name: str(getattr(tokenizer, name)) for name in ("bos_token", "eos_token", "pad_token", "unk_token")}
+    return {"backend": serialised, "named": named, "template": tokenizer.chat_template}
+
+
+def _special_tokens(template: str) -> list[str]:
+    """Pad and end first, then the markers in a fixed order, each once."""
+    markers = [f"<|{role}|>" for role in _ROLES]
+    markers += [marker for marker in _MARKER.findall(template) if marker not in markers]
+    return list(dict.fromkeys([PAD, END, *markers]))

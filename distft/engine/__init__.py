@@ -1,0 +1,1 @@
+"""Sharded execution. The only package that imports deepspeed."""

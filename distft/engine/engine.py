@@ -1,0 +1,217 @@
+"""ZeRO stages 0 to 3 behind the few verbs that a worker needs.
+
+    with Engine.sharded_loading(settings):  module = load(...)
+    engine = Engine(module, optimizer, ...)
+    for each micro-batch: outputs = engine.forward(...); engine.backward(loss)
+    engine.step(learning_rate)
+
+What only this file knows: DeepSpeed averages gradients over ranks. Our losses carry their global
+denominator, so ranks must be *summed*; ``backward`` multiplies by the world size to cancel the mean.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any, cast
+
+import deepspeed
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from transformers.integrations.deepspeed import HfDeepSpeedConfig, unset_hf_deepspeed_config
+
+from distft.common.errors import DistftError
+from distft.config.models import Engine as EngineConfig
+from distft.config.training import Optimizer
+from distft.engine.held import Held, gradient_elements, optimizer_elements, parameter_elements
+from distft.engine.optimizer import build_optimizer
+from distft.engine.process_group import accelerator
+from distft.engine.replicated import ReplicatedStep
+from distft.engine.settings import deepspeed_settings
+
+GATHER_BYTES = 256 * 2**20
+CHECKPOINT_TAG = "engine"
+
+
+class NonFiniteGradients(DistftError):
+    """The gradients of a step are infinite or NaN."""
+
+
+@contextmanager
+def writable(parameter: nn.Parameter) -> Iterator[Tensor]:
+    """A parameter, whole, sharded or not, to be overwritten (collective; what rank 0 writes counts)."""
+    sharded = hasattr(parameter, "ds_id")
+    gathered = deepspeed.zero.GatheredParameters([parameter], modifier_rank=0) if sharded else nullcontext()
+    with gathered, torch.no_grad():
+        yield parameter.data
+
+
+class Engine:
+    """One rank of a sharded model. All methods that say so are collective: every rank must call them."""
+
+    def __init__(self, module: nn.Module, config: EngineConfig, dtype: str, optimizer: Optimizer | None) -> None:
+        self.trained = optimizer is not None
+        self.zero_stage = config.zero_stage if self.trained or config.zero_stage == 3 else 0
+        self.device = accelerator()
+        self._dtype = dtype
+        self._world_size = dist.get_world_size()
+        self._module = module
+        self._entry = module
+        self._engine: Any = None
+        self._replicated: ReplicatedStep | None = None
+        if optimizer is not None:
+            self._build_trained(module, config, optimizer)
+        else:
+            self._build_frozen(module, config)
+
+    def _build_trained(self, module: nn.Module, config: EngineConfig, optimizer: Optimizer) -> None:
+        plain = self.zero_stage == 0 and self._dtype == "float32"
+        clipped = 0.0 if plain else optimizer.max_grad_norm
+        self._engine, *_ = deepspeed.initialize(
+            model=module,
+            optimizer=build_optimizer(module, optimizer, self.device),
+            config=deepspeed_settings(config, self._dtype, max_grad_norm=clipped, trained=True),
+            dist_init_required=False,
+        )
+        self._entry = self._engine
+        self.train(mode=True)
+        if self.zero_stage == 0:
+            self._replicated = ReplicatedStep(
+                self._engine,
+                low_precision=not plain,
+                max_grad_norm=optimizer.max_grad_norm,
+                bucket_size=config.reduce_bucket_size,
+            )
+
+    def _build_frozen(self, module: nn.Module, config: EngineConfig) -> None:
+        module.requires_grad_(requires_grad=False)
+        module.eval()
+        if self.zero_stage < 3:  # nothing to shard: a module needs no engine to be read
+            module.to(self.device)
+            return
+        self._engine, *_ = deepspeed.initialize(
+            model=module,
+            config=deepspeed_settings(config, self._dtype, max_grad_norm=0.0, trained=False),
+            dist_init_required=False,
+        )
+        self._entry = self._engine
+        self.train(mode=False)
+
+    @staticmethod
+    @contextmanager
+    def sharded_loading(config: EngineConfig, dtype: str) -> Iterator[None]:
+        """While open, Hugging Face loads each parameter straight into its shards (stage 3 only).
+
+        So no rank ever holds the whole model, which matters when eight ranks share a node's memory.
+        """
+        if config.zero_stage < 3:
+            yield
+            return
+        kept = HfDeepSpeedConfig(deepspeed_settings(config, dtype, max_grad_norm=0.0, trained=True))
+        try:
+            yield
+        finally:
+            # transformers keeps a weak reference only, but an exception on its way out keeps frames alive.
+            unset_hf_deepspeed_config()
+            del kept
+
+    @property
+    def module(self) -> nn.Module:
+        """The module as it was given. In training, forward only through the engine (see ``forward``)."""
+        return self._module
+
+    def train(self, mode: bool) -> None:
+        """Dropout on or off."""
+        self._entry.train(mode)
+
+    def forward(self, **inputs: Tensor | None) -> Tensor:
+        """A forward pass through the engine's hooks: calling the module itself loses gradients at stage 3."""
+        return cast(Tensor, self._entry(**inputs))
+
+    def backward(self, loss: Tensor) -> None:
+        """Adds the gradients of this micro-batch. ``loss`` is already divided by its global denominator."""
+        factor = self._world_size * (self._replicated.loss_scale if self._replicated else 1.0)
+        self._engine.backward(loss * factor, scale_wrt_gas=False)
+
+    def step(self, learning_rate: float) -> float:
+        """The optimizer step (collective). Returns the gradient norm over all ranks, before clipping.
+
+        A norm that is not finite leaves weights and optimizer state as they were, and the gradients
+        cleared: in float16 the loss scale was too large and infinity is returned, otherwise
+        NonFiniteGradients is raised, on every rank.
+        """
+        for group in self._engine.optimizer.param_groups:
+            group["lr"] = learning_rate
+        if self._replicated is not None:
+            norm = self._replicated.step()
+        else:
+            self._engine.step()
+            norm = float(self._engine.get_global_grad_norm())
+        if not math.isfinite(norm) and self._dtype != "float16":
+            raise NonFiniteGradients(f"gradient norm is {norm}: the step was not taken")
+        return norm
+
+    def full_tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """All parameters of the module, whole, a bucket of them gathered at a time (collective).
+
+        A tensor is valid until the next one is asked for: copy what you keep.
+        """
+        for bucket in _buckets(list(self.module.named_parameters()), GATHER_BYTES):
+            tensors = [parameter for _, parameter in bucket]
+            gathered = deepspeed.zero.GatheredParameters(tensors) if self.zero_stage == 3 else nullcontext()
+            with gathered, torch.no_grad():
+                for name, parameter in bucket:
+                    yield name, parameter.data
+
+    def save(self, folder: Path) -> None:
+        """Parameters, optimizer and loss-scale state, a file a rank (collective; every file may take minutes)."""
+        self._engine.save_checkpoint(str(folder), tag=CHECKPOINT_TAG, save_latest=False, exclude_frozen_parameters=False)
+
+    def load(self, folder: Path) -> None:
+        """What ``save`` wrote, on the same number of ranks (collective).
+
+        Raises FileNotFoundError: DeepSpeed answers a missing checkpoint with (None, None), after which
+        training would start from scratch, or with an assertion without words.
+        """
+        path = None
+        if (folder / CHECKPOINT_TAG).is_dir():
+            path, _ = self._engine.load_checkpoint(str(folder), tag=CHECKPOINT_TAG)
+        if path is None:
+            raise FileNotFoundError(f"no engine state in {folder}")
+
+    def held(self) -> Held:
+        """What this rank holds now."""
+        parameters = parameter_elements(self.module)
+        if not self.trained:
+            return Held(parameters, 0, 0)
+        optimizer = self._engine.optimizer
+        gradients = gradient_elements(optimizer, self.module, self.zero_stage)
+        return Held(parameters, gradients, optimizer_elements(optimizer))
+
+    def offload(self) -> None:
+        """Moves every state to host memory, so that another role may use the accelerator."""
+        if self.device.type == "cuda" and self.zero_stage == 3:
+            self._engine.offload_states()
+            torch.cuda.empty_cache()
+
+    def reload(self) -> None:
+        """Moves the states back."""
+        if self.device.type == "cuda" and self.zero_stage == 3:
+            self._engine.reload_states()
+
+
+def _buckets(named: list[tuple[str, nn.Parameter]], limit: int) -> Iterator[list[tuple[str, nn.Parameter]]]:
+    bucket: list[tuple[str, nn.Parameter]] = []
+    size = 0
+    for name, parameter in named:
+        bytes_ = int(getattr(parameter, "ds_numel", parameter.numel())) * parameter.element_size()
+        if bucket and size + bytes_ > limit:
+            yield bucket
+            bucket, size = [], 0
+        bucket.append((name, parameter))
+        size += bytes_
+    if bucket:
+        yield bucket

@@ -1,0 +1,68 @@
+"""One rank's place among its group: accelerator, rendezvous, and the few collectives we call ourselves."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+
+def accelerator() -> torch.device:
+    """The device that this process computes on: the first visible GPU, else the CPU."""
+    if torch.cuda.is_available() and os.environ.get("DS_ACCELERATOR", "cuda") != "cpu":
+        return torch.device("cuda", 0)
+    return torch.device("cpu")
+
+
+def host_store(host: str) -> Any:
+    """A key-value store on a free port, for the other ranks to meet at.
+
+    The store itself takes the port, so none can be lost between choosing and using it. Keep the object.
+    """
+    return dist.TCPStore(host, 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=60))
+
+
+def join(rank: int, world_size: int, store: Any, *, timeout_s: float) -> None:
+    """Joins this process to its group's communicator. ``store`` is a TCPStore or ``(host, port)``.
+
+    ``timeout_s`` bounds every collective: a dead or diverged peer raises instead of hanging.
+    """
+    os.environ.setdefault("LOCAL_RANK", "0")
+    if accelerator().type == "cpu":
+        os.environ["DS_ACCELERATOR"] = "cpu"
+    import deepspeed
+    import deepspeed.ops
+
+    # On a CPU DeepSpeed would compile a C++ operator here: 36 s, and a hang on a stale build lock.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    # DeepSpeed still calls these by their old names, at every collective of every step.
+    warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+_tensor` is deprecated", FutureWarning)
+    timeout = timedelta(seconds=timeout_s)
+    if isinstance(store, tuple):
+        store = dist.TCPStore(store[0], store[1], is_master=False, timeout=timeout)
+    backend = "gloo" if accelerator().type == "cpu" else "cpu:gloo,cuda:nccl"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
+    deepspeed.init_distributed(dist_init_required=False, timeout=timeout, verbose=False)
+
+
+def leave() -> None:
+    """Leaves the communicator, if there is one."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def reduce_scalars(values: list[float], operation: str = "sum") -> list[float]:
+    """The element-wise sum, minimum or maximum of a list over all ranks, in float64."""
+    tensor = torch.tensor(values, dtype=torch.float64)
+    operations = {"sum": dist.ReduceOp.SUM, "min": dist.ReduceOp.MIN, "max": dist.ReduceOp.MAX}
+    dist.all_reduce(tensor, operations[operation])
+    return [float(value) for value in tensor]
+
+
+def barrier() -> None:
+    """Waits for all ranks of the group."""
+    dist.barrier()

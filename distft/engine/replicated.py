@@ -1,0 +1,52 @@
+"""Stage 0, where nothing is sharded: what DeepSpeed 0.19 leaves open there, closed.
+
+Read in its source and seen in runs:
+
+- float32: the optimizer is ours, bare. No norm is reported and nothing looks at the gradients before the
+  step, so that a NaN on one rank ends in the weights of all.
+- bfloat16, float16 (``FP16_UnfusedOptimizer``): the constructor takes a step on zero gradients to
+  allocate the state. Adam counts it, decays the float32 weights by it, and every later bias correction
+  is one step ahead: the first real update comes out at 0.74 of its size.
+- float16: ``step`` divides by the loss scale, but ``backward`` multiplies by it at stages 1 to 3 only.
+- The reduction ignores ``reduce_bucket_size`` and copies up to 5e8 elements at once.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+
+class ReplicatedStep:
+    """Gradients of whole replicas to one checked, clipped optimizer step (collective)."""
+
+    def __init__(self, engine: Any, *, low_precision: bool, max_grad_norm: float, bucket_size: int) -> None:
+        self._engine, self._low_precision = engine, low_precision
+        self._max_grad_norm, self._bucket_size = max_grad_norm, bucket_size
+        # The reduction is ours, once a step: DeepSpeed would add a second one in front of its own step.
+        engine.enable_backward_allreduce = False
+        if low_precision:
+            engine.optimizer.optimizer.state.clear()
+            engine.optimizer.refresh_fp32_params()
+
+    @property
+    def loss_scale(self) -> float:
+        """What the loss has to be multiplied with before its backward pass."""
+        return float(self._engine.optimizer.loss_scale) if self._low_precision else 1.0
+
+    def step(self) -> float:
+        """Returns the gradient norm over all ranks before clipping; where it is not finite, no step is taken."""
+        self._engine.buffered_allreduce_fallback(elements_per_buffer=self._bucket_size)
+        if self._low_precision:
+            scale = self.loss_scale
+            self._engine.step()
+            return float(self._engine.get_global_grad_norm()) / scale
+        parameters = [parameter for parameter in self._engine.module.parameters() if parameter.grad is not None]
+        norm = float(torch.nn.utils.get_total_norm([parameter.grad for parameter in parameters]))
+        if not norm < float("inf"):
+            self._engine.zero_grad()
+            return norm
+        torch.nn.utils.clip_grads_with_norm_(parameters, self._max_grad_norm, torch.tensor(norm))
+        self._engine.step()
+        return norm

@@ -1,0 +1,50 @@
+"""Our engine keys to DeepSpeed's dictionary: the one place that knows its names."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from distft.config.models import Engine as EngineConfig
+
+
+def deepspeed_settings(engine: EngineConfig, dtype: str, *, max_grad_norm: float, trained: bool) -> dict[str, Any]:
+    """DeepSpeed's configuration for a role.
+
+    Gradient accumulation is ours (``managed_gradient_accumulation`` off): a step has as many micro-batches
+    as its tokens need, which no fixed number of accumulation steps can say.
+    """
+    settings: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "managed_gradient_accumulation": False,
+        "zero_optimization": _zero(engine, trained=trained),
+        "zero_allow_untested_optimizer": True,
+        # Without this DeepSpeed swaps our optimizer for its own C++ one whenever states are offloaded.
+        "zero_force_ds_cpu_optimizer": False,
+        "bf16": {"enabled": dtype == "bfloat16"},
+        "fp16": {"enabled": dtype == "float16"},
+        "steps_per_print": 10**9,
+        "wall_clock_breakdown": False,
+    }
+    if trained and max_grad_norm > 0:
+        settings["gradient_clipping"] = max_grad_norm
+    return settings
+
+
+def _zero(engine: EngineConfig, *, trained: bool) -> dict[str, Any]:
+    # Stages 1 and 2 shard what a frozen model does not have.
+    stage = engine.zero_stage if trained or engine.zero_stage == 3 else 0
+    zero: dict[str, Any] = {
+        "stage": stage,
+        "reduce_bucket_size": engine.reduce_bucket_size,
+        "contiguous_gradients": True,
+    }
+    if stage == 3:
+        zero["stage3_param_persistence_threshold"] = engine.persistence_threshold
+        zero["stage3_prefetch_bucket_size"] = engine.reduce_bucket_size
+        zero["stage3_max_reuse_distance"] = 0 if not trained else 1_000_000_000
+        if engine.offload_parameters == "cpu":
+            zero["offload_param"] = {"device": "cpu", "pin_memory": False}
+    if trained and engine.offload_optimizer == "cpu":
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": False}
+    return zero

@@ -1,0 +1,1 @@
+"""Held-out metrics, before and after and in between."""

@@ -1,0 +1,51 @@
+"""Held-out rows through the groups: the loss's own metrics, or for RL the scores of sampled responses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from distft.config.recipe import Recipe
+from distft.config.roles import main_role
+from distft.experience.losses import loss_parameters
+from distft.experience.passes import Samples, evaluate_pass, forward_pass
+from distft.experience.ppo import PpoGroups, function_scores, roll_out, score_call, take_prompts
+from distft.experience.preference import with_reference
+from distft.groups.handles import Group, together
+
+EVALUATION_ITERATION = 0  # training's iterations count from 1, so its draws are never used for evaluation
+
+
+def loss_metrics(recipe: Recipe, groups: Mapping[str, Group], data: Group, split: str, count: int) -> dict[str, float]:
+    """The loss and its metrics on the first ``count`` units of a split, means over all of them."""
+    taken = data.call("batch", split, 0, count).result()
+    assert taken.data is not None
+    samples = Samples((taken.data,), tuple(taken.report["lengths"]), tuple(taken.report["units"]))
+    kind, cap = recipe.algorithm.kind, recipe.train.max_tokens_per_rank
+    if kind == "dpo":
+        samples = with_reference(samples, groups["reference"], cap)
+    call = evaluate_pass(groups[main_role(recipe)], samples, kind, loss_parameters(recipe.algorithm, kind), cap)
+    metrics: dict[str, float] = dict(call.result().report)
+    for helper in ("seconds", "num_tokens"):
+        metrics.pop(helper, None)
+    return metrics
+
+
+def score_metrics(recipe: Recipe, groups: PpoGroups, split: str, count: int) -> dict[str, float]:
+    """Scores of responses sampled for the first ``count`` prompts of a split, and their KL to the reference.
+
+    Always the same draws, so that two evaluations differ by the policy alone.
+    """
+    repeats, cap = recipe.rollout.samples_per_prompt, recipe.train.max_tokens_per_rank
+    prompts, _ = take_prompts(groups.data, split, 0, count, repeats)
+    rollout, _ = roll_out(groups, recipe, prompts, seed=recipe.seed, iteration=EVALUATION_ITERATION)
+    temperature = recipe.rollout.temperature
+    calls = [
+        forward_pass(groups.policy, rollout, "old_logprobs", cap, temperature=temperature),
+        forward_pass(groups.reference, rollout, "ref_logprobs", cap, temperature=temperature),
+    ]
+    if groups.reward is not None:
+        calls.append(score_call(groups, recipe, rollout, split, 0))
+    found = [result.data for result in together(*calls) if result.data is not None]
+    means, scored = function_scores(groups, recipe, rollout, split, 0)
+    summary = groups.data.call("score_summary", data=[*rollout.data, *found, *scored]).result().report
+    return {f"objective/{name}": value for name, value in summary.items()} | means

@@ -1,0 +1,1 @@
+"""From responses or pairs to training tensors, and their order on the ranks."""

@@ -1,0 +1,216 @@
+"""Which sample goes to which rank and micro-batch: one central, pure decision.
+
+ZeRO-3 ranks meet in a collective at every layer, so all of them run the same number of
+micro-batches (missing ones are dummies), and a micro-batch lasts as long as the longest of its
+peers on the other ranks. Samples are therefore sorted by length, cut into micro-batches of nearly
+equal cost under the cap, and dealt out so that the m-th micro-batches of all ranks cost alike.
+
+Guarantees (tested):
+
+* every sample is in exactly one micro-batch, units whole and in order;
+* cost = rows x longest row (what padding computes) is within the cap;
+* every rank has the same number M of micro-batches. M is the fewest possible if all units have the
+  same number of rows; with mixed units the number of micro-batches is below twice the fewest;
+* an empty micro-batch exists only if there are fewer units than ranks x M;
+* ``sum over m of max over ranks of cost <= total / ranks + (ranks - 1) / ranks * heaviest``: all
+  the waiting together is less than one micro-batch, whatever the lengths.
+
+A function of its arguments only: the same on every run and machine.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+Ints: TypeAlias = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """``micro_batches[rank][m]`` are sample indices; ``()`` is a dummy. Equally many on every rank.
+
+    Attributes:
+        micro_batches: see above.
+        costs: padded tokens of each, ``costs[rank][m]``; 0 for a dummy.
+        num_tokens: real tokens of all samples.
+    """
+
+    micro_batches: tuple[tuple[tuple[int, ...], ...], ...]
+    costs: tuple[tuple[int, ...], ...]
+    num_tokens: int
+
+    @property
+    def num_micro_batches(self) -> int:
+        """Micro-batches of each rank, dummies included."""
+        return len(self.micro_batches[0])
+
+    @property
+    def num_dummies(self) -> int:
+        """Empty micro-batches over all ranks."""
+        return sum(not samples for rank in self.micro_batches for samples in rank)
+
+    @property
+    def padding_fraction(self) -> float:
+        """Share of computed tokens that are padding; 0 for an empty schedule."""
+        computed = sum(map(sum, self.costs))
+        return 1 - self.num_tokens / computed if computed else 0.0
+
+    @property
+    def imbalance(self) -> float:
+        """Share of the ranks' time spent waiting for the slowest peer, in [0, 1)."""
+        busy = sum(map(sum, self.costs))
+        lasting = len(self.costs) * sum(max(step) for step in zip(*self.costs, strict=True))
+        return 1 - busy / lasting if lasting else 0.0
+
+
+def schedule(lengths: Sequence[int] | Ints, units: Sequence[int] | Ints, num_ranks: int, max_tokens: int) -> Schedule:
+    """Deal samples out to ranks and micro-batches.
+
+    Args:
+        lengths: tokens of each sample, prompt and response.
+        units: unit number of each sample; equal numbers stay in one micro-batch, in the order given.
+        num_ranks: ranks of the group.
+        max_tokens: cap on rows x longest row of a micro-batch.
+
+    Returns:
+        A schedule of at least one micro-batch per rank, dummies if there is no sample.
+
+    Raises:
+        ValueError: a unit alone is above the cap (named, with the cap it needs), or arguments that
+            are not sizes.
+    """
+    rows = np.asarray(lengths, np.int64)
+    if num_ranks < 1 or max_tokens < 1 or rows.shape != np.shape(units) or (rows < 0).any():
+        raise ValueError(
+            f"{num_ranks} ranks, cap {max_tokens}, {len(lengths)} lengths (none below 0) and {len(units)} units"
+        )
+    members = _members(units)
+    sizes = np.array([len(samples) for samples in members], np.int64)
+    longest = np.array([max(rows[samples]) for samples in members], np.int64)
+    if (sizes * longest > max_tokens).any():
+        worst = int(np.argmax(sizes * longest))
+        raise ValueError(
+            f"unit {units[members[worst][0]]}: {sizes[worst]} x {longest[worst]} tokens do not fit into max_tokens "
+            f"{max_tokens}; it needs {sizes[worst] * longest[worst]}"
+        )
+    order = np.argsort(-longest, kind="stable")
+    bins = _Bins(sizes[order], longest[order])
+    cuts = _spread(bins, num_ranks, max_tokens)
+    filled = [
+        (tuple(sample for unit in order[start:stop] for sample in members[unit]), bins.cost(start, stop))
+        for start, stop in cuts
+    ]
+    return _deal(filled, num_ranks, int(rows.sum()))
+
+
+class _Bins:
+    """Runs of units sorted by longest row, longest first: a run's cost needs its first unit only."""
+
+    def __init__(self, sizes: Ints, longest: Ints) -> None:
+        self.longest = longest
+        self.rows = np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)])
+        self.heaviest_unit = int((sizes * longest).max(initial=0))
+
+    def __len__(self) -> int:
+        return len(self.longest)
+
+    def cost(self, start: int, stop: int) -> int:
+        """Padded tokens of units ``start`` to ``stop``."""
+        return int((self.rows[stop] - self.rows[start]) * self.longest[start])
+
+    def fill(self, cap: int) -> list[tuple[int, int]]:
+        """Fill bins one after the other up to ``cap`` (at least `heaviest_unit`)."""
+        cuts, start = [], 0
+        while start < len(self):
+            fits = self.rows[start] + cap // max(1, int(self.longest[start]))
+            stop = max(start + 1, int(np.searchsorted(self.rows, fits, side="right")) - 1)
+            cuts.append((start, stop))
+            start = stop
+        return cuts
+
+
+def _spread(bins: _Bins, num_ranks: int, max_tokens: int) -> list[tuple[int, int]]:
+    """Cut into as many bins as there are places (or units, if fewer), of nearly equal cost.
+
+    The fewest bins under the cap fix the number of micro-batches per rank; then the smallest cap
+    that needs no more places than that, by bisection; then the heaviest bins are halved
+    until no place is empty, so that no rank idles and padding shrinks.
+    """
+    places = -(-max(1, len(bins.fill(max_tokens))) // num_ranks) * num_ranks
+    low, high = bins.heaviest_unit, max_tokens
+    while low < high:
+        middle = (low + high) // 2
+        if len(bins.fill(middle)) <= places:
+            high = middle
+        else:
+            low = middle + 1
+    cuts = bins.fill(high)
+    single = [cut for cut in cuts if cut[1] - cut[0] == 1]
+    heap = [(-bins.cost(*cut), cut) for cut in cuts if cut[1] - cut[0] > 1]
+    heapq.heapify(heap)
+    while heap and len(heap) + len(single) < places:
+        _, (start, stop) = heapq.heappop(heap)
+        middle = (start + stop) // 2
+        for part in ((start, middle), (middle, stop)):
+            if part[1] - part[0] > 1:
+                heapq.heappush(heap, (-bins.cost(*part), part))
+            else:
+                single.append(part)
+    return single + [cut for _, cut in heap]
+
+
+def _deal(filled: list[tuple[tuple[int, ...], int]], num_ranks: int, num_tokens: int) -> Schedule:
+    """Heaviest first, one round per micro-batch; within a round the heaviest to the least loaded rank."""
+    filled = sorted(filled, key=lambda item: (-item[1], item[0]))
+    filled += [((), 0)] * (-len(filled) % num_ranks or (0 if filled else num_ranks))
+    samples: list[list[tuple[int, ...]]] = [[] for _ in range(num_ranks)]
+    costs: list[list[int]] = [[] for _ in range(num_ranks)]
+    loads = [0] * num_ranks
+    for start in range(0, len(filled), num_ranks):
+        ranks = sorted(range(num_ranks), key=lambda rank: (loads[rank], rank))
+        for rank, (bin_samples, cost) in zip(ranks, filled[start : start + num_ranks], strict=True):
+            samples[rank].append(bin_samples)
+            costs[rank].append(cost)
+            loads[rank] += cost
+    return Schedule(tuple(map(tuple, samples)), tuple(map(tuple, costs)), num_tokens)
+
+
+def minibatches(units: Sequence[int] | Ints, num_minibatches: int, seed: int, epoch: int) -> list[list[int]]:
+    """Shuffle units into minibatches (one optimizer step each) for one pass over an experience.
+
+    Depends on unit numbers, seed and epoch only, never on ranks or the order of samples. The
+    random bits are Philox's with (seed, epoch) as key: a stream that is the same in every numpy.
+
+    Args:
+        units: unit number of each sample.
+        num_minibatches: how many; their numbers of units differ by one at most.
+        seed: of the run, or of the run and iteration.
+        epoch: number of the pass.
+
+    Returns:
+        Sample indices of each minibatch, a unit's samples together and in order.
+
+    Raises:
+        ValueError: fewer units than minibatches, or no minibatch asked for.
+    """
+    members = _members(units)
+    if not 1 <= num_minibatches <= len(members):
+        raise ValueError(f"{len(members)} units cannot make {num_minibatches} minibatches")
+    members.sort(key=lambda samples: int(units[samples[0]]))
+    keys = np.random.Philox(key=np.array([seed, epoch], np.uint64)).random_raw(len(members))
+    order = np.argsort(keys, kind="stable")
+    return [[sample for unit in part for sample in members[unit]] for part in np.array_split(order, num_minibatches)]
+
+
+def _members(units: Sequence[int] | Ints) -> list[list[int]]:
+    """Samples of each unit in the order given, units by first appearance."""
+    found: dict[int, list[int]] = {}
+    for sample, unit in enumerate(np.asarray(units, np.int64).tolist()):
+        found.setdefault(unit, []).append(sample)
+    return list(found.values())

@@ -1,0 +1,196 @@
+"""The arithmetic of placement: what groups ask for, on which nodes it can lie, who becomes which rank.
+
+Pure. A *bundle* is what one rank's place needs: the groups of one device set share their bundles,
+rank i of each in bundle i. GPUs of a bundle are used in turn, CPUs and memory at the same time.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from distft.common.errors import EnvironmentFallsShort
+
+
+@dataclass(frozen=True)
+class GroupSpec:
+    """One group to start.
+
+    ``device_set``: groups with the same one share devices and take turns. ``env``: environment of
+    the workers. ``worker``: "module:Class", constructed in its actor with ``rank, world_size,
+    node_ip, local_rank`` and ``spec`` as keywords. ``node_of_rank``: ranks with equal numbers lie
+    on one node, with different numbers on different ones, over all groups; None leaves it to Ray.
+    ``memory``: bytes per rank that Ray is to set aside, 0 for none.
+    """
+
+    role: str
+    num_ranks: int
+    worker: str
+    device_set: str = ""
+    cpus_per_rank: float = 1.0
+    gpus_per_rank: float = 0.0
+    env: Mapping[str, str] = field(default_factory=dict)
+    spec: Mapping[str, Any] = field(default_factory=dict)
+    node_of_rank: tuple[int, ...] | None = None
+    memory: int = 0
+
+    def __post_init__(self) -> None:
+        if self.node_of_rank is not None and len(self.node_of_rank) != self.num_ranks:
+            raise ValueError(f"{self.role}: {len(self.node_of_rank)} nodes for {self.num_ranks} ranks")
+
+    @property
+    def devices(self) -> str:
+        """The device set's name; a group without one has its own."""
+        return self.device_set or self.role
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """Resources of one place, and the number of the node where it must lie (None: anywhere)."""
+
+    resources: Mapping[str, float]
+    node: int | None
+
+
+@dataclass(frozen=True)
+class Node:
+    """A node of the cluster and all that it has."""
+
+    node_id: str
+    ip: str
+    resources: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Where:
+    """What a started actor says of itself. ``place``: its bundle."""
+
+    place: int
+    node_id: str
+    node_ip: str
+    hostname: str
+    pid: int
+    devices: tuple[str, ...]
+
+
+def sharers(specs: Sequence[GroupSpec]) -> dict[str, list[GroupSpec]]:
+    """The groups of each device set, in order. ValueError where they contradict each other."""
+    sets: dict[str, list[GroupSpec]] = {}
+    for spec in specs:
+        sets.setdefault(spec.devices, []).append(spec)
+    for name, members in sets.items():
+        nodes = {spec.node_of_rank for spec in members}
+        if len(nodes) > 1:
+            raise ValueError(f"groups {[spec.role for spec in members]} share {name} but not their nodes")
+        if len(members) > 1 and any(spec.gpus_per_rank > 1 for spec in members):
+            raise ValueError(f"groups sharing {name} must use at most one GPU a rank")
+    return sets
+
+
+def bundles(members: Sequence[GroupSpec]) -> tuple[Bundle, ...]:
+    """The places of one device set."""
+    places = []
+    for place in range(max(spec.num_ranks for spec in members)):
+        here = [spec for spec in members if spec.num_ranks > place]
+        wanted = {
+            "CPU": sum(spec.cpus_per_rank for spec in here),
+            "GPU": max(spec.gpus_per_rank for spec in here),
+            "memory": float(sum(spec.memory for spec in here)),
+        }
+        nodes = here[0].node_of_rank
+        resources = {name: amount for name, amount in wanted.items() if amount}
+        places.append(Bundle(resources, None if nodes is None else nodes[place]))
+    return tuple(places)
+
+
+def gpu_share(spec: GroupSpec, members: Sequence[GroupSpec]) -> float:
+    """GPUs that one actor asks of Ray: its part of the bundle's, so that all sharers fit in it."""
+    if len(members) == 1:
+        return spec.gpus_per_rank
+    return math.floor(spec.gpus_per_rank / len(members) * 1e4) / 1e4
+
+
+def choose_nodes(places: Sequence[Bundle], nodes: Sequence[Node]) -> dict[int, str]:
+    """Which node of the cluster each node number is: the first assignment in order that fits.
+
+    Raises EnvironmentFallsShort, saying what is asked and what there is, if nothing fits.
+    """
+    everything = _total([place.resources for place in places])
+    cluster = _total([node.resources for node in nodes])
+    if not _fits(everything, cluster):
+        raise _falls_short(f"the groups ask for {_said(everything)} in all", nodes)
+    for place in places:
+        if not any(_fits(place.resources, node.resources) for node in nodes):
+            raise _falls_short(f"one rank asks for {_said(place.resources)} on one node", nodes)
+    numbers = sorted({place.node for place in places if place.node is not None})
+    needs = {n: _total([place.resources for place in places if place.node == n]) for n in numbers}
+    taken: dict[str, int] = {}
+    for number in numbers:
+        if not _assign(number, needs, nodes, taken, set()):
+            asked = "; ".join(f"node {n}: {_said(needs[n])}" for n in numbers)
+            raise _falls_short(f"the groups ask for {len(numbers)} nodes with {asked}", nodes)
+    return {number: node_id for node_id, number in taken.items()}
+
+
+def _assign(
+    number: int, needs: Mapping[int, Mapping[str, float]], nodes: Sequence[Node], taken: dict[str, int], tried: set[str]
+) -> bool:
+    """Kuhn's augmenting path: finds ``number`` a node, moving earlier numbers where that helps."""
+    for node in nodes:
+        if node.node_id in tried or not _fits(needs[number], node.resources):
+            continue
+        tried.add(node.node_id)
+        if node.node_id not in taken or _assign(taken[node.node_id], needs, nodes, taken, tried):
+            taken[node.node_id] = number
+            return True
+    return False
+
+
+def rank_order(answers: Sequence[Where], node_of_rank: Sequence[int] | None) -> list[Where]:
+    """The actors in the order of their ranks: by node, then device, then place.
+
+    Nodes follow ``node_of_rank`` or else their addresses.
+    """
+    if node_of_rank is None:
+        return sorted(answers, key=lambda w: (_address(w.node_ip), w.node_id, _devices(w), w.place))
+    return sorted(answers, key=lambda w: (node_of_rank[w.place], _devices(w), w.place))
+
+
+def local_ranks(ranks: Sequence[Where]) -> list[int]:
+    """Each rank's number among those of its node."""
+    return [sum(other.node_id == where.node_id for other in ranks[:rank]) for rank, where in enumerate(ranks)]
+
+
+def _devices(where: Where) -> tuple[tuple[int, str], ...]:
+    return tuple((int(device), "") if device.isdecimal() else (0, device) for device in where.devices)
+
+
+def _address(ip: str) -> tuple[int, int]:
+    address = ipaddress.ip_address(ip)
+    return address.version, int(address)
+
+
+def _total(amounts: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    names = sorted({name for amount in amounts for name in amount})
+    return {name: sum(amount.get(name, 0.0) for amount in amounts) for name in names}
+
+
+def _fits(wanted: Mapping[str, float], there: Mapping[str, float]) -> bool:
+    return all(amount <= there.get(name, 0.0) + 1e-6 for name, amount in wanted.items())
+
+
+def _falls_short(asked: str, nodes: Sequence[Node]) -> EnvironmentFallsShort:
+    has = "; ".join(f"{node.ip}: {_said(node.resources)}" for node in nodes) or "no node"
+    return EnvironmentFallsShort(
+        f"{asked}; the cluster has {has}", where="placement", hint="ask for fewer ranks, or give the cluster more"
+    )
+
+
+def _said(resources: Mapping[str, float]) -> str:
+    words = [f"{resources.get('CPU', 0.0):g} CPUs", f"{resources.get('GPU', 0.0):g} GPUs"]
+    if resources.get("memory"):
+        words.append(f"{resources['memory'] / 2**30:.1f} GiB")
+    return ", ".join(words)

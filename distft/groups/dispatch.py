@@ -1,0 +1,207 @@
+"""What a verb's call carries to each rank and brings back. Pure: numpy and plain values, no Ray.
+
+Every verb is declared in ``VERBS``: which ranks run it, whose report is wanted, how long it may take
+at first, and whether it needs the devices. An undeclared verb is an error before anything is sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from distft.batches import Batch, Column, Ragged, concatenate
+from distft.common.errors import DistftError, nearest
+from distft.groups.handles import Call, DataRef, Part
+
+
+@dataclass(frozen=True)
+class Verb:
+    """How a verb is dispatched.
+
+    ``deadline``: "setup" loads things (the start deadline holds each time), "long" writes or reads
+    much (the start deadline holds the first time), "usual" is computing.
+    ``reports``: "first" keeps the reports of the other ranks at home. ``ranks``: who runs it.
+    ``on_device``: needs the group's devices, so a group sharing them sleeps meanwhile.
+    """
+
+    deadline: Literal["setup", "long", "usual"] = "usual"
+    reports: Literal["first", "all"] = "all"
+    ranks: Literal["first", "all"] = "all"
+    on_device: bool = True
+
+
+VERBS: Mapping[str, Verb] = {
+    # life
+    "host_store": Verb(ranks="first", on_device=False),
+    "setup": Verb(deadline="setup"),
+    "sleep": Verb(deadline="long", reports="first", on_device=False),
+    "wake": Verb(deadline="long", reports="first", on_device=False),
+    "held": Verb(on_device=False),
+    "close": Verb(reports="first", on_device=False),
+    # computing
+    "forward": Verb(),
+    "update": Verb(),
+    "evaluate": Verb(reports="first"),
+    # generating
+    "sync_weights": Verb(),
+    "generate": Verb(deadline="long"),
+    # keeping
+    "save": Verb(deadline="long"),
+    "load": Verb(deadline="setup"),
+    "export": Verb(deadline="long", reports="first"),
+    # the data worker's
+    "batch": Verb(on_device=False),
+    "prompts": Verb(on_device=False),
+    "texts": Verb(on_device=False),
+    "reward_inputs": Verb(on_device=False),
+    "function_scores": Verb(deadline="long", on_device=False),
+    "build_ppo": Verb(on_device=False),
+    "score_summary": Verb(on_device=False),
+    "largest_difference": Verb(on_device=False),
+}
+
+
+def declared(verb: str, verbs: Mapping[str, Verb]) -> Verb:
+    """The verb's declaration; ValueError names the nearest declared one."""
+    if verb not in verbs:
+        near = nearest(verb, verbs)
+        raise ValueError(f"verb {verb!r} is not declared" + (f"; is {near!r} meant?" if near else ""))
+    return verbs[verb]
+
+
+# ---- to a rank
+
+
+@dataclass(frozen=True)
+class Request:
+    """What one rank is asked. ``layout``: how many parts each DataRef sent; None = no data at all."""
+
+    verb: str
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    keep_report: bool
+    samples: tuple[int, ...] | None
+    layout: tuple[int, ...] | None
+    deadline_s: float
+
+
+def request_for(call: Call, rank: int, verb: Verb, deadline_s: float) -> tuple[Request, tuple[Part, ...]]:
+    """What ``rank`` is sent for ``call``: the request, and the parts that hold its samples."""
+    samples = None if call.samples is None else call.samples[rank]
+    sources = call.data if samples is None else tuple(source.select(samples) for source in call.data)
+    request = Request(
+        verb=call.verb,
+        args=call.args + (() if call.each is None else call.each[rank]),
+        kwargs=call.kwargs,
+        keep_report=verb.reports == "first" and rank > 0,
+        samples=samples,
+        layout=tuple(len(source.parts) for source in sources) if call.data else None,
+        deadline_s=deadline_s,
+    )
+    return request, tuple(part for source in sources for part in source.parts)
+
+
+def regroup(parts: Sequence[Batch], layout: Sequence[int]) -> list[list[Batch]]:
+    """The flat parts of a request as one list per DataRef."""
+    ends = np.cumsum(np.asarray(layout, np.int64))
+    return [list(parts[end - size : end]) for size, end in zip(layout, ends.tolist(), strict=True)]
+
+
+def assemble(sources: Sequence[Sequence[Batch]], samples: Sequence[int] | None) -> Batch:
+    """One batch of the rows ``samples``, in that order, with the columns of all sources.
+
+    ``samples`` None means every row of the first source, in its order. Columns of several sources
+    lie side by side; one that occurs in two must agree (``sample`` always does). Arrays are copied
+    only where rows are left out, reordered or come from several parts.
+    Raises ValueError for a sample that is missing or occurs twice, and for columns that disagree.
+    """
+    if samples is None:
+        rows = [part.dense("sample") for part in sources[0]] if sources else []
+        asked = np.concatenate(rows) if rows else np.zeros(0, np.int64)
+    else:
+        asked = np.asarray(samples, dtype=np.int64)
+    columns: dict[str, Column] = {"sample": asked}
+    if not len(asked):
+        return Batch(columns)
+    for source in sources:
+        for name, column in _rows_of(source, asked).columns.items():
+            if name in columns and not _equal(columns[name], column):
+                raise ValueError(f"column {name!r} comes from two results that disagree")
+            columns[name] = column
+    return Batch(columns)
+
+
+def _rows_of(parts: Sequence[Batch], asked: npt.NDArray[np.int64]) -> Batch:
+    """The asked rows out of the parts of one source."""
+    taken: list[Batch] = []
+    for part in parts:
+        needed = np.isin(part.dense("sample"), asked)
+        if needed.any():
+            taken.append(part if needed.all() else part.take(np.flatnonzero(needed)))
+    there = np.concatenate([part.dense("sample") for part in taken]) if taken else np.zeros(0, np.int64)
+    order = np.argsort(there, kind="stable")
+    ordered = there[order]
+    if len(ordered) > 1 and (ordered[1:] == ordered[:-1]).any():
+        raise ValueError(f"sample {int(ordered[:-1][ordered[1:] == ordered[:-1]][0])} occurs twice")
+    missing = np.setdiff1d(asked, there)
+    if len(missing):
+        raise ValueError(f"sample {int(missing[0])} is in none of the parts ({len(missing)} missing in all)")
+    rows = order[np.searchsorted(ordered, asked)]
+    joined = taken[0] if len(taken) == 1 else concatenate(taken)
+    return joined if np.array_equal(rows, np.arange(len(there))) else joined.take(rows)
+
+
+def _equal(a: Column, b: Column) -> bool:
+    if isinstance(a, Ragged) and isinstance(b, Ragged):
+        return np.array_equal(a.offsets, b.offsets) and np.array_equal(a.values, b.values)
+    return not isinstance(a, Ragged) and not isinstance(b, Ragged) and np.array_equal(a, b)
+
+
+# ---- from a rank
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An exception in a verb. ``expected`` is set where it goes to the user as itself."""
+
+    cause: str
+    kind: str
+    time: float
+    stage: str = ""
+    expected: DistftError | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The small half of a rank's answer; the batch, if any, stays in the object store.
+
+    ``samples`` are those of that batch, None without one.
+    """
+
+    report: Any = None
+    samples: tuple[int, ...] | None = None
+    seconds: float = 0.0
+    failure: Failure | None = None
+
+
+def samples_of(batch: Batch | None) -> tuple[int, ...] | None:
+    """The samples a result holds; ValueError if it does not say."""
+    if batch is None:
+        return None
+    if not len(batch):
+        return ()
+    if "sample" not in batch:
+        raise ValueError(f"the batch has no column 'sample', only {sorted(batch.columns)}")
+    return tuple(batch.dense("sample").tolist())
+
+
+def collect(outcomes: Sequence[Outcome], refs: Sequence[Any]) -> DataRef | None:
+    """The data of a call out of every rank's answer; None if no rank returned a batch."""
+    if all(outcome.samples is None for outcome in outcomes):
+        return None
+    pairs = zip(refs, outcomes, strict=True)
+    return DataRef(tuple(Part(ref, outcome.samples) for ref, outcome in pairs if outcome.samples))

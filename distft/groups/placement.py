@@ -1,0 +1,298 @@
+"""Starts the groups of an attempt on a Ray cluster, and ends them.
+
+    specs -> bundles (pure) -> one Ray placement group per device set
+          -> actors say where they are -> ranks by node and device (pure) -> workers constructed
+
+All groups start at once. Nothing is started if the cluster could never hold them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import ray
+from ray.util.placement_group import placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from distft.common.errors import EnvironmentFallsShort
+from distft.groups.bundles import (
+    Bundle,
+    GroupSpec,
+    Node,
+    bundles,
+    choose_nodes,
+    gpu_share,
+    local_ranks,
+    rank_order,
+    sharers,
+)
+from distft.groups.deadlines import Deadlines
+from distft.groups.dispatch import VERBS, Verb
+from distft.groups.handles import WorkerInfo
+from distft.groups.ray_handles import Attempt, RayGroup
+from distft.groups.shell import Birth
+from distft.groups.worker_group import Answers, Asked, Member, RankActor
+
+__all__ = ["Deadlines", "GroupSpec", "Groups", "OnReady", "start_groups"]
+
+log = logging.getLogger(__name__)
+
+OnReady = Callable[[str, tuple[WorkerInfo, ...]], None]
+
+_CLOSE_S = 10.0  # how long workers may take to leave their process groups before they are killed
+_GONE_S = 5.0  # how long killed actors may take to be gone
+
+
+class Groups(Mapping[str, RayGroup]):
+    """The running groups by role. As a context manager: closed at the end, killed on an exception."""
+
+    def __init__(self, attempt: Attempt, members: Sequence[Member], placements: Sequence[Any]) -> None:
+        self._attempt, self._members, self._placements = attempt, list(members), list(placements)
+
+    def __getitem__(self, role: str) -> RayGroup:
+        return self._attempt.groups[role]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._attempt.groups)
+
+    def __len__(self) -> int:
+        return len(self._attempt.groups)
+
+    def __enter__(self) -> Groups:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.shutdown(kill=error is not None)
+
+    @property
+    def workers(self) -> dict[str, tuple[WorkerInfo, ...]]:
+        """Where every rank of every role runs."""
+        return {role: group.workers for role, group in self.items()}
+
+    def shutdown(self, *, kill: bool = False, close_s: float = _CLOSE_S) -> None:
+        """Ends all actors: after their verb ``close``, or at once (``kill``). May be called again."""
+        try:
+            if not kill and self._attempt.failure is None and self._members:
+                self._close(close_s)
+        finally:
+            members, self._members = self._members, []
+            placements, self._placements = self._placements, []
+            _end(members, placements)
+
+    def _close(self, close_s: float) -> None:
+        """Lets all ranks leave their process groups together; a failure here only goes to the log."""
+        try:
+            self._attempt.run([group.call("close", deadline_s=close_s) for group in self.values()])
+        except Exception as error:
+            log.warning("groups did not close by themselves: %s", error)
+
+
+def start_groups(
+    specs: Sequence[GroupSpec],
+    *,
+    log_dir: Path | str,
+    attempt: int,
+    deadlines: Deadlines,
+    on_ready: OnReady | None = None,
+    verbs: Mapping[str, Verb] = VERBS,
+) -> Groups:
+    """Starts all groups at once and returns when every worker is constructed.
+
+    ``on_ready(role, workers)`` is called as each group is. Logs go to ``log_dir/<role>-<rank>.log``.
+    Raises EnvironmentFallsShort where the cluster cannot hold the groups, RunFailed where a worker
+    does not start (and then nothing is left running); a worker's UserError comes as itself.
+    """
+    sets = sharers(specs)
+    placements: list[Any] = []
+    members: list[Member] = []
+    answers = Answers()
+    running = Attempt({spec.role: spec.devices for spec in specs}, deadlines, verbs, answers)
+    try:
+        placed = _place(sets, placements, deadlines.start_s)
+        starting = [
+            _Starting(spec, sets[spec.devices], placed[spec.devices], answers, deadlines.start_s) for spec in specs
+        ]
+        for one in starting:
+            members.extend(one.members)
+        for one in _ready(starting, answers, Path(log_dir).absolute(), attempt):
+            group = RayGroup(one.spec.role, one.members, running)
+            running.groups[one.spec.role] = group
+            log.info("group %s is ready: %d workers", group.role, group.num_ranks)
+            if on_ready is not None:
+                on_ready(group.role, group.workers)
+    except BaseException:
+        _end(members, placements)
+        raise
+    # In the order asked for, not in that of readiness.
+    running.groups = {spec.role: running.groups[spec.role] for spec in specs}
+    return Groups(running, members, placements)
+
+
+# ---- places
+
+
+def _place(sets: Mapping[str, Sequence[GroupSpec]], placements: list[Any], start_s: float) -> dict[str, Any]:
+    """A Ray placement group for every device set; what is made is appended to ``placements``."""
+    places = {name: bundles(members) for name, members in sets.items()}
+    nodes = _nodes()
+    node_ids = choose_nodes([place for here in places.values() for place in here], nodes)
+    made = {name: _placement(here, node_ids) for name, here in places.items()}
+    placements.extend(made.values())
+    until = time.monotonic() + start_s
+    for name, group in made.items():
+        # In short waits, so that Ctrl-C is heard.
+        while not group.wait(timeout_seconds=1):
+            if time.monotonic() > until:
+                asked = ", ".join(spec.role for spec in sets[name])
+                raise EnvironmentFallsShort(
+                    f"no room for {asked} within {start_s:g} s: free are {_free()}",
+                    where="placement", hint="something else is using this Ray cluster",
+                )  # fmt: skip
+    return made
+
+
+def _placement(places: Sequence[Bundle], node_ids: Mapping[int, str]) -> Any:
+    selectors = [{} if place.node is None else {"ray.io/node-id": node_ids[place.node]} for place in places]
+    return placement_group(
+        [dict(place.resources) for place in places],
+        strategy="PACK",
+        bundle_label_selector=selectors if any(selectors) else None,
+    )
+
+
+def _nodes() -> list[Node]:
+    """The live nodes: the driver's first, then by address."""
+    here = ray.get_runtime_context().get_node_id()
+    nodes = [
+        Node(node["NodeID"], node["NodeManagerAddress"], node["Resources"])
+        for node in ray.nodes()  # type: ignore[no-untyped-call]
+        if node["Alive"]
+    ]
+    return sorted(nodes, key=lambda node: (node.node_id != here, node.ip))
+
+
+def _free() -> str:
+    free = ray.available_resources()  # type: ignore[no-untyped-call]
+    return f"{free.get('CPU', 0.0):g} CPUs, {free.get('GPU', 0.0):g} GPUs"
+
+
+# ---- actors
+
+
+class _Starting:
+    """A group on its way: first its actors say where they are, then they construct their workers."""
+
+    def __init__(
+        self, spec: GroupSpec, sharing: Sequence[GroupSpec], placement: Any, answers: Answers, start_s: float
+    ) -> None:
+        self.spec = spec
+        self.members = [_actor(spec, place, gpu_share(spec, sharing), placement) for place in range(spec.num_ranks)]
+        for member in self.members:
+            answers.watch(member)
+        asked = {member.actor.where.remote(member.place): member for member in self.members}
+        self.asked = Asked(spec.role, "where", asked, start_s)
+        self.built = False
+
+    def build(self, log_dir: Path, attempt: int) -> None:
+        """Gives out the ranks and has the workers constructed, within what is left of the deadline."""
+        member_at = {member.place: member for member in self.members}
+        ranks = rank_order([outcome.report for outcome in self.asked.answers.values()], self.spec.node_of_rank)
+        self.members = [member_at[where.place] for where in ranks]
+        left_s = max(1.0, self.asked.deadline - time.monotonic())
+        self.asked = Asked(self.spec.role, "start", {}, left_s)
+        self.built = True
+        for rank, (where, local_rank) in enumerate(zip(ranks, local_ranks(ranks), strict=True)):
+            member = self.members[rank]
+            path = str(log_dir / f"{self.spec.role}-{rank}.log")
+            member.info = WorkerInfo(
+                rank, where.hostname, where.pid, where.devices, where.node_ip, where.node_id, path
+            )  # fmt: skip
+            birth = Birth(
+                self.spec.role, rank, len(ranks), where.node_ip, local_rank, self.spec.worker, self.spec.spec,
+                path, attempt, left_s,
+            )  # fmt: skip
+            self.asked.waiting[member.actor.build.remote(birth)] = member
+
+
+def _ready(starting: Sequence[_Starting], answers: Answers, log_dir: Path, attempt: int) -> Iterator[_Starting]:
+    """The groups, each when all its workers are constructed."""
+    left = list(starting)
+    while left:
+        asked = answers.next([one.asked for one in left])
+        one = next(one for one in left if one.asked is asked)
+        if one.built:
+            left.remove(one)
+            yield one
+        else:
+            one.build(log_dir, attempt)
+
+
+def _actor(spec: GroupSpec, place: int, num_gpus: float, placement: Any) -> Member:
+    actor = (
+        ray.remote(concurrency_groups={"watch": 1})(RankActor)  # type: ignore[call-overload]
+        .options(
+            num_cpus=spec.cpus_per_rank,
+            num_gpus=num_gpus,
+            memory=spec.memory or None,
+            max_restarts=0,
+            max_task_retries=0,
+            runtime_env={"env_vars": dict(spec.env)},
+            scheduling_strategy=PlacementGroupSchedulingStrategy(placement, placement_group_bundle_index=place),
+        )
+        .remote()
+    )
+    return Member(spec.role, place, actor, actor.watch.remote())
+
+
+# ---- the end
+
+
+def _end(members: Sequence[Member], placements: Sequence[Any]) -> None:
+    """Kills the actors, sees that they are gone, and gives the places back."""
+    if not ray.is_initialized():
+        return
+    for member in members:
+        with contextlib.suppress(Exception):
+            ray.kill(member.actor)
+    watches = [member.watch for member in members]
+    with contextlib.suppress(Exception):
+        if watches:
+            ray.wait(watches, num_returns=len(watches), timeout=_GONE_S, fetch_local=False)
+    for placement in placements:
+        with contextlib.suppress(Exception):
+            remove_placement_group(placement)
+    here = ray.get_runtime_context().get_node_id()
+    pids = [member.info.pid for member in members if member.info is not None and member.info.node_id == here]
+    _wait_until_gone(pids)
+
+
+def _wait_until_gone(pids: Sequence[int]) -> None:
+    """Processes on this node must be gone before their devices are used again; a stuck one is killed."""
+    until = time.monotonic() + _GONE_S
+    left = list(pids)
+    while left and time.monotonic() < until:
+        left = [pid for pid in left if _is_worker(pid)]
+        if left:
+            time.sleep(0.02)
+    for pid in left:
+        log.warning("process %d outlived its actor and is killed", pid)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def _is_worker(pid: int) -> bool:
+    """Whether the process still is one of Ray's workers (and not one that inherited its number)."""
+    try:
+        return b"ray::" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False

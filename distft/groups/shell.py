@@ -1,0 +1,131 @@
+"""Inside a rank's process: builds the worker, runs its verbs, keeps its log. No Ray here.
+
+The worker is a plain class named "module:Class", whose verbs return ``(report, Batch | None)``. What
+goes wrong in it becomes a ``Failure``: the traceback goes to the log, the last line to the driver.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import importlib
+import io
+import logging
+import os
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from distft.batches import Batch
+from distft.common.errors import DistftError
+from distft.common.logging import configure, current_stage, stage
+from distft.groups.deadlines import STACKS_AT
+from distft.groups.dispatch import Failure, Outcome, Request, assemble, regroup, samples_of
+
+log = logging.getLogger(__name__)
+
+_STDERR = 2
+
+
+@dataclass(frozen=True)
+class Birth:
+    """What a rank is told once all ranks of its group have said where they are."""
+
+    role: str
+    rank: int
+    world_size: int
+    node_ip: str
+    local_rank: int
+    worker: str
+    spec: Mapping[str, Any]
+    log: str
+    attempt: int
+    deadline_s: float
+
+
+class Shell:
+    """Holds one worker. Its methods are called one after the other on one thread."""
+
+    def __init__(self) -> None:
+        self._worker: Any = None
+
+    def build(self, birth: Birth) -> Outcome:
+        """Turns output to the log and constructs the worker."""
+        configure(Path(birth.log), process=f"{birth.role}-{birth.rank}", attempt=birth.attempt, capture_output=True)
+        _reopen_output()
+        log.info(
+            "attempt %d: %s rank %d of %d, pid %d on %s (%s)",
+            birth.attempt, birth.role, birth.rank, birth.world_size, os.getpid(), socket.gethostname(), birth.node_ip,
+        )  # fmt: skip
+        return _guarded("start", birth.deadline_s, lambda: self._construct(birth))[0]
+
+    def run(self, request: Request, *parts: Batch) -> tuple[Outcome, Batch | None]:
+        """One verb on the rows that this rank was sent."""
+        return _guarded(request.verb, request.deadline_s, lambda: self._run(request, parts))
+
+    def _construct(self, birth: Birth) -> tuple[None, None]:
+        module, _, name = birth.worker.partition(":")
+        kind = getattr(importlib.import_module(module), name)
+        self._worker = kind(
+            rank=birth.rank, world_size=birth.world_size, node_ip=birth.node_ip, local_rank=birth.local_rank,
+            **birth.spec,
+        )  # fmt: skip
+        return None, None
+
+    def _run(self, request: Request, parts: tuple[Batch, ...]) -> tuple[Any, Batch | None]:
+        kwargs = dict(request.kwargs)
+        if request.layout is not None:
+            kwargs["batch"] = assemble(regroup(parts, request.layout), request.samples)
+        answer = getattr(self._worker, request.verb)(*request.args, **kwargs)
+        if not isinstance(answer, tuple) or len(answer) != 2 or not isinstance(answer[1], Batch | None):
+            raise TypeError(f"verb {request.verb} must return (report, Batch or None), not {type(answer).__name__}")
+        report, batch = answer
+        return None if request.keep_report else report, batch
+
+
+def _guarded(
+    verb: str, deadline_s: float, work: Callable[[], tuple[Any, Batch | None]]
+) -> tuple[Outcome, Batch | None]:
+    started = time.perf_counter()
+    try:
+        with _stacks_before(deadline_s):
+            stage(verb)
+            report, batch = work()
+            outcome = Outcome(report, samples_of(batch), time.perf_counter() - started)
+        stage(f"idle after {verb}")
+    except Exception as error:
+        log.exception("%s failed", verb)
+        return Outcome(failure=_failure(error)), None
+    return outcome, batch
+
+
+@contextlib.contextmanager
+def _stacks_before(deadline_s: float) -> Iterator[None]:
+    """Every thread's stack goes to the log when the deadline is near: also from inside C code."""
+    faulthandler.dump_traceback_later(max(STACKS_AT * deadline_s, 0.001), file=_STDERR)
+    try:
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
+def _failure(error: Exception) -> Failure:
+    kind = "exception"
+    if isinstance(error, MemoryError) or type(error).__name__.endswith("OutOfMemoryError"):
+        kind = "out_of_memory"
+    cause = "".join(traceback.format_exception_only(error)).strip().splitlines()[0]
+    expected = error if isinstance(error, DistftError) else None
+    return Failure(cause, kind, time.time(), current_stage(), expected)
+
+
+def _reopen_output() -> None:
+    """``print`` goes where file descriptors 1 and 2 go, line by line: Ray had its own files here."""
+    for name, descriptor in (("stdout", 1), ("stderr", 2)):
+        unbuffered = io.FileIO(descriptor, "w", closefd=False)
+        stream = io.TextIOWrapper(unbuffered, encoding="utf-8", errors="backslashreplace", write_through=True)
+        setattr(sys, name, stream)

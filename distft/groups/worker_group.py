@@ -1,0 +1,218 @@
+"""Ray actors and the driver's waiting for them: an answer, a death or a deadline, whichever is first.
+
+Every actor runs ``watch``, which never returns, on a thread of its own. Its future fails the moment
+the actor dies, whoever is busy or idle, so every wait includes the watches of all actors.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from os import getpid
+from typing import Any
+
+import ray
+from ray.exceptions import (
+    ActorUnavailableError,
+    NodeDiedError,
+    ObjectLostError,
+    OutOfMemoryError,
+    RayError,
+    RayTaskError,
+)
+
+from distft.batches import Batch
+from distft.common.errors import DistftError, EnvironmentFallsShort, RunFailed, UserError
+from distft.common.logging import last_stage
+from distft.groups.bundles import Where
+from distft.groups.dispatch import Failure, Outcome, Request
+from distft.groups.handles import WorkerInfo
+from distft.groups.shell import Birth, Shell
+
+# After a first exception the others are waited for this long: a peer's death or own exception may be
+# what caused it. A lost node is known 2 s later than the collective that broke because of it.
+_GRACE_S = 0.5
+_GRACE_BROKEN_CONNECTION_S = 3.0
+_BROKEN_CONNECTION = re.compile(r"connection|peer|gloo|nccl|socket|broken pipe", re.IGNORECASE)
+_EXIT_DETAIL = re.compile(r"Worker exit detail: (.+?\.)(?: Some common causes|\s*$)", re.DOTALL)
+
+
+class RankActor:
+    """The Ray actor around a rank's shell. ``answer`` and ``build`` run on one fixed thread."""
+
+    def __init__(self) -> None:
+        self._shell = Shell()
+        self._never = threading.Event()
+
+    def where(self, place: int) -> Outcome:
+        """Reports where this actor runs."""
+        context = ray.get_runtime_context()
+        devices = tuple(context.get_accelerator_ids().get("GPU", []))
+        ip = str(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]
+        return Outcome(Where(place, context.get_node_id(), ip, socket.gethostname(), getpid(), devices))
+
+    def build(self, birth: Birth) -> Outcome:
+        """Constructs the worker."""
+        return self._shell.build(birth)
+
+    @ray.method(num_returns=2)
+    def run(self, request: Request, *parts: Batch) -> tuple[Outcome, Batch | None]:
+        """A verb; the second half of the answer stays in the object store."""
+        return self._shell.run(request, *parts)
+
+    @ray.method(concurrency_group="watch")
+    def watch(self) -> None:
+        """Never returns."""
+        self._never.wait()
+
+
+@dataclass(eq=False)
+class Member:
+    """One actor of a group, as the driver knows it. ``info`` follows once it has a rank."""
+
+    role: str
+    place: int
+    actor: Any
+    watch: Any
+    info: WorkerInfo | None = None
+
+
+@dataclass(eq=False)
+class Asked:
+    """Something asked of members, and the answers so far, by member."""
+
+    role: str
+    verb: str
+    waiting: dict[Any, Member]
+    deadline_s: float
+    started: float = field(default_factory=time.monotonic)
+    answers: dict[Member, Outcome] = field(default_factory=dict)
+
+    @property
+    def deadline(self) -> float:
+        return self.started + self.deadline_s
+
+
+@dataclass(frozen=True)
+class _Trouble:
+    """``order``: 0 a death or lost node, 1 an exception, 2 one that another's end may have caused."""
+
+    order: int
+    time: float
+    error: DistftError
+
+
+class Answers:
+    """Waits for answers with an eye on every member of every group."""
+
+    def __init__(self) -> None:
+        self._watched: dict[Any, Member] = {}
+
+    def watch(self, member: Member) -> None:
+        """Its death ends every wait from now on."""
+        self._watched[member.watch] = member
+
+    def next(self, asked: Sequence[Asked]) -> Asked:
+        """Waits until one of ``asked`` has all its answers, and returns it.
+
+        Raises the first failure: RunFailed for a death, a lost node, an exception or a deadline;
+        a worker's UserError or EnvironmentFallsShort as itself.
+        """
+        while True:
+            complete = next((one for one in asked if not one.waiting), None)
+            if complete is not None:
+                return complete
+            trouble = self._one(asked, min(one.deadline for one in asked))
+            if trouble is not None:
+                raise self._root(trouble, asked).error
+            late = next((one for one in asked if one.waiting and time.monotonic() >= one.deadline), None)
+            if late is not None:
+                raise _too_late(late)
+
+    def _one(self, asked: Sequence[Asked], until: float) -> _Trouble | None:
+        """Takes one answer, if there is one before ``until``; what went wrong, if something did."""
+        pending = {ref: one for one in asked for ref in one.waiting}
+        timeout = max(0.0, until - time.monotonic())
+        ready, _ = ray.wait([*pending, *self._watched], num_returns=1, timeout=timeout)
+        if not ready:
+            return None
+        ref = ready[0]
+        one = pending.get(ref)
+        member = self._watched[ref] if one is None else one.waiting.pop(ref)
+        try:
+            outcome = ray.get(ref)
+        except RayError as error:
+            return _lost(member, error)
+        if one is None:
+            raise AssertionError("watch returned")
+        if outcome.failure is not None:
+            return _failed(member, outcome.failure)
+        one.answers[member] = outcome
+        return None
+
+    def _root(self, first: _Trouble, asked: Sequence[Asked]) -> _Trouble:
+        """The trouble that most likely caused the others, of those that show at once."""
+        troubles = [first]
+        if first.order > 0 and not isinstance(first.error, UserError):
+            grace = _GRACE_S if first.order == 1 else _GRACE_BROKEN_CONNECTION_S
+            until = time.monotonic() + grace
+            while time.monotonic() < until and min(trouble.order for trouble in troubles) > 0:
+                trouble = self._one(asked, until)
+                if trouble is not None:
+                    troubles.append(trouble)
+        return min(troubles, key=lambda trouble: (trouble.order, trouble.time))
+
+
+def _failed(member: Member, failure: Failure) -> _Trouble:
+    """An exception in a verb."""
+    if isinstance(failure.expected, UserError | EnvironmentFallsShort):
+        return _Trouble(1, failure.time, failure.expected)
+    own = failure.expected if isinstance(failure.expected, RunFailed) else None
+    cause, kind = (own.cause, own.kind) if own else (failure.cause, failure.kind)
+    order = 2 if own is None and _BROKEN_CONNECTION.search(cause) else 1
+    return _Trouble(order, failure.time, _run_failed(member, cause, kind, failure.stage))
+
+
+def _lost(member: Member, error: RayError) -> _Trouble:
+    """What a future that failed says of its member."""
+    if isinstance(error, RayTaskError):
+        return _Trouble(1, time.time(), _run_failed(member, str(error).strip().splitlines()[-1], "exception"))
+    if isinstance(error, ActorUnavailableError | NodeDiedError | ObjectLostError):
+        cause, kind = "its node does not answer any more (Ray's raylet there is gone)", "node"
+    elif isinstance(error, OutOfMemoryError):
+        cause, kind = "its process was ended because the node ran out of memory", "out_of_memory"
+    else:
+        found = _EXIT_DETAIL.search(str(error))
+        detail = " ".join((found[1] if found else str(error)).split())
+        cause, kind = f"its process died: {detail}", "death"
+    return _Trouble(0, time.time(), _run_failed(member, cause, kind))
+
+
+def _run_failed(member: Member, cause: str, kind: str, stage: str = "") -> RunFailed:
+    info = member.info
+    if info is None:
+        return RunFailed(cause, role=member.role, rank=None, kind=kind, stage=stage or "starting its process")
+    stage = stage or last_stage(info.log)
+    return RunFailed(cause, role=member.role, rank=info.rank, node=info.node, stage=stage, log=info.log, kind=kind)
+
+
+def _too_late(asked: Asked) -> RunFailed:
+    """A deadline has passed: who is silent, and where each of them was."""
+    silent = [member for member in asked.waiting.values() if member.info is not None]
+    if not silent:
+        return RunFailed(
+            f"{len(asked.waiting)} worker processes have not started within {asked.deadline_s:g} s",
+            role=asked.role, kind="deadline", stage="starting its process",
+        )  # fmt: skip
+    infos = sorted((member.info for member in silent if member.info), key=lambda info: info.rank)
+    places = "; ".join(f"rank {i.rank} on {i.node} at {last_stage(i.log) or 'no stage'!r}" for i in infos)
+    cause = f"no answer to {asked.verb} within {asked.deadline_s:g} s from {places}; stacks are in the log"
+    first = infos[0]
+    return RunFailed(
+        cause, role=asked.role, rank=first.rank, node=first.node,
+        stage=last_stage(first.log), log=first.log, kind="deadline",
+    )  # fmt: skip

@@ -1,0 +1,184 @@
+"""Which tensors a Hugging Face architecture has, from its config.json alone (no torch, no weights).
+
+One function per family; each returns the tables of ``Tensors`` that the module really registers, so that
+totals are exact and questions about single tensors (which stay whole under ZeRO-3?) can be answered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import prod
+from typing import Any, Literal, TypeAlias
+
+Block: TypeAlias = Literal["embedding", "layers", "norm", "head"]
+Config: TypeAlias = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Tensors:
+    """``count`` tensors of one shape, all called alike (``attention.q``) in one block of the model."""
+
+    name: str
+    block: Block
+    shape: tuple[int, ...]
+    count: int = 1
+
+    @property
+    def numel(self) -> int:
+        """Elements of one of them."""
+        return prod(self.shape)
+
+    @property
+    def total(self) -> int:
+        """Elements of all of them."""
+        return self.numel * self.count
+
+
+def llama_like(config: Config) -> list[Tensors]:
+    """Llama, Mistral, Qwen2, Qwen3, Gemma, Gemma 2 and the mixtures of experts built on them.
+
+    RMSNorm before attention and MLP, grouped key-value heads, gated MLP.
+    """
+    family = str(config["model_type"])
+    hidden, layers, heads = config["hidden_size"], config["num_hidden_layers"], config["num_attention_heads"]
+    kv_heads = config.get("num_key_value_heads") or heads
+    head_dim = config.get("head_dim") or hidden // heads
+    attention_bias = bool(config.get("attention_bias"))
+    tensors = [Tensors("embedding", "embedding", (config["vocab_size"], hidden))]
+    widths = {"q": heads * head_dim, "k": kv_heads * head_dim, "v": kv_heads * head_dim}
+    for name, width in widths.items():
+        tensors += _linear(
+            f"attention.{name}", width, hidden, layers, bias=attention_bias or family.startswith("qwen2")
+        )
+    tensors += _linear("attention.o", hidden, heads * head_dim, layers, bias=attention_bias)
+    if family.startswith("qwen3"):
+        tensors.append(Tensors("attention.head_norm", "layers", (head_dim,), 2 * layers))
+    tensors += _mixture(config, layers) if _experts(config) else _gated_mlp(config, layers)
+    tensors.append(Tensors("norm", "layers", (hidden,), (4 if family == "gemma2" else 2) * layers))
+    tensors.append(Tensors("final_norm", "norm", (hidden,)))
+    return tensors + _head(config, hidden, tied_by_default=family.startswith("gemma"))
+
+
+def gpt2(config: Config) -> list[Tensors]:
+    """GPT-2: learned positions, LayerNorm with bias, fused query-key-value, tied head."""
+    hidden, layers = config["n_embd"], config["n_layer"]
+    inner = config.get("n_inner") or 4 * hidden
+    tensors = [
+        Tensors("embedding", "embedding", (config["vocab_size"], hidden)),
+        Tensors("positions", "embedding", (config["n_positions"], hidden)),
+        Tensors("norm", "layers", (hidden,), 4 * layers),
+        Tensors("final_norm", "norm", (hidden,), 2),
+    ]
+    tensors += _linear("attention.qkv", 3 * hidden, hidden, layers, bias=True)
+    tensors += _linear("attention.o", hidden, hidden, layers, bias=True)
+    tensors += _linear("mlp.up", inner, hidden, layers, bias=True)
+    tensors += _linear("mlp.down", hidden, inner, layers, bias=True)
+    return tensors + _head(config, hidden, tied_by_default=True)
+
+
+def gpt_neox(config: Config) -> list[Tensors]:
+    """GPT-NeoX and Pythia: rotary positions, LayerNorm with bias, fused query-key-value, untied head."""
+    hidden, layers, inner = config["hidden_size"], config["num_hidden_layers"], config["intermediate_size"]
+    attention_bias = bool(config.get("attention_bias", True))
+    tensors = [
+        Tensors("embedding", "embedding", (config["vocab_size"], hidden)),
+        Tensors("norm", "layers", (hidden,), 4 * layers),
+        Tensors("final_norm", "norm", (hidden,), 2),
+    ]
+    tensors += _linear("attention.qkv", 3 * hidden, hidden, layers, bias=attention_bias)
+    tensors += _linear("attention.o", hidden, hidden, layers, bias=attention_bias)
+    tensors += _linear("mlp.up", inner, hidden, layers, bias=True)
+    tensors += _linear("mlp.down", hidden, inner, layers, bias=True)
+    return tensors + _head(config, hidden, tied_by_default=False)
+
+
+def opt(config: Config) -> list[Tensors]:
+    """OPT: learned positions (two more than said), biases everywhere, tied head, optional projections."""
+    hidden, layers, inner = config["hidden_size"], config["num_hidden_layers"], config["ffn_dim"]
+    width = config.get("word_embed_proj_dim") or hidden
+    tensors = [
+        Tensors("embedding", "embedding", (config["vocab_size"], width)),
+        Tensors("positions", "embedding", (config["max_position_embeddings"] + 2, hidden)),
+        Tensors("norm", "layers", (hidden,), 4 * layers),
+    ]
+    if width != hidden:
+        tensors.append(Tensors("projection", "embedding", (hidden, width), 2))
+    if config.get("do_layer_norm_before", True) and not config.get("_remove_final_layer_norm"):
+        tensors.append(Tensors("final_norm", "norm", (hidden,), 2))
+    for name in ("q", "k", "v", "o"):
+        tensors += _linear(f"attention.{name}", hidden, hidden, layers, bias=True)
+    tensors += _linear("mlp.up", inner, hidden, layers, bias=True)
+    tensors += _linear("mlp.down", hidden, inner, layers, bias=True)
+    return tensors + _head(config, width, tied_by_default=True)
+
+
+def t5(config: Config) -> list[Tensors]:
+    """T5, flan-T5, mT5: encoder and decoder without biases; relative positions in the first layer of each."""
+    hidden, inner, heads = config["d_model"], config["d_ff"], config["num_heads"]
+    encoder = config["num_layers"]
+    decoder = config.get("num_decoder_layers") or encoder
+    width, buckets = heads * config["d_kv"], config.get("relative_attention_num_buckets", 32)
+    gated = str(config.get("feed_forward_proj", "gated-gelu" if config["model_type"] == "mt5" else "relu")).startswith(
+        "gated"
+    )
+    attentions = encoder + 2 * decoder  # a decoder layer attends to itself and to the encoder
+    tensors = [
+        Tensors("embedding", "embedding", (config["vocab_size"], hidden)),
+        Tensors("attention.positions", "layers", (buckets, heads), 2),
+        Tensors("norm", "layers", (hidden,), 2 * encoder + 3 * decoder),
+        Tensors("final_norm", "norm", (hidden,), 2),
+    ]
+    for name in ("q", "k", "v"):
+        tensors += _linear(f"attention.{name}", width, hidden, attentions)
+    tensors += _linear("attention.o", hidden, width, attentions)
+    tensors += _linear("mlp.up", inner, hidden, (2 if gated else 1) * (encoder + decoder))
+    tensors += _linear("mlp.down", hidden, inner, encoder + decoder)
+    return tensors + _head(config, hidden, tied_by_default=config["model_type"] == "t5")
+
+
+FAMILIES: dict[str, Callable[[Config], list[Tensors]]] = {
+    **dict.fromkeys(
+        ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "mixtral", "qwen3_moe"), llama_like
+    ),
+    "gpt2": gpt2,
+    "gpt_neox": gpt_neox,
+    "opt": opt,
+    "t5": t5,
+    "mt5": t5,
+}  # fmt: skip
+
+
+def _linear(name: str, rows: int, columns: int, count: int, *, bias: bool = False) -> list[Tensors]:
+    weight = Tensors(name, "layers", (rows, columns), count)
+    return [weight, Tensors(f"{name}.bias", "layers", (rows,), count)] if bias else [weight]
+
+
+def _gated_mlp(config: Config, layers: int) -> list[Tensors]:
+    hidden, inner, bias = config["hidden_size"], config["intermediate_size"], bool(config.get("mlp_bias"))
+    return [
+        *_linear("mlp.gate", inner, hidden, layers, bias=bias),
+        *_linear("mlp.up", inner, hidden, layers, bias=bias),
+        *_linear("mlp.down", hidden, inner, layers, bias=bias),
+    ]
+
+
+def _experts(config: Config) -> int:
+    return int(config.get("num_local_experts") or config.get("num_experts") or 0)
+
+
+def _mixture(config: Config, layers: int) -> list[Tensors]:
+    """All experts of a layer lie in two stacked tensors, gate with up and down; the router is a linear."""
+    hidden, experts = config["hidden_size"], _experts(config)
+    inner = config.get("moe_intermediate_size") or config["intermediate_size"]
+    return [
+        Tensors("mlp.experts.gate_up", "layers", (experts, 2 * inner, hidden), layers),
+        Tensors("mlp.experts.down", "layers", (experts, hidden, inner), layers),
+        Tensors("mlp.router", "layers", (experts, hidden), layers),
+    ]
+
+
+def _head(config: Config, width: int, *, tied_by_default: bool) -> list[Tensors]:
+    tied = config.get("tie_word_embeddings")
+    tied = tied_by_default if tied is None else tied
+    return [] if tied else [Tensors("head", "head", (config["vocab_size"], width))]

@@ -1,0 +1,62 @@
+"""How a step's sequences become micro-batches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from distft.config.algorithms import Ppo
+from distft.config.recipe import Recipe
+from distft.config.roles import is_rl, longest_sequence, samples_per_step, unit_size
+
+UNITS = {"sft": "sequences", "reward": "pairs", "dpo": "pairs", "ppo": "prompts"}
+
+
+@dataclass(frozen=True)
+class BatchArithmetic:
+    """One step in numbers. Lengths are upper limits, so the counts of micro-batches and tokens are too.
+
+    ``units`` (pairs, prompts, ...) make ``sequences``; a rank of the trained role has at most
+    ``sequences_per_rank`` of them in one optimizer step, as ``micro_batches`` of ``rows`` sequences of the
+    longest length. ``optimizer_steps`` happen per step (in RL: per iteration).
+    ``generation_rounds``: batches that a rank generates one after the other; 0 without rollouts.
+    """
+
+    unit: str
+    units: int
+    sequences: int
+    longest: int
+    tokens: int
+    ranks: int
+    optimizer_steps: int
+    sequences_per_rank: int
+    rows: int
+    micro_batches: int
+    generation_rounds: int
+
+
+def batch_arithmetic(recipe: Recipe, ranks: int) -> BatchArithmetic:
+    """For the trained policy (or reward model) on ``ranks`` ranks."""
+    algorithm, sequences, longest = recipe.algorithm, samples_per_step(recipe), longest_sequence(recipe)
+    passes, minibatches = (algorithm.epochs, algorithm.minibatches) if isinstance(algorithm, Ppo) else (1, 1)
+    unit = unit_size(recipe)
+    rows = max(unit, recipe.train.max_tokens_per_rank // longest // unit * unit)
+    per_rank = _parts(_parts(sequences // unit, minibatches), ranks) * unit
+    rounds = _parts(_parts(sequences, ranks), recipe.rollout.max_batch_per_rank) if is_rl(recipe) else 0
+    return BatchArithmetic(
+        unit=UNITS[algorithm.kind],
+        units=recipe.train.global_batch_size,
+        sequences=sequences,
+        longest=longest,
+        tokens=sequences * longest,
+        ranks=ranks,
+        optimizer_steps=passes * minibatches,
+        sequences_per_rank=per_rank,
+        rows=rows,
+        micro_batches=_parts(per_rank, rows),
+        generation_rounds=rounds,
+    )
+
+
+def _parts(number: int, size: int) -> int:
+    """``number / size``, rounded up."""
+    return -(-number // size)

@@ -1,0 +1,254 @@
+"""The Ray cluster of a run: a private one on this machine, or the one that RAY_ADDRESS names.
+
+A cluster of our own has token authentication on. Its token lies in a file that only this user can
+read, in a folder that only this user can enter; only the path travels. It ends with this process,
+however that ends: Ray's servers by the kernel (parent death signal), the rest by ``ray_guard``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import logging
+import math
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray._raylet import Config
+
+from distft.common.errors import EnvironmentFallsShort, UserError
+from distft.launch import ray_guard
+
+log = logging.getLogger(__name__)
+
+_LONGEST_FOLDER = 38  # bytes; Ray's socket paths add 66 to "<folder>/r", and 107 is what a socket path may have
+_KEPT_TAIL = 256 * 1024  # bytes of each of Ray's own logs kept of a run that failed
+_PROBE_S = 30.0
+_token = ""
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Where this process is connected. ``private``: started here, and ended with this process."""
+
+    address: str
+    node_ip: str
+    private: bool
+
+
+@contextlib.contextmanager
+def connect(
+    *, num_cpus: float, num_gpus: int = 0, object_store_bytes: int | None = None, run_dir: Path | None = None
+) -> Iterator[Cluster]:
+    """Connects this process to Ray for the duration of the block.
+
+    With RAY_ADDRESS set, to that cluster (the numbers are then what it is, not what is asked here);
+    else to a new one on this machine with these logical resources. Inside another ``connect`` the
+    outer one's cluster is used, so several runs in one process may keep it. If the block ends by an
+    exception, the ends of Ray's own logs are kept in ``run_dir/logs/ray``.
+
+    Raises UserError for a RAY_ADDRESS that is not explicit, EnvironmentFallsShort where Ray cannot
+    be reached or started, or would let anyone on the network run commands.
+    """
+    if ray.is_initialized():
+        yield _connected(private=False)
+        return
+    address = os.environ.get("RAY_ADDRESS", "").strip()
+    with _existing(address) if address else _private(num_cpus, num_gpus, object_store_bytes, run_dir) as cluster:
+        yield cluster
+
+
+# ---- somebody else's
+
+
+@contextlib.contextmanager
+def _existing(address: str) -> Iterator[Cluster]:
+    if address in ("auto", "local") or ":" not in address:
+        raise UserError(
+            f"{address!r} is not an explicit address", where="RAY_ADDRESS", hint="give host:port, or unset it"
+        )
+    if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"):
+        _use_tokens()
+    try:
+        _init(address=address)
+    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        raise EnvironmentFallsShort(
+            f"cannot connect to Ray: {_first_line(error)}",
+            where=f"RAY_ADDRESS={address}",
+            hint="is it running, and is RAY_AUTH_TOKEN_PATH the path of its token?",
+        ) from error
+    try:
+        yield _connected(private=False)
+    finally:
+        ray.shutdown()
+
+
+# ---- our own
+
+
+@contextlib.contextmanager
+def _private(num_cpus: float, num_gpus: int, object_store_bytes: int | None, run_dir: Path | None) -> Iterator[Cluster]:
+    folder = _short_folder()
+    guard = _guard(folder)
+    failed = True
+    try:
+        with _environment(folder):
+            _start(folder, num_cpus, num_gpus, object_store_bytes)
+            try:
+                _refuse_strangers()
+                yield _connected(private=True)
+                failed = False
+            finally:
+                ray.shutdown()
+                if failed and run_dir is not None:
+                    _keep_logs(folder / "r" / "session_latest" / "logs", run_dir / "logs" / "ray")
+    finally:
+        ray_guard.end(str(folder))
+        guard.communicate(b"done")
+
+
+def _start(folder: Path, num_cpus: float, num_gpus: int, object_store_bytes: int | None) -> None:
+    _use_tokens()
+    try:
+        _init(
+            address="local",
+            num_cpus=math.ceil(num_cpus),
+            num_gpus=num_gpus,
+            object_store_memory=object_store_bytes,
+            include_dashboard=False,
+            _temp_dir=str(folder / "r"),
+        )
+    except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
+        raise EnvironmentFallsShort(f"Ray does not start: {_first_line(error)}", where="local Ray") from error
+
+
+def _short_folder() -> Path:
+    """A new folder (mode 0700) whose path leaves room for Ray's socket paths, with the token in it."""
+    global _token
+    folder = Path(tempfile.mkdtemp(prefix="dft-"))
+    if len(str(folder)) > _LONGEST_FOLDER:
+        folder.rmdir()
+        folder = Path(tempfile.mkdtemp(prefix="dft-", dir="/tmp"))
+    # One token for all clusters of this process: Ray reads it once.
+    _token = _token or secrets.token_hex(32)
+    with open(folder / "token", "x", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
+        file.write(_token)
+    return folder
+
+
+def _guard(folder: Path) -> subprocess.Popen[bytes]:
+    """The process that ends the cluster should this one be killed; not hit by the terminal's Ctrl-C."""
+    return subprocess.Popen(
+        [sys.executable, "-I", "-S", ray_guard.__file__, str(folder)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        cwd="/",
+    )
+
+
+@contextlib.contextmanager
+def _environment(folder: Path) -> Iterator[None]:
+    """Ray's settings travel to its processes by the environment; ours is as before afterwards."""
+    settings: dict[str, str | None] = {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": None,
+        "RAY_AUTH_TOKEN_PATH": str(folder / "token"),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        # Idle workers started in advance would be of no use: every rank has an environment of its own.
+        "RAY_prestart_worker_first_driver": "0",
+        "RAY_enable_worker_prestart": "0",
+    }
+    before = {name: os.environ.get(name) for name in settings}
+    _set_environment(settings)
+    try:
+        yield
+    finally:
+        _set_environment(before)
+
+
+def _set_environment(values: Mapping[str, str | None]) -> None:
+    for name, value in values.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+
+
+def _refuse_strangers() -> None:
+    """Asks our own agent, from the node's address and without the token, to run a job: it must say 401.
+
+    Raises EnvironmentFallsShort for any other answer.
+    """
+    node = ray._private.worker._global_node
+    host, port = node.node_ip_address, node.dashboard_agent_listen_port
+    connection = http.client.HTTPConnection(host, port, timeout=_PROBE_S)
+    try:
+        connection.request("POST", "/api/job_agent/jobs/", body=b"{}", headers={"Content-Type": "application/json"})
+        status: Any = connection.getresponse().status
+    except OSError as error:
+        status = repr(error)
+    finally:
+        connection.close()
+    if status != http.client.UNAUTHORIZED:
+        raise EnvironmentFallsShort(
+            f"Ray's agent on {host}:{port} answered {status}, not 401, to a request without a token",
+            where="local Ray",
+            hint="anyone who reaches this port could run commands as you; is the pinned Ray version installed?",
+        )
+
+
+def _keep_logs(source: Path, target: Path) -> None:
+    """The ends of Ray's own logs, which go with its folder."""
+    with contextlib.suppress(OSError):
+        target.mkdir(parents=True, exist_ok=True)
+        for path in source.iterdir():
+            if path.is_file() and path.stat().st_size:
+                with open(path, "rb") as file:
+                    file.seek(max(0, path.stat().st_size - _KEPT_TAIL))
+                    (target / path.name).write_bytes(file.read())
+
+
+# ---- both
+
+
+def _use_tokens() -> None:
+    """Token mode for this process. Ray reads the variable at import, hence the second step."""
+    os.environ["RAY_AUTH_MODE"] = "token"
+    Config.initialize("")
+
+
+def _init(**arguments: Any) -> None:
+    """``ray.init`` that leaves logging and this process's signal handlers alone."""
+    main_thread = threading.current_thread() is threading.main_thread()
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        ray.init(log_to_driver=False, configure_logging=False, **arguments)
+    finally:
+        # Where nobody had one, Ray's handler stays: it turns SIGTERM into an orderly exit.
+        for number, handler in handlers.items():
+            if main_thread and callable(handler):
+                signal.signal(number, handler)
+
+
+def _connected(*, private: bool) -> Cluster:
+    context = ray.get_runtime_context()
+    address = str(context.gcs_address)
+    ip = str(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]
+    return Cluster(address=address, node_ip=ip, private=private)
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,284 @@
+"""The composition root: recipe and cluster to a run, from the lease to the exported model.
+
+preflight -> lease -> newest checkpoint -> Ray -> groups -> setup (-> load) -> loop -> export -> exit.json
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from distft.checkpoint.coordinator import Coordinator, Found
+from distft.checkpoint.lease import Lease, acquire
+from distft.common.errors import UserError
+from distft.common.files import write_synced
+from distft.config.cluster import Cluster, load_cluster
+from distft.config.recipe import Recipe
+from distft.config.roles import is_rl, main_role, trained_roles
+from distft.controller.evaluating import after, before
+from distft.controller.ppo import train_ppo
+from distft.controller.progress import Progress
+from distft.controller.session import Session
+from distft.controller.supervised import train_supervised
+from distft.groups.handles import Group, together
+from distft.groups.placement import Deadlines, Groups, GroupSpec, start_groups
+from distft.launch.machine import this_machine
+from distft.launch.plan import Plan, make_plan
+from distft.launch.preflight import preflight
+from distft.launch.ray_cluster import connect
+from distft.launch.run_folder import (
+    fingerprint,
+    is_finished,
+    next_attempt,
+    require_same_run,
+    write_recipe,
+)
+from distft.launch.starts import model_starts, role_spec
+from distft.tracking.environment import write_environment
+from distft.tracking.exit import Ending, write_exit
+from distft.tracking.progress import make_progress
+from distft.tracking.timing import Throughput
+from distft.tracking.tracker import Tracker
+from distft.tracking.wandb_backend import wandb_options
+
+DATA = "data"
+DATA_WORKER = "distft.workers.data_worker:DataWorker"
+MODEL_WORKER = "distft.workers.model_worker:ModelWorker"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended well. ``table``: held-out metrics before and after; ``finished_before``: nothing was left to do."""
+
+    run_dir: Path
+    table: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    finished_before: bool = False
+
+
+def train(recipe: Recipe, cluster_name: str, *, quiet: bool = False) -> Outcome:
+    """Runs a recipe here, from wherever its run folder stands, to its end.
+
+    Raises UserError, EnvironmentFallsShort, RunFailed or StoppedOnRequest; whatever ends the run after its folder
+    is ours also stands in ``RUN/exit.json``.
+    """
+    cluster = load_cluster(cluster_name)
+    plan = make_plan(recipe, cluster, machine=this_machine())
+    run_dir = Path(recipe.output_dir).absolute()
+    fresh_start = recipe.checkpoint.resume == "never"
+    if not fresh_start:
+        require_same_run(recipe, run_dir)
+        if is_finished(recipe, run_dir):
+            return Outcome(run_dir, finished_before=True)
+    preflight(recipe, plan)
+    with acquire(run_dir) as lease:
+        attempt = next_attempt(run_dir)
+        try:
+            table = _attempt(recipe, cluster, plan, run_dir, lease, attempt, quiet=quiet)
+        except BaseException as error:
+            write_exit(run_dir, Ending.of(error), attempt)
+            raise
+        write_exit(run_dir, Ending.of(None), attempt)
+    return Outcome(run_dir, table)
+
+
+def _attempt(
+    recipe: Recipe, cluster: Cluster, plan: Plan, run_dir: Path, lease: Lease, attempt: int, *, quiet: bool
+) -> dict[str, dict[str, float]]:
+    coordinator = Coordinator(run_dir, recipe.checkpoint.keep, lease, fingerprint=fingerprint(recipe), attempt=attempt)
+    coordinator.abandon_staging()
+    found = _resume_point(recipe, coordinator, plan)
+    write_recipe(recipe, run_dir)
+    write_synced(run_dir / "plan.json", plan.model_dump_json(indent=1))
+    write_environment(run_dir)
+    progress = Progress(total_steps=0)
+    if found is not None:
+        progress.restore(found.progress)
+    tracker = Tracker(
+        run_dir,
+        attempt=attempt,
+        resume_step=found.step if found else None,
+        total_steps=recipe.train.steps,
+        wandb=wandb_options(recipe, run_id=progress.wandb_id or None),
+        progress=make_progress(recipe.name, quiet=quiet),
+    )
+    with tracker, _stop_on_signal() as stop:
+        tracker.event("start", recipe=recipe.name, cluster=cluster.name)
+        try:
+            with connect(plan, run_dir) as _, _started(recipe, plan, run_dir, attempt, tracker) as groups:
+                session = _set_up(recipe, plan, run_dir, groups, tracker, coordinator, progress, found, stop)
+                return _train(session, run_dir)
+        except BaseException as error:
+            ending = Ending.of(error)
+            tracker.event("failure" if ending.exit_status == 1 else "stop", cause=ending.cause, role=ending.role,
+                          rank=ending.rank, node=ending.node, stage=ending.stage, log=ending.log)  # fmt: skip
+            raise
+
+
+def _resume_point(recipe: Recipe, coordinator: Coordinator, plan: Plan) -> Found | None:
+    """The checkpoint to go on from, decided once, before any group starts."""
+    resume = recipe.checkpoint.resume
+    if resume == "never":
+        coordinator.rewind(-1)
+        return None
+    found = coordinator.newest() if resume == "auto" else coordinator.explicit(Path(resume))
+    if found is None:
+        return None
+    for role, ranks in found.manifest.world_sizes.items():
+        now = plan.group_of(role).num_ranks
+        if now != ranks:
+            raise UserError(
+                f"the checkpoint of step {found.step} was written by {ranks} {role} ranks, the plan has {now}",
+                where=str(found.path),
+                hint=f"set placement.{role}.ranks={ranks}",
+            )
+    return found
+
+
+@contextmanager
+def _started(recipe: Recipe, plan: Plan, run_dir: Path, attempt: int, tracker: Tracker) -> Iterator[Groups]:
+    tracker.phase("starting workers")
+    deadlines = Deadlines(
+        recipe.recovery.deadline_floor_s, recipe.recovery.deadline_factor, recipe.recovery.start_deadline_s
+    )
+
+    def ready(role: str, workers: tuple[Any, ...]) -> None:
+        where = [{"rank": worker.rank, "node": worker.node, "pid": worker.pid} for worker in workers]
+        tracker.event("group_ready", role=role, workers=where)
+
+    specs = group_specs(recipe, plan, run_dir)
+    with start_groups(specs, log_dir=run_dir / "logs", attempt=attempt, deadlines=deadlines, on_ready=ready) as groups:
+        yield groups
+
+
+def group_specs(recipe: Recipe, plan: Plan, run_dir: Path) -> list[GroupSpec]:
+    """The plan in the words of the groups: one for each model group and one for the data worker."""
+    data = GroupSpec(
+        role=DATA,
+        num_ranks=1,
+        worker=DATA_WORKER,
+        cpus_per_rank=plan.data_worker.cpus,
+        env=plan.data_worker.env,
+        spec={"recipe": recipe, "starts": model_starts(recipe, run_dir)},
+    )
+    return [
+        data,
+        *(
+            GroupSpec(
+                role=group.role,
+                num_ranks=group.num_ranks,
+                worker=MODEL_WORKER,
+                device_set=group.device_set,
+                cpus_per_rank=group.cpus_per_rank,
+                gpus_per_rank=group.gpus_per_rank,
+                env=group.env,
+                spec={"spec": role_spec(recipe, group.role)},
+                node_of_rank=tuple(rank.node for rank in group.ranks),
+            )
+            for group in plan.groups.values()
+        ),
+    ]
+
+
+def _set_up(
+    recipe: Recipe,
+    plan: Plan,
+    run_dir: Path,
+    groups: Groups,
+    tracker: Tracker,
+    coordinator: Coordinator,
+    progress: Progress,
+    found: Found | None,
+    stop: threading.Event,
+) -> Session:
+    """Loads data and models, and the checkpoint if there is one; then the run can go."""
+    tracker.phase("loading data")
+    data = groups[DATA]
+    loaded = data.call("setup").result().report
+    tracker.event("data_ready", **{split: text for split, text in loaded["statistics"].items()})
+    models: dict[str, Group] = {role: group for role, group in groups.items() if role != DATA}
+    tracker.phase("loading models")
+    _load_models(recipe, run_dir, models, loaded, tracker)
+    num_units = loaded["num_units"]
+    progress.total_steps = total_steps(recipe, num_units["train"])
+    if found is not None:
+        tracker.phase(f"resuming from step {found.step}")
+        together(*(models[role].call("load", str(found.path)) for role in trained_roles(recipe)))
+        tracker.event("resume", step=found.step, path=str(found.path),
+                      rejected=[f"{path.name}: {why}" for path, why in found.rejected])  # fmt: skip
+    tracker.total_steps = progress.total_steps
+    ranks = sum(group.num_ranks for group in plan.groups.values())
+    return Session(recipe, models, data, num_units, tracker, coordinator, progress, Throughput(num_gpus=ranks), stop)
+
+
+def _load_models(
+    recipe: Recipe, run_dir: Path, models: Mapping[str, Group], loaded: Mapping[str, Any], tracker: Tracker
+) -> None:
+    starts = model_starts(recipe, run_dir)
+    paths = {role: starts[role].path for role in models}
+    if "value" in models and not loaded["same_value_tokenizer"]:
+        paths["value"] = starts["policy"].path
+        tracker.event("value_start", cause="the reward model has another tokenizer", path=paths["value"])
+    hosted = dict(zip(models, together(*(group.call("host_store") for group in models.values())), strict=True))
+    new_head = {role: role == "value" or role == main_role(recipe) or starts[role].init is not None for role in models}
+    together(*(group.call("setup", hosted[role].report, paths[role], new_head[role]) for role, group in models.items()))
+
+
+def total_steps(recipe: Recipe, num_train: int) -> int:
+    """``train.steps``, or the steps that ``train.epochs`` passes over the training units take."""
+    if recipe.train.steps is not None:
+        return recipe.train.steps
+    assert recipe.train.epochs is not None
+    return max(1, math.ceil(recipe.train.epochs * num_train / recipe.train.global_batch_size))
+
+
+def _train(session: Session, run_dir: Path) -> dict[str, dict[str, float]]:
+    if is_rl(session.recipe):
+        session.groups["policy"].call("sync_weights", session.progress.step).result()
+    if session.fresh:
+        before(session)
+    if is_rl(session.recipe):
+        train_ppo(session)
+    else:
+        train_supervised(session)
+    table = after(session, run_dir)
+    session.tracker.phase("exporting")
+    _export(session, run_dir)
+    session.tracker.event("done", step=session.progress.step)
+    return table
+
+
+def _export(session: Session, run_dir: Path) -> None:
+    """``RUN/final``: whole or not there."""
+    draft, final = run_dir / ".final-draft", run_dir / "final"
+    shutil.rmtree(draft, ignore_errors=True)
+    session.groups[main_role(session.recipe)].call("export", str(draft)).result()
+    shutil.rmtree(final, ignore_errors=True)
+    draft.rename(final)
+
+
+@contextmanager
+def _stop_on_signal() -> Iterator[threading.Event]:
+    """SIGINT or SIGTERM once: stop after this step, with a checkpoint. Twice: at once."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def asked(number: int, _frame: Any) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt(signal.Signals(number).name)
+        stop.set()
+
+    former = {number: signal.signal(number, asked) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)

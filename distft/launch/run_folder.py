@@ -1,0 +1,90 @@
+"""A run folder seen from the start of a run: is it new, does it go on, is it finished, is it another run's?"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from distft.common.errors import UserError
+from distft.common.files import write_synced
+from distft.config.load import resolved_yaml
+from distft.config.recipe import Recipe
+from distft.tracking.exit import read_exit
+
+RECIPE = "recipe.yaml"
+# What may change between attempts: how far, how often, and how it is watched; not what is computed.
+_MAY_CHANGE = ("name", "output_dir", "train.steps", "train.epochs", "checkpoint", "recovery", "evaluation", "tracking")
+
+
+def essential(recipe: Recipe) -> dict[str, Any]:
+    """The recipe's keys that decide what is computed, by dotted name."""
+    tree = yaml.safe_load(resolved_yaml(recipe))
+    return {key: value for key, value in _leaves(tree) if not _may_change(key)}
+
+
+def fingerprint(recipe: Recipe) -> str:
+    """A hash of what is computed, kept in every checkpoint's manifest."""
+    return hashlib.sha256(json.dumps(essential(recipe), sort_keys=True, default=str).encode()).hexdigest()
+
+
+def require_same_run(recipe: Recipe, run_dir: Path) -> None:
+    """Raises UserError where the folder holds a run of another recipe: resuming it would mix two runs."""
+    path = run_dir / RECIPE
+    if not path.is_file():
+        return
+    former = {key: value for key, value in _leaves(yaml.safe_load(path.read_text())) if not _may_change(key)}
+    now = essential(recipe)
+    changed = [key for key in sorted({*former, *now}) if former.get(key) != now.get(key)]
+    if changed:
+        lines = [f"{key}: {former.get(key)!r} there, {now.get(key)!r} now" for key in changed[:5]]
+        raise UserError(
+            "the run folder holds a run of another recipe: " + "; ".join(lines),
+            where=str(run_dir),
+            hint="give another output_dir, or start again in this one with checkpoint.resume=never",
+        )
+
+
+def is_finished(recipe: Recipe, run_dir: Path) -> bool:
+    """Whether this very run has ended well: its result is there and as many steps were asked for then as now."""
+    ended = read_exit(run_dir)
+    if not ended or ended.get("exit_status") != 0 or not (run_dir / "final" / "config.json").is_file():
+        return False
+    former = yaml.safe_load((run_dir / RECIPE).read_text())
+    asked = recipe.model_dump(mode="json")["train"]
+    return all(former["train"].get(key) == asked.get(key) for key in ("steps", "epochs"))
+
+
+def write_recipe(recipe: Recipe, run_dir: Path) -> None:
+    """The resolved recipe, secrets hidden."""
+    write_synced(run_dir / RECIPE, resolved_yaml(recipe))
+
+
+def next_attempt(run_dir: Path) -> int:
+    """1 for a new run, one more for every start before."""
+    events = run_dir / "events.jsonl"
+    if not events.is_file():
+        return 1
+    starts = 0
+    for line in events.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            starts += json.loads(line).get("event") == "start"
+        except (ValueError, AttributeError):
+            continue
+    return starts + 1
+
+
+def _leaves(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(tree, Mapping) and tree:
+        for key, value in tree.items():
+            yield from _leaves(value, f"{prefix}.{key}" if prefix else str(key))
+    else:
+        yield prefix, tree
+
+
+def _may_change(key: str) -> bool:
+    return any(key == name or key.startswith(f"{name}.") for name in _MAY_CHANGE)

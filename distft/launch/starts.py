@@ -1,0 +1,60 @@
+"""Where each role's model begins, and what of it the workers are told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from distft.common.seeding import derive
+from distft.config.load import resolve_path
+from distft.config.recipe import Recipe
+from distft.config.roles import is_rl, model_of, optimizer_of, roles, trained_roles
+from distft.workers.spec import RoleSpec, Start
+
+CAUSAL_ROLES = ("policy", "reference")
+
+
+def model_starts(recipe: Recipe, run_dir: Path) -> dict[str, Start]:
+    """The start of every role; ``init:`` models lie in ``RUN/init/<role>``, one folder for roles that share a start.
+
+    Raises UserError for a ``run:`` path whose run has no result yet.
+    """
+    found: dict[str, Start] = {}
+    for role in roles(recipe):
+        model = model_of(recipe, role)
+        if model.path is not None:
+            found[role] = Start(resolve_path(model.path), trust_remote_code=model.trust_remote_code)
+        else:
+            owner = start_owner(recipe, role)
+            folder = run_dir / "init" / owner
+            found[role] = Start(str(folder), model.init, derive(recipe.seed, "init", owner))
+    return found
+
+
+def start_owner(recipe: Recipe, role: str) -> str:
+    """The role whose start this role has: itself, or the one that it inherits from."""
+    given = getattr(recipe.models, role)
+    if given is not None and (given.path or given.init):
+        return role
+    if role == "value" and "reward" in roles(recipe):
+        return "reward"
+    return "policy" if role in ("reference", "value") else role
+
+
+def role_spec(recipe: Recipe, role: str) -> RoleSpec:
+    """What every rank of a role is told at birth.
+
+    Dropout is off in RL and preference training, reward models included (NUMERICS: Always); pre-training and SFT
+    keep what the model's own config says.
+    """
+    trained = role in trained_roles(recipe)
+    return RoleSpec(
+        role=role,
+        model=model_of(recipe, role),
+        head="causal" if role in CAUSAL_ROLES else "scalar",
+        optimizer=optimizer_of(recipe, role) if trained else None,
+        dropout=trained and recipe.algorithm.kind == "sft",
+        seed=derive(recipe.seed, "role", role),
+        generates=role == "policy" and is_rl(recipe),
+        gathered_generation=recipe.rollout.weights == "gathered",
+        collective_timeout_s=recipe.recovery.deadline_floor_s,
+    )

@@ -1,0 +1,29 @@
+"""The before/after table that a run ends with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+Table = Mapping[str, Mapping[str, float]]
+
+
+def before_after(runs: Mapping[str, Table]) -> str:
+    """Held-out metrics before and after, a line each; empty where no run measured any."""
+    rows = [
+        (name if first else "", metric, f"{values['before']:.4g}", f"{values['after']:.4g}")
+        for name, table in runs.items()
+        for first, (metric, values) in _numbered(table)
+    ]
+    if not rows:
+        return ""
+    header = ("run", "held-out metric", "before", "after")
+    widths = [max(len(row[column]) for row in [header, *rows]) for column in range(4)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) if column < 2 else cell.rjust(width)
+                  for column, (cell, width) in enumerate(zip(row, widths, strict=True)))  # fmt: skip
+        for row in [header, *rows]
+    )
+
+
+def _numbered(table: Table) -> list[tuple[bool, tuple[str, Mapping[str, float]]]]:
+    return [(index == 0, item) for index, item in enumerate(table.items())]

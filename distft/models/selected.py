@@ -1,0 +1,61 @@
+"""A forward pass that computes its head only where a loss looks.
+
+Both faces share one signature: ``input_ids [rows, length]`` right-padded, ``position_ids`` only for
+packed rows (None otherwise: causal attention never lets a real token see the padding behind it, so no
+mask is needed and the fast causal kernel is used), and ``select [num_tokens]``, flat indices into
+``rows * length`` of the positions whose hidden state is read.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+
+class SelectedLogits(nn.Module):
+    """A causal language model that returns the logits of the selected positions only.
+
+    A hook narrows the head's input, so that whatever the architecture does to its logits afterwards
+    (scaling, soft-capping) still happens, and never on positions nobody asked for.
+    """
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+        self._select: Tensor | None = None
+        head = model.get_output_embeddings()
+        if head is None:
+            raise ValueError(f"{type(model).__name__} has no output embeddings")
+        head.register_forward_pre_hook(self._narrow)
+
+    def _narrow(self, _module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+        if self._select is None:
+            return None
+        hidden = args[0]
+        return (hidden.reshape(-1, hidden.shape[-1]).index_select(0, self._select).unsqueeze(0),)
+
+    def forward(self, input_ids: Tensor, select: Tensor, position_ids: Tensor | None = None) -> Tensor:
+        """Logits ``[num_tokens, vocabulary]`` in the model's dtype."""
+        self._select = select
+        try:
+            output = self.model(input_ids=input_ids, position_ids=position_ids, use_cache=False)
+        finally:
+            self._select = None
+        return cast(Tensor, output.logits).squeeze(0)
+
+
+class SelectedScalars(nn.Module):
+    """A backbone with a one-output head (``AutoModelForSequenceClassification``, ``num_labels=1``)."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids: Tensor, select: Tensor, position_ids: Tensor | None = None) -> Tensor:
+        """Scalars ``[num_tokens]`` in float32."""
+        backbone = self.model.base_model
+        hidden = backbone(input_ids=input_ids, position_ids=position_ids, use_cache=False).last_hidden_state
+        chosen = hidden.reshape(-1, hidden.shape[-1]).index_select(0, select)
+        return cast(Tensor, self.model.score(chosen)).squeeze(-1).to(torch.float32)

@@ -1,0 +1,31 @@
+"""The trainer's weights into a generator, a bucket of gathered tensors at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+PREFIX = "model."  # the trainer's modules wrap the Hugging Face model under this name
+
+
+def copy_weights(tensors: Iterable[tuple[str, Tensor]], twin: Any) -> int:
+    """Copies every named tensor into the twin's parameter of that name; returns the bytes copied.
+
+    Raises KeyError for a tensor that the twin lacks and ValueError when some of the twin's were not
+    sent: a generator that keeps one stale layer produces text that looks right.
+    """
+    targets = dict(twin.named_parameters())
+    missing = set(targets)
+    copied = 0
+    with torch.no_grad():
+        for name, tensor in tensors:
+            key = name.removeprefix(PREFIX)
+            targets[key].copy_(tensor)
+            missing.discard(key)
+            copied += tensor.numel() * tensor.element_size()
+    if missing:
+        raise ValueError(f"weight sync left out {', '.join(sorted(missing)[:5])}")
+    return copied

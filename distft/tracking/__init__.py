@@ -1,0 +1,1 @@
+"""What a run tells: metrics, events, samples, timings, progress, W&B, environment, how it ended. No torch here."""

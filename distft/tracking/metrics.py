@@ -1,0 +1,179 @@
+"""The ledgers of a run: metrics.jsonl, events.jsonl, samples.jsonl. Always written, synced line by line.
+
+Every line is valid JSON with ``"format": 1``. JSON has no NaN: such a value is written as null and
+named under ``"nonfinite"``, e.g. ``{"loss": null, "nonfinite": {"loss": "nan"}}``.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from distft.common.files import JsonlWriter, keep_lines
+
+FORMAT = 1
+METRICS = "metrics.jsonl"
+EVENTS = "events.jsonl"
+SAMPLES = "samples.jsonl"
+Split = Literal["train", "eval"]
+
+_RESERVED = frozenset({"format", "step", "time", "split", "nonfinite"})
+_MAX_PENDING = 10_000
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class MetricRecord:
+    """The numbers of one step: ``values`` by the names of the glossary; ``time`` in unix seconds."""
+
+    step: int
+    split: Split
+    values: Mapping[str, float]
+    time: float = field(default_factory=time.time)
+
+    def as_json(self) -> dict[str, Any]:
+        """The line's content. Raises ValueError for a metric named like one of the line's own keys."""
+        taken = _RESERVED & self.values.keys()
+        if taken:
+            raise ValueError(f"not names for metrics: {', '.join(sorted(taken))}")
+        numbers, nonfinite = finite_or_null(self.values)
+        line: dict[str, Any] = {"format": FORMAT, "step": self.step, "time": self.time, "split": self.split, **numbers}
+        return {**line, "nonfinite": nonfinite} if nonfinite else line
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A prompt, what the policy made of it, and its score (None: nothing scores)."""
+
+    prompt: str
+    completion: str
+    score: float | None = None
+
+
+class _Ledger:
+    """A JSON-lines file that never stops a run: lines a full disk refuses wait in memory."""
+
+    def __init__(self, path: Path) -> None:
+        self._writer = JsonlWriter(path)
+        self._pending: deque[dict[str, Any]] = deque(maxlen=_MAX_PENDING)
+        self._failing = False
+
+    def add(self, record: dict[str, Any]) -> None:
+        """Raises ValueError or TypeError for a record that is not JSON: it is not kept."""
+        self._pending.append(record)
+        try:
+            self._writer.append(*self._pending)
+        except OSError as error:
+            if not self._failing:
+                _log.error("%s cannot be written (%s): lines wait in memory, the run goes on", self._writer.path, error)
+            self._failing = True
+            return
+        except (ValueError, TypeError):
+            self._pending.pop()
+            raise
+        if self._failing:
+            _log.warning("%s can be written again: %d lines caught up", self._writer.path, len(self._pending))
+        self._failing = False
+        self._pending.clear()
+
+    def close(self) -> None:
+        if self._pending:
+            _log.error("%s: %d lines could not be written", self._writer.path, len(self._pending))
+        self._writer.close()
+
+
+class MetricsLog:
+    """``RUN/metrics.jsonl``: a line per optimizer step or RL iteration, and per evaluation.
+
+    ``resume_step``: the step of the checkpoint the run goes on from; lines after it, of both splits,
+    are cut off atomically. None: the run starts from the beginning, and so does the file.
+    Raises OSError if the file cannot be opened or cut.
+    """
+
+    def __init__(self, run_dir: Path, resume_step: int | None) -> None:
+        path = run_dir / METRICS
+        self.num_cut = keep_lines(path, lambda line: resume_step is not None and _step(line) <= resume_step)
+        if self.num_cut:
+            _log.info("%s: %d lines after step %s cut off", path, self.num_cut, resume_step)
+        self._ledger = _Ledger(path)
+
+    def write(self, record: MetricRecord) -> None:
+        """Add one line. A disk that refuses it is reported once; the line is written later."""
+        self._ledger.add(record.as_json())
+
+    def close(self) -> None:
+        """Close the file."""
+        self._ledger.close()
+
+
+class EventsLog:
+    """``RUN/events.jsonl``: start, group_ready, checkpoint, failure, restart, resume, stop. Never cut."""
+
+    def __init__(self, run_dir: Path, attempt: int) -> None:
+        self._ledger = _Ledger(run_dir / EVENTS)
+        self.attempt = attempt
+
+    def write(self, event: str, **fields: Any) -> None:
+        """Add ``{"format", "time", "event", "attempt", **fields}``; what JSON cannot hold is written as text."""
+        line = {"format": FORMAT, "time": time.time(), "event": event, "attempt": self.attempt, **fields}
+        self._ledger.add({name: _plain(value) for name, value in line.items()})
+
+    def close(self) -> None:
+        """Close the file."""
+        self._ledger.close()
+
+
+class SamplesLog:
+    """``RUN/samples.jsonl``: what the policy says, now and then. Lines carry the attempt; never cut."""
+
+    def __init__(self, run_dir: Path, attempt: int) -> None:
+        self._ledger = _Ledger(run_dir / SAMPLES)
+        self.attempt = attempt
+
+    def write(self, step: int, samples: Sequence[Sample]) -> None:
+        """Add a line per sample."""
+        for sample in samples:
+            score = sample.score if sample.score is not None and math.isfinite(sample.score) else None
+            self._ledger.add({"format": FORMAT, "attempt": self.attempt, "step": step, "time": time.time(),
+                              "prompt": sample.prompt, "completion": sample.completion, "score": score})  # fmt: skip
+
+    def close(self) -> None:
+        """Close the file."""
+        self._ledger.close()
+
+
+def finite_or_null(values: Mapping[str, float]) -> tuple[dict[str, float | int | None], dict[str, str]]:
+    """Plain numbers, null for those that are not finite; and what these were (nan, inf, -inf)."""
+    numbers: dict[str, float | int | None] = {}
+    nonfinite: dict[str, str] = {}
+    for name, value in values.items():
+        number = int(value) if isinstance(value, int) else float(value)
+        if math.isfinite(number):
+            numbers[name] = number
+        else:
+            numbers[name], nonfinite[name] = None, str(number)
+    return numbers, nonfinite
+
+
+def _plain(value: Any) -> Any:
+    """The value as JSON: events are written while things go wrong, and must not add an error of their own."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(inner) for inner in value]
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    return str(value)
+
+
+def _step(line: Mapping[str, Any]) -> float:
+    step = line.get("step")
+    return step if isinstance(step, int) else math.inf

@@ -1,0 +1,84 @@
+"""One place to say what happened: the ledgers always, W&B if wanted, and the display."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from distft.tracking.metrics import EventsLog, MetricRecord, MetricsLog, Sample, SamplesLog, Split
+from distft.tracking.progress import Progress, QuietProgress
+from distft.tracking.wandb_backend import WandbBackend, WandbOptions
+
+_log = logging.getLogger(__name__)
+
+
+class Tracker:
+    """What the loops report to, for one attempt. A context manager that closes everything, on errors too.
+
+    ``resume_step``: the step the attempt goes on from, None from the beginning (metrics.jsonl is cut
+    accordingly). ``total_steps`` for the display. ``wandb`` None or mode "disabled": no W&B.
+    Raises OSError if the run folder cannot be written.
+    """
+
+    def __init__(
+        self,
+        run_dir: Path,
+        *,
+        attempt: int,
+        resume_step: int | None,
+        total_steps: int | None = None,
+        wandb: WandbOptions | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        self._total_steps = total_steps
+        self.progress: Progress = progress if progress is not None else QuietProgress()
+        self._metrics = MetricsLog(run_dir, resume_step)
+        self._events = EventsLog(run_dir, attempt)
+        self._samples = SamplesLog(run_dir, attempt)
+        self._wandb = WandbBackend(run_dir, wandb) if wandb is not None and wandb.mode != "disabled" else None
+
+    @property
+    def wandb_id(self) -> str | None:
+        """For progress.json, so that a resumed run goes on in the same W&B run."""
+        return self._wandb.run_id if self._wandb is not None else None
+
+    def log(self, step: int, values: Mapping[str, float], split: Split = "train") -> None:
+        """A line of metrics.jsonl, a row in W&B and, for training, a step on the display."""
+        record = MetricRecord(step, split, values)
+        self._metrics.write(record)
+        if self._wandb is not None:
+            self._wandb.log(record)
+        if split == "train":
+            self.progress.step(step, self._total_steps, values)
+
+    def samples(self, step: int, samples: Sequence[Sample]) -> None:
+        """Lines of samples.jsonl and the table ``completions``."""
+        self._samples.write(step, samples)
+        if self._wandb is not None and samples:
+            self._wandb.samples(step, samples)
+
+    def event(self, event: str, **fields: Any) -> None:
+        """A line of events.jsonl."""
+        self._events.write(event, **fields)
+
+    def phase(self, name: str) -> None:
+        """Say on the display what is going on."""
+        self.progress.phase(name)
+
+    def close(self, exit_status: int = 0) -> None:
+        """Close the display, the files and W&B."""
+        self.progress.close()
+        for ledger in (self._metrics, self._events, self._samples):
+            ledger.close()
+        if self._wandb is not None:
+            self._wandb.close(exit_status)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:  # fmt: skip
+        self.close(0 if error is None else 1)

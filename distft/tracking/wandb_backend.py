@@ -1,0 +1,232 @@
+"""Weights & Biases, which may be down, slow or missing without training noticing.
+
+Everything of it happens on one thread of its own, fed by a bounded queue: import, start, logging,
+finish. metrics.jsonl is the ledger; this is a copy for looking at. W&B would store the command
+line, the environment's packages, git remotes and the machine: all of that is switched off, and the
+configuration it gets is the resolved recipe with secrets hidden.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import queue
+import secrets
+import string
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import psutil
+
+from distft.config.redact import redact
+from distft.tracking.metrics import MetricRecord, Sample
+
+if TYPE_CHECKING:
+    from distft.config.recipe import Recipe
+
+Mode = Literal["offline", "online", "disabled"]
+
+_QUEUE_SIZE = 10_000
+_INIT_TIMEOUT_S = 60.0
+_FINISH_TIMEOUT_S = 20.0
+_STOP_TIMEOUT_S = 5.0
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class WandbOptions:
+    """How the run appears: ``name`` and ``job_type`` (the algorithm's kind) within ``group`` (the
+    experiment) of ``project``. ``config`` is stored verbatim: no secrets. ``run_id`` goes on with a run.
+    """
+
+    mode: Mode
+    project: str
+    name: str
+    job_type: str
+    group: str
+    entity: str | None = None
+    tags: tuple[str, ...] = ()
+    config: Mapping[str, Any] = field(default_factory=dict)
+    run_id: str | None = None
+
+
+def wandb_options(
+    recipe: Recipe,
+    *,
+    run_id: str | None = None,
+    commit: str | None = None,
+    more_config: Mapping[str, Any] | None = None,
+) -> WandbOptions:
+    """From a recipe. What it leaves unsaid is read from WANDB_MODE, _PROJECT, _ENTITY, _RUN_GROUP and _TAGS.
+
+    ``commit`` becomes a tag, ``more_config`` (the engines' settings) joins the recipe in the config.
+    """
+    asked = recipe.tracking.wandb
+    mode = next((mode for mode in get_args(Mode) if mode == _said(asked, "mode", "WANDB_MODE")), asked.mode)
+    tags = tuple(asked.tags) or tuple(tag for tag in os.environ.get("WANDB_TAGS", "").split(",") if tag)
+    return WandbOptions(
+        mode=mode,
+        project=_said(asked, "project", "WANDB_PROJECT") or asked.project,
+        entity=_said(asked, "entity", "WANDB_ENTITY") or asked.entity,
+        group=_said(asked, "group", "WANDB_RUN_GROUP") or asked.group or recipe.name,
+        name=recipe.name,
+        job_type=recipe.algorithm.kind,
+        tags=tags + ((f"commit-{commit[:12]}",) if commit else ()),
+        config=redact({**recipe.model_dump(mode="json", by_alias=True), **(more_config or {})}),
+        run_id=run_id,
+    )
+
+
+class WandbBackend:
+    """One W&B run below ``RUN/wandb``. No method raises or waits for the network, save ``close``, which
+    waits at most ``timeout_s``. An online run that cannot start is kept offline, for ``wandb sync``.
+    """
+
+    def __init__(self, run_dir: Path, options: WandbOptions, *, init_timeout_s: float = _INIT_TIMEOUT_S,
+                 finish_timeout_s: float = _FINISH_TIMEOUT_S, queue_size: int = _QUEUE_SIZE) -> None:  # fmt: skip
+        alphabet = string.ascii_lowercase + string.digits
+        self.run_id = options.run_id or "".join(secrets.choice(alphabet) for _ in range(8))
+        self._run_dir, self._options = run_dir, options
+        self._init_timeout_s, self._finish_timeout_s = init_timeout_s, finish_timeout_s
+        self._jobs: queue.Queue[Callable[[Any], None] | None] = queue.Queue(queue_size)
+        self._dropped = 0
+        self._exit_status = 0
+        self._closed = self._abandoned = False
+        self._complained = False
+        self._thread = threading.Thread(target=self._work, name="wandb", daemon=True)
+        self._thread.start()
+
+    def log(self, record: MetricRecord) -> None:
+        """The numbers under ``train/`` or ``eval/``, over their own ``step`` axis (a resumed run repeats steps)."""
+        row = {f"{record.split}/{name}": value for name, value in record.values.items()}
+        self._submit(lambda run: run.log({**row, "step": record.step}))
+
+    def samples(self, step: int, samples: Sequence[Sample]) -> None:
+        """A table ``completions``."""
+        rows = [[step, sample.prompt, sample.completion, sample.score] for sample in samples]
+        self._submit(lambda run: run.log({"completions": _table(rows), "step": step}))
+
+    def close(self, exit_status: int = 0, timeout_s: float = 40.0) -> None:
+        """Finish the run; give up, loudly, after ``timeout_s`` seconds. A second call does nothing."""
+        if self._closed:
+            return
+        self._closed, self._exit_status = True, exit_status
+        while True:
+            try:
+                self._jobs.put_nowait(None)
+                break
+            except queue.Full:
+                self._drop_oldest()
+        self._thread.join(timeout_s)
+        if self._thread.is_alive():
+            _log.error("W&B did not finish within %.0f s and is stopped; metrics.jsonl is complete", timeout_s)
+            self._abandoned = True
+            _stop_service()
+            self._thread.join(_STOP_TIMEOUT_S)
+        if self._dropped:
+            _log.warning("W&B was too slow for %d records: they are in metrics.jsonl only", self._dropped)
+
+    def _submit(self, job: Callable[[Any], None]) -> None:
+        if self._closed:
+            return
+        try:
+            self._jobs.put_nowait(job)
+        except queue.Full:
+            self._dropped += 1
+            self._complain("W&B does not keep up: records are dropped; metrics.jsonl is complete")
+
+    def _drop_oldest(self) -> None:
+        try:
+            self._jobs.get_nowait()
+            self._dropped += 1
+        except queue.Empty:
+            pass
+
+    def _work(self) -> None:
+        run = self._start()
+        while (job := self._jobs.get()) is not None:
+            if run is None:
+                continue
+            try:
+                job(run)
+            except Exception as error:
+                self._complain("W&B: %s; training goes on, metrics.jsonl is complete", error)
+        if run is not None:
+            try:
+                run.finish(exit_code=self._exit_status)
+            except Exception as error:
+                self._complain("W&B could not finish: %s", error)
+        if self._abandoned:
+            _forget_service()
+
+    def _start(self) -> Any:
+        modes: tuple[Mode, ...] = ("online", "offline") if self._options.mode == "online" else (self._options.mode,)
+        for mode in modes:
+            try:
+                return self._init(mode)
+            except Exception as error:
+                then = "the W&B run is kept offline" if mode == "online" else "there is no W&B run"
+                _log.error("W&B could not start %s: %s; %s, training goes on", mode, error, then)
+        return None
+
+    def _init(self, mode: Mode) -> Any:
+        # Tables are staged in the user's home unless told otherwise; they belong to the run.
+        os.environ.setdefault("WANDB_DATA_DIR", str(self._run_dir.resolve() / "wandb" / "data"))
+        import wandb
+
+        settings = wandb.Settings(
+            silent=True, console="off", symlink=False, program="distft", init_timeout=self._init_timeout_s,
+            finish_timeout=self._finish_timeout_s, disable_git=True, disable_code=True, save_code=False,
+            disable_job_creation=True, x_disable_meta=True, x_disable_stats=True, x_disable_machine_info=True,
+            x_save_requirements=False,
+        )  # fmt: skip
+        if mode == "online":
+            wandb.setup(settings=wandb.Settings(silent=True))
+            if not wandb.login(prompt=False):
+                raise RuntimeError("no credentials (WANDB_API_KEY, or `wandb login`)")
+        options = self._options
+        run = wandb.init(
+            dir=str(self._run_dir), mode=mode, project=options.project, entity=options.entity, group=options.group,
+            job_type=options.job_type, name=options.name, tags=list(options.tags), config=dict(options.config),
+            id=self.run_id, resume="allow", settings=settings,
+        )  # fmt: skip
+        run.define_metric("step", hidden=True)
+        for prefix in ("train/*", "eval/*", "completions"):
+            run.define_metric(prefix, step_metric="step")
+        return run
+
+    def _complain(self, text: str, *values: object) -> None:
+        """Loudly the first time, then for those who look."""
+        _log.log(logging.DEBUG if self._complained else logging.ERROR, text, *values)
+        self._complained = True
+
+
+def _stop_service() -> None:
+    """Kill the helper process that W&B started: a frozen one would hold up this process's exit for ever."""
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.Error):
+            if child.name() == "wandb-core":
+                child.kill()
+
+
+def _forget_service() -> None:
+    """So that W&B does not talk to its killed helper when the interpreter exits."""
+    import wandb
+
+    with contextlib.suppress(Exception):
+        wandb.teardown()
+
+
+def _table(rows: list[list[Any]]) -> Any:
+    import wandb
+
+    return wandb.Table(columns=["step", "prompt", "completion", "score"], data=rows)
+
+
+def _said(section: Any, name: str, variable: str) -> str | None:
+    """What the environment says where the recipe says nothing."""
+    return None if name in section.model_fields_set else os.environ.get(variable)

@@ -1,0 +1,104 @@
+"""Ragged samples to the tensors of one micro-batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from distft.algorithms.losses.base import LossBatch
+from distft.batches import Batch, Ragged
+
+DUMMY_ROWS = 2  # a dummy must look like a pair to the losses that take pairs
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """``input_ids [rows, length]``; ``select`` and ``targets`` ``[num_tokens]``: see ``models.selected``.
+
+    Token k is predicted at flat position ``select[k]`` and is ``targets[k]``; ``places[k]`` is its index in
+    the flat response column of the whole batch. ``last [rows]`` are the flat positions of each row's end.
+    """
+
+    input_ids: Tensor
+    select: Tensor
+    targets: Tensor
+    last: Tensor
+    places: np.ndarray
+    rows: Sequence[int]
+    loss: LossBatch
+
+
+def collate(batch: Batch, rows: Sequence[int], columns: Sequence[str], pad_token: int, device: torch.device) -> MicroBatch:
+    """The rows of a batch, right-padded; no rows give dummy work whose weight is zero.
+
+    Only response tokens with mask 1 are selected: nobody needs the logits of the others.
+    """
+    if not rows:
+        return _dummy(columns, pad_token, device)
+    prompts, responses = batch.ragged("prompt_ids"), batch.ragged("response_ids")
+    mask = batch.ragged("response_mask") if "response_mask" in batch else None
+    lengths = [len(prompts[row]) + len(responses[row]) for row in rows]
+    width = max(*lengths, 1)
+    input_ids = np.full((len(rows), width), pad_token, dtype=np.int64)
+    select, targets, segments, places = [], [], [], []
+    for index, row in enumerate(rows):
+        prompt, response = prompts[row], responses[row]
+        input_ids[index, : len(prompt)] = prompt
+        input_ids[index, len(prompt) : lengths[index]] = response
+        wanted = np.flatnonzero(mask[row]) if mask is not None else np.arange(len(response))
+        select.append(index * width + len(prompt) - 1 + wanted)
+        targets.append(response[wanted])
+        segments.append(np.full(len(wanted), index))
+        places.append(responses.offsets[row] + wanted)
+    flat_places = np.concatenate(places)
+    real = np.ones(len(flat_places), dtype=bool)
+    if not len(flat_places):  # keep the graph connected where every token is masked
+        select, targets, segments, real = [np.zeros(1)], [np.zeros(1)], [np.zeros(1)], np.zeros(1, dtype=bool)
+    last = [index * width + max(length, 1) - 1 for index, length in enumerate(lengths)]
+    to = lambda arrays: torch.from_numpy(np.concatenate(arrays).astype(np.int64)).to(device)  # noqa: E731
+    return MicroBatch(
+        input_ids=torch.from_numpy(input_ids).to(device),
+        select=to(select),
+        targets=to(targets),
+        last=torch.tensor(last, dtype=torch.int64, device=device),
+        places=flat_places,
+        rows=rows,
+        loss=LossBatch(
+            response_mask=torch.from_numpy(real).to(device),
+            segments=to(segments),
+            sequence_mask=torch.ones(len(rows), dtype=torch.bool, device=device),
+            columns={name: _column(batch, name, flat_places, rows, device) for name in columns},
+        ),
+    )
+
+
+def _column(batch: Batch, name: str, places: np.ndarray, rows: Sequence[int], device: torch.device) -> Tensor:
+    column = batch.columns[name]
+    if isinstance(column, Ragged):
+        values = column.values[places] if len(places) else np.zeros(1, np.float32)
+    else:
+        values = column[list(rows)]
+    return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32)).to(device)
+
+
+def _dummy(columns: Sequence[str], pad_token: int, device: torch.device) -> MicroBatch:
+    zeros = torch.zeros(DUMMY_ROWS, dtype=torch.int64, device=device)
+    ends = torch.arange(DUMMY_ROWS, dtype=torch.int64, device=device) * 2
+    return MicroBatch(
+        input_ids=torch.full((DUMMY_ROWS, 2), pad_token, dtype=torch.int64, device=device),
+        select=ends,
+        targets=zeros,
+        last=ends + 1,
+        places=np.zeros(0, dtype=np.int64),
+        rows=(),
+        loss=LossBatch(
+            response_mask=torch.zeros(DUMMY_ROWS, dtype=torch.bool, device=device),
+            segments=torch.arange(DUMMY_ROWS, device=device),
+            sequence_mask=torch.zeros(DUMMY_ROWS, dtype=torch.bool, device=device),
+            columns={name: torch.zeros(DUMMY_ROWS, device=device) for name in columns},
+        ),
+    )

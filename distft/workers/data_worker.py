@@ -1,0 +1,277 @@
+"""Rows to columns: tokenised data, reward functions, and what an experience needs of the whole batch at once.
+
+One plain process. It is stateless but for what it loaded: every request names a position or brings its columns,
+so it may be restarted anywhere in a run.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import math
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from distft.batches import Batch, Ragged
+from distft.common.errors import UserError
+from distft.common.logging import stage
+from distft.config.recipe import Recipe
+from distft.data.dataset import TokenizedDataset, load_datasets
+from distft.data.encode import Encoder
+from distft.data.formats import Message, prompt_of, texts_of
+from distft.data.readers import Unusable, example_of
+from distft.data.sampler import take
+from distft.data.sources import format_of, read_rows
+from distft.data.tokenizer_training import tokenizers_equal, train_tokenizer
+from distft.models.load import load_tokenizer
+from distft.models.start import create_model
+from distft.workers.ppo_experience import build_ppo_columns
+from distft.workers.spec import Start
+
+
+class DataWorker:
+    """The data of a run. ``starts`` says where each role's model begins."""
+
+    def __init__(self, *, recipe: Recipe, starts: Mapping[str, Start], **_: Any) -> None:
+        self._recipe = recipe
+        self._starts = dict(starts)
+        self._functions: list[Callable[..., Sequence[float]]] = []
+
+    def setup(self) -> tuple[dict[str, Any], None]:
+        """Writes the ``init:`` models that are not there yet, loads tokenizers and data. Reports sizes and statistics."""
+        for start in self._starts.values():
+            self._write_start(start)
+        recipe = self._recipe
+        stage("loading tokenizer and data")
+        main = "policy" if "policy" in self._starts else "reward"
+        self._tokenizer = self._load_tokenizer(main)
+        self._reward_tokenizer = self._load_tokenizer("reward") if "reward" in self._starts else self._tokenizer
+        self._same_tokenizer = tokenizers_equal(self._tokenizer, self._reward_tokenizer)
+        self._datasets = load_datasets(
+            recipe.data, recipe.algorithm.kind, self._tokenizer, loss_on=getattr(recipe.algorithm, "loss_on", None)
+        )
+        if recipe.models.reward is not None:
+            self._functions = [reward_function(name) for name in recipe.models.reward.functions]
+        value = self._starts.get("value")
+        value_shares = value is None or tokenizers_equal(self._tokenizer, self._load_tokenizer("value"))
+        sets = {"train": self._datasets.train, "eval": self._datasets.eval, "test": self._datasets.test}
+        return {
+            "num_units": {name: dataset.num_units if dataset else 0 for name, dataset in sets.items()},
+            "statistics": {name: str(dataset.statistics) for name, dataset in sets.items() if dataset},
+            "same_reward_tokenizer": self._same_tokenizer,
+            "same_value_tokenizer": value_shares,
+        }, None
+
+    def close(self) -> tuple[None, None]:
+        """Nothing to leave."""
+        return None, None
+
+    # ---- samples
+
+    def batch(self, split: str, start: int, count: int) -> tuple[dict[str, Any], Batch]:
+        """``count`` units from position ``start``: tokens ready to be trained on, and their lengths and units."""
+        batch = self._split(split).batch(self._units(split, start, count))
+        return _described(batch), batch
+
+    def prompts(self, split: str, start: int, count: int, samples_per_prompt: int) -> tuple[dict[str, Any], Batch]:
+        """``count`` prompts from position ``start``, each ``samples_per_prompt`` times; a prompt is a unit."""
+        prompts = self._split(split).prompts(self._units(split, start, count))
+        repeated = prompts.take(np.repeat(np.arange(len(prompts)), samples_per_prompt))
+        batch = repeated.with_columns(
+            sample=np.arange(len(repeated), dtype=np.int64),
+            unit=np.repeat(np.arange(len(prompts), dtype=np.int64), samples_per_prompt),
+        )
+        return _described(batch), batch
+
+    def texts(
+        self, split: str, start: int, samples_per_prompt: int, limit: int, *, batch: Batch
+    ) -> tuple[list[dict[str, Any]], None]:
+        """The first ``limit`` samples as prompt, completion and score: for people to read."""
+        rows = []
+        for index in range(min(limit, len(batch))):
+            row: dict[str, Any] = {
+                "prompt": self._tokenizer.decode(batch.ragged("prompt_ids")[index]),
+                "completion": self._tokenizer.decode(batch.ragged("response_ids")[index], skip_special_tokens=True),
+            }
+            if "score" in batch:
+                row["score"] = float(batch.dense("score")[index])
+            rows.append(row)
+        return rows, None
+
+    # ---- experience
+
+    def reward_inputs(
+        self, split: str, start: int, samples_per_prompt: int, *, batch: Batch
+    ) -> tuple[dict[str, Any] | None, Batch | None]:
+        """The rollout in the reward model's own tokens; None where its tokenizer is proven to be the policy's.
+
+        The *text* is read anew: decoded, put through the reward model's template, as it was at its training.
+        """
+        if self._same_tokenizer:
+            return None, None
+        encoder = Encoder(self._reward_tokenizer)
+        encoded = []
+        for prompt, completion in zip(*self._prompts_and_completions(split, start, samples_per_prompt, batch), strict=True):
+            answer: Any = completion if isinstance(prompt, str) else (Message("assistant", completion),)
+            encoded.append(encoder.answer(prompt, answer, f"sample of position {start}"))
+        read = Batch({
+            "sample": batch.dense("sample"),
+            "unit": batch.dense("unit"),
+            "prompt_ids": Ragged.of([one.prompt_ids for one in encoded], np.int32),
+            "response_ids": Ragged.of([one.response_ids for one in encoded], np.int32),
+        })
+        return _described(read), read
+
+    def function_scores(
+        self, split: str, start: int, samples_per_prompt: int, *, batch: Batch
+    ) -> tuple[dict[str, float], Batch]:
+        """Column ``function_score``, the weighted sum of the reward functions; reports each one's mean by name.
+
+        A function is called as ``f(prompts, completions, **columns)`` and answers a number for each completion.
+        Raises UserError, naming the function, for an exception in it, a wrong number of answers, NaN or infinity.
+        """
+        reward = self._recipe.models.reward
+        assert reward is not None
+        stage("reward functions")
+        prompts, completions = self._prompts_and_completions(split, start, samples_per_prompt, batch)
+        texts = [p if isinstance(p, str) else [{"role": m.role, "content": m.content} for m in p] for p in prompts]
+        extra = self._extra_columns(split, start, samples_per_prompt, len(batch))
+        total = np.zeros(len(batch), np.float32)
+        means: dict[str, float] = {}
+        weights = reward.weights or (1.0,) * len(self._functions)
+        for name, function, weight in zip(reward.functions, self._functions, weights, strict=True):
+            scores = _asked(name, function, texts, completions, extra)
+            means[f"rewards/{name.rpartition(':')[2]}"] = float(scores.mean())
+            total += weight * scores
+        return means, Batch({"sample": batch.dense("sample"), "function_score": total})
+
+    def build_ppo(self, settings: Mapping[str, Any], *, batch: Batch) -> tuple[dict[str, Any], Batch]:
+        """See ``build_ppo_columns``. Model and function scores, where both are there, are added with their weights."""
+        stage("advantages")
+        return build_ppo_columns(self._with_score(batch), settings)
+
+    def score_summary(self, *, batch: Batch) -> tuple[dict[str, float], None]:
+        """Mean and deviation of the scores of a rollout, and its mean KL per sequence to the reference, in nats."""
+        scored = self._with_score(batch)
+        scores = scored.dense("score").astype(np.float64)
+        kl = batch.ragged("old_logprobs").values.astype(np.float64) - batch.ragged("ref_logprobs").values
+        return {
+            "score": float(scores.mean()),
+            "score_std": float(scores.std()),
+            "kl": float(kl.sum() / len(batch)),
+            "length": float(batch.ragged("response_ids").lengths.mean()),
+            "ended": float(batch.dense("ended").mean()),
+        }, None
+
+    def largest_difference(self, one: str, other: str, *, batch: Batch) -> tuple[float, None]:
+        """The largest difference between two token columns over the trained tokens: a step-0 invariant's figure."""
+        difference = np.abs(batch.ragged(one).values - batch.ragged(other).values)
+        if "response_mask" in batch:
+            difference = difference[batch.ragged("response_mask").values.astype(bool)]
+        return float(difference.max(initial=0.0)), None
+
+    # ---- inside
+
+    def _split(self, split: str) -> TokenizedDataset:
+        dataset = getattr(self._datasets, split)
+        assert isinstance(dataset, TokenizedDataset), f"there is no {split} data"
+        return dataset
+
+    def _units(self, split: str, start: int, count: int) -> list[int]:
+        data = self._recipe.data
+        shuffle = data.shuffle and split == "train"
+        return [unit for _, unit in take(self._split(split).num_units, start, count, self._recipe.seed, shuffle)]
+
+    def _prompts_and_completions(
+        self, split: str, start: int, samples_per_prompt: int, batch: Batch
+    ) -> tuple[list[Any], list[str]]:
+        examples = self._split(split).rows(self._units(split, start, len(batch) // samples_per_prompt))
+        prompts = [prompt_of(example) for example in examples for _ in range(samples_per_prompt)]
+        responses = batch.ragged("response_ids")
+        completions = [self._tokenizer.decode(responses[i], skip_special_tokens=True) for i in range(len(batch))]
+        return prompts, completions
+
+    def _extra_columns(self, split: str, start: int, samples_per_prompt: int, count: int) -> dict[str, list[Any]]:
+        examples = self._split(split).rows(self._units(split, start, count // samples_per_prompt))
+        names = sorted({name for example in examples for name in example.extra})
+        return {
+            name: [example.extra.get(name) for example in examples for _ in range(samples_per_prompt)] for name in names
+        }
+
+    def _with_score(self, batch: Batch) -> Batch:
+        if "function_score" not in batch:
+            return batch
+        reward = self._recipe.models.reward
+        model = batch.dense("score") * (reward.weight if reward else 1.0) if "score" in batch else 0.0
+        return batch.with_columns(score=(batch.dense("function_score") + model).astype(np.float32))
+
+    def _load_tokenizer(self, role: str) -> Any:
+        start = self._starts[role]
+        return load_tokenizer(start.path, trust_remote_code=start.trust_remote_code)
+
+    def _write_start(self, start: Start) -> None:
+        """An ``init:`` model into its folder, complete or not at all; one that is there stays."""
+        if start.init is None or Path(start.path).is_dir():
+            return
+        stage(f"making {start.path}")
+        sources = start.init.tokenizer.train_on or self._recipe.data.train
+        texts = (text for source in sources for text in self._texts_of(source))
+        tokenizer = train_tokenizer(texts, start.init.vocab_size, start.init.tokenizer.chat_template)
+        draft = Path(f"{start.path}.draft-{os.getpid()}")
+        create_model(start.init, tokenizer, draft, seed=start.seed)
+        draft.rename(start.path)
+
+    def _texts_of(self, source: Any) -> Any:
+        name = ""
+        for row in read_rows(source):
+            name = name or format_of(source, row, self._recipe.algorithm.kind)
+            try:
+                yield from texts_of(example_of(row, name))
+            except Unusable:
+                continue
+
+
+def reward_function(name: str) -> Callable[..., Any]:
+    """``module:function``, importable from the working directory too. Raises UserError."""
+    module_name, _, function_name = name.partition(":")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise UserError(f"cannot import {module_name}: {error}", where="models.reward.functions") from error
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        known = [key for key, value in vars(module).items() if inspect.isfunction(value)]
+        raise UserError(
+            f"{module_name} has no function {function_name}",
+            where="models.reward.functions",
+            hint=f"it has: {', '.join(sorted(known)) or 'no functions'}",
+        )
+    return function  # type: ignore[no-any-return]
+
+
+def _asked(name: str, function: Callable[..., Any], prompts: Any, completions: Any, extra: Mapping[str, Any]) -> Any:
+    try:
+        answers = list(function(prompts, completions, **extra))
+    except Exception as error:
+        raise UserError(f"raised {type(error).__name__}: {error}", where=f"reward function {name}") from error
+    if len(answers) != len(completions):
+        raise UserError(f"answered {len(answers)} scores for {len(completions)} completions", where=f"reward function {name}")
+    for index, answer in enumerate(answers):
+        if not isinstance(answer, (int, float)) or not math.isfinite(answer):
+            raise UserError(f"answered {answer!r} for completion {index}", where=f"reward function {name}")
+    return np.array(answers, np.float32)
+
+
+def _described(batch: Batch) -> dict[str, Any]:
+    """What the controller may know of a batch: numbers of tokens, and which samples belong together."""
+    lengths = batch.ragged("prompt_ids").lengths
+    if "response_ids" in batch:
+        lengths = lengths + batch.ragged("response_ids").lengths
+    return {"lengths": lengths.tolist(), "units": batch.dense("unit").tolist()}

@@ -1,0 +1,294 @@
+"""One rank of a model role: builds it, forwards, updates, generates, saves. A plain class: no Ray here.
+
+Every verb is collective (all ranks of the group must be called) and returns ``(report, columns)``.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+
+from distft.algorithms.losses.registry import build_loss
+from distft.batches import Batch, Ragged, concatenate
+from distft.checkpoint.manifest import FileRecord, record_files
+from distft.common.logging import stage
+from distft.common.seeding import restore_rng_state, rng_state, seed_everything
+from distft.engine import process_group
+from distft.engine.engine import Engine, writable
+from distft.engine.learning_rate import learning_rate
+from distft.models.load import DTYPES, load_causal, load_scalar, load_tokenizer, plain_twin, start_head
+from distft.models.export import export_model
+from distft.models.stops import stop_tokens
+from distft.rollout.generator import Sampling
+from distft.rollout.hf import HfGenerator
+from distft.rollout.sampling import uniforms
+from distft.rollout.weight_sync import copy_weights
+from distft.workers.collate import collate
+from distft.workers.spec import RoleSpec
+from distft.workers.update import MicroBatches, Updater, model_outputs
+
+log = logging.getLogger(__name__)
+
+
+class ModelWorker:
+    """Rank ``rank`` of ``world_size`` of the role that ``spec`` describes."""
+
+    def __init__(self, *, spec: RoleSpec, rank: int, world_size: int, node_ip: str = "127.0.0.1", **_: Any) -> None:
+        self.spec, self.rank, self.world_size = spec, rank, world_size
+        self._node_ip = node_ip
+        self._store: Any = None
+        self._generator: HfGenerator | None = None
+
+    # ---- life
+
+    def host_store(self) -> tuple[tuple[str, int], None]:
+        """Opens the group's meeting point on this rank: ``(host, port)``."""
+        self._store = process_group.host_store(self._node_ip)
+        return (self._node_ip, int(self._store.port)), None
+
+    def setup(self, store: tuple[str, int], path: str, new_head: bool) -> tuple[dict[str, Any], None]:
+        """Joins the group and builds the sharded model from ``path``, a folder or hub name.
+
+        ``new_head`` allows a scalar head to be started where the weights have none.
+        Reports elements held and seconds taken.
+        """
+        started = time.perf_counter()
+        stage("joining the process group")
+        process_group.join(
+            self.rank, self.world_size, self._store or store, timeout_s=self.spec.collective_timeout_s
+        )
+        seed_everything(self.spec.seed)
+        stage(f"loading {path}")
+        spec = self.spec
+        self._tokenizer = load_tokenizer(path, trust_remote_code=spec.model.trust_remote_code)
+        fresh = False
+        with Engine.sharded_loading(spec.model.engine, spec.model.dtype):
+            if spec.head == "causal":
+                module: Any = load_causal(path, spec.model, dropout=spec.dropout)
+            else:
+                module, fresh = load_scalar(path, spec.model, dropout=spec.dropout, new_head=new_head)
+        if fresh:
+            with writable(module.model.score.weight) as weight:
+                start_head(weight, spec.seed)
+        stage("sharding")
+        self._engine = Engine(module, spec.model.engine, spec.model.dtype, spec.optimizer)
+        self._pad_token = int(self._tokenizer.pad_token_id or 0)
+        self._updater = Updater(self._engine, spec.head, self._pad_token)
+        seed_everything(spec.seed + self.rank)
+        stage("ready")
+        return {"seconds": time.perf_counter() - started, **self.held()[0]}, None
+
+    def close(self) -> tuple[None, None]:
+        """Leaves the process group."""
+        process_group.leave()
+        return None, None
+
+    def sleep(self) -> tuple[None, None]:
+        """Gives the accelerator to another role."""
+        self._engine.offload()
+        return None, None
+
+    def wake(self) -> tuple[None, None]:
+        """Takes the accelerator back."""
+        self._engine.reload()
+        return None, None
+
+    def held(self) -> tuple[dict[str, Any], None]:
+        """Elements of parameters, gradients and optimizer state on this rank, and bytes of the process."""
+        held = self._engine.held()
+        report = {
+            "parameters": held.parameters,
+            "gradients": held.gradients,
+            "optimizer": held.optimizer,
+            "rss_bytes": psutil.Process().memory_info().rss,
+        }
+        if self._engine.device.type == "cuda":
+            report["cuda_peak_bytes"] = torch.cuda.max_memory_allocated()
+        return report, None
+
+    # ---- computing
+
+    def forward(
+        self,
+        column: str,
+        micro_batches: MicroBatches,
+        *,
+        batch: Batch,
+        temperature: float = 1.0,
+        entropy: bool = False,
+        reads: str = "tokens",
+    ) -> tuple[dict[str, Any], Batch]:
+        """An evaluation pass: log-probs, values (``reads`` "tokens") or one scalar a sample ("last").
+
+        The result has the samples of ``batch`` and the columns ``column`` and, if asked, ``entropy``.
+        """
+        stage(f"forward {column}")
+        rows_of = _rows_of(batch)
+        self._engine.train(mode=False)
+        dense = reads == "last"
+        total = len(batch) if dense else (len(batch.ragged("response_ids").values) if len(batch) else 0)
+        found = {column: np.zeros(total, np.float32)} | ({"entropy": np.zeros(total, np.float32)} if entropy else {})
+        source = {column: "logprobs" if self.spec.head == "causal" else "values", "entropy": "entropy"}
+        with torch.no_grad():
+            for samples in micro_batches:
+                rows = [rows_of[sample] for sample in samples]
+                micro = collate(batch, rows, (), self._pad_token, self._engine.device)
+                wanted = ("logprobs", "entropy") if entropy else ("logprobs",)
+                outputs = model_outputs(self._engine, self.spec.head, micro, wanted, reads, temperature)
+                places: Any = rows if dense else micro.places
+                for name, values in found.items():
+                    if len(places):
+                        values[places] = outputs[source[name]].float().cpu().numpy()
+        self._engine.train(mode=self._engine.trained)
+        columns: dict[str, Any] = {"sample": batch.dense("sample")} if len(batch) else {"sample": np.zeros(0, np.int64)}
+        for name, values in found.items():
+            lengths = batch.ragged("response_ids").lengths if len(batch) and not dense else np.zeros(0, np.int64)
+            columns[name] = values if dense else Ragged.split(values, lengths)
+        return {}, Batch(columns)
+
+    def update(
+        self,
+        loss: str,
+        parameters: Mapping[str, Any],
+        first_step: int,
+        total_steps: int,
+        steps: Sequence[MicroBatches],
+        *,
+        batch: Batch,
+        temperature: float = 1.0,
+        target_kl: float | None = None,
+    ) -> tuple[dict[str, Any], None]:
+        """Optimizer steps ``first_step ...`` of ``total_steps``; reports each step's metrics, equal on all ranks.
+
+        With ``target_kl`` the rest is left out after a step whose ``policy/approxkl_avg`` exceeds it.
+        """
+        stage(f"update {loss} from step {first_step}")
+        assert self.spec.optimizer is not None, f"{self.spec.role} is frozen"
+        rates = [learning_rate(self.spec.optimizer, first_step + i, total_steps) for i in range(len(steps))]
+
+        def beyond(metrics: dict[str, float]) -> bool:
+            return target_kl is not None and metrics.get("policy/approxkl_avg", 0.0) > target_kl
+
+        history = self._updater.run(
+            batch, steps, build_loss(loss, dict(parameters)), temperature=temperature, learning_rates=rates, stop=beyond
+        )
+        return {"steps": history, **self.held()[0]}, None
+
+    def evaluate(
+        self, loss: str, parameters: Mapping[str, Any], micro_batches: MicroBatches, *, batch: Batch
+    ) -> tuple[dict[str, float], None]:
+        """The loss and its metrics on held-out samples, without training."""
+        stage(f"evaluate {loss}")
+        self._engine.train(mode=False)
+        history = self._updater.run(batch, [micro_batches], build_loss(loss, dict(parameters)))
+        self._engine.train(mode=self._engine.trained)
+        return history[0], None
+
+    # ---- generating
+
+    def sync_weights(self, version: int) -> tuple[dict[str, Any], None]:
+        """The current weights into this rank's generator, which from then on answers with ``version``."""
+        stage(f"weight sync {version}")
+        started = time.perf_counter()
+        copied = 0
+        if self._generator is None:
+            self._generator = self._new_generator()
+        if self.spec.gathered_generation:
+            copied = copy_weights(self._engine.full_tensors(), self._generator.module)
+        self._generator.version = version
+        return {"bytes": copied, "seconds": time.perf_counter() - started}, None
+
+    def generate(
+        self, sampling: Sampling, seed: int, iteration: int, micro_batches: MicroBatches, *, batch: Batch
+    ) -> tuple[dict[str, Any], Batch]:
+        """Responses to the prompts of ``batch``; reports their lengths by sample and the weights' version."""
+        stage(f"generate iteration {iteration}")
+        assert self._generator is not None, "sync_weights comes first"
+        rows_of = _rows_of(batch)
+        parts: list[Batch] = []
+        for samples in micro_batches:
+            rows = [rows_of[sample] for sample in samples]
+            prompts = [batch.ragged("prompt_ids")[row] for row in rows]
+            draws = [uniforms(seed, iteration, sample, sampling.max_new_tokens) for sample in samples]
+            if rows:
+                made = self._generator.generate(prompts, draws, sampling)
+                parts.append(made.with_columns(sample=np.array(samples, np.int64)))
+            elif not self.spec.gathered_generation:
+                # Every rank must make the same forwards: work whose result nobody takes.
+                dummy = np.full(1, self._pad_token, np.int32)
+                self._generator.generate([dummy], [np.zeros(sampling.max_new_tokens)], sampling)
+        responses = concatenate(parts) if parts else _no_responses()
+        return {
+            "version": self._generator.version,
+            "samples": responses.dense("sample").tolist(),
+            "lengths": responses.ragged("response_ids").lengths.tolist(),
+        }, responses
+
+    def _new_generator(self) -> HfGenerator:
+        module: Any = self._engine.module
+        if self.spec.gathered_generation:
+            module = plain_twin(module.model.config, DTYPES[self.spec.model.dtype], self._engine.device)
+        else:
+            module = module.model
+        return HfGenerator(
+            module,
+            stop_tokens=stop_tokens(self._tokenizer, self._engine.module),
+            pad_token=self._pad_token,
+            synchronized=not self.spec.gathered_generation and self.world_size > 1,
+        )
+
+    # ---- keeping
+
+    def save(self, staging: str) -> tuple[list[FileRecord], None]:
+        """This rank's share of a checkpoint, under ``staging/<role>``: synced, hashed, reported, not committed."""
+        stage(f"saving to {staging}")
+        role = self.spec.role
+        target = Path(staging) / role
+        target.mkdir(parents=True, exist_ok=True)
+        self._engine.save(target)
+        torch.save(rng_state(), target / f"rng_{self.rank}.pt")
+        process_group.barrier()
+        names = sorted(path.relative_to(staging).as_posix() for path in target.rglob("*") if path.is_file())
+        shared = [name for name in names if not name.startswith(f"{role}/rng_")]
+        return record_files(Path(staging), [*shared[self.rank :: self.world_size], f"{role}/rng_{self.rank}.pt"]), None
+
+    def load(self, checkpoint: str) -> tuple[None, None]:
+        """What ``save`` wrote, on the same number of ranks."""
+        stage(f"loading {checkpoint}")
+        folder = Path(checkpoint) / self.spec.role
+        self._engine.load(folder)
+        restore_rng_state(torch.load(folder / f"rng_{self.rank}.pt", weights_only=True))
+        return None, None
+
+    def export(self, folder: str) -> tuple[None, None]:
+        """A plain Hugging Face folder, written by rank 0 from gathered weights."""
+        stage(f"exporting to {folder}")
+        weights = {}
+        for name, tensor in self._engine.full_tensors():
+            if self.rank == 0:
+                weights[name.removeprefix("model.")] = tensor.detach().to("cpu", copy=True)
+        if self.rank == 0:
+            export_model(self._engine.module.model, weights, self._tokenizer, Path(folder))
+        process_group.barrier()
+        return None, None
+
+
+def _rows_of(batch: Batch) -> dict[int, int]:
+    return {int(sample): row for row, sample in enumerate(batch.dense("sample"))} if len(batch) else {}
+
+
+def _no_responses() -> Batch:
+    empty = Ragged.of([], np.int32)
+    return Batch({
+        "response_ids": empty,
+        "sampled_logprobs": Ragged.of([], np.float32),
+        "ended": np.zeros(0, np.uint8),
+        "sample": np.zeros(0, np.int64),
+    })

@@ -1,0 +1,34 @@
+"""What a worker is told at birth. No torch here: the driver builds these."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from distft.config.models import Init, Model
+from distft.config.training import Optimizer
+
+
+@dataclass(frozen=True)
+class RoleSpec:
+    """One role's model as every one of its ranks must build it. ``optimizer`` None means frozen."""
+
+    role: str
+    model: Model
+    head: Literal["causal", "scalar"]
+    optimizer: Optimizer | None
+    dropout: bool = False
+    seed: int = 0
+    generates: bool = False
+    gathered_generation: bool = True
+    collective_timeout_s: float = 600.0
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where a role's model begins: a path, and for ``init:`` models what to write there first."""
+
+    path: str
+    init: Init | None = None
+    seed: int = 0
+    trust_remote_code: bool = False

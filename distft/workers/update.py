@@ -1,0 +1,156 @@
+"""Optimizer steps over one experience: the one update that every algorithm goes through."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from distft.algorithms.logprobs import token_logprobs
+from distft.algorithms.losses.base import Loss, LossResult
+from distft.batches import Batch
+from distft.common.errors import DistftError
+from distft.engine.engine import Engine
+from distft.engine.process_group import reduce_scalars
+from distft.workers.collate import MicroBatch, collate
+
+MicroBatches = Sequence[Sequence[int]]
+COUNTS = ("tokens", "sequences", "units")
+
+
+class NonFiniteLoss(DistftError):
+    """A loss is infinite or NaN on some rank: found before the optimizer could take it in."""
+
+
+@dataclass
+class StepSums:
+    """The metrics of one optimizer step on this rank, until they are reduced over all of them."""
+
+    loss: float = 0.0
+    sums: dict[str, float] = field(default_factory=dict)
+    kinds: dict[str, str] = field(default_factory=dict)
+
+    def add(self, result: LossResult) -> None:
+        """Takes in one micro-batch."""
+        self.loss += float(result.loss.detach())
+        for name, metric in result.metrics.items():
+            value, kind = float(metric.value), metric.reduce
+            self.kinds[name] = kind
+            if name not in self.sums:
+                self.sums[name] = value
+            elif kind in ("min", "max"):
+                self.sums[name] = min(self.sums[name], value) if kind == "min" else max(self.sums[name], value)
+            else:
+                self.sums[name] += value
+
+    def reduced(self, denominators: dict[str, float]) -> dict[str, float]:
+        """The step's metrics over all ranks (collective); raises NonFiniteLoss on every rank together."""
+        added = sorted(name for name, kind in self.kinds.items() if kind not in ("min", "max"))
+        totals = reduce_scalars([self.loss, *(self.sums[name] for name in added)])
+        if not math.isfinite(totals[0]):
+            raise NonFiniteLoss(f"the loss is {totals[0]}: the step was not taken")
+        metrics = {"loss": totals[0]}
+        for name, total in zip(added, totals[1:], strict=True):
+            metrics[name] = total / max(1.0, denominators.get(self.kinds[name], 1.0))
+        for kind in ("min", "max"):
+            names = sorted(name for name, its_kind in self.kinds.items() if its_kind == kind)
+            if names:
+                metrics |= dict(zip(names, reduce_scalars([self.sums[n] for n in names], kind), strict=True))
+        return metrics
+
+
+@dataclass
+class Updater:
+    """Runs micro-batches of a loss through an engine; with ``train`` False only measures.
+
+    ``head`` says what the module returns: "causal" logits or "scalar" values.
+    """
+
+    engine: Engine
+    head: str
+    pad_token: int
+    unit_size: int = 1
+
+    def run(
+        self,
+        batch: Batch,
+        steps: Sequence[MicroBatches],
+        loss: Loss,
+        *,
+        temperature: float = 1.0,
+        learning_rates: Sequence[float] | None = None,
+        stop: Callable[[dict[str, float]], bool] | None = None,
+    ) -> list[dict[str, float]]:
+        """The metrics of each optimizer step, equal on every rank (collective).
+
+        ``steps[i]`` are this rank's micro-batches of optimizer step i, as row numbers of ``batch``.
+        ``learning_rates`` None measures without training. ``stop`` ends the update early; it sees
+        reduced metrics, so all ranks agree.
+        """
+        rows_of = {int(sample): row for row, sample in enumerate(batch.dense("sample"))} if len(batch) else {}
+        steps = [[[rows_of[sample] for sample in micro] for micro in step] for step in steps]
+        counts = [self._counts(batch, step) for step in steps]
+        totals = iter(reduce_scalars([count for step in counts for count in step]))
+        denominators = [{name: max(1.0, next(totals)) for name in COUNTS} for _ in steps]
+        history: list[dict[str, float]] = []
+        for index, step in enumerate(steps):
+            rate = learning_rates[index] if learning_rates is not None else None
+            metrics = self._step(batch, step, loss, denominators[index], temperature, rate)
+            history.append(metrics)
+            if stop is not None and stop(metrics):
+                break
+        return history
+
+    def _step(
+        self,
+        batch: Batch,
+        step: MicroBatches,
+        loss: Loss,
+        denominators: dict[str, float],
+        temperature: float,
+        rate: float | None,
+    ) -> dict[str, float]:
+        started = time.perf_counter()
+        sums = StepSums()
+        for rows in step:
+            columns = [*loss.columns, *(name for name in loss.optional_columns if name in batch)]
+            micro = collate(batch, rows, columns, self.pad_token, self.engine.device)
+            with torch.set_grad_enabled(rate is not None):
+                outputs = model_outputs(self.engine, self.head, micro, loss.outputs, loss.reads, temperature)
+                result = loss(outputs, micro.loss, denominators)
+                if rate is not None:
+                    self.engine.backward(result.loss)
+            sums.add(result)
+        metrics = loss.finalize(sums.reduced(denominators))
+        metrics["num_tokens"] = denominators["tokens"]
+        if rate is not None:
+            metrics["grad_norm"] = self.engine.step(rate)
+            metrics["learning_rate"] = rate
+        metrics["seconds"] = time.perf_counter() - started
+        return metrics
+
+    def _counts(self, batch: Batch, step: MicroBatches) -> list[float]:
+        rows = [row for micro in step for row in micro]
+        if not rows:
+            return [0.0, 0.0, 0.0]
+        name = "response_mask" if "response_mask" in batch else "response_ids"
+        column = batch.ragged(name)
+        tokens = sum(int(column[row].sum()) if name == "response_mask" else len(column[row]) for row in rows)
+        units = len(set(batch.dense("unit")[rows].tolist()))
+        return [float(tokens), float(len(rows)), float(units)]
+
+
+def model_outputs(
+    engine: Engine, head: str, micro: MicroBatch, wanted: Sequence[str], reads: str, temperature: float
+) -> dict[str, Tensor]:
+    """One forward pass: ``logprobs`` (and ``entropy``, ``logits_mean``) or ``values`` of the selected positions."""
+    select = micro.last if head == "scalar" and reads == "last" else micro.select
+    raw: Any = engine.forward(input_ids=micro.input_ids, select=select)
+    if head == "scalar":
+        return {"values": raw}
+    return token_logprobs(raw, micro.targets, outputs=wanted, temperature=temperature)

@@ -1,0 +1,86 @@
+"""The login-node verbs run in processes in which every heavy import is an error."""
+
+from __future__ import annotations
+
+import json
+import pkgutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+HEAVY = (
+    "torch",
+    "ray",
+    "deepspeed",
+    "transformers",
+    "datasets",
+    "peft",
+    "trl",
+    "accelerate",
+    "wandb",
+    "vllm",
+    "pandas",
+)
+# Run with a finder in front that refuses the heavy packages; says at the end which were asked for.
+PROGRAM = """
+import importlib, json, sys
+
+heavy = set({heavy!r})
+asked = []
+
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in heavy:
+            asked.append(name)
+            raise ImportError(f"{{name}} is heavy: not allowed here")
+
+sys.meta_path.insert(0, Refuse())
+status = 0
+try:
+    {body}
+except SystemExit as end:
+    status = end.code or 0
+print("\\n" + json.dumps({{"status": status, "asked": asked, "loaded": sorted(heavy & set(sys.modules))}}))
+"""
+
+
+def run_blocked(body: str, cwd: Path, root: Path) -> tuple[dict[str, object], str, float]:
+    """Runs one line of Python with heavy imports refused: (what it saw, its output, its seconds)."""
+    program = PROGRAM.format(heavy=HEAVY, body=body)
+    command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(root)!r})\n{program}"]
+    start = time.monotonic()
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=60, check=False)
+    seconds = time.monotonic() - start
+    assert done.returncode == 0, done.stderr[-3000:]
+    output, _, last = done.stdout.rstrip().rpartition("\n")
+    return json.loads(last), output, seconds
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["recipes"], ["plan", "sft-tiny"], ["plan", "ppo-tiny"], ["plan", "ppo-tiny", "--json"]],
+    ids=" ".join,
+)
+def test_the_verb_imports_nothing_heavy(arguments: list[str], tmp_path: Path, root: Path) -> None:
+    seen, output, seconds = run_blocked(
+        f"from distft.cli import main; status = main({arguments!r}) or 0", cwd=tmp_path, root=root
+    )
+    print(f"distft {' '.join(arguments)}: {seconds:.2f} s")
+    assert seen == {"status": 0, "asked": [], "loaded": []}, output[-2000:]
+    assert output.strip()
+
+
+def test_config_and_plan_import_nothing_heavy(tmp_path: Path, root: Path) -> None:
+    modules = ["distft.config", "distft.launch.plan", "distft.batches", "distft.common.errors"]
+    modules += [f"distft.config.{module.name}" for module in pkgutil.iter_modules([str(root / "distft/config")])]
+    seen, _, _ = run_blocked(f"[importlib.import_module(name) for name in {modules!r}]", cwd=tmp_path, root=root)
+    assert seen == {"status": 0, "asked": [], "loaded": []}
+
+
+def test_the_guard_itself_notices(tmp_path: Path, root: Path) -> None:
+    """An import inside try/except would pass unseen if only failures counted."""
+    seen, _, _ = run_blocked("exec('try: import torch\\nexcept ImportError: pass')", cwd=tmp_path, root=root)
+    assert seen["asked"] == ["torch"]

@@ -1,0 +1,66 @@
+"""What the import contracts in pyproject.toml cannot say by themselves."""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+import tomllib
+from pathlib import Path
+
+TORCH_FREE = ("distft.config", "distft.launch.plan", "distft.launch.slurm")
+
+
+def contracts(root: Path) -> list[dict[str, object]]:
+    with (root / "pyproject.toml").open("rb") as file:
+        found = tomllib.load(file)["tool"]["importlinter"]["contracts"]
+    assert isinstance(found, list)
+    return found
+
+
+def imported_modules(path: Path) -> set[str]:
+    """Every module that a file imports, wherever in the file; relative imports are not resolved but kept as '.'."""
+    modules: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            modules.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            modules.add("." if node.level else str(node.module))
+    return modules
+
+
+def test_every_room_has_a_layer(root: Path) -> None:
+    """A package that the layers do not name could import anything."""
+    named = set(re.findall(r"distft\.[\w.]+", str(next(c for c in contracts(root) if c["type"] == "layers")["layers"])))
+    package = root / "distft"
+    rooms = {f"distft.{path.stem}" for path in package.glob("*.py")} | {
+        f"distft.{path.name}" for path in package.iterdir() if any(path.glob("*.py"))
+    }
+    rooms -= {"distft.__init__", "distft.__main__", "distft.recipes", "distft.cluster_configs", "distft.slurm"}
+    if "distft.checkpoint" in rooms:  # lives on two floors, so file by file
+        rooms.remove("distft.checkpoint")
+        rooms |= {f"distft.checkpoint.{path.stem}" for path in (package / "checkpoint").glob("*.py")}
+        rooms.discard("distft.checkpoint.__init__")
+    assert rooms - named == set(), "packages without a layer in pyproject.toml [tool.importlinter]"
+
+
+def test_every_login_node_module_is_under_contract(root: Path) -> None:
+    contract = next(c for c in contracts(root) if "login node" in str(c["name"]))
+    there = {
+        name
+        for name in TORCH_FREE
+        if (root / name.replace(".", "/")).is_dir() or (root / name.replace(".", "/")).with_suffix(".py").is_file()
+    }
+    sources = contract["source_modules"]
+    assert isinstance(sources, list)
+    assert there - set(sources) == set()
+
+
+def test_algorithms_import_torch_and_themselves_only(root: Path) -> None:
+    files = sorted((root / "distft/algorithms").rglob("*.py"))
+    assert files
+    for path in files:
+        for module in imported_modules(path):
+            top = module.split(".")[0]
+            allowed = top in {"torch", *sys.stdlib_module_names} or module.startswith("distft.algorithms")
+            assert allowed, f"{path.relative_to(root)} imports {module}"

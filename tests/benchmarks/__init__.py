@@ -1,0 +1,1 @@
+"""Measures of speed, run by hand: nothing here is a test."""

@@ -1,0 +1,154 @@
+"""A worker without a model, that can do what workers do and go wrong in the ways they go wrong."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from distft.batches import Batch, Ragged
+from distft.common.errors import EnvironmentFallsShort, UserError
+from distft.common.logging import stage
+from distft.groups.dispatch import Verb
+
+log = logging.getLogger(__name__)
+
+VERBS = {
+    "host_store": Verb(ranks="first", on_device=False),
+    "sleep": Verb(on_device=False),
+    "wake": Verb(on_device=False),
+    "close": Verb(on_device=False),
+    "facts": Verb(on_device=False),
+    "work": Verb(),
+    "nothing": Verb(),
+    "quiet": Verb(reports="first"),
+    "echo": Verb(),
+    "speak": Verb(),
+    "make": Verb(),
+    "double": Verb(),
+    "size": Verb(),
+    "twice": Verb(),
+    "fail": Verb(),
+    "linger": Verb(),
+    "undefined": Verb(),
+    "no_answer": Verb(),
+}
+
+
+class ToyWorker:
+    """Rank ``rank`` of ``world_size``; ``trace`` is a file that verbs on devices append to."""
+
+    def __init__(
+        self, *, rank: int, world_size: int, node_ip: str, local_rank: int, trace: str = "", broken_rank: int = -1
+    ) -> None:
+        self.rank, self.world_size, self.node_ip, self.local_rank = rank, world_size, node_ip, local_rank
+        self._trace = trace
+        if rank == broken_rank:
+            raise UserError("this model does not exist", where="models.policy.path", hint="is it spelled right?")
+
+    def host_store(self) -> tuple[tuple[str, int], None]:
+        return (self.node_ip, self.rank), None
+
+    def facts(self) -> tuple[dict[str, Any], None]:
+        """What the process sees of itself."""
+        return {
+            "rank": self.rank,
+            "world_size": self.world_size,
+            "local_rank": self.local_rank,
+            "pid": os.getpid(),
+            "thread": threading.get_ident(),
+            "threads": os.environ.get("OMP_NUM_THREADS"),
+            "word": os.environ.get("TOY_WORD"),
+            "auth": os.environ.get("RAY_AUTH_MODE"),
+        }, None
+
+    def nothing(self) -> tuple[None, None]:
+        return None, None
+
+    def quiet(self) -> tuple[int, None]:
+        return self.rank, None
+
+    def echo(self, *args: Any, **kwargs: Any) -> tuple[Any, None]:
+        return (args, kwargs), None
+
+    def speak(self, text: str) -> tuple[None, None]:
+        """The same text by every way that output can take."""
+        print(f"print {text}")
+        print(f"print stderr {text}", file=sys.stderr)
+        os.write(1, f"descriptor {text}\n".encode())
+        log.info("logging %s", text)
+        return None, None
+
+    def work(self, name: str, seconds: float = 0.0) -> tuple[str, None]:
+        self._note(f"{name} begins")
+        time.sleep(seconds)
+        self._note(f"{name} ends")
+        return name, None
+
+    def sleep(self) -> tuple[None, None]:
+        self._note("sleep")
+        return None, None
+
+    def wake(self) -> tuple[None, None]:
+        self._note("wake")
+        return None, None
+
+    def close(self) -> tuple[None, None]:
+        self._note("close")
+        return None, None
+
+    def make(self, samples: Sequence[int], length: int = 3) -> tuple[int, Batch]:
+        """Rows ``[sample] * length`` for this rank's share of the samples."""
+        mine = np.array(samples[self.rank :: self.world_size], np.int64)
+        rows = Ragged.split(np.repeat(mine.astype(np.float32), length), [length] * len(mine))
+        return len(mine), Batch({"sample": mine, "values": rows, "score": mine.astype(np.float32)})
+
+    def double(self, *, batch: Batch) -> tuple[dict[str, Any], Batch]:
+        """The samples got, whether the arrays lie in shared memory, and their scores doubled."""
+        report = {"samples": batch.dense("sample").tolist(), "columns": sorted(batch.columns)}
+        if "values" in batch:
+            report["shared"] = not batch.ragged("values").values.flags.writeable
+            report["values"] = batch.ragged("values").values[:8].tolist()
+        if not len(batch):
+            return report, batch
+        return report, Batch({"sample": batch.dense("sample"), "doubled": batch.dense("score") * 2})
+
+    def size(self, *, batch: Batch) -> tuple[int, None]:
+        return len(batch.ragged("values").values) if len(batch) else 0, None
+
+    def twice(self) -> tuple[None, Batch]:
+        """The same sample from every rank: an error."""
+        return None, Batch({"sample": np.array([7], np.int64)})
+
+    def no_answer(self) -> None:
+        """Breaks the rule that a verb returns a report and a batch."""
+
+    def fail(self, kind: str, rank: int) -> tuple[None, None]:
+        """``rank`` goes wrong in the way asked for, the others wait as in a collective."""
+        stage(f"about to fail: {kind}")
+        if self.rank != rank:
+            time.sleep(60)
+        raise {
+            "value": ValueError("a defect"),
+            "user": UserError("no such column", where="data.train.0", hint="is 'text' meant?"),
+            "environment": EnvironmentFallsShort("the disk is full"),
+            "memory": MemoryError("no more"),
+        }[kind]
+
+    def linger(self, ranks: Sequence[int], seconds: float) -> tuple[None, None]:
+        """The given ranks take their time."""
+        stage("lingering")
+        if self.rank in ranks:
+            time.sleep(seconds)
+        return None, None
+
+    def _note(self, text: str) -> None:
+        if self._trace:
+            with open(self._trace, "a") as trace:
+                trace.write(f"{text}\n")

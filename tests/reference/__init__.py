@@ -1,0 +1,1 @@
+"""Slow, plain, single-process references that the distributed code is compared with."""

@@ -1,0 +1,154 @@
+"""What people get wrong: each message says where, what, and the nearest right thing; exit status 2."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from distft.common.errors import UserError
+from distft.config.load import load_recipe
+from tests.unit.config.examples import PPO, SFT
+
+# kind of recipe, overrides, and what the message must contain: where, what, hint
+OVERRIDDEN = [
+    # unknown keys, at each level
+    ("ppo", ["trian.steps=3"], ["trian (override trian.steps=3)", "unknown key", "did you mean train?"]),
+    ("ppo", ["train.stepz=3"], ["train.stepz", "unknown key stepz", "did you mean steps?"]),
+    ("ppo", ["algorithm.kl_coeff=0.1"], ["algorithm.kl_coeff", "unknown key", "did you mean kl_coef?"]),
+    ("ppo", ["models.polcy.path=x"], ["models.polcy", "unknown key", "did you mean policy?"]),
+    ("ppo", ["models.policy.engine.zero=3"], ["models.policy.engine.zero", "unknown key", "zero_stage"]),
+    ("ppo", ["models.value.optimizer.learning_rat=1"], ["optimizer.learning_rat", "unknown key", "learning_rate?"]),
+    ("sft", ["models.policy.init.n_layers=2"], ["models.policy.init.n_layers", "unknown key", "num_layers?"]),
+    ("ppo", ["data.train.0.fromat=text"], ["data.train.0.fromat", "unknown key", "did you mean format?"]),
+    ("ppo", ["tracking.wandb.projct=x"], ["tracking.wandb.projct", "unknown key", "did you mean project?"]),
+    ("ppo", ["placement.policy.rank=2"], ["placement.policy.rank", "unknown key", "did you mean ranks?"]),
+    ("ppo", ["placement.critic.ranks=2"], ["placement.critic", "unknown key critic", "models.value"]),
+    ("sft", ["algorithm.beta=0.1"], ["algorithm.beta", "unknown key beta", "loss_on"]),
+    # right words in the wrong place, and other trainers' words
+    ("ppo", ["learning_rate=1e-5"], ["learning_rate", "unknown key", "did you mean optimizer.learning_rate?"]),
+    ("ppo", ["epochs=1"], ["epochs", "unknown key", "did you mean train.epochs?"]),
+    ("ppo", ["lr=1e-5"], ["lr (override lr=1e-5)", "unknown key lr", "here that is optimizer.learning_rate"]),
+    ("ppo", ["num_train_epochs=1"], ["num_train_epochs", "unknown key", "train.epochs"]),
+    ("ppo", ["algorithm.cliprange=0.2"], ["algorithm.cliprange", "unknown key", "clip"]),
+    ("ppo", ["qqqq=1"], ["qqqq", "unknown key", "keys of the recipe: format, name"]),
+    # wrong types
+    ("ppo", ["train.steps=ten"], ["train.steps", 'a whole number, not "ten"', "steps to train"]),
+    ("ppo", ["train.steps=1e3"], ["train.steps", "a whole number, not 1000.0", "write 1000"]),
+    ("ppo", ["train.steps=true"], ["train.steps", "a whole number, not true", "steps to train"]),
+    ("ppo", ["optimizer.learning_rate=fast"], ["optimizer.learning_rate", 'a number, not "fast"', "schedule"]),
+    ("ppo", ["optimizer.learning_rate=.nan"], ["optimizer.learning_rate", "a finite number", "learning_rate:"]),
+    ("ppo", ["data.shuffle=yes"], ["data.shuffle", 'true or false, not "yes"', "write true"]),
+    ("ppo", ["name=2024"], ["name", "a text, not 2024", 'put it in quotes: "2024"']),
+    ("ppo", ["data.train=prompts.jsonl"], ["data.train", "must be a list", "write [{path: prompts.jsonl}]"]),
+    ("ppo", ["data.train.0=prompts.jsonl"], ["data.train.0", "mapping of keys", "write {path: prompts.jsonl}"]),
+    ("ppo", ["tracking.wandb.tags=a"], ["tracking.wandb.tags", "must be a list", "write [a]"]),
+    ("ppo", ["models.value=some/model"], ["models.value", "mapping of keys", "write {path: some/model}"]),
+    ("ppo", ["rollout=null"], ["rollout", "mapping of keys, not null", "leave the key out"]),
+    ("ppo", ["algorithm=ppo"], ["algorithm", "mapping of keys", "write {kind: ppo}"]),
+    ("ppo", ["optimizer.betas=[0.9]"], ["optimizer.betas", "missing", "two"]),
+    ("ppo", ["format=true"], ["format", "a whole number, not true", "version"]),
+    ("ppo", ["models.policy.engine.zero_stage=true"], ["zero_stage", "a whole number, not true", "sharded"]),
+    # bounds
+    ("ppo", ["train.steps=0"], ["train.steps", "at least 1, not 0", "steps to train"]),
+    ("ppo", ["optimizer.learning_rate=-1e-5"], ["optimizer.learning_rate", "greater than 0", "learning_rate:"]),
+    ("ppo", ["algorithm.gamma=1.1"], ["algorithm.gamma", "at most 1, not 1.1", "discount"]),
+    ("ppo", ["algorithm.lam=-0.1"], ["algorithm.lam", "at least 0, not -0.1", "GAE"]),
+    ("ppo", ["data.holdout=0.5"], ["data.holdout", "less than 0.5, not 0.5", "share of train"]),
+    ("ppo", ["rollout.top_p=0"], ["rollout.top_p", "greater than 0", "nucleus"]),
+    ("ppo", ["rollout.temperature=0"], ["rollout.temperature", "greater than 0", "logits"]),
+    ("dpo", ["algorithm.label_smoothing=0.5"], ["algorithm.label_smoothing", "less than 0.5", "flipped"]),
+    ("ppo", ["placement.policy.ranks=0"], ["placement.policy.ranks", "at least 1, not 0, or auto", "ranks of"]),
+    ("ppo", ["placement.policy.ranks=all"], ["placement.policy.ranks", 'not "all", or auto', "the plan chooses"]),
+    ("ppo", ["format=2"], ["format", "2 is not known here", "must be 1"]),
+    ("ppo", ["name=a/b"], ["name", '"a/b" is not allowed here', "letters, digits"]),
+    ("ppo", ['output_dir=""'], ["output_dir", "must not be empty", "run folder"]),
+    # misspelt kinds and words
+    ("ppo", ["algorithm.kind=poo"], ["algorithm.kind", 'unknown algorithm kind "poo"', "did you mean ppo?"]),
+    ("ppo", ["algorithm.kl_estimator=k4"], ["algorithm.kl_estimator", '"k4" is not known', "one of: k1, k2, k3"]),
+    ("ppo", ["models.policy.dtype=bf16"], ["models.policy.dtype", '"bf16" is not known', "did you mean bfloat16?"]),
+    ("ppo", ["optimizer.name=adam"], ["optimizer.name", '"adam" is not known', "did you mean adamw?"]),
+    ("dpo", ["algorithm.loss=sigmod"], ["algorithm.loss", '"sigmod" is not known', "did you mean sigmoid?"]),
+    ("ppo", ["data.train.0.format=hh-rlhf"], ["data.train.0.format", "is not known here", "did you mean hh_rlhf?"]),
+    ("ppo", ["rollout.engine=vlm"], ["rollout.engine", "is not known here", "must be hf"]),
+    ("ppo", ["tracking.wandb.mode=off"], ["tracking.wandb.mode", '"off" is not known', "offline"]),
+    ("ppo", ["placement.value.with=polcy"], ["placement.value.with", "is not known here", "did you mean policy?"]),
+    # malformed overrides
+    ("ppo", ["train.steps"], ["override train.steps", "has no =", "optimizer.learning_rate=2e-6"]),
+    ("ppo", ["--train.steps=3"], ["override --train.steps=3", "take no dashes", "write train.steps=3"]),
+    ("ppo", ["train..steps=3"], ["override train..steps=3", "is not a dotted key", "look like"]),
+    ("ppo", ["=3"], ["override =3", "is not a dotted key", "look like"]),
+    ("ppo", ["train.steps="], ["override train.steps=", "has no value", "train.steps=null"]),
+    ("ppo", ["models={a: [}"], ["override models={a: [}", "not valid YAML", "brackets"]),
+    ("ppo", ["data.train.3.path=x"], ["override data.train.3.path=x", "has no item 3", "it has 1: 0 to 0"]),
+    ("ppo", ["data.eval.1.path=x"], ["override data.eval.1.path=x", "has no item 1", "it is empty"]),
+    ("ppo", ["data.train.path=x"], ["override data.train.path=x", "is a list", "data.train.0.path"]),
+    ("ppo", ["name.first=x"], ["override name.first=x", "name is a plain value", "name=..."]),
+    ("ppo", ["seed=!!python/name:os.system x"], ["override seed=", "is not allowed", "plain YAML"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "overrides", "parts"), OVERRIDDEN, ids=lambda value: str(value)[:60])
+def test_override_is_refused(recipes: Callable[[str], str], kind: str, overrides: list[str], parts: list[str]) -> None:
+    with pytest.raises(UserError) as caught:
+        load_recipe(recipes(kind), overrides)
+    assert caught.value.exit_status == 2
+    for part in parts:
+        assert part in str(caught.value)
+
+
+# text that is replaced, by what, and what the message must contain
+EDITED = [
+    (PPO, "  steps: 10", "  stepz: 10", ["my.yaml:17", "train.stepz", "unknown key stepz", "did you mean steps?"]),
+    (PPO, "kind: ppo", "kind: ppoo", ["algorithm.kind (", "my.yaml:5", "unknown algorithm kind", "did you mean ppo?"]),
+    (PPO, "  kind: ppo", "  gamma: 1.0", ["algorithm.kind", "my.yaml:4", "is missing", "one of: sft, reward, dpo"]),
+    (PPO, "name: example\n", "", ["name", "is missing", "run name"]),
+    (PPO, "    path: some/policy", "    path: 7", ["models.policy.path", "my.yaml:8", "a text, not 7", '"7"']),
+    (PPO, "train:\n  steps: 10\n", "train:\n", ["train (", "my.yaml:16", "not null", "leave the key out"]),
+    (PPO, "    - path: prompts.jsonl", "    - prompts.jsonl", ["data.train.0", "my.yaml:15", "{path: prompts.jsonl}"]),
+    (PPO, "    dtype: float32\n  reward", "    dtype: float32\n    dtype: float16\n  reward",
+     ["my.yaml:10", "models.policy.dtype is given twice", "my.yaml:9"]),
+    (PPO, "  steps: 10", "\tsteps: 10", ["my.yaml:17", "not valid YAML", "spaces, not with tabs"]),
+    (PPO, "name: example", "name: a: b", ["my.yaml:2", "not valid YAML", "quote a value"]),
+    (PPO, "name: example", "name: [a", ["not valid YAML", "brackets"]),
+    (PPO, "name: example", "name: !!python/object:os.x {}", ["my.yaml:2", "name", "a text"]),
+    (PPO, "name: example", "1: example", ["my.yaml:2", "a key must be a text", "quotes"]),
+    (PPO, "name: example", "name: example\n---\nname: b", ["not valid YAML", "one file holds one recipe"]),
+    (SFT, "{kind: sft}", "&a {kind: sft, x: *a}", ["my.yaml:4", "an alias contains itself"]),
+    (SFT, SFT, "", ["my.yaml", "is empty", "format: 1"]),
+    (SFT, SFT, "- a\n", ["my.yaml", "holds no mapping of keys", "format: 1"]),
+    (SFT, "num_heads: 4, ", "", ["models.policy.init.num_heads", "my.yaml:7", "is missing", "attention heads"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "old", "new", "parts"), EDITED, ids=lambda value: str(value)[-40:])
+def test_file_is_refused_with_its_line(
+    write: Callable[[str], str], text: str, old: str, new: str, parts: list[str]
+) -> None:
+    assert old in text
+    with pytest.raises(UserError) as caught:
+        load_recipe(write(text.replace(old, new, 1)), [])
+    assert caught.value.exit_status == 2
+    for part in parts:
+        assert part in str(caught.value)
+
+
+def test_everything_wrong_is_in_one_message(write: Callable[[str], str]) -> None:
+    text = (
+        PPO.replace("steps: 10", "stepz: 10").replace("some/policy", "3").replace("kind: ppo", "kind: ppo\n  lamb: 1")
+    )
+    with pytest.raises(UserError) as caught:
+        load_recipe(write(text), ["seed=-1"])
+    message = str(caught.value)
+    assert "4 things are wrong" in message
+    for part in ("train.stepz", "models.policy.path", "algorithm.lamb", "seed (override seed=-1)", "did you mean lam?"):
+        assert part in message
+
+
+def test_rules_broken_together_are_in_one_message(recipes: Callable[[str], str]) -> None:
+    with pytest.raises(UserError) as caught:
+        load_recipe(recipes("ppo"), ["train.max_tokens_per_rank=100", "algorithm.minibatches=1000"])
+    message = str(caught.value)
+    assert "2 things are wrong" in message
+    assert "at least 384" in message
+    assert "algorithm.minibatches (override algorithm.minibatches=1000)" in message

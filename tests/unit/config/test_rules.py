@@ -1,0 +1,151 @@
+"""Rules between fields: each broken once, with the key it names and the way out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from distft.common.errors import UserError
+from distft.config.load import load_recipe
+from distft.config.rules import check, violations
+
+BROKEN = [
+    # names and length
+    ("sft", ["output_dir=run:x"], ["output_dir", "must be a folder"]),
+    ("sft", ["checkpoint.resume=Auto"], ["checkpoint.resume", "did you mean auto?"]),
+    ("sft", ["train.steps=null"], ["train", "neither steps nor epochs", "epochs: 1"]),
+    ("sft", ["train={steps: 1, epochs: 1}"], ["train.epochs", "beside train.steps", "keep one"]),
+    ("sft", ["optimizer.warmup_steps=10"], ["optimizer.warmup_steps", "leave none", "at most 9"]),
+    ("sft", ["models.policy.optimizer.warmup_steps=10"], ["models.policy.optimizer.warmup_steps", "at most 9"]),
+    ("ppo", ["algorithm.value_warmup_steps=10"], ["value_warmup_steps", "never be trained", "at most 9"]),
+    # which models
+    ("sft", ["models.reward.path=x"], ["models.reward", "sft has no reward model", "takes: policy"]),
+    ("dpo", ["models.value.path=x"], ["models.value", "dpo has no value model", "policy, reference"]),
+    ("reward", ["models.policy.path=x"], ["models.policy", "reward has no policy", "takes: reward"]),
+    ("sft", ["placement.value.ranks=2"], ["placement.value", "has no role value"]),
+    ("ppo", ["models.reward=null"], ["models.reward", "is missing: ppo needs it", "models.reward.path"]),
+    ("ppo", ["models.policy=null"], ["models.policy", "is missing: ppo needs it", "models.policy.path"]),
+    ("sft", ["models.policy.path=x", "models.policy.init.num_heads=1"], ["models.policy.init", "keep one of the two"]),
+    ("ppo", ["models.policy.path=null"], ["models.policy", "neither path nor init", "models.policy.init"]),
+    ("ppo", ["models.reward.path=null"], ["models.reward", "neither path nor init"]),
+    ("reward", ["models.reward.init=null"], ["models.reward", "neither path nor init"]),
+    ("sft", ["models.policy.trust_remote_code=true"], ["trust_remote_code", "needs a path"]),
+    ("ppo", ["models.policy.path=builtin:dialogues"], ["models.policy.path", "not models", "hub name"]),
+    ("ppo", ['models.policy.path="run:"'], ["models.policy.path", "names no run folder"]),
+    ("ppo", ["models.policy.path=run:./runs/example/"], ["models.policy.path", "its own result", "output_dir"]),
+    ("ppo", ["models.policy.path=run:runs/a/final"], ["models.policy.path", "write run:runs/a"]),
+    # sizes of fresh models
+    ("sft", ["models.policy.init.num_heads=6"], ["init.hidden_size", "does not divide by num_heads 6", "60"]),
+    ("sft", ["models.policy.init.num_heads=64"], ["init.num_heads", "even size"]),
+    ("sft", ["models.policy.init.num_kv_heads=3"], ["init.num_kv_heads", "one of: 1, 2, 4"]),
+    ("sft", ["models.policy.init.max_positions=256"], ["init.max_positions", "data.max_length 512", "at least 512"]),
+    ("ppo", ["models.policy.init={hidden_size: 64, num_layers: 1, num_heads: 2, vocab_size: 300, max_positions: 300}"],
+     ["models.policy.init.max_positions", "data.max_prompt_length 256 + rollout.max_new_tokens 128", "at least 384"]),
+    ("dpo", ["models.reference={init: {hidden_size: 64, num_layers: 2, num_heads: 4, vocab_size: 600}, differs: true}"],
+     ["models.reference.init.vocab_size", "differs from the policy's", "512"]),
+    # precision and engine
+    ("ppo", ["models.policy.attention=flash_attention_2"], ["models.policy.attention", "not run in float32", "sdpa"]),
+    ("sft", ["models.policy.engine={zero_stage: 2, offload_parameters: cpu}"], ["offload_parameters", "zero_stage: 3"]),
+    ("sft", ["models.policy.engine={zero_stage: 0, offload_optimizer: cpu}"], ["offload_optimizer", "1, 2 or 3"]),
+    ("ppo", ["models.reward.engine.zero_stage=2"], ["models.reward.engine.zero_stage", "frozen", "0 (whole"]),
+    ("ppo", ["models.reward.optimizer.learning_rate=1e-3"], ["models.reward.optimizer", "frozen", "remove it"]),
+    ("ppo", ["models.reference.gradient_checkpointing=true"], ["models.reference.gradient_checkpointing", "frozen"]),
+    ("dpo", ["models.reference.engine.offload_optimizer=cpu"], ["models.reference.engine.offload_optimizer", "frozen"]),
+    ("ppo", ["models.policy={path: a, attention: flash_attention_2}", "models.value.dtype=float32"],
+     ["models.value.attention", "not run in float32"]),
+    # reference
+    ("ppo", ["models.reference.path=other/model"], ["models.reference.path", "not the policy's", "differs: true"]),
+    ("ppo", ["models.reference.dtype=bfloat16"], ["models.reference.dtype", "differs from the policy's", "float32"]),
+    ("ppo", ["models.reference.differs=true"], ["models.reference.differs", "is the policy's start", "remove it"]),
+    # reward
+    ("ppo", ["models.reward.functions=[brevity]"], ["models.reward.functions", "not module:function", "my_rewards"]),
+    ("ppo", ["models.reward.functions=[a:b, a:b]"], ["models.reward.functions", "twice"]),
+    ("ppo", ["models.reward.weights=[1.0]"], ["models.reward.weights", "1 numbers for 0 functions", "per function"]),
+    ("ppo", ["models.reward.score=probability"], ["models.reward.score", "that of a label", "add label"]),
+    ("ppo", ["models.reward={functions: [a:b], label: good}"], ["models.reward.label", "there is no path"]),
+    ("ppo", ["models.reward={path: a, weight: 0, functions: [a:b]}"], ["models.reward.weight", "count for nothing"]),
+    ("ppo", ["models.reward.weight=2"], ["models.reward.weight", "no effect", "remove it"]),
+    ("reward", ["models.reward.functions=[a:b]"], ["models.reward.functions", "here it is trained", "remove it"]),
+    ("reward", ["models.reward.label=good"], ["models.reward.label", "here it is trained"]),
+    # placement
+    ("ppo", ["placement.value.with=value"], ["placement.value.with", "names the role itself", "policy, reference"]),
+    ("ppo", ["placement.value={with: policy, share: policy}"], ["placement.value.share", "beside with"]),
+    ("dpo", ["placement.reference.with=value"], ["placement.reference.with", "has no value group", "one of: policy"]),
+    ("ppo", ["placement.value.with=policy", "placement.policy.with=value"], ["placement.value.with", "at each other"]),
+    ("ppo", ["placement.value.with=reward", "placement.reward.with=policy"],
+     ["placement.value.with", "reward itself lives with policy", "write with: policy"]),
+    ("ppo", ["placement.value={with: policy, ranks: 2}", "placement.policy.ranks=4"],
+     ["placement.value.ranks", "2 differs from the 4 of policy", "or 4"]),
+    # data
+    ("sft", ["data.train=[]"], ["data.train", "is empty", "builtin:dialogues"]),
+    ("dpo", ["data.train.0.format=prompt"], ["data.train.0.format", "dpo cannot learn from prompt rows", "hh_rlhf"]),
+    ("ppo", ["data.train.0.format=text"], ["data.train.0.format", "ppo cannot learn from text rows", "prompt"]),
+    ("sft", ["data.eval.0={path: x, format: prompt}"], ["data.eval.0.format", "sft cannot learn from prompt rows"]),
+    ("sft", ["data.train.0.path=run:runs/a"], ["data.train.0.path", "names a model, not data"]),
+    ("sft", ["data.train.0.columns={a: text, b: text}"], ["data.train.0.columns", "same name"]),
+    ("sft", ["data.holdout=0.1", "data.eval=[{path: a}]", "data.test=[{path: b}]"], ["data.holdout", "splits nothing"]),
+    ("sft", ["evaluation.every=5"], ["evaluation.every", "no rows to evaluate on", "holdout: 0.05"]),
+    ("sft", ["data.train.0.format=text", "algorithm.loss_on=assistant"], ["algorithm.loss_on", "no assistant", "all"]),
+    # lengths and batches
+    ("sft", ["train.max_tokens_per_rank=511"], ["max_tokens_per_rank", "one sequence of 512 tokens", "at least 512"]),
+    ("dpo", ["train.max_tokens_per_rank=1023"], ["max_tokens_per_rank", "a pair of 2 x 512 tokens", "at least 1024"]),
+    ("ppo", ["train.max_tokens_per_rank=383"], ["max_tokens_per_rank", "384", "rollout.max_new_tokens"]),
+    ("ppo", ["rollout.max_new_tokens=257"], ["data.max_length", "+ rollout.max_new_tokens 257", "at least 513"]),
+    ("ppo", ["rollout.min_new_tokens=129"], ["rollout.min_new_tokens", "more than max_new_tokens 128", "at most 128"]),
+    ("sft", ["data.max_prompt_length=512"], ["data.max_prompt_length", "no room for a response", "at most 511"]),
+    ("ppo", ["algorithm.minibatches=65"], ["algorithm.minibatches", "64 samples", "at most 64"]),
+    # algorithms
+    ("sft", ["optimizer.min_ratio=0.1"], ["optimizer.min_ratio", "has no effect", "cosine"]),
+    ("ppo", ["models.value.optimizer.min_ratio=0.1"], ["models.value.optimizer.min_ratio", "has no effect"]),
+    ("dpo", ["algorithm={kind: dpo, loss: hinge, label_smoothing: 0.1}"], ["label_smoothing", "no effect", "robust"]),
+    ("dpo", ["algorithm.loss=exo_pair"], ["algorithm.label_smoothing", "exo_pair is not defined at 0", "0.001"]),
+    ("ppo", ["algorithm.kl_horizon=100"], ["algorithm.kl_horizon", "no effect", "kl_target"]),
+    ("ppo", ["algorithm.kl_target=6.0", "algorithm.kl_coef=0"], ["algorithm.kl_coef", "stay 0", "0.05"]),
+    ("ppo", ["algorithm.target_kl=0.1"], ["algorithm.target_kl", "one optimizer step", "raise epochs"]),
+    ("ppo", ["algorithm.dual_clip=1.1"], ["algorithm.dual_clip", "inside the ratio's own clip", "more than 1.2"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "overrides", "parts"), BROKEN, ids=lambda value: str(value)[:60])
+def test_broken_rule(recipes: Callable[[str], str], kind: str, overrides: list[str], parts: list[str]) -> None:
+    with pytest.raises(UserError) as caught:
+        load_recipe(recipes(kind), overrides)
+    assert caught.value.exit_status == 2
+    for part in parts:
+        assert part in str(caught.value)
+
+
+KEPT = [
+    ("sft", ["train.epochs=0.5"]),
+    ("sft", ["data.max_length=100"]),  # the unused default of max_prompt_length is no contradiction
+    ("sft", ["data.holdout=0.1", "evaluation.every=5"]),
+    ("sft", ["train.max_tokens_per_rank=512"]),
+    ("sft", ["train.global_batch_size=1"]),
+    ("dpo", ["algorithm={kind: dpo, loss: exo_pair, label_smoothing: 0.001}"]),
+    ("dpo", ["models.policy.engine={zero_stage: 2, offload_optimizer: cpu}"]),
+    ("ppo", ["models.reward={functions: [my.rewards:brevity, a:b], weights: [1.0, -0.5]}"]),
+    ("ppo", ["models.reward={path: a/b, label: nothate, score: probability, functions: [a:b]}"]),
+    ("ppo", ["models.reference={path: other/model, differs: true}"]),
+    ("ppo", ["placement.value.with=policy", "placement.policy.ranks=2", "placement.reference.with=policy"]),
+    ("ppo", ["placement.value={with: policy, ranks: 2}", "placement.policy.ranks=2"]),
+    ("ppo", ["algorithm.target_kl=0.1", "algorithm.epochs=2"]),
+    ("ppo", ["rollout.samples_per_prompt=4", "algorithm.minibatches=256"]),
+    ("ppo", ["models.policy.trust_remote_code=true"]),
+    ("ppo", ["algorithm.kl_target=6", "algorithm.kl_horizon=100"]),
+    ("ppo", ["optimizer.warmup_steps=20"]),  # ten iterations may hold more optimizer steps than that
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "overrides"), KEPT, ids=lambda value: str(value)[:60])
+def test_kept_rule(recipes: Callable[[str], str], kind: str, overrides: list[str]) -> None:
+    recipe = load_recipe(recipes(kind), overrides)
+    assert violations(recipe) == []
+    check(recipe)
+
+
+def test_check_raises_without_a_file(recipes: Callable[[str], str]) -> None:
+    recipe = load_recipe(recipes("ppo"), [])
+    broken = recipe.model_copy(update={"train": recipe.train.model_copy(update={"steps": None})})
+    with pytest.raises(UserError, match="neither steps nor epochs"):
+        check(broken)

@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+from distft.common.errors import UserError
+from distft.data.files import missing_file, read_file
+
+ROWS = [{"text": "one"}, {"text": "two\nlines"}, {"text": "drei, \"vier\" ü"}]
+
+
+def _values(path: Path) -> list[dict[str, object]]:
+    return [dict(row.values) for row in read_file(path)]
+
+
+def _write(path: Path, content: bytes) -> Path:
+    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+    return path
+
+
+def _csv() -> bytes:
+    lines = ['"' + str(row["text"]).replace('"', '""') + '"' for row in ROWS]
+    return ("text\r\n" + "\r\n".join(lines) + "\r\n").encode()
+
+
+@pytest.mark.parametrize("gz", ["", ".gz"])
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.jsonl", "\n".join(json.dumps(row) for row in ROWS).encode()),
+        ("a.json", json.dumps(ROWS, indent=1).encode()),
+        ("b.json", "\n".join(json.dumps(row) for row in ROWS).encode()),
+        ("a.csv", _csv()),
+    ],
+)
+def test_every_text_format_gives_the_same_rows(tmp_path: Path, name: str, content: bytes, gz: str) -> None:
+    assert _values(_write(tmp_path / (name + gz), content)) == ROWS
+
+
+@pytest.mark.parametrize("gz", ["", ".gz"])
+def test_parquet(tmp_path: Path, gz: str) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(ROWS), tmp_path / "a.parquet")
+    path = _write(tmp_path / f"b.parquet{gz}", (tmp_path / "a.parquet").read_bytes())
+    assert _values(path) == ROWS
+    assert [row.where for row in read_file(path)] == [f"{path}:{number}" for number in (1, 2, 3)]
+
+
+def test_rows_know_their_lines(tmp_path: Path) -> None:
+    lines = _write(tmp_path / "a.jsonl", b'{"a": 1}\n\n  \n{"a": 2}\r\n')
+    assert [row.where for row in read_file(lines)] == [f"{lines}:1", f"{lines}:4"]
+    listed = _write(tmp_path / "a.json", b'[\n {"a":\n 1},\n\n {"a": 2}]')
+    assert [row.where for row in read_file(listed)] == [f"{listed}:2", f"{listed}:5"]
+    table = _write(tmp_path / "a.csv", b'a,b\n"1\n2",x\n3,y\n')
+    assert [row.where for row in read_file(table)] == [f"{table}:2", f"{table}:4"]
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path: Path) -> None:
+    assert _values(_write(tmp_path / "a.csv", b"\xef\xbb\xbftext\none\n")) == [{"text": "one"}]
+    assert _values(_write(tmp_path / "a.jsonl", b'\xef\xbb\xbf{"text": "one"}\n')) == [{"text": "one"}]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "where", "what"),
+    [
+        ("a.jsonl", b'{"a": 1}\n{"a": }\n', ":2", "malformed JSON at column 7: Expecting value"),
+        ("a.jsonl", b'{"a": 1}\n["a"]\n', ":2", "must be an object with named columns, not a list"),
+        ("a.jsonl", b'{"a": 1}\nnull\n', ":2", "not null"),
+        ("a.jsonl", b'{"a": 1}\n{"a": "\xff"}\n', ":2", "byte 8 of the line (0xff) is not UTF-8"),
+        ("a.jsonl", b"", "", "the file has no rows"),
+        ("a.jsonl", b"\n \n", "", "the file has no rows"),
+        ("a.jsonl", b'[\n{"a": 1}\n]\n', ":1", "malformed JSON"),
+        ("a.jsonl", b"[" * 100_000, ":1", "nested too deep"),
+        ("a.json", b'[{"a": 1},\n{"a": 2]', ":2", "malformed JSON at column 8"),
+        ("a.json", b'[{"a": 1},\n{"a": 2}', "", "the list is not closed"),
+        ("a.json", b'[{"a": 1}\n{"a": 2}]', ":2", "does not go on with , or end with ]"),
+        ("a.json", b'[{"a": 1},\n3]', ":2", "not a number"),
+        ("a.json", b"[]", "", "the file has no rows"),
+        ("a.csv", b"", "", "the file has no rows"),
+        ("a.csv", b"a,b\n1,2\n1\n", ":3", "1 fields where the header has 2"),
+        ("a.csv", b"a,a\n1,2\n", ":1", "two columns of the header have one name"),
+        ("a.csv", b'a,b\n1,"2\n', ":2", "malformed CSV"),
+        ("a.csv", b"a\n1\n\xe9\n", ":3", "(0xe9) is not UTF-8"),
+        ("a.parquet", b"PAR?", "", "not a parquet file"),
+        ("a.txt", b"hello", "", "cannot tell how to read a .txt file"),
+    ],
+)
+def test_bad_input_is_named_with_its_place(tmp_path: Path, name: str, content: bytes, where: str, what: str) -> None:
+    path = _write(tmp_path / name, content)
+    with pytest.raises(UserError) as caught:
+        list(read_file(path))
+    assert caught.value.where == f"{path}{where}"
+    assert what in caught.value.what
+
+
+def test_damaged_gzip(tmp_path: Path) -> None:
+    whole = gzip.compress(b'{"a": 1}\n' * 1000)
+    for content in (b"no gzip at all", whole[: len(whole) // 2]):
+        path = tmp_path / "a.jsonl.gz"
+        path.write_bytes(content)
+        with pytest.raises(UserError, match="not a whole gzip file"):
+            list(read_file(path))
+
+
+def test_a_missing_file_names_the_nearest(tmp_path: Path) -> None:
+    (tmp_path / "train.jsonl").touch()
+    assert missing_file(tmp_path / "tran.jsonl").hint == f"did you mean {tmp_path / 'train.jsonl'}?"
+    assert "no file of a similar name" in missing_file(tmp_path / "zzz.csv").hint
+    assert "there is no folder" in missing_file(tmp_path / "no" / "train.jsonl").hint

@@ -1,0 +1,189 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from distft.common.errors import UserError
+from distft.data.formats import CompletionExample, DialogueExample, Message, PreferenceExample, Row, TextExample
+from distft.data.readers import Unusable, example_of
+
+
+def _read(format_name: str, **values: Any) -> Any:
+    return example_of(Row(values, "rows.jsonl:7"), format_name)
+
+
+def _turn(role: str, content: str) -> dict[str, str]:
+    return {"role": role, "content": content}
+
+
+def _user(text: str) -> Message:
+    return Message("user", text)
+
+
+def _assistant(text: str) -> Message:
+    return Message("assistant", text)
+
+
+def test_text_keeps_its_place_and_unknown_columns() -> None:
+    example = _read("text", text="a", topic="b", messages=None)
+    assert example == TextExample("a", where="rows.jsonl:7", extra={"topic": "b"})
+
+
+def test_messages() -> None:
+    example = _read("messages", messages=[_turn("user", "a"), _turn("assistant", "b")])
+    assert isinstance(example, DialogueExample)
+    assert example.messages == (_user("a"), _assistant("b"))
+
+
+@pytest.mark.parametrize(
+    ("messages", "what"),
+    [
+        ("hello", "`messages` must be a list of messages, not a text"),
+        (["hello"], "`messages` message 1 is a text, not an object with role and content"),
+        ([_turn("user", "a"), {"role": "assistant"}], "`messages` message 2 has no `content`; its keys are role"),
+        ([{"role": "user", "content": 3}], "`messages` message 1: `content` is a number, not a text"),
+        ([{"role": "user", "content": "a", "tool_calls": [1]}], "has tool calls"),
+        ([{"from": "human", "value": "a"}], "ShareGPT"),
+    ],
+)
+def test_wrong_messages_are_named(messages: Any, what: str) -> None:
+    with pytest.raises(UserError) as caught:
+        _read("messages", messages=messages)
+    assert caught.value.where == "rows.jsonl:7"
+    assert what in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("format_name", "values", "reason"),
+    [
+        ("text", {"text": ""}, "empty text"),
+        ("messages", {"messages": []}, "no messages"),
+        ("messages", {"messages": [_turn("user", "a")]}, "no assistant turn"),
+        ("prompt_completion", {"prompt": "a", "completion": ""}, "empty completion"),
+        ("prompt", {"prompt": ""}, "empty prompt"),
+        ("preference", {"prompt": "a", "chosen": "b", "rejected": "b"}, "the same"),
+        ("preference", {"chosen": [_turn("user", "a")], "rejected": [_turn("user", "b")]}, "no common beginning"),
+        ("dialogsum", {"dialogue": "a", "summary": " "}, "empty summary"),
+    ],
+)
+def test_rows_to_leave_out_give_their_reason(format_name: str, values: dict[str, Any], reason: str) -> None:
+    with pytest.raises(Unusable, match=reason):
+        _read(format_name, **values)
+
+
+def test_a_text_beside_messages_becomes_a_message() -> None:
+    example = _read("prompt_completion", prompt=[_turn("user", "a")], completion="b")
+    assert (example.prompt, example.completion) == ((_user("a"),), (_assistant("b"),))
+    example = _read("prompt_completion", prompt="a", completion=[_turn("assistant", "b")])
+    assert (example.prompt, example.completion) == ((_user("a"),), (_assistant("b"),))
+
+
+def test_preference_with_a_prompt() -> None:
+    example = _read("preference", prompt="a", chosen=" b", rejected=" c", score=3)
+    assert example == PreferenceExample("a", " b", " c", where="rows.jsonl:7", extra={"score": 3})
+
+
+@pytest.mark.parametrize("prompt", ["a", [_turn("user", "a")]])
+def test_sides_that_repeat_the_prompt_are_relieved_of_it(prompt: Any) -> None:
+    sides = {name: [_turn("user", "a"), _turn("assistant", name)] for name in ("chosen", "rejected")}
+    example = _read("preference", prompt=prompt, **sides)
+    assert example.prompt == (_user("a"),)
+    assert (example.chosen, example.rejected) == ((_assistant("chosen"),), (_assistant("rejected"),))
+
+
+def test_mixed_sides_are_refused() -> None:
+    with pytest.raises(UserError, match="must both be texts or both be messages"):
+        _read("preference", prompt="a", chosen="b", rejected=[_turn("assistant", "c")])
+    with pytest.raises(UserError, match="`chosen` must be a text or a list of messages, not a number"):
+        _read("preference", prompt="a", chosen=1, rejected="c")
+
+
+def test_implicit_prompt_of_messages_ends_before_the_assistants_turn() -> None:
+    common = [_turn("user", "a"), _turn("assistant", "b"), _turn("user", "c")]
+    example = _read("preference", chosen=[*common, _turn("assistant", "d")], rejected=[*common, _turn("assistant", "e")])
+    assert example.prompt == (_user("a"), _assistant("b"), _user("c"))
+    assert (example.chosen, example.rejected) == ((_assistant("d"),), (_assistant("e"),))
+
+
+def test_implicit_prompt_where_one_dialogue_goes_on() -> None:
+    short = [_turn("user", "a"), _turn("assistant", "b")]
+    example = _read("preference", chosen=[*short, _turn("user", "c"), _turn("assistant", "d")], rejected=short)
+    assert example.prompt == (_user("a"),)
+    assert example.rejected == (_assistant("b"),)
+    assert example.chosen == (_assistant("b"), _user("c"), _assistant("d"))
+
+
+@pytest.mark.parametrize(
+    ("chosen", "rejected", "prompt"),
+    [
+        ("The sky is blue.", "The sky is green.", "The sky is"),
+        ("The sky is bright.", "The sky is broken.", "The sky is"),  # not in the middle of a word
+        ("It is so", "It is so nice", "It is"),  # neither side is left empty
+        ("yes", "no", ""),
+        ("yesterday", "yes", ""),
+        ("Q: a\n\nA: b", "Q: a\n\nA: c", "Q: a\n\nA:"),
+        ("Q: a\n\nb", "Q: a\n\nc", "Q: a"),
+        ("a  b", "a  c", "a"),
+    ],
+)
+def test_implicit_prompt_of_texts_ends_before_white_space(chosen: str, rejected: str, prompt: str) -> None:
+    example = _read("preference", chosen=chosen, rejected=rejected)
+    assert example.prompt == prompt
+    assert (example.prompt + example.chosen, example.prompt + example.rejected) == (chosen, rejected)
+
+
+@given(st.text(alphabet="ab \n"), st.text(alphabet="ab \n"))
+def test_implicit_prompts_lose_nothing(chosen: str, rejected: str) -> None:
+    try:
+        example = _read("preference", chosen=chosen, rejected=rejected)
+    except Unusable:
+        assert chosen == rejected
+        return
+    assert (example.prompt + example.chosen, example.prompt + example.rejected) == (chosen, rejected)
+    if example.prompt:
+        assert example.chosen[0].isspace()
+        assert example.rejected[0].isspace()
+
+
+def test_hh_dialogues_become_messages() -> None:
+    common = "\n\nHuman: Hi\n\nAssistant: Hello\n\nHuman: Bye\n\nAssistant:"
+    example = _read("hh_rlhf", chosen=common + " See you", rejected=common + " No")
+    assert example.prompt == (_user("Hi"), _assistant("Hello"), _user("Bye"))
+    assert (example.chosen, example.rejected) == ((_assistant("See you"),), (_assistant("No"),))
+
+
+def test_hh_dialogues_that_part_early_keep_their_later_turns_in_the_answers() -> None:
+    begin = "\n\nHuman: Hi\n\nAssistant: "
+    example = _read("hh_rlhf", chosen=begin + "a\n\nHuman: b\n\nAssistant: c", rejected=begin + "d")
+    assert example.prompt == (_user("Hi"),)
+    assert example.chosen == (_assistant("a"), _user("b"), _assistant("c"))
+    assert example.rejected == (_assistant("d"),)
+
+
+def test_hh_neighbouring_turns_of_one_speaker_become_one() -> None:
+    begin = "\n\nHuman: Hi\n\nAssistant: wait\n\nAssistant: "
+    example = _read("hh_rlhf", chosen=begin + "a", rejected=begin)
+    assert example.chosen == (_assistant("wait\n\na"),)
+    assert example.rejected == (_assistant("wait"),)
+
+
+def test_hh_mentions_within_a_turn_are_no_turns() -> None:
+    begin = "\n\nHuman: He said Human: no. Assistant: yes\n\nAssistant:"
+    example = _read("hh_rlhf", chosen=begin + " a", rejected=begin + " b")
+    assert example.prompt == (_user("He said Human: no. Assistant: yes"),)
+
+
+def test_hh_without_turns_is_told_what_to_do() -> None:
+    with pytest.raises(UserError, match="use `format: preference` for plain texts"):
+        _read("hh_rlhf", chosen="Hello", rejected="\n\nHuman: a\n\nAssistant: b")
+
+
+def test_dialogsum() -> None:
+    example = _read("dialogsum", dialogue="#Person1#: Hi", summary="They greet.", topic="greeting", fname="x")
+    assert isinstance(example, CompletionExample)
+    assert "#Person1#: Hi" in str(example.prompt)
+    assert example.completion == " They greet."
+    assert example.extra == {"topic": "greeting", "fname": "x"}
