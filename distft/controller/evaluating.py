@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+import json
+from pathlib import Path
 
 from distft.common.files import write_json
 from distft.config.roles import is_rl
 from distft.controller.session import Session
 from distft.evaluation.held_out import loss_metrics, score_metrics
 from distft.experience.ppo import PpoGroups
+
+TABLE = "before_after.json"
 
 
 def held_out_metrics(session: Session, split: str) -> dict[str, float]:
@@ -55,12 +58,18 @@ def before(session: Session) -> None:
     session.progress.before = held_out_metrics(session, test_split(session))
 
 
-def after(session: Session, run_dir: Any) -> dict[str, dict[str, float]]:
+def after(session: Session, run_dir: Path) -> dict[str, dict[str, float]]:
     """The table: held-out metrics before and after, also in ``RUN/before_after.json``."""
     log_evaluation(session)
     found = held_out_metrics(session, test_split(session))
     first = session.progress.before
     table = {name: {"before": first[name], "after": found[name]} for name in found if name in first}
     content = {"format": 1, "split": test_split(session), "step": session.progress.step, "metrics": table}
-    write_json(run_dir / "before_after.json", content)
+    write_json(run_dir / TABLE, content)
     return table
+
+
+def read_table(run_dir: Path) -> dict[str, dict[str, float]]:
+    """The table of a run that has ended; empty where it has none."""
+    path = run_dir / TABLE
+    return dict(json.loads(path.read_text())["metrics"]) if path.is_file() else {}

@@ -62,8 +62,8 @@ def train_ppo(session: Session) -> None:
             units=recipe.train.global_batch_size, num_tokens=rollout.num_tokens, optimizer_steps=num_steps
         )
         session.log_step({**experience.metrics, **metrics}, rollout.num_tokens)
-        session.checkpoint_if_due()
         evaluate_if_due(session)
+        session.checkpoint_if_due()
 
 
 def settings(session: Session, algorithm: Ppo) -> dict[str, Any]:

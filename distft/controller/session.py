@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import psutil
+
 from distft.checkpoint.coordinator import Coordinator, SaveFailed
 from distft.common.errors import RunFailed, StoppedOnRequest
 from distft.config.recipe import Recipe
@@ -59,6 +61,7 @@ class Session:
                 **metrics,
                 "num_tokens": self.progress.num_tokens,
                 "epoch": self.progress.position / train,
+                "memory/driver_rss_bytes": psutil.Process().memory_info().rss,
                 **self.throughput.report(num_tokens, seconds),
                 **self.timer.report(),
             },
@@ -88,7 +91,7 @@ class Session:
                 staging = self.coordinator.begin(step)
                 saved = together(*(self.groups[role].call("save", str(staging)) for role in roles))
                 files = [record for result in saved for report in result.reports for record in report]
-                sizes = {role: self.groups[role].num_ranks for role in roles}
+                sizes: dict[str, int] = {role: self.groups[role].num_ranks for role in roles}
                 path = self.coordinator.commit(step, files, self._state(), sizes)
             except SaveFailed as error:
                 self._count_failed_save(error)

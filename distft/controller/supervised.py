@@ -42,8 +42,8 @@ def train_supervised(session: Session) -> None:
         metrics = dict(report["steps"][0])
         metrics.pop("seconds")
         session.log_step({**metrics, **work.metrics(), "memory/rss_bytes": report["rss_bytes"]}, samples.num_tokens)
-        session.checkpoint_if_due()
         evaluate_if_due(session)
+        session.checkpoint_if_due()
 
 
 def prepared(session: Session, samples: Samples) -> Samples:

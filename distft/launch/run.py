@@ -10,7 +10,7 @@ import shutil
 import signal
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,11 @@ from typing import Any
 from distft.checkpoint.coordinator import Coordinator, Found
 from distft.checkpoint.lease import Lease, acquire
 from distft.common.errors import UserError
-from distft.common.files import write_synced
+from distft.common.files import write_atomic
 from distft.config.cluster import Cluster, load_cluster
 from distft.config.recipe import Recipe
 from distft.config.roles import is_rl, main_role, trained_roles
-from distft.controller.evaluating import after, before
+from distft.controller.evaluating import after, before, read_table
 from distft.controller.ppo import train_ppo
 from distft.controller.progress import Progress
 from distft.controller.session import Session
@@ -42,7 +42,7 @@ from distft.launch.run_folder import (
 )
 from distft.launch.starts import model_starts, role_spec
 from distft.tracking.environment import write_environment
-from distft.tracking.exit import Ending, write_exit
+from distft.tracking.exit import Ending, clear_exit, write_exit
 from distft.tracking.progress import make_progress
 from distft.tracking.timing import Throughput
 from distft.tracking.tracker import Tracker
@@ -75,10 +75,11 @@ def train(recipe: Recipe, cluster_name: str, *, quiet: bool = False) -> Outcome:
     if not fresh_start:
         require_same_run(recipe, run_dir)
         if is_finished(recipe, run_dir):
-            return Outcome(run_dir, finished_before=True)
+            return Outcome(run_dir, read_table(run_dir), finished_before=True)
     preflight(recipe, plan)
     with acquire(run_dir) as lease:
         attempt = next_attempt(run_dir)
+        clear_exit(run_dir)
         try:
             table = _attempt(recipe, cluster, plan, run_dir, lease, attempt, quiet=quiet)
         except BaseException as error:
@@ -88,6 +89,12 @@ def train(recipe: Recipe, cluster_name: str, *, quiet: bool = False) -> Outcome:
     return Outcome(run_dir, table)
 
 
+def check(recipe: Recipe, cluster_name: str) -> None:
+    """Everything that can be checked before anything is started. Raises UserError or EnvironmentFallsShort."""
+    require_same_run(recipe, Path(recipe.output_dir).absolute())
+    preflight(recipe, make_plan(recipe, load_cluster(cluster_name), machine=this_machine()))
+
+
 def _attempt(
     recipe: Recipe, cluster: Cluster, plan: Plan, run_dir: Path, lease: Lease, attempt: int, *, quiet: bool
 ) -> dict[str, dict[str, float]]:
@@ -95,8 +102,8 @@ def _attempt(
     coordinator.abandon_staging()
     found = _resume_point(recipe, coordinator, plan)
     write_recipe(recipe, run_dir)
-    write_synced(run_dir / "plan.json", plan.model_dump_json(indent=1))
-    write_environment(run_dir)
+    write_atomic(run_dir / "plan.json", plan.model_dump_json(indent=1))
+    environment = write_environment(run_dir)
     progress = Progress(total_steps=0)
     if found is not None:
         progress.restore(found.progress)
@@ -105,13 +112,15 @@ def _attempt(
         attempt=attempt,
         resume_step=found.step if found else None,
         total_steps=recipe.train.steps,
-        wandb=wandb_options(recipe, run_id=progress.wandb_id or None),
+        wandb=wandb_options(
+            recipe, run_id=progress.wandb_id or None, commit=(environment.get("commit") or {}).get("id")
+        ),
         progress=make_progress(recipe.name, quiet=quiet),
     )
     with tracker, _stop_on_signal() as stop:
         tracker.event("start", recipe=recipe.name, cluster=cluster.name)
         try:
-            with connect(plan, run_dir) as _, _started(recipe, plan, run_dir, attempt, tracker) as groups:
+            with _ray(plan, run_dir), _started(recipe, plan, run_dir, attempt, tracker) as groups:
                 session = _set_up(recipe, plan, run_dir, groups, tracker, coordinator, progress, found, stop)
                 return _train(session, run_dir)
         except BaseException as error:
@@ -130,6 +139,8 @@ def _resume_point(recipe: Recipe, coordinator: Coordinator, plan: Plan) -> Found
     found = coordinator.newest() if resume == "auto" else coordinator.explicit(Path(resume))
     if found is None:
         return None
+    if resume != "auto":
+        coordinator.rewind(found.step)  # or a later start would find the newer checkpoints of the path given up
     for role, ranks in found.manifest.world_sizes.items():
         now = plan.group_of(role).num_ranks
         if now != ranks:
@@ -139,6 +150,16 @@ def _resume_point(recipe: Recipe, coordinator: Coordinator, plan: Plan) -> Found
                 hint=f"set placement.{role}.ranks={ranks}",
             )
     return found
+
+
+def _ray(plan: Plan, run_dir: Path) -> AbstractContextManager[Any]:
+    """Ray with room for every bundle and the data worker."""
+    bundles = [bundle for places in plan.device_sets.values() for bundle in places]
+    return connect(
+        num_cpus=sum(bundle.cpus for bundle in bundles) + plan.data_worker.cpus,
+        num_gpus=math.ceil(sum(bundle.gpus for bundle in bundles)),
+        run_dir=run_dir,
+    )
 
 
 @contextmanager

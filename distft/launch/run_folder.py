@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from distft.common.errors import UserError
-from distft.common.files import write_synced
+from distft.common.files import write_atomic
 from distft.config.load import resolved_yaml
 from distft.config.recipe import Recipe
 from distft.tracking.exit import read_exit
@@ -61,7 +61,7 @@ def is_finished(recipe: Recipe, run_dir: Path) -> bool:
 
 def write_recipe(recipe: Recipe, run_dir: Path) -> None:
     """The resolved recipe, secrets hidden."""
-    write_synced(run_dir / RECIPE, resolved_yaml(recipe))
+    write_atomic(run_dir / RECIPE, resolved_yaml(recipe))
 
 
 def next_attempt(run_dir: Path) -> int:

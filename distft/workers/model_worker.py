@@ -17,7 +17,7 @@ import torch
 
 from distft.algorithms.losses.registry import build_loss
 from distft.batches import Batch, Ragged, concatenate
-from distft.checkpoint.manifest import FileRecord, record_files
+from distft.checkpoint.manifest import FileRecord, NotWritten, record_files
 from distft.common.logging import stage
 from distft.common.seeding import restore_rng_state, rng_state, seed_everything
 from distft.engine import process_group
@@ -60,10 +60,7 @@ class ModelWorker:
         Reports elements held and seconds taken.
         """
         started = time.perf_counter()
-        stage("joining the process group")
-        process_group.join(
-            self.rank, self.world_size, self._store or store, timeout_s=self.spec.collective_timeout_s
-        )
+        self.join(store)
         seed_everything(self.spec.seed)
         stage(f"loading {path}")
         spec = self.spec
@@ -84,6 +81,12 @@ class ModelWorker:
         seed_everything(spec.seed + self.rank)
         stage("ready")
         return {"seconds": time.perf_counter() - started, **self.held()[0]}, None
+
+    def join(self, store: tuple[str, int]) -> tuple[None, None]:
+        """Joins the group's communicator; roles that live in one process share it."""
+        stage("joining the process group")
+        process_group.join(self.rank, self.world_size, self._store or store, timeout_s=self.spec.collective_timeout_s)
+        return None, None
 
     def close(self) -> tuple[None, None]:
         """Leaves the process group."""
@@ -246,18 +249,31 @@ class ModelWorker:
 
     # ---- keeping
 
-    def save(self, staging: str) -> tuple[list[FileRecord], None]:
-        """This rank's share of a checkpoint, under ``staging/<role>``: synced, hashed, reported, not committed."""
+    def save(self, staging: str) -> tuple[list[FileRecord | NotWritten], None]:
+        """This rank's share of a checkpoint, under ``staging/<role>``: synced, hashed, reported, not committed.
+
+        A disk that refuses it is reported too, as NotWritten: the run goes on with the checkpoint before.
+        """
         stage(f"saving to {staging}")
         role = self.spec.role
         target = Path(staging) / role
-        target.mkdir(parents=True, exist_ok=True)
-        self._engine.save(target)
-        torch.save(rng_state(), target / f"rng_{self.rank}.pt")
+        try:
+            target.mkdir(parents=True, exist_ok=True)
+            self._engine.save(target)
+            torch.save(rng_state(), target / f"rng_{self.rank}.pt")
+            failure = ""
+        except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
+            failure = f"{role} rank {self.rank}: {error}"
         process_group.barrier()
+        if failure:
+            return [NotWritten(failure)], None
         names = sorted(path.relative_to(staging).as_posix() for path in target.rglob("*") if path.is_file())
         shared = [name for name in names if not name.startswith(f"{role}/rng_")]
-        return record_files(Path(staging), [*shared[self.rank :: self.world_size], f"{role}/rng_{self.rank}.pt"]), None
+        mine = [*shared[self.rank :: self.world_size], f"{role}/rng_{self.rank}.pt"]
+        try:
+            return [*record_files(Path(staging), mine)], None
+        except OSError as error:
+            return [NotWritten(f"{role} rank {self.rank}: {error}")], None
 
     def load(self, checkpoint: str) -> tuple[None, None]:
         """What ``save`` wrote, on the same number of ranks."""

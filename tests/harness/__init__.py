@@ -1,0 +1,1 @@
+"""Ways to run the real workers and loops without Ray."""
