@@ -15,12 +15,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from distft.algorithms.masking import at_least_float32
-
 OUTPUTS = ("logprobs", "entropy", "logits_mean")
 
-# Elements of a chunk: 2 MB of float32 stays in a CPU's cache; a GPU wants few launches (128 MB).
-_CHUNK_ELEMENTS_CPU = 2**19
+# Elements of a chunk: 1 MB of float32 stays in a CPU's cache; a GPU wants few launches (128 MB).
+_CHUNK_ELEMENTS_CPU = 2**18
 _CHUNK_ELEMENTS_GPU = 2**25
 
 
@@ -67,12 +65,25 @@ def token_logprobs(
     return {name: result for name, result in zip(OUTPUTS, results, strict=True) if name in outputs}
 
 
-def _chunks(num_tokens: int, chunk_size: int) -> Iterator[slice]:
-    return (slice(start, start + chunk_size) for start in range(0, num_tokens, chunk_size))
+class _Chunks:
+    """Rows of logits in float32, a chunk at a time, in two buffers used again and again.
 
+    Fresh buffers for every chunk would cost more in page faults than the arithmetic does.
+    """
 
-def _scaled(chunk: Tensor, temperature: float) -> Tensor:
-    return chunk if temperature == 1.0 else chunk / temperature
+    def __init__(self, logits: Tensor, chunk_size: int) -> None:
+        self._logits, self._chunk_size = logits, chunk_size
+        size = (min(chunk_size, len(logits)), logits.shape[1])
+        self.dtype = torch.promote_types(logits.dtype, torch.float32)
+        self._first = torch.empty(size, dtype=self.dtype, device=logits.device)
+        self._second = torch.empty_like(self._first)
+
+    def __iter__(self) -> Iterator[tuple[slice, Tensor, Tensor]]:
+        """Rows, their logits, and room of the same shape; both tensors may be overwritten."""
+        for start in range(0, len(self._logits), self._chunk_size):
+            rows = slice(start, start + self._chunk_size)
+            source = self._logits[rows]
+            yield rows, self._first[: len(source)].copy_(source), self._second[: len(source)]
 
 
 class _TokenLogprobs(torch.autograd.Function):
@@ -91,20 +102,19 @@ class _TokenLogprobs(torch.autograd.Function):
         with_entropy: bool,
         with_mean: bool,
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        dtype = torch.promote_types(logits.dtype, torch.float32)
-        logprobs = torch.empty(targets.shape, dtype=dtype, device=logits.device)
+        chunks = _Chunks(logits, chunk_size)
+        logprobs = torch.empty(targets.shape, dtype=chunks.dtype, device=logits.device)
         entropy = torch.empty_like(logprobs) if with_entropy else None
         logits_mean = torch.empty_like(logprobs) if with_mean else None
-        for rows in _chunks(len(targets), chunk_size):
-            chunk = at_least_float32(logits[rows])
+        for rows, chunk, room in chunks:
             if logits_mean is not None:
                 logits_mean[rows] = chunk.mean(-1)
-            log_p = torch.log_softmax(_scaled(chunk, temperature), -1)
+            log_p = torch.log_softmax(_scale(chunk, temperature), -1, out=room)
             logprobs[rows] = log_p.gather(1, targets[rows, None]).squeeze(1)
             if entropy is not None:
                 # Finite, so that p log p is 0 where p is 0.
-                log_p.clamp_(min=torch.finfo(dtype).min)
-                entropy[rows] = -(log_p.exp() * log_p).sum(-1)
+                log_p.clamp_(min=torch.finfo(chunks.dtype).min)
+                entropy[rows] = -torch.exp(log_p, out=chunk).mul_(log_p).sum(-1)
         ctx.save_for_backward(logits, targets, entropy)
         ctx.temperature, ctx.chunk_size = temperature, chunk_size
         ctx.set_materialize_grads(False)
@@ -120,32 +130,30 @@ class _TokenLogprobs(torch.autograd.Function):
         logits, targets, entropy = ctx.saved_tensors
         if grad_logprobs is None and grad_entropy is None:
             return None, None, None, None, None, None
+        # The gradient to the logits is that to logits / T, divided by T.
+        zeros = torch.zeros_like(targets, dtype=torch.promote_types(logits.dtype, torch.float32))
+        by_logprobs = zeros if grad_logprobs is None else grad_logprobs / ctx.temperature
+        by_entropy = None if grad_entropy is None else grad_entropy / ctx.temperature
+        dead = by_logprobs == 0 if by_entropy is None else (by_logprobs == 0) & (by_entropy == 0)
+        # Asking a GPU whether there is a masked token would wait for it.
+        some_dead = dead.is_cuda or bool(dead.any())
         grad_logits = torch.empty_like(logits)
-        for rows in _chunks(len(targets), ctx.chunk_size):
-            gradient = _chunk_gradient(
-                _scaled(at_least_float32(logits[rows]), ctx.temperature),
-                targets[rows, None],
-                None if grad_logprobs is None else grad_logprobs[rows, None] / ctx.temperature,
-                None if grad_entropy is None else grad_entropy[rows, None] / ctx.temperature,
-                None if grad_entropy is None else entropy[rows, None],
-            )
+        for rows, chunk, room in _Chunks(logits, ctx.chunk_size):
+            scaled, scale = _scale(chunk, ctx.temperature), by_logprobs[rows, None]
+            if by_entropy is None:
+                gradient = torch.softmax(scaled, -1, out=room).mul_(-scale)
+            else:
+                log_p = torch.log_softmax(scaled, -1, out=room).clamp_(min=torch.finfo(room.dtype).min)
+                p = torch.exp(log_p, out=chunk)
+                weights = log_p.add_(entropy[rows, None]).mul_(by_entropy[rows, None]).add_(scale)
+                gradient = weights.mul_(p).neg_()
+            gradient.scatter_add_(1, targets[rows, None], scale)
+            if some_dead:
+                # A masked token has a gradient of zero even if its logits are NaN.
+                gradient.masked_fill_(dead[rows, None], 0.0)
             grad_logits[rows] = gradient
         return grad_logits, None, None, None, None, None
 
 
-def _chunk_gradient(
-    scaled: Tensor, targets: Tensor, grad_logprobs: Tensor | None, grad_entropy: Tensor | None, entropy: Tensor | None
-) -> Tensor:
-    """Gradient to the logits of a chunk, ``[rows, vocab]``; the other arguments are ``[rows, 1]``."""
-    scale = torch.zeros_like(scaled[:, :1]) if grad_logprobs is None else grad_logprobs
-    if grad_entropy is None or entropy is None:
-        dead = scale == 0
-        gradient = torch.softmax(scaled, -1).mul_(-scale)
-    else:
-        dead = (scale == 0) & (grad_entropy == 0)
-        log_p = torch.log_softmax(scaled, -1).clamp_(min=torch.finfo(scaled.dtype).min)
-        gradient = log_p.exp().mul_(log_p.add_(entropy).mul_(grad_entropy).add_(scale).neg_())
-    gradient.scatter_add_(1, targets, scale)
-    # A masked token has a gradient of zero even if its logits are NaN. (Asking a GPU whether
-    # there is one would wait for it.)
-    return gradient.masked_fill_(dead, 0.0) if dead.is_cuda or bool(dead.any()) else gradient
+def _scale(chunk: Tensor, temperature: float) -> Tensor:
+    return chunk if temperature == 1.0 else chunk.div_(temperature)

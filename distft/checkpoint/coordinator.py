@@ -32,6 +32,7 @@ from distft.checkpoint.manifest import (
     FileRecord,
     Manifest,
     ManifestError,
+    NotWritten,
     faults,
     read_manifest,
     record_files,
@@ -84,6 +85,7 @@ class Coordinator:
         self.attempt = attempt
         self._keep, self._owner, self._fingerprint = keep, owner, fingerprint
         self._damaged: set[Path] = set()
+        self._staging: dict[int, Path] = {}
 
     def begin(self, step: int) -> Path:
         """A new staging folder for all ranks to write into. Raises SaveFailed, LeaseLost."""
@@ -97,39 +99,43 @@ class Coordinator:
             sync_folder(self.folder)
         except OSError as error:
             raise SaveFailed(f"checkpoint of step {step}: {error}") from error
+        self._staging[step] = staging
         return staging
 
     def commit(
         self,
-        staging: Path,
         step: int,
-        files: Iterable[FileRecord],
+        files: Iterable[FileRecord | NotWritten],
         progress: Mapping[str, Any],
         world_sizes: Mapping[str, int],
     ) -> Path:
-        """Publish what all ranks have reported; afterwards delete what ``keep`` does not cover.
+        """Publish what all ranks have reported since ``begin(step)``; then delete what ``keep`` does not cover.
 
-        ``progress``: the controller's state, as JSON. Raises SaveFailed (the staging folder is
-        removed, the former checkpoints are as before) and LeaseLost (nothing is touched).
+        ``progress``: the controller's state, as JSON. ``world_sizes``: ranks per role. Raises
+        SaveFailed (the staging folder is removed, the former checkpoints are as before), LeaseLost
+        (nothing is touched), KeyError without a ``begin``.
         """
+        staging = self._staging[step]
         try:
             self._require("commit", step)
             self._seal(staging, step, files, progress, world_sizes)
             self._require("commit", step)
             path = self._publish(staging, step)
         except OSError as error:
-            self.abandon(staging)
+            self.abandon(step)
             raise SaveFailed(f"checkpoint of step {step}: {error}; the former checkpoints are intact") from error
         except SaveFailed:
-            self.abandon(staging)
+            self.abandon(step)
             raise
+        del self._staging[step]
         self._damaged.discard(path)
         self._clean(path)
         return path
 
-    def abandon(self, staging: Path) -> None:
-        """Remove a staging folder whose save did not succeed. Never raises for a full or lost disk."""
-        if staging.exists():
+    def abandon(self, step: int) -> None:
+        """Remove the staging folder of a save that did not succeed. Never raises for a full or lost disk."""
+        staging = self._staging.pop(step, None)
+        if staging is not None and os.path.exists(staging):  # Path.exists raises on a lost disk
             self._discard(staging)
 
     def abandon_staging(self) -> list[Path]:
@@ -137,6 +143,7 @@ class Coordinator:
 
         Staging folders go (which also stops a former owner that wakes up from publishing one); a
         checkpoint that had stepped aside for a commit that never came is put back; the trash is emptied.
+        Returns the staging folders. Raises LeaseLost, OSError.
         """
         self._require("start", 0)
         gone = []
@@ -192,6 +199,7 @@ class Coordinator:
         """The user goes back to ``step`` (-1: to the beginning): later checkpoints no longer count.
 
         They step aside, so that ``newest`` does not find them, and are deleted after the next commit.
+        Returns where they were. Raises LeaseLost, OSError.
         """
         self._require("rewind", step)
         moved = []
@@ -204,8 +212,8 @@ class Coordinator:
             _log.warning("checkpoints after step %d are superseded: %s", step, ", ".join(p.name for p in moved))
         return moved
 
-    def _seal(self, staging: Path, step: int, files: Iterable[FileRecord], progress: Mapping[str, Any],
-              world_sizes: Mapping[str, int]) -> None:  # fmt: skip
+    def _seal(self, staging: Path, step: int, files: Iterable[FileRecord | NotWritten],
+              progress: Mapping[str, Any], world_sizes: Mapping[str, int]) -> None:  # fmt: skip
         """progress.json and the manifest, on the disk. The files' content was synced by their ranks."""
         records = _merged(files)
         missing = size_faults(staging, records)
@@ -252,7 +260,7 @@ class Coordinator:
             ours.append((step, path))
             if path == committed or (path not in self._damaged and not size_faults(path, manifest.files)):
                 intact.append(step)
-        oldest = sorted(intact, reverse=True)[: self._keep][-1]
+        oldest = min(sorted(intact, reverse=True)[: self._keep], default=0)
         for step, path in ours:
             if step < oldest and path != committed:
                 self._discard(path)
@@ -280,10 +288,14 @@ class Coordinator:
             raise SaveFailed(f"{what} at step {step}: the lease cannot be read: {error}") from error
 
 
-def _merged(files: Iterable[FileRecord]) -> list[FileRecord]:
-    """The reports of all ranks as one list by path. Raises SaveFailed where two ranks wrote one file."""
+def _merged(files: Iterable[FileRecord | NotWritten]) -> list[FileRecord]:
+    """The reports of all ranks as one list by path. Raises SaveFailed if one could not write, or two wrote one file."""
     records: dict[str, FileRecord] = {}
-    for record in files:
+    reports = list(files)
+    causes = [report.cause for report in reports if isinstance(report, NotWritten)]
+    if causes:
+        raise SaveFailed("; ".join(causes))
+    for record in (report for report in reports if isinstance(report, FileRecord)):
         if records.setdefault(record.path, record) != record:
             raise SaveFailed(f"two ranks wrote {record.path} with different content")
     if not records:

@@ -33,6 +33,15 @@ class FileRecord:
 
 
 @dataclass(frozen=True)
+class NotWritten:
+    """What a rank reports instead when it could not write its files, so that a full disk costs a
+    checkpoint and not the rank. ``cause`` names rank and error.
+    """
+
+    cause: str
+
+
+@dataclass(frozen=True)
 class Manifest:
     """What a checkpoint consists of and where it comes from.
 

@@ -6,19 +6,20 @@ Text that ends up on a command line of Slurm's keeps to an allow-list of charact
 
 from __future__ import annotations
 
+import re
 import typing
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from distft.common.errors import UserError, nearest
 from distft.config.problems import Problem, report
 from distft.config.redact import is_secret_key
 from distft.config.section import Items, Numeral, Section
-from distft.config.yaml_file import read_yaml
+from distft.config.yaml_file import KeyPath, read_yaml
 
 # Beside the packages in a checkout, inside the package in an installed wheel.
 _PACKAGE = Path(__file__).parent.parent
@@ -26,6 +27,7 @@ _FOLDERS = (_PACKAGE / "cluster_configs", _PACKAGE.parent / "cluster_configs")
 
 Auto: TypeAlias = Literal["auto"]
 Word: TypeAlias = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.,:@+=-]*$", max_length=200)]
+Module: TypeAlias = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_./@+=-]*$", max_length=200)]
 Features: TypeAlias = Annotated[str, Field(pattern=r"^[A-Za-z0-9(\[][A-Za-z0-9_.,:&|*()\[\]-]*$", max_length=200)]
 EnvironmentName: TypeAlias = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=200)]
 NoNewline: TypeAlias = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]*$", max_length=4096)]
@@ -114,7 +116,7 @@ class Cluster(Section):
     network: Network = Field(default_factory=Network, description="what joins the nodes")
     slurm: Slurm | None = Field(default=None, description="how nodes are asked of Slurm")
     address: NoNewline | None = Field(default=None, description="Ray's job server; null: RAY_ADDRESS")
-    modules: Items[Word] = Field(default=(), description="environment modules loaded on every node")
+    modules: Items[Module] = Field(default=(), description="environment modules loaded on every node")
     virtualenv: NoNewline | None = Field(default=None, description="Python environment on every node")
     container: Container | None = Field(default=None, description="container image instead")
     scratch: NoNewline | None = Field(default=None, description="node-local folder for temporary files")
@@ -155,8 +157,7 @@ def load_cluster(name_or_path: str) -> Cluster:
     try:
         return Cluster.model_validate(tree.data)
     except ValidationError as error:
-        problems = {tuple(_path(details["loc"])): details for details in error.errors(include_url=False)}
-        raise report([_problem(path, details) for path, details in problems.items()], tree) from None
+        raise report(_problems(error), tree) from None
 
 
 def shipped_clusters() -> list[tuple[str, str]]:
@@ -179,28 +180,60 @@ def _find(name_or_path: str) -> Path:
     raise UserError(what, where=name_or_path, hint=f"did you mean {close}? {listed}" if close else listed)
 
 
-def _path(location: Sequence[str | int]) -> list[str | int]:
-    """The key path: pydantic's location without the branches of unions."""
-    branches = ("constrained-int", "constrained-float", "int", "float", "constrained-str", "str", "[key]")
-    return [part for part in location if not (isinstance(part, str) and (part in branches or "[" in part))]
+# The branches of unions, which pydantic puts into the location of an error.
+_BRANCHES = re.compile(r"(constrained-)?(int|float|str)|literal\[.*\]|\[key\]|function-.*")
+_SAID = {
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "string_type": "a text",
+    "tuple_type": "a list",
+    "model_type": "a mapping of keys",
+    "dict_type": "a mapping of keys",
+    "greater_than": "more than {gt}",
+    "greater_than_equal": "at least {ge}",
+    "less_than": "less than {lt}",
+    "less_than_equal": "at most {le}",
+    "literal_error": "{expected}",
+}
 
 
-def _problem(path: Sequence[str | int], details: ErrorDetails) -> Problem:
-    section = _section_at(path[:-1])
+def _problems(error: ValidationError) -> list[Problem]:
+    """One problem a key: what the branches of a union each want is joined by "or"."""
+    found: dict[KeyPath, list[ErrorDetails]] = {}
+    for details in error.errors(include_url=False):
+        path = tuple(part for part in details["loc"] if not (isinstance(part, str) and _BRANCHES.fullmatch(part)))
+        found.setdefault(path, []).append(details)
+    return [_problem(path, details) for path, details in found.items()]
+
+
+def _problem(path: KeyPath, all_details: Sequence[ErrorDetails]) -> Problem:
+    details, section = all_details[0], _section_at(path[:-1])
+    kind, value = details["type"], details["input"]
     known = list(section.model_fields) if section else []
-    if details["type"] == "extra_forbidden":
+    about = _description(section, path)
+    if kind == "extra_forbidden":
         close = nearest(str(path[-1]), known)
-        hint = f"did you mean {close}?" if close else f"keys here: {', '.join(known)}"
-        return Problem(tuple(path), f"unknown key {path[-1]}", hint)
-    if details["type"] == "missing":
-        return Problem(tuple(path), "is missing", _description(section, path))
-    close = nearest(str(details["input"]), str(details.get("ctx", {}).get("expected", "")).replace("'", " ").split())
-    message = str(details["msg"]).removeprefix("Input ")
-    given = "" if isinstance(details["input"], dict | BaseModel) else f", not {details['input']!r}"
-    return Problem(tuple(path), message + given, f"did you mean {close}?" if close else _description(section, path))
+        return Problem(
+            path, f"unknown key {path[-1]}", f"did you mean {close}?" if close else f"keys here: {', '.join(known)}"
+        )
+    if kind == "missing":
+        return Problem(path, "is missing", about)
+    if kind == "string_pattern_mismatch":
+        return Problem(path, f"{value!r} is not allowed here", about)
+    if kind in _SAID:
+        wanted = " or ".join(_SAID[d["type"]].format(**d.get("ctx", {})) for d in all_details if d["type"] in _SAID)
+        inner = _section_at(path) if kind == "model_type" else None
+        close = nearest(str(value), re.findall(r"'(.*?)'", wanted))
+        hint = f"did you mean {close}?" if close else about
+        return Problem(
+            path, f"must be {wanted}, not {value!r}", f"its keys: {', '.join(inner.model_fields)}" if inner else hint
+        )
+    return Problem(path, str(details["msg"]), about)
 
 
-def _section_at(path: Sequence[str | int]) -> type[Section] | None:
+def _section_at(path: KeyPath) -> type[Section] | None:
     section: type[Section] | None = Cluster
     for part in path:
         field = section.model_fields.get(str(part)) if section else None
@@ -214,6 +247,6 @@ def _kinds(annotation: Any) -> list[type[Section]]:
     return [kind for part in typing.get_args(annotation) for kind in _kinds(part)]
 
 
-def _description(section: type[Section] | None, path: Sequence[str | int]) -> str:
+def _description(section: type[Section] | None, path: KeyPath) -> str:
     field = section.model_fields.get(str(path[-1])) if section and path else None
     return f"{path[-1]}: {field.description}" if field and field.description else ""

@@ -70,7 +70,7 @@ def _open(path: Path) -> IO[bytes]:
 def _read_jsonl(stream: IO[bytes], name: str) -> Iterator[Row]:
     for number, raw in enumerate(stream, 1):
         where = f"{name}:{number}"
-        line = _decoded(raw, where, first=number == 1)
+        line = _decoded(raw, where, first=number == 1).rstrip("\r\n")
         if not line.strip():
             continue
         try:
@@ -99,7 +99,7 @@ def _read_json(stream: IO[bytes], name: str) -> Iterator[Row]:
         place = _skip_blank(text, place)
         if in_list and text[place : place + 1] == ",":
             place = _skip_blank(text, place + 1)
-        elif in_list and text[place : place + 1] != "]":
+        elif in_list and place < len(text) and text[place] != "]":
             line += text.count("\n", counted, place)
             raise UserError("malformed JSON: the list does not go on with , or end with ]", where=f"{name}:{line}")
     if in_list and place >= len(text):

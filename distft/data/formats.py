@@ -110,7 +110,7 @@ TAKES: Final[dict[str, tuple[str, ...]]] = {
     "dpo": _PAIRED,
     "ppo": ("prompt", "prompt_completion", "dialogsum", "preference", "hh_rlhf", "messages"),
 }
-_KNOWN_COLUMNS = frozenset(column for columns in COLUMNS.values() for column in columns)
+KNOWN_COLUMNS: Final = frozenset(column for columns in COLUMNS.values() for column in columns)
 
 
 def detect_format(row: Row, kind: str) -> str:
@@ -155,7 +155,7 @@ def require_columns(row: Row, format_name: str) -> None:
 
 def extra_columns(row: Row) -> dict[str, Any]:
     """The columns that belong to no format: kept for reward functions."""
-    return {name: value for name, value in row.values.items() if name not in _KNOWN_COLUMNS}
+    return {name: value for name, value in row.values.items() if name not in KNOWN_COLUMNS}
 
 
 def prompt_of(example: Example) -> Content:

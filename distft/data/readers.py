@@ -31,7 +31,7 @@ _HH_ROLES = {"Human": "user", "Assistant": "assistant"}
 _SUMMARY_PROMPT = "Summarize the following conversation.\n\n{dialogue}\n\nSummary:"
 
 
-class Unusable(Exception):  # noqa: N818 - not an error: the row is counted and left out
+class Unusable(Exception):
     """A row that nothing can be learned from; its text is the reason, the same for all rows of that sort."""
 
 
@@ -133,7 +133,7 @@ def _implicit_prompt(chosen: Content, rejected: Content) -> tuple[Content, Conte
         chosen, rejected = str(chosen), str(rejected)
         cut = _common(chosen, rejected)
         # A cut at the end of one side would leave that side empty, or split the word that goes on in the other.
-        while cut > 0 and not (cut < min(len(chosen), len(rejected)) and chosen[cut].isspace()):
+        while cut > 0 and not (chosen[cut : cut + 1].isspace() and rejected[cut : cut + 1].isspace()):
             cut -= 1
         while cut > 0 and chosen[cut - 1].isspace():
             cut -= 1

@@ -13,7 +13,7 @@ from distft.common.errors import EnvironmentFallsShort, UserError, nearest
 from distft.config.data import Source
 from distft.data import builtin
 from distft.data.files import data_suffix, missing_file, read_file
-from distft.data.formats import Row, check_format, detect_format
+from distft.data.formats import COLUMNS, KNOWN_COLUMNS, TAKES, Row, check_format, detect_format, texts_of
 from distft.data.readers import Unusable, example_of
 
 _BUILTIN = "builtin:"
@@ -74,6 +74,20 @@ def check_rows(source: Source, kind: str, max_rows: int | None = None, list_name
     if num_rows == num_unusable:
         raise UserError(f"none of the first {num_rows} rows can be used ({reason or 'no rows'})", where=source.path)
     return Checked(format_name, num_rows, num_unusable)
+
+
+def corpus_texts(source: Source) -> Iterator[str]:
+    """Everything a source says, for training a tokenizer: the same whatever the kind of algorithm, so that the runs
+    that start from nothing on one corpus make equal tokenizers. Raises what reading a source can raise."""
+    format_name: str = "" if source.format == "auto" else source.format
+    for row in read_rows(source):
+        if not format_name:
+            answered = any(set(COLUMNS[name]) <= set(row.values) for name in TAKES["sft"])
+            format_name = detect_format(row, "sft" if answered or "prompt" not in row.values else "ppo")
+        try:
+            yield from texts_of(example_of(row, format_name))
+        except Unusable:
+            continue
 
 
 def _rows_of(source: Source, list_name: str) -> Iterator[Row]:
@@ -172,8 +186,10 @@ def _renamed(row: Row, columns: Mapping[str, str]) -> Row:
     for theirs, ours in columns.items():
         if theirs in row.values:
             continue
-        if ours in row.values:
+        if ours in row.values and theirs in KNOWN_COLUMNS:
             hint = f"`columns` maps the file's name to the format's: write `columns: {{{ours}: {theirs}}}`?"
+        elif ours in row.values:
+            hint = f"it has `{ours}` already: leave this rename out"
         else:
             near = nearest(theirs, row.values)
             hint = f"did you mean `{near}`?" if near else f"the row has: {', '.join(map(str, row.values))}"

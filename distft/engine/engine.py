@@ -20,12 +20,14 @@ from typing import Any, cast
 import deepspeed
 import torch
 import torch.distributed as dist
+from deepspeed.accelerator import get_accelerator
 from torch import Tensor, nn
 from transformers.integrations.deepspeed import HfDeepSpeedConfig, unset_hf_deepspeed_config
 
-from distft.common.errors import DistftError
+from distft.common.errors import DistftError, EnvironmentFallsShort
 from distft.config.models import Engine as EngineConfig
 from distft.config.training import Optimizer
+from distft.engine import process_group
 from distft.engine.held import Held, gradient_elements, optimizer_elements, parameter_elements
 from distft.engine.optimizer import build_optimizer
 from distft.engine.process_group import accelerator
@@ -58,6 +60,8 @@ class Engine:
         self.device = accelerator()
         self._dtype = dtype
         self._world_size = dist.get_world_size()
+        if dtype == "float16" and not get_accelerator().is_fp16_supported():
+            raise EnvironmentFallsShort("this machine's processor has no float16", hint="take bfloat16 or float32")
         self._module = module
         self._entry = module
         self._engine: Any = None
@@ -105,17 +109,21 @@ class Engine:
     def sharded_loading(config: EngineConfig, dtype: str) -> Iterator[None]:
         """While open, Hugging Face loads each parameter straight into its shards (stage 3 only).
 
-        So no rank ever holds the whole model, which matters when eight ranks share a node's memory.
+        So no rank ever keeps the whole model (each maps the files, rank 0 scatters them), which matters
+        when eight ranks share a node's memory. What one rank cannot load is an error on all.
         """
         if config.zero_stage < 3:
-            yield
+            with process_group.failing_together():
+                yield
             return
-        kept = HfDeepSpeedConfig(deepspeed_settings(config, dtype, max_grad_norm=0.0, trained=True))
+        settings = deepspeed_settings(config, dtype, max_grad_norm=0.0, trained=True)
+        kept = HfDeepSpeedConfig(settings)  # type: ignore[no-untyped-call]
         try:
-            yield
+            with process_group.failing_together():
+                yield
         finally:
             # transformers keeps a weak reference only, but an exception on its way out keeps frames alive.
-            unset_hf_deepspeed_config()
+            unset_hf_deepspeed_config()  # type: ignore[no-untyped-call]
             del kept
 
     @property
@@ -168,7 +176,9 @@ class Engine:
 
     def save(self, folder: Path) -> None:
         """Parameters, optimizer and loss-scale state, a file a rank (collective; every file may take minutes)."""
-        self._engine.save_checkpoint(str(folder), tag=CHECKPOINT_TAG, save_latest=False, exclude_frozen_parameters=False)
+        self._engine.save_checkpoint(
+            str(folder), tag=CHECKPOINT_TAG, save_latest=False, exclude_frozen_parameters=False
+        )
 
     def load(self, folder: Path) -> None:
         """What ``save`` wrote, on the same number of ranks (collective).

@@ -27,5 +27,9 @@ def build_optimizer(module: nn.Module, optimizer: Optimizer, device: torch.devic
     if optimizer.name == "sgd":
         return torch.optim.SGD(groups, lr=optimizer.learning_rate)
     return torch.optim.AdamW(
-        groups, lr=optimizer.learning_rate, betas=optimizer.betas, eps=optimizer.eps, fused=device.type in ("cuda", "cpu")
+        groups,
+        lr=optimizer.learning_rate,
+        betas=optimizer.betas,
+        eps=optimizer.eps,
+        fused=device.type in ("cuda", "cpu"),
     )

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
+
+from distft.common.errors import DistftError, UserError
 
 
 def accelerator() -> torch.device:
@@ -23,14 +27,17 @@ def host_store(host: str) -> Any:
 
     The store itself takes the port, so none can be lost between choosing and using it. Keep the object.
     """
-    return dist.TCPStore(host, 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=60))
+    return dist.TCPStore(host, 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=60))  # type: ignore[attr-defined]
 
 
 def join(rank: int, world_size: int, store: Any, *, timeout_s: float) -> None:
     """Joins this process to its group's communicator. ``store`` is a TCPStore or ``(host, port)``.
 
     ``timeout_s`` bounds every collective: a dead or diverged peer raises instead of hanging.
+    Roles that live in one process share the communicator of the first.
     """
+    if dist.is_initialized():
+        return
     os.environ.setdefault("LOCAL_RANK", "0")
     if accelerator().type == "cpu":
         os.environ["DS_ACCELERATOR"] = "cpu"
@@ -43,7 +50,7 @@ def join(rank: int, world_size: int, store: Any, *, timeout_s: float) -> None:
     warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+_tensor` is deprecated", FutureWarning)
     timeout = timedelta(seconds=timeout_s)
     if isinstance(store, tuple):
-        store = dist.TCPStore(store[0], store[1], is_master=False, timeout=timeout)
+        store = dist.TCPStore(store[0], store[1], is_master=False, timeout=timeout)  # type: ignore[attr-defined]
     backend = "gloo" if accelerator().type == "cpu" else "cpu:gloo,cuda:nccl"
     dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
     deepspeed.init_distributed(dist_init_required=False, timeout=timeout, verbose=False)
@@ -66,3 +73,26 @@ def reduce_scalars(values: list[float], operation: str = "sum") -> list[float]:
 def barrier() -> None:
     """Waits for all ranks of the group."""
     dist.barrier()
+
+
+@contextmanager
+def failing_together() -> Iterator[None]:
+    """What raises in here on one rank raises on all of them (collective), so that none waits for another.
+
+    The others raise what the first failed rank raised, where that can travel.
+    """
+    failure: Exception | None = None
+    try:
+        yield
+    except Exception as error:
+        failure = error
+    mine = failure if failure is None or isinstance(failure, UserError) else DistftError(repr(failure))
+    failures: list[Exception | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(failures, mine)
+    if failure is not None:
+        raise failure
+    for rank, theirs in enumerate(failures):
+        if isinstance(theirs, UserError):
+            raise theirs
+        if theirs is not None:
+            raise DistftError(f"rank {rank} failed: {theirs}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from distft.common.errors import UserError
 from distft.config.models import Engine as EngineConfig
 
 
@@ -11,8 +12,13 @@ def deepspeed_settings(engine: EngineConfig, dtype: str, *, max_grad_norm: float
     """DeepSpeed's configuration for a role.
 
     Gradient accumulation is ours (``managed_gradient_accumulation`` off): a step has as many micro-batches
-    as its tokens need, which no fixed number of accumulation steps can say.
+    as its tokens need, which no fixed number of accumulation steps can say. Raises UserError for an
+    offload that its stage does not have: DeepSpeed would take it and keep everything where it is.
     """
+    if engine.offload_parameters == "cpu" and engine.zero_stage < 3:
+        raise UserError("parameters are offloaded at stage 3 only", where="engine.offload_parameters")
+    if engine.offload_optimizer == "cpu" and engine.zero_stage < 1:
+        raise UserError("optimizer state is offloaded at stages 1 to 3 only", where="engine.offload_optimizer")
     settings: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,

@@ -56,6 +56,8 @@ class RayGroup:
                 raise ValueError(f"{self.role}.{verb}: {name} has {len(given)} entries for {ranks} ranks")
         if samples is not None and not data:
             raise ValueError(f"{self.role}.{verb}: samples without data to take them from")
+        for source in data if samples is not None else ():
+            source.select([sample for rows in samples or () for sample in rows])  # raises where one is missing
         return Call(
             group=self,
             verb=verb,

@@ -13,6 +13,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from os import getpid
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -111,6 +112,7 @@ class Answers:
 
     def __init__(self) -> None:
         self._watched: dict[Any, Member] = {}
+        self._oom_kills = count_oom_kills()
 
     def watch(self, member: Member) -> None:
         """Its death ends every wait from now on."""
@@ -146,7 +148,7 @@ class Answers:
         try:
             outcome = ray.get(ref)
         except RayError as error:
-            return _lost(member, error)
+            return _lost(member, error, self._oom_kills)
         if one is None:
             raise AssertionError("watch returned")
         if outcome.failure is not None:
@@ -177,19 +179,38 @@ def _failed(member: Member, failure: Failure) -> _Trouble:
     return _Trouble(order, failure.time, _run_failed(member, cause, kind, failure.stage))
 
 
-def _lost(member: Member, error: RayError) -> _Trouble:
-    """What a future that failed says of its member."""
+def _lost(member: Member, error: RayError, oom_kills: int) -> _Trouble:
+    """What a future that failed says of its member. ``oom_kills``: of this node when all was well."""
     if isinstance(error, RayTaskError):
         return _Trouble(1, time.time(), _run_failed(member, str(error).strip().splitlines()[-1], "exception"))
     if isinstance(error, ActorUnavailableError | NodeDiedError | ObjectLostError):
         cause, kind = "its node does not answer any more (Ray's raylet there is gone)", "node"
     elif isinstance(error, OutOfMemoryError):
         cause, kind = "its process was ended because the node ran out of memory", "out_of_memory"
+    elif _by_the_kernel(member, oom_kills):
+        cause, kind = "its process was killed by the kernel: the node ran out of memory", "out_of_memory"
     else:
         found = _EXIT_DETAIL.search(str(error))
         detail = " ".join((found[1] if found else str(error)).split())
+        if "End of file" in detail:
+            detail = "killed by a signal, or crashed"
         cause, kind = f"its process died: {detail}", "death"
     return _Trouble(0, time.time(), _run_failed(member, cause, kind))
+
+
+def _by_the_kernel(member: Member, oom_kills: int) -> bool:
+    """Whether memory ran out on this node, and the member was here: the kernel's count has grown."""
+    here = member.info is not None and member.info.node_id == ray.get_runtime_context().get_node_id()
+    return here and count_oom_kills() > oom_kills
+
+
+def count_oom_kills(vmstat: Path = Path("/proc/vmstat")) -> int:
+    """Processes that this node's kernel has killed for want of memory, cgroups' limits included."""
+    try:
+        counts = dict(line.split() for line in vmstat.read_text().splitlines())
+    except (OSError, ValueError):
+        return 0
+    return int(counts.get("oom_kill", 0))
 
 
 def _run_failed(member: Member, cause: str, kind: str, stage: str = "") -> RunFailed:

@@ -21,7 +21,7 @@ def draw(plan: Plan) -> str:
 def _header(plan: Plan) -> str:
     hardware = plan.hardware
     each = f"{hardware.gpus} GPUs, " if hardware.gpus else ""
-    nodes = f"{hardware.nodes} node{'s' if hardware.nodes > 1 else ''}"
+    nodes = _count(hardware.nodes, "node")
     return (
         f"{plan.recipe} ({plan.algorithm}) on {plan.cluster}: {nodes} of {each}{hardware.cpus} CPUs, "
         f"{hardware.memory / GIB:.0f} GiB; {plan.nodes_used} used"
@@ -86,17 +86,22 @@ def _span(group: GroupPlan) -> str:
 
 def _batch(plan: Plan) -> str:
     batch = plan.batch
-    step = "iteration" if batch.generation_rounds else "step"
-    sequences = "" if batch.unit == "sequences" else f" = {batch.sequences} sequences"
+    step = "An iteration" if batch.generation_rounds else "A step"
+    sequences = "" if batch.unit == "sequences" else f" = {_count(batch.sequences, 'sequence')}"
     lines = [
-        f"A {step}: {batch.units} {batch.unit}{sequences} of at most {batch.longest} tokens ({batch.tokens:,} in all)",
-        f"Update: {batch.optimizer_steps} optimizer step{'s' if batch.optimizer_steps > 1 else ''}, in each at most "
-        f"{batch.sequences_per_rank} sequences on each of {batch.ranks} ranks: {batch.micro_batches} micro-batches of "
-        f"{batch.rows} rows where all are of the longest length",
+        f"{step}: {batch.units} {batch.unit}{sequences} of at most {batch.longest} tokens ({batch.tokens:,} in all)",
+        f"Update: {_count(batch.optimizer_steps, 'optimizer step')} of at most "
+        f"{_count(batch.sequences_per_rank, 'sequence')} on each of {_count(batch.ranks, 'rank')}, "
+        f"in {_count(batch.micro_batches, 'micro-batch')} of up to {_count(batch.rows, 'row')}",
     ]
     if batch.generation_rounds:
-        lines.append(f"Generation: {batch.generation_rounds} batch{'es' if batch.generation_rounds > 1 else ''} on each policy rank")
+        lines.append(f"Generation: {_count(batch.generation_rounds, 'batch')} on each rank of the policy")
     return "\n".join(lines)
+
+
+def _count(number: int, word: str) -> str:
+    plural = f"{word}es" if word.endswith("ch") else f"{word}s"
+    return f"{number} {word if number == 1 else plural}"
 
 
 def _memory(plan: Plan) -> Iterator[str]:
@@ -118,8 +123,7 @@ def _memory(plan: Plan) -> Iterator[str]:
 
 
 def _label(item: Item) -> str:
-    when = "" if item.when == "always" else f" ({item.when})"
-    return f"{item.name}{when}{', on the host' if item.place == 'host' else ''}"
+    return f"{item.name}{', on the host' if item.place == 'host' else ''}"
 
 
 def _sum(items: Sequence[Item], label: str) -> int:
@@ -147,8 +151,8 @@ def _bytes(number: int) -> str:
 def _table(rows: Sequence[Sequence[str]]) -> list[str]:
     """Columns aligned: the first to the left, the others to the right; a line under the header."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = [
-        "  ".join(cell.ljust(width) if column == 0 else cell.rjust(width) for column, (cell, width) in enumerate(zip(row, widths, strict=True))).rstrip()
-        for row in rows
-    ]
+    lines = []
+    for first, *rest in rows:
+        cells = [cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True)]
+        lines.append("  ".join([first.ljust(widths[0]), *cells]).rstrip())
     return [lines[0], "─" * max(len(line) for line in lines), *lines[1:]]

@@ -7,7 +7,7 @@ from distft.launch.machine import Machine
 
 
 def group_environment(cluster: Cluster, machine: Machine | None, *, gpus: int, threads: int) -> dict[str, str]:
-    """What the ranks of a group are started with; ``environment: null`` entries of the cluster file are left to the launcher.
+    """What the ranks of a group are started with; entries of the cluster file that are null are the launcher's.
 
     On one machine gloo is bound to the loopback interface: without a default route it would look for the
     host's own name in vain. Hugging Face's folders and offline switches are passed on, tokens are not.

@@ -11,7 +11,9 @@ from distft.common.errors import UserError
 from distft.config.load import resolve_path
 from distft.config.models import Model
 from distft.config.recipe import Recipe
-from distft.config.roles import is_rl, longest_sequence, model_of, optimizer_of, trained_roles
+from distft.config.roles import is_rl, model_of, optimizer_of, trained_roles
+from distft.launch.batch_arithmetic import batch_arithmetic
+from distft.launch.hardware import Hardware
 from distft.launch.memory import (
     PHASES,
     Compute,
@@ -24,10 +26,10 @@ from distft.launch.memory import (
     rank_items,
 )
 from distft.launch.model_sizes import ModelSizes, local_folder, sizes_from_folder, sizes_from_init
-from distft.launch.hardware import Hardware
-from distft.launch.placement_plan import Seat
+from distft.launch.placement_plan import Arrangement, Seat
 
-# On the first node the driver, the data worker and Ray's head; on every node Ray's own processes and the samples in its store.
+SCALAR_ROLES = ("reward", "value")
+# On the first node the driver, the data worker and Ray's head; on every node Ray's processes and its store.
 HEAD_BYTES = 2**30
 NODE_BYTES = 2**28
 
@@ -66,7 +68,7 @@ def sizes_of(recipe: Recipe, role: str) -> ModelSizes:
         if folder is None:
             raise UserError("is not on this machine, so its sizes are not known", where=path)
         sizes = sizes_from_folder(folder)
-    return sizes.with_scalar_head() if role in ("reward", "value") else sizes
+    return sizes.with_scalar_head() if role in SCALAR_ROLES else sizes
 
 
 def role_memory(recipe: Recipe, role: str, ranks: int, *, gpu: bool, shared: bool) -> RoleMemory:
@@ -85,23 +87,20 @@ def role_memory(recipe: Recipe, role: str, ranks: int, *, gpu: bool, shared: boo
     return RoleMemory(tuple(rank_items(sizes, model.engine, compute, work, ranks)), sizes.total)
 
 
-def loads(memory: Mapping[str, RoleMemory], *, groups_of_set: Mapping[str, Sequence[str]],
-          group_of: Mapping[str, str], seats: Mapping[str, Sequence[Seat]], hardware: Hardware) -> tuple[Load, ...]:  # fmt: skip
+def loads(
+    memory: Mapping[str, RoleMemory], arrangement: Arrangement, seats: Mapping[str, Sequence[Seat]], hardware: Hardware
+) -> tuple[Load, ...]:
     """The fullest GPU of each device set (GPU clusters) and the fullest node."""
     by_group: dict[str, list[Item]] = defaultdict(list)
-    for role, group in group_of.items():
+    for role, group in arrangement.group_of.items():
         by_group[group] += memory[role].items
-    roles_of_set = {
-        root: tuple(role for role, group in group_of.items() if group in groups)
-        for root, groups in groups_of_set.items()
-    }
     found = []
     if hardware.gpus:
-        for root, groups in groups_of_set.items():
-            items = [by_group[group] for group in groups]
-            where = f"GPUs of {', '.join(roles_of_set[root])}"
-            found.append(Load(where, "gpu", roles_of_set[root], _taking_turns(items), hardware.gpu_memory))
-    found.append(_fullest_node(by_group, groups_of_set, roles_of_set, seats, hardware))
+        for root, groups in arrangement.members.items():
+            on_it = arrangement.roles_of_set[root]
+            needed = _taking_turns([by_group[group] for group in groups])
+            found.append(Load(f"GPUs of {', '.join(on_it)}", "gpu", on_it, needed, hardware.gpu_memory))
+    found.append(_fullest_node(by_group, arrangement, seats, hardware))
     return tuple(found)
 
 
@@ -114,27 +113,30 @@ def _taking_turns(groups: Sequence[Sequence[Item]]) -> int:
     return sum(processes) + max(awake)
 
 
-def _fullest_node(by_group: Mapping[str, Sequence[Item]], groups_of_set: Mapping[str, Sequence[str]],
-                  roles_of_set: Mapping[str, tuple[str, ...]], seats: Mapping[str, Sequence[Seat]],
-                  hardware: Hardware) -> Load:  # fmt: skip
+def _fullest_node(
+    by_group: Mapping[str, Sequence[Item]],
+    arrangement: Arrangement,
+    seats: Mapping[str, Sequence[Seat]],
+    hardware: Hardware,
+) -> Load:
     """Nodes with the same ranks on them are alike, so each kind is counted once."""
     ranks: dict[int, Counter[str]] = defaultdict(Counter)
     for root, chosen in seats.items():
         for seat in chosen:
             ranks[seat.node][root] += 1
     places: tuple[Place, ...] = ("host",) if hardware.gpus else ("host", "device")
-    loads, seen = [], set()
+    found, seen = [], set()
     for node in sorted(ranks):
         kind = tuple(sorted(ranks[node].items()))
         if kind in seen:
             continue
         seen.add(kind)
-        held = [(count, by_group[group]) for root, count in kind for group in groups_of_set[root]]
+        held = [(count, by_group[group]) for root, count in kind for group in arrangement.members[root]]
         own = NODE_BYTES + (HEAD_BYTES if node == 0 else 0)
-        asleep = _asleep_on_host(kind, by_group, groups_of_set) if hardware.gpus else 0
-        roles = tuple(role for root, _ in kind for role in roles_of_set[root])
-        loads.append(Load(f"node {node}", "node", roles, own + asleep + _at_once(held, places), hardware.memory))
-    return max(loads, key=lambda load: load.bytes)
+        asleep = _asleep_on_host(kind, by_group, arrangement) if hardware.gpus else 0
+        roles = tuple(role for root, _ in kind for role in arrangement.roles_of_set[root])
+        found.append(Load(f"node {node}", "node", roles, own + asleep + _at_once(held, places), hardware.memory))
+    return max(found, key=lambda load: load.bytes)
 
 
 def _at_once(held: Iterable[tuple[int, Sequence[Item]]], places: Sequence[Place]) -> int:
@@ -149,21 +151,22 @@ def _at_once(held: Iterable[tuple[int, Sequence[Item]]], places: Sequence[Place]
     return total("always") + max(total(phase) for phase in PHASES)
 
 
-def _asleep_on_host(kind: Iterable[tuple[str, int]], by_group: Mapping[str, Sequence[Item]],
-                    groups_of_set: Mapping[str, Sequence[str]]) -> int:  # fmt: skip
+def _asleep_on_host(
+    kind: Iterable[tuple[str, int]], by_group: Mapping[str, Sequence[Item]], arrangement: Arrangement
+) -> int:
     """Host memory of groups that sleep: their states wait there while another has the GPU."""
-    bytes_ = 0
+    asleep = 0
     for root, count in kind:
-        states = [
-            sum(
-                item.bytes
-                for item in by_group[group]
-                if item.when == "always" and item.place == "device" and item.name != "process"
-            )
-            for group in groups_of_set[root]
-        ]
-        bytes_ += count * (sum(states) - min(states)) if len(states) > 1 else 0
-    return bytes_
+        states = [_states(by_group[group]) for group in arrangement.members[root]]
+        asleep += count * (sum(states) - min(states))
+    return asleep
+
+
+def _states(items: Iterable[Item]) -> int:
+    """What leaves the GPU when a group goes to sleep: all that is always there but the process itself."""
+    return sum(
+        item.bytes for item in items if item.when == "always" and item.place == "device" and item.name != "process"
+    )
 
 
 def _compute(recipe: Recipe, role: str, model: Model, *, gpu: bool) -> Compute:
@@ -180,13 +183,15 @@ def _compute(recipe: Recipe, role: str, model: Model, *, gpu: bool) -> Compute:
 
 def _work(recipe: Recipe, role: str, ranks: int) -> Work:
     """The largest micro-batch: rows of the longest length up to the token cap; in RL only responses are read."""
-    longest, tokens = longest_sequence(recipe), recipe.train.max_tokens_per_rank
-    rows = max(1, tokens // longest)
+    batch = batch_arithmetic(recipe, ranks)
+    everything = -(-batch.sequences // ranks)
+    sequences = batch.sequences_per_rank if role in trained_roles(recipe) else everything
+    rows = min(batch.rows, sequences)
+    tokens = min(recipe.train.max_tokens_per_rank, sequences * batch.longest)
     read, generation = tokens, None
     if is_rl(recipe):
         read = min(tokens, rows * recipe.rollout.max_new_tokens)
         if role == "policy":
-            sequences = -(-recipe.train.global_batch_size * recipe.rollout.samples_per_prompt // ranks)
-            batch = min(recipe.rollout.max_batch_per_rank, sequences)
-            generation = Generation(batch, longest, recipe.rollout.weights == "gathered")
-    return Work(tokens=tokens, length=longest, read=read, scalar=role in ("reward", "value"), generation=generation)
+            at_once = min(recipe.rollout.max_batch_per_rank, everything)
+            generation = Generation(at_once, batch.longest, recipe.rollout.weights == "gathered")
+    return Work(tokens=tokens, length=batch.longest, read=read, scalar=role in SCALAR_ROLES, generation=generation)

@@ -16,12 +16,11 @@ from distft.launch.placement_plan import Arrangement, Seat, arrangements, seats
 
 @dataclass(frozen=True)
 class Layout:
-    """``seats`` and ``members`` (groups) by device set; ``memory`` of one rank by role."""
+    """``seats`` by device set; ``memory`` of one rank by role."""
 
     hardware: Hardware
     arrangement: Arrangement
     seats: Mapping[str, tuple[Seat, ...]]
-    members: Mapping[str, tuple[str, ...]]
     memory: Mapping[str, RoleMemory]
     loads: tuple[Load, ...]
 
@@ -58,12 +57,10 @@ def _lay_out(
     recipe: Recipe, hardware: Hardware, arrangement: Arrangement, known: dict[tuple[str, int, bool], RoleMemory]
 ) -> Layout:
     placed = seats(arrangement, hardware)
-    members = {root: tuple(group for group, base in arrangement.set_of.items() if base == root) for root in placed}
     memory = {}
     for role, group in arrangement.group_of.items():
         key = (role, len(placed[arrangement.set_of[group]]), role != group)
         if key not in known:
             known[key] = role_memory(recipe, role, key[1], gpu=hardware.gpus > 0, shared=key[2])
         memory[role] = known[key]
-    held = loads(memory, groups_of_set=members, group_of=arrangement.group_of, seats=placed, hardware=hardware)
-    return Layout(hardware, arrangement, placed, members, memory, held)
+    return Layout(hardware, arrangement, placed, memory, loads(memory, arrangement, placed, hardware))

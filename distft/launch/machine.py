@@ -68,6 +68,13 @@ def memory_limit() -> int:
     return min(limit for limit in limits if limit > 0)
 
 
+def free_memory() -> int:
+    """Bytes that programs started now could take."""
+    import psutil
+
+    return min(memory_limit(), int(psutil.virtual_memory().available))
+
+
 def _nvidia_gpus() -> list[tuple[str, float]]:
     """(name, GiB) of each GPU; none where nvidia-smi is missing or fails."""
     query = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]

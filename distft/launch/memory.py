@@ -27,7 +27,8 @@ SUB_GROUP = 1_000_000_000
 # Elements of a chunk in which float32 log-probabilities are computed (algorithms.logprobs), CPU and GPU.
 CHUNK_CPU = 2**19
 CHUNK_GPU = 2**25
-# A process that has imported torch, transformers and DeepSpeed; on a GPU its CUDA context, cuBLAS and NCCL.
+# A process that has imported torch, transformers, DeepSpeed and Ray (383 MiB resident when measured, before any
+# thread of theirs runs); on a GPU its CUDA context, cuBLAS and NCCL.
 PROCESS_HOST = 450 * 2**20
 PROCESS_HOST_GPU = 2500 * 2**20
 PROCESS_GPU = 1200 * 2**20
@@ -215,5 +216,5 @@ def _generation_items(sizes: ModelSizes, compute: Compute, work: Work, ranks: in
     if generation.gathered:
         items.append(Item("generation twin", sizes.total * size))
     elif ranks > 1:
-        items.append(Item("gathered parameters", 2 * max(sizes.layer, sizes.largest) * size, "generation"))
+        items.append(Item("gathered layers", 2 * max(sizes.layer, sizes.largest) * size, "generation"))
     return items

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from distft.common.errors import EnvironmentFallsShort, UserError
 from distft.config.recipe import Recipe
@@ -26,6 +27,19 @@ class Arrangement:
     group_of: Mapping[str, str]
     set_of: Mapping[str, str]
     ranks: Mapping[str, int]
+
+    @cached_property
+    def members(self) -> dict[str, tuple[str, ...]]:
+        """The groups on each device set."""
+        return {root: tuple(group for group, base in self.set_of.items() if base == root) for root in self.ranks}
+
+    @cached_property
+    def roles_of_set(self) -> dict[str, tuple[str, ...]]:
+        """The roles on each device set."""
+        return {
+            root: tuple(role for role, group in self.group_of.items() if group in groups)
+            for root, groups in self.members.items()
+        }
 
 
 @dataclass(frozen=True)
@@ -45,9 +59,10 @@ def arrangements(recipe: Recipe, hardware: Hardware) -> list[Arrangement]:
     GPUs are left; and all ``auto`` roles taking turns on all of the free GPUs.
     """
     group_of, set_of = _said(recipe)
-    said = {root: recipe.placement.of(root).ranks for root in ROLES if root in set_of.values()}
+    roots: list[str] = [role for role in ROLES if role in set_of.values()]
+    said = {root: recipe.placement.of(root).ranks for root in roots}
     fixed = {root: ranks for root, ranks in said.items() if ranks != "auto"}
-    automatic = [root for root in said if root not in fixed]
+    automatic = [root for root in roots if root not in fixed]
     if not automatic:
         return [Arrangement(group_of, set_of, fixed)]
     if hardware.gpus == 0:
@@ -72,10 +87,12 @@ def seats(arrangement: Arrangement, hardware: Hardware) -> dict[str, tuple[Seat,
     asked = sum(arrangement.ranks.values())
     if asked > hardware.nodes * hardware.slots:
         raise _too_many(arrangement, hardware)
-    order = sorted(arrangement.ranks, key=lambda root: (-arrangement.ranks[root], ROLES.index(root)))  # type: ignore[arg-type]
+    order = [role for role in ROLES if role in arrangement.ranks]
+    if hardware.gpus:  # the largest first, so that the small ones fill the gaps
+        order.sort(key=lambda root: -arrangement.ranks[root])
     used = [0] * hardware.nodes
-    placed = {}
-    for root in order if hardware.gpus else sorted(arrangement.ranks, key=lambda root: ROLES.index(root)):  # type: ignore[arg-type]
+    placed: dict[str, tuple[Seat, ...]] = {}
+    for root in order:
         ranks = arrangement.ranks[root]
         counts = _packed(ranks, used, hardware) if hardware.gpus else _spread(root, ranks, used, hardware)
         if any(used[node] + count > hardware.slots for node, count in counts):
@@ -90,8 +107,8 @@ def seats(arrangement: Arrangement, hardware: Hardware) -> dict[str, tuple[Seat,
 
 def _said(recipe: Recipe) -> tuple[dict[str, str], dict[str, str]]:
     """Role to group (``share``) and group to device set (``with``); the recipe's rules allow no chains of them."""
-    group_of = {role: recipe.placement.of(role).share or role for role in roles(recipe)}
-    groups = [role for role, group in group_of.items() if role == group]
+    group_of: dict[str, str] = {role: recipe.placement.of(role).share or role for role in roles(recipe)}
+    groups: list[str] = [role for role, group in group_of.items() if role == group]
     return group_of, {group: recipe.placement.of(group).with_ or group for group in groups}
 
 

@@ -165,6 +165,7 @@ def make_plan(recipe: Recipe, cluster: Cluster, *, machine: Machine | None = Non
 def _written_out(recipe: Recipe, cluster: Cluster, machine: Machine | None, layout: Layout) -> Plan:
     arrangement, share = layout.arrangement, slot_share(layout.hardware)
     groups = {group: _group(recipe, cluster, machine, layout, group) for group in arrangement.set_of}
+    batch = batch_arithmetic(recipe, groups[arrangement.group_of[main_role(recipe)]].num_ranks)
     return Plan(
         recipe=recipe.name,
         algorithm=recipe.algorithm.kind,
@@ -180,11 +181,11 @@ def _written_out(recipe: Recipe, cluster: Cluster, machine: Machine | None, layo
             node=0, cpus=share.data_worker_cpus, env=group_environment(cluster, machine, gpus=0, threads=1)
         ),
         phases=PHASES[recipe.algorithm.kind],
-        batch=batch_arithmetic(recipe, groups[arrangement.group_of[main_role(recipe)]].num_ranks),
+        batch=batch,
         memory=dict(layout.memory),
         loads=layout.loads,
         fits=layout.fits,
-        notes=_notes(layout),
+        notes=_notes(layout, batch),
     )
 
 
@@ -199,21 +200,26 @@ def _group(recipe: Recipe, cluster: Cluster, machine: Machine | None, layout: La
         ranks=tuple(
             RankPlan(rank=rank, node=seat.node, slot=seat.slot) for rank, seat in enumerate(layout.seats[root])
         ),
-        cpus_per_rank=share.divided(share.cpus, len(layout.members[root])),
+        cpus_per_rank=share.divided(share.cpus, len(layout.arrangement.members[root])),
         gpus_per_rank=share.gpus,
         threads=count,
         env=group_environment(cluster, machine, gpus=hardware.gpus, threads=count),
     )
 
 
-def _notes(layout: Layout) -> tuple[str, ...]:
+def _notes(layout: Layout, batch: BatchArithmetic) -> tuple[str, ...]:
     notes = [f"{role}: {memory.unknown}" for role, memory in layout.memory.items() if memory.unknown]
     notes += [
-        f"{', '.join(groups)} take turns on the same devices" for groups in layout.members.values() if len(groups) > 1
+        f"{', '.join(groups)} take turns on the same devices"
+        for groups in layout.arrangement.members.values()
+        if len(groups) > 1
     ]
     notes += [
         f"tight: {load.where} {load.bytes / load.capacity:.0%} full"
         for load in layout.loads
         if load.capacity and TIGHT < load.bytes / load.capacity <= 1
     ]
+    idle = batch.ranks - batch.sequences // (2 if batch.unit == "pairs" else 1)
+    if idle > 0:
+        notes.append(f"{idle} of {batch.ranks} ranks have nothing to do: a step has {batch.units} {batch.unit}")
     return tuple(notes)

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray._raylet import Config
+from ray._raylet import Config  # type: ignore[attr-defined]
 
 from distft.common.errors import EnvironmentFallsShort, UserError
 from distft.launch import ray_guard
@@ -103,9 +103,9 @@ def _private(num_cpus: float, num_gpus: int, object_store_bytes: int | None, run
     failed = True
     try:
         with _environment(folder):
-            _start(folder, num_cpus, num_gpus, object_store_bytes)
+            agent = _start(folder, num_cpus, num_gpus, object_store_bytes)
             try:
-                _refuse_strangers()
+                _refuse_strangers(*agent)
                 yield _connected(private=True)
                 failed = False
             finally:
@@ -117,10 +117,11 @@ def _private(num_cpus: float, num_gpus: int, object_store_bytes: int | None, run
         guard.communicate(b"done")
 
 
-def _start(folder: Path, num_cpus: float, num_gpus: int, object_store_bytes: int | None) -> None:
+def _start(folder: Path, num_cpus: float, num_gpus: int, object_store_bytes: int | None) -> tuple[str, int]:
+    """Starts Ray; returns where its agent listens."""
     _use_tokens()
     try:
-        _init(
+        context = _init(
             address="local",
             num_cpus=math.ceil(num_cpus),
             num_gpus=num_gpus,
@@ -130,6 +131,7 @@ def _start(folder: Path, num_cpus: float, num_gpus: int, object_store_bytes: int
         )
     except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
         raise EnvironmentFallsShort(f"Ray does not start: {_first_line(error)}", where="local Ray") from error
+    return context.address_info["node_ip_address"], int(context.address_info["dashboard_agent_listen_port"])
 
 
 def _short_folder() -> Path:
@@ -186,13 +188,14 @@ def _set_environment(values: Mapping[str, str | None]) -> None:
             os.environ[name] = value
 
 
-def _refuse_strangers() -> None:
+def _refuse_strangers(host: str, port: int) -> None:
     """Asks our own agent, from the node's address and without the token, to run a job: it must say 401.
 
+    Ray says port -1 where the agent does not listen at all (another Ray on this machine has its port).
     Raises EnvironmentFallsShort for any other answer.
     """
-    node = ray._private.worker._global_node
-    host, port = node.node_ip_address, node.dashboard_agent_listen_port
+    if port < 0:
+        return
     connection = http.client.HTTPConnection(host, port, timeout=_PROBE_S)
     try:
         connection.request("POST", "/api/job_agent/jobs/", body=b"{}", headers={"Content-Type": "application/json"})
@@ -229,17 +232,24 @@ def _use_tokens() -> None:
     Config.initialize("")
 
 
-def _init(**arguments: Any) -> None:
+def _init(**arguments: Any) -> Any:
     """``ray.init`` that leaves logging and this process's signal handlers alone."""
     main_thread = threading.current_thread() is threading.main_thread()
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        ray.init(log_to_driver=False, configure_logging=False, **arguments)
+        ray._private.worker.print_to_stdstream = _to_log  # type: ignore[assignment]
+        return ray.init(log_to_driver=False, configure_logging=False, **arguments)
     finally:
         # Where nobody had one, Ray's handler stays: it turns SIGTERM into an orderly exit.
         for number, handler in handlers.items():
             if main_thread and callable(handler):
                 signal.signal(number, handler)
+
+
+def _to_log(report: Mapping[str, Any], **_: Any) -> None:
+    """Takes the place of Ray's printing of its raylets' reports: standard output is the verb's own."""
+    for line in report["lines"]:
+        log.info("Ray reports: %s", line)
 
 
 def _connected(*, private: bool) -> Cluster:

@@ -17,7 +17,7 @@ import sys
 import time
 
 _PERSISTENT_S = 15.0  # a process of the cluster may start another one just before it ends
-_QUIET_PASSES = 3
+_QUIET_PASSES = 2
 
 
 def processes_of(folder: str) -> list[int]:

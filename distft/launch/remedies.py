@@ -60,7 +60,7 @@ def _single(recipe: Recipe, cluster: Cluster, changes: Sequence[_Change], fits: 
 
 
 def _combined(recipe: Recipe, cluster: Cluster, changes: Sequence[_Change], fits: Fits) -> list[Remedy]:
-    """The cheap changes together, as many as it takes; what turns out not to be needed is taken back, cheapest first."""
+    """The first changes together, as many as it takes; then those that turn out not to be needed are taken back."""
     chosen: list[_Change] = []
     for change in changes:
         chosen = [other for other in chosen if other.overrides.keys() != change.overrides.keys()] + [change]

@@ -17,7 +17,7 @@ INDEX = "model.safetensors.index.json"
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of the folder: those that its index names, else all. Raises UserError for missing shards."""
+    """The folder's safetensors files: those that its index names, else all. Raises UserError for missing shards."""
     index = folder / INDEX
     if not index.is_file():
         return sorted(folder.glob("*.safetensors"))

@@ -2,38 +2,76 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from safetensors import safe_open
 from torch import Tensor
+from transformers import GenerationConfig
+
+from distft.models.load import quiet_transformers
 
 
 def export_model(model: Any, weights: dict[str, Tensor], tokenizer: Any, folder: Path) -> None:
     """Writes weights, config, tokenizer and chat template; then reopens them and compares the shapes.
 
-    Under ZeRO-3 a plain ``save_pretrained`` writes empty tensors and says nothing: hence the second look.
-    Raises ValueError.
+    ``weights`` are all of the model's parameters under its own names. Under ZeRO-3 a plain
+    ``save_pretrained`` writes empty tensors and says nothing: hence the second look. Raises ValueError.
     """
-    config = model.config
-    config.use_cache = True
-    model.save_pretrained(folder, state_dict=_with_tied(model, weights))
-    config.use_cache = False
+    with _saveable(model, tokenizer), quiet_transformers():
+        model.save_pretrained(folder, state_dict={**_buffers(model), **weights})
     tokenizer.save_pretrained(folder)
-    written: dict[str, tuple[int, ...]] = {}
+    written = _shapes(folder)
+    wrong = [name for name, tensor in weights.items() if name in written and written[name] != tuple(tensor.shape)]
+    empty = [name for name, shape in written.items() if 0 in shape]
+    absent = [name for name in model.state_dict() if name not in written and name not in _tied(model)]
+    if wrong or empty or absent:
+        raise ValueError(f"export to {folder} is incomplete: {', '.join(sorted({*wrong, *empty, *absent})[:5])}")
+
+
+@contextmanager
+def _saveable(model: Any, tokenizer: Any) -> Iterator[None]:
+    """The model's settings as a user wants to find them, for as long as they are written."""
+    config, generation = model.config, getattr(model, "generation_config", None)
+    before = config.use_cache, config.pad_token_id
+    config.use_cache = True
+    if config.pad_token_id is None:
+        config.pad_token_id = tokenizer.pad_token_id
+    if generation is not None and not _is_valid(generation):
+        # Saving would refuse settings that loading took, at the end of a run.
+        named = ("bos_token_id", "eos_token_id", "pad_token_id")
+        kept = {name: getattr(generation, name) for name in named}
+        model.generation_config = GenerationConfig(**kept)  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        config.use_cache, config.pad_token_id = before
+        if generation is not None:
+            model.generation_config = generation
+
+
+def _is_valid(generation: GenerationConfig) -> bool:
+    try:
+        generation.validate(strict=True)
+    except ValueError:
+        return False
+    return True
+
+
+def _shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    found: dict[str, tuple[int, ...]] = {}
     for path in folder.glob("*.safetensors"):
         with safe_open(path, framework="pt") as file:
-            written |= {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
-    wrong = [name for name, tensor in weights.items() if written.get(name, tuple(tensor.shape)) != tuple(tensor.shape)]
-    absent = [name for name in weights if name not in written and not _is_tied(model, name)]
-    if wrong or absent:
-        raise ValueError(f"export to {folder} is incomplete: {', '.join((wrong + absent)[:5])}")
+            found |= {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
+    return found
 
 
-def _is_tied(model: Any, name: str) -> bool:
-    return name in (getattr(model, "all_tied_weights_keys", None) or {})
+def _tied(model: Any) -> set[str]:
+    return set(getattr(model, "all_tied_weights_keys", None) or {})
 
 
-def _with_tied(model: Any, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    buffers = {name: value for name, value in model.state_dict().items() if name in dict(model.named_buffers())}
-    return {**buffers, **weights}
+def _buffers(model: Any) -> dict[str, Tensor]:
+    names = {name for name, _ in model.named_buffers()}
+    return {name: value for name, value in model.state_dict().items() if name in names}

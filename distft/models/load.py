@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+from transformers.utils import logging as transformers_logging
 
 from distft.common.errors import UserError
 from distft.config.models import Model
 from distft.models.selected import SelectedLogits, SelectedScalars
 
-log = logging.getLogger(__name__)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -35,7 +38,7 @@ def load_config(path: str, model: Model, *, dropout: bool) -> Any:
     """The architecture; with ``dropout`` False every dropout of it is 0, the functional one in attention too.
 
     It must happen here: what reads the probability at construction or in its forward cannot be switched
-    off afterwards by walking over ``nn.Dropout`` modules.
+    off afterwards by walking over ``nn.Dropout`` modules. Raises UserError when there is no model.
     """
     try:
         config = AutoConfig.from_pretrained(path, trust_remote_code=model.trust_remote_code)
@@ -43,19 +46,17 @@ def load_config(path: str, model: Model, *, dropout: bool) -> Any:
         raise UserError(f"no model can be read there: {_first_line(error)}", where=path) from error
     if not dropout:
         for name, value in config.to_dict().items():
-            if isinstance(value, float) and ("dropout" in name or name.endswith("pdrop")):
+            if isinstance(value, float) and ("drop" in name):
                 setattr(config, name, 0.0)
     return config
 
 
 def load_causal(path: str, model: Model, *, dropout: bool) -> SelectedLogits:
-    """A causal language model. Raises UserError for anything that is not one."""
+    """A causal language model. Raises UserError for anything that is not one, or lacks weights."""
     config = load_config(path, model, dropout=dropout)
-    try:
-        module = AutoModelForCausalLM.from_pretrained(path, config=config, **_options(model))
-    except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(f"cannot be loaded as a causal language model: {_first_line(error)}", where=path) from error
-    _finish(module, model)
+    module, missing = _from_pretrained(AutoModelForCausalLM, path, config, model, "as a causal language model")
+    if missing:
+        raise UserError(f"weights are missing: {_some(missing)}", where=path)
     return SelectedLogits(module)
 
 
@@ -66,24 +67,27 @@ def load_scalar(path: str, model: Model, *, dropout: bool, new_head: bool) -> tu
     a random head would score at random and nothing would tell.
     """
     config = load_config(path, model, dropout=dropout)
+    is_classifier = any("SequenceClassification" in name for name in config.architectures or ())
+    if is_classifier and config.num_labels != 1:
+        raise UserError(f"its head has {config.num_labels} outputs, a scalar head has one", where=path)
     config.num_labels = 1
-    try:
-        module, info = AutoModelForSequenceClassification.from_pretrained(
-            path, config=config, output_loading_info=True, **_options(model)
+    module, missing = _from_pretrained(AutoModelForSequenceClassification, path, config, model, "with a scalar head")
+    if not isinstance(getattr(module, "score", None), nn.Module):
+        raise UserError(
+            f"{type(module).__name__} has no head named `score` that reads one position",
+            where=path,
+            hint="take a decoder (Llama, Qwen, Gemma, GPT-2, ...) for reward and value models",
         )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(f"cannot be loaded with a scalar head: {_first_line(error)}", where=path) from error
-    fresh = any(key.startswith("score.") for key in info["missing_keys"])
-    missing = [key for key in info["missing_keys"] if not key.startswith("score.")]
+    fresh = any(key.startswith("score.") for key in missing)
+    missing = [key for key in missing if not key.startswith("score.")]
     if missing:
-        raise UserError(f"weights are missing: {', '.join(missing[:5])}", where=path)
+        raise UserError(f"weights are missing: {_some(missing)}", where=path)
     if fresh and not new_head:
         raise UserError(
             "has no scalar head (score.weight): it is not a reward model",
             where=path,
             hint="train one with a `reward` recipe, or name a reward model",
         )
-    _finish(module, model)
     return SelectedScalars(module), fresh
 
 
@@ -95,29 +99,102 @@ def start_head(weight: Tensor, seed: int) -> None:
         weight.copy_(start.to(weight.dtype))
 
 
-def plain_twin(config: Any, dtype: torch.dtype, device: torch.device) -> Any:
+def plain_twin(config: Any, dtype: torch.dtype, device: torch.device, *, trust_remote_code: bool = False) -> Any:
     """An unsharded model of the same architecture for generation; its weights come by weight sync.
 
     The tokens that it samples are only as right as that sync, which is why its log-probs are compared
-    with the trainer's in every iteration.
+    with the trainer's in every iteration. Random numbers for dropout go on as if it had not been built.
     """
-    with torch.device(device):
-        twin = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=config._attn_implementation)
+    forked = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=forked), torch.device(device):
+        twin = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
+            config,
+            dtype=dtype,
+            attn_implementation=config._attn_implementation,
+            trust_remote_code=trust_remote_code,
+        )
     twin.requires_grad_(requires_grad=False)
     return twin.eval()
 
 
-def _options(model: Model) -> dict[str, Any]:
+def _from_pretrained(kind: Any, path: str, config: Any, model: Model, purpose: str) -> tuple[Any, list[str]]:
+    """The module, ready to train, and the names of the weights that the folder lacks."""
     options: dict[str, Any] = {"dtype": DTYPES[model.dtype], "trust_remote_code": model.trust_remote_code}
     if model.attention != "auto":
         options["attn_implementation"] = model.attention
-    return options
-
-
-def _finish(module: nn.Module, model: Model) -> None:
-    module.config.use_cache = False  # type: ignore[union-attr]
+    try:
+        with quiet_transformers():
+            module, info = kind.from_pretrained(path, config=config, output_loading_info=True, **options)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise UserError(f"cannot be loaded {purpose}: {_first_line(error)}", where=path) from error
+    except RuntimeError as error:
+        if "mismatch" not in str(error):  # out of memory, a lost peer: not the user's doing
+            raise
+        raise UserError(f"its weights do not have the sizes that its config.json says {purpose}", where=path) from error
+    if hasattr(next(module.parameters()), "ds_id"):
+        restore_buffers(module, DTYPES[model.dtype])
+    module.config.use_cache = False
     if model.gradient_checkpointing:
-        module.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})  # type: ignore[operator]
+        # Not reentrant: the same gradients under ZeRO-3, and no input needs a gradient of its own.
+        module.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    return module, sorted(info["missing_keys"])
+
+
+def restore_buffers(module: Any, dtype: torch.dtype) -> None:
+    """Gives the buffers that no file holds the precision and values that an unsharded load gives them.
+
+    While ``zero.Init`` is open every floating tensor that a constructor makes comes out in the model's
+    dtype, rotary frequencies too: in bfloat16 position 1000 would be turned by up to 2 radians too far.
+    """
+    if dtype == torch.float32:
+        return
+    with torch.device("meta"), _default_dtype(dtype):
+        plain = type(module)(module.config)
+    wanted = {name: buffer.dtype for name, buffer in plain.named_buffers()}
+    for prefix, part in module.named_modules():
+        changed = False
+        for name in part._non_persistent_buffers_set:
+            buffer = part._buffers.get(name)
+            right = wanted.get(f"{prefix}.{name}" if prefix else name)
+            if buffer is not None and right is not None and buffer.dtype != right:
+                part._buffers[name] = buffer.to(right)
+                changed = True
+        if changed:
+            with torch.no_grad():
+                module._init_weights(part)
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Without progress bars and the table of missing keys, which we judge ourselves."""
+    shown = transformers_logging.is_progress_bar_enabled()
+    logger = logging.getLogger("transformers.modeling_utils")
+    logger.addFilter(_no_load_report)
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        logger.removeFilter(_no_load_report)
+        if shown:
+            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+def _no_load_report(record: logging.LogRecord) -> bool:
+    return "LOAD REPORT" not in str(record.msg)
+
+
+@contextmanager
+def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def _first_line(error: BaseException) -> str:

@@ -9,16 +9,17 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from distft.config.models import Init
+from distft.models.load import quiet_transformers
 
 
 def create_model(init: Init, tokenizer: Any, folder: Path, *, seed: int) -> None:
     """Writes a Llama of the given sizes, float32, weights drawn from ``seed``; the tokenizer beside it."""
     config = LlamaConfig(
         hidden_size=init.hidden_size,
-        intermediate_size=init.intermediate_size or 4 * init.hidden_size,
+        intermediate_size=init.feed_forward_size,
         num_hidden_layers=init.num_layers,
         num_attention_heads=init.num_heads,
-        num_key_value_heads=init.num_kv_heads or init.num_heads,
+        num_key_value_heads=init.key_value_heads,
         vocab_size=init.vocab_size,
         max_position_embeddings=init.max_positions,
         tie_word_embeddings=init.tie_embeddings,
@@ -28,6 +29,7 @@ def create_model(init: Init, tokenizer: Any, folder: Path, *, seed: int) -> None
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = LlamaForCausalLM(config)
-    model.save_pretrained(folder)
+        model = LlamaForCausalLM(config)  # type: ignore[no-untyped-call]
+    with quiet_transformers():
+        model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

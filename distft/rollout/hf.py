@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from transformers import GenerationConfig
 
 from distft.batches import Array, Batch
@@ -35,35 +37,57 @@ class HfGenerator:
 
     @torch.no_grad()
     def generate(self, prompts: Sequence[Array], uniforms: Sequence[Array], sampling: Sampling) -> Batch:
-        """See ``Generator.generate``."""
+        """See ``Generator.generate``. Raises ValueError for a prompt without tokens: nothing predicts its answer."""
         device = next(self._module.parameters()).device
+        input_ids, attention_mask = self._padded(prompts)
+        draws = torch.from_numpy(np.stack(list(uniforms))).to(device)
+        sampler = InverseCdf(draws, sampling, self._stop_tokens)
+        with _alone(self._module):
+            output = self._module.generate(
+                input_ids=input_ids.to(device),
+                attention_mask=attention_mask.to(device),
+                generation_config=self._settings(sampling),
+                logits_processor=[sampler],
+                synced_gpus=self._synchronized,
+            )
+        tokens = output[:, input_ids.shape[1] :].cpu().numpy()
+        logprobs = torch.stack(sampler.logprobs, dim=1)[:, : tokens.shape[1]].cpu().numpy()
+        return cut_responses(tokens, logprobs, self._stop_tokens)
+
+    def _padded(self, prompts: Sequence[Array]) -> tuple[Tensor, Tensor]:
+        """``input_ids`` and ``attention_mask``, both ``[rows, longest]``, padded on the left."""
+        if not all(len(prompt) for prompt in prompts):
+            raise ValueError("a prompt has no tokens")
         longest = max(len(prompt) for prompt in prompts)
         input_ids = torch.full((len(prompts), longest), self._pad_token, dtype=torch.int64)
         attention_mask = torch.zeros_like(input_ids)
         for row, prompt in enumerate(prompts):
             input_ids[row, longest - len(prompt) :] = torch.from_numpy(prompt.astype(np.int64))
             attention_mask[row, longest - len(prompt) :] = 1
-        draws = torch.from_numpy(np.stack(list(uniforms))).to(device)
-        sampler = InverseCdf(draws, sampling, self._stop_tokens)
-        was_training = self._module.training
-        self._module.eval()
-        output = self._module.generate(
-            input_ids=input_ids.to(device),
-            attention_mask=attention_mask.to(device),
-            generation_config=self._settings(sampling),
-            logits_processor=[sampler],
-            synced_gpus=self._synchronized,
-        )
-        self._module.train(was_training)
-        tokens = output[:, longest:].cpu().numpy()
-        logprobs = torch.stack(sampler.logprobs, dim=1)[:, : tokens.shape[1]].cpu().numpy()
-        return cut_responses(tokens, logprobs, self._stop_tokens)
+        return input_ids, attention_mask
 
     def _settings(self, sampling: Sampling) -> GenerationConfig:
-        return GenerationConfig(
+        return GenerationConfig(  # type: ignore[no-untyped-call]
             max_new_tokens=sampling.max_new_tokens,
             do_sample=False,
             eos_token_id=list(self._stop_tokens),
             pad_token_id=self._pad_token,
             use_cache=True,
         )
+
+
+@contextmanager
+def _alone(module: Any) -> Iterator[None]:
+    """Evaluation mode, and none of the sampling settings that came with the model's files.
+
+    ``generate`` fills whatever a call leaves open from ``module.generation_config``: a repetition penalty
+    or forced tokens lying there would change the tokens, and no log-prob would show it.
+    """
+    was_training, kept = module.training, module.generation_config
+    module.eval()
+    module.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        module.generation_config = kept
+        module.train(was_training)

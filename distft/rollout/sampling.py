@@ -15,14 +15,15 @@ from distft.rollout.generator import Sampling
 def uniforms(seed: int, iteration: int, sample: int, count: int) -> Array:
     """``count`` numbers in [0, 1), float64, one a position: the same on any rank and in any batch."""
     digest = hashlib.blake2b(f"{seed}/{iteration}/{sample}".encode(), digest_size=16).digest()
-    bits = np.random.Philox(key=np.frombuffer(digest, dtype=np.uint64))
+    bits = np.random.Philox(key=np.frombuffer(digest, dtype="<u8"))
     return np.random.Generator(bits).random(count)
 
 
 class InverseCdf:
     """A logits processor that leaves exactly one token possible: the one the uniform number points at.
 
-    With it ``generate(do_sample=False)`` samples, and records the log-prob of what it chose.
+    With it ``generate(do_sample=False)`` samples, and records the log-prob of what it chose. It is called
+    once a token, so it goes over ``[rows, vocabulary]`` as few times as it can, and overwrites its input.
     """
 
     def __init__(self, draws: Tensor, sampling: Sampling, stop_tokens: tuple[int, ...]) -> None:
@@ -30,41 +31,42 @@ class InverseCdf:
         self.logprobs: list[Tensor] = []
 
     def __call__(self, _input_ids: Tensor, scores: Tensor) -> Tensor:
-        position = len(self.logprobs)
-        temperature = 1.0 if self._sampling.greedy else self._sampling.temperature
-        logprobs = torch.log_softmax(scores.float() / temperature, dim=-1)
-        allowed = logprobs
-        if position < self._sampling.min_new_tokens:
-            allowed = allowed.clone()
-            allowed[:, self._stop_tokens] = -torch.inf
-        if self._sampling.greedy:
-            chosen = allowed.argmax(dim=-1, keepdim=True)
+        position, sampling = len(self.logprobs), self._sampling
+        plain = sampling.greedy or sampling.temperature == 1.0
+        scaled = scores.float() if plain else scores.float() / sampling.temperature
+        highest = scaled.amax(dim=-1, keepdim=True)
+        shares = (scaled - highest).exp_()
+        total = shares.sum(dim=-1, keepdim=True, dtype=torch.float64)
+        if position < sampling.min_new_tokens:
+            shares[:, self._stop_tokens] = 0.0
+        if sampling.greedy:
+            chosen = scaled.masked_fill(shares == 0.0, -torch.inf).argmax(dim=-1, keepdim=True)
         else:
-            chosen = choose(_restrict(allowed, self._sampling), self._draws[:, position])
-        self.logprobs.append(logprobs.gather(1, chosen).squeeze(1))
-        return torch.full_like(scores, -torch.inf).scatter_(1, chosen, 0.0)
+            chosen = choose(restrict(shares, sampling), self._draws[:, position])
+        self.logprobs.append((scaled.gather(1, chosen) - highest - total.log()).squeeze(1).float())
+        return scores.fill_(-torch.inf).scatter_(1, chosen, 0.0)
 
 
-def choose(logprobs: Tensor, draws: Tensor) -> Tensor:
-    """The first token whose cumulated probability exceeds the draw, ``[rows, 1]``.
+def choose(shares: Tensor, draws: Tensor) -> Tensor:
+    """The first token whose cumulated share exceeds the draw's part of their sum, ``[rows, 1]``.
 
-    Float64: a float32 running sum over a large vocabulary is off by more than a rare token's share.
+    ``shares [rows, vocabulary]`` are probabilities up to a factor. The sum runs in float64: in float32 it
+    is off by more than a rare token's share. A draw below 1 (a multiple of 2**-53) stays below the sum
+    after the product too, so that a token with a share is always found; the clamp is for NaN.
     """
-    cumulated = logprobs.double().exp().cumsum(dim=-1)
+    cumulated = shares.cumsum(dim=-1, dtype=torch.float64)
     target = draws.to(cumulated).unsqueeze(1) * cumulated[:, -1:]
-    chosen = torch.searchsorted(cumulated, target, right=True)
-    # A draw on the very top of the sum would point behind the last possible token.
-    last = logprobs.shape[-1] - 1 - logprobs.isfinite().flip(-1).int().argmax(dim=-1, keepdim=True)
-    return torch.minimum(chosen, last)
+    return torch.searchsorted(cumulated, target, right=True).clamp_(max=shares.shape[-1] - 1)
 
 
-def _restrict(logprobs: Tensor, sampling: Sampling) -> Tensor:
-    if 0 < sampling.top_k < logprobs.shape[-1]:
-        kth = logprobs.topk(sampling.top_k, dim=-1).values[:, -1:]
-        logprobs = logprobs.masked_fill(logprobs < kth, -torch.inf)
+def restrict(shares: Tensor, sampling: Sampling) -> Tensor:
+    """The shares of the ``top_k`` likeliest tokens, then of the fewest that hold ``top_p`` of what is left."""
+    if 0 < sampling.top_k < shares.shape[-1]:
+        kth = shares.topk(sampling.top_k, dim=-1).values[:, -1:]
+        shares = shares.masked_fill(shares < kth, 0.0)
     if sampling.top_p < 1.0:
-        ordered, order = logprobs.sort(dim=-1, descending=True)
-        share = ordered.exp()
-        beyond = share.cumsum(dim=-1) - share >= sampling.top_p * share.sum(dim=-1, keepdim=True)
-        logprobs = logprobs.masked_fill(torch.zeros_like(beyond).scatter(1, order, beyond), -torch.inf)
-    return logprobs
+        ordered, order = shares.sort(dim=-1, descending=True)
+        before = ordered.cumsum(dim=-1, dtype=torch.float64) - ordered
+        beyond = before >= sampling.top_p * ordered.sum(dim=-1, keepdim=True, dtype=torch.float64)
+        shares = shares.masked_fill(torch.zeros_like(beyond).scatter_(1, order, beyond), 0.0)
+    return shares

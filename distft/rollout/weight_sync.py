@@ -14,8 +14,8 @@ PREFIX = "model."  # the trainer's modules wrap the Hugging Face model under thi
 def copy_weights(tensors: Iterable[tuple[str, Tensor]], twin: Any) -> int:
     """Copies every named tensor into the twin's parameter of that name; returns the bytes copied.
 
-    Raises KeyError for a tensor that the twin lacks and ValueError when some of the twin's were not
-    sent: a generator that keeps one stale layer produces text that looks right.
+    Raises KeyError for a tensor that the twin lacks, and ValueError for another shape or when some of the
+    twin's were not sent: a generator that keeps one stale layer produces text that looks right.
     """
     targets = dict(twin.named_parameters())
     missing = set(targets)
@@ -23,6 +23,8 @@ def copy_weights(tensors: Iterable[tuple[str, Tensor]], twin: Any) -> int:
     with torch.no_grad():
         for name, tensor in tensors:
             key = name.removeprefix(PREFIX)
+            if targets[key].shape != tensor.shape:  # copy_ would broadcast
+                raise ValueError(f"weight sync: {key} is {tuple(tensor.shape)}, not {tuple(targets[key].shape)}")
             targets[key].copy_(tensor)
             missing.discard(key)
             copied += tensor.numel() * tensor.element_size()

@@ -33,7 +33,7 @@ class Tracker:
         wandb: WandbOptions | None = None,
         progress: Progress | None = None,
     ) -> None:
-        self._total_steps = total_steps
+        self.total_steps = total_steps
         self.progress: Progress = progress if progress is not None else QuietProgress()
         self._metrics = MetricsLog(run_dir, resume_step)
         self._events = EventsLog(run_dir, attempt)
@@ -52,7 +52,7 @@ class Tracker:
         if self._wandb is not None:
             self._wandb.log(record)
         if split == "train":
-            self.progress.step(step, self._total_steps, values)
+            self.progress.step(step, self.total_steps, values)
 
     def samples(self, step: int, samples: Sequence[Sample]) -> None:
         """Lines of samples.jsonl and the table ``completions``."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import threading
 import time
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from distft.batches import Batch, Ragged
-from distft.common.errors import EnvironmentFallsShort, UserError
+from distft.common.errors import UserError
 from distft.common.logging import stage
 from distft.groups.dispatch import Verb
 
@@ -33,11 +34,9 @@ VERBS = {
     "make": Verb(),
     "double": Verb(),
     "size": Verb(),
-    "twice": Verb(),
     "fail": Verb(),
     "linger": Verb(),
-    "undefined": Verb(),
-    "no_answer": Verb(),
+    "lose_peer": Verb(),
 }
 
 
@@ -65,7 +64,7 @@ class ToyWorker:
             "thread": threading.get_ident(),
             "threads": os.environ.get("OMP_NUM_THREADS"),
             "word": os.environ.get("TOY_WORD"),
-            "auth": os.environ.get("RAY_AUTH_MODE"),
+            "gpus": os.environ.get("CUDA_VISIBLE_DEVICES"),
         }, None
 
     def nothing(self) -> tuple[None, None]:
@@ -122,24 +121,19 @@ class ToyWorker:
     def size(self, *, batch: Batch) -> tuple[int, None]:
         return len(batch.ragged("values").values) if len(batch) else 0, None
 
-    def twice(self) -> tuple[None, Batch]:
-        """The same sample from every rank: an error."""
-        return None, Batch({"sample": np.array([7], np.int64)})
-
-    def no_answer(self) -> None:
-        """Breaks the rule that a verb returns a report and a batch."""
-
     def fail(self, kind: str, rank: int) -> tuple[None, None]:
         """``rank`` goes wrong in the way asked for, the others wait as in a collective."""
         stage(f"about to fail: {kind}")
         if self.rank != rank:
             time.sleep(60)
-        raise {
-            "value": ValueError("a defect"),
-            "user": UserError("no such column", where="data.train.0", hint="is 'text' meant?"),
-            "environment": EnvironmentFallsShort("the disk is full"),
-            "memory": MemoryError("no more"),
-        }[kind]
+        raise {"value": ValueError("a defect"), "user": UserError("no such column", where="data.train.0")}[kind]
+
+    def lose_peer(self, rank: int) -> tuple[None, None]:
+        """``rank`` dies a little after the others have seen their connection to it break."""
+        if self.rank == rank:
+            time.sleep(0.3)
+            os.kill(os.getpid(), signal.SIGKILL)
+        raise RuntimeError("Connection closed by peer")
 
     def linger(self, ranks: Sequence[int], seconds: float) -> tuple[None, None]:
         """The given ranks take their time."""

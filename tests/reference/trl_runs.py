@@ -168,7 +168,7 @@ def run_dpo(
     schedule: str = "constant", max_length: int = 512, max_grad_norm: float = 1.0, beta: float = 0.1,
     reference: str | Path | None = None, **options: Any,
 ) -> TrlRun:  # fmt: skip
-    """``DPOTrainer``; the reference is the model's start unless given. ``options``: ``loss_type``, ``label_smoothing`` ...
+    """``DPOTrainer``; the reference is the model's start unless given. ``options``: ``loss_type`` ...
 
     Logs ``loss, grad_norm, learning_rate, rewards/{chosen,rejected,accuracies,margins}, logps/*, logits/*, entropy,
     mean_token_accuracy, num_tokens``.

@@ -55,7 +55,12 @@ def test_sync_tree_syncs_every_file_and_folder(tmp_path: Path, monkeypatch: pyte
     (tmp_path / "link").symlink_to("nowhere")
     synced: list[str] = []
     real = os.fsync
-    monkeypatch.setattr(os, "fsync", lambda fd: (synced.append(os.readlink(f"/proc/self/fd/{fd}")), real(fd)))
+
+    def seen(descriptor: int) -> None:
+        synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", seen)
     files.sync_tree(tmp_path)
     assert sorted(synced) == sorted(str(tmp_path / p) for p in ("", "a", "a/b", "a/b/f", "g"))
     assert synced[-1] == str(tmp_path)

@@ -18,8 +18,8 @@ def draws() -> list[Any]:
 
 def test_derive_is_the_same_everywhere() -> None:
     # Fixed numbers: a change here changes every run's data order and samples.
-    assert derive(1, "rollout", 3, 0) == 1182405330083026033
-    assert derive(0) == 8347463063788170436
+    assert derive(1, "rollout", 3, 0) == 4245214087131515837
+    assert derive(0) == 5002178623122376926
 
 
 def test_derive_keeps_names_and_numbers_apart() -> None:

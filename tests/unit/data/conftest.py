@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 from distft.data.builtin import dialogues
 from distft.data.tokenizer_training import train_tokenizer
 
-_WORDS = ["The capital of France is Paris. " * 9, "Answer: yes. Answer: no. " * 9, "1 2 3 :\n\n- a\n\n- b\n " * 9]
+_WORDS = ["The capital of France is Paris. " * 9, "Answer: yes. Answer: no. " * 9, "b\n\n\n\n- a" * 9]
 
 
 @pytest.fixture(scope="session")
@@ -25,10 +25,10 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 @pytest.fixture
 def merging() -> PreTrainedTokenizerFast:
-    """Knows ' Paris', ':\\n\\n' and the like as one token; the caller may set a template."""
+    """Knows ' Paris' and two or three line breaks as one token each; the caller may set a template."""
     found = train_tokenizer(_WORDS, 400)
     assert len(found.tokenize(" Paris")) == 1
-    assert len(found.tokenize("\n\n")) == 1
+    assert len(found.tokenize("\n\n")) == len(found.tokenize("\n\n\n")) == 1
     return found
 
 

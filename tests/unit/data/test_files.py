@@ -9,7 +9,7 @@ import pytest
 from distft.common.errors import UserError
 from distft.data.files import missing_file, read_file
 
-ROWS = [{"text": "one"}, {"text": "two\nlines"}, {"text": "drei, \"vier\" ü"}]
+ROWS = [{"text": "one"}, {"text": "two\nlines"}, {"text": 'drei, "vier" ü'}]
 
 
 def _values(path: Path) -> list[dict[str, object]]:
@@ -69,6 +69,7 @@ def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path: Path) -> Non
     ("name", "content", "where", "what"),
     [
         ("a.jsonl", b'{"a": 1}\n{"a": }\n', ":2", "malformed JSON at column 7: Expecting value"),
+        ("a.jsonl", b'{"a": 1}\n{"a": 2\n', ":2", "malformed JSON at column 8: Expecting ',' delimiter"),
         ("a.jsonl", b'{"a": 1}\n["a"]\n', ":2", "must be an object with named columns, not a list"),
         ("a.jsonl", b'{"a": 1}\nnull\n', ":2", "not null"),
         ("a.jsonl", b'{"a": 1}\n{"a": "\xff"}\n', ":2", "byte 8 of the line (0xff) is not UTF-8"),

@@ -103,7 +103,8 @@ def test_mixed_sides_are_refused() -> None:
 
 def test_implicit_prompt_of_messages_ends_before_the_assistants_turn() -> None:
     common = [_turn("user", "a"), _turn("assistant", "b"), _turn("user", "c")]
-    example = _read("preference", chosen=[*common, _turn("assistant", "d")], rejected=[*common, _turn("assistant", "e")])
+    chosen, rejected = ([*common, _turn("assistant", last)] for last in "de")
+    example = _read("preference", chosen=chosen, rejected=rejected)
     assert example.prompt == (_user("a"), _assistant("b"), _user("c"))
     assert (example.chosen, example.rejected) == ((_assistant("d"),), (_assistant("e"),))
 

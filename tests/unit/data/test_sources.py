@@ -9,7 +9,7 @@ import pytest
 
 from distft.common.errors import EnvironmentFallsShort, UserError
 from distft.config.data import Source
-from distft.data.sources import check_rows, read_rows
+from distft.data.sources import check_rows, corpus_texts, read_rows
 
 Write = Callable[..., str]
 
@@ -36,6 +36,7 @@ def test_columns_can_be_swapped(write: Write) -> None:
         ({"bodi": "text"}, "did you mean `body`?"),
         ({"zzz": "text"}, "the row has: body"),
         ({"text": "body"}, "write `columns: {body: text}`?"),
+        ({"words": "body"}, "it has `body` already: leave this rename out"),
     ],
 )
 def test_a_rename_of_what_is_not_there(write: Write, columns: dict[str, str], hint: str) -> None:
@@ -114,7 +115,7 @@ def test_the_hub_gives_the_split_of_the_list(monkeypatch: pytest.MonkeyPatch) ->
         asked.append((name, subset, split))
         return [{"text": split}]
 
-    monkeypatch.setattr(datasets, "get_dataset_split_names", lambda name, subset: ["train", "validation"])
+    monkeypatch.setattr(datasets, "get_dataset_split_names", lambda *_: ["train", "validation"])
     monkeypatch.setattr(datasets, "load_dataset", load)
     (row,) = read_rows(Source(path="someone/rows:part"), "eval")
     assert row.where == "someone/rows:part[validation]:1"
@@ -124,13 +125,22 @@ def test_the_hub_gives_the_split_of_the_list(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_check_rows_counts_and_complains(write: Write) -> None:
-    path = write([{"messages": [{"role": "user", "content": "a"}]}, {"messages": [{"role": "assistant", "content": "b"}]}])
+    path = write([{"messages": [{"role": role, "content": "a"}]} for role in ("user", "assistant")])
     checked = check_rows(Source(path=path), "sft")
     assert (checked.format, checked.num_rows, checked.num_unusable) == ("messages", 2, 1)
     with pytest.raises(UserError, match="none of the first 1 rows can be used"):
         check_rows(Source(path=path), "sft", max_rows=1)
     with pytest.raises(UserError, match="dpo cannot be trained on rows of format text"):
         check_rows(Source(path=path, format="text"), "dpo")
+
+
+def test_the_texts_of_a_source_are_the_same_for_every_kind(write: Write) -> None:
+    (first, second, *_) = corpus_texts(Source(path="builtin:dialogues", limit=1))
+    (row,) = read_rows(Source(path="builtin:dialogues", limit=1))
+    assert [first, second] == [message["content"] for message in row.values["messages"]]
+    rows = [{"prompt": "a"}, {"prompt": ""}, {"prompt": "b"}]
+    assert list(corpus_texts(Source(path=write(rows)))) == ["a", "b"]
+    assert list(corpus_texts(Source(path=write([{"body": "a"}]), format="text", columns={"body": "text"}))) == ["a"]
 
 
 def test_checking_rows_imports_neither_torch_nor_transformers() -> None:

@@ -137,6 +137,12 @@ def test_peers_of_a_micro_batch_cost_alike_and_padding_is_low() -> None:
     assert padding_of_fixed_rows > 8 * result.padding_fraction
 
 
+def test_the_heavier_peer_goes_to_the_rank_that_has_done_less() -> None:
+    result = schedule([10, 6, 5, 1], [0, 1, 2, 3], 2, 10)
+    assert result.costs == ((10, 1), (6, 5))
+    assert result.imbalance == pytest.approx(1 - 22 / 30)
+
+
 def test_all_ranks_work_when_one_micro_batch_would_hold_everything() -> None:
     result = schedule([7] * 9, list(range(9)), 4, 10_000)
     assert result.num_micro_batches == 1

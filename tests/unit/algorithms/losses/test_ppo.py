@@ -39,6 +39,14 @@ def test_clipping_by_hand() -> None:
     assert metrics["loss/policy_avg"] == pytest.approx(loss.item(), rel=1e-6)
 
 
+def test_ratio_moments_are_those_of_the_tokens() -> None:
+    ratios = torch.tensor([1.0, 1.3, 2.0])
+    outputs, zeros = {"logprobs": ratios.log()}, torch.zeros(3)
+    _, metrics = _run(PpoPolicy(), outputs, old_logprobs=zeros, advantages=zeros)
+    assert metrics["val/ratio"] == pytest.approx(ratios.mean().item(), rel=1e-6)
+    assert metrics["val/ratio_var"] == pytest.approx(ratios.var(correction=0).item(), rel=1e-5)
+
+
 def test_at_step_zero_ratio_is_one_and_nothing_is_clipped() -> None:
     logprobs, advantages = torch.tensor([-1.3, -0.2, -7.0]), torch.tensor([1.0, -2.0, 0.5])
     loss, metrics = _run(PpoPolicy(), {"logprobs": logprobs}, old_logprobs=logprobs.clone(), advantages=advantages)

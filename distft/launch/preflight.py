@@ -1,0 +1,158 @@
+"""Checks before anything is started: what would fail after minutes of loading fails here in a second.
+
+No torch, no ray. Every finding is one message: UserError (exit 2) for what the user wrote,
+EnvironmentFallsShort (exit 3) for what the machine lacks.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from distft.common.errors import EnvironmentFallsShort, UserError
+from distft.config.data import Source
+from distft.config.recipe import Recipe
+from distft.config.roles import model_of, optimizer_of, reward_functions, trained_roles
+from distft.data.sources import check_rows
+from distft.launch.machine import GIB, Machine, free_memory, this_machine
+from distft.launch.memory import BYTES
+from distft.launch.model_checks import check_models
+from distft.launch.plan import Plan
+from distft.launch.reward_functions import check_reward_function
+
+# Rows of each source that are parsed; the data worker reads them all.
+FIRST_ROWS = 50
+
+
+def preflight(recipe: Recipe, plan: Plan, *, machine: Machine | None = None) -> tuple[str, ...]:
+    """Everything that can be known before Ray starts. Returns warnings.
+
+    Raises UserError or EnvironmentFallsShort for the first thing that is wrong.
+    """
+    if plan.kind == "local":
+        check_machine(plan, machine or this_machine())
+    check_memory(plan)
+    check_output_dir(Path(recipe.output_dir))
+    for function in reward_functions(recipe):
+        check_reward_function(function)
+    warnings = [*check_models(recipe)]
+    for list_name, source in _sources(recipe):
+        check_source(source, recipe.algorithm.kind, list_name)
+    check_disk(recipe, plan)
+    return (*warnings, *_short_of_memory(plan))
+
+
+def check_machine(plan: Plan, machine: Machine) -> None:
+    """The CPUs and GPUs that the plan counts on are there. Raises EnvironmentFallsShort."""
+    asked = {"CPUs": (plan.hardware.cpus, machine.cpus), "GPUs": (plan.hardware.gpus, machine.gpus)}
+    for what, (planned, there) in asked.items():
+        if planned > there:
+            raise EnvironmentFallsShort(
+                f"the plan counts on {planned} {what}, this machine has {there}",
+                where=f"cluster {plan.cluster}",
+                hint="plan again for this machine: --cluster local",
+            )
+
+
+def check_memory(plan: Plan) -> None:
+    """The plan fits. Raises UserError with the changes that would make it fit."""
+    if plan.fits is not False:
+        return
+    load = max((load for load in plan.loads if load.capacity), key=lambda load: load.bytes / load.capacity)
+    what = f"does not fit: {load.where} would need {load.bytes / GIB:.1f} GiB of {load.capacity / GIB:.1f}"
+    would = [f"{remedy.change} ({remedy.cost})" for remedy in plan.remedies]
+    hint = "what would: " + "; or ".join(would) if would else "a smaller model, or more and larger nodes"
+    raise UserError(what, where=f"{plan.recipe} on {plan.cluster}", hint=hint)
+
+
+def check_output_dir(output_dir: Path) -> None:
+    """The run folder is there or can be made, and can be written. Leaves nothing behind. Raises UserError."""
+    made: list[Path] = []
+    try:
+        missing = [folder for folder in (output_dir, *output_dir.parents) if not folder.exists()]
+        for folder in reversed(missing):
+            folder.mkdir()
+            made.append(folder)
+        if not output_dir.is_dir():
+            raise NotADirectoryError(0, "is a file, not a folder", str(output_dir))
+        if not os.access(output_dir, os.W_OK | os.X_OK):
+            raise PermissionError(0, "cannot be written", str(output_dir))
+    except OSError as error:
+        blocked = next((folder for folder in (output_dir, *output_dir.parents) if folder.is_file()), None)
+        why = "is a file, not a folder" if blocked else f"cannot be made: {error.strerror}"
+        if isinstance(error, PermissionError):
+            why = "cannot be written"
+        raise UserError(
+            f"the run folder {output_dir}: {blocked or error.filename or output_dir} {why}",
+            where="output_dir",
+            hint="give another: output_dir=runs/NAME",
+        ) from None
+    finally:
+        for folder in reversed(made):
+            folder.rmdir()
+
+
+def checkpoint_bytes(recipe: Recipe, plan: Plan) -> int:
+    """Bytes of one checkpoint: of each trained role parameters, float32 master weights and Adam's two states."""
+    total = 0
+    for role in trained_roles(recipe):
+        states = 12 if optimizer_of(recipe, role).name == "adamw" else 4
+        total += plan.memory[role].parameters * (BYTES[model_of(recipe, role).dtype] + states)
+    return total
+
+
+def check_disk(recipe: Recipe, plan: Plan) -> None:
+    """Room for the checkpoints that are kept, the one being written, and the result. Raises EnvironmentFallsShort."""
+    output_dir = Path(recipe.output_dir).absolute()
+    there = next(folder for folder in (output_dir, *output_dir.parents) if folder.exists())
+    free = shutil.disk_usage(there).free
+    one, steps = checkpoint_bytes(recipe, plan), recipe.train.steps
+    kept = recipe.checkpoint.keep
+    if steps is not None:
+        kept = min(kept, -(-steps // recipe.checkpoint.every))
+    needed = (kept + 1) * one
+    if needed <= free:
+        return
+    fitting = free // one - 1 if one else 0
+    nearest = f"checkpoint.keep={fitting} would fit" if fitting >= 1 else "free some space"
+    raise EnvironmentFallsShort(
+        f"{kept + 1} checkpoints of {one / GIB:.1f} GiB need {needed / GIB:.1f} GiB, "
+        f"{there} has {free / GIB:.1f} GiB free",
+        where="checkpoint.keep",
+        hint=f"nearest: {nearest}, or another output_dir",
+    )
+
+
+def check_source(source: Source, kind: str, list_name: str) -> None:
+    """A local or embedded source exists and its first rows parse; hub names are left to the data worker.
+
+    Raises UserError.
+    """
+    path = Path(source.path).expanduser()
+    hub = not source.path.startswith("builtin:") and not path.exists() and not _looks_local(source.path)
+    if not hub:
+        check_rows(source, kind, FIRST_ROWS, list_name)
+
+
+def _looks_local(path: str) -> bool:
+    """A path rather than a hub name: by its start, its depth or suffix, or because its folder is here."""
+    text = Path(path)
+    in_a_folder_here = len(text.parts) == 2 and text.parent.is_dir()
+    return path.startswith((".", "/", "~")) or len(text.parts) > 2 or bool(text.suffix) or in_a_folder_here
+
+
+def _sources(recipe: Recipe) -> Iterator[tuple[str, Source]]:
+    for list_name, sources in (("train", recipe.data.train), ("eval", recipe.data.eval), ("test", recipe.data.test)):
+        for source in sources:
+            yield list_name, source
+
+
+def _short_of_memory(plan: Plan) -> Iterator[str]:
+    if plan.kind != "local":
+        return
+    needed = max(load.bytes for load in plan.loads if load.kind == "node")
+    free = free_memory()
+    if needed > free:
+        yield f"about {needed / GIB:.1f} GiB will be needed, {free / GIB:.1f} GiB are free now"

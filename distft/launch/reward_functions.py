@@ -1,0 +1,57 @@
+"""Reward functions looked up without importing them: user code runs in the workers only."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from distft.common.errors import UserError, nearest
+
+WHERE = "models.reward.functions"
+
+
+def check_reward_function(name: str) -> None:
+    """``module:function`` names a Python file on the path that defines the function. Raises UserError."""
+    module, _, function = name.partition(":")
+    source = _source_of(module)
+    if source is None:
+        here = [path.stem for path in Path.cwd().glob("*.py")]
+        close = nearest(module, here)
+        looked = f"looked for {module.replace('.', '/')}.py in {Path.cwd()} and on Python's path"
+        hint = f"did you mean {close}:{function}?" if close else looked
+        raise UserError(f"there is no module {module}", where=WHERE, hint=hint)
+    try:
+        tree = ast.parse(source.read_text(encoding="utf-8"))
+    except (OSError, ValueError, SyntaxError) as error:
+        raise UserError(f"cannot be read: {error}", where=str(source)) from error
+    names = set(_defined(tree))
+    if function not in names and "*" not in names:
+        close = nearest(function, names)
+        raise UserError(
+            f"{source} defines no {function}", where=WHERE, hint=f"did you mean {module}:{close}?" if close else ""
+        )
+
+
+def _source_of(module: str) -> Path | None:
+    """The file of a module, by the order in which Python would look; the working directory first."""
+    parts = module.split(".")
+    for entry in dict.fromkeys([str(Path.cwd()), *sys.path]):
+        base = Path(entry or ".").joinpath(*parts)
+        for candidate in (base / "__init__.py", base.with_name(base.name + ".py")):
+            if candidate.is_file():
+                return candidate
+    return None
+
+
+def _defined(tree: ast.Module) -> Iterator[str]:
+    """Names that a module binds at its top level."""
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.AsyncFunctionDef):
+            yield node.name
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            yield from ((alias.asname or alias.name).split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            yield from (target.id for target in targets if isinstance(target, ast.Name))

@@ -1,0 +1,175 @@
+"""The private cluster: closed to strangers, gone with its driver; and somebody else's."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import ray
+
+from distft.common.errors import EnvironmentFallsShort, UserError
+from distft.launch.ray_cluster import Cluster, connect
+from distft.launch.ray_guard import processes_of
+from tests.ray.conftest import ROOT
+
+pytestmark = pytest.mark.ray
+
+CONNECT = "from distft.launch.ray_cluster import connect\nwith connect(num_cpus=1) as c: print('connected', c.address)"
+
+
+def run_python(code: str, **environment: str) -> subprocess.Popen[str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    return subprocess.Popen(
+        [sys.executable, "-c", code],
+        env=kept | {"OMP_NUM_THREADS": "1"} | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.fixture(scope="module")
+def strangers(cluster: Cluster) -> Iterator[dict[str, subprocess.Popen[str]]]:
+    """Processes that try to join our cluster, without and with the token. A refusal takes Ray 20 s."""
+    token = os.environ["RAY_AUTH_TOKEN_PATH"]
+    tries = {
+        "stranger": run_python(CONNECT, RAY_ADDRESS=cluster.address, RAY_AUTH_MODE="disabled"),
+        "guesser": run_python(CONNECT, RAY_ADDRESS=cluster.address, RAY_AUTH_TOKEN="0" * 64),
+        "friend": run_python(CONNECT, RAY_ADDRESS=cluster.address, RAY_AUTH_TOKEN_PATH=token),
+    }
+    yield tries
+    for process in tries.values():
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture(scope="module")
+def drivers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[tuple[subprocess.Popen[str], Path, Path]]]:
+    """Two drivers that wait in a call, with their run folders and the private folders of their Ray."""
+    started = []
+    for name in ("killed", "interrupted"):
+        folder = tmp_path_factory.mktemp(name)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tests.ray.driver", str(folder)],
+            cwd=ROOT,
+            env={name: value for name, value in os.environ.items() if not name.startswith("RAY_")},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        started.append((process, folder))
+    ready = []
+    for process, folder in started:
+        assert process.stdout is not None
+        words = process.stdout.readline().split()
+        assert len(words) == 3, process.communicate(timeout=60)
+        ready.append((process, folder, Path(words[0])))
+    yield ready
+    for process, _ in started:
+        process.kill()
+        process.communicate()
+
+
+def wait_until_gone(folder: Path, seconds: float) -> float:
+    """Seconds until no process of that Ray is left and its folder is gone."""
+    started = time.monotonic()
+    while time.monotonic() - started < seconds:
+        left = [pid for pid in processes_of(str(folder)) if psutil.pid_exists(pid)]
+        if not left and not folder.exists():
+            return time.monotonic() - started
+        time.sleep(0.1)
+    raise AssertionError(f"{processes_of(str(folder))} or {folder} are still there after {seconds} s")
+
+
+def test_the_token_is_private_and_only_its_path_travels(
+    cluster: Cluster, strangers: dict[str, subprocess.Popen[str]]
+) -> None:
+    path = Path(os.environ["RAY_AUTH_TOKEN_PATH"])
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+    assert len(str(path.parent / "r")) <= 40
+    token = path.read_bytes()
+    assert len(token) == 64, "256 bits"
+    processes = processes_of(str(path.parent))
+    assert len(processes) >= 5
+    for pid in processes:
+        for name in ("cmdline", "environ"):
+            assert token not in Path(f"/proc/{pid}/{name}").read_bytes(), (pid, name)
+
+
+def test_a_connection_within_a_connection_uses_the_same_cluster(cluster: Cluster) -> None:
+    with connect(num_cpus=1) as inner:
+        assert inner.address == cluster.address
+    assert ray.is_initialized(), "the inner block's end is not the cluster's"
+
+
+@pytest.mark.parametrize("address", ["auto", "somewhere"])
+def test_an_address_must_be_explicit(address: str) -> None:
+    process = run_python(CONNECT, RAY_ADDRESS=address)
+    _, errors = process.communicate(timeout=60)
+    assert UserError.__name__ in errors
+    assert f"RAY_ADDRESS: '{address}' is not an explicit address" in errors
+
+
+def test_a_killed_driver_takes_its_whole_ray_along(
+    cluster: Cluster,
+    strangers: dict[str, subprocess.Popen[str]],
+    drivers: list[tuple[subprocess.Popen[str], Path, Path]],
+) -> None:
+    process, _, private = drivers[0]
+    assert len(processes_of(str(private))) >= 7, "servers, agents and two workers"
+    process.kill()
+    process.wait()
+    print(f"everything of a killed driver was gone after {wait_until_gone(private, 15):.1f} s")
+    assert len(processes_of(os.path.dirname(os.environ["RAY_AUTH_TOKEN_PATH"]))) >= 5, "ours is untouched"
+
+
+def test_an_interrupted_driver_ends_in_order(drivers: list[tuple[subprocess.Popen[str], Path, Path]]) -> None:
+    process, folder, private = drivers[1]
+    started = time.monotonic()
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    print(f"an interrupted driver had ended after {time.monotonic() - started:.1f} s")
+    assert "KeyboardInterrupt" in errors
+    wait_until_gone(private, 5)
+    assert (folder / "logs" / "ray" / "raylet.out").exists(), "Ray's own logs of a run that failed are kept"
+    assert (folder / "logs" / "policy-0.log").exists()
+
+
+@pytest.mark.parametrize("who", ["stranger", "guesser"])
+def test_strangers_are_refused(strangers: dict[str, subprocess.Popen[str]], who: str) -> None:
+    output, errors = strangers[who].communicate(timeout=90)
+    assert "connected" not in output
+    assert EnvironmentFallsShort.__name__ in errors
+    assert "cannot connect to Ray" in errors
+    assert "is RAY_AUTH_TOKEN_PATH the path of its token?" in errors
+
+
+def test_who_has_the_token_may_join(strangers: dict[str, subprocess.Popen[str]], cluster: Cluster) -> None:
+    output, errors = strangers["friend"].communicate(timeout=90)
+    assert output.strip() == f"connected {cluster.address}", errors
+
+
+def test_nothing_is_left_and_the_environment_is_as_before() -> None:
+    """Runs after the module's cluster in a process of its own, twice: the token is read once by Ray."""
+    code = (
+        "import os\nfrom distft.launch.ray_cluster import connect\n"
+        "for _ in range(2):\n"
+        "    with connect(num_cpus=1, object_store_bytes=100_000_000) as c:\n"
+        "        folder = os.path.dirname(os.environ['RAY_AUTH_TOKEN_PATH'])\n"
+        "    assert not os.path.exists(folder)\n"
+        "    assert not [n for n in os.environ if n.startswith('RAY_AUTH')]\n"
+        "    print('ended')\n"
+    )
+    process = run_python(code)
+    output, errors = process.communicate(timeout=120)
+    assert output.split() == ["ended", "ended"], errors

@@ -1,0 +1,178 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from transformers import PreTrainedTokenizerFast
+
+from distft.batches import Batch
+from distft.common.errors import UserError
+from distft.config.data import Data, Source
+from distft.data.dataset import TokenizedDataset, load_datasets
+from distft.data.formats import PromptExample
+
+Write = Callable[..., str]
+BUILTIN = Source(path="builtin:dialogues", limit=40)
+
+
+def _plain(numbers: range, **more: Any) -> list[dict[str, Any]]:
+    return [{"prompt": f"Question {number}?", "completion": f" Answer {number}.", **more} for number in numbers]
+
+
+def _prompts(dataset: TokenizedDataset | None) -> set[str]:
+    assert dataset is not None
+    examples = dataset.rows(range(dataset.num_units))
+    return {str(example.prompt) for example in examples if not hasattr(example, "text")}  # type: ignore[union-attr]
+
+
+def _decoded(tokenizer: PreTrainedTokenizerFast, batch: Batch, column: str) -> list[str]:
+    ragged = batch.ragged(column)
+    return [str(tokenizer.decode(ragged[row])) for row in range(len(ragged))]
+
+
+def test_supervised_batches(tokenizer: PreTrainedTokenizerFast, write: Write) -> None:
+    data = Data(train=(Source(path=write(_plain(range(5)))),))
+    train = load_datasets(data, "sft", tokenizer).train
+    assert (train.num_units, train.unit_size) == (5, 1)
+    batch = train.batch([3, 1])
+    assert _decoded(tokenizer, batch, "prompt_ids") == ["Question 3?", "Question 1?"]
+    assert _decoded(tokenizer, batch, "response_ids") == [" Answer 3.<|end|>", " Answer 1.<|end|>"]
+    assert batch.ragged("prompt_ids").values.dtype == np.int32
+    assert batch.dense("sample").tolist() == batch.dense("unit").tolist() == [0, 1]
+    assert "response_mask" not in batch  # a mask of ones says nothing
+    assert train.lengths[[3, 1]].tolist() == [len(batch.ragged("prompt_ids")[i]) + len(batch.ragged("response_ids")[i])
+                                              for i in range(2)]  # fmt: skip
+
+
+def test_a_mask_comes_where_something_is_not_trained(tokenizer: PreTrainedTokenizerFast, write: Write) -> None:
+    data = Data(train=(Source(path=write([{"text": "One text."}, {"text": "Another."}])),))
+    batch = load_datasets(data, "sft", tokenizer).train.batch([0, 1])
+    mask = batch.ragged("response_mask")
+    assert mask.values.dtype == np.uint8
+    assert [row.tolist()[0] for row in (mask[0], mask[1])] == [0, 0]
+    assert mask.lengths.tolist() == batch.ragged("response_ids").lengths.tolist()
+    assert batch.ragged("prompt_ids").lengths.tolist() == [0, 0]
+
+
+def test_pairs_come_chosen_first(tokenizer: PreTrainedTokenizerFast, write: Write) -> None:
+    rows = [{"prompt": "Q", "chosen": f" good {n}", "rejected": f" bad {n}"} for n in range(3)]
+    train = load_datasets(Data(train=(Source(path=write(rows)),)), "dpo", tokenizer).train
+    assert (train.num_units, train.unit_size, len(train.lengths)) == (3, 2, 6)
+    batch = train.batch([2, 0])
+    expected = [" good 2<|end|>", " bad 2<|end|>", " good 0<|end|>", " bad 0<|end|>"]
+    assert _decoded(tokenizer, batch, "response_ids") == expected
+    assert batch.dense("unit").tolist() == [0, 0, 1, 1]
+    assert batch.dense("sample").tolist() == [0, 1, 2, 3]
+    assert len(train.prompts([2, 0])) == 2
+
+
+def test_prompts_for_rl(tokenizer: PreTrainedTokenizerFast, write: Write) -> None:
+    data = Data(train=(Source(path=write(_plain(range(3), topic="greeting"))),), overlong="error")
+    train = load_datasets(data, "ppo", tokenizer).train
+    batch = train.prompts([2, 1])
+    assert _decoded(tokenizer, batch, "prompt_ids") == ["Question 2?", "Question 1?"]
+    assert batch.dense("unit").tolist() == [0, 1]
+    (row,) = train.rows([2])
+    assert isinstance(row, PromptExample)
+    assert row.extra == {"topic": "greeting"}
+    with pytest.raises(ValueError, match="use prompts"):
+        train.batch([0])
+
+
+@pytest.mark.parametrize("kind", ["sft", "reward", "dpo", "ppo"])
+def test_the_embedded_corpus_serves_every_kind(tokenizer: PreTrainedTokenizerFast, kind: str) -> None:
+    sets = load_datasets(Data(train=(BUILTIN,), eval=(BUILTIN,), test=(BUILTIN,)), kind, tokenizer)
+    assert [found.num_units for found in (sets.train, sets.eval, sets.test) if found] == [40, 40, 40]
+    (prompt,) = _decoded(tokenizer, sets.train.prompts([0]), "prompt_ids")
+    assert prompt.startswith("<|user|>")
+    assert prompt.endswith("<|assistant|>")
+
+
+def test_holdout_divides_by_what_is_asked(tokenizer: PreTrainedTokenizerFast, write: Write) -> None:
+    rows = _plain(range(200))
+    twice = [*rows, *[{**row, "completion": " Another answer."} for row in rows]]
+    sets = load_datasets(Data(train=(Source(path=write(twice)),), holdout=0.1), "sft", tokenizer)
+    train, held, test = _prompts(sets.train), _prompts(sets.eval), _prompts(sets.test)
+    assert not train & (held | test)
+    assert not held & test
+    assert train | held | test == {row["prompt"] for row in rows}
+    assert sets.train.statistics.num_leaked == 0
+    assert sets.train.num_units == 2 * len(train)
+    turned = load_datasets(Data(train=(Source(path=write(twice[::-1], "b.jsonl")),), holdout=0.1), "sft", tokenizer)
+    assert (_prompts(turned.eval), _prompts(turned.test)) == (held, test)
+
+
+def test_holdout_leaves_a_given_list_alone(tokenizer: PreTrainedTokenizerFast, write: Write) -> None:
+    train, held = write(_plain(range(200))), write(_plain(range(500, 505)), "eval.jsonl")
+    sets = load_datasets(
+        Data(train=(Source(path=train),), eval=(Source(path=held),), holdout=0.1), "sft", tokenizer
+    )  # fmt: skip
+    assert sets.eval is not None
+    assert sets.eval.num_units == 5
+    assert sets.test is not None
+    assert 5 < sets.test.num_units < 50
+
+
+def test_without_holdout_and_lists_there_is_only_train(tokenizer: PreTrainedTokenizerFast, write: Write) -> None:
+    sets = load_datasets(Data(train=(Source(path=write(_plain(range(3)))),)), "sft", tokenizer)
+    assert (sets.eval, sets.test) == (None, None)
+
+
+def test_leaks_are_removed_and_told(tokenizer: PreTrainedTokenizerFast, write: Write) -> None:
+    paths = [write(_plain(numbers), f"{name}.jsonl") for name, numbers in
+             (("train", range(10)), ("eval", range(8, 12)), ("test", range(11, 14)))]  # fmt: skip
+    train, held, test = ((Source(path=path),) for path in paths)
+    sets = load_datasets(Data(train=train, eval=held, test=test), "sft", tokenizer)
+    assert _prompts(sets.train) == {f"Question {number}?" for number in range(8)}
+    assert sets.train.statistics.num_leaked == 2
+    assert "2 left out because held-out rows ask the same" in str(sets.train.statistics)
+    assert sets.eval is not None
+    assert (sets.eval.num_units, sets.eval.statistics.num_leaked) == (3, 1)
+    assert sets.test is not None
+    assert (sets.test.num_units, sets.test.statistics.num_leaked) == (3, 0)
+
+
+def test_training_on_the_test_rows_alone_is_refused(tokenizer: PreTrainedTokenizerFast, write: Write) -> None:
+    source = Source(path=write(_plain(range(3))))
+    with pytest.raises(UserError, match="data.train: no row is left of 3\n  3 left out because held-out"):
+        load_datasets(Data(train=(source,), test=(source,)), "sft", tokenizer)
+
+
+def test_sources_are_mixed_by_weight(tokenizer: PreTrainedTokenizerFast, write: Write) -> None:
+    one = Source(path=write(_plain(range(10))), weight=2.0)
+    other = Source(path=write(_plain(range(100, 110)), "b.jsonl"), weight=0.5)
+    train = load_datasets(Data(train=(one, other)), "sft", tokenizer).train
+    asked = [str(example.prompt) for example in train.rows(range(train.num_units))]  # type: ignore[union-attr]
+    assert train.num_units == train.statistics.num_units == 25
+    assert all(asked.count(f"Question {number}?") == 2 for number in range(10))
+    assert sum(f"Question {number}?" in asked for number in range(100, 110)) == 5
+    assert "25 visits an epoch by weight" in str(train.statistics)
+
+
+def test_statistics(tokenizer: PreTrainedTokenizerFast, write: Write) -> None:
+    rows = [*_plain(range(3)), {"prompt": "Q", "completion": ""}, {"prompt": "Q", "completion": " long" * 50},
+            {"prompt": "long " * 50, "completion": " a"}]  # fmt: skip
+    stats = load_datasets(Data(train=(Source(path=write(rows)),), max_length=40), "sft", tokenizer).train.statistics
+    assert (stats.num_rows, stats.num_kept, stats.num_truncated, stats.longest) == (6, 4, 1, 40)
+    assert stats.dropped == {"empty completion": 1, "nothing to train on within the limit": 1}
+    assert "4 of 6 rows kept" in str(stats)
+
+
+def test_nothing_left_says_why(tokenizer: PreTrainedTokenizerFast, write: Write) -> None:
+    source = Source(path=write(_plain(range(3))))
+    with pytest.raises(UserError, match="data.train: no row is left of 3\n  3 dropped: nothing to train on within"):
+        load_datasets(Data(train=(source,), max_length=2), "sft", tokenizer)
+    with pytest.raises(UserError, match=r"data.eval: no row is left of 0\n  `data.holdout: 0.0001` of so few"):
+        load_datasets(Data(train=(source,), holdout=0.0001), "sft", tokenizer)
+    with pytest.raises(UserError, match="data.train: there is nothing to train on"):
+        load_datasets(Data(), "sft", tokenizer)
+
+
+def test_a_bad_row_stops_with_its_place(tokenizer: PreTrainedTokenizerFast, write: Write) -> None:
+    path = write([*_plain(range(3)), {"prompt": "a", "completoin": "b"}])
+    with pytest.raises(UserError) as caught:
+        load_datasets(Data(train=(Source(path=path),)), "sft", tokenizer)
+    assert caught.value.where == f"{path}:4"
+    assert "did you mean `completoin`?" in caught.value.hint

@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import pickle
+from typing import Any
+
+import numpy as np
+import pytest
+
+from distft.batches import Batch
+from distft.common.errors import EnvironmentFallsShort, RunFailed, UserError
+from distft.groups.dispatch import Outcome, Request
+from distft.groups.shell import Shell
+
+
+class Worker:
+    def keep(self, *, batch: Batch) -> tuple[int, Batch]:
+        return len(batch), batch
+
+    def raised(self, error: Exception) -> tuple[None, None]:
+        raise error
+
+    def nothing(self) -> None: ...
+
+    def nameless(self) -> tuple[None, Batch]:
+        return None, Batch({"score": np.zeros(2, np.float32)})
+
+
+@pytest.fixture
+def shell() -> Shell:
+    made = Shell()
+    made._worker = Worker()
+    return made
+
+
+def run(shell: Shell, verb: str, *args: Any, parts: tuple[Batch, ...] = (), **fields: Any) -> Any:
+    asked: dict[str, Any] = {"samples": None, "layout": None, "keep_report": False, **fields}
+    return shell.run(Request(verb, args, {}, deadline_s=60.0, **asked), *parts)
+
+
+def test_the_batch_is_put_together_before_the_verb_runs(shell: Shell) -> None:
+    part = Batch({"sample": np.array([4, 5, 6], np.int64), "score": np.array([4.0, 5.0, 6.0], np.float32)})
+    outcome, batch = run(shell, "keep", parts=(part,), samples=(6, 4), layout=(1,))
+    assert (outcome.report, outcome.samples) == (2, (6, 4))
+    assert batch.dense("score").tolist() == [6.0, 4.0]
+    assert run(shell, "keep", parts=(part,), layout=(1,), keep_report=True)[0].report is None
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [(ValueError("a defect"), "exception"), (MemoryError("no more"), "out_of_memory"), (KeyError("k"), "exception")],
+)
+def test_a_defect_becomes_its_last_line(shell: Shell, error: Exception, kind: str) -> None:
+    outcome, batch = run(shell, "raised", error)
+    assert batch is None
+    assert outcome.failure.kind == kind
+    assert outcome.failure.cause == f"{type(error).__name__}: {error}"
+    assert outcome.failure.expected is None
+
+
+@pytest.mark.parametrize(
+    "error",
+    [UserError("no such column", where="data", hint="text"), EnvironmentFallsShort("full"), RunFailed("x", kind="nan")],
+)
+def test_expected_errors_travel_as_themselves(shell: Shell, error: Exception) -> None:
+    outcome: Outcome = pickle.loads(pickle.dumps(run(shell, "raised", error)[0]))
+    assert outcome.failure is not None
+    assert type(outcome.failure.expected) is type(error)
+    assert str(outcome.failure.expected) == str(error)
+
+
+def test_verbs_must_keep_to_the_contract(shell: Shell) -> None:
+    assert "must return (report, Batch or None)" in run(shell, "nothing")[0].failure.cause
+    assert "no column 'sample'" in run(shell, "nameless")[0].failure.cause
+    assert "AttributeError" in run(shell, "unknown")[0].failure.cause

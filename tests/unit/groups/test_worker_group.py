@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distft.common.errors import RunFailed, UserError
+from distft.groups.dispatch import Failure
+from distft.groups.handles import WorkerInfo
+from distft.groups.worker_group import Asked, Member, _failed, _too_late, count_oom_kills
+
+ANYTHING: Any = None
+
+
+def member(rank: int, log: Path | str = "") -> Member:
+    return Member("policy", rank, ANYTHING, ANYTHING, WorkerInfo(rank, f"node{rank}", 1, log=str(log)))
+
+
+def test_a_defect_is_named_with_its_place() -> None:
+    trouble = _failed(member(3, "a.log"), Failure("ValueError: x", "exception", 1.0, "loading"))
+    assert isinstance(trouble.error, RunFailed)
+    assert str(trouble.error) == "policy rank 3 on node3: ValueError: x\n  last stage: loading\n  log: a.log"
+
+
+def test_a_users_error_is_not_wrapped() -> None:
+    error = UserError("no such column", where="data")
+    assert _failed(member(0), Failure("", "exception", 1.0, "", error)).error is error
+
+
+def test_a_run_failure_of_a_worker_keeps_its_kind_and_gets_its_place() -> None:
+    error = _failed(member(1), Failure("", "exception", 1.0, "s", RunFailed("not finite", kind="nan"))).error
+    assert isinstance(error, RunFailed)
+    assert (error.cause, error.kind, error.role, error.rank) == ("not finite", "nan", "policy", 1)
+
+
+@pytest.mark.parametrize(
+    ("cause", "order"),
+    [("RuntimeError: Connection closed by peer", 2), ("DistBackendError: NCCL error", 2), ("ValueError: x", 1)],
+)
+def test_broken_connections_may_have_another_cause(cause: str, order: int) -> None:
+    assert _failed(member(0), Failure(cause, "exception", 1.0)).order == order
+
+
+def test_a_deadline_names_every_silent_rank_and_its_stage(tmp_path: Path) -> None:
+    for rank in (0, 1):
+        (tmp_path / f"{rank}.log").write_text(f"stage: stuck {rank}\n")
+    silent = {"b": member(1, tmp_path / "1.log"), "a": member(0, tmp_path / "0.log")}
+    error = _too_late(Asked("policy", "update", dict(silent), 30.0))
+    assert error.cause.startswith(
+        "no answer to update within 30 s from rank 0 on node0 at 'stuck 0'; rank 1 on node1 at 'stuck 1'"
+    )
+    assert (error.rank, error.stage, error.kind) == (0, "stuck 0", "deadline")
+
+
+def test_processes_that_never_started_have_no_rank() -> None:
+    unborn = Member("policy", 0, ANYTHING, ANYTHING)
+    error = _too_late(Asked("policy", "where", {"a": unborn}, 9.0))
+    assert str(error) == "policy: 1 worker processes have not started within 9 s\n  last stage: starting its process"
+
+
+def test_kills_for_memory_are_counted_where_the_kernel_tells(tmp_path: Path) -> None:
+    (tmp_path / "vmstat").write_text("nr_free_pages 12\noom_kill 3\n")
+    assert count_oom_kills(tmp_path / "vmstat") == 3
+    assert count_oom_kills(tmp_path / "none") == 0

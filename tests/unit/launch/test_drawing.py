@@ -1,0 +1,52 @@
+"""What the eye needs is in the drawing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from distft.config.cluster import load_cluster
+from distft.config.load import load_recipe
+from distft.launch.drawing import draw
+from distft.launch.plan import make_plan
+from tests.unit.launch.examples import LAPTOP, LLAMA_70B, config_folder, from_folder, gpu_cluster, recipe
+
+
+def test_a_laptop() -> None:
+    text = draw(make_plan(load_recipe("ppo-tiny"), load_cluster("local"), machine=LAPTOP))
+    assert text.startswith("ppo-tiny (ppo) on local: 1 node of 2 CPUs, 16 GiB; 1 used")
+    for line in ("│ slot 0-1     policy    │", "│ slot 6-7     value     │"):
+        assert line in text
+    assert "An iteration: 16 prompts" in text
+    assert text.endswith("It fits.")
+
+
+def test_nodes_that_hold_the_same_are_drawn_once() -> None:
+    text = draw(make_plan(recipe("dpo"), gpu_cluster(6)))
+    assert text.count("┌─") == 2
+    assert "nodes 0 to 2, each" in text
+    assert "nodes 3 to 5, each" in text
+    assert "GPU 0-7     policy" in text
+
+
+def test_turns_unused_nodes_and_unknown_sizes_are_said() -> None:
+    placement = {"policy": {"ranks": 4}, "reference": {"with": "policy"}}
+    models = {"policy": {"path": "some/model-not-here"}}
+    text = draw(make_plan(recipe("dpo", {"placement": placement, "models": models}), gpu_cluster(2)))
+    assert "GPU 0-3     policy + reference  (taking turns)" in text
+    assert "│ empty" in text
+    assert "Whether it fits is not known." in text
+
+
+def test_what_would_fit_is_listed(tmp_path: Path) -> None:
+    text = draw(make_plan(from_folder("dpo", config_folder(tmp_path, LLAMA_70B)), gpu_cluster(2)))
+    assert "It does not fit. What would:\n  " in text
+    assert "70,553.7 M" in text
+
+
+@pytest.mark.parametrize("kind", ["sft", "reward", "dpo", "ppo"])
+def test_lines_fit_a_terminal_and_do_not_trail(kind: str) -> None:
+    for line in draw(make_plan(recipe(kind), gpu_cluster(2))).splitlines():
+        assert len(line) <= 120
+        assert line == line.rstrip()

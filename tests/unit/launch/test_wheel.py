@@ -1,0 +1,58 @@
+"""What lies beside the package in a checkout travels inside it in a wheel."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+COPIED = ("pyproject.toml", "README.md", "LICENSE", "distft", "cluster_configs")
+
+
+def test_every_package_is_listed(root: Path) -> None:
+    """The list in pyproject is written by hand, because one package lies outside the folder."""
+    listed = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    found = {
+        ".".join(path.parent.relative_to(root).parts)
+        for pattern in ("*.py", "*.yaml")
+        for path in (root / "distft").rglob(pattern)
+    }
+    assert set(listed) == found | {"distft.cluster_configs"}
+
+
+def test_a_built_wheel_has_the_cluster_files_and_finds_them(root: Path, tmp_path: Path) -> None:
+    pytest.importorskip("setuptools")
+    tree, empty, site = tmp_path / "tree", tmp_path / "empty", tmp_path / "site"
+    for folder in (tree, empty):
+        folder.mkdir()
+    for name in COPIED:
+        source = root / name
+        ignored = shutil.ignore_patterns("__pycache__", ".*_cache")
+        if source.is_dir():
+            shutil.copytree(source, tree / name, ignore=ignored)
+        else:
+            shutil.copy(source, tree / name)
+    build = "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])"
+    subprocess.run([sys.executable, "-c", build, str(empty)], cwd=tree, check=True, capture_output=True)
+    (wheel,) = empty.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(site)
+        top = {name.split("/")[0] for name in archive.namelist()}
+    assert {name for name in top if not name.endswith(".dist-info")} == {"distft"}
+
+    ask = (
+        "import sys; sys.path.insert(0, sys.argv[1]); import distft; print(distft.__file__)\n"
+        "from distft.config.cluster import load_cluster, shipped_clusters\n"
+        "from distft.config.load import shipped_recipes\n"
+        "print([load_cluster(name).name for name, _ in shipped_clusters()], len(shipped_recipes()))"
+    )
+    done = subprocess.run([sys.executable, "-c", ask, str(site)], cwd=empty, check=True, capture_output=True, text=True)
+    where, answer = done.stdout.splitlines()
+    assert where.startswith(str(site))
+    clusters = sorted(path.stem for path in (root / "cluster_configs").glob("*.yaml"))
+    assert answer == f"{clusters} {len(list((root / 'distft' / 'recipes').glob('*.yaml')))}"

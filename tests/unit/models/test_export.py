@@ -1,0 +1,74 @@
+"""What is exported opens with Hugging Face and is what was trained."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, GenerationConfig
+
+from distft.config.models import Model
+from distft.models.export import export_model
+from distft.models.load import load_causal, load_scalar
+from tests.unit.models import tiny
+
+
+def loaded(folder: str, kind: str) -> Any:
+    model = Model(path=folder, dtype="bfloat16")
+    if kind == "causal":
+        return load_causal(folder, model, dropout=False).model
+    return load_scalar(folder, model, dropout=False, new_head=True)[0].model
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("kind", ["causal", "scalar"])
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+def test_reopened_weights_are_identical(
+    model_folder: Callable[..., str], tmp_path: Path, architecture: str, kind: str, tied: bool
+) -> None:
+    module = loaded(model_folder(architecture, tied=tied), kind)
+    weights = {name: parameter.detach() + 0.25 for name, parameter in module.named_parameters()}
+    export_model(module, weights, tiny.tokenizer(), tmp_path)
+    opener = AutoModelForCausalLM if kind == "causal" else AutoModelForSequenceClassification
+    reopened, info = opener.from_pretrained(tmp_path, output_loading_info=True)
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
+    assert {name for name, _ in reopened.named_parameters()} == set(weights)
+    for name, parameter in reopened.named_parameters():
+        assert parameter.dtype == torch.bfloat16
+        assert torch.equal(parameter, weights[name]), name
+    assert reopened.config.use_cache
+    assert not module.config.use_cache
+    assert reopened.config.pad_token_id == tiny.PAD
+    assert AutoTokenizer.from_pretrained(tmp_path)("w7 w8").input_ids == [7, 8]
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_empty_and_missing_tensors_are_caught(model_folder: Callable[..., str], tmp_path: Path, tied: bool) -> None:
+    module = loaded(model_folder("llama", tied=tied), "causal")
+    weights = {name: parameter.detach().clone() for name, parameter in module.named_parameters()}
+    name = "model.layers.0.mlp.up_proj.weight"
+    with pytest.raises(ValueError, match=f"incomplete: {name}"):
+        export_model(module, weights | {name: torch.zeros(0)}, tiny.tokenizer(), tmp_path / "empty")
+    del weights[name]
+    with pytest.raises(ValueError, match=f"incomplete: {name}"):
+        export_model(module, weights, tiny.tokenizer(), tmp_path / "missing")
+
+
+def test_sampling_settings_that_cannot_be_saved_do_not_stop_the_export(
+    model_folder: Callable[..., str], tmp_path: Path
+) -> None:
+    module = loaded(model_folder("llama"), "causal")
+    kept = GenerationConfig(eos_token_id=[tiny.EOS, 7], pad_token_id=tiny.PAD)
+    kept.temperature, kept.do_sample = 0.6, False
+    module.generation_config = kept
+    weights = {name: parameter.detach() for name, parameter in module.named_parameters()}
+    export_model(module, weights, tiny.tokenizer(), tmp_path)
+    written = json.loads((tmp_path / "generation_config.json").read_text())
+    assert written["eos_token_id"] == [tiny.EOS, 7]
+    assert "temperature" not in written
+    assert module.generation_config is kept

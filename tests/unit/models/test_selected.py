@@ -1,0 +1,112 @@
+"""The narrow forward gives what the model itself gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from distft.config.models import Model
+from distft.models.load import load_causal, load_scalar
+from distft.models.selected import SelectedLogits
+from tests.unit.models import tiny
+
+LENGTHS = (9, 5, 7)
+
+
+def padded(lengths: tuple[int, ...], rubbish: int = tiny.PAD) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows padded on the right, and flat indices of all their tokens."""
+    width = max(lengths)
+    ids = torch.full((len(lengths), width), rubbish)
+    for index, row in enumerate(tiny.rows(lengths)):
+        ids[index, : len(row)] = row
+    select = torch.cat([index * width + torch.arange(length) for index, length in enumerate(lengths)])
+    return ids, select
+
+
+@pytest.mark.parametrize("architecture", list(tiny.ARCHITECTURES))
+def test_logits_are_the_plain_models(model_folder: Callable[..., str], architecture: str) -> None:
+    folder = model_folder(architecture)
+    ours = load_causal(folder, Model(path=folder, dtype="float32"), dropout=False).eval()
+    plain = AutoModelForCausalLM.from_pretrained(folder).eval()
+    ids, select = padded(LENGTHS)
+    with torch.no_grad():
+        found = ours(input_ids=ids, select=select)
+        wanted = torch.cat([plain(input_ids=row[None]).logits[0] for row in tiny.rows(LENGTHS)])
+    assert found.shape == (sum(LENGTHS), tiny.VOCABULARY)
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+    assert wanted.std() > 0.1  # the weights have opinions, or nothing was compared
+    if architecture == "gemma2":
+        assert found.abs().max() <= 1.0  # soft-capped after the narrowed head
+
+
+@pytest.mark.parametrize("architecture", list(tiny.ARCHITECTURES))
+def test_what_is_padded_does_not_matter(model_folder: Callable[..., str], architecture: str) -> None:
+    folder = model_folder(architecture)
+    ours = load_causal(folder, Model(path=folder, dtype="float32"), dropout=False).eval()
+    with torch.no_grad():
+        with_pad = ours(*padded(LENGTHS, tiny.PAD))
+        with_rubbish = ours(*padded(LENGTHS, 77))
+    assert torch.equal(with_pad, with_rubbish)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("architecture", list(tiny.ARCHITECTURES))
+def test_packed_rows_do_not_see_each_other(
+    model_folder: Callable[..., str], architecture: str, attention: str
+) -> None:
+    folder = model_folder(architecture)
+    model = Model.model_validate({"path": folder, "dtype": "float32", "attention": attention})
+    ours = load_causal(folder, model, dropout=False).eval()
+    packed = torch.cat(tiny.rows(LENGTHS))[None]
+    positions = torch.cat([torch.arange(length) for length in LENGTHS])[None]
+    with torch.no_grad():
+        separate = ours(*padded(LENGTHS))
+        together = ours(input_ids=packed, select=torch.arange(sum(LENGTHS)), position_ids=positions)
+    torch.testing.assert_close(together, separate, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("architecture", list(tiny.ARCHITECTURES))
+def test_scalars_are_the_plain_models_at_each_rows_end(model_folder: Callable[..., str], architecture: str) -> None:
+    folder = model_folder(architecture)
+    ours, fresh = load_scalar(folder, Model(path=folder, dtype="float32"), dropout=False, new_head=True)
+    ours.eval()
+    assert fresh
+    ids, select = padded(LENGTHS)
+    ends = torch.tensor([index * max(LENGTHS) + length - 1 for index, length in enumerate(LENGTHS)])
+    with torch.no_grad():
+        everywhere = ours(input_ids=ids, select=select)
+        found = ours(input_ids=ids, select=ends)
+        wanted = torch.cat([ours.model(input_ids=row[None]).logits[0] for row in tiny.rows(LENGTHS)])
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(everywhere[torch.cumsum(torch.tensor(LENGTHS), 0) - 1], found)
+
+
+def test_gradients_reach_every_weight_and_are_the_plain_models(model_folder: Callable[..., str]) -> None:
+    folder = model_folder("llama", tied=False)
+    ours = load_causal(folder, Model(path=folder, dtype="float32"), dropout=False)
+    plain = AutoModelForCausalLM.from_pretrained(folder, attention_dropout=0.0)
+    ids, _ = padded((6, 6))
+    ours(input_ids=ids, select=torch.tensor([1, 8])).square().sum().backward()
+    plain(input_ids=ids).logits.reshape(-1, tiny.VOCABULARY)[[1, 8]].square().sum().backward()
+    for (name, found), wanted in zip(ours.model.named_parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(found.grad, wanted.grad, rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_the_whole_head_is_back_after_a_failed_forward(model_folder: Callable[..., str]) -> None:
+    folder = model_folder()
+    ours = load_causal(folder, Model(path=folder, dtype="float32"), dropout=False).eval()
+    with pytest.raises(IndexError), torch.no_grad():
+        ours(input_ids=torch.full((1, 4), tiny.VOCABULARY), select=torch.tensor([0]))
+    with torch.no_grad():
+        assert ours.model(input_ids=torch.tensor([[3, 4, 5]])).logits.shape == (1, 3, tiny.VOCABULARY)
+
+
+def test_a_model_without_a_language_head_is_refused() -> None:
+    from transformers import LlamaConfig, LlamaModel
+
+    with pytest.raises(ValueError, match="no output embeddings"):
+        SelectedLogits(LlamaModel(LlamaConfig(**tiny.SIZES, vocab_size=tiny.VOCABULARY)))

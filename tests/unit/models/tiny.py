@@ -1,0 +1,63 @@
+"""Models of a few thousand weights, and a tokenizer of as many words as they know."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
+from transformers import AutoModelForCausalLM, CONFIG_MAPPING, PreTrainedTokenizerFast
+
+VOCABULARY = 96
+PAD, BOS, EOS = 0, 1, 2
+SIZES: dict[str, Any] = {
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+}
+ARCHITECTURES: dict[str, dict[str, Any]] = {
+    "llama": SIZES | {"attention_dropout": 0.1},
+    "qwen2": SIZES,
+    "gemma2": SIZES | {"head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": 4, "final_logit_softcapping": 1.0},
+    "gpt2": {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 64},
+}
+
+
+def write_model(folder: Path, architecture: str = "llama", *, tied: bool = True, seed: int = 0, **more: Any) -> str:
+    """A causal language model in ``folder``, float32, with weights large enough to have opinions."""
+    config = CONFIG_MAPPING[architecture](
+        **ARCHITECTURES[architecture],
+        vocab_size=VOCABULARY,
+        tie_word_embeddings=tied,
+        pad_token_id=PAD,
+        bos_token_id=BOS,
+        eos_token_id=EOS,
+        **more,
+    )
+    torch.manual_seed(seed)
+    model = AutoModelForCausalLM.from_config(config)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.dim() >= 2:
+                parameter.mul_(8.0)
+    model.save_pretrained(folder)
+    return str(folder)
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    """Words ``w3`` to ``w95``, and the special tokens that the models name."""
+    words = {"<pad>": PAD, "<s>": BOS, "</s>": EOS} | {f"w{number}": number for number in range(3, VOCABULARY)}
+    backend = Tokenizer(WordLevel(words, unk_token="<pad>"))
+    backend.pre_tokenizer = WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", bos_token="<s>", eos_token="</s>")
+
+
+def rows(lengths: tuple[int, ...], seed: int = 0) -> list[torch.Tensor]:
+    """Random token rows of the given lengths."""
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randint(3, VOCABULARY, (length,), generator=generator) for length in lengths]

@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import io
+import logging as standard
+import sys
+import time
+
+import pytest
+
+from distft.tracking.progress import (
+    LiveProgress,
+    PlainProgress,
+    QuietProgress,
+    duration,
+    headlines,
+    make_progress,
+)
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+class Gone(io.StringIO):
+    def write(self, text: str) -> int:
+        raise BrokenPipeError
+
+
+def test_which_one() -> None:
+    with make_progress("a", quiet=True, stream=Terminal()) as quiet:
+        assert type(quiet) is QuietProgress
+    with make_progress("a", stream=io.StringIO()) as plain:
+        assert type(plain) is PlainProgress
+    with make_progress("a", stream=Terminal()) as live:
+        assert type(live) is LiveProgress
+
+
+def test_quiet_writes_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    with make_progress("a", quiet=True) as progress:
+        progress.phase("rollout")
+        progress.step(1, 3, {"loss": 1.0})
+    assert capsys.readouterr() == ("", "")
+
+
+def test_plain_is_a_line_per_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    out = io.StringIO()
+    with make_progress("ppo-tiny", stream=out) as progress:
+        progress.phase("start groups")
+        for step in (51, 52):  # resumed: the pace counts only what this process did
+            now[0] += 10.0
+            progress.phase("rollout")
+            progress.step(step, 60, {"objective/scores": 0.25, "objective/kl": 0.01, "loss/policy_avg": -0.5,
+                                     "grad_norm": 1.0, "perf/tokens_per_second": 1234.4})  # fmt: skip
+    assert out.getvalue().splitlines() == [
+        "ppo-tiny: start groups",
+        "ppo-tiny: rollout",
+        "ppo-tiny: step 51/60  score 0.25  kl 0.01  policy loss -0.5  1,234 tokens/s",
+        "ppo-tiny: step 52/60  score 0.25  kl 0.01  policy loss -0.5  1,234 tokens/s  80 s left",
+    ]
+
+
+def test_a_closed_pipe_does_not_stop_the_run() -> None:
+    progress = PlainProgress("a", Gone())
+    progress.phase("x")
+    progress.step(1, None, {})
+
+
+def test_live_shows_the_numbers_and_gives_the_terminal_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "140")
+    out = Terminal()
+
+    def failing_run() -> None:
+        with make_progress("dpo-tiny", stream=out) as progress:
+            progress.phase("update")
+            progress.step(2, 5, {"loss": 0.6931, "note": 1.0})
+            raise KeyError("x")
+
+    with pytest.raises(KeyError):
+        failing_run()
+    text = out.getvalue()
+    assert "dpo-tiny" in text
+    assert "2/5" in text
+    assert "loss 0.6931" in text
+    assert text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l")  # the cursor is shown again
+
+
+def test_log_lines_go_through_a_live_display(monkeypatch: pytest.MonkeyPatch) -> None:
+    from distft.common import logging
+
+    level = standard.getLogger().level
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    plain_stderr = sys.stderr
+    out = Terminal()
+    logging.configure(None, terminal=True)
+    try:
+        with make_progress("a", stream=out):
+            standard.getLogger("x").warning("from the log")
+    finally:
+        logging.configure(None)
+        standard.captureWarnings(False)
+        standard.getLogger().setLevel(level)
+    assert "from the log" in out.getvalue()
+    assert isinstance(plain_stderr, Terminal)
+    assert "from the log" not in plain_stderr.getvalue()
+
+
+def test_headlines_choose_three_and_never_one_twice() -> None:
+    assert headlines({"reward": 1.0, "kl": 0.5, "objective/kl": 0.25, "loss": 2.0, "accuracy": 0.5}) == [
+        "reward 1", "kl 0.25", "loss 2"]  # fmt: skip
+    assert headlines({"grad_norm": 1.0}) == []
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0.4, "0 s"), (89, "89 s"), (100, "2 min"), (5400, "1 h 30 min"),
+                                               (90_000, "25 h 00 min")])  # fmt: skip
+def test_duration(seconds: float, text: str) -> None:
+    assert duration(seconds) == text

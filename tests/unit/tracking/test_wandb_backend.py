@@ -1,0 +1,299 @@
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from distft.config.training import Wandb
+from distft.tracking.metrics import MetricRecord, Sample
+from distft.tracking.wandb_backend import WandbBackend, WandbOptions, wandb_options
+
+
+def options(**changes: Any) -> WandbOptions:
+    return WandbOptions(**{"mode": "offline", "project": "p", "name": "ppo-tiny", "job_type": "ppo", "group": "g",
+                           **changes})  # fmt: skip
+
+
+class FakeRun:
+    """Records what it is told, after whatever ``trouble`` does."""
+
+    def __init__(self, trouble: Any = None) -> None:
+        self.rows: list[dict[str, Any]] = []
+        self.finished: list[int] = []
+        self.trouble = trouble or (lambda: None)
+
+    def log(self, row: dict[str, Any]) -> None:
+        self.trouble()
+        self.rows.append(row)
+
+    def define_metric(self, *_: Any, **__: Any) -> None:
+        pass
+
+    def finish(self, exit_code: int) -> None:
+        self.finished.append(exit_code)
+
+
+class FakeWandb(SimpleNamespace):
+    """A wandb module whose ``init`` answers with the given runs or errors, in turn."""
+
+    def __init__(self, *answers: Any) -> None:
+        super().__init__(Settings=lambda **fields: fields, setup=lambda **_: None, login=lambda **_: True,
+                         Table=lambda columns, data: (columns, data), teardown=lambda: None)  # fmt: skip
+        self.answers = list(answers)
+        self.asked: list[dict[str, Any]] = []
+
+    def init(self, **arguments: Any) -> Any:
+        self.asked.append(arguments)
+        answer = self.answers.pop(0)
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
+
+
+def use(monkeypatch: pytest.MonkeyPatch, fake: FakeWandb) -> FakeWandb:
+    monkeypatch.setitem(sys.modules, "wandb", fake)
+    monkeypatch.setenv("WANDB_DATA_DIR", "/nowhere")
+    return fake
+
+
+@pytest.fixture
+def stuck() -> Iterator[threading.Event]:
+    """Waiting for this takes until the test is over."""
+    event = threading.Event()
+    yield event
+    event.set()
+
+
+def test_rows_and_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = FakeRun()
+    fake = use(monkeypatch, FakeWandb(run))
+    backend = WandbBackend(tmp_path, options(run_id="abc12345", tags=("t",), config={"seed": 1}, entity="team"))
+    backend.log(MetricRecord(1, "train", {"loss": 0.5}))
+    backend.log(MetricRecord(1, "eval", {"loss": 0.75}))
+    backend.samples(1, [Sample("q", "a", 0.1), Sample("q", "b")])
+    backend.close(exit_status=3)
+    assert run.rows == [
+        {"train/loss": 0.5, "step": 1},
+        {"eval/loss": 0.75, "step": 1},
+        {"completions": (["step", "prompt", "completion", "score"], [[1, "q", "a", 0.1], [1, "q", "b", None]]),
+         "step": 1},
+    ]
+    assert run.finished == [3]
+    [asked] = fake.asked
+    asked.pop("settings")
+    assert asked == {"dir": str(tmp_path), "mode": "offline", "project": "p", "entity": "team", "group": "g",
+                     "job_type": "ppo", "name": "ppo-tiny", "tags": ["t"], "config": {"seed": 1}, "id": "abc12345",
+                     "resume": "allow"}  # fmt: skip
+    assert backend.run_id == "abc12345"
+
+
+def test_a_new_run_has_an_id_before_wandb_answers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    use(monkeypatch, FakeWandb(FakeRun(), FakeRun()))
+    ids = set()
+    for _ in range(2):
+        backend = WandbBackend(tmp_path, options())
+        ids.add(backend.run_id)
+        backend.close()
+    assert len(ids) == 2
+    assert all(len(run_id) == 8 for run_id in ids)
+
+
+def test_online_that_cannot_start_is_kept_offline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = FakeRun()
+    fake = use(monkeypatch, FakeWandb(ConnectionError("no route"), run))
+    backend = WandbBackend(tmp_path, options(mode="online"))
+    backend.log(MetricRecord(1, "train", {"loss": 0.5}))
+    backend.close()
+    assert [asked["mode"] for asked in fake.asked] == ["online", "offline"]
+    assert run.rows == [{"train/loss": 0.5, "step": 1}]
+    assert "no route; the W&B run is kept offline" in caplog.text
+
+
+def test_without_credentials_nobody_is_asked_for_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    fake = use(monkeypatch, FakeWandb(FakeRun()))
+    asked: list[dict[str, Any]] = []
+
+    def nobody(**arguments: Any) -> bool:
+        asked.append(arguments)
+        return False
+
+    fake.login = nobody
+    WandbBackend(tmp_path, options(mode="online")).close()
+    assert asked == [{"prompt": False}]
+    assert [one["mode"] for one in fake.asked] == ["offline"]
+    assert "no credentials" in caplog.text
+
+
+def test_a_broken_installation_stops_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    monkeypatch.setenv("WANDB_DATA_DIR", "/nowhere")
+    backend = WandbBackend(tmp_path, options())
+    for step in range(5):
+        backend.log(MetricRecord(step, "train", {"loss": 0.5}))
+    backend.close()
+    backend.log(MetricRecord(9, "train", {}))
+    errors = [record for record in caplog.records if record.levelno >= logging.ERROR]
+    assert len(errors) == 1
+    assert "there is no W&B run" in errors[0].getMessage()
+
+
+def test_errors_are_said_once_and_the_rest_still_arrives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    troubles = iter([500, 500, 0, 0])
+
+    def trouble() -> None:
+        if next(troubles):
+            raise RuntimeError("HTTP 500")
+
+    run = FakeRun(trouble)
+    use(monkeypatch, FakeWandb(run))
+    backend = WandbBackend(tmp_path, options())
+    for step in range(4):
+        backend.log(MetricRecord(step, "train", {}))
+    backend.close()
+    assert [row["step"] for row in run.rows] == [2, 3]
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR] == [
+        "W&B: HTTP 500; training goes on, metrics.jsonl is complete"]  # fmt: skip
+
+
+def test_a_backend_that_hangs_costs_no_time_and_bounded_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, stuck: threading.Event
+) -> None:
+    run = FakeRun(lambda: stuck.wait(60))
+    use(monkeypatch, FakeWandb(run))
+    monkeypatch.setattr("distft.tracking.wandb_backend._STOP_TIMEOUT_S", 0.1)
+    backend = WandbBackend(tmp_path, options(), queue_size=10)
+    since = time.monotonic()
+    for step in range(1000):
+        backend.log(MetricRecord(step, "train", {}))
+    logged = time.monotonic() - since
+    assert backend._jobs.qsize() == 10
+    backend.close(timeout_s=0.3)
+    assert logged < 1.0
+    assert time.monotonic() - since < 5.0
+    assert caplog.text.count("does not keep up") == 1
+    assert "did not finish within 0 s" in caplog.text
+    assert "too slow for" in caplog.text
+
+
+REAL = """
+import sys
+from pathlib import Path
+from distft.tracking.metrics import MetricRecord, Sample
+from distft.tracking.wandb_backend import WandbBackend, WandbOptions
+run = Path(sys.argv[1])
+backend = WandbBackend(run, WandbOptions("offline", "proj-x", "ppo-tiny", "ppo", "exp-x", tags=("tag-x",),
+                                         config={"algorithm": {"kind": "config-x"}}, run_id="abcd1234"))
+for step in range(1, 4):
+    backend.log(MetricRecord(step, "train", {"objective/scores": step / 4, "loss": float("nan")}))
+backend.samples(3, [Sample("prompt-x", "completion-x", 0.5)])
+backend.close(timeout_s=60)
+"""
+
+
+def test_offline_for_real_writes_a_run_below_the_run_folder_and_no_command_line(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    run = tmp_path / "run"
+    run.mkdir()
+    environment = {"PATH": "/usr/bin:/bin", "HOME": str(home), "SECRET_THING": "hunter2env"}
+    command = [sys.executable, "-c", REAL, str(run), "--api-key=hunter2argv"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ""
+    assert done.stderr == ""
+    [record] = run.glob("wandb/offline-run-*-abcd1234/run-abcd1234.wandb")
+    content = record.read_bytes()
+    for word in (b"proj-x", b"ppo-tiny", b"exp-x", b"tag-x", b"config-x", b"train/objective/scores"):
+        assert word in content, word
+    tables = [path.read_text() for path in run.rglob("*.table.json")]
+    assert any("completion-x" in table for table in tables)
+    everything = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+    assert b"hunter2" not in everything
+    outside = [path for path in home.rglob("*") if path.is_file() and "staging" in str(path)]
+    assert outside == []
+
+
+FROZEN = """
+import sys, time
+from pathlib import Path
+import psutil
+from distft.tracking.metrics import MetricRecord
+from distft.tracking.wandb_backend import WandbBackend, WandbOptions
+backend = WandbBackend(Path(sys.argv[1]), WandbOptions("offline", "p", "n", "ppo", "g"))
+backend.log(MetricRecord(1, "train", {}))
+helpers = []
+until = time.monotonic() + 60
+while not helpers and time.monotonic() < until:
+    time.sleep(0.1)
+    helpers = [child for child in psutil.Process().children() if child.name() == "wandb-core"]
+time.sleep(1.0)
+helpers[0].suspend()
+print(helpers[0].pid, flush=True)
+backend.close(timeout_s=1.0)
+print("closed", flush=True)
+"""
+
+
+def test_a_frozen_helper_for_real_does_not_hold_up_the_exit(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", FROZEN, str(tmp_path)], capture_output=True, text=True, timeout=90,
+                          check=False)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    pid, closed = done.stdout.split()
+    assert closed == "closed"
+    assert not Path(f"/proc/{pid}").exists()
+
+
+@pytest.fixture
+def recipe() -> Any:
+    def dump(**_: Any) -> dict[str, Any]:
+        return {"name": "ppo-hh", "seed": 1, "hub": {"hf_token": "hunter2hunter2"}}
+
+    return SimpleNamespace(name="ppo-hh", algorithm=SimpleNamespace(kind="ppo"), model_dump=dump,
+                           tracking=SimpleNamespace(wandb=Wandb()))  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _no_wandb_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("MODE", "PROJECT", "ENTITY", "RUN_GROUP", "TAGS", "DATA_DIR"):
+        monkeypatch.delenv(f"WANDB_{name}", raising=False)
+
+
+def test_options_of_a_recipe(recipe: Any) -> None:
+    found = wandb_options(recipe, run_id="x", commit="0123456789abcdef", more_config={"deepspeed": {"stage": 3}})
+    assert (found.mode, found.project, found.name, found.job_type, found.group) == (
+        "offline", "distft", "ppo-hh", "ppo", "ppo-hh")  # fmt: skip
+    assert (found.tags, found.run_id, found.entity) == (("commit-0123456789ab",), "x", None)
+    assert found.config["seed"] == 1
+    assert found.config["deepspeed"] == {"stage": 3}
+    assert "hunter2" not in str(found.config)
+
+
+def test_the_environment_speaks_where_the_recipe_is_silent(recipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    monkeypatch.setenv("WANDB_PROJECT", "from-env")
+    monkeypatch.setenv("WANDB_RUN_GROUP", "group-env")
+    monkeypatch.setenv("WANDB_TAGS", "a,b")
+    found = wandb_options(recipe)
+    assert (found.mode, found.project, found.group, found.tags) == ("disabled", "from-env", "group-env", ("a", "b"))
+    recipe.tracking.wandb = Wandb(mode="online", project="mine", group="ours", tags=("c",))
+    found = wandb_options(recipe)
+    assert (found.mode, found.project, found.group, found.tags) == ("online", "mine", "ours", ("c",))
+    recipe.tracking.wandb = Wandb()
+    monkeypatch.setenv("WANDB_MODE", "nonsense")
+    assert wandb_options(recipe).mode == "offline"
