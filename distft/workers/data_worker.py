@@ -23,10 +23,9 @@ from distft.common.logging import stage
 from distft.config.recipe import Recipe
 from distft.data.dataset import TokenizedDataset, load_datasets
 from distft.data.encode import Encoder
-from distft.data.formats import Message, prompt_of, texts_of
-from distft.data.readers import Unusable, example_of
+from distft.data.formats import Message, prompt_of
 from distft.data.sampler import take
-from distft.data.sources import format_of, read_rows
+from distft.data.sources import corpus_texts
 from distft.data.tokenizer_training import tokenizers_equal, train_tokenizer
 from distft.models.load import load_tokenizer
 from distft.models.start import create_model
@@ -220,20 +219,11 @@ class DataWorker:
             return
         stage(f"making {start.path}")
         sources = start.init.tokenizer.train_on or self._recipe.data.train
-        texts = (text for source in sources for text in self._texts_of(source))
+        texts = (text for source in sources for text in corpus_texts(source))
         tokenizer = train_tokenizer(texts, start.init.vocab_size, start.init.tokenizer.chat_template)
         draft = Path(f"{start.path}.draft-{os.getpid()}")
         create_model(start.init, tokenizer, draft, seed=start.seed)
         draft.rename(start.path)
-
-    def _texts_of(self, source: Any) -> Any:
-        name = ""
-        for row in read_rows(source):
-            name = name or format_of(source, row, self._recipe.algorithm.kind)
-            try:
-                yield from texts_of(example_of(row, name))
-            except Unusable:
-                continue
 
 
 def reward_function(name: str) -> Callable[..., Any]:
