@@ -68,7 +68,7 @@ def token_logprobs(
 class _Chunks:
     """Rows of logits in float32, a chunk at a time, in two buffers used again and again.
 
-    Fresh buffers for every chunk would cost more in page faults than the arithmetic does.
+    Nothing else of that size is allocated, so the loop's memory is two chunks from start to end.
     """
 
     def __init__(self, logits: Tensor, chunk_size: int) -> None:

@@ -185,6 +185,13 @@ def look(run_dir: Path) -> Held | None:
     return _read(run_dir / LEASE)
 
 
+def refuse_if_held(run_dir: Path) -> None:
+    """Raises the UserError that ``acquire`` would, as far as that can be told without writing anything."""
+    held = look(run_dir)
+    if held is not None and not _dead(held, time.time() - held.heartbeat, STALE_S):
+        raise _refusal(run_dir, held, locked=True)
+
+
 def process_start(pid: int) -> str | None:
     """When a process of this machine started, in ticks since boot; None if it has ended."""
     try:

@@ -107,7 +107,8 @@ class TokenizedDataset:
         return Batch(columns)
 
     def prompts(self, unit_indices: Sequence[int]) -> Batch:
-        """The prompts of the units, one a unit: prompt_ids, sample, unit."""
+        """The prompts of the units, one a unit: prompt_ids, sample, unit. Empty where a row is trained on as a whole
+        (texts, ``loss_on: all``): load the kind ``ppo`` to generate from such rows."""
         first = self._sequences(unit_indices)[:: self._unit_size]
         number = np.arange(len(unit_indices), dtype=np.int64)
         return Batch({"prompt_ids": self._prompt_ids.take(first), "sample": number, "unit": number})

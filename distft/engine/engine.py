@@ -28,7 +28,7 @@ from distft.common.errors import DistftError, EnvironmentFallsShort
 from distft.config.models import Engine as EngineConfig
 from distft.config.training import Optimizer
 from distft.engine import process_group
-from distft.engine.held import Held, gradient_elements, optimizer_elements, parameter_elements
+from distft.engine.held import Held, gradient_elements, optimizer_elements, optimizer_tensors, parameter_elements
 from distft.engine.optimizer import build_optimizer
 from distft.engine.process_group import accelerator
 from distft.engine.replicated import ReplicatedStep
@@ -66,6 +66,8 @@ class Engine:
         self._entry = module
         self._engine: Any = None
         self._replicated: ReplicatedStep | None = None
+        self._parameters_on_host = config.offload_parameters == "cpu"
+        self._away: list[Tensor] = []
         if optimizer is not None:
             self._build_trained(module, config, optimizer)
         else:
@@ -80,6 +82,8 @@ class Engine:
             config=deepspeed_settings(config, self._dtype, max_grad_norm=clipped, trained=True),
             dist_init_required=False,
         )
+        # Scripts that DeepSpeed would leave in every checkpoint, listed in no manifest.
+        self._engine._copy_recovery_script = lambda _folder: None
         self._entry = self._engine
         self.train(mode=True)
         if self.zero_stage == 0:
@@ -203,14 +207,42 @@ class Engine:
 
     def offload(self) -> None:
         """Moves every state to host memory, so that another role may use the accelerator."""
-        if self.device.type == "cuda" and self.zero_stage == 3:
-            self._engine.offload_states()
-            torch.cuda.empty_cache()
+        if self.device.type == "cpu":
+            return
+        if self._engine is not None and self.trained and self.zero_stage > 0:
+            if not self._parameters_on_host:  # else DeepSpeed refuses, and little is left to move
+                self._engine.offload_states()
+        else:
+            self._away = [tensor for tensor in self._resident() if tensor.device == self.device]
+            _move(self._away, torch.device("cpu"))
+        torch.cuda.empty_cache()
 
     def reload(self) -> None:
         """Moves the states back."""
-        if self.device.type == "cuda" and self.zero_stage == 3:
-            self._engine.reload_states()
+        if self.device.type == "cpu":
+            return
+        if self._engine is not None and self.trained and self.zero_stage > 0:
+            if not self._parameters_on_host:
+                self._engine.reload_states()
+        else:
+            _move(self._away, self.device)
+            self._away = []
+
+    def _resident(self) -> Iterator[Tensor]:
+        """The tensors of a frozen or replicated model, whose move DeepSpeed leaves to others."""
+        for parameter in self.module.parameters():
+            yield getattr(parameter, "ds_tensor", parameter)
+        yield from self.module.buffers()
+        if self.trained:
+            optimizer = self._engine.optimizer
+            yield from optimizer_tensors(optimizer)
+            for group in optimizer.param_groups:  # the float32 copies, or the parameters themselves again
+                yield from group["params"]
+
+
+def _move(tensors: list[Tensor], device: torch.device) -> None:
+    for tensor in tensors:
+        tensor.data = tensor.data.to(device)
 
 
 def _buckets(named: list[tuple[str, nn.Parameter]], limit: int) -> Iterator[list[tuple[str, nn.Parameter]]]:

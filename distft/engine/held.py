@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -42,10 +43,13 @@ def gradient_elements(optimizer: Any, module: nn.Module, stage: int) -> int:
 
 def optimizer_elements(optimizer: Any) -> int:
     """Elements of optimizer state on this rank, step counters aside; 0 before the first step."""
+    return sum(tensor.numel() for tensor in optimizer_tensors(optimizer))
+
+
+def optimizer_tensors(optimizer: Any) -> Iterator[Tensor]:
+    """The tensors of the optimizer's state on this rank, step counters aside."""
     inner = getattr(optimizer, "optimizer", optimizer)
-    return sum(
-        value.numel()
-        for state in inner.state.values()
-        for name, value in state.items()
-        if name != "step" and torch.is_tensor(value)
-    )
+    for state in inner.state.values():
+        for name, value in state.items():
+            if name != "step" and torch.is_tensor(value):
+                yield value

@@ -132,6 +132,7 @@ def generate_pass(
         range(len(prompts.lengths)),
         group.num_ranks,
         max_batch * longest,
+        max_rows=max_batch,
     )
     return group.call(
         "generate",

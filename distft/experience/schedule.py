@@ -8,7 +8,7 @@ equal cost under the cap, and dealt out so that the m-th micro-batches of all ra
 Guarantees (tested):
 
 * every sample is in exactly one micro-batch, units whole and in order;
-* cost = rows x longest row (what padding computes) is within the cap;
+* cost = rows x longest row (what padding computes) is within the cap, and rows within theirs;
 * every rank has the same number M of micro-batches. M is the fewest possible if all units have the
   same number of rows; with mixed units the number of micro-batches is below twice the fewest;
 * an empty micro-batch exists only if there are fewer units than ranks x M;
@@ -69,7 +69,13 @@ class Schedule:
         return 1 - busy / lasting if lasting else 0.0
 
 
-def schedule(lengths: Sequence[int] | Ints, units: Sequence[int] | Ints, num_ranks: int, max_tokens: int) -> Schedule:
+def schedule(
+    lengths: Sequence[int] | Ints,
+    units: Sequence[int] | Ints,
+    num_ranks: int,
+    max_tokens: int,
+    max_rows: int | None = None,
+) -> Schedule:
     """Deal samples out to ranks and micro-batches.
 
     Args:
@@ -77,6 +83,7 @@ def schedule(lengths: Sequence[int] | Ints, units: Sequence[int] | Ints, num_ran
         units: unit number of each sample; equal numbers stay in one micro-batch, in the order given.
         num_ranks: ranks of the group.
         max_tokens: cap on rows x longest row of a micro-batch.
+        max_rows: cap on rows of a micro-batch, if any.
 
     Returns:
         A schedule of at least one micro-batch per rank, dummies if there is no sample.
@@ -99,8 +106,11 @@ def schedule(lengths: Sequence[int] | Ints, units: Sequence[int] | Ints, num_ran
             f"unit {units[members[worst][0]]}: {sizes[worst]} x {longest[worst]} tokens do not fit into max_tokens "
             f"{max_tokens}; it needs {sizes[worst] * longest[worst]}"
         )
+    if max_rows is not None and (sizes > max_rows).any():
+        worst = int(np.argmax(sizes))
+        raise ValueError(f"unit {units[members[worst][0]]}: {sizes[worst]} rows do not fit into max_rows {max_rows}")
     order = np.argsort(-longest, kind="stable")
-    bins = _Bins(sizes[order], longest[order])
+    bins = _Bins(sizes[order], longest[order], len(rows) if max_rows is None else max_rows)
     cuts = _spread(bins, num_ranks, max_tokens)
     filled = [
         (tuple(sample for unit in order[start:stop] for sample in members[unit]), bins.cost(start, stop))
@@ -112,8 +122,8 @@ def schedule(lengths: Sequence[int] | Ints, units: Sequence[int] | Ints, num_ran
 class _Bins:
     """Runs of units sorted by longest row, longest first: a run's cost needs its first unit only."""
 
-    def __init__(self, sizes: Ints, longest: Ints) -> None:
-        self.longest = longest
+    def __init__(self, sizes: Ints, longest: Ints, max_rows: int) -> None:
+        self.longest, self.max_rows = longest, max_rows
         self.rows = np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)])
         self.heaviest_unit = int((sizes * longest).max(initial=0))
 
@@ -128,7 +138,7 @@ class _Bins:
         """Fill bins one after the other up to ``cap`` (at least `heaviest_unit`)."""
         cuts, start = [], 0
         while start < len(self):
-            fits = self.rows[start] + cap // max(1, int(self.longest[start]))
+            fits = self.rows[start] + min(self.max_rows, cap // max(1, int(self.longest[start])))
             stop = max(start + 1, int(np.searchsorted(self.rows, fits, side="right")) - 1)
             cuts.append((start, stop))
             start = stop

@@ -291,8 +291,14 @@ def _wait_until_gone(pids: Sequence[int]) -> None:
 
 
 def _is_worker(pid: int) -> bool:
-    """Whether the process still is one of Ray's workers (and not one that inherited its number)."""
+    """Whether the process is one of Ray's workers (and not one that inherited its number) and not yet gone.
+
+    A dying process has no command line any more, but may still hold its devices until it is a zombie.
+    """
+    process = Path(f"/proc/{pid}")
     try:
-        return b"ray::" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        state = process.joinpath("stat").read_text().rpartition(")")[2].split()[0]
+        command = process.joinpath("cmdline").read_bytes()
     except OSError:
         return False
+    return state not in ("Z", "X") and (not command or b"ray::" in command)

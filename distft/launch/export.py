@@ -2,61 +2,103 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
-from distft.checkpoint.layout import published
+from distft.checkpoint.layout import MANIFEST, published
 from distft.checkpoint.manifest import faults
 from distft.common.errors import UserError
 from distft.config.load import load_recipe
-from distft.config.roles import main_role, model_of
-from distft.launch.starts import CAUSAL_ROLES, model_starts
+from distft.config.roles import main_role
+from distft.launch.run_folder import RECIPE
+from distft.launch.starts import model_starts, role_spec
 
 
 def export(source: Path, target: Path) -> Path:
     """Writes ``target`` from a run folder (its result, else its newest checkpoint) or a checkpoint folder.
 
-    Raises UserError where there is nothing to export, the checkpoint is damaged, or ``target`` is taken.
+    ``target`` appears whole or not at all. Raises UserError where there is nothing to export, the checkpoint is
+    damaged, or ``target`` is taken or cannot be written.
     """
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise UserError("is there already and not empty", where=str(target), hint="name a folder that does not exist yet")
+        what = "is there already and not empty" if target.is_dir() else "is a file"
+        raise UserError(what, where=str(target), hint="name a folder that does not exist yet")
     if not source.is_dir():
-        raise UserError("no such folder", where=str(source), hint="a run folder or one of its checkpoints/step_... folders")
-    final = source / "final"
-    if (final / "config.json").is_file():
-        shutil.copytree(final, target, dirs_exist_ok=True)
-        return target
-    checkpoint = source if (source / "manifest.json").is_file() else _newest(source)
-    found = faults(checkpoint)
-    if found:
-        raise UserError(f"the checkpoint is damaged: {'; '.join(found)}", where=str(checkpoint))
-    _from_checkpoint(checkpoint, target)
+        hint = "give a run folder or one of its checkpoints/step_... folders"
+        raise UserError("there is no such folder", where=str(source), hint=hint)
+    model = _model_in(source)
+    checkpoint = None if model else _checkpoint_in(source)
+    draft = target.with_name(f".{target.name}.draft-{os.getpid()}")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if model is not None:
+            shutil.copytree(model, draft)
+        elif checkpoint is not None:
+            _from_checkpoint(checkpoint, draft)
+        draft.rename(target)
+    except PermissionError as error:
+        raise UserError(
+            f"cannot be written: {error.strerror}", where=str(target), hint="name another folder"
+        ) from error
+    except (FileExistsError, NotADirectoryError) as error:
+        what = f"cannot be made: {error.filename} is a file"
+        raise UserError(what, where=str(target), hint="name another folder") from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
     return target
 
 
-def _newest(run_dir: Path) -> Path:
-    there = published(run_dir / "checkpoints")
-    if not there:
-        raise UserError(
-            "neither a finished run nor a checkpoint", where=str(run_dir), hint="give RUN_DIR or RUN_DIR/checkpoints/step_..."
-        )
-    return there[0][1]
+def _model_in(source: Path) -> Path | None:
+    """The result of a finished run, which is a model folder already."""
+    final = source / "final"
+    return final if (final / "config.json").is_file() else None
+
+
+def _checkpoint_in(source: Path) -> Path:
+    """The folder itself, or the newest whole checkpoint of a run. Raises UserError."""
+    if (source / MANIFEST).is_file():
+        found = faults(source)
+        if found:
+            raise _damaged(source, found)
+        return source
+    there = published(source / "checkpoints")
+    reasons: list[str] = []
+    for _, folder in there:
+        found = faults(folder)
+        if not found:
+            return folder
+        reasons = reasons or found
+    if there:
+        raise _damaged(there[0][1], reasons)
+    if (source / "config.json").is_file():
+        raise UserError("is a plain Hugging Face folder already", where=str(source), hint="use it as it is")
+    what = "the run has neither a result nor a checkpoint yet" if (source / RECIPE).is_file() else "is no run folder"
+    raise UserError(what, where=str(source), hint="give RUN_DIR or RUN_DIR/checkpoints/step_...")
+
+
+def _damaged(checkpoint: Path, reasons: list[str]) -> UserError:
+    what = f"the checkpoint is damaged: {'; '.join(reasons[:3])}"
+    return UserError(what, where=str(checkpoint), hint="give another of the run's checkpoints")
 
 
 def _from_checkpoint(checkpoint: Path, target: Path) -> None:
-    """Shards to whole tensors, in the dtype that the run trains in."""
+    """Shards to whole tensors, in the dtype that the run trains in: what the run itself exports at its end."""
+    run_dir = checkpoint.absolute().parent.parent
+    recipe = load_recipe(str(run_dir / RECIPE))
+    role = main_role(recipe)
+    start, spec = model_starts(recipe, run_dir)[role], role_spec(recipe, role)
+
     from distft.engine.offline import consolidated_weights
     from distft.models.export import export_model
-    from distft.models.load import DTYPES, empty_causal, empty_scalar, load_tokenizer
+    from distft.models.load import empty_causal, empty_scalar, load_tokenizer
 
-    run_dir = checkpoint.parent.parent
-    recipe = load_recipe(str(run_dir / "recipe.yaml"))
-    role = main_role(recipe)
-    start, model = model_starts(recipe, run_dir)[role], model_of(recipe, role)
-    build = empty_causal if role in CAUSAL_ROLES else empty_scalar
-    dtype = DTYPES[model.dtype]
-    weights = {
-        name.removeprefix("model."): tensor.to(dtype) for name, tensor in consolidated_weights(checkpoint / role).items()
-    }
+    build = empty_causal if spec.head == "causal" else empty_scalar
+    model = build(start.path, spec.model, dropout=spec.dropout)
+    # A tied parameter once, under its first name, as the run's own export does.
+    once = dict(model.named_parameters()) | dict(model.named_buffers())
+    whole = consolidated_weights(checkpoint / role)
+    weights = {name.removeprefix("model."): tensor for name, tensor in whole.items()}
+    weights = {name: tensor.to(once[name].dtype) for name, tensor in weights.items() if name in once}
     tokenizer = load_tokenizer(start.path, trust_remote_code=start.trust_remote_code)
-    export_model(build(start.path, model), weights, tokenizer, target)
+    export_model(model, weights, tokenizer, target)

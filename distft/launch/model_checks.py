@@ -57,7 +57,7 @@ def check_folder(folder: Path, role: str) -> None:
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder} has no config.json: it is not a model folder", where=where, hint=_inside(folder))
     config = read_config(folder)
-    if not weight_files(folder) and not any(folder.glob("pytorch_model*.bin")):
+    if not tensor_shapes(folder) and not any(folder.glob("pytorch_model*.bin")):
         raise UserError(f"{folder} has no weights (*.safetensors)", where=where)
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
         raise UserError(

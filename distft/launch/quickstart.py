@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 from distft.config.load import load_recipe
-from distft.launch.run import train
+from distft.config.recipe import Recipe
+from distft.launch.plan import Plan
+from distft.launch.preflight import check_memory
+from distft.launch.prepare import planned
+from distft.launch.run_folder import is_finished
 from distft.launch.table import Table, before_after
 
 # Stage -> recipe, and what it takes over from the stages before.
@@ -16,21 +21,58 @@ STAGES = {
     "ppo": ("ppo-tiny", {"models.policy.path": "sft", "models.reward.path": "reward"}),
     "dpo": ("dpo-tiny", {"models.policy.path": "sft"}),
 }
+CLUSTER = "local"
 
 
 def quickstart(output: Path) -> None:
-    """Runs the four stages, each from the models of those before; a stage that is done is not done again."""
+    """Runs the four stages, each from the models of those before; a stage that is done is not done again.
+
+    Raises EnvironmentFallsShort before anything is started where one of the stages does not fit on this machine.
+    """
     started = time.monotonic()
-    tables: dict[str, Table] = {}
-    for stage, (recipe_name, models) in STAGES.items():
-        overrides = [f"output_dir={output / stage}", f"name=quickstart-{stage}"]
-        overrides += [f"{key}=run:{output / source}" for key, source in models.items()]
-        print(f"--- {stage}: distft train {recipe_name} {' '.join(overrides)}", flush=True)
-        outcome = train(load_recipe(recipe_name, overrides), "local")
-        tables[stage] = outcome.table
-        if outcome.finished_before:
-            print(f"{stage}: already finished, see {outcome.run_dir}")
+    plans = [_room_for(recipe_name) for recipe_name, _ in STAGES.values()]
+    stages = {stage: _overrides(stage, output) for stage in STAGES}
+    recipes = {stage: load_recipe(STAGES[stage][0], overrides) for stage, overrides in stages.items()}
+    finished = all(is_finished(recipe, output / stage) for stage, recipe in recipes.items())
+
+    tables = _run_all(recipes, stages, plans, output, finished=finished)
     print(f"\n{before_after(tables)}\n")
     print(f"run folders: {', '.join(str(output / stage) for stage in STAGES)}")
     print(f"the aligned models: {output / 'ppo' / 'final'} and {output / 'dpo' / 'final'}")
-    print(f"{(time.monotonic() - started) / 60:.1f} minutes")
+    if finished:
+        print(f"all four runs were finished already; for new ones: distft quickstart --output {output}-2")
+    else:
+        print(f"{(time.monotonic() - started) / 60:.1f} minutes")
+
+
+def _room_for(recipe_name: str) -> Plan:
+    """The plan of a stage, from the recipe's own model, which has the sizes of the one it will start from."""
+    plan = planned(load_recipe(recipe_name), CLUSTER)
+    check_memory(plan)
+    return plan
+
+
+def _overrides(stage: str, output: Path) -> list[str]:
+    _, models = STAGES[stage]
+    return [
+        f"output_dir={output / stage}",
+        f"name=quickstart-{stage}",
+        *(f"{key}=run:{output / source}" for key, source in models.items()),
+    ]
+
+
+def _run_all(
+    recipes: dict[str, Recipe], overrides: dict[str, list[str]], plans: list[Plan], output: Path, *, finished: bool
+) -> dict[str, Table]:
+    """One Ray for all stages, with room for the largest."""
+    from distft.launch.run import ray_for, train
+
+    tables: dict[str, Table] = {}
+    with nullcontext() if finished else ray_for(plans, output):
+        for stage, recipe in recipes.items():
+            print(f"--- {stage}: distft train {STAGES[stage][0]} {' '.join(overrides[stage])}", flush=True)
+            outcome = train(recipe, CLUSTER)
+            tables[stage] = outcome.table
+            if outcome.finished_before:
+                print(f"{stage}: already finished, see {outcome.run_dir}", flush=True)
+    return tables

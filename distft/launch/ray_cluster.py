@@ -14,6 +14,7 @@ import math
 import os
 import secrets
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -34,6 +35,7 @@ log = logging.getLogger(__name__)
 _LONGEST_FOLDER = 38  # bytes; Ray's socket paths add 66 to "<folder>/r", and 107 is what a socket path may have
 _KEPT_TAIL = 256 * 1024  # bytes of each of Ray's own logs kept of a run that failed
 _PROBE_S = 30.0
+_CONNECT_S = 10.0
 _token = ""
 
 
@@ -73,15 +75,18 @@ def connect(
 
 @contextlib.contextmanager
 def _existing(address: str) -> Iterator[Cluster]:
-    if address in ("auto", "local") or ":" not in address:
+    host, _, port = address.rpartition(":")
+    if not host or "/" in host or not port.isdecimal():
         raise UserError(
             f"{address!r} is not an explicit address", where="RAY_ADDRESS", hint="give host:port, or unset it"
         )
     if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"):
         _use_tokens()
     try:
+        # Ray waits forever for an address where nobody listens.
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_S).close()
         _init(address=address)
-    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         raise EnvironmentFallsShort(
             f"cannot connect to Ray: {_first_line(error)}",
             where=f"RAY_ADDRESS={address}",
@@ -129,7 +134,7 @@ def _start(folder: Path, num_cpus: float, num_gpus: int, object_store_bytes: int
             include_dashboard=False,
             _temp_dir=str(folder / "r"),
         )
-    except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
+    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         raise EnvironmentFallsShort(f"Ray does not start: {_first_line(error)}", where="local Ray") from error
     return context.address_info["node_ip_address"], int(context.address_info["dashboard_agent_listen_port"])
 
@@ -171,6 +176,8 @@ def _environment(folder: Path) -> Iterator[None]:
         # Idle workers started in advance would be of no use: every rank has an environment of its own.
         "RAY_prestart_worker_first_driver": "0",
         "RAY_enable_worker_prestart": "0",
+        # Ray would run workers at nice 15: next to any other process they would hardly run at all.
+        "RAY_worker_niceness": "0",
     }
     before = {name: os.environ.get(name) for name in settings}
     _set_environment(settings)

@@ -5,11 +5,12 @@ preflight -> lease -> newest checkpoint -> Ray -> groups -> setup (-> load) -> l
 
 from __future__ import annotations
 
+import logging
 import math
 import shutil
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,9 +18,10 @@ from typing import Any
 
 from distft.checkpoint.coordinator import Coordinator, Found
 from distft.checkpoint.lease import Lease, acquire
-from distft.common.errors import UserError
+from distft.common.errors import DistftError, UserError
 from distft.common.files import write_atomic
-from distft.config.cluster import Cluster, load_cluster
+from distft.common.logging import configure
+from distft.config.cluster import Cluster
 from distft.config.recipe import Recipe
 from distft.config.roles import is_rl, main_role, trained_roles
 from distft.controller.evaluating import after, before, read_table
@@ -29,17 +31,10 @@ from distft.controller.session import Session
 from distft.controller.supervised import train_supervised
 from distft.groups.handles import Group, together
 from distft.groups.placement import Deadlines, Groups, GroupSpec, start_groups
-from distft.launch.machine import this_machine
-from distft.launch.plan import Plan, make_plan
-from distft.launch.preflight import preflight
+from distft.launch.plan import Plan
+from distft.launch.prepare import Prepared, prepare
 from distft.launch.ray_cluster import connect
-from distft.launch.run_folder import (
-    fingerprint,
-    is_finished,
-    next_attempt,
-    require_same_run,
-    write_recipe,
-)
+from distft.launch.run_folder import fingerprint, next_attempt, write_recipe
 from distft.launch.starts import model_starts, role_spec
 from distft.tracking.environment import write_environment
 from distft.tracking.exit import Ending, clear_exit, write_exit
@@ -53,46 +48,65 @@ DATA_WORKER = "distft.workers.data_worker:DataWorker"
 MODEL_WORKER = "distft.workers.model_worker:ModelWorker"
 
 
+log = logging.getLogger(__name__)
+
+
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended well. ``table``: held-out metrics before and after; ``finished_before``: nothing was left to do."""
+    """How a run ended well: held-out metrics before and after; ``finished_before``: nothing was left to do."""
 
+    name: str
     run_dir: Path
     table: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     finished_before: bool = False
 
+    @property
+    def final(self) -> Path:
+        """The folder of the trained model."""
+        return self.run_dir / "final"
+
+    def summary(self) -> dict[str, Any]:
+        """The outcome for scripts."""
+        return {
+            "name": self.name,
+            "run_dir": str(self.run_dir),
+            "model": str(self.final),
+            "finished_before": self.finished_before,
+            "before_after": {metric: dict(values) for metric, values in self.table.items()},
+        }
+
 
 def train(recipe: Recipe, cluster_name: str, *, quiet: bool = False) -> Outcome:
+    """Prepares a recipe and runs it; see ``prepare`` and ``run``."""
+    return run(prepare(recipe, cluster_name), quiet=quiet)
+
+
+def run(prepared: Prepared, *, quiet: bool = False) -> Outcome:
     """Runs a recipe here, from wherever its run folder stands, to its end.
 
     Raises UserError, EnvironmentFallsShort, RunFailed or StoppedOnRequest; whatever ends the run after its folder
-    is ours also stands in ``RUN/exit.json``.
+    is ours also stands in ``RUN/exit.json``, and the traceback of a defect in ``RUN/logs/driver.log``.
     """
-    cluster = load_cluster(cluster_name)
-    plan = make_plan(recipe, cluster, machine=this_machine())
-    run_dir = Path(recipe.output_dir).absolute()
-    fresh_start = recipe.checkpoint.resume == "never"
-    if not fresh_start:
-        require_same_run(recipe, run_dir)
-        if is_finished(recipe, run_dir):
-            return Outcome(run_dir, read_table(run_dir), finished_before=True)
-    preflight(recipe, plan)
+    recipe, run_dir = prepared.recipe, prepared.run_dir
+    if prepared.finished:
+        return Outcome(recipe.name, run_dir, read_table(run_dir), finished_before=True)
     with acquire(run_dir) as lease:
         attempt = next_attempt(run_dir)
         clear_exit(run_dir)
+        driver_log = run_dir / "logs" / "driver.log"
+        configure(driver_log, attempt=attempt)
         try:
-            table = _attempt(recipe, cluster, plan, run_dir, lease, attempt, quiet=quiet)
+            table = _attempt(recipe, prepared.cluster, prepared.plan, run_dir, lease, attempt, quiet=quiet)
         except BaseException as error:
             write_exit(run_dir, Ending.of(error), attempt)
+            log.exception("the run has ended: %s", Ending.of(error).kind)
+            if not isinstance(error, DistftError):
+                error.add_note(f"the traceback is in {driver_log}")
             raise
+        finally:
+            configure()
         write_exit(run_dir, Ending.of(None), attempt)
-    return Outcome(run_dir, table)
-
-
-def check(recipe: Recipe, cluster_name: str) -> None:
-    """Everything that can be checked before anything is started. Raises UserError or EnvironmentFallsShort."""
-    require_same_run(recipe, Path(recipe.output_dir).absolute())
-    preflight(recipe, make_plan(recipe, load_cluster(cluster_name), machine=this_machine()))
+    return Outcome(recipe.name, run_dir, table)
 
 
 def _attempt(
@@ -120,7 +134,7 @@ def _attempt(
     with tracker, _stop_on_signal() as stop:
         tracker.event("start", recipe=recipe.name, cluster=cluster.name)
         try:
-            with _ray(plan, run_dir), _started(recipe, plan, run_dir, attempt, tracker) as groups:
+            with ray_for([plan], run_dir), _started(recipe, plan, run_dir, attempt, tracker) as groups:
                 session = _set_up(recipe, plan, run_dir, groups, tracker, coordinator, progress, found, stop)
                 return _train(session, run_dir)
         except BaseException as error:
@@ -152,12 +166,15 @@ def _resume_point(recipe: Recipe, coordinator: Coordinator, plan: Plan) -> Found
     return found
 
 
-def _ray(plan: Plan, run_dir: Path) -> AbstractContextManager[Any]:
-    """Ray with room for every bundle and the data worker."""
-    bundles = [bundle for places in plan.device_sets.values() for bundle in places]
+def ray_for(plans: Sequence[Plan], run_dir: Path) -> AbstractContextManager[Any]:
+    """Ray with room for every bundle and the data worker of any of the plans; within another such block, that Ray."""
+    places = [[bundle for bundles in plan.device_sets.values() for bundle in bundles] for plan in plans]
     return connect(
-        num_cpus=sum(bundle.cpus for bundle in bundles) + plan.data_worker.cpus,
-        num_gpus=math.ceil(sum(bundle.gpus for bundle in bundles)),
+        num_cpus=max(
+            sum(bundle.cpus for bundle in bundles) + plan.data_worker.cpus
+            for plan, bundles in zip(plans, places, strict=True)
+        ),
+        num_gpus=max(math.ceil(sum(bundle.gpus for bundle in bundles)) for bundles in places),
         run_dir=run_dir,
     )
 
@@ -222,7 +239,7 @@ def _set_up(
     tracker.phase("loading data")
     data = groups[DATA]
     loaded = data.call("setup").result().report
-    tracker.event("data_ready", **{split: text for split, text in loaded["statistics"].items()})
+    tracker.event("data_ready", **loaded["statistics"])
     models: dict[str, Group] = {role: group for role, group in groups.items() if role != DATA}
     tracker.phase("loading models")
     _load_models(recipe, run_dir, models, loaded, tracker)

@@ -18,11 +18,13 @@ def before_after(runs: Mapping[str, Table]) -> str:
         return ""
     header = ("run", "held-out metric", "before", "after")
     widths = [max(len(row[column]) for row in [header, *rows]) for column in range(4)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) if column < 2 else cell.rjust(width)
-                  for column, (cell, width) in enumerate(zip(row, widths, strict=True)))  # fmt: skip
-        for row in [header, *rows]
-    )
+    return "\n".join(_line(row, widths) for row in [header, *rows])
+
+
+def _line(row: tuple[str, ...], widths: list[int]) -> str:
+    """Names to the left, numbers to the right."""
+    (run, run_width), (metric, metric_width), *numbers = zip(row, widths, strict=True)
+    return "  ".join([f"{run:<{run_width}}", f"{metric:<{metric_width}}", *(f"{n:>{width}}" for n, width in numbers)])
 
 
 def _numbered(table: Table) -> list[tuple[bool, tuple[str, Mapping[str, float]]]]:

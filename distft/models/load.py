@@ -11,6 +11,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+from transformers.modeling_utils import set_zero3_state
 from transformers.utils import logging as transformers_logging
 
 from distft.common.errors import UserError
@@ -91,6 +92,25 @@ def load_scalar(path: str, model: Model, *, dropout: bool, new_head: bool) -> tu
     return SelectedScalars(module), fresh
 
 
+def empty_causal(path: str, model: Model, *, dropout: bool) -> Any:
+    """The architecture of a causal language model, all of it on the meta device: for the export of weights
+    that lie elsewhere. Raises UserError when there is no model.
+    """
+    return _without_weights(AutoModelForCausalLM, load_config(path, model, dropout=dropout), model)
+
+
+def empty_scalar(path: str, model: Model, *, dropout: bool) -> Any:
+    """As ``empty_causal``, with a scalar head in place of the vocabulary's."""
+    config = load_config(path, model, dropout=dropout)
+    config.num_labels = 1
+    return _without_weights(AutoModelForSequenceClassification, config, model)
+
+
+def _without_weights(kind: Any, config: Any, model: Model) -> Any:
+    with torch.device("meta"):
+        return kind.from_config(config, dtype=DTYPES[model.dtype], trust_remote_code=model.trust_remote_code)
+
+
 def start_head(weight: Tensor, seed: int) -> None:
     """Starts a scalar head: normal with std 1/sqrt(hidden + 1) (Stiennon et al. 2020, appendix), same on any layout."""
     generator = torch.Generator().manual_seed(seed)
@@ -148,7 +168,7 @@ def restore_buffers(module: Any, dtype: torch.dtype) -> None:
     """
     if dtype == torch.float32:
         return
-    with torch.device("meta"), _default_dtype(dtype):
+    with torch.device("meta"), _default_dtype(dtype), set_zero3_state():  # not into shards, this one
         plain = type(module)(module.config)
     wanted = {name: buffer.dtype for name, buffer in plain.named_buffers()}
     for prefix, part in module.named_modules():

@@ -4,6 +4,9 @@ Both faces share one signature: ``input_ids [rows, length]`` right-padded, ``pos
 packed rows (None otherwise: causal attention never lets a real token see the padding behind it, so no
 mask is needed and the fast causal kernel is used), and ``select [num_tokens]``, flat indices into
 ``rows * length`` of the positions whose hidden state is read.
+
+Packed rows stay apart where Hugging Face builds the mask from ``position_ids`` (Llama, Qwen, Gemma, GPT-2
+and kin); older families (OPT, BERT as a decoder) and state-space models would read across documents.
 """
 
 from __future__ import annotations

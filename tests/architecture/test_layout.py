@@ -6,6 +6,7 @@ import ast
 import os
 import re
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ PACKAGES = {
     "config", "recipes", "launch", "groups", "workers", "rollout", "experience", "algorithms", "engine",
     "models", "data", "controller", "checkpoint", "evaluation", "tracking", "common",
 }  # fmt: skip
-TEST_FOLDERS = {"unit", "ray", "e2e", "cluster", "gpu", "architecture", "benchmarks", "reference"}
+TEST_FOLDERS = {"unit", "ray", "e2e", "cluster", "gpu", "architecture", "benchmarks", "reference", "harness"}
 LONG_FILE, LONG_FUNCTION = 300, 60
 
 
@@ -46,6 +47,14 @@ def test_packages_and_test_folders_are_the_known_ones(files: list[Path]) -> None
     }
     assert packages - PACKAGES == set()
     assert {path.parts[1] for path in files if path.parts[0] == "tests" and len(path.parts) > 2} - TEST_FOLDERS == set()
+
+
+def test_every_package_travels_in_the_wheel(files: list[Path], root: Path) -> None:
+    """pyproject.toml lists the packages one by one: one left out would be missing from the wheel only."""
+    with (root / "pyproject.toml").open("rb") as file:
+        listed = set(tomllib.load(file)["tool"]["setuptools"]["packages"])
+    packages = {".".join(path.parent.parts) for path in files if path.parts[0] == "distft" and path.suffix == ".py"}
+    assert packages - listed == set()
 
 
 def test_no_utils(files: list[Path]) -> None:

@@ -7,8 +7,10 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import psutil
@@ -16,7 +18,7 @@ import pytest
 import ray
 
 from distft.common.errors import EnvironmentFallsShort, UserError
-from distft.launch.ray_cluster import Cluster, connect
+from distft.launch.ray_cluster import Cluster, _refuse_strangers, connect
 from distft.launch.ray_guard import processes_of
 from tests.ray.conftest import ROOT
 
@@ -112,12 +114,40 @@ def test_a_connection_within_a_connection_uses_the_same_cluster(cluster: Cluster
     assert ray.is_initialized(), "the inner block's end is not the cluster's"
 
 
-@pytest.mark.parametrize("address", ["auto", "somewhere"])
-def test_an_address_must_be_explicit(address: str) -> None:
-    process = run_python(CONNECT, RAY_ADDRESS=address)
-    _, errors = process.communicate(timeout=60)
-    assert UserError.__name__ in errors
-    assert f"RAY_ADDRESS: '{address}' is not an explicit address" in errors
+@pytest.fixture
+def unconnected(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This process is taken to have no Ray yet; nothing here gets as far as asking for one."""
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+
+
+@pytest.mark.parametrize("address", ["auto", "local", "somewhere", "ray://host:10001", ":6379", "host:"])
+def test_an_address_must_be_explicit(unconnected: None, monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(UserError, match=f"RAY_ADDRESS: '{address}' is not an explicit address"), connect(num_cpus=1):
+        pass
+
+
+def test_an_address_where_nobody_listens_is_said_so_at_once(unconnected: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    with pytest.raises(EnvironmentFallsShort, match="cannot connect to Ray: .*refused"), connect(num_cpus=1):
+        pass
+
+
+class Careless(BaseHTTPRequestHandler):
+    """An agent that would run anybody's job."""
+
+    def do_POST(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None: ...
+
+
+def test_an_agent_that_obeys_anyone_is_refused() -> None:
+    with HTTPServer(("127.0.0.1", 0), Careless) as server:
+        threading.Thread(target=server.handle_request, daemon=True).start()
+        with pytest.raises(EnvironmentFallsShort, match="answered 200, not 401, to a request without a token"):
+            _refuse_strangers("127.0.0.1", server.server_port)
 
 
 def test_a_killed_driver_takes_its_whole_ray_along(

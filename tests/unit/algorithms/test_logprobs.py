@@ -136,6 +136,7 @@ def test_wrong_arguments_are_named(changes: dict[str, object], message: str) -> 
 
 @pytest.mark.slow
 def test_not_slower_than_cross_entropy_in_float32() -> None:
+    """Processor time of one thread: what else the machine does counts little."""
     logits = torch.randn(2048, 2048, dtype=torch.bfloat16)
     targets = torch.randint(0, 2048, (2048,))
 
@@ -148,9 +149,14 @@ def test_not_slower_than_cross_entropy_in_float32() -> None:
     def best(function: Callable[[], None]) -> float:
         seconds = []
         for _ in range(15):
-            start = time.perf_counter()
+            start = time.process_time()
             function()
-            seconds.append(time.perf_counter() - start)
+            seconds.append(time.process_time() - start)
         return min(seconds)
 
-    assert best(chunked) < 1.3 * best(plain)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        assert best(chunked) < 1.3 * best(plain)
+    finally:
+        torch.set_num_threads(threads)

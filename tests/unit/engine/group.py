@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
 
-SECONDS = 120
+SECONDS = 240
 
 
 class Group:

@@ -10,17 +10,21 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from transformers import AutoModelForCausalLM
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
+from distft.common.errors import DistftError, EnvironmentFallsShort, UserError
 from distft.common.seeding import restore_rng_state, rng_state, seed_everything
 from distft.config.models import Engine as EngineConfig
 from distft.config.models import Model
 from distft.config.training import Optimizer
 from distft.engine import process_group
-from distft.engine.engine import Engine, NonFiniteGradients
-from distft.models.load import load_causal
+from distft.engine.engine import Engine, NonFiniteGradients, writable
+from distft.models.load import DTYPES, load_causal, load_scalar, start_head
 
 LENGTH = 12
 VOCABULARY = 96
+RATE = 1e-2
 
 
 @dataclass(frozen=True)
@@ -30,13 +34,14 @@ class Setup:
     folder: str
     stage: int = 3
     dtype: str = "float32"
-    optimizer: Optimizer | None = field(default_factory=lambda: Optimizer(learning_rate=1e-2, weight_decay=0.1))
+    optimizer: Optimizer | None = field(default_factory=lambda: Optimizer(learning_rate=RATE, weight_decay=0.1))
     engine: dict[str, Any] = field(default_factory=dict)
     checkpointing: bool = False
     dropout: bool = False
+    threshold: int = 0
 
     def model(self) -> Model:
-        config = EngineConfig(zero_stage=self.stage, persistence_threshold=0, **self.engine)
+        config = EngineConfig(zero_stage=self.stage, persistence_threshold=self.threshold, **self.engine)
         return Model(path=self.folder, dtype=self.dtype, engine=config, gradient_checkpointing=self.checkpointing)
 
     def build(self) -> Engine:
@@ -65,7 +70,7 @@ def weights(engine: Engine) -> dict[str, np.ndarray]:
     return {name: tensor.detach().float().numpy().copy() for name, tensor in engine.full_tensors()}
 
 
-def take_steps(engine: Engine, rank: int, steps: Sequence[Any], rate: float = 1e-2) -> list[float]:
+def take_steps(engine: Engine, rank: int, steps: Sequence[Any], rate: float = RATE) -> list[float]:
     """Optimizer steps; ``steps[i][rank]`` are the rank's micro-batches of sample numbers. Returns the norms."""
     norms = []
     for step in steps:
@@ -93,7 +98,7 @@ def train_past_nan(rank: int, world: int, setup: Setup, steps: Sequence[Any]) ->
     engine.backward(loss * (float("nan") if rank == world - 1 else 1.0))
     raised = False
     try:
-        engine.step(1e-2)
+        engine.step(RATE)
     except NonFiniteGradients:
         raised = True
     after = weights(engine)
@@ -112,7 +117,7 @@ def held_between(rank: int, world: int, setup: Setup) -> dict[str, Any]:
         engine.backward(micro_loss(engine, [1], 1))
         found["backward"] = engine.held()
         found["whole_gradients"] = sum(p.grad.numel() for p in engine.module.parameters() if p.grad is not None)
-        engine.step(1e-2)
+        engine.step(RATE)
         found["stepped"] = engine.held()
     return found
 
@@ -150,3 +155,103 @@ def allow_float16(rank: int, world: int) -> None:
     from deepspeed.accelerator import get_accelerator
 
     get_accelerator().is_fp16_supported = lambda: True
+
+
+def float16_here(rank: int, world: int, setup: Setup) -> str:
+    """The error of a processor without float16."""
+    from deepspeed.accelerator import get_accelerator
+
+    kept = get_accelerator().is_fp16_supported
+    get_accelerator().is_fp16_supported = lambda: False
+    try:
+        setup.build()
+    except EnvironmentFallsShort as error:
+        return str(error)
+    finally:
+        get_accelerator().is_fp16_supported = kept
+    return ""
+
+
+def count_recomputations(rank: int, world: int, setup: Setup) -> int:
+    """How often the layers run in one micro-batch: twice as often when activations are recomputed."""
+    engine = setup.build()
+    count = 0
+
+    def counted(*_: Any) -> None:
+        nonlocal count
+        count += 1
+
+    module: Any = engine.module
+    for layer in module.model.model.layers:
+        layer.register_forward_pre_hook(counted)
+    engine.backward(micro_loss(engine, [1], 1))
+    return count
+
+
+def load_sharded(rank: int, world: int, setup: Setup) -> dict[str, Any]:
+    """A causal and a scalar model loaded into shards, against the files and a plain load."""
+    model = setup.model()
+    with Engine.sharded_loading(model.engine, model.dtype):
+        inside = is_deepspeed_zero3_enabled()
+        causal: Any = load_causal(setup.folder, model, dropout=False)
+        scalar, fresh = load_scalar(setup.folder, model, dropout=False, new_head=True)
+    outside = is_deepspeed_zero3_enabled()
+    with writable(scalar.model.score.weight) as weight:
+        start_head(weight, 3)
+    plain = AutoModelForCausalLM.from_pretrained(setup.folder, dtype=DTYPES[setup.dtype])
+    first = Engine(causal, model.engine, setup.dtype, None)
+    second = Engine(scalar, model.engine, setup.dtype, setup.optimizer)
+    expected = {f"model.{name}": tensor.float().detach().numpy() for name, tensor in plain.named_parameters()}
+    ids, select = sequence(1), torch.arange(LENGTH)
+    with torch.no_grad():
+        logits = first.forward(input_ids=ids, select=select)
+        difference = (logits - plain.eval()(input_ids=ids).logits[0]).abs().max().item()
+    return {
+        "zero3": (inside, outside),
+        "fresh": fresh,
+        "expected": expected,
+        "causal": weights(first),
+        "scalar": weights(second),
+        "buffers": [(name, str(buffer.dtype), buffer.float().numpy()) for name, buffer in causal.model.named_buffers()],
+        "plain_buffers": [(name, str(buffer.dtype), buffer.float().numpy()) for name, buffer in plain.named_buffers()],
+        "difference": difference,
+    }
+
+
+def load_broken(rank: int, world: int, setup: Setup) -> tuple[str, str, bool]:
+    """The error of a folder that cannot be loaded, and whether ZeRO-3 loading is off after it."""
+    try:
+        setup.build()
+    except DistftError as error:
+        return type(error).__name__, str(error), is_deepspeed_zero3_enabled()
+    return "", "", is_deepspeed_zero3_enabled()
+
+
+def fail_alone(rank: int, world: int, error: str) -> tuple[str, str]:
+    """What each rank raises when only the last one fails."""
+    errors = {"user": UserError("bad", where="here"), "other": ValueError("odd")}
+    try:
+        with process_group.failing_together():
+            if rank == world - 1:
+                raise errors[error]
+    except Exception as raised:
+        return type(raised).__name__, str(raised)
+    return "", ""
+
+
+def reduce(rank: int, world: int) -> tuple[list[float], list[float], list[float]]:
+    """Three reductions of ``[rank + 1, 2**-60]``."""
+    values = [float(rank + 1), 2.0**-60]
+    names = ("sum", "min", "max")
+    total, least, most = (process_group.reduce_scalars(values, name) for name in names)
+    return total, least, most
+
+
+def sleep_and_wake(rank: int, world: int, setup: Setup, steps: Sequence[Any]) -> dict[str, np.ndarray]:
+    """Trains with a sleep in the middle."""
+    engine = setup.build()
+    take_steps(engine, rank, steps[:1])
+    engine.offload()
+    engine.reload()
+    take_steps(engine, rank, steps[1:])
+    return weights(engine)

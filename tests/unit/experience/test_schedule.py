@@ -113,6 +113,23 @@ def test_mixed_units_need_at_most_twice_the_fewest(sample: tuple[list[int], list
     assert schedule(lengths, units, num_ranks, CAP).num_micro_batches <= max(1, -(-2 * fewest // num_ranks))
 
 
+@given(unit_sizes(), st.integers(1, 9), st.integers(4, 8))
+@settings(deadline=None)
+def test_every_guarantee_with_a_cap_on_rows(sample: tuple[list[int], list[int]], num_ranks: int, max_rows: int) -> None:
+    lengths, units = sample
+    result = schedule(lengths, units, num_ranks, CAP, max_rows)
+    _check(result, lengths, units, num_ranks, CAP)
+    _check_waiting(result, num_ranks)
+    assert max(map(len, _filled(result)), default=0) <= max_rows
+
+
+def test_rows_are_capped_for_short_samples_too() -> None:
+    result = schedule([50] * 2 + [5] * 6, list(range(8)), 1, 100, max_rows=2)
+    assert [len(samples) for samples in result.micro_batches[0]] == [2, 2, 2, 2]
+    with pytest.raises(ValueError, match="unit 3: 3 rows do not fit into max_rows 2"):
+        schedule([1, 1, 1, 1], [3, 3, 3, 4], 1, 100, max_rows=2)
+
+
 @pytest.mark.parametrize(
     ("num_samples", "num_ranks", "cap", "per_rank", "dummies"),
     [(1, 4, 100, 1, 3), (10, 8, 100, 1, 0), (10, 8, 10, 2, 6), (0, 3, 100, 1, 3), (17, 8, 10, 3, 7)],

@@ -54,9 +54,7 @@ def test_what_is_padded_does_not_matter(model_folder: Callable[..., str], archit
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("architecture", list(tiny.ARCHITECTURES))
-def test_packed_rows_do_not_see_each_other(
-    model_folder: Callable[..., str], architecture: str, attention: str
-) -> None:
+def test_packed_rows_do_not_see_each_other(model_folder: Callable[..., str], architecture: str, attention: str) -> None:
     folder = model_folder(architecture)
     model = Model.model_validate({"path": folder, "dtype": "float32", "attention": attention})
     ours = load_causal(folder, model, dropout=False).eval()

@@ -51,8 +51,8 @@ def test_recorded_logprobs_are_the_trainers(two: Group, folder: str) -> None:
 @pytest.mark.parametrize("stage", [0, 2])
 def test_a_twin_of_a_whole_model_too(two: Group, folder: str, stage: int) -> None:
     for rank in two.call(rank_side.twin_and_sharded, folder, "float32", stage):
-        assert rank["twin"] == rank["shards"]
         for sample, wanted in rank["trainer"].items():
+            assert rank["twin"][sample][0] == rank["shards"][sample][0]
             assert rank["twin"][sample][1] == pytest.approx(wanted, rel=1e-5, abs=1e-5)
 
 

@@ -28,7 +28,7 @@ def test_every_weight_arrives(pair: tuple[Any, Any]) -> None:
     copied = copy_weights(named, twin)
     assert copied == sum(2 * tensor.numel() for _, tensor in named)
     wanted = trainer.model.state_dict()
-    assert {name for name in twin.state_dict()} == set(wanted)
+    assert set(twin.state_dict()) == set(wanted)
     assert all(torch.equal(tensor, wanted[name]) for name, tensor in twin.state_dict().items())
 
 

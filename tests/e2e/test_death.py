@@ -1,0 +1,172 @@
+"""Whatever ends a run ends it wholly: the cause is named, and no process is left."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import SFT, Start, Verb, checkpoints, computed, dpo, events, exit_record, ppo, weights
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+
+OVER_S = 20.0  # from the death of a worker to the end of the run
+SEEN_S = 5.0
+BUSY = "update ppo_policy from step 8\n"  # in step 3, four optimizer steps each
+
+
+def end_after(verb: Verb, since: float, role: str, rank: int) -> None:
+    """The run ends because of this worker, and says so everywhere."""
+    assert verb.end(60) == 1, verb.output
+    over = time.monotonic() - since
+    gone = over + verb.nothing_left()
+    (failure,) = [event for event in events(verb.folder, "failure") if event["attempt"] == len(starts(verb))]
+    seen = failure["time"] - (time.time() - time.monotonic()) - since
+    print(f"{role} rank {rank}: failure written after {seen:.1f} s, run over after {over:.1f} s, gone after {gone:.1f} s")
+    assert gone < OVER_S
+    log = str(verb.folder / "logs" / f"{role}-{rank}.log")
+    node = os.uname().nodename
+    assert f"distft: {role} rank {rank} on {node}: its process died" in verb.output
+    assert f"log: {log}" in verb.output
+    assert "Traceback" not in verb.output
+    ended = exit_record(verb.folder)
+    assert (ended["class"], ended["exit_status"]) == ("death", 1)
+    for record in (ended, failure):
+        assert (record["role"], record["rank"], record["node"], record["log"]) == (role, rank, node, log)
+    assert re.search("killed by a signal", ended["cause"])
+
+
+def starts(verb: Verb) -> list[object]:
+    """The attempts of the run folder."""
+    return list(events(verb.folder, "start"))
+
+
+def kill_worker(verb: Verb, role: str, rank: int, *, while_in: str = BUSY) -> None:
+    """SIGKILL of a rank while the policy is in a stage; then the run must end because of it."""
+    verb.wait_for_stage("policy-1", while_in)
+    pid = verb.pid(role, rank)
+    since = time.monotonic()
+    os.kill(pid, signal.SIGKILL)
+    end_after(verb, since, role, rank)
+
+
+def test_a_ppo_run_survives_the_death_of_a_busy_and_of_an_idle_worker(sft: Path, start: Start) -> None:
+    """Both end it at once; the same command goes on, and the end is that of a run nothing happened to."""
+    undisturbed = start(*ppo(sft, "train.steps=4"), folder="undisturbed")
+    assert undisturbed.end() == 0, undisturbed.output
+    kill_worker(start(*ppo(sft, "train.steps=4")), "policy", 1)
+    kill_worker(start(*ppo(sft, "train.steps=4")), "reward", 0)
+    verb = start(*ppo(sft, "train.steps=4"))
+    assert verb.end() == 0, verb.output
+    assert [event["step"] for event in events(verb.folder, "resume")] == [2, 2]
+    assert computed(verb.folder) == computed(undisturbed.folder)
+    assert weights(verb.folder) == weights(undisturbed.folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("role", "rank"),
+    [(role, rank) for role in ("policy", "reference", "reward", "value") for rank in (0, 1)] + [("data", 0)],
+)
+def test_the_death_of_any_worker_ends_the_run(sft: Path, start: Start, role: str, rank: int) -> None:
+    kill_worker(start(*ppo(sft)), role, rank)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["joining the process group\n", "generate iteration 1\n", "saving to"])
+def test_a_death_in_any_phase_ends_the_run(sft: Path, start: Start, stage: str) -> None:
+    kill_worker(start(*ppo(sft)), "policy", 1, while_in=stage)
+
+
+def test_a_frozen_worker_is_named(sft: Path, start: Start) -> None:
+    deadlines = ("recovery.deadline_floor_s=5", "recovery.deadline_factor=2")
+    verb = start(*dpo(sft, *deadlines))
+    verb.wait_for_stage("policy-0", "update dpo from step 2\n")
+    pid = verb.pid("policy", 1)
+    since = time.monotonic()
+    os.kill(pid, signal.SIGSTOP)
+    assert verb.end(120) == 1, verb.output
+    print(f"a frozen worker: run over after {time.monotonic() - since:.1f} s")
+    verb.nothing_left()
+    ended = exit_record(verb.folder)
+    assert (ended["class"], ended["role"], ended["rank"]) == ("deadline", "policy", 1), verb.output
+    assert "frozen" in ended["cause"]
+    assert f"distft: policy rank 1 on {os.uname().nodename}: no answer to update" in verb.output
+    waiting = verb.log("policy-0")
+    assert "most recent call first" in waiting, "the stacks of the rank that waited for the frozen one"
+    assert "in update" in waiting or "in step" in waiting
+    assert "most recent call first" in verb.log("reference-1"), "and of those that had nothing to do"
+
+
+def test_sigterm_once_stops_with_a_checkpoint_and_sigint_twice_at_once(sft: Path, start: Start) -> None:
+    """The one from a scheduler to the driver alone, the other from a terminal to all of its processes."""
+    verb = start(*SFT)
+    verb.wait_for_stage("policy-1", "update sft from step 2\n")
+    second = start(*SFT)
+    os.kill(verb.process.pid, signal.SIGTERM)
+    assert verb.end(60) == 75, verb.output
+    verb.nothing_left()
+    ended = exit_record(verb.folder)
+    assert (ended["class"], ended["exit_status"]) == ("stopped", 75)
+    stopped = events(verb.folder, "stop")[0]["step"]
+    assert stopped >= 3
+    assert checkpoints(verb.folder)[-1] == stopped
+    assert f"stopped after step {stopped} with a checkpoint: the same command goes on from there" in verb.output
+    assert second.end() in (0, 2)
+
+    verb = start(*SFT)
+    verb.wait_for(lambda: events(verb.folder, "resume"), "resume")
+    os.killpg(verb.process.pid, signal.SIGINT)
+    time.sleep(0.02)
+    since = time.monotonic()
+    os.killpg(verb.process.pid, signal.SIGINT)
+    assert verb.end(30) == 130, verb.output
+    print(f"after the second SIGINT: over after {time.monotonic() - since:.1f} s")
+    verb.nothing_left()
+    assert exit_record(verb.folder)["class"] == "interrupted"
+
+    verb = start(*SFT)
+    assert verb.end() == 0, verb.output
+    assert weights(verb.folder) == weights(sft)
+    assert computed(verb.folder) == computed(sft)
+
+
+@pytest.mark.slow
+def test_ctrl_c_once_stops_with_a_checkpoint(sft: Path, start: Start) -> None:
+    """A terminal sends it to every process of the foreground: workers must not heed it."""
+    verb = start(*ppo(sft))
+    verb.wait_for_stage("policy-1", "generate iteration 3\n")
+    os.killpg(verb.process.pid, signal.SIGINT)
+    assert verb.end(120) == 75, verb.output
+    verb.nothing_left()
+    assert checkpoints(verb.folder)[-1] == 3
+    verb = start(*ppo(sft))
+    assert verb.end() == 0, verb.output
+    assert [event["step"] for event in events(verb.folder, "resume")] == [3]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_asked_for_while_starting(sft: Path, start: Start, number: signal.Signals) -> None:
+    """Nothing has been trained that could be lost; the same command starts."""
+    verb = start(*SFT)
+    verb.wait_for(lambda: starts(verb), "start")
+    os.kill(verb.process.pid, number)
+    assert verb.end(120) == 75, verb.output
+    verb.nothing_left()
+    verb = start(*SFT)
+    assert verb.end() == 0, verb.output
+    assert weights(verb.folder) == weights(sft)
+
+
+@pytest.mark.slow
+def test_sigkill_of_the_driver_while_starting_leaves_nothing(start: Start) -> None:
+    verb = start(*SFT)
+    verb.wait_for(lambda: events(verb.folder, "group_ready"), "the first group")
+    os.kill(verb.process.pid, signal.SIGKILL)
+    verb.end()
+    print(f"nothing was left after {verb.nothing_left():.1f} s")

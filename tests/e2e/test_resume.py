@@ -1,0 +1,208 @@
+"""A run that was ended half-way and started again is the same run, bit for bit."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import (
+    SFT,
+    Start,
+    Verb,
+    checkpoints,
+    computed,
+    dpo,
+    events,
+    exit_record,
+    lines,
+    ppo,
+    weights,
+)
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+
+
+def kill_driver(verb: Verb, stage: str) -> None:
+    """SIGKILL in the middle of a step: while the policy's ranks are in ``stage``."""
+    verb.wait_for_stage("policy-1", stage)
+    os.kill(verb.process.pid, signal.SIGKILL)
+    assert verb.end() == -signal.SIGKILL
+    print(f"after SIGKILL of the driver nothing was left after {verb.nothing_left():.1f} s")
+
+
+def assert_same(disturbed: Path, undisturbed: Path) -> None:
+    """Weights by their bytes, metrics line by line."""
+    assert computed(disturbed) == computed(undisturbed)
+    assert weights(disturbed) == weights(undisturbed)
+
+
+def run(start: Start, *words: str, folder: str) -> Path:
+    """To the end."""
+    verb = start(*words, folder=folder)
+    assert verb.end() == 0, verb.output
+    verb.nothing_left()
+    return verb.folder
+
+
+def disturb(start: Start, words: tuple[str, ...], loss: str, updates: int = 1) -> Path:
+    """Killed in the middle of step 4, whose checkpoint before is of step 2; then started again to the end.
+
+    ``updates``: optimizer steps of the policy in one step.
+    """
+    verb = start(*words, folder="disturbed")
+    kill_driver(verb, f"update {loss} from step {3 * updates}\n")
+    assert checkpoints(verb.folder) == [2]
+    assert [line["step"] for line in lines(verb.folder, "metrics") if line["split"] == "train"] == [1, 2, 3]
+    verb = start(*words, folder="disturbed")
+    verb.wait_for(lambda: events(verb.folder, "resume"), "resume")
+    assert max(line["step"] for line in lines(verb.folder, "metrics")) <= 3, "step 3 is cut off and done again"
+    assert verb.end() == 0, verb.output
+    resumed = events(verb.folder, "resume")
+    assert [(event["step"], event["attempt"]) for event in resumed] == [(2, 2)]
+    return verb.folder
+
+
+def test_dpo_killed_in_the_middle_of_a_step(sft: Path, start: Start) -> None:
+    undisturbed = run(start, *dpo(sft), folder="undisturbed")
+    assert_same(disturb(start, dpo(sft), "dpo"), undisturbed)
+
+
+@pytest.mark.slow
+def test_ppo_killed_in_the_middle_of_a_step(sft: Path, start: Start) -> None:
+    undisturbed = run(start, *ppo(sft), folder="undisturbed")
+    assert_same(disturb(start, ppo(sft), "ppo_policy", updates=4), undisturbed)
+
+
+@pytest.mark.slow
+def test_ppo_killed_while_it_generates(sft: Path, start: Start) -> None:
+    """With what changes from iteration to iteration: an adaptive KL coefficient and normalised scores."""
+    words = ppo(sft, "algorithm.kl_target=0.1", "algorithm.score_normalize=true", "algorithm.score_clip=2.0")
+    undisturbed = run(start, *words, folder="undisturbed")
+    verb = start(*words, folder="disturbed")
+    kill_driver(verb, "generate iteration 6\n")
+    assert checkpoints(verb.folder) == [2, 4]
+    assert_same(run(start, *words, folder="disturbed"), undisturbed)
+
+
+@pytest.mark.slow
+def test_sft_with_dropout(sft: Path, tmp_path: Path, start: Start) -> None:
+    """Random numbers go on where the checkpoint left them, on every rank."""
+    model = tmp_path / "model"
+    shutil.copytree(sft / "final", model)
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"attention_dropout": 0.2}))
+    words = ("train", "sft-tiny", f"models.policy.path={model}", *SFT[6:])
+    undisturbed = run(start, *words, folder="undisturbed")
+    still = run(start, *words, f"models.policy.path={sft / 'final'}", folder="still")
+    assert computed(undisturbed)[2]["loss"] != computed(still)[2]["loss"], "there was dropout at all"
+    assert_same(disturb(start, words, "sft"), undisturbed)
+
+
+@pytest.mark.slow
+def test_killed_while_a_checkpoint_is_written(sft: Path, start: Start) -> None:
+    undisturbed = run(start, *dpo(sft), folder="undisturbed")
+    verb = start(*dpo(sft), folder="disturbed")
+    verb.wait_for(lambda: list(verb.folder.glob("checkpoints/.staging-step_00000004-*/policy/*")), "a half checkpoint")
+    os.kill(verb.process.pid, signal.SIGKILL)
+    verb.end()
+    verb.nothing_left()
+    folder = run(start, *dpo(sft), folder="disturbed")
+    assert not list(folder.glob("checkpoints/.staging*"))
+    assert_same(folder, undisturbed)
+
+
+@pytest.mark.slow
+def test_a_damaged_checkpoint_is_refused_and_the_one_before_taken(sft: Path, start: Start) -> None:
+    undisturbed = run(start, *dpo(sft), folder="undisturbed")
+    verb = start(*dpo(sft), folder="disturbed")
+    kill_driver(verb, "update dpo from step 5\n")
+    assert checkpoints(verb.folder) == [2, 4]
+    damaged = verb.folder / "checkpoints" / "step_00000004" / "policy" / "rng_1.pt"
+    content = bytearray(damaged.read_bytes())
+    content[len(content) // 2] ^= 1
+    damaged.write_bytes(content)
+    verb = start(*dpo(sft), folder="disturbed")
+    assert verb.end() == 0, verb.output
+    assert "policy/rng_1.pt was changed or damaged" in verb.output
+    (resumed,) = events(verb.folder, "resume")
+    assert resumed["step"] == 2
+    assert resumed["rejected"] == ["step_00000004: policy/rng_1.pt was changed or damaged: its hash differs"]
+    assert_same(verb.folder, undisturbed)
+
+
+def test_an_explicit_checkpoint_goes_on_to_the_same_end(sft: Path, start: Start) -> None:
+    """In a new run folder, from the middle of a finished run."""
+    folder = run(start, *SFT, f"checkpoint.resume={sft / 'checkpoints' / 'step_00000004'}", folder="from-4")
+    assert weights(folder) == weights(sft)
+    known = [line for line in computed(sft) if line["step"] > 4]
+    assert computed(folder) == known
+    assert checkpoints(folder) == [6]
+
+
+# ---- what is not the same run
+
+
+def refused(start: Start, folder: Path, *words: str) -> str:
+    """The message with which a command is refused, before anything is started."""
+    before = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+    verb = start(*words, folder=folder)
+    assert verb.end(60) == 2, verb.output
+    assert "Traceback" not in verb.output
+    assert "starting workers" not in verb.output
+    after = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+    assert not before or before == after
+    return verb.output
+
+
+def test_a_changed_recipe_is_refused_naming_the_key(sft: Path, start: Start) -> None:
+    message = refused(start, sft, *SFT, "optimizer.learning_rate=1e-5")
+    assert f"{sft}: the run folder holds a run of another recipe" in message
+    assert "optimizer.learning_rate: 0.002 there, 1e-05 now" in message
+    assert "checkpoint.resume=never" in message
+
+
+def test_another_number_of_ranks_is_refused(sft: Path, start: Start, tmp_path: Path) -> None:
+    message = refused(start, sft, *SFT, "placement.policy.ranks=1")
+    assert "placement.policy.ranks: 2 there, 1 now" in message
+    one_rank = [*SFT, "placement.policy.ranks=1", f"checkpoint.resume={sft}"]
+    message = refused(start, tmp_path / "new", *one_rank)
+    assert "the checkpoint of step 6 was written by 2 policy ranks, the plan has 1" in message
+    assert "placement.policy.ranks=2" in message
+
+
+def test_an_explicit_checkpoint_that_is_not_there_is_refused(sft: Path, start: Start, tmp_path: Path) -> None:
+    message = refused(start, tmp_path / "new", *SFT, f"checkpoint.resume={sft / 'checkpoints' / 'step_00000099'}")
+    assert "step_00000099: no such checkpoint" in message
+
+
+def test_a_finished_run_says_so(sft: Path, start: Start) -> None:
+    before = (sft / "events.jsonl").read_bytes()
+    tag = 'tracking.wandb.tags=["now without"]'  # how a run is watched may change
+    verb = start(*SFT, tag, folder=sft)
+    assert verb.end(60) == 0
+    assert f"sft-tiny: already finished, see {sft}" in verb.output
+    assert (sft / "events.jsonl").read_bytes() == before
+    assert exit_record(sft)["class"] == "done"
+
+
+def test_more_steps_go_on_from_the_end_and_never_starts_again(sft: Path, start: Start, tmp_path: Path) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(sft, folder)
+    verb = start(*SFT, "train.steps=7", folder=folder)
+    assert verb.end() == 0, verb.output
+    assert [event["step"] for event in events(folder, "resume")] == [6]
+    steps = [line["step"] for line in lines(folder, "metrics") if line["split"] == "train"]
+    assert steps == [1, 2, 3, 4, 5, 6, 7]
+    # Another recipe in the same folder: asked for, and so from the beginning, with a start of its own.
+    again = [*SFT, "checkpoint.resume=never", "train.steps=2", "models.policy.init.hidden_size=16", "seed=5"]
+    verb = start(*again, folder=folder)
+    assert verb.end() == 0, verb.output
+    assert [line["step"] for line in lines(folder, "metrics") if line["split"] == "train"] == [1, 2]
+    assert checkpoints(folder) == [2]
+    assert json.loads((folder / "final" / "config.json").read_text())["hidden_size"] == 16
+    assert [event["attempt"] for event in events(folder, "start")] == [1, 2, 3]

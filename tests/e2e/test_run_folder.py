@@ -1,0 +1,90 @@
+"""The run folder belongs to one process, survives a full disk, and holds no secret."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import SECRETS, SFT, URL_SECRET, Start, checkpoints, events, exit_record, lines, weights
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+
+
+def holding(folder: Path, secret: str) -> list[str]:
+    """The files below ``folder`` with this text in them."""
+    found = [path for path in sorted(folder.rglob("*")) if path.is_file() and not path.is_symlink()]
+    return [str(path.relative_to(folder)) for path in found if secret.encode() in path.read_bytes()]
+
+
+def test_no_file_of_a_run_holds_a_secret(sft: Path) -> None:
+    assert holding(sft, "sft-tiny"), "the search finds what is there"
+    assert any(name.startswith("wandb/") for name in holding(sft, "example.org")), "the tag is there"
+    for secret in (*SECRETS.values(), URL_SECRET):
+        assert holding(sft, secret) == []
+
+
+def test_a_second_process_is_refused_naming_the_owner_and_a_failed_run_holds_no_secret(start: Start) -> None:
+    """Ray's own logs, kept of a run that failed, are searched too."""
+    first = start(*SFT)
+    first.wait_for(lambda: (first.folder / "lease.json").exists(), "lease")
+    second = start(*SFT)
+    assert second.end(60) == 2, second.output
+    assert f"{first.folder}: another process writes this run: process {first.process.pid} of " in second.output
+    assert "Traceback" not in second.output
+    assert "starting workers" not in second.output
+    first.wait_for_stage("policy-0", "loading")
+    os.kill(first.pid("policy", 0), signal.SIGKILL)
+    assert first.end(60) == 1, first.output
+    assert list((first.folder / "logs" / "ray").iterdir())
+    for secret in SECRETS.values():
+        assert holding(first.folder, secret) == []
+    assert len(events(first.folder, "start")) == 1, "the second has written nothing"
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """``RUN/checkpoints`` on a disk with room for one checkpoint and a half."""
+    if os.geteuid() != 0:
+        pytest.skip("only root may mount a small disk")
+    folder = tmp_path / "run" / "checkpoints"
+    folder.mkdir(parents=True)
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1M", "tmpfs", str(folder)], capture_output=True)
+    if mounted.returncode != 0:
+        pytest.skip(f"no small disk can be mounted here: {mounted.stderr.decode().strip()}")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_costs_a_checkpoint_and_not_the_run(sft: Path, start: Start, small_disk: Path) -> None:
+    verb = start(*SFT)
+    assert verb.end() == 0, verb.output
+    failed = events(verb.folder, "checkpoint_failed")
+    assert [event["step"] for event in failed] == [4, 6]
+    assert "No space left on device" in failed[0]["cause"] or "space" in failed[0]["cause"]
+    assert verb.output.count("checkpoint of step 4") == 1, "loudly"
+    assert checkpoints(verb.folder) == [2]
+    assert weights(verb.folder) == weights(sft)
+    # The one before is intact: going on from it gives the same again.
+    (verb.folder / "exit.json").unlink()
+    subprocess.run(["mount", "-o", "remount,size=16M", str(small_disk)], check=True)
+    verb = start(*SFT)
+    assert verb.end() == 0, verb.output
+    assert [event["step"] for event in events(verb.folder, "resume")] == [2]
+    assert checkpoints(verb.folder) == [2, 4, 6][-2:]
+    assert weights(verb.folder) == weights(sft)
+    assert [line["step"] for line in lines(verb.folder, "metrics") if line["split"] == "train"] == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.slow
+def test_a_disk_that_stays_full_ends_the_run(start: Start, small_disk: Path) -> None:
+    verb = start(*SFT, "train.steps=12")
+    assert verb.end() == 1, verb.output
+    assert "3 checkpoints in a row failed" in verb.output
+    assert exit_record(verb.folder)["class"] == "disk"
+    assert checkpoints(verb.folder) == [2]
+    verb.nothing_left()

@@ -1,0 +1,93 @@
+"""What the processes of a layout are asked to do, and what they leave behind."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors.torch import load_file
+
+# What says how fast or where something ran, not what was computed.
+LAYOUTS_OWN = ("timing/", "perf/", "memory/", "rollout/tokens_per_second")
+
+
+@dataclass(frozen=True)
+class TrainJob:
+    """A whole run of a recipe file in ``folder``; ``broken`` names what is wrong with it."""
+
+    name: str
+    recipe: str
+    folder: str
+    overrides: list[str] = field(default_factory=list)
+    broken: Literal["", "stale generator"] = ""
+
+
+@dataclass(frozen=True)
+class LossesJob:
+    """One update of every loss in ``cases`` (name and parameters) on every split, from the same starts."""
+
+    causal: str
+    scalar: str
+    result: str
+    cases: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    plain: bool = False  # beside the sharded engine, plain torch one unit at a time
+
+
+Job = TrainJob | LossesJob
+
+
+def write_jobs(jobs: Sequence[Job], path: Path) -> None:
+    """For ``read_jobs`` in another process."""
+    path.write_text(json.dumps([{"kind": type(job).__name__, **asdict(job)} for job in jobs]))
+
+
+def read_jobs(path: Path) -> list[Job]:
+    """What ``write_jobs`` wrote."""
+    kinds = {"TrainJob": TrainJob, "LossesJob": LossesJob}
+    return [kinds[job.pop("kind")](**job) for job in json.loads(path.read_text())]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run left in its folder."""
+
+    folder: Path
+
+    @cached_property
+    def metrics(self) -> list[dict[str, float]]:
+        """The training metrics of each step that any layout must agree on."""
+        lines = [json.loads(line) for line in (self.folder / "metrics.jsonl").read_text().splitlines()]
+        return [
+            {name: value for name, value in line.items() if _is_common(name, value)}
+            for line in lines
+            if line.get("split", "train") == "train"
+        ]
+
+    @cached_property
+    def held(self) -> dict[str, list[dict[str, int]]]:
+        """By role and rank: what ``held`` reports."""
+        return dict(json.loads((self.folder / "held.json").read_text()))
+
+    @cached_property
+    def rollouts(self) -> list[list[list[int]]]:
+        """The response tokens of each iteration and sample."""
+        return list(json.loads((self.folder / "rollouts.json").read_text()))
+
+    def weights(self, role: str) -> Mapping[str, torch.Tensor]:
+        """The trained weights of a role."""
+        return load_file(self.folder / "weights" / role / "model.safetensors")
+
+    @property
+    def error(self) -> str:
+        """Type and message of what ended the run early, or nothing."""
+        path = self.folder / "error.txt"
+        return path.read_text() if path.is_file() else ""
+
+
+def _is_common(name: str, value: Any) -> bool:
+    return isinstance(value, (int, float)) and name not in ("step", "time") and not name.startswith(LAYOUTS_OWN)

@@ -1,0 +1,179 @@
+"""One update of a loss through the worker's own verb, on this process's layout, with its gradients kept.
+
+The batch is made up, so that every loss sees what it should be indifferent to: prompts of no tokens, masked
+tokens, a sample nothing is learned of, ratios beyond both clips.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from deepspeed.utils import safe_get_full_grad
+
+from distft.algorithms.losses.registry import build_loss
+from distft.batches import Batch, Ragged
+from distft.config.models import Engine as EngineConfig
+from distft.config.models import Model
+from distft.config.training import Optimizer
+from distft.experience.passes import Samples, UpdateSpec, Work, update_pass
+from distft.groups.handles import DataRef, Part
+from distft.models.load import load_causal, load_scalar
+from distft.workers.model_worker import ModelWorker
+from distft.workers.spec import RoleSpec
+from distft.workers.update import Updater
+from tests.harness.jobs import LossesJob
+from tests.harness.plain_engine import PlainEngine
+from tests.harness.spmd import SpmdGroup
+
+RATE = 1e-3
+NUM_SAMPLES = 14
+VOCABULARY = 300
+TEMPERATURE = 0.9
+SCALAR = ("reward", "ppo_value")
+PAIRED = ("reward", "dpo")
+OPTIMIZER = Optimizer(learning_rate=RATE, max_grad_norm=1.0)
+
+
+@dataclass(frozen=True)
+class Split:
+    """How a batch is cut up: the most padded tokens of a micro-batch, and whether its units come in another order."""
+
+    max_tokens: int
+    shuffled: bool
+
+
+SPLITS = {"whole": Split(10**6, shuffled=False), "cut": Split(90, shuffled=True)}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one update did. ``norms``: of each parameter's gradient, before clipping."""
+
+    norms: dict[str, float]
+    metrics: dict[str, float]
+    weights: dict[str, torch.Tensor]
+
+
+Results: TypeAlias = dict[str, Measured]  # "<case> <split>"
+
+
+def case_name(name: str, parameters: Mapping[str, Any]) -> str:
+    """A readable name of a loss and its parameters."""
+    return " ".join([name, *(f"{key}={value}" for key, value in parameters.items())])
+
+
+def measure_losses(job: LossesJob, rank: int, num_ranks: int, store: tuple[str, int]) -> None:
+    """Every case on every split; rank 0 saves the results."""
+    results: Results = {}
+    for name, parameters in job.cases:
+        path = job.scalar if name in SCALAR else job.causal
+        for label, split in SPLITS.items():
+            measured = _sharded(name, parameters, split, path, rank, num_ranks, store)
+            results[f"{case_name(name, parameters)} {label}"] = measured
+        if job.plain:
+            results[f"{case_name(name, parameters)} plain"] = _plain(name, parameters, path)
+    if rank == 0:
+        torch.save(results, job.result)
+
+
+def made_batch(name: str, *, shuffled: bool) -> Batch:
+    """The batch of a loss; in another order its samples are numbered anew, as the data worker would."""
+    rng = np.random.default_rng(7)
+    prompts = [rng.integers(4, VOCABULARY, size) for size in rng.integers(1, 9, NUM_SAMPLES)]
+    responses = [rng.integers(4, VOCABULARY, size) for size in rng.integers(1, 16, NUM_SAMPLES)]
+    masks = [(rng.random(len(row)) < 0.8).astype(np.uint8) for row in responses]
+    prompts[3], masks[3][0] = prompts[3][:0], 0  # nothing predicts the first token
+    masks[6][:] = 0
+
+    def column(mean: float, spread: float) -> Ragged:
+        return Ragged.of([rng.normal(mean, spread, len(row)) for row in responses], np.float32)
+
+    members = 2 if name in PAIRED else 1
+    units = np.arange(NUM_SAMPLES) // members
+    batch = Batch({
+        "prompt_ids": Ragged.of(prompts, np.int32),
+        "response_ids": Ragged.of(responses, np.int32),
+        "response_mask": Ragged.of(masks, np.uint8),
+        "old_logprobs": column(-6.0, 0.6),
+        "ref_logprobs": column(-6.0, 0.6),
+        "advantages": column(0.0, 1.0),
+        "values": column(0.0, 0.5),
+        "returns": column(0.3, 1.0),
+        "unit": units,
+    })
+    if shuffled:
+        order = np.random.default_rng(8).permutation(NUM_SAMPLES // members)
+        batch = batch.take(np.concatenate([np.flatnonzero(units == unit) for unit in order]))
+    return batch.with_columns(sample=np.arange(NUM_SAMPLES), unit=units)
+
+
+def _sharded(
+    name: str, parameters: Mapping[str, Any], split: Split, path: str, rank: int, num_ranks: int,
+    store: tuple[str, int],
+) -> Measured:  # fmt: skip
+    spec = RoleSpec("policy", _model(path), "scalar" if name in SCALAR else "causal", OPTIMIZER)
+    worker = ModelWorker(spec=spec, rank=rank, world_size=num_ranks)
+    worker.setup(store, path, False)
+    engine = worker._engine
+    norms: dict[str, float] = {}
+    _before_step(engine, lambda: norms.update(_norms(engine.module, safe_get_full_grad)))
+    batch = made_batch(name, shuffled=split.shuffled)
+    lengths = batch.ragged("prompt_ids").lengths + batch.ragged("response_ids").lengths
+    everyone = tuple(range(NUM_SAMPLES))
+    samples = Samples(
+        (DataRef((Part(batch, everyone),)),), tuple(lengths.tolist()), tuple(batch.dense("unit").tolist())
+    )
+    update = UpdateSpec(name, parameters, 0, 10, TEMPERATURE)
+    group = SpmdGroup("policy", worker, rank, num_ranks)
+    [metrics] = update_pass(group, samples, [list(everyone)], update, split.max_tokens, Work()).result().report["steps"]
+    weights = {key: tensor.detach().clone() for key, tensor in engine.full_tensors()}
+    return Measured(norms, _without_time(metrics), weights)
+
+
+def _plain(name: str, parameters: Mapping[str, Any], path: str) -> Measured:
+    """In plain torch, a unit at a time."""
+    model = _model(path)
+    head = "scalar" if name in SCALAR else "causal"
+    loaded = load_scalar(path, model, dropout=False, new_head=False)[0] if head == "scalar" else None
+    engine: Any = PlainEngine(loaded or load_causal(path, model, dropout=False), OPTIMIZER)
+    norms: dict[str, float] = {}
+    _before_step(engine, lambda: norms.update(_norms(engine.module, lambda parameter: parameter.grad)))
+    batch = made_batch(name, shuffled=False)
+    units = batch.dense("unit")
+    step = [np.flatnonzero(units == unit).tolist() for unit in range(int(units.max()) + 1)]
+    loss = build_loss(name, dict(parameters))
+    updater = Updater(engine, head, pad_token=0)
+    [metrics] = updater.run(batch, [step], loss, temperature=TEMPERATURE, learning_rates=[RATE])
+    weights = {key: parameter.detach().clone() for key, parameter in engine.module.named_parameters()}
+    return Measured(norms, _without_time(metrics), weights)
+
+
+def _model(path: str) -> Model:
+    return Model(path=path, dtype="float32", engine=EngineConfig(zero_stage=3, persistence_threshold=0))
+
+
+def _before_step(engine: Any, look: Callable[[], None]) -> None:
+    """Has ``look`` called when all gradients of a step are there."""
+    step = engine.step
+
+    def looked_at(learning_rate: float) -> float:
+        look()
+        return float(step(learning_rate))
+
+    engine.step = looked_at
+
+
+def _norms(module: torch.nn.Module, gradient: Callable[[Any], torch.Tensor | None]) -> dict[str, float]:
+    norms = {}
+    for name, parameter in module.named_parameters():
+        found = gradient(parameter)
+        norms[name] = 0.0 if found is None else float(found.double().norm())
+    return norms
+
+
+def _without_time(metrics: Mapping[str, float]) -> dict[str, float]:
+    return {name: value for name, value in metrics.items() if name != "seconds"}

@@ -1,0 +1,67 @@
+"""What a run does inside, written down while it runs, and two ways of breaking it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+from distft.batches import Batch, by_sample
+from distft.controller import ppo as ppo_loop
+from distft.groups.handles import Result
+
+Tokens = list[list[int]]
+
+
+@contextmanager
+def rollouts_recorded() -> Iterator[list[Tokens]]:
+    """The response tokens of each training iteration, by sample, as the loop gets them."""
+    original = ppo_loop.roll_out
+    found: list[Tokens] = []
+
+    def recorded(*args: Any, **kwargs: Any) -> Any:
+        rollout, result = original(*args, **kwargs)
+        found.append(tokens_of(result))
+        return rollout, result
+
+    with patch.object(ppo_loop, "roll_out", recorded):
+        yield found
+
+
+def tokens_of(result: Result) -> Tokens:
+    """The column ``response_ids`` of a result, samples in order."""
+    assert result.data is not None
+    responses = by_sample([_fetched(part.ref) for part in result.data.parts]).ragged("response_ids")
+    return [responses[row].tolist() for row in range(len(responses))]
+
+
+@contextmanager
+def stale_generator() -> Iterator[None]:
+    """No weights reach the generator after the first sync."""
+    with patch.object(ppo_loop, "sync_weights", lambda *_: None):
+        yield
+
+
+def keep_outcome(groups: Mapping[str, Any], trained: tuple[str, ...], rollouts: list[Tokens], folder: Path) -> None:
+    """Beside the run's ledgers: what every rank holds, the tokens generated, and the trained weights.
+
+    Every rank calls this where the controller runs on every rank.
+    """
+    held = {role: list(group.call("held").result().reports) for role, group in groups.items()}
+    for role in trained:
+        groups[role].call("export", str(folder / "weights" / role)).result()
+    (folder / "held.json").write_text(json.dumps(held))
+    (folder / "rollouts.json").write_text(json.dumps(rollouts))
+
+
+def _fetched(ref: Any) -> Batch:
+    if isinstance(ref, Batch):
+        return ref
+    import ray
+
+    batch = ray.get(ref)
+    assert isinstance(batch, Batch)
+    return batch

@@ -1,0 +1,38 @@
+"""Runs through Ray, as ``distft train`` does them: ``python -m tests.harness.ray_run JOBS``.
+
+The command's own composition root runs, with its groups asked once more before they are closed.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+from distft.config.load import load_recipe
+from distft.config.roles import trained_roles
+from distft.controller.session import Session
+from distft.launch import run as launch
+from tests.harness.jobs import TrainJob, read_jobs
+from tests.harness.probes import keep_outcome, rollouts_recorded
+
+
+def main(jobs: Path) -> None:
+    """Works the jobs off, one run after the other."""
+    for job in read_jobs(jobs):
+        assert isinstance(job, TrainJob), "losses alone are measured without Ray"
+        recipe = load_recipe(job.recipe, job.overrides)
+        export: Any = launch._export
+        with rollouts_recorded() as rollouts:
+
+            def export_and_keep(session: Session, run_dir: Path, rollouts: Any = rollouts) -> None:
+                export(session, run_dir)
+                keep_outcome(session.groups, trained_roles(session.recipe), rollouts, run_dir)
+
+            with patch.object(launch, "_export", export_and_keep):
+                launch.train(recipe, "local", quiet=True)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,89 @@
+"""Recipes of the layout tests: every role ZeRO-3 in float32, nothing kept whole, steps large enough to be seen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.harness.corpus import Starts
+
+RATE = 1e-3
+VALUE_RATE = 2e-3
+PPO_PROMPTS = 5  # an odd number, fewer than two a rank on four ranks
+NEW_TOKENS = 10
+PPO: dict[str, Any] = {"epochs": 2, "minibatches": 2, "kl_coef": 0.1}
+ENGINE = {"zero_stage": 3, "persistence_threshold": 0}
+
+
+def model(path: Path) -> dict[str, Any]:
+    """A role's section."""
+    return {"path": str(path), "dtype": "float32", "engine": dict(ENGINE)}
+
+
+def recipe(
+    kind: Mapping[str, Any], models: Mapping[str, Any], starts: Starts, *, steps: int, batch: int, cap: int
+) -> dict[str, Any]:
+    """A recipe over the corpus, without evaluation, checkpoints or W&B. ``cap``: tokens of a micro-batch."""
+    return {
+        "format": 1,
+        "name": "layout",
+        "output_dir": "unset",
+        "seed": 3,
+        "algorithm": dict(kind),
+        "models": {role: dict(section) for role, section in models.items()},
+        "data": {"train": [{"path": str(starts.rows), "format": "preference"}], "max_length": 96},
+        "optimizer": {"learning_rate": RATE},
+        "train": {"steps": steps, "global_batch_size": batch, "max_tokens_per_rank": cap},
+        "checkpoint": {"every": 1000},
+        "tracking": {"wandb": {"mode": "disabled"}, "samples_every": 0},
+    }
+
+
+def dpo_recipe(starts: Starts, *, cap: int = 200, **algorithm: Any) -> dict[str, Any]:
+    """Two steps of six pairs."""
+    policy = {"policy": model(starts.policy)}
+    return recipe({"kind": "dpo", **algorithm}, policy, starts, steps=2, batch=6, cap=cap)
+
+
+def ppo_recipe(
+    starts: Starts, *, cap: int = 150, samples_per_prompt: int = 1, temperature: float = 1.0, **algorithm: Any
+) -> dict[str, Any]:
+    """Two iterations; the value model has a start and a learning rate of its own."""
+    models = {role: model(getattr(starts, role)) for role in ("policy", "reward", "value")}
+    models["value"]["optimizer"] = {"learning_rate": VALUE_RATE}
+    made = recipe({"kind": "ppo", **PPO, **algorithm}, models, starts, steps=2, batch=PPO_PROMPTS, cap=cap)
+    made["data"]["max_prompt_length"] = 40
+    made["rollout"] = {
+        "max_new_tokens": NEW_TOKENS,
+        "temperature": temperature,
+        "samples_per_prompt": samples_per_prompt,
+        "max_batch_per_rank": 3,
+    }
+    return made
+
+
+def supervised_recipe(
+    starts: Starts, kind: Mapping[str, Any], *, role: str, path: Path, max_length: int = 96
+) -> dict[str, Any]:
+    """Five steps of four rows or pairs in the order of the file, learning rate falling to 0: what TRL is asked too."""
+    made = recipe(kind, {role: model(path)}, starts, steps=5, batch=4, cap=200)
+    made["data"] |= {"shuffle": False, "max_length": max_length}
+    made["optimizer"]["schedule"] = "linear"
+    return made
+
+
+def with_ranks(made: Mapping[str, Any], num_ranks: int) -> dict[str, Any]:
+    """The recipe with that many ranks a role."""
+    roles = {"dpo": ("policy", "reference"), "ppo": ("policy", "reference", "reward", "value")}
+    placement = {role: {"ranks": num_ranks} for role in roles[made["algorithm"]["kind"]]}
+    return {**made, "placement": placement}
+
+
+def write_recipe(made: Mapping[str, Any], path: Path, output_dir: Path) -> str:
+    """The recipe as a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(yaml.safe_dump({**made, "output_dir": str(output_dir)}, sort_keys=False))
+    return str(path)

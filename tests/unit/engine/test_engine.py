@@ -1,0 +1,203 @@
+"""The engine against plain AdamW: every stage, any split, any precision; shards; faults; checkpoints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from transformers import AutoModelForCausalLM
+
+from distft.config.training import Optimizer
+from tests.unit.engine import rank_side
+from tests.unit.engine.group import Group
+from tests.unit.engine.rank_side import RATE, VOCABULARY, Setup
+
+# [step][rank][micro-batch] = sample numbers; an empty micro-batch is dummy work.
+STEPS = [
+    [[[1, 2], [3]], [[4], []]],
+    [[[5]], [[6]]],
+    [[[7], [8], [9]], [[10], [], []]],
+    [[[1], [], [2], [3], [4]], [[5, 6], [7], [8], [9], []]],
+]
+STAGES = [0, 1, 2, 3]
+DECAY = 0.1
+
+
+def steps_for(world_size: int) -> list[Any]:
+    return STEPS if world_size == 2 else [[[micro for rank in step for micro in rank]] for step in STEPS]
+
+
+def plain_adamw(folder: str, dtype: torch.dtype = torch.float32) -> tuple[list[float], dict[str, np.ndarray]]:
+    """The same steps in one process, whole batches at once; weights start from ``dtype``."""
+    torch.set_num_threads(1)
+    module = AutoModelForCausalLM.from_pretrained(folder, attention_dropout=0.0).to(dtype).float().train()
+    groups = [
+        {"params": [p for p in module.parameters() if p.dim() >= 2], "weight_decay": DECAY},
+        {"params": [p for p in module.parameters() if p.dim() < 2], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=RATE, foreach=False, fused=False)
+    norms = []
+    for step in STEPS:
+        ids = torch.cat([rank_side.sequence(sample) for rank in step for micro in rank for sample in micro])
+        logits = module(input_ids=ids).logits[:, :-1]
+        F.cross_entropy(logits.reshape(-1, VOCABULARY), ids[:, 1:].reshape(-1)).backward()
+        norms.append(float(torch.nn.utils.clip_grad_norm_(module.parameters(), 1.0)))
+        optimizer.step()
+        optimizer.zero_grad()
+    return norms, {f"model.{name}": parameter.detach().numpy() for name, parameter in module.named_parameters()}
+
+
+def spread(found: dict[str, np.ndarray], wanted: dict[str, np.ndarray]) -> tuple[float, float]:
+    """The mean and the largest difference over all weights."""
+    assert set(found) == set(wanted)
+    differences = np.concatenate([np.abs(found[name] - wanted[name]).ravel() for name in wanted])
+    return float(differences.mean()), float(differences.max())
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+@pytest.mark.parametrize("stage", STAGES)
+def test_float32_is_plain_adamw(groups: dict[int, Group], folder: str, stage: int, world_size: int) -> None:
+    norms, wanted = plain_adamw(folder)
+    assert min(norms) < 1.0 < max(norms) or min(norms) > 1.0  # clipping is at work
+    for answer in groups[world_size].call(rank_side.train, Setup(folder, stage), steps_for(world_size)):
+        assert answer["norms"] == pytest.approx(norms, rel=1e-5)
+        mean, most = spread(answer["weights"], wanted)
+        assert mean < 1e-6
+        assert most < 0.01 * RATE  # where a gradient is nearly 0 Adam magnifies its rounding
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_low_precision_is_plain_adamw_within_its_precision(
+    groups: dict[int, Group], folder: str, dtype: str, world_size: int
+) -> None:
+    group = groups[world_size]
+    group.call(rank_side.allow_float16)
+    norms, wanted = plain_adamw(folder, getattr(torch, dtype))
+    found = {}
+    for stage in STAGES:
+        answer = group.call(rank_side.train, Setup(folder, stage, dtype), steps_for(world_size))[0]
+        assert answer["norms"] == pytest.approx(norms, rel=0.03)
+        mean, _ = spread(answer["weights"], wanted)
+        assert mean < 0.3 * RATE  # DeepSpeed's own stage 0 is off by a whole step
+        found[stage] = answer["weights"]
+    # Nothing is sharded at stage 0, and in one stage 1 shard nothing either: the same arithmetic.
+    if world_size == 1:
+        assert spread(found[0], found[1])[0] < 1e-6
+
+
+@pytest.mark.parametrize(("stage", "dtype", "world_size"), [
+    (0, "float32", 1), *((stage, dtype, 2) for stage in STAGES for dtype in ("float32", "bfloat16")),
+])  # fmt: skip
+def test_a_nan_on_one_rank_leaves_no_trace(
+    groups: dict[int, Group], folder: str, stage: int, dtype: str, world_size: int
+) -> None:
+    group, setup, steps = groups[world_size], Setup(folder, stage, dtype), steps_for(world_size)
+    undisturbed = group.call(rank_side.train, setup, steps)[0]["weights"]
+    for answer in group.call(rank_side.train_past_nan, setup, steps):
+        assert answer["raised"]
+        assert spread(answer["after"], answer["before"]) == (0.0, 0.0)
+        assert spread(answer["weights"], undisturbed) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+@pytest.mark.parametrize("stage", STAGES)
+def test_each_rank_holds_its_share(groups: dict[int, Group], folder: str, stage: int, world_size: int) -> None:
+    numel = sum(p.numel() for p in AutoModelForCausalLM.from_pretrained(folder).parameters())
+    share = numel // world_size
+    for found in groups[world_size].call(rank_side.held_between, Setup(folder, stage)):
+        for moment in ("loaded", "evaluated", "backward", "stepped"):
+            assert found[moment].parameters == (share if stage == 3 else numel), moment
+            assert found[moment].gradients == (share if stage >= 2 else numel), moment
+        assert found["whole_gradients"] == (0 if stage >= 2 else numel)
+        assert found["loaded"].optimizer == 0
+        assert found["stepped"].optimizer == 2 * (share if stage >= 1 else numel)
+
+
+@pytest.mark.parametrize("stage", [0, 3])
+def test_a_frozen_role_holds_parameters_only(groups: dict[int, Group], untied: str, stage: int) -> None:
+    numel = sum(p.numel() for p in AutoModelForCausalLM.from_pretrained(untied).parameters())
+    for found in groups[2].call(rank_side.held_between, Setup(untied, stage, optimizer=None)):
+        for held in found.values():
+            assert held.parameters == (numel // 2 if stage == 3 else numel)
+            assert (held.gradients, held.optimizer) == (0, 0)
+
+
+def test_parameters_below_the_threshold_are_counted_as_held(groups: dict[int, Group], folder: str) -> None:
+    numel = sum(p.numel() for p in AutoModelForCausalLM.from_pretrained(folder).parameters())
+    found = groups[2].call(rank_side.held_between, Setup(folder, threshold=10**6))[0]
+    assert found["stepped"].parameters == numel + numel // 2  # DeepSpeed gathers them after a step, and they stay
+
+
+@pytest.mark.parametrize(("stage", "dtype"), [
+    (0, "float32"), (0, "bfloat16"), (0, "float16"), (2, "float32"), (2, "bfloat16"), (3, "float32"), (3, "bfloat16"),
+])  # fmt: skip
+def test_going_on_from_a_checkpoint_is_the_same_run(
+    groups: dict[int, Group], folder: str, tmp_path: Path, stage: int, dtype: str
+) -> None:
+    groups[2].call(rank_side.allow_float16)
+    setup = Setup(folder, stage, dtype, dropout=True)
+    for answer in groups[2].call(rank_side.save_and_go_on, setup, str(tmp_path), STEPS[:2], STEPS[2:]):
+        norms, weights = answer["norms"], answer["weights"]
+        assert norms[0] == norms[1]
+        assert spread(weights[0], weights[1]) == (0.0, 0.0)
+    assert [path.name for path in tmp_path.iterdir()] == ["engine"]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_missing_checkpoint_raises(groups: dict[int, Group], folder: str, tmp_path: Path, stage: int) -> None:
+    for place in (tmp_path, tmp_path / "none"):
+        answers = groups[2].call(rank_side.load_missing, Setup(folder, stage), str(place))
+        assert answers == [f"no engine state in {place}"] * 2
+
+
+@pytest.mark.parametrize("stage", [2, 3])
+def test_recomputing_activations_changes_no_gradient(groups: dict[int, Group], folder: str, stage: int) -> None:
+    usual, recomputing = Setup(folder, stage), Setup(folder, stage, checkpointing=True)
+    assert groups[2].call(rank_side.count_recomputations, usual) == [2, 2]
+    assert groups[2].call(rank_side.count_recomputations, recomputing) == [4, 4]
+    one = groups[2].call(rank_side.train, usual, STEPS)[0]
+    two = groups[2].call(rank_side.train, recomputing, STEPS)[0]
+    assert one["norms"] == pytest.approx(two["norms"], rel=1e-6)
+    assert spread(one["weights"], two["weights"])[0] < 1e-7
+
+
+@pytest.mark.parametrize(("stage", "offload"), [
+    (1, {"offload_optimizer": "cpu"}),
+    (2, {"offload_optimizer": "cpu"}),
+    (3, {"offload_optimizer": "cpu"}),
+    (3, {"offload_parameters": "cpu"}),
+    (3, {"offload_optimizer": "cpu", "offload_parameters": "cpu"}),
+])  # fmt: skip
+def test_offload_changes_no_number(groups: dict[int, Group], folder: str, stage: int, offload: dict[str, str]) -> None:
+    usual = groups[2].call(rank_side.train, Setup(folder, stage), STEPS)[0]
+    offloaded = groups[2].call(rank_side.train, Setup(folder, stage, engine=offload), STEPS)[0]
+    assert usual["norms"] == pytest.approx(offloaded["norms"], rel=1e-6)
+    assert spread(usual["weights"], offloaded["weights"])[0] < 1e-7
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_sleep_changes_nothing(groups: dict[int, Group], folder: str, stage: int) -> None:
+    slept = groups[2].call(rank_side.sleep_and_wake, Setup(folder, stage), STEPS)[0]
+    awake = groups[2].call(rank_side.train, Setup(folder, stage), STEPS)[0]["weights"]
+    assert spread(slept, awake) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_sgd_is_plain_sgd(groups: dict[int, Group], folder: str, stage: int) -> None:
+    """One step of size RATE along the clipped gradient, and nothing else."""
+    setup = Setup(folder, stage, optimizer=Optimizer(name="sgd", learning_rate=RATE, max_grad_norm=0.5))
+    before = {f"model.{n}": p for n, p in AutoModelForCausalLM.from_pretrained(folder).named_parameters()}
+    answer = groups[2].call(rank_side.train, setup, STEPS[:1])[0]
+    moved = [np.linalg.norm(answer["weights"][name] - before[name].detach().numpy()) for name in before]
+    assert answer["norms"][0] > 0.5
+    assert float(np.linalg.norm(moved)) == pytest.approx(RATE * 0.5, rel=1e-3)
+
+
+def test_a_processor_without_float16_is_said_so(groups: dict[int, Group], folder: str) -> None:
+    (said,) = groups[1].call(rank_side.float16_here, Setup(folder, 3, "float16"))
+    assert said.startswith("this machine's processor has no float16")

@@ -1,0 +1,41 @@
+"""Which weights decay."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM
+from transformers.trainer_pt_utils import get_parameter_names
+
+from distft.config.training import Optimizer
+from distft.engine.optimizer import build_optimizer
+from tests.unit.models import tiny
+
+# transformers.Trainer.get_decay_parameter_names, 5.19
+UNDECAYED = [r"bias", r"layernorm", r"rmsnorm", r"(?:^|\.)norm(?:$|\.)", r"_norm(?:$|\.)"]
+
+
+@pytest.mark.parametrize("architecture", list(tiny.ARCHITECTURES))
+def test_the_groups_are_hugging_faces(tmp_path: Path, architecture: str) -> None:
+    module = AutoModelForCausalLM.from_pretrained(tiny.write_model(tmp_path, architecture))
+    wanted = set(get_parameter_names(module, [nn.LayerNorm], UNDECAYED))
+    built = build_optimizer(module, Optimizer(weight_decay=0.1), torch.device("cpu"))
+    decayed = {id(p) for group in built.param_groups if group["weight_decay"] > 0 for p in group["params"]}
+    names = {name for name, parameter in module.named_parameters() if id(parameter) in decayed}
+    assert names == wanted & {name for name, _ in module.named_parameters()}
+    assert sum(len(group["params"]) for group in built.param_groups) == len(list(module.parameters()))
+
+
+def test_frozen_weights_are_left_out_and_settings_arrive() -> None:
+    module = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
+    module[0].requires_grad_(requires_grad=False)
+    config = Optimizer(learning_rate=0.5, betas=(0.8, 0.9), eps=1e-5, weight_decay=0.2)
+    built = build_optimizer(module, config, torch.device("cpu"))
+    assert isinstance(built, torch.optim.AdamW)
+    assert [len(group["params"]) for group in built.param_groups] == [1, 1]
+    first = built.param_groups[0]
+    assert (first["lr"], first["betas"], first["eps"], first["weight_decay"]) == (0.5, (0.8, 0.9), 1e-5, 0.2)
+    assert isinstance(build_optimizer(module, Optimizer(name="sgd"), torch.device("cpu")), torch.optim.SGD)

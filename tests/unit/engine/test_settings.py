@@ -1,0 +1,40 @@
+"""Our keys as DeepSpeed's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from distft.common.errors import UserError
+from distft.config.models import Engine
+from distft.engine.settings import deepspeed_settings
+
+
+def settings(trained: bool = True, **keys: Any) -> dict[str, Any]:
+    return deepspeed_settings(Engine(**keys), "bfloat16", max_grad_norm=0.5, trained=trained)
+
+
+def test_accumulation_is_ours_and_buckets_are_bounded() -> None:
+    found = settings(zero_stage=2, reduce_bucket_size=12_345)
+    assert found["managed_gradient_accumulation"] is False
+    assert found["zero_force_ds_cpu_optimizer"] is False
+    assert found["gradient_clipping"] == 0.5
+    assert found["zero_optimization"]["reduce_bucket_size"] == 12_345
+    assert "auto" not in str(found)
+
+
+def test_a_frozen_role_is_sharded_at_stage_3_or_not_at_all() -> None:
+    for stage, wanted in ((0, 0), (1, 0), (2, 0), (3, 3)):
+        assert settings(trained=False, zero_stage=stage)["zero_optimization"]["stage"] == wanted
+    assert "gradient_clipping" not in settings(trained=False)
+
+
+def test_offload_where_the_stage_has_none_is_an_error() -> None:
+    with pytest.raises(UserError, match="stage 3 only"):
+        settings(zero_stage=2, offload_parameters="cpu")
+    with pytest.raises(UserError, match="stages 1 to 3"):
+        settings(zero_stage=0, offload_optimizer="cpu")
+    zero = settings(zero_stage=3, offload_parameters="cpu", offload_optimizer="cpu")["zero_optimization"]
+    assert zero["offload_param"]["device"] == zero["offload_optimizer"]["device"] == "cpu"
+    assert "offload_optimizer" not in settings(False, zero_stage=3, offload_optimizer="cpu")["zero_optimization"]
