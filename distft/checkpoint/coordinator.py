@@ -186,13 +186,16 @@ class Coordinator:
         if (path / "checkpoints").is_dir():
             found = Coordinator(path, self._keep, self._owner).newest()
             if found is None:
-                raise UserError("this run has no checkpoint", where=str(path))
+                raise UserError("this run has no checkpoint", where=str(path), hint="name another run, or resume=auto")
             return found
         if not path.is_dir():
-            raise UserError("no such checkpoint", where=str(path))
+            raise UserError(
+                "there is no such checkpoint", where=str(path), hint="checkpoint.resume=auto takes the newest"
+            )
         reasons = faults(path)
         if reasons:
-            raise UserError(f"this checkpoint cannot be used: {'; '.join(reasons)}", where=str(path))
+            what = f"this checkpoint cannot be used: {'; '.join(reasons)}"
+            raise UserError(what, where=str(path), hint="name another, or checkpoint.resume=auto for the newest")
         return _found(path, ())
 
     def rewind(self, step: int) -> list[Path]:

@@ -172,7 +172,8 @@ def acquire(
             with _guard(run_dir) as locked:
                 taken, held = _take(run_dir, locked, stale_s)
         except OSError as error:
-            raise UserError(f"the run folder cannot be written: {error}", where=str(run_dir)) from error
+            what = f"the run folder cannot be written: {error}"
+            raise UserError(what, where=str(run_dir), hint="give another: output_dir=runs/NAME") from error
         if taken is not None:
             return Lease(run_dir / LEASE, taken, heartbeat_s)
         if held is not None and time.monotonic() >= until:

@@ -139,7 +139,7 @@ class Cluster(Section):
         for name, value in self.environment.items():
             if value is not None and is_secret_key(name):
                 raise PydanticCustomError(
-                    "secret", "no secrets here: write `{name}: null` in `environment` to pass it on", {"name": name}
+                    "secret", "no secrets here: set {name} where you submit, and write `{name}: null`", {"name": name}
                 )
         return self
 

@@ -21,7 +21,7 @@ class Source(Section):
     split: str | None = Field(
         default=None, min_length=1, description="split of a hub data set; null: that of the list it stands in"
     )
-    weight: float = Field(default=1.0, gt=0, description="visits of each row per epoch: 2 = twice, 0.5 = every other row")
+    weight: float = Field(default=1.0, gt=0, description="visits of each row per epoch: 2 twice, 0.5 half of them")
     columns: dict[str, str] = Field(default_factory=dict, description="renames: name in the file -> name of the format")
     limit: int | None = Field(default=None, ge=1, description="rows read at most; null: all")
 

@@ -65,7 +65,7 @@ def read_yaml(path: Path) -> Tree:
     except UnicodeDecodeError as error:
         raise UserError("is not a text file in UTF-8", where=str(path), hint=f"byte {error.start}") from error
     except OSError as error:
-        raise UserError(f"cannot be read: {error.strerror}", where=str(path)) from error
+        raise UserError(f"cannot be read: {error.strerror}", where=str(path), hint="give a text file") from error
     return parse_yaml(text, str(path))
 
 
@@ -83,7 +83,7 @@ def parse_yaml(text: str, source: str, *, lines: bool = True) -> Tree:
         what = f"is not valid YAML: {error.problem or error.context}"
         raise UserError(what, where=where, hint=_yaml_hint(error)) from error
     except yaml.YAMLError as error:
-        raise UserError(f"is not valid YAML: {error}", where=source) from error
+        raise UserError(f"is not valid YAML: {error}", where=source, hint="is this a recipe?") from error
     finally:
         loader.dispose()
     return tree
@@ -100,7 +100,7 @@ class _Builder:
         if isinstance(node, yaml.ScalarNode):
             return self.scalar(node)
         if id(node) in self.open:
-            raise UserError("an alias contains itself", where=self.where(node))
+            raise UserError("an alias contains itself", where=self.where(node), hint="write the keys out")
         self.open.add(id(node))
         try:
             return self.mapping(node, path) if isinstance(node, yaml.MappingNode) else self.items(node, path)

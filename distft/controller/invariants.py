@@ -48,7 +48,9 @@ def check_generator(recipe: Recipe, difference: float) -> None:
 def check_first_loss(kind: str, loss: float, expected: float, tolerance: float) -> None:
     """The DPO loss of the first step, ln 2 for the sigmoid loss. Raises InvariantViolated."""
     if not abs(loss - expected) <= tolerance:
-        raise InvariantViolated(f"step-0 invariant: the {kind} loss is {loss:.6f}, not {expected:.6f}", kind="invariant")
+        raise InvariantViolated(
+            f"step-0 invariant: the {kind} loss is {loss:.6f}, not {expected:.6f}", kind="invariant"
+        )
 
 
 def _check(recipe: Recipe, difference: float, what: str, meaning: str) -> None:

@@ -14,8 +14,8 @@ from typing import Any
 from distft.config.algorithms import Ppo
 from distft.controller.evaluating import evaluate_if_due, ppo_groups
 from distft.controller.invariants import check_generator, check_reference
-from distft.experience.losses import loss_parameters
 from distft.controller.session import Session
+from distft.experience.losses import loss_parameters
 from distft.experience.passes import Samples, UpdateSpec, Work, update_pass
 from distft.experience.ppo import Experience, PpoGroups, build_experience, roll_out, take_prompts
 from distft.experience.schedule import minibatches
@@ -56,11 +56,9 @@ def train_ppo(session: Session) -> None:
             "rollout/staleness": float(step - 1 - generated.report["version"]),
             "rollout/response_length": generated_tokens / len(rollout.lengths),
         }
-        write_samples(session, groups, experience, start)
+        write_samples(session, groups, experience)
         progress.kl_coef, progress.score_state = experience.next_kl_coef, experience.score_state
-        progress.finish(
-            units=recipe.train.global_batch_size, num_tokens=rollout.num_tokens, optimizer_steps=num_steps
-        )
+        progress.finish(units=recipe.train.global_batch_size, num_tokens=rollout.num_tokens, optimizer_steps=num_steps)
         session.log_step({**experience.metrics, **metrics}, rollout.num_tokens)
         evaluate_if_due(session)
         session.checkpoint_if_due()
@@ -129,12 +127,11 @@ def sync_weights(session: Session, groups: PpoGroups, version: int) -> None:
         groups.policy.call("sync_weights", version).result()
 
 
-def write_samples(session: Session, groups: PpoGroups, experience: Experience, start: int) -> None:
+def write_samples(session: Session, groups: PpoGroups, experience: Experience) -> None:
     """Some of the iteration's responses, for people to read, every ``tracking.samples_every`` iterations."""
     tracking, step = session.recipe.tracking, session.progress.step + 1
     if not tracking.samples_every or (step - 1) % tracking.samples_every:
         return
-    repeats = session.recipe.rollout.samples_per_prompt
     data = [*experience.rollout.data, *experience.scores]
-    rows = groups.data.call("texts", "train", start, repeats, tracking.samples_count, data=data).result().report
+    rows = groups.data.call("texts", tracking.samples_count, data=data).result().report
     session.tracker.samples(step, [Sample(row["prompt"], row["completion"], row.get("score")) for row in rows])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,7 +25,10 @@ MAX_FAILED_SAVES = 3
 
 @dataclass
 class Session:
-    """One attempt of a run. ``groups`` by role; ``data`` the data worker's; ``num_units`` units by split."""
+    """One attempt of a run. ``groups`` by role; ``data`` the data worker's; ``num_units`` units by split.
+
+    ``computing_seconds`` answers in how many seconds since it was last asked some group computed.
+    """
 
     recipe: Recipe
     groups: Mapping[str, Group]
@@ -35,6 +38,7 @@ class Session:
     coordinator: Coordinator
     progress: Progress
     throughput: Throughput
+    computing_seconds: Callable[[], float] | None = None
     stop: threading.Event = field(default_factory=threading.Event)
     timer: PhaseTimer = field(default_factory=PhaseTimer)
     _started: float = field(default_factory=time.perf_counter)
@@ -55,6 +59,9 @@ class Session:
         now = time.perf_counter()
         seconds, self._started = now - self._started, now
         train = self.num_units["train"]
+        speed = self.throughput.report(num_tokens, seconds)
+        if self.computing_seconds is not None and seconds > 0:
+            speed["perf/idle_fraction"] = max(0.0, 1 - self.computing_seconds() / seconds)
         self.tracker.log(
             self.progress.step,
             {
@@ -62,7 +69,7 @@ class Session:
                 "num_tokens": self.progress.num_tokens,
                 "epoch": self.progress.position / train,
                 "memory/driver_rss_bytes": psutil.Process().memory_info().rss,
-                **self.throughput.report(num_tokens, seconds),
+                **speed,
                 **self.timer.report(),
             },
         )
@@ -107,4 +114,6 @@ class Session:
         self.progress.failed_saves += 1
         self.tracker.event("checkpoint_failed", step=self.progress.step, cause=str(error))
         if self.progress.failed_saves >= MAX_FAILED_SAVES:
-            raise RunFailed(f"{MAX_FAILED_SAVES} checkpoints in a row failed; the last: {error}", kind="disk") from error
+            raise RunFailed(
+                f"{MAX_FAILED_SAVES} checkpoints in a row failed; the last: {error}", kind="disk"
+            ) from error

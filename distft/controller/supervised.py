@@ -14,8 +14,8 @@ from distft.config.algorithms import Dpo
 from distft.config.roles import main_role
 from distft.controller.evaluating import evaluate_if_due
 from distft.controller.invariants import check_first_loss, check_reference
-from distft.experience.losses import loss_parameters
 from distft.controller.session import Session
+from distft.experience.losses import loss_parameters
 from distft.experience.passes import Samples, UpdateSpec, Work, evaluate_pass, forward_pass, update_pass
 from distft.experience.preference import with_reference
 
@@ -68,7 +68,11 @@ def check_invariants(session: Session, samples: Samples) -> None:
         difference = compare.result().report
         check_reference(recipe, difference)
         reference = recipe.models.reference
-        if recipe.algorithm.loss == "sigmoid" and not recipe.algorithm.rpo_alpha and not (reference and reference.differs):
+        if (
+            recipe.algorithm.loss == "sigmoid"
+            and not recipe.algorithm.rpo_alpha
+            and not (reference and reference.differs)
+        ):
             loss = evaluate_pass(policy, samples, "dpo", loss_parameters(recipe.algorithm, "dpo"), cap).result().report
             longest = max(samples.lengths)
             check_first_loss("DPO", loss["loss"], math.log(2), recipe.algorithm.beta * difference * longest + 1e-5)

@@ -95,7 +95,7 @@ class Encoder:
         if isinstance(example, DialogueExample):
             return self._dialogue(example.messages, loss_on or "assistant", example.where)
         if not isinstance(example, CompletionExample):
-            raise UserError("a prompt alone has nothing to imitate", where=example.where)
+            raise UserError("a prompt alone has nothing to imitate", where=example.where, hint="give it a completion")
         if not isinstance(example.prompt, str) and loss_on == "assistant":
             return self._dialogue(example.prompt + _as_messages(example.completion), "assistant", example.where)
         encoded = self.answer(example.prompt, example.completion, example.where)
@@ -104,7 +104,7 @@ class Encoder:
     def pair(self, example: Example) -> tuple[Encoded, Encoded]:
         """The two answers of a preference: (chosen, rejected)."""
         if not isinstance(example, PreferenceExample):
-            raise UserError("the row has no pair of answers", where=example.where)
+            raise UserError("the row has no pair of answers", where=example.where, hint="give it chosen and rejected")
         sides = (example.chosen, example.rejected)
         chosen, rejected = (self.answer(example.prompt, side, example.where) for side in sides)
         border = min(len(chosen.prompt_ids), len(rejected.prompt_ids))  # unequal only where a template moved one
@@ -114,7 +114,7 @@ class Encoder:
         """The ids that generation starts from."""
         prompt = prompt_of(example)
         if not prompt:
-            raise UserError("the row has no prompt to answer", where=example.where)
+            raise UserError("the row has no prompt to answer", where=example.where, hint="leave the row out")
         if isinstance(prompt, str):
             return self._plain(prompt)
         return self._ids(render_prompt(self._tokenizer, prompt, example.where))

@@ -17,6 +17,13 @@ from distft.data.formats import Row
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 
+_FORM = {
+    ".jsonl": "a .jsonl file has one object a line",
+    ".json": "a .json file has a list of objects",
+    ".csv": "a .csv file has a header, and quotes around a field with commas or line breaks",
+    ".parquet": "a .parquet file has rows with named columns",
+}
+
 
 def data_suffix(path: Path) -> str:
     """The suffix that says how a file is read, without ``.gz``; "" where it is none of SUFFIXES."""
@@ -44,11 +51,13 @@ def read_file(path: Path) -> Iterator[Row]:
                 empty = False
                 yield row
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise UserError(f"not a whole gzip file: {error}", where=str(path)) from error
+        raise UserError(f"not a whole gzip file: {error}", where=str(path), hint="copy it again") from error
     except OSError as error:
-        raise UserError(f"cannot be read: {error.strerror or error}", where=str(path)) from error
+        raise UserError(
+            f"cannot be read: {error.strerror or error}", where=str(path), hint="may you read it?"
+        ) from error
     if empty:
-        raise UserError("the file has no rows", where=str(path))
+        raise UserError("the file has no rows", where=str(path), hint=_FORM[data_suffix(path)])
 
 
 def missing_file(path: Path) -> UserError:
@@ -101,9 +110,12 @@ def _read_json(stream: IO[bytes], name: str) -> Iterator[Row]:
             place = _skip_blank(text, place + 1)
         elif in_list and place < len(text) and text[place] != "]":
             line += text.count("\n", counted, place)
-            raise UserError("malformed JSON: the list does not go on with , or end with ]", where=f"{name}:{line}")
+            what = "malformed JSON: the list does not go on with , or end with ]"
+            raise UserError(what, where=f"{name}:{line}", hint="look at the end of the row before")
     if in_list and place >= len(text):
-        raise UserError("malformed JSON: the list is not closed", where=name)
+        raise UserError(
+            "malformed JSON: the list is not closed", where=name, hint="is the file whole? it must end with ]"
+        )
 
 
 def _read_csv(stream: IO[bytes], name: str) -> Iterator[Row]:
@@ -116,16 +128,18 @@ def _read_csv(stream: IO[bytes], name: str) -> Iterator[Row]:
         if header is None:
             return
         if len(set(header)) != len(header):
-            raise UserError(f"two columns of the header have one name: {', '.join(header)}", where=f"{name}:1")
+            what = f"two columns of the header have one name: {', '.join(header)}"
+            raise UserError(what, where=f"{name}:1", hint="rename one of them")
         place = reader.line_num + 1
         for fields in reader:
             if fields:
                 if len(fields) != len(header):
-                    raise UserError(f"{len(fields)} fields where the header has {len(header)}", where=f"{name}:{place}")
+                    what = f"{len(fields)} fields where the header has {len(header)}"
+                    raise UserError(what, where=f"{name}:{place}", hint=_FORM[".csv"])
                 yield Row(dict(zip(header, fields, strict=True)), f"{name}:{place}")
             place = reader.line_num + 1
     except csv.Error as error:
-        raise UserError(f"malformed CSV: {error}", where=f"{name}:{place}") from error
+        raise UserError(f"malformed CSV: {error}", where=f"{name}:{place}", hint=_FORM[".csv"]) from error
 
 
 def _read_parquet(stream: IO[bytes], name: str) -> Iterator[Row]:
@@ -140,7 +154,9 @@ def _read_parquet(stream: IO[bytes], name: str) -> Iterator[Row]:
                 number += 1
                 yield Row(values, f"{name}:{number}")
     except pyarrow.ArrowInvalid as error:
-        raise UserError(f"not a parquet file: {error}", where=name) from error
+        raise UserError(
+            f"not a parquet file: {error}", where=name, hint="is it whole, and named for what it is?"
+        ) from error
 
 
 _READERS = {".jsonl": _read_jsonl, ".json": _read_json, ".csv": _read_csv, ".parquet": _read_parquet}
@@ -164,14 +180,15 @@ def _decoded_whole(raw: bytes, name: str) -> str:
 
 def _malformed(error: Exception, where: str, line: str) -> UserError:
     if not isinstance(error, json.JSONDecodeError):
-        return UserError("malformed JSON: nested too deep", where=where)
-    hint = "a .jsonl file has one object a line; rename a list of objects to .json" if line.strip() == "[" else ""
+        return UserError("malformed JSON: nested too deep", where=where, hint=_FORM[".jsonl"])
+    hint = "rename a list of objects to .json" if line.strip() == "[" else f"is the row cut off? {_FORM['.jsonl']}"
     return UserError(f"malformed JSON at column {error.colno}: {error.msg}", where=where, hint=hint)
 
 
 def _object(value: Any, where: str) -> Row:
     if not isinstance(value, dict):
-        raise UserError(f"a row must be an object with named columns, not {_json_name(value)}", where=where)
+        what = f"a row must be an object with named columns, not {_json_name(value)}"
+        raise UserError(what, where=where, hint='for example {"prompt": "...", "completion": "..."}')
     return Row(value, where)
 
 

@@ -143,7 +143,7 @@ def require_columns(row: Row, format_name: str) -> None:
         if row.values.get(column) is not None:
             continue
         if column in row.values:
-            raise UserError(f"column `{column}` is null", where=row.where)
+            raise UserError(f"column `{column}` is null", where=row.where, hint="fill it in, or leave the row out")
         near = nearest(column, row.values)
         hint = f"did you mean `{near}`? then set `columns: {{{near}: {column}}}` on the source" if near else ""
         raise UserError(

@@ -28,6 +28,7 @@ from distft.data.formats import (
 
 _HH_TURN = re.compile(r"(?:^|\n\n)(Human|Assistant):")
 _HH_ROLES = {"Human": "user", "Assistant": "assistant"}
+_MESSAGES = 'a text is "..."; messages are [{"role": "user", "content": "..."}, ...]'
 _SUMMARY_PROMPT = "Summarize the following conversation.\n\n{dialogue}\n\nSummary:"
 
 
@@ -75,7 +76,9 @@ def _prompt(row: Row) -> Example:
 def _preference(row: Row) -> Example:
     sides = [_content(row, "chosen"), _content(row, "rejected")]
     if isinstance(sides[0], str) != isinstance(sides[1], str):
-        raise UserError("`chosen` and `rejected` must both be texts or both be messages", where=row.where)
+        raise UserError(
+            "`chosen` and `rejected` must both be texts or both be messages", where=row.where, hint=_MESSAGES
+        )
     if row.values.get("prompt") is None:
         return _pair(row, *_implicit_prompt(*sides))
     prompt = _content(row, "prompt")
@@ -172,7 +175,7 @@ def _same_sort(row: Row, prompt: Content, answers: list[Content]) -> tuple[Conte
     if isinstance(prompt, str):
         prompt = (Message("user", prompt),)
     if not prompt:
-        raise UserError("`prompt` is an empty list of messages", where=row.where)
+        raise UserError("`prompt` is an empty list of messages", where=row.where, hint=_MESSAGES)
     return prompt, [(Message("assistant", part),) if isinstance(part, str) else part for part in answers]
 
 
@@ -195,16 +198,19 @@ def _parse_messages(row: Row, column: str, value: Any) -> Messages:
 
 def _parse_message(row: Row, name: str, item: Any) -> Message:
     if not isinstance(item, dict):
-        raise UserError(f"{name} is {_type_name(item)}, not an object with role and content", where=row.where)
+        what = f"{name} is {_type_name(item)}, not an object with role and content"
+        raise UserError(what, where=row.where, hint=_MESSAGES)
     for key in ("role", "content"):
         if key not in item:
             there = ", ".join(sorted(map(str, item))) or "(none)"
-            hint = "from/value is ShareGPT's form: rename to role/content" if {"from", "value"} <= set(item) else ""
+            hint = (
+                "from/value is ShareGPT's form: rename to role/content" if {"from", "value"} <= set(item) else _MESSAGES
+            )
             raise UserError(f"{name} has no `{key}`; its keys are {there}", where=row.where, hint=hint)
         if not isinstance(item[key], str):
-            raise UserError(f"{name}: `{key}` is {_type_name(item[key])}, not a text", where=row.where)
+            raise UserError(f"{name}: `{key}` is {_type_name(item[key])}, not a text", where=row.where, hint=_MESSAGES)
     if item.get("tool_calls"):
-        raise UserError(f"{name} has tool calls, which no format here keeps", where=row.where)
+        raise UserError(f"{name} has tool calls, which no format here keeps", where=row.where, hint="leave the row out")
     return Message(item["role"], item["content"])
 
 
@@ -229,7 +235,7 @@ def _parse_hh(row: Row, column: str) -> Messages:
 
 
 def _wrong_type(row: Row, column: str, wanted: str, value: Any) -> UserError:
-    return UserError(f"`{column}` must be {wanted}, not {_type_name(value)}", where=row.where)
+    return UserError(f"`{column}` must be {wanted}, not {_type_name(value)}", where=row.where, hint=_MESSAGES)
 
 
 def _type_name(value: Any) -> str:

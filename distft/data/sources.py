@@ -72,7 +72,10 @@ def check_rows(source: Source, kind: str, max_rows: int | None = None, list_name
         except Unusable as unusable:
             num_unusable, reason = num_unusable + 1, str(unusable)
     if num_rows == num_unusable:
-        raise UserError(f"none of the first {num_rows} rows can be used ({reason or 'no rows'})", where=source.path)
+        what = f"none of the first {num_rows} rows can be used ({reason or 'no rows'})"
+        raise UserError(
+            what, where=source.path, hint=f"they were read as {format_name or source.format}; is that right?"
+        )
     return Checked(format_name, num_rows, num_unusable)
 
 
@@ -98,7 +101,8 @@ def _rows_of(source: Source, list_name: str) -> Iterator[Row]:
         return _folder_rows(path, source.split, list_name)
     if path.exists():
         if source.split is not None:
-            raise UserError(f"a file has no splits, but `split: {source.split}` is set", where=source.path)
+            what = f"a file has no splits, but `split: {source.split}` is set"
+            raise UserError(what, where=source.path, hint="remove `split`; folders and hub data sets have splits")
         return read_file(path)
     if _looks_local(source.path, path):
         raise missing_file(path)
@@ -165,7 +169,9 @@ def _hub_rows(source: Source, list_name: str) -> Iterator[Row]:
             hint="fetch the data set where there is a network, or give a local file",
         ) from error  # fmt: skip
     except (ValueError, OSError) as error:  # unknown split or subset, unreadable files: datasets says which
-        raise UserError(_first_line(error), where=source.path) from error
+        raise UserError(
+            _first_line(error), where=source.path, hint="is it a data set's name: owner/name[:subset]?"
+        ) from error
     return (Row(values, f"{source.path}[{split}]:{number}") for number, values in enumerate(loaded, 1))
 
 

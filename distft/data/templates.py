@@ -142,7 +142,8 @@ def _render_marked(tokenizer: PreTrainedTokenizerBase, template: str, messages: 
 
 def _refused(error: Exception, messages: Messages, where: str) -> UserError:
     roles = ", ".join(message.role for message in messages)
-    return UserError(f"the chat template refuses the conversation ({roles}): {error}", where=where)
+    what = f"the chat template refuses the conversation ({roles}): {error}"
+    return UserError(what, where=where, hint="order the turns as the template wants them, or leave the row out")
 
 
 def _plain(messages: Messages) -> list[dict[str, str]]:

@@ -10,7 +10,7 @@ from distft.config.algorithms import Dpo, Ppo, Reward, Sft
 def loss_parameters(algorithm: Sft | Reward | Dpo | Ppo, loss: str) -> dict[str, Any]:
     """The parameters of one of the algorithm's losses. Raises KeyError for a loss that it does not use."""
     if isinstance(algorithm, Ppo):
-        return {
+        of_role: dict[str, dict[str, Any]] = {
             "ppo_policy": {
                 "clip": algorithm.clip,
                 "clip_high": algorithm.clip_high,
@@ -18,7 +18,8 @@ def loss_parameters(algorithm: Sft | Reward | Dpo | Ppo, loss: str) -> dict[str,
                 "entropy_coef": algorithm.entropy_coef,
             },
             "ppo_value": {"value_clip": algorithm.value_clip},
-        }[loss]
+        }
+        return of_role[loss]
     if loss != algorithm.kind:
         raise KeyError(loss)
     if isinstance(algorithm, Dpo):

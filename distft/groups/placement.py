@@ -79,6 +79,10 @@ class Groups(Mapping[str, RayGroup]):
         """Where every rank of every role runs."""
         return {role: group.workers for role, group in self.items()}
 
+    def take_computing_seconds(self) -> float:
+        """Seconds since the last call of this in which at least one group computed on its devices."""
+        return self._attempt.take_computing_seconds()
+
     def shutdown(self, *, kill: bool = False, close_s: float = _CLOSE_S) -> None:
         """Ends all actors: after their verb ``close``, or at once (``kill``). May be called again."""
         try:

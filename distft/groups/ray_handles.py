@@ -94,6 +94,12 @@ class Attempt:
         self.book = DeadlineBook(deadlines)
         self.failure: DistftError | None = None
         self._answers = answers
+        self._computing: list[tuple[float, float]] = []
+
+    def take_computing_seconds(self) -> float:
+        """Seconds since the last call of this in which at least one group computed on its devices."""
+        spans, self._computing = sorted(self._computing), []
+        return covered(spans)
 
     def run(self, calls: Sequence[Call]) -> tuple[Result, ...]:
         """Runs the calls; see ``handles.together``."""
@@ -156,9 +162,21 @@ class Attempt:
         self.book.saw(step.group.role, step.verb, seconds)
         self.devices.ran(step.group.role, step.verb, declared(step.verb, self.verbs))
         outcomes = [step.asked.answers[member] for member in step.group.members[: len(step.data_refs)]]
+        if declared(step.verb, self.verbs).on_device:
+            now = time.monotonic()
+            self._computing.append((now - max(outcome.seconds for outcome in outcomes), now))
         reports = tuple(outcome.report for outcome in outcomes)
         try:
             data = collect(outcomes, step.data_refs)
         except ValueError as error:
             raise RunFailed(f"{step.verb}: {error}", role=step.group.role, kind="exception") from error
         return Result(reports[0], reports, data, seconds)
+
+
+def covered(spans: Sequence[tuple[float, float]]) -> float:
+    """The length of the union of intervals (start, end), sorted by start."""
+    total, reached = 0.0, float("-inf")
+    for start, end in spans:
+        total += max(0.0, end - max(start, reached))
+        reached = max(reached, end)
+    return total

@@ -66,7 +66,7 @@ def sizes_of(recipe: Recipe, role: str) -> ModelSizes:
         path = resolve_path(str(model.path))
         folder = local_folder(path)
         if folder is None:
-            raise UserError("is not on this machine, so its sizes are not known", where=path)
+            raise UserError("is not on this machine, so its sizes are not known", where=path, hint="fetch it first")
         sizes = sizes_from_folder(folder)
     return sizes.with_scalar_head() if role in SCALAR_ROLES else sizes
 

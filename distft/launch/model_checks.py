@@ -15,7 +15,7 @@ from distft.config.models import RewardModel
 from distft.config.recipe import Recipe
 from distft.config.roles import is_rl, model_of, roles
 from distft.launch.model_sizes import local_folder, read_config
-from distft.launch.weight_files import tensor_shapes, weight_files
+from distft.launch.weight_files import COPY_AGAIN, tensor_shapes, weight_files
 
 # One of these holds a tokenizer's vocabulary.
 TOKENIZER_FILES = (
@@ -55,10 +55,15 @@ def check_folder(folder: Path, role: str) -> None:
     """config.json, weights and a tokenizer are there, and fit together. Raises UserError."""
     where = f"models.{role}.path"
     if not (folder / "config.json").is_file():
-        raise UserError(f"{folder} has no config.json: it is not a model folder", where=where, hint=_inside(folder))
+        raise UserError(
+            f"{folder} has no config.json: it is not a model folder",
+            where=where,
+            hint=_inside(folder) or "give a model folder, a hub name, or run:<output_dir>",
+        )
     config = read_config(folder)
     if not tensor_shapes(folder) and not any(folder.glob("pytorch_model*.bin")):
-        raise UserError(f"{folder} has no weights (*.safetensors)", where=where)
+        what = f"{folder} has no weights (*.safetensors)"
+        raise UserError(what, where=where, hint=_inside(folder) or COPY_AGAIN)
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
         raise UserError(
             f"{folder} has no tokenizer ({', '.join(TOKENIZER_FILES[:3])}, ...)",
@@ -168,4 +173,4 @@ def _vocabulary(folder: Path) -> dict[str, int]:
             vocabulary = {token: number for number, (token, _) in enumerate(vocabulary)}
         return {**vocabulary, **{token["content"]: token["id"] for token in content.get("added_tokens", [])}}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"is not a tokenizer: {error!r}", where=str(path)) from error
+        raise UserError(f"is not a tokenizer: {error!r}", where=str(path), hint=COPY_AGAIN) from error

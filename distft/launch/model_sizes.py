@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from distft.common.errors import UserError, nearest
 from distft.launch.architectures import FAMILIES, Block, Tensors
-from distft.launch.weight_files import tensor_shapes
+from distft.launch.weight_files import COPY_AGAIN, tensor_shapes
 
 if TYPE_CHECKING:
     from distft.config.models import Init
@@ -83,7 +83,7 @@ def sizes_from_config(config: Mapping[str, Any], *, where: str = "config.json") 
     try:
         return _assemble(family, table(config), config)
     except KeyError as missing:
-        raise UserError(f"has no {missing}, which {family} needs", where=where) from missing
+        raise UserError(f"has no {missing}, which {family} needs", where=where, hint=COPY_AGAIN) from missing
 
 
 def sizes_from_init(init: Init) -> ModelSizes:
@@ -119,11 +119,11 @@ def read_config(folder: Path) -> dict[str, Any]:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError("is not there: this is not a model folder", where=str(path)) from None
+        raise UserError("is not there: this is not a model folder", where=str(path), hint=COPY_AGAIN) from None
     except (OSError, ValueError) as error:
-        raise UserError(f"cannot be read: {error}", where=str(path)) from error
+        raise UserError(f"cannot be read: {error}", where=str(path), hint=COPY_AGAIN) from error
     if not isinstance(config, dict):
-        raise UserError("is not a JSON object", where=str(path))
+        raise UserError("is not a JSON object", where=str(path), hint=COPY_AGAIN)
     return config
 
 

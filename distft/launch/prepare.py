@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from distft.checkpoint.lease import refuse_if_held
-from distft.common.errors import EnvironmentFallsShort
+from distft.common.errors import EnvironmentFallsShort, UserError
 from distft.config.cluster import Cluster, load_cluster
 from distft.config.recipe import Recipe
 from distft.launch.machine import this_machine
@@ -55,9 +55,17 @@ def prepare(recipe: Recipe, cluster_name: str) -> Prepared:
         require_same_run(recipe, run_dir)
         if is_finished(recipe, run_dir):
             return Prepared(recipe, cluster, plan, run_dir, finished=True)
+    _require_checkpoint(recipe.checkpoint.resume)
     warnings = preflight(recipe, plan)
     refuse_if_held(run_dir)
     return Prepared(recipe, cluster, plan, run_dir, warnings=warnings)
+
+
+def _require_checkpoint(resume: str) -> None:
+    """The folder to go on from is there; whether it is whole is seen when the run folder is ours."""
+    if resume not in ("auto", "never") and not Path(resume).is_dir():
+        hint = "give a run folder or one of its checkpoints/step_..., or auto"
+        raise UserError(f"there is no folder {resume}", where="checkpoint.resume", hint=hint)
 
 
 def _require_reachable(cluster: Cluster) -> None:

@@ -135,7 +135,10 @@ def _start(folder: Path, num_cpus: float, num_gpus: int, object_store_bytes: int
             _temp_dir=str(folder / "r"),
         )
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-        raise EnvironmentFallsShort(f"Ray does not start: {_first_line(error)}", where="local Ray") from error
+        what = f"Ray does not start: {_first_line(error)}"
+        raise EnvironmentFallsShort(
+            what, where="local Ray", hint="is there memory and disk left? see RUN/logs/ray"
+        ) from error
     return context.address_info["node_ip_address"], int(context.address_info["dashboard_agent_listen_port"])
 
 

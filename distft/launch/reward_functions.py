@@ -25,7 +25,10 @@ def check_reward_function(name: str) -> None:
     try:
         tree = ast.parse(source.read_text(encoding="utf-8"))
     except (OSError, ValueError, SyntaxError) as error:
-        raise UserError(f"cannot be read: {error}", where=str(source)) from error
+        line = f":{error.lineno}" if isinstance(error, SyntaxError) and error.lineno else ""
+        why = error.msg if isinstance(error, SyntaxError) else str(error)
+        hint = f"python {source} shows the place"
+        raise UserError(f"cannot be read: {why}", where=f"{source}{line}", hint=hint) from error
     names = set(_defined(tree))
     if function not in names and "*" not in names:
         close = nearest(function, names)

@@ -252,7 +252,18 @@ def _set_up(
                       rejected=[f"{path.name}: {why}" for path, why in found.rejected])  # fmt: skip
     tracker.total_steps = progress.total_steps
     ranks = sum(group.num_ranks for group in plan.groups.values())
-    return Session(recipe, models, data, num_units, tracker, coordinator, progress, Throughput(num_gpus=ranks), stop)
+    return Session(
+        recipe,
+        models,
+        data,
+        num_units,
+        tracker,
+        coordinator,
+        progress,
+        Throughput(num_gpus=ranks),
+        groups.take_computing_seconds,
+        stop,
+    )
 
 
 def _load_models(

@@ -14,6 +14,7 @@ from distft.common.errors import UserError
 
 MAX_HEADER_BYTES = 100_000_000
 INDEX = "model.safetensors.index.json"
+COPY_AGAIN = "copy the model's files again"
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -24,12 +25,11 @@ def weight_files(folder: Path) -> list[Path]:
     try:
         shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise UserError(f"is no index of safetensors shards: {error}", where=str(index)) from error
+        raise UserError(f"is no index of safetensors shards: {error}", where=str(index), hint=COPY_AGAIN) from error
     missing = [shard for shard in shards if not (folder / shard).is_file()]
     if missing:
-        raise UserError(
-            f"names {missing[0]}, which is not there ({len(missing)} of {len(shards)} missing)", where=str(index)
-        )
+        what = f"names {missing[0]}, which is not there ({len(missing)} of {len(shards)} missing)"
+        raise UserError(what, where=str(index), hint=COPY_AGAIN)
     return [folder / shard for shard in shards]
 
 
@@ -54,4 +54,4 @@ def _header(path: Path) -> dict[str, tuple[int, ...]]:
             raise ValueError(f"{path.stat().st_size} bytes, its header promises {8 + length + end}")
         return {name: tuple(entry["shape"]) for name, entry in tensors.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"is no whole safetensors file: {error}", where=str(path)) from error
+        raise UserError(f"is no whole safetensors file: {error}", where=str(path), hint=COPY_AGAIN) from error

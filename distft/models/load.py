@@ -15,10 +15,12 @@ from transformers.modeling_utils import set_zero3_state
 from transformers.utils import logging as transformers_logging
 
 from distft.common.errors import UserError
-from distft.config.models import Model
+from distft.config.models import Model, RewardModel
 from distft.models.selected import SelectedLogits, SelectedScalars
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+_COPY = "is it a whole model folder, or the name of one on the hub?"
 
 
 def load_tokenizer(path: str, *, trust_remote_code: bool = False) -> Any:
@@ -29,7 +31,7 @@ def load_tokenizer(path: str, *, trust_remote_code: bool = False) -> Any:
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
-        raise UserError(f"no tokenizer can be read there: {_first_line(error)}", where=path) from error
+        raise UserError(f"no tokenizer can be read there: {_first_line(error)}", where=path, hint=_COPY) from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -44,7 +46,7 @@ def load_config(path: str, model: Model, *, dropout: bool) -> Any:
     try:
         config = AutoConfig.from_pretrained(path, trust_remote_code=model.trust_remote_code)
     except (OSError, ValueError) as error:
-        raise UserError(f"no model can be read there: {_first_line(error)}", where=path) from error
+        raise UserError(f"no model can be read there: {_first_line(error)}", where=path, hint=_COPY) from error
     if not dropout:
         for name, value in config.to_dict().items():
             if isinstance(value, float) and ("drop" in name):
@@ -57,7 +59,7 @@ def load_causal(path: str, model: Model, *, dropout: bool) -> SelectedLogits:
     config = load_config(path, model, dropout=dropout)
     module, missing = _from_pretrained(AutoModelForCausalLM, path, config, model, "as a causal language model")
     if missing:
-        raise UserError(f"weights are missing: {_some(missing)}", where=path)
+        raise UserError(f"weights are missing: {_some(missing)}", where=path, hint=_COPY)
     return SelectedLogits(module)
 
 
@@ -68,10 +70,7 @@ def load_scalar(path: str, model: Model, *, dropout: bool, new_head: bool) -> tu
     a random head would score at random and nothing would tell.
     """
     config = load_config(path, model, dropout=dropout)
-    is_classifier = any("SequenceClassification" in name for name in config.architectures or ())
-    if is_classifier and config.num_labels != 1:
-        raise UserError(f"its head has {config.num_labels} outputs, a scalar head has one", where=path)
-    config.num_labels = 1
+    output = _rewarded_output(path, config, model)
     module, missing = _from_pretrained(AutoModelForSequenceClassification, path, config, model, "with a scalar head")
     if not isinstance(getattr(module, "score", None), nn.Module):
         raise UserError(
@@ -82,14 +81,34 @@ def load_scalar(path: str, model: Model, *, dropout: bool, new_head: bool) -> tu
     fresh = any(key.startswith("score.") for key in missing)
     missing = [key for key in missing if not key.startswith("score.")]
     if missing:
-        raise UserError(f"weights are missing: {_some(missing)}", where=path)
+        raise UserError(f"weights are missing: {_some(missing)}", where=path, hint=_COPY)
     if fresh and not new_head:
         raise UserError(
             "has no scalar head (score.weight): it is not a reward model",
             where=path,
             hint="train one with a `reward` recipe, or name a reward model",
         )
-    return SelectedScalars(module), fresh
+    probability = isinstance(model, RewardModel) and model.score == "probability"
+    return SelectedScalars(module, output, probability=probability), fresh
+
+
+def _rewarded_output(path: str, config: Any, model: Model) -> int:
+    """Which output of the head is the scalar: that of the label the recipe names, else the only one."""
+    label = model.label if isinstance(model, RewardModel) else None
+    if label is not None:
+        numbers = {str(name): int(number) for number, name in config.id2label.items()}
+        if label not in numbers:
+            raise UserError(f"has no label {label}", where=path, hint=f"it has: {', '.join(sorted(numbers))}")
+        return numbers[label]
+    is_classifier = any("SequenceClassification" in name for name in config.architectures or ())
+    if is_classifier and config.num_labels != 1:
+        raise UserError(
+            f"its head has {config.num_labels} outputs, a scalar head has one",
+            where=path,
+            hint="for a classifier's score name the output: models.reward.label",
+        )
+    config.num_labels = 1
+    return 0
 
 
 def empty_causal(path: str, model: Model, *, dropout: bool) -> Any:
@@ -146,11 +165,12 @@ def _from_pretrained(kind: Any, path: str, config: Any, model: Model, purpose: s
         with quiet_transformers():
             module, info = kind.from_pretrained(path, config=config, output_loading_info=True, **options)
     except (OSError, ValueError, SafetensorError) as error:
-        raise UserError(f"cannot be loaded {purpose}: {_first_line(error)}", where=path) from error
+        raise UserError(f"cannot be loaded {purpose}: {_first_line(error)}", where=path, hint=_COPY) from error
     except RuntimeError as error:
         if "mismatch" not in str(error):  # out of memory, a lost peer: not the user's doing
             raise
-        raise UserError(f"its weights do not have the sizes that its config.json says {purpose}", where=path) from error
+        what = f"its weights do not have the sizes that its config.json says {purpose}"
+        raise UserError(what, where=path, hint=_COPY) from error
     if hasattr(next(module.parameters()), "ds_id"):
         restore_buffers(module, DTYPES[model.dtype])
     module.config.use_cache = False

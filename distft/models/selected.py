@@ -50,15 +50,23 @@ class SelectedLogits(nn.Module):
 
 
 class SelectedScalars(nn.Module):
-    """A backbone with a one-output head (``AutoModelForSequenceClassification``, ``num_labels=1``)."""
+    """A backbone with a head on single positions (``AutoModelForSequenceClassification`` of a decoder).
 
-    def __init__(self, model: Any) -> None:
+    A head of one output gives that; of several the one numbered ``output``, as a logit or, with
+    ``probability``, after the softmax over all of them.
+    """
+
+    def __init__(self, model: Any, output: int = 0, *, probability: bool = False) -> None:
         super().__init__()
         self.model = model
+        self._output, self._probability = output, probability
 
     def forward(self, input_ids: Tensor, select: Tensor, position_ids: Tensor | None = None) -> Tensor:
         """Scalars ``[num_tokens]`` in float32."""
         backbone = self.model.base_model
         hidden = backbone(input_ids=input_ids, position_ids=position_ids, use_cache=False).last_hidden_state
         chosen = hidden.reshape(-1, hidden.shape[-1]).index_select(0, select)
-        return cast(Tensor, self.model.score(chosen)).squeeze(-1).to(torch.float32)
+        scores = self.model.score(chosen).to(torch.float32)
+        if self._probability:
+            scores = scores.softmax(dim=-1)
+        return cast(Tensor, scores[:, self._output])

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -27,12 +28,14 @@ class MicroBatch:
     select: Tensor
     targets: Tensor
     last: Tensor
-    places: np.ndarray
+    places: npt.NDArray[np.int64]
     rows: Sequence[int]
     loss: LossBatch
 
 
-def collate(batch: Batch, rows: Sequence[int], columns: Sequence[str], pad_token: int, device: torch.device) -> MicroBatch:
+def collate(
+    batch: Batch, rows: Sequence[int], columns: Sequence[str], pad_token: int, device: torch.device
+) -> MicroBatch:
     """The rows of a batch, right-padded; no rows give dummy work whose weight is zero.
 
     Only response tokens with mask 1 are selected: nobody needs the logits of the others.
@@ -41,42 +44,47 @@ def collate(batch: Batch, rows: Sequence[int], columns: Sequence[str], pad_token
         return _dummy(columns, pad_token, device)
     prompts, responses = batch.ragged("prompt_ids"), batch.ragged("response_ids")
     mask = batch.ragged("response_mask") if "response_mask" in batch else None
-    lengths = [len(prompts[row]) + len(responses[row]) for row in rows]
-    width = max(*lengths, 1)
+    width = max(1, *(len(prompts[row]) + len(responses[row]) for row in rows))
     input_ids = np.full((len(rows), width), pad_token, dtype=np.int64)
-    select, targets, segments, places = [], [], [], []
+    last = np.zeros(len(rows), np.int64)
+    found: list[npt.NDArray[np.int64]] = []  # per row: [select, target, segment, place] x tokens
     for index, row in enumerate(rows):
         prompt, response = prompts[row], responses[row]
+        length = len(prompt) + len(response)
         input_ids[index, : len(prompt)] = prompt
-        input_ids[index, len(prompt) : lengths[index]] = response
+        input_ids[index, len(prompt) : length] = response
+        last[index] = index * width + max(length, 1) - 1
         wanted = np.flatnonzero(mask[row]) if mask is not None else np.arange(len(response))
-        select.append(index * width + len(prompt) - 1 + wanted)
-        targets.append(response[wanted])
-        segments.append(np.full(len(wanted), index))
-        places.append(responses.offsets[row] + wanted)
-    flat_places = np.concatenate(places)
-    real = np.ones(len(flat_places), dtype=bool)
-    if not len(flat_places):  # keep the graph connected where every token is masked
-        select, targets, segments, real = [np.zeros(1)], [np.zeros(1)], [np.zeros(1)], np.zeros(1, dtype=bool)
-    last = [index * width + max(length, 1) - 1 for index, length in enumerate(lengths)]
-    to = lambda arrays: torch.from_numpy(np.concatenate(arrays).astype(np.int64)).to(device)  # noqa: E731
+        before = index * width + len(prompt) - 1 + wanted
+        places = responses.offsets[row] + wanted
+        found.append(np.stack([before, response[wanted], np.full(len(wanted), index), places]).astype(np.int64))
+    tokens = np.concatenate(found, axis=1)
+    places, real = tokens[3], tokens.shape[1] > 0
+    if not real:  # every token is masked: one that weighs nothing keeps the graph connected
+        tokens = np.zeros((4, 1), np.int64)
     return MicroBatch(
-        input_ids=torch.from_numpy(input_ids).to(device),
-        select=to(select),
-        targets=to(targets),
-        last=torch.tensor(last, dtype=torch.int64, device=device),
-        places=flat_places,
+        input_ids=_tensor(input_ids, device),
+        select=_tensor(tokens[0], device),
+        targets=_tensor(tokens[1], device),
+        last=_tensor(last, device),
+        places=places,
         rows=rows,
         loss=LossBatch(
-            response_mask=torch.from_numpy(real).to(device),
-            segments=to(segments),
+            response_mask=torch.full((tokens.shape[1],), real, dtype=torch.bool, device=device),
+            segments=_tensor(tokens[2], device),
             sequence_mask=torch.ones(len(rows), dtype=torch.bool, device=device),
-            columns={name: _column(batch, name, flat_places, rows, device) for name in columns},
+            columns={name: _column(batch, name, places, rows, device) for name in columns},
         ),
     )
 
 
-def _column(batch: Batch, name: str, places: np.ndarray, rows: Sequence[int], device: torch.device) -> Tensor:
+def _tensor(values: npt.NDArray[np.int64], device: torch.device) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(values)).to(device)
+
+
+def _column(
+    batch: Batch, name: str, places: npt.NDArray[np.int64], rows: Sequence[int], device: torch.device
+) -> Tensor:
     column = batch.columns[name]
     if isinstance(column, Ragged):
         values = column.values[places] if len(places) else np.zeros(1, np.float32)

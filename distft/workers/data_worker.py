@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import logging
 import math
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,10 @@ from distft.models.start import create_model
 from distft.workers.ppo_experience import build_ppo_columns
 from distft.workers.spec import Start
 
+log = logging.getLogger(__name__)
+
+_ANSWERS = "it is called as f(prompts, completions, **columns) and answers one finite number for each completion"
+
 
 class DataWorker:
     """The data of a run. ``starts`` says where each role's model begins."""
@@ -42,7 +48,7 @@ class DataWorker:
         self._functions: list[Callable[..., Sequence[float]]] = []
 
     def setup(self) -> tuple[dict[str, Any], None]:
-        """Writes the ``init:`` models that are not there yet, loads tokenizers and data. Reports sizes and statistics."""
+        """Writes the ``init:`` models that are not there yet, loads tokenizers and data; reports sizes."""
         for start in self._starts.values():
             self._write_start(start)
         recipe = self._recipe
@@ -87,9 +93,7 @@ class DataWorker:
         )
         return _described(batch), batch
 
-    def texts(
-        self, split: str, start: int, samples_per_prompt: int, limit: int, *, batch: Batch
-    ) -> tuple[list[dict[str, Any]], None]:
+    def texts(self, limit: int, *, batch: Batch) -> tuple[list[dict[str, Any]], None]:
         """The first ``limit`` samples as prompt, completion and score: for people to read."""
         rows = []
         for index in range(min(limit, len(batch))):
@@ -115,15 +119,19 @@ class DataWorker:
             return None, None
         encoder = Encoder(self._reward_tokenizer)
         encoded = []
-        for prompt, completion in zip(*self._prompts_and_completions(split, start, samples_per_prompt, batch), strict=True):
+        for prompt, completion in zip(
+            *self._prompts_and_completions(split, start, samples_per_prompt, batch), strict=True
+        ):
             answer: Any = completion if isinstance(prompt, str) else (Message("assistant", completion),)
             encoded.append(encoder.answer(prompt, answer, f"sample of position {start}"))
-        read = Batch({
-            "sample": batch.dense("sample"),
-            "unit": batch.dense("unit"),
-            "prompt_ids": Ragged.of([one.prompt_ids for one in encoded], np.int32),
-            "response_ids": Ragged.of([one.response_ids for one in encoded], np.int32),
-        })
+        read = Batch(
+            {
+                "sample": batch.dense("sample"),
+                "unit": batch.dense("unit"),
+                "prompt_ids": Ragged.of([one.prompt_ids for one in encoded], np.int32),
+                "response_ids": Ragged.of([one.response_ids for one in encoded], np.int32),
+            }
+        )
         return _described(read), read
 
     def function_scores(
@@ -233,8 +241,13 @@ def reward_function(name: str) -> Callable[..., Any]:
         sys.path.insert(0, os.getcwd())
     try:
         module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise UserError(f"cannot import {module_name}: {error}", where="models.reward.functions") from error
+    except Exception as error:
+        log.exception("reward function %s", name)
+        what = f"cannot import {module_name}: {type(error).__name__}: {error}"
+        hint = (
+            "is it installed here?" if isinstance(error, ImportError) else f"python -c 'import {module_name}' shows it"
+        )
+        raise UserError(what, where="models.reward.functions", hint=hint) from error
     function = getattr(module, function_name, None)
     if not callable(function):
         known = [key for key, value in vars(module).items() if inspect.isfunction(value)]
@@ -247,16 +260,24 @@ def reward_function(name: str) -> Callable[..., Any]:
 
 
 def _asked(name: str, function: Callable[..., Any], prompts: Any, completions: Any, extra: Mapping[str, Any]) -> Any:
+    where = f"reward function {name}"
     try:
-        answers = list(function(prompts, completions, **extra))
+        answers = [_plain_number(answer) for answer in function(prompts, completions, **extra)]
     except Exception as error:
-        raise UserError(f"raised {type(error).__name__}: {error}", where=f"reward function {name}") from error
+        log.exception("%s", where)
+        raise UserError(f"raised {type(error).__name__}: {error}", where=where, hint=_ANSWERS) from error
     if len(answers) != len(completions):
-        raise UserError(f"answered {len(answers)} scores for {len(completions)} completions", where=f"reward function {name}")
+        what = f"answered {len(answers)} scores for {len(completions)} completions"
+        raise UserError(what, where=where, hint=_ANSWERS)
     for index, answer in enumerate(answers):
-        if not isinstance(answer, (int, float)) or not math.isfinite(answer):
-            raise UserError(f"answered {answer!r} for completion {index}", where=f"reward function {name}")
+        if not isinstance(answer, Real) or not math.isfinite(answer):
+            raise UserError(f"answered {answer!r} for completion {index}", where=where, hint=_ANSWERS)
     return np.array(answers, np.float32)
+
+
+def _plain_number(answer: Any) -> Any:
+    """Scalars of numpy and torch as Python's."""
+    return answer.item() if hasattr(answer, "item") else answer
 
 
 def _described(batch: Batch) -> dict[str, Any]:

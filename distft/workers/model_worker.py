@@ -23,8 +23,8 @@ from distft.common.seeding import restore_rng_state, rng_state, seed_everything
 from distft.engine import process_group
 from distft.engine.engine import Engine, writable
 from distft.engine.learning_rate import learning_rate
-from distft.models.load import DTYPES, load_causal, load_scalar, load_tokenizer, plain_twin, start_head
 from distft.models.export import export_model
+from distft.models.load import DTYPES, load_causal, load_scalar, load_tokenizer, plain_twin, start_head
 from distft.models.stops import stop_tokens
 from distft.rollout.generator import Sampling
 from distft.rollout.hf import HfGenerator
@@ -237,7 +237,13 @@ class ModelWorker:
     def _new_generator(self) -> HfGenerator:
         module: Any = self._engine.module
         if self.spec.gathered_generation:
-            module = plain_twin(module.model.config, DTYPES[self.spec.model.dtype], self._engine.device)
+            model = self.spec.model
+            module = plain_twin(
+                module.model.config,
+                DTYPES[model.dtype],
+                self._engine.device,
+                trust_remote_code=model.trust_remote_code,
+            )
         else:
             module = module.model
         return HfGenerator(
@@ -302,9 +308,11 @@ def _rows_of(batch: Batch) -> dict[int, int]:
 
 def _no_responses() -> Batch:
     empty = Ragged.of([], np.int32)
-    return Batch({
-        "response_ids": empty,
-        "sampled_logprobs": Ragged.of([], np.float32),
-        "ended": np.zeros(0, np.uint8),
-        "sample": np.zeros(0, np.int64),
-    })
+    return Batch(
+        {
+            "response_ids": empty,
+            "sampled_logprobs": Ragged.of([], np.float32),
+            "ended": np.zeros(0, np.uint8),
+            "sample": np.zeros(0, np.int64),
+        }
+    )

@@ -22,7 +22,7 @@ from distft.algorithms.rewards import (
     score_moments,
     token_rewards,
 )
-from distft.batches import Array, Batch, Ragged
+from distft.batches import Array, Batch, Column, Ragged
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Padded:
 
 
 def build_ppo_columns(batch: Batch, settings: Mapping[str, Any]) -> tuple[dict[str, Any], Batch]:
-    """Columns ``advantages`` and ``returns``, and a report of the iteration's metrics, new score state and KL coefficient.
+    """Columns ``advantages`` and ``returns``; a report of the iteration's metrics, new score state and KL coefficient.
 
     ``settings``: the keys of ``algorithm`` (kind ppo), with the current ``kl_coef`` and ``score_state``.
     Order of operations as NUMERICS: scores clipped and normalised, end of response, KL penalty, GAE, whitening.
@@ -101,7 +101,7 @@ def build_ppo_columns(batch: Batch, settings: Mapping[str, Any]) -> tuple[dict[s
         "trainer_difference_max": metrics["rollout/trainer_logprob_difference_max"],
         "reference_difference_max": float((logprobs - ref_logprobs)[shape.mask].abs().max()),
     }
-    columns = {
+    columns: dict[str, Column] = {
         "sample": batch.dense("sample"),
         "advantages": shape.ragged(advantages),
         "returns": shape.ragged(returns),

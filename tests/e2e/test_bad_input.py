@@ -17,10 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
-from distft.batches import Batch, Ragged
+from distft.batches import Ragged
 from distft.checkpoint.coordinator import Coordinator
 from distft.checkpoint.lease import acquire
 from distft.checkpoint.manifest import record_files
@@ -202,11 +203,11 @@ MODELS = [
     dry("sft.yaml models.policy.path=./modl", "models.policy.path", "there is no folder ./modl", "did you mean model?"),
     dry("sft.yaml models.policy.path=some/hub-name", "models.policy.path", "HF_HUB_OFFLINE", "run:<output_dir>"),
     dry("sft.yaml models.policy.path=sft.yaml", "models.policy.path", "is a file, not a model folder", "did you mean"),
-    dry("sft.yaml", "models.policy.path", "has no config.json", "a model folder", without("model/config.json")),
+    dry("sft.yaml", "models.policy.path", "has no config.json", "give a model folder", without("model/config.json")),
     dry("sft.yaml", "models.policy.path", "has no weights", "copy", without("model/model.safetensors")),
     dry("sft.yaml", "models.policy.path", "has no tokenizer", "copy the tokenizer's files", without("model/tokenizer.json")),
-    dry("sft.yaml", "model/config.json", "", "", file("model/config.json", "{")),
-    dry("sft.yaml", "model/model.safetensors", "is no whole safetensors file", "copy it again", torn),
+    dry("sft.yaml", "model/config.json", "cannot be read", "copy the model's files again", file("model/config.json", "{")),
+    dry("sft.yaml", "model/model.safetensors", "is no whole safetensors file", "copy the model's files again", torn),
     dry("sft.yaml", "models.policy.path", "9 tokens, the model's embedding only 8 rows", "belongs to another model",
         file("model/tokenizer.json", json.dumps({"model": {"vocab": {f"t{n}": n for n in range(9)}}}))),
     dry("ppo.yaml models.reward.path=model", "models.reward.path", "holds no scalar head", "train one with a `reward` recipe"),
@@ -226,7 +227,7 @@ DATA = [
     dry("sft.yaml data.train.0.path=nowhere/rows.jsonl", "nowhere/rows.jsonl", "no such file", "no folder nowhere"),
     dry("sft.yaml", "rows.jsonl", "the file has no rows", "one object a line", file("rows.jsonl")),
     dry("sft.yaml", "rows.jsonl:2", "malformed JSON at column", "one object a line", rows("rows.jsonl", ROW, '{"prompt": ')),
-    dry("sft.yaml", "rows.jsonl:2", "must be an object", "{", rows("rows.jsonl", ROW, "[1, 2]")),
+    dry("sft.yaml", "rows.jsonl:2", "must be an object with named columns, not a list", "for example {", rows("rows.jsonl", ROW, "[1, 2]")),
     dry("dpo.yaml", "pairs.jsonl:1", "no known format for dpo", "preference (chosen, rejected)", rows("pairs.jsonl", ROW)),
     dry("dpo.yaml", "pairs.jsonl:2", "needs a column `chosen`", "renames", rows("pairs.jsonl", PAIR, {"prompt": "a", "rejected": "b"})),
     dry("sft.yaml data.train.0.path=rows.txt", "rows.txt", "cannot tell how to read a .txt file", ".jsonl", file("rows.txt", "a")),
@@ -239,10 +240,11 @@ DATA = [
     dry("sft.yaml data.train.0.columns={qestion:prompt}", "rows.jsonl:1", "`columns` renames `qestion`", "the row has"),
     dry("sft.yaml data.train.0.split=train", "rows.jsonl", "a file has no splits", "remove"),
     dry("sft.yaml", "rows.jsonl", "none of the first 2 rows can be used", "", rows("rows.jsonl", *[ROW | {"completion": ""}] * 2)),
-    dry("sft.yaml", "rows.jsonl:1", "`prompt` must be a text or a list of messages, not a number", "", rows("rows.jsonl", ROW | {"prompt": 3})),
+    dry("sft.yaml", "rows.jsonl:1", "`prompt` must be a text or a list of messages, not a number", 'messages are [{"role"', rows("rows.jsonl", ROW | {"prompt": 3})),
     dry("dpo.yaml data.eval.0.path=./pears.jsonl", "pears.jsonl", "no such file", "did you mean pairs.jsonl?"),
 ]  # fmt: skip
 
+H100S = "name: two\nkind: slurm\nnodes: 1\nnode: {cpus: 8, memory_gib: 64, gpus: 2, gpu: {type: a, memory_gib: 80, bf16_tflops: 9, memory_bandwidth_gbs: 9, interconnect_gbs: 9}}\n"
 GPUS = "name: two\nkind: local\nnode: {gpus: 2, gpu: {type: a, memory_gib: 80, bf16_tflops: 9, memory_bandwidth_gbs: 9, interconnect_gbs: 9}}\n"
 
 
@@ -251,26 +253,26 @@ def enormous(folder: Path) -> None:
 
 
 MACHINES = [
-    Case("train sft.yaml placement.policy.ranks=9 --dry-run", "placement", "9 ranks", "8", status=3),
-    Case("train ppo.yaml placement.policy.ranks=8 --dry-run", "placement", "ranks", "at most", status=3),
+    Case("train sft.yaml placement.policy.ranks=9 --dry-run", "placement", "9 ranks are asked for", "8 ranks", status=3),
+    Case("train ppo.yaml placement.policy.ranks=8 --dry-run", "placement", "ranks are asked for", "2 ranks for each", status=3),
     Case("plan sft.yaml placement.policy.ranks=3 --cluster slurm-cpu", "placement.policy.ranks", "3", "2"),
-    Case("plan sft.yaml placement.policy.ranks=9 --cluster one-node-8xh100", "placement", "9 ranks", "8", status=3),
+    Case("plan sft.yaml placement.policy.ranks=9 --cluster one-node-8xh100", "placement", "9 GPUs are asked for", "8 ranks", status=3),
     Case("train sft.yaml --dry-run --cluster two.yaml", "cluster two", "gpus: 2, there are 0", "gpus: 0", file("two.yaml", GPUS), 3),
     Case("train sft.yaml --cluster one-node-8xh100", "cluster one-node-8xh100", "cpus: 96, there are 2", "auto", status=3),
     Case("train sft.yaml --cluster slurm-cpu", "cluster slurm-cpu", "slurm cluster", "--cluster local", status=3),
     Case("plan sft.yaml --cluster ray-existing", "cluster ray-existing", "`auto`", "cluster file of your own", status=3),
     Case("plan sft.yaml --cluster two.yaml placement.policy.ranks=1 --json", "my-sft on two", "does not fit", "what would",
-         lambda folder: (enormous(folder), file("two.yaml", GPUS)(folder)), 2),
+         lambda folder: (enormous(folder), file("two.yaml", H100S)(folder)), 2),
 ]  # fmt: skip
 
 CLUSTERS = [
     Case("plan sft.yaml --cluster locl", "locl", "no shipped cluster file has this name", "did you mean local?"),
     Case("plan sft.yaml --cluster my.yaml", "my.yaml", "there is no such file", "shipped cluster files"),
-    Case("plan sft.yaml --cluster my.yaml", "nodse (my.yaml:3)", "unknown key nodse", "did you mean nodes?", file("my.yaml", "name: a\nkind: local\nnodse: 1\n")),
+    Case("plan sft.yaml --cluster my.yaml", "nodse (my.yaml:3)", "unknown key nodse", "did you mean node?", file("my.yaml", "name: a\nkind: local\nnodse: 1\n")),
     Case("plan sft.yaml --cluster my.yaml", "kind (my.yaml:2)", "must be 'local'", "did you mean slurm?", file("my.yaml", "name: a\nkind: slrum\n")),
     Case("plan sft.yaml --cluster my.yaml", "node (my.yaml:3)", "has GPUs", "one node", file("my.yaml", "name: a\nkind: local\nnode: {gpus: 2}\n")),
-    Case("plan sft.yaml --cluster my.yaml", "my.yaml:2", "not valid YAML", "brackets", file("my.yaml", "name: a\nkind: [local\n")),
-    Case("plan sft.yaml --cluster my.yaml", "my.yaml", "no secrets here", "", file("my.yaml", "name: a\nkind: local\nenvironment: {HF_TOKEN: hf_abc}\n")),
+    Case("plan sft.yaml --cluster my.yaml", "my.yaml:3", "not valid YAML", "brackets", file("my.yaml", "name: a\nkind: [local\n")),
+    Case("plan sft.yaml --cluster my.yaml", "my.yaml", "set HF_TOKEN where you submit", "`HF_TOKEN: null`", file("my.yaml", "name: a\nkind: local\nenvironment: {HF_TOKEN: hf_abc}\n")),
     Case("plan sft.yaml --cluster my.yaml", "my.yaml", "holds no mapping of keys", "name: and kind:", file("my.yaml")),
 ]  # fmt: skip
 
@@ -303,7 +305,7 @@ FOLDERS = [
     dry("sft.yaml output_dir=model/config.json/run", "output_dir", "is a file, not a folder", "output_dir=runs/NAME"),
     dry("sft.yaml optimizer.learning_rate=1e-3", "out/sft", "a run of another recipe: optimizer.learning_rate",
         "checkpoint.resume=never", unfinished),
-    dry("sft.yaml checkpoint.resume=out/sft/checkpoints/step_1", "checkpoint.resume", "no such checkpoint", "auto"),
+    dry("sft.yaml checkpoint.resume=out/sft/checkpoints/step_1", "checkpoint.resume", "there is no folder", "auto"),
     Case("export nowhere out", "nowhere", "there is no such folder", "give a run folder"),
     Case("export model exported", "model", "a plain Hugging Face folder already", "use it as it is"),
     Case("export scorer/.. exported", "scorer/..", "is no run folder", "RUN_DIR/checkpoints/step_..."),
@@ -321,7 +323,7 @@ REWARDS = [
         "did you mean my_rewards:brevity?"),
     dry("ppo.yaml models.reward.functions=[my_rewards:brevty]", "models.reward.functions", "defines no brevty",
         "did you mean my_rewards:brevity?"),
-    dry("ppo.yaml models.reward.functions=[broken:f]", "broken.py", "cannot be read", "line 1", file("broken.py", "def f(:\n")),
+    dry("ppo.yaml models.reward.functions=[broken:f]", "broken.py:1", "cannot be read: invalid syntax", "python ", file("broken.py", "def f(:\n")),
 ]  # fmt: skip
 
 CASES = [*COMMAND_LINE, *RECIPES, *MODELS, *DATA, *MACHINES, *CLUSTERS, *FOLDERS, *REWARDS]
@@ -446,10 +448,10 @@ AT_SETUP = [
      "data.max_length is 32", "truncate or drop"),
     ("sft.yaml", ("data.overlong=drop",), rows("rows.jsonl", ROW | {"completion": LONG}), "data.train",
      "no row is left of 1", "over the limit"),
-    ("sft.yaml", (), rows("rows.jsonl", *[ROW] * 60, '{"prompt": '), "rows.jsonl:61", "malformed JSON", "object a line"),
+    ("sft.yaml", (), rows("rows.jsonl", *[ROW] * 60, '{"prompt": '), "rows.jsonl:61", "malformed JSON", "one object a line"),
     ("dpo.yaml", (), rows("pairs.jsonl", *[PAIR] * 60, ROW), "pairs.jsonl:61", "needs a column `chosen`", "renames"),
     ("ppo.yaml", (), file("my_rewards.py", "import no_such_module\ndef brevity(prompts, completions): ...\n"),
-     "models.reward.functions", "no_such_module", "install it"),
+     "models.reward.functions", "No module named 'no_such_module'", "is it installed"),
     ("ppo.yaml", (), file("my_rewards.py", "1 / 0\ndef brevity(prompts, completions): ...\n"),
      "models.reward.functions", "ZeroDivisionError", "my_rewards"),
     ("ppo.yaml", (), file("my_rewards.py", "brevity = 3\n"), "models.reward.functions", "no function brevity", "no functions"),
@@ -490,9 +492,9 @@ def test_reward_functions_that_answer_wrongly(
     one = worker("ppo.yaml")
     one.setup()
     _, prompts = one.prompts("train", 0, 2, 1)
-    responses = Ragged.of([[5, 6], [7]], "int32")
+    responses = Ragged.of([[5, 6], [7]], np.int32)
     with pytest.raises(UserError) as caught:
-        one.function_scores("train", 0, 1, batch=Batch({**prompts, "response_ids": responses}))
+        one.function_scores("train", 0, 1, batch=prompts.with_columns(response_ids=responses))
     refused(caught.value, "reward function my_rewards:brevity", what, "one finite number for each completion")
 
 

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from tests.reference.tiny_models import save_llama, train_tokenizer
 
 WORDS = ("red", "green", "blue", "old", "new", "warm", "cold", "quiet")
-EOS_LOGIT = 3.5  # some responses end, some are cut: see _make_decided
+EOS_LOGIT = 3.5  # some responses end, some are cut: see _make_some_end
 THINGS = ("house", "river", "garden", "song", "letter")
 PAIRS = [
     {
@@ -40,7 +40,8 @@ def make_starts(folder: Path) -> Starts:
     """Writes everything below ``folder``."""
     tokenizer = train_tokenizer((" ".join(pair.values()) for pair in PAIRS), 400)
     policy = save_llama(folder / "policy", tokenizer, seed=1)
-    _make_decided(policy, tokenizer)
+    _make_decided(AutoModelForCausalLM, policy)
+    _make_some_end(policy, tokenizer)
     other = folder / "other-policy"
     perturbed = AutoModelForCausalLM.from_pretrained(policy, dtype=torch.float32)
     torch.manual_seed(9)
@@ -51,25 +52,29 @@ def make_starts(folder: Path) -> Starts:
     tokenizer.save_pretrained(other)
     rows = folder / "pairs.jsonl"
     rows.write_text("".join(json.dumps(pair) + "\n" for pair in PAIRS))
-    return Starts(
-        policy=policy,
-        other_policy=other,
-        reward=save_llama(folder / "reward", tokenizer, scalar_head=True, seed=2),
-        value=save_llama(folder / "value", tokenizer, scalar_head=True, seed=3),
-        rows=rows,
-    )
+    scalars = [save_llama(folder / role, tokenizer, scalar_head=True, seed=seed) for seed, role in enumerate(("reward", "value"), 2)]
+    for scalar in scalars:
+        _make_decided(AutoModelForSequenceClassification, scalar)
+    return Starts(policy, other, *scalars, rows)
 
 
-def _make_decided(folder: Path, tokenizer: Any) -> None:
-    """Gives the policy a distribution that is far from uniform, in which some answers end and some do not.
+def _make_decided(kind: Any, folder: Path) -> None:
+    """Weights so large that the model's answers depend on what it reads, and its gradients are far from rounding.
 
-    A fresh model is nearly uniform: any wrong token would have the right log-prob, and no response would end.
+    A fresh model is nearly uniform: a wrong token would have the right log-prob.
     """
+    model = kind.from_pretrained(folder, dtype=torch.float32)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.mul_(8.0 if "embed" in name or "score" in name else 16.0 if parameter.dim() > 1 else 1.0)
+    model.save_pretrained(folder)
+
+
+def _make_some_end(folder: Path, tokenizer: Any) -> None:
+    """Turns the EOS token towards where the prompts lead, so that some responses end and some are cut."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     prompts = [tokenizer(pair["prompt"])["input_ids"] for pair in PAIRS[:8]]
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.mul_(8.0 if "embed" in name else 16.0 if parameter.dim() > 1 else 1.0)
         states = [model.model(torch.tensor([prompt])).last_hidden_state[0] for prompt in prompts]
         towards = torch.cat(states).mean(dim=0)
         model.model.embed_tokens.weight[tokenizer.eos_token_id] = EOS_LOGIT * towards / towards.square().sum()

@@ -46,12 +46,14 @@ class Split:
     shuffled: bool
 
 
-SPLITS = {"whole": Split(10**6, shuffled=False), "cut": Split(90, shuffled=True)}
+SPLITS = {"whole": Split(10**6, shuffled=False), "cut": Split(50, shuffled=True)}
 
 
 @dataclass(frozen=True)
 class Measured:
     """What one update did. ``norms``: of each parameter's gradient, before clipping."""
+
+    num_micro_batches: int
 
     norms: dict[str, float]
     metrics: dict[str, float]
@@ -129,9 +131,10 @@ def _sharded(
     )
     update = UpdateSpec(name, parameters, 0, 10, TEMPERATURE)
     group = SpmdGroup("policy", worker, rank, num_ranks)
-    [metrics] = update_pass(group, samples, [list(everyone)], update, split.max_tokens, Work()).result().report["steps"]
+    work = Work()
+    [metrics] = update_pass(group, samples, [list(everyone)], update, split.max_tokens, work).result().report["steps"]
     weights = {key: tensor.detach().clone() for key, tensor in engine.full_tensors()}
-    return Measured(norms, _without_time(metrics), weights)
+    return Measured(work.schedules[0].num_micro_batches, norms, _without_time(metrics), weights)
 
 
 def _plain(name: str, parameters: Mapping[str, Any], path: str) -> Measured:
@@ -149,7 +152,7 @@ def _plain(name: str, parameters: Mapping[str, Any], path: str) -> Measured:
     updater = Updater(engine, head, pad_token=0)
     [metrics] = updater.run(batch, [step], loss, temperature=TEMPERATURE, learning_rates=[RATE])
     weights = {key: parameter.detach().clone() for key, parameter in engine.module.named_parameters()}
-    return Measured(norms, _without_time(metrics), weights)
+    return Measured(len(step), norms, _without_time(metrics), weights)
 
 
 def _model(path: str) -> Model:

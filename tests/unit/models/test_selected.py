@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForSequenceClassification
 
 from distft.config.models import Model
 from distft.models.load import load_causal, load_scalar
-from distft.models.selected import SelectedLogits
+from distft.models.selected import SelectedLogits, SelectedScalars
 from tests.unit.models import tiny
 
 LENGTHS = (9, 5, 7)
@@ -108,3 +108,17 @@ def test_a_model_without_a_language_head_is_refused() -> None:
 
     with pytest.raises(ValueError, match="no output embeddings"):
         SelectedLogits(LlamaModel(LlamaConfig(**tiny.SIZES, vocab_size=tiny.VOCABULARY)))
+
+
+def test_a_classifiers_label_is_one_output_of_its_head() -> None:
+    config = LlamaConfig(
+        hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, vocab_size=50, num_labels=3
+    )
+    torch.manual_seed(0)
+    model = LlamaForSequenceClassification(config).eval()
+    input_ids, select = torch.tensor([[3, 4, 5], [6, 7, 8]]), torch.tensor([2, 5])
+    hidden = model.model(input_ids=input_ids).last_hidden_state[:, -1]
+    logits = model.score(hidden)
+    torch.testing.assert_close(SelectedScalars(model, 1)(input_ids, select), logits[:, 1])
+    chance = SelectedScalars(model, 2, probability=True)(input_ids, select)
+    torch.testing.assert_close(chance, logits.softmax(-1)[:, 2])

@@ -1,0 +1,25 @@
+"""Every loss with the parameters that change what it computes. A case is a name of the registry and parameters."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from distft.algorithms.losses.dpo import PAIR_LOSSES
+
+Case = tuple[str, dict[str, Any]]
+
+FEW_CASES: list[Case] = [
+    ("sft", {}),
+    ("reward", {"center_coef": 0.1, "margin": 0.5}),
+    ("dpo", {"loss": "sigmoid", "label_smoothing": 0.1, "rpo_alpha": 1.0}),
+    ("dpo", {"loss": "ipo"}),
+    ("ppo_policy", {"clip_high": 0.28, "dual_clip": 1.5, "entropy_coef": 0.01}),
+    ("ppo_value", {}),
+]
+MORE_CASES: list[Case] = [
+    ("reward", {}),
+    *(("dpo", {"loss": name, "label_smoothing": 0.1 * (name == "exo_pair")}) for name in PAIR_LOSSES if name != "ipo"),
+    ("dpo", {"loss": "robust", "label_smoothing": 0.1}),
+    ("ppo_policy", {}),
+    ("ppo_value", {"value_clip": None}),
+]
