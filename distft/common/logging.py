@@ -26,10 +26,12 @@ _stacks: TextIO | None = None  # where a fatal signal or SIGUSR2 writes the stac
 
 
 class _Terminal(logging.StreamHandler[TextIO]):
-    """Writes to whatever ``sys.stderr`` is now: a live display replaces it while it draws."""
+    """Warnings and worse, to whatever ``sys.stderr`` is now: a live display replaces it while it draws."""
 
     def __init__(self) -> None:
         super().__init__(sys.stderr)
+        self.setLevel(logging.WARNING)
+        self.addFilter(lambda record: record.name != "py.warnings")  # for developers: these stay in the file
 
     def emit(self, record: logging.LogRecord) -> None:
         self.stream = sys.stderr
@@ -69,7 +71,7 @@ def configure(
     level: int = logging.INFO,
     capture_output: bool = False,
 ) -> None:
-    """Send this process's log to ``log_path`` (appended) and, if asked, to the terminal.
+    """Send this process's log to ``log_path`` (appended) and, if asked, its warnings to the terminal.
 
     May be called again (a new attempt): the former handlers are closed. With a file, the stacks of
     all threads are written to it on a fatal signal and on SIGUSR2. ``capture_output`` also turns

@@ -127,21 +127,26 @@ class Cluster(Section):
     @model_validator(mode="after")
     def _kind_fits(self) -> Cluster:
         if self.kind == "slurm" and "auto" in (self.nodes, self.node.cpus, self.node.gpus, self.node.memory_gib):
-            raise PydanticCustomError(
-                "auto", "a Slurm cluster file says nodes, node.cpus, gpus and memory_gib in numbers"
+            raise _wrong(
+                "a Slurm cluster file says nodes, node.cpus, gpus and memory_gib in numbers", "sinfo shows them"
             )
         if self.kind != "slurm" and self.slurm is not None:
-            raise PydanticCustomError("not_slurm", "`slurm` belongs to clusters of kind slurm only")
+            raise _wrong("`slurm` belongs to clusters of kind slurm only", "remove it, or write kind: slurm")
         if self.kind == "local" and self.nodes != 1:
-            raise PydanticCustomError("local_nodes", "a local cluster has one node")
+            raise _wrong("a local cluster has one node", "nodes: 1, or kind: slurm or ray")
         if self.virtualenv and self.container:
-            raise PydanticCustomError("both", "either `virtualenv` or `container`")
+            raise _wrong("either `virtualenv` or `container`", "remove one of them")
         for name, value in self.environment.items():
             if value is not None and is_secret_key(name):
-                raise PydanticCustomError(
-                    "secret", "no secrets here: set {name} where you submit, and write `{name}: null`", {"name": name}
+                raise _wrong(
+                    f"no secrets here, {name} is one", f"write `{name}: null` to pass it on from where you submit"
                 )
         return self
+
+
+def _wrong(what: str, hint: str) -> PydanticCustomError:
+    """What is wrong with the file as a whole, for which no key's description can be the hint."""
+    return PydanticCustomError("whole", "{what}", {"what": what, "hint": hint})
 
 
 def load_cluster(name_or_path: str) -> Cluster:
@@ -230,7 +235,7 @@ def _problem(path: KeyPath, all_details: Sequence[ErrorDetails]) -> Problem:
         return Problem(
             path, f"must be {wanted}, not {value!r}", f"its keys: {', '.join(inner.model_fields)}" if inner else hint
         )
-    return Problem(path, str(details["msg"]), about)
+    return Problem(path, str(details["msg"]), str(details.get("ctx", {}).get("hint", about)))
 
 
 def _section_at(path: KeyPath) -> type[Section] | None:

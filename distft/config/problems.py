@@ -130,6 +130,8 @@ def _problem(path: KeyPath, details: ErrorDetails, data: Mapping[str, Any]) -> P
     if kind == "union_tag_not_found":
         return Problem((*path, "kind"), "is missing", f"one of: {', '.join(_kinds())}")
     hint = _description(path, data)
+    if value is None and ":" in str(path[-1]):
+        return Problem(path, "has no value", "in YAML a space follows the colon, in {a: b} too")
     if kind in ("model_type", "model_attributes_type", "dict_type"):
         return Problem(path, f"must be a mapping of keys, not {_shown(value)}", _mapping_hint(path, value, data))
     if kind == "tuple_type":

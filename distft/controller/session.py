@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -21,6 +22,7 @@ from distft.tracking.timing import PhaseTimer, Throughput
 from distft.tracking.tracker import Tracker
 
 MAX_FAILED_SAVES = 3
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -80,7 +82,6 @@ class Session:
         if due or self.stop.is_set():
             self.save()
         if self.stop.is_set() and self.progress.step < self.progress.total_steps:
-            self.tracker.event("stop", step=self.progress.step)
             raise StoppedOnRequest(
                 f"stopped after step {self.progress.step} with a checkpoint: the same command goes on from there"
             )
@@ -113,6 +114,7 @@ class Session:
     def _count_failed_save(self, error: SaveFailed) -> None:
         self.progress.failed_saves += 1
         self.tracker.event("checkpoint_failed", step=self.progress.step, cause=str(error))
+        log.error("%s; the run goes on", error)
         if self.progress.failed_saves >= MAX_FAILED_SAVES:
             raise RunFailed(
                 f"{MAX_FAILED_SAVES} checkpoints in a row failed; the last: {error}", kind="disk"

@@ -1,9 +1,10 @@
 """The loop of everything that learns from given rows: SFT, reward models, DPO and its kin.
 
 for step in progress.steps():
-    experience = take -> (dpo: with the reference's log-probs)
-    report     = update(trained group, experience)
-    log, checkpoint, evaluate
+    update(trained group, samples)  +  reference(samples of the next step)      at once: they share no devices
+    log, evaluate, checkpoint
+
+DPO's reference is frozen, so its pass over the next pairs need not wait for this update.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from distft.controller.invariants import check_first_loss, check_reference
 from distft.controller.session import Session
 from distft.experience.losses import loss_parameters
 from distft.experience.passes import Samples, UpdateSpec, Work, evaluate_pass, forward_pass, update_pass
-from distft.experience.preference import with_reference
+from distft.experience.preference import reference_pass, with_results
+from distft.groups.handles import Call, together
 
 
 def train_supervised(session: Session) -> None:
@@ -26,33 +28,53 @@ def train_supervised(session: Session) -> None:
     group = session.groups[main_role(recipe)]
     kind, cap = recipe.algorithm.kind, recipe.train.max_tokens_per_rank
     parameters = loss_parameters(recipe.algorithm, kind)
+    if progress.step >= progress.total_steps:  # it died between the last step and the export
+        return
+    samples = first_samples(session)
     for step in progress.steps():
-        with session.timer.phase("data"):
-            samples = session.take("train", progress.position, recipe.train.global_batch_size)
-        samples = prepared(session, samples)
         if step == 1:
             check_invariants(session, samples)
+        following = take_step(session, step + 1)
         work = Work()
         spec = UpdateSpec(kind, parameters, progress.optimizer_steps, progress.total_steps)
         with session.timer.phase("update"):
             session.tracker.phase("update")
             everything = [list(range(len(samples.lengths)))]
-            report = update_pass(group, samples, everything, spec, cap, work).result().report
-        progress.finish(units=recipe.train.global_batch_size, num_tokens=samples.num_tokens, optimizer_steps=1)
-        metrics = dict(report["steps"][0])
+            update = update_pass(group, samples, everything, spec, cap, work)
+            updated, *ahead = together(update, *reference_calls(session, following))
+        num_tokens = samples.num_tokens
+        progress.finish(units=recipe.train.global_batch_size, num_tokens=num_tokens, optimizer_steps=1)
+        metrics = dict(updated.report["steps"][0])
         metrics.pop("seconds")
-        session.log_step({**metrics, **work.metrics(), "memory/rss_bytes": report["rss_bytes"]}, samples.num_tokens)
+        session.log_step({**metrics, **work.metrics(), "memory/rss_bytes": updated.report["rss_bytes"]}, num_tokens)
         evaluate_if_due(session)
         session.checkpoint_if_due()
+        if following is not None:
+            samples = with_results(following, ahead)
 
 
-def prepared(session: Session, samples: Samples) -> Samples:
-    """Rows with whatever the algorithm's loss needs beside the tokens."""
-    if session.recipe.algorithm.kind != "dpo":
-        return samples
+def first_samples(session: Session) -> Samples:
+    """The samples of the step that comes first, with the reference's log-probs where the loss needs them."""
+    samples = take_step(session, session.progress.step + 1)
+    assert samples is not None, "there is no step left"
     with session.timer.phase("reference"):
-        session.tracker.phase("reference log-probs")
-        return with_reference(samples, session.groups["reference"], session.recipe.train.max_tokens_per_rank)
+        return with_results(samples, together(*reference_calls(session, samples)))
+
+
+def take_step(session: Session, step: int) -> Samples | None:
+    """The rows of a step, None behind the last one: a step's rows depend on its number alone."""
+    if step > session.progress.total_steps:
+        return None
+    count = session.recipe.train.global_batch_size
+    with session.timer.phase("data"):
+        return session.take("train", (step - 1) * count, count)
+
+
+def reference_calls(session: Session, samples: Samples | None) -> list[Call]:
+    """The reference's pass over the samples, for the algorithms that have one."""
+    if samples is None or "reference" not in session.groups:
+        return []
+    return [reference_pass(session.groups["reference"], samples, session.recipe.train.max_tokens_per_rank)]
 
 
 def check_invariants(session: Session, samples: Samples) -> None:

@@ -9,7 +9,7 @@ from distft.config.roles import main_role
 from distft.experience.losses import loss_parameters
 from distft.experience.passes import Samples, evaluate_pass, forward_pass
 from distft.experience.ppo import PpoGroups, function_scores, roll_out, score_call, take_prompts
-from distft.experience.preference import with_reference
+from distft.experience.preference import reference_pass, with_results
 from distft.groups.handles import Group, together
 
 EVALUATION_ITERATION = 0  # training's iterations count from 1, so its draws are never used for evaluation
@@ -22,7 +22,7 @@ def loss_metrics(recipe: Recipe, groups: Mapping[str, Group], data: Group, split
     samples = Samples((taken.data,), tuple(taken.report["lengths"]), tuple(taken.report["units"]))
     kind, cap = recipe.algorithm.kind, recipe.train.max_tokens_per_rank
     if kind == "dpo":
-        samples = with_reference(samples, groups["reference"], cap)
+        samples = with_results(samples, [reference_pass(groups["reference"], samples, cap).result()])
     call = evaluate_pass(groups[main_role(recipe)], samples, kind, loss_parameters(recipe.algorithm, kind), cap)
     metrics: dict[str, float] = dict(call.result().report)
     for helper in ("seconds", "num_tokens"):

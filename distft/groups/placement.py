@@ -243,7 +243,7 @@ def _ready(starting: Sequence[_Starting], answers: Answers, log_dir: Path, attem
 
 def _actor(spec: GroupSpec, place: int, num_gpus: float, placement: Any) -> Member:
     actor = (
-        ray.remote(concurrency_groups={"watch": 1})(RankActor)  # type: ignore[call-overload]
+        ray.remote(concurrency_groups={"watch": 1, "pulse": 1})(RankActor)  # type: ignore[call-overload]
         .options(
             num_cpus=spec.cpus_per_rank,
             num_gpus=num_gpus,

@@ -68,6 +68,11 @@ class Shell:
         """One verb on the rows that this rank was sent."""
         return _guarded(request.verb, request.deadline_s, lambda: self._run(request, parts))
 
+    def show_stacks(self, why: str) -> None:
+        """Every thread's stack goes to the log. May be called while a verb runs, from another thread."""
+        log.warning("stacks of this process: %s", why)
+        faulthandler.dump_traceback(file=_STDERR, all_threads=True)
+
     def _construct(self, birth: Birth) -> tuple[None, None]:
         module, _, name = birth.worker.partition(":")
         kind = getattr(importlib.import_module(module), name)

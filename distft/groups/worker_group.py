@@ -10,7 +10,7 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from os import getpid
 from pathlib import Path
@@ -38,6 +38,7 @@ from distft.groups.shell import Birth, Shell
 # what caused it. A lost node is known 2 s later than the collective that broke because of it.
 _GRACE_S = 0.5
 _GRACE_BROKEN_CONNECTION_S = 3.0
+_PULSE_S = 2.0  # how long a living process may take to say that it is there
 _BROKEN_CONNECTION = re.compile(r"connection|peer|gloo|nccl|socket|broken pipe", re.IGNORECASE)
 _EXIT_DETAIL = re.compile(r"Worker exit detail: (.+?\.)(?: Some common causes|\s*$)", re.DOTALL)
 
@@ -64,6 +65,11 @@ class RankActor:
     def run(self, request: Request, *parts: Batch) -> tuple[Outcome, Batch | None]:
         """A verb; the second half of the answer stays in the object store."""
         return self._shell.run(request, *parts)
+
+    @ray.method(concurrency_group="pulse")
+    def pulse(self, why: str) -> None:
+        """Answers at once, whatever the verbs do, and shows where they are: a process that does not is frozen."""
+        self._shell.show_stacks(why)
 
     @ray.method(concurrency_group="watch")
     def watch(self) -> None:
@@ -133,7 +139,7 @@ class Answers:
                 raise self._root(trouble, asked).error
             late = next((one for one in asked if one.waiting and time.monotonic() >= one.deadline), None)
             if late is not None:
-                raise _too_late(late)
+                raise _too_late(late, self._without_pulse(f"no answer to {late.role}.{late.verb}"))
 
     def _one(self, asked: Sequence[Asked], until: float) -> _Trouble | None:
         """Takes one answer, if there is one before ``until``; what went wrong, if something did."""
@@ -155,6 +161,14 @@ class Answers:
             return _failed(member, outcome.failure)
         one.answers[member] = outcome
         return None
+
+    def _without_pulse(self, why: str) -> set[Member]:
+        """The members whose process does not even say that it is there; the others write their stacks."""
+        asked = {member.actor.pulse.remote(why): member for member in self._watched.values() if member.info is not None}
+        if not asked:
+            return set()
+        _, silent = ray.wait(list(asked), num_returns=len(asked), timeout=_PULSE_S)
+        return {asked[ref] for ref in silent}
 
     def _root(self, first: _Trouble, asked: Sequence[Asked]) -> _Trouble:
         """The trouble that most likely caused the others, of those that show at once."""
@@ -221,8 +235,8 @@ def _run_failed(member: Member, cause: str, kind: str, stage: str = "") -> RunFa
     return RunFailed(cause, role=member.role, rank=info.rank, node=info.node, stage=stage, log=info.log, kind=kind)
 
 
-def _too_late(asked: Asked) -> RunFailed:
-    """A deadline has passed: who is silent, and where each of them was."""
+def _too_late(asked: Asked, without_pulse: Collection[Member] = ()) -> RunFailed:
+    """A deadline has passed: who is silent, and where each of them was. A frozen one is to blame for the others."""
     silent = [member for member in asked.waiting.values() if member.info is not None]
     if not silent:
         return RunFailed(
@@ -231,8 +245,10 @@ def _too_late(asked: Asked) -> RunFailed:
         )  # fmt: skip
     infos = sorted((member.info for member in silent if member.info), key=lambda info: info.rank)
     places = "; ".join(f"rank {i.rank} on {i.node} at {last_stage(i.log) or 'no stage'!r}" for i in infos)
-    cause = f"no answer to {asked.verb} within {asked.deadline_s:g} s from {places}; stacks are in the log"
-    first = infos[0]
+    frozen = sorted(member.info.rank for member in without_pulse if member in silent and member.info)
+    who = f"frozen: rank {', '.join(map(str, frozen))}; " if frozen else ""
+    cause = f"no answer to {asked.verb} within {asked.deadline_s:g} s from {places}; {who}stacks are in the logs"
+    first = next((info for info in infos if info.rank in frozen), infos[0])
     return RunFailed(
         cause, role=asked.role, rank=first.rank, node=first.node,
         stage=last_stage(first.log), log=first.log, kind="deadline",

@@ -18,7 +18,7 @@ from typing import Any
 
 from distft.checkpoint.coordinator import Coordinator, Found
 from distft.checkpoint.lease import Lease, acquire
-from distft.common.errors import DistftError, UserError
+from distft.common.errors import DistftError, StoppedOnRequest, UserError
 from distft.common.files import write_atomic
 from distft.common.logging import configure
 from distft.config.cluster import Cluster
@@ -94,12 +94,12 @@ def run(prepared: Prepared, *, quiet: bool = False) -> Outcome:
         attempt = next_attempt(run_dir)
         clear_exit(run_dir)
         driver_log = run_dir / "logs" / "driver.log"
-        configure(driver_log, attempt=attempt)
+        configure(driver_log, attempt=attempt, terminal=True)
         try:
             table = _attempt(recipe, prepared.cluster, prepared.plan, run_dir, lease, attempt, quiet=quiet)
         except BaseException as error:
             write_exit(run_dir, Ending.of(error), attempt)
-            log.exception("the run has ended: %s", Ending.of(error).kind)
+            log.info("the run has ended: %s", Ending.of(error).kind, exc_info=True)
             if not isinstance(error, DistftError):
                 error.add_note(f"the traceback is in {driver_log}")
             raise
@@ -115,6 +115,8 @@ def _attempt(
     coordinator = Coordinator(run_dir, recipe.checkpoint.keep, lease, fingerprint=fingerprint(recipe), attempt=attempt)
     coordinator.abandon_staging()
     found = _resume_point(recipe, coordinator, plan)
+    if found is None:
+        shutil.rmtree(run_dir / "init", ignore_errors=True)  # of another recipe, where this start was asked for
     write_recipe(recipe, run_dir)
     write_atomic(run_dir / "plan.json", plan.model_dump_json(indent=1))
     environment = write_environment(run_dir)
@@ -136,11 +138,14 @@ def _attempt(
         try:
             with ray_for([plan], run_dir), _started(recipe, plan, run_dir, attempt, tracker) as groups:
                 session = _set_up(recipe, plan, run_dir, groups, tracker, coordinator, progress, found, stop)
+                if stop.is_set():
+                    raise StoppedOnRequest(f"stopped before step {progress.step + 1}: the same command goes on there")
                 return _train(session, run_dir)
         except BaseException as error:
             ending = Ending.of(error)
-            tracker.event("failure" if ending.exit_status == 1 else "stop", cause=ending.cause, role=ending.role,
-                          rank=ending.rank, node=ending.node, stage=ending.stage, log=ending.log)  # fmt: skip
+            name = "failure" if ending.exit_status == 1 else "stop"
+            tracker.event(name, step=progress.step, cause=ending.cause, role=ending.role, rank=ending.rank,
+                          node=ending.node, stage=ending.stage, log=ending.log)  # fmt: skip
             raise
 
 

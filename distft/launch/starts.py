@@ -40,6 +40,14 @@ def start_owner(recipe: Recipe, role: str) -> str:
     return "policy" if role in ("reference", "value") else role
 
 
+def collective_timeout_s(recipe: Recipe) -> float:
+    """Longer than any call's usual deadline: a frozen rank is found by the driver, which sees all ranks and names
+    it; a timeout in a collective would blame a rank that waits for it, or one that is only the first to load.
+    """
+    recovery = recipe.recovery
+    return recovery.deadline_factor * max(recovery.deadline_floor_s, recovery.start_deadline_s)
+
+
 def role_spec(recipe: Recipe, role: str) -> RoleSpec:
     """What every rank of a role is told at birth.
 
@@ -56,5 +64,5 @@ def role_spec(recipe: Recipe, role: str) -> RoleSpec:
         seed=derive(recipe.seed, "role", role),
         generates=role == "policy" and is_rl(recipe),
         gathered_generation=recipe.rollout.weights == "gathered",
-        collective_timeout_s=recipe.recovery.deadline_floor_s,
+        collective_timeout_s=collective_timeout_s(recipe),
     )

@@ -98,14 +98,27 @@ class MetricsLog:
 
     def __init__(self, run_dir: Path, resume_step: int | None) -> None:
         path = run_dir / METRICS
-        self.num_cut = keep_lines(path, lambda line: resume_step is not None and _step(line) <= resume_step)
+        self._written: set[tuple[int, str]] = set()
+
+        def keep(line: dict[str, Any]) -> bool:
+            kept = resume_step is not None and _step(line) <= resume_step
+            if kept:
+                self._written.add((line["step"], str(line.get("split"))))
+            return kept
+
+        self.num_cut = keep_lines(path, keep)
         if self.num_cut:
             _log.info("%s: %d lines after step %s cut off", path, self.num_cut, resume_step)
         self._ledger = _Ledger(path)
 
     def write(self, record: MetricRecord) -> None:
-        """Add one line. A disk that refuses it is reported once; the line is written later."""
-        self._ledger.add(record.as_json())
+        """Add one line. A disk that refuses it is reported once; the line is written later.
+
+        A step has one line of each split: the evaluation at its end may be due twice, or again after a resume.
+        """
+        if (record.step, record.split) not in self._written:
+            self._ledger.add(record.as_json())
+            self._written.add((record.step, record.split))
 
     def close(self) -> None:
         """Close the file."""

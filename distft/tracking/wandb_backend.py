@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import psutil
 
-from distft.config.redact import redact
+from distft.config.redact import redact, redact_text
 from distft.tracking.metrics import MetricRecord, Sample
 
 if TYPE_CHECKING:
@@ -72,10 +72,10 @@ def wandb_options(
         mode=mode,
         project=_said(asked, "project", "WANDB_PROJECT") or asked.project,
         entity=_said(asked, "entity", "WANDB_ENTITY") or asked.entity,
-        group=_said(asked, "group", "WANDB_RUN_GROUP") or asked.group or recipe.name,
-        name=recipe.name,
+        group=redact_text(_said(asked, "group", "WANDB_RUN_GROUP") or asked.group or recipe.name),
+        name=redact_text(recipe.name),
         job_type=recipe.algorithm.kind,
-        tags=tags + ((f"commit-{commit[:12]}",) if commit else ()),
+        tags=tuple(redact_text(tag) for tag in tags) + ((f"commit-{commit[:12]}",) if commit else ()),
         config=redact({**recipe.model_dump(mode="json", by_alias=True), **(more_config or {})}),
         run_id=run_id,
     )

@@ -235,9 +235,11 @@ DATA = [
     dry("sft.yaml data.train.0.path=r.csv", "r.csv:3", "1 fields where the header has 2", "quote", file("r.csv", "prompt,completion\na,b\nc\n")),
     dry("sft.yaml data.train.0.path=r.jsonl.gz", "r.jsonl.gz", "not a whole gzip file", "copy it again",
         file("r.jsonl.gz", gzip.compress(json.dumps(ROW).encode() * 99)[:-12])),
-    dry("sft.yaml data.train.0.path=model", "model", "no data files", "jsonl", without("model/config.json")),
+    dry("sft.yaml data.train.0.path=texts", "texts", "no data files", "jsonl", file("texts/read.me")),
     dry("sft.yaml data.train.0.path=builtin:dialogue", "builtin:dialogue", "no embedded corpus", "builtin:dialogues"),
-    dry("sft.yaml data.train.0.columns={qestion:prompt}", "rows.jsonl:1", "`columns` renames `qestion`", "the row has"),
+    dry("sft.yaml data.train.0.columns={qestion:prompt}", "columns.qestion:prompt", "has no value", "a space follows the colon"),
+    dry("sft.yaml", "rows.jsonl:1", "`columns` renames `qestion`", "the row has",
+        edit("sft.yaml", "- path: rows.jsonl", "- path: rows.jsonl\n    columns: {qestion: prompt}")),
     dry("sft.yaml data.train.0.split=train", "rows.jsonl", "a file has no splits", "remove"),
     dry("sft.yaml", "rows.jsonl", "none of the first 2 rows can be used", "", rows("rows.jsonl", *[ROW | {"completion": ""}] * 2)),
     dry("sft.yaml", "rows.jsonl:1", "`prompt` must be a text or a list of messages, not a number", 'messages are [{"role"', rows("rows.jsonl", ROW | {"prompt": 3})),
@@ -261,7 +263,7 @@ MACHINES = [
     Case("train sft.yaml --cluster one-node-8xh100", "cluster one-node-8xh100", "cpus: 96, there are 2", "auto", status=3),
     Case("train sft.yaml --cluster slurm-cpu", "cluster slurm-cpu", "slurm cluster", "--cluster local", status=3),
     Case("plan sft.yaml --cluster ray-existing", "cluster ray-existing", "`auto`", "cluster file of your own", status=3),
-    Case("plan sft.yaml --cluster two.yaml placement.policy.ranks=1 --json", "my-sft on two", "does not fit", "what would",
+    Case("plan sft.yaml --cluster two.yaml placement.policy.ranks=1 --json", "my-sft on two", "does not fit", "a smaller model",
          lambda folder: (enormous(folder), file("two.yaml", H100S)(folder)), 2),
 ]  # fmt: skip
 
@@ -272,7 +274,7 @@ CLUSTERS = [
     Case("plan sft.yaml --cluster my.yaml", "kind (my.yaml:2)", "must be 'local'", "did you mean slurm?", file("my.yaml", "name: a\nkind: slrum\n")),
     Case("plan sft.yaml --cluster my.yaml", "node (my.yaml:3)", "has GPUs", "one node", file("my.yaml", "name: a\nkind: local\nnode: {gpus: 2}\n")),
     Case("plan sft.yaml --cluster my.yaml", "my.yaml:3", "not valid YAML", "brackets", file("my.yaml", "name: a\nkind: [local\n")),
-    Case("plan sft.yaml --cluster my.yaml", "my.yaml", "set HF_TOKEN where you submit", "`HF_TOKEN: null`", file("my.yaml", "name: a\nkind: local\nenvironment: {HF_TOKEN: hf_abc}\n")),
+    Case("plan sft.yaml --cluster my.yaml", "my.yaml", "no secrets here, HF_TOKEN is one", "`HF_TOKEN: null`", file("my.yaml", "name: a\nkind: local\nenvironment: {HF_TOKEN: hf_abc}\n")),
     Case("plan sft.yaml --cluster my.yaml", "my.yaml", "holds no mapping of keys", "name: and kind:", file("my.yaml")),
 ]  # fmt: skip
 

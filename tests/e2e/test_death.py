@@ -26,7 +26,9 @@ def end_after(verb: Verb, since: float, role: str, rank: int) -> None:
     gone = over + verb.nothing_left()
     (failure,) = [event for event in events(verb.folder, "failure") if event["attempt"] == len(starts(verb))]
     seen = failure["time"] - (time.time() - time.monotonic()) - since
-    print(f"{role} rank {rank}: failure written after {seen:.1f} s, run over after {over:.1f} s, gone after {gone:.1f} s")
+    print(
+        f"{role} rank {rank}: failure written after {seen:.1f} s, run over after {over:.1f} s, gone after {gone:.1f} s"
+    )
     assert gone < OVER_S
     log = str(verb.folder / "logs" / f"{role}-{rank}.log")
     node = os.uname().nodename

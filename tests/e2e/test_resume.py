@@ -178,7 +178,7 @@ def test_another_number_of_ranks_is_refused(sft: Path, start: Start, tmp_path: P
 
 def test_an_explicit_checkpoint_that_is_not_there_is_refused(sft: Path, start: Start, tmp_path: Path) -> None:
     message = refused(start, tmp_path / "new", *SFT, f"checkpoint.resume={sft / 'checkpoints' / 'step_00000099'}")
-    assert "step_00000099: no such checkpoint" in message
+    assert f"checkpoint.resume: there is no folder {sft / 'checkpoints' / 'step_00000099'}" in message
 
 
 def test_a_finished_run_says_so(sft: Path, start: Start) -> None:

@@ -63,7 +63,7 @@ class Sample:
     values: Tensor
     value_after: float  # V of the state behind the last response token
     raw_score: float  # what the reward model said
-    score: float = 0.0  # clipped, with the penalty for a missing EOS
+    score: float = 0.0  # what the last token earns: clipped, or bootstrapped, with the penalty for a missing EOS
     kl: Tensor = field(default_factory=lambda: torch.zeros(0))
     rewards: Tensor = field(default_factory=lambda: torch.zeros(0))
     advantages: Tensor = field(default_factory=lambda: torch.zeros(0))
@@ -164,12 +164,18 @@ def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, estimator: str) -> Tenso
     return {"k1": k1, "k2": k1**2 / 2, "k3": torch.exp(-k1) - 1 + k1}[estimator]
 
 
-def shape_score(raw: float, ended: bool, settings: Settings) -> float:
-    """Clip first; then a response cut at the limit pays for its missing EOS."""
+def shape_score(raw: float, ended: bool, value_after: float, settings: Settings) -> float:
+    """What the last token earns. Clip first; then a response cut at the limit pays for its missing EOS.
+
+    With ``truncated: bootstrap`` a cut response earns gamma V *in place of* its score: V already stands for
+    the score still to come, and both together would pay the end twice.
+    """
     score = raw if settings.score_clip is None else max(-settings.score_clip, min(settings.score_clip, raw))
-    if not ended and settings.missing_eos_penalty is not None:
-        score -= settings.missing_eos_penalty
-    return score
+    if ended:
+        return score
+    if settings.truncated == "bootstrap":
+        score = settings.gamma * value_after
+    return score - (settings.missing_eos_penalty or 0.0)
 
 
 def token_rewards(kl: Tensor, score: float, kl_coef: float) -> Tensor:
@@ -179,13 +185,13 @@ def token_rewards(kl: Tensor, score: float, kl_coef: float) -> Tensor:
     return rewards
 
 
-def gae(rewards: Tensor, values: Tensor, value_after: float, gamma: float, lam: float) -> Tensor:
+def gae(rewards: Tensor, values: Tensor, gamma: float, lam: float) -> Tensor:
     """A_t = delta_t + gamma lam A_{t+1} with delta_t = r_t + gamma V_{t+1} - V_t (Schulman et al. 2016).
 
-    rewards, values ``[t]``; value_after: V behind the last token, 0 where the response is terminal.
+    rewards, values ``[t]``; V behind the last token is 0: a bootstrap is part of the last reward.
     """
     advantages = torch.zeros_like(rewards)
-    next_value, next_advantage = value_after, 0.0
+    next_value, next_advantage = 0.0, 0.0
     for t in reversed(range(len(rewards))):
         delta = float(rewards[t]) + gamma * next_value - float(values[t])
         next_advantage = delta + gamma * lam * next_advantage
@@ -205,16 +211,14 @@ def whiten(rows: list[Tensor], *, shift_mean: bool = True) -> list[Tensor]:
 def add_advantages(samples: list[Sample], kl_coef: float, settings: Settings) -> None:
     """Fills in score, kl, rewards, advantages and returns (returns from un-whitened advantages)."""
     for sample in samples:
-        sample.score = shape_score(sample.raw_score, sample.ended, settings)
+        sample.score = shape_score(sample.raw_score, sample.ended, sample.value_after, settings)
         sample.kl = kl_estimate(sample.old_logprobs, sample.ref_logprobs, settings.kl_estimator)
         sample.rewards = token_rewards(sample.kl, sample.score, kl_coef)
     if settings.whiten_rewards:
         for sample, row in zip(samples, whiten([s.rewards for s in samples], shift_mean=False), strict=True):
             sample.rewards = row
     for sample in samples:
-        bootstrap = settings.truncated == "bootstrap" and not sample.ended
-        value_after = sample.value_after if bootstrap else 0.0
-        sample.advantages = gae(sample.rewards, sample.values, value_after, settings.gamma, settings.lam)
+        sample.advantages = gae(sample.rewards, sample.values, settings.gamma, settings.lam)
         sample.returns = sample.advantages + sample.values
     if settings.whiten:
         for sample, row in zip(samples, whiten([s.advantages for s in samples]), strict=True):
@@ -298,7 +302,7 @@ def update_policy(
 def update_value(
     value: nn.Module, optimizer: torch.optim.Optimizer, minibatch: list[Sample], settings: Settings
 ) -> dict[str, float]:
-    """One optimizer step of the value model over a minibatch."""
+    """One optimizer step of the value model over a minibatch; explained variance is that of the old values."""
     losses, clipped = [], []
     for sample in minibatch:
         values = scalars(value, [*sample.prompt, *sample.response])[len(sample.prompt) - 1 : -1]
@@ -307,10 +311,14 @@ def update_value(
         clipped.append(is_clipped)
     total = mean_over_tokens(losses)
     norm = optimizer_step(value, optimizer, total, settings.max_grad_norm)
+    returns = torch.cat([sample.returns for sample in minibatch])
+    residual = returns - torch.cat([sample.values for sample in minibatch])
+    spread = float(returns.var(unbiased=False))
     return {
         "loss/value_avg": total.item(),
         "val/clipfrac_avg": float(mean_over_tokens(clipped)),
-        "value_grad_norm": norm,
+        "val/explained_variance": 1 - float(residual.var(unbiased=False)) / spread if spread else 0.0,
+        "value/grad_norm": norm,
     }
 
 
@@ -318,21 +326,18 @@ def update_value(
 
 
 def rollout_metrics(samples: list[Sample], kl_coef: float) -> dict[str, float]:
-    """Means over sequences of sums over tokens (the names of NUMERICS); explained variance over tokens."""
+    """Means over sequences of sums over tokens (the names of NUMERICS); scores as the reward model gave them."""
     n = len(samples)
-    kl = math.fsum(float(s.kl.sum()) for s in samples) / n
-    scores = math.fsum(s.score for s in samples) / n
-    returns = torch.cat([s.returns for s in samples])
-    values = torch.cat([s.values for s in samples])
-    spread = float(returns.var(unbiased=False))
+    kl = math.fsum(float((s.old_logprobs - s.ref_logprobs).sum()) for s in samples) / n  # k1, whatever the penalty
+    scores = math.fsum(s.raw_score for s in samples) / n
+    penalty = -kl_coef * math.fsum(float(s.kl.sum()) for s in samples) / n
     return {
         "objective/kl": kl,
         "objective/entropy": math.fsum(float(-s.old_logprobs.sum()) for s in samples) / n,
-        "objective/non_score_reward": -kl_coef * kl,
+        "objective/non_score_reward": penalty,
         "objective/scores": scores,
-        "objective/rlhf_reward": scores - kl_coef * kl,
+        "objective/rlhf_reward": scores + penalty,
         "val/num_eos_tokens": float(sum(s.ended for s in samples)),
-        "val/explained_variance": 1 - float((returns - values).var(unbiased=False)) / spread if spread else math.nan,
         "kl_coef": kl_coef,
     }
 

@@ -28,19 +28,13 @@ def sample(rewards_and_values: list[tuple[float, float]] | None = None, **change
 
 def test_gae_by_hand() -> None:
     """From the end: 3 - 0.5 = 2.5; 2 + 0.45 - 1 + 0.45 * 2.5 = 2.575; 1 + 0.9 - 2 + 0.45 * 2.575 = 1.05875."""
-    got = ppo.gae(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([2.0, 1.0, 0.5]), 0.0, 0.9, 0.5)
+    got = ppo.gae(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([2.0, 1.0, 0.5]), 0.9, 0.5)
     torch.testing.assert_close(got, torch.tensor([1.05875, 2.575, 2.5]))
-
-
-def test_gae_bootstraps_from_the_value_behind_the_end() -> None:
-    """One token: 1 + 0.9 * 4 - 2."""
-    got = ppo.gae(torch.tensor([1.0]), torch.tensor([2.0]), 4.0, 0.9, 0.5)
-    torch.testing.assert_close(got, torch.tensor([2.6]))
 
 
 def test_gae_with_lam_one_is_return_minus_value() -> None:
     rewards, values = torch.tensor([0.5, -1.0, 2.0]), torch.tensor([0.3, 0.1, -0.4])
-    got = ppo.gae(rewards, values, 0.0, 1.0, 1.0)
+    got = ppo.gae(rewards, values, 1.0, 1.0)
     torch.testing.assert_close(got, torch.tensor([1.5, 1.0, 2.0]) - values)
 
 
@@ -62,9 +56,9 @@ def test_draw_never_takes_a_token_of_probability_zero() -> None:
 
 def test_scores_are_clipped_before_the_penalty() -> None:
     settings = ppo.Settings(eos_id=EOS, max_new_tokens=4, score_clip=2.0, missing_eos_penalty=1.0)
-    assert ppo.shape_score(5.0, ended=True, settings=settings) == 2.0
-    assert ppo.shape_score(5.0, ended=False, settings=settings) == 1.0
-    assert ppo.shape_score(-5.0, ended=True, settings=settings) == -2.0
+    assert ppo.shape_score(5.0, True, 9.0, settings) == 2.0
+    assert ppo.shape_score(5.0, False, 9.0, settings) == 1.0
+    assert ppo.shape_score(-5.0, True, 9.0, settings) == -2.0
 
 
 def test_rewards_are_the_penalty_everywhere_and_the_score_at_the_end() -> None:
@@ -93,11 +87,12 @@ def test_advantages_whitened_and_returns_not() -> None:
 
 
 def test_a_cut_response_bootstraps_only_when_told() -> None:
-    settings = ppo.Settings(eos_id=EOS, max_new_tokens=4, truncated="bootstrap", whiten=False)
+    """The value behind the end stands in for the score: 0.9 * 5 - 1, not 2 + 0.9 * 5 - 1."""
+    settings = ppo.Settings(eos_id=EOS, max_new_tokens=4, truncated="bootstrap", gamma=0.9, whiten=False)
     cut = sample([(0, 1.0)], ended=False, value_after=5.0, raw_score=2.0)
     ended = sample([(0, 1.0)], ended=True, value_after=5.0, raw_score=2.0)
     ppo.add_advantages([cut, ended], 0.0, settings)
-    assert cut.advantages.item() == pytest.approx(2 + 5 - 1)
+    assert cut.advantages.item() == pytest.approx(0.9 * 5 - 1)
     assert ended.advantages.item() == pytest.approx(2 - 1)
 
 

@@ -1,0 +1,55 @@
+"""Every command in the README is one that the program takes; every path it names is there."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import yaml
+
+from distft.cli import build_parser
+from distft.config.load import load_recipe, shipped_recipes
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
+LINES = [line.split("  #")[0].strip() for kind, block in BLOCKS if kind == "bash" for line in block.splitlines()]
+COMMANDS = [part.strip() for line in LINES for part in line.split("&&") if part.strip().startswith("distft ")]
+
+
+def test_the_first_two_blocks_are_install_and_test() -> None:
+    assert LINES[0].endswith("pip install . && distft quickstart")
+    assert LINES[1] == "tests/run"
+    assert (ROOT / "tests" / "run").stat().st_mode & 0o111
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands_are_taken(command: str) -> None:
+    parsed = build_parser().parse_args(shlex.split(command)[1:])
+    if hasattr(parsed, "recipe"):
+        assert load_recipe(parsed.recipe, parsed.overrides).name
+
+
+def test_all_verbs_are_shown() -> None:
+    shown = {shlex.split(command)[1] for command in COMMANDS}
+    assert shown == {"quickstart", "recipes", "plan", "train", "export"}
+
+
+def test_the_recipe_shown_is_valid(tmp_path: Path) -> None:
+    shown = [block for kind, block in BLOCKS if kind == "yaml"]
+    assert len(shown) == 1
+    path = tmp_path / "my-dpo.yaml"
+    path.write_text(shown[0])
+    assert load_recipe(str(path)).algorithm.kind == yaml.safe_load(shown[0])["algorithm"]["kind"]
+
+
+def test_every_shipped_recipe_is_named() -> None:
+    for name, _ in shipped_recipes():
+        assert f"`{name}`" in README
+
+
+def test_files_named_are_there() -> None:
+    for path in re.findall(r"`((?:tests|distft|launchers|cluster_configs)/[\w./*-]+)`", README):
+        assert path == "tests/run" or list(ROOT.glob(path)), path

@@ -1,0 +1,109 @@
+"""The same answer on any layout: plain torch, one rank alone, Ray's actors, torchrun's ranks; all at ZeRO-3.
+
+Rows are padded: packed rows are not built, so nothing here says that they agree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.harness.compare import at_most, largest_metric_difference, largest_weight_difference
+from tests.harness.fixtures import Layouts, outcomes
+from tests.harness.jobs import Outcome
+from tests.harness.layouts import run_spmd
+from tests.harness.plain import PlainDpo, PlainPpo, plain_dpo, plain_ppo
+from tests.harness.recipes import RATE, VALUE_RATE, dpo_recipe, ppo_recipe
+
+pytest_plugins = ["tests.harness.fixtures"]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+
+METRICS = 1e-5
+TRAINED = {"dpo": {"policy": RATE}, "ppo": {"policy": RATE, "value": VALUE_RATE}}
+
+
+@pytest.fixture(scope="module")
+def dpo(layouts: Layouts) -> PlainDpo:
+    """The DPO run in plain torch."""
+    return plain_dpo(layouts.starts, layouts.both["dpo"])
+
+
+@pytest.fixture(scope="module")
+def ppo(layouts: Layouts) -> PlainPpo:
+    """The PPO run in plain torch."""
+    return plain_ppo(layouts.starts, layouts.both["ppo"])
+
+
+def agree(kind: str, got: Outcome, expected: Outcome) -> None:
+    """Two layouts: all metrics, tokens and weights."""
+    assert largest_metric_difference(got.metrics, expected.metrics) <= at_most(METRICS)
+    assert got.rollouts == expected.rollouts
+    weights_agree(kind, got, {role: expected.weights(role) for role in TRAINED[kind]})
+
+
+def weights_agree(kind: str, got: Outcome, expected: Mapping[str, Mapping[str, torch.Tensor]]) -> None:
+    for role, rate in TRAINED[kind].items():
+        assert largest_weight_difference(got.weights(role), expected[role], rate) <= at_most(1.0), role
+
+
+def test_dpo_alone_is_plain_torch(layouts: Layouts, dpo: PlainDpo) -> None:
+    got = layouts.alone()["dpo"]
+    assert dpo.metrics[1]["loss"] < dpo.metrics[0]["loss"] - 1e-3  # something was learned, or the rest proves little
+    assert largest_metric_difference(got.metrics, dpo.metrics) <= at_most(METRICS)
+    weights_agree("dpo", got, {"policy": dpo.weights})
+
+
+def test_ppo_alone_is_plain_torch(layouts: Layouts, ppo: PlainPpo) -> None:
+    got = layouts.alone()["ppo"]
+    assert got.rollouts == ppo.rollouts()
+    ended = [sample.ended for iteration in ppo.iterations for sample in iteration.samples]
+    assert 0 < sum(ended) < len(ended)  # both kinds of endings are there
+    assert abs(ppo.iterations[1].metrics["objective/kl"]) > 1e-2
+    assert largest_metric_difference(got.metrics, ppo.metrics()) <= at_most(METRICS)
+    weights_agree("ppo", got, ppo.weights)
+
+
+@pytest.mark.parametrize("kind", ["dpo", "ppo"])
+def test_four_ranks_of_torchrun(layouts: Layouts, kind: str) -> None:
+    agree(kind, layouts.torchrun(4)[kind], layouts.alone()[kind])
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("kind", ["dpo", "ppo"])
+def test_two_ranks_a_role_through_ray(layouts: Layouts, kind: str) -> None:
+    agree(kind, layouts.ray(2)[kind], layouts.alone()[kind])
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+@pytest.mark.parametrize("kind", ["dpo", "ppo"])
+def test_one_rank_a_role_through_ray(layouts: Layouts, kind: str) -> None:
+    agree(kind, layouts.ray(1)[kind], layouts.alone()[kind])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["dpo", "ppo"])
+def test_two_ranks_of_torchrun(layouts: Layouts, kind: str) -> None:
+    agree(kind, layouts.torchrun(2)[kind], layouts.alone()[kind])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_ranks", [1, 4])
+def test_other_caps_and_generation_from_the_shards(layouts: Layouts, tmp_path: Path, num_ranks: int) -> None:
+    """Micro-batches of one unit or of everything, whole sequences generated at once, weights gathered or not."""
+    recipes = {
+        "dpo": dpo_recipe(layouts.starts, cap=5000),
+        "ppo": ppo_recipe(layouts.starts, cap=5000),
+        "ppo-small": ppo_recipe(layouts.starts, cap=50),
+        "ppo-sharded": ppo_recipe(layouts.starts),
+    }
+    recipes["ppo"]["rollout"]["max_batch_per_rank"] = 64
+    recipes["ppo-sharded"]["rollout"]["weights"] = "sharded"
+    found = outcomes(jobs := Layouts(tmp_path, layouts.starts).jobs("caps", recipes))
+    run_spmd(jobs, num_ranks, tmp_path / "caps")
+    for name, outcome in found.items():
+        kind = name.partition("-")[0]
+        agree(kind, outcome, layouts.alone()[kind])

@@ -1,0 +1,83 @@
+"""Two PPO iterations against the slow, plain reference, with everything that a recipe can change about them.
+
+The plain case is in ``test_layouts``; here are the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+
+from tests.harness.compare import at_most, largest_metric_difference, largest_weight_difference
+from tests.harness.fixtures import Layouts, outcomes
+from tests.harness.jobs import Outcome
+from tests.harness.layouts import run_spmd
+from tests.harness.plain import plain_ppo
+from tests.harness.recipes import RATE, VALUE_RATE, ppo_recipe
+from tests.reference import ppo_reference
+
+pytest_plugins = ["tests.harness.fixtures"]
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(600)]
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "k3, entropy bonus, higher clip": {"kl_estimator": "k3", "entropy_coef": 0.01, "clip_high": 0.28},
+    "k2, dual clip, one minibatch": {"kl_estimator": "k2", "dual_clip": 1.5, "minibatches": 1, "epochs": 3},
+    "discounted, adaptive kl": {"gamma": 0.9, "lam": 0.7, "kl_target": 0.5, "kl_horizon": 20},
+    "rewards whitened, advantages not": {"whiten_rewards": True, "whiten": False},
+    "clipped scores, missing EOS, two samples a prompt": {
+        "score_clip": 0.5, "missing_eos_penalty": 1.0, "samples_per_prompt": 2,
+    },
+    "a colder policy, cut responses bootstrapped": {"temperature": 0.8, "truncated": "bootstrap", "gamma": 0.95},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def runs(layouts: Layouts) -> dict[str, Outcome]:
+    """Every variant on one rank."""
+    jobs = layouts.jobs("variants", {name: ppo_recipe(layouts.starts, **keys) for name, keys in VARIANTS.items()})
+    run_spmd(jobs, 1, layouts.folder / "variants")
+    return outcomes(jobs)
+
+
+@pytest.fixture
+def value_instead_of_score() -> Iterator[None]:
+    """The reference adds V to the score of a cut response; distft puts it in the score's place (``end_rewards``)."""
+    shape_score = ppo_reference.shape_score
+
+    def shaped(raw: float, ended: bool, settings: ppo_reference.Settings) -> float:
+        scored = ended or settings.truncated == "terminal"
+        return shape_score(raw if scored else 0.0, ended, settings)
+
+    with patch.object(ppo_reference, "shape_score", shaped):
+        yield
+
+
+@pytest.mark.usefixtures("value_instead_of_score")
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_variant(layouts: Layouts, runs: dict[str, Outcome], tmp_path: Path, variant: str) -> None:
+    got = runs[variant]
+    plain = plain_ppo(layouts.starts, ppo_recipe(layouts.starts, **VARIANTS[variant]))
+    assert got.rollouts == plain.rollouts()
+    expected = [
+        metrics | _raw_objective(iteration, metrics["kl_coef"], VARIANTS[variant].get("kl_estimator", "k1"))
+        for metrics, iteration in zip(plain.metrics(), plain.iterations, strict=True)
+    ]
+    assert largest_metric_difference(got.metrics, expected) <= at_most(1e-4)
+    for role, rate in (("policy", RATE), ("value", VALUE_RATE)):
+        assert largest_weight_difference(got.weights(role), plain.weights[role], rate) <= at_most(1.0), role
+
+
+def _raw_objective(iteration: ppo_reference.Iteration, kl_coef: float, estimator: str) -> dict[str, float]:
+    """distft logs what the reward model said, unclipped and unpunished, and the penalty that was really paid."""
+    count = len(iteration.samples)
+    score = sum(sample.raw_score for sample in iteration.samples) / count
+    penalty = -kl_coef * sum(float(sample.kl.sum()) for sample in iteration.samples) / count
+    return {
+        "objective/scores": score,
+        "objective/non_score_reward": penalty,
+        "objective/rlhf_reward": score + penalty,
+    }

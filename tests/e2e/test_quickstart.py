@@ -1,0 +1,108 @@
+"""The quickstart, as a user runs it: four real runs, and what their tables must say."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from distft.data.builtin import better_share, dialogues
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
+STAGES = ("sft", "reward", "ppo", "dpo")
+
+
+@pytest.fixture(scope="module")
+def output(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the four runs."""
+    folder = tmp_path_factory.mktemp("quickstart") / "q"
+    started = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-m", "distft.cli", "quickstart", "--output", str(folder)],
+        capture_output=True,
+        text=True,
+        timeout=1400,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        check=False,
+    )
+    print(f"\n{done.stdout[-3000:]}\nquickstart: {(time.monotonic() - started) / 60:.1f} minutes")
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+def table(output: Path, stage: str) -> dict[str, Any]:
+    return dict(json.loads((output / stage / "before_after.json").read_text())["metrics"])
+
+
+def test_supervised_loss_falls(output: Path) -> None:
+    loss = table(output, "sft")["loss"]
+    assert loss["after"] < 0.25 * loss["before"]
+
+
+def test_reward_model_tells_the_better_answer(output: Path) -> None:
+    assert table(output, "reward")["accuracy"]["after"] >= 0.90
+
+
+def test_ppo_raises_the_score_by_a_deviation_of_the_start(output: Path) -> None:
+    found = table(output, "ppo")
+    score, deviation = found["objective/score"], found["objective/score_std"]["before"]
+    assert score["after"] - score["before"] >= deviation > 0
+    assert 0 < found["objective/kl"]["after"] < 50  # it moved, and the text is still the SFT model's kind
+
+
+def test_dpo_prefers_the_better_answer(output: Path) -> None:
+    assert table(output, "dpo")["rewards/accuracies"]["after"] >= 0.85
+
+
+def test_four_groups_of_two_ranks(output: Path) -> None:
+    events = [json.loads(line) for line in (output / "ppo" / "events.jsonl").read_text().splitlines()]
+    ready = {event["role"]: event["workers"] for event in events if event["event"] == "group_ready"}
+    for role in ("policy", "reference", "reward", "value"):
+        assert [worker["rank"] for worker in ready[role]] == [0, 1]
+    pids = [worker["pid"] for workers in ready.values() for worker in workers]
+    assert len(set(pids)) == len(pids) == 9  # eight ranks and the data worker
+
+
+@pytest.mark.parametrize("stage", ["sft", "ppo", "dpo"])
+def test_the_result_loads_and_reads_like_the_corpus(output: Path, stage: str) -> None:
+    folder = output / stage / "final"
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder).eval()
+    rows = [row for row, _ in zip(dialogues("test"), range(40), strict=False)]
+    answers = []
+    torch.manual_seed(0)
+    for row in rows:
+        ids = tokenizer.apply_chat_template(
+            row["prompt"], add_generation_prompt=True, return_tensors="pt", return_dict=True
+        )["input_ids"]
+        made = model.generate(input_ids=ids, do_sample=True, max_new_tokens=40)
+        answers.append(tokenizer.decode(made[0, ids.shape[1] :], skip_special_tokens=True))
+    words = [word for answer in answers for word in re.findall(r"[A-Za-z]+", answer)]
+    known = set(re.findall(r"[A-Za-z]+", json.dumps(list(dialogues("train")))))
+    assert len(words) > 40 * 3
+    assert sum(word in known for word in words) > 0.9 * len(words)
+    share = better_share([row["prompt"][0]["content"] for row in rows], answers)
+    print(f"{stage}: {share:.2f} of the answers have three marks or more; e.g. {answers[0]!r}")
+
+
+def test_finished_runs_are_not_done_again(output: Path) -> None:
+    metrics = (output / "ppo" / "metrics.jsonl").read_bytes()
+    done = subprocess.run(
+        [sys.executable, "-m", "distft.cli", "quickstart", "--output", str(output)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0
+    assert done.stdout.count("already finished") == len(STAGES)
+    assert (output / "ppo" / "metrics.jsonl").read_bytes() == metrics

@@ -1,0 +1,55 @@
+"""The step-0 invariants stop a run that is not what it says, and let one pass that says so."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from distft.cli import main
+from tests.harness.fixtures import Layouts
+from tests.harness.recipes import dpo_recipe, with_ranks, write_recipe
+
+pytest_plugins = ["tests.harness.fixtures"]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+
+REFERENCE = "step-0 invariant: the policy's log-probs differ from the reference's before the first update by"
+
+
+@pytest.mark.parametrize("kind", ["dpo", "ppo"])
+def test_a_corrupted_reference_stops_the_run(layouts: Layouts, kind: str) -> None:
+    outcome = layouts.alone()[f"{kind}-corrupted"]
+    assert outcome.error.startswith(f"InvariantViolated: {REFERENCE}")
+    assert "models.reference.differs: true" in outcome.error
+    assert not outcome.metrics  # before the first update, not after
+
+
+@pytest.mark.parametrize("kind", ["dpo", "ppo"])
+def test_a_reference_that_is_meant_to_differ_is_accepted(layouts: Layouts, kind: str) -> None:
+    outcome = layouts.alone()[f"{kind}-meant"]
+    assert outcome.error == ""
+    assert len(outcome.metrics) == 2
+    first = outcome.metrics[0]
+    if kind == "ppo":
+        assert abs(first["objective/kl"]) > 1e-2  # it is another model
+    else:
+        assert abs(first["rewards/chosen"]) > 1e-3
+
+
+def test_a_generator_without_the_new_weights_stops_the_run(layouts: Layouts) -> None:
+    outcome = layouts.alone()["ppo-stale"]
+    assert outcome.error.startswith("InvariantViolated: step-0 invariant: the generator's log-probs differ")
+    assert len(outcome.metrics) == 1  # the first iteration was right, the weights of the second never came
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_the_command_says_so_and_exits_1(
+    layouts: Layouts, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = with_ranks(dpo_recipe(layouts.starts), 1)
+    made["models"]["reference"] = {"path": str(layouts.starts.other_policy)}
+    recipe = write_recipe(made, tmp_path / "recipe.yaml", tmp_path / "run")
+    assert main(["train", recipe, "--quiet"]) == 1
+    assert REFERENCE in capsys.readouterr().err
+    assert '"invariant"' in (tmp_path / "run" / "exit.json").read_text()

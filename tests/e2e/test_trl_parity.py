@@ -1,0 +1,95 @@
+"""Five steps beside TRL 1.16's trainers: the same weights, rows and order, float32, learning rate falling to 0.
+
+The longest SFT and DPO rows are cut: both keep the start and add no EOS to it. TRL's reward trainer would drop such
+pairs, so none is cut there.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.harness.compare import at_most, largest_metric_difference, largest_weight_difference
+from tests.harness.corpus import PAIRS
+from tests.harness.fixtures import Layouts, outcomes
+from tests.harness.jobs import Outcome
+from tests.harness.layouts import run_spmd
+from tests.harness.recipes import RATE, supervised_recipe
+from tests.reference.trl_runs import TrlRun, run_dpo, run_reward, run_sft
+
+pytest_plugins = ["tests.harness.fixtures"]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+
+EVERY = ["loss", "grad_norm", "learning_rate", "num_tokens"]
+SFT = [*EVERY, "entropy"]
+REWARD = [*EVERY, "accuracy", "margin", "min_reward", "mean_reward", "max_reward"]
+DPO = [
+    *EVERY,
+    *(f"rewards/{name}" for name in ("chosen", "rejected", "accuracies", "margins")),
+    *(f"{kind}/{side}" for kind in ("logps", "logits") for side in ("chosen", "rejected")),
+]
+OPTIONS: dict[str, Any] = {"batch_size": 4, "learning_rate": RATE, "steps": 5, "schedule": "linear"}
+
+
+def same(got: Outcome, trl: TrlRun, names: list[str], role: str) -> None:
+    assert len(trl.logs) == 5
+    assert trl.rows == list(range(len(PAIRS)))  # TRL took every row, so the batches are the same
+    assert trl.logs[-1]["loss"] != pytest.approx(trl.logs[0]["loss"], rel=1e-2)
+    assert largest_metric_difference(got.metrics, trl.logs, names) <= at_most(1e-4)
+    weights = {name: trl.weights[name] for name in got.weights(role)}  # TRL's state lists tied weights twice
+    assert largest_weight_difference(got.weights(role), weights, RATE) <= at_most(1.0)
+
+
+def test_sft(layouts: Layouts) -> None:
+    rows = [{"prompt": pair["prompt"], "completion": pair["chosen"]} for pair in PAIRS]
+    trl = run_sft(layouts.starts.policy, rows, max_length=20, **OPTIONS)
+    assert any(len(sequence) == 20 for batch in trl.batches for sequence in batch.sequences)
+    same(layouts.alone()["trl-sft"], trl, SFT, "policy")
+
+
+def test_reward(layouts: Layouts) -> None:
+    trl = run_reward(layouts.starts.reward, PAIRS, max_length=96, **OPTIONS)
+    same(layouts.alone()["trl-reward"], trl, REWARD, "reward")
+
+
+def test_dpo(layouts: Layouts) -> None:
+    trl = run_dpo(layouts.starts.policy, PAIRS, max_length=20, **OPTIONS)
+    assert any(len(sequence) == 20 for batch in trl.batches for sequence in batch.sequences)
+    same(layouts.alone()["trl-dpo"], trl, DPO, "policy")
+
+
+KIN: dict[str, dict[str, Any]] = {
+    "sigmoid": {"label_smoothing": 0.1},
+    "hinge": {},
+    "ipo": {},
+    "robust": {"label_smoothing": 0.1},
+    "exo_pair": {"label_smoothing": 0.01},
+    "nca_pair": {},
+    "sppo_hard": {},
+    "apo_zero": {},
+    "apo_down": {},
+    "bco_pair": {},
+    "discopop": {},
+    "sigmoid_norm": {},
+}
+
+
+@pytest.fixture(scope="module")
+def kin(layouts: Layouts) -> dict[str, Outcome]:
+    """A run of each of DPO's kin."""
+    starts = layouts.starts
+    recipes = {
+        name: supervised_recipe(starts, {"kind": "dpo", "loss": name, **keys}, role="policy", path=starts.policy)
+        for name, keys in KIN.items()
+    }
+    jobs = layouts.jobs("kin", recipes)
+    run_spmd(jobs, 1, layouts.folder / "kin")
+    return outcomes(jobs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("loss", KIN)
+def test_dpo_kin(layouts: Layouts, kin: dict[str, Outcome], loss: str) -> None:
+    trl = run_dpo(layouts.starts.policy, PAIRS, max_length=96, loss_type=[loss], **KIN[loss], **OPTIONS)
+    same(kin[loss], trl, DPO, "policy")
