@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import errno
 import json
 import os
+import select
 import sys
 import traceback
 from collections.abc import Sequence
@@ -70,12 +70,15 @@ def _defect(error: Exception) -> int:
 def _output_is_closed() -> bool:
     """Whether the reader of standard output has gone; then what Python would still write there goes nowhere."""
     try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        with contextlib.suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return True
-    return False
+        output = sys.stdout.fileno()
+    except (OSError, ValueError):  # no file: replaced in this process
+        return False
+    poll = select.poll()
+    poll.register(output, 0)
+    closed = any(event & select.POLLERR for _, event in poll.poll(0))
+    if closed:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), output)
+    return closed
 
 
 # ---- the command line

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import shutil
 from pathlib import Path
@@ -89,7 +91,11 @@ def _from_checkpoint(checkpoint: Path, target: Path) -> None:
     role = main_role(recipe)
     start, spec = model_starts(recipe, run_dir)[role], role_spec(recipe, role)
 
-    from distft.engine.offline import consolidated_weights
+    # DeepSpeed talks to the terminal while it is imported and while it merges.
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        from distft.engine.offline import consolidated_weights
+
+        whole = consolidated_weights(checkpoint / role)
     from distft.models.export import export_model
     from distft.models.load import empty_causal, empty_scalar, load_tokenizer
 
@@ -97,7 +103,6 @@ def _from_checkpoint(checkpoint: Path, target: Path) -> None:
     model = build(start.path, spec.model, dropout=spec.dropout)
     # A tied parameter once, under its first name, as the run's own export does.
     once = dict(model.named_parameters()) | dict(model.named_buffers())
-    whole = consolidated_weights(checkpoint / role)
     weights = {name.removeprefix("model."): tensor for name, tensor in whole.items()}
     weights = {name: tensor.to(once[name].dtype) for name, tensor in weights.items() if name in once}
     tokenizer = load_tokenizer(start.path, trust_remote_code=start.trust_remote_code)

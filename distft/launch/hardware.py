@@ -44,7 +44,7 @@ def hardware_of(cluster: Cluster, machine: Machine | None) -> Hardware:
             raise EnvironmentFallsShort(
                 f"{unknown[0]} is `auto`, which is known on a running cluster only",
                 where=f"cluster {cluster.name}",
-                hint="write the numbers into a cluster file of your own",
+                hint="distft train asks the one of RAY_ADDRESS; or write the numbers into a cluster file of your own",
             )
     else:
         _check(cluster.name, said, machine)

@@ -134,7 +134,7 @@ def _start(folder: Path, num_cpus: float, num_gpus: int, object_store_bytes: int
             include_dashboard=False,
             _temp_dir=str(folder / "r"),
         )
-    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+    except Exception as error:  # Ray's own "timed out during startup", after 30 s, is of no narrower class
         what = f"Ray does not start: {_first_line(error)}"
         raise EnvironmentFallsShort(
             what, where="local Ray", hint="is there memory and disk left? see RUN/logs/ray"

@@ -23,12 +23,20 @@ def export_model(model: Any, weights: dict[str, Tensor], tokenizer: Any, folder:
     with _saveable(model, tokenizer), quiet_transformers():
         model.save_pretrained(folder, state_dict={**_buffers(model), **weights})
     tokenizer.save_pretrained(folder)
+    _readable_alike(folder)
     written = _shapes(folder)
     wrong = [name for name, tensor in weights.items() if name in written and written[name] != tuple(tensor.shape)]
     empty = [name for name, shape in written.items() if 0 in shape]
     absent = [name for name in model.state_dict() if name not in written and name not in _tied(model)]
     if wrong or empty or absent:
         raise ValueError(f"export to {folder} is incomplete: {', '.join(sorted({*wrong, *empty, *absent})[:5])}")
+
+
+def _readable_alike(folder: Path) -> None:
+    """safetensors keeps its files to the owner alone, whatever the umask says; colleagues and containers read them."""
+    mode = (folder / "config.json").stat().st_mode
+    for path in folder.glob("*.safetensors"):
+        path.chmod(mode)
 
 
 @contextmanager

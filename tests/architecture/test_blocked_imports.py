@@ -61,7 +61,16 @@ def run_blocked(body: str, cwd: Path, root: Path) -> tuple[dict[str, object], st
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["recipes"], ["plan", "sft-tiny"], ["plan", "ppo-tiny"], ["plan", "ppo-tiny", "--json"]],
+    [
+        ["--help"],
+        ["recipes"],
+        ["plan", "sft-tiny"],
+        ["plan", "ppo-tiny"],
+        ["plan", "ppo-tiny", "--json"],
+        ["plan", "ppo-tiny", "--cluster", "slurm-h100"],
+        ["train", "ppo-tiny", "--dry-run"],
+        ["train", "ppo-tiny", "--dry-run", "--json"],
+    ],
     ids=" ".join,
 )
 def test_the_verb_imports_nothing_heavy(arguments: list[str], tmp_path: Path, root: Path) -> None:
@@ -71,6 +80,25 @@ def test_the_verb_imports_nothing_heavy(arguments: list[str], tmp_path: Path, ro
     print(f"distft {' '.join(arguments)}: {seconds:.2f} s")
     assert seen == {"status": 0, "asked": [], "loaded": []}, output[-2000:]
     assert output.strip()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status"),
+    [
+        (["train", "ppo-tiny", "train.stepz=3"], 2),
+        (["train", "ppo-tiny", "data.train.0.path=./nowhere.jsonl"], 2),
+        (["train", "ppo-tiny", "models.policy.path=run:runs/nowhere"], 2),
+        (["train", "ppo-tiny", "placement.policy.ranks=4096"], 3),
+        (["train", "sft-tiny", "--cluster", "slurm-cpu"], 3),
+        (["export", "nowhere", "out"], 2),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_bad_input_is_refused_before_anything_heavy(
+    arguments: list[str], status: int, tmp_path: Path, root: Path
+) -> None:
+    seen, output, _ = run_blocked(f"from distft.cli import main; status = main({arguments!r})", cwd=tmp_path, root=root)
+    assert seen == {"status": status, "asked": [], "loaded": []}, output[-2000:]
 
 
 def test_config_and_plan_import_nothing_heavy(tmp_path: Path, root: Path) -> None:

@@ -1,4 +1,4 @@
-"""Bad input at the command line: one message that says where, what and what to do; the right exit status; no trace left.
+"""Bad input at the command line: one message saying where, what and what to do; the right exit status; no trace left.
 
 Every case runs in a folder of its own that has good models, data and recipes in it; a case breaks one thing.
 """
@@ -116,9 +116,6 @@ class Case:
         return f"{self.arguments} | {self.what}"[:90]
 
 
-DRY = " --dry-run"
-
-
 def dry(arguments: str, where: str, what: str, hint: str, breaks: Callable[[Path], object] = lambda _: None) -> Case:
     return Case(f"train {arguments} --dry-run", where, what, hint, breaks)
 
@@ -167,11 +164,14 @@ RECIPES = [
     Case("plan sfft.yaml", "sfft.yaml", "there is no such file", "did you mean sft.yaml?"),
     Case("train model", "model", "is a folder, not a recipe", "give a YAML file"),
     dry("empty.yaml", "empty.yaml", "is empty", "format: 1", file("empty.yaml")),
-    dry("sft.yaml", "sft.yaml:4", "not valid YAML", "spaces, not with tabs", edit("sft.yaml", "algorithm:", "\talgorithm:")),
+    dry("sft.yaml", "sft.yaml:4", "not valid YAML", "spaces, not with tabs",
+        edit("sft.yaml", "algorithm:", "\talgorithm:")),
     dry("sft.yaml", "sft.yaml:3", "name is given twice", "sft.yaml:2", edit("sft.yaml", "name:", "name: a\nname:")),
-    dry("sft.yaml", "train.stepz (sft.yaml:", "unknown key stepz", "did you mean steps?", edit("sft.yaml", "steps:", "stepz:")),
+    dry("sft.yaml", "train.stepz (sft.yaml:", "unknown key stepz", "did you mean steps?",
+        edit("sft.yaml", "steps:", "stepz:")),
     dry("sft.yaml lr=1", "lr (override lr=1)", "unknown key lr", "optimizer.learning_rate"),
-    dry("sft.yaml", "train.steps (sft.yaml:", 'a whole number, not "two"', "steps to train", edit("sft.yaml", "steps: 2", "steps: two")),
+    dry("sft.yaml", "train.steps (sft.yaml:", 'a whole number, not "two"', "steps to train",
+        edit("sft.yaml", "steps: 2", "steps: two")),
     dry("sft.yaml seed=-1", "seed", "at least 0, not -1", "random"),
     dry("sft.yaml algorithm.kind=sfft", "algorithm.kind", 'unknown algorithm kind "sfft"', "did you mean sft?"),
     dry("dpo.yaml algorithm.loss=hing", "algorithm.loss", "is not known here", "did you mean hinge?"),
@@ -205,49 +205,68 @@ MODELS = [
     dry("sft.yaml models.policy.path=sft.yaml", "models.policy.path", "is a file, not a model folder", "did you mean"),
     dry("sft.yaml", "models.policy.path", "has no config.json", "give a model folder", without("model/config.json")),
     dry("sft.yaml", "models.policy.path", "has no weights", "copy", without("model/model.safetensors")),
-    dry("sft.yaml", "models.policy.path", "has no tokenizer", "copy the tokenizer's files", without("model/tokenizer.json")),
-    dry("sft.yaml", "model/config.json", "cannot be read", "copy the model's files again", file("model/config.json", "{")),
+    dry("sft.yaml", "models.policy.path", "has no tokenizer", "copy the tokenizer's files",
+        without("model/tokenizer.json")),
+    dry("sft.yaml", "model/config.json", "cannot be read", "copy the model's files again",
+        file("model/config.json", "{")),
     dry("sft.yaml", "model/model.safetensors", "is no whole safetensors file", "copy the model's files again", torn),
     dry("sft.yaml", "models.policy.path", "9 tokens, the model's embedding only 8 rows", "belongs to another model",
         file("model/tokenizer.json", json.dumps({"model": {"vocab": {f"t{n}": n for n in range(9)}}}))),
-    dry("ppo.yaml models.reward.path=model", "models.reward.path", "holds no scalar head", "train one with a `reward` recipe"),
+    dry("ppo.yaml models.reward.path=model", "models.reward.path", "holds no scalar head",
+        "train one with a `reward` recipe"),
     dry("ppo.yaml", "models.reward.label", "has 2 outputs", "name the label",
-        lambda folder: write_safetensors(folder / "scorer" / "model.safetensors", {"model.embed_tokens.weight": (8, 8), "score.weight": (2, 8)})),
+        lambda folder: write_safetensors(folder / "scorer" / "model.safetensors",
+        {"model.embed_tokens.weight": (8, 8), "score.weight": (2, 8)})),
     dry("dpo.yaml models.reference.path=other models.reference.differs=true", "models.reference.path",
         "its tokenizer is not the policy's", "must share the policy's tokenizer", stranger),
-    dry("dpo.yaml models.reference.path=other", "models.reference.path", "not the policy's start", "differs: true", stranger),
-    dry("sft.yaml models.policy.path=run:runs/sft-tiny", "run:runs/sft-tiny", "does not exist", "distft train sft-tiny"),
-    dry("sft.yaml models.policy.path=run:earlier", "run:earlier", "has not finished", "distft train earlier/recipe.yaml",
+    dry("dpo.yaml models.reference.path=other", "models.reference.path", "not the policy's start", "differs: true",
+        stranger),
+    dry("sft.yaml models.policy.path=run:runs/sft-tiny", "run:runs/sft-tiny", "does not exist",
+        "distft train sft-tiny"),
+    dry("sft.yaml models.policy.path=run:earlier", "run:earlier", "has not finished",
+        "distft train earlier/recipe.yaml",
         file("earlier/recipe.yaml", "format: 1\n")),
-    dry("sft.yaml models.policy.path=run:out/sft", "models.policy.path", "start from its own result", "change output_dir"),
+    dry("sft.yaml models.policy.path=run:out/sft", "models.policy.path", "start from its own result",
+        "change output_dir"),
 ]  # fmt: skip
 
 DATA = [
     dry("sft.yaml data.train.0.path=./rosw.jsonl", "rosw.jsonl", "no such file", "did you mean rows.jsonl?"),
     dry("sft.yaml data.train.0.path=nowhere/rows.jsonl", "nowhere/rows.jsonl", "no such file", "no folder nowhere"),
     dry("sft.yaml", "rows.jsonl", "the file has no rows", "one object a line", file("rows.jsonl")),
-    dry("sft.yaml", "rows.jsonl:2", "malformed JSON at column", "one object a line", rows("rows.jsonl", ROW, '{"prompt": ')),
-    dry("sft.yaml", "rows.jsonl:2", "must be an object with named columns, not a list", "for example {", rows("rows.jsonl", ROW, "[1, 2]")),
-    dry("dpo.yaml", "pairs.jsonl:1", "no known format for dpo", "preference (chosen, rejected)", rows("pairs.jsonl", ROW)),
-    dry("dpo.yaml", "pairs.jsonl:2", "needs a column `chosen`", "renames", rows("pairs.jsonl", PAIR, {"prompt": "a", "rejected": "b"})),
-    dry("sft.yaml data.train.0.path=rows.txt", "rows.txt", "cannot tell how to read a .txt file", ".jsonl", file("rows.txt", "a")),
-    dry("sft.yaml", "rows.jsonl:1", "is not UTF-8", "save the file as UTF-8", file("rows.jsonl", b'{"prompt": "\xff"}\n')),
-    dry("sft.yaml data.train.0.path=r.csv", "r.csv:3", "1 fields where the header has 2", "quote", file("r.csv", "prompt,completion\na,b\nc\n")),
+    dry("sft.yaml", "rows.jsonl:2", "malformed JSON at column", "one object a line",
+        rows("rows.jsonl", ROW, '{"prompt": ')),
+    dry("sft.yaml", "rows.jsonl:2", "must be an object with named columns, not a list", "for example {",
+        rows("rows.jsonl", ROW, "[1, 2]")),
+    dry("dpo.yaml", "pairs.jsonl:1", "no known format for dpo", "preference (chosen, rejected)",
+        rows("pairs.jsonl", ROW)),
+    dry("dpo.yaml", "pairs.jsonl:2", "needs a column `chosen`", "renames",
+        rows("pairs.jsonl", PAIR, {"prompt": "a", "rejected": "b"})),
+    dry("sft.yaml data.train.0.path=rows.txt", "rows.txt", "cannot tell how to read a .txt file", ".jsonl",
+        file("rows.txt", "a")),
+    dry("sft.yaml", "rows.jsonl:1", "is not UTF-8", "save the file as UTF-8",
+        file("rows.jsonl", b'{"prompt": "\xff"}\n')),
+    dry("sft.yaml data.train.0.path=r.csv", "r.csv:3", "1 fields where the header has 2", "quote",
+        file("r.csv", "prompt,completion\na,b\nc\n")),
     dry("sft.yaml data.train.0.path=r.jsonl.gz", "r.jsonl.gz", "not a whole gzip file", "copy it again",
         file("r.jsonl.gz", gzip.compress(json.dumps(ROW).encode() * 99)[:-12])),
     dry("sft.yaml data.train.0.path=texts", "texts", "no data files", "jsonl", file("texts/read.me")),
     dry("sft.yaml data.train.0.path=builtin:dialogue", "builtin:dialogue", "no embedded corpus", "builtin:dialogues"),
-    dry("sft.yaml data.train.0.columns={qestion:prompt}", "columns.qestion:prompt", "has no value", "a space follows the colon"),
-    dry("sft.yaml", "rows.jsonl:1", "`columns` renames `qestion`", "the row has",
+    dry("sft.yaml data.train.0.columns={qestion:prompt}", "columns.qestion:prompt", "has no value",
+        "a space follows the colon"),
+    dry("sft.yaml", "rows.jsonl:1", "`columns` renames `qestion`", "leave this rename out",
         edit("sft.yaml", "- path: rows.jsonl", "- path: rows.jsonl\n    columns: {qestion: prompt}")),
     dry("sft.yaml data.train.0.split=train", "rows.jsonl", "a file has no splits", "remove"),
-    dry("sft.yaml", "rows.jsonl", "none of the first 2 rows can be used", "", rows("rows.jsonl", *[ROW | {"completion": ""}] * 2)),
-    dry("sft.yaml", "rows.jsonl:1", "`prompt` must be a text or a list of messages, not a number", 'messages are [{"role"', rows("rows.jsonl", ROW | {"prompt": 3})),
+    dry("sft.yaml", "rows.jsonl", "none of the first 2 rows can be used", "prompt_completion",
+        rows("rows.jsonl", *[ROW | {"completion": ""}] * 2)),
+    dry("sft.yaml", "rows.jsonl:1", "`prompt` must be a text or a list of messages, not a number",
+        'messages are [{"role"', rows("rows.jsonl", ROW | {"prompt": 3})),
     dry("dpo.yaml data.eval.0.path=./pears.jsonl", "pears.jsonl", "no such file", "did you mean pairs.jsonl?"),
 ]  # fmt: skip
 
-H100S = "name: two\nkind: slurm\nnodes: 1\nnode: {cpus: 8, memory_gib: 64, gpus: 2, gpu: {type: a, memory_gib: 80, bf16_tflops: 9, memory_bandwidth_gbs: 9, interconnect_gbs: 9}}\n"
-GPUS = "name: two\nkind: local\nnode: {gpus: 2, gpu: {type: a, memory_gib: 80, bf16_tflops: 9, memory_bandwidth_gbs: 9, interconnect_gbs: 9}}\n"
+GPU = "{type: a, memory_gib: 80, bf16_tflops: 9, memory_bandwidth_gbs: 9, interconnect_gbs: 9}"
+GPUS = f"name: two\nkind: local\nnode: {{gpus: 2, gpu: {GPU}}}\n"
+H100S = f"name: two\nkind: slurm\nnode: {{cpus: 8, memory_gib: 64, gpus: 2, gpu: {GPU}}}\n"
 
 
 def enormous(folder: Path) -> None:
@@ -255,26 +274,38 @@ def enormous(folder: Path) -> None:
 
 
 MACHINES = [
-    Case("train sft.yaml placement.policy.ranks=9 --dry-run", "placement", "9 ranks are asked for", "8 ranks", status=3),
-    Case("train ppo.yaml placement.policy.ranks=8 --dry-run", "placement", "ranks are asked for", "2 ranks for each", status=3),
+    Case("train sft.yaml placement.policy.ranks=9 --dry-run", "placement", "9 ranks are asked for", "8 ranks",
+        status=3),
+    Case("train ppo.yaml placement.policy.ranks=8 --dry-run", "placement", "ranks are asked for", "2 ranks for each",
+        status=3),
     Case("plan sft.yaml placement.policy.ranks=3 --cluster slurm-cpu", "placement.policy.ranks", "3", "2"),
-    Case("plan sft.yaml placement.policy.ranks=9 --cluster one-node-8xh100", "placement", "9 GPUs are asked for", "8 ranks", status=3),
-    Case("train sft.yaml --dry-run --cluster two.yaml", "cluster two", "gpus: 2, there are 0", "gpus: 0", file("two.yaml", GPUS), 3),
-    Case("train sft.yaml --cluster one-node-8xh100", "cluster one-node-8xh100", "cpus: 96, there are 2", "auto", status=3),
+    Case("plan sft.yaml placement.policy.ranks=9 --cluster one-node-8xh100", "placement", "9 GPUs are asked for",
+        "8 ranks", status=3),
+    Case("train sft.yaml --dry-run --cluster two.yaml", "cluster two", "gpus: 2, there are 0", "gpus: 0",
+        file("two.yaml", GPUS), 3),
+    Case("train sft.yaml --cluster one-node-8xh100", "cluster one-node-8xh100", "cpus: 96, there are 2", "auto",
+        status=3),
     Case("train sft.yaml --cluster slurm-cpu", "cluster slurm-cpu", "slurm cluster", "--cluster local", status=3),
-    Case("plan sft.yaml --cluster ray-existing", "cluster ray-existing", "`auto`", "cluster file of your own", status=3),
-    Case("plan sft.yaml --cluster two.yaml placement.policy.ranks=1 --json", "my-sft on two", "does not fit", "a smaller model",
+    Case("plan sft.yaml --cluster ray-existing", "cluster ray-existing", "`auto`", "cluster file of your own",
+        status=3),
+    Case("plan sft.yaml --cluster two.yaml placement.policy.ranks=1 --json", "my-sft on two", "does not fit",
+        "a smaller model",
          lambda folder: (enormous(folder), file("two.yaml", H100S)(folder)), 2),
 ]  # fmt: skip
 
 CLUSTERS = [
     Case("plan sft.yaml --cluster locl", "locl", "no shipped cluster file has this name", "did you mean local?"),
     Case("plan sft.yaml --cluster my.yaml", "my.yaml", "there is no such file", "shipped cluster files"),
-    Case("plan sft.yaml --cluster my.yaml", "nodse (my.yaml:3)", "unknown key nodse", "did you mean node?", file("my.yaml", "name: a\nkind: local\nnodse: 1\n")),
-    Case("plan sft.yaml --cluster my.yaml", "kind (my.yaml:2)", "must be 'local'", "did you mean slurm?", file("my.yaml", "name: a\nkind: slrum\n")),
-    Case("plan sft.yaml --cluster my.yaml", "node (my.yaml:3)", "has GPUs", "one node", file("my.yaml", "name: a\nkind: local\nnode: {gpus: 2}\n")),
-    Case("plan sft.yaml --cluster my.yaml", "my.yaml:3", "not valid YAML", "brackets", file("my.yaml", "name: a\nkind: [local\n")),
-    Case("plan sft.yaml --cluster my.yaml", "my.yaml", "no secrets here, HF_TOKEN is one", "`HF_TOKEN: null`", file("my.yaml", "name: a\nkind: local\nenvironment: {HF_TOKEN: hf_abc}\n")),
+    Case("plan sft.yaml --cluster my.yaml", "nodse (my.yaml:3)", "unknown key nodse", "did you mean node?",
+        file("my.yaml", "name: a\nkind: local\nnodse: 1\n")),
+    Case("plan sft.yaml --cluster my.yaml", "kind (my.yaml:2)", "must be 'local'", "did you mean slurm?",
+        file("my.yaml", "name: a\nkind: slrum\n")),
+    Case("plan sft.yaml --cluster my.yaml", "node (my.yaml:3)", "has GPUs", "one node",
+        file("my.yaml", "name: a\nkind: local\nnode: {gpus: 2}\n")),
+    Case("plan sft.yaml --cluster my.yaml", "my.yaml:3", "not valid YAML", "brackets",
+        file("my.yaml", "name: a\nkind: [local\n")),
+    Case("plan sft.yaml --cluster my.yaml", "my.yaml", "no secrets here, HF_TOKEN is one", "`HF_TOKEN: null`",
+        file("my.yaml", "name: a\nkind: local\nenvironment: {HF_TOKEN: hf_abc}\n")),
     Case("plan sft.yaml --cluster my.yaml", "my.yaml", "holds no mapping of keys", "name: and kind:", file("my.yaml")),
 ]  # fmt: skip
 
@@ -314,18 +345,22 @@ FOLDERS = [
     Case("export out/sft exported", "out/sft", "neither a result nor a checkpoint", "RUN_DIR", unfinished),
     Case("export out/sft model", "model", "is there already and not empty", "does not exist yet", unfinished),
     Case("export model sft.yaml", "sft.yaml", "is a file", "does not exist yet"),
-    Case("export run sft.yaml/deeper", "sft.yaml", "is a file", "name another folder", file("run/final/config.json", "{}")),
+    Case("export run sft.yaml/deeper", "sft.yaml", "is a file", "name another folder",
+        file("run/final/config.json", "{}")),
     Case("export out/sft exported", "step_00000001", "damaged", "another of the run's checkpoints", damaged),
     Case("export out/sft/checkpoints/step_00000001 exported", "step_00000001", "damaged", "another", damaged),
 ]  # fmt: skip
 
 REWARDS = [
-    dry("ppo.yaml models.reward.functions=[brevity]", "models.reward.functions", "is not module:function", "my_rewards:brevity"),
-    dry("ppo.yaml models.reward.functions=[my_reward:brevity]", "models.reward.functions", "there is no module my_reward",
+    dry("ppo.yaml models.reward.functions=[brevity]", "models.reward.functions", "is not module:function",
+        "my_rewards:brevity"),
+    dry("ppo.yaml models.reward.functions=[my_reward:brevity]", "models.reward.functions",
+        "there is no module my_reward",
         "did you mean my_rewards:brevity?"),
     dry("ppo.yaml models.reward.functions=[my_rewards:brevty]", "models.reward.functions", "defines no brevty",
         "did you mean my_rewards:brevity?"),
-    dry("ppo.yaml models.reward.functions=[broken:f]", "broken.py:1", "cannot be read: invalid syntax", "python ", file("broken.py", "def f(:\n")),
+    dry("ppo.yaml models.reward.functions=[broken:f]", "broken.py:1", "cannot be read: invalid syntax", "python ",
+        file("broken.py", "def f(:\n")),
 ]  # fmt: skip
 
 CASES = [*COMMAND_LINE, *RECIPES, *MODELS, *DATA, *MACHINES, *CLUSTERS, *FOLDERS, *REWARDS]
@@ -450,13 +485,15 @@ AT_SETUP = [
      "data.max_length is 32", "truncate or drop"),
     ("sft.yaml", ("data.overlong=drop",), rows("rows.jsonl", ROW | {"completion": LONG}), "data.train",
      "no row is left of 1", "over the limit"),
-    ("sft.yaml", (), rows("rows.jsonl", *[ROW] * 60, '{"prompt": '), "rows.jsonl:61", "malformed JSON", "one object a line"),
+    ("sft.yaml", (), rows("rows.jsonl", *[ROW] * 60, '{"prompt": '), "rows.jsonl:61", "malformed JSON",
+     "one object a line"),
     ("dpo.yaml", (), rows("pairs.jsonl", *[PAIR] * 60, ROW), "pairs.jsonl:61", "needs a column `chosen`", "renames"),
     ("ppo.yaml", (), file("my_rewards.py", "import no_such_module\ndef brevity(prompts, completions): ...\n"),
      "models.reward.functions", "No module named 'no_such_module'", "is it installed"),
     ("ppo.yaml", (), file("my_rewards.py", "1 / 0\ndef brevity(prompts, completions): ...\n"),
      "models.reward.functions", "ZeroDivisionError", "my_rewards"),
-    ("ppo.yaml", (), file("my_rewards.py", "brevity = 3\n"), "models.reward.functions", "no function brevity", "no functions"),
+    ("ppo.yaml", (), file("my_rewards.py", "brevity = 3\n"), "models.reward.functions", "no function brevity",
+     "no functions"),
 ]  # fmt: skip
 
 

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from tests.harness.compare import at_most, largest_metric_difference, largest_weight_difference
-from tests.harness.fixtures import Layouts, outcomes
 from tests.harness.jobs import Outcome
 from tests.harness.layouts import run_spmd
+from tests.harness.matrix import Layouts, outcomes
 from tests.harness.plain import PlainDpo, PlainPpo, plain_dpo, plain_ppo
 from tests.harness.recipes import RATE, VALUE_RATE, dpo_recipe, ppo_recipe
 

@@ -5,15 +5,13 @@ Compared with plain torch, one unit at a time. Rows are padded; packed rows are 
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from tests.harness.compare import at_most, largest_metric_difference, largest_norm_difference, largest_weight_difference
-from tests.harness.fixtures import Layouts, read_results
 from tests.harness.layouts import run_spmd
 from tests.harness.loss_cases import FEW_CASES, MORE_CASES, Case
 from tests.harness.loss_layouts import RATE, Measured, Results, case_name
+from tests.harness.matrix import Layouts, read_results
 
 pytest_plugins = ["tests.harness.fixtures"]
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]

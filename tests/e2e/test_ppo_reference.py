@@ -13,9 +13,9 @@ from unittest.mock import patch
 import pytest
 
 from tests.harness.compare import at_most, largest_metric_difference, largest_weight_difference
-from tests.harness.fixtures import Layouts, outcomes
 from tests.harness.jobs import Outcome
 from tests.harness.layouts import run_spmd
+from tests.harness.matrix import Layouts, outcomes
 from tests.harness.plain import plain_ppo
 from tests.harness.recipes import RATE, VALUE_RATE, ppo_recipe
 from tests.reference import ppo_reference

@@ -8,8 +8,8 @@ import pytest
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from tests.harness.fixtures import Layouts
 from tests.harness.jobs import Outcome
+from tests.harness.matrix import Layouts
 
 pytest_plugins = ["tests.harness.fixtures"]
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from distft.cli import main
-from tests.harness.fixtures import Layouts
+from distft.launch import run as launch
+from tests.harness.matrix import Layouts
+from tests.harness.probes import other_reference_weights
 from tests.harness.recipes import dpo_recipe, with_ranks, write_recipe
 
 pytest_plugins = ["tests.harness.fixtures"]
@@ -42,14 +44,23 @@ def test_a_generator_without_the_new_weights_stops_the_run(layouts: Layouts) -> 
     assert len(outcome.metrics) == 1  # the first iteration was right, the weights of the second never came
 
 
+def test_a_recipe_that_names_another_reference_does_not_even_start(
+    layouts: Layouts, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = dpo_recipe(layouts.starts)
+    made["models"]["reference"] = {"path": str(layouts.starts.other_policy)}
+    assert main(["train", write_recipe(made, tmp_path / "recipe.yaml", tmp_path / "run")]) == 2
+    assert "models.reference.differs: true" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.slow
 @pytest.mark.ray
 def test_the_command_says_so_and_exits_1(
     layouts: Layouts, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    made = with_ranks(dpo_recipe(layouts.starts), 1)
-    made["models"]["reference"] = {"path": str(layouts.starts.other_policy)}
-    recipe = write_recipe(made, tmp_path / "recipe.yaml", tmp_path / "run")
-    assert main(["train", recipe, "--quiet"]) == 1
+    recipe = write_recipe(with_ranks(dpo_recipe(layouts.starts), 1), tmp_path / "recipe.yaml", tmp_path / "run")
+    with other_reference_weights(launch, str(layouts.starts.other_policy)):
+        assert main(["train", recipe, "--quiet"]) == 1
     assert REFERENCE in capsys.readouterr().err
     assert '"invariant"' in (tmp_path / "run" / "exit.json").read_text()

@@ -12,9 +12,9 @@ import pytest
 
 from tests.harness.compare import at_most, largest_metric_difference, largest_weight_difference
 from tests.harness.corpus import PAIRS
-from tests.harness.fixtures import Layouts, outcomes
 from tests.harness.jobs import Outcome
 from tests.harness.layouts import run_spmd
+from tests.harness.matrix import Layouts, outcomes
 from tests.harness.recipes import RATE, supervised_recipe
 from tests.reference.trl_runs import TrlRun, run_dpo, run_reward, run_sft
 
@@ -38,7 +38,8 @@ def same(got: Outcome, trl: TrlRun, names: list[str], role: str) -> None:
     assert trl.logs[-1]["loss"] != pytest.approx(trl.logs[0]["loss"], rel=1e-2)
     assert largest_metric_difference(got.metrics, trl.logs, names) <= at_most(1e-4)
     weights = {name: trl.weights[name] for name in got.weights(role)}  # TRL's state lists tied weights twice
-    assert largest_weight_difference(got.weights(role), weights, RATE) <= at_most(1.0)
+    # NUMERICS' allowance for each of the steps: Adam makes whole steps of gradients that are all rounding.
+    assert largest_weight_difference(got.weights(role), weights, RATE) <= at_most(5.0)
 
 
 def test_sft(layouts: Layouts) -> None:

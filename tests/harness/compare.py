@@ -5,16 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-import torch
 from torch import Tensor
 
 
 def largest_metric_difference(
     got: Sequence[Mapping[str, float]], expected: Sequence[Mapping[str, float]], names: Sequence[str] | None = None
 ) -> tuple[float, str]:
-    """The largest ``|a - b| / max(1, |b|)`` over steps and metrics, and whose it is. All names of ``expected`` by default.
+    """The largest ``|a - b| / max(1, |b|)`` over steps and ``names``, and whose it is.
 
-    AssertionError for another number of steps or a missing metric.
+    ``names`` None: all of ``expected``. AssertionError for another number of steps or a missing metric.
     """
     assert len(got) == len(expected), f"{len(got)} steps, not {len(expected)}"
     worst = (0.0, "")

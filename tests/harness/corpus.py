@@ -52,10 +52,11 @@ def make_starts(folder: Path) -> Starts:
     tokenizer.save_pretrained(other)
     rows = folder / "pairs.jsonl"
     rows.write_text("".join(json.dumps(pair) + "\n" for pair in PAIRS))
-    scalars = [save_llama(folder / role, tokenizer, scalar_head=True, seed=seed) for seed, role in enumerate(("reward", "value"), 2)]
-    for scalar in scalars:
+    reward = save_llama(folder / "reward", tokenizer, scalar_head=True, seed=2)
+    value = save_llama(folder / "value", tokenizer, scalar_head=True, seed=3)
+    for scalar in (reward, value):
         _make_decided(AutoModelForSequenceClassification, scalar)
-    return Starts(policy, other, *scalars, rows)
+    return Starts(policy, other, reward, value, rows)
 
 
 def _make_decided(kind: Any, folder: Path) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import torch
 from safetensors.torch import load_file
@@ -16,15 +16,21 @@ from safetensors.torch import load_file
 LAYOUTS_OWN = ("timing/", "perf/", "memory/", "rollout/tokens_per_second")
 
 
+Broken: TypeAlias = Literal["", "stale generator", "other reference weights"]
+
+
 @dataclass(frozen=True)
 class TrainJob:
-    """A whole run of a recipe file in ``folder``; ``broken`` names what is wrong with it."""
+    """A whole run of a recipe file in ``folder``; ``broken`` is what is wrong with it.
+
+    ``other_weights``: the folder that a broken reference loads in place of its own.
+    """
 
     name: str
     recipe: str
     folder: str
-    overrides: list[str] = field(default_factory=list)
-    broken: Literal["", "stale generator"] = ""
+    other_weights: str = ""
+    broken: Broken = ""
 
 
 @dataclass(frozen=True)

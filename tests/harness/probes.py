@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -14,12 +15,13 @@ from distft.controller import ppo as ppo_loop
 from distft.groups.handles import Result
 
 Tokens = list[list[int]]
+ROLL_OUT = "roll_out"  # as the loop knows it
 
 
 @contextmanager
 def rollouts_recorded() -> Iterator[list[Tokens]]:
     """The response tokens of each training iteration, by sample, as the loop gets them."""
-    original = ppo_loop.roll_out
+    original: Any = getattr(ppo_loop, ROLL_OUT)
     found: list[Tokens] = []
 
     def recorded(*args: Any, **kwargs: Any) -> Any:
@@ -27,7 +29,7 @@ def rollouts_recorded() -> Iterator[list[Tokens]]:
         found.append(tokens_of(result))
         return rollout, result
 
-    with patch.object(ppo_loop, "roll_out", recorded):
+    with patch.object(ppo_loop, ROLL_OUT, recorded):
         yield found
 
 
@@ -42,6 +44,22 @@ def tokens_of(result: Result) -> Tokens:
 def stale_generator() -> Iterator[None]:
     """No weights reach the generator after the first sync."""
     with patch.object(ppo_loop, "sync_weights", lambda *_: None):
+        yield
+
+
+@contextmanager
+def other_reference_weights(builder: Any, folder: str) -> Iterator[None]:
+    """The reference's ranks load ``folder``, where the recipe says that they load the policy's start.
+
+    ``builder``: the module that loads the models. A recipe that names another reference is refused before it starts.
+    """
+    original = builder.model_starts
+
+    def starts(*args: Any) -> Any:
+        found = original(*args)
+        return {**found, "reference": replace(found["reference"], path=folder)}
+
+    with patch.object(builder, "model_starts", starts):
         yield
 
 

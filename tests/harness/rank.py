@@ -17,10 +17,10 @@ from distft.common.errors import DistftError
 from distft.config.load import load_recipe
 from distft.config.roles import trained_roles
 from distft.engine import process_group
+from tests.harness import spmd
 from tests.harness.jobs import LossesJob, TrainJob, read_jobs
 from tests.harness.loss_layouts import measure_losses
-from tests.harness.probes import keep_outcome, rollouts_recorded, stale_generator
-from tests.harness.spmd import build_session, train
+from tests.harness.probes import keep_outcome, other_reference_weights, rollouts_recorded, stale_generator
 
 
 def main(jobs: Path) -> None:
@@ -44,15 +44,17 @@ def main(jobs: Path) -> None:
 
 def run(job: TrainJob, rank: int, num_ranks: int, store: tuple[str, int]) -> None:
     """A run from beginning to end, or to its error, which is written down."""
-    recipe, folder = load_recipe(job.recipe, job.overrides), Path(job.folder)
+    recipe, folder = load_recipe(job.recipe, ()), Path(job.folder)
     with ExitStack() as stack:
         rollouts = stack.enter_context(rollouts_recorded())
         if job.broken == "stale generator":
             stack.enter_context(stale_generator())
-        session = build_session(recipe, folder, rank=rank, num_ranks=num_ranks, store=store)
+        if job.broken == "other reference weights":
+            stack.enter_context(other_reference_weights(spmd, job.other_weights))
+        session = spmd.build_session(recipe, folder, rank=rank, num_ranks=num_ranks, store=store)
         stack.enter_context(session.tracker)
         try:
-            train(session)
+            spmd.train(session)
         except DistftError as error:
             if rank == 0:
                 (folder / "error.txt").write_text(f"{type(error).__name__}: {error}")

@@ -6,8 +6,8 @@ The command's own composition root runs, with its groups asked once more before 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 from unittest.mock import patch
 
 from distft.config.load import load_recipe
@@ -15,23 +15,26 @@ from distft.config.roles import trained_roles
 from distft.controller.session import Session
 from distft.launch import run as launch
 from tests.harness.jobs import TrainJob, read_jobs
-from tests.harness.probes import keep_outcome, rollouts_recorded
+from tests.harness.probes import Tokens, keep_outcome, rollouts_recorded
 
 
 def main(jobs: Path) -> None:
     """Works the jobs off, one run after the other."""
     for job in read_jobs(jobs):
         assert isinstance(job, TrainJob), "losses alone are measured without Ray"
-        recipe = load_recipe(job.recipe, job.overrides)
-        export: Any = launch._export
-        with rollouts_recorded() as rollouts:
+        with rollouts_recorded() as rollouts, patch.object(launch, "_export", exporting(rollouts)):
+            launch.train(load_recipe(job.recipe, ()), "local", quiet=True)
 
-            def export_and_keep(session: Session, run_dir: Path, rollouts: Any = rollouts) -> None:
-                export(session, run_dir)
-                keep_outcome(session.groups, trained_roles(session.recipe), rollouts, run_dir)
 
-            with patch.object(launch, "_export", export_and_keep):
-                launch.train(recipe, "local", quiet=True)
+def exporting(rollouts: list[Tokens]) -> Callable[[Session, Path], None]:
+    """The export of a run, and what the tests want to know beside it."""
+    export = launch._export
+
+    def export_and_keep(session: Session, run_dir: Path) -> None:
+        export(session, run_dir)
+        keep_outcome(session.groups, trained_roles(session.recipe), rollouts, run_dir)
+
+    return export_and_keep
 
 
 if __name__ == "__main__":

@@ -122,7 +122,7 @@ def build_session(
     out.mkdir(parents=True, exist_ok=True)
     progress = Progress(total_steps=total_steps(recipe, loaded["num_units"]["train"]))
     tracker = Tracker(out, attempt=1, resume_step=None)
-    session = Session(
+    return Session(
         recipe,
         groups,
         SpmdGroup("data", data, 0, 1, alone=True),
@@ -132,7 +132,6 @@ def build_session(
         progress=progress,
         throughput=Throughput(num_gpus=num_ranks),
     )
-    return session
 
 
 def train(session: Session) -> None:

@@ -164,18 +164,22 @@ def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, estimator: str) -> Tenso
     return {"k1": k1, "k2": k1**2 / 2, "k3": torch.exp(-k1) - 1 + k1}[estimator]
 
 
-def shape_score(raw: float, ended: bool, value_after: float, settings: Settings) -> float:
-    """What the last token earns. Clip first; then a response cut at the limit pays for its missing EOS.
-
-    With ``truncated: bootstrap`` a cut response earns gamma V *in place of* its score: V already stands for
-    the score still to come, and both together would pay the end twice.
-    """
+def shape_score(raw: float, ended: bool, settings: Settings) -> float:
+    """Clip first; then a response cut at the limit pays for its missing EOS."""
     score = raw if settings.score_clip is None else max(-settings.score_clip, min(settings.score_clip, raw))
-    if ended:
-        return score
-    if settings.truncated == "bootstrap":
-        score = settings.gamma * value_after
-    return score - (settings.missing_eos_penalty or 0.0)
+    if not ended and settings.missing_eos_penalty is not None:
+        score -= settings.missing_eos_penalty
+    return score
+
+
+def end_reward(sample: Sample, settings: Settings) -> float:
+    """What the last token earns: the score, or for a cut response under ``truncated: bootstrap`` gamma V.
+
+    V is *in place of* the score: it stands for the score still to come, and both would pay the end twice.
+    """
+    if settings.truncated == "bootstrap" and not sample.ended:
+        return shape_score(0.0, sample.ended, settings) + settings.gamma * sample.value_after
+    return shape_score(sample.raw_score, sample.ended, settings)
 
 
 def token_rewards(kl: Tensor, score: float, kl_coef: float) -> Tensor:
@@ -211,7 +215,7 @@ def whiten(rows: list[Tensor], *, shift_mean: bool = True) -> list[Tensor]:
 def add_advantages(samples: list[Sample], kl_coef: float, settings: Settings) -> None:
     """Fills in score, kl, rewards, advantages and returns (returns from un-whitened advantages)."""
     for sample in samples:
-        sample.score = shape_score(sample.raw_score, sample.ended, sample.value_after, settings)
+        sample.score = end_reward(sample, settings)
         sample.kl = kl_estimate(sample.old_logprobs, sample.ref_logprobs, settings.kl_estimator)
         sample.rewards = token_rewards(sample.kl, sample.score, kl_coef)
     if settings.whiten_rewards:

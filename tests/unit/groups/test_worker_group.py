@@ -53,6 +53,13 @@ def test_a_deadline_names_every_silent_rank_and_its_stage(tmp_path: Path) -> Non
     assert (error.rank, error.stage, error.kind) == (0, "stuck 0", "deadline")
 
 
+def test_a_frozen_rank_is_to_blame_for_those_that_wait_for_it() -> None:
+    waiting, frozen, idle = member(0), member(1), member(2)
+    error = _too_late(Asked("policy", "update", {"a": waiting, "b": frozen}, 30.0), {frozen, idle})
+    assert (error.rank, error.node) == (1, "node1")
+    assert "; frozen: rank 1; stacks are in the logs" in error.cause
+
+
 def test_processes_that_never_started_have_no_rank() -> None:
     unborn = Member("policy", 0, ANYTHING, ANYTHING)
     error = _too_late(Asked("policy", "where", {"a": unborn}, 9.0))

@@ -48,5 +48,5 @@ def test_not_found(name: str, said: str, hint: str) -> None:
 
 def test_syntax_errors_are_shown(here: Path) -> None:
     (here / "broken.py").write_text("def f(:\n")
-    with pytest.raises(UserError, match="broken.py: cannot be read"):
+    with pytest.raises(UserError, match="broken.py:1: cannot be read: invalid syntax"):
         check_reward_function("broken:f")

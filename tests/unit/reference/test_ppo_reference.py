@@ -56,9 +56,9 @@ def test_draw_never_takes_a_token_of_probability_zero() -> None:
 
 def test_scores_are_clipped_before_the_penalty() -> None:
     settings = ppo.Settings(eos_id=EOS, max_new_tokens=4, score_clip=2.0, missing_eos_penalty=1.0)
-    assert ppo.shape_score(5.0, True, 9.0, settings) == 2.0
-    assert ppo.shape_score(5.0, False, 9.0, settings) == 1.0
-    assert ppo.shape_score(-5.0, True, 9.0, settings) == -2.0
+    assert ppo.shape_score(5.0, True, settings) == 2.0
+    assert ppo.shape_score(5.0, False, settings) == 1.0
+    assert ppo.shape_score(-5.0, True, settings) == -2.0
 
 
 def test_rewards_are_the_penalty_everywhere_and_the_score_at_the_end() -> None:

@@ -1,0 +1,189 @@
+"""The command line as people and scripts meet it."""
+
+from __future__ import annotations
+
+import errno
+import json
+import resource
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distft import __version__
+from distft.cli import CLOSED_PIPE, INTERRUPTED, main
+from distft.common.errors import RunFailed, StoppedOnRequest
+from distft.launch.plan import Plan
+
+VERBS = ("quickstart", "train", "plan", "export", "recipes")
+DISTFT = [sys.executable, "-m", "distft.cli"]
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    for name in ("RAY_ADDRESS", "SLURM_JOB_ID"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]], ids=str)
+def test_help_names_every_verb(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(arguments) == 0
+    told = capsys.readouterr()
+    assert told.err == ""
+    for verb in VERBS:
+        assert f"\n  {verb} " in told.out
+    assert "distft quickstart " in told.out
+    assert max(map(len, told.out.splitlines())) <= 110
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([verb, "--help"]) == 0
+    told = capsys.readouterr().out
+    assert told.startswith(f"usage: distft {verb} ")
+    assert len(told.splitlines()) > 4
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"distft {__version__}\n"
+
+
+def test_help_answers_at_once(here: Path) -> None:
+    """Under half a second of this machine's time; how long it waited for its turn does not count."""
+    seconds = []
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run([*DISTFT, "--help"], check=True, capture_output=True, cwd=here)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    print(f"distft --help: {min(seconds):.2f} s")
+    assert min(seconds) < 0.5
+
+
+# ---- for scripts
+
+
+def test_recipes_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["recipes", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert {"sft-tiny", "reward-tiny", "ppo-tiny", "dpo-tiny"} <= {recipe["name"] for recipe in found}
+    assert all(recipe["description"] for recipe in found)
+
+
+def test_recipes_are_a_line_each(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["recipes"]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in told] == sorted(line.split()[0] for line in told)
+    assert any(line.startswith("ppo-tiny ") and "PPO" in line for line in told)
+
+
+def test_a_plan_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "sft-tiny", "--json"]) == 0
+    plan = Plan.model_validate_json(capsys.readouterr().out)
+    assert (plan.recipe, plan.kind, plan.fits) == ("sft-tiny", "local", True)
+
+
+@pytest.mark.parametrize("cluster", ["one-node-8xh100", "slurm-h100", "slurm-cpu"])
+def test_a_plan_needs_no_such_machine(cluster: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "ppo-tiny", "--cluster", cluster, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["cluster"] == cluster
+
+
+def test_a_dry_run_as_json(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "sft-tiny", "--dry-run", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["name"], told["state"]) == ("sft-tiny", "ready to start")
+    assert told["run_dir"] == str(here / "runs" / "sft-tiny")
+    assert list(here.iterdir()) == []
+
+
+def test_overrides_may_stand_on_both_sides_of_an_option(capsys: pytest.CaptureFixture[str]) -> None:
+    overridden = ["name=a", "--cluster", "local", "train.steps=30", "train.global_batch_size=4", "--json", "seed=3"]
+    assert main(["plan", "sft-tiny", *overridden]) == 0
+    plan = Plan.model_validate_json(capsys.readouterr().out)
+    assert (plan.recipe, plan.batch.units) == ("a", 4)
+
+
+def test_nobody_reads_the_output(here: Path) -> None:
+    """``distft recipes | head -0``: silence."""
+    process = subprocess.Popen([*DISTFT, "recipes"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=here)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    told = process.stderr.read()
+    assert (process.wait(60), told) == (CLOSED_PIPE, b"")
+
+
+# ---- what goes wrong
+
+
+def fails(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+    def raising(*_: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr("distft.config.load.shipped_recipes", raising)
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        (KeyboardInterrupt(), INTERRUPTED, "distft: interrupted\n"),
+        (StoppedOnRequest("stopped at step 3"), 75, "distft: stopped at step 3\n"),
+        (
+            RunFailed("died", role="policy", rank=1, node="a", log="RUN/logs/policy-1.log"),
+            1,
+            "policy rank 1 on a: died",
+        ),
+        (OSError(errno.ENOSPC, "No space left on device"), 3, "distft: the disk is full"),
+    ],
+)
+def test_endings(
+    error: BaseException, status: int, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fails(monkeypatch, error)
+    assert main(["recipes"]) == status
+    told = capsys.readouterr()
+    assert said in told.err
+    assert "Traceback" not in told.err
+    assert told.out == ""
+
+
+def test_a_defect_shows_its_traceback(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    fails(monkeypatch, ZeroDivisionError("by nothing"))
+    assert main(["recipes"]) == 1
+    told = capsys.readouterr().err
+    assert told.startswith("Traceback")
+    assert told.endswith("distft: a defect: ZeroDivisionError: by nothing\n")
+
+
+def test_a_broken_pipe_that_is_not_ours_is_a_defect(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fails(monkeypatch, BrokenPipeError(errno.EPIPE, "Broken pipe"))
+    assert main(["recipes"]) == 1
+    assert "a defect: BrokenPipeError" in capsys.readouterr().err
+
+
+def test_a_defect_of_a_run_leaves_its_traceback_in_the_log(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def raising(*_: Any, **__: Any) -> Any:
+        raise ZeroDivisionError("by nothing")
+
+    monkeypatch.setattr("distft.launch.run.connect", raising)
+    assert main(["train", "sft-tiny", "--quiet", "tracking.wandb.mode=disabled"]) == 1
+    told = capsys.readouterr().err
+    run_dir = here / "runs" / "sft-tiny"
+    log = run_dir / "logs" / "driver.log"
+    assert told == f"distft: a defect: ZeroDivisionError: by nothing\n  the traceback is in {log}\n"
+    written = log.read_text()
+    assert "Traceback" in written
+    assert 'ZeroDivisionError("by nothing")' in written
+    ending = json.loads((run_dir / "exit.json").read_text())
+    assert (ending["class"], ending["exit_status"]) == ("defect", 1)
+    assert not (run_dir / "lease.json").exists()

@@ -1,0 +1,34 @@
+"""The controller's state."""
+
+from __future__ import annotations
+
+import json
+
+from distft.controller.progress import Progress
+
+
+def test_a_restored_progress_goes_on_where_it_was() -> None:
+    progress = Progress(total_steps=5, kl_coef=0.1)
+    seen = []
+    for step in progress.steps():
+        seen.append(step)
+        progress.finish(units=8, num_tokens=100, optimizer_steps=4)
+        if step == 2:
+            break
+    progress.score_state, progress.before = {"count": 2.0}, {"loss": 1.0}
+    again = Progress(total_steps=5)
+    again.restore(json.loads(json.dumps(progress.state())))
+    assert again == progress
+    for step in again.steps():
+        seen.append(step)
+        again.finish(units=8, num_tokens=100, optimizer_steps=4)
+    assert seen == [1, 2, 3, 4, 5]
+    assert (again.position, again.num_tokens, again.optimizer_steps) == (40, 500, 20)
+
+
+def test_the_number_of_steps_is_the_recipes() -> None:
+    progress = Progress(total_steps=3, step=3)
+    longer = Progress(total_steps=6)
+    longer.restore(progress.state())
+    assert list(zip(longer.steps(), range(1), strict=False)) == [(4, 0)]
+    assert list(progress.steps()) == []

@@ -1,0 +1,54 @@
+"""A run folder seen from the start of a run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from distft.common.errors import UserError
+from distft.config.load import load_recipe
+from distft.launch.run_folder import fingerprint, is_finished, next_attempt, require_same_run, write_recipe
+from distft.tracking.exit import Ending, write_exit
+
+
+def test_a_new_folder_takes_any_recipe(tmp_path: Path) -> None:
+    require_same_run(load_recipe("sft-tiny"), tmp_path)
+    assert not is_finished(load_recipe("sft-tiny"), tmp_path)
+    assert next_attempt(tmp_path) == 1
+
+
+def test_another_recipe_is_refused_by_its_key(tmp_path: Path) -> None:
+    write_recipe(load_recipe("sft-tiny"), tmp_path)
+    require_same_run(load_recipe("sft-tiny"), tmp_path)
+    changed = load_recipe("sft-tiny", ["optimizer.learning_rate=0.5"])
+    with pytest.raises(UserError, match=r"optimizer.learning_rate: 0.004 there, 0.5 now"):
+        require_same_run(changed, tmp_path)
+    assert fingerprint(changed) != fingerprint(load_recipe("sft-tiny"))
+
+
+@pytest.mark.parametrize("override", ["train.steps=7", "checkpoint.every=3", "name=other", "evaluation.every=9"])
+def test_how_far_and_how_watched_may_change(tmp_path: Path, override: str) -> None:
+    write_recipe(load_recipe("sft-tiny"), tmp_path)
+    require_same_run(load_recipe("sft-tiny", [override]), tmp_path)
+    assert fingerprint(load_recipe("sft-tiny", [override])) == fingerprint(load_recipe("sft-tiny"))
+
+
+def test_finished_means_its_result_is_there_and_no_step_more_is_asked(tmp_path: Path) -> None:
+    recipe = load_recipe("sft-tiny")
+    write_recipe(recipe, tmp_path)
+    (tmp_path / "final").mkdir()
+    (tmp_path / "final" / "config.json").write_text("{}")
+    assert not is_finished(recipe, tmp_path)
+    write_exit(tmp_path, Ending.of(None), 1)
+    assert is_finished(recipe, tmp_path)
+    assert not is_finished(load_recipe("sft-tiny", ["train.steps=999"]), tmp_path)
+    write_exit(tmp_path, Ending.of(KeyboardInterrupt()), 2)
+    assert not is_finished(recipe, tmp_path)
+
+
+def test_attempts_are_counted_by_their_starts(tmp_path: Path) -> None:
+    lines = [{"event": "start"}, {"event": "failure"}, {"event": "start"}]
+    (tmp_path / "events.jsonl").write_text("\n".join(json.dumps(line) for line in lines) + '\n{"event": "sta')
+    assert next_attempt(tmp_path) == 3

@@ -1,0 +1,84 @@
+"""Ragged samples to the tensors of one micro-batch."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from distft.batches import Batch, Column, Ragged
+from distft.workers.collate import DUMMY_ROWS, collate
+
+CPU = torch.device("cpu")
+PAD = 9
+
+
+def batch(*, masked: bool = False) -> Batch:
+    """Two samples: prompt [1, 2], response [3, 4, 5]; prompt [6], response [7]."""
+    columns: dict[str, Column] = {
+        "prompt_ids": Ragged.of([[1, 2], [6]], np.int32),
+        "response_ids": Ragged.of([[3, 4, 5], [7]], np.int32),
+        "advantages": Ragged.of([[0.1, 0.2, 0.3], [0.4]], np.float32),
+        "score": np.array([1.5, -1.5], np.float32),
+        "sample": np.arange(2),
+        "unit": np.arange(2),
+    }
+    if masked:
+        columns["response_mask"] = Ragged.of([[1, 0, 1], [0]], np.uint8)
+    return Batch(columns)
+
+
+def test_each_token_is_read_where_it_is_predicted() -> None:
+    micro = collate(batch(), [0, 1], ["advantages"], PAD, CPU)
+    assert micro.input_ids.tolist() == [[1, 2, 3, 4, 5], [6, 7, PAD, PAD, PAD]]
+    assert micro.select.tolist() == [1, 2, 3, 5]  # the position before each response token, rows of five
+    assert micro.targets.tolist() == [3, 4, 5, 7]
+    assert micro.input_ids.flatten()[micro.select].tolist() == [2, 3, 4, 6]
+    assert micro.loss.segments.tolist() == [0, 0, 0, 1]
+    assert micro.loss.columns["advantages"].tolist() == pytest.approx([0.1, 0.2, 0.3, 0.4])
+    assert micro.input_ids.flatten()[micro.last].tolist() == [5, 7]
+    assert micro.loss.response_mask.all()
+    assert micro.loss.sequence_mask.tolist() == [True, True]
+
+
+def test_rows_come_in_the_order_asked() -> None:
+    micro = collate(batch(), [1, 0], ["advantages", "score"], PAD, CPU)
+    assert micro.targets.tolist() == [7, 3, 4, 5]
+    assert micro.loss.columns["advantages"].tolist() == pytest.approx([0.4, 0.1, 0.2, 0.3])
+    assert micro.loss.columns["score"].tolist() == [-1.5, 1.5]
+    assert micro.places.tolist() == [3, 0, 1, 2]
+
+
+def test_masked_tokens_are_not_computed() -> None:
+    micro = collate(batch(masked=True), [0, 1], ["advantages"], PAD, CPU)
+    assert micro.targets.tolist() == [3, 5]
+    assert micro.loss.columns["advantages"].tolist() == pytest.approx([0.1, 0.3])
+
+
+def test_a_micro_batch_without_a_token_weighs_nothing() -> None:
+    micro = collate(batch(masked=True), [1], ["advantages"], PAD, CPU)
+    assert len(micro.select) == len(micro.targets) == 1
+    assert not micro.loss.response_mask.any()
+    assert len(micro.places) == 0
+
+
+def test_dummy_work_looks_like_a_pair_and_weighs_nothing() -> None:
+    micro = collate(batch(), [], ["advantages", "score"], PAD, CPU)
+    assert micro.input_ids.shape == (DUMMY_ROWS, 2)
+    assert int(micro.select.max()) < micro.input_ids.numel()
+    assert not micro.loss.response_mask.any()
+    assert not micro.loss.sequence_mask.any()
+    assert set(micro.loss.columns) == {"advantages", "score"}
+
+
+def test_a_sample_without_a_prompt_starts_at_its_second_token() -> None:
+    text = Batch({
+        "prompt_ids": Ragged.of([[]], np.int32),
+        "response_ids": Ragged.of([[3, 4, 5]], np.int32),
+        "response_mask": Ragged.of([[0, 1, 1]], np.uint8),
+        "sample": np.arange(1),
+        "unit": np.arange(1),
+    })
+    micro = collate(text, [0], [], PAD, CPU)
+    assert micro.select.tolist() == [0, 1]
+    assert micro.targets.tolist() == [4, 5]
