@@ -1,0 +1,59 @@
+"""Schedules that name samples, and what the controller knows of them."""
+
+from __future__ import annotations
+
+import pytest
+
+from distft.experience.passes import Samples, Work, planned
+from distft.groups.handles import Call, DataRef, Group, Part
+
+
+class Ranks:
+    """Only the number of ranks is asked of a group here."""
+
+    role = "policy"
+    workers = ()
+
+    def __init__(self, num_ranks: int) -> None:
+        self.num_ranks = num_ranks
+
+    def call(self, *_: object, **__: object) -> Call:
+        raise AssertionError("planning calls nobody")
+
+
+def ranks(number: int) -> Group:
+    return Ranks(number)
+
+
+SAMPLES = Samples((DataRef((Part("ref", tuple(range(6))),)),), (5, 9, 3, 7, 7, 2), (0, 0, 1, 1, 2, 2))
+
+
+def test_a_plan_over_chosen_samples_names_them() -> None:
+    plan = planned(SAMPLES, ranks(2), 40, chosen=[2, 3, 4, 5])
+    named = sorted(sample for rank in plan.micro_batches for micro in rank for sample in micro)
+    assert named == [2, 3, 4, 5]
+    for rank in plan.micro_batches:
+        for micro in rank:
+            assert micro in ((), (2, 3), (4, 5))  # units whole and in order
+
+
+def test_all_samples_where_none_are_chosen() -> None:
+    plan = planned(SAMPLES, ranks(4), 40)
+    assert sorted(s for rank in plan.micro_batches for micro in rank for s in micro) == list(range(6))
+    assert len({len(rank) for rank in plan.micro_batches}) == 1
+    assert plan.num_tokens == SAMPLES.num_tokens == 33
+
+
+def test_work_averages_over_its_schedules() -> None:
+    work = Work()
+    assert work.metrics() == {"perf/padding_fraction": 0.0, "perf/imbalance": 0.0}
+    plans = [planned(SAMPLES, ranks(1), 40), planned(SAMPLES, ranks(2), 40)]
+    work.schedules.extend(plans)
+    expected = sum(plan.padding_fraction for plan in plans) / 2
+    assert work.metrics()["perf/padding_fraction"] == pytest.approx(expected)
+
+
+def test_more_columns_are_the_same_samples() -> None:
+    more = SAMPLES.with_data(DataRef((Part("other", (0,)),)))
+    assert (more.lengths, more.units) == (SAMPLES.lengths, SAMPLES.units)
+    assert len(more.data) == 2

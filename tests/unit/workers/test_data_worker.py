@@ -1,0 +1,156 @@
+"""The data worker: samples by position, reward functions, the rollout in another model's tokens."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from distft.batches import Batch, Ragged
+from distft.common.errors import UserError
+from distft.config.load import load_recipe
+from distft.launch.starts import model_starts
+from distft.workers.data_worker import DataWorker, reward_function
+
+ROWS = [{"prompt": f"How much is {i} and {i}?", "answer": str(2 * i)} for i in range(40)]
+INIT = "{hidden_size: 16, num_layers: 1, num_heads: 2, vocab_size: 300, max_positions: 128}"
+FUNCTIONS = """
+def length(prompts, completions, **columns):
+    return [float(len(text)) for text in completions]
+
+def right(prompts, completions, answer, **columns):
+    return [float(a in text) for a, text in zip(answer, completions)]
+
+def short(prompts, completions, **columns):
+    return [1.0]
+
+def nan(prompts, completions, **columns):
+    return [float("nan")] * len(completions)
+
+def broken(prompts, completions, **columns):
+    raise KeyError("oops")
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, ROWS)))
+    (folder / "scores_of_test.py").write_text(FUNCTIONS)
+    return folder
+
+
+@pytest.fixture
+def make(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., DataWorker]]:
+    monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(str(folder))
+
+    def worker(*overrides: str) -> DataWorker:
+        recipe = load_recipe(
+            "ppo-tiny",
+            [f"output_dir={tmp_path}", f"models.policy.init={INIT}", f"models.reward.init={INIT}",
+             "data.train=[{path: rows.jsonl}]", "data.eval=[]", "data.test=[]", "data.holdout=0.1",
+             "evaluation.every=0", *overrides],
+        )  # fmt: skip
+        made = DataWorker(recipe=recipe, starts=model_starts(recipe, tmp_path))
+        made.report = made.setup()[0]  # type: ignore[attr-defined]
+        return made
+
+    yield worker
+
+
+def responses(worker: DataWorker, texts: list[str]) -> Batch:
+    prompts = worker.prompts("train", 0, len(texts), 1)[1]
+    ids = [worker._tokenizer(text)["input_ids"] for text in texts]
+    return prompts.with_columns(response_ids=Ragged.of(ids, np.int32), ended=np.ones(len(texts), np.uint8))
+
+
+def test_positions_give_the_same_rows_however_they_are_taken(make: Callable[..., DataWorker]) -> None:
+    worker = make()
+    whole = worker.prompts("train", 0, 8, 1)[1].ragged("prompt_ids")
+    parts = [worker.prompts("train", start, 4, 1)[1].ragged("prompt_ids") for start in (0, 4)]
+    for index in range(8):
+        assert whole[index].tolist() == parts[index // 4][index % 4].tolist()
+    other = make("seed=2").prompts("train", 0, 8, 1)[1].ragged("prompt_ids")
+    assert any(whole[i].tolist() != other[i].tolist() for i in range(8))
+
+
+def test_prompts_are_repeated_and_numbered(make: Callable[..., DataWorker]) -> None:
+    report, batch = make().prompts("train", 3, 2, 3)
+    assert batch.dense("sample").tolist() == [0, 1, 2, 3, 4, 5]
+    assert batch.dense("unit").tolist() == report["units"] == [0, 0, 0, 1, 1, 1]
+    assert report["lengths"][0] == report["lengths"][2] == len(batch.ragged("prompt_ids")[1])
+
+
+def test_sizes_are_reported(make: Callable[..., DataWorker]) -> None:
+    report: dict[str, Any] = make().report  # type: ignore[attr-defined]
+    assert sum(report["num_units"].values()) == len(ROWS)
+    assert report["same_reward_tokenizer"]
+    assert report["same_value_tokenizer"]
+
+
+def test_functions_are_weighted_and_see_the_rows_columns(make: Callable[..., DataWorker]) -> None:
+    worker = make(
+        "models.reward.functions=[scores_of_test:length, scores_of_test:right]", "models.reward.weights=[0.5, 10.0]"
+    )
+    asked = worker._split("train").rows(worker._units("train", 0, 2))
+    answers = [str(row.extra["answer"]) for row in asked]
+    means, scored = worker.function_scores("train", 0, 1, batch=responses(worker, [answers[0], "no idea"]))
+    expected = [0.5 * len(answers[0]) + 10.0, 0.5 * len("no idea")]
+    assert scored.dense("function_score").tolist() == pytest.approx(expected)
+    assert means["rewards/right"] == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("short", "answered 1 scores for 2"), ("nan", "answered nan for completion 0"), ("broken", "KeyError: 'oops'")],
+)
+def test_a_bad_answer_is_the_functions(make: Callable[..., DataWorker], name: str, message: str) -> None:
+    worker = make(f"models.reward.functions=[scores_of_test:{name}]")
+    with pytest.raises(UserError, match=message) as caught:
+        worker.function_scores("train", 0, 1, batch=responses(worker, ["a", "b"]))
+    assert f"scores_of_test:{name}" in caught.value.where
+
+
+def test_a_missing_function_names_those_that_are_there(make: Callable[..., DataWorker]) -> None:
+    with pytest.raises(UserError, match="has no function lenght") as caught:
+        reward_function("scores_of_test:lenght")
+    assert "length" in caught.value.hint
+    with pytest.raises(UserError, match="cannot import no_such_module"):
+        reward_function("no_such_module:f")
+
+
+def test_a_reward_model_with_another_tokenizer_reads_the_text(make: Callable[..., DataWorker], folder: Path) -> None:
+    other = folder / "other.jsonl"
+    other.write_text("\n".join(json.dumps({"prompt": f"zzz qqq {i}"}) for i in range(50)))
+    init = INIT.replace("}", ", tokenizer: {train_on: [{path: other.jsonl}]}}")
+    worker = make(f"models.reward.init={init}")
+    assert not worker.report["same_reward_tokenizer"]  # type: ignore[attr-defined]
+    rollout = responses(worker, ["four", "no idea"])
+    report, read = worker.reward_inputs("train", 0, 1, batch=rollout)
+    assert read is not None
+    assert report is not None
+    for row, text in enumerate(["four", "no idea"]):
+        ids = [*read.ragged("prompt_ids")[row], *read.ragged("response_ids")[row]]
+        question = worker._tokenizer.decode(rollout.ragged("prompt_ids")[row])
+        assert worker._reward_tokenizer.decode(ids, skip_special_tokens=True) == question + text
+        assert report["lengths"][row] == len(ids)
+
+
+def test_equal_tokenizers_need_no_second_reading(make: Callable[..., DataWorker]) -> None:
+    worker = make()
+    assert worker.reward_inputs("train", 0, 1, batch=responses(worker, ["a"])) == (None, None)
+
+
+def test_the_largest_difference_looks_at_trained_tokens_only(make: Callable[..., DataWorker]) -> None:
+    batch = Batch({
+        "sample": np.arange(1),
+        "one": Ragged.of([[1.0, 2.0]], np.float32),
+        "other": Ragged.of([[1.5, 9.0]], np.float32),
+        "response_mask": Ragged.of([[1, 0]], np.uint8),
+    })
+    assert make().largest_difference("one", "other", batch=batch)[0] == pytest.approx(0.5)
