@@ -64,10 +64,10 @@ def missing_file(path: Path) -> UserError:
     """The error for a path that is not there: names the nearest file of that folder."""
     folder = path.parent
     if not folder.is_dir():
-        return UserError(f"no such file: {path}", where=str(path), hint=f"there is no folder {folder} either")
+        return UserError("there is no such file", where=str(path), hint=f"there is no folder {folder} either")
     near = nearest(path.name, sorted(item.name for item in folder.iterdir()))
     hint = f"did you mean {folder / near}?" if near else f"no file of a similar name is in {folder.resolve()}"
-    return UserError(f"no such file: {path}", where=str(path), hint=hint)
+    return UserError("there is no such file", where=str(path), hint=hint)
 
 
 def _open(path: Path) -> IO[bytes]:

@@ -30,6 +30,7 @@ from distft.config.training import Optimizer
 from distft.engine import process_group
 from distft.engine.held import Held, gradient_elements, optimizer_elements, optimizer_tensors, parameter_elements
 from distft.engine.optimizer import build_optimizer
+from distft.engine.patient_files import PatientFiles
 from distft.engine.process_group import accelerator
 from distft.engine.replicated import ReplicatedStep
 from distft.engine.settings import deepspeed_settings
@@ -85,6 +86,7 @@ class Engine:
         # Scripts that DeepSpeed would leave in every checkpoint, listed in no manifest.
         self._engine._copy_recovery_script = lambda _folder: None
         self._entry = self._engine
+        self._files = PatientFiles(self._engine)
         self.train(mode=True)
         if self.zero_stage == 0:
             self._replicated = ReplicatedStep(
@@ -179,10 +181,14 @@ class Engine:
                     yield name, parameter.data
 
     def save(self, folder: Path) -> None:
-        """Parameters, optimizer and loss-scale state, a file a rank (collective; every file may take minutes)."""
+        """Parameters, optimizer and loss-scale state, a file a rank (collective; every file may take minutes).
+
+        Raises OSError or RuntimeError on a rank whose files the disk refused, when all ranks are through.
+        """
         self._engine.save_checkpoint(
             str(folder), tag=CHECKPOINT_TAG, save_latest=False, exclude_frozen_parameters=False
         )
+        self._files.raise_refused()
 
     def load(self, folder: Path) -> None:
         """What ``save`` wrote, on the same number of ranks (collective).

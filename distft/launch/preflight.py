@@ -80,7 +80,7 @@ def check_memory(plan: Plan) -> None:
     raise UserError(what, where=f"{plan.recipe} on {plan.cluster}", hint=hint)
 
 
-def check_output_dir(output_dir: Path) -> None:
+def check_output_dir(output_dir: Path, *, where: str = "output_dir", example: str = "output_dir=runs/NAME") -> None:
     """The run folder is there or can be made, and can be written. Leaves nothing behind. Raises UserError."""
     made: list[Path] = []
     try:
@@ -99,8 +99,8 @@ def check_output_dir(output_dir: Path) -> None:
             why = "cannot be written"
         raise UserError(
             f"the run folder {output_dir}: {blocked or error.filename or output_dir} {why}",
-            where="output_dir",
-            hint="give another: output_dir=runs/NAME",
+            where=where,
+            hint=f"give another: {example}",
         ) from None
     finally:
         for folder in reversed(made):

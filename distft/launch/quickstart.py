@@ -9,10 +9,10 @@ from pathlib import Path
 from distft.config.load import load_recipe
 from distft.config.recipe import Recipe
 from distft.launch.plan import Plan
-from distft.launch.preflight import check_memory
+from distft.launch.preflight import check_memory, check_output_dir
 from distft.launch.prepare import planned
-from distft.launch.run_folder import is_finished
-from distft.launch.table import Table, before_after
+from distft.launch.run_folder import is_finished, require_same_run
+from distft.launch.table import Table, before_after, headlines
 
 # Stage -> recipe, and what it takes over from the stages before.
 STAGES = {
@@ -27,12 +27,16 @@ CLUSTER = "local"
 def quickstart(output: Path) -> None:
     """Runs the four stages, each from the models of those before; a stage that is done is not done again.
 
-    Raises EnvironmentFallsShort before anything is started where one of the stages does not fit on this machine.
+    Raises, before anything is started, EnvironmentFallsShort where one of the stages does not fit on this machine,
+    UserError where ``output`` cannot be written or holds other runs.
     """
     started = time.monotonic()
     plans = [_room_for(recipe_name) for recipe_name, _ in STAGES.values()]
     stages = {stage: _overrides(stage, output) for stage in STAGES}
     recipes = {stage: load_recipe(STAGES[stage][0], overrides) for stage, overrides in stages.items()}
+    check_output_dir(output, where="--output", example="--output FOLDER")
+    for stage, recipe in recipes.items():
+        require_same_run(recipe, output / stage)
     finished = all(is_finished(recipe, output / stage) for stage, recipe in recipes.items())
 
     tables = _run_all(recipes, stages, plans, output, finished=finished)
@@ -72,7 +76,7 @@ def _run_all(
         for stage, recipe in recipes.items():
             print(f"--- {stage}: distft train {STAGES[stage][0]} {' '.join(overrides[stage])}", flush=True)
             outcome = train(recipe, CLUSTER)
-            tables[stage] = outcome.table
+            tables[stage] = headlines(outcome.table)
             if outcome.finished_before:
                 print(f"{stage}: already finished, see {outcome.run_dir}", flush=True)
     return tables

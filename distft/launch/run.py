@@ -158,9 +158,9 @@ def _resume_point(recipe: Recipe, coordinator: Coordinator, plan: Plan) -> Found
     found = coordinator.newest() if resume == "auto" else coordinator.explicit(Path(resume))
     if found is None:
         return None
-    if found.manifest.fingerprint != fingerprint(recipe):
-        log.warning("%s was written by another recipe than this one", found.path)
     if resume != "auto":
+        if found.manifest.fingerprint != fingerprint(recipe):
+            log.warning("%s was written by another recipe than this one", found.path)
         coordinator.rewind(found.step)  # or a later start would find the newer checkpoints of the path given up
     for role, ranks in found.manifest.world_sizes.items():
         now = plan.group_of(role).num_ranks

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from distft.config.recipe import Recipe
 from distft.tracking.exit import read_exit
 
 RECIPE = "recipe.yaml"
+_SHOWN = 3  # changed keys named in a message
 # What may change between attempts: how far, how often, and how it is watched; not what is computed.
 _MAY_CHANGE = ("name", "output_dir", "train.steps", "train.epochs", "checkpoint", "recovery", "evaluation", "tracking")
 
@@ -41,9 +42,10 @@ def require_same_run(recipe: Recipe, run_dir: Path) -> None:
     now = essential(recipe)
     changed = [key for key in sorted({*former, *now}) if former.get(key) != now.get(key)]
     if changed:
-        lines = [f"{key}: {former.get(key)!r} there, {now.get(key)!r} now" for key in changed[:5]]
+        shown = [f"{key}: {_short(former.get(key))} there, {_short(now.get(key))} now" for key in changed[:_SHOWN]]
+        more = f"; and {len(changed) - _SHOWN} more" if len(changed) > _SHOWN else ""
         raise UserError(
-            "the run folder holds a run of another recipe: " + "; ".join(lines),
+            f"the run folder holds a run of another recipe: {'; '.join(shown)}{more}",
             where=str(run_dir),
             hint="give another output_dir, or start again in this one with checkpoint.resume=never",
         )
@@ -82,8 +84,16 @@ def _leaves(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     if isinstance(tree, Mapping) and tree:
         for key, value in tree.items():
             yield from _leaves(value, f"{prefix}.{key}" if prefix else str(key))
+    elif isinstance(tree, Sequence) and any(isinstance(item, Mapping) for item in tree):
+        for index, item in enumerate(tree):
+            yield from _leaves(item, f"{prefix}.{index}")
     else:
         yield prefix, tree
+
+
+def _short(value: Any) -> str:
+    text = "null" if value is None else str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _may_change(key: str) -> bool:

@@ -6,6 +6,17 @@ from collections.abc import Mapping
 
 Table = Mapping[str, Mapping[str, float]]
 
+# What an overview of several runs shows; each run's before_after.json has them all.
+HEADLINES = (
+    "loss", "accuracy", "objective/score", "objective/score_std", "objective/kl", "rewards/accuracies",
+    "rewards/margins",
+)  # fmt: skip
+
+
+def headlines(table: Table) -> Table:
+    """The metrics of a run that an overview shows."""
+    return {metric: values for metric, values in table.items() if metric in HEADLINES}
+
 
 def before_after(runs: Mapping[str, Table]) -> str:
     """Held-out metrics before and after, a line each; empty where no run measured any."""

@@ -264,7 +264,6 @@ class ModelWorker:
         role = self.spec.role
         target = Path(staging) / role
         try:
-            target.mkdir(parents=True, exist_ok=True)
             self._engine.save(target)
             torch.save(rng_state(), target / f"rng_{self.rank}.pt")
             failure = ""

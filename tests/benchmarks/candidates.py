@@ -25,6 +25,8 @@ from tests.benchmarks.rows import MAX_LENGTH, MAX_PROMPT_LENGTH, Rows, load
 
 BATCH, WARM_UP, MEASURED = 8, 1, 3
 STEPS = WARM_UP + MEASURED
+# distft runs on after the last measured step: its reference reads one batch ahead, and each step must pay for one.
+AHEAD = 1
 MAX_TOKENS = 4096  # padded tokens of a micro-batch, in the bare loop and in distft
 
 
@@ -140,8 +142,8 @@ def recipe(rows: Rows, method: str, output_dir: Path) -> dict[str, Any]:
         "placement": {role: {"ranks": 1} for role in roles},
         "data": {"train": [source], "max_length": MAX_LENGTH, "max_prompt_length": MAX_PROMPT_LENGTH, "shuffle": False},
         "optimizer": {"name": "adamw", "learning_rate": 1.0e-6},
-        "train": {"steps": STEPS, "global_batch_size": BATCH, "max_tokens_per_rank": MAX_TOKENS},
-        "checkpoint": {"every": STEPS, "keep": 1},
+        "train": {"steps": STEPS + AHEAD, "global_batch_size": BATCH, "max_tokens_per_rank": MAX_TOKENS},
+        "checkpoint": {"every": STEPS + AHEAD, "keep": 1},
         "tracking": {"wandb": {"mode": "disabled"}},
     }  # fmt: skip
 
@@ -164,6 +166,6 @@ def distft(rows: Rows, method: str) -> float:
     for line in train:
         phases = {name: value for name, value in line.items() if name.startswith(("perf/", "timing/"))}
         print(f"distft {method} step {line['step']}: {phases}", file=sys.stderr)
-    if len(train) != STEPS:
-        raise RuntimeError(f"{len(train)} lines of training metrics where {STEPS} steps were asked for")
-    return float(train[-1]["time"] - train[WARM_UP - 1]["time"])
+    if len(train) != STEPS + AHEAD:
+        raise RuntimeError(f"{len(train)} lines of training metrics where {STEPS + AHEAD} steps were asked for")
+    return float(train[STEPS - 1]["time"] - train[WARM_UP - 1]["time"])

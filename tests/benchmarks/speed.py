@@ -66,7 +66,7 @@ def measure(candidate: str, method: str, folder: Path) -> Result:
 def prepare(folder: Path) -> None:
     rows_module = importlib.import_module("tests.benchmarks.rows")
     candidates = importlib.import_module("tests.benchmarks.candidates")
-    rows = rows_module.prepare(folder, candidates.STEPS * candidates.BATCH)
+    rows = rows_module.prepare(folder, (candidates.STEPS + candidates.AHEAD) * candidates.BATCH)
     (folder / "rows.json").write_text(json.dumps(asdict(rows), default=str), encoding="utf-8")
 
 

@@ -231,8 +231,9 @@ MODELS = [
 ]  # fmt: skip
 
 DATA = [
-    dry("sft.yaml data.train.0.path=./rosw.jsonl", "rosw.jsonl", "no such file", "did you mean rows.jsonl?"),
-    dry("sft.yaml data.train.0.path=nowhere/rows.jsonl", "nowhere/rows.jsonl", "no such file", "no folder nowhere"),
+    dry("sft.yaml data.train.0.path=./rosw.jsonl", "rosw.jsonl", "there is no such file", "did you mean rows.jsonl?"),
+    dry("sft.yaml data.train.0.path=nowhere/rows.jsonl", "nowhere/rows.jsonl", "there is no such file",
+        "no folder nowhere"),
     dry("sft.yaml", "rows.jsonl", "the file has no rows", "one object a line", file("rows.jsonl")),
     dry("sft.yaml", "rows.jsonl:2", "malformed JSON at column", "one object a line",
         rows("rows.jsonl", ROW, '{"prompt": ')),
@@ -261,7 +262,7 @@ DATA = [
         rows("rows.jsonl", *[ROW | {"completion": ""}] * 2)),
     dry("sft.yaml", "rows.jsonl:1", "`prompt` must be a text or a list of messages, not a number",
         'messages are [{"role"', rows("rows.jsonl", ROW | {"prompt": 3})),
-    dry("dpo.yaml data.eval.0.path=./pears.jsonl", "pears.jsonl", "no such file", "did you mean pairs.jsonl?"),
+    dry("dpo.yaml data.eval.0.path=./pears.jsonl", "pears.jsonl", "there is no such file", "did you mean pairs.jsonl?"),
 ]  # fmt: skip
 
 GPU = "{type: a, memory_gib: 80, bf16_tflops: 9, memory_bandwidth_gbs: 9, interconnect_gbs: 9}"
@@ -271,6 +272,7 @@ H100S = f"name: two\nkind: slurm\nnode: {{cpus: 8, memory_gib: 64, gpus: 2, gpu:
 
 def enormous(folder: Path) -> None:
     config_folder(folder / "model", LLAMA_70B)
+    file("two.yaml", H100S)(folder)
 
 
 MACHINES = [
@@ -289,8 +291,7 @@ MACHINES = [
     Case("plan sft.yaml --cluster ray-existing", "cluster ray-existing", "`auto`", "cluster file of your own",
         status=3),
     Case("plan sft.yaml --cluster two.yaml placement.policy.ranks=1 --json", "my-sft on two", "does not fit",
-        "a smaller model",
-         lambda folder: (enormous(folder), file("two.yaml", H100S)(folder)), 2),
+        "a smaller model", enormous),
 ]  # fmt: skip
 
 CLUSTERS = [
@@ -339,6 +340,8 @@ FOLDERS = [
     dry("sft.yaml optimizer.learning_rate=1e-3", "out/sft", "a run of another recipe: optimizer.learning_rate",
         "checkpoint.resume=never", unfinished),
     dry("sft.yaml checkpoint.resume=out/sft/checkpoints/step_1", "checkpoint.resume", "there is no folder", "auto"),
+    Case("quickstart --output sft.yaml", "--output", "is a file, not a folder", "--output FOLDER"),
+    Case("quickstart --output out", "out/sft", "a run of another recipe", "output_dir", unfinished),
     Case("export nowhere out", "nowhere", "there is no such folder", "give a run folder"),
     Case("export model exported", "model", "a plain Hugging Face folder already", "use it as it is"),
     Case("export scorer/.. exported", "scorer/..", "is no run folder", "RUN_DIR/checkpoints/step_..."),
@@ -400,6 +403,20 @@ def test_a_run_folder_in_use(arguments: list[str], here: Path, capsys: pytest.Ca
         assert f"another process writes this run: process {os.getpid()}" in told
         assert "choose another output_dir" in told
         assert snapshot(here) == before
+
+
+def test_the_quickstart_on_a_machine_that_is_too_small(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PPO's eight ranks want two cores; that is said before SFT has taken its minutes."""
+    monkeypatch.setattr("distft.launch.prepare.this_machine", lambda: Machine(cpus=1, memory_gib=16.0))
+    before = snapshot(here)
+    assert main(["quickstart"]) == 3
+    told = capsys.readouterr()
+    one_message(told.err)
+    assert "8 ranks are asked for" in told.err
+    assert told.out == ""
+    assert snapshot(here) == before
 
 
 def test_too_little_disk(here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -63,10 +64,12 @@ def test_an_exported_model_loads_and_writes(sft: Path, tmp_path: Path, capsys: p
 
     last = max((sft / "checkpoints").glob("step_*"))
     export(last, tmp_path / "out", capsys)
-    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
-    model = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    tokenizer: Any = AutoTokenizer.from_pretrained(tmp_path / "out")
+    model: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     question = [{"role": "user", "content": "Where can I buy a lamp?"}]
-    ids = tokenizer.apply_chat_template(question, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    ids: Any = tokenizer.apply_chat_template(
+        question, add_generation_prompt=True, return_tensors="pt", return_dict=True
+    )
     with torch.no_grad():
         written = model.generate(**ids, max_new_tokens=5, do_sample=False)
     assert written.shape[1] > ids["input_ids"].shape[1]

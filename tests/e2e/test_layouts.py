@@ -19,7 +19,7 @@ from tests.harness.plain import PlainDpo, PlainPpo, plain_dpo, plain_ppo
 from tests.harness.recipes import RATE, VALUE_RATE, dpo_recipe, ppo_recipe
 
 pytest_plugins = ["tests.harness.fixtures"]
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
 METRICS = 1e-5
 TRAINED = {"dpo": {"policy": RATE}, "ppo": {"policy": RATE, "value": VALUE_RATE}}

@@ -14,7 +14,7 @@ from tests.harness.loss_layouts import RATE, Measured, Results, case_name
 from tests.harness.matrix import Layouts, read_results
 
 pytest_plugins = ["tests.harness.fixtures"]
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
 MORE = [pytest.param(case, marks=pytest.mark.slow, id=case_name(*case)) for case in MORE_CASES]
 CASES = [*(pytest.param(case, id=case_name(*case)) for case in FEW_CASES), *MORE]
@@ -46,9 +46,7 @@ def found(request: pytest.FixtureRequest, case: Case, num_ranks: int, split: str
 @pytest.mark.parametrize("split", SPLITS)
 @pytest.mark.parametrize("num_ranks", RANKS)
 @pytest.mark.parametrize("case", CASES)
-def test_gradients_metrics_and_weights(
-    request: pytest.FixtureRequest, case: Case, num_ranks: int, split: str
-) -> None:
+def test_gradients_metrics_and_weights(request: pytest.FixtureRequest, case: Case, num_ranks: int, split: str) -> None:
     got, plain = found(request, case, num_ranks, split), found(request, case, 1, "plain")
     assert min(norm for norm in plain.norms.values()) > 1e-6  # every tensor has a gradient to be wrong about
     assert largest_norm_difference(got.norms, plain.norms) <= at_most(1e-5)

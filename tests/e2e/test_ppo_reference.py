@@ -21,7 +21,7 @@ from tests.harness.recipes import RATE, VALUE_RATE, ppo_recipe
 from tests.reference import ppo_reference
 
 pytest_plugins = ["tests.harness.fixtures"]
-pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(900)]
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "k3, entropy bonus, higher clip": {"kl_estimator": "k3", "entropy_coef": 0.01, "clip_high": 0.28},

@@ -60,7 +60,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(folder)], check=True)
 
 
-def test_a_full_disk_costs_a_checkpoint_and_not_the_run(sft: Path, start: Start, small_disk: Path) -> None:
+def test_a_full_disk_costs_a_checkpoint_and_not_the_run(sft: Path, small_disk: Path, start: Start) -> None:
     verb = start(*SFT)
     assert verb.end() == 0, verb.output
     failed = events(verb.folder, "checkpoint_failed")
@@ -81,7 +81,7 @@ def test_a_full_disk_costs_a_checkpoint_and_not_the_run(sft: Path, start: Start,
 
 
 @pytest.mark.slow
-def test_a_disk_that_stays_full_ends_the_run(start: Start, small_disk: Path) -> None:
+def test_a_disk_that_stays_full_ends_the_run(small_disk: Path, start: Start) -> None:
     verb = start(*SFT, "train.steps=12")
     assert verb.end() == 1, verb.output
     assert "3 checkpoints in a row failed" in verb.output

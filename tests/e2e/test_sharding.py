@@ -12,7 +12,7 @@ from tests.harness.jobs import Outcome
 from tests.harness.matrix import Layouts
 
 pytest_plugins = ["tests.harness.fixtures"]
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
 ADAM_MOMENTS = 2
 

@@ -13,7 +13,7 @@ from tests.harness.probes import other_reference_weights
 from tests.harness.recipes import dpo_recipe, with_ranks, write_recipe
 
 pytest_plugins = ["tests.harness.fixtures"]
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
 REFERENCE = "step-0 invariant: the policy's log-probs differ from the reference's before the first update by"
 
@@ -56,9 +56,7 @@ def test_a_recipe_that_names_another_reference_does_not_even_start(
 
 @pytest.mark.slow
 @pytest.mark.ray
-def test_the_command_says_so_and_exits_1(
-    layouts: Layouts, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command_says_so_and_exits_1(layouts: Layouts, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     recipe = write_recipe(with_ranks(dpo_recipe(layouts.starts), 1), tmp_path / "recipe.yaml", tmp_path / "run")
     with other_reference_weights(launch, str(layouts.starts.other_policy)):
         assert main(["train", recipe, "--quiet"]) == 1

@@ -19,7 +19,7 @@ from tests.harness.recipes import RATE, supervised_recipe
 from tests.reference.trl_runs import TrlRun, run_dpo, run_reward, run_sft
 
 pytest_plugins = ["tests.harness.fixtures"]
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
 EVERY = ["loss", "grad_norm", "learning_rate", "num_tokens"]
 SFT = [*EVERY, "entropy"]

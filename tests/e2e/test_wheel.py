@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from distft.config.load import shipped_recipes
+from tests.e2e.conftest import SFT
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
 # What belongs to the wheel; built from a copy, so that no build folder of the checkout gets in.
@@ -79,6 +80,17 @@ def test_the_login_node_verbs_work_in_an_empty_folder(installed: Path, tmp_path:
     assert run([distft, "train", "sft-tiny", "--dry-run"], tmp_path).returncode == 0
     assert run([distft, "plan", "nonsense"], tmp_path).returncode == 2
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_from_the_wheel(installed: Path, tmp_path: Path) -> None:
+    """Its workers are the wheel's too, and it leaves nothing beside its run folder."""
+    done = run([str(installed / "distft"), *SFT, "--json"], tmp_path, timeout_s=400)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    outcome = json.loads(done.stdout)
+    assert outcome["model"] == str(tmp_path / "runs" / "sft-tiny" / "final")
+    assert (Path(outcome["model"]) / "model.safetensors").is_file()
+    assert set(outcome["before_after"]["loss"]) == {"before", "after"}
+    assert [path.name for path in tmp_path.iterdir()] == ["runs"]
 
 
 @pytest.mark.slow

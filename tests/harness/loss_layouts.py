@@ -96,17 +96,19 @@ def made_batch(name: str, *, shuffled: bool) -> Batch:
 
     members = 2 if name in PAIRED else 1
     units = np.arange(NUM_SAMPLES) // members
-    batch = Batch({
-        "prompt_ids": Ragged.of(prompts, np.int32),
-        "response_ids": Ragged.of(responses, np.int32),
-        "response_mask": Ragged.of(masks, np.uint8),
-        "old_logprobs": column(-6.0, 0.6),
-        "ref_logprobs": column(-6.0, 0.6),
-        "advantages": column(0.0, 1.0),
-        "values": column(0.0, 0.5),
-        "returns": column(0.3, 1.0),
-        "unit": units,
-    })
+    batch = Batch(
+        {
+            "prompt_ids": Ragged.of(prompts, np.int32),
+            "response_ids": Ragged.of(responses, np.int32),
+            "response_mask": Ragged.of(masks, np.uint8),
+            "old_logprobs": column(-6.0, 0.6),
+            "ref_logprobs": column(-6.0, 0.6),
+            "advantages": column(0.0, 1.0),
+            "values": column(0.0, 0.5),
+            "returns": column(0.3, 1.0),
+            "unit": units,
+        }
+    )
     if shuffled:
         order = np.random.default_rng(8).permutation(NUM_SAMPLES // members)
         batch = batch.take(np.concatenate([np.flatnonzero(units == unit) for unit in order]))

@@ -32,7 +32,7 @@ def main(jobs: Path) -> None:
     else:
         hosted = process_group.host_store("127.0.0.1")
         store = ("127.0.0.1", int(hosted.port))
-    process_group.join(rank, num_ranks, store, timeout_s=120)
+    process_group.join(rank, num_ranks, store, timeout_s=300)
     for job in read_jobs(jobs):
         if isinstance(job, LossesJob):
             measure_losses(job, rank, num_ranks, store)

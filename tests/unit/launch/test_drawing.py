@@ -14,7 +14,9 @@ from tests.unit.launch.examples import LAPTOP, LLAMA_70B, config_folder, from_fo
 
 
 def test_a_laptop() -> None:
-    text = draw(make_plan(load_recipe("ppo-tiny"), load_cluster("local"), machine=LAPTOP))
+    text = draw(
+        make_plan(load_recipe("ppo-tiny", ["train.global_batch_size=16"]), load_cluster("local"), machine=LAPTOP)
+    )
     assert text.startswith("ppo-tiny (ppo) on local: 1 node of 2 CPUs, 16 GiB; 1 used")
     for line in ("│ slot 0-1     policy    │", "│ slot 6-7     value     │"):
         assert line in text

@@ -67,7 +67,7 @@ def test_every_shipped_recipe_can_be_planned_from_nothing(name: str) -> None:
 
 
 def test_golden_ppo_tiny_on_a_laptop() -> None:
-    plan = make_plan(load_recipe("ppo-tiny"), local(), machine=LAPTOP)
+    plan = make_plan(load_recipe("ppo-tiny", ["train.global_batch_size=16"]), local(), machine=LAPTOP)
     found = json.loads(plan.model_dump_json(include={"groups", "data_worker", "batch", "format", "phases"}))
     assert found["format"] == 1
     assert found["phases"] == [["policy"], list(FOUR), ["policy", "value"]]
