@@ -121,12 +121,9 @@ class Coordinator:
             self._seal(staging, step, files, progress, world_sizes)
             self._require("commit", step)
             path = self._publish(staging, step)
-        except OSError as error:
+        except (OSError, SaveFailed) as error:
             self.abandon(step)
             raise SaveFailed(f"checkpoint of step {step}: {error}; the former checkpoints are intact") from error
-        except SaveFailed:
-            self.abandon(step)
-            raise
         del self._staging[step]
         self._damaged.discard(path)
         self._clean(path)
@@ -221,7 +218,7 @@ class Coordinator:
         records = _merged(files)
         missing = size_faults(staging, records)
         if missing:
-            raise SaveFailed(f"checkpoint of step {step}: {'; '.join(missing)}")
+            raise SaveFailed("; ".join(missing))
         write_synced(staging / PROGRESS, json.dumps(progress, allow_nan=False, indent=1) + "\n")
         records += record_files(staging, [PROGRESS])
         manifest = Manifest(step, tuple(records), world_sizes, self._fingerprint, self._owner.token, self.attempt,

@@ -6,6 +6,7 @@ Every verb is collective (all ranks of the group must be called) and returns ``(
 from __future__ import annotations
 
 import logging
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -268,7 +269,7 @@ class ModelWorker:
             torch.save(rng_state(), target / f"rng_{self.rank}.pt")
             failure = ""
         except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
-            failure = f"{role} rank {self.rank}: {error}"
+            failure = f"{role} rank {self.rank}: {error}{_free_space(target.parent)}"
         process_group.barrier()
         if failure:
             return [NotWritten(failure)], None
@@ -303,6 +304,14 @@ class ModelWorker:
 
 def _rows_of(batch: Batch) -> dict[int, int]:
     return {int(sample): row for row, sample in enumerate(batch.dense("sample"))} if len(batch) else {}
+
+
+def _free_space(folder: Path) -> str:
+    """What torch does not say of a full disk: how much is free."""
+    try:
+        return f" ({shutil.disk_usage(folder).free} bytes are free)"
+    except OSError:
+        return ""
 
 
 def _no_responses() -> Batch:

@@ -40,5 +40,5 @@ def _run(command: list[str], jobs: Sequence[Job], folder: Path) -> None:
             status = process.wait(SECONDS)
         except subprocess.TimeoutExpired:
             process.terminate()  # torchrun and Ray's driver end their children then
-            status = process.wait(30)
+            status = process.wait(60) or 124
     assert status == 0, f"{' '.join(command)}: exit {status}\n{log.read_text()[-6000:]}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +24,7 @@ class Layouts:
 
     folder: Path
     starts: Starts
-    done: dict[str, dict[str, Outcome]] = field(default_factory=dict)
+    done: dict[str, dict[str, Outcome] | AssertionError] = field(default_factory=dict)
 
     def alone(self) -> Mapping[str, Outcome]:
         """All runs in one process, Ray and torchrun taken away."""
@@ -38,12 +38,9 @@ class Layouts:
     def ray(self, num_ranks: int) -> Mapping[str, Outcome]:
         """DPO and PPO as ``distft train`` runs them, with that many ranks a role."""
         label = f"ray-{num_ranks}"
-        if label not in self.done:
-            recipes = {name: with_ranks(recipe, num_ranks) for name, recipe in self.both.items()}
-            jobs = self.jobs(label, recipes)
-            run_ray(jobs, self.folder / label)
-            self.done[label] = outcomes(jobs)
-        return self.done[label]
+        recipes = {name: with_ranks(recipe, num_ranks) for name, recipe in self.both.items()}
+        jobs = self.jobs(label, recipes)
+        return self._once(label, jobs, lambda: run_ray(jobs, self.folder / label))
 
     def losses(self, num_ranks: int) -> Results:
         """The few losses of the default tests, on that many ranks."""
@@ -80,11 +77,21 @@ class Layouts:
     def _spmd(
         self, label: str, num_ranks: int, recipes: Mapping[str, Mapping[str, Any]], losses: Job
     ) -> dict[str, Outcome]:
+        jobs = self.jobs(label, recipes, BROKEN)
+        return self._once(label, jobs, lambda: run_spmd([*jobs, losses], num_ranks, self.folder / label))
+
+    def _once(self, label: str, jobs: list[TrainJob], run: Callable[[], None]) -> dict[str, Outcome]:
+        """What the jobs left; a layout that failed is not started again for the next test."""
         if label not in self.done:
-            jobs = self.jobs(label, recipes, BROKEN)
-            run_spmd([*jobs, losses], num_ranks, self.folder / label)
-            self.done[label] = outcomes(jobs)
-        return self.done[label]
+            try:
+                run()
+                self.done[label] = outcomes(jobs)
+            except AssertionError as error:
+                self.done[label] = error
+        done = self.done[label]
+        if isinstance(done, AssertionError):
+            raise done
+        return done
 
 
 BROKEN: dict[str, Broken] = {
