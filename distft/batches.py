@@ -113,10 +113,12 @@ class Batch:
     def take(self, rows: Sequence[int] | Array) -> Batch:
         """The given samples, in that order."""
         index = np.asarray(rows, dtype=np.int64)
-        return Batch({
-            name: column.take(index) if isinstance(column, Ragged) else column[index]
-            for name, column in self.columns.items()
-        })
+        return Batch(
+            {
+                name: column.take(index) if isinstance(column, Ragged) else column[index]
+                for name, column in self.columns.items()
+            }
+        )
 
     def with_columns(self, **columns: Column) -> Batch:
         """The same samples with columns added or replaced."""

@@ -101,7 +101,8 @@ class _Parser(argparse.ArgumentParser):
         return list(self._option_string_actions)
 
 
-def _run(arguments: Sequence[str]) -> None:
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The verb and its arguments; without a verb there is no ``run``. Raises UserError with the nearest right word."""
     parser, verbs = _parsers()
     first = arguments[0] if arguments else ""
     if arguments and not first.startswith("-") and first not in verbs:
@@ -112,12 +113,17 @@ def _run(arguments: Sequence[str]) -> None:
     unknown = [text for text in rest if text.startswith("-") or "overrides" not in parsed]
     if unknown:
         raise _unknown(unknown[0], verbs.get(first, parser), takes_overrides="overrides" in parsed)
-    if "run" not in parsed:
-        parser.print_help()
-        return
     if "overrides" in parsed:  # argparse stops collecting them at the first option in between
         parsed.overrides = [*parsed.overrides, *rest]
-    parsed.run(parsed)
+    return parsed
+
+
+def _run(arguments: Sequence[str]) -> None:
+    parsed = parse(arguments)
+    if "run" in parsed:
+        parsed.run(parsed)
+    else:
+        _parsers()[0].print_help()
 
 
 def _unknown(text: str, parser: _Parser, *, takes_overrides: bool) -> UserError:

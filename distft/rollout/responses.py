@@ -21,8 +21,10 @@ def cut_responses(tokens: Array, logprobs: Array, stop_tokens: Sequence[int]) ->
         rows.append(row[:end])
         kept.append(row_logprobs[:end])
         ended.append(len(stops) > 0)
-    return Batch({
-        "response_ids": Ragged.of(rows, np.int32),
-        "sampled_logprobs": Ragged.of(kept, np.float32),
-        "ended": np.array(ended, np.uint8),
-    })
+    return Batch(
+        {
+            "response_ids": Ragged.of(rows, np.int32),
+            "sampled_logprobs": Ragged.of(kept, np.float32),
+            "ended": np.array(ended, np.uint8),
+        }
+    )

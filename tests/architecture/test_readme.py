@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from distft.cli import build_parser
+from distft.cli import parse
 from distft.config.load import load_recipe, shipped_recipes
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -27,7 +27,7 @@ def test_the_first_two_blocks_are_install_and_test() -> None:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_commands_are_taken(command: str) -> None:
-    parsed = build_parser().parse_args(shlex.split(command)[1:])
+    parsed = parse(shlex.split(command)[1:])
     if hasattr(parsed, "recipe"):
         assert load_recipe(parsed.recipe, parsed.overrides).name
 

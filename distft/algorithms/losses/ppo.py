@@ -125,7 +125,8 @@ class PpoValue:
         error = (values - returns).square()
         worst, clipped = error, torch.zeros_like(mask)
         if self.value_clip is not None:
-            near = old + (values - old).clamp(-self.value_clip, self.value_clip)
+            # Clamped itself, not its distance: inside the range it must stay the same number to the last bit.
+            near = values.clamp(old - self.value_clip, old + self.value_clip)
             clipped_error = (near - returns).square()
             worst, clipped = torch.maximum(error, clipped_error), clipped_error > error
         residual, target = (returns - old).double(), returns.double()

@@ -83,8 +83,10 @@ def test_rows_and_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert run.rows == [
         {"train/loss": 0.5, "step": 1},
         {"eval/loss": 0.75, "step": 1},
-        {"completions": (["step", "prompt", "completion", "score"], [[1, "q", "a", 0.1], [1, "q", "b", None]]),
-         "step": 1},
+        {
+            "completions": (["step", "prompt", "completion", "score"], [[1, "q", "a", 0.1], [1, "q", "b", None]]),
+            "step": 1,
+        },
     ]
     assert run.finished == [3]
     [asked] = fake.asked

@@ -72,13 +72,15 @@ def test_dummy_work_looks_like_a_pair_and_weighs_nothing() -> None:
 
 
 def test_a_sample_without_a_prompt_starts_at_its_second_token() -> None:
-    text = Batch({
-        "prompt_ids": Ragged.of([[]], np.int32),
-        "response_ids": Ragged.of([[3, 4, 5]], np.int32),
-        "response_mask": Ragged.of([[0, 1, 1]], np.uint8),
-        "sample": np.arange(1),
-        "unit": np.arange(1),
-    })
+    text = Batch(
+        {
+            "prompt_ids": Ragged.of([[]], np.int32),
+            "response_ids": Ragged.of([[3, 4, 5]], np.int32),
+            "response_mask": Ragged.of([[0, 1, 1]], np.uint8),
+            "sample": np.arange(1),
+            "unit": np.arange(1),
+        }
+    )
     micro = collate(text, [0], [], PAD, CPU)
     assert micro.select.tolist() == [0, 1]
     assert micro.targets.tolist() == [4, 5]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def make(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., DataWorker]]:
+def make(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., DataWorker]:
     monkeypatch.chdir(folder)
     monkeypatch.syspath_prepend(str(folder))
 
@@ -60,7 +60,7 @@ def make(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
         made.report = made.setup()[0]  # type: ignore[attr-defined]
         return made
 
-    yield worker
+    return worker
 
 
 def responses(worker: DataWorker, texts: list[str]) -> Batch:
@@ -147,10 +147,12 @@ def test_equal_tokenizers_need_no_second_reading(make: Callable[..., DataWorker]
 
 
 def test_the_largest_difference_looks_at_trained_tokens_only(make: Callable[..., DataWorker]) -> None:
-    batch = Batch({
-        "sample": np.arange(1),
-        "one": Ragged.of([[1.0, 2.0]], np.float32),
-        "other": Ragged.of([[1.5, 9.0]], np.float32),
-        "response_mask": Ragged.of([[1, 0]], np.uint8),
-    })
+    batch = Batch(
+        {
+            "sample": np.arange(1),
+            "one": Ragged.of([[1.0, 2.0]], np.float32),
+            "other": Ragged.of([[1.5, 9.0]], np.float32),
+            "response_mask": Ragged.of([[1, 0]], np.uint8),
+        }
+    )
     assert make().largest_difference("one", "other", batch=batch)[0] == pytest.approx(0.5)

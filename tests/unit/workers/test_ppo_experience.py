@@ -19,18 +19,20 @@ def settings(**changes: Any) -> dict[str, Any]:
 
 def rollout(**columns: Column) -> Batch:
     """Two responses of 2 and 1 tokens; the second was cut at the limit."""
-    return Batch({
-        "sample": np.arange(2),
-        "response_ids": Ragged.of([[5, 6], [7]], np.int32),
-        "old_logprobs": Ragged.of([[-1.0, -2.0], [-0.5]], np.float32),
-        "ref_logprobs": Ragged.of([[-1.5, -2.0], [-1.0]], np.float32),
-        "sampled_logprobs": Ragged.of([[-1.0, -2.25], [-0.5]], np.float32),
-        "entropy": Ragged.of([[1.0, 2.0], [3.0]], np.float32),
-        "values": Ragged.of([[0.2, 0.4], [0.1]], np.float32),
-        "score": np.array([1.0, -1.0], np.float32),
-        "ended": np.array([1, 0], np.uint8),
-        **columns,
-    })
+    return Batch(
+        {
+            "sample": np.arange(2),
+            "response_ids": Ragged.of([[5, 6], [7]], np.int32),
+            "old_logprobs": Ragged.of([[-1.0, -2.0], [-0.5]], np.float32),
+            "ref_logprobs": Ragged.of([[-1.5, -2.0], [-1.0]], np.float32),
+            "sampled_logprobs": Ragged.of([[-1.0, -2.25], [-0.5]], np.float32),
+            "entropy": Ragged.of([[1.0, 2.0], [3.0]], np.float32),
+            "values": Ragged.of([[0.2, 0.4], [0.1]], np.float32),
+            "score": np.array([1.0, -1.0], np.float32),
+            "ended": np.array([1, 0], np.uint8),
+            **columns,
+        }
+    )
 
 
 def test_advantages_and_returns_by_hand() -> None:
