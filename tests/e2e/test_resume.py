@@ -186,7 +186,7 @@ def test_a_finished_run_says_so(sft: Path, start: Start) -> None:
     tag = 'tracking.wandb.tags=["now without"]'  # how a run is watched may change
     verb = start(*SFT, tag, folder=sft)
     assert verb.end(60) == 0
-    assert f"sft-tiny: already finished, see {sft}" in verb.output
+    assert f"sft-tiny: already finished, the model is in {sft / 'final'}" in verb.output
     assert (sft / "events.jsonl").read_bytes() == before
     assert exit_record(sft)["class"] == "done"
 

@@ -45,9 +45,12 @@ def installed(tmp_path_factory: pytest.TempPathFactory, root: Path) -> Path:
     shutil.rmtree(tree)
     python = work / "venv" / "bin" / "python"
     subprocess.run(
-        [*pip, "--python", str(python), "install", "--no-deps", "--no-index", str(wheel)],
-        check=True, capture_output=True,
-    )  # fmt: skip
+        [*pip, "--python", str(python), "install", "--no-deps", "--no-index", "--ignore-installed", str(wheel)],
+        check=True,
+        capture_output=True,
+        # The checkout's own metadata on the path would pass for an installed distft.
+        env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
+    )
     (site,) = (work / "venv").glob("lib/python*/site-packages")
     (site / "heavy.pth").write_text(sysconfig.get_path("purelib") + "\n")
     return python.parent
