@@ -67,10 +67,9 @@ def test_variant(layouts: Layouts, runs: dict[str, Outcome], tmp_path: Path, var
         for metrics, iteration in zip(plain.metrics(), plain.iterations, strict=True)
     ]
     assert largest_metric_difference(got.metrics, expected) <= at_most(1e-4)
-    # NUMERICS' allowance for each optimizer step: Adam makes whole steps of gradients that are all rounding.
-    steps = sum(map(len, plain.minibatches))
+    # NUMERICS' allowance, for the whole run.
     for role, rate in (("policy", RATE), ("value", VALUE_RATE)):
-        assert largest_weight_difference(got.weights(role), plain.weights[role], rate) <= at_most(steps), role
+        assert largest_weight_difference(got.weights(role), plain.weights[role], rate) <= at_most(1), role
 
 
 def _raw_objective(iteration: ppo_reference.Iteration, kl_coef: float, estimator: str) -> dict[str, float]:
