@@ -62,6 +62,15 @@ class Engine(Section):
         default=100_000, ge=0, description="parameters with fewer elements stay whole on every rank (stage 3)"
     )
 
+    def on(self, num_ranks: int) -> Engine:
+        """What a group of so many ranks runs: one rank has nothing to share, and is spared what sharding costs.
+
+        Stage 0 computes and holds there what any stage would. Offload needs the stage that it is part of.
+        """
+        if num_ranks > 1 or "cpu" in (self.offload_parameters, self.offload_optimizer):
+            return self
+        return self.model_copy(update={"zero_stage": 0})
+
 
 class Model(Section):
     """One role's model: ``path`` or ``init``."""

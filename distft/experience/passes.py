@@ -55,7 +55,11 @@ def planned(samples: Samples, group: Group, max_tokens: int, chosen: Sequence[in
     """The schedule of a group's ranks over all samples, or over the ``chosen`` ones (micro-batches name samples)."""
     numbers = list(range(len(samples.lengths))) if chosen is None else list(chosen)
     plan = schedule(
-        [samples.lengths[i] for i in numbers], [samples.units[i] for i in numbers], group.num_ranks, max_tokens
+        [samples.lengths[i] for i in numbers],
+        [samples.units[i] for i in numbers],
+        group.num_ranks,
+        max_tokens,
+        micro_batch_cost=group.micro_batch_cost,
     )
     if chosen is None:
         return plan

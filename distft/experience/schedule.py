@@ -2,15 +2,21 @@
 
 ZeRO-3 ranks meet in a collective at every layer, so all of them run the same number of
 micro-batches (missing ones are dummies), and a micro-batch lasts as long as the longest of its
-peers on the other ranks. Samples are therefore sorted by length, cut into micro-batches of nearly
-equal cost under the cap, and dealt out so that the m-th micro-batches of all ranks cost alike.
+peers on the other ranks. Samples are therefore sorted by length, cut into micro-batches under the
+cap, and dealt out so that the m-th micro-batches of all ranks cost alike.
+
+Two ways of cutting compete. *Fewest*: as few micro-batches as the cap allows, of nearly equal cost.
+*Cheapest*: where one more micro-batch is known to cost as much as ``micro_batch_cost`` tokens (its
+weights are gathered and read once more), the cuts that make padding and micro-batches together
+cheapest, by dynamic programming. What takes the ranks less long is taken.
 
 Guarantees (tested):
 
 * every sample is in exactly one micro-batch, units whole and in order;
 * cost = rows x longest row (what padding computes) is within the cap, and rows within theirs;
-* every rank has the same number M of micro-batches. M is the fewest possible if all units have the
-  same number of rows; with mixed units the number of micro-batches is below twice the fewest;
+* every rank has the same number M of micro-batches. Without a ``micro_batch_cost`` M is the fewest
+  possible if all units have the same number of rows; with mixed units the number of micro-batches is
+  below twice the fewest. With it, ``lasting + M x micro_batch_cost`` is never above that of the fewest;
 * an empty micro-batch exists only if there are fewer units than ranks x M;
 * ``sum over m of max over ranks of cost <= total / ranks + (ranks - 1) / ranks * heaviest``: all
   the waiting together is less than one micro-batch, whatever the lengths.
@@ -62,11 +68,15 @@ class Schedule:
         return 1 - self.num_tokens / computed if computed else 0.0
 
     @property
+    def lasting(self) -> int:
+        """Padded tokens of the heaviest peer of every micro-batch, added up: what the ranks' time goes with."""
+        return sum(max(step) for step in zip(*self.costs, strict=True))
+
+    @property
     def imbalance(self) -> float:
         """Share of the ranks' time spent waiting for the slowest peer, in [0, 1)."""
         busy = sum(map(sum, self.costs))
-        lasting = len(self.costs) * sum(max(step) for step in zip(*self.costs, strict=True))
-        return 1 - busy / lasting if lasting else 0.0
+        return 1 - busy / (len(self.costs) * self.lasting) if self.lasting else 0.0
 
 
 def schedule(
@@ -75,6 +85,7 @@ def schedule(
     num_ranks: int,
     max_tokens: int,
     max_rows: int | None = None,
+    micro_batch_cost: int | None = None,
 ) -> Schedule:
     """Deal samples out to ranks and micro-batches.
 
@@ -84,6 +95,7 @@ def schedule(
         num_ranks: ranks of the group.
         max_tokens: cap on rows x longest row of a micro-batch.
         max_rows: cap on rows of a micro-batch, if any.
+        micro_batch_cost: tokens in whose time a micro-batch more could be begun; None: as few as possible.
 
     Returns:
         A schedule of at least one micro-batch per rank, dummies if there is no sample.
@@ -100,23 +112,36 @@ def schedule(
     members = _members(units)
     sizes = np.array([len(samples) for samples in members], np.int64)
     longest = np.array([max(rows[samples]) for samples in members], np.int64)
+    names = [int(units[samples[0]]) for samples in members]
+    _require_fitting(names, sizes, longest, max_tokens, max_rows)
+    order = np.argsort(-longest, kind="stable")
+    bins = _Bins(sizes[order], longest[order], len(rows) if max_rows is None else max_rows)
+
+    def dealt(cuts: Sequence[tuple[int, int]]) -> Schedule:
+        filled = [
+            (tuple(sample for unit in order[start:stop] for sample in members[unit]), bins.cost(start, stop))
+            for start, stop in cuts
+        ]
+        return _deal(filled, num_ranks, int(rows.sum()))
+
+    fewest = dealt(_spread(bins, num_ranks, max_tokens))
+    if micro_batch_cost is None:
+        return fewest
+    cheapest = dealt(_fill_places(bins, _cheapest(bins, max_tokens, micro_batch_cost), num_ranks))
+    return min(fewest, cheapest, key=lambda found: found.lasting + found.num_micro_batches * micro_batch_cost)
+
+
+def _require_fitting(names: list[int], sizes: Ints, longest: Ints, max_tokens: int, max_rows: int | None) -> None:
+    """Every unit keeps to the caps by itself."""
     if (sizes * longest > max_tokens).any():
         worst = int(np.argmax(sizes * longest))
         raise ValueError(
-            f"unit {units[members[worst][0]]}: {sizes[worst]} x {longest[worst]} tokens do not fit into max_tokens "
+            f"unit {names[worst]}: {sizes[worst]} x {longest[worst]} tokens do not fit into max_tokens "
             f"{max_tokens}; it needs {sizes[worst] * longest[worst]}"
         )
     if max_rows is not None and (sizes > max_rows).any():
         worst = int(np.argmax(sizes))
-        raise ValueError(f"unit {units[members[worst][0]]}: {sizes[worst]} rows do not fit into max_rows {max_rows}")
-    order = np.argsort(-longest, kind="stable")
-    bins = _Bins(sizes[order], longest[order], len(rows) if max_rows is None else max_rows)
-    cuts = _spread(bins, num_ranks, max_tokens)
-    filled = [
-        (tuple(sample for unit in order[start:stop] for sample in members[unit]), bins.cost(start, stop))
-        for start, stop in cuts
-    ]
-    return _deal(filled, num_ranks, int(rows.sum()))
+        raise ValueError(f"unit {names[worst]}: {sizes[worst]} rows do not fit into max_rows {max_rows}")
 
 
 class _Bins:
@@ -149,8 +174,8 @@ def _spread(bins: _Bins, num_ranks: int, max_tokens: int) -> list[tuple[int, int
     """Cut into as many bins as there are places (or units, if fewer), of nearly equal cost.
 
     The fewest bins under the cap fix the number of micro-batches per rank; then the smallest cap
-    that needs no more places than that, by bisection; then the heaviest bins are halved
-    until no place is empty, so that no rank idles and padding shrinks.
+    that needs no more places than that, by bisection; then no place is left empty, so that no rank
+    idles and padding shrinks.
     """
     places = -(-max(1, len(bins.fill(max_tokens))) // num_ranks) * num_ranks
     low, high = bins.heaviest_unit, max_tokens
@@ -160,7 +185,34 @@ def _spread(bins: _Bins, num_ranks: int, max_tokens: int) -> list[tuple[int, int
             high = middle
         else:
             low = middle + 1
-    cuts = bins.fill(high)
+    return _fill_places(bins, bins.fill(high), places)
+
+
+def _cheapest(bins: _Bins, max_tokens: int, each: int) -> list[tuple[int, int]]:
+    """The cuts of least cost, where every bin costs its padded tokens and ``each`` besides.
+
+    ``best[stop]`` is the least cost of units 0 to ``stop``. Longer bins cost more rows of longer ones, so
+    the starts that the caps allow for a stop are a window that moves with it.
+    """
+    best = np.zeros(len(bins) + 1, np.int64)
+    begun = np.zeros(len(bins) + 1, np.int64)
+    low = 0
+    for stop in range(1, len(bins) + 1):
+        while bins.cost(low, stop) > max_tokens or bins.rows[stop] - bins.rows[low] > bins.max_rows:
+            low += 1
+        costs = best[low:stop] + (bins.rows[stop] - bins.rows[low:stop]) * bins.longest[low:stop] + each
+        begun[stop] = low + int(np.argmin(costs))
+        best[stop] = costs[begun[stop] - low]
+    cuts, stop = [], len(bins)
+    while stop:
+        cuts.append((int(begun[stop]), stop))
+        stop = int(begun[stop])
+    return cuts[::-1]
+
+
+def _fill_places(bins: _Bins, cuts: list[tuple[int, int]], num_places: int) -> list[tuple[int, int]]:
+    """Halves the heaviest bins until their number is a multiple of ``num_places`` or every unit has its own."""
+    places = -(-max(1, len(cuts)) // num_places) * num_places
     single = [cut for cut in cuts if cut[1] - cut[0] == 1]
     heap = [(-bins.cost(*cut), cut) for cut in cuts if cut[1] - cut[0] > 1]
     heapq.heapify(heap)

@@ -110,6 +110,11 @@ class Group(Protocol):
     def num_ranks(self) -> int: ...
 
     @property
+    def micro_batch_cost(self) -> int | None:
+        """Tokens in whose time it could begin one more micro-batch (see ``experience.schedule``); None: not known."""
+        ...
+
+    @property
     def workers(self) -> tuple[WorkerInfo, ...]: ...
 
     def call(

@@ -19,8 +19,11 @@ from distft.groups.worker_group import Answers, Asked, Member
 class RayGroup:
     """All ranks of one role; see ``handles.Group``."""
 
-    def __init__(self, role: str, members: Sequence[Member], attempt: Attempt) -> None:
+    def __init__(
+        self, role: str, members: Sequence[Member], attempt: Attempt, micro_batch_cost: int | None = None
+    ) -> None:
         self._role, self._members, self._attempt = role, tuple(members), attempt
+        self._micro_batch_cost = micro_batch_cost
 
     @property
     def role(self) -> str:
@@ -29,6 +32,10 @@ class RayGroup:
     @property
     def num_ranks(self) -> int:
         return len(self._members)
+
+    @property
+    def micro_batch_cost(self) -> int | None:
+        return self._micro_batch_cost
 
     @property
     def members(self) -> tuple[Member, ...]:

@@ -43,6 +43,7 @@ class ModelWorker:
 
     def __init__(self, *, spec: RoleSpec, rank: int, world_size: int, node_ip: str = "127.0.0.1", **_: Any) -> None:
         self.spec, self.rank, self.world_size = spec, rank, world_size
+        self._engine_config = spec.model.engine.on(world_size)
         self._node_ip = node_ip
         self._store: Any = None
         self._generator: HfGenerator | None = None
@@ -67,7 +68,7 @@ class ModelWorker:
         spec = self.spec
         self._tokenizer = load_tokenizer(path, trust_remote_code=spec.model.trust_remote_code)
         fresh = False
-        with Engine.sharded_loading(spec.model.engine, spec.model.dtype):
+        with Engine.sharded_loading(self._engine_config, spec.model.dtype):
             if spec.head == "causal":
                 module: Any = load_causal(path, spec.model, dropout=spec.dropout)
             else:
@@ -76,7 +77,7 @@ class ModelWorker:
             with writable(module.model.score.weight) as weight:
                 start_head(weight, spec.seed)
         stage("sharding")
-        self._engine = Engine(module, spec.model.engine, spec.model.dtype, spec.optimizer)
+        self._engine = Engine(module, self._engine_config, spec.model.dtype, spec.optimizer)
         self._pad_token = int(self._tokenizer.pad_token_id or 0)
         self._updater = Updater(self._engine, spec.head, self._pad_token)
         seed_everything(spec.seed + self.rank)
@@ -105,12 +106,13 @@ class ModelWorker:
         return None, None
 
     def held(self) -> tuple[dict[str, Any], None]:
-        """Elements of parameters, gradients and optimizer state on this rank, and bytes of the process."""
+        """Elements of parameters, gradients and optimizer state on this rank, their bytes now, and the process's."""
         held = self._engine.held()
         report = {
             "parameters": held.parameters,
             "gradients": held.gradients,
             "optimizer": held.optimizer,
+            "bytes": held.bytes,
             "rss_bytes": psutil.Process().memory_info().rss,
         }
         if self._engine.device.type == "cuda":

@@ -91,6 +91,7 @@ def plain_ppo(starts: Starts, recipe: Mapping[str, Any]) -> PlainPpo:
         temperature=recipe["rollout"]["temperature"],
         learning_rate=RATE,
         value_learning_rate=VALUE_RATE,
+        eps=recipe["optimizer"].get("eps", 1e-8),
         **keys,
     )
     iterations = ppo.run_ppo(policy, reference, reward, value, prompts, draws, passes, settings)

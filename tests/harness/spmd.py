@@ -39,6 +39,7 @@ class SpmdGroup:
     rank: int
     num_ranks: int
     alone: bool = False
+    micro_batch_cost: int | None = None
 
     @property
     def workers(self) -> tuple[WorkerInfo, ...]:

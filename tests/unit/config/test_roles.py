@@ -8,7 +8,7 @@ import pytest
 
 from distft.config import roles as facts
 from distft.config.load import load_recipe
-from distft.config.models import Reference
+from distft.config.models import Engine, Reference
 
 FUNCTIONS_ONLY = "models.reward={functions: [my:reward]}"
 
@@ -106,3 +106,10 @@ def test_sizes_that_follow(recipes: Callable[[str], str]) -> None:
     assert (init.feed_forward_size, init.key_value_heads) == (256, 4)
     given = init.model_copy(update={"intermediate_size": 100, "num_kv_heads": 2})
     assert (given.feed_forward_size, given.key_value_heads) == (100, 2)
+
+
+def test_one_rank_is_spared_what_sharding_costs() -> None:
+    assert Engine().on(1).zero_stage == 0
+    assert Engine().on(2) == Engine()
+    for offload in (Engine(offload_parameters="cpu"), Engine(offload_optimizer="cpu")):
+        assert offload.on(1) == offload

@@ -9,20 +9,20 @@ from distft.groups.handles import Call, DataRef, Group, Part
 
 
 class Ranks:
-    """Only the number of ranks is asked of a group here."""
+    """Only the number of ranks and the cost of a micro-batch are asked of a group here."""
 
     role = "policy"
     workers = ()
 
-    def __init__(self, num_ranks: int) -> None:
-        self.num_ranks = num_ranks
+    def __init__(self, num_ranks: int, micro_batch_cost: int | None = None) -> None:
+        self.num_ranks, self.micro_batch_cost = num_ranks, micro_batch_cost
 
     def call(self, *_: object, **__: object) -> Call:
         raise AssertionError("planning calls nobody")
 
 
-def ranks(number: int) -> Group:
-    return Ranks(number)
+def ranks(number: int, micro_batch_cost: int | None = None) -> Group:
+    return Ranks(number, micro_batch_cost)
 
 
 SAMPLES = Samples((DataRef((Part("ref", tuple(range(6))),)),), (5, 9, 3, 7, 7, 2), (0, 0, 1, 1, 2, 2))
@@ -57,3 +57,10 @@ def test_more_columns_are_the_same_samples() -> None:
     more = SAMPLES.with_data(DataRef((Part("other", (0,)),)))
     assert (more.lengths, more.units) == (SAMPLES.lengths, SAMPLES.units)
     assert len(more.data) == 2
+
+
+def test_the_cost_of_a_micro_batch_is_the_groups() -> None:
+    """Three pairs padded to 9 are 54 tokens in one micro-batch, 18 + 14 + 14 in three."""
+    assert planned(SAMPLES, ranks(1), 100).num_micro_batches == 1
+    assert planned(SAMPLES, ranks(1, 10), 100).costs == ((54,),)
+    assert planned(SAMPLES, ranks(1, 1), 100).num_micro_batches > 1

@@ -123,6 +123,48 @@ def test_every_guarantee_with_a_cap_on_rows(sample: tuple[list[int], list[int]],
     assert max(map(len, _filled(result)), default=0) <= max_rows
 
 
+@given(unit_sizes(), st.integers(1, 9), st.integers(0, 60))
+@settings(deadline=None, max_examples=200)
+def test_every_guarantee_where_a_micro_batch_has_its_cost(
+    sample: tuple[list[int], list[int]], num_ranks: int, each: int
+) -> None:
+    lengths, units = sample
+    result = schedule(lengths, units, num_ranks, CAP, micro_batch_cost=each)
+    _check(result, lengths, units, num_ranks, CAP)
+    _check_waiting(result, num_ranks)
+    fewest = schedule(lengths, units, num_ranks, CAP)
+    assert result.lasting + each * result.num_micro_batches <= fewest.lasting + each * fewest.num_micro_batches
+
+
+def _least_cost(lengths: list[int], each: int, cap: int) -> int:
+    """Padded tokens plus ``each`` a bin, over every way of cutting the sorted rows."""
+    ordered = sorted(lengths, reverse=True)
+    least = cap * len(lengths) ** 2
+    for cuts in itertools.product([False, True], repeat=len(ordered) - 1):
+        starts = [0, *(number + 1 for number, cut in enumerate(cuts) if cut), len(ordered)]
+        bins = [ordered[start:stop] for start, stop in itertools.pairwise(starts)]
+        if all(len(rows) * rows[0] <= cap for rows in bins):
+            least = min(least, sum(len(rows) * rows[0] + each for rows in bins))
+    return least
+
+
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=8), st.integers(0, 40))
+@settings(deadline=None)
+def test_one_rank_computes_the_least_that_any_cutting_allows(lengths: list[int], each: int) -> None:
+    result = schedule(lengths, range(len(lengths)), 1, CAP, micro_batch_cost=each)
+    assert result.lasting + each * result.num_micro_batches == _least_cost(lengths, each, CAP)
+
+
+def test_rows_of_unlike_length_part_where_a_micro_batch_is_cheap() -> None:
+    """By hand: 2 x 100 and 6 x 10 tokens cost 260 and two beginnings, together 800 and one."""
+    lengths = [100, 10, 10, 100, 10, 10, 10, 10]
+    apart = schedule(lengths, range(8), 1, 1000, micro_batch_cost=50)
+    assert apart.micro_batches == (((0, 3), (1, 2, 4, 5, 6, 7)),)
+    assert apart.padding_fraction == 0
+    assert schedule(lengths, range(8), 1, 1000, micro_batch_cost=600).num_micro_batches == 1
+    assert schedule(lengths, range(8), 1, 1000).num_micro_batches == 1
+
+
 def test_rows_are_capped_for_short_samples_too() -> None:
     result = schedule([50] * 2 + [5] * 6, list(range(8)), 1, 100, max_rows=2)
     assert [len(samples) for samples in result.micro_batches[0]] == [2, 2, 2, 2]
@@ -180,6 +222,9 @@ def test_ten_thousand_samples_on_sixty_four_ranks_within_a_second() -> None:
     result = schedule(lengths, np.arange(10_000) // 2, 64, 8192)
     assert time.perf_counter() - start < 1.0
     assert result.num_dummies == 0
+    start = time.perf_counter()
+    schedule(lengths, np.arange(10_000) // 2, 64, 8192, micro_batch_cost=256)
+    assert time.perf_counter() - start < 1.0
 
 
 def test_a_unit_above_the_cap_is_named_with_the_cap_it_needs() -> None:
