@@ -1,0 +1,1 @@
+"""Tests that need several machines: a bed of them, made on this one."""
