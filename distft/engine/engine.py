@@ -28,7 +28,14 @@ from distft.common.errors import DistftError, EnvironmentFallsShort
 from distft.config.models import Engine as EngineConfig
 from distft.config.training import Optimizer
 from distft.engine import process_group
-from distft.engine.held import Held, gradient_elements, optimizer_elements, optimizer_tensors, parameter_elements
+from distft.engine.held import (
+    Held,
+    bytes_now,
+    gradient_elements,
+    optimizer_elements,
+    optimizer_tensors,
+    parameter_elements,
+)
 from distft.engine.optimizer import build_optimizer
 from distft.engine.patient_files import PatientFiles
 from distft.engine.process_group import accelerator
@@ -206,10 +213,10 @@ class Engine:
         """What this rank holds now."""
         parameters = parameter_elements(self.module)
         if not self.trained:
-            return Held(parameters, 0, 0)
+            return Held(parameters, 0, 0, bytes_now(self.module))
         optimizer = self._engine.optimizer
         gradients = gradient_elements(optimizer, self.module, self.zero_stage)
-        return Held(parameters, gradients, optimizer_elements(optimizer))
+        return Held(parameters, gradients, optimizer_elements(optimizer), bytes_now(self.module, optimizer))
 
     def offload(self) -> None:
         """Moves every state to host memory, so that another role may use the accelerator."""

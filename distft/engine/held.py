@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -12,11 +12,57 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Held:
-    """Elements of one kind each on this rank."""
+    """Elements of one kind each on this rank, and the bytes of the tensors that are there at this moment."""
 
     parameters: int
     gradients: int
     optimizer: int
+    bytes: dict[str, int] = field(default_factory=dict)
+
+
+def bytes_now(module: nn.Module, optimizer: Any = None) -> dict[str, int]:
+    """Bytes of storage by kind, each storage counted once: what the plan calls parameters, gradients, ...
+
+    At stages 0 to 2 gradients are there from a backward pass to the step only.
+    """
+    counted: set[int] = set()
+
+    def count(tensors: Iterable[Tensor | None]) -> int:
+        found = 0
+        for tensor in tensors:
+            storage = None if tensor is None else tensor.untyped_storage()
+            if storage is not None and storage.nbytes() and storage.data_ptr() not in counted:
+                counted.add(storage.data_ptr())
+                found += storage.nbytes()
+        return found
+
+    parameters = list(module.parameters())
+    shards = (getattr(parameter, "ds_tensor", None) for parameter in parameters)
+    found = {"parameters": count(p.data for p in parameters) + count(shards)}
+    if optimizer is None:
+        return found
+    masters = list(_master_weights(optimizer))
+    found["gradients"] = count(p.grad for p in parameters) + count(_kept_gradients(optimizer))
+    found["master weights"] = count(masters)
+    found["float32 gradients"] = count(master.grad for master in masters)
+    found["optimizer states"] = count(optimizer_tensors(optimizer))
+    return found
+
+
+def _master_weights(optimizer: Any) -> Iterator[Tensor]:
+    """The float32 copies; where there are none, nothing (a bare optimizer steps on the parameters themselves)."""
+    for name in ("fp32_partitioned_groups_flat", "single_partition_of_fp32_groups", "fp32_groups"):
+        for group in getattr(optimizer, name, ()):
+            yield from group if isinstance(group, (list, tuple)) else [group]
+
+
+def _kept_gradients(optimizer: Any) -> Iterator[Tensor]:
+    """Gradients outside the parameters' own ``grad``: partitions (stage 3), whole tensors of a partition (stage 2)."""
+    for name in ("_DeepSpeedZeroOptimizer_Stage3__param_id_to_grad_partition", "accumulated_grads_in_cpu"):
+        yield from getattr(optimizer, name, {}).values()
+    for name in ("all_grad_tensors", "averaged_gradients"):
+        for tensors in getattr(optimizer, name, {}).values():
+            yield from tensors or ()
 
 
 def parameter_elements(module: nn.Module) -> int:

@@ -1,20 +1,22 @@
-"""The plan for eyes: which role sits where, memory by item, batch arithmetic. Plain text, any terminal."""
+"""The plan for eyes: which role sits where, memory by item, batch arithmetic, time. Plain text, any terminal."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import groupby
+from textwrap import TextWrapper
 
 from distft.launch.memory import Item, at_rest, peak
 from distft.launch.plan import GroupPlan, Plan
 
 GIB = 2**30
 MIB = 2**20
+WIDTH = 118
 
 
 def draw(plan: Plan) -> str:
-    """Several paragraphs: header, nodes, groups, batch, memory, verdict."""
-    parts = [_header(plan), _nodes(plan), _groups(plan), _batch(plan), *_memory(plan), _verdict(plan)]
+    """Several paragraphs: header, nodes, groups, batch, memory, time, verdict."""
+    parts = [_header(plan), _nodes(plan), _groups(plan), _batch(plan), *_memory(plan), _time(plan), _verdict(plan)]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -119,7 +121,34 @@ def _memory(plan: Plan) -> Iterator[str]:
     for load in plan.loads:
         share = f"{load.bytes / load.capacity:.0%}" if load.capacity else "?"
         rows.append((load.where, _bytes(load.bytes), _bytes(load.capacity) if load.capacity else "?", share))
-    yield "\n".join(_table(rows))
+    yield "\n".join([*_table(rows), *_fullest_node(plan)])
+
+
+def _fullest_node(plan: Plan) -> Iterator[str]:
+    """Who needs the memory of the fullest node, one part a line."""
+    node = next((load for load in plan.loads if load.kind == "node"), None)
+    if node is not None and plan.hardware.gpus:
+        parts = ", ".join(f"{name} {_bytes(size)}" for name, size in node.parts)
+        yield from _wrapped(f"of which on {node.where}: {parts}", "  ")
+
+
+def _time(plan: Plan) -> str:
+    """Seconds of each role in each phase, and what a step waits for."""
+    word = "iteration" if plan.batch.generation_rounds else "step"
+    if plan.estimate is None:
+        return f"Time of {'an' if word == 'iteration' else 'a'} {word}: unknown, {plan.estimate_unknown}"
+    rows = [("phase", "of role", "seconds", "bound by")]
+    for phase in plan.estimate.phases:
+        for time in phase.roles:
+            role = f"{time.role} ({time.work})"
+            rows.append((phase.name, role, f"{time.seconds:,.2f}", time.bound_by))
+    rows.append((f"whole {word}", "", f"{plan.estimate.seconds:,.2f}", ""))
+    table = _table(rows)
+    said = (
+        f"Estimated, every sequence at its longest: {plan.estimate.seconds:,.1f} s, "
+        f"{plan.estimate.tokens_per_second:,.0f} tokens/s. It waits for {plan.estimate.bottleneck}."
+    )
+    return "\n".join([*table, *_wrapped(said)])
 
 
 def _label(item: Item) -> str:
@@ -132,14 +161,34 @@ def _sum(items: Sequence[Item], label: str) -> int:
 
 def _verdict(plan: Plan) -> str:
     lines = [f"Note: {note}" for note in plan.notes]
+    lines += [f"Tight: {load}" for load in plan.tight]
     if plan.fits is None:
         lines.append("Whether it fits is not known.")
     elif plan.fits:
-        lines.append("It fits.")
+        lines.append(f"It fits{_smallest(plan)}.")
     else:
-        lines.append("It does not fit." + (" What would:" if plan.remedies else ""))
-        lines += [f"  {remedy.change}   ({remedy.cost})" for remedy in plan.remedies]
+        lines.append(f"It does not fit{_smallest(plan)}." + (" What would:" if plan.remedies else ""))
+        for remedy in plan.remedies:
+            seconds = "" if remedy.seconds is None else f"; {remedy.seconds:,.1f} s"
+            lines += _wrapped(f"{remedy.change}   ({remedy.cost}{seconds})", "  ")
     return "\n".join(lines)
+
+
+def _smallest(plan: Plan) -> str:
+    """The fewest GPUs that would do, where that says something."""
+    if plan.smallest is None:
+        return "" if plan.fits or not plan.hardware.gpus else ", and on no number of these nodes"
+    smallest = plan.smallest
+    where = _count(smallest.nodes, "node")
+    return f"; the fewest that it fits are {_count(smallest.total, 'GPU')} on {where}"
+
+
+def _wrapped(text: str, indent: str = "") -> list[str]:
+    """Lines for a terminal; what a user copies (``key=value``) stays in one piece."""
+    further = f"{indent}    " if indent else ""
+    fill = TextWrapper(WIDTH, initial_indent=indent, subsequent_indent=further, break_long_words=False)
+    fill.break_on_hyphens = False
+    return fill.wrap(text)
 
 
 def _bytes(number: int) -> str:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -19,19 +18,21 @@ from distft.launch.memory import (
     Compute,
     Generation,
     Item,
-    Place,
+    When,
     Work,
     activation_items,
     peak,
     rank_items,
 )
-from distft.launch.model_sizes import ModelSizes, local_folder, sizes_from_folder, sizes_from_init
-from distft.launch.placement_plan import Arrangement, Seat
+from distft.launch.model_sizes import ModelSizes, sizes_from_init, sizes_from_path
+from distft.launch.placement_plan import Arrangement, NodeKind, Span, node_kinds
 
 SCALAR_ROLES = ("reward", "value")
 # On the first node the driver, the data worker and Ray's head; on every node Ray's processes and its store.
 HEAD_BYTES = 2**30
 NODE_BYTES = 2**28
+# What stays on the GPU while a group sleeps: the engine moves its own states, the process and its generator stay.
+STAYS = ("process", "generation twin")
 
 
 @dataclass(frozen=True)
@@ -45,128 +46,162 @@ class RoleMemory:
 
 @dataclass(frozen=True)
 class Load:
-    """The fullest GPU of a device set, or the fullest node: ``bytes`` of ``capacity`` at the fullest moment."""
+    """The fullest GPU of a device set, or the fullest node: ``bytes`` of ``capacity`` at the fullest moment.
+
+    ``parts``: who needs how much of a node at that moment.
+    """
 
     where: str
     kind: Literal["gpu", "node"]
     roles: tuple[str, ...]
     bytes: int
     capacity: int
+    parts: tuple[tuple[str, int], ...] = ()
 
 
-def sizes_of(recipe: Recipe, role: str) -> ModelSizes:
-    """The sizes of a role's model, with the head that the role needs.
-
-    Raises UserError where they are not to be found on this machine.
+@dataclass(frozen=True)
+class GroupMemory:
+    """One rank of a group, summed up: on its GPU ``awake`` at the fullest moment and while it is ``asleep``,
+    ``waiting`` in host memory meanwhile; and what it holds of the node's memory by moment.
     """
-    model = model_of(recipe, role)
-    if model.init is not None:
-        sizes = sizes_from_init(model.init)
-    else:
-        path = resolve_path(str(model.path))
-        folder = local_folder(path)
-        if folder is None:
-            raise UserError("is not on this machine, so its sizes are not known", where=path, hint="fetch it first")
-        sizes = sizes_from_folder(folder)
-    return sizes.with_scalar_head() if role in SCALAR_ROLES else sizes
+
+    awake: int
+    asleep: int
+    waiting: int
+    node: Mapping[When, int]
 
 
-def role_memory(recipe: Recipe, role: str, ranks: int, *, gpu: bool, shared: bool) -> RoleMemory:
+class SizeBook:
+    """The sizes of every model of a run, each read once."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, str, bool], ModelSizes | UserError] = {}
+
+    def sizes_of(self, model: Model, *, scalar: bool) -> ModelSizes:
+        """The sizes of a model, with one output in the place of the vocabulary where it is ``scalar``.
+
+        Raises UserError where they are not to be found on this machine.
+        """
+        key = (model.path or "", "" if model.init is None else repr(model.init), scalar)
+        if key not in self._known:
+            try:
+                sizes = sizes_from_init(model.init) if model.init else sizes_from_path(resolve_path(str(model.path)))
+                self._known[key] = sizes.with_scalar_head() if scalar else sizes
+            except UserError as error:
+                self._known[key] = error
+        found = self._known[key]
+        if isinstance(found, UserError):
+            raise found
+        return found
+
+
+class Roles:
+    """What is the same of a role however many ranks it has: its model's section and its model's sizes."""
+
+    def __init__(self, recipe: Recipe, book: SizeBook) -> None:
+        self.recipe, self._book = recipe, book
+        self._models: dict[str, Model] = {}
+
+    def model(self, role: str) -> Model:
+        """The role's model with every default filled in."""
+        if role not in self._models:
+            self._models[role] = model_of(self.recipe, role)
+        return self._models[role]
+
+    def sizes(self, role: str) -> ModelSizes:
+        """The sizes of the role's model. Raises UserError where they are not to be found."""
+        return self._book.sizes_of(self.model(role), scalar=role in SCALAR_ROLES)
+
+
+def role_memory(roles: Roles, role: str, ranks: int, *, gpu: bool, shared: bool) -> RoleMemory:
     """The items of one rank of a role on ``ranks`` ranks; a role in another's group adds no model of its own."""
-    model = model_of(recipe, role)
+    model = roles.model(role)
     try:
-        sizes = sizes_of(recipe, role)
+        sizes = roles.sizes(role)
     except UserError as error:
         if (model.path or "").startswith("run:"):
             raise
         return RoleMemory((), unknown=str(error).replace("\n", ";"))
-    compute, work = _compute(recipe, role, model, gpu=gpu), _work(recipe, role, ranks)
+    compute, work = _compute(roles.recipe, role, model, gpu=gpu), _work(roles.recipe, role, ranks)
     if shared:
         frozen = replace(compute, trained=False)
         return RoleMemory(tuple(activation_items(sizes, frozen, work)), sizes.total)
-    return RoleMemory(tuple(rank_items(sizes, model.engine, compute, work, ranks)), sizes.total)
+    return RoleMemory(tuple(rank_items(sizes, model.engine.on(ranks), compute, work, ranks)), sizes.total)
+
+
+def group_memory(items: Sequence[Item], *, gpu: bool) -> GroupMemory:
+    """The items of a group's roles, summed up."""
+    on_device = [item for item in items if item.place == "device"]
+    always = [item for item in on_device if item.when == "always"]
+    # DeepSpeed moves no states of an engine whose parameters are on the host.
+    held = {item.name for item in items if item.place == "host"}
+    stuck = "parameters" in held and any(item.name == "gradients" for item in items)
+    asleep = sum(item.bytes for item in always if stuck or item.name in STAYS)
+    node: dict[When, int] = {}
+    for item in items:
+        if item.place == "host" or not gpu:
+            node[item.when] = node.get(item.when, 0) + item.bytes
+    return GroupMemory(peak(on_device, "device"), asleep, sum(item.bytes for item in always) - asleep, node)
+
+
+def needed_in_turns(groups: Sequence[GroupMemory]) -> int:
+    """A GPU whose groups sleep in turn: one awake, of the others what stays there."""
+    asleep = sum(group.asleep for group in groups)
+    return asleep + max(group.awake - group.asleep for group in groups)
+
+
+def moments(algorithm: str) -> tuple[tuple[When, ...], ...]:
+    """What the ranks of a node may be doing at once: all the same, but DPO's reference reads ahead meanwhile."""
+    ahead: tuple[When, ...] = ("forward",) if algorithm == "dpo" else ()
+    return tuple((when,) if when in ahead else (*ahead, when) for when in PHASES)
 
 
 def loads(
-    memory: Mapping[str, RoleMemory], arrangement: Arrangement, seats: Mapping[str, Sequence[Seat]], hardware: Hardware
+    groups: Mapping[str, GroupMemory],
+    arrangement: Arrangement,
+    spans: Mapping[str, Sequence[Span]],
+    hardware: Hardware,
+    algorithm: str,
 ) -> tuple[Load, ...]:
-    """The fullest GPU of each device set (GPU clusters) and the fullest node."""
-    by_group: dict[str, list[Item]] = defaultdict(list)
-    for role, group in arrangement.group_of.items():
-        by_group[group] += memory[role].items
+    """The fullest GPU of each device set (GPU clusters) and the fullest node. ``groups``: one rank of each."""
     found = []
     if hardware.gpus:
-        for root, groups in arrangement.members.items():
+        for root, members in arrangement.members.items():
             on_it = arrangement.roles_of_set[root]
-            needed = _taking_turns([by_group[group] for group in groups])
+            needed = needed_in_turns([groups[group] for group in members])
             found.append(Load(f"GPUs of {', '.join(on_it)}", "gpu", on_it, needed, hardware.gpu_memory))
-    found.append(_fullest_node(by_group, arrangement, seats, hardware))
+    at_once = moments(algorithm)
+    nodes = [_node_load(kind, groups, arrangement, hardware, at_once) for kind in node_kinds(spans)]
+    found.append(max(nodes, key=lambda load: load.bytes))
     return tuple(found)
 
 
-def _taking_turns(groups: Sequence[Sequence[Item]]) -> int:
-    """A GPU whose groups sleep in turn: one awake, of the others only their processes' own memory."""
-    processes = [
-        sum(item.bytes for item in items if item.name == "process" and item.place == "device") for items in groups
-    ]
-    awake = [peak(items, "device") - process for items, process in zip(groups, processes, strict=True)]
-    return sum(processes) + max(awake)
-
-
-def _fullest_node(
-    by_group: Mapping[str, Sequence[Item]],
+def _node_load(
+    kind: NodeKind,
+    groups: Mapping[str, GroupMemory],
     arrangement: Arrangement,
-    seats: Mapping[str, Sequence[Seat]],
     hardware: Hardware,
+    at_once: Sequence[tuple[When, ...]],
 ) -> Load:
-    """Nodes with the same ranks on them are alike, so each kind is counted once."""
-    ranks: dict[int, Counter[str]] = defaultdict(Counter)
-    for root, chosen in seats.items():
-        for seat in chosen:
-            ranks[seat.node][root] += 1
-    places: tuple[Place, ...] = ("host",) if hardware.gpus else ("host", "device")
-    found, seen = [], set()
-    for node in sorted(ranks):
-        kind = tuple(sorted(ranks[node].items()))
-        if kind in seen:
-            continue
-        seen.add(kind)
-        held = [(count, by_group[group]) for root, count in kind for group in arrangement.members[root]]
-        own = NODE_BYTES + (HEAD_BYTES if node == 0 else 0)
-        asleep = _asleep_on_host(kind, by_group, arrangement) if hardware.gpus else 0
-        roles = tuple(role for root, _ in kind for role in arrangement.roles_of_set[root])
-        found.append(Load(f"node {node}", "node", roles, own + asleep + _at_once(held, places), hardware.memory))
-    return max(found, key=lambda load: load.bytes)
+    """One node of a kind at its fullest moment."""
+    held = [(count, group) for root, count in kind.ranks.items() for group in arrangement.members[root]]
 
+    def at(whens: tuple[When, ...]) -> int:
+        return sum(count * groups[group].node.get(when, 0) for count, group in held for when in whens)
 
-def _at_once(held: Iterable[tuple[int, Sequence[Item]]], places: Sequence[Place]) -> int:
-    """The most that the ranks of a node hold at one moment: all are in the same phase."""
-    held = list(held)
-
-    def total(when: str) -> int:
-        return sum(
-            count * item.bytes for count, items in held for item in items if item.when == when and item.place in places
-        )
-
-    return total("always") + max(total(phase) for phase in PHASES)
-
-
-def _asleep_on_host(
-    kind: Iterable[tuple[str, int]], by_group: Mapping[str, Sequence[Item]], arrangement: Arrangement
-) -> int:
-    """Host memory of groups that sleep: their states wait there while another has the GPU."""
-    asleep = 0
-    for root, count in kind:
-        states = [_states(by_group[group]) for group in arrangement.members[root]]
-        asleep += count * (sum(states) - min(states))
-    return asleep
-
-
-def _states(items: Iterable[Item]) -> int:
-    """What leaves the GPU when a group goes to sleep: all that is always there but the process itself."""
-    return sum(
-        item.bytes for item in items if item.when == "always" and item.place == "device" and item.name != "process"
-    )
+    fullest: tuple[When, ...] = ("always", *max(at_once, key=at))
+    parts = [("Ray", NODE_BYTES)]
+    if kind.first_node == 0:
+        parts.append(("driver, data worker, Ray's head", HEAD_BYTES))
+    for count, group in held:
+        parts.append((group, count * sum(groups[group].node.get(when, 0) for when in fullest)))
+    if hardware.gpus:
+        for root, count in kind.ranks.items():
+            waiting = [groups[group].waiting for group in arrangement.members[root]]
+            parts.append(("asleep", count * (sum(waiting) - min(waiting))))
+    roles = tuple(role for root in kind.ranks for role in arrangement.roles_of_set[root])
+    named = tuple((name, size) for name, size in parts if size)
+    return Load(f"node {kind.first_node}", "node", roles, sum(size for _, size in named), hardware.memory, named)
 
 
 def _compute(recipe: Recipe, role: str, model: Model, *, gpu: bool) -> Compute:

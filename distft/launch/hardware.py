@@ -12,7 +12,12 @@ from distft.launch.machine import GIB, Machine
 
 @dataclass(frozen=True)
 class Hardware:
-    """Nodes that are all alike. Memory in bytes; ``gpu_memory`` is 0 without GPUs or where it is not known."""
+    """Nodes that are all alike. Memory in bytes; ``gpu_memory`` is 0 without GPUs or where it is not known.
+
+    Rates of one GPU by its data sheet, 0 where the cluster file does not say them: ``flops`` of dense bfloat16
+    products (FLOP/s), ``memory_bandwidth`` and ``link`` to its neighbours in one direction (bytes/s; ``nvlink``
+    or PCIe). ``network``: bytes/s of one node in one direction.
+    """
 
     nodes: int
     cpus: int
@@ -20,6 +25,11 @@ class Hardware:
     memory: int
     gpu_memory: int
     ranks_per_cpu: int
+    flops: float = 0.0
+    memory_bandwidth: float = 0.0
+    link: float = 0.0
+    nvlink: bool = True
+    network: float = 0.0
 
     @property
     def slots(self) -> int:
@@ -57,7 +67,22 @@ def hardware_of(cluster: Cluster, machine: Machine | None) -> Hardware:
         memory=int(said["memory_gib"] * GIB),
         gpu_memory=int(gpu_memory * GIB) if said["gpus"] else 0,
         ranks_per_cpu=node.ranks_per_cpu,
+        **_rates(cluster),
     )
+
+
+def _rates(cluster: Cluster) -> dict[str, Any]:
+    """What the data sheets say, in units without prefixes; the file's ``interconnect_gbs`` counts both directions."""
+    gpu, network = cluster.node.gpu, cluster.network.bandwidth_gbps
+    rates: dict[str, Any] = {"network": network * 1e9 / 8} if network else {}
+    if gpu is None:
+        return rates
+    return rates | {
+        "flops": gpu.bf16_tflops * 1e12,
+        "memory_bandwidth": gpu.memory_bandwidth_gbs * 1e9,
+        "link": gpu.interconnect_gbs * 1e9 / 2,
+        "nvlink": gpu.interconnect == "nvlink",
+    }
 
 
 def _check(cluster: str, said: dict[str, Any], machine: Machine) -> None:

@@ -25,7 +25,7 @@ BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 MAX_LIVE_PARAMETERS = 1_000_000_000
 SUB_GROUP = 1_000_000_000
 # Elements of a chunk in which float32 log-probabilities are computed (algorithms.logprobs), CPU and GPU.
-CHUNK_CPU = 2**19
+CHUNK_CPU = 2**18
 CHUNK_GPU = 2**25
 # A process that has imported torch, transformers, DeepSpeed and Ray (383 MiB resident when measured, before any
 # thread of theirs runs); on a GPU its CUDA context, cuBLAS and NCCL.
@@ -103,31 +103,48 @@ def rank_items(sizes: ModelSizes, engine: Engine, compute: Compute, work: Work, 
 
 
 def state_items(sizes: ModelSizes, engine: Engine, compute: Compute, ranks: int) -> list[Item]:
-    """Parameters, gradients, master weights and optimizer states (ZeRO, section 5).
+    """Parameters, gradients, master weights and optimizer states (ZeRO, section 5), as DeepSpeed holds them.
 
-    Stage 1 shards optimizer states and master weights, 2 gradients too, 3 parameters too. DeepSpeed keeps a
-    float32 master copy from stage 1 on even when the parameters are float32. A frozen role has parameters
-    only. Offloaded states lie in host memory.
+    Stage 1 shards optimizer states and master weights, 2 gradients too, 3 parameters too (there every tensor is
+    cut by itself and padded). DeepSpeed keeps a float32 master copy from stage 1 on even when the parameters are
+    float32. A frozen role has parameters only. Offloaded states lie in host memory.
     """
-    stage, total, size = engine.zero_stage, sizes.total, compute.size
-    shard = -(-total // ranks)
-    parameters = shard if stage == 3 else total
+    stage, size = engine.zero_stage, compute.size
+    padded = sizes.shard(ranks) if stage == 3 else -(-sizes.total // ranks)
     home: Place = "host" if engine.offload_parameters == "cpu" and stage == 3 else "device"
-    items = [Item("parameters", parameters * size, place=home)]
+    items = [Item("parameters", (padded if stage == 3 else sizes.total) * size, place=home)]
     if stage == 3 and ranks > 1:
         items.append(Item("small parameters kept whole", sizes.small(engine.persistence_threshold) * size))
     if not compute.trained:
         return items
-    states = shard if stage >= 1 else total
-    gradients = shard if stage >= 2 else total
-    away: Place = "host" if engine.offload_optimizer == "cpu" and stage >= 1 else "device"
-    items.append(Item("gradients", gradients * size, place=away if stage >= 2 else "device"))
+    offloaded = engine.offload_optimizer == "cpu" and stage >= 1
+    away: Place = "host" if offloaded else "device"
+    states = padded if stage >= 1 else sizes.total
+    items.append(
+        Item("gradients", (padded if stage >= 2 else sizes.total) * size, place=away if stage >= 2 else "device")
+    )
+    if stage == 2 and ranks > 1:  # one that a boundary between two ranks cuts is kept whole by both
+        items.append(Item("gradients cut by a boundary", sizes.largest * size, place=away))
     if stage >= 1 or size < 4:
         items.append(Item("master weights", 4 * states, place=away))
     if compute.adam:
         items.append(Item("optimizer states", 8 * states, place=away))
-    if size < 4:
+    if offloaded:
+        items += _offload_items(sizes, stage, size, states)
+    elif size < 4:
         items.append(Item("float32 gradients", 4 * min(states, SUB_GROUP), "step", away))
+    return items
+
+
+def _offload_items(sizes: ModelSizes, stage: int, size: int, states: int) -> list[Item]:
+    """What DeepSpeed 0.19 keeps besides for an optimizer on the host: float32 gradients beside those of the model's
+    precision; at stages 1 and 2 the parameters on their way back, and room for the largest gradient on both sides.
+    """
+    items = [Item("float32 gradients", 4 * states, place="host")]
+    if stage < 3:
+        items.append(Item("parameters on their way", size * states, place="host"))
+        items.append(Item("largest gradient on its way", size * sizes.largest, place="host"))
+        items.append(Item("largest gradient on its way", size * sizes.largest))
     return items
 
 

@@ -1,7 +1,8 @@
 """How large a model is, by block, without torch and without reading weights.
 
-Sources, in this order: ``init:`` sizes of the recipe, the folder's ``config.json``, and for architectures
-that ``architectures`` does not know the shapes in the safetensors headers.
+Sources, in this order: ``init:`` sizes of the recipe, the folder's ``config.json``, for architectures that
+``architectures`` does not know the shapes in the safetensors headers, and for a public model that is not on
+this machine the table of ``known_models``.
 """
 
 from __future__ import annotations
@@ -10,11 +11,13 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distft.common.errors import UserError, nearest
 from distft.launch.architectures import FAMILIES, Block, Tensors
+from distft.launch.known_models import known_config
 from distft.launch.weight_files import COPY_AGAIN, tensor_shapes
 
 if TYPE_CHECKING:
@@ -42,7 +45,7 @@ class ModelSizes:
     tied: bool
     encoder_decoder: bool = False
 
-    @property
+    @cached_property
     def total(self) -> int:
         """All parameters."""
         return sum(tensors.total for tensors in self.tensors)
@@ -51,16 +54,33 @@ class ModelSizes:
         """Parameters of one block."""
         return sum(tensors.total for tensors in self.tensors if tensors.block == block)
 
-    @property
+    @cached_property
     def layer(self) -> int:
         """Parameters of one layer (of the mean one, where they differ)."""
         return self.of("layers") // max(1, self.layers)
+
+    @cached_property
+    def active(self) -> int:
+        """Parameters of the layers that one token is multiplied with: of a mixture of experts, those chosen for it."""
+        layers = (tensors for tensors in self.tensors if tensors.block == "layers")
+        return sum(int(tensors.total * self._active_share(tensors)) for tensors in layers)
+
+    def _active_share(self, tensors: Tensors) -> float:
+        if not tensors.name.startswith("mlp.experts."):
+            return 1.0
+        experts, rows, columns = tensors.shape
+        inner = columns if tensors.name.endswith("down") else rows // 2
+        return self.intermediate / inner / experts
+
+    def shard(self, ranks: int) -> int:
+        """Elements of one rank's shards under ZeRO-3: every tensor is cut by itself, the last part padded."""
+        return sum(-(-tensors.numel // ranks) * tensors.count for tensors in self.tensors)
 
     def small(self, threshold: int) -> int:
         """Parameters in tensors of at most ``threshold`` elements: ZeRO-3 keeps those whole on every rank."""
         return sum(tensors.total for tensors in self.tensors if tensors.numel <= threshold)
 
-    @property
+    @cached_property
     def largest(self) -> int:
         """Elements of the largest tensor: the least that must be gathered at once."""
         return max(tensors.numel for tensors in self.tensors)
@@ -111,6 +131,21 @@ def sizes_from_folder(folder: Path) -> ModelSizes:
     if not shapes:
         return sizes_from_config(config, where=str(folder / "config.json"))
     return _assemble(str(config.get("model_type")), _from_shapes(shapes), config)
+
+
+def sizes_from_path(path: str) -> ModelSizes:
+    """Of a folder, of what lies in the hub cache, or of a public model whose sizes are known without it.
+
+    Raises UserError where they are not to be found on this machine.
+    """
+    folder = local_folder(path)
+    if folder is not None:
+        return sizes_from_folder(folder)
+    config = known_config(path)
+    if config is not None:
+        return sizes_from_config(config, where=path)
+    hint = "fetch it first, or give a folder with its config.json"
+    raise UserError("is not on this machine, so its sizes are not known", where=path, hint=hint)
 
 
 def read_config(folder: Path) -> dict[str, Any]:

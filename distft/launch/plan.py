@@ -1,14 +1,16 @@
-"""The plan: recipe x cluster to which rank of which role sits where, with what, and whether it fits.
+"""The plan: recipe x cluster to which rank of which role sits where, with what, whether it fits and how long it takes.
 
-    recipe ──► arrangements ──► seats ──► groups (ranks, threads, environment)
+    recipe ──► arrangements ──► spans of seats ──► groups (ranks, threads, environment)
     cluster ─► hardware ─┘                  │
-    config.json ─► sizes ─► memory items ───┴─► loads per device and node ─► fits? else remedies
+    config.json ─► sizes ─► memory items ───┼─► loads per device and node ─► fits? else remedies
+                       └──► costs ──────────┴─► seconds of a step; of what fits the quickest is taken
 
 A pure function: nothing is started, no torch, no ray. The same plan drives local Ray, a Ray job and Slurm.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -16,15 +18,19 @@ from pydantic import BaseModel, ConfigDict
 from distft.common.errors import UserError
 from distft.config.cluster import Cluster
 from distft.config.recipe import Recipe
-from distft.config.roles import main_role, roles
+from distft.config.roles import main_role, model_of, roles
 from distft.launch.batch_arithmetic import BatchArithmetic, batch_arithmetic
 from distft.launch.environment import group_environment
-from distft.launch.footprint import Load, RoleMemory
+from distft.launch.estimate import Estimate
+from distft.launch.footprint import Load, RoleMemory, SizeBook
 from distft.launch.hardware import Hardware, hardware_of
-from distft.launch.layout import Layout, best_layout
+from distft.launch.layout import Layout, best_layout, fits
 from distft.launch.machine import Machine
-from distft.launch.remedies import Remedy, remedies
+from distft.launch.micro_batch_cost import micro_batch_cost
+from distft.launch.placement_plan import Span
+from distft.launch.remedies import Remedy, Tried, remedies
 from distft.launch.sharing import PHASES, slot_share, threads
+from distft.launch.smallest import Smallest, smallest_that_fits
 
 # Above this share of a capacity the plan warns: the estimate may be that much off.
 TIGHT = 0.9
@@ -66,6 +72,7 @@ class GroupPlan(Frozen):
     cpus_per_rank: float
     gpus_per_rank: float
     threads: int
+    micro_batch_cost: int | None
     env: dict[str, str]
 
     @property
@@ -91,7 +98,8 @@ class Plan(Frozen):
     """Who sits where. JSON round trip by ``model_dump_json`` and ``model_validate_json``.
 
     ``fits`` is None where the sizes of a model are not known. ``phases``: roles that compute at the same
-    time, in the order of a step. Memory in bytes.
+    time, in the order of a step. Memory in bytes. ``tight``: what is more than nine tenths full. ``estimate`` is
+    None where ``estimate_unknown`` says what it lacks; ``smallest``: the fewest GPUs on which the recipe fits.
     """
 
     format: Literal[1] = 1
@@ -108,6 +116,10 @@ class Plan(Frozen):
     memory: dict[str, RoleMemory]
     loads: tuple[Load, ...]
     fits: bool | None
+    tight: tuple[str, ...] = ()
+    estimate: Estimate | None = None
+    estimate_unknown: str = ""
+    smallest: Smallest | None = None
     remedies: tuple[Remedy, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -140,7 +152,7 @@ class Plan(Frozen):
 
 
 def make_plan(recipe: Recipe, cluster: Cluster, *, machine: Machine | None = None) -> Plan:
-    """The first arrangement that fits, else the one that comes nearest, with what would make it fit.
+    """The quickest arrangement that fits, else the one that comes nearest, with what would make it fit.
 
     ``machine`` fills in what the cluster file leaves to be found out: this machine for ``local``, the
     running cluster for ``ray``; what such a file says beyond it is refused.
@@ -148,23 +160,40 @@ def make_plan(recipe: Recipe, cluster: Cluster, *, machine: Machine | None = Non
     Raises EnvironmentFallsShort where there are too few CPUs, GPUs or nodes, UserError for a placement or a
     model that cannot be. That it does not fit into memory is no exception: see ``Plan.fits``.
     """
-    layout = best_layout(recipe, hardware_of(cluster, machine))
+    book = SizeBook()
+    hardware = hardware_of(cluster, machine)
+    layout = best_layout(recipe, hardware, book)
     plan = _written_out(recipe, cluster, machine, layout)
-    if layout.fits is not False:
+    if layout.fits is None:
+        return plan
+    plan = plan.model_copy(update={"smallest": smallest_that_fits(recipe, hardware, book)})
+    if layout.fits:
         return plan
 
-    def fits(changed: Recipe, on: Cluster) -> bool:
+    def seconds(changed: Recipe, on: Cluster) -> float | None:
         try:
-            return best_layout(changed, hardware_of(on, machine)).fits is True
+            found = best_layout(changed, hardware_of(on, machine), book)
+        except UserError:
+            return None
+        return found.estimate.seconds if found.estimate else None
+
+    def fit(changed: Recipe, on: Cluster) -> bool:
+        try:
+            return fits(changed, hardware_of(on, machine), book)
         except UserError:
             return False
 
-    return plan.model_copy(update={"remedies": remedies(recipe, cluster, fits, gpu=layout.hardware.gpus > 0)})
+    found = remedies(recipe, cluster, Tried(fit, seconds), gpu=hardware.gpus > 0)
+    return plan.model_copy(update={"remedies": found})
 
 
 def _written_out(recipe: Recipe, cluster: Cluster, machine: Machine | None, layout: Layout) -> Plan:
     arrangement, share = layout.arrangement, slot_share(layout.hardware)
-    groups = {group: _group(recipe, cluster, machine, layout, group) for group in arrangement.set_of}
+    ranks = {root: _ranks(spans) for root, spans in layout.spans.items()}
+    groups = {
+        group: _group(recipe, cluster, machine, layout, group, ranks[root])
+        for group, root in arrangement.set_of.items()
+    }
     batch = batch_arithmetic(recipe, groups[arrangement.group_of[main_role(recipe)]].num_ranks)
     return Plan(
         recipe=recipe.name,
@@ -173,8 +202,12 @@ def _written_out(recipe: Recipe, cluster: Cluster, machine: Machine | None, layo
         kind=cluster.kind,
         hardware=layout.hardware,
         device_sets={
-            root: tuple(Bundle(node=seat.node, cpus=share.cpus, gpus=share.gpus) for seat in chosen)
-            for root, chosen in layout.seats.items()
+            root: tuple(
+                Bundle.model_construct(node=seat.node, cpus=share.cpus, gpus=share.gpus)
+                for span in chosen
+                for seat in span
+            )
+            for root, chosen in layout.spans.items()
         },
         groups=groups,
         data_worker=DataWorkerPlan(
@@ -185,26 +218,54 @@ def _written_out(recipe: Recipe, cluster: Cluster, machine: Machine | None, layo
         memory=dict(layout.memory),
         loads=layout.loads,
         fits=layout.fits,
+        tight=tuple(_tight(layout)),
+        estimate=layout.estimate,
+        estimate_unknown=layout.unknown,
         notes=_notes(layout, batch),
     )
 
 
-def _group(recipe: Recipe, cluster: Cluster, machine: Machine | None, layout: Layout, group: str) -> GroupPlan:
+def _ranks(spans: Iterable[Span]) -> tuple[RankPlan, ...]:
+    """The ranks of every group of a device set. Not validated one by one: there may be thousands."""
+    seats = (seat for span in spans for seat in span)
+    return tuple(RankPlan.model_construct(rank=rank, node=seat.node, slot=seat.slot) for rank, seat in enumerate(seats))
+
+
+def _group(
+    recipe: Recipe,
+    cluster: Cluster,
+    machine: Machine | None,
+    layout: Layout,
+    group: str,
+    ranks: tuple[RankPlan, ...],
+) -> GroupPlan:
     arrangement, hardware, share = layout.arrangement, layout.hardware, slot_share(layout.hardware)
     root = arrangement.set_of[group]
-    count = threads(recipe, group, arrangement, layout.seats, hardware)
+    count = threads(recipe, group, arrangement, layout.spans, hardware)
     return GroupPlan(
         role=group,
         roles=tuple(role for role in roles(recipe) if arrangement.group_of[role] == group),
         device_set=root,
-        ranks=tuple(
-            RankPlan(rank=rank, node=seat.node, slot=seat.slot) for rank, seat in enumerate(layout.seats[root])
-        ),
+        ranks=ranks,
         cpus_per_rank=share.divided(share.cpus, len(layout.arrangement.members[root])),
         gpus_per_rank=share.gpus,
         threads=count,
+        micro_batch_cost=micro_batch_cost(
+            cluster,
+            model_of(recipe, group).engine.on(len(ranks)),
+            gpus=hardware.gpus,
+            nodes=[rank.node for rank in ranks],
+        ),
         env=group_environment(cluster, machine, gpus=hardware.gpus, threads=count),
     )
+
+
+def _tight(layout: Layout) -> Iterator[str]:
+    """What is nearly full, the fullest first."""
+    known = [(load.bytes / load.capacity, load.where) for load in layout.loads if load.capacity]
+    for share, where in sorted(known, reverse=True):
+        if TIGHT < share <= 1:
+            yield f"{where}: {share:.0%} full"
 
 
 def _notes(layout: Layout, batch: BatchArithmetic) -> tuple[str, ...]:
@@ -214,12 +275,10 @@ def _notes(layout: Layout, batch: BatchArithmetic) -> tuple[str, ...]:
         for groups in layout.arrangement.members.values()
         if len(groups) > 1
     ]
-    notes += [
-        f"tight: {load.where} {load.bytes / load.capacity:.0%} full"
-        for load in layout.loads
-        if load.capacity and TIGHT < load.bytes / load.capacity <= 1
-    ]
     idle = batch.ranks - batch.sequences // (2 if batch.unit == "pairs" else 1)
     if idle > 0:
         notes.append(f"{idle} of {batch.ranks} ranks have nothing to do: a step has {batch.units} {batch.unit}")
+    free = layout.hardware.nodes * layout.hardware.gpus - sum(layout.arrangement.ranks.values())
+    if free > 0 and layout.estimate is not None:
+        notes.append(f"{free} GPUs are left over: with more ranks the step would not be shorter")
     return tuple(notes)

@@ -1,6 +1,7 @@
 """From a recipe and a cluster's name to a run that may start: planned on what is really here, and checked.
 
-Nothing is started and nothing is written. No torch, no ray: ``train --dry-run`` is this and no more.
+Nothing is started and nothing is written: ``train --dry-run`` is this and no more. No torch; and no ray, except to
+ask a Ray cluster that runs already what it has.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from distft.checkpoint.lease import refuse_if_held
 from distft.common.errors import EnvironmentFallsShort, UserError
 from distft.config.cluster import Cluster, load_cluster
 from distft.config.recipe import Recipe
-from distft.launch.machine import this_machine
+from distft.launch.machine import Machine, this_machine
 from distft.launch.plan import Plan, make_plan
 from distft.launch.preflight import preflight
 from distft.launch.run_folder import is_finished, require_same_run
@@ -34,22 +35,25 @@ class Prepared:
     warnings: tuple[str, ...] = ()
 
 
-def planned(recipe: Recipe, cluster_name: str) -> Plan:
-    """The plan on a cluster as its file says; this machine is looked at only for what a ``local`` one leaves open.
+def planned(recipe: Recipe, cluster_name: str, *, nodes: int | None = None) -> Plan:
+    """The plan on a cluster as its file says, or on so many of its ``nodes``. What the file leaves open (``auto``) is
+    looked up: on this machine for a ``local`` one, on the running Ray for one of kind ``ray``.
 
     Raises UserError or EnvironmentFallsShort.
     """
     cluster = load_cluster(cluster_name)
+    if nodes is not None:
+        cluster = _with_nodes(cluster, nodes)
     node = cluster.node
-    left_open = cluster.kind == "local" and "auto" in (node.cpus, node.gpus, node.memory_gib)
-    return make_plan(recipe, cluster, machine=this_machine() if left_open else None)
+    left_open = "auto" in (cluster.nodes, node.cpus, node.gpus, node.memory_gib)
+    return make_plan(recipe, cluster, machine=_machine(cluster) if left_open else None)
 
 
 def prepare(recipe: Recipe, cluster_name: str) -> Prepared:
     """Everything that can be checked before anything is started. Raises UserError or EnvironmentFallsShort."""
     cluster = load_cluster(cluster_name)
     _require_reachable(cluster)
-    plan = make_plan(recipe, cluster, machine=this_machine())
+    plan = make_plan(recipe, cluster, machine=_machine(cluster))
     run_dir = Path(recipe.output_dir).absolute()
     if recipe.checkpoint.resume != "never":
         require_same_run(recipe, run_dir)
@@ -59,6 +63,24 @@ def prepare(recipe: Recipe, cluster_name: str) -> Prepared:
     warnings = preflight(recipe, plan)
     refuse_if_held(run_dir)
     return Prepared(recipe, cluster, plan, run_dir, warnings=warnings)
+
+
+def _with_nodes(cluster: Cluster, nodes: int) -> Cluster:
+    if nodes < 1:
+        raise UserError(f"must be at least 1, not {nodes}", where="--nodes")
+    if cluster.kind == "local" and nodes != 1:
+        hint = "give a cluster of kind slurm or ray, such as --cluster slurm-h100"
+        raise UserError(f"{cluster.name} is one machine", where=f"--nodes {nodes}", hint=hint)
+    return cluster.model_copy(update={"nodes": nodes})
+
+
+def _machine(cluster: Cluster) -> Machine:
+    """Where the run would be: the nodes of the Ray that runs already, or this machine."""
+    if cluster.kind != "ray":
+        return this_machine()
+    from distft.launch.ray_cluster import existing_machine
+
+    return existing_machine(cluster)
 
 
 def _require_checkpoint(resume: str) -> None:

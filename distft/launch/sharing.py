@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from distft.config.recipe import Recipe
 from distft.config.roles import roles
 from distft.launch.hardware import Hardware
-from distft.launch.placement_plan import Arrangement, Seat
+from distft.launch.placement_plan import Arrangement, Span, node_kinds
 
 # Of every core this part stays for the data worker, so that it finds room however full the node is.
 DATA_WORKER_CPUS = 0.04
@@ -48,7 +47,7 @@ def slot_share(hardware: Hardware) -> SlotShare:
     return SlotShare(SlotShare.divided(hardware.cpus - DATA_WORKER_CPUS, hardware.gpus), 1.0, DATA_WORKER_CPUS)
 
 
-def threads(recipe: Recipe, group: str, arrangement: Arrangement, placed: Mapping[str, Sequence[Seat]],
+def threads(recipe: Recipe, group: str, arrangement: Arrangement, placed: Mapping[str, Sequence[Span]],
             hardware: Hardware) -> int:  # fmt: skip
     """Threads of a rank: the cores of its node over the ranks that compute at the same time on it, at least 1.
 
@@ -59,12 +58,11 @@ def threads(recipe: Recipe, group: str, arrangement: Arrangement, placed: Mappin
         per_gpu = hardware.cpus // hardware.gpus
         return max(1, min(MOST_GPU_THREADS, per_gpu))
     own = {role for role in roles(recipe) if arrangement.group_of[role] == group}
-    nodes = {seat.node for seat in placed[arrangement.set_of[group]]}
+    kinds = [kind.ranks for kind in node_kinds(placed) if arrangement.set_of[group] in kind.ranks]
     busiest = 1
     for phase in PHASES[recipe.algorithm.kind]:
         if own.isdisjoint(phase):
             continue
         active = {arrangement.set_of[arrangement.group_of[role]] for role in phase if role in arrangement.group_of}
-        ranks = Counter(seat.node for root in active for seat in placed[root])
-        busiest = max(busiest, *(ranks[node] for node in nodes))
+        busiest = max(busiest, *(sum(ranks.get(root, 0) for root in active) for ranks in kinds))
     return max(1, hardware.cpus // busiest)

@@ -56,15 +56,14 @@ def kill_worker(verb: Verb, role: str, rank: int, *, while_in: str = BUSY) -> No
     end_after(verb, since, role, rank)
 
 
-def test_a_ppo_run_survives_the_death_of_a_busy_and_of_an_idle_worker(sft: Path, start: Start) -> None:
-    """Both end it at once; the same command goes on, and the end is that of a run nothing happened to."""
+def test_a_ppo_run_survives_the_death_of_a_worker(sft: Path, start: Start) -> None:
+    """It ends at once; the same command goes on, and the end is that of a run nothing happened to."""
     undisturbed = start(*ppo(sft, "train.steps=4"), folder="undisturbed")
     assert undisturbed.end() == 0, undisturbed.output
     kill_worker(start(*ppo(sft, "train.steps=4")), "policy", 1)
-    kill_worker(start(*ppo(sft, "train.steps=4")), "reward", 0)
     verb = start(*ppo(sft, "train.steps=4"))
     assert verb.end() == 0, verb.output
-    assert [event["step"] for event in events(verb.folder, "resume")] == [2, 2]
+    assert [event["step"] for event in events(verb.folder, "resume")] == [2]
     assert computed(verb.folder) == computed(undisturbed.folder)
     assert weights(verb.folder) == weights(undisturbed.folder)
 

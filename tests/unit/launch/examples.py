@@ -36,6 +36,12 @@ LLAMA_70B = LLAMA_8B | {
 }
 
 
+LONG = {
+    "train.global_batch_size": 64, "train.max_tokens_per_rank": 4096, "data.max_length": 2048,
+    "data.max_prompt_length": 1024, "rollout.max_new_tokens": 1024,
+}  # fmt: skip
+
+
 def recipe(kind: str, changes: Mapping[str, Any] | None = None) -> Recipe:
     """A right recipe of a kind, with dotted keys changed."""
     model = {"init": dict(INIT), "dtype": "float32"}
@@ -61,6 +67,15 @@ def recipe(kind: str, changes: Mapping[str, Any] | None = None) -> Recipe:
     return check_recipe(parse_yaml(yaml.safe_dump(tree), "test.yaml"))
 
 
+def llama(kind: str, changes: Mapping[str, Any] | None = None, **model: Any) -> Recipe:
+    """A recipe of Llama-3 8B in bfloat16 on sequences of 2,048 tokens."""
+    role = "reward" if kind == "reward" else "policy"
+    models: dict[str, Any] = {role: {"path": "meta-llama/Meta-Llama-3-8B", "dtype": "bfloat16", **model}}
+    if kind == "ppo":
+        models["reward"] = {"path": "meta-llama/Meta-Llama-3-8B", "dtype": "bfloat16"}
+    return recipe(kind, {"models": models, **LONG, **(changes or {})})
+
+
 def from_folder(kind: str, folder: Path, changes: Mapping[str, Any] | None = None) -> Recipe:
     """As ``recipe``, every model of it from one folder, in bfloat16."""
     roles = {"reward": ("reward",), "ppo": ("policy", "reward")}.get(kind, ("policy",))
@@ -74,8 +89,10 @@ def cpu_cluster(nodes: int = 1, cpus: int = 2, ranks_per_cpu: int = 4, memory_gi
     return Cluster.model_validate({"name": "cpus", "kind": "slurm", "nodes": nodes, "node": node})
 
 
-def gpu_cluster(nodes: int = 1, gpus: int = 8, memory_gib: float = 79.1) -> Cluster:
-    """A Slurm cluster with GPUs."""
+def gpu_cluster(
+    nodes: int = 1, gpus: int = 8, memory_gib: float = 79.1, bandwidth_gbps: float | None = 3200.0
+) -> Cluster:
+    """A Slurm cluster with the rates of H100s and eight network ports of 400 Gbit/s."""
     gpu = {
         "type": "h100",
         "memory_gib": float(memory_gib),
@@ -84,7 +101,8 @@ def gpu_cluster(nodes: int = 1, gpus: int = 8, memory_gib: float = 79.1) -> Clus
         "interconnect_gbs": 900.0,
     }
     node = {"cpus": 96, "gpus": gpus, "gpu": gpu, "memory_gib": 1900.0}
-    return Cluster.model_validate({"name": "gpus", "kind": "slurm", "nodes": nodes, "node": node})
+    network = {"bandwidth_gbps": bandwidth_gbps}
+    return Cluster.model_validate({"name": "gpus", "kind": "slurm", "nodes": nodes, "node": node, "network": network})
 
 
 def config_folder(folder: Path, config: Mapping[str, Any]) -> Path:

@@ -25,7 +25,8 @@ def test_a_laptop() -> None:
 
 
 def test_nodes_that_hold_the_same_are_drawn_once() -> None:
-    text = draw(make_plan(recipe("dpo"), gpu_cluster(6)))
+    placement = {"policy": {"ranks": 24}, "reference": {"ranks": 24}}
+    text = draw(make_plan(recipe("dpo", {"placement": placement}), gpu_cluster(6)))
     assert text.count("┌─") == 2
     assert "nodes 0 to 2, each" in text
     assert "nodes 3 to 5, each" in text
@@ -43,8 +44,32 @@ def test_turns_unused_nodes_and_unknown_sizes_are_said() -> None:
 
 def test_what_would_fit_is_listed(tmp_path: Path) -> None:
     text = draw(make_plan(from_folder("dpo", config_folder(tmp_path, LLAMA_70B)), gpu_cluster(2)))
-    assert "It does not fit. What would:\n  " in text
+    assert "It does not fit; the fewest that it fits are 24 GPUs on 3 nodes. What would:\n  " in text
     assert "70,553.7 M" in text
+
+
+def test_the_time_of_a_step_and_what_it_waits_for() -> None:
+    """Phases with their roles, the whole, the bottleneck; without rates why there is none."""
+    text = draw(make_plan(load_recipe("llama3-ppo"), gpu_cluster(1)))
+    for word in ("generation", "experience", "update", "weight sync", "whole iteration"):
+        assert any(line.startswith(word) for line in text.splitlines()), word
+    assert "Estimated, every sequence at its longest: " in text
+    assert "bound by launches" in " ".join(text.split())
+    assert "of which on node 0: Ray 256.0 MiB" in text
+    assert "It fits; the fewest that it fits are 4 GPUs on 1 node." in text
+    assert "Time of a step: unknown, the cluster file does not say network.bandwidth_gbps" in draw(
+        make_plan(recipe("dpo"), gpu_cluster(2, bandwidth_gbps=None))
+    )
+
+
+def test_remedies_can_be_copied_and_say_what_a_step_would_take() -> None:
+    changes = ["models.policy.path=meta-llama/Meta-Llama-3-70B", "models.policy.gradient_checkpointing=false"]
+    text = draw(make_plan(load_recipe("llama3-dpo", changes), gpu_cluster(1)))
+    listed = text.partition("What would:")[2]
+    overrides = [word for word in listed.split() if "=" in word]
+    assert overrides
+    assert all(word.partition("=")[2] in ("true", "cpu", "auto") or word[-1].isdigit() for word in overrides)
+    assert "s)" in listed
 
 
 @pytest.mark.parametrize("kind", ["sft", "reward", "dpo", "ppo"])

@@ -34,6 +34,15 @@ def test_gpus_of_the_machine_are_used_where_the_file_says_auto() -> None:
     assert hardware_of(load_cluster("local"), machine).gpus == 0
 
 
+def test_rates_come_from_the_file_in_units_without_prefixes() -> None:
+    """900 GB/s both ways are 450 in one; 3200 Gbit/s are 400 GB/s."""
+    found = hardware_of(gpu_cluster(), None)
+    assert (found.flops, found.memory_bandwidth, found.link, found.nvlink) == (989e12, 3350e9, 450e9, True)
+    assert found.network == 400e9
+    assert hardware_of(gpu_cluster(bandwidth_gbps=None), None).network == 0
+    assert hardware_of(load_cluster("local"), LAPTOP).flops == 0
+
+
 @pytest.mark.parametrize(
     ("cluster", "said"),
     [

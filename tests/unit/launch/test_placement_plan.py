@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distft.common.errors import EnvironmentFallsShort, UserError
 from distft.config.training import ROLES
 from distft.launch.hardware import Hardware
-from distft.launch.placement_plan import Arrangement, arrangements, seats
+from distft.launch.placement_plan import Arrangement, Seat, Span, arrangements, node_kinds, seats
 from tests.unit.launch.examples import recipe
 
 
@@ -24,8 +24,12 @@ def separate(**ranks: int) -> Arrangement:
     return Arrangement(own, own, ranks)
 
 
+def each_seat(arrangement: Arrangement, there: Hardware) -> dict[str, list[Seat]]:
+    return {root: [seat for span in spans for seat in span] for root, spans in seats(arrangement, there).items()}
+
+
 def nodes_of(arrangement: Arrangement, there: Hardware) -> dict[str, list[int]]:
-    return {root: [seat.node for seat in chosen] for root, chosen in seats(arrangement, there).items()}
+    return {root: [seat.node for seat in chosen] for root, chosen in each_seat(arrangement, there).items()}
 
 
 def test_cpu_ranks_are_spread_over_all_nodes() -> None:
@@ -79,6 +83,7 @@ def test_too_many_says_asked_available_and_what_fits(there: Hardware, said: str)
     assert caught.value.exit_status == 3
 
 
+@settings(deadline=None)
 @given(
     ranks=st.lists(st.integers(1, 6), min_size=1, max_size=4),
     nodes=st.integers(1, 5),
@@ -87,7 +92,7 @@ def test_too_many_says_asked_available_and_what_fits(there: Hardware, said: str)
 def test_no_slot_is_used_twice_and_ranks_are_in_node_order(ranks: list[int], nodes: int, gpus: int) -> None:
     there = hardware(nodes=nodes, cpus=8, gpus=gpus, ranks_per_cpu=2)
     try:
-        found = seats(separate(**dict(zip(ROLES, ranks, strict=False))), there)
+        found = each_seat(separate(**dict(zip(ROLES, ranks, strict=False))), there)
     except UserError:
         return
     used = Counter(seat for chosen in found.values() for seat in chosen)
@@ -118,10 +123,27 @@ def test_auto_ranks(kind: str, there: Hardware, expected: dict[str, int]) -> Non
 
 
 def test_auto_takes_turns_where_there_are_fewer_gpus_than_roles() -> None:
-    (only,) = arrangements(recipe("ppo"), hardware(cpus=96, gpus=2))
-    assert dict(only.ranks) == {"policy": 2}
-    assert set(only.set_of.values()) == {"policy"}
-    assert only.members == {"policy": ("policy", "reference", "reward", "value")}
+    first, *others = arrangements(recipe("ppo"), hardware(cpus=96, gpus=2))
+    assert dict(first.ranks) == {"policy": 2}
+    assert set(first.set_of.values()) == {"policy"}
+    assert first.members == {"policy": ("policy", "reference", "reward", "value")}
+    assert all(len(other.ranks) < 4 for other in others)
+
+
+def test_auto_tries_frozen_roles_in_turns_with_trained_ones() -> None:
+    tried = arrangements(recipe("ppo"), hardware(nodes=2, cpus=96, gpus=8))
+    pairs = [one for one in tried if dict(one.ranks) == {"policy": 8, "value": 8}]
+    assert [one.members for one in pairs] == [{"policy": ("policy", "reference"), "value": ("reward", "value")}]
+    assert len(tried) == len({(str(one.set_of), str(one.ranks)) for one in tried})
+
+
+def test_fewer_leaves_gpus_over_and_the_plain_ones_use_all() -> None:
+    there = hardware(nodes=16, cpus=96, gpus=8)
+    plain = arrangements(recipe("dpo"), there, fewer=False)
+    every = arrangements(recipe("dpo"), there)
+    assert max(sum(one.ranks.values()) for one in plain) == 128
+    assert {sum(one.ranks.values()) for one in every} >= {16, 32, 64, 128}
+    assert {str(one) for one in plain} <= {str(one) for one in every}
 
 
 def test_said_ranks_are_kept_and_auto_takes_the_rest() -> None:
@@ -136,3 +158,22 @@ def test_a_shared_role_has_no_group() -> None:
     assert first.group_of == {"policy": "policy", "reference": "policy"}
     assert dict(first.ranks) == {"policy": 2}
     assert first.roles_of_set == {"policy": ("policy", "reference")}
+
+
+def test_kinds_of_nodes_are_counted_once() -> None:
+    """Policy on nodes 0 to 5, reference on the last two of them and on a whole node: the first node by itself."""
+    spans = {"policy": (Span(0, 6, 0, 4),), "reference": (Span(4, 2, 4, 4), Span(6, 1, 0, 8))}
+    found = [(kind.first_node, kind.nodes, dict(kind.ranks)) for kind in node_kinds(spans)]
+    assert found == [
+        (0, 1, {"policy": 4}),
+        (1, 3, {"policy": 4}),
+        (4, 2, {"policy": 4, "reference": 4}),
+        (6, 1, {"reference": 8}),
+    ]
+
+
+def test_a_thousand_nodes_are_a_few_spans() -> None:
+    there = hardware(nodes=1024, cpus=96, gpus=8)
+    found = seats(separate(policy=4096, reference=2048, reward=1024, value=1024), there)
+    assert {root: len(spans) for root, spans in found.items()} == dict.fromkeys(ROLES, 1)
+    assert sum(span.ranks for spans in found.values() for span in spans) == 8192
