@@ -9,21 +9,16 @@ import os
 import select
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
-from distft.common.errors import DistftError, EnvironmentFallsShort, UserError, nearest
+from distft.arguments import parse, parsers
+from distft.common.errors import DistftError, EnvironmentFallsShort, UserError
 
-EXAMPLES = """\
-first steps:
-  distft quickstart                            SFT, reward model, PPO and DPO on this machine
-  distft recipes                               what is shipped
-  distft plan ppo-tiny                         what would run where, and whether it fits
-  distft train sft-tiny train.steps=50         train; the same command goes on where it stopped
+if TYPE_CHECKING:
+    from distft.config.recipe import Recipe
 
-exit status: 0 done, 1 the run failed, 2 wrong input, 3 the machine falls short, 75 stopped on request
-"""
 INTERRUPTED, CLOSED_PIPE = 130, 141  # as a shell counts the signals INT and PIPE
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
 
@@ -34,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     try:
         try:
-            _run(sys.argv[1:] if arguments is None else arguments)
+            status = _run(sys.argv[1:] if arguments is None else arguments)
         finally:
             sys.stdout.flush()
     except SystemExit as end:  # --help, --version
@@ -50,7 +45,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(error, OSError) and error.errno in _FULL_DISK:
             return _told(EnvironmentFallsShort(f"the disk is full: {error}", hint="free some space and run it again"))
         return _defect(error)
-    return 0
+    return status
+
+
+def _run(arguments: Sequence[str]) -> int:
+    parsed = parse(arguments)
+    if "verb" not in parsed:
+        parsers()[0].print_help()
+        return 0
+    return VERBS[parsed.verb](parsed) or 0
 
 
 def _told(error: DistftError) -> int:
@@ -81,111 +84,6 @@ def _output_is_closed() -> bool:
     return closed
 
 
-# ---- the command line
-
-
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in the form of all our errors, and takes no abbreviations, which scripts would rely on."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **options)
-
-    def error(self, message: str) -> NoReturn:
-        hint = f"usage: {' '.join(self.format_usage().split()[1:])}"
-        if "RECIPE" in message:
-            hint += "\n  distft recipes lists what is shipped"
-        raise UserError(message, where=self.prog.removeprefix("distft").strip(), hint=hint)
-
-    @property
-    def options(self) -> list[str]:
-        return list(self._option_string_actions)
-
-
-def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """The verb and its arguments; without a verb there is no ``run``. Raises UserError with the nearest right word."""
-    parser, verbs = _parsers()
-    first = arguments[0] if arguments else ""
-    if arguments and not first.startswith("-") and first not in verbs:
-        close = nearest(first, verbs)
-        hint = f"did you mean {close}? " if close else ""
-        raise UserError("there is no such verb", where=first, hint=f"{hint}verbs: {', '.join(verbs)}")
-    parsed, rest = parser.parse_known_args(arguments)
-    unknown = [text for text in rest if text.startswith("-") or "overrides" not in parsed]
-    if unknown:
-        raise _unknown(unknown[0], verbs.get(first, parser), takes_overrides="overrides" in parsed)
-    if "overrides" in parsed:  # argparse stops collecting them at the first option in between
-        parsed.overrides = [*parsed.overrides, *rest]
-    return parsed
-
-
-def _run(arguments: Sequence[str]) -> None:
-    parsed = parse(arguments)
-    if "run" in parsed:
-        parsed.run(parsed)
-    else:
-        _parsers()[0].print_help()
-
-
-def _unknown(text: str, parser: _Parser, *, takes_overrides: bool) -> UserError:
-    if not text.startswith("-"):
-        return UserError("is one argument too many", where=text, hint=f"see {parser.prog} --help")
-    name, _, value = text.partition("=")
-    close = nearest(name, parser.options)
-    if close:
-        return UserError("unknown option", where=name, hint=f"did you mean {close}?")
-    if takes_overrides and (value or "." in name):
-        what = f"write {name.lstrip('-')}={value or '...'}"
-        return UserError("keys of the recipe take no dashes", where=text, hint=what)
-    return UserError("unknown option", where=name, hint=f"{parser.prog} takes: {', '.join(parser.options)}")
-
-
-def _parsers() -> tuple[_Parser, dict[str, _Parser]]:
-    """The parser, and those of the verbs by name."""
-    from distft import __version__
-
-    parser = _Parser(prog="distft", usage="distft VERB ... | --help | --version", epilog=EXAMPLES)
-    parser.add_argument("--version", action="version", version=f"distft {__version__}")
-    verbs = parser.add_subparsers(prog="distft", metavar="VERB", parser_class=_Parser, help=argparse.SUPPRESS)
-
-    quickstart = verbs.add_parser(
-        "quickstart", description="SFT, reward model, PPO and DPO on the embedded data, on this machine"
-    )
-    quickstart.add_argument("--output", type=Path, default=Path("runs/quickstart"), help="folder of the four runs")
-    quickstart.set_defaults(run=_quickstart)
-
-    train = verbs.add_parser("train", description="run a recipe here, or go on where it stopped")
-    _recipe_arguments(train)
-    train.add_argument("--dry-run", action="store_true", help="check everything, start nothing")
-    train.add_argument("--quiet", action="store_true", help="no progress display")
-    train.add_argument("--json", action="store_true", help="print the outcome as JSON, and nothing else")
-    train.set_defaults(run=_train)
-
-    plan = verbs.add_parser("plan", description="which rank goes where, batch arithmetic, memory")
-    _recipe_arguments(plan)
-    plan.add_argument("--json", action="store_true", help="print the plan as JSON")
-    plan.set_defaults(run=_plan)
-
-    export = verbs.add_parser("export", description="a plain Hugging Face folder from a run or a checkpoint")
-    export.add_argument("source", metavar="RUN_DIR_OR_CHECKPOINT", type=Path)
-    export.add_argument("target", metavar="OUT", type=Path)
-    export.set_defaults(run=_export)
-
-    recipes = verbs.add_parser("recipes", description="the shipped recipes, a line each")
-    recipes.add_argument("--json", action="store_true", help="print them as JSON")
-    recipes.set_defaults(run=_recipes)
-    listed = "\n".join(f"  {name:<12}{verb.description}" for name, verb in verbs.choices.items())
-    parser.description = f"Align and fine-tune language models on clusters.\n\nverbs:\n{listed}"
-    return parser, verbs.choices
-
-
-def _recipe_arguments(parser: _Parser) -> None:
-    parser.add_argument("recipe", metavar="RECIPE", help="a shipped name or a YAML file")
-    parser.add_argument(
-        "overrides", nargs="*", default=[], metavar="key.path=value", help="e.g. optimizer.learning_rate=2e-6"
-    )
-    parser.add_argument("--cluster", default="local", help="a shipped name or a YAML file (default: local)")
-
-
 # ---- the verbs
 
 
@@ -195,7 +93,7 @@ def _quickstart(arguments: argparse.Namespace) -> None:
     quickstart(arguments.output)
 
 
-def _train(arguments: argparse.Namespace) -> None:
+def _train(arguments: argparse.Namespace) -> int | None:
     from distft.config.load import load_recipe
     from distft.launch.prepare import prepare
 
@@ -207,7 +105,11 @@ def _train(arguments: argparse.Namespace) -> None:
         state = "already finished" if prepared.finished else "ready to start"
         answer = {"name": name, "run_dir": str(run_dir), "state": state, "warnings": prepared.warnings}
         print(json.dumps(answer) if arguments.json else f"{name}: {state} ({run_dir})")
-        return
+        return 0
+    if prepared.cluster.kind == "slurm" and not prepared.finished and not os.environ.get("RAY_ADDRESS"):
+        from distft.launch.slurm import train_in_allocation
+
+        return train_in_allocation(prepared.recipe, arguments.recipe, arguments.overrides, arguments.cluster)
     from distft.launch.run import run
     from distft.launch.table import before_after
 
@@ -219,6 +121,7 @@ def _train(arguments: argparse.Namespace) -> None:
     else:
         print(before_after({name: outcome.table}), end="\n" if outcome.table else "")
         print(f"{name}: done, the model is in {outcome.final}")
+    return 0
 
 
 def _plan(arguments: argparse.Namespace) -> None:
@@ -227,7 +130,7 @@ def _plan(arguments: argparse.Namespace) -> None:
     from distft.launch.preflight import check_memory
     from distft.launch.prepare import planned
 
-    plan = planned(load_recipe(arguments.recipe, arguments.overrides), arguments.cluster)
+    plan = planned(load_recipe(arguments.recipe, arguments.overrides), arguments.cluster, nodes=arguments.nodes)
     print(plan.model_dump_json(indent=1) if arguments.json else draw(plan))
     check_memory(plan)
 
@@ -248,6 +151,133 @@ def _recipes(arguments: argparse.Namespace) -> None:
     width = max(len(name) for name, _ in found)
     for name, text in found:
         print(f"{name:<{width}}  {text}")
+
+
+def _submit(arguments: argparse.Namespace) -> int | None:
+    from distft.config.load import load_recipe
+    from distft.launch.slurm_options import checkable
+
+    recipe = load_recipe(arguments.recipe, checkable(arguments.overrides, arguments.array))
+    run_dir = Path(recipe.output_dir).absolute()
+    later = arguments.dry_run or arguments.after or arguments.array  # what is in the folder then is not known now
+    if not later and _nothing_to_do(recipe, run_dir):
+        print(json.dumps({"run_dir": str(run_dir), "state": "finished"}) if arguments.json
+              else f"{recipe.name}: already finished, the model is in {run_dir / 'final'}")  # fmt: skip
+        return 0
+    return (_submit_ray if arguments.target == "ray" else _submit_slurm)(arguments, recipe, run_dir)
+
+
+def _nothing_to_do(recipe: Recipe, run_dir: Path) -> bool:
+    """Whether the run is finished. Raises UserError where it runs, or the folder holds another run."""
+    from distft.checkpoint.lease import refuse_if_held
+    from distft.launch.run_folder import is_finished, require_same_run
+
+    if recipe.checkpoint.resume != "never":
+        require_same_run(recipe, run_dir)
+        if is_finished(recipe, run_dir):
+            return True
+    refuse_if_held(run_dir)
+    return False
+
+
+def _submit_ray(arguments: argparse.Namespace, recipe: Recipe, run_dir: Path) -> int:
+    from distft.launch.ray_submission import ray_job
+
+    for option in ("after", "array"):
+        if getattr(arguments, option):
+            raise UserError("is an option of Slurm jobs", where=f"--{option}")
+    cluster = arguments.cluster or "ray-existing"
+    job = ray_job(recipe, arguments.recipe, arguments.overrides, cluster, os.environ, Path.cwd())
+    if arguments.dry_run:
+        print(json.dumps(job.shown()) if arguments.json else json.dumps(job.shown(), indent=1, ensure_ascii=False))
+        return 0
+    from distft.launch.ray_job import follow, submit
+
+    job_id = submit(job)
+    print(json.dumps(job.shown(job_id)) if arguments.json else job_id, flush=True)
+    if arguments.json or arguments.follow is False:
+        return 0
+    try:
+        return follow(job.address, job_id, run_dir)
+    except KeyboardInterrupt:
+        print(f"\ndistft: the job goes on; stop it with: distft cancel {run_dir}", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _submit_slurm(arguments: argparse.Namespace, recipe: Recipe, run_dir: Path) -> int:
+    from distft.launch.logs import Selection, follow_logs
+    from distft.launch.slurm import submit
+
+    if arguments.cluster is None:
+        raise UserError("needs a cluster file", where="submit slurm", hint="--cluster slurm-cpu, say")
+    submission = submit(
+        recipe, arguments.recipe, arguments.overrides, arguments.cluster,
+        after=arguments.after, array=arguments.array, dry_run=arguments.dry_run,
+    )  # fmt: skip
+    answer = {"job_id": submission.job_id, "command": list(submission.command), "run_dir": str(run_dir)}
+    if arguments.json:
+        print(json.dumps(answer))
+    elif arguments.dry_run:
+        print(submission.shell)
+    else:
+        print(submission.job_id, flush=True)
+        if arguments.follow:
+            return follow_logs(run_dir, Selection(), 0)
+    return 0
+
+
+def _status(arguments: argparse.Namespace) -> None:
+    from distft.launch.status import show, status_of
+
+    status = status_of(arguments.run_dir.absolute())
+    if arguments.json:
+        print(json.dumps(status.as_json()))
+    else:
+        show(status)
+
+
+def _logs(arguments: argparse.Namespace) -> int:
+    from distft.launch.logs import Selection, follow_logs, show_logs
+
+    rank = arguments.rank
+    if rank != "all" and not rank.isdecimal():
+        raise UserError("must be a number or `all`", where=f"--rank {rank}")
+    if arguments.lines < 0:
+        raise UserError("must be at least 0", where=f"-n {arguments.lines}")
+    selection = Selection(arguments.role, None if rank == "all" else int(rank))
+    run_dir = arguments.run_dir.absolute()
+    if arguments.follow:
+        return follow_logs(run_dir, selection, arguments.lines)
+    show_logs(run_dir, selection, arguments.lines)
+    return 0
+
+
+def _cancel(arguments: argparse.Namespace) -> None:
+    from distft.launch.cancel import cancel
+
+    print(cancel(arguments.run_dir.absolute(), now=arguments.now))
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    from distft.launch.doctor.examine import examine
+
+    report = examine(arguments.cluster, recipe_name=arguments.planned, folder=arguments.folder)
+    print(json.dumps(report.as_json()) if arguments.json else "\n".join(report.lines()))
+    return EnvironmentFallsShort.exit_status if report.wrong else 0
+
+
+VERBS: dict[str, Callable[[argparse.Namespace], int | None]] = {
+    "quickstart": _quickstart,
+    "train": _train,
+    "plan": _plan,
+    "export": _export,
+    "recipes": _recipes,
+    "submit": _submit,
+    "status": _status,
+    "logs": _logs,
+    "cancel": _cancel,
+    "doctor": _doctor,
+}
 
 
 def run_main() -> NoReturn:

@@ -186,11 +186,22 @@ def look(run_dir: Path) -> Held | None:
     return _read(run_dir / LEASE)
 
 
+def living(run_dir: Path) -> Held | None:
+    """``look``, but None too where the owner has ended, as far as that can be told without writing anything."""
+    held = look(run_dir)
+    return None if held is None or _dead(held, time.time() - held.heartbeat, STALE_S) else held
+
+
 def refuse_if_held(run_dir: Path) -> None:
     """Raises the UserError that ``acquire`` would, as far as that can be told without writing anything."""
-    held = look(run_dir)
-    if held is not None and not _dead(held, time.time() - held.heartbeat, STALE_S):
+    held = living(run_dir)
+    if held is not None:
         raise _refusal(run_dir, held, locked=True)
+
+
+def is_here(owner: Owner) -> bool:
+    """Whether the owner's pid names a process of this machine (and of this PID namespace)."""
+    return owner.host == socket.gethostname() and owner.machine == _machine()
 
 
 def process_start(pid: int) -> str | None:
@@ -242,7 +253,7 @@ def _take(run_dir: Path, locked: bool, stale_s: float) -> tuple[Owner | None, He
 
 def _dead(held: Held, age_s: float, stale_s: float) -> bool:
     owner = held.owner
-    if owner is not None and owner.host == socket.gethostname() and owner.machine == _machine():
+    if owner is not None and is_here(owner):
         start = process_start(owner.pid)
         return start is None or bool(start and owner.start and start != owner.start)
     return age_s > stale_s
@@ -264,7 +275,7 @@ def _read(path: Path) -> Held | None:
     try:
         with open(path, "rb") as file:
             content, heartbeat = file.read(), os.fstat(file.fileno()).st_mtime
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     try:
         return Held(Owner(**json.loads(content)), heartbeat)
@@ -279,7 +290,7 @@ def _touch(path: Path, token: str) -> bool:
             if json.loads(file.read()).get("token") != token:
                 return False
             os.utime(file.fileno())
-    except (FileNotFoundError, ValueError, AttributeError):
+    except (FileNotFoundError, NotADirectoryError, ValueError, AttributeError):
         return False
     return True
 

@@ -69,9 +69,12 @@ class RunFailed(DistftError):
 
 
 class StoppedOnRequest(DistftError):
-    """Stopped by a signal with a checkpoint written: the same command goes on."""
+    """Stopped with a checkpoint written: the same command goes on. ``cancelled``: by ``distft cancel``, so that a
+    scheduler must not start it again by itself; else by a signal or a time limit.
+    """
 
     exit_status = 75
+    cancelled = False
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

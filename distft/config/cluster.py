@@ -94,6 +94,7 @@ class Slurm(Section):
         default=None, description="--time, as minutes, hours:minutes:seconds or days-hours"
     )
     gpus_request: Literal["gres", "gpus_per_node"] = Field(default="gres", description="option that asks for GPUs")
+    gpus_typed: bool = Field(default=True, description="name node.gpu.type in the request; false: any GPU will do")
 
 
 class Container(Section):
@@ -115,7 +116,10 @@ class Cluster(Section):
     node: Node = Field(default_factory=Node, description="one node")
     network: Network = Field(default_factory=Network, description="what joins the nodes")
     slurm: Slurm | None = Field(default=None, description="how nodes are asked of Slurm")
-    address: NoNewline | None = Field(default=None, description="Ray's job server; null: RAY_ADDRESS")
+    address: NoNewline | None = Field(default=None, description="Ray's job server; null: RAY_API_SERVER_ADDRESS")
+    authentication: Literal["token", "none"] = Field(
+        default="token", description="of a Ray that runs already; none: anyone on its network may run commands there"
+    )
     modules: Items[Module] = Field(default=(), description="environment modules loaded on every node")
     virtualenv: NoNewline | None = Field(default=None, description="Python environment on every node")
     container: Container | None = Field(default=None, description="container image instead")
@@ -154,7 +158,7 @@ def load_cluster(name_or_path: str) -> Cluster:
 
     Raises one UserError that lists everything wrong: dotted key, file and line, what, the nearest right thing.
     """
-    tree = read_yaml(_find(name_or_path))
+    tree = read_yaml(cluster_file(name_or_path))
     if not isinstance(tree.data, dict):
         raise UserError(
             "holds no mapping of keys", where=tree.source, hint="a cluster file starts with name: and kind:"
@@ -171,7 +175,8 @@ def shipped_clusters() -> list[tuple[str, str]]:
     return [(name, files[name].read_text(encoding="utf-8").split("\n", 1)[0].lstrip("# ")) for name in sorted(files)]
 
 
-def _find(name_or_path: str) -> Path:
+def cluster_file(name_or_path: str) -> Path:
+    """The file of a shipped name or a path. Raises UserError with the nearest name."""
     path = Path(name_or_path)
     if path.is_file():
         return path

@@ -30,7 +30,7 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
     Raises one UserError that lists everything wrong: dotted key, file and line, what, the nearest right thing.
     """
     parsed = [parse_override(text) for text in overrides]
-    tree = read_yaml(_find(name_or_path))
+    tree = read_yaml(recipe_file(name_or_path))
     if not isinstance(tree.data, dict):
         found = "is empty" if tree.data is None else "holds no mapping of keys"
         raise UserError(found, where=tree.source, hint="a recipe starts with format: 1; distft recipes lists examples")
@@ -75,8 +75,8 @@ def resolve_path(path: str) -> str:
     return str(final)
 
 
-def _find(name_or_path: str) -> Path:
-    """The file of a shipped name or a path."""
+def recipe_file(name_or_path: str) -> Path:
+    """The file of a shipped name or a path. Raises UserError with the nearest name."""
     path = Path(name_or_path)
     if path.is_file():
         return path

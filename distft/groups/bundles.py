@@ -23,7 +23,7 @@ class GroupSpec:
     the workers. ``worker``: "module:Class", constructed in its actor with ``rank, world_size,
     node_ip, local_rank`` and ``spec`` as keywords. ``node_of_rank``: ranks with equal numbers lie
     on one node, with different numbers on different ones, over all groups; None leaves it to Ray.
-    ``memory``: bytes per rank that Ray is to set aside, 0 for none.
+    ``memory``: bytes per rank that Ray is to set aside, 0 for none. ``micro_batch_cost``: see ``handles.Group``.
     """
 
     role: str
@@ -36,6 +36,7 @@ class GroupSpec:
     spec: Mapping[str, Any] = field(default_factory=dict)
     node_of_rank: tuple[int, ...] | None = None
     memory: int = 0
+    micro_batch_cost: int | None = None
 
     def __post_init__(self) -> None:
         if self.node_of_rank is not None and len(self.node_of_rank) != self.num_ranks:
@@ -55,13 +56,18 @@ class Bundle:
     node: int | None
 
 
+# The label by which a launcher that starts Ray on every node numbers the nodes, from 0.
+NODE_LABEL = "distft-node"
+
+
 @dataclass(frozen=True)
 class Node:
-    """A node of the cluster and all that it has."""
+    """A node of the cluster and all that it has. ``number``: what its launcher numbered it, None if it did not."""
 
     node_id: str
     ip: str
     resources: Mapping[str, float]
+    number: int | None = None
 
 
 @dataclass(frozen=True)
@@ -113,6 +119,22 @@ def gpu_share(spec: GroupSpec, members: Sequence[GroupSpec]) -> float:
     return math.floor(spec.gpus_per_rank / len(members) * 1e4) / 1e4
 
 
+def node_number(labels: Mapping[str, str]) -> int | None:
+    """The number that a node's launcher gave it; None for nodes that nobody numbered."""
+    text = labels.get(NODE_LABEL, "")
+    return int(text) if text.isdecimal() else None
+
+
+def in_order(nodes: Sequence[Node], here: str) -> list[Node]:
+    """By their numbers; nodes without one behind them, the driver's (``here``) first, then by address."""
+
+    def key(node: Node) -> tuple[float, bool, tuple[int, int], str]:
+        number = math.inf if node.number is None else float(node.number)
+        return number, node.node_id != here, _address(node.ip), node.node_id
+
+    return sorted(nodes, key=key)
+
+
 def choose_nodes(places: Sequence[Bundle], nodes: Sequence[Node]) -> dict[int, str]:
     """Which node of the cluster each node number is: the first assignment in order that fits.
 
@@ -138,9 +160,13 @@ def choose_nodes(places: Sequence[Bundle], nodes: Sequence[Node]) -> dict[int, s
 def _assign(
     number: int, needs: Mapping[int, Mapping[str, float]], nodes: Sequence[Node], taken: dict[str, int], tried: set[str]
 ) -> bool:
-    """Kuhn's augmenting path: finds ``number`` a node, moving earlier numbers where that helps."""
-    for node in nodes:
-        if node.node_id in tried or not _fits(needs[number], node.resources):
+    """Kuhn's augmenting path: finds ``number`` a node, moving earlier numbers only where no other way is left.
+
+    The node that bears this number comes first, then those that are free, in their order.
+    """
+    fitting = [node for node in nodes if _fits(needs[number], node.resources)]
+    for node in sorted(fitting, key=lambda node: (node.number != number, node.node_id in taken)):
+        if node.node_id in tried:
             continue
         tried.add(node.node_id)
         if node.node_id not in taken or _assign(taken[node.node_id], needs, nodes, taken, tried):

@@ -30,7 +30,9 @@ from distft.groups.bundles import (
     bundles,
     choose_nodes,
     gpu_share,
+    in_order,
     local_ranks,
+    node_number,
     rank_order,
     sharers,
 )
@@ -129,7 +131,7 @@ def start_groups(
         for one in starting:
             members.extend(one.members)
         for one in _ready(starting, answers, Path(log_dir).absolute(), attempt):
-            group = RayGroup(one.spec.role, one.members, running)
+            group = RayGroup(one.spec.role, one.members, running, one.spec.micro_batch_cost)
             running.groups[one.spec.role] = group
             log.info("group %s is ready: %d workers", group.role, group.num_ranks)
             if on_ready is not None:
@@ -175,14 +177,14 @@ def _placement(places: Sequence[Bundle], node_ids: Mapping[int, str]) -> Any:
 
 
 def _nodes() -> list[Node]:
-    """The live nodes: the driver's first, then by address."""
+    """The live nodes, in the order in which the plan numbers them."""
     here = ray.get_runtime_context().get_node_id()
     nodes = [
-        Node(node["NodeID"], node["NodeManagerAddress"], node["Resources"])
+        Node(node["NodeID"], node["NodeManagerAddress"], node["Resources"], node_number(node.get("Labels") or {}))
         for node in ray.nodes()  # type: ignore[no-untyped-call]
         if node["Alive"]
     ]
-    return sorted(nodes, key=lambda node: (node.node_id != here, node.ip))
+    return in_order(nodes, here)
 
 
 def _free() -> str:
@@ -223,7 +225,7 @@ class _Starting:
             )  # fmt: skip
             birth = Birth(
                 self.spec.role, rank, len(ranks), where.node_ip, local_rank, self.spec.worker, self.spec.spec,
-                path, attempt, left_s,
+                path, attempt, left_s, os.getcwd(),
             )  # fmt: skip
             self.asked.waiting[member.actor.build.remote(birth)] = member
 

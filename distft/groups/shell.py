@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from distft.batches import Batch
 from distft.common.errors import DistftError
 from distft.common.logging import configure, current_stage, stage
@@ -46,6 +48,7 @@ class Birth:
     log: str
     attempt: int
     deadline_s: float
+    folder: str = ""  # where the driver works: relative paths and the user's own modules are meant from there
 
 
 class Shell:
@@ -62,6 +65,8 @@ class Shell:
             "attempt %d: %s rank %d of %d, pid %d on %s (%s)",
             birth.attempt, birth.role, birth.rank, birth.world_size, os.getpid(), socket.gethostname(), birth.node_ip,
         )  # fmt: skip
+        _enter(birth.folder)
+        _use_interface_of(birth.node_ip)
         return _guarded("start", birth.deadline_s, lambda: self._construct(birth))[0]
 
     def run(self, request: Request, *parts: Batch) -> tuple[Outcome, Batch | None]:
@@ -91,6 +96,24 @@ class Shell:
             raise TypeError(f"verb {request.verb} must return (report, Batch or None), not {type(answer).__name__}")
         report, batch = answer
         return None if request.keep_report else report, batch
+
+
+def _enter(folder: str) -> None:
+    """On a cluster that somebody else started, a worker begins where Ray was started; here it goes to the driver's
+    folder, if this node sees it.
+    """
+    with contextlib.suppress(OSError):
+        os.chdir(folder)
+        if folder not in sys.path:
+            sys.path.append(folder)
+
+
+def _use_interface_of(node_ip: str) -> None:
+    """Gloo would look for its address by the host's name or a route to the world; a node may have neither."""
+    if "GLOO_SOCKET_IFNAME" not in os.environ:
+        for name, addresses in psutil.net_if_addrs().items():
+            if any(each.address == node_ip for each in addresses):
+                os.environ["GLOO_SOCKET_IFNAME"] = name
 
 
 def _guarded(

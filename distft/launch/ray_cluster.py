@@ -8,7 +8,6 @@ however that ends: Ray's servers by the kernel (parent death signal), the rest b
 from __future__ import annotations
 
 import contextlib
-import http.client
 import logging
 import math
 import os
@@ -28,15 +27,18 @@ import ray
 from ray._raylet import Config  # type: ignore[attr-defined]
 
 from distft.common.errors import EnvironmentFallsShort, UserError
-from distft.launch import ray_guard
+from distft.config.cluster import Cluster as ClusterFile
+from distft.launch import ray_guard, ray_nodes
+from distft.launch.agent_probe import refuse_strangers
+from distft.launch.machine import Machine
 
 log = logging.getLogger(__name__)
 
 _LONGEST_FOLDER = 38  # bytes; Ray's socket paths add 66 to "<folder>/r", and 107 is what a socket path may have
 _KEPT_TAIL = 256 * 1024  # bytes of each of Ray's own logs kept of a run that failed
-_PROBE_S = 30.0
 _CONNECT_S = 10.0
 _token = ""
+_checked: dict[str, tuple[list[ray_nodes.RayNode], dict[str, ray_nodes.NodeAnswer | Exception]]] = {}
 
 
 @dataclass(frozen=True)
@@ -50,11 +52,17 @@ class Cluster:
 
 @contextlib.contextmanager
 def connect(
-    *, num_cpus: float, num_gpus: int = 0, object_store_bytes: int | None = None, run_dir: Path | None = None
+    *,
+    num_cpus: float,
+    num_gpus: int = 0,
+    object_store_bytes: int | None = None,
+    run_dir: Path | None = None,
+    open_agents: bool = False,
 ) -> Iterator[Cluster]:
     """Connects this process to Ray for the duration of the block.
 
-    With RAY_ADDRESS set, to that cluster (the numbers are then what it is, not what is asked here);
+    With RAY_ADDRESS set, to that cluster (the numbers are then what it is, not what is asked here), once every
+    node of it has answered that it runs the same versions and turns strangers away (``open_agents``: it need not);
     else to a new one on this machine with these logical resources. Inside another ``connect`` the
     outer one's cluster is used, so several runs in one process may keep it. If the block ends by an
     exception, the ends of Ray's own logs are kept in ``run_dir/logs/ray``.
@@ -66,22 +74,45 @@ def connect(
         yield _connected(private=False)
         return
     address = os.environ.get("RAY_ADDRESS", "").strip()
-    with _existing(address) if address else _private(num_cpus, num_gpus, object_store_bytes, run_dir) as cluster:
+    theirs = existing(address, open_agents=open_agents)
+    with theirs if address else _private(num_cpus, num_gpus, object_store_bytes, run_dir) as cluster:
         yield cluster
 
 
 # ---- somebody else's
 
 
+def existing_machine(cluster: ClusterFile) -> Machine:
+    """What the nodes of RAY_ADDRESS have, for the plan. Raises as ``connect``, and where the variable is not set."""
+    address = ray_address(cluster)
+    is_open = cluster.authentication == "none"
+    with contextlib.nullcontext() if ray.is_initialized() else existing(address, open_agents=is_open):
+        nodes, answers = _checked[address]
+        return ray_nodes.machine_of(nodes, answers, cluster)
+
+
+def ray_address(cluster: ClusterFile) -> str:
+    """RAY_ADDRESS. Raises EnvironmentFallsShort where it is not set."""
+    address = os.environ.get("RAY_ADDRESS", "").strip()
+    if not address:
+        raise EnvironmentFallsShort(
+            "its nodes are asked of the running Ray, and RAY_ADDRESS is not set",
+            where=f"cluster {cluster.name}",
+            hint="set RAY_ADDRESS=host:port (of its GCS, 6379 by default); or write numbers for `auto` into the file",
+        )
+    return address
+
+
 @contextlib.contextmanager
-def _existing(address: str) -> Iterator[Cluster]:
+def existing(address: str, *, open_agents: bool = False, check: bool = True) -> Iterator[Cluster]:
+    """Connected to the cluster with this address, see ``connect``; without the ``check`` of its nodes if not wanted."""
     host, _, port = address.rpartition(":")
     if not host or "/" in host or not port.isdecimal():
         raise UserError(
             f"{address!r} is not an explicit address", where="RAY_ADDRESS", hint="give host:port, or unset it"
         )
     if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"):
-        _use_tokens()
+        use_tokens()
     try:
         # Ray waits forever for an address where nobody listens.
         socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_S).close()
@@ -93,6 +124,11 @@ def _existing(address: str) -> Iterator[Cluster]:
             hint="is it running, and is RAY_AUTH_TOKEN_PATH the path of its token?",
         ) from error
     try:
+        if check and address not in _checked:  # once in a process: planning has just asked, or the run before
+            nodes = ray_nodes.live_nodes()
+            answers = ray_nodes.ask(nodes)
+            ray_nodes.check(nodes, answers, open_agents=open_agents)
+            _checked[address] = nodes, answers
         yield _connected(private=False)
     finally:
         ray.shutdown()
@@ -103,20 +139,51 @@ def _existing(address: str) -> Iterator[Cluster]:
 
 @contextlib.contextmanager
 def _private(num_cpus: float, num_gpus: int, object_store_bytes: int | None, run_dir: Path | None) -> Iterator[Cluster]:
+    failed = True
+    with contextlib.ExitStack() as stack:
+        folder, agent = _started(stack, num_cpus, num_gpus, object_store_bytes, run_dir)
+        try:
+            _refuse_strangers(*agent)
+            yield _connected(private=True)
+            failed = False
+        finally:
+            ray.shutdown()
+            if failed:
+                _keep_logs(folder, run_dir)
+
+
+def _started(
+    stack: contextlib.ExitStack, num_cpus: float, num_gpus: int, object_store_bytes: int | None, run_dir: Path | None
+) -> tuple[Path, tuple[str, int]]:
+    """Starts Ray, twice if need be: its own 30 s are short for a machine that is busy, or reads Ray for the first time.
+
+    What ends it is left on ``stack``. Returns its folder, and where its agent listens.
+    """
+    for tries_left in (1, 0):
+        with contextlib.ExitStack() as trying:
+            folder = trying.enter_context(_own_folder())
+            try:
+                agent = _start(folder, num_cpus, num_gpus, object_store_bytes)
+            except EnvironmentFallsShort as error:
+                ray.shutdown()
+                _keep_logs(folder, run_dir)
+                if not tries_left:
+                    raise
+                log.warning("%s; it is started once more", error.what)
+                continue
+            stack.push(trying.pop_all())
+            return folder, agent
+    raise AssertionError("the last try returns or raises")
+
+
+@contextlib.contextmanager
+def _own_folder() -> Iterator[Path]:
+    """A private folder with the token, guarded; at the end nothing is left of the cluster that lives in it."""
     folder = _short_folder()
     guard = _guard(folder)
-    failed = True
     try:
         with _environment(folder):
-            agent = _start(folder, num_cpus, num_gpus, object_store_bytes)
-            try:
-                _refuse_strangers(*agent)
-                yield _connected(private=True)
-                failed = False
-            finally:
-                ray.shutdown()
-                if failed and run_dir is not None:
-                    _keep_logs(folder / "r" / "session_latest" / "logs", run_dir / "logs" / "ray")
+            yield folder
     finally:
         ray_guard.end(str(folder))
         guard.communicate(b"done")
@@ -124,7 +191,7 @@ def _private(num_cpus: float, num_gpus: int, object_store_bytes: int | None, run
 
 def _start(folder: Path, num_cpus: float, num_gpus: int, object_store_bytes: int | None) -> tuple[str, int]:
     """Starts Ray; returns where its agent listens."""
-    _use_tokens()
+    use_tokens()
     try:
         context = _init(
             address="local",
@@ -199,31 +266,19 @@ def _set_environment(values: Mapping[str, str | None]) -> None:
 
 
 def _refuse_strangers(host: str, port: int) -> None:
-    """Asks our own agent, from the node's address and without the token, to run a job: it must say 401.
+    """Raises EnvironmentFallsShort unless our own agent, asked from the node's address, refuses strangers.
 
     Ray says port -1 where the agent does not listen at all (another Ray on this machine has its port).
-    Raises EnvironmentFallsShort for any other answer.
     """
-    if port < 0:
-        return
-    connection = http.client.HTTPConnection(host, port, timeout=_PROBE_S)
-    try:
-        connection.request("POST", "/api/job_agent/jobs/", body=b"{}", headers={"Content-Type": "application/json"})
-        status: Any = connection.getresponse().status
-    except OSError as error:
-        status = repr(error)
-    finally:
-        connection.close()
-    if status != http.client.UNAUTHORIZED:
-        raise EnvironmentFallsShort(
-            f"Ray's agent on {host}:{port} answered {status}, not 401, to a request without a token",
-            where="local Ray",
-            hint="anyone who reaches this port could run commands as you; is the pinned Ray version installed?",
-        )
+    if port >= 0:
+        refuse_strangers(host, port, "local Ray")
 
 
-def _keep_logs(source: Path, target: Path) -> None:
+def _keep_logs(folder: Path, run_dir: Path | None) -> None:
     """The ends of Ray's own logs, which go with its folder."""
+    if run_dir is None:
+        return
+    source, target = folder / "r" / "session_latest" / "logs", run_dir / "logs" / "ray"
     with contextlib.suppress(OSError):
         target.mkdir(parents=True, exist_ok=True)
         for path in source.iterdir():
@@ -236,7 +291,7 @@ def _keep_logs(source: Path, target: Path) -> None:
 # ---- both
 
 
-def _use_tokens() -> None:
+def use_tokens() -> None:
     """Token mode for this process. Ray reads the variable at import, hence the second step."""
     os.environ["RAY_AUTH_MODE"] = "token"
     Config.initialize("")

@@ -36,6 +36,7 @@ from distft.launch.prepare import Prepared, prepare
 from distft.launch.ray_cluster import connect
 from distft.launch.run_folder import fingerprint, next_attempt, write_recipe
 from distft.launch.starts import model_starts, role_spec
+from distft.launch.stop_request import stopped_by_request
 from distft.tracking.environment import write_environment
 from distft.tracking.exit import Ending, clear_exit, write_exit
 from distft.tracking.progress import make_progress
@@ -133,10 +134,10 @@ def _attempt(
         ),
         progress=make_progress(recipe.name, quiet=quiet),
     )
-    with tracker, _stop_on_signal() as stop:
+    with tracker, _stop_on_signal() as stop, stopped_by_request(run_dir, lease.token, stop):
         tracker.event("start", recipe=recipe.name, cluster=cluster.name)
         try:
-            with ray_for([plan], run_dir), _started(recipe, plan, run_dir, attempt, tracker) as groups:
+            with ray_for([plan], run_dir, cluster), _started(recipe, plan, run_dir, attempt, tracker) as groups:
                 session = _set_up(recipe, plan, run_dir, groups, tracker, coordinator, progress, found, stop)
                 if stop.is_set():
                     raise StoppedOnRequest(f"stopped before step {progress.step + 1}: the same command goes on there")
@@ -173,7 +174,7 @@ def _resume_point(recipe: Recipe, coordinator: Coordinator, plan: Plan) -> Found
     return found
 
 
-def ray_for(plans: Sequence[Plan], run_dir: Path) -> AbstractContextManager[Any]:
+def ray_for(plans: Sequence[Plan], run_dir: Path, cluster: Cluster | None = None) -> AbstractContextManager[Any]:
     """Ray with room for every bundle and the data worker of any of the plans; within another such block, that Ray."""
     places = [[bundle for bundles in plan.device_sets.values() for bundle in bundles] for plan in plans]
     return connect(
@@ -183,6 +184,7 @@ def ray_for(plans: Sequence[Plan], run_dir: Path) -> AbstractContextManager[Any]
         ),
         num_gpus=max(math.ceil(sum(bundle.gpus for bundle in bundles)) for bundles in places),
         run_dir=run_dir,
+        open_agents=cluster is not None and cluster.authentication == "none",
     )
 
 
@@ -225,6 +227,7 @@ def group_specs(recipe: Recipe, plan: Plan, run_dir: Path) -> list[GroupSpec]:
                 env=group.env,
                 spec={"spec": role_spec(recipe, group.role)},
                 node_of_rank=tuple(rank.node for rank in group.ranks),
+                micro_batch_cost=group.micro_batch_cost,
             )
             for group in plan.groups.values()
         ),
@@ -258,6 +261,7 @@ def _set_up(
         tracker.event("resume", step=found.step, path=str(found.path),
                       rejected=[f"{path.name}: {why}" for path, why in found.rejected])  # fmt: skip
     tracker.total_steps = progress.total_steps
+    tracker.event("ready", step=progress.step, total_steps=progress.total_steps)
     ranks = sum(group.num_ranks for group in plan.groups.values())
     return Session(
         recipe,

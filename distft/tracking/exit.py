@@ -19,8 +19,9 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Ending:
-    """``kind`` (the file's ``class``): done, stopped, user_error, environment, interrupted, defect, or a
-    failure's kind. ``exit_status`` as in the contract. Role, rank and node where one worker is to blame.
+    """``kind`` (the file's ``class``): done, stopped (by a signal) or cancelled (by ``distft cancel``), both to go
+    on; user_error, environment, interrupted, defect, or a failure's kind. ``exit_status`` as in the contract.
+    Role, rank and node where one worker is to blame.
     """
 
     kind: str
@@ -76,7 +77,7 @@ def clear_exit(run_dir: Path) -> None:
 
 def _kind(error: DistftError) -> str:
     if isinstance(error, StoppedOnRequest):
-        return "stopped"
+        return "cancelled" if error.cancelled else "stopped"
     if isinstance(error, EnvironmentFallsShort):
         return "environment"
     if isinstance(error, UserError):

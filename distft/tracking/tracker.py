@@ -8,6 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from distft.common.logging import stage
 from distft.tracking.metrics import EventsLog, MetricRecord, MetricsLog, Sample, SamplesLog, Split
 from distft.tracking.progress import Progress, QuietProgress
 from distft.tracking.wandb_backend import WandbBackend, WandbOptions
@@ -65,7 +66,8 @@ class Tracker:
         self._events.write(event, **fields)
 
     def phase(self, name: str) -> None:
-        """Say on the display what is going on."""
+        """Say on the display, and as the driver's stage in its log, what is going on."""
+        stage(name)
         self.progress.phase(name)
 
     def close(self, exit_status: int = 0) -> None:

@@ -17,7 +17,7 @@ from distft.cli import CLOSED_PIPE, INTERRUPTED, main
 from distft.common.errors import RunFailed, StoppedOnRequest
 from distft.launch.plan import Plan
 
-VERBS = ("quickstart", "train", "plan", "export", "recipes")
+VERBS = ("quickstart", "train", "plan", "export", "recipes", "submit", "status", "logs", "cancel", "doctor")
 DISTFT = [sys.executable, "-m", "distft.cli"]
 
 

@@ -17,7 +17,7 @@ from tests.e2e.conftest import SFT
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
 # What belongs to the wheel; built from a copy, so that no build folder of the checkout gets in.
-SOURCES = ("pyproject.toml", "README.md", "LICENSE", "distft", "cluster_configs")
+SOURCES = ("pyproject.toml", "README.md", "LICENSE", "distft", "cluster_configs", "slurm")
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +81,11 @@ def test_the_login_node_verbs_work_in_an_empty_folder(installed: Path, tmp_path:
         assert plan.returncode == 0, plan.stderr
         assert json.loads(plan.stdout)["cluster"] == cluster
     assert run([distft, "train", "sft-tiny", "--dry-run"], tmp_path).returncode == 0
+    submit = run([distft, "submit", "slurm", "ppo-tiny", "--cluster", "slurm-cpu", "--dry-run"], tmp_path)
+    assert submit.returncode == 0, submit.stderr
+    script = next(word for word in submit.stdout.split() if word.endswith("train.sbatch"))
+    assert Path(script).is_file()
+    assert Path(script).is_relative_to(installed.parent)
     assert run([distft, "plan", "nonsense"], tmp_path).returncode == 2
     assert list(tmp_path.iterdir()) == []
 

@@ -90,6 +90,6 @@ def test_names_that_are_not_there(name: str, said: str, hint: str) -> None:
 
 def test_a_cluster_holds_no_hyperparameters() -> None:
     assert set(Cluster.model_fields) == {
-        "name", "kind", "nodes", "node", "network", "slurm", "address", "modules", "virtualenv", "container",
-        "scratch", "environment",
+        "name", "kind", "nodes", "node", "network", "slurm", "address", "authentication", "modules", "virtualenv",
+        "container", "scratch", "environment",
     }  # fmt: skip

@@ -15,7 +15,9 @@ from distft.groups.bundles import (
     bundles,
     choose_nodes,
     gpu_share,
+    in_order,
     local_ranks,
+    node_number,
     rank_order,
     sharers,
 )
@@ -83,6 +85,34 @@ def test_numbered_nodes_are_different_ones_and_an_earlier_choice_gives_way() -> 
     assert choose_nodes(places, [node("large", 4.0), node("small", 2.0)]) == {0: "small", 1: "large"}
     with pytest.raises(EnvironmentFallsShort, match="2 nodes with node 0: 2 CPUs, 0 GPUs; node 1: 4 CPUs"):
         choose_nodes(places, [node("large", 8.0), node("small", 1.0)])
+
+
+def numbered(name: str, ip: str, number: int | None, cpus: float = 4.0) -> Node:
+    return Node(name, ip, {"CPU": cpus}, number)
+
+
+def test_nodes_go_by_the_number_of_their_launcher_then_the_drivers_then_by_address() -> None:
+    nodes = [
+        numbered("x", "10.0.0.9", None),
+        numbered("b", "10.0.0.3", 1),
+        numbered("driver", "10.0.0.10", None),
+        numbered("k", "10.0.0.2", 10),
+        numbered("a", "10.0.0.4", 0),
+    ]
+    assert [one.node_id for one in in_order(nodes, "driver")] == ["a", "b", "k", "driver", "x"]
+    assert [one.node_id for one in in_order(nodes, "b")][:3] == ["a", "b", "k"]
+
+
+def test_labels_that_are_no_number_are_none() -> None:
+    labels = [{"distft-node": "7"}, {}, {"distft-node": "seven"}, {"ray.io/node-id": "1"}]
+    assert [node_number(one) for one in labels] == [7, None, None, None]
+
+
+def test_the_n_th_node_of_the_plan_is_the_n_th_node() -> None:
+    nodes = in_order([numbered(f"n{number}", f"10.0.0.{9 - number}", number) for number in (2, 0, 1)], "n1")
+    places = [Bundle({"CPU": 1.0}, number) for number in (0, 1, 2)]
+    assert choose_nodes(places, nodes) == {0: "n0", 1: "n1", 2: "n2"}
+    assert choose_nodes(places[1:], nodes) == {1: "n1", 2: "n2"}, "also where node 0 holds no rank"
 
 
 @given(st.lists(st.integers(1, 6), min_size=1, max_size=5), st.randoms())

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import os
 import pickle
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,6 +11,7 @@ import pytest
 
 from distft.batches import Batch
 from distft.common.errors import EnvironmentFallsShort, RunFailed, UserError
+from distft.groups import shell as shell_module
 from distft.groups.dispatch import Outcome, Request
 from distft.groups.shell import Shell
 
@@ -72,3 +76,22 @@ def test_verbs_must_keep_to_the_contract(shell: Shell) -> None:
     assert "must return (report, Batch or None)" in run(shell, "nothing")[0].failure.cause
     assert "no column 'sample'" in run(shell, "nameless")[0].failure.cause
     assert "AttributeError" in run(shell, "unknown")[0].failure.cause
+
+
+def test_a_worker_works_where_the_driver_does_and_uses_its_nodes_interface(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "driver").mkdir()
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    shell_module._enter(str(tmp_path / "driver"))
+    assert Path.cwd() == tmp_path / "driver"
+    assert str(tmp_path / "driver") in sys.path
+    shell_module._enter(str(tmp_path / "not seen here"))
+    assert Path.cwd() == tmp_path / "driver"
+    shell_module._use_interface_of("127.0.0.1")
+    assert os.environ["GLOO_SOCKET_IFNAME"].startswith("lo")
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "ib0")
+    shell_module._use_interface_of("127.0.0.1")
+    assert os.environ["GLOO_SOCKET_IFNAME"] == "ib0", "what the plan says stays"

@@ -1,0 +1,1 @@
+"""``distft doctor``: what a run needs, looked at on every node before GPUs are spent."""

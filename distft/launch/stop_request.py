@@ -1,0 +1,108 @@
+"""``distft cancel``: a file in the run folder that asks the run to stop, and the thread that looks for it.
+
+A signal reaches only processes of this machine, and what Slurm and Ray send leaves a run 30 and 3 seconds. The file
+works wherever the run folder is seen, and as long as a step and a checkpoint take. It names whom it means (the
+owner of the folder's lease, or a job that is still to start), so that it never stops a later run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from distft.common.errors import StoppedOnRequest
+from distft.common.files import write_json
+
+STOP = "stop.json"
+JOB = "DISTFT_JOB_ID"  # in the environment of a driver that a submitted job runs
+_EVERY_S = 2.0
+_AT_ONCE_S = 60.0  # how long a run may take to end in order when it is told to end at once
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class StopRequest:
+    """What the file says: ``tokens`` of leases and ``jobs`` by id that are meant; ``now``: without a checkpoint."""
+
+    tokens: tuple[str, ...] = ()
+    jobs: tuple[str, ...] = ()
+    now: bool = False
+    time: float = 0.0
+
+    def means(self, token: str, job: str) -> bool:
+        """Whether the owner of this lease token, running as this job ("": none), is asked to stop."""
+        return token in self.tokens or bool(job and job in self.jobs)
+
+
+def ask_to_stop(run_dir: Path, *, tokens: Sequence[str] = (), jobs: Sequence[str] = (), now: bool = False) -> None:
+    """Writes the request. Raises OSError."""
+    write_json(
+        run_dir / STOP, {"format": 1, "tokens": list(tokens), "jobs": list(jobs), "now": now, "time": time.time()}
+    )
+
+
+def read_request(run_dir: Path) -> StopRequest | None:
+    """The request that lies in the folder, whoever it means."""
+    try:
+        found = json.loads((run_dir / STOP).read_bytes())
+        return StopRequest(tuple(found["tokens"]), tuple(found["jobs"]), bool(found["now"]), float(found["time"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+@contextlib.contextmanager
+def stopped_by_request(run_dir: Path, token: str, stop: threading.Event) -> Iterator[None]:
+    """Sets ``stop`` when this run is asked to stop; asked to stop at once, it interrupts the main thread.
+
+    The request is removed when the block ends, so that the same command goes on; the StoppedOnRequest that
+    comes of it is marked as cancelled.
+    """
+    job = os.environ.get(JOB) or os.environ.get("SLURM_JOB_ID", "")
+    ended = threading.Event()
+
+    def asked() -> StopRequest | None:
+        request = read_request(run_dir)
+        return request if request is not None and request.means(token, job) else None
+
+    thread = threading.Thread(target=_watch, args=(asked, stop, ended), name="stop request", daemon=True)
+    thread.start()
+    try:
+        yield
+    except StoppedOnRequest as error:
+        error.cancelled = asked() is not None
+        raise
+    finally:
+        ended.set()
+        thread.join(_EVERY_S)
+        with contextlib.suppress(OSError):
+            (run_dir / STOP).unlink(missing_ok=True)
+
+
+def _watch(asked: Callable[[], StopRequest | None], stop: threading.Event, ended: threading.Event) -> None:
+    while True:
+        request = asked()
+        if request is not None:
+            if not stop.is_set():
+                _log.info("asked to stop by distft cancel")
+            stop.set()
+            if request.now:
+                _end_at_once(ended)
+                return
+        if ended.wait(_EVERY_S):
+            return
+
+
+def _end_at_once(ended: threading.Event) -> None:
+    """As a second Ctrl-C; and should this process not come to its senses, by force."""
+    _log.warning("asked to stop at once by distft cancel")
+    os.kill(os.getpid(), signal.SIGTERM)
+    if not ended.wait(_AT_ONCE_S):
+        os.kill(os.getpid(), signal.SIGKILL)

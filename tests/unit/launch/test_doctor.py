@@ -1,0 +1,299 @@
+"""What the doctor makes of the nodes' answers."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distft.config.cluster import Cluster, load_cluster
+from distft.launch.doctor import asking, judge
+from distft.launch.doctor.asking import Answers, OverRay
+from distft.launch.doctor.examine import _address, examine
+from distft.launch.doctor.findings import Finding, Report
+from distft.launch.doctor.judge import Expected
+from distft.launch.doctor.node_report import node_report
+from distft.launch.doctor.over_slurm import srun_words
+
+GIB = 2**30
+PACKAGES = {"distft": "0.1", "torch": "2.13", "ray": "2.60", "deepspeed": "0.19"}
+GPU = {
+    "name": "H100", "memory.total": "80000", "memory.used": "10", "temperature.gpu": "40", "compute_mode": "Default",
+    "ecc.errors.uncorrected.volatile.total": "0", "clocks_event_reasons.hw_slowdown": "Not Active",
+}  # fmt: skip
+
+
+def report(name: str = "n1", **changes: Any) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "name": name, "time": 1.0, "python": "3.11.7",
+        "packages": PACKAGES,
+        "cpus": 8, "memory": 64 * GIB, "memory_free": 60 * GIB, "gpus": [],
+        "folder": {"seen": True, "written": f"x-{name}", "error": "", "clock": 0.01, "free": 100 * GIB},
+        "temporary": 50 * GIB, "shared_memory": 10 * GIB, "open_files": 65536,
+        "addresses": {"lo": ["127.0.0.1"], "eth0": ["10.0.0.1"]},
+        "ports": {"taken": [], "range": 28232, "used": 12}, "wandb": None,
+    }  # fmt: skip
+    return {**found, **changes}
+
+
+def cluster(**changes: Any) -> Cluster:
+    tree = load_cluster("ray-existing").model_dump() | {"nodes": 2}
+    return Cluster.model_validate(tree | changes)
+
+
+def expected(**changes: Any) -> Expected:
+    return replace(Expected(cluster(), "/shared", num_nodes=2, gpus=0), **changes)
+
+
+def states(findings: Iterable[Finding]) -> list[tuple[str, tuple[str, ...]]]:
+    return [(finding.state, finding.nodes) for finding in findings]
+
+
+def test_nodes_that_say_nothing_are_named() -> None:
+    both = Answers((report("n1"), report("n2")), {})
+    assert states(judge.nodes_answer(both, expected())) == [("ok", ())]
+    silent = Answers((report("n1"),), {"n2": "No module named distft"})
+    assert states(judge.nodes_answer(silent, expected())) == [("wrong", ("n2",))]
+    fewer = Answers((report("n1"),), {})
+    assert "1 of 2 answer" in next(iter(judge.nodes_answer(fewer, expected()))).found
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"packages": PACKAGES | {"distft": "0.2"}}, "distft 0.1 on n1; 0.2 on n2"),
+        ({"packages": PACKAGES | {"distft": ""}}, "missing on n2"),
+        ({"python": "3.12.1"}, "python 3.11.7 on n1; 3.12.1 on n2"),
+    ],
+)  # fmt: skip
+def test_other_versions_are_wrong(change: dict[str, Any], said: str) -> None:
+    (finding,) = judge.versions([report("n1"), report("n2", **change)])
+    assert finding.state == "wrong"
+    assert said in finding.found
+    assert states(judge.versions([report("n1"), report("n2")])) == [("ok", ())]
+
+
+def test_less_than_the_cluster_file_says_is_wrong() -> None:
+    says = cluster(node={"cpus": 8, "memory_gib": 64.0, "gpus": 0})
+    fine, small = report("n1"), report("n2", cpus=4, memory=32 * GIB, memory_free=30 * GIB)
+    found = list(judge.processors([fine, small], expected(cluster=says)))
+    assert states(found) == [("wrong", ("n2",)), ("wrong", ("n2",))]
+    assert found[0].found == "has 4 CPUs of 8"
+    assert states(judge.processors([fine], expected(cluster=says))) == [("ok", ())]
+    used = report("n1", memory_free=8 * GIB)
+    assert states(judge.processors([used], expected())) == [("ok", ()), ("warning", ("n1",))]
+
+
+@pytest.mark.parametrize(
+    ("change", "state", "said"),
+    [
+        ({"ecc.errors.uncorrected.volatile.total": "3"}, "wrong", "3 uncorrected memory errors"),
+        ({"temperature.gpu": "95"}, "warning", "95 degrees"),
+        ({"clocks_event_reasons.hw_slowdown": "Active"}, "warning", "slowed down"),
+        ({"memory.used": "40000"}, "warning", "39.1 of 78.1 GiB are in use"),
+    ],
+)
+def test_a_gpu_that_is_not_well(change: dict[str, str], state: str, said: str) -> None:
+    (finding,) = judge.devices([report(gpus=[GPU, GPU | change])], expected(gpus=2))
+    assert (finding.state, finding.nodes) == (state, ("n1",))
+    assert f"GPU 1: {said}" in finding.found
+
+
+def test_gpus_are_counted() -> None:
+    assert states(judge.devices([report(gpus=[GPU])], expected(gpus=2))) == [("wrong", ("n1",))]
+    assert states(judge.devices([report(gpus=[GPU, GPU])], expected(gpus=2))) == [("ok", ())]
+    assert states(judge.devices([report()], expected())) == [("ok", ())]
+    unknown = GPU | {"ecc.errors.uncorrected.volatile.total": "[N/A]"}
+    assert states(judge.devices([report(gpus=[unknown])], expected(gpus=1))) == [("ok", ())]
+
+
+def folder(**changes: Any) -> dict[str, Any]:
+    return report("n2", folder=report()["folder"] | changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [({"seen": False}, "what is written here is not seen there"), ({"error": "Read-only file system"}, "Read-only"),
+     ({"written": "lost"}, "what is written there is not seen here")],
+)  # fmt: skip
+def test_the_shared_folder_must_be_one(changes: dict[str, Any], said: str) -> None:
+    seen: Callable[[str], bool] = lambda name: name != "lost"  # noqa: E731
+    found = list(judge.shared_folder([report("n1"), folder(**changes)], expected(), seen))
+    assert states(found) == [("wrong", ("n2",))]
+    assert said in found[0].found
+
+
+def test_room_for_the_planned_checkpoints() -> None:
+    reports = [report("n1"), folder(free=5 * GIB)]
+    enough = list(judge.shared_folder(reports, expected(disk=4 * GIB), lambda _: True))
+    assert states(enough) == [("ok", ()), ("ok", ())]
+    short = list(judge.shared_folder(reports, expected(disk=6 * GIB), lambda _: True))
+    assert states(short)[1] == ("wrong", ())
+    assert short[1].found == "5.0 GiB free, the planned checkpoints take 6.00"
+
+
+@pytest.mark.parametrize(("offset", "state"), [(0.2, "ok"), (5.0, "warning"), (-300.0, "wrong")])
+def test_clocks(offset: float, state: str) -> None:
+    (finding,) = judge.clocks([report("n1"), folder(clock=offset)])
+    assert finding.state == state
+    if state != "ok":
+        assert f"n2 {offset:+.1f}" in finding.found
+
+
+def test_ports_temporary_folders_and_interfaces() -> None:
+    assert states(judge.ports([report(ports={"taken": [6379], "range": 100, "used": 5})])) == [("ok", ())]
+    assert states(judge.ports([report(ports={"taken": [], "range": 100, "used": 90})])) == [("wrong", ("n1",))]
+    assert states(judge.local_folders([report()])) == [("ok", ())]
+    assert states(judge.local_folders([report(shared_memory=64 * 2**20)])) == [("warning", ("n1",))]
+    assert states(judge.local_folders([report(open_files=1024)])) == [("warning", ("n1",))]
+    named = cluster(network={"interface": "ib0"})
+    (finding,) = judge.interfaces([report()], named)
+    assert (finding.state, finding.do) == ("wrong", "there are: eth0")
+    assert list(judge.interfaces([report()], cluster())) == []
+    assert states(judge.interfaces([report(addresses={"ib0": ["10.1.0.1"]})], named)) == [("ok", ())]
+
+
+def test_wandb_never_ends_a_run() -> None:
+    assert states(judge.wandb([report(wandb="timed out")], "online")) == [("warning", ("n1",))]
+    assert states(judge.wandb([report(wandb="")], "online")) == [("ok", ())]
+    assert states(judge.wandb([report()], "offline")) == [("ok", ())]
+
+
+def measured(*ranks: dict[str, Any], error: str = "", name: str = "n1") -> dict[str, Any]:
+    return {"name": name, "measured": list(ranks), "error": error}
+
+
+def rank(number: int, right: bool = True, speed: float = 2e10) -> dict[str, Any]:
+    return {"rank": number, "right": right, "all_reduce": speed, "all_gather": speed}
+
+
+def test_collectives() -> None:
+    fine = Answers((measured(rank(0)), measured(rank(1, speed=1e10), name="n2")), {})
+    (finding,) = judge.collectives(fine, 2, "nccl", cluster())
+    assert finding.state == "ok"
+    assert "all-reduce 10.00 GB/s" in finding.found
+    fast = cluster(network={"bandwidth_gbps": 400.0})
+    assert states(judge.collectives(fine, 2, "nccl", fast)) == [("warning", ())]
+    lying = Answers((measured(rank(0), rank(1, right=False)),), {})
+    (finding,) = judge.collectives(lying, 2, "nccl", cluster())
+    assert (finding.state, finding.found) == ("wrong", "nccl returns wrong sums on ranks 1")
+    stuck = Answers((measured(error="timeout"),), {"n2": "gone"})
+    assert states(judge.collectives(stuck, 2, "gloo", cluster())) == [("wrong", ("n2",)), ("wrong", ("n1",))]
+
+
+def test_the_address_that_others_use() -> None:
+    found = report(
+        addresses={"lo": ["127.0.0.1"], "docker0": ["172.17.0.1"], "eth0": ["fe80::1", "10.0.0.1"], "ib0": ["10.9.0.1"]}
+    )
+    assert _address(found, cluster()) == "10.0.0.1"
+    assert _address(found, cluster(network={"interface": "ib0"})) == "10.9.0.1"
+    assert _address(found, cluster(network={"interface": "ib1"})) == ""
+    assert _address(found, load_cluster("local")) == "127.0.0.1"
+
+
+def test_what_slurm_is_asked_for(tmp_path: Path) -> None:
+    options, program = srun_words(load_cluster("slurm-h100"), tmp_path)
+    assert {"--partition=gpu", "--exclusive", "--mem=0", "--cpus-per-task=96"} <= set(options)
+    assert any(option.startswith("--gpus-per-node=") for option in options)
+    assert not [option for option in options if option.startswith(("--output", "--requeue", "--signal", "--chdir"))]
+    assert program == [sys.executable]
+
+
+@pytest.mark.parametrize("runtime", ["pyxis", "apptainer"])
+def test_in_a_container_it_runs_inside(tmp_path: Path, runtime: str) -> None:
+    image = {"runtime": runtime, "image": "distft.sqsh"}
+    made = Cluster.model_validate(load_cluster("slurm-cpu").model_dump() | {"container": image})
+    options, program = srun_words(made, tmp_path)
+    if runtime == "pyxis":
+        assert "--container-image=distft.sqsh" in options
+        assert program == ["python"]
+    else:
+        assert program[:2] == ["apptainer", "exec"]
+        assert program[-2:] == ["distft.sqsh", "python"]
+        assert f"{tmp_path}:{tmp_path}" in program
+
+
+def test_the_report() -> None:
+    made = Report(
+        "mine", (Finding("nodes", "ok", "2"), Finding("folder", "wrong", "not seen", "share it", ("n1", "n2")))
+    )
+    assert made.lines() == [
+        "ok       nodes   2",
+        "wrong    folder  n1, n2: not seen",
+        "                 -> share it",
+    ]
+    told = json.loads(json.dumps(made.as_json()))
+    assert not told["ok"]
+    assert told["findings"][1]["nodes"] == ["n1", "n2"]
+
+
+def test_this_node_reports(tmp_path: Path) -> None:
+    (tmp_path / "nonce").touch()
+    found = json.loads(json.dumps(node_report(tmp_path, "nonce", "")))
+    assert found["cpus"] >= 1
+    assert found["folder"]["seen"]
+    assert (tmp_path / found["folder"]["written"]).is_file()
+    assert abs(found["folder"]["clock"]) < 5
+    assert found["packages"]["distft"]
+    there = judge.shared_folder([found], expected(num_nodes=1), lambda name: (tmp_path / name).is_file())
+    assert states(there)[0] == ("ok", ())
+
+
+def test_the_program_on_a_node_needs_neither_torch_nor_ray(tmp_path: Path) -> None:
+    question = json.dumps({"folder": str(tmp_path), "nonce": "x", "wandb_url": ""})
+    code = (
+        "import sys\nfrom distft.launch.doctor.on_node import main\n"
+        f"sys.argv = ['x', 'report', {question!r}]\nmain()\nassert not {{'torch', 'ray'}} & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=60)
+
+
+def test_two_ranks_here_add_up(tmp_path: Path) -> None:
+    question = {
+        "folder": str(tmp_path),
+        "ranks": {os.uname().nodename: [0, 2, "127.0.0.1"]},
+        "world": 2,
+        "backend": "gloo",
+    }
+    answers = asking.Here(0).ask("collectives", question)
+    assert states(judge.collectives(answers, 2, "gloo", cluster())) == [("ok", ())], answers
+
+
+class _Node:
+    def __init__(self, name: str) -> None:
+        self.name = self.node_id = name
+
+
+def test_over_ray_a_node_that_fails_is_told_from_one_that_answers() -> None:
+    def everywhere(nodes: Any, task: Any, arguments: Any, **_: Any) -> dict[str, Any]:
+        return {
+            "a": (0, 'noise\n{"name": "a"}\n', ""), "b": (1, "", "Traceback\nModuleNotFoundError: distft"),
+            "c": TimeoutError("no answer"),
+        }  # fmt: skip
+
+    answers = OverRay(0, [_Node("a"), _Node("b"), _Node("c")], everywhere).ask("report", {})
+    assert [said["name"] for said in answers.said] == ["a"]
+    assert answers.silent == {"b": "ModuleNotFoundError: distft", "c": "no answer"}
+
+
+def test_a_cluster_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
+    from distft.common.errors import EnvironmentFallsShort
+
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    with pytest.raises(EnvironmentFallsShort, match="RAY_ADDRESS is not set"):
+        examine("ray-existing")
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(EnvironmentFallsShort, match="there is no srun here"):
+        examine("slurm-cpu")
+
+
+def test_nodes_are_listed_in_the_order_of_their_numbers() -> None:
+    answers = Answers(tuple(report(name) for name in ("n10", "n2", "login", "n1")), {})
+    assert [said["name"] for said in answers.by_name().said] == ["login", "n1", "n2", "n10"]
