@@ -16,6 +16,7 @@ from distft.common.errors import RunFailed, StoppedOnRequest
 from distft.config.recipe import Recipe
 from distft.config.roles import trained_roles
 from distft.controller.progress import Progress
+from distft.controller.time_limit import TimeLimit
 from distft.experience.passes import Samples
 from distft.groups.handles import Group, together
 from distft.tracking.timing import PhaseTimer, Throughput
@@ -43,6 +44,7 @@ class Session:
     computing_seconds: Callable[[], float] | None = None
     stop: threading.Event = field(default_factory=threading.Event)
     timer: PhaseTimer = field(default_factory=PhaseTimer)
+    time_limit: TimeLimit = field(default_factory=TimeLimit.of)
     _started: float = field(default_factory=time.perf_counter)
 
     @property
@@ -60,6 +62,7 @@ class Session:
         """The line of the step just finished, with speed and phases."""
         now = time.perf_counter()
         seconds, self._started = now - self._started, now
+        self.time_limit.saw_step(seconds)
         train = self.num_units["train"]
         speed = self.throughput.report(num_tokens, seconds)
         if self.computing_seconds is not None and seconds > 0:
@@ -77,13 +80,20 @@ class Session:
         )
 
     def checkpoint_if_due(self) -> None:
-        """A checkpoint every ``checkpoint.every`` steps and when a stop was asked for, which then ends the run."""
-        due = self.progress.step % self.recipe.checkpoint.every == 0
-        if due or self.stop.is_set():
+        """A checkpoint every ``checkpoint.every`` steps and when a stop was asked for, which then ends the run.
+
+        It also ends by itself where the job's time has no room for one more step and its checkpoint.
+        """
+        going_on = self.progress.step < self.progress.total_steps
+        out_of_time = self.time_limit.too_near() if going_on else ""
+        stop = self.stop.is_set() or bool(out_of_time)
+        if stop or self.progress.step % self.recipe.checkpoint.every == 0:
             self.save()
-        if self.stop.is_set() and self.progress.step < self.progress.total_steps:
+        if stop and going_on:
+            why = f" ({out_of_time})" if out_of_time else ""
+            how = "without a checkpoint, as saving failed" if self.progress.failed_saves else "with a checkpoint"
             raise StoppedOnRequest(
-                f"stopped after step {self.progress.step} with a checkpoint: the same command goes on from there"
+                f"stopped after step {self.progress.step} {how}: the same command goes on from there{why}"
             )
 
     def save(self) -> None:
@@ -91,6 +101,7 @@ class Session:
 
         A failed save is loud and the run goes on; after MAX_FAILED_SAVES in a row it ends.
         """
+        started = time.perf_counter()
         with self.timer.phase("checkpoint"):
             self.tracker.phase("checkpoint")
             roles = trained_roles(self.recipe)
@@ -105,6 +116,7 @@ class Session:
                 self._count_failed_save(error)
                 return
             self.progress.failed_saves = 0
+            self.time_limit.saw_save(time.perf_counter() - started)
             self.tracker.event("checkpoint", step=step, path=str(path))
 
     def _state(self) -> dict[str, Any]:

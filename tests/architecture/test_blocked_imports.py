@@ -70,10 +70,15 @@ def run_blocked(body: str, cwd: Path, root: Path) -> tuple[dict[str, object], st
         ["plan", "ppo-tiny", "--cluster", "slurm-h100"],
         ["train", "ppo-tiny", "--dry-run"],
         ["train", "ppo-tiny", "--dry-run", "--json"],
+        ["submit", "slurm", "ppo-tiny", "--cluster", "slurm-cpu", "--dry-run"],
+        ["submit", "ray", "ppo-tiny", "--dry-run"],
     ],
     ids=" ".join,
 )
-def test_the_verb_imports_nothing_heavy(arguments: list[str], tmp_path: Path, root: Path) -> None:
+def test_the_verb_imports_nothing_heavy(
+    arguments: list[str], tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "http://head:8265")
     seen, output, seconds = run_blocked(
         f"from distft.cli import main; status = main({arguments!r}) or 0", cwd=tmp_path, root=root
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from distft.cli import parse
+from distft.arguments import parse
 from distft.config.load import load_recipe, shipped_recipes
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,7 +34,9 @@ def test_commands_are_taken(command: str) -> None:
 
 def test_all_verbs_are_shown() -> None:
     shown = {shlex.split(command)[1] for command in COMMANDS}
-    assert shown == {"quickstart", "recipes", "plan", "train", "export"}
+    assert shown == {
+        "quickstart", "recipes", "plan", "train", "export", "submit", "status", "logs", "cancel", "doctor",
+    }  # fmt: skip
 
 
 def test_the_recipe_shown_is_valid(tmp_path: Path) -> None:

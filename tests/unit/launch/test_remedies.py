@@ -80,3 +80,30 @@ def test_overrides_leave_the_rest_of_the_recipe_alone() -> None:
     assert start.model_dump_json() == before
     again = check_recipe(parse_yaml(resolved_yaml(changed), "again.yaml"))
     assert model_of(again, "value").init == model_of(start, "value").init
+
+
+def test_the_smallest_change_comes_first_and_of_those_that_change_no_result_the_quickest(tmp_path: Path) -> None:
+    changes = {"models": {"policy": {"path": str(config_folder(tmp_path, LLAMA_70B)), "dtype": "bfloat16"}},
+               "data.max_length": 2048, "data.max_prompt_length": 512, "train.max_tokens_per_rank": 4096,
+               "train.global_batch_size": 512}  # fmt: skip
+    plan = make_plan(recipe("dpo", changes), gpu_cluster(64))
+    assert plan.fits is False
+    kinds = [
+        "hardware" if " nodes in place of " in one.change else "learning" if "max_length" in one.change else "computing"
+        for one in plan.remedies
+    ]
+    assert kinds == sorted(kinds, key=("computing", "hardware", "learning").index)
+    assert {"computing", "learning"} <= set(kinds)
+    seconds = [one.seconds for one, kind in zip(plan.remedies, kinds, strict=True) if kind == "computing"]
+    assert None not in seconds
+    assert seconds == sorted(seconds, key=lambda one: one or 0.0)
+
+
+def test_ranks_that_the_recipe_gives_may_be_left_to_the_plan(tmp_path: Path) -> None:
+    """Two trained 8B models on one GPU each do not fit; on a node of eight there is room."""
+    placement = {role: {"ranks": 1} for role in ("policy", "reference", "reward", "value")}
+    start = from_folder("ppo", config_folder(tmp_path / "model", LLAMA_8B), {"placement": placement})
+    plan = make_plan(start, gpu_cluster(1))
+    (change,) = (remedy.change for remedy in plan.remedies if "placement" in remedy.change)
+    assert change.split() == [f"placement.{role}.ranks=auto" for role in placement]
+    assert make_plan(followed(start, change, tmp_path), gpu_cluster(1)).fits is True

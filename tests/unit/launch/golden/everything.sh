@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+mkdir \
+    -p \
+    -- \
+    /home/me/runs/ppo-tiny/logs &&
+sbatch \
+    --parsable \
+    --job-name=ppo-tiny \
+    --chdir=/home/me \
+    --output=/home/me/runs/ppo-tiny/logs/slurm-%j.out \
+    --open-mode=append \
+    --nodes=3 \
+    --ntasks-per-node=1 \
+    --cpus-per-task=64 \
+    --exclusive \
+    --mem=0 \
+    --gres=gpu:a100:4 \
+    --partition=gpu,gpu-long \
+    --account=proj.42 \
+    --qos=high \
+    '--constraint=a100&(ib|roce)' \
+    --reservation=maint_7 \
+    --time=2-12:30:00 \
+    --requeue \
+    --signal=USR1@120 \
+    --export=ALL \
+    /opt/distft/slurm/train.sbatch \
+    --module \
+    cuda/12.8 \
+    --module \
+    gcc/13 \
+    --python \
+    '/opt/env with space/bin/python' \
+    --run-dir \
+    /home/me/runs/ppo-tiny \
+    ppo-tiny \
+    --cluster \
+    everything \
+    train.steps=5 \
+    'data.train.0.path=/data/my file'"'"'s.jsonl'

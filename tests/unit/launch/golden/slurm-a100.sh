@@ -1,0 +1,32 @@
+#!/usr/bin/env bash
+mkdir \
+    -p \
+    -- \
+    /home/me/runs/ppo-tiny/logs &&
+sbatch \
+    --parsable \
+    --job-name=ppo-tiny \
+    --chdir=/home/me \
+    --output=/home/me/runs/ppo-tiny/logs/slurm-%j.out \
+    --open-mode=append \
+    --nodes=2 \
+    --ntasks-per-node=1 \
+    --cpus-per-task=96 \
+    --exclusive \
+    --mem=0 \
+    --gres=gpu:a100:8 \
+    --partition=gpu \
+    --time=1-00:00:00 \
+    --requeue \
+    --signal=USR1@120 \
+    --export=ALL \
+    /opt/distft/slurm/train.sbatch \
+    --python \
+    /opt/env/bin/python \
+    --run-dir \
+    /home/me/runs/ppo-tiny \
+    ppo-tiny \
+    --cluster \
+    slurm-a100 \
+    train.steps=5 \
+    'data.train.0.path=/data/my file'"'"'s.jsonl'

@@ -1,0 +1,29 @@
+#!/usr/bin/env bash
+mkdir \
+    -p \
+    -- \
+    /home/me/runs/ppo-tiny/logs &&
+sbatch \
+    --parsable \
+    --job-name=ppo-tiny \
+    --chdir=/home/me \
+    --output=/home/me/runs/ppo-tiny/logs/slurm-%j.out \
+    --open-mode=append \
+    --nodes=2 \
+    --ntasks-per-node=1 \
+    --cpus-per-task=2 \
+    --mem=8192M \
+    --time=01:00:00 \
+    --requeue \
+    --signal=USR1@120 \
+    --export=ALL \
+    /opt/distft/slurm/train.sbatch \
+    --python \
+    /opt/env/bin/python \
+    --run-dir \
+    /home/me/runs/ppo-tiny \
+    ppo-tiny \
+    --cluster \
+    slurm-cpu \
+    train.steps=5 \
+    'data.train.0.path=/data/my file'"'"'s.jsonl'

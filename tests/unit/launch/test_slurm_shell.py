@@ -1,0 +1,126 @@
+"""What is shown for pasting is what is run, through a real bash; and shellcheck finds nothing in it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from distft.common.errors import UserError
+from distft.config.cluster import Cluster, load_cluster, shipped_clusters
+from distft.launch.slurm_options import batch_script, render
+from tests.unit.launch.slurm_examples import asked, everything
+
+GOLDEN = Path(__file__).parent / "golden"
+UPDATE = "DISTFT_UPDATE_GOLDEN"
+PYXIS = {"runtime": "pyxis", "image": "docker://registry.example/distft:1", "mounts": ["/data:/data"]}
+APPTAINER = {"runtime": "apptainer", "image": "/images/distft.sif", "mounts": ["/data:/data:ro"]}
+CLUSTERS: dict[str, Cluster] = {
+    **{name: load_cluster(name) for name, _ in shipped_clusters() if load_cluster(name).kind == "slurm"},
+    "everything": everything(),
+    "everything-pyxis": everything(virtualenv=None, container=PYXIS),
+    "everything-apptainer": everything(virtualenv=None, container=APPTAINER),
+}
+PRINT_ARGUMENTS = (
+    f"#!{sys.executable}\nimport json, os, sys\nopen(os.environ['SEEN'], 'w').write(json.dumps(sys.argv))\n"
+)
+
+
+def command_of(cluster: Cluster) -> str:
+    """The line of ``--dry-run``, with a word a line so that a difference can be read."""
+    words = asked(cluster, overrides=("train.steps=5", "data.train.0.path=/data/my file's.jsonl"))
+    shown = render(words, script=Path("/opt/distft/slurm/train.sbatch"), python="/opt/env/bin/python").shell
+    lines = [" \\\n    ".join(shlex.quote(word) for word in shlex.split(part)) for part in shown.split(" && ")]
+    return "#!/usr/bin/env bash\n" + " &&\n".join(lines) + "\n"
+
+
+@pytest.mark.parametrize("name", CLUSTERS)
+def test_the_command_is_the_golden_one(name: str) -> None:
+    """DISTFT_UPDATE_GOLDEN=1 writes the files anew; look at what has changed before you keep it."""
+    path, now = GOLDEN / f"{name}.sh", command_of(CLUSTERS[name])
+    if os.environ.get(UPDATE):
+        path.write_text(now)
+    assert now == path.read_text()
+
+
+def test_there_is_no_golden_file_too_many() -> None:
+    assert {path.stem for path in GOLDEN.glob("*.sh")} == set(CLUSTERS)
+
+
+def test_shellcheck_finds_nothing(root: Path) -> None:
+    if shutil.which("shellcheck") is None:
+        pytest.skip("shellcheck is not installed (Debian package shellcheck)")
+    scripts = [batch_script(), *sorted((root / "launchers").iterdir()), *sorted(GOLDEN.glob("*.sh"))]
+    found = subprocess.run(
+        ["shellcheck", "--severity=style", *map(str, scripts)], capture_output=True, text=True, check=False
+    )
+    assert found.returncode == 0, found.stdout
+
+
+def test_nothing_in_the_script_is_evaluated() -> None:
+    code = [line.split("#")[0] for line in batch_script().read_text().splitlines() if not line.startswith("#")]
+    assert not [line for line in code if any(word in line.split() for word in ("eval", "bash", "sh", "xargs"))]
+
+
+def test_without_a_recipe_or_a_job_the_script_says_so() -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
+    for words, said in (
+        (["--python"], "takes a value"),
+        ([], "no RECIPE given"),
+        (["ppo-tiny"], "this is a batch script"),
+    ):
+        done = subprocess.run(
+            ["bash", str(batch_script()), *words], capture_output=True, text=True, env=environment, check=False
+        )
+        assert done.returncode == 2
+        assert said in done.stdout
+
+
+# ---- words stay words
+
+HOSTILE = st.text(alphabet=st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=12)
+PARTS = st.sampled_from(
+    [" ", "'", '"', "$(touch x)", "`id`", "\n", "\\", "$HOME", "; exit 3", "&&", "*", "~", "é", "日本", "--", "=", "%j",
+     "{task}", "#SBATCH --uid=0", "!", "\t", "a"]
+)  # fmt: skip
+WORD = st.one_of(HOSTILE, st.lists(PARTS, min_size=1, max_size=5).map("".join))
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(name=WORD, run=WORD, overrides=st.lists(WORD, max_size=4), virtualenv=WORD)
+def test_what_is_pasted_is_what_is_run(
+    tmp_path: Path, name: str, run: str, overrides: list[str], virtualenv: str
+) -> None:
+    """Through a real bash, where ``sbatch`` is a program that writes down its arguments: unchanged, or refused."""
+    (tmp_path / "bin").mkdir(exist_ok=True)
+    program = tmp_path / "bin" / "sbatch"
+    program.write_text(PRINT_ARGUMENTS)
+    program.chmod(0o755)
+    here, seen = tmp_path / "here", tmp_path / "seen"
+    shutil.rmtree(here, ignore_errors=True)
+    here.mkdir()
+    run = run.replace("/", "-").replace("..", "-")
+    words = asked(
+        everything().model_copy(update={"virtualenv": virtualenv}), name=name, run_dir=str(here / run),
+        overrides=tuple(overrides), folder=here,
+    )  # fmt: skip
+    try:
+        made = render(words, script=Path("/opt/train.sbatch"), python="/opt/python")
+    except UserError:
+        return
+    environment = {"PATH": f"{program.parent}:/usr/bin:/bin", "SEEN": str(seen), "LC_ALL": "C.UTF-8"}
+    done = subprocess.run(
+        ["bash", "-c", made.shell], cwd=here, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(seen.read_text())[1:] == list(made.command[1:])
+    assert list(made.command[len(made.command) - len(overrides) :]) == overrides
+    assert {path.name for path in here.iterdir()} == {run}, "nothing but the run folder was made"
