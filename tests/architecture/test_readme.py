@@ -28,7 +28,7 @@ def test_the_first_two_blocks_are_install_and_test() -> None:
 @pytest.mark.parametrize("command", COMMANDS)
 def test_commands_are_taken(command: str) -> None:
     parsed = parse(shlex.split(command)[1:])
-    if hasattr(parsed, "recipe"):
+    if getattr(parsed, "recipe", None) and "{task}" not in command:  # filled in for each job of an array
         assert load_recipe(parsed.recipe, parsed.overrides).name
 
 

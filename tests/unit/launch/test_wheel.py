@@ -11,21 +11,21 @@ from pathlib import Path
 
 import pytest
 
-COPIED = ("pyproject.toml", "README.md", "LICENSE", "distft", "cluster_configs")
+COPIED = ("pyproject.toml", "README.md", "LICENSE", "distft", "cluster_configs", "slurm")
 
 
 def test_every_package_is_listed(root: Path) -> None:
-    """The list in pyproject is written by hand, because one package lies outside the folder."""
+    """The list in pyproject is written by hand, because two packages lie outside the folder."""
     listed = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
     found = {
         ".".join(path.parent.relative_to(root).parts)
         for pattern in ("*.py", "*.yaml")
         for path in (root / "distft").rglob(pattern)
     }
-    assert set(listed) == found | {"distft.cluster_configs"}
+    assert set(listed) == found | {"distft.cluster_configs", "distft.slurm"}
 
 
-def test_a_built_wheel_has_the_cluster_files_and_finds_them(root: Path, tmp_path: Path) -> None:
+def test_a_built_wheel_has_the_cluster_files_and_the_batch_script_and_finds_them(root: Path, tmp_path: Path) -> None:
     pytest.importorskip("setuptools")
     tree, empty, site = tmp_path / "tree", tmp_path / "empty", tmp_path / "site"
     for folder in (tree, empty):
@@ -49,10 +49,14 @@ def test_a_built_wheel_has_the_cluster_files_and_finds_them(root: Path, tmp_path
         "import sys; sys.path.insert(0, sys.argv[1]); import distft; print(distft.__file__)\n"
         "from distft.config.cluster import load_cluster, shipped_clusters\n"
         "from distft.config.load import shipped_recipes\n"
-        "print([load_cluster(name).name for name, _ in shipped_clusters()], len(shipped_recipes()))"
+        "from distft.launch.slurm_options import batch_script\n"
+        "print([load_cluster(name).name for name, _ in shipped_clusters()], len(shipped_recipes()))\n"
+        "print(batch_script())"
     )
     done = subprocess.run([sys.executable, "-c", ask, str(site)], cwd=empty, check=True, capture_output=True, text=True)
-    where, answer = done.stdout.splitlines()
+    where, answer, script = done.stdout.splitlines()
     assert where.startswith(str(site))
+    assert script.startswith(str(site))
+    assert Path(script).read_text() == (root / "slurm" / "train.sbatch").read_text()
     clusters = sorted(path.stem for path in (root / "cluster_configs").glob("*.yaml"))
     assert answer == f"{clusters} {len(list((root / 'distft' / 'recipes').glob('*.yaml')))}"
