@@ -288,8 +288,8 @@ MACHINES = [
     Case("train sft.yaml --cluster one-node-8xh100", "cluster one-node-8xh100", "cpus: 96, there are 2", "auto",
         status=3),
     Case("train sft.yaml --cluster slurm-cpu", "cluster slurm-cpu", "slurm cluster", "--cluster local", status=3),
-    Case("plan sft.yaml --cluster ray-existing", "cluster ray-existing", "`auto`", "cluster file of your own",
-        status=3),
+    Case("plan sft.yaml --cluster ray-existing", "cluster ray-existing", "RAY_ADDRESS is not set",
+        "RAY_ADDRESS=host:port", status=3),
     Case("plan sft.yaml --cluster two.yaml placement.policy.ranks=1 --json", "my-sft on two", "does not fit",
         "a smaller model", enormous),
 ]  # fmt: skip

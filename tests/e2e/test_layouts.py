@@ -1,4 +1,4 @@
-"""The same answer on any layout: plain torch, one rank alone, Ray's actors, torchrun's ranks; all at ZeRO-3.
+"""The same answer on any layout: plain torch, one rank alone (unsharded), Ray's actors and torchrun's ranks at ZeRO-3.
 
 Rows are padded: packed rows are not built, so nothing here says that they agree.
 """
@@ -64,6 +64,18 @@ def test_ppo_alone_is_plain_torch(layouts: Layouts, ppo: PlainPpo) -> None:
     assert abs(ppo.iterations[1].metrics["objective/kl"]) > 1e-2
     assert largest_metric_difference(got.metrics, ppo.metrics()) <= at_most(METRICS)
     weights_agree("ppo", got, ppo.weights)
+
+
+def test_one_rank_at_zero_3(layouts: Layouts, tmp_path: Path) -> None:
+    """Offloaded parameters keep one rank at stage 3, where it would otherwise be spared the sharding."""
+    recipes = {"dpo": dpo_recipe(layouts.starts), "ppo": ppo_recipe(layouts.starts)}
+    for recipe in recipes.values():
+        for model in recipe["models"].values():
+            model["engine"]["offload_parameters"] = "cpu"
+    found = outcomes(jobs := Layouts(tmp_path, layouts.starts).jobs("zero-3", recipes))
+    run_spmd(jobs, 1, tmp_path / "zero-3")
+    for kind, outcome in found.items():
+        agree(kind, outcome, layouts.alone()[kind])
 
 
 @pytest.mark.parametrize("kind", ["dpo", "ppo"])
