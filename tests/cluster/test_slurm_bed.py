@@ -92,6 +92,7 @@ def test_a_job_with_gpus_on_two_nodes(slurm: SlurmBed, folder: Path) -> None:
         slurm.sbatch(["--gres=gpu:3", "--wrap=true"])
 
 
+@pytest.mark.slow
 def test_a_requeued_job_starts_again_soon(slurm: SlurmBed, folder: Path) -> None:
     lines = [
         'echo "start ${SLURM_RESTART_COUNT:-0}"',

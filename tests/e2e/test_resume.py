@@ -191,6 +191,7 @@ def test_a_finished_run_says_so(sft: Path, start: Start) -> None:
     assert exit_record(sft)["class"] == "done"
 
 
+@pytest.mark.slow
 def test_more_steps_go_on_from_the_end_and_never_starts_again(sft: Path, start: Start, tmp_path: Path) -> None:
     folder = tmp_path / "copy"
     shutil.copytree(sft, folder)

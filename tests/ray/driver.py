@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -25,4 +26,6 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
+    # A shell that runs tests in the background has SIGINT ignored by all that it starts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     main(Path(sys.argv[1]))
