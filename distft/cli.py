@@ -205,7 +205,7 @@ def _submit_ray(arguments: argparse.Namespace, recipe: Recipe, run_dir: Path) ->
 
 
 def _submit_slurm(arguments: argparse.Namespace, recipe: Recipe, run_dir: Path) -> int:
-    from distft.launch.logs import Selection, follow_logs
+    from distft.launch.jobs.logs import Selection, follow_logs
     from distft.launch.slurm import submit
 
     if arguments.cluster is None:
@@ -227,7 +227,7 @@ def _submit_slurm(arguments: argparse.Namespace, recipe: Recipe, run_dir: Path) 
 
 
 def _status(arguments: argparse.Namespace) -> None:
-    from distft.launch.status import show, status_of
+    from distft.launch.jobs.status import show, status_of
 
     status = status_of(arguments.run_dir.absolute())
     if arguments.json:
@@ -237,7 +237,7 @@ def _status(arguments: argparse.Namespace) -> None:
 
 
 def _logs(arguments: argparse.Namespace) -> int:
-    from distft.launch.logs import Selection, follow_logs, show_logs
+    from distft.launch.jobs.logs import Selection, follow_logs, show_logs
 
     rank = arguments.rank
     if rank != "all" and not rank.isdecimal():
@@ -253,7 +253,7 @@ def _logs(arguments: argparse.Namespace) -> int:
 
 
 def _cancel(arguments: argparse.Namespace) -> None:
-    from distft.launch.cancel import cancel
+    from distft.launch.jobs.cancel import cancel
 
     print(cancel(arguments.run_dir.absolute(), now=arguments.now))
 

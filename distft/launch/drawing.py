@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 from textwrap import TextWrapper
 
-from distft.launch.memory import Item, at_rest, peak
 from distft.launch.plan import GroupPlan, Plan
+from distft.launch.planning.memory import Item, at_rest, peak
 
 GIB = 2**30
 MIB = 2**20

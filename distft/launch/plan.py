@@ -19,18 +19,18 @@ from distft.common.errors import UserError
 from distft.config.cluster import Cluster
 from distft.config.recipe import Recipe
 from distft.config.roles import main_role, model_of, roles
-from distft.launch.batch_arithmetic import BatchArithmetic, batch_arithmetic
 from distft.launch.environment import group_environment
-from distft.launch.estimate import Estimate
-from distft.launch.footprint import Load, RoleMemory, SizeBook
-from distft.launch.hardware import Hardware, hardware_of
-from distft.launch.layout import Layout, best_layout, fits
 from distft.launch.machine import Machine
-from distft.launch.micro_batch_cost import micro_batch_cost
-from distft.launch.placement_plan import Span
-from distft.launch.remedies import Remedy, Tried, remedies
-from distft.launch.sharing import PHASES, slot_share, threads
-from distft.launch.smallest import Smallest, smallest_that_fits
+from distft.launch.planning.batch_arithmetic import BatchArithmetic, batch_arithmetic
+from distft.launch.planning.estimate import Estimate
+from distft.launch.planning.footprint import Load, RoleMemory, SizeBook
+from distft.launch.planning.hardware import Hardware, hardware_of
+from distft.launch.planning.layout import Layout, best_layout, fits
+from distft.launch.planning.micro_batch_cost import micro_batch_cost
+from distft.launch.planning.placement_plan import Span
+from distft.launch.planning.remedies import Remedy, Tried, remedies
+from distft.launch.planning.sharing import PHASES, slot_share, threads
+from distft.launch.planning.smallest import Smallest, smallest_that_fits
 
 # Above this share of a capacity the plan warns: the estimate may be that much off.
 TIGHT = 0.9

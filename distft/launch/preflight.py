@@ -17,9 +17,9 @@ from distft.config.recipe import Recipe
 from distft.config.roles import model_of, optimizer_of, reward_functions, trained_roles
 from distft.data.sources import check_rows
 from distft.launch.machine import GIB, Machine, free_memory, this_machine
-from distft.launch.memory import BYTES
 from distft.launch.model_checks import check_models
 from distft.launch.plan import Plan
+from distft.launch.planning.memory import BYTES
 from distft.launch.reward_functions import check_reward_function
 
 # Rows of each source that are parsed; the data worker reads them all.

@@ -26,8 +26,8 @@ import requests
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from distft.common.errors import EnvironmentFallsShort, UserError
-from distft.launch.job_record import JobRecord, add_job
-from distft.launch.jobs import JobState, Phase
+from distft.launch.jobs.job_record import JobRecord, add_job
+from distft.launch.jobs.job_state import JobState, Phase
 from distft.launch.ray_cluster import use_tokens
 from distft.launch.ray_submission import RayJob, number_of, numbered, with_id
 from distft.tracking.exit import read_exit

@@ -20,7 +20,7 @@ from distft.config.cluster import Cluster, load_cluster
 from distft.config.load import load_recipe
 from distft.config.recipe import Recipe
 from distft.launch import slurm_checks
-from distft.launch.job_record import JobRecord, add_job
+from distft.launch.jobs.job_record import JobRecord, add_job
 from distft.launch.plan import make_plan
 from distft.launch.preflight import check_memory, check_output_dir, preflight
 from distft.launch.slurm_options import (

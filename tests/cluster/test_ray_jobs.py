@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from distft.launch.job_record import JobRecord, read_jobs
+from distft.launch.jobs.job_record import JobRecord, read_jobs
 from tests.cluster.bed import ROOT, Nodes
 from tests.cluster.ray_bed import RayBed
 from tests.e2e.conftest import SFT, checkpoints, events, exit_record, lines
@@ -146,9 +146,8 @@ def test_stopped_by_ray_itself_it_still_writes_a_checkpoint(outside: dict[str, s
     many = distft("submit", "ray", *RECIPE, "output_dir=run", "train.steps=100000", "checkpoint.every=50000",
                   env=outside, folder=folder)  # fmt: skip
     until(lambda: steps(run), many)
-    code = (
-        f"from distft.launch.ray_job import stop\nfrom distft.launch.job_record import *\nstop({read_jobs(run)[-1]!r})"
-    )
+    imports = "from distft.launch.ray_job import stop; from distft.launch.jobs.job_record import *"
+    code = f"{imports}; stop({read_jobs(run)[-1]!r})"
     subprocess.run([sys.executable, "-c", code], env=outside, check=True, timeout=60)
     assert ended(many)[0] == 75
     assert exit_record(run)["class"] == "stopped"
@@ -196,7 +195,7 @@ def test_what_fails_on_the_cluster_comes_back_with_its_own_status(
     assert f"the folder {private} is not seen on the cluster" in output
 
     nobody = JobRecord("ray", "distft-nobody-1", "ray-existing", ray.job_address)
-    code = f"from distft.launch.jobs import *\nprint(job_state({nobody!r}).phase)"
+    code = f"from distft.launch.jobs.job_state import *\nprint(job_state({nobody!r}).phase)"
     told = subprocess.run(
         [sys.executable, "-c", code], env=outside, check=True, timeout=60, capture_output=True, text=True
     )

@@ -16,9 +16,9 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from distft.config.recipe import Recipe
-from distft.launch.costs import gather_calls
-from distft.launch.model_sizes import sizes_from_folder
 from distft.launch.plan import make_plan
+from distft.launch.planning.costs import gather_calls
+from distft.launch.planning.model_sizes import sizes_from_folder
 from distft.launch.starts import role_spec
 from distft.workers.model_worker import ModelWorker
 from tests.unit.engine.group import Group

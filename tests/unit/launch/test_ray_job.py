@@ -17,9 +17,9 @@ from ray.job_submission import JobDetails, JobStatus, JobType
 from distft.common.errors import EnvironmentFallsShort, UserError
 from distft.config.cluster import load_cluster
 from distft.launch import ray_job
-from distft.launch.job_record import JobRecord, read_jobs
+from distft.launch.jobs.job_record import JobRecord, read_jobs
+from distft.launch.jobs.stop_request import JOB
 from distft.launch.ray_submission import RayJob
-from distft.launch.stop_request import JOB
 from distft.tracking.exit import Ending, write_exit
 
 ADDRESS = "http://head:8265"

@@ -9,9 +9,9 @@ from __future__ import annotations
 import pytest
 
 from distft.config.models import Engine
-from distft.launch.known_models import known_config
-from distft.launch.memory import Compute, Item, at_rest, state_items
-from distft.launch.model_sizes import ModelSizes, sizes_from_config
+from distft.launch.planning.known_models import known_config
+from distft.launch.planning.memory import Compute, Item, at_rest, state_items
+from distft.launch.planning.model_sizes import ModelSizes, sizes_from_config
 
 GIB, MIB = 2**30, 2**20
 WEIGHTS, ADAM, GRADIENTS, RULE_OF_THUMB = 4, 8, 4, 8

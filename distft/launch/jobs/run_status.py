@@ -1,0 +1,210 @@
+"""What a run folder says of its run: how far it is, how fast, what it last saved, how it ended. Files only.
+
+Works for every run, however it was started. Nothing is written, nothing waits for the run.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from distft.checkpoint.layout import checkpoints_folder, published
+from distft.checkpoint.lease import LEASE, living
+from distft.checkpoint.manifest import ManifestError, read_manifest
+from distft.common.errors import UserError
+from distft.common.logging import last_stage
+from distft.launch.jobs.job_record import FILE as JOBS
+from distft.launch.jobs.job_record import JobRecord, read_jobs
+from distft.launch.jobs.job_state import JobState
+from distft.launch.jobs.stop_request import read_request
+from distft.tracking.exit import EXIT, read_exit
+from distft.tracking.metrics import EVENTS, METRICS
+
+State = Literal["waiting", "starting", "running", "stopping", "done", "stopped", "failed", "lost"]
+_PACE_STEPS = 20
+_TAIL = 1024 * 1024  # bytes of metrics.jsonl that are read, from its end
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One start of the run. Times in unix seconds; ``ended`` None: not known, or it goes on."""
+
+    number: int
+    started: float
+    from_step: int = 0
+    ended: float | None = None
+    how: str = ""
+    cause: str = ""
+
+
+@dataclass(frozen=True)
+class SavedCheckpoint:
+    """The newest published one. ``bytes`` of all its files."""
+
+    step: int
+    path: str
+    time: float
+    bytes: int
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """``metrics`` of the last training step; ``seconds_per_step`` over this attempt's last steps."""
+
+    name: str
+    run_dir: str
+    state: State
+    phase: str = ""
+    step: int = 0
+    total_steps: int | None = None
+    metrics: Mapping[str, Any] | None = None
+    held_out: Mapping[str, Any] | None = None
+    seconds_per_step: float | None = None
+    eta_s: float | None = None
+    checkpoint: SavedCheckpoint | None = None
+    attempts: tuple[Attempt, ...] = ()
+    owner: str | None = None
+    heartbeat_age_s: float | None = None
+    exit: Mapping[str, Any] | None = None
+    jobs: tuple[JobRecord, ...] = ()
+    job: JobState | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """For scripts, with the format's version."""
+        return {"format": 1, **asdict(self)}
+
+
+def run_status(run_dir: Path, job: JobState | None = None) -> RunStatus:
+    """``job``: what the scheduler says of the run's last job. Raises UserError where no run lies in the folder."""
+    if not any((run_dir / name).is_file() for name in (EVENTS, JOBS, EXIT, LEASE)):
+        inside = [path.parent.name for path in run_dir.glob(f"*/{EVENTS}")][:4]
+        hint = f"did you mean {run_dir / inside[0]}?" if inside else "give the output_dir of a run"
+        what = "no run lies in this folder" if run_dir.is_dir() else "there is no such folder"
+        raise UserError(what, where=str(run_dir), hint=hint)
+    events, held = list(_lines(run_dir / EVENTS)), living(run_dir)
+    attempts, ended = _attempts(events), read_exit(run_dir)
+    number = attempts[-1].number if attempts else 0
+    lines = list(_lines(run_dir / METRICS, tail=_TAIL))
+    steps = [line for line in lines if line.get("split") == "train" and isinstance(line.get("step"), int)]
+    step = steps[-1]["step"] if steps else 0
+    total = next((event["total_steps"] for event in reversed(events) if "total_steps" in event), None)
+    state = _state(run_dir, held.owner.token if held and held.owner else "", held is not None, ended, job, attempts,
+                   stepped=bool(steps) and _within(steps[-1], attempts))  # fmt: skip
+    pace = _pace(steps, attempts)
+    going = state in ("starting", "running", "stopping")
+    return RunStatus(
+        name=next((str(event["recipe"]) for event in reversed(events) if "recipe" in event), run_dir.name),
+        run_dir=str(run_dir),
+        state=state,
+        phase=_phase(run_dir, number) if going else "",
+        step=step,
+        total_steps=total,
+        metrics=_numbers(steps[-1]) if steps else None,
+        held_out=next((_numbers(line) for line in reversed(lines) if line.get("split") == "eval"), None),
+        seconds_per_step=pace,
+        eta_s=pace * max(0, total - step) if pace is not None and total is not None and going else None,
+        checkpoint=_checkpoint(run_dir),
+        attempts=attempts,
+        owner=str(held.owner) if held and held.owner else None,
+        heartbeat_age_s=max(0.0, time.time() - held.heartbeat) if held else None,
+        exit=ended,
+        jobs=tuple(read_jobs(run_dir)),
+        job=job,
+    )
+
+
+def _state(
+    run_dir: Path, token: str, alive: bool, ended: Mapping[str, Any] | None, job: JobState | None,
+    attempts: Sequence[Attempt], *, stepped: bool,
+) -> State:  # fmt: skip
+    if alive and not ended:
+        request = read_request(run_dir)
+        if request is not None and request.means(token, ""):
+            return "stopping"
+        return "running" if stepped else "starting"
+    if job is not None and job.phase == "pending":
+        return "waiting"  # for its first nodes, or again for nodes
+    if ended:
+        return _of_code(ended.get("exit_status"))
+    if job is not None and job.phase == "running":
+        return "starting"
+    if not attempts:
+        return _of_code(job.exit_code) if job is not None and job.phase == "ended" else "waiting"
+    return "lost"
+
+
+def _of_code(status: int | None) -> State:
+    return "done" if status == 0 else "stopped" if status == 75 else "failed"
+
+
+def _attempts(events: Sequence[Mapping[str, Any]]) -> tuple[Attempt, ...]:
+    found: dict[int, Attempt] = {}
+    for event in events:
+        number, name, moment = event.get("attempt"), event.get("event"), event.get("time")
+        if not isinstance(number, int) or not isinstance(moment, int | float):
+            continue
+        if name == "start":
+            found[number] = Attempt(number, float(moment))
+        elif number in found and name in ("done", "stop", "failure"):
+            cause = str(event.get("cause") or "").splitlines()
+            found[number] = Attempt(number, found[number].started, found[number].from_step, float(moment), str(name),
+                                    cause[0] if cause else "")  # fmt: skip
+        elif number in found and name == "resume":
+            found[number] = Attempt(number, found[number].started, int(event.get("step") or 0))
+    return tuple(found.values())
+
+
+def _phase(run_dir: Path, attempt: int) -> str:
+    """What the driver of this attempt last set out to do."""
+    log = run_dir / "logs" / "driver.log"
+    return last_stage(log) if attempt else ""
+
+
+def _within(line: Mapping[str, Any], attempts: Sequence[Attempt]) -> bool:
+    return bool(attempts) and float(line.get("time") or 0) >= attempts[-1].started
+
+
+def _pace(steps: Sequence[Mapping[str, Any]], attempts: Sequence[Attempt]) -> float | None:
+    """Seconds per step over the last steps of the last attempt."""
+    marks = [(int(line["step"]), float(line["time"])) for line in steps if _within(line, attempts)][-_PACE_STEPS:]
+    if len(marks) < 2 or marks[-1][0] <= marks[0][0]:
+        return None
+    return (marks[-1][1] - marks[0][1]) / (marks[-1][0] - marks[0][0])
+
+
+def _checkpoint(run_dir: Path) -> SavedCheckpoint | None:
+    for step, path in published(checkpoints_folder(run_dir)):
+        try:
+            manifest = read_manifest(path)
+        except ManifestError:
+            continue
+        return SavedCheckpoint(step, str(path), manifest.time, manifest.num_bytes)
+    return None
+
+
+def _numbers(line: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in line.items() if name not in ("format", "split", "nonfinite")}
+
+
+def _lines(path: Path, tail: int | None = None) -> Iterator[dict[str, Any]]:
+    """The whole lines that are JSON objects; with ``tail`` those of the file's last bytes."""
+    try:
+        with open(path, "rb") as file:
+            size = path.stat().st_size
+            cut = tail is not None and size > tail
+            if cut and tail is not None:
+                file.seek(size - tail)
+            raw = file.read().splitlines(keepends=True)[1 if cut else 0 :]
+    except OSError:
+        return
+    for line in raw:
+        try:
+            record = json.loads(line) if line.endswith(b"\n") else None
+        except ValueError:
+            continue
+        if isinstance(record, dict):
+            yield record

@@ -1,0 +1,105 @@
+"""``distft status``: the run folder and the scheduler, as a table for people and JSON for scripts."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from distft.launch.jobs.job_record import read_jobs
+from distft.launch.jobs.job_state import job_state
+from distft.launch.jobs.run_status import Attempt, RunStatus, run_status
+from distft.tracking.progress import duration, headlines
+
+_COLOURS = {"running": "green", "done": "green", "failed": "red", "lost": "red", "stopped": "yellow"}
+_MEANING = {
+    "waiting": "the job has not started yet",
+    "stopping": "asked to stop; a checkpoint comes first",
+    "stopped": "the same command goes on",
+    "lost": "nobody holds the run and nobody said why it ended: killed? The same command goes on",
+}
+
+
+def status_of(run_dir: Path) -> RunStatus:
+    """Asks the scheduler of the run's last job, and reads the folder. Raises UserError where there is no run."""
+    jobs = read_jobs(run_dir)
+    return run_status(run_dir, job_state(jobs[-1]) if jobs else None)
+
+
+def show(status: RunStatus, console: Console | None = None) -> None:
+    """Prints the table."""
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in rows(status):
+        style = _COLOURS.get(status.state, "") if name == "state" else ""
+        table.add_row(name, Text(value, style=style))
+    (console or Console()).print(table)
+
+
+def rows(status: RunStatus) -> list[tuple[str, str]]:
+    """The table's rows: name and text."""
+    found = [("run", f"{status.name} in {status.run_dir}"), ("state", _said(status))]
+    if status.phase:
+        found.append(("phase", status.phase))
+    if status.step or status.total_steps:
+        of = f" of {status.total_steps}" if status.total_steps else ""
+        left = f", about {duration(status.eta_s)} left" if status.eta_s else ""
+        found.append(("step", f"{status.step}{of}{left}"))
+    if status.metrics:
+        numbers = {name: value for name, value in status.metrics.items() if isinstance(value, int | float)}
+        found.append(("last step", "  ".join(headlines(numbers))))
+    if status.seconds_per_step is not None:
+        found.append(("speed", f"{status.seconds_per_step:.3g} s a step"))
+    if status.checkpoint:
+        saved = status.checkpoint
+        size = f"{saved.bytes / 1e9:.2f} GB" if saved.bytes >= 1e7 else f"{saved.bytes / 1e6:.2f} MB"
+        found.append(("checkpoint", f"step {saved.step}, {size}, {_ago(saved.time)}"))
+    found += [("" if index else "attempts", _attempt(one)) for index, one in enumerate(status.attempts[-5:])]
+    if status.owner:
+        found.append(("process", f"{status.owner}; last heartbeat {status.heartbeat_age_s or 0:.0f} s ago"))
+    if status.jobs:
+        found.append(("job", _job(status)))
+    found += _ending(status)
+    return found
+
+
+def _said(status: RunStatus) -> str:
+    meaning = _MEANING.get(status.state)
+    return f"{status.state}: {meaning}" if meaning else status.state
+
+
+def _attempt(attempt: Attempt) -> str:
+    since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(attempt.started))
+    start = f" from step {attempt.from_step}" if attempt.from_step else ""
+    took = f", {attempt.how} after {duration(attempt.ended - attempt.started)}" if attempt.ended else ""
+    return f"{attempt.number}: {since}{start}{took}{f': {attempt.cause}' if attempt.cause else ''}"
+
+
+def _job(status: RunStatus) -> str:
+    record = status.jobs[-1]
+    more = f", the last of {len(status.jobs)}" if len(status.jobs) > 1 else ""
+    said = ""
+    if status.job is not None:
+        said = f": {status.job.said}{f' ({status.job.detail})' if status.job.detail else ''}"
+    return f"{record.kind} {record.job_id} on {record.cluster}{more}{said}"
+
+
+def _ending(status: RunStatus) -> list[tuple[str, str]]:
+    if not status.exit or status.state in ("starting", "running", "stopping"):
+        return []
+    ended = status.exit
+    who = f"{ended['role']} rank {ended['rank']} on {ended['node']}: " if ended.get("role") else ""
+    found = [("ended", f"{ended.get('class')} (exit {ended.get('exit_status')}), {_ago(ended.get('time') or 0)}")]
+    if ended.get("cause"):
+        found.append(("cause", f"{who}{ended['cause']}"))
+    if ended.get("log"):
+        found.append(("log", str(ended["log"])))
+    return found
+
+
+def _ago(moment: float) -> str:
+    return f"{duration(max(0.0, time.time() - moment))} ago"

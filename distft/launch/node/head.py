@@ -1,0 +1,162 @@
+"""The head's launcher: folder, Ray, all nodes, driver, and the word on how it ended."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+import traceback
+
+from distft.checkpoint.lease import STALE_S, living
+from distft.common.errors import EnvironmentFallsShort, StoppedOnRequest
+from distft.launch.node import ending
+from distft.launch.node.driver import Driver
+from distft.launch.node.ending import Status
+from distft.launch.node.local_ray import NodeRay
+from distft.launch.node.network import Address
+from distft.launch.node.part import LEAVE_S, POLL_S, Node
+
+_REPORT_S = 15.0
+
+
+class Head(Node):
+    """Starts the attempt, runs the driver, and says how it ended."""
+
+    def run(self) -> int:
+        """0 once it is said how the attempt ended and all have left: its own exit status would have srun kill what is
+        still leaving. Else 1 or more, so that srun ends the nodes that hang.
+        """
+        self.files.make()
+        self.files.write_node(self.job.number, "starting")
+        with contextlib.ExitStack() as stack:
+            ray: NodeRay | None = None
+            try:
+                address = self.address(None)
+                ray = self.ray(stack, address)
+                status = self._attempt(ray, address)
+            except Exception as error:
+                if not ending.is_expected(error):
+                    self.log.say(traceback.format_exc())
+                status = ending.of_error(error)
+                if isinstance(error, StoppedOnRequest):
+                    status = Status("stopped", error.exit_status, str(error), why_stopped=self.heard.why)
+            status = ending.decided(status, self.job.launch, self.job.run_dir, self.job.restart)
+            said = self._say_how(status)
+            if ray is not None:
+                self.leave(ray, failed=ending.failed(status))
+            left = self._let_them_leave()
+            self.files.forget_token()
+        return 0 if said and left else status.exit_status or 1
+
+    def _attempt(self, ray: NodeRay, address: Address) -> Status:
+        job = self.job
+        cluster = self.start(ray, None, self._keep_on)
+        self.files.write_head(cluster, address.ip)
+        self.files.write_node(job.number, "ready")
+        self._wait_for_nodes()
+        self._wait_for_lease()
+        command = ["train", job.recipe_source, *job.overrides, *self._resume()]
+        command += ["--cluster", job.cluster_name, "--quiet"]
+        environment = ray.environment | {"RAY_ADDRESS": cluster}
+        if job.end_time is not None:
+            environment["DISTFT_END_TIME"] = f"{job.end_time:.0f}"
+        self.log.say(f"starting the driver: distft {' '.join(map(repr, command))}")
+        with Driver([sys.executable, "-m", "distft.cli", *command], environment) as driver:
+            self._watch(driver, ray)
+            why, said = self.heard.why, driver.last_lines
+            return ending.of_driver(job.run_dir, driver.returncode, driver.started, why, said)
+
+    def _keep_on(self) -> None:
+        """While something is waited for: has the attempt ended meanwhile?"""
+        if self.heard.any:
+            raise StoppedOnRequest("stopped before the run started")
+        self._refuse_failed()
+
+    def _refuse_failed(self) -> None:
+        for number, said in self.files.nodes(len(self.job.names)).items():
+            if said["state"] == "failed":
+                raise EnvironmentFallsShort(str(said.get("cause")), where=f"node {self.job.names[number]}")
+
+    def _wait_for_nodes(self) -> None:
+        count, told, since = len(self.job.names), -1, time.monotonic()
+        while True:
+            self._keep_on()
+            here = self.files.nodes(count)
+            ready = [number for number in range(count) if here.get(number, {}).get("state") == "ready"]
+            if len(ready) == count:
+                self.log.say(f"{count} of {count} nodes are here", loud=True)
+                return
+            waiting = ", ".join(_listed([name for number, name in enumerate(self.job.names) if number not in ready]))
+            if time.monotonic() > self.deadline:
+                silent = [name for number, name in enumerate(self.job.names) if number not in here]
+                what = f"{waiting} did not come up within {self.job.recipe.recovery.start_deadline_s:g} s"
+                if silent:
+                    what += f"; nothing was heard of {', '.join(_listed(silent))}"
+                raise EnvironmentFallsShort(
+                    what, where="nodes",
+                    hint="recovery.start_deadline_s is the deadline; logs/node-<n>.log says how far each node came",
+                )  # fmt: skip
+            if len(ready) != told or time.monotonic() - since > _REPORT_S:
+                told, since = len(ready), time.monotonic()
+                self.log.say(f"{told} of {count} nodes are here, waiting for: {waiting}", loud=True)
+            time.sleep(POLL_S)
+
+    def _wait_for_lease(self) -> None:
+        """A start before this one that was killed still seems to hold the run, until its heartbeat is old enough."""
+        until = time.monotonic() + STALE_S + 5.0
+        while self.job.restart and living(self.job.run_dir) is not None and time.monotonic() < until:
+            self._keep_on()
+            time.sleep(POLL_S)
+
+    def _resume(self) -> list[str]:
+        """A job that starts again goes on with its own checkpoints, wherever its first start was told to begin."""
+        job = self.job
+        first = job.launch.with_name(f"{job.launch.name.rpartition('.')[0]}.0")
+        if job.restart and job.recipe.checkpoint.resume != "auto" and ending.saved_since(job.run_dir, first):
+            return ["checkpoint.resume=auto"]
+        return []
+
+    def _watch(self, driver: Driver, ray: NodeRay) -> None:
+        """Until the driver has ended, by itself or because it was told to."""
+        told = False
+        while not driver.wait(POLL_S):
+            if self.heard.any and not told:
+                told = True
+                sent = "USR1" if self.heard.announced else "SIGTERM"
+                self.log.say(f"stopping: {sent} from Slurm; a checkpoint comes first", loud=True)
+                driver.ask_to_stop()
+            if self.out_of_time:
+                self.log.say("the driver has not stopped in the time that Slurm gives, and is killed", loud=True)
+                driver.kill()
+            if ray.ended:
+                self.log.say("Ray has ended on the head's node", loud=True)
+                if not driver.wait(LEAVE_S):
+                    driver.kill()
+                return
+
+    def _say_how(self, status: Status) -> bool:
+        text = ending.told(status, self.job.run_dir)
+        self.log.say(text)
+        try:
+            self.files.write_status(status.as_json(), text)
+        except OSError as error:
+            self.log.say(f"{text}\n(status.json cannot be written: {error})", loud=True)
+            return False
+        return True
+
+    def _let_them_leave(self) -> bool:
+        """Waits until every other node is gone, so that the batch script's turn comes after all of them. Whether
+        they are."""
+        until = time.monotonic() + LEAVE_S
+        while time.monotonic() < until and not self.files.slurm_ends_it() and not self.heard.abandoned:
+            here = self.files.nodes(len(self.job.names))
+            gone = {number for number, said in here.items() if said["state"] == "gone"}
+            if len(gone | {self.job.number}) == len(self.job.names):
+                return True
+            time.sleep(POLL_S / 2)
+        self.log.say("not all nodes said that they left")
+        return False
+
+
+def _listed(names: list[str], most: int = 8) -> list[str]:
+    return [*names[:most], f"and {len(names) - most} more"] if len(names) > most else list(names)

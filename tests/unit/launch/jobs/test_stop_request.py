@@ -1,0 +1,74 @@
+"""RUN/stop.json: whom it means, and the thread that hears it."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from distft.common.errors import StoppedOnRequest
+from distft.launch.jobs import stop_request
+from distft.launch.jobs.stop_request import JOB, STOP, ask_to_stop, read_request, stopped_by_request
+from distft.tracking.exit import Ending
+
+
+@pytest.fixture(autouse=True)
+def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stop_request, "_EVERY_S", 0.02)
+    for name in (JOB, "SLURM_JOB_ID"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_the_owner_that_is_meant_hears_it_and_the_request_goes_with_its_end(tmp_path: Path) -> None:
+    stop = threading.Event()
+    with stopped_by_request(tmp_path, "mine", stop):
+        assert not stop.wait(0.1)
+        ask_to_stop(tmp_path, tokens=["mine"])
+        assert stop.wait(5)
+    assert not (tmp_path / STOP).exists(), "the same command goes on"
+
+
+def test_a_request_for_somebody_else_is_not_heard(tmp_path: Path) -> None:
+    stop = threading.Event()
+    ask_to_stop(tmp_path, tokens=["his"], jobs=["17"])
+    with stopped_by_request(tmp_path, "mine", stop):
+        assert not stop.wait(0.2)
+
+
+@pytest.mark.parametrize("variable", [JOB, "SLURM_JOB_ID"])
+def test_a_job_that_was_still_to_start_hears_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    monkeypatch.setenv(variable, "17")
+    stop = threading.Event()
+    ask_to_stop(tmp_path, jobs=["17"])
+    with stopped_by_request(tmp_path, "mine", stop):
+        assert stop.wait(5)
+
+
+@pytest.mark.parametrize("meant", [True, False])
+def test_what_was_cancelled_is_marked(tmp_path: Path, meant: bool) -> None:
+    ask_to_stop(tmp_path, tokens=["mine" if meant else "his"])
+    with pytest.raises(StoppedOnRequest) as caught, stopped_by_request(tmp_path, "mine", threading.Event()):
+        raise StoppedOnRequest("stopped")
+    assert Ending.of(caught.value).kind == ("cancelled" if meant else "stopped")
+
+
+def test_at_once_interrupts_the_main_thread(tmp_path: Path) -> None:
+    def interrupted(number: int, _frame: object) -> None:
+        raise KeyboardInterrupt(number)
+
+    former = signal.signal(signal.SIGTERM, interrupted)
+    try:
+        with pytest.raises(KeyboardInterrupt), stopped_by_request(tmp_path, "mine", threading.Event()):  # noqa: PT012
+            ask_to_stop(tmp_path, tokens=["mine"], now=True)
+            time.sleep(5)
+    finally:
+        signal.signal(signal.SIGTERM, former)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"tokens": 1}'])
+def test_a_torn_request_is_none(tmp_path: Path, content: str) -> None:
+    (tmp_path / STOP).write_text(content)
+    assert read_request(tmp_path) is None
