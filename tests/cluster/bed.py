@@ -228,7 +228,9 @@ class Nodes:
 
     def __init__(self, count: int, folder: Path, *, visible: Sequence[Path] = (), tmp_size: str = "50%") -> None:
         self.folder = folder.absolute()
-        self._visible = [self.folder, ROOT, Path(sys.prefix), Path(sys.base_prefix), *visible]
+        # An environment may lie on top of another, whose packages it names in a .pth file.
+        packages = [Path(folder) for folder in sys.path if Path(folder).is_dir()]
+        self._visible = [self.folder, ROOT, Path(sys.prefix), Path(sys.base_prefix), *packages, *visible]
         self._tmp_size = tmp_size
         self._count = count
         self.bridge = ""
