@@ -105,6 +105,15 @@ class Container(Section):
     mounts: Items[NoNewline] = Field(default=(), description="host:container[:options]")
 
 
+_STARTED_BY = {
+    "local": ("a run on this machine is in the environment of the shell that starts it", "enter it before `distft`"),
+    "ray": (
+        "a Ray cluster that runs already starts every process in the environment of its nodes' `ray start`",
+        "enter it before `ray start`, on every node",
+    ),
+}
+
+
 class Cluster(Section):
     """A cluster. The plan lays a recipe's ranks on it."""
 
@@ -136,6 +145,11 @@ class Cluster(Section):
             )
         if self.kind != "slurm" and self.slurm is not None:
             raise _wrong("`slurm` belongs to clusters of kind slurm only", "remove it, or write kind: slurm")
+        # Only a job of ours starts its processes itself: elsewhere these would be passed over without a word.
+        if self.kind != "slurm" and (self.modules or self.container):
+            key = "container" if self.container else "modules"
+            who, do = _STARTED_BY[self.kind]
+            raise _wrong(f"`{key}` belongs to clusters of kind slurm only: {who}", f"remove it, and {do}")
         if self.kind == "local" and self.nodes != 1:
             raise _wrong("a local cluster has one node", "nodes: 1, or kind: slurm or ray")
         if self.virtualenv and self.container:

@@ -132,6 +132,7 @@ def _environment(cluster: Cluster, environment: Mapping[str, str]) -> tuple[dict
     said = {name: value for name, value in cluster.environment.items() if value is not None}
     here = {name: environment[name] for name in passed_on}
     fixed = {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S), "PYTHONUNBUFFERED": "1"}
+    fixed |= {"TMPDIR": cluster.scratch} if cluster.scratch else {}
     return fixed | here | said, tuple(name for name in passed_on if name not in said)
 
 

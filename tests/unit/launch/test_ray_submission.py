@@ -114,6 +114,28 @@ def test_the_cluster_files_own_python_is_used(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("line", "key"),
+    [("modules: [cuda/12.8]", "modules"), ("container: {runtime: apptainer, image: i.sif}", "container")],
+)
+def test_what_a_running_ray_cannot_be_given_is_said_so(tmp_path: Path, line: str, key: str) -> None:
+    """One message with the key and the reason; nothing is asked of the cluster."""
+    file = tmp_path / "theirs.yaml"
+    file.write_text(CLUSTER + line + "\n")
+    with pytest.raises(UserError, match=f"`{key}` belongs to clusters of kind slurm only: a Ray cluster") as refused:
+        job(tmp_path, cluster=str(file))
+    assert refused.value.exit_status == 2
+    assert "before `ray start`" in str(refused.value)
+
+
+def test_scratch_is_where_the_jobs_processes_put_temporary_files(tmp_path: Path) -> None:
+    file = tmp_path / "theirs.yaml"
+    file.write_text(CLUSTER + "scratch: /local/me\n")
+    assert job(tmp_path, cluster=str(file)).environment["TMPDIR"] == "/local/me"
+    file.write_text(CLUSTER.replace('PLAIN: "a b"', "TMPDIR: /mine") + "scratch: /local/me\n")
+    assert job(tmp_path, cluster=str(file)).environment["TMPDIR"] == "/mine", "what is said by name counts"
+
+
+@pytest.mark.parametrize(
     "address", ["auto", "head:8265", "ray://head:10001", "http://", "http://head:8265/x", "http://a b"]
 )
 def test_an_address_must_be_explicit(tmp_path: Path, address: str) -> None:
