@@ -58,23 +58,20 @@ class Here:
 
 
 class OverSlurm:
-    """The nodes that these options of srun ask for; ``program`` is what runs Python there."""
+    """The nodes that these options of srun ask for; ``script`` is the batch script with a job's own options, which
+    loads the modules and enters the container as it does for a job.
+    """
 
-    def __init__(self, gpus: int, nodes: int, options: Sequence[str], program: Sequence[str]) -> None:
+    def __init__(self, gpus: int, nodes: int, options: Sequence[str], script: Sequence[str]) -> None:
         self.gpus = gpus
-        self._nodes, self._options, self._program = nodes, options, program
+        self._nodes, self._options, self._script = nodes, options, script
         self.num_nodes: int | None = nodes
 
     def ask(self, phase: str, question: Mapping[str, Any]) -> Answers:
         """One task a node under one srun."""
-        step = [
-            "srun",
-            f"--nodes={self._nodes}",
-            f"--ntasks={self._nodes}",
-            "--ntasks-per-node=1",
-            "--kill-on-bad-exit=0",
-        ]
-        return _answers(_run([*step, *self._options, *self._program, "-m", PROGRAM, phase, json.dumps(question)]))
+        tasks = [f"--nodes={self._nodes}", f"--ntasks={self._nodes}", "--ntasks-per-node=1", "--kill-on-bad-exit=0"]
+        srun = [word for option in [*tasks, *self._options] for word in ("--srun", option)]
+        return _answers(_run([*self._script, *srun, "--step", "-m", PROGRAM, phase, json.dumps(question)]))
 
 
 class OverRay:

@@ -15,7 +15,7 @@ from distft.config.cluster import Cluster, load_cluster
 from distft.config.load import load_recipe
 from distft.config.recipe import Recipe
 from distft.launch.doctor import judge
-from distft.launch.doctor.asking import Answers, Asking, OverRay, here
+from distft.launch.doctor.asking import Answers, Asking, OverRay, OverSlurm, here
 from distft.launch.doctor.findings import Finding, Report
 from distft.launch.machine import this_machine
 
@@ -38,13 +38,15 @@ def _round(asking: Asking, cluster: Cluster, recipe: Recipe | None, shared: Path
     mode = recipe.tracking.wandb.mode if recipe else os.environ.get("WANDB_MODE", "offline")
     expected = judge.Expected(cluster, str(shared), asking.num_nodes, asking.gpus, _disk(recipe, cluster), mode)
     with _nonce(shared) as nonce:
-        url = os.environ.get("WANDB_BASE_URL", WANDB_URL) if mode == "online" else ""
+        url = wandb_url(cluster) if mode == "online" else ""
         question = {"folder": str(shared), "nonce": nonce, "wandb_url": url}
         answers = asking.ask("report", question).by_name()
         reports = answers.said
         yield from judge.nodes_answer(answers, expected)
         if not reports:
             return
+        if isinstance(asking, OverSlurm):
+            yield from judge.modules(reports, cluster)
         yield from judge.versions(reports)
         yield from judge.processors(reports, expected)
         yield from judge.devices(reports, expected)
@@ -61,6 +63,11 @@ def _round(asking: Asking, cluster: Cluster, recipe: Recipe | None, shared: Path
         yield Finding("network", "warning", "not measured: the nodes must first share a folder and all answer")
     else:
         yield from _network(asking, cluster, shared, answers)
+
+
+def wandb_url(cluster: Cluster) -> str:
+    """The W&B server that a run on this cluster would use."""
+    return cluster.environment.get("WANDB_BASE_URL") or os.environ.get("WANDB_BASE_URL") or WANDB_URL
 
 
 def _network(asking: Asking, cluster: Cluster, shared: Path, answers: Answers) -> Iterator[Finding]:
@@ -143,8 +150,7 @@ def _reached(cluster: Cluster, shared: Path) -> Iterator[tuple[Asking, list[Find
     elif cluster.kind == "slurm":
         from distft.launch.doctor.over_slurm import over_slurm
 
-        notes = "loaded by jobs only: what they bring is not checked here"
-        yield over_slurm(cluster, shared), [Finding("modules", "warning", notes)] if cluster.modules else []
+        yield over_slurm(cluster, shared), []
     else:
         with here(this_machine().gpus if gpus == "auto" else int(gpus)) as asking:
             yield asking, []

@@ -17,6 +17,7 @@ _LITTLE_TEMPORARY, _LITTLE_SHARED_MEMORY = 2 * GIB, GIB // 2
 _FEW_OPEN_FILES = 4096
 _LITTLE_FREE = 0.5
 _HOT = 90.0
+_NO_MODULE = "distft: module load "  # the batch script's word
 _SLOW = 0.5
 
 
@@ -36,8 +37,10 @@ def nodes_answer(answers: Answers, expected: Expected) -> Iterator[Finding]:
     """Every node of the cluster said something."""
     names = [str(report["name"]) for report in answers.said]
     for node, why in answers.silent.items():
-        yield Finding("nodes", "wrong", f"does not answer: {why}", "is it up, and is distft installed there?",
-                      (node,) if node else ())  # fmt: skip
+        do = "is it up, and is distft installed there?"
+        if why.startswith(_NO_MODULE):
+            do = "`module avail` shows what there is; `modules` in the cluster file names what jobs load"
+        yield Finding("nodes", "wrong", f"does not answer: {why}", do, (node,) if node else ())
     wanted = expected.num_nodes
     if wanted is not None and len(names) < wanted and not answers.silent:
         yield Finding("nodes", "wrong", f"{len(names)} of {wanted} answer", "sinfo or ray status shows the others")
@@ -64,6 +67,23 @@ def versions(reports: Sequence[NodeReport]) -> Iterator[Finding]:
         packages = reports[0]["packages"]
         shown = ", ".join(f"{name} {packages[name]}" for name in ("distft", "torch", "ray", "deepspeed"))
         yield Finding("versions", "ok", f"python {reports[0]['python']}, {shown}")
+
+
+def modules(reports: Sequence[NodeReport], cluster: Cluster) -> Iterator[Finding]:
+    """What jobs load is loaded on every node, by the environment's own account there."""
+    if not cluster.modules:
+        return
+    fine = True
+    for report in reports:
+        there: Sequence[str] = report["modules"]
+        missing = [name for name in cluster.modules if not any(f"{one}/".startswith(f"{name}/") for one in there)]
+        if missing:
+            fine = False
+            found = f"{', '.join(missing)} not among the loaded: {', '.join(there) or 'none'}"
+            do = "`module load` did not complain: fine where the name is another's alias"
+            yield Finding("modules", "warning", found, do, (report["name"],))
+    if fine:
+        yield Finding("modules", "ok", f"loaded on every node: {', '.join(reports[0]['modules'])}")
 
 
 def processors(reports: Sequence[NodeReport], expected: Expected) -> Iterator[Finding]:

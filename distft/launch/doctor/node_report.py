@@ -16,7 +16,8 @@ import socket
 import subprocess
 import tempfile
 import time
-import urllib.parse
+import urllib.error
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ def node_report(folder: Path, nonce: str, wandb_url: str) -> dict[str, Any]:
         "time": time.time(),
         "python": platform.python_version(),
         "packages": {name: version(name) for name in PACKAGES},
+        "modules": [name for name in os.environ.get("LOADEDMODULES", "").split(":") if name],
         "cpus": available_cpus(),
         "memory": memory_limit(),
         "memory_free": free_memory(),
@@ -143,16 +145,12 @@ def _free(port: int) -> bool:
         return True
 
 
-def reachable(url: str) -> str:
-    """ "" where the server answers, whatever it says; else why not."""
-    parts = urllib.parse.urlsplit(url)
-    kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-    connection = kind(parts.hostname or "", parts.port, timeout=_WANDB_S)
+def reachable(url: str, seconds: float = _WANDB_S) -> str:
+    """ "" where the server answers, whatever it says; else why not. Through the environment's proxy, as W&B goes."""
     try:
-        connection.request("GET", "/healthz")
-        connection.getresponse()
-    except (OSError, http.client.HTTPException) as error:
-        return str(error) or type(error).__name__
-    finally:
-        connection.close()
-    return ""
+        with urllib.request.build_opener().open(f"{url.rstrip('/')}/healthz", timeout=seconds):
+            return ""
+    except urllib.error.HTTPError:
+        return ""
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        return str(getattr(error, "reason", error)) or type(error).__name__

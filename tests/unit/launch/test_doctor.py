@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import http.server
 import json
 import os
+import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 from distft.config.cluster import Cluster, load_cluster
 from distft.launch.doctor import asking, judge
 from distft.launch.doctor.asking import Answers, OverRay
-from distft.launch.doctor.examine import _address, examine
+from distft.launch.doctor.examine import WANDB_URL, _address, examine, wandb_url
 from distft.launch.doctor.findings import Finding, Report
 from distft.launch.doctor.judge import Expected
-from distft.launch.doctor.node_report import node_report
-from distft.launch.doctor.over_slurm import srun_words
+from distft.launch.doctor.node_report import node_report, reachable
+from distft.launch.doctor.over_slurm import job_shell, srun_options
+from distft.launch.slurm_options import batch_script
+from tests.unit.launch.slurm_examples import asked, everything
 
 GIB = 2**30
 PACKAGES = {"distft": "0.1", "torch": "2.13", "ray": "2.60", "deepspeed": "0.19"}
@@ -33,7 +38,7 @@ GPU = {
 def report(name: str = "n1", **changes: Any) -> dict[str, Any]:
     found: dict[str, Any] = {
         "name": name, "time": 1.0, "python": "3.11.7",
-        "packages": PACKAGES,
+        "packages": PACKAGES, "modules": [],
         "cpus": 8, "memory": 64 * GIB, "memory_free": 60 * GIB, "gpus": [],
         "folder": {"seen": True, "written": f"x-{name}", "error": "", "clock": 0.01, "free": 100 * GIB},
         "temporary": 50 * GIB, "shared_memory": 10 * GIB, "open_files": 65536,
@@ -78,6 +83,19 @@ def test_other_versions_are_wrong(change: dict[str, Any], said: str) -> None:
     assert finding.state == "wrong"
     assert said in finding.found
     assert states(judge.versions([report("n1"), report("n2")])) == [("ok", ())]
+
+
+def test_modules_are_what_the_nodes_say() -> None:
+    says = everything()  # cuda/12.8, gcc/13
+    fine = report("n1", modules=["gcc/13/default", "cuda/12.8"])
+    (finding,) = judge.modules([fine], says)
+    assert (finding.state, finding.found) == ("ok", "loaded on every node: gcc/13/default, cuda/12.8")
+    (finding,) = judge.modules([fine, report("n2", modules=["gcc/130"])], says)
+    assert (finding.state, finding.nodes) == ("warning", ("n2",))
+    assert finding.found == "cuda/12.8, gcc/13 not among the loaded: gcc/130"
+    assert list(judge.modules([report()], cluster())) == []
+    (finding,) = judge.nodes_answer(Answers((), {"": "distft: module load gcc/13 failed"}), expected())
+    assert "`module avail` shows what there is" in finding.do
 
 
 def test_less_than_the_cluster_file_says_is_wrong() -> None:
@@ -166,6 +184,94 @@ def test_wandb_never_ends_a_run() -> None:
     assert states(judge.wandb([report()], "offline")) == [("ok", ())]
 
 
+class _Server(http.server.BaseHTTPRequestHandler):
+    """Answers with the status that the path names, and keeps what it was asked."""
+
+    asked: ClassVar[list[str]] = []
+
+    def do_GET(self) -> None:
+        self.asked.append(self.path)
+        self.send_response(int(self.path.split("/")[-2]))
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Not to the test's output."""
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Where a web server of our own answers; no proxy is set."""
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    _Server.asked.clear()
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Server) as serving:
+        thread = threading.Thread(target=serving.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{serving.server_port}"
+        serving.shutdown()
+        thread.join(10)
+
+
+def test_a_server_that_answers_is_reachable_whatever_it_says(server: str) -> None:
+    assert [reachable(f"{server}/{status}") for status in (200, 401, 404, 500)] == [""] * 4
+    assert _Server.asked == ["/200/healthz", "/401/healthz", "/404/healthz", "/500/healthz"]
+
+
+def test_wandb_is_reached_through_the_proxy_that_the_environment_names(
+    server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", server)
+    assert reachable("http://wandb.example/200") == ""
+    assert _Server.asked == ["http://wandb.example/200/healthz"]
+
+
+def test_a_server_that_does_not_answer_is_said_with_the_reason(server: str) -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # and does not listen
+        assert "Connection refused" in reachable(f"http://127.0.0.1:{nobody.getsockname()[1]}")
+    assert "no host given" in reachable("http://")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        assert "timed out" in reachable(f"http://127.0.0.1:{silent.getsockname()[1]}", 0.2)
+
+
+def wandb_finding(cluster_file: Path, monkeypatch: pytest.MonkeyPatch, mode: str) -> Finding:
+    """What the doctor finds, asking this machine; the first of its rounds is enough."""
+    monkeypatch.setenv("WANDB_MODE", mode)
+    says = load_cluster(str(cluster_file))
+    url = wandb_url(says) if mode == "online" else ""
+    question = {"folder": str(cluster_file.parent), "nonce": "x", "wandb_url": url}
+    (finding,) = judge.wandb(asking.Here(0).ask("report", question).said, mode)
+    return finding
+
+
+def test_wandb_on_a_node(server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process of the doctor's asks the server that the cluster file names, and none where nothing is sent."""
+    file = tmp_path / "mine.yaml"
+    file.write_text(f"name: mine\nkind: local\nenvironment: {{WANDB_BASE_URL: '{server}/200'}}\n")
+    assert wandb_finding(file, monkeypatch, "online").found == "answers"
+    assert _Server.asked == ["/200/healthz"]
+    for mode in ("offline", "disabled"):
+        finding = wandb_finding(file, monkeypatch, mode)
+        assert (finding.state, finding.found.startswith(f"mode {mode}: nothing is sent")) == ("ok", True)
+    assert len(_Server.asked) == 1
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # and does not listen
+        address = f"http://127.0.0.1:{nobody.getsockname()[1]}"
+        file.write_text(f"name: mine\nkind: local\nenvironment: {{WANDB_BASE_URL: '{address}'}}\n")
+        refused = wandb_finding(file, monkeypatch, "online")
+    assert (refused.state, refused.nodes) == ("warning", (os.uname().nodename,))
+    assert "Connection refused" in refused.found
+
+
+def test_whose_wandb(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WANDB_BASE_URL", raising=False)
+    assert wandb_url(cluster()) == WANDB_URL
+    monkeypatch.setenv("WANDB_BASE_URL", "https://here")
+    assert wandb_url(cluster()) == wandb_url(cluster(environment={"WANDB_BASE_URL": None})) == "https://here"
+    assert wandb_url(cluster(environment={"WANDB_BASE_URL": "https://theirs"})) == "https://theirs"
+
+
 def measured(*ranks: dict[str, Any], error: str = "", name: str = "n1") -> dict[str, Any]:
     return {"name": name, "measured": list(ranks), "error": error}
 
@@ -199,25 +305,29 @@ def test_the_address_that_others_use() -> None:
 
 
 def test_what_slurm_is_asked_for(tmp_path: Path) -> None:
-    options, program = srun_words(load_cluster("slurm-h100"), tmp_path)
+    job = asked(load_cluster("slurm-h100"), folder=tmp_path)
+    options = srun_options(job)
     assert {"--partition=gpu", "--exclusive", "--mem=0", "--cpus-per-task=96"} <= set(options)
     assert any(option.startswith("--gpus-per-node=") for option in options)
     assert not [option for option in options if option.startswith(("--output", "--requeue", "--signal", "--chdir"))]
-    assert program == [sys.executable]
+    assert job_shell(job)[:4] == ["bash", str(batch_script()), "--python", sys.executable]
+    assert job_shell(asked(everything()))[2:6] == ["--module", "cuda/12.8", "--module", "gcc/13"]
 
 
 @pytest.mark.parametrize("runtime", ["pyxis", "apptainer"])
 def test_in_a_container_it_runs_inside(tmp_path: Path, runtime: str) -> None:
     image = {"runtime": runtime, "image": "distft.sqsh"}
     made = Cluster.model_validate(load_cluster("slurm-cpu").model_dump() | {"container": image})
-    options, program = srun_words(made, tmp_path)
+    words = job_shell(asked(made, folder=tmp_path))[2:]
+    given = [(name, value) for name, value in zip(words[::2], words[1::2], strict=True)]
+    assert ("--python", "python") in given
     if runtime == "pyxis":
-        assert "--container-image=distft.sqsh" in options
-        assert program == ["python"]
+        assert ("--srun", "--container-image=distft.sqsh") in given
     else:
-        assert program[:2] == ["apptainer", "exec"]
-        assert program[-2:] == ["distft.sqsh", "python"]
-        assert f"{tmp_path}:{tmp_path}" in program
+        within = [value for name, value in given if name == "--within"]
+        assert within[:2] == ["apptainer", "exec"]
+        assert within[-1] == "distft.sqsh"
+        assert f"{tmp_path}:{tmp_path}" in within
 
 
 def test_the_report() -> None:

@@ -81,7 +81,45 @@ def test_without_a_recipe_or_a_job_the_script_says_so() -> None:
             ["bash", str(batch_script()), *words], capture_output=True, text=True, env=environment, check=False
         )
         assert done.returncode == 2
-        assert said in done.stdout
+        assert said in done.stderr
+
+
+# ---- a step without a run
+
+MODULES = """module() {
+    [[ $2 == known/* ]] || { echo "module: unable to locate $2" >&2; return 1; }
+    export LOADEDMODULES=$2
+}
+"""
+
+
+def in_the_script(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """The script where ``srun`` is a program that writes down its arguments, on a site with modules."""
+    srun = PRINT_ARGUMENTS.replace("(sys.argv)", "([*sys.argv, os.environ.get('LOADEDMODULES')])")
+    for path, text in (("bin/srun", srun), ("modules/init/bash", MODULES)):
+        program = folder / path
+        program.parent.mkdir(parents=True, exist_ok=True)
+        program.write_text(text)
+        program.chmod(0o755)
+    environment = {"PATH": f"{folder}/bin:/usr/bin:/bin", "SEEN": f"{folder}/seen", "MODULESHOME": f"{folder}/modules"}
+    return subprocess.run(
+        ["bash", str(batch_script()), *words], env=environment, capture_output=True, text=True, check=False
+    )
+
+
+def test_a_step_has_a_jobs_modules_and_container(tmp_path: Path) -> None:
+    options = ["--module", "known/1", "--within", "in side", "--srun", "--time=1 0", "--python", "/my python"]
+    done = in_the_script(tmp_path, *options, "--step", "-m", "it", "$(x) *")
+    assert done.returncode == 0, done.stderr
+    seen = json.loads((tmp_path / "seen").read_text())
+    assert seen[1:] == ["--export=ALL", "--time=1 0", "in side", "/my python", "-m", "it", "$(x) *", "known/1"]
+
+
+def test_a_module_that_is_not_there_ends_a_step(tmp_path: Path) -> None:
+    done = in_the_script(tmp_path, "--module", "lost/1", "--step", "-m", "it")
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == ["module: unable to locate lost/1", "distft: module load lost/1 failed"]
+    assert not (tmp_path / "seen").exists()
 
 
 # ---- words stay words
