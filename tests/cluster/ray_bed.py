@@ -8,6 +8,7 @@ import json
 import os
 import secrets
 import shutil
+import sys
 import time
 from collections.abc import Sequence
 from types import TracebackType
@@ -72,15 +73,17 @@ class RayBed:
         if node is self.nodes[0]:
             part = ["--head", f"--port={PORT}", f"--dashboard-host={node.ip}", f"--dashboard-port={JOB_PORT}"]
             part.append(f"--temp-dir={TEMPORARY}")  # the head's is everybody's
-        words = ["ray", "start", *part, f"--node-ip-address={node.ip}", "--disable-usage-stats", *self._words]
+        words = ["start", *part, f"--node-ip-address={node.ip}", "--disable-usage-stats", *self._words]
+        ray = [sys.executable, "-m", "ray.scripts.scripts"]  # its command may lie where the nodes see nothing
         # RAY_ADDRESS would be taken for the address of a cluster to join.
-        family = Family(node, ["env", "-u", "RAY_ADDRESS", *words], log=self._folder / f"{node.name}.log", env=self.env)
+        command = ["env", "-u", "RAY_ADDRESS", *ray, *words]
+        family = Family(node, command, log=self._folder / f"{node.name}.log", env=self.env)
         self._families[node.name] = family
         deadline = time.monotonic() + _START_S
         while family.status() is None and time.monotonic() < deadline:
             time.sleep(_POLL_S)
         if family.status() != 0:
-            raise BedFailed(f"{node.name}: {' '.join(words)} fails: {family.log.read_text(errors='replace')}")
+            raise BedFailed(f"{node.name}: ray {' '.join(words)} fails: {family.log.read_text(errors='replace')}")
 
     def stop(self) -> None:
         """Kills what the cluster has on the nodes, its workers and jobs too, and removes its token."""

@@ -139,13 +139,24 @@ def test_a_job_is_submitted_once_stops_on_request_and_goes_on(outside: dict[str,
 
 @pytest.mark.slow
 @pytest.mark.ray
-def test_stopped_by_ray_itself_it_still_writes_a_checkpoint(outside: dict[str, str], shared_folder: Path) -> None:
-    """`ray job stop`, or the dashboard's button: Ray would leave it 3 s and then call a killed job a success."""
+def test_stopped_by_ray_itself_it_still_writes_a_checkpoint(
+    outside: dict[str, str], shared_folder: Path, nodes: Nodes
+) -> None:
+    """`ray job stop`, or the dashboard's button: Ray would leave it 3 s and then call a killed job a success.
+
+    And while it runs: its workers have their temporary files in the cluster file's scratch folder.
+    """
     folder = folder_of(shared_folder, "stopped")
-    run = folder / "run"
+    run, theirs = folder / "run", folder / "theirs.yaml"
+    shipped = (ROOT / "cluster_configs" / "ray-existing.yaml").read_text()
+    theirs.write_text(shipped + "scratch: /dev/shm\n")
     many = distft("submit", "ray", *RECIPE, "output_dir=run", "train.steps=100000", "checkpoint.every=50000",
-                  env=outside, folder=folder)  # fmt: skip
+                  "--cluster", theirs, env=outside, folder=folder)  # fmt: skip
     until(lambda: steps(run), many)
+    by_name = {node.name: node for node in nodes}
+    for worker in next(event["workers"] for event in events(run, "group_ready") if event["role"] == "policy"):
+        environ = by_name[worker["node"]].run(["cat", f"/proc/{worker['pid']}/environ"]).stdout
+        assert "TMPDIR=/dev/shm" in environ.split("\0")
     imports = "from distft.launch.ray_job import stop; from distft.launch.jobs.job_record import *"
     code = f"{imports}; stop({read_jobs(run)[-1]!r})"
     subprocess.run([sys.executable, "-c", code], env=outside, check=True, timeout=60)
