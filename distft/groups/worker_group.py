@@ -41,6 +41,7 @@ _GRACE_BROKEN_CONNECTION_S = 3.0
 _PULSE_S = 2.0  # how long a living process may take to say that it is there
 _BROKEN_CONNECTION = re.compile(r"connection|peer|gloo|nccl|socket|broken pipe", re.IGNORECASE)
 _EXIT_DETAIL = re.compile(r"Worker exit detail: (.+?\.)(?: Some common causes|\s*$)", re.DOTALL)
+_NODE_DIED = re.compile(r"its node has died.*?node was terminated[^:]*: *([^\n]+)", re.DOTALL)
 
 
 class RankActor:
@@ -197,8 +198,11 @@ def _lost(member: Member, error: RayError, oom_kills: int) -> _Trouble:
     """What a future that failed says of its member. ``oom_kills``: of this node when all was well."""
     if isinstance(error, RayTaskError):
         return _Trouble(1, time.time(), _run_failed(member, str(error).strip().splitlines()[-1], "exception"))
+    gone_with_its_node = _NODE_DIED.search(str(error))
     if isinstance(error, ActorUnavailableError | NodeDiedError | ObjectLostError):
         cause, kind = "its node does not answer any more (Ray's raylet there is gone)", "node"
+    elif gone_with_its_node:
+        cause, kind = f"its node does not answer any more ({gone_with_its_node[1].strip()})", "node"
     elif isinstance(error, OutOfMemoryError):
         cause, kind = "its process was ended because the node ran out of memory", "out_of_memory"
     elif _by_the_kernel(member, oom_kills):

@@ -4,11 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ray.core.generated.common_pb2 import ActorDiedErrorContext
+from ray.exceptions import ActorDiedError
 
 from distft.common.errors import RunFailed, UserError
 from distft.groups.dispatch import Failure
 from distft.groups.handles import WorkerInfo
-from distft.groups.worker_group import Asked, Member, _failed, _too_late, count_oom_kills
+from distft.groups.worker_group import Asked, Member, _failed, _lost, _too_late, count_oom_kills
 
 ANYTHING: Any = None
 
@@ -32,6 +34,27 @@ def test_a_run_failure_of_a_worker_keeps_its_kind_and_gets_its_place() -> None:
     error = _failed(member(1), Failure("", "exception", 1.0, "s", RunFailed("not finite", kind="nan"))).error
     assert isinstance(error, RunFailed)
     assert (error.cause, error.kind, error.role, error.rank) == ("not finite", "nan", "policy", 1)
+
+
+def died(message: str) -> ActorDiedError:
+    return ActorDiedError(ActorDiedErrorContext(actor_id=bytes(16), error_message=message))
+
+
+def test_one_that_went_with_its_node_is_no_death_of_its_own() -> None:
+    """Ray's words where a node falls silent, its cable cut; and where only the process has died."""
+    node = (
+        "The actor died because its node has died. Node Id: fae563b8\n\tthe actor's node was terminated unexpectedly: "
+        "health check failed due to missing too many heartbeats"
+    )
+    error = _lost(member(1), died(node), 0).error
+    assert isinstance(error, RunFailed)
+    assert (error.kind, error.node, error.rank) == ("node", "node1", 1)
+    said = "its node does not answer any more (health check failed due to missing too many heartbeats)"
+    assert error.cause == said
+    alone = "The actor is dead because its worker process has died. Worker exit detail: it ended."
+    error = _lost(member(1), died(alone), 0).error
+    assert isinstance(error, RunFailed)
+    assert (error.kind, error.cause) == ("death", "its process died: it ended.")
 
 
 @pytest.mark.parametrize(
