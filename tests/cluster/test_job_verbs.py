@@ -14,6 +14,7 @@ import pytest
 
 from tests.cluster.bed import ROOT
 from tests.cluster.slurm_bed import SlurmBed
+from tests.cluster.slurm_runs import SCRIPT
 from tests.e2e.conftest import SFT, checkpoints, exit_record, lines
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
@@ -87,3 +88,57 @@ def test_the_doctor_asks_slurm_for_nodes(slurm: SlurmBed, shared_folder: Path) -
     assert found["nodes"] == "2: n1, n2"
     assert "gloo, 2 ranks: sums right" in found["network"]
     assert found["agent"] == "Ray starts, and its agent answers 401 without the token"
+
+
+# What a site brings, and a program that stands in the place of Python in a job and writes down what was loaded there.
+MODULE = """module() {
+    shift
+    for name; do
+        [[ -e $MODULESHOME/$name ]] || { echo "module: unable to locate $name" >&2; return 1; }
+        export LOADEDMODULES=${LOADEDMODULES:+$LOADEDMODULES:}$name
+    done
+}
+"""
+PRINT_MODULES = '#!/bin/sh\necho "$LOADEDMODULES" >"$SEEN/$SLURMD_NODENAME"\n'
+
+
+def test_the_doctor_sees_what_a_jobs_modules_bring(slurm: SlurmBed, shared_folder: Path) -> None:
+    folder, site = shared_folder / "modules", shared_folder / "modules" / "site"
+    (site / "init").mkdir(parents=True)
+    (site / "init" / "bash").write_text(MODULE)
+    for name in ("gcc", "cuda"):
+        (site / name).touch()
+    env = {"MODULESHOME": str(site), "SEEN": str(folder)}
+    program = folder / "program"
+    program.write_text(PRINT_MODULES)
+    program.chmod(0o755)
+    words: list[str | Path] = [
+        "--module",
+        "gcc",
+        "--module",
+        "cuda",
+        "--python",
+        program,
+        "--run-dir",
+        folder / "run",
+        "sft-tiny",
+    ]
+    job = slurm.sbatch([f"--chdir={folder}", SCRIPT, *words], env=env)
+    slurm.wait(job, 60)
+    assert {(folder / node).read_text() for node in ("n1", "n2")} == {"gcc:cuda\n"}
+
+    shipped = (ROOT / "cluster_configs" / "slurm-cpu.yaml").read_text()
+    ours, lost = folder / "ours.yaml", folder / "lost.yaml"
+    ours.write_text(f"{shipped}modules: [gcc, cuda]\nvirtualenv: {sys.prefix}\n")
+    lost.write_text(f"{shipped}modules: [gcc, nccl]\n")
+    told = distft("doctor", "--cluster", ours, "--json", env=slurm.env | env, folder=folder)
+    report = json.loads(told.stdout)
+    assert report["ok"], report
+    found = {finding["check"]: finding["found"] for finding in report["findings"]}
+    assert found["modules"] == "loaded on every node: gcc, cuda"
+
+    told = distft("doctor", "--cluster", lost, "--json", env=slurm.env | env, folder=folder)
+    assert told.returncode == 3, told
+    (finding,) = json.loads(told.stdout)["findings"]
+    assert (finding["check"], finding["state"]) == ("nodes", "wrong")
+    assert "module load gcc nccl failed" in finding["found"]
