@@ -65,6 +65,11 @@ class Problem:
     what: str
     hint: str = ""
 
+    @classmethod
+    def at(cls, key: str, what: str, hint: str) -> Problem:
+        """The problem at a dotted key; a part that is a number is a place in a list."""
+        return cls(tuple(int(part) if part.isdecimal() else part for part in key.split(".")), what, hint)
+
     @property
     def key(self) -> str:
         """The dotted key."""

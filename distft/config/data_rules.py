@@ -1,0 +1,110 @@
+"""Rules on the data: which rows an algorithm can learn from, and how long their sequences may be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from distft.config import roles as facts
+from distft.config.algorithms import Sft
+from distft.config.data import Source
+from distft.config.problems import Problem
+from distft.config.recipe import Recipe
+
+
+def _sources(recipe: Recipe) -> Iterator[Problem]:
+    data, kind = recipe.data, recipe.algorithm.kind
+    if not data.train:
+        yield Problem.at("data.train", "is empty", "for example data.train: [{path: builtin:dialogues}]")
+    lists = {"train": data.train, "eval": data.eval, "test": data.test}
+    for name, sources in lists.items():
+        for index, source in enumerate(sources):
+            at = f"data.{name}.{index}"
+            yield from _source(at, source)
+            if source.format in _UNFIT[kind]:
+                yield Problem.at(
+                    f"{at}.format", f"{kind} cannot learn from {source.format} rows", f"it needs {_NEEDS[kind]}"
+                )
+    if data.holdout > 0 and data.eval and data.test:
+        yield Problem.at(
+            "data.holdout", "splits nothing off: eval and test are given", "remove holdout, or eval or test"
+        )
+    if recipe.evaluation.every > 0 and not data.eval and data.holdout == 0:
+        yield Problem.at("evaluation.every", "there are no rows to evaluate on", "add data.eval, or data.holdout: 0.05")
+    algorithm = recipe.algorithm
+    if isinstance(algorithm, Sft) and algorithm.loss_on in ("completion", "assistant"):
+        for index, source in enumerate(data.train):
+            if source.format == "text":
+                yield Problem.at(
+                    "algorithm.loss_on", f"data.train.{index} is plain text: it has no {algorithm.loss_on}", "all"
+                )
+
+
+_UNFIT: dict[str, tuple[str, ...]] = {
+    "sft": ("prompt",),
+    "reward": ("text", "messages", "prompt_completion", "prompt", "dialogsum"),
+    "dpo": ("text", "messages", "prompt_completion", "prompt", "dialogsum"),
+    "ppo": ("text",),
+}
+_NEEDS = {
+    "sft": "text, messages, prompt_completion, hh_rlhf or dialogsum",
+    "reward": "pairs: preference or hh_rlhf",
+    "dpo": "pairs: preference or hh_rlhf",
+    "ppo": "prompts: prompt, messages, prompt_completion, preference, hh_rlhf or dialogsum",
+}
+
+
+def _source(at: str, source: Source) -> Iterator[Problem]:
+    if source.path.startswith("run:"):
+        yield Problem.at(f"{at}.path", "run: names a model, not data", "a hub name, a file, a folder or builtin:<name>")
+    if source.path.strip() in ("", "builtin:"):
+        yield Problem.at(f"{at}.path", "names nothing", "for example builtin:dialogues")
+    if len(set(source.columns.values())) < len(source.columns):
+        yield Problem.at(f"{at}.columns", "renames two columns to the same name", "one name each")
+
+
+def _lengths(recipe: Recipe) -> Iterator[Problem]:
+    data, rollout = recipe.data, recipe.rollout
+    longest, size = facts.longest_sequence(recipe), facts.unit_size(recipe)
+    if facts.is_rl(recipe):
+        if longest > data.max_length:
+            yield Problem.at(
+                "data.max_length", f"{data.max_length} is less than {said_longest(recipe)}", f"at least {longest}"
+            )
+        if rollout.min_new_tokens > rollout.max_new_tokens:
+            yield Problem.at(
+                "rollout.min_new_tokens",
+                f"{rollout.min_new_tokens} is more than max_new_tokens {rollout.max_new_tokens}",
+                f"at most {rollout.max_new_tokens}",
+            )
+    elif data.max_prompt_length not in (type(data).model_fields["max_prompt_length"].default, *range(data.max_length)):
+        yield Problem.at(
+            "data.max_prompt_length",
+            f"{data.max_prompt_length} leaves no room for a response in max_length {data.max_length}",
+            f"at most {data.max_length - 1}",
+        )
+    needed = longest * size
+    if recipe.train.max_tokens_per_rank < needed:
+        unit = f"a pair of {size} x {longest} tokens" if size > 1 else f"one sequence of {longest} tokens"
+        yield Problem.at(
+            "train.max_tokens_per_rank",
+            f"{recipe.train.max_tokens_per_rank} does not hold {unit}",
+            f"at least {needed}, or shorten the sequences ({_length_keys(recipe)})",
+        )
+
+
+def said_longest(recipe: Recipe) -> str:
+    """The longest sequence in the keys that it follows from, for a message."""
+    if facts.is_rl(recipe):
+        data, rollout = recipe.data, recipe.rollout
+        return f"data.max_prompt_length {data.max_prompt_length} + rollout.max_new_tokens {rollout.max_new_tokens}"
+    return f"data.max_length {recipe.data.max_length}"
+
+
+def _length_keys(recipe: Recipe) -> str:
+    return "data.max_prompt_length, rollout.max_new_tokens" if facts.is_rl(recipe) else "data.max_length"
+
+
+DATA_RULES: tuple[Callable[[Recipe], Iterator[Problem]], ...] = (
+    _sources,
+    _lengths,
+)

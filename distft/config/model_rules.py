@@ -1,0 +1,238 @@
+"""Rules on the models: which there are, where each starts, and what its settings do to each other."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+
+from distft.config import roles as facts
+from distft.config.data_rules import said_longest
+from distft.config.models import Init, Model, Reference, RewardModel
+from distft.config.problems import Problem
+from distft.config.recipe import Recipe
+from distft.config.training import ROLES, RolePlacement
+
+
+def _which_models(recipe: Recipe) -> Iterator[Problem]:
+    kind, taken = recipe.algorithm.kind, facts.known_roles(recipe)
+    listed = f"{kind} takes: {', '.join(taken)}"
+    for role in ROLES:
+        given = getattr(recipe.models, role)
+        if given is not None and role not in taken:
+            yield Problem.at(f"models.{role}", f"{kind} has no {role} model", f"{listed}; remove it")
+        if getattr(recipe.placement, role) != RolePlacement() and role not in taken:
+            yield Problem.at(f"placement.{role}", f"{kind} has no role {role}", f"{listed}; remove it")
+    for role in taken:
+        if getattr(recipe.models, role) is None and role not in ("reference", "value"):
+            yield Problem.at(f"models.{role}", f"is missing: {kind} needs it", _start_hint(role))
+
+
+def _starts(recipe: Recipe) -> Iterator[Problem]:
+    for role in facts.known_roles(recipe):
+        model: Model | None = getattr(recipe.models, role)
+        if model is None:
+            continue
+        at = f"models.{role}"
+        if model.path is not None and model.init is not None:
+            yield Problem.at(f"{at}.init", f"is given beside {at}.path", "keep one of the two")
+        if model.path is None and model.init is None and not _may_start_elsewhere(recipe, role, model):
+            yield Problem.at(at, "has neither path nor init", _start_hint(role))
+        if model.path is not None:
+            yield from _path(recipe, at, model.path)
+        elif model.trust_remote_code and (model.init is not None or role not in ("reference", "value")):
+            yield Problem.at(
+                f"{at}.trust_remote_code", "needs a path: there is no remote code without one", "remove it"
+            )
+
+
+def _may_start_elsewhere(recipe: Recipe, role: str, model: Model) -> bool:
+    by_functions = isinstance(model, RewardModel) and bool(model.functions) and recipe.algorithm.kind != "reward"
+    return role in ("reference", "value") or by_functions
+
+
+def _path(recipe: Recipe, at: str, path: str) -> Iterator[Problem]:
+    if path.startswith("builtin:"):
+        yield Problem.at(
+            f"{at}.path", "builtin: names embedded data, not models", "a hub name, a folder or run:<output_dir>"
+        )
+    if path.startswith("run:"):
+        run = path.removeprefix("run:")
+        if not run.strip():
+            yield Problem.at(f"{at}.path", "run: names no run folder", "for example run:runs/sft-tiny")
+        elif run.rstrip("/").removeprefix("./") == recipe.output_dir.rstrip("/").removeprefix("./"):
+            yield Problem.at(f"{at}.path", "the run would start from its own result", "change output_dir or the path")
+        elif run.rstrip("/").endswith("/final"):
+            yield Problem.at(
+                f"{at}.path", "run: takes the run folder", f"write run:{run.rstrip('/').removesuffix('/final')}"
+            )
+    if not path.strip():
+        yield Problem.at(f"{at}.path", "must not be empty", "a hub name, a folder or run:<output_dir>")
+
+
+def _start_hint(role: str) -> str:
+    return f"add models.{role}.path (hub name, folder, run:<output_dir>) or models.{role}.init"
+
+
+def _initial_sizes(recipe: Recipe) -> Iterator[Problem]:
+    longest = facts.longest_sequence(recipe)
+    for role in facts.known_roles(recipe):
+        model: Model | None = getattr(recipe.models, role)
+        if model is None or model.init is None:
+            continue
+        at, init = f"models.{role}.init", model.init
+        yield from _heads(at, init)
+        if longest > init.max_positions:
+            yield Problem.at(
+                f"{at}.max_positions",
+                f"{init.max_positions} is less than {said_longest(recipe)}",
+                f"at least {longest}",
+            )
+    yield from _same_vocabulary(recipe)
+
+
+def _heads(at: str, init: Init) -> Iterator[Problem]:
+    if init.hidden_size % init.num_heads:
+        near = max(init.hidden_size // init.num_heads, 1) * init.num_heads
+        yield Problem.at(
+            f"{at}.hidden_size",
+            f"{init.hidden_size} does not divide by num_heads {init.num_heads}",
+            f"for example {near}",
+        )
+    elif (init.hidden_size // init.num_heads) % 2:
+        yield Problem.at(
+            f"{at}.num_heads",
+            f"a head of {init.hidden_size // init.num_heads} is odd: rotary positions need an even size",
+            f"hidden_size {init.num_heads * (init.hidden_size // init.num_heads + 1)}",
+        )
+    if init.num_heads % init.key_value_heads:
+        fits = [n for n in range(1, init.num_heads + 1) if init.num_heads % n == 0]
+        yield Problem.at(
+            f"{at}.num_kv_heads",
+            f"num_heads {init.num_heads} does not divide by {init.key_value_heads}",
+            f"one of: {', '.join(map(str, fits))}",
+        )
+
+
+def _same_vocabulary(recipe: Recipe) -> Iterator[Problem]:
+    """A reference or value model scores the policy's tokens, so it has the policy's vocabulary."""
+    policy = recipe.models.policy
+    for role in ("reference", "value"):
+        model: Model | None = getattr(recipe.models, role)
+        if policy is None or policy.init is None or model is None or model.init is None:
+            continue
+        if model.init.vocab_size != policy.init.vocab_size:
+            yield Problem.at(
+                f"models.{role}.init.vocab_size",
+                f"{model.init.vocab_size} differs from the policy's: the {role} reads the policy's tokens",
+                f"{policy.init.vocab_size}",
+            )
+
+
+def _precision_and_engine(recipe: Recipe) -> Iterator[Problem]:
+    trained = facts.trained_roles(recipe)
+    for role in facts.roles(recipe):
+        if getattr(recipe.models, role) is None:
+            continue
+        model = facts.model_of(recipe, role)
+        at, engine = f"models.{role}", model.engine
+        if model.attention == "flash_attention_2" and model.dtype == "float32":
+            yield Problem.at(f"{at}.attention", "flash_attention_2 does not run in float32", "sdpa, or dtype: bfloat16")
+        if engine.offload_parameters == "cpu" and engine.zero_stage != 3:
+            yield Problem.at(
+                f"{at}.engine.offload_parameters", f"needs zero_stage 3, not {engine.zero_stage}", "zero_stage: 3"
+            )
+        if engine.offload_optimizer == "cpu" and engine.zero_stage == 0:
+            yield Problem.at(f"{at}.engine.offload_optimizer", "needs sharded optimizer state", "zero_stage: 1, 2 or 3")
+        if role not in trained:
+            yield from _frozen(at, model)
+
+
+def _frozen(at: str, model: Model) -> Iterator[Problem]:
+    if model.optimizer is not None:
+        yield Problem.at(f"{at}.optimizer", "this model is frozen: it has no optimizer", "remove it")
+    if model.gradient_checkpointing:
+        yield Problem.at(f"{at}.gradient_checkpointing", "this model is frozen: it has no backward pass", "remove it")
+    if model.engine.offload_optimizer == "cpu":
+        yield Problem.at(f"{at}.engine.offload_optimizer", "this model is frozen: it has no optimizer", "remove it")
+    if model.engine.zero_stage in (1, 2):
+        yield Problem.at(
+            f"{at}.engine.zero_stage",
+            f"{model.engine.zero_stage} shards what a frozen model does not have",
+            "0 (whole on every rank) or 3 (sharded)",
+        )
+
+
+def _reference(recipe: Recipe) -> Iterator[Problem]:
+    reference, policy = recipe.models.reference, recipe.models.policy
+    if reference is None or policy is None or "reference" not in facts.known_roles(recipe):
+        return
+    full = facts.model_of(recipe, "reference")
+    same = (full.path, full.init) == (policy.path, policy.init)
+    if isinstance(reference, Reference) and reference.differs:
+        if same and full.dtype == policy.dtype:
+            yield Problem.at(
+                "models.reference.differs", "says true, but the reference is the policy's start", "remove it"
+            )
+        return
+    if not same:
+        given = "path" if reference.path else "init"
+        yield Problem.at(
+            f"models.reference.{given}",
+            "the reference is not the policy's start",
+            "remove it, or say models.reference.differs: true if that is meant",
+        )
+    elif full.dtype != policy.dtype:
+        yield Problem.at(
+            "models.reference.dtype",
+            f"{full.dtype} differs from the policy's {policy.dtype}: their log-probabilities would differ at step 0",
+            f"{policy.dtype}, or differs: true",
+        )
+
+
+def _reward(recipe: Recipe) -> Iterator[Problem]:
+    reward = recipe.models.reward
+    if reward is None or "reward" not in facts.known_roles(recipe):
+        return
+    trained = recipe.algorithm.kind == "reward"
+    for function in reward.functions:
+        if not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", function):
+            yield Problem.at(
+                "models.reward.functions", f"{function} is not module:function", "for example my_rewards:brevity"
+            )
+    if len(set(reward.functions)) < len(reward.functions):
+        yield Problem.at("models.reward.functions", "names a function twice", "give it a larger weight instead")
+    if reward.weights is not None and len(reward.weights) != len(reward.functions):
+        yield Problem.at(
+            "models.reward.weights",
+            f"has {len(reward.weights)} numbers for {len(reward.functions)} functions",
+            "one number per function",
+        )
+    if trained:
+        wrong = {"functions": reward.functions, "label": reward.label, "score": reward.score != "logit"}
+        for key in [key for key, value in wrong.items() if value]:
+            yield Problem.at(
+                f"models.reward.{key}", "is for rewarding with a finished model; here it is trained", "remove it"
+            )
+        return
+    if reward.score == "probability" and reward.label is None:
+        yield Problem.at("models.reward.score", "a probability is that of a label, and none is named", "add label: ...")
+    if reward.label is not None and reward.path is None:
+        yield Problem.at("models.reward.label", "names a label of a classifier, but there is no path", "add path: ...")
+    if reward.weight != 1 and not reward.functions:
+        yield Problem.at(
+            "models.reward.weight", "has no effect: there is no function to weigh the model against", "remove it"
+        )
+    elif reward.weight == 0 and (reward.path or reward.init):
+        yield Problem.at(
+            "models.reward.weight", "at 0 the reward model would count for nothing", "remove its path or init"
+        )
+
+
+MODEL_RULES: tuple[Callable[[Recipe], Iterator[Problem]], ...] = (
+    _which_models,
+    _starts,
+    _initial_sizes,
+    _precision_and_engine,
+    _reference,
+    _reward,
+)
