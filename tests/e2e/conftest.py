@@ -106,8 +106,8 @@ class Verb:
         """The processes of this verb that are still there, itself included, as command lines."""
         return [_command(pid) for pid in marked(self.mark)]
 
-    def nothing_left(self, within_s: float = 20.0) -> float:
-        """Seconds until no process of the verb is left."""
+    def assert_nothing_left(self, within_s: float = 20.0) -> float:
+        """Seconds until no process of the verb is left; an AssertionError where some still are after ``within_s``."""
         since = time.monotonic()
         while left := self.left():
             assert time.monotonic() - since < within_s, f"left behind after {within_s} s: {left}"
@@ -254,5 +254,5 @@ def sft(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tag = f'tracking.wandb.tags=["https://user:{URL_SECRET}@example.org"]'
         verb = start(*SFT, tag, folder="run")
         assert verb.end() == 0, verb.output
-        verb.nothing_left()
+        verb.assert_nothing_left()
     return workplace / "run"

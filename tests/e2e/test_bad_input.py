@@ -90,7 +90,7 @@ def snapshot(folder: Path) -> dict[str, tuple[int, int]]:
     return found
 
 
-def one_message(text: str) -> None:
+def assert_one_message(text: str) -> None:
     """``distft: where: what``, and under it, indented, what to do."""
     first, *rest = text.rstrip("\n").split("\n")
     assert first.startswith("distft: "), text
@@ -376,7 +376,7 @@ def test_refused_before_anything_is_started(case: Case, here: Path, capsys: pyte
     status = main(case.arguments.split())
     told = capsys.readouterr().err
     assert status == case.status, told
-    one_message(told)
+    assert_one_message(told)
     head, _, hint = told.partition("\n")
     assert case.where in head
     assert case.what in head
@@ -399,7 +399,7 @@ def test_a_run_folder_in_use(arguments: list[str], here: Path, capsys: pytest.Ca
         before = snapshot(here)
         assert main(["train", "sft.yaml", *arguments]) == 2
         told = capsys.readouterr().err
-        one_message(told)
+        assert_one_message(told)
         assert f"another process writes this run: process {os.getpid()}" in told
         assert "choose another output_dir" in told
         assert snapshot(here) == before
@@ -413,7 +413,7 @@ def test_the_quickstart_on_a_machine_that_is_too_small(
     before = snapshot(here)
     assert main(["quickstart"]) == 3
     told = capsys.readouterr()
-    one_message(told.err)
+    assert_one_message(told.err)
     assert "8 ranks are asked for" in told.err
     assert told.out == ""
     assert snapshot(here) == before
@@ -424,7 +424,7 @@ def test_too_little_disk(here: Path, capsys: pytest.CaptureFixture[str], monkeyp
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10**9, 10**9, 10))
     assert main(["train", "sft.yaml", "--dry-run"]) == 3
     told = capsys.readouterr().err
-    one_message(told)
+    assert_one_message(told)
     assert "checkpoint.keep" in told
     assert "free some space" in told
 
@@ -435,7 +435,7 @@ def test_a_folder_that_may_not_be_written(
     monkeypatch.setattr(os, "access", lambda *_: False)  # root may write anywhere
     assert main(["train", "sft.yaml", "--dry-run"]) == 2
     told = capsys.readouterr().err
-    one_message(told)
+    assert_one_message(told)
     assert "cannot be written" in told
     assert not (here / "out").exists()
 
@@ -446,7 +446,7 @@ def test_a_checkpoint_of_another_number_of_ranks(here: Path, capsys: pytest.Capt
     outside = {path: seen for path, seen in snapshot(here).items() if not path.startswith("out")}
     assert main(["train", "sft.yaml", "--quiet"]) == 2
     told = capsys.readouterr().err
-    one_message(told)
+    assert_one_message(told)
     assert "step 1 was written by 1 policy ranks, the plan has 2" in told
     assert "set placement.policy.ranks=1" in told
     assert {path: seen for path, seen in snapshot(here).items() if not path.startswith("out")} == outside
@@ -460,7 +460,7 @@ def test_through_a_process(here: Path) -> None:
     command = [sys.executable, "-m", "distft.cli", "train", "sft.yaml", "train.stepz=3"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout) == (2, "")
-    one_message(done.stderr)
+    assert_one_message(done.stderr)
     assert snapshot(here) == before
 
 
@@ -486,7 +486,7 @@ def starting(here: Path) -> Path:
     return here
 
 
-def refused(error: UserError, where: str, what: str, hint: str) -> None:
+def assert_refused(error: UserError, where: str, what: str, hint: str) -> None:
     assert error.exit_status == 2
     assert where in error.where
     assert what in error.what
@@ -525,7 +525,7 @@ def test_refused_by_the_data_worker(
     before = {path: seen for path, seen in snapshot(starting).items() if not path.startswith("out")}
     with pytest.raises(UserError) as caught:
         worker(recipe, *overrides).setup()
-    refused(caught.value, where, what, hint)
+    assert_refused(caught.value, where, what, hint)
     assert {path: seen for path, seen in snapshot(starting).items() if not path.startswith("out")} == before
 
 
@@ -551,7 +551,7 @@ def test_reward_functions_that_answer_wrongly(
     responses = Ragged.of([[5, 6], [7]], np.int32)
     with pytest.raises(UserError) as caught:
         one.function_scores("train", 0, 1, batch=prompts.with_columns(response_ids=responses))
-    refused(caught.value, "reward function my_rewards:brevity", what, "one finite number for each completion")
+    assert_refused(caught.value, "reward function my_rewards:brevity", what, "one finite number for each completion")
 
 
 @pytest.mark.e2e
@@ -562,7 +562,7 @@ def test_a_real_run_ends_with_the_same_message(starting: Path) -> None:
     command = [sys.executable, "-m", "distft.cli", "train", "ppo.yaml", "--quiet"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 2, done.stderr[-3000:]
-    one_message(done.stderr)
+    assert_one_message(done.stderr)
     assert "rows.jsonl:2: the prompt has" in done.stderr
     assert done.stdout == ""
     ending = json.loads((starting / "out" / "ppo" / "exit.json").read_text())

@@ -19,11 +19,11 @@ SEEN_S = 5.0
 BUSY = "update ppo_policy from step 8\n"  # in step 3, four optimizer steps each
 
 
-def end_after(verb: Verb, since: float, role: str, rank: int) -> None:
+def assert_ends_because_of(verb: Verb, since: float, role: str, rank: int) -> None:
     """The run ends because of this worker, and says so everywhere."""
     assert verb.end(60) == 1, verb.output
     over = time.monotonic() - since
-    gone = over + verb.nothing_left()
+    gone = over + verb.assert_nothing_left()
     (failure,) = [event for event in events(verb.folder, "failure") if event["attempt"] == len(starts(verb))]
     seen = failure["time"] - (time.time() - time.monotonic()) - since
     print(
@@ -47,20 +47,20 @@ def starts(verb: Verb) -> list[object]:
     return list(events(verb.folder, "start"))
 
 
-def kill_worker(verb: Verb, role: str, rank: int, *, while_in: str = BUSY) -> None:
-    """SIGKILL of a rank while the policy is in a stage; then the run must end because of it."""
+def assert_killing_ends(verb: Verb, role: str, rank: int, *, while_in: str = BUSY) -> None:
+    """The run ends because of a rank that is sent SIGKILL while the policy is in a stage."""
     verb.wait_for_stage("policy-1", while_in)
     pid = verb.pid(role, rank)
     since = time.monotonic()
     os.kill(pid, signal.SIGKILL)
-    end_after(verb, since, role, rank)
+    assert_ends_because_of(verb, since, role, rank)
 
 
 def test_a_ppo_run_survives_the_death_of_a_worker(sft: Path, start: Start) -> None:
     """It ends at once; the same command goes on, and the end is that of a run nothing happened to."""
     undisturbed = start(*ppo(sft, "train.steps=4"), folder="undisturbed")
     assert undisturbed.end() == 0, undisturbed.output
-    kill_worker(start(*ppo(sft, "train.steps=4")), "policy", 1)
+    assert_killing_ends(start(*ppo(sft, "train.steps=4")), "policy", 1)
     verb = start(*ppo(sft, "train.steps=4"))
     assert verb.end() == 0, verb.output
     assert [event["step"] for event in events(verb.folder, "resume")] == [2]
@@ -74,13 +74,13 @@ def test_a_ppo_run_survives_the_death_of_a_worker(sft: Path, start: Start) -> No
     [(role, rank) for role in ("policy", "reference", "reward", "value") for rank in (0, 1)] + [("data", 0)],
 )
 def test_the_death_of_any_worker_ends_the_run(sft: Path, start: Start, role: str, rank: int) -> None:
-    kill_worker(start(*ppo(sft)), role, rank)
+    assert_killing_ends(start(*ppo(sft)), role, rank)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", ["joining the process group\n", "generate iteration 1\n", "saving to"])
 def test_a_death_in_any_phase_ends_the_run(sft: Path, start: Start, stage: str) -> None:
-    kill_worker(start(*ppo(sft)), "policy", 1, while_in=stage)
+    assert_killing_ends(start(*ppo(sft)), "policy", 1, while_in=stage)
 
 
 def test_a_frozen_worker_is_named(sft: Path, start: Start) -> None:
@@ -92,7 +92,7 @@ def test_a_frozen_worker_is_named(sft: Path, start: Start) -> None:
     os.kill(pid, signal.SIGSTOP)
     assert verb.end(120) == 1, verb.output
     print(f"a frozen worker: run over after {time.monotonic() - since:.1f} s")
-    verb.nothing_left()
+    verb.assert_nothing_left()
     ended = exit_record(verb.folder)
     assert (ended["class"], ended["role"], ended["rank"]) == ("deadline", "policy", 1), verb.output
     assert "frozen" in ended["cause"]
@@ -110,7 +110,7 @@ def test_sigterm_once_stops_with_a_checkpoint_and_sigint_twice_at_once(sft: Path
     second = start(*SFT)
     os.kill(verb.process.pid, signal.SIGTERM)
     assert verb.end(60) == 75, verb.output
-    verb.nothing_left()
+    verb.assert_nothing_left()
     ended = exit_record(verb.folder)
     assert (ended["class"], ended["exit_status"]) == ("stopped", 75)
     stopped = events(verb.folder, "stop")[0]["step"]
@@ -127,7 +127,7 @@ def test_sigterm_once_stops_with_a_checkpoint_and_sigint_twice_at_once(sft: Path
     os.killpg(verb.process.pid, signal.SIGINT)
     assert verb.end(30) == 130, verb.output
     print(f"after the second SIGINT: over after {time.monotonic() - since:.1f} s")
-    verb.nothing_left()
+    verb.assert_nothing_left()
     assert exit_record(verb.folder)["class"] == "interrupted"
 
     verb = start(*SFT)
@@ -143,7 +143,7 @@ def test_ctrl_c_once_stops_with_a_checkpoint(sft: Path, start: Start) -> None:
     verb.wait_for_stage("policy-1", "generate iteration 3\n")
     os.killpg(verb.process.pid, signal.SIGINT)
     assert verb.end(120) == 75, verb.output
-    verb.nothing_left()
+    verb.assert_nothing_left()
     assert checkpoints(verb.folder)[-1] == 3
     verb = start(*ppo(sft))
     assert verb.end() == 0, verb.output
@@ -158,7 +158,7 @@ def test_a_stop_asked_for_while_starting(sft: Path, start: Start, number: signal
     verb.wait_for(lambda: starts(verb), "start")
     os.kill(verb.process.pid, number)
     assert verb.end(120) == 75, verb.output
-    verb.nothing_left()
+    verb.assert_nothing_left()
     verb = start(*SFT)
     assert verb.end() == 0, verb.output
     assert weights(verb.folder) == weights(sft)
@@ -169,5 +169,5 @@ def test_sigkill_of_the_driver_while_starting_leaves_nothing(start: Start) -> No
     verb = start(*SFT)
     verb.wait_for(lambda: events(verb.folder, "group_ready"), "the first group")
     os.kill(verb.process.pid, signal.SIGKILL)
-    verb.end()
-    print(f"nothing was left after {verb.nothing_left():.1f} s")
+    assert verb.end() == -signal.SIGKILL
+    print(f"nothing was left after {verb.assert_nothing_left():.1f} s")

@@ -37,14 +37,14 @@ def ppo(layouts: Layouts) -> PlainPpo:
     return plain_ppo(layouts.starts, layouts.both["ppo"])
 
 
-def agree(kind: str, got: Outcome, expected: Outcome) -> None:
+def assert_agree(kind: str, got: Outcome, expected: Outcome) -> None:
     """Two layouts: all metrics, tokens and weights."""
     assert largest_metric_difference(got.metrics, expected.metrics) <= at_most(METRICS)
     assert got.rollouts == expected.rollouts
-    weights_agree(kind, got, {role: expected.weights(role) for role in TRAINED[kind]})
+    assert_weights_agree(kind, got, {role: expected.weights(role) for role in TRAINED[kind]})
 
 
-def weights_agree(kind: str, got: Outcome, expected: Mapping[str, Mapping[str, torch.Tensor]]) -> None:
+def assert_weights_agree(kind: str, got: Outcome, expected: Mapping[str, Mapping[str, torch.Tensor]]) -> None:
     for role, rate in TRAINED[kind].items():
         assert largest_weight_difference(got.weights(role), expected[role], rate) <= at_most(1.0), role
 
@@ -53,7 +53,7 @@ def test_dpo_alone_is_plain_torch(layouts: Layouts, dpo: PlainDpo) -> None:
     got = layouts.alone()["dpo"]
     assert dpo.metrics[1]["loss"] < dpo.metrics[0]["loss"] - 1e-3  # something was learned, or the rest proves little
     assert largest_metric_difference(got.metrics, dpo.metrics) <= at_most(METRICS)
-    weights_agree("dpo", got, {"policy": dpo.weights})
+    assert_weights_agree("dpo", got, {"policy": dpo.weights})
 
 
 def test_ppo_alone_is_plain_torch(layouts: Layouts, ppo: PlainPpo) -> None:
@@ -63,7 +63,7 @@ def test_ppo_alone_is_plain_torch(layouts: Layouts, ppo: PlainPpo) -> None:
     assert 0 < sum(ended) < len(ended)  # both kinds of endings are there
     assert abs(ppo.iterations[1].metrics["objective/kl"]) > 1e-2
     assert largest_metric_difference(got.metrics, ppo.metrics()) <= at_most(METRICS)
-    weights_agree("ppo", got, ppo.weights)
+    assert_weights_agree("ppo", got, ppo.weights)
 
 
 def test_one_rank_at_zero_3(layouts: Layouts, tmp_path: Path) -> None:
@@ -75,31 +75,31 @@ def test_one_rank_at_zero_3(layouts: Layouts, tmp_path: Path) -> None:
     found = outcomes(jobs := Layouts(tmp_path, layouts.starts).jobs("zero-3", recipes))
     run_spmd(jobs, 1, tmp_path / "zero-3")
     for kind, outcome in found.items():
-        agree(kind, outcome, layouts.alone()[kind])
+        assert_agree(kind, outcome, layouts.alone()[kind])
 
 
 @pytest.mark.parametrize("kind", ["dpo", "ppo"])
 def test_four_ranks_of_torchrun(layouts: Layouts, kind: str) -> None:
-    agree(kind, layouts.torchrun(4)[kind], layouts.alone()[kind])
+    assert_agree(kind, layouts.torchrun(4)[kind], layouts.alone()[kind])
 
 
 @pytest.mark.ray
 @pytest.mark.parametrize("kind", ["dpo", "ppo"])
 def test_two_ranks_a_role_through_ray(layouts: Layouts, kind: str) -> None:
-    agree(kind, layouts.ray(2)[kind], layouts.alone()[kind])
+    assert_agree(kind, layouts.ray(2)[kind], layouts.alone()[kind])
 
 
 @pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.parametrize("kind", ["dpo", "ppo"])
 def test_one_rank_a_role_through_ray(layouts: Layouts, kind: str) -> None:
-    agree(kind, layouts.ray(1)[kind], layouts.alone()[kind])
+    assert_agree(kind, layouts.ray(1)[kind], layouts.alone()[kind])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["dpo", "ppo"])
 def test_two_ranks_of_torchrun(layouts: Layouts, kind: str) -> None:
-    agree(kind, layouts.torchrun(2)[kind], layouts.alone()[kind])
+    assert_agree(kind, layouts.torchrun(2)[kind], layouts.alone()[kind])
 
 
 @pytest.mark.slow
@@ -118,4 +118,4 @@ def test_other_caps_and_generation_from_the_shards(layouts: Layouts, tmp_path: P
     run_spmd(jobs, num_ranks, tmp_path / "caps")
     for name, outcome in found.items():
         kind = name.partition("-")[0]
-        agree(kind, outcome, layouts.alone()[kind])
+        assert_agree(kind, outcome, layouts.alone()[kind])

@@ -33,7 +33,7 @@ def kill_driver(verb: Verb, stage: str) -> None:
     verb.wait_for_stage("policy-1", stage)
     os.kill(verb.process.pid, signal.SIGKILL)
     assert verb.end() == -signal.SIGKILL
-    print(f"after SIGKILL of the driver nothing was left after {verb.nothing_left():.1f} s")
+    print(f"after SIGKILL of the driver nothing was left after {verb.assert_nothing_left():.1f} s")
 
 
 def assert_same(disturbed: Path, undisturbed: Path) -> None:
@@ -46,7 +46,7 @@ def run(start: Start, *words: str, folder: str) -> Path:
     """To the end."""
     verb = start(*words, folder=folder)
     assert verb.end() == 0, verb.output
-    verb.nothing_left()
+    verb.assert_nothing_left()
     return verb.folder
 
 
@@ -111,7 +111,7 @@ def test_killed_while_a_checkpoint_is_written(sft: Path, start: Start) -> None:
     verb.wait_for(lambda: list(verb.folder.glob("checkpoints/.staging-step_00000004-*/policy/*")), "a half checkpoint")
     os.kill(verb.process.pid, signal.SIGKILL)
     verb.end()
-    verb.nothing_left()
+    verb.assert_nothing_left()
     folder = run(start, *dpo(sft), folder="disturbed")
     assert not list(folder.glob("checkpoints/.staging*"))
     assert_same(folder, undisturbed)

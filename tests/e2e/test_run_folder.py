@@ -88,4 +88,4 @@ def test_a_disk_that_stays_full_ends_the_run(small_disk: Path, start: Start) -> 
     assert "3 checkpoints in a row failed" in verb.output
     assert exit_record(verb.folder)["class"] == "disk"
     assert checkpoints(verb.folder) == [2]
-    verb.nothing_left()
+    verb.assert_nothing_left()

@@ -32,7 +32,7 @@ DPO = [
 OPTIONS: dict[str, Any] = {"batch_size": 4, "learning_rate": RATE, "steps": 5, "schedule": "linear"}
 
 
-def same(got: Outcome, trl: TrlRun, names: list[str], role: str) -> None:
+def assert_same(got: Outcome, trl: TrlRun, names: list[str], role: str) -> None:
     assert len(trl.logs) == 5
     assert trl.rows == list(range(len(PAIRS)))  # TRL took every row, so the batches are the same
     assert trl.logs[-1]["loss"] != pytest.approx(trl.logs[0]["loss"], rel=1e-2)
@@ -46,18 +46,18 @@ def test_sft(layouts: Layouts) -> None:
     rows = [{"prompt": pair["prompt"], "completion": pair["chosen"]} for pair in PAIRS]
     trl = run_sft(layouts.starts.policy, rows, max_length=20, **OPTIONS)
     assert any(len(sequence) == 20 for batch in trl.batches for sequence in batch.sequences)
-    same(layouts.alone()["trl-sft"], trl, SFT, "policy")
+    assert_same(layouts.alone()["trl-sft"], trl, SFT, "policy")
 
 
 def test_reward(layouts: Layouts) -> None:
     trl = run_reward(layouts.starts.reward, PAIRS, max_length=96, **OPTIONS)
-    same(layouts.alone()["trl-reward"], trl, REWARD, "reward")
+    assert_same(layouts.alone()["trl-reward"], trl, REWARD, "reward")
 
 
 def test_dpo(layouts: Layouts) -> None:
     trl = run_dpo(layouts.starts.policy, PAIRS, max_length=20, **OPTIONS)
     assert any(len(sequence) == 20 for batch in trl.batches for sequence in batch.sequences)
-    same(layouts.alone()["trl-dpo"], trl, DPO, "policy")
+    assert_same(layouts.alone()["trl-dpo"], trl, DPO, "policy")
 
 
 KIN: dict[str, dict[str, Any]] = {
@@ -93,4 +93,4 @@ def kin(layouts: Layouts) -> dict[str, Outcome]:
 @pytest.mark.parametrize("loss", KIN)
 def test_dpo_kin(layouts: Layouts, kin: dict[str, Outcome], loss: str) -> None:
     trl = run_dpo(layouts.starts.policy, PAIRS, max_length=96, loss_type=[loss], **KIN[loss], **OPTIONS)
-    same(kin[loss], trl, DPO, "policy")
+    assert_same(kin[loss], trl, DPO, "policy")

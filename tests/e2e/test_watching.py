@@ -58,7 +58,7 @@ def test_a_run_is_watched_and_cancelled(start: Start) -> None:
     ended = status(verb.folder)
     assert (ended["state"], ended["checkpoint"]["step"]) == ("stopped", ended["step"])
     assert distft("cancel", verb.folder).stdout == "not running: stopped\n"
-    verb.nothing_left()
+    verb.assert_nothing_left()
 
 
 @pytest.mark.slow
@@ -69,4 +69,4 @@ def test_cancelled_at_once_it_writes_no_checkpoint(start: Start) -> None:
     assert verb.end(60) == 130, verb.output
     assert exit_record(verb.folder)["class"] == "interrupted"
     assert checkpoints(verb.folder) == []
-    verb.nothing_left()
+    verb.assert_nothing_left()

@@ -34,7 +34,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return save_llama(folder / "causal", tokenizer), save_llama(folder / "scalar", tokenizer, scalar_head=True)
 
 
-def close(run: TrlRun, steps: list[plain.Step], names: list[str]) -> None:
+def assert_close(run: TrlRun, steps: list[plain.Step], names: list[str]) -> None:
     assert len(run.logs) == len(steps) == STEPS
     for log, step in zip(run.logs, steps, strict=True):
         for name in names:
@@ -65,7 +65,7 @@ def test_sft(folders: tuple[Path, Path], kind: str) -> None:
     model = AutoModelForCausalLM.from_pretrained(folders[0], dtype=torch.float32)
     optimizer = adamw(model)
     steps = [plain.sft_step(model, optimizer, rows_of(batch), 1.0) for batch in run.batches]
-    close(run, steps, ["loss", "mean_token_accuracy", "grad_norm"])
+    assert_close(run, steps, ["loss", "mean_token_accuracy", "grad_norm"])
     for name, weights in model.state_dict().items():
         torch.testing.assert_close(run.weights[name], weights, rtol=1e-4, atol=RATE * 1e-2)
 
@@ -78,7 +78,7 @@ def test_reward(folders: tuple[Path, Path]) -> None:
         plain.reward_step(model, optimizer, [(w.tokens, b.tokens) for w, b in pairs_of(rows_of(batch))], 1.0)
         for batch in run.batches
     ]
-    close(run, steps, ["loss", "accuracy", "margin", "min_reward", "mean_reward", "max_reward", "grad_norm"])
+    assert_close(run, steps, ["loss", "accuracy", "margin", "min_reward", "mean_reward", "max_reward", "grad_norm"])
     # Neither too long nor truncated: a pair with one side over the limit is left out.
     short = run_reward(folders[1], PAIRS, batch_size=BATCH, learning_rate=RATE, steps=1, max_length=20)
     assert 0 < len(short.rows) < len(PAIRS)
@@ -91,7 +91,7 @@ def test_dpo(folders: tuple[Path, Path]) -> None:
     steps = [plain.dpo_step(policy, frozen, optimizer, pairs_of(rows_of(batch)), 1.0) for batch in run.batches]
     names = [f"rewards/{name}" for name in ("chosen", "rejected", "accuracies", "margins")]
     names += [f"{kind}/{side}" for kind in ("logps", "logits") for side in ("chosen", "rejected")]
-    close(run, steps, ["loss", "grad_norm", *names])
+    assert_close(run, steps, ["loss", "grad_norm", *names])
 
 
 def test_linear_schedule_as_described(folders: tuple[Path, Path]) -> None:

@@ -23,7 +23,14 @@ class Terminal(io.StringIO):
 
 
 class Gone(io.StringIO):
+    """A pipe whose other end is closed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.refused: list[str] = []
+
     def write(self, text: str) -> int:
+        self.refused.append(text)
         raise BrokenPipeError
 
 
@@ -63,9 +70,11 @@ def test_plain_is_a_line_per_step(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_closed_pipe_does_not_stop_the_run() -> None:
-    progress = PlainProgress("a", Gone())
+    out = Gone()
+    progress = PlainProgress("a", out)
     progress.phase("x")
     progress.step(1, None, {})
+    assert out.refused == ["a: x", "a: step 1"]  # each was tried and given up, and the run went on
 
 
 def test_live_shows_the_numbers_and_gives_the_terminal_back(monkeypatch: pytest.MonkeyPatch) -> None:

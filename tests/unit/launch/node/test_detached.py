@@ -40,7 +40,8 @@ sys.exit(run_detached(work))
 """
 
 
-def until(condition: Callable[[], bool]) -> None:
+def assert_soon(condition: Callable[[], bool]) -> None:
+    """Waits for it."""
     limit = time.monotonic() + 20
     while not condition():
         assert time.monotonic() < limit
@@ -62,7 +63,7 @@ def task(root: Path, log: Path) -> Iterator[subprocess.Popen[str]]:
         [sys.executable, "-c", TASK, str(log)], stdout=subprocess.PIPE, text=True,
         env={**os.environ, "PYTHONPATH": str(root)},
     )  # fmt: skip
-    until(lambda: bool(said(log)))
+    assert_soon(lambda: bool(said(log)))
     yield process
     process.kill()
     process.communicate()
@@ -78,7 +79,7 @@ def test_it_is_no_descendant_of_the_task(task: subprocess.Popen[str], log: Path)
 
 def test_signals_are_passed_on_and_the_status_comes_back(task: subprocess.Popen[str], log: Path) -> None:
     task.send_signal(signal.SIGUSR1)
-    until(lambda: "SIGUSR1" in said(log))
+    assert_soon(lambda: "SIGUSR1" in said(log))
     task.send_signal(signal.SIGTERM)
     output, _ = task.communicate(timeout=20)
     assert task.returncode == 7
@@ -88,7 +89,8 @@ def test_signals_are_passed_on_and_the_status_comes_back(task: subprocess.Popen[
 
 def test_it_sees_that_its_task_was_killed(task: subprocess.Popen[str], log: Path) -> None:
     task.kill()
-    until(lambda: "the task has ended" in said(log))
+    assert_soon(lambda: len(said(log)) > 1)
+    assert said(log)[1:] == ["the task has ended"]  # and no signal besides, to which it would save and stop
 
 
 def test_a_launcher_that_dies_is_a_failure(task: subprocess.Popen[str], log: Path) -> None:
