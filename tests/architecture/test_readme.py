@@ -48,10 +48,14 @@ def test_the_recipe_shown_is_valid(tmp_path: Path) -> None:
 
 
 def test_every_shipped_recipe_is_named() -> None:
-    for name, _ in shipped_recipes():
+    names = [name for name, _ in shipped_recipes()]
+    assert names
+    for name in names:
         assert f"`{name}`" in README
 
 
 def test_files_named_are_there() -> None:
-    for path in re.findall(r"`((?:tests|distft|launchers|cluster_configs)/[\w./*-]+)`", README):
+    named = re.findall(r"`((?:tests|distft|launchers|cluster_configs)/[\w./*-]+)`", README)
+    assert named
+    for path in named:
         assert path == "tests/run" or list(ROOT.glob(path)), path

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from distft.common.errors import StoppedOnRequest
+from distft.config.load import load_recipe
 from distft.controller.progress import Progress
 from distft.controller.session import Session
 from distft.controller.time_limit import MARGIN_S, TimeLimit
@@ -47,7 +47,7 @@ class _Saving(Session):
 
 
 def session(step: int, limit: TimeLimit, failed_saves: int = 0) -> _Saving:
-    recipe: Any = SimpleNamespace(checkpoint=SimpleNamespace(every=10))
+    recipe = load_recipe("sft-tiny", ["checkpoint.every=10"])
     nothing: Any = None
     progress = Progress(total_steps=20, step=step, failed_saves=failed_saves)
     made = _Saving(recipe, {}, nothing, {}, nothing, nothing, progress, nothing)

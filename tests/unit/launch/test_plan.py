@@ -140,7 +140,6 @@ def test_shared_role_is_found_in_its_hosts_group() -> None:
 
 
 def test_specs_view_has_the_names_of_a_group_spec() -> None:
-    pytest.importorskip("ray")
     from distft.groups.bundles import GroupSpec
 
     plan = make_plan(recipe("ppo"), local(), machine=LAPTOP)

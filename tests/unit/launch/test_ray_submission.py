@@ -85,10 +85,7 @@ def test_words_arrive_as_they_were_typed(tmp_path: Path, words: list[str], name:
     )
     tell.chmod(0o755)
     folder = tmp_path / ("f" + name.replace("/", "_"))
-    try:
-        folder.mkdir(exist_ok=True)
-    except OSError:  # a name of more bytes than a file system takes
-        return
+    folder.mkdir(exist_ok=True)
     package = tmp_path / "package it's $(x)"
     package.mkdir(exist_ok=True)
     overrides = [f"name={word}" for word in words]

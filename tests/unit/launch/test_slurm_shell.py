@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -153,6 +154,7 @@ def test_what_is_pasted_is_what_is_run(
     try:
         made = render(words, script=Path("/opt/train.sbatch"), python="/opt/python")
     except UserError:
+        assert re.search(r"[\x00-\x1f\x7f\\]", run), "nothing but what Slurm does not take in a path is refused"
         return
     environment = {"PATH": f"{program.parent}:/usr/bin:/bin", "SEEN": str(seen), "LC_ALL": "C.UTF-8"}
     done = subprocess.run(

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from distft.config.training import Wandb
+from distft.config.load import load_recipe
+from distft.config.recipe import Recipe
 from distft.tracking.metrics import MetricRecord, Sample
 from distft.tracking.wandb_backend import WandbBackend, WandbOptions, wandb_options
 
@@ -261,13 +262,10 @@ def test_a_frozen_helper_for_real_does_not_hold_up_the_exit(tmp_path: Path) -> N
     assert not Path(f"/proc/{pid}").exists()
 
 
-@pytest.fixture
-def recipe() -> Any:
-    def dump(**_: Any) -> dict[str, Any]:
-        return {"name": "ppo-hh", "seed": 1, "hub": {"hf_token": "hunter2hunter2"}}
-
-    return SimpleNamespace(name="ppo-hh", algorithm=SimpleNamespace(kind="ppo"), model_dump=dump,
-                           tracking=SimpleNamespace(wandb=Wandb()))  # fmt: skip
+def recipe(*overrides: str) -> Recipe:
+    """One with a secret in it, where a person may have written one."""
+    secret = "data.train.0.path=https://me:hunter2hunter2@example.org/rows.jsonl"
+    return load_recipe("ppo-tiny", ["name=ppo-hh", "seed=1", secret, *overrides])
 
 
 @pytest.fixture(autouse=True)
@@ -276,26 +274,25 @@ def _no_wandb_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(f"WANDB_{name}", raising=False)
 
 
-def test_options_of_a_recipe(recipe: Any) -> None:
-    found = wandb_options(recipe, run_id="x", commit="0123456789abcdef", more_config={"deepspeed": {"stage": 3}})
+def test_options_of_a_recipe() -> None:
+    found = wandb_options(recipe(), run_id="x", commit="0123456789abcdef", more_config={"deepspeed": {"stage": 3}})
     assert (found.mode, found.project, found.name, found.job_type, found.group) == (
         "offline", "distft", "ppo-hh", "ppo", "ppo-hh")  # fmt: skip
     assert (found.tags, found.run_id, found.entity) == (("commit-0123456789ab",), "x", None)
     assert found.config["seed"] == 1
     assert found.config["deepspeed"] == {"stage": 3}
+    assert "@example.org/rows.jsonl" in str(found.config)
     assert "hunter2" not in str(found.config)
 
 
-def test_the_environment_speaks_where_the_recipe_is_silent(recipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_speaks_where_the_recipe_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "disabled")
     monkeypatch.setenv("WANDB_PROJECT", "from-env")
     monkeypatch.setenv("WANDB_RUN_GROUP", "group-env")
     monkeypatch.setenv("WANDB_TAGS", "a,b")
-    found = wandb_options(recipe)
+    found = wandb_options(recipe())
     assert (found.mode, found.project, found.group, found.tags) == ("disabled", "from-env", "group-env", ("a", "b"))
-    recipe.tracking.wandb = Wandb(mode="online", project="mine", group="ours", tags=("c",))
-    found = wandb_options(recipe)
+    found = wandb_options(recipe("tracking.wandb={mode: online, project: mine, group: ours, tags: [c]}"))
     assert (found.mode, found.project, found.group, found.tags) == ("online", "mine", "ours", ("c",))
-    recipe.tracking.wandb = Wandb()
     monkeypatch.setenv("WANDB_MODE", "nonsense")
-    assert wandb_options(recipe).mode == "offline"
+    assert wandb_options(recipe()).mode == "offline"

@@ -45,7 +45,8 @@ def _padded(rows: list[Tensor]) -> Tensor:
 
 def _trl(loss: Dpo, logprobs: list[Tensor], reference: list[Tensor], means: list[Tensor]) -> tuple[Tensor, Any]:
     """DPOTrainer._compute_loss itself, on a model that answers with given log-probabilities."""
-    trainer_class = pytest.importorskip("trl").DPOTrainer
+    from trl import DPOTrainer
+
     completion = torch.nn.functional.pad(_padded([torch.ones(n) for n in LENGTHS]), (1, 0)).long()
     table = _padded(logprobs)
     answer = SimpleNamespace(
@@ -76,7 +77,7 @@ def _trl(loss: Dpo, logprobs: list[Tensor], reference: list[Tensor], means: list
         _metrics={"eval": logged},
         _total_train_tokens=0,
     )
-    return trainer_class._compute_loss(trainer, lambda **_: answer, inputs, False), logged
+    return DPOTrainer._compute_loss(trainer, lambda **_: answer, inputs, False), logged
 
 
 @pytest.mark.parametrize("beta", [0.1, 2.0])

@@ -36,7 +36,8 @@ def test_hand_worked() -> None:
 @pytest.mark.parametrize("margin", [0.0, 0.7])
 def test_parity_with_trl(center: float, margin: float) -> None:
     """RewardTrainer.compute_loss itself, on a model that answers with given rewards."""
-    trainer_class = pytest.importorskip("trl").RewardTrainer
+    from trl import RewardTrainer
+
     ours = torch.tensor(SCORES, requires_grad=True)
     loss, metrics = _ours(Reward(center_coef=center, margin=margin), ours)
     loss.backward()
@@ -52,7 +53,7 @@ def test_parity_with_trl(center: float, margin: float) -> None:
         _total_train_tokens=0,
     )
     inputs = {"margin": torch.full((3,), margin)} if margin else {}
-    expected = trainer_class.compute_loss(trainer, lambda **_: SimpleNamespace(logits=logits), inputs)
+    expected = RewardTrainer.compute_loss(trainer, lambda **_: SimpleNamespace(logits=logits), inputs)
     expected.backward()
     torch.testing.assert_close(loss, expected)
     torch.testing.assert_close(ours.grad, theirs.grad)

@@ -226,7 +226,6 @@ def saved_for_backward(layers: int, dtype: str, kv_heads: int, attention: str, *
 @pytest.mark.parametrize(("kv_heads", "attention", "above"), [(4, "sdpa", 1.05), (2, "sdpa", 1.1), (4, "eager", 1.2)])
 def test_a_layer_keeps_what_torch_saves_of_it(dtype: str, kv_heads: int, attention: str, above: float) -> None:
     """From what eight layers save beyond four; the plan may be above, as it counts expanded keys and values."""
-    pytest.importorskip("transformers")
     four, eight = (saved_for_backward(n, dtype, kv_heads, attention, checkpointing=False) for n in (4, 8))
     sizes = sizes_from_config({"model_type": "llama", **SMALL, "num_key_value_heads": kv_heads})
     how = Compute(dtype, trained=True, adam=True, checkpointing=False, eager_attention=attention == "eager", gpu=True)
@@ -237,6 +236,5 @@ def test_a_layer_keeps_what_torch_saves_of_it(dtype: str, kv_heads: int, attenti
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_with_checkpointing_torch_saves_the_input_of_each_layer(dtype: str) -> None:
-    pytest.importorskip("transformers")
     four, eight = (saved_for_backward(n, dtype, 4, "sdpa", checkpointing=True) for n in (4, 8))
     assert (eight - four) / 4 == pytest.approx(SMALL["hidden_size"] * compute(dtype).size, rel=0.01)

@@ -19,7 +19,7 @@ from distft.launch.planning.model_sizes import (
 )
 from tests.unit.launch.examples import LLAMA_8B, LLAMA_70B, config_folder, write_safetensors
 
-SMALL = {
+SMALL: dict[str, Any] = {
     "hidden_size": 64,
     "intermediate_size": 176,
     "num_hidden_layers": 3,
@@ -28,8 +28,8 @@ SMALL = {
     "vocab_size": 320,
 }
 NEOX = {key: value for key, value in SMALL.items() if key != "num_key_value_heads"}
-GPT2 = {"n_embd": 64, "n_layer": 3, "n_head": 4, "vocab_size": 320, "n_positions": 100}
-OPT = {
+GPT2: dict[str, Any] = {"n_embd": 64, "n_layer": 3, "n_head": 4, "vocab_size": 320, "n_positions": 100}
+OPT: dict[str, Any] = {
     "hidden_size": 64, "ffn_dim": 176, "num_hidden_layers": 3, "num_attention_heads": 4, "vocab_size": 320,
     "max_position_embeddings": 50, "word_embed_proj_dim": 64,
 }  # fmt: skip
@@ -64,8 +64,9 @@ CASES: list[tuple[str, str, dict[str, Any]]] = [
 
 @pytest.mark.parametrize(("config_class", "model_class", "keys"), CASES)
 def test_counts_are_the_real_modules(config_class: str, model_class: str, keys: dict[str, Any]) -> None:
-    torch = pytest.importorskip("torch")
-    transformers = pytest.importorskip("transformers")
+    import torch
+    import transformers
+
     config = getattr(transformers, config_class)(**keys)
     config.num_labels = 1
     with torch.device("meta"):
@@ -84,7 +85,8 @@ def test_counts_are_the_real_modules(config_class: str, model_class: str, keys: 
 
 def test_what_is_saved_by_transformers_is_enough(tmp_path: Path) -> None:
     """config.json leaves defaults out: the ones that counts depend on must be known here."""
-    transformers = pytest.importorskip("transformers")
+    import transformers
+
     for config in (transformers.LlamaConfig(**SMALL), transformers.GPT2Config(**GPT2), transformers.OPTConfig(**OPT)):
         folder = tmp_path / config.model_type
         config.save_pretrained(folder)

@@ -94,6 +94,9 @@ def test_no_slot_is_used_twice_and_ranks_are_in_node_order(ranks: list[int], nod
     try:
         found = each_seat(separate(**dict(zip(ROLES, ranks, strict=False))), there)
     except UserError:
+        divided_over = gpus or nodes
+        uneven = any(number > divided_over and number % divided_over for number in ranks)
+        assert uneven or sum(ranks) > nodes * there.slots
         return
     used = Counter(seat for chosen in found.values() for seat in chosen)
     assert max(used.values()) == 1

@@ -33,7 +33,9 @@ def test_too_few_gpus_leave_nothing() -> None:
 @settings(deadline=None)
 @given(sets=st.integers(1, 4), free=st.integers(1, 8192), per_node=st.sampled_from([1, 4, 8]), fewer=st.booleans())
 def test_every_share_can_be_placed(sets: int, free: int, per_node: int, fewer: bool) -> None:
-    for ranks in shares(sets, free, per_node, fewer=fewer):
+    found = shares(sets, free, per_node, fewer=fewer)
+    assert bool(found) is (free >= sets)
+    for ranks in found:
         assert len(ranks) == sets
         assert 0 < sum(ranks) <= free
         assert all(own < per_node or own % per_node == 0 for own in ranks)
