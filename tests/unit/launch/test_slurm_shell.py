@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shlex
 import shutil
 import subprocess
 import sys
@@ -20,7 +19,8 @@ from distft.config.cluster import Cluster, load_cluster, shipped_clusters
 from distft.launch.slurm_options import batch_script, render
 from tests.unit.launch.slurm_examples import asked, everything
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parent / "golden_slurm_commands.sh"
+SCRIPT = Path("/opt/distft/slurm/train.sbatch")
 UPDATE = "DISTFT_UPDATE_GOLDEN"
 PYXIS = {"runtime": "pyxis", "image": "docker://registry.example/distft:1", "mounts": ["/data:/data"]}
 APPTAINER = {"runtime": "apptainer", "image": "/images/distft.sif", "mounts": ["/data:/data:ro"]}
@@ -36,30 +36,38 @@ PRINT_ARGUMENTS = (
 
 
 def command_of(cluster: Cluster) -> str:
-    """The line of ``--dry-run``, with a word a line so that a difference can be read."""
+    """What ``--dry-run`` prints, in three lines: the folders, Slurm's options, the script with its words."""
     words = asked(cluster, overrides=("train.steps=5", "data.train.0.path=/data/my file's.jsonl"))
-    shown = render(words, script=Path("/opt/distft/slurm/train.sbatch"), python="/opt/env/bin/python").shell
-    lines = [" \\\n    ".join(shlex.quote(word) for word in shlex.split(part)) for part in shown.split(" && ")]
-    return "#!/usr/bin/env bash\n" + " &&\n".join(lines) + "\n"
+    shown = render(words, script=SCRIPT, python="/opt/env/bin/python").shell
+    return shown.replace(" && ", " &&\n").replace(f" {SCRIPT} ", f" \\\n    {SCRIPT} ") + "\n"
+
+
+@pytest.fixture(scope="module")
+def golden() -> dict[str, str]:
+    """The commands by cluster. DISTFT_UPDATE_GOLDEN=1 writes them anew; look at what has changed before you keep it.
+
+    Of what a job runs they are all that is rendered: the script is one constant text.
+    """
+    if os.environ.get(UPDATE):
+        commands = (f"\n# {name}\n{command_of(cluster)}" for name, cluster in CLUSTERS.items())
+        GOLDEN.write_text("#!/usr/bin/env bash\n" + "".join(commands))
+    _, *blocks = GOLDEN.read_text().split("\n# ")
+    return {name: command for name, _, command in (block.partition("\n") for block in blocks)}
 
 
 @pytest.mark.parametrize("name", CLUSTERS)
-def test_the_command_is_the_golden_one(name: str) -> None:
-    """DISTFT_UPDATE_GOLDEN=1 writes the files anew; look at what has changed before you keep it."""
-    path, now = GOLDEN / f"{name}.sh", command_of(CLUSTERS[name])
-    if os.environ.get(UPDATE):
-        path.write_text(now)
-    assert now == path.read_text()
+def test_the_command_is_the_golden_one(golden: dict[str, str], name: str) -> None:
+    assert command_of(CLUSTERS[name]) == golden[name]
 
 
-def test_there_is_no_golden_file_too_many() -> None:
-    assert {path.stem for path in GOLDEN.glob("*.sh")} == set(CLUSTERS)
+def test_there_is_no_golden_command_too_many(golden: dict[str, str]) -> None:
+    assert list(golden) == list(CLUSTERS)
 
 
-def test_shellcheck_finds_nothing(root: Path) -> None:
+def test_shellcheck_finds_nothing(golden: dict[str, str], root: Path) -> None:
     if shutil.which("shellcheck") is None:
         pytest.skip("shellcheck is not installed (Debian package shellcheck)")
-    scripts = [batch_script(), *sorted((root / "launchers").iterdir()), *sorted(GOLDEN.glob("*.sh"))]
+    scripts = [batch_script(), *sorted((root / "launchers").iterdir()), GOLDEN]
     found = subprocess.run(
         ["shellcheck", "--severity=style", *map(str, scripts)], capture_output=True, text=True, check=False
     )
