@@ -7,7 +7,7 @@ import logging
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from distft.common.errors import DistftError, EnvironmentFallsShort, RunFailed, StoppedOnRequest, UserError
 from distft.common.files import write_json
@@ -34,7 +34,7 @@ class Ending:
     log: str = ""
 
     @classmethod
-    def of(cls, error: BaseException | None) -> Ending:
+    def of(cls, error: BaseException | None) -> Self:
         """From what ended the run; None: it finished."""
         if error is None:
             return cls("done", 0)

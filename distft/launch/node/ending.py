@@ -29,20 +29,13 @@ _TAIL_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True)
-class Status:
-    """The content of ``status.json``. ``kind`` (the file's ``class``) and the exit status as in ``exit.json``.
+class Status(Ending):
+    """The content of ``status.json``: that of ``exit.json``, and what follows from it for the job.
 
     ``why_stopped``: what made it stop with a checkpoint, "" for anything else. ``requeue``: the batch script is to
     start the job again.
     """
 
-    kind: str
-    exit_status: int
-    cause: str = ""
-    role: str = ""
-    rank: int | None = None
-    node: str = ""
-    log: str = ""
     why_stopped: Why = ""
     requeue: bool = False
 
@@ -52,12 +45,6 @@ class Status:
         return {"class": content.pop("kind"), **content}
 
 
-def of_error(error: BaseException) -> Status:
-    """An attempt that ended in the launcher, before its driver had started or without it."""
-    ending = Ending.of(error)
-    return Status(ending.kind, ending.exit_status, ending.cause, ending.role, ending.rank, ending.node, ending.log)
-
-
 def of_driver(run_dir: Path, returncode: int, since: float, why: Why, last_lines: Sequence[str]) -> Status:
     """What ended the driver. ``since``: when it started, so that a former attempt's exit.json does not count.
     ``why``: what this launcher had asked it to stop for."""
@@ -65,7 +52,7 @@ def of_driver(run_dir: Path, returncode: int, since: float, why: Why, last_lines
     if found is not None and float(found.get("time") or 0) >= since and found.get("exit_status") == returncode:
         status = Status(
             str(found.get("class")), returncode, str(found.get("cause") or ""), str(found.get("role") or ""),
-            found.get("rank"), str(found.get("node") or ""), str(found.get("log") or ""),
+            found.get("rank"), str(found.get("node") or ""), str(found.get("stage") or ""), str(found.get("log") or ""),
         )  # fmt: skip
     elif returncode == 0:
         status = Status("done", 0)

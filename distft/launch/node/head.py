@@ -37,7 +37,7 @@ class Head(Node):
             except Exception as error:
                 if not ending.is_expected(error):
                     self.log.say(traceback.format_exc())
-                status = ending.of_error(error)
+                status = Status.of(error)  # it ended here, before the driver had started or without it
                 if isinstance(error, StoppedOnRequest):
                     status = Status("stopped", error.exit_status, str(error), why_stopped=self.heard.why)
             status = ending.decided(status, self.job.launch, self.job.run_dir, self.job.restart)

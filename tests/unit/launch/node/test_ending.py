@@ -12,7 +12,7 @@ import pytest
 
 from distft.checkpoint.layout import checkpoints_folder, step_name
 from distft.common.errors import EnvironmentFallsShort
-from distft.launch.node.ending import Status, Why, decided, of_driver, of_error, told
+from distft.launch.node.ending import Status, Why, decided, of_driver, told
 from distft.launch.node.files import NodeFiles
 from distft.tracking.exit import Ending, write_exit
 
@@ -41,7 +41,7 @@ def launch(run_dir: Path, restart: int) -> Path:
 def test_exit_json_is_the_first_witness(tmp_path: Path) -> None:
     write_exit(tmp_path, Ending("death", 1, "SIGKILL", "policy", 1, "n2", "update", "/logs/policy-1.log"), 1)
     found = of_driver(tmp_path, 1, time.time() - 5, "", [])
-    assert found == Status("death", 1, "SIGKILL", "policy", 1, "n2", "/logs/policy-1.log")
+    assert found == Status("death", 1, "SIGKILL", "policy", 1, "n2", "update", "/logs/policy-1.log")
 
 
 def test_that_of_a_former_attempt_does_not_count(tmp_path: Path) -> None:
@@ -66,7 +66,7 @@ def test_a_driver_that_stops_by_itself_saw_its_time_run_out(tmp_path: Path) -> N
 
 
 def test_an_error_of_the_launcher(tmp_path: Path) -> None:
-    found = of_error(EnvironmentFallsShort("n2 did not come up within 9 s", where="nodes"))
+    found = Status.of(EnvironmentFallsShort("n2 did not come up within 9 s", where="nodes"))
     assert (found.kind, found.exit_status) == ("environment", 3)
     assert "nodes: n2 did not come up" in told(found, tmp_path)
 
@@ -155,7 +155,7 @@ def test_nodes_are_seen_as_they_come(tmp_path: Path) -> None:
 def test_the_ending_shows_the_last_lines_of_the_failing_rank(tmp_path: Path) -> None:
     log = tmp_path / "policy-1.log"
     log.write_text("".join(f"line {number}\n" for number in range(100)))
-    text = told(Status("death", 1, "SIGKILL", "policy", 1, "n2", str(log)), tmp_path)
+    text = told(Status("death", 1, "SIGKILL", "policy", 1, "n2", log=str(log)), tmp_path)
     lines = text.splitlines()
     assert lines[0] == "distft: failed (death): policy rank 1 on n2: SIGKILL"
     assert f"  log: {log}" in lines
