@@ -14,7 +14,7 @@ import pytest
 import ray
 
 from distft.common.errors import EnvironmentFallsShort, RunFailed, UserError
-from distft.groups.handles import together
+from distft.groups.handles import WorkerInfo, together
 from distft.groups.placement import Deadlines, Groups
 from distft.launch.ray_guard import processes_of
 from tests.ray.conftest import start, toy
@@ -64,16 +64,21 @@ def test_an_exception_names_the_rank_at_once_and_ends_the_attempt(pair: Groups) 
         pair["value"].call("nothing").result()
 
 
-def test_the_death_of_a_busy_worker_is_seen(alone: Groups) -> None:
-    victim = alone.workers["policy"][1]
+def assert_death_is_seen(groups: Groups, victim: WorkerInfo) -> RunFailed:
+    """A worker is killed while both ranks of the policy work for a minute: what ends the call, in time."""
     threading.Timer(0.5, os.kill, (victim.pid, signal.SIGKILL)).start()
     started = time.monotonic()
     with pytest.raises(RunFailed) as caught:
-        alone["policy"].call("linger", [0, 1], 60).result()
+        groups["policy"].call("linger", [0, 1], 60).result()
     seen = time.monotonic() - started - 0.5
-    print(f"death of a busy worker seen after {seen:.2f} s")
-    failure = caught.value
+    print(f"death of {caught.value.role} rank {caught.value.rank} seen after {seen:.2f} s")
     assert seen < SEEN_S
+    return caught.value
+
+
+def test_the_death_of_a_busy_worker_is_seen(alone: Groups) -> None:
+    victim = alone.workers["policy"][1]
+    failure = assert_death_is_seen(alone, victim)
     assert (failure.role, failure.rank, failure.node, failure.kind) == ("policy", 1, victim.node, "death")
     assert failure.cause == "its process died: killed by a signal, or crashed"
     assert (failure.stage, failure.log) == ("lingering", victim.log)
@@ -81,14 +86,8 @@ def test_the_death_of_a_busy_worker_is_seen(alone: Groups) -> None:
 
 def test_the_death_of_an_idle_worker_is_seen_while_another_group_works(pair: Groups) -> None:
     victim = pair.workers["value"][0]
-    threading.Timer(0.5, os.kill, (victim.pid, signal.SIGKILL)).start()
-    started = time.monotonic()
-    with pytest.raises(RunFailed) as caught:
-        pair["policy"].call("linger", [0, 1], 60).result()
-    seen = time.monotonic() - started - 0.5
-    print(f"death of an idle worker seen after {seen:.2f} s")
-    assert seen < SEEN_S
-    assert (caught.value.role, caught.value.rank, caught.value.kind) == ("value", 0, "death")
+    failure = assert_death_is_seen(pair, victim)
+    assert (failure.role, failure.rank, failure.kind) == ("value", 0, "death")
     left = pids(pair)
     started = time.monotonic()
     pair.shutdown(kill=True)

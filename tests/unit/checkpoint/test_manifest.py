@@ -113,19 +113,11 @@ def test_names_that_leave_the_folder(tmp_path: Path, name: str) -> None:
     assert any("inside the checkpoint" in fault for fault in faults(tmp_path))
 
 
-def test_records_are_synced_with_their_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_records_are_synced_with_their_folders(tmp_path: Path, synced: list[str]) -> None:
     (tmp_path / "policy" / "deep").mkdir(parents=True)
     (tmp_path / "policy" / "deep" / "a").write_text("1")
     (tmp_path / "policy" / "b").write_text("2")
     (tmp_path / "other").write_text("3")
-    synced: list[str] = []
-    real = os.fsync
-
-    def seen(descriptor: int) -> None:
-        synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))
-        real(descriptor)
-
-    monkeypatch.setattr(os, "fsync", seen)
     assert [record.path for record in record_tree(tmp_path, "policy")] == ["policy/b", "policy/deep/a"]
     expected = ("policy/b", "policy/deep/a", "policy/deep", "policy", "")
     assert sorted(synced) == sorted(str(tmp_path / path) for path in expected)
