@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from distft.config import roles as facts
 from distft.config.data_rules import said_longest
@@ -143,11 +145,35 @@ def _precision_and_engine(recipe: Recipe) -> Iterator[Problem]:
             )
         if engine.offload_optimizer == "cpu" and engine.zero_stage == 0:
             yield Problem.at(f"{at}.engine.offload_optimizer", "needs sharded optimizer state", "zero_stage: 1, 2 or 3")
-        if role not in trained:
-            yield from _frozen(at, model)
+        yield from _adapters(recipe, role, model) if role in trained else _frozen(at, model)
+
+
+def _adapters(recipe: Recipe, role: str, model: Model) -> Iterator[Problem]:
+    at, kind = f"models.{role}", recipe.algorithm.kind
+    if model.quantization is not None and model.peft is None:
+        yield Problem.at(
+            f"{at}.quantization",
+            "this model is trained, and weights in four bits cannot be",
+            f"add {at}.peft: {{method: lora}} to train adapters beside them, or remove it",
+        )
+    generates = role == "policy" and facts.is_rl(recipe)
+    if model.quantization is not None and generates and recipe.rollout.weights == "gathered":
+        yield Problem.at(
+            "rollout.weights",
+            "gathered is a copy of whole weights to generate from, which a policy in four bits does not have",
+            "sharded: it generates from its own (with models.policy.engine.zero_stage: 2 they are whole)",
+        )
+    if model.peft is None:
+        return
+    if model.peft.dropout > 0 and kind != "sft":
+        yield Problem.at(f"{at}.peft.dropout", f"has no effect: {kind} trains without dropout", "0")
+    if not model.peft.target_modules:
+        yield Problem.at(f"{at}.peft.target_modules", "names no layer", "all-linear, or for example [q_proj, v_proj]")
 
 
 def _frozen(at: str, model: Model) -> Iterator[Problem]:
+    if model.peft is not None:
+        yield Problem.at(f"{at}.peft", "this model is frozen: it trains no adapter", "remove it")
     if model.optimizer is not None:
         yield Problem.at(f"{at}.optimizer", "this model is frozen: it has no optimizer", "remove it")
     if model.gradient_checkpointing:
@@ -169,7 +195,7 @@ def _reference(recipe: Recipe) -> Iterator[Problem]:
     full = facts.model_of(recipe, "reference")
     same = (full.path, full.init) == (policy.path, policy.init)
     if isinstance(reference, Reference) and reference.differs:
-        if same and full.dtype == policy.dtype:
+        if same and (full.dtype, full.quantization) == (policy.dtype, policy.quantization):
             yield Problem.at(
                 "models.reference.differs", "says true, but the reference is the policy's start", "remove it"
             )
@@ -181,12 +207,20 @@ def _reference(recipe: Recipe) -> Iterator[Problem]:
             "the reference is not the policy's start",
             "remove it, or say models.reference.differs: true if that is meant",
         )
-    elif full.dtype != policy.dtype:
-        yield Problem.at(
-            "models.reference.dtype",
-            f"{full.dtype} differs from the policy's {policy.dtype}: their log-probabilities would differ at step 0",
-            f"{policy.dtype}, or differs: true",
-        )
+    for key in ("dtype", "quantization") if same else ():
+        theirs, ours = getattr(full, key), getattr(policy, key)
+        if theirs != ours:
+            yield Problem.at(
+                f"models.reference.{key}",
+                f"{_said(theirs)} differs from the policy's {_said(ours)}: "
+                "their log-probabilities would differ at step 0",
+                f"{_said(ours)}, or differs: true",
+            )
+
+
+def _said(value: Any) -> str:
+    """A key's value as a recipe writes it."""
+    return value if isinstance(value, str) else json.dumps(value and value.model_dump(mode="json"))
 
 
 def _reward(recipe: Recipe) -> Iterator[Problem]:

@@ -72,6 +72,31 @@ class Engine(Section):
         return self.model_copy(update={"zero_stage": 0})
 
 
+class Lora(Section):
+    """Low-rank adapters (Hu et al. 2022): the model's own weights stay frozen, W + scale * B A is what computes."""
+
+    method: Literal["lora"] = Field(default="lora", description="kind of adapter")
+    r: int = Field(default=16, ge=1, le=4096, description="rank of the update of one matrix")
+    alpha: float = Field(default=32.0, gt=0, description="the update's scale is alpha / r")
+    rslora: bool = Field(default=False, description="scale alpha / sqrt(r) instead (Kalajdzievski 2023)")
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="on the adapters' input; pre-training and SFT only")
+    target_modules: Literal["all-linear"] | Items[str] = Field(
+        default="all-linear", description="linear layers with an adapter, by the last part of their names"
+    )
+
+    @property
+    def scale(self) -> float:
+        """The factor of B A."""
+        return self.alpha / (self.r**0.5 if self.rslora else self.r)
+
+
+class Quantization(Section):
+    """A frozen base in four bits (Dettmers et al. 2023): all linear layers of the backbone, not head and embedding."""
+
+    method: Literal["nf4"] = Field(default="nf4", description="4-bit normal float, blocks of 64 weights")
+    double: bool = Field(default=True, description="the blocks' scales are quantized too, in 8 bits")
+
+
 class Model(Section):
     """One role's model: ``path`` or ``init``."""
 
@@ -86,6 +111,10 @@ class Model(Section):
         default=False, description="recompute activations in the backward pass: less memory, about a third slower"
     )
     engine: Engine = Field(default_factory=Engine, description="sharded execution")
+    peft: Lora | None = Field(default=None, description="train adapters only; null: all weights")
+    quantization: Quantization | None = Field(
+        default=None, description="weights of the frozen base in fewer bits; null: in dtype"
+    )
     optimizer: Optimizer | None = Field(
         default=None, description="the role's own optimizer; what it does not say is taken from optimizer"
     )

@@ -134,7 +134,7 @@ def _inherited(recipe: Recipe, given: Model | None, role: str) -> Model | None:
         return given
     fields = {name: getattr(policy, name) for name in Model.model_fields} | {"optimizer": None}
     if role == "reference":
-        fields |= {"engine": _frozen(policy.engine), "gradient_checkpointing": False}
+        fields |= {"engine": _frozen(policy.engine), "gradient_checkpointing": False, "peft": None}
     own = {} if given is None else {name: getattr(given, name) for name in given.model_fields_set}
     if isinstance(engine := own.get("engine"), Engine):
         own["engine"] = _engine(fields["engine"], engine)

@@ -94,6 +94,9 @@ class Engine:
         self._engine._copy_recovery_script = lambda _folder: None
         self._entry = self._engine
         self._files = PatientFiles(self._engine)
+        self._partly_frozen = any(not parameter.requires_grad for parameter in module.parameters())
+        if self._partly_frozen:
+            self._engine.module_state_dict = self._trained_state
         self.train(mode=True)
         if self.zero_stage == 0:
             self._replicated = ReplicatedStep(
@@ -175,25 +178,32 @@ class Engine:
             raise NonFiniteGradients(f"gradient norm is {norm}: the step was not taken")
         return norm
 
-    def full_tensors(self) -> Iterator[tuple[str, Tensor]]:
+    def full_tensors(self, *, trained_only: bool = False) -> Iterator[tuple[str, Tensor]]:
         """All parameters of the module, whole, a bucket of them gathered at a time (collective).
 
         A tensor is valid until the next one is asked for: copy what you keep.
         """
-        for bucket in _buckets(list(self.module.named_parameters()), GATHER_BYTES):
+        named = [(name, p) for name, p in self.module.named_parameters() if p.requires_grad or not trained_only]
+        for bucket in _buckets(named, GATHER_BYTES):
             tensors = [parameter for _, parameter in bucket]
             gathered = deepspeed.zero.GatheredParameters(tensors) if self.zero_stage == 3 else nullcontext()
             with gathered, torch.no_grad():
                 for name, parameter in bucket:
                     yield name, parameter.data
 
+    def _trained_state(self, **_: Any) -> dict[str, Tensor]:
+        """What a checkpoint of adapters keeps of the module: neither the frozen base nor its quantization."""
+        trained = {name: p.data for name, p in self._module.named_parameters() if p.requires_grad}
+        return trained | dict(self._module.named_buffers())
+
     def save(self, folder: Path) -> None:
         """Parameters, optimizer and loss-scale state, a file a rank (collective; every file may take minutes).
 
+        Of a partly frozen module only what is trained: the rest is where the run started, and loaded from there.
         Raises OSError or RuntimeError on a rank whose files the disk refused, when all ranks are through.
         """
         self._engine.save_checkpoint(
-            str(folder), tag=CHECKPOINT_TAG, save_latest=False, exclude_frozen_parameters=False
+            str(folder), tag=CHECKPOINT_TAG, save_latest=False, exclude_frozen_parameters=self._partly_frozen
         )
         self._files.raise_refused()
 
@@ -205,7 +215,9 @@ class Engine:
         """
         path = None
         if (folder / CHECKPOINT_TAG).is_dir():
-            path, _ = self._engine.load_checkpoint(str(folder), tag=CHECKPOINT_TAG)
+            path, _ = self._engine.load_checkpoint(
+                str(folder), tag=CHECKPOINT_TAG, load_module_strict=not self._partly_frozen
+            )
         if path is None:
             raise FileNotFoundError(f"no engine state in {folder}")
 

@@ -39,6 +39,8 @@ def bytes_now(module: nn.Module, optimizer: Any = None) -> dict[str, int]:
     parameters = list(module.parameters())
     shards = (getattr(parameter, "ds_tensor", None) for parameter in parameters)
     found = {"parameters": count(p.data for p in parameters) + count(shards)}
+    if constants := count(tensor for parameter in parameters for tensor in _quantization_constants(parameter)):
+        found["quantization constants"] = constants
     if optimizer is None:
         return found
     masters = list(_master_weights(optimizer))
@@ -47,6 +49,17 @@ def bytes_now(module: nn.Module, optimizer: Any = None) -> dict[str, int]:
     found["float32 gradients"] = count(master.grad for master in masters)
     found["optimizer states"] = count(optimizer_tensors(optimizer))
     return found
+
+
+def _quantization_constants(parameter: Any) -> Iterator[Tensor]:
+    """What it takes to read a parameter in four bits: the blocks' scales, and how those are quantized in turn.
+
+    bitsandbytes keeps them beside the parameter, whole on every rank at any stage.
+    """
+    state = getattr(parameter, "quant_state", None)
+    while state is not None:
+        yield from (tensor for tensor in (state.absmax, state.code, state.offset) if tensor is not None)
+        state = state.state2
 
 
 def _master_weights(optimizer: Any) -> Iterator[Tensor]:

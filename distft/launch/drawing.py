@@ -65,7 +65,8 @@ def _boxed(name: str, rows: Sequence[str]) -> list[str]:
 def _groups(plan: Plan) -> str:
     rows = [("group", "ranks", "on nodes", "threads", "CPUs", "GPUs", "parameters")]
     for group in plan.groups.values():
-        parameters = plan.memory[group.role].parameters
+        memory = plan.memory[group.role]
+        trained = f" ({memory.trained / 1e6:,.1f} trained)" if 0 < memory.trained < memory.parameters else ""
         rows.append(
             (
                 " + ".join(group.roles),
@@ -74,7 +75,7 @@ def _groups(plan: Plan) -> str:
                 str(group.threads),
                 f"{group.cpus_per_rank:g}",
                 f"{group.gpus_per_rank:g}",
-                f"{parameters / 1e6:,.1f} M" if parameters else "?",
+                f"{memory.parameters / 1e6:,.1f} M{trained}" if memory.parameters else "?",
             )
         )
     return "\n".join(_table(rows))

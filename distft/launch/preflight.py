@@ -108,11 +108,11 @@ def check_output_dir(output_dir: Path, *, where: str = "output_dir", example: st
 
 
 def checkpoint_bytes(recipe: Recipe, plan: Plan) -> int:
-    """Bytes of one checkpoint: of each trained role parameters, float32 master weights and Adam's two states."""
+    """Bytes of one checkpoint: of what each role trains, parameters, float32 master weights and Adam's two states."""
     total = 0
     for role in trained_roles(recipe):
         states = 12 if optimizer_of(recipe, role).name == "adamw" else 4
-        total += plan.memory[role].parameters * (BYTES[model_of(recipe, role).dtype] + states)
+        total += plan.memory[role].trained * (BYTES[model_of(recipe, role).dtype] + states)
     return total
 
 

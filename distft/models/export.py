@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import copy
 from pathlib import Path
 from typing import Any
 
 from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 from transformers import GenerationConfig
 
+from distft.models.adapters import ADAPTER, is_adapter
 from distft.models.load import quiet_transformers
 
 
@@ -32,9 +35,26 @@ def export_model(model: Any, weights: dict[str, Tensor], tokenizer: Any, folder:
         raise ValueError(f"export to {folder} is incomplete: {', '.join(sorted({*wrong, *empty, *absent})[:5])}")
 
 
+def export_adapter(model: Any, trained: dict[str, Tensor], base: str, folder: Path) -> None:
+    """The adapter by itself, as PEFT reads it (``PeftModel.from_pretrained(base, folder)``).
+
+    ``trained`` are the parameters of the adapters, and of a scalar head that was trained with them.
+    """
+    config = copy(model.peft_config[ADAPTER])
+    config.base_model_name_or_path = base
+    config.inference_mode = True
+    config.task_type = "CAUSAL_LM" if all(is_adapter(name) for name in trained) else "SEQ_CLS"
+    if config.task_type == "SEQ_CLS":
+        config.modules_to_save = ["score"]
+    config.save_pretrained(str(folder))
+    tensors = {f"base_model.model.{name.replace(f'.{ADAPTER}.', '.')}": tensor for name, tensor in trained.items()}
+    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    _readable_alike(folder)
+
+
 def _readable_alike(folder: Path) -> None:
     """safetensors keeps its files to the owner alone, whatever the umask says; colleagues and containers read them."""
-    mode = (folder / "config.json").stat().st_mode
+    mode = next(folder.glob("*config.json")).stat().st_mode
     for path in folder.glob("*.safetensors"):
         path.chmod(mode)
 

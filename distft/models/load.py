@@ -16,6 +16,7 @@ from transformers.utils import logging as transformers_logging
 
 from distft.common.errors import UserError
 from distft.config.models import Model, RewardModel
+from distft.models.adapters import four_bits, keep_packing
 from distft.models.selected import SelectedLogits, SelectedScalars
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -161,6 +162,8 @@ def _from_pretrained(kind: Any, path: str, config: Any, model: Model, purpose: s
     options: dict[str, Any] = {"dtype": DTYPES[model.dtype], "trust_remote_code": model.trust_remote_code}
     if model.attention != "auto":
         options["attn_implementation"] = model.attention
+    if model.quantization is not None:
+        options["quantization_config"] = four_bits(model.quantization, DTYPES[model.dtype])
     try:
         with quiet_transformers():
             module, info = kind.from_pretrained(path, config=config, output_loading_info=True, **options)
@@ -171,6 +174,7 @@ def _from_pretrained(kind: Any, path: str, config: Any, model: Model, purpose: s
             raise
         what = f"its weights do not have the sizes that its config.json says {purpose}"
         raise UserError(what, where=path, hint=_COPY) from error
+    keep_packing(module)
     if hasattr(next(module.parameters()), "ds_id"):
         restore_buffers(module, DTYPES[model.dtype])
     module.config.use_cache = False

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -11,13 +10,13 @@ from torch import Tensor
 PREFIX = "model."  # the trainer's modules wrap the Hugging Face model under this name
 
 
-def copy_weights(tensors: Iterable[tuple[str, Tensor]], twin: Any) -> int:
+def copy_weights(tensors: Iterable[tuple[str, Tensor]], targets: Mapping[str, Tensor]) -> int:
     """Copies every named tensor into the twin's parameter of that name; returns the bytes copied.
 
-    Raises KeyError for a tensor that the twin lacks, and ValueError for another shape or when some of the
-    twin's were not sent: a generator that keeps one stale layer produces text that looks right.
+    ``targets`` are the twin's parameters that are to be renewed: all, or those that are trained. Raises KeyError
+    for a tensor that is none of them, and ValueError for another shape or when one of them was not sent: a
+    generator that keeps one stale layer produces text that looks right.
     """
-    targets = dict(twin.named_parameters())
     missing = set(targets)
     copied = 0
     with torch.no_grad():

@@ -24,13 +24,23 @@ from distft.common.seeding import restore_rng_state, rng_state, seed_everything
 from distft.engine import process_group
 from distft.engine.engine import Engine, writable
 from distft.engine.learning_rate import learning_rate
-from distft.models.export import export_model
-from distft.models.load import DTYPES, load_causal, load_scalar, load_tokenizer, plain_twin, start_head
+from distft.models.adapters import add_lora, plain_tensors
+from distft.models.export import export_adapter, export_model
+from distft.models.load import (
+    DTYPES,
+    empty_causal,
+    empty_scalar,
+    load_causal,
+    load_scalar,
+    load_tokenizer,
+    plain_twin,
+    start_head,
+)
 from distft.models.stops import stop_tokens
 from distft.rollout.generator import Sampling
 from distft.rollout.hf import HfGenerator
 from distft.rollout.sampling import uniforms
-from distft.rollout.weight_sync import copy_weights
+from distft.rollout.weight_sync import PREFIX, copy_weights
 from distft.workers.collate import collate
 from distft.workers.spec import RoleSpec
 from distft.workers.update import MicroBatches, Updater, model_outputs
@@ -66,6 +76,7 @@ class ModelWorker:
         seed_everything(self.spec.seed)
         stage(f"loading {path}")
         spec = self.spec
+        self._path = path
         self._tokenizer = load_tokenizer(path, trust_remote_code=spec.model.trust_remote_code)
         fresh = False
         with Engine.sharded_loading(self._engine_config, spec.model.dtype):
@@ -76,6 +87,7 @@ class ModelWorker:
         if fresh:
             with writable(module.model.score.weight) as weight:
                 start_head(weight, spec.seed)
+        self._add_adapters(module.model, dropout=spec.dropout)
         stage("sharding")
         self._engine = Engine(module, self._engine_config, spec.model.dtype, spec.optimizer)
         self._pad_token = int(self._tokenizer.pad_token_id or 0)
@@ -83,6 +95,10 @@ class ModelWorker:
         seed_everything(spec.seed + self.rank)
         stage("ready")
         return {"seconds": time.perf_counter() - started, **self.held()[0]}, None
+
+    def _add_adapters(self, model: Any, *, dropout: bool) -> None:
+        if self.spec.model.peft is not None:
+            add_lora(model, self.spec.model.peft, dropout=dropout, seed=self.spec.seed)
 
     def join(self, store: tuple[str, int]) -> tuple[None, None]:
         """Joins the group's communicator; roles that live in one process share it."""
@@ -204,10 +220,15 @@ class ModelWorker:
         stage(f"weight sync {version}")
         started = time.perf_counter()
         copied = 0
+        first = self._generator is None
         if self._generator is None:
             self._generator = self._new_generator()
         if self.spec.gathered_generation:
-            copied = copy_weights(self._engine.full_tensors(), self._generator.module)
+            # What is frozen is the same in every version.
+            targets = dict(self._generator.module.named_parameters())
+            renewed = {name for name, p in self._engine.module.named_parameters() if first or p.requires_grad}
+            targets = {name: target for name, target in targets.items() if PREFIX + name in renewed}
+            copied = copy_weights(self._engine.full_tensors(trained_only=not first), targets)
         self._generator.version = version
         return {"bytes": copied, "seconds": time.perf_counter() - started}, None
 
@@ -247,6 +268,8 @@ class ModelWorker:
                 self._engine.device,
                 trust_remote_code=model.trust_remote_code,
             )
+            self._add_adapters(module, dropout=False)
+            module.requires_grad_(requires_grad=False).eval()
         else:
             module = module.model
         return HfGenerator(
@@ -292,16 +315,39 @@ class ModelWorker:
         return None, None
 
     def export(self, folder: str) -> tuple[None, None]:
-        """A plain Hugging Face folder, written by rank 0 from gathered weights."""
+        """A plain Hugging Face folder, written by rank 0 from gathered weights.
+
+        Adapters are merged into it, and lie in its folder ``adapter`` by themselves too.
+        """
         stage(f"exporting to {folder}")
+        module: Any = self._engine.module
+        adapted = self.spec.model.peft is not None
+        tensors = self._engine.full_tensors()
+        if adapted and self.rank == 0:  # the others only help to gather
+            tensors = plain_tensors(tensors, module)
         weights = {}
-        for name, tensor in self._engine.full_tensors():
+        for name, tensor in tensors:
             if self.rank == 0:
-                weights[name.removeprefix("model.")] = tensor.detach().to("cpu", copy=True)
+                weights[name.removeprefix(PREFIX)] = tensor.detach().to("cpu", copy=True)
         if self.rank == 0:
-            export_model(self._engine.module.model, weights, self._tokenizer, Path(folder))
+            export_model(self._plain_model() if adapted else module.model, weights, self._tokenizer, Path(folder))
+        if adapted:
+            self._export_adapter(Path(folder) / "adapter")
         process_group.barrier()
         return None, None
+
+    def _plain_model(self) -> Any:
+        """The architecture without adapters and quantization, and without weights."""
+        build = empty_causal if self.spec.head == "causal" else empty_scalar
+        return build(self._path, self.spec.model, dropout=self.spec.dropout)
+
+    def _export_adapter(self, folder: Path) -> None:
+        trained = {
+            name.removeprefix(PREFIX): tensor.detach().to("cpu", copy=True)
+            for name, tensor in self._engine.full_tensors(trained_only=True)
+        }
+        if self.rank == 0:
+            export_adapter(self._engine.module.model, trained, self._path, folder)
 
 
 def _rows_of(batch: Batch) -> dict[int, int]:

@@ -35,9 +35,15 @@ OFFLOADS: dict[str, dict[str, str]] = {
     "parameters": {"offload_parameters": "cpu"},
     "both": {"offload_optimizer": "cpu", "offload_parameters": "cpu"},
 }
+STAGES_AND_OFFLOADS = [
+    (0, ""),
+    *((stage, offload) for stage in (1, 2) for offload in ("", "optimizer")),
+    *((3, one) for one in OFFLOADS),
+]
 # The plan's items under the workers' names.
 ITEMS = {
     "parameters": ("parameters", "small parameters kept whole"),
+    "quantization constants": ("quantization constants",),
     "gradients": ("gradients",),
     "master weights": ("master weights",),
     "float32 gradients": ("float32 gradients",),
@@ -80,13 +86,20 @@ def measured(rank: int, world: int, run: Recipe, role: str, folder: str) -> dict
     return dict(report["bytes"])
 
 
-def compare(
-    groups: Mapping[int, Group], folder: str, role: str, ranks: int, dtype: str, engine: dict[str, Any]
+def assert_plan_is_true(
+    groups: Mapping[int, Group],
+    folder: str,
+    role: str,
+    ranks: int,
+    dtype: str,
+    engine: dict[str, Any],
+    **model: Any,
 ) -> None:
+    """``model``: further keys of the model that the recipe names."""
     kind = {"policy": "sft", "reference": "dpo", "reward": "reward"}[role]
     owner = "reward" if role == "reward" else "policy"
     changes = {
-        "models": {owner: {"path": folder, "dtype": dtype, "engine": {"persistence_threshold": 0, **engine}}},
+        "models": {owner: {"path": folder, "dtype": dtype, "engine": {"persistence_threshold": 0, **engine}, **model}},
         "placement": {role: {"ranks": ranks}},
         "data.max_length": 32,
         "data.max_prompt_length": 16,
@@ -96,42 +109,78 @@ def compare(
     for rank, held in enumerate(groups[ranks].call(measured, run, role, folder)):
         for name, planned_as in ITEMS.items():
             planned = sum(item.bytes for item in items if item.name in planned_as and item.when == "always")
+            assert planned or name != "quantization constants" or "quantization" not in model, "nothing is compared"
             cut = sum(item.bytes for item in items if item.name == f"{name} cut by a boundary")
             found = held.get(name, 0)
             assert planned * (1 - TOLERANCE) <= found <= planned * (1 + TOLERANCE) + cut, (rank, name, planned, found)
 
 
 def test_zero_3_in_bfloat16_on_two_ranks(groups: dict[int, Group], folder: str) -> None:
-    compare(groups, folder, "policy", 2, "bfloat16", {"zero_stage": 3})
+    assert_plan_is_true(groups, folder, "policy", 2, "bfloat16", {"zero_stage": 3})
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("stage", "offload"),
-    [
-        (0, ""),
-        *((stage, offload) for stage in (1, 2) for offload in ("", "optimizer")),
-        *((3, one) for one in OFFLOADS),
-    ],
-)
+@pytest.mark.parametrize(("stage", "offload"), STAGES_AND_OFFLOADS)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_every_stage_precision_and_offload(
     groups: dict[int, Group], folder: str, ranks: int, dtype: str, stage: int, offload: str
 ) -> None:
-    compare(groups, folder, "policy", ranks, dtype, {"zero_stage": stage, **OFFLOADS[offload]})
+    assert_plan_is_true(groups, folder, "policy", ranks, dtype, {"zero_stage": stage, **OFFLOADS[offload]})
+
+
+LORA: dict[str, Any] = {"peft": {"r": 8}}
+QLORA: dict[str, Any] = {**LORA, "quantization": {}}
+
+
+def test_adapters_over_four_bits_at_zero_3_on_two_ranks(groups: dict[int, Group], folder: str) -> None:
+    assert_plan_is_true(groups, folder, "policy", 2, "bfloat16", {"zero_stage": 3}, **QLORA)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", [LORA, QLORA], ids=["lora", "qlora"])
+@pytest.mark.parametrize(("stage", "offload"), STAGES_AND_OFFLOADS)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_adapters_at_every_stage_precision_and_offload(
+    groups: dict[int, Group],
+    folder: str,
+    ranks: int,
+    dtype: str,
+    stage: int,
+    offload: str,
+    model: dict[str, Any],
+) -> None:
+    assert_plan_is_true(groups, folder, "policy", ranks, dtype, {"zero_stage": stage, **OFFLOADS[offload]}, **model)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("role", "model"),
+    [
+        ("reward", LORA),
+        ("reward", QLORA),
+        ("reference", QLORA),
+        ("policy", {"peft": {"r": 4, "target_modules": ["q_proj", "up_proj"]}, "quantization": {"double": False}}),
+    ],
+)
+@pytest.mark.parametrize("stage", [0, 3])
+def test_adapters_of_other_roles_and_kinds(
+    groups: dict[int, Group], folder: str, role: str, model: dict[str, Any], stage: int
+) -> None:
+    assert_plan_is_true(groups, folder, role, 2, "bfloat16", {"zero_stage": stage}, **model)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("role", ["reference", "reward"])
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_frozen_roles_and_scalar_heads(groups: dict[int, Group], folder: str, ranks: int, role: str) -> None:
-    compare(groups, folder, role, ranks, "float32", {"zero_stage": 3})
+    assert_plan_is_true(groups, folder, role, ranks, "float32", {"zero_stage": 3})
 
 
 @pytest.mark.slow
 def test_small_parameters_stay_whole(groups: dict[int, Group], folder: str) -> None:
-    compare(groups, folder, "policy", 2, "bfloat16", {"zero_stage": 3, "persistence_threshold": 5000})
+    assert_plan_is_true(groups, folder, "policy", 2, "bfloat16", {"zero_stage": 3, "persistence_threshold": 5000})
 
 
 def sent(rank: int, world: int, folder: str, stage: int, bucket: int) -> dict[str, dict[str, tuple[int, float]]]:

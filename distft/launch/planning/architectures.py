@@ -17,17 +17,30 @@ Config: TypeAlias = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Tensors:
-    """``count`` tensors of one shape, all called alike (``attention.q``) in one block of the model."""
+    """``count`` tensors of one shape, all called alike (``attention.q``) in one block of the model.
+
+    ``linear``: the weights of linear layers, which can have adapters and can be kept in ``four_bits``.
+    """
 
     name: str
     block: Block
     shape: tuple[int, ...]
     count: int = 1
+    linear: bool = False
+    four_bits: bool = False
+    trained: bool = True
 
     @property
     def numel(self) -> int:
         """Elements of one of them."""
         return prod(self.shape)
+
+    def stored(self, size: int, ranks: int = 1) -> int:
+        """Bytes of all of them on one of ``ranks``, each cut by itself, its last part padded; two to a byte in 4 bits,
+        else of ``size`` bytes.
+        """
+        elements, each = ((self.numel + 1) // 2, 1) if self.four_bits else (self.numel, size)
+        return -(-elements // ranks) * each * self.count
 
     @property
     def total(self) -> int:
@@ -103,7 +116,7 @@ def opt(config: Config) -> list[Tensors]:
         Tensors("norm", "layers", (hidden,), 4 * layers),
     ]
     if width != hidden:
-        tensors.append(Tensors("projection", "embedding", (hidden, width), 2))
+        tensors.append(Tensors("projection", "embedding", (hidden, width), 2, linear=True))
     if config.get("do_layer_norm_before", True) and not config.get("_remove_final_layer_norm"):
         tensors.append(Tensors("final_norm", "norm", (hidden,), 2))
     for name in ("q", "k", "v", "o"):
@@ -148,9 +161,26 @@ FAMILIES: dict[str, Callable[[Config], list[Tensors]]] = {
     "mt5": t5,
 }  # fmt: skip
 
+_LLAMA_MODULES = {
+    "q_proj": "attention.q", "k_proj": "attention.k", "v_proj": "attention.v", "o_proj": "attention.o",
+    "gate_proj": "mlp.gate", "up_proj": "mlp.up", "down_proj": "mlp.down",
+}  # fmt: skip
+# What the modules of linear layers are called by their own code, where the name says which table it is.
+MODULES: dict[str, dict[str, str]] = {
+    **{family: _LLAMA_MODULES for family, tables in FAMILIES.items() if tables is llama_like},
+    "gpt_neox": {
+        "query_key_value": "attention.qkv", "dense": "attention.o",
+        "dense_h_to_4h": "mlp.up", "dense_4h_to_h": "mlp.down",
+    },
+    "opt": {
+        "q_proj": "attention.q", "k_proj": "attention.k", "v_proj": "attention.v", "out_proj": "attention.o",
+        "fc1": "mlp.up", "fc2": "mlp.down",
+    },
+}  # fmt: skip
+
 
 def _linear(name: str, rows: int, columns: int, count: int, *, bias: bool = False) -> list[Tensors]:
-    weight = Tensors(name, "layers", (rows, columns), count)
+    weight = Tensors(name, "layers", (rows, columns), count, linear=True)
     return [weight, Tensors(f"{name}.bias", "layers", (rows,), count)] if bias else [weight]
 
 

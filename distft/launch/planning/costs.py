@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from distft.launch.planning.hardware import Hardware
-from distft.launch.planning.model_sizes import ModelSizes
+from distft.launch.planning.model_sizes import ModelSizes, TensorTable
 
 # Share of the peak of dense bfloat16 products, while computing. Assumption: of a compiled, fused code 0.58 is
 # reported for a 7B model on one H200 and 0.54 with FSDP on four (KempnerForge, benchmarks/mfu_scaling, recomputation
@@ -81,7 +81,7 @@ def forward_flops(sizes: ModelSizes, tokens: float, length: float, read: float) 
 
     Attention is counted in full, although causal kernels skip up to half of it.
     """
-    head = sizes.hidden * (sizes.vocab if sizes.tied or sizes.of("head") > sizes.hidden else 1)
+    head = sizes.vocab_head or sizes.hidden
     return tokens * (2 * sizes.active + attention_flops(sizes, length)) + 2 * head * read
 
 
@@ -91,18 +91,23 @@ def attention_flops(sizes: ModelSizes, length: float) -> float:
 
 
 def training_flops(sizes: ModelSizes, tokens: float, length: float, read: float, *, checkpointing: bool) -> float:
-    """Forward and backward; with checkpointing the layers run forward once more, as far as the backward pass needs it:
-    torch stops before the last product of each layer, the MLP's second.
+    """Forward and backward; what is frozen has no gradient of its own, a third less, and nothing goes back from the
+    first layer into a frozen embedding. With checkpointing the layers run forward once more, as far as the backward
+    pass needs it: torch stops before the last product of each layer, the MLP's second, or its adapter's.
     """
-    flops = 3 * forward_flops(sizes, tokens, length, read)
+    flops = 3 * forward_flops(sizes, tokens, length, read) - 2 * tokens * sizes.active_frozen
+    if sizes.adapters:
+        flops -= 2 * tokens * sizes.reads_embedding
+    if sizes.adapters and sizes.vocab_head:
+        flops -= 2 * sizes.vocab_head * read
     if not checkpointing:
         return flops
-    last = 2 * sizes.layers * sizes.intermediate * sizes.hidden
+    last = 0 if sizes.adapters else 2 * sizes.layers * sizes.intermediate * sizes.hidden
     return flops + forward_flops(sizes, tokens, length, 0) - last * tokens
 
 
-def gather_calls(sizes: ModelSizes, bucket: int) -> int:
-    """Collectives of one pass over the parameters: a tensor beyond a bucket by itself, the others filled together."""
+def gather_calls(sizes: TensorTable, bucket: int) -> int:
+    """Collectives of one pass over these parameters: a tensor beyond a bucket by itself, the others filled together."""
     large = sum(tensors.count for tensors in sizes.tensors if tensors.numel >= bucket)
     rest = sum(tensors.total for tensors in sizes.tensors if tensors.numel < bucket)
     return large + -(-rest // bucket)

@@ -41,6 +41,7 @@ class RoleMemory:
 
     items: tuple[Item, ...]
     parameters: int = 0
+    trained: int = 0
     unknown: str = ""
 
 
@@ -75,18 +76,20 @@ class SizeBook:
     """The sizes of every model of a run, each read once."""
 
     def __init__(self) -> None:
-        self._known: dict[tuple[str, str, bool], ModelSizes | UserError] = {}
+        self._known: dict[tuple[str, bool], ModelSizes | UserError] = {}
 
     def sizes_of(self, model: Model, *, scalar: bool) -> ModelSizes:
         """The sizes of a model, with one output in the place of the vocabulary where it is ``scalar``.
 
         Raises UserError where they are not to be found on this machine.
         """
-        key = (model.path or "", "" if model.init is None else repr(model.init), scalar)
+        key = (repr((model.path, model.init, model.quantization, model.peft)), scalar)
         if key not in self._known:
             try:
                 sizes = sizes_from_init(model.init) if model.init else sizes_from_path(resolve_path(str(model.path)))
-                self._known[key] = sizes.with_scalar_head() if scalar else sizes
+                sizes = sizes.with_scalar_head() if scalar else sizes
+                sizes = sizes.in_four_bits(model.quantization) if model.quantization else sizes
+                self._known[key] = sizes.with_adapters(model.peft) if model.peft else sizes
             except UserError as error:
                 self._known[key] = error
         found = self._known[key]
@@ -126,7 +129,8 @@ def role_memory(roles: Roles, role: str, ranks: int, *, gpu: bool, shared: bool)
     if shared:
         frozen = replace(compute, trained=False)
         return RoleMemory(tuple(activation_items(sizes, frozen, work)), sizes.total)
-    return RoleMemory(tuple(rank_items(sizes, model.engine.on(ranks), compute, work, ranks)), sizes.total)
+    items = rank_items(sizes, model.engine.on(ranks), compute, work, ranks)
+    return RoleMemory(tuple(items), sizes.total, sizes.trained.total if compute.trained else 0)
 
 
 def group_memory(items: Sequence[Item], *, gpu: bool) -> GroupMemory:
@@ -153,7 +157,7 @@ def needed_in_turns(groups: Sequence[GroupMemory]) -> int:
 def moments(algorithm: str) -> tuple[tuple[When, ...], ...]:
     """What the ranks of a node may be doing at once: all the same, but DPO's reference reads ahead meanwhile."""
     ahead: tuple[When, ...] = ("forward",) if algorithm == "dpo" else ()
-    return tuple((when,) if when in ahead else (*ahead, when) for when in PHASES)
+    return tuple((when,) if when in (*ahead, "loading") else (*ahead, when) for when in PHASES)
 
 
 def loads(

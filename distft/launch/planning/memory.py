@@ -16,8 +16,8 @@ from typing import Literal, TypeAlias
 from distft.config.models import Engine
 from distft.launch.planning.model_sizes import ModelSizes
 
-When: TypeAlias = Literal["always", "generation", "forward", "training", "step"]
-PHASES: tuple[When, ...] = ("generation", "forward", "training", "step")
+When: TypeAlias = Literal["always", "loading", "generation", "forward", "training", "step"]
+PHASES: tuple[When, ...] = ("loading", "generation", "forward", "training", "step")
 Place: TypeAlias = Literal["device", "host"]
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -107,44 +107,52 @@ def state_items(sizes: ModelSizes, engine: Engine, compute: Compute, ranks: int)
 
     Stage 1 shards optimizer states and master weights, 2 gradients too, 3 parameters too (there every tensor is
     cut by itself and padded). DeepSpeed keeps a float32 master copy from stage 1 on even when the parameters are
-    float32. A frozen role has parameters only. Offloaded states lie in host memory.
+    float32. A frozen role has parameters only, a role with adapters the other items of what it trains. Offloaded
+    states lie in host memory. What is in four bits is loaded whole by every rank before it is cut.
     """
     stage, size = engine.zero_stage, compute.size
-    padded = sizes.shard(ranks) if stage == 3 else -(-sizes.total // ranks)
+    parameters = sizes.stored(size, ranks if stage == 3 else 1)
     home: Place = "host" if engine.offload_parameters == "cpu" and stage == 3 else "device"
-    items = [Item("parameters", (padded if stage == 3 else sizes.total) * size, place=home)]
+    items = [Item("parameters", parameters, place=home)]
     if stage == 3 and ranks > 1:
-        items.append(Item("small parameters kept whole", sizes.small(engine.persistence_threshold) * size))
+        items.append(Item("small parameters kept whole", sizes.small(engine.persistence_threshold, size)))
+    if sizes.constants:
+        items.append(Item("quantization constants", sizes.constants))
+        if stage == 3:
+            kept = parameters if home == "device" else 0
+            items.append(Item("whole model while it is loaded", sizes.stored(size) - kept, "loading"))
     if not compute.trained:
         return items
+    trained = sizes.trained
+    padded = trained.shard(ranks) if stage == 3 else -(-trained.total // ranks)
     offloaded = engine.offload_optimizer == "cpu" and stage >= 1
     away: Place = "host" if offloaded else "device"
-    states = padded if stage >= 1 else sizes.total
+    states = padded if stage >= 1 else trained.total
     items.append(
-        Item("gradients", (padded if stage >= 2 else sizes.total) * size, place=away if stage >= 2 else "device")
+        Item("gradients", (padded if stage >= 2 else trained.total) * size, place=away if stage >= 2 else "device")
     )
     if stage == 2 and ranks > 1:  # one that a boundary between two ranks cuts is kept whole by both
-        items.append(Item("gradients cut by a boundary", sizes.largest * size, place=away))
+        items.append(Item("gradients cut by a boundary", trained.largest * size, place=away))
     if stage >= 1 or size < 4:
         items.append(Item("master weights", 4 * states, place=away))
     if compute.adam:
         items.append(Item("optimizer states", 8 * states, place=away))
     if offloaded:
-        items += _offload_items(sizes, stage, size, states)
+        items += _offload_items(trained.largest, stage, size, states)
     elif size < 4:
         items.append(Item("float32 gradients", 4 * min(states, SUB_GROUP), "step", away))
     return items
 
 
-def _offload_items(sizes: ModelSizes, stage: int, size: int, states: int) -> list[Item]:
+def _offload_items(largest: int, stage: int, size: int, states: int) -> list[Item]:
     """What DeepSpeed 0.19 keeps besides for an optimizer on the host: float32 gradients beside those of the model's
     precision; at stages 1 and 2 the parameters on their way back, and room for the largest gradient on both sides.
     """
     items = [Item("float32 gradients", 4 * states, place="host")]
     if stage < 3:
         items.append(Item("parameters on their way", size * states, place="host"))
-        items.append(Item("largest gradient on its way", size * sizes.largest, place="host"))
-        items.append(Item("largest gradient on its way", size * sizes.largest))
+        items.append(Item("largest gradient on its way", size * largest, place="host"))
+        items.append(Item("largest gradient on its way", size * largest))
     return items
 
 
@@ -159,12 +167,13 @@ def buffer_items(sizes: ModelSizes, engine: Engine, compute: Compute, ranks: int
     size, bucket = compute.size, engine.reduce_bucket_size
     items = []
     if engine.zero_stage == 3:
-        small = sizes.small(engine.persistence_threshold)
+        small = sizes.small(engine.persistence_threshold, size)
         ahead = MAX_LIVE_PARAMETERS if compute.trained else max(sizes.layer, sizes.largest)
-        gathered = max(0, min(sizes.total, ahead + bucket) - small)
-        items.append(Item("gathered parameters", gathered * size, "training" if compute.trained else "forward"))
+        gathered = sizes.stored(size) * min(sizes.total, ahead + bucket) // sizes.total - small
+        when: When = "training" if compute.trained else "forward"
+        items.append(Item("gathered parameters", max(0, gathered), when))
     if compute.trained:
-        whole = bucket if compute.gpu else min(bucket, sizes.total)
+        whole = bucket if compute.gpu else min(bucket, sizes.trained.total)
         items.append(Item("reduce bucket", whole * size, "training"))
     return items
 
@@ -177,8 +186,9 @@ def activation_items(sizes: ModelSizes, compute: Compute, work: Work) -> list[It
     linears, 5 x heads x head_dim for q, expanded k and v, and the attention's output twice, and 4 (gated) or
     2 x intermediate in the MLP; and 2 x hidden in float32, which the norms upcast to. Eager attention adds
     the matrices. With checkpointing, each layer's input and one layer's share. Frozen: one layer's share.
-    Log-probabilities: logits at the tokens read, in the model's dtype, with their gradient when trained, and
-    a float32 chunk of them.
+    Adapters keep what A makes, and with dropout its input and where it is zero; four bits are unpacked into a whole
+    matrix, one at a time. Log-probabilities: logits at the tokens read, in the model's dtype, with their gradient
+    when trained, and a float32 chunk of them.
     """
     layer = work.tokens * _per_token(sizes, compute, work.length)
     if not compute.trained:
@@ -189,6 +199,9 @@ def activation_items(sizes: ModelSizes, compute: Compute, work: Work) -> list[It
         kept = (sizes.layers + 1) * layer
     when: When = "training" if compute.trained else "forward"
     items = [Item("activations", kept, when)]
+    if sizes.constants:
+        unpacked = max(tensors.numel for tensors in sizes.tensors if tensors.four_bits)
+        items.append(Item("matrix unpacked from four bits", unpacked * compute.size, when))
     if work.scalar:
         return items
     logits = work.read * sizes.vocab * compute.size
@@ -216,7 +229,11 @@ def _per_token(sizes: ModelSizes, compute: Compute, length: int) -> int:
     kept = size * (4 * sizes.hidden + 5 * attention + mlp) + 4 * 2 * sizes.hidden
     if compute.eager_attention:
         kept += sizes.heads * length * (2 * size + 4)
-    return kept
+    beside = 0
+    for adapter in sizes.adapters if compute.trained else ():
+        r, width = adapter.shape
+        beside += adapter.count * (size * r + ((size + 1) * width if sizes.adapter_dropout else 0))
+    return kept + beside // max(1, sizes.layers)
 
 
 def _generation_items(sizes: ModelSizes, compute: Compute, work: Work, ranks: int) -> list[Item]:
@@ -231,7 +248,7 @@ def _generation_items(sizes: ModelSizes, compute: Compute, work: Work, ranks: in
         Item("next-token logits", 3 * generation.batch * sizes.vocab * 4, "generation"),
     ]
     if generation.gathered:
-        items.append(Item("generation twin", sizes.total * size))
+        items.append(Item("generation twin", sizes.stored(size)))
     elif ranks > 1:
         items.append(Item("gathered layers", 2 * max(sizes.layer, sizes.largest) * size, "generation"))
     return items

@@ -16,24 +16,50 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distft.common.errors import UserError, nearest
-from distft.launch.planning.architectures import FAMILIES, Block, Tensors
+from distft.launch.planning.architectures import FAMILIES, MODULES, Block, Tensors
 from distft.launch.planning.known_models import known_config
 from distft.launch.planning.weight_files import COPY_AGAIN, tensor_shapes
 
 if TYPE_CHECKING:
-    from distft.config.models import Init
+    from distft.config.models import Init, Lora, Quantization
+
+
+# Weights that share one scale in four bits, and scales that share one in turn (bitsandbytes' defaults); bytes of the
+# tables that both are read with, and of the scales' mean.
+BLOCK, BLOCK_OF_BLOCKS = 64, 256
+TABLE, TABLE_OF_SCALES = 16 * 4, 256 * 4 + 4
 
 
 @dataclass(frozen=True)
-class ModelSizes:
+class TensorTable:
+    """Tensors, and what follows from their shapes (elements, not bytes)."""
+
+    tensors: tuple[Tensors, ...]
+
+    @cached_property
+    def total(self) -> int:
+        """Elements of all."""
+        return sum(tensors.total for tensors in self.tensors)
+
+    def shard(self, ranks: int) -> int:
+        """Elements of one rank's shards under ZeRO-3: every tensor is cut by itself, the last part padded."""
+        return sum(-(-tensors.numel // ranks) * tensors.count for tensors in self.tensors)
+
+    @cached_property
+    def largest(self) -> int:
+        """Elements of the largest tensor: the least that must be gathered at once."""
+        return max(tensors.numel for tensors in self.tensors)
+
+
+@dataclass(frozen=True)
+class ModelSizes(TensorTable):
     """The tensors of one model and the widths that activations depend on (elements, not bytes).
 
     ``layers`` counts encoder and decoder layers together; ``intermediate`` is the width at which the MLP of
-    one token works (active experts together).
+    one token works (active experts together); ``adapter_dropout``: the adapters' inputs are thinned out.
     """
 
     family: str
-    tensors: tuple[Tensors, ...]
     hidden: int
     layers: int
     heads: int
@@ -44,11 +70,33 @@ class ModelSizes:
     gated: bool
     tied: bool
     encoder_decoder: bool = False
+    adapter_dropout: bool = False
+    double_quantization: bool = False
 
     @cached_property
-    def total(self) -> int:
-        """All parameters."""
-        return sum(tensors.total for tensors in self.tensors)
+    def trained(self) -> TensorTable:
+        """The parameters that a trained role updates: all, or adapters and a scalar head."""
+        return TensorTable(tuple(tensors for tensors in self.tensors if tensors.trained))
+
+    @cached_property
+    def adapters(self) -> tuple[Tensors, ...]:
+        """A of every low-rank adapter, ``[r, in]``."""
+        return tuple(tensors for tensors in self.tensors if tensors.name.endswith(".lora_A"))
+
+    def stored(self, size: int, ranks: int = 1) -> int:
+        """Bytes of all parameters on one of ``ranks``, of ``size`` bytes each where they are not in four bits."""
+        return sum(tensors.stored(size, ranks) for tensors in self.tensors)
+
+    @cached_property
+    def constants(self) -> int:
+        """Bytes that it takes to read what is in four bits: scales, and where those are quantized too, theirs."""
+        found = 0
+        for tensors in self.tensors:
+            if tensors.four_bits:
+                blocks = -(-tensors.numel // BLOCK)
+                scales = blocks + 4 * -(-blocks // BLOCK_OF_BLOCKS) + TABLE_OF_SCALES
+                found += tensors.count * (TABLE + (scales if self.double_quantization else 4 * blocks))
+        return found
 
     def of(self, block: Block) -> int:
         """Parameters of one block."""
@@ -62,8 +110,27 @@ class ModelSizes:
     @cached_property
     def active(self) -> int:
         """Parameters of the layers that one token is multiplied with: of a mixture of experts, those chosen for it."""
-        layers = (tensors for tensors in self.tensors if tensors.block == "layers")
-        return sum(int(tensors.total * self._active_share(tensors)) for tensors in layers)
+        return self._active(self.tensors)
+
+    @cached_property
+    def active_frozen(self) -> int:
+        """Those of ``active`` that are not trained."""
+        return self._active(tensors for tensors in self.tensors if not tensors.trained)
+
+    @property
+    def reads_embedding(self) -> int:
+        """Elements of the matrices, adapters' too, that the embedding goes into: the first layer's query, key, value."""
+        first = [f"attention.{name}{part}" for name in ("q", "k", "v", "qkv") for part in ("", ".lora_A")]
+        return sum(tensors.numel for tensors in self.tensors if tensors.name in first)
+
+    @property
+    def vocab_head(self) -> int:
+        """Elements of the matrix that makes logits; 0 where one number is made."""
+        return self.hidden * self.vocab if self.tied or self.of("head") > self.hidden else 0
+
+    def _active(self, tensors: Iterable[Tensors]) -> int:
+        layers = (one for one in tensors if one.block == "layers")
+        return sum(int(one.total * self._active_share(one)) for one in layers)
 
     def _active_share(self, tensors: Tensors) -> float:
         if not tensors.name.startswith("mlp.experts."):
@@ -72,18 +139,34 @@ class ModelSizes:
         inner = columns if tensors.name.endswith("down") else rows // 2
         return self.intermediate / inner / experts
 
-    def shard(self, ranks: int) -> int:
-        """Elements of one rank's shards under ZeRO-3: every tensor is cut by itself, the last part padded."""
-        return sum(-(-tensors.numel // ranks) * tensors.count for tensors in self.tensors)
+    def small(self, threshold: int, size: int) -> int:
+        """Bytes of parameters in tensors of at most ``threshold`` elements: ZeRO-3 keeps those whole on every rank."""
+        return sum(tensors.stored(size) for tensors in self.tensors if tensors.stored(1) <= threshold * tensors.count)
 
-    def small(self, threshold: int) -> int:
-        """Parameters in tensors of at most ``threshold`` elements: ZeRO-3 keeps those whole on every rank."""
-        return sum(tensors.total for tensors in self.tensors if tensors.numel <= threshold)
+    def in_four_bits(self, quantization: Quantization) -> ModelSizes:
+        """The same model, its linear layers quantized; the head is none of them."""
+        tensors = (replace(one, four_bits=one.linear) for one in self.tensors)
+        return replace(self, tensors=tuple(tensors), double_quantization=quantization.double)
 
-    @cached_property
-    def largest(self) -> int:
-        """Elements of the largest tensor: the least that must be gathered at once."""
-        return max(tensors.numel for tensors in self.tensors)
+    def with_adapters(self, lora: Lora) -> ModelSizes:
+        """The same model frozen, with adapters beside its linear layers; a scalar head is trained with them.
+
+        Layers of a family whose modules' names are not known here (``MODULES``) count as if all had one.
+        """
+        frozen = [replace(one, trained=one.name == "score") for one in self.tensors]
+        chosen = [one for one in self.tensors if one.linear and self._is_target(one, lora)]
+        beside = []
+        for one in chosen:
+            rows, columns = one.shape
+            beside.append(Tensors(f"{one.name}.lora_A", "layers", (lora.r, columns), one.count))
+            beside.append(Tensors(f"{one.name}.lora_B", "layers", (rows, lora.r), one.count))
+        return replace(self, tensors=(*frozen, *beside), adapter_dropout=lora.dropout > 0)
+
+    def _is_target(self, tensors: Tensors, lora: Lora) -> bool:
+        modules = MODULES.get(self.family, {})
+        if lora.target_modules == "all-linear" or not modules:
+            return True
+        return any(modules.get(name) == tensors.name for name in lora.target_modules)
 
     def with_scalar_head(self) -> ModelSizes:
         """The same backbone with one output in the place of the vocabulary (reward and value models)."""
@@ -226,7 +309,10 @@ def _from_shapes(shapes: Mapping[str, tuple[int, ...]]) -> list[Tensors]:
             block = "head"
         key = (".".join("*" if part.isdigit() else part for part in parts), block, shape)
         tensors[key] = tensors.get(key, 0) + 1
-    return [Tensors(name, block, shape, count) for (name, block, shape), count in tensors.items()]
+    return [
+        Tensors(name, block, shape, count, linear=block == "layers" and len(shape) == 2 and "embed" not in name)
+        for (name, block, shape), count in tensors.items()
+    ]
 
 
 def _first(config: Mapping[str, Any], *names: str, default: int) -> int:

@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeAlias
 from pydantic import BaseModel
 
 from distft.config.cluster import Cluster
+from distft.config.models import Lora, Quantization
 from distft.config.recipe import Recipe
 from distft.config.roles import is_rl, longest_sequence, model_of, roles, trained_roles, unit_size
 from distft.launch.planning.smallest import MOST_NODES, fewest
@@ -51,7 +52,7 @@ class _Change:
     size: Size = "computing"
 
     def __str__(self) -> str:
-        return " ".join(f"{key}={_text(value)}" for key, value in self.overrides.items())
+        return " ".join(f"{key}{_text(value)}" for key, value in self.overrides.items())
 
 
 def remedies(recipe: Recipe, cluster: Cluster, tried: Tried, *, gpu: bool) -> tuple[Remedy, ...]:
@@ -165,7 +166,18 @@ def _placements(recipe: Recipe) -> Iterator[_Change]:
 
 
 def _learning(recipe: Recipe) -> Iterator[_Change]:
-    """What fits by learning something else: shorter sequences, fewer bits."""
+    """What fits by learning something else: adapters, shorter sequences, fewer bits."""
+    whole = [role for role in trained_roles(recipe) if model_of(recipe, role).peft is None]
+    lora: dict[str, Any] = {f"models.{role}.peft": Lora() for role in whole}
+    if whole:
+        yield _Change(lora, "adapters in place of all weights", "learning")
+    gathered = is_rl(recipe) and recipe.rollout.weights == "gathered"
+    wide = [role for role in roles(recipe) if model_of(recipe, role).quantization is None]
+    if wide:
+        bits = lora | {f"models.{role}.quantization": Quantization() for role in wide}
+        if gathered:
+            bits["rollout.weights"] = "sharded"
+        yield _Change(bits, "adapters over weights in four bits", "learning")
     key = "rollout.max_new_tokens" if is_rl(recipe) else "data.max_length"
     length = recipe.rollout.max_new_tokens if is_rl(recipe) else recipe.data.max_length
     while length // 2 >= SHORTEST:
@@ -186,4 +198,7 @@ def _nodes_that_fit(recipe: Recipe, cluster: Cluster, tried: Tried) -> int:
 
 
 def _text(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    """How an override says it; a whole section by its kind, the rest are defaults."""
+    if isinstance(value, (Lora, Quantization)):
+        return f".method={value.method}"
+    return f"={str(value).lower() if isinstance(value, bool) else value}"

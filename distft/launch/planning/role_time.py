@@ -68,6 +68,7 @@ class _RoleWork:
         self.recipe, self.hardware, self.role, self.place = recipe, hardware, role, place
         self.sizes, self.engine = roles.sizes(role), model.engine.on(place.ranks)
         self.checkpointing, self.size = model.gradient_checkpointing, BYTES[model.dtype]
+        self.stored = self.sizes.stored(self.size)
         self.trained = role in trained_roles(recipe)
         self.rate = hardware.flops * costs.ARITHMETIC * (costs.FLOAT32 if model.dtype == "float32" else 1)
         self.memory = hardware.memory_bandwidth * costs.GPU_MEMORY
@@ -76,6 +77,7 @@ class _RoleWork:
         self.ring, self.joined = ring, "network" if place.nodes > 1 else "links"
         self.batch = batch_arithmetic(recipe, place.ranks)
         self.calls = costs.gather_calls(self.sizes, self.engine.reduce_bucket_size)
+        self.reductions = costs.gather_calls(self.sizes.trained, self.engine.reduce_bucket_size)
 
     def of(self, work: str) -> RoleTime:
         works = {
@@ -90,13 +92,13 @@ class _RoleWork:
     @property
     def _gather(self) -> float:
         """All parameters once, where they are sharded."""
-        return self.ring.seconds(self.sizes.total * self.size, self.calls) if self.engine.zero_stage == 3 else 0.0
+        return self.ring.seconds(self.stored, self.calls) if self.engine.zero_stage == 3 else 0.0
 
     @property
     def _fetch(self) -> float:
         """This rank's shard of the parameters from host memory, where they wait there."""
         away = self.engine.zero_stage == 3 and self.engine.offload_parameters == "cpu"
-        return self.sizes.total * self.size / self.place.ranks / costs.PCIE if away else 0.0
+        return self.stored / self.place.ranks / costs.PCIE if away else 0.0
 
     def _read(self, tokens: float) -> float:
         """Tokens whose log-probabilities are computed: in RL the responses'."""
@@ -110,12 +112,13 @@ class _RoleWork:
         flops = costs.training_flops(
             self.sizes, tokens, batch.longest, self._read(tokens), checkpointing=self.checkpointing
         )
-        volume = self.sizes.total * self.size
+        trained = self.sizes.trained.total
         # Stage 2 all-reduces whole gradients where a reduce-scatter would do; stages 0 and 1 wait for the step.
-        scattered = self.ring.seconds(volume, self.calls, rounds=2 if stage == 2 else 1) if stage >= 2 else 0.0
+        rounds = {0: 0, 1: 0, 2: 2, 3: 1}[stage]
+        scattered = self.ring.seconds(trained * self.size, self.reductions, rounds=rounds)
         gathered = self._gather * (2 if self.sizes.total > costs.MAX_LIVE else 1)
         offloaded = stage >= 1 and self.engine.offload_optimizer == "cpu"
-        states = self.sizes.total / (self.place.ranks if stage >= 1 else 1)
+        states = trained / (self.place.ranks if stage >= 1 else 1)
         down = states * self.size / costs.PCIE if offloaded else 0.0
         parts = {
             "arithmetic": flops / self.rate,
@@ -142,7 +145,7 @@ class _RoleWork:
             ends["GPU memory"] = moved / self.memory
         # Gradients all-reduced (two rounds) at stages 0 and 1, parameters gathered at 1 and 2.
         rounds = {0: 2, 1: 3, 2: 1, 3: 0}[self.engine.zero_stage]
-        ends[self.joined] = self.ring.seconds(self.sizes.total * self.size, self.calls, rounds=rounds)
+        ends[self.joined] = self.ring.seconds(self.sizes.trained.total * self.size, self.reductions, rounds=rounds)
         return ends
 
     def _forward(self) -> RoleTime:
@@ -168,7 +171,7 @@ class _RoleWork:
         prompt = batch.longest - rollout.max_new_tokens
         sharded = rollout.weights == "sharded"
         middle = prompt + rollout.max_new_tokens / 2
-        read = sizes.total * self.size + costs.CACHE_PASSES * costs.cache_bytes(sizes, rows, middle, self.size)
+        read = self.stored + costs.CACHE_PASSES * costs.cache_bytes(sizes, rows, middle, self.size)
         token = {
             "arithmetic": costs.forward_flops(sizes, rows, middle, rows) / self.rate,
             "GPU memory": read / self.memory,
@@ -188,7 +191,7 @@ class _RoleWork:
         """The weights gathered a bucket at a time and copied into the generator; nothing where it reads the shards."""
         if self.recipe.rollout.weights == "sharded":
             return self._time("sync weights", 0.0, {"GPU memory": 0.0})
-        volume = self.sizes.total * self.size
+        volume = self.sizes.trained.total * self.size  # what is frozen was sent with the first version
         sharded = self.engine.zero_stage == 3
         parts = {
             self.joined: self.ring.seconds(volume, -(-volume // SYNC_BYTES)) if sharded else 0.0,

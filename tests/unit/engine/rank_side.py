@@ -16,10 +16,11 @@ from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from distft.common.errors import DistftError, EnvironmentFallsShort, UserError
 from distft.common.seeding import restore_rng_state, rng_state, seed_everything
 from distft.config.models import Engine as EngineConfig
-from distft.config.models import Model
+from distft.config.models import Lora, Model, Quantization
 from distft.config.training import Optimizer
 from distft.engine import process_group
 from distft.engine.engine import Engine, NonFiniteGradients, writable
+from distft.models.adapters import add_lora
 from distft.models.load import DTYPES, load_causal, load_scalar, start_head
 
 LENGTH = 12
@@ -39,15 +40,26 @@ class Setup:
     checkpointing: bool = False
     dropout: bool = False
     threshold: int = 0
+    lora: Lora | None = None
+    four_bits: bool = False
 
     def model(self) -> Model:
         config = EngineConfig(zero_stage=self.stage, persistence_threshold=self.threshold, **self.engine)
-        return Model(path=self.folder, dtype=self.dtype, engine=config, gradient_checkpointing=self.checkpointing)
+        return Model(
+            path=self.folder,
+            dtype=self.dtype,
+            engine=config,
+            gradient_checkpointing=self.checkpointing,
+            peft=self.lora,
+            quantization=Quantization() if self.four_bits else None,
+        )
 
     def build(self) -> Engine:
         model = self.model()
         with Engine.sharded_loading(model.engine, model.dtype):
             module = load_causal(self.folder, model, dropout=self.dropout)
+        if self.lora is not None:
+            add_lora(module.model, self.lora, dropout=self.dropout, seed=5)
         return Engine(module, model.engine, self.dtype, self.optimizer)
 
 

@@ -24,8 +24,9 @@ def pair(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Any, Any]:
 
 def test_every_weight_arrives(pair: tuple[Any, Any]) -> None:
     trainer, twin = pair
+    targets = dict(twin.named_parameters())
     named = [(name, parameter.data) for name, parameter in trainer.named_parameters()]
-    copied = copy_weights(named, twin)
+    copied = copy_weights(named, targets)
     assert copied == sum(2 * tensor.numel() for _, tensor in named)
     wanted = trainer.model.state_dict()
     assert set(twin.state_dict()) == set(wanted)
@@ -34,10 +35,24 @@ def test_every_weight_arrives(pair: tuple[Any, Any]) -> None:
 
 def test_left_out_unknown_and_misshapen_tensors_raise(pair: tuple[Any, Any]) -> None:
     trainer, twin = pair
+    targets = dict(twin.named_parameters())
     named = [(name, parameter.data) for name, parameter in trainer.named_parameters()]
     with pytest.raises(ValueError, match="left out model.norm.weight"):
-        copy_weights([(name, tensor) for name, tensor in named if name != "model.model.norm.weight"], twin)
+        copy_weights(
+            [(name, tensor) for name, tensor in named if name != "model.model.norm.weight"],
+            targets,
+        )
     with pytest.raises(KeyError, match="model.extra"):
-        copy_weights([*named, ("model.model.extra", torch.zeros(1))], twin)
+        copy_weights([*named, ("model.model.extra", torch.zeros(1))], targets)
     with pytest.raises(ValueError, match=r"model.norm.weight is \(1,\), not \(16,\)"):
-        copy_weights([(n, t[:1] if n == "model.model.norm.weight" else t) for n, t in named], twin)
+        copy_weights([(n, t[:1] if n == "model.model.norm.weight" else t) for n, t in named], targets)
+
+
+def test_only_what_is_asked_for_is_renewed(pair: tuple[Any, Any]) -> None:
+    _, twin = pair
+    name = "model.norm.weight"
+    before = {key: value.clone() for key, value in twin.state_dict().items()}
+    tensor = torch.full_like(before[name], 3.0)
+    assert copy_weights([(f"model.{name}", tensor)], {name: twin.get_parameter(name)}) == 2 * tensor.numel()
+    assert torch.equal(twin.get_parameter(name), tensor)
+    assert all(torch.equal(value, before[key]) for key, value in twin.state_dict().items() if key != name)

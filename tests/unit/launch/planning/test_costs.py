@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from distft.config.models import Lora
 from distft.launch.planning import costs
 from distft.launch.planning.hardware import Hardware, hardware_of
 from distft.launch.planning.model_sizes import sizes_from_config
@@ -110,12 +111,14 @@ def test_collectives_take_a_positive_finite_time_that_grows_with_size(ranks: int
 
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("tied", [True, False])
-def test_torch_counts_the_same_flops(tied: bool, checkpointing: bool) -> None:
+@pytest.mark.parametrize("lora", [None, Lora(r=4)], ids=["whole", "adapters"])
+def test_torch_counts_the_same_flops(lora: Lora | None, tied: bool, checkpointing: bool) -> None:
     """A real Llama under torch's counter of matrix products, forward and backward, of a part of the positions."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
     from transformers import LlamaConfig, LlamaForCausalLM
 
+    from distft.models.adapters import add_lora
     from distft.models.selected import SelectedLogits
 
     config = LlamaConfig(
@@ -125,10 +128,13 @@ def test_torch_counts_the_same_flops(tied: bool, checkpointing: bool) -> None:
     model = LlamaForCausalLM(config).train()
     if checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    sizes = sizes_from_config(config.to_dict())
+    if lora is not None:
+        add_lora(model, lora, dropout=False, seed=1)
+        sizes = sizes.with_adapters(lora)
     module, rows, length, read = SelectedLogits(model), 2, 48, 30
     counter = FlopCounterMode(display=False)
     with counter:
         module(input_ids=torch.randint(0, 200, (rows, length)), select=torch.arange(read)).sum().backward()
-    sizes = sizes_from_config(config.to_dict())
     planned = costs.training_flops(sizes, rows * length, length, read, checkpointing=checkpointing)
     assert counter.get_total_flops() == pytest.approx(planned, rel=0.02)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from distft.config.models import Engine
+from distft.config.models import Engine, Lora
 from distft.launch.planning.memory import (
     Compute,
     Generation,
@@ -199,16 +199,22 @@ def test_more_ranks_never_hold_more_each(stage: int, ranks: int, more: int, offl
         )
 
 
-def saved_for_backward(layers: int, dtype: str, kv_heads: int, attention: str, *, checkpointing: bool) -> int:
+def saved_for_backward(
+    layers: int, dtype: str, kv_heads: int, attention: str, *, checkpointing: bool, lora: Lora | None = None
+) -> int:
     """Bytes that torch keeps of a forward pass of a real Llama, its parameters aside, for each of 512 tokens."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
+
+    from distft.models.adapters import add_lora
 
     config = LlamaConfig(**{**SMALL, "num_hidden_layers": layers, "num_key_value_heads": kv_heads},
                          attn_implementation=attention, use_cache=False)  # fmt: skip
     model = LlamaForCausalLM(config).to(getattr(torch, dtype)).train()
     if checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    if lora is not None:
+        add_lora(model, lora, dropout=True, seed=1)
     parameters = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     kept: dict[int, torch.Tensor] = {}
 
@@ -232,6 +238,18 @@ def test_a_layer_keeps_what_torch_saves_of_it(dtype: str, kv_heads: int, attenti
     work = Work(tokens=512, length=128, read=0, scalar=True)
     planned = named(activation_items(sizes, how, work), "activations") / (sizes.layers + 1) / 512
     assert (eight - four) / 4 <= planned <= above * (eight - four) / 4
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_adapters_keep_what_torch_saves_of_them(dtype: str, dropout: float) -> None:
+    pytest.importorskip("transformers")
+    lora = Lora(r=8, dropout=dropout)
+    four, eight = (saved_for_backward(n, dtype, 4, "sdpa", checkpointing=False, lora=lora) for n in (4, 8))
+    sizes = sizes_from_config({"model_type": "llama", **SMALL}).with_adapters(lora)
+    work = Work(tokens=512, length=128, read=0, scalar=True)
+    planned = named(activation_items(sizes, compute(dtype), work), "activations") / (sizes.layers + 1) / 512
+    assert (eight - four) / 4 <= planned <= 1.2 * (eight - four) / 4
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

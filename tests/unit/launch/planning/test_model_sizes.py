@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from distft.common.errors import UserError
-from distft.config.models import Init
+from distft.config.models import Init, Lora, Quantization
 from distft.launch.planning.model_sizes import (
     ModelSizes,
     local_folder,
@@ -80,7 +80,48 @@ def test_counts_are_the_real_modules(config_class: str, model_class: str, keys: 
     assert sizes.total == sum(real)
     assert sizes.largest == max(real)
     for threshold in (100, 5_000, 12_000):
-        assert sizes.small(threshold) == sum(numel for numel in real if numel <= threshold)
+        assert sizes.small(threshold, size=1) == sum(numel for numel in real if numel <= threshold)
+
+
+@pytest.mark.parametrize("targets", ["all-linear", ("q_proj", "down_proj"), ("fc1",)])
+@pytest.mark.parametrize(("config_class", "model_class", "keys"), CASES)
+def test_adapters_are_those_of_the_real_modules(
+    config_class: str, model_class: str, keys: dict[str, Any], targets: Any
+) -> None:
+    torch = pytest.importorskip("torch")
+    transformers = pytest.importorskip("transformers")
+    from distft.models.adapters import add_lora, is_adapter
+
+    lora = Lora(r=3, target_modules=targets)
+    config = getattr(transformers, config_class)(**keys)
+    config.num_labels = 1
+    module = getattr(transformers, model_class).from_config(config)
+    names = {name.rpartition(".")[2] for name, part in module.named_modules() if isinstance(part, torch.nn.Linear)}
+    if targets != "all-linear" and not names.issuperset(targets):
+        with pytest.raises(UserError, match="has no linear layer"):
+            add_lora(module, lora, dropout=False, seed=1)
+        return
+    add_lora(module, lora, dropout=False, seed=1)
+    sizes = sizes_from_config(config.to_dict())
+    if model_class.endswith("SequenceClassification"):
+        sizes = sizes.with_scalar_head()
+    sizes = sizes.with_adapters(lora)
+    assert sizes.total == sum(parameter.numel() for parameter in module.parameters())
+    assert sizes.trained.total == sum(p.numel() for p in module.parameters() if p.requires_grad)
+    ranks = [p.shape[0] for name, p in module.named_parameters() if is_adapter(name) and ".lora_A." in name]
+    assert sum(tensors.shape[0] * tensors.count for tensors in sizes.adapters) == sum(ranks)
+
+
+def test_four_bits_are_two_weights_a_byte_and_their_scales() -> None:
+    """Dettmers et al. 2023, section 3: the second quantization takes scales from 0.5 bits a weight to 0.127."""
+    sizes = sizes_from_config(LLAMA_8B)
+    linear = sum(tensors.total for tensors in sizes.tensors if tensors.linear)
+    double, single = (sizes.in_four_bits(Quantization(double=double)) for double in (True, False))
+    assert double.total == sizes.total
+    assert double.stored(2) == linear // 2 + 2 * (sizes.total - linear)
+    assert 8 * double.constants / linear == pytest.approx(0.127, abs=0.001)
+    assert 8 * single.constants / linear == pytest.approx(0.5, abs=0.001)
+    assert sizes.constants == 0
 
 
 def test_what_is_saved_by_transformers_is_enough(tmp_path: Path) -> None:

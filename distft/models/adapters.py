@@ -1,0 +1,139 @@
+"""Low-rank adapters (LoRA, Hu et al. 2022), and a base in four bits under them (QLoRA, Dettmers et al. 2023).
+
+The adapters are injected in place: the model keeps its class and its forward pass, ``q_proj.weight`` becomes
+``q_proj.base_layer.weight``, and beside it lie ``q_proj.lora_A.default.weight [r, in]`` and ``lora_B [out, r]``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from bitsandbytes.functional import dequantize_4bit
+from bitsandbytes.nn.modules import Linear4bit
+from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.lora import LoraLayer
+from torch import Tensor, nn
+from transformers import BitsAndBytesConfig
+from transformers.pytorch_utils import Conv1D
+
+from distft.common.errors import UserError, nearest
+from distft.config.models import Lora, Quantization
+
+ADAPTER = "default"
+_A, _B, _BASE = f"lora_A.{ADAPTER}.weight", f"lora_B.{ADAPTER}.weight", "base_layer."
+
+
+def four_bits(quantization: Quantization, dtype: torch.dtype) -> BitsAndBytesConfig:
+    """What transformers is told: products are computed in ``dtype``."""
+    return BitsAndBytesConfig(  # type: ignore[no-untyped-call]
+        load_in_4bit=True,
+        bnb_4bit_quant_type=quantization.method,
+        bnb_4bit_use_double_quant=quantization.double,
+        bnb_4bit_compute_dtype=dtype,
+    )
+
+
+def keep_packing(model: nn.Module) -> None:
+    """Forbids bitsandbytes to repack weights for a CPU's bfloat16 instructions in evaluation mode.
+
+    It does so in place, and under ZeRO-3 on what is only gathered for a moment: results would be silently wrong.
+    """
+    for part in model.modules():
+        if isinstance(part, Linear4bit):
+            part.support_avx512bf16_for_cpu = False
+
+
+def add_lora(model: Any, lora: Lora, *, dropout: bool, seed: int) -> None:
+    """Freezes the model and gives its linear layers adapters, A drawn from ``seed`` (Kaiming uniform) and B zero.
+
+    A scalar head (``score``) is trained whole: it is new, or small. Adapters have the model's dtype; their float32
+    copies are the optimizer's. Raises UserError for target modules that the model does not have.
+    """
+    targets = _targets(model, lora)
+    config = LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.alpha,  # type: ignore[arg-type]
+        use_rslora=lora.rslora,
+        lora_dropout=lora.dropout if dropout else 0.0,
+        target_modules=targets,
+        fan_in_fan_out=any(isinstance(model.get_submodule(name), Conv1D) for name in targets),
+    )
+    model.requires_grad_(requires_grad=False)
+    dtype = model.dtype
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        inject_adapter_in_model(config, model)
+    head = getattr(model, "score", None)
+    for name, parameter in model.named_parameters():
+        if is_adapter(name):
+            parameter.data = parameter.data.to(dtype)
+            parameter.requires_grad_(requires_grad=True)
+    if isinstance(head, nn.Module):
+        head.requires_grad_(requires_grad=True)
+
+
+def is_adapter(name: str) -> bool:
+    """Whether the parameter of that name belongs to an adapter."""
+    return name.endswith((_A, _B))
+
+
+def plain_tensors(tensors: Iterable[tuple[str, Tensor]], model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """The same model without adapters and quantization: W + scale * B A under the names that it had without them.
+
+    ``tensors`` are all parameters of ``model``, whole, in the order of its modules. The sum is formed in float32
+    and rounded to the model's dtype once.
+    """
+    layers = {name: part for name, part in model.named_modules() if isinstance(part, LoraLayer)}
+    waiting: dict[str, Tensor] = {}
+    for name, tensor in tensors:
+        if is_adapter(name):
+            layer, _, factor = name.rpartition(".lora_")
+            waiting[factor[0]] = tensor.detach().clone()
+            if len(waiting) == 3:
+                yield f"{layer}.weight", _merged(layers[layer], waiting)
+                waiting = {}
+        elif _BASE in name and name.endswith(".weight"):
+            waiting["W"] = _dequantized(model.get_submodule(name.removesuffix(".weight")), tensor).clone()
+        elif name.endswith(".weight"):
+            yield name, _dequantized(model.get_submodule(name.removesuffix(".weight")), tensor)
+        else:
+            yield name.replace(_BASE, ""), tensor
+
+
+def _merged(layer: Any, parts: dict[str, Tensor]) -> Tensor:
+    weight = parts["W"]
+    update = layer.scaling[ADAPTER] * parts["B"].float() @ parts["A"].float()
+    merged: Tensor = weight.float() + (update.T if layer.fan_in_fan_out else update)
+    return merged.to(weight.dtype)
+
+
+def _dequantized(part: nn.Module, tensor: Tensor) -> Tensor:
+    if not isinstance(part, Linear4bit):
+        return tensor.detach()
+    constants: Any = part.weight
+    whole: Tensor = dequantize_4bit(tensor.detach(), constants.quant_state)
+    return whole.to(part.compute_dtype)
+
+
+def _targets(model: Any, lora: Lora) -> list[str]:
+    """Full names of the layers that get an adapter. Raises UserError."""
+    heads = (model.get_output_embeddings(), getattr(model, "score", None))
+    linear = [
+        name
+        for name, part in model.named_modules()
+        if isinstance(part, (nn.Linear, Conv1D)) and all(part is not head for head in heads)
+    ]
+    if lora.target_modules == "all-linear":
+        return linear
+    known = dict.fromkeys(name.rpartition(".")[2] for name in linear)
+    for wanted in lora.target_modules:
+        if wanted not in known:
+            close = nearest(wanted, known)
+            raise UserError(
+                f"{type(model).__name__} has no linear layer {wanted}",
+                where="peft.target_modules",
+                hint=f"did you mean {close}?" if close else f"it has: {', '.join(known)}",
+            )
+    return [name for name in linear if name.rpartition(".")[2] in lora.target_modules]

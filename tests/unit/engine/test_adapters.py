@@ -1,0 +1,110 @@
+"""Adapters in the engine, over a plain and a four-bit base, against PEFT's own model and plain AdamW."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM
+
+from distft.config.models import Lora, Quantization
+from distft.models.adapters import four_bits, is_adapter
+from tests.unit.engine import rank_side
+from tests.unit.engine.group import Group
+from tests.unit.engine.rank_side import RATE, VOCABULARY, Setup
+from tests.unit.engine.test_engine import DECAY, STEPS, spread, steps_for
+
+LORA = Lora(r=4, alpha=8.0)
+ON = [(0, 1), (0, 2), (1, 2), (2, 2), (3, 1), (3, 2)]
+
+
+def of_peft(folder: str, started: dict[str, np.ndarray], *, nf4: bool) -> tuple[list[float], dict[str, np.ndarray]]:
+    """The same steps by PEFT in one process, whole batches at once, from the same adapters."""
+    torch.set_num_threads(1)
+    quantized = {"quantization_config": four_bits(Quantization(), torch.float32)} if nf4 else {}
+    base = AutoModelForCausalLM.from_pretrained(folder, attention_dropout=0.0, dtype=torch.float32, **quantized)
+    config = LoraConfig(r=LORA.r, lora_alpha=LORA.alpha, target_modules="all-linear")  # type: ignore[arg-type]
+    module: Any = get_peft_model(base, config).train()
+    names = {name: "model." + name.removeprefix("base_model.model.") for name, _ in module.named_parameters()}
+    trained = {names[name]: p for name, p in module.named_parameters() if p.requires_grad}
+    with torch.no_grad():
+        for name, parameter in trained.items():
+            parameter.copy_(torch.from_numpy(started[name]))
+    optimizer = torch.optim.AdamW(trained.values(), lr=RATE, weight_decay=DECAY, foreach=False, fused=False)
+    norms = []
+    for step in STEPS:
+        ids = torch.cat([rank_side.sequence(sample) for rank in step for micro in rank for sample in micro])
+        logits = module(input_ids=ids).logits[:, :-1]
+        F.cross_entropy(logits.reshape(-1, VOCABULARY), ids[:, 1:].reshape(-1)).backward()
+        norms.append(float(torch.nn.utils.clip_grad_norm_(trained.values(), 1.0)))
+        optimizer.step()
+        optimizer.zero_grad()
+    return norms, {names[name]: parameter.detach().float().numpy() for name, parameter in module.named_parameters()}
+
+
+@pytest.mark.parametrize("nf4", [False, True])
+@pytest.mark.parametrize(("stage", "world_size"), ON)
+def test_adapters_train_as_in_peft(
+    groups: dict[int, Group], folder: str, stage: int, world_size: int, nf4: bool
+) -> None:
+    group, setup = groups[world_size], Setup(folder, stage, lora=LORA, four_bits=nf4)
+    started = group.call(rank_side.train, setup, [])[0]["weights"]
+    assert all(not value.any() for name, value in started.items() if ".lora_B." in name)
+    norms, wanted = of_peft(folder, started, nf4=nf4)
+    for answer in group.call(rank_side.train, setup, steps_for(world_size)):
+        assert answer["norms"] == pytest.approx(norms, rel=1e-5)
+        mean, most = spread(answer["weights"], wanted)
+        assert mean < 1e-6
+        assert most < 0.01 * RATE
+        moved = {name for name, value in answer["weights"].items() if (value != started[name]).any()}
+        assert moved == {name for name in started if is_adapter(name)}
+
+
+@pytest.mark.parametrize(("stage", "world_size"), ON)
+def test_only_adapters_have_gradients_and_states(
+    groups: dict[int, Group], folder: str, stage: int, world_size: int
+) -> None:
+    setup = Setup(folder, stage, lora=LORA)
+    weights = groups[1].call(rank_side.train, setup, [])[0]["weights"]
+    numel = sum(value.size for value in weights.values())
+    trained = sum(value.size for name, value in weights.items() if is_adapter(name))
+    for found in groups[world_size].call(rank_side.held_between, setup):
+        assert found["backward"].parameters == (numel // world_size if stage == 3 else numel)
+        assert found["backward"].gradients == (trained // world_size if stage >= 2 else trained)
+        assert found["stepped"].optimizer == 2 * (trained // world_size if stage >= 1 else trained)
+
+
+@pytest.mark.parametrize(("stage", "dtype", "nf4"), [
+    (0, "float32", False), (2, "bfloat16", True), (3, "float32", True), (3, "bfloat16", False),
+])  # fmt: skip
+def test_a_checkpoint_holds_adapters_only_and_goes_on_from_them(
+    groups: dict[int, Group], folder: str, tmp_path: Path, stage: int, dtype: str, nf4: bool
+) -> None:
+    setup = Setup(folder, stage, dtype, lora=LORA, four_bits=nf4)
+    steps = steps_for(2)
+    for answer in groups[2].call(rank_side.save_and_go_on, setup, str(tmp_path), steps[:2], steps[2:]):
+        undisturbed, repeated = answer["weights"]
+        assert spread(repeated, undisturbed) == (0.0, 0.0)
+        assert answer["norms"][0] == answer["norms"][1]
+    kept = {
+        name
+        for path in tmp_path.rglob("*model_states.pt")
+        for name in torch.load(path, map_location="cpu", weights_only=False)["module"]
+    }
+    assert kept == {name for name in undisturbed if is_adapter(name)} | {"model.model.rotary_emb.inv_freq"} | {
+        "model.model.rotary_emb.original_inv_freq"
+    }
+
+
+def test_recomputed_activations_give_the_same_gradients(groups: dict[int, Group], folder: str) -> None:
+    for nf4 in (False, True):
+        kept = Setup(folder, 3, lora=LORA, four_bits=nf4)
+        again = Setup(folder, 3, lora=LORA, four_bits=nf4, checkpointing=True)
+        first, second = (groups[2].call(rank_side.train, one, steps_for(2))[0] for one in (kept, again))
+        assert second["norms"] == pytest.approx(first["norms"], rel=1e-5)
+        assert spread(second["weights"], first["weights"])[1] < 0.01 * RATE

@@ -1,0 +1,136 @@
+"""Adapters by themselves: which layers, what start, and what they are once merged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+from distft.common.errors import UserError
+from distft.config.models import Lora, Model, Quantization
+from distft.models.adapters import ADAPTER, add_lora, is_adapter, plain_tensors
+from distft.models.export import export_adapter, export_model
+from distft.models.load import empty_causal, empty_scalar, load_causal, load_scalar
+from tests.unit.models import tiny
+
+IDS = torch.arange(3, 15).unsqueeze(0)
+
+
+def adapted(folder: str, kind: str, lora: Lora, dtype: str = "float32", *, nf4: bool = False) -> nn.Module:
+    """A model with adapters that do something: B is not zero."""
+    model = Model(path=folder, dtype=dtype, quantization=Quantization() if nf4 else None)
+    if kind == "causal":
+        module: Any = load_causal(folder, model, dropout=False)
+    else:
+        module = load_scalar(folder, model, dropout=False, new_head=True)[0]
+    add_lora(module.model, lora, dropout=False, seed=3)
+    generator = torch.Generator().manual_seed(4)
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            if ".lora_B." in name:
+                parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
+    return module.eval()
+
+
+def computed(module: nn.Module) -> torch.Tensor:
+    with torch.no_grad():
+        found: torch.Tensor = module(input_ids=IDS, select=torch.arange(IDS.numel()))
+    return found
+
+
+@pytest.mark.parametrize("kind", ["causal", "scalar"])
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "gemma2"])
+def test_merged_it_computes_the_same(
+    model_folder: Callable[..., str], tmp_path: Path, architecture: str, kind: str
+) -> None:
+    folder = model_folder(architecture)
+    module = adapted(folder, kind, Lora(r=4, alpha=8.0))
+    trained = {name.removeprefix("model."): p.detach() for name, p in module.named_parameters() if p.requires_grad}
+    weights = {
+        name.removeprefix("model."): tensor.clone()
+        for name, tensor in plain_tensors(((n, p.data) for n, p in module.named_parameters()), module)
+    }
+    build, opener = {
+        "causal": (empty_causal, AutoModelForCausalLM),
+        "scalar": (empty_scalar, AutoModelForSequenceClassification),
+    }[kind]
+    export_model(build(folder, Model(path=folder, dtype="float32"), dropout=False), weights, tiny.tokenizer(), tmp_path)
+    export_adapter(module.model, trained, folder, tmp_path / "adapter")  # type: ignore[arg-type]
+    wanted = computed(module)
+    plain = Model(path=str(tmp_path), dtype="float32")
+    if kind == "causal":
+        merged: Any = load_causal(str(tmp_path), plain, dropout=False)
+    else:
+        merged, fresh = load_scalar(str(tmp_path), plain, dropout=False, new_head=False)
+        assert not fresh
+    torch.testing.assert_close(computed(merged.eval()), wanted, rtol=1e-4, atol=1e-5)
+    options = {} if kind == "causal" else {"num_labels": 1}
+    base = opener.from_pretrained(folder, dtype=torch.float32, **options)
+    by_peft: Any = PeftModel.from_pretrained(base, tmp_path / "adapter").eval()
+    body: Any = module.model
+    with torch.no_grad():
+        torch.testing.assert_close(by_peft(input_ids=IDS).logits, body(input_ids=IDS).logits, rtol=1e-4, atol=1e-5)
+
+
+def test_four_bits_merge_into_what_was_computed(model_folder: Callable[..., str]) -> None:
+    module = adapted(model_folder("llama"), "causal", Lora(r=4), nf4=True)
+    wanted = computed(module)
+    tensors = dict(plain_tensors(((name, p.data) for name, p in module.named_parameters()), module))
+    plain: Any = load_causal(
+        model_folder("llama"), Model(path=model_folder("llama"), dtype="float32"), dropout=False
+    ).eval()
+    unlike = computed(plain)
+    with torch.no_grad():
+        for name, parameter in plain.named_parameters():
+            parameter.copy_(tensors[name])
+    torch.testing.assert_close(computed(plain), wanted, rtol=1e-4, atol=1e-5)
+    assert (unlike - wanted).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("rslora", [False, True])
+def test_the_scale_is_pefts(model_folder: Callable[..., str], rslora: bool) -> None:
+    lora = Lora(r=4, alpha=6.0, rslora=rslora, target_modules=("q_proj", "up_proj"))
+    module = adapted(model_folder("llama"), "causal", lora)
+    base = AutoModelForCausalLM.from_pretrained(model_folder("llama"), dtype=torch.float32)
+    config = LoraConfig(r=4, lora_alpha=6, use_rslora=rslora, target_modules=["q_proj", "up_proj"])
+    peft: Any = get_peft_model(base, config).eval()
+    ours = dict(module.named_parameters())
+    with torch.no_grad():
+        for name, parameter in peft.named_parameters():
+            parameter.copy_(ours["model." + name.removeprefix("base_model.model.")])
+    wanted = peft(input_ids=IDS).logits[0]
+    torch.testing.assert_close(computed(module), wanted)
+    layer: Any = module.get_submodule("model.model.layers.0.self_attn.q_proj")
+    assert layer.scaling[ADAPTER] == lora.scale
+
+
+def test_every_linear_layer_but_the_head_has_one(model_folder: Callable[..., str]) -> None:
+    for architecture, count in (("llama", 7), ("gpt2", 4), ("gemma2", 7)):
+        for kind in ("causal", "scalar"):
+            module = adapted(model_folder(architecture, tied=False), kind, Lora(r=2))
+            adapters = [name for name, _ in module.named_parameters() if is_adapter(name)]
+            assert len(adapters) == 2 * 2 * count  # two layers, A and B
+            trained = {name for name, p in module.named_parameters() if p.requires_grad}
+            assert trained == set(adapters) | ({"model.score.weight"} if kind == "scalar" else set())
+
+
+def test_the_start_is_the_same_whatever_was_drawn_before(model_folder: Callable[..., str]) -> None:
+    found = []
+    for noise in (0, 1):
+        torch.manual_seed(noise)
+        module = adapted(model_folder("llama"), "causal", Lora(r=2))
+        found.append({name: p.detach() for name, p in module.named_parameters() if ".lora_A." in name})
+        assert torch.equal(torch.rand(3), torch.rand(3, generator=torch.Generator().manual_seed(noise)))
+    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+
+
+def test_unknown_target_modules_are_named(model_folder: Callable[..., str]) -> None:
+    lora = Lora(target_modules=("q_proj", "v_porj"))
+    with pytest.raises(UserError, match=r"LlamaForCausalLM has no linear layer v_porj[\s\S]*did you mean v_proj\?"):
+        adapted(model_folder("llama"), "causal", lora)
