@@ -7,6 +7,7 @@ import io
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 from distft.checkpoint.layout import MANIFEST, published
 from distft.checkpoint.manifest import faults
@@ -15,6 +16,7 @@ from distft.config.load import load_recipe
 from distft.config.roles import main_role
 from distft.launch.run_folder import RECIPE
 from distft.launch.starts import model_starts, role_spec
+from distft.workers.spec import RoleSpec
 
 
 def export(source: Path, target: Path) -> Path:
@@ -95,15 +97,41 @@ def _from_checkpoint(checkpoint: Path, target: Path) -> None:
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         from distft.engine.offline import consolidated_weights
 
-        whole = consolidated_weights(checkpoint / role)
+        whole = consolidated_weights(checkpoint / role, trained_only=spec.model.peft is not None)
     from distft.models.export import export_model
     from distft.models.load import empty_causal, empty_scalar, load_tokenizer
 
     build = empty_causal if spec.head == "causal" else empty_scalar
     model = build(start.path, spec.model, dropout=spec.dropout)
+    if spec.model.peft is not None:
+        whole = _merged_into_start(spec, start.path, whole, target / "adapter")
     # A tied parameter once, under its first name, as the run's own export does.
     once = dict(model.named_parameters()) | dict(model.named_buffers())
     weights = {name.removeprefix("model."): tensor for name, tensor in whole.items()}
     weights = {name: tensor.to(once[name].dtype) for name, tensor in weights.items() if name in once}
     tokenizer = load_tokenizer(start.path, trust_remote_code=start.trust_remote_code)
     export_model(model, weights, tokenizer, target)
+
+
+def _merged_into_start(spec: RoleSpec, start: str, trained: dict[str, Any], adapter: Path) -> dict[str, Any]:
+    """All weights of a run that trained adapters: where it started, and what it learned; writes ``adapter`` too."""
+    import torch
+
+    from distft.models.adapters import add_lora, plain_tensors
+    from distft.models.export import export_adapter
+    from distft.models.load import load_causal, load_scalar
+
+    assert spec.model.peft is not None
+    if spec.head == "causal":
+        module: Any = load_causal(start, spec.model, dropout=spec.dropout)
+    else:
+        module, _ = load_scalar(start, spec.model, dropout=spec.dropout, new_head=True)
+    add_lora(module.model, spec.model.peft, dropout=spec.dropout, seed=spec.seed)
+    learned = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
+    with torch.no_grad():
+        for name, parameter in learned.items():
+            parameter.copy_(trained[name])
+    kept = {name.removeprefix("model."): parameter.detach() for name, parameter in learned.items()}
+    export_adapter(module.model, kept, start, adapter)
+    tensors = ((name, parameter.data) for name, parameter in module.named_parameters())
+    return {name: tensor.clone() for name, tensor in plain_tensors(tensors, module)}

@@ -1,6 +1,6 @@
-"""Low-rank adapters (LoRA, Hu et al. 2022), and a base in four bits under them (QLoRA, Dettmers et al. 2023).
+"""Low-rank adapters (LoRA, Hu et al. 2022), by PEFT, which is imported where it is used.
 
-The adapters are injected in place: the model keeps its class and its forward pass, ``q_proj.weight`` becomes
+They are injected in place: the model keeps its class and its forward pass, ``q_proj.weight`` becomes
 ``q_proj.base_layer.weight``, and beside it lie ``q_proj.lora_A.default.weight [r, in]`` and ``lora_B [out, r]``.
 """
 
@@ -10,39 +10,15 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
-from bitsandbytes.functional import dequantize_4bit
-from bitsandbytes.nn.modules import Linear4bit
-from peft import LoraConfig, inject_adapter_in_model
-from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
-from transformers import BitsAndBytesConfig
 from transformers.pytorch_utils import Conv1D
 
 from distft.common.errors import UserError, nearest
-from distft.config.models import Lora, Quantization
+from distft.config.models import Lora
+from distft.models.quantization import dequantized
 
 ADAPTER = "default"
 _A, _B, _BASE = f"lora_A.{ADAPTER}.weight", f"lora_B.{ADAPTER}.weight", "base_layer."
-
-
-def four_bits(quantization: Quantization, dtype: torch.dtype) -> BitsAndBytesConfig:
-    """What transformers is told: products are computed in ``dtype``."""
-    return BitsAndBytesConfig(  # type: ignore[no-untyped-call]
-        load_in_4bit=True,
-        bnb_4bit_quant_type=quantization.method,
-        bnb_4bit_use_double_quant=quantization.double,
-        bnb_4bit_compute_dtype=dtype,
-    )
-
-
-def keep_packing(model: nn.Module) -> None:
-    """Forbids bitsandbytes to repack weights for a CPU's bfloat16 instructions in evaluation mode.
-
-    It does so in place, and under ZeRO-3 on what is only gathered for a moment: results would be silently wrong.
-    """
-    for part in model.modules():
-        if isinstance(part, Linear4bit):
-            part.support_avx512bf16_for_cpu = False
 
 
 def add_lora(model: Any, lora: Lora, *, dropout: bool, seed: int) -> None:
@@ -51,6 +27,8 @@ def add_lora(model: Any, lora: Lora, *, dropout: bool, seed: int) -> None:
     A scalar head (``score``) is trained whole: it is new, or small. Adapters have the model's dtype; their float32
     copies are the optimizer's. Raises UserError for target modules that the model does not have.
     """
+    from peft import LoraConfig, inject_adapter_in_model
+
     targets = _targets(model, lora)
     config = LoraConfig(
         r=lora.r,
@@ -85,7 +63,7 @@ def plain_tensors(tensors: Iterable[tuple[str, Tensor]], model: nn.Module) -> It
     ``tensors`` are all parameters of ``model``, whole, in the order of its modules. The sum is formed in float32
     and rounded to the model's dtype once.
     """
-    layers = {name: part for name, part in model.named_modules() if isinstance(part, LoraLayer)}
+    layers = {name: part for name, part in model.named_modules() if hasattr(part, "lora_A")}
     waiting: dict[str, Tensor] = {}
     for name, tensor in tensors:
         if is_adapter(name):
@@ -95,9 +73,9 @@ def plain_tensors(tensors: Iterable[tuple[str, Tensor]], model: nn.Module) -> It
                 yield f"{layer}.weight", _merged(layers[layer], waiting)
                 waiting = {}
         elif _BASE in name and name.endswith(".weight"):
-            waiting["W"] = _dequantized(model.get_submodule(name.removesuffix(".weight")), tensor).clone()
+            waiting["W"] = dequantized(model.get_submodule(name.removesuffix(".weight")), tensor).clone()
         elif name.endswith(".weight"):
-            yield name, _dequantized(model.get_submodule(name.removesuffix(".weight")), tensor)
+            yield name, dequantized(model.get_submodule(name.removesuffix(".weight")), tensor)
         else:
             yield name.replace(_BASE, ""), tensor
 
@@ -107,14 +85,6 @@ def _merged(layer: Any, parts: dict[str, Tensor]) -> Tensor:
     update = layer.scaling[ADAPTER] * parts["B"].float() @ parts["A"].float()
     merged: Tensor = weight.float() + (update.T if layer.fan_in_fan_out else update)
     return merged.to(weight.dtype)
-
-
-def _dequantized(part: nn.Module, tensor: Tensor) -> Tensor:
-    if not isinstance(part, Linear4bit):
-        return tensor.detach()
-    constants: Any = part.weight
-    whole: Tensor = dequantize_4bit(tensor.detach(), constants.quant_state)
-    return whole.to(part.compute_dtype)
 
 
 def _targets(model: Any, lora: Lora) -> list[str]:

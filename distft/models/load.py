@@ -16,7 +16,7 @@ from transformers.utils import logging as transformers_logging
 
 from distft.common.errors import UserError
 from distft.config.models import Model, RewardModel
-from distft.models.adapters import four_bits, keep_packing
+from distft.models.quantization import four_bits, keep_packing
 from distft.models.selected import SelectedLogits, SelectedScalars
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -174,7 +174,8 @@ def _from_pretrained(kind: Any, path: str, config: Any, model: Model, purpose: s
             raise
         what = f"its weights do not have the sizes that its config.json says {purpose}"
         raise UserError(what, where=path, hint=_COPY) from error
-    keep_packing(module)
+    if model.quantization is not None:
+        keep_packing(module)
     if hasattr(next(module.parameters()), "ds_id"):
         restore_buffers(module, DTYPES[model.dtype])
     module.config.use_cache = False

@@ -119,7 +119,7 @@ class ModelSizes(TensorTable):
 
     @property
     def reads_embedding(self) -> int:
-        """Elements of the matrices, adapters' too, that the embedding goes into: the first layer's query, key, value."""
+        """Elements of the matrices and adapters that the embedding goes into: the first layer's query, key, value."""
         first = [f"attention.{name}{part}" for name in ("q", "k", "v", "qkv") for part in ("", ".lora_A")]
         return sum(tensors.numel for tensors in self.tensors if tensors.name in first)
 

@@ -13,7 +13,8 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from distft.config.models import Lora, Quantization
-from distft.models.adapters import four_bits, is_adapter
+from distft.models.adapters import is_adapter
+from distft.models.quantization import four_bits
 from tests.unit.engine import rank_side
 from tests.unit.engine.group import Group
 from tests.unit.engine.rank_side import RATE, VOCABULARY, Setup

@@ -1,0 +1,48 @@
+"""A frozen base in four bits (NF4; QLoRA, Dettmers et al. 2023): bitsandbytes, imported where it is used."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import BitsAndBytesConfig
+
+from distft.config.models import Quantization
+
+# It regrets the lack of a kernel that ``keep_packing`` forbids.
+logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(lambda record: "gemm_4bit_forward" not in str(record.msg))
+
+
+def four_bits(quantization: Quantization, dtype: torch.dtype) -> BitsAndBytesConfig:
+    """What transformers is told: products are computed in ``dtype``."""
+    return BitsAndBytesConfig(  # type: ignore[no-untyped-call]
+        load_in_4bit=True,
+        bnb_4bit_quant_type=quantization.method,
+        bnb_4bit_use_double_quant=quantization.double,
+        bnb_4bit_compute_dtype=dtype,
+    )
+
+
+def keep_packing(model: nn.Module) -> None:
+    """Forbids bitsandbytes to repack weights for a CPU's bfloat16 instructions in evaluation mode.
+
+    It does so in place, and under ZeRO-3 on what is only gathered for a moment: results would be silently wrong.
+    """
+    from bitsandbytes.nn.modules import Linear4bit
+
+    for part in model.modules():
+        if isinstance(part, Linear4bit):
+            part.support_avx512bf16_for_cpu = False
+
+
+def dequantized(part: Any, weight: Tensor) -> Tensor:
+    """The whole ``weight`` of the layer ``part`` in the precision that it computes in; any other weight as it is."""
+    constants = getattr(part.weight, "quant_state", None)
+    if constants is None:
+        return weight.detach()
+    from bitsandbytes.functional import dequantize_4bit
+
+    whole: Tensor = dequantize_4bit(weight.detach(), constants)
+    return whole.to(part.compute_dtype)
