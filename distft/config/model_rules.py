@@ -218,6 +218,24 @@ def _reference(recipe: Recipe) -> Iterator[Problem]:
             )
 
 
+def _sharing(recipe: Recipe) -> Iterator[Problem]:
+    """Who may live in another's group: a reference that is the base under the policy's adapters."""
+    policy = recipe.models.policy
+    for role in facts.roles(recipe):
+        place = recipe.placement.of(role)
+        host = place.share
+        at, turns = f"placement.{role}.share", f"with: {host} gives it a group of its own on the same devices"
+        if host in (None, role) or place.with_ is not None:
+            continue
+        if (role, host) != ("reference", "policy"):
+            yield Problem.at(at, f"{host} has no base that could be the {role} model", turns)
+        elif policy is not None and policy.peft is None:
+            yield Problem.at(at, "the policy trains all its weights: nothing is left of its start", f"add adapters "
+                             f"(models.policy.peft: {{method: lora}}), or {turns}")  # fmt: skip
+        elif recipe.models.reference is not None and recipe.models.reference.differs:
+            yield Problem.at(at, "the reference is meant to differ from the policy's start", turns)
+
+
 def _said(value: Any) -> str:
     """A key's value as a recipe writes it."""
     return value if isinstance(value, str) else json.dumps(value and value.model_dump(mode="json"))
@@ -268,5 +286,6 @@ MODEL_RULES: tuple[Callable[[Recipe], Iterator[Problem]], ...] = (
     _initial_sizes,
     _precision_and_engine,
     _reference,
+    _sharing,
     _reward,
 )

@@ -33,7 +33,6 @@ def preflight(recipe: Recipe, plan: Plan, *, machine: Machine | None = None) -> 
     """
     if plan.kind == "local":
         check_machine(plan, machine or this_machine())
-    check_sharing(plan)
     check_memory(plan)
     check_output_dir(Path(recipe.output_dir))
     for function in reward_functions(recipe):
@@ -43,18 +42,6 @@ def preflight(recipe: Recipe, plan: Plan, *, machine: Machine | None = None) -> 
         check_source(source, recipe.algorithm.kind, list_name)
     check_disk(recipe, plan)
     return (*warnings, *_short_of_memory(plan))
-
-
-def check_sharing(plan: Plan) -> None:
-    """Two roles in one group need a policy of base and adapter, which is not built yet. Raises UserError."""
-    for group in plan.groups.values():
-        if len(group.roles) > 1:
-            guest = next(role for role in group.roles if role != group.role)
-            raise UserError(
-                f"{guest} cannot live in the group of {group.role}: that needs an adapter, which is not there yet",
-                where=f"placement.{guest}.share",
-                hint=f"with: {group.role} gives it a group of its own on the same devices, taking turns",
-            )
 
 
 def check_machine(plan: Plan, machine: Machine) -> None:

@@ -29,6 +29,7 @@ from distft.controller.ppo import train_ppo
 from distft.controller.progress import Progress
 from distft.controller.session import Session
 from distft.controller.supervised import train_supervised
+from distft.groups.guest import Guest
 from distft.groups.handles import Group, together
 from distft.groups.placement import Deadlines, Groups, GroupSpec, start_groups
 from distft.launch.jobs.stop_request import stopped_by_request
@@ -253,6 +254,10 @@ def _set_up(
     models: dict[str, Group] = {role: group for role, group in groups.items() if role != DATA}
     tracker.phase("loading models")
     _load_models(recipe, run_dir, models, loaded, tracker)
+    for group in plan.groups.values():
+        for role in group.roles[1:]:
+            models[role] = Guest(role, models[group.role])
+            tracker.event("guest", role=role, host=group.role)
     num_units = loaded["num_units"]
     progress.total_steps = total_steps(recipe, num_units["train"])
     if found is not None:

@@ -7,6 +7,7 @@ They are injected in place: the model keeps its class and its forward pass, ``q_
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -50,6 +51,19 @@ def add_lora(model: Any, lora: Lora, *, dropout: bool, seed: int) -> None:
             parameter.requires_grad_(requires_grad=True)
     if isinstance(head, nn.Module):
         head.requires_grad_(requires_grad=True)
+
+
+@contextmanager
+def without_adapters(module: nn.Module) -> Iterator[None]:
+    """While open, the module computes what its frozen base computes; for forward passes without gradients only."""
+    layers: list[Any] = [part for part in module.modules() if hasattr(part, "lora_A")]
+    for layer in layers:
+        layer.enable_adapters(enabled=False)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.enable_adapters(enabled=True)
 
 
 def is_adapter(name: str) -> bool:

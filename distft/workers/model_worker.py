@@ -9,6 +9,7 @@ import logging
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from distft.common.seeding import restore_rng_state, rng_state, seed_everything
 from distft.engine import process_group
 from distft.engine.engine import Engine, writable
 from distft.engine.learning_rate import learning_rate
-from distft.models.adapters import add_lora, plain_tensors
+from distft.models.adapters import add_lora, plain_tensors, without_adapters
 from distft.models.export import export_adapter, export_model
 from distft.models.load import (
     DTYPES,
@@ -146,9 +147,11 @@ class ModelWorker:
         temperature: float = 1.0,
         entropy: bool = False,
         reads: str = "tokens",
+        adapters: bool = True,
     ) -> tuple[dict[str, Any], Batch]:
         """An evaluation pass: log-probs, values (``reads`` "tokens") or one scalar a sample ("last").
 
+        Without ``adapters`` it is the frozen base that answers.
         The result has the samples of ``batch`` and the columns ``column`` and, if asked, ``entropy``.
         """
         stage(f"forward {column}")
@@ -158,7 +161,7 @@ class ModelWorker:
         total = len(batch) if dense else (len(batch.ragged("response_ids").values) if len(batch) else 0)
         found = {column: np.zeros(total, np.float32)} | ({"entropy": np.zeros(total, np.float32)} if entropy else {})
         source = {column: "logprobs" if self.spec.head == "causal" else "values", "entropy": "entropy"}
-        with torch.no_grad():
+        with torch.no_grad(), nullcontext() if adapters else without_adapters(self._engine.module):
             for samples in micro_batches:
                 rows = [rows_of[sample] for sample in samples]
                 micro = collate(batch, rows, (), self._pad_token, self._engine.device)

@@ -48,6 +48,18 @@ def dpo_recipe(starts: Starts, *, cap: int = 200, **algorithm: Any) -> dict[str,
     return recipe({"kind": "dpo", **algorithm}, policy, starts, steps=2, batch=6, cap=cap)
 
 
+def adapted(made: Mapping[str, Any], *, four_bits: bool = False) -> dict[str, Any]:
+    """The recipe with adapters in the policy, and in the value model if it has one; their base in four bits or not."""
+    models = {role: dict(section) for role, section in made["models"].items()}
+    changed = {**made, "models": models}
+    for role in ("policy", "value"):
+        if role in models:
+            models[role] |= {"peft": {"r": 4, "alpha": 8.0}, **({"quantization": {}} if four_bits else {})}
+    if four_bits and "rollout" in made:
+        changed["rollout"] = {**made["rollout"], "weights": "sharded"}
+    return changed
+
+
 def ppo_recipe(
     starts: Starts, *, cap: int = 150, samples_per_prompt: int = 1, temperature: float = 1.0, **algorithm: Any
 ) -> dict[str, Any]:

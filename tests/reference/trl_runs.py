@@ -28,6 +28,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset
+from peft import PeftModel
 from torch.utils.data import SequentialSampler
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
@@ -116,7 +117,8 @@ def run_trainer(
         run.rows = list(trainer.train_dataset["row"])
         trainer.train()
         run.logs = [entry for entry in trainer.state.log_history if "loss" in entry]
-        run.weights = {name: value.detach().clone() for name, value in trainer.model.state_dict().items()}
+        trained = trainer.model.merge_and_unload() if isinstance(trainer.model, PeftModel) else trainer.model
+        run.weights = {name: value.detach().clone() for name, value in trained.state_dict().items()}
     return run
 
 
@@ -166,9 +168,11 @@ def run_reward(
 def run_dpo(
     model: str | Path, rows: Sequence[Row], *, batch_size: int, learning_rate: float, steps: int = 5,
     schedule: str = "constant", max_length: int = 512, max_grad_norm: float = 1.0, beta: float = 0.1,
-    reference: str | Path | None = None, **options: Any,
+    reference: str | Path | None = None, adapted: Callable[[Any], Any] | None = None, **options: Any,
 ) -> TrlRun:  # fmt: skip
     """``DPOTrainer``; the reference is the model's start unless given. ``options``: ``loss_type`` ...
+
+    ``adapted`` makes a PEFT model of the start; then the reference is its base, and the weights are merged.
 
     Logs ``loss, grad_norm, learning_rate, rewards/{chosen,rejected,accuracies,margins}, logps/*, logits/*, entropy,
     mean_token_accuracy, num_tokens``.
@@ -176,8 +180,9 @@ def run_dpo(
 
     def make(trainer: type, arguments: dict[str, Any], data: Dataset) -> Any:
         config = DPOConfig(**arguments, disable_dropout=True, beta=beta, **options)
+        start = causal(model) if adapted is None else adapted(causal(model))
         return trainer(
-            causal(model), ref_model=causal(reference or model), args=config, train_dataset=data,
+            start, ref_model=causal(reference or model) if adapted is None else None, args=config, train_dataset=data,
             processing_class=tokenizer_of(model),
         )  # fmt: skip
 

@@ -138,6 +138,11 @@ def _changes(recipe: Recipe, *, gpu: bool) -> Iterator[_Change]:
             yield _Change({"rollout.max_batch_per_rank": batch}, "slower generation")
     if gpu:
         yield from _placements(recipe)
+    policy, place = recipe.models.policy, recipe.placement.of("reference")
+    if policy is not None and policy.peft is not None and "reference" in roles(recipe) and place.share is None:
+        alone = recipe.models.reference is None or not recipe.models.reference.differs
+        if alone and place.with_ is None and place.ranks in ("auto", recipe.placement.of("policy").ranks):
+            yield _Change({"placement.reference.share": "policy"}, "one group, so one after the other")
     plain = [role for role in trained if not model_of(recipe, role).gradient_checkpointing]
     if plain:
         yield _Change(

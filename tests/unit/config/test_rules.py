@@ -67,6 +67,10 @@ BROKEN = [
      ["models.reference.quantization", 'null differs from the policy\'s {"method": "nf4", "double": true}']),
     ("dpo", ["models.policy.peft={r: 4}", "models.reference.quantization={double: false}"],
      ["models.reference.quantization", "differs from the policy's null", "differs: true"]),
+    ("ppo", ["placement.value.share=policy"], ["placement.value.share", "has no base", "with: policy"]),
+    ("dpo", ["placement.reference.share=policy"], ["placement.reference.share", "all its weights", "method: lora"]),
+    ("dpo", ["placement.reference.share=policy", "models.policy.peft={}", "models.reference={path: a, differs: true}"],
+     ["placement.reference.share", "meant to differ"]),
     # reference
     ("ppo", ["models.reference.path=other/model"], ["models.reference.path", "not the policy's", "differs: true"]),
     ("ppo", ["models.reference.dtype=bfloat16"], ["models.reference.dtype", "differs from the policy's", "float32"]),

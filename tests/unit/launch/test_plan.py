@@ -131,7 +131,11 @@ def test_groups_that_take_turns_share_their_bundles() -> None:
 
 
 def test_shared_role_is_found_in_its_hosts_group() -> None:
-    plan = make_plan(recipe("dpo", {"placement": {"reference": {"share": "policy"}}}), local(), machine=LAPTOP)
+    plan = make_plan(
+        recipe("dpo", {"placement": {"reference": {"share": "policy"}}, "models.policy.peft": {"r": 8}}),
+        local(),
+        machine=LAPTOP,
+    )
     assert set(plan.groups) == {"policy"}
     assert plan.group_of("reference").role == "policy"
     assert "parameters" not in {item.name for item in plan.memory["reference"].items}

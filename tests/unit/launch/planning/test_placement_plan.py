@@ -157,7 +157,8 @@ def test_said_ranks_are_kept_and_auto_takes_the_rest() -> None:
 
 
 def test_a_shared_role_has_no_group() -> None:
-    first = arrangements(recipe("dpo", {"placement": {"reference": {"share": "policy"}}}), hardware())[0]
+    changes = {"placement": {"reference": {"share": "policy"}}, "models.policy.peft": {"r": 8}}
+    first = arrangements(recipe("dpo", changes), hardware())[0]
     assert first.group_of == {"policy": "policy", "reference": "policy"}
     assert dict(first.ranks) == {"policy": 2}
     assert first.roles_of_set == {"policy": ("policy", "reference")}

@@ -1,0 +1,203 @@
+"""Adapters, over a whole base or one in four bits: the same answer on any layout and beside TRL, kept and resumed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+from distft.cli import main
+from distft.common.seeding import derive
+from distft.config.models import Lora, Model, Quantization
+from distft.models.adapters import add_lora, is_adapter
+from distft.models.load import load_causal
+from distft.models.quantization import four_bits, keep_packing
+from tests.e2e.conftest import SFT, SMALL, TINY, Start, computed, dpo, events, lines, ppo, starting, weights
+from tests.e2e.test_resume import disturb, run
+from tests.harness.compare import at_most, largest_metric_difference, largest_weight_difference
+from tests.harness.corpus import PAIRS
+from tests.harness.jobs import Outcome
+from tests.harness.layouts import run_spmd
+from tests.harness.matrix import Layouts, outcomes
+from tests.harness.recipes import RATE, adapted, dpo_recipe, ppo_recipe, supervised_recipe
+from tests.reference.trl_runs import run_dpo
+
+pytest_plugins = ["tests.harness.fixtures"]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+
+LORA = ("models.policy.peft.method=lora", "models.policy.peft.r=4")
+FOUR_BITS = (*LORA, "models.policy.quantization.method=nf4")
+SHARED = "placement.reference.share=policy"
+
+
+@pytest.fixture(scope="module")
+def qlora(sft: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The run folder of a DPO run of adapters over four bits, which are the reference too: one group of two ranks."""
+    workplace = tmp_path_factory.mktemp("qlora")
+    with starting(workplace) as start:
+        yield run(start, *dpo(sft, *FOUR_BITS, SHARED), folder="run")
+
+
+def test_they_learn_from_where_the_policy_starts(sft: Path, qlora: Path) -> None:
+    losses = [line["loss"] for line in lines(qlora, "metrics") if line["split"] == "train"]
+    assert losses[0] == pytest.approx(0.6931, abs=1e-4)  # B is 0: the policy is its reference
+    assert losses[-1] < 0.69
+    start = AutoModelForCausalLM.from_pretrained(sft / "final")
+    final = AutoModelForCausalLM.from_pretrained(qlora / "final")
+    for name, before in start.named_parameters():
+        after = final.get_parameter(name)
+        linear = "_proj" in name
+        assert torch.equal(before, after) is not linear, name
+
+
+def test_the_adapter_by_itself_is_what_was_merged(sft: Path, qlora: Path) -> None:
+    ids = torch.arange(20, 40).unsqueeze(0)
+    base: Any = AutoModelForCausalLM.from_pretrained(
+        sft / "final", quantization_config=four_bits(Quantization(), torch.float32), dtype=torch.float32
+    )
+    keep_packing(base)
+    merged: Any = AutoModelForCausalLM.from_pretrained(qlora / "final").eval()
+    by_peft: Any = PeftModel.from_pretrained(base, qlora / "final" / "adapter").eval()
+    with torch.no_grad():
+        wanted = merged(input_ids=ids).logits
+        torch.testing.assert_close(by_peft(input_ids=ids).logits, wanted, rtol=1e-4, atol=1e-4)
+        with by_peft.disable_adapter():
+            assert (by_peft(input_ids=ids).logits - wanted).abs().max() > 1e-3
+
+
+def test_a_checkpoint_holds_adapters_and_exports_as_the_result(
+    qlora: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    last = max((qlora / "checkpoints").glob("step_*"))
+    states = [torch.load(path, weights_only=False) for path in last.rglob("*model_states.pt")]
+    names = {name for state in states for name in state["module"]}
+    assert names
+    assert all(is_adapter(name) or "rotary" in name for name in names)
+    assert main(["export", str(last), str(tmp_path / "out")]) == 0
+    assert capsys.readouterr().err == ""
+    for file in ("model.safetensors", "config.json", "adapter/adapter_model.safetensors"):
+        assert (tmp_path / "out" / file).read_bytes() == (qlora / "final" / file).read_bytes(), file
+
+
+def test_the_reference_is_the_policys_own_base(qlora: Path) -> None:
+    assert [event["role"] for event in events(qlora, "group_ready")] == ["data", "policy"]
+    assert [(event["role"], event["host"]) for event in events(qlora, "guest")] == [("reference", "policy")]
+    assert events(qlora, "invariants")[0]["reference_difference"] == 0
+
+
+@pytest.mark.slow
+def test_a_reference_of_its_own_says_the_same(sft: Path, qlora: Path, start: Start) -> None:
+    apart = run(start, *dpo(sft, *FOUR_BITS), folder="apart")
+    assert [event["role"] for event in events(apart, "group_ready")] == ["data", "policy", "reference"]
+    assert computed(apart) == computed(qlora)
+    assert weights(apart) == weights(qlora)
+
+
+@pytest.mark.slow
+def test_ppo_over_a_shared_base(sft: Path, start: Start) -> None:
+    apart = run(start, *ppo(sft, *LORA), folder="apart")
+    shared = run(start, *ppo(sft, *LORA, SHARED), folder="shared")
+    assert computed(apart) == computed(shared)
+    assert weights(apart) == weights(shared)
+
+
+@pytest.mark.slow
+def test_killed_and_started_again_it_is_the_same_run(sft: Path, qlora: Path, start: Start) -> None:
+    disturbed = disturb(start, dpo(sft, *FOUR_BITS, SHARED), "dpo")
+    assert computed(disturbed) == computed(qlora)
+    assert weights(disturbed) == weights(qlora)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("keys", [
+    LORA,
+    (*FOUR_BITS, "rollout.weights=sharded", "models.policy.engine.zero_stage=2"),
+    (*FOUR_BITS, "rollout.weights=sharded"),
+], ids=["twin", "own weights", "shards"])  # fmt: skip
+def test_ppo_generates_with_the_adapters_that_it_trains(sft: Path, start: Start, keys: tuple[str, ...]) -> None:
+    """The invariants compare the generator's log-probabilities with the trainer's in every iteration."""
+    folder = run(start, *ppo(sft, *keys), folder="ppo")
+    first, *_, last = [line for line in lines(folder, "metrics") if line["split"] == "train"]
+    assert first["objective/kl"] == pytest.approx(0.0, abs=1e-6)
+    assert last["objective/kl"] != 0
+    assert not events(folder, "failure")
+    AutoModelForCausalLM.from_pretrained(folder / "final")
+
+
+@pytest.mark.slow
+def test_a_reward_models_head_is_trained_with_its_adapters(sft: Path, start: Start) -> None:
+    words = [word.replace("models.policy.", "models.reward.") for word in (*TINY, *LORA)]
+    folder = run(start, "train", "reward-tiny", *words, *SMALL, "optimizer.warmup_steps=0", folder="reward")
+    _, info = AutoModelForSequenceClassification.from_pretrained(folder / "final", output_loading_info=True)
+    assert not info["missing_keys"]
+    assert events(folder, "checkpoint")
+
+
+@pytest.mark.slow
+def test_sft_thins_out_the_adapters_inputs(start: Start) -> None:
+    plain = run(start, *SFT, *LORA, folder="plain")
+    thinned = run(start, *SFT, *LORA, "models.policy.peft.dropout=0.5", folder="thinned")
+    first, other = (
+        [line for line in lines(folder, "metrics") if line["split"] == "train"] for folder in (plain, thinned)
+    )
+    assert first[0]["loss"] == pytest.approx(other[0]["loss"], rel=1e-5)  # B is 0
+    assert first[-1]["loss"] != pytest.approx(other[-1]["loss"], rel=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("in_four_bits", [False, True])
+def test_any_number_of_ranks_gives_the_same_answer(layouts: Layouts, tmp_path: Path, in_four_bits: bool) -> None:
+    made = {"dpo": dpo_recipe(layouts.starts), "ppo": ppo_recipe(layouts.starts)}
+    recipes = {kind: adapted(recipe, four_bits=in_four_bits) for kind, recipe in made.items()}
+    found: dict[int, dict[str, Outcome]] = {}
+    for num_ranks in (1, 2, 4):
+        jobs = Layouts(tmp_path, layouts.starts).jobs(f"on-{num_ranks}", recipes)
+        run_spmd(jobs, num_ranks, tmp_path / f"on-{num_ranks}")
+        found[num_ranks] = outcomes(jobs)
+    for num_ranks in (2, 4):
+        for kind in recipes:
+            alone, got = found[1][kind], found[num_ranks][kind]
+            assert largest_metric_difference(got.metrics, alone.metrics) <= at_most(1e-5)
+            assert got.rollouts == alone.rollouts
+            assert largest_weight_difference(got.weights("policy"), alone.weights("policy"), RATE) <= at_most(1.0)
+
+
+@pytest.mark.slow
+def test_dpo_of_adapters_is_trls(layouts: Layouts, tmp_path: Path) -> None:
+    start = layouts.starts.policy
+    recipe = adapted(supervised_recipe(layouts.starts, {"kind": "dpo"}, role="policy", path=start))
+    jobs = Layouts(tmp_path, layouts.starts).jobs("trl", {"dpo": recipe})
+    run_spmd(jobs, 1, tmp_path / "trl")
+    got = outcomes(jobs)["dpo"]
+
+    def with_our_start(model: Any) -> Any:
+        ours = load_causal(str(start), Model(path=str(start), dtype="float32"), dropout=False)
+        add_lora(ours.model, Lora(r=4, alpha=8.0), dropout=False, seed=derive(recipe["seed"], "role", "policy"))
+        drawn = {f"base_{name}": parameter for name, parameter in ours.named_parameters()}
+        peft: Any = get_peft_model(model, LoraConfig(r=4, lora_alpha=8, target_modules="all-linear"))
+        with torch.no_grad():
+            for name, parameter in peft.named_parameters():
+                if parameter.requires_grad:
+                    parameter.copy_(drawn[name])
+        return peft
+
+    trl = run_dpo(
+        start,
+        PAIRS,
+        max_length=96,
+        batch_size=4,
+        learning_rate=RATE,
+        steps=5,
+        schedule="linear",
+        adapted=with_our_start,
+    )
+    names = ["loss", "grad_norm", "rewards/chosen", "rewards/margins", "logps/chosen", "logps/rejected"]
+    assert trl.logs[-1]["loss"] < trl.logs[0]["loss"] - 1e-3
+    assert largest_metric_difference(got.metrics, trl.logs, names) <= at_most(1e-4)
+    merged = {name: trl.weights[name] for name in got.weights("policy")}
+    assert largest_weight_difference(got.weights("policy"), merged, RATE) <= at_most(5.0)
