@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from distft.arguments import parse
+from distft.cli import main
 from distft.config.load import load_recipe, shipped_recipes
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,6 +31,14 @@ def test_commands_are_taken(command: str) -> None:
     parsed = parse(shlex.split(command)[1:])
     if getattr(parsed, "recipe", None) and "{task}" not in command:  # filled in for each job of an array
         assert load_recipe(parsed.recipe, parsed.overrides).name
+
+
+@pytest.mark.parametrize("command", [command for command in COMMANDS if command.startswith("distft plan ")])
+def test_plans_are_drawn(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """One may say that nothing fits (2), none may fail; a cluster that runs elsewhere cannot be asked here."""
+    if "ray-existing" not in command:
+        assert main(shlex.split(command)[1:]) in (0, 2)
+        assert "memory of one rank" in capsys.readouterr().out
 
 
 def test_all_verbs_are_shown() -> None:

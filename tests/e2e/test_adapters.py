@@ -178,7 +178,7 @@ def test_dpo_of_adapters_is_trls(layouts: Layouts, tmp_path: Path) -> None:
     def with_our_start(model: Any) -> Any:
         ours = load_causal(str(start), Model(path=str(start), dtype="float32"), dropout=False)
         add_lora(ours.model, Lora(r=4, alpha=8.0), dropout=False, seed=derive(recipe["seed"], "role", "policy"))
-        drawn = {f"base_{name}": parameter for name, parameter in ours.named_parameters()}
+        drawn = {f"base_model.{name}": parameter for name, parameter in ours.named_parameters()}
         peft: Any = get_peft_model(model, LoraConfig(r=4, lora_alpha=8, target_modules="all-linear"))
         with torch.no_grad():
             for name, parameter in peft.named_parameters():

@@ -40,8 +40,8 @@ class RoleTime:
 
     @property
     def bound_by(self) -> str:
-        """The resource that takes longest."""
-        return max(self.parts, key=lambda name: self.parts[name])
+        """The resource that takes longest; "nothing" where there is no work."""
+        return max(self.parts, key=lambda name: self.parts[name], default="nothing")
 
 
 class Timing:

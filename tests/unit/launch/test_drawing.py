@@ -48,6 +48,21 @@ def test_what_would_fit_is_listed(tmp_path: Path) -> None:
     assert "70,553.7 M" in text
 
 
+def test_work_that_takes_no_time_is_drawn() -> None:
+    """From its shards a policy generates without any weight sync."""
+    text = draw(make_plan(load_recipe("llama3-ppo", ["rollout.weights=sharded"]), gpu_cluster(1)))
+    assert any(
+        line.startswith("weight sync") and line.split()[-2:] == ["0.00", "nothing"] for line in text.splitlines()
+    )
+
+
+def test_adapters_and_a_shared_base_are_said() -> None:
+    changes = ["models.policy.peft.method=lora", "placement.reference.share=policy"]
+    text = draw(make_plan(load_recipe("llama3-dpo", changes), gpu_cluster(1)))
+    assert "policy + reference" in text
+    assert "8,072.2 M (41.9 trained)" in text
+
+
 def test_the_time_of_a_step_and_what_it_waits_for() -> None:
     """Phases with their roles, the whole, the bottleneck; without rates why there is none."""
     text = draw(make_plan(load_recipe("llama3-ppo"), gpu_cluster(1)))
