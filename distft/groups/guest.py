@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from distft.groups.handles import Call, DataRef, Group, WorkerInfo
+from distft.groups.handles import Call, Group, WorkerInfo
 
 
 @dataclass(frozen=True)
@@ -31,19 +30,8 @@ class Guest:
     def workers(self) -> tuple[WorkerInfo, ...]:
         return self.host.workers
 
-    def call(
-        self,
-        verb: str,
-        *args: Any,
-        each: Sequence[tuple[Any, ...]] | None = None,
-        data: Sequence[DataRef] = (),
-        samples: Sequence[Sequence[int]] | None = None,
-        deadline_s: float | None = None,
-        **kwargs: Any,
-    ) -> Call:
+    def call(self, verb: str, *args: Any, **kwargs: Any) -> Call:
         """See ``handles.Group.call``. Raises ValueError for all but a forward pass: a base is only read."""
         if verb != "forward":
             raise ValueError(f"{self.role} lives in the group of {self.host.role} and is asked for {verb}")
-        return self.host.call(
-            verb, *args, each=each, data=data, samples=samples, deadline_s=deadline_s, adapters=False, **kwargs
-        )
+        return self.host.call(verb, *args, adapters=False, **kwargs)
