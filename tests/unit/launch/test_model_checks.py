@@ -36,6 +36,15 @@ def _too_many_tokens(folder: Path) -> None:
     (folder / "tokenizer.json").write_text(json.dumps({"model": {"vocab": vocabulary}}))
 
 
+def _quantized(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "quantization_config": {"quant_method": "gptq"}}))
+
+
+def _adapter(folder: Path) -> None:
+    (folder / "config.json").rename(folder / "adapter_config.json")
+
+
 def _missing_shard(folder: Path) -> None:
     index = {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
@@ -47,6 +56,8 @@ def _missing_shard(folder: Path) -> None:
         (_without("config.json"), "has no config.json"),
         (_without("model.safetensors"), "has no weights"),
         (_without("tokenizer.json"), "has no tokenizer"),
+        (_quantized, r"that gptq has quantized\n.*take the original weights; models.policy.quantization.method=nf4"),
+        (_adapter, r"is an adapter, not a whole model\n.*merge it"),
         (_too_many_tokens, "has 9 tokens, the model's embedding only 8 rows"),
         (_missing_shard, "names model-00001-of-00002.safetensors, which is not there .2 of 2 missing"),
         (lambda folder: (folder / "tokenizer.json").write_text("{"), "is not a tokenizer"),
@@ -116,6 +127,28 @@ def test_classifier_needs_a_label_and_a_known_one(tmp_path: Path) -> None:
         check_head(folder, RewardModel(path=str(folder), label="nothat"))
     assert "nothate" in caught.value.hint
     check_head(folder, RewardModel(path=str(folder), label="nothate"))
+
+
+def test_layers_for_adapters_are_looked_for_in_the_weights(tmp_path: Path) -> None:
+    folder = model_folder(tmp_path / "m")
+    shapes = {"model.layers.0.attn.query.weight": (8, 8), "model.layers.0.norm.weight": (8,), "lm_head.weight": (8, 8)}
+    write_safetensors(folder / "model.safetensors", shapes)
+    for targets, said in ((["qury"], "did you mean query?"), (["lm_head"], "it has: query"), (["norm"], "it has: q")):
+        changes = {"models": {"policy": {"path": str(folder), "peft": {"target_modules": targets}}}}
+        with pytest.raises(UserError) as raised:
+            list(check_models(recipe("sft", changes)))
+        assert f"models.policy.peft.target_modules: {folder} has no linear layer {targets[0]}" in str(raised.value)
+        assert said in str(raised.value)
+    changes = {"models": {"policy": {"path": str(folder), "peft": {"target_modules": ["query"]}}}}
+    assert list(check_models(recipe("sft", changes))) == []
+
+
+def test_the_adapter_beside_a_result_names_the_result(tmp_path: Path) -> None:
+    folder = model_folder(tmp_path / "final")
+    (folder / "adapter").mkdir()
+    (folder / "adapter" / "adapter_config.json").write_text("{}")
+    with pytest.raises(UserError, match=f"did you mean {folder}"):
+        check_folder(folder / "adapter", "policy")
 
 
 def test_policy_and_reference_share_a_tokenizer(tmp_path: Path) -> None:
