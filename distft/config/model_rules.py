@@ -145,16 +145,16 @@ def _precision_and_engine(recipe: Recipe) -> Iterator[Problem]:
             )
         if engine.offload_optimizer == "cpu" and engine.zero_stage == 0:
             yield Problem.at(f"{at}.engine.offload_optimizer", "needs sharded optimizer state", "zero_stage: 1, 2 or 3")
-        yield from _adapters(recipe, role, model) if role in trained else _frozen(at, model)
+        yield from _trained(recipe, role, model) if role in trained else _frozen(at, model)
 
 
-def _adapters(recipe: Recipe, role: str, model: Model) -> Iterator[Problem]:
+def _trained(recipe: Recipe, role: str, model: Model) -> Iterator[Problem]:
     at, kind = f"models.{role}", recipe.algorithm.kind
     if model.quantization is not None and model.peft is None:
         yield Problem.at(
             f"{at}.quantization",
             "this model is trained, and weights in four bits cannot be",
-            f"add {at}.peft: {{method: lora}} to train adapters beside them, or remove it",
+            f"add {at}.peft: {{method: lora}} to train adapters beside them, or {at}.quantization: null",
         )
     generates = role == "policy" and facts.is_rl(recipe)
     if model.quantization is not None and generates and recipe.rollout.weights == "gathered":
@@ -234,6 +234,17 @@ def _sharing(recipe: Recipe) -> Iterator[Problem]:
                              f"(models.policy.peft: {{method: lora}}), or {turns}")  # fmt: skip
         elif recipe.models.reference is not None and recipe.models.reference.differs:
             yield Problem.at(at, "the reference is meant to differ from the policy's start", turns)
+        else:
+            yield from _no_engine_of_its_own(recipe)
+
+
+def _no_engine_of_its_own(recipe: Recipe) -> Iterator[Problem]:
+    alone = recipe.model_copy(update={"models": recipe.models.model_copy(update={"reference": None})})
+    said, inherited = facts.model_of(recipe, "reference"), facts.model_of(alone, "reference")
+    for key in ("attention", "engine"):
+        if getattr(said, key) != getattr(inherited, key):
+            what = "has no effect: the reference is the policy's own base (placement.reference.share)"
+            yield Problem.at(f"models.reference.{key}", what, "remove it")
 
 
 def _said(value: Any) -> str:

@@ -28,12 +28,13 @@ from distft.common.errors import DistftError, EnvironmentFallsShort
 from distft.config.models import Engine as EngineConfig
 from distft.config.training import Optimizer
 from distft.engine import process_group
+from distft.engine.asleep import Asleep
 from distft.engine.held import (
     Held,
     bytes_now,
     gradient_elements,
+    held_tensors,
     optimizer_elements,
-    optimizer_tensors,
     parameter_elements,
 )
 from distft.engine.optimizer import build_optimizer
@@ -74,8 +75,7 @@ class Engine:
         self._entry = module
         self._engine: Any = None
         self._replicated: ReplicatedStep | None = None
-        self._parameters_on_host = config.offload_parameters == "cpu"
-        self._away: list[Tensor] = []
+        self._asleep: Asleep | None = None
         if optimizer is not None:
             self._build_trained(module, config, optimizer)
         else:
@@ -97,6 +97,7 @@ class Engine:
         self._partly_frozen = any(not parameter.requires_grad for parameter in module.parameters())
         if self._partly_frozen:
             self._engine.module_state_dict = self._trained_state
+            self._engine.load_module_state_dict = self._load_trained
         self.train(mode=True)
         if self.zero_stage == 0:
             self._replicated = ReplicatedStep(
@@ -196,6 +197,16 @@ class Engine:
         trained = {name: p.data for name, p in self._module.named_parameters() if p.requires_grad}
         return trained | dict(self._module.named_buffers())
 
+    def _load_trained(self, checkpoint: dict[str, Any], **_: Any) -> None:
+        """The other way. Raises RuntimeError where names do not fit: an adapter would silently start anew."""
+        found, wanted = checkpoint["module"], self._trained_state()
+        if different := sorted(found.keys() ^ wanted.keys()):
+            raise RuntimeError(f"the checkpoint was written for other adapters: {', '.join(different[:3])}")
+        with torch.no_grad():
+            for name, tensor in wanted.items():
+                if tensor.shape == found[name].shape:  # sharded ones come with the optimizer's copies
+                    tensor.copy_(found[name])
+
     def save(self, folder: Path) -> None:
         """Parameters, optimizer and loss-scale state, a file a rank (collective; every file may take minutes).
 
@@ -215,9 +226,7 @@ class Engine:
         """
         path = None
         if (folder / CHECKPOINT_TAG).is_dir():
-            path, _ = self._engine.load_checkpoint(
-                str(folder), tag=CHECKPOINT_TAG, load_module_strict=not self._partly_frozen
-            )
+            path, _ = self._engine.load_checkpoint(str(folder), tag=CHECKPOINT_TAG)
         if path is None:
             raise FileNotFoundError(f"no engine state in {folder}")
 
@@ -231,43 +240,20 @@ class Engine:
         return Held(parameters, gradients, optimizer_elements(optimizer), bytes_now(self.module, optimizer))
 
     def offload(self) -> None:
-        """Moves every state to host memory, so that another role may use the accelerator."""
-        if self.device.type == "cpu":
-            return
-        if self._engine is not None and self.trained and self.zero_stage > 0:
-            if not self._parameters_on_host:  # else DeepSpeed refuses, and little is left to move
-                self._engine.offload_states()
-        else:
-            self._away = [tensor for tensor in self._resident() if tensor.device == self.device]
-            _move(self._away, torch.device("cpu"))
-        torch.cuda.empty_cache()
+        """Moves all that this rank holds to host memory, so that another role may use the accelerator."""
+        if self.device.type != "cpu":  # where it would be the same memory
+            self.sleep()
+            torch.cuda.empty_cache()
+
+    def sleep(self) -> None:
+        """As ``offload``, on any device."""
+        self._asleep = Asleep(held_tensors(self.module, self._engine.optimizer if self.trained else None))
 
     def reload(self) -> None:
-        """Moves the states back."""
-        if self.device.type == "cpu":
-            return
-        if self._engine is not None and self.trained and self.zero_stage > 0:
-            if not self._parameters_on_host:
-                self._engine.reload_states()
-        else:
-            _move(self._away, self.device)
-            self._away = []
-
-    def _resident(self) -> Iterator[Tensor]:
-        """The tensors of a frozen or replicated model, whose move DeepSpeed leaves to others."""
-        for parameter in self.module.parameters():
-            yield getattr(parameter, "ds_tensor", parameter)
-        yield from self.module.buffers()
-        if self.trained:
-            optimizer = self._engine.optimizer
-            yield from optimizer_tensors(optimizer)
-            for group in optimizer.param_groups:  # the float32 copies, or the parameters themselves again
-                yield from group["params"]
-
-
-def _move(tensors: list[Tensor], device: torch.device) -> None:
-    for tensor in tensors:
-        tensor.data = tensor.data.to(device)
+        """Moves it back."""
+        if self._asleep is not None:
+            self._asleep.back()
+            self._asleep = None
 
 
 def _buckets(named: list[tuple[str, nn.Parameter]], limit: int) -> Iterator[list[tuple[str, nn.Parameter]]]:

@@ -51,6 +51,22 @@ def bytes_now(module: nn.Module, optimizer: Any = None) -> dict[str, int]:
     return found
 
 
+def held_tensors(module: nn.Module, optimizer: Any = None) -> Iterator[Tensor]:
+    """All tensors of a model on this rank; several may lie in one storage."""
+    for parameter in module.parameters():
+        shard = getattr(parameter, "ds_tensor", None)
+        yield from (tensor for tensor in (parameter.data, parameter.grad, shard) if tensor is not None)
+        yield from _quantization_constants(parameter)
+    yield from module.buffers()
+    if optimizer is None:
+        return
+    masters = list(_master_weights(optimizer))
+    yield from masters
+    yield from (master.grad for master in masters if master.grad is not None)
+    yield from (tensor for tensor in _kept_gradients(optimizer) if tensor is not None)
+    yield from optimizer_tensors(optimizer)
+
+
 def _quantization_constants(parameter: Any) -> Iterator[Tensor]:
     """What it takes to read a parameter in four bits: the blocks' scales, and how those are quantized in turn.
 

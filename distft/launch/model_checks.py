@@ -5,16 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from distft.common.errors import UserError, nearest
 from distft.config.load import resolve_path
-from distft.config.models import Model, RewardModel
+from distft.config.models import RewardModel
 from distft.config.recipe import Recipe
 from distft.config.roles import is_rl, model_of, roles
-from distft.launch.planning.architectures import MODULES
 from distft.launch.planning.model_sizes import local_folder, read_config
 from distft.launch.planning.weight_files import COPY_AGAIN, tensor_shapes, weight_files
 
@@ -31,13 +30,12 @@ def check_models(recipe: Recipe) -> Iterator[str]:
     """Every model that has a path. Yields warnings.
 
     Raises UserError for missing or incomplete folders, a reward model without a head, tokenizers of policy
-    and reference that differ, adapters in layers that are not there.
+    and reference that differ.
     """
     folders: dict[str, Path] = {}
     for role in roles(recipe):
         model = model_of(recipe, role)
         if model.path is None:
-            check_targets(model, MODULES["llama"], role, "a Llama")
             continue
         path = resolve_path(model.path)
         folder = local_folder(path)
@@ -46,7 +44,6 @@ def check_models(recipe: Recipe) -> Iterator[str]:
             continue
         if folder not in folders.values():
             check_folder(folder, role)
-        check_targets(model, _linear_layers(folder), role, str(folder))
         folders[role] = folder
     if is_rl(recipe) and "reward" in folders:
         check_head(folders["reward"], model_of(recipe, "reward"))
@@ -93,26 +90,6 @@ def check_folder(folder: Path, role: str) -> None:
             where=where,
             hint="this tokenizer belongs to another model",
         )
-
-
-def check_targets(model: Model, layers: Collection[str], role: str, there: str) -> None:
-    """The model has the layers that are to have adapters; no ``layers``: not known. Raises UserError."""
-    if model.peft is None or model.peft.target_modules == "all-linear" or not layers:
-        return
-    for wanted in model.peft.target_modules:
-        if wanted not in layers:
-            close = nearest(wanted, layers)
-            raise UserError(
-                f"{there} has no linear layer {wanted}",
-                where=f"models.{role}.peft.target_modules",
-                hint=f"did you mean {close}?" if close else f"it has: {', '.join(sorted(layers))}",
-            )
-
-
-def _linear_layers(folder: Path) -> set[str]:
-    """Last parts of the names of the layers' matrices."""
-    matrices = (name.split(".") for name, shape in tensor_shapes(folder).items() if len(shape) == 2)
-    return {parts[-2] for parts in matrices if parts[-1] == "weight" and any(part.isdigit() for part in parts)}
 
 
 def check_head(folder: Path, model: Any) -> None:

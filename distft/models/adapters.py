@@ -16,7 +16,7 @@ from transformers.pytorch_utils import Conv1D
 
 from distft.common.errors import UserError, nearest
 from distft.config.models import Lora
-from distft.models.quantization import dequantized
+from distft.models.quantization import dequantized, was_conv1d
 
 ADAPTER = "default"
 _A, _B, _BASE = f"lora_A.{ADAPTER}.weight", f"lora_B.{ADAPTER}.weight", "base_layer."
@@ -84,12 +84,15 @@ def plain_tensors(tensors: Iterable[tuple[str, Tensor]], model: nn.Module) -> It
             layer, _, factor = name.rpartition(".lora_")
             waiting[factor[0]] = tensor.detach().clone()
             if len(waiting) == 3:
-                yield f"{layer}.weight", _merged(layers[layer], waiting)
+                merged = _merged(layers[layer], waiting)
+                yield f"{layer}.weight", merged.T.contiguous() if was_conv1d(layers[layer].base_layer) else merged
                 waiting = {}
         elif _BASE in name and name.endswith(".weight"):
             waiting["W"] = dequantized(model.get_submodule(name.removesuffix(".weight")), tensor).clone()
         elif name.endswith(".weight"):
-            yield name, dequantized(model.get_submodule(name.removesuffix(".weight")), tensor)
+            owner = model.get_submodule(name.removesuffix(".weight"))
+            whole = dequantized(owner, tensor)
+            yield name, whole.T.contiguous() if was_conv1d(owner) else whole
         else:
             yield name.replace(_BASE, ""), tensor
 
@@ -117,7 +120,7 @@ def _targets(model: Any, lora: Lora) -> list[str]:
             close = nearest(wanted, known)
             raise UserError(
                 f"{type(model).__name__} has no linear layer {wanted}",
-                where="peft.target_modules",
+                where="target_modules of the adapters",
                 hint=f"did you mean {close}?" if close else f"it has: {', '.join(known)}",
             )
     return [name for name in linear if name.rpartition(".")[2] in lora.target_modules]

@@ -26,9 +26,13 @@ def export_model(model: Any, weights: dict[str, Tensor], tokenizer: Any, folder:
     with _saveable(model, tokenizer), quiet_transformers():
         model.save_pretrained(folder, state_dict={**_buffers(model), **weights})
     tokenizer.save_pretrained(folder)
-    _readable_alike(folder)
+    _readable_alike(folder, folder / "config.json")
     written = _shapes(folder)
-    wrong = [name for name, tensor in weights.items() if name in written and written[name] != tuple(tensor.shape)]
+    own = {name: tuple(getattr(one, "ds_shape", one.shape)) for name, one in model.named_parameters()}
+    wrong = [
+        name for name, shape in written.items()
+        if shape != own.get(name, shape) or (name in weights and shape != tuple(weights[name].shape))
+    ]  # fmt: skip
     empty = [name for name, shape in written.items() if 0 in shape]
     absent = [name for name in model.state_dict() if name not in written and name not in _tied(model)]
     if wrong or empty or absent:
@@ -49,12 +53,12 @@ def export_adapter(model: Any, trained: dict[str, Tensor], base: str, folder: Pa
     config.save_pretrained(str(folder))
     tensors = {f"base_model.model.{name.replace(f'.{ADAPTER}.', '.')}": tensor for name, tensor in trained.items()}
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-    _readable_alike(folder)
+    _readable_alike(folder, folder / "adapter_config.json")
 
 
-def _readable_alike(folder: Path) -> None:
+def _readable_alike(folder: Path, example: Path) -> None:
     """safetensors keeps its files to the owner alone, whatever the umask says; colleagues and containers read them."""
-    mode = next(folder.glob("*config.json")).stat().st_mode
+    mode = example.stat().st_mode
     for path in folder.glob("*.safetensors"):
         path.chmod(mode)
 

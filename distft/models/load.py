@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    GenerationConfig,
+)
 from transformers.modeling_utils import set_zero3_state
 from transformers.utils import logging as transformers_logging
 
@@ -116,7 +122,10 @@ def empty_causal(path: str, model: Model, *, dropout: bool) -> Any:
     """The architecture of a causal language model, all of it on the meta device: for the export of weights
     that lie elsewhere. Raises UserError when there is no model.
     """
-    return _without_weights(AutoModelForCausalLM, load_config(path, model, dropout=dropout), model)
+    module = _without_weights(AutoModelForCausalLM, load_config(path, model, dropout=dropout), model)
+    with suppress(OSError):  # a folder need not have any; then they follow from config.json
+        module.generation_config = GenerationConfig.from_pretrained(path)
+    return module
 
 
 def empty_scalar(path: str, model: Model, *, dropout: bool) -> Any:

@@ -8,21 +8,25 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import BitsAndBytesConfig
+from transformers.pytorch_utils import Conv1D
 
 from distft.config.models import Quantization
-
-# It regrets the lack of a kernel that ``keep_packing`` forbids.
-logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(lambda record: "gemm_4bit_forward" not in str(record.msg))
 
 
 def four_bits(quantization: Quantization, dtype: torch.dtype) -> BitsAndBytesConfig:
     """What transformers is told: products are computed in ``dtype``."""
+    # bitsandbytes regrets, when it is imported, the lack of a kernel that ``keep_packing`` forbids.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(_no_regret)
     return BitsAndBytesConfig(  # type: ignore[no-untyped-call]
         load_in_4bit=True,
         bnb_4bit_quant_type=quantization.method,
         bnb_4bit_use_double_quant=quantization.double,
         bnb_4bit_compute_dtype=dtype,
     )
+
+
+def _no_regret(record: logging.LogRecord) -> bool:
+    return "gemm_4bit_forward" not in str(record.msg)
 
 
 def keep_packing(model: nn.Module) -> None:
@@ -38,7 +42,7 @@ def keep_packing(model: nn.Module) -> None:
 
 
 def dequantized(part: Any, weight: Tensor) -> Tensor:
-    """The whole ``weight`` of the layer ``part`` in the precision that it computes in; any other weight as it is."""
+    """The whole ``weight [out, in]`` of the layer ``part`` in the precision that it computes in; any other as it is."""
     constants = getattr(part.weight, "quant_state", None)
     if constants is None:
         return weight.detach()
@@ -46,3 +50,8 @@ def dequantized(part: Any, weight: Tensor) -> Tensor:
 
     whole: Tensor = dequantize_4bit(weight.detach(), constants)
     return whole.to(part.compute_dtype)
+
+
+def was_conv1d(part: Any) -> bool:
+    """Whether GPT-2's ``Conv1D``, whose weight is ``[in, out]``, stood where this layer in four bits stands now."""
+    return issubclass(getattr(part, "source_cls", nn.Linear), Conv1D)

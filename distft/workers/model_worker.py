@@ -227,10 +227,11 @@ class ModelWorker:
         if self._generator is None:
             self._generator = self._new_generator()
         if self.spec.gathered_generation:
-            # What is frozen is the same in every version.
-            targets = dict(self._generator.module.named_parameters())
-            renewed = {name for name, p in self._engine.module.named_parameters() if first or p.requires_grad}
-            targets = {name: target for name, target in targets.items() if PREFIX + name in renewed}
+            twin = self._generator.module
+            targets = dict(twin.named_parameters())
+            if not first:  # what is frozen is the same in every version
+                trained = [name for name, p in self._engine.module.named_parameters() if p.requires_grad]
+                targets = {name: twin.get_parameter(name) for name in (one.removeprefix(PREFIX) for one in trained)}
             copied = copy_weights(self._engine.full_tensors(trained_only=not first), targets)
         self._generator.version = version
         return {"bytes": copied, "seconds": time.perf_counter() - started}, None

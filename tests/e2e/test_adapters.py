@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, GenerationConfig
 
 from distft.cli import main
 from distft.common.seeding import derive
 from distft.config.models import Lora, Model, Quantization
 from distft.models.adapters import add_lora, is_adapter
-from distft.models.load import load_causal
+from distft.models.load import load_causal, start_head
 from distft.models.quantization import four_bits, keep_packing
 from tests.e2e.conftest import SFT, SMALL, TINY, Start, computed, dpo, events, lines, ppo, starting, weights
 from tests.e2e.test_resume import disturb, run
@@ -55,6 +56,11 @@ def test_they_learn_from_where_the_policy_starts(sft: Path, qlora: Path) -> None
         assert torch.equal(before, after) is not linear, name
 
 
+def test_the_ends_of_a_turn_are_kept(sft: Path, qlora: Path) -> None:
+    start, final = (GenerationConfig.from_pretrained(folder / "final") for folder in (sft, qlora))
+    assert final.eos_token_id == start.eos_token_id
+
+
 def test_the_adapter_by_itself_is_what_was_merged(sft: Path, qlora: Path) -> None:
     ids = torch.arange(20, 40).unsqueeze(0)
     base: Any = AutoModelForCausalLM.from_pretrained(
@@ -80,7 +86,7 @@ def test_a_checkpoint_holds_adapters_and_exports_as_the_result(
     assert all(is_adapter(name) or "rotary" in name for name in names)
     assert main(["export", str(last), str(tmp_path / "out")]) == 0
     assert capsys.readouterr().err == ""
-    for file in ("model.safetensors", "config.json", "adapter/adapter_model.safetensors"):
+    for file in ("model.safetensors", "config.json", "generation_config.json", "adapter/adapter_model.safetensors"):
         assert (tmp_path / "out" / file).read_bytes() == (qlora / "final" / file).read_bytes(), file
 
 
@@ -133,9 +139,15 @@ def test_ppo_generates_with_the_adapters_that_it_trains(sft: Path, start: Start,
 def test_a_reward_models_head_is_trained_with_its_adapters(sft: Path, start: Start) -> None:
     words = [word.replace("models.policy.", "models.reward.") for word in (*TINY, *LORA)]
     folder = run(start, "train", "reward-tiny", *words, *SMALL, "optimizer.warmup_steps=0", folder="reward")
-    _, info = AutoModelForSequenceClassification.from_pretrained(folder / "final", output_loading_info=True)
+    final, info = AutoModelForSequenceClassification.from_pretrained(folder / "final", output_loading_info=True)
     assert not info["missing_keys"]
-    assert events(folder, "checkpoint")
+    drawn = torch.empty_like(final.score.weight)
+    start_head(drawn, derive(1, "role", "reward"))
+    moved = (final.score.weight - drawn).abs().max().item()
+    assert 1e-5 < moved < 0.1 * drawn.abs().max().item()  # its own start, and trained
+    assert load_file(folder / "final" / "adapter" / "adapter_model.safetensors")["base_model.model.score.weight"].equal(
+        final.score.weight
+    )
 
 
 @pytest.mark.slow

@@ -35,12 +35,16 @@ class Tensors:
         """Elements of one of them."""
         return prod(self.shape)
 
+    @property
+    def packed(self) -> int:
+        """Elements of one of them as it is kept: bytes of two weights each in four bits."""
+        return (self.numel + 1) // 2 if self.four_bits else self.numel
+
     def stored(self, size: int, ranks: int = 1) -> int:
-        """Bytes of all of them on one of ``ranks``, each cut by itself, its last part padded; two to a byte in 4 bits,
-        else of ``size`` bytes.
+        """Bytes of all of them on one of ``ranks``, each cut by itself, its last part padded; an element has ``size``
+        bytes where it is not in four bits.
         """
-        elements, each = ((self.numel + 1) // 2, 1) if self.four_bits else (self.numel, size)
-        return -(-elements // ranks) * each * self.count
+        return -(-self.packed // ranks) * (1 if self.four_bits else size) * self.count
 
     @property
     def total(self) -> int:
@@ -161,21 +165,31 @@ FAMILIES: dict[str, Callable[[Config], list[Tensors]]] = {
     "mt5": t5,
 }  # fmt: skip
 
-_LLAMA_MODULES = {
-    "q_proj": "attention.q", "k_proj": "attention.k", "v_proj": "attention.v", "o_proj": "attention.o",
-    "gate_proj": "mlp.gate", "up_proj": "mlp.up", "down_proj": "mlp.down",
+_LLAMA_MODULES: dict[str, tuple[str, ...]] = {
+    "attention.q": ("q_proj",), "attention.k": ("k_proj",), "attention.v": ("v_proj",), "attention.o": ("o_proj",),
+    "mlp.gate": ("gate_proj",), "mlp.up": ("up_proj",), "mlp.down": ("down_proj",),
 }  # fmt: skip
-# What the modules of linear layers are called by their own code, where the name says which table it is.
-MODULES: dict[str, dict[str, str]] = {
+_T5_MODULES: dict[str, tuple[str, ...]] = {
+    "attention.q": ("q",), "attention.k": ("k",), "attention.v": ("v",), "attention.o": ("o",),
+    "mlp.up": ("wi", "wi_0", "wi_1"), "mlp.down": ("wo",),
+}  # fmt: skip
+# What the modules of a family's linear layers are called by its own code, by table.
+MODULES: dict[str, dict[str, tuple[str, ...]]] = {
     **{family: _LLAMA_MODULES for family, tables in FAMILIES.items() if tables is llama_like},
+    "gpt2": {
+        "attention.qkv": ("c_attn",), "attention.o": ("c_proj",), "mlp.up": ("c_fc",), "mlp.down": ("c_proj",),
+    },
     "gpt_neox": {
-        "query_key_value": "attention.qkv", "dense": "attention.o",
-        "dense_h_to_4h": "mlp.up", "dense_4h_to_h": "mlp.down",
+        "attention.qkv": ("query_key_value",), "attention.o": ("dense",),
+        "mlp.up": ("dense_h_to_4h",), "mlp.down": ("dense_4h_to_h",),
     },
     "opt": {
-        "q_proj": "attention.q", "k_proj": "attention.k", "v_proj": "attention.v", "out_proj": "attention.o",
-        "fc1": "mlp.up", "fc2": "mlp.down",
+        "attention.q": ("q_proj",), "attention.k": ("k_proj",), "attention.v": ("v_proj",),
+        "attention.o": ("out_proj",), "mlp.up": ("fc1",), "mlp.down": ("fc2",),
+        "projection": ("project_in", "project_out"),
     },
+    "t5": _T5_MODULES,
+    "mt5": _T5_MODULES,
 }  # fmt: skip
 
 

@@ -108,8 +108,8 @@ def training_flops(sizes: ModelSizes, tokens: float, length: float, read: float,
 
 def gather_calls(sizes: TensorTable, bucket: int) -> int:
     """Collectives of one pass over these parameters: a tensor beyond a bucket by itself, the others filled together."""
-    large = sum(tensors.count for tensors in sizes.tensors if tensors.numel >= bucket)
-    rest = sum(tensors.total for tensors in sizes.tensors if tensors.numel < bucket)
+    large = sum(tensors.count for tensors in sizes.tensors if tensors.packed >= bucket)
+    rest = sum(tensors.packed * tensors.count for tensors in sizes.tensors if tensors.packed < bucket)
     return large + -(-rest // bucket)
 
 

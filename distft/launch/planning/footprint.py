@@ -24,7 +24,7 @@ from distft.launch.planning.memory import (
     peak,
     rank_items,
 )
-from distft.launch.planning.model_sizes import ModelSizes, sizes_from_init, sizes_from_path
+from distft.launch.planning.model_sizes import ModelSizes, WrongTargets, sizes_from_init, sizes_from_path
 from distft.launch.planning.placement_plan import Arrangement, NodeKind, Span, node_kinds
 
 SCALAR_ROLES = ("reward", "value")
@@ -112,8 +112,11 @@ class Roles:
         return self._models[role]
 
     def sizes(self, role: str) -> ModelSizes:
-        """The sizes of the role's model. Raises UserError where they are not to be found."""
-        return self._book.sizes_of(self.model(role), scalar=role in SCALAR_ROLES)
+        """The sizes of the role's model. Raises UserError where they are not to be found, WrongTargets."""
+        try:
+            return self._book.sizes_of(self.model(role), scalar=role in SCALAR_ROLES)
+        except WrongTargets as error:
+            raise WrongTargets(error.what, where=f"models.{role}.peft.target_modules", hint=error.hint) from None
 
 
 def role_memory(roles: Roles, role: str, ranks: int, *, gpu: bool, shared: bool) -> RoleMemory:
@@ -122,7 +125,7 @@ def role_memory(roles: Roles, role: str, ranks: int, *, gpu: bool, shared: bool)
     try:
         sizes = roles.sizes(role)
     except UserError as error:
-        if (model.path or "").startswith("run:"):
+        if (model.path or "").startswith("run:") or isinstance(error, WrongTargets):
             raise
         return RoleMemory((), unknown=str(error).replace("\n", ";"))
     compute, work = _compute(roles.recipe, role, model, gpu=gpu), _work(roles.recipe, role, ranks)
@@ -137,10 +140,7 @@ def group_memory(items: Sequence[Item], *, gpu: bool) -> GroupMemory:
     """The items of a group's roles, summed up."""
     on_device = [item for item in items if item.place == "device"]
     always = [item for item in on_device if item.when == "always"]
-    # DeepSpeed moves no states of an engine whose parameters are on the host.
-    held = {item.name for item in items if item.place == "host"}
-    stuck = "parameters" in held and any(item.name == "gradients" for item in items)
-    asleep = sum(item.bytes for item in always if stuck or item.name in STAYS)
+    asleep = sum(item.bytes for item in always if item.name in STAYS)
     node: dict[When, int] = {}
     for item in items:
         if item.place == "host" or not gpu:

@@ -168,10 +168,13 @@ def buffer_items(sizes: ModelSizes, engine: Engine, compute: Compute, ranks: int
     items = []
     if engine.zero_stage == 3:
         small = sizes.small(engine.persistence_threshold, size)
-        ahead = MAX_LIVE_PARAMETERS if compute.trained else max(sizes.layer, sizes.largest)
-        gathered = sizes.stored(size) * min(sizes.total, ahead + bucket) // sizes.total - small
         when: When = "training" if compute.trained else "forward"
-        items.append(Item("gathered parameters", max(0, gathered), when))
+        if compute.trained:
+            live = min(sizes.packed, MAX_LIVE_PARAMETERS + bucket)
+            gathered = sizes.stored(size) * live // sizes.packed
+        else:
+            gathered = min(sizes.stored(size), sizes.stored_at_once(size) + bucket * size)
+        items.append(Item("gathered parameters", max(0, gathered - small), when))
     if compute.trained:
         whole = bucket if compute.gpu else min(bucket, sizes.trained.total)
         items.append(Item("reduce bucket", whole * size, "training"))
@@ -198,10 +201,7 @@ def activation_items(sizes: ModelSizes, compute: Compute, work: Work) -> list[It
     else:
         kept = (sizes.layers + 1) * layer
     when: When = "training" if compute.trained else "forward"
-    items = [Item("activations", kept, when)]
-    if sizes.constants:
-        unpacked = max(tensors.numel for tensors in sizes.tensors if tensors.four_bits)
-        items.append(Item("matrix unpacked from four bits", unpacked * compute.size, when))
+    items = [Item("activations", kept, when), *_unpacked(sizes, compute, when)]
     if work.scalar:
         return items
     logits = work.read * sizes.vocab * compute.size
@@ -209,6 +209,12 @@ def activation_items(sizes: ModelSizes, compute: Compute, work: Work) -> list[It
     chunk = min(work.read * sizes.vocab, CHUNK_GPU if compute.gpu else CHUNK_CPU)
     items.append(Item("float32 logits chunk", 2 * 4 * chunk, when))
     return items
+
+
+def _unpacked(sizes: ModelSizes, compute: Compute, when: When) -> list[Item]:
+    """The largest matrix in four bits, whole for as long as it is multiplied with."""
+    numel = max((tensors.numel for tensors in sizes.tensors if tensors.four_bits), default=0)
+    return [Item("matrix unpacked from four bits", numel * compute.size, when)] if numel else []
 
 
 def peak(items: Iterable[Item], place: Place) -> int:
@@ -246,9 +252,10 @@ def _generation_items(sizes: ModelSizes, compute: Compute, work: Work, ranks: in
     items = [
         Item("key-value cache", cache, "generation"),
         Item("next-token logits", 3 * generation.batch * sizes.vocab * 4, "generation"),
+        *_unpacked(sizes, compute, "generation"),
     ]
     if generation.gathered:
         items.append(Item("generation twin", sizes.stored(size)))
     elif ranks > 1:
-        items.append(Item("gathered layers", 2 * max(sizes.layer, sizes.largest) * size, "generation"))
+        items.append(Item("gathered layers", 2 * sizes.stored_at_once(size), "generation"))
     return items

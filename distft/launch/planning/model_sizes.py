@@ -30,6 +30,10 @@ BLOCK, BLOCK_OF_BLOCKS = 64, 256
 TABLE, TABLE_OF_SCALES = 16 * 4, 256 * 4 + 4
 
 
+class WrongTargets(UserError):
+    """Adapters are asked for in layers that the model does not have."""
+
+
 @dataclass(frozen=True)
 class TensorTable:
     """Tensors, and what follows from their shapes (elements, not bytes)."""
@@ -46,8 +50,13 @@ class TensorTable:
         return sum(-(-tensors.numel // ranks) * tensors.count for tensors in self.tensors)
 
     @cached_property
+    def packed(self) -> int:
+        """Elements of all as they are kept: what DeepSpeed counts."""
+        return sum(tensors.packed * tensors.count for tensors in self.tensors)
+
+    @cached_property
     def largest(self) -> int:
-        """Elements of the largest tensor: the least that must be gathered at once."""
+        """Elements of the largest tensor."""
         return max(tensors.numel for tensors in self.tensors)
 
 
@@ -86,6 +95,11 @@ class ModelSizes(TensorTable):
     def stored(self, size: int, ranks: int = 1) -> int:
         """Bytes of all parameters on one of ``ranks``, of ``size`` bytes each where they are not in four bits."""
         return sum(tensors.stored(size, ranks) for tensors in self.tensors)
+
+    def stored_at_once(self, size: int) -> int:
+        """The least bytes that a pass has whole at a time: a layer (the mean one), or the largest tensor."""
+        layers = sum(tensors.stored(size) for tensors in self.tensors if tensors.block == "layers")
+        return max(layers // max(1, self.layers), *(one.stored(size) // one.count for one in self.tensors))
 
     @cached_property
     def constants(self) -> int:
@@ -141,7 +155,7 @@ class ModelSizes(TensorTable):
 
     def small(self, threshold: int, size: int) -> int:
         """Bytes of parameters in tensors of at most ``threshold`` elements: ZeRO-3 keeps those whole on every rank."""
-        return sum(tensors.stored(size) for tensors in self.tensors if tensors.stored(1) <= threshold * tensors.count)
+        return sum(tensors.stored(size) for tensors in self.tensors if tensors.packed <= threshold)
 
     def in_four_bits(self, quantization: Quantization) -> ModelSizes:
         """The same model, its linear layers quantized; the head is none of them."""
@@ -151,10 +165,18 @@ class ModelSizes(TensorTable):
     def with_adapters(self, lora: Lora) -> ModelSizes:
         """The same model frozen, with adapters beside its linear layers; a scalar head is trained with them.
 
-        Layers of a family whose modules' names are not known here (``MODULES``) count as if all had one.
+        Raises WrongTargets for layers that it does not have.
         """
         frozen = [replace(one, trained=one.name == "score") for one in self.tensors]
-        chosen = [one for one in self.tensors if one.linear and self._is_target(one, lora)]
+        chosen = [one for one in self.tensors if one.linear]
+        if lora.target_modules != "all-linear":
+            known = dict.fromkeys(name for one in chosen for name in self._modules(one))
+            for wanted in lora.target_modules:
+                if wanted not in known:
+                    close = nearest(wanted, known)
+                    hint = f"did you mean {close}?" if close else f"it has: {', '.join(known)}"
+                    raise WrongTargets(f"{self.family} has no linear layer {wanted}", hint=hint)
+            chosen = [one for one in chosen if not set(self._modules(one)).isdisjoint(lora.target_modules)]
         beside = []
         for one in chosen:
             rows, columns = one.shape
@@ -162,11 +184,10 @@ class ModelSizes(TensorTable):
             beside.append(Tensors(f"{one.name}.lora_B", "layers", (rows, lora.r), one.count))
         return replace(self, tensors=(*frozen, *beside), adapter_dropout=lora.dropout > 0)
 
-    def _is_target(self, tensors: Tensors, lora: Lora) -> bool:
-        modules = MODULES.get(self.family, {})
-        if lora.target_modules == "all-linear" or not modules:
-            return True
-        return any(modules.get(name) == tensors.name for name in lora.target_modules)
+    def _modules(self, tensors: Tensors) -> tuple[str, ...]:
+        """What a linear layer's modules are called: by the family's code, or as the file's own names say."""
+        by_family = MODULES.get(self.family)
+        return by_family[tensors.name] if by_family else (tensors.name.removesuffix(".weight").rpartition(".")[2],)
 
     def with_scalar_head(self) -> ModelSizes:
         """The same backbone with one output in the place of the vocabulary (reward and value models)."""

@@ -71,6 +71,8 @@ BROKEN = [
     ("dpo", ["placement.reference.share=policy"], ["placement.reference.share", "all its weights", "method: lora"]),
     ("dpo", ["placement.reference.share=policy", "models.policy.peft={}", "models.reference={path: a, differs: true}"],
      ["placement.reference.share", "meant to differ"]),
+    ("dpo", ["placement.reference.share=policy", "models.policy.peft={}", "models.reference.engine.zero_stage=0"],
+     ["models.reference.engine", "has no effect", "the policy's own base"]),
     # reference
     ("ppo", ["models.reference.path=other/model"], ["models.reference.path", "not the policy's", "differs: true"]),
     ("ppo", ["models.reference.dtype=bfloat16"], ["models.reference.dtype", "differs from the policy's", "float32"]),

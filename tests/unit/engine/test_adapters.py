@@ -81,7 +81,8 @@ def test_only_adapters_have_gradients_and_states(
 
 
 @pytest.mark.parametrize(("stage", "dtype", "nf4"), [
-    (0, "float32", False), (2, "bfloat16", True), (3, "float32", True), (3, "bfloat16", False),
+    (0, "float32", False), (0, "bfloat16", True), (1, "float32", False), (2, "bfloat16", True),
+    (3, "float32", True), (3, "bfloat16", False),
 ])  # fmt: skip
 def test_a_checkpoint_holds_adapters_only_and_goes_on_from_them(
     groups: dict[int, Group], folder: str, tmp_path: Path, stage: int, dtype: str, nf4: bool
@@ -100,6 +101,34 @@ def test_a_checkpoint_holds_adapters_only_and_goes_on_from_them(
     assert kept == {name for name in undisturbed if is_adapter(name)} | {"model.model.rotary_emb.inv_freq"} | {
         "model.model.rotary_emb.original_inv_freq"
     }
+
+
+@pytest.mark.parametrize("nf4", [False, True])
+@pytest.mark.parametrize("stage", [2, 3])
+def test_a_sleep_leaves_nothing_and_changes_nothing(
+    groups: dict[int, Group], folder: str, stage: int, nf4: bool
+) -> None:
+    setup = Setup(folder, stage, "bfloat16", lora=LORA, four_bits=nf4)
+    slept = groups[2].call(rank_side.sleep_and_wake, setup, STEPS)[0]
+    awake = groups[2].call(rank_side.train, setup, STEPS)[0]["weights"]
+    assert spread(slept["weights"], awake) == (0.0, 0.0)
+    held, asleep, again = slept["bytes"]
+    assert asleep == 0
+    assert again == held
+
+
+@pytest.mark.parametrize("nf4", [False, True])
+@pytest.mark.parametrize(("stage", "offload"), [
+    (2, {"offload_optimizer": "cpu"}), (3, {"offload_optimizer": "cpu", "offload_parameters": "cpu"}),
+])  # fmt: skip
+def test_offload_changes_no_number(
+    groups: dict[int, Group], folder: str, stage: int, offload: dict[str, str], nf4: bool
+) -> None:
+    usual = Setup(folder, stage, lora=LORA, four_bits=nf4)
+    offloaded = Setup(folder, stage, lora=LORA, four_bits=nf4, engine=offload)
+    first, second = (groups[2].call(rank_side.train, one, STEPS)[0] for one in (usual, offloaded))
+    assert first["norms"] == pytest.approx(second["norms"], rel=1e-6)
+    assert spread(first["weights"], second["weights"])[0] < 1e-7
 
 
 def test_recomputed_activations_give_the_same_gradients(groups: dict[int, Group], folder: str) -> None:

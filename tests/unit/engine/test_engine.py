@@ -181,10 +181,16 @@ def test_offload_changes_no_number(groups: dict[int, Group], folder: str, stage:
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_sleep_changes_nothing(groups: dict[int, Group], folder: str, stage: int) -> None:
-    slept = groups[2].call(rank_side.sleep_and_wake, Setup(folder, stage), STEPS)[0]
-    awake = groups[2].call(rank_side.train, Setup(folder, stage), STEPS)[0]["weights"]
-    assert spread(slept, awake) == (0.0, 0.0)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_sleep_leaves_nothing_and_changes_nothing(
+    groups: dict[int, Group], folder: str, stage: int, dtype: str
+) -> None:
+    slept = groups[2].call(rank_side.sleep_and_wake, Setup(folder, stage, dtype), STEPS)[0]
+    awake = groups[2].call(rank_side.train, Setup(folder, stage, dtype), STEPS)[0]["weights"]
+    assert spread(slept["weights"], awake) == (0.0, 0.0)
+    held, asleep, again = slept["bytes"]
+    assert asleep == 0
+    assert again == held
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -129,20 +129,6 @@ def test_classifier_needs_a_label_and_a_known_one(tmp_path: Path) -> None:
     check_head(folder, RewardModel(path=str(folder), label="nothate"))
 
 
-def test_layers_for_adapters_are_looked_for_in_the_weights(tmp_path: Path) -> None:
-    folder = model_folder(tmp_path / "m")
-    shapes = {"model.layers.0.attn.query.weight": (8, 8), "model.layers.0.norm.weight": (8,), "lm_head.weight": (8, 8)}
-    write_safetensors(folder / "model.safetensors", shapes)
-    for targets, said in ((["qury"], "did you mean query?"), (["lm_head"], "it has: query"), (["norm"], "it has: q")):
-        changes = {"models": {"policy": {"path": str(folder), "peft": {"target_modules": targets}}}}
-        with pytest.raises(UserError) as raised:
-            list(check_models(recipe("sft", changes)))
-        assert f"models.policy.peft.target_modules: {folder} has no linear layer {targets[0]}" in str(raised.value)
-        assert said in str(raised.value)
-    changes = {"models": {"policy": {"path": str(folder), "peft": {"target_modules": ["query"]}}}}
-    assert list(check_models(recipe("sft", changes))) == []
-
-
 def test_the_adapter_beside_a_result_names_the_result(tmp_path: Path) -> None:
     folder = model_folder(tmp_path / "final")
     (folder / "adapter").mkdir()

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from distft.common.errors import EnvironmentFallsShort
+from distft.common.errors import EnvironmentFallsShort, UserError
 from distft.config.cluster import Cluster, load_cluster
 from distft.config.load import load_recipe, shipped_recipes
 from distft.launch.machine import Machine
@@ -128,6 +128,16 @@ def test_groups_that_take_turns_share_their_bundles() -> None:
     assert sum(view["cpus_per_rank"] for view in views.values()) <= bundle.cpus
     assert {view["gpus_per_rank"] for view in views.values()} == {bundle.gpus} == {1.0}
     assert any("take turns" in note for note in plan.notes)
+
+
+@pytest.mark.parametrize("stage", [2, 3])
+def test_layers_for_adapters_that_are_not_there_are_named(stage: int) -> None:
+    changes = {"models.policy.peft": {"target_modules": ["qproj"]}, "models.policy.engine": {"zero_stage": stage}}
+    with pytest.raises(UserError) as raised:
+        make_plan(recipe("dpo", changes), local(), machine=LAPTOP)
+    assert str(raised.value) == (
+        "models.policy.peft.target_modules: llama has no linear layer qproj\n  did you mean q_proj?"
+    )
 
 
 def test_shared_role_is_found_in_its_hosts_group() -> None:

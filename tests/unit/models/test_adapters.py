@@ -78,16 +78,22 @@ def test_merged_it_computes_the_same(
         torch.testing.assert_close(by_peft(input_ids=IDS).logits, body(input_ids=IDS).logits, rtol=1e-4, atol=1e-5)
 
 
-def test_four_bits_merge_into_what_was_computed(model_folder: Callable[..., str]) -> None:
-    module = adapted(model_folder("llama"), "causal", Lora(r=4), nf4=True)
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+@pytest.mark.parametrize("every", [True, False])
+def test_four_bits_merge_into_what_was_computed(
+    model_folder: Callable[..., str], architecture: str, every: bool
+) -> None:
+    """Also of layers in four bits that have no adapter."""
+    folder = model_folder(architecture)
+    some = ("down_proj",) if architecture == "llama" else ("c_fc",)
+    module = adapted(folder, "causal", Lora(r=4, target_modules="all-linear" if every else some), nf4=True)
     wanted = computed(module)
     tensors = dict(plain_tensors(((name, p.data) for name, p in module.named_parameters()), module))
-    plain: Any = load_causal(
-        model_folder("llama"), Model(path=model_folder("llama"), dtype="float32"), dropout=False
-    ).eval()
+    plain: Any = load_causal(folder, Model(path=folder, dtype="float32"), dropout=False).eval()
     unlike = computed(plain)
     with torch.no_grad():
         for name, parameter in plain.named_parameters():
+            assert parameter.shape == tensors[name].shape, name
             parameter.copy_(tensors[name])
     torch.testing.assert_close(computed(plain), wanted, rtol=1e-4, atol=1e-5)
     assert (unlike - wanted).abs().max() > 0.01

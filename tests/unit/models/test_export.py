@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from distft.config.models import Model
 from distft.models.export import export_model
-from distft.models.load import load_causal, load_scalar
+from distft.models.load import empty_causal, load_causal, load_scalar
 from tests.unit.models import tiny
 
 
@@ -45,6 +46,24 @@ def test_reopened_weights_are_identical(
     assert not module.config.use_cache
     assert reopened.config.pad_token_id == tiny.PAD
     assert AutoTokenizer.from_pretrained(tmp_path)("w7 w8").input_ids == [7, 8]
+
+
+def test_an_empty_model_has_the_generation_settings_of_its_folder(
+    model_folder: Callable[..., str], tmp_path: Path
+) -> None:
+    """A chat model may name the end of its turns there only."""
+    folder = shutil.copytree(model_folder("llama"), tmp_path / "chat")
+    GenerationConfig(eos_token_id=[tiny.EOS, 7]).save_pretrained(folder)
+    empty = empty_causal(str(folder), Model(path=str(folder)), dropout=False)
+    assert empty.generation_config.eos_token_id == [tiny.EOS, 7]
+
+
+def test_weights_of_other_sizes_than_the_models_are_caught(model_folder: Callable[..., str], tmp_path: Path) -> None:
+    module = loaded(model_folder("gpt2"), "causal")
+    weights = {name: parameter.detach().clone() for name, parameter in module.named_parameters()}
+    name = "transformer.h.0.mlp.c_fc.weight"
+    with pytest.raises(ValueError, match=f"incomplete: {name}"):
+        export_model(module, weights | {name: weights[name].T.contiguous()}, tiny.tokenizer(), tmp_path)
 
 
 @pytest.mark.parametrize("tied", [True, False])

@@ -12,6 +12,7 @@ from distft.common.errors import UserError
 from distft.config.models import Init, Lora, Quantization
 from distft.launch.planning.model_sizes import (
     ModelSizes,
+    WrongTargets,
     local_folder,
     sizes_from_config,
     sizes_from_folder,
@@ -110,6 +111,18 @@ def test_adapters_are_those_of_the_real_modules(
     assert sizes.trained.total == sum(p.numel() for p in module.parameters() if p.requires_grad)
     ranks = [p.shape[0] for name, p in module.named_parameters() if is_adapter(name) and ".lora_A." in name]
     assert sum(tensors.shape[0] * tensors.count for tensors in sizes.adapters) == sum(ranks)
+
+
+def test_layers_of_a_family_that_only_its_files_know(tmp_path: Path) -> None:
+    """By the names in the safetensors headers."""
+    config_folder(tmp_path, {"model_type": "novel", "hidden_size": 8, "num_hidden_layers": 2, "vocab_size": 9})
+    shapes = {f"model.layers.{n}.{name}.weight": (8, 8) for n in range(2) for name in ("attn.query", "mlp.wide")}
+    write_safetensors(tmp_path / "model.safetensors", {"model.embed.weight": (9, 8), **shapes})
+    sizes = sizes_from_folder(tmp_path)
+    assert sizes.with_adapters(Lora(r=2, target_modules=("query",))).trained.total == 2 * 2 * 16
+    assert sizes.with_adapters(Lora(r=2)).trained.total == 4 * 2 * 16
+    with pytest.raises(WrongTargets, match=r"novel has no linear layer qury\n.*did you mean query\?"):
+        sizes.with_adapters(Lora(target_modules=("qury",)))
 
 
 def test_four_bits_are_two_weights_a_byte_and_their_scales() -> None:
