@@ -11,7 +11,10 @@ import yaml
 
 from distft.arguments import parse
 from distft.cli import main
+from distft.config.cluster import load_cluster
 from distft.config.load import load_recipe, shipped_recipes
+from distft.launch.plan import make_plan
+from distft.launch.planning.memory import peak
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -39,6 +42,33 @@ def test_plans_are_drawn(command: str, capsys: pytest.CaptureFixture[str]) -> No
     if "ray-existing" not in command:
         assert main(shlex.split(command)[1:]) in (0, 2)
         assert "memory of one rank" in capsys.readouterr().out
+
+
+LORA = ("models.policy.peft.method=lora", "placement.reference.share=policy")
+NF4 = (*LORA, "models.policy.quantization.method=nf4")
+LARGE = "meta-llama/Meta-Llama-3-70B-Instruct"
+DPO_70B = (f"models.policy.path={LARGE}",)
+PPO_70B = (*DPO_70B, f"models.reward.path={LARGE}", "rollout.weights=sharded")
+
+
+@pytest.mark.parametrize(("label", "plans"), [
+    ("DPO 8B / 70B, LoRA", [("llama3-dpo", LORA), ("llama3-dpo", (*LORA, *DPO_70B))]),
+    ("DPO 8B / 70B, NF4", [("llama3-dpo", NF4), ("llama3-dpo", (*NF4, *DPO_70B))]),
+    ("PPO 8B LoRA", [("llama3-ppo", LORA)]),
+    ("PPO 70B LoRA / NF4", [("llama3-ppo", (*LORA, *PPO_70B)),
+                            ("llama3-ppo", (*NF4, *PPO_70B, "models.reward.quantization.method=nf4"))]),
+])  # fmt: skip
+def test_the_table_of_adapters_is_what_the_plan_says(label: str, plans: list[tuple[str, tuple[str, ...]]]) -> None:
+    cluster = load_cluster("slurm-h100").model_copy(update={"nodes": 1})
+    made = [make_plan(load_recipe(name, list(overrides)), cluster) for name, overrides in plans]
+    row = next(line for line in README.splitlines() if line.startswith(f"| {label}"))
+    _, _, fewest, peaks, seconds, _ = (cell.strip() for cell in row.split("|"))
+    assert fewest.split(" / ") == [str(plan.smallest.total) for plan in made if plan.smallest]
+    assert all(plan.fits and plan.estimate for plan in made)
+    said = [float(number) for number in peaks.split(" (")[0].split(" / ")]
+    assert said == [pytest.approx(peak(plan.memory["policy"].items, "device") / 2**30, abs=0.51) for plan in made]
+    times = [plan.estimate.seconds for plan in made if plan.estimate]
+    assert [float(number) for number in seconds.split(" / ")] == [pytest.approx(time, rel=0.01) for time in times]
 
 
 def test_all_verbs_are_shown() -> None:
