@@ -218,8 +218,9 @@ def _lost(member: Member, error: RayError, oom_kills: int) -> _Trouble:
 
 def _by_the_kernel(member: Member, oom_kills: int) -> bool:
     """Whether memory ran out on this node, and the member was here: the kernel's count has grown."""
-    here = member.info is not None and member.info.node_id == ray.get_runtime_context().get_node_id()
-    return here and count_oom_kills() > oom_kills
+    if member.info is None or count_oom_kills() <= oom_kills:
+        return False
+    return bool(member.info.node_id == ray.get_runtime_context().get_node_id())
 
 
 def count_oom_kills(vmstat: Path = Path("/proc/vmstat")) -> int:

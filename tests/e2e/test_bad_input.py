@@ -271,7 +271,7 @@ H100S = f"name: two\nkind: slurm\nnode: {{cpus: 8, memory_gib: 64, gpus: 2, gpu:
 
 
 def enormous(folder: Path) -> None:
-    config_folder(folder / "model", LLAMA_70B)
+    config_folder(folder / "model", {**LLAMA_70B, "num_hidden_layers": 640})  # beyond adapters over four bits too
     file("two.yaml", H100S)(folder)
 
 

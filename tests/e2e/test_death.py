@@ -103,6 +103,7 @@ def test_a_frozen_worker_is_named(sft: Path, start: Start) -> None:
     assert "most recent call first" in verb.log("reference-1"), "and of those that had nothing to do"
 
 
+@pytest.mark.slow
 def test_sigterm_once_stops_with_a_checkpoint_and_sigint_twice_at_once(sft: Path, start: Start) -> None:
     """The one from a scheduler to the driver alone, the other from a terminal to all of its processes."""
     verb = start(*SFT)

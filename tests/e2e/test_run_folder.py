@@ -61,6 +61,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(folder)], check=True)
 
 
+@pytest.mark.slow
 def test_a_full_disk_costs_a_checkpoint_and_not_the_run(sft: Path, small_disk: Path, start: Start) -> None:
     verb = start(*SFT)
     assert verb.end() == 0, verb.output

@@ -49,7 +49,9 @@ def of_peft(folder: str, started: dict[str, np.ndarray], *, nf4: bool) -> tuple[
 
 
 @pytest.mark.parametrize("nf4", [False, True])
-@pytest.mark.parametrize(("stage", "world_size"), ON)
+@pytest.mark.parametrize(("stage", "world_size"), [
+    (0, 1), (3, 2), *(pytest.param(*on, marks=pytest.mark.slow) for on in ON if on not in ((0, 1), (3, 2)))
+])  # fmt: skip
 def test_adapters_train_as_in_peft(
     groups: dict[int, Group], folder: str, stage: int, world_size: int, nf4: bool
 ) -> None:

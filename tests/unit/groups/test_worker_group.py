@@ -46,13 +46,14 @@ def test_one_that_went_with_its_node_is_no_death_of_its_own() -> None:
         "The actor died because its node has died. Node Id: fae563b8\n\tthe actor's node was terminated unexpectedly: "
         "health check failed due to missing too many heartbeats"
     )
-    error = _lost(member(1), died(node), 0).error
+    no_more = 2**62  # kills by the kernel that are not new
+    error = _lost(member(1), died(node), no_more).error
     assert isinstance(error, RunFailed)
     assert (error.kind, error.node, error.rank) == ("node", "node1", 1)
     said = "its node does not answer any more (health check failed due to missing too many heartbeats)"
     assert error.cause == said
     alone = "The actor is dead because its worker process has died. Worker exit detail: it ended."
-    error = _lost(member(1), died(alone), 0).error
+    error = _lost(member(1), died(alone), no_more).error
     assert isinstance(error, RunFailed)
     assert (error.kind, error.cause) == ("death", "its process died: it ended.")
 
