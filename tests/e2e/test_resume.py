@@ -136,6 +136,7 @@ def test_a_damaged_checkpoint_is_refused_and_the_one_before_taken(sft: Path, sta
     assert_same(verb.folder, undisturbed)
 
 
+@pytest.mark.slow
 def test_an_explicit_checkpoint_goes_on_to_the_same_end(sft: Path, start: Start) -> None:
     """In a new run folder, from the middle of a finished run."""
     folder = run(start, *SFT, f"checkpoint.resume={sft / 'checkpoints' / 'step_00000004'}", folder="from-4")

@@ -18,6 +18,7 @@ def memory_and_tokens(folder: Path) -> tuple[float, float]:
     return median(line["memory/driver_rss_bytes"] for line in train[-3:]), train[-1]["num_tokens"] / len(train)
 
 
+@pytest.mark.slow
 def test_ten_times_the_tokens_leave_the_drivers_memory_as_it_is(start: Start) -> None:
     found = {}
     for size in (16, 160):

@@ -28,15 +28,15 @@ def test_a_sleeping_group_leaves_its_process_and_its_generator_on_the_gpu() -> N
     assert found == GroupMemory(awake=8 + 8 + 32 + 16 + 1 + 10, asleep=16 + 1, waiting=48, node={"always": 3})
 
 
-def test_states_of_an_engine_with_parameters_on_the_host_stay_where_they_are() -> None:
+def test_where_parameters_are_on_the_host_the_other_states_follow_in_a_sleep() -> None:
     items = [
         Item("parameters", 8, place="host"),
         Item("gradients", 8),
         Item("optimizer states", 32),
         Item("process", 1),
     ]
-    assert group_memory(items, gpu=True).asleep == 41
-    assert group_memory(items, gpu=True).waiting == 0
+    assert group_memory(items, gpu=True).asleep == 1
+    assert group_memory(items, gpu=True).waiting == 40
 
 
 def test_on_cpus_everything_is_the_nodes() -> None:
