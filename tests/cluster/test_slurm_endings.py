@@ -46,9 +46,14 @@ def reference(shared_folder: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def nothing_is_left(slurm: SlurmBed) -> Iterator[None]:
-    """After every test, however its job ended: no process and no private folder on any node."""
+    """After every test, however its job ended."""
     yield
     slurm.run(["scancel", "--user=root"])  # a test that failed has left its job
+    assert_nothing_left(slurm)
+
+
+def assert_nothing_left(slurm: SlurmBed) -> None:
+    """No process and no private folder on any node."""
     limit = time.monotonic() + GONE_S
     while left := {node.name: slurm.processes(node) for node in slurm.nodes if slurm.processes(node)}:
         assert time.monotonic() < limit, left
@@ -157,6 +162,7 @@ def test_a_killed_launcher_leaves_nothing(slurm: SlurmBed, shared_folder: Path) 
     run.wait_for_step(1)
     slurm.nodes[1].run(["pkill", "-KILL", "-f", "[-]m distft.launch.node"])
     run.wait("FAILED")
+    assert_nothing_left(slurm)
 
 
 def hanging(folder: Path, node: str) -> Path:

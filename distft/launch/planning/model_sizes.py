@@ -117,11 +117,6 @@ class ModelSizes(TensorTable):
         return sum(tensors.total for tensors in self.tensors if tensors.block == block)
 
     @cached_property
-    def layer(self) -> int:
-        """Parameters of one layer (of the mean one, where they differ)."""
-        return self.of("layers") // max(1, self.layers)
-
-    @cached_property
     def active(self) -> int:
         """Parameters of the layers that one token is multiplied with: of a mixture of experts, those chosen for it."""
         return self._active(self.tensors)
