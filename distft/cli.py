@@ -126,9 +126,9 @@ def _train(arguments: argparse.Namespace) -> int | None:
 
 def _plan(arguments: argparse.Namespace) -> None:
     from distft.config.load import load_recipe
-    from distft.launch.drawing import draw
     from distft.launch.preflight import check_memory
     from distft.launch.prepare import planned
+    from distft.planning.drawing import draw
 
     plan = planned(load_recipe(arguments.recipe, arguments.overrides), arguments.cluster, nodes=arguments.nodes)
     print(plan.model_dump_json(indent=1) if arguments.json else draw(plan))

@@ -5,33 +5,11 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 
-GIB = 1024**3
-# Where Hugging Face looks for models and data; a worker on another node must look in the same places.
-PASSED_ON = (
-    "HF_HOME", "HF_HUB_CACHE", "HF_DATASETS_CACHE", "HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE",
-)  # fmt: skip
+from distft.planning.machine import GIB, PASSED_ON, Machine
+
 CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
-
-
-@dataclass(frozen=True)
-class Machine:
-    """The machines that a plan may use; for ``ray`` clusters what the running cluster reports of its nodes.
-
-    ``cpus``, ``gpus`` and ``memory_gib`` are per node. ``gpu_memory_gib`` is of the smallest GPU.
-    """
-
-    cpus: int
-    memory_gib: float
-    gpus: int = 0
-    gpu_memory_gib: float = 0.0
-    gpu_type: str = ""
-    nodes: int = 1
-    loopback: str = ""
-    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 def this_machine() -> Machine:

@@ -14,8 +14,8 @@ from distft.config.load import resolve_path
 from distft.config.models import RewardModel
 from distft.config.recipe import Recipe
 from distft.config.roles import is_rl, model_of, roles
-from distft.launch.planning.model_sizes import local_folder, read_config
-from distft.launch.planning.weight_files import COPY_AGAIN, tensor_shapes, weight_files
+from distft.planning.model_sizes import local_folder, read_config
+from distft.planning.weight_files import COPY_AGAIN, tensor_shapes, weight_files
 
 # One of these holds a tokenizer's vocabulary.
 TOKENIZER_FILES = (

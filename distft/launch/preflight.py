@@ -16,11 +16,12 @@ from distft.config.data import Source
 from distft.config.recipe import Recipe
 from distft.config.roles import model_of, optimizer_of, reward_functions, trained_roles
 from distft.data.sources import check_rows
-from distft.launch.machine import GIB, Machine, free_memory, this_machine
+from distft.launch.machine import free_memory, this_machine
 from distft.launch.model_checks import check_models
-from distft.launch.plan import Plan
-from distft.launch.planning.memory import BYTES
 from distft.launch.reward_functions import check_reward_function
+from distft.planning.machine import GIB, Machine
+from distft.planning.memory import BYTES
+from distft.planning.plan import Plan
 
 # Rows of each source that are parsed; the data worker reads them all.
 FIRST_ROWS = 50

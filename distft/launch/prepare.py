@@ -14,10 +14,11 @@ from distft.checkpoint.lease import refuse_if_held
 from distft.common.errors import EnvironmentFallsShort, UserError
 from distft.config.cluster import Cluster, load_cluster
 from distft.config.recipe import Recipe
-from distft.launch.machine import Machine, this_machine
-from distft.launch.plan import Plan, make_plan
+from distft.launch.machine import this_machine
 from distft.launch.preflight import preflight
 from distft.launch.run_folder import is_finished, require_same_run
+from distft.planning.machine import Machine
+from distft.planning.plan import Plan, make_plan
 
 # Where one of these is set, this process is where a cluster of that kind can be reached.
 _REACHED_BY = {"slurm": ("RAY_ADDRESS", "SLURM_JOB_ID"), "ray": ("RAY_ADDRESS",)}

@@ -30,7 +30,7 @@ from distft.common.errors import EnvironmentFallsShort, UserError
 from distft.config.cluster import Cluster as ClusterFile
 from distft.launch import ray_guard, ray_nodes
 from distft.launch.agent_probe import refuse_strangers
-from distft.launch.machine import Machine
+from distft.planning.machine import Machine
 
 log = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from distft.common.errors import EnvironmentFallsShort
 from distft.config.cluster import Cluster
-from distft.launch.machine import GIB, PASSED_ON, Machine
+from distft.planning.machine import GIB, PASSED_ON, Machine
 
 _AGENT_STARTS_S = 20.0
 ANSWER_S = 90.0  # the first task on a node starts a process there

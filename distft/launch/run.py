@@ -33,11 +33,11 @@ from distft.groups.guest import Guest
 from distft.groups.handles import Group, together
 from distft.groups.placement import Deadlines, Groups, GroupSpec, start_groups
 from distft.launch.jobs.stop_request import stopped_by_request
-from distft.launch.plan import Plan
 from distft.launch.prepare import Prepared, prepare
 from distft.launch.ray_cluster import connect
 from distft.launch.run_folder import fingerprint, next_attempt, write_recipe
 from distft.launch.starts import model_starts, role_spec
+from distft.planning.plan import Plan
 from distft.tracking.environment import write_environment
 from distft.tracking.exit import Ending, clear_exit, write_exit
 from distft.tracking.progress import make_progress

@@ -21,7 +21,6 @@ from distft.config.load import load_recipe
 from distft.config.recipe import Recipe
 from distft.launch import slurm_checks
 from distft.launch.jobs.job_record import JobRecord, add_job
-from distft.launch.plan import make_plan
 from distft.launch.preflight import check_memory, check_output_dir, preflight
 from distft.launch.slurm_options import (
     TASK,
@@ -34,6 +33,7 @@ from distft.launch.slurm_options import (
     script_options,
     tasks,
 )
+from distft.planning.plan import make_plan
 
 # Of an allocation in which one may be while submitting: they would be taken for options of the new job.
 _KEPT_SLURM = ("SLURM_CONF", "SLURM_CLUSTERS")

@@ -107,7 +107,7 @@ def test_bad_input_is_refused_before_anything_heavy(
 
 
 def test_config_and_plan_import_nothing_heavy(tmp_path: Path, root: Path) -> None:
-    modules = ["distft.config", "distft.launch.plan", "distft.batches", "distft.common.errors"]
+    modules = ["distft.config", "distft.planning.plan", "distft.batches", "distft.common.errors"]
     modules += [f"distft.config.{module.name}" for module in pkgutil.iter_modules([str(root / "distft/config")])]
     seen, _, _ = run_blocked(f"[importlib.import_module(name) for name in {modules!r}]", cwd=tmp_path, root=root)
     assert seen == {"status": 0, "asked": [], "loaded": []}

@@ -8,7 +8,7 @@ import sys
 import tomllib
 from pathlib import Path
 
-TORCH_FREE = ("distft.config", "distft.launch.plan", "distft.launch.slurm")
+TORCH_FREE = ("distft.config", "distft.planning", "distft.launch.slurm")
 
 
 def contracts(root: Path) -> list[dict[str, object]]:

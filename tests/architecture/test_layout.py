@@ -17,7 +17,7 @@ ALLOWED_AT_TOP = {
     ".gitignore", ".gitattributes", ".pre-commit-config.yaml", ".ci", ".github",
 }  # fmt: skip
 PACKAGES = {
-    "config", "recipes", "launch", "groups", "workers", "rollout", "experience", "algorithms", "engine",
+    "config", "recipes", "planning", "launch", "groups", "workers", "rollout", "experience", "algorithms", "engine",
     "models", "data", "controller", "checkpoint", "evaluation", "tracking", "common",
 }  # fmt: skip
 TEST_FOLDERS = {"unit", "ray", "e2e", "cluster", "gpu", "architecture", "benchmarks", "reference", "harness"}

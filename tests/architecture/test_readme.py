@@ -13,8 +13,8 @@ from distft.arguments import parse
 from distft.cli import main
 from distft.config.cluster import load_cluster
 from distft.config.load import load_recipe, shipped_recipes
-from distft.launch.plan import make_plan
-from distft.launch.planning.memory import peak
+from distft.planning.memory import peak
+from distft.planning.plan import make_plan
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -28,8 +28,8 @@ from distft.checkpoint.manifest import record_files
 from distft.cli import main
 from distft.common.errors import UserError
 from distft.config.load import load_recipe
-from distft.launch.machine import Machine
 from distft.launch.run_folder import fingerprint, write_recipe
+from distft.planning.machine import Machine
 from tests.unit.launch.examples import LLAMA_70B, config_folder, model_folder, write_safetensors
 
 INIT = {"hidden_size": 16, "num_layers": 1, "num_heads": 2, "vocab_size": 300, "max_positions": 256}

@@ -15,7 +15,7 @@ import pytest
 from distft import __version__
 from distft.cli import CLOSED_PIPE, INTERRUPTED, main
 from distft.common.errors import RunFailed, StoppedOnRequest
-from distft.launch.plan import Plan
+from distft.planning.plan import Plan
 
 VERBS = ("quickstart", "train", "plan", "export", "recipes", "submit", "status", "logs", "cancel", "doctor")
 DISTFT = [sys.executable, "-m", "distft.cli"]

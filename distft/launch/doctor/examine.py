@@ -113,8 +113,8 @@ def _disk(recipe: Recipe | None, cluster: Cluster) -> int:
     """Bytes of the checkpoints that the recipe would keep, and the one being written; 0 where that is not known."""
     if recipe is None:
         return 0
-    from distft.launch.plan import make_plan
     from distft.launch.preflight import checkpoint_bytes
+    from distft.planning.plan import make_plan
 
     try:
         plan = make_plan(recipe, cluster, machine=this_machine())

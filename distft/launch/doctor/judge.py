@@ -9,7 +9,7 @@ from typing import Any
 from distft.config.cluster import Cluster
 from distft.launch.doctor.asking import Answers
 from distft.launch.doctor.findings import Finding
-from distft.launch.machine import GIB
+from distft.planning.machine import GIB
 
 NodeReport = Mapping[str, Any]
 _CLOCKS_OK_S, _CLOCKS_WRONG_S = 1.0, 30.0  # a lease is stale after 60 s without a heartbeat

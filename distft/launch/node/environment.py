@@ -13,8 +13,8 @@ from pathlib import Path
 from distft.common.errors import EnvironmentFallsShort
 from distft.config.cluster import Cluster
 from distft.config.redact import is_secret_key
-from distft.launch.machine import PASSED_ON
 from distft.launch.node.network import Address
+from distft.planning.machine import PASSED_ON
 
 _NAMES = frozenset({
     "PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "TZ", "TERM", "LD_LIBRARY_PATH", "LIBRARY_PATH",

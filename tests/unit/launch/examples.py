@@ -14,7 +14,7 @@ from distft.config.cluster import Cluster
 from distft.config.load import check_recipe
 from distft.config.recipe import Recipe
 from distft.config.yaml_file import parse_yaml
-from distft.launch.machine import Machine
+from distft.planning.machine import Machine
 
 INIT = {"hidden_size": 64, "num_layers": 2, "num_heads": 4, "vocab_size": 512}
 LAPTOP = Machine(cpus=2, memory_gib=16.0, loopback="lo")

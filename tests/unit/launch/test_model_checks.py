@@ -11,7 +11,7 @@ import pytest
 from distft.common.errors import UserError
 from distft.config.models import RewardModel
 from distft.launch.model_checks import check_folder, check_head, check_models, check_same_tokenizer
-from distft.launch.planning.weight_files import tensor_shapes
+from distft.planning.weight_files import tensor_shapes
 from tests.unit.launch.examples import model_folder, recipe, write_safetensors
 
 

@@ -15,8 +15,6 @@ from distft.common.errors import EnvironmentFallsShort, UserError
 from distft.config.cluster import load_cluster
 from distft.config.recipe import Recipe
 from distft.launch import preflight as checks
-from distft.launch.machine import Machine
-from distft.launch.plan import Plan, make_plan
 from distft.launch.preflight import (
     check_disk,
     check_machine,
@@ -25,6 +23,8 @@ from distft.launch.preflight import (
     checkpoint_bytes,
     preflight,
 )
+from distft.planning.machine import Machine
+from distft.planning.plan import Plan, make_plan
 from tests.unit.launch.examples import LAPTOP, LLAMA_8B, config_folder, from_folder, gpu_cluster, model_folder, recipe
 
 

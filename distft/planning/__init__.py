@@ -1,0 +1,1 @@
+"""Recipe x cluster -> plan: placement, memory, time. Pure, no torch."""

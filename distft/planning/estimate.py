@@ -1,0 +1,142 @@
+"""How long an iteration takes, and what it waits for: an upper limit, every sequence as long as the recipe allows.
+
+    role x work (generate, forward, update, sync weights) ─► seconds of one rank, by what they go into
+    phases of a step ─► per device set the sum (groups take turns), per phase the longest set ─► iteration
+
+Nothing here is measured; ``costs`` names every assumption. Without rates in the cluster file (CPU clusters have
+none) there is no estimate rather than a guess.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from distft.planning import costs
+from distft.planning.hardware import Hardware
+from distft.planning.placement_plan import Arrangement
+from distft.planning.role_time import Place, RoleTime, Timing
+
+# What each role does in each phase of a step. DPO's reference reads the next pairs while the policy learns.
+WORK: dict[str, tuple[tuple[str, tuple[tuple[str, str], ...]], ...]] = {
+    "sft": (("update", (("policy", "update"),)),),
+    "reward": (("update", (("reward", "update"),)),),
+    "dpo": (("update", (("policy", "update"), ("reference", "forward"))),),
+    "ppo": (
+        ("generation", (("policy", "generate"),)),
+        ("experience", tuple((role, "forward") for role in ("policy", "reference", "reward", "value"))),
+        ("update", (("policy", "update"), ("value", "update"))),
+        ("weight sync", (("policy", "sync weights"),)),
+    ),
+}
+
+# By phase: what each device set does in it, in order.
+Phases: TypeAlias = "list[tuple[str, dict[str, list[RoleTime]]]]"
+
+
+@dataclass(frozen=True)
+class PhaseTime:
+    """One phase: as long as the device set that takes longest; on one set roles follow each other."""
+
+    name: str
+    seconds: float
+    roles: tuple[RoleTime, ...]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """One step (in RL: iteration). ``tokens_per_second`` of prompts and responses at their longest, all ranks."""
+
+    seconds: float
+    tokens_per_second: float
+    phases: tuple[PhaseTime, ...]
+    bottleneck: str
+
+
+def why_unknown(hardware: Hardware, *, sizes_known: bool) -> str:
+    """What an estimate lacks; empty where it lacks nothing."""
+    if not sizes_known:
+        return "the sizes of a model are not known"
+    if not hardware.gpus:
+        return "of CPUs no arithmetic rate is known"
+    if not hardware.flops:
+        return "the cluster file does not say node.gpu"
+    if hardware.nodes > 1 and not hardware.network:
+        return "the cluster file does not say network.bandwidth_gbps"
+    return ""
+
+
+def step_seconds(timing: Timing, kind: str, arrangement: Arrangement, places: Mapping[str, Place],
+                 waiting: Mapping[str, int]) -> float:  # fmt: skip
+    """Seconds of a step alone, for many arrangements to be compared; see ``estimated``."""
+    return sum(max(sum(time.seconds for time in times) for times in sets.values())
+               for _, sets in _phases(timing, kind, arrangement, places, waiting))  # fmt: skip
+
+
+def estimated(timing: Timing, kind: str, arrangement: Arrangement, places: Mapping[str, Place],
+              waiting: Mapping[str, int], tokens: int) -> Estimate:  # fmt: skip
+    """The step of a recipe of that kind.
+
+    ``places`` by device set; ``waiting``: bytes of a group that go to host memory when it sleeps; ``tokens`` of
+    the step.
+    """
+    phases: list[PhaseTime] = []
+    longest, cause = -1.0, None
+    for name, sets in _phases(timing, kind, arrangement, places, waiting):
+        slowest = max(sets.values(), key=lambda times: sum(time.seconds for time in times))
+        seconds = sum(time.seconds for time in slowest)
+        phases.append(PhaseTime(name, seconds, tuple(time for times in sets.values() for time in times)))
+        if seconds > longest:
+            heaviest = max(slowest, key=lambda time: time.seconds)
+            longest, cause = seconds, heaviest
+    total = sum(phase.seconds for phase in phases)
+    assert cause is not None
+    said = f"{_whose(cause)} by {cause.bound_by} ({cause.seconds / total:.0%} of the time)"
+    return Estimate(total, tokens / total, tuple(phases), said)
+
+
+def _whose(time: RoleTime) -> str:
+    names = {"update": "the update of", "forward": "the forward pass of", "generate": "generation by",
+             "sync weights": "the weight sync of", "take over": "the waking of"}  # fmt: skip
+    return f"{names[time.work]} {time.role}, bound"
+
+
+def _phases(timing: Timing, kind: str, arrangement: Arrangement, places: Mapping[str, Place],
+            waiting: Mapping[str, int]) -> Phases:  # fmt: skip
+    """What each device set does in each phase, in order, in a step like any other: groups begin where the step
+    before left them.
+    """
+    awake: dict[str, str] = {}
+    found = _one_step(timing, kind, arrangement, places, waiting, awake)
+    if len(arrangement.members) < len(arrangement.set_of):
+        found = _one_step(timing, kind, arrangement, places, waiting, awake)
+    return found
+
+
+def _one_step(timing: Timing, kind: str, arrangement: Arrangement, places: Mapping[str, Place],
+              waiting: Mapping[str, int], awake: dict[str, str]) -> Phases:  # fmt: skip
+    found: Phases = []
+    for name, works in WORK[kind]:
+        sets: dict[str, list[RoleTime]] = {}
+        for role, work in _awake_first(works, arrangement, awake):
+            group = arrangement.group_of[role]
+            root = arrangement.set_of[group]
+            times = sets.setdefault(root, [])
+            before = awake.get(root, group)
+            if before != group:
+                moved = (waiting[before] + waiting[group]) / costs.PCIE
+                times.append(RoleTime(group, "take over", moved, {"host": moved}))
+            awake[root] = group
+            times.append(timing.of(role, work, places[root]))
+        found.append((name, sets))
+    return found
+
+
+def _awake_first(
+    works: Sequence[tuple[str, str]], arrangement: Arrangement, awake: Mapping[str, str]
+) -> list[tuple[str, str]]:
+    """The works of the roles that there are, those first whose group has the devices already."""
+    mine = [(role, work) for role, work in works if role in arrangement.group_of]
+    groups = set(awake.values())
+    return sorted(mine, key=lambda one: arrangement.group_of[one[0]] not in groups)

@@ -1,0 +1,236 @@
+"""From a recipe's roles to bytes on each kind of GPU and node: who holds what, and is there room?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from distft.common.errors import UserError
+from distft.config.load import resolve_path
+from distft.config.models import Model
+from distft.config.recipe import Recipe
+from distft.config.roles import is_rl, model_of, optimizer_of, trained_roles
+from distft.planning.batch_arithmetic import batch_arithmetic
+from distft.planning.hardware import Hardware
+from distft.planning.memory import (
+    PHASES,
+    Compute,
+    Generation,
+    Item,
+    When,
+    Work,
+    activation_items,
+    peak,
+    rank_items,
+)
+from distft.planning.model_sizes import ModelSizes, WrongTargets, sizes_from_init, sizes_from_path
+from distft.planning.placement_plan import Arrangement, NodeKind, Span, node_kinds
+
+SCALAR_ROLES = ("reward", "value")
+# On the first node the driver, the data worker and Ray's head; on every node Ray's processes and its store.
+HEAD_BYTES = 2**30
+NODE_BYTES = 2**28
+# What stays on the GPU while a group sleeps: the engine moves its own states, the process and its generator stay.
+STAYS = ("process", "generation twin")
+
+
+@dataclass(frozen=True)
+class RoleMemory:
+    """What one rank of a role holds. ``unknown`` says why nothing is known of it; then there are no items."""
+
+    items: tuple[Item, ...]
+    parameters: int = 0
+    trained: int = 0
+    unknown: str = ""
+
+
+@dataclass(frozen=True)
+class Load:
+    """The fullest GPU of a device set, or the fullest node: ``bytes`` of ``capacity`` at the fullest moment.
+
+    ``parts``: who needs how much of a node at that moment.
+    """
+
+    where: str
+    kind: Literal["gpu", "node"]
+    roles: tuple[str, ...]
+    bytes: int
+    capacity: int
+    parts: tuple[tuple[str, int], ...] = ()
+
+
+@dataclass(frozen=True)
+class GroupMemory:
+    """One rank of a group, summed up: on its GPU ``awake`` at the fullest moment and while it is ``asleep``,
+    ``waiting`` in host memory meanwhile; and what it holds of the node's memory by moment.
+    """
+
+    awake: int
+    asleep: int
+    waiting: int
+    node: Mapping[When, int]
+
+
+class SizeBook:
+    """The sizes of every model of a run, each read once."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, bool], ModelSizes | UserError] = {}
+
+    def sizes_of(self, model: Model, *, scalar: bool) -> ModelSizes:
+        """The sizes of a model, with one output in the place of the vocabulary where it is ``scalar``.
+
+        Raises UserError where they are not to be found on this machine.
+        """
+        key = (repr((model.path, model.init, model.quantization, model.peft)), scalar)
+        if key not in self._known:
+            try:
+                sizes = sizes_from_init(model.init) if model.init else sizes_from_path(resolve_path(str(model.path)))
+                sizes = sizes.with_scalar_head() if scalar else sizes
+                sizes = sizes.in_four_bits(model.quantization) if model.quantization else sizes
+                self._known[key] = sizes.with_adapters(model.peft) if model.peft else sizes
+            except UserError as error:
+                self._known[key] = error
+        found = self._known[key]
+        if isinstance(found, UserError):
+            raise found
+        return found
+
+
+class Roles:
+    """What is the same of a role however many ranks it has: its model's section and its model's sizes."""
+
+    def __init__(self, recipe: Recipe, book: SizeBook) -> None:
+        self.recipe, self._book = recipe, book
+        self._models: dict[str, Model] = {}
+
+    def model(self, role: str) -> Model:
+        """The role's model with every default filled in."""
+        if role not in self._models:
+            self._models[role] = model_of(self.recipe, role)
+        return self._models[role]
+
+    def sizes(self, role: str) -> ModelSizes:
+        """The sizes of the role's model. Raises UserError where they are not to be found, WrongTargets."""
+        try:
+            return self._book.sizes_of(self.model(role), scalar=role in SCALAR_ROLES)
+        except WrongTargets as error:
+            raise WrongTargets(error.what, where=f"models.{role}.peft.target_modules", hint=error.hint) from None
+
+
+def role_memory(roles: Roles, role: str, ranks: int, *, gpu: bool, shared: bool) -> RoleMemory:
+    """The items of one rank of a role on ``ranks`` ranks; a role in another's group adds no model of its own."""
+    model = roles.model(role)
+    try:
+        sizes = roles.sizes(role)
+    except UserError as error:
+        if (model.path or "").startswith("run:") or isinstance(error, WrongTargets):
+            raise
+        return RoleMemory((), unknown=str(error).replace("\n", ";"))
+    compute, work = _compute(roles.recipe, role, model, gpu=gpu), _work(roles.recipe, role, ranks)
+    if shared:
+        frozen = replace(compute, trained=False)
+        return RoleMemory(tuple(activation_items(sizes, frozen, work)), sizes.total)
+    items = rank_items(sizes, model.engine.on(ranks), compute, work, ranks)
+    return RoleMemory(tuple(items), sizes.total, sizes.trained.total if compute.trained else 0)
+
+
+def group_memory(items: Sequence[Item], *, gpu: bool) -> GroupMemory:
+    """The items of a group's roles, summed up."""
+    on_device = [item for item in items if item.place == "device"]
+    always = [item for item in on_device if item.when == "always"]
+    asleep = sum(item.bytes for item in always if item.name in STAYS)
+    node: dict[When, int] = {}
+    for item in items:
+        if item.place == "host" or not gpu:
+            node[item.when] = node.get(item.when, 0) + item.bytes
+    return GroupMemory(peak(on_device, "device"), asleep, sum(item.bytes for item in always) - asleep, node)
+
+
+def needed_in_turns(groups: Sequence[GroupMemory]) -> int:
+    """A GPU whose groups sleep in turn: one awake, of the others what stays there."""
+    asleep = sum(group.asleep for group in groups)
+    return asleep + max(group.awake - group.asleep for group in groups)
+
+
+def moments(algorithm: str) -> tuple[tuple[When, ...], ...]:
+    """What the ranks of a node may be doing at once: all the same, but DPO's reference reads ahead meanwhile."""
+    ahead: tuple[When, ...] = ("forward",) if algorithm == "dpo" else ()
+    return tuple((when,) if when in (*ahead, "loading") else (*ahead, when) for when in PHASES)
+
+
+def loads(
+    groups: Mapping[str, GroupMemory],
+    arrangement: Arrangement,
+    spans: Mapping[str, Sequence[Span]],
+    hardware: Hardware,
+    algorithm: str,
+) -> tuple[Load, ...]:
+    """The fullest GPU of each device set (GPU clusters) and the fullest node. ``groups``: one rank of each."""
+    found = []
+    if hardware.gpus:
+        for root, members in arrangement.members.items():
+            on_it = arrangement.roles_of_set[root]
+            needed = needed_in_turns([groups[group] for group in members])
+            found.append(Load(f"GPUs of {', '.join(on_it)}", "gpu", on_it, needed, hardware.gpu_memory))
+    at_once = moments(algorithm)
+    nodes = [_node_load(kind, groups, arrangement, hardware, at_once) for kind in node_kinds(spans)]
+    found.append(max(nodes, key=lambda load: load.bytes))
+    return tuple(found)
+
+
+def _node_load(
+    kind: NodeKind,
+    groups: Mapping[str, GroupMemory],
+    arrangement: Arrangement,
+    hardware: Hardware,
+    at_once: Sequence[tuple[When, ...]],
+) -> Load:
+    """One node of a kind at its fullest moment."""
+    held = [(count, group) for root, count in kind.ranks.items() for group in arrangement.members[root]]
+
+    def at(whens: tuple[When, ...]) -> int:
+        return sum(count * groups[group].node.get(when, 0) for count, group in held for when in whens)
+
+    fullest: tuple[When, ...] = ("always", *max(at_once, key=at))
+    parts = [("Ray", NODE_BYTES)]
+    if kind.first_node == 0:
+        parts.append(("driver, data worker, Ray's head", HEAD_BYTES))
+    for count, group in held:
+        parts.append((group, count * sum(groups[group].node.get(when, 0) for when in fullest)))
+    if hardware.gpus:
+        for root, count in kind.ranks.items():
+            waiting = [groups[group].waiting for group in arrangement.members[root]]
+            parts.append(("asleep", count * (sum(waiting) - min(waiting))))
+    roles = tuple(role for root in kind.ranks for role in arrangement.roles_of_set[root])
+    named = tuple((name, size) for name, size in parts if size)
+    return Load(f"node {kind.first_node}", "node", roles, sum(size for _, size in named), hardware.memory, named)
+
+
+def _compute(recipe: Recipe, role: str, model: Model, *, gpu: bool) -> Compute:
+    trained = role in trained_roles(recipe)
+    return Compute(
+        dtype=model.dtype,
+        trained=trained,
+        adam=trained and optimizer_of(recipe, role).name == "adamw",
+        checkpointing=model.gradient_checkpointing,
+        eager_attention=model.attention == "eager",
+        gpu=gpu,
+    )
+
+
+def _work(recipe: Recipe, role: str, ranks: int) -> Work:
+    """The largest micro-batch: rows of the longest length up to the token cap; in RL only responses are read."""
+    batch = batch_arithmetic(recipe, ranks)
+    everything = -(-batch.sequences // ranks)
+    sequences = batch.sequences_per_rank if role in trained_roles(recipe) else everything
+    rows = min(batch.rows, sequences)
+    tokens = min(recipe.train.max_tokens_per_rank, sequences * batch.longest)
+    read, generation = tokens, None
+    if is_rl(recipe):
+        read = min(tokens, rows * recipe.rollout.max_new_tokens)
+        if role == "policy":
+            at_once = min(recipe.rollout.max_batch_per_rank, everything)
+            generation = Generation(at_once, batch.longest, recipe.rollout.weights == "gathered")
+    return Work(tokens=tokens, length=batch.longest, read=read, scalar=role in SCALAR_ROLES, generation=generation)

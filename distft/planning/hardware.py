@@ -1,0 +1,98 @@
+"""The cluster file with every ``auto`` filled in, held against what is really there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from distft.common.errors import EnvironmentFallsShort
+from distft.config.cluster import Cluster
+from distft.planning.machine import GIB, Machine
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """Nodes that are all alike. Memory in bytes; ``gpu_memory`` is 0 without GPUs or where it is not known.
+
+    Rates of one GPU by its data sheet, 0 where the cluster file does not say them: ``flops`` of dense bfloat16
+    products (FLOP/s), ``memory_bandwidth`` and ``link`` to its neighbours in one direction (bytes/s; ``nvlink``
+    or PCIe). ``network``: bytes/s of one node in one direction.
+    """
+
+    nodes: int
+    cpus: int
+    gpus: int
+    memory: int
+    gpu_memory: int
+    ranks_per_cpu: int
+    flops: float = 0.0
+    memory_bandwidth: float = 0.0
+    link: float = 0.0
+    nvlink: bool = True
+    network: float = 0.0
+
+    @property
+    def slots(self) -> int:
+        """Ranks that one node can hold."""
+        return self.gpus or self.cpus * self.ranks_per_cpu
+
+
+def hardware_of(cluster: Cluster, machine: Machine | None) -> Hardware:
+    """What the plan may use.
+
+    ``machine`` is this machine for ``local`` clusters and the running cluster for ``ray``; a Slurm cluster
+    file speaks for itself. Raises EnvironmentFallsShort where the file says more than is there, or ``auto``
+    and no machine is given.
+    """
+    node = cluster.node
+    said: dict[str, Any] = {
+        "nodes": cluster.nodes, "cpus": node.cpus, "gpus": node.gpus, "memory_gib": node.memory_gib,
+    }  # fmt: skip
+    if machine is None or cluster.kind == "slurm":
+        unknown = [key for key, value in said.items() if value == "auto"]
+        if unknown:
+            raise EnvironmentFallsShort(
+                f"{unknown[0]} is `auto`, which is known on a running cluster only",
+                where=f"cluster {cluster.name}",
+                hint="distft train asks the one of RAY_ADDRESS; or write the numbers into a cluster file of your own",
+            )
+    else:
+        _check(cluster.name, said, machine)
+        said = {key: getattr(machine, key) if value == "auto" else value for key, value in said.items()}
+    gpu_memory = node.gpu.memory_gib if node.gpu else machine.gpu_memory_gib if machine else 0.0
+    return Hardware(
+        nodes=said["nodes"],
+        cpus=said["cpus"],
+        gpus=said["gpus"],
+        memory=int(said["memory_gib"] * GIB),
+        gpu_memory=int(gpu_memory * GIB) if said["gpus"] else 0,
+        ranks_per_cpu=node.ranks_per_cpu,
+        **_rates(cluster),
+    )
+
+
+def _rates(cluster: Cluster) -> dict[str, Any]:
+    """What the data sheets say, in units without prefixes; the file's ``interconnect_gbs`` counts both directions."""
+    gpu, network = cluster.node.gpu, cluster.network.bandwidth_gbps
+    rates: dict[str, Any] = {"network": network * 1e9 / 8} if network else {}
+    if gpu is None:
+        return rates
+    return rates | {
+        "flops": gpu.bf16_tflops * 1e12,
+        "memory_bandwidth": gpu.memory_bandwidth_gbs * 1e9,
+        "link": gpu.interconnect_gbs * 1e9 / 2,
+        "nvlink": gpu.interconnect == "nvlink",
+    }
+
+
+def _check(cluster: str, said: dict[str, Any], machine: Machine) -> None:
+    for key, asked in said.items():
+        there = getattr(machine, key)
+        if asked == "auto" or asked <= there:
+            continue
+        found = f"{there:.1f}" if isinstance(there, float) else str(there)
+        raise EnvironmentFallsShort(
+            f"the cluster file says {key}: {asked}, there {'is' if there == 1 else 'are'} {found}",
+            where=f"cluster {cluster}",
+            hint=f"nearest: {key}: {found}, or `auto`",
+        )

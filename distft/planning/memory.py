@@ -1,0 +1,261 @@
+"""Bytes that one rank of a role holds, item by item. Pure arithmetic on sizes; nothing is measured here.
+
+Every item says where it lies (``device``: the GPU, or the node's memory on CPU clusters; ``host``) and *when*
+it is held, so that a peak is not the sum of things that never meet. Sources: Rajbhandari et al. 2020 (ZeRO,
+sections 3 and 5) for states, Korthikanti et al. 2022 (section 4) for activations, DeepSpeed 0.19.8 for what
+it really holds beyond the papers. Measured at stage 3 with Adam: 20.2 bytes a parameter in float32 (4
+parameters, 4 gradients, 4 master, 8 Adam), 16.1 in bfloat16 (2 + 2 + 4 + 8).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from distft.config.models import Engine
+from distft.planning.model_sizes import ModelSizes
+
+When: TypeAlias = Literal["always", "loading", "generation", "forward", "training", "step"]
+PHASES: tuple[When, ...] = ("loading", "generation", "forward", "training", "step")
+Place: TypeAlias = Literal["device", "host"]
+
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+# DeepSpeed's defaults (stage3_max_live_parameters, sub_group_size), elements.
+MAX_LIVE_PARAMETERS = 1_000_000_000
+SUB_GROUP = 1_000_000_000
+# Elements of a chunk in which float32 log-probabilities are computed (algorithms.logprobs), CPU and GPU.
+CHUNK_CPU = 2**18
+CHUNK_GPU = 2**25
+# A process that has imported torch, transformers, DeepSpeed and Ray (383 MiB resident when measured, before any
+# thread of theirs runs); on a GPU its CUDA context, cuBLAS and NCCL.
+PROCESS_HOST = 450 * 2**20
+PROCESS_HOST_GPU = 2500 * 2**20
+PROCESS_GPU = 1200 * 2**20
+# Share of all else that the allocator loses to fragments: an allowance, not a measurement.
+FRAGMENTATION = 0.05
+
+
+@dataclass(frozen=True)
+class Item:
+    """Bytes of one kind on one rank."""
+
+    name: str
+    bytes: int
+    when: When = "always"
+    place: Place = "device"
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What a rank generates at once: ``batch`` rows of ``length`` tokens, from a ``gathered`` twin or from shards."""
+
+    batch: int
+    length: int
+    gathered: bool
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one rank of a role does.
+
+    ``tokens`` of a micro-batch (padding included) in rows of ``length``; log-probabilities are computed at
+    ``read`` of them. ``scalar``: one number a token is read, no vocabulary.
+    """
+
+    tokens: int
+    length: int
+    read: int
+    scalar: bool
+    generation: Generation | None = None
+
+
+@dataclass(frozen=True)
+class Compute:
+    """How a role computes, and on what."""
+
+    dtype: str
+    trained: bool
+    adam: bool
+    checkpointing: bool
+    eager_attention: bool
+    gpu: bool
+
+    @property
+    def size(self) -> int:
+        """Bytes of an element."""
+        return BYTES[self.dtype]
+
+
+def rank_items(sizes: ModelSizes, engine: Engine, compute: Compute, work: Work, ranks: int) -> list[Item]:
+    """All items of one rank of a role, those of 0 bytes left out."""
+    items = [
+        *state_items(sizes, engine, compute, ranks),
+        *buffer_items(sizes, engine, compute, ranks),
+        *activation_items(sizes, compute, work),
+        *_generation_items(sizes, compute, work, ranks),
+    ]
+    held = [Item("process", PROCESS_HOST)]
+    if compute.gpu:
+        held = [Item("process", PROCESS_GPU), Item("process", PROCESS_HOST_GPU, place="host")]
+    slack = int(FRAGMENTATION * peak(items, "device"))
+    return [item for item in (*items, Item("fragmentation allowance", slack), *held) if item.bytes > 0]
+
+
+def state_items(sizes: ModelSizes, engine: Engine, compute: Compute, ranks: int) -> list[Item]:
+    """Parameters, gradients, master weights and optimizer states (ZeRO, section 5), as DeepSpeed holds them.
+
+    Stage 1 shards optimizer states and master weights, 2 gradients too, 3 parameters too (there every tensor is
+    cut by itself and padded). DeepSpeed keeps a float32 master copy from stage 1 on even when the parameters are
+    float32. A frozen role has parameters only, a role with adapters the other items of what it trains. Offloaded
+    states lie in host memory. What is in four bits is loaded whole by every rank before it is cut.
+    """
+    stage, size = engine.zero_stage, compute.size
+    parameters = sizes.stored(size, ranks if stage == 3 else 1)
+    home: Place = "host" if engine.offload_parameters == "cpu" and stage == 3 else "device"
+    items = [Item("parameters", parameters, place=home)]
+    if stage == 3 and ranks > 1:
+        items.append(Item("small parameters kept whole", sizes.small(engine.persistence_threshold, size)))
+    if sizes.constants:
+        items.append(Item("quantization constants", sizes.constants))
+        if stage == 3:
+            kept = parameters if home == "device" else 0
+            items.append(Item("whole model while it is loaded", sizes.stored(size) - kept, "loading"))
+    if not compute.trained:
+        return items
+    trained = sizes.trained
+    padded = trained.shard(ranks) if stage == 3 else -(-trained.total // ranks)
+    offloaded = engine.offload_optimizer == "cpu" and stage >= 1
+    away: Place = "host" if offloaded else "device"
+    states = padded if stage >= 1 else trained.total
+    items.append(
+        Item("gradients", (padded if stage >= 2 else trained.total) * size, place=away if stage >= 2 else "device")
+    )
+    if stage == 2 and ranks > 1:  # one that a boundary between two ranks cuts is kept whole by both
+        items.append(Item("gradients cut by a boundary", trained.largest * size, place=away))
+    if stage >= 1 or size < 4:
+        items.append(Item("master weights", 4 * states, place=away))
+    if compute.adam:
+        items.append(Item("optimizer states", 8 * states, place=away))
+    if offloaded:
+        items += _offload_items(trained.largest, stage, size, states)
+    elif size < 4:
+        items.append(Item("float32 gradients", 4 * min(states, SUB_GROUP), "step", away))
+    return items
+
+
+def _offload_items(largest: int, stage: int, size: int, states: int) -> list[Item]:
+    """What DeepSpeed 0.19 keeps besides for an optimizer on the host: float32 gradients beside those of the model's
+    precision; at stages 1 and 2 the parameters on their way back, and room for the largest gradient on both sides.
+    """
+    items = [Item("float32 gradients", 4 * states, place="host")]
+    if stage < 3:
+        items.append(Item("parameters on their way", size * states, place="host"))
+        items.append(Item("largest gradient on its way", size * largest, place="host"))
+        items.append(Item("largest gradient on its way", size * largest))
+    return items
+
+
+def buffer_items(sizes: ModelSizes, engine: Engine, compute: Compute, ranks: int) -> list[Item]:
+    """What collectives need besides: gathered parameters and their prefetch (stage 3), the reduce bucket.
+
+    Trained, DeepSpeed keeps up to ``stage3_max_live_parameters`` gathered because the backward pass wants
+    them again; frozen, one layer and what is fetched ahead. On CPUs only pages that are touched count.
+    """
+    if ranks == 1:
+        return []
+    size, bucket = compute.size, engine.reduce_bucket_size
+    items = []
+    if engine.zero_stage == 3:
+        small = sizes.small(engine.persistence_threshold, size)
+        when: When = "training" if compute.trained else "forward"
+        if compute.trained:
+            live = min(sizes.packed, MAX_LIVE_PARAMETERS + bucket)
+            gathered = sizes.stored(size) * live // sizes.packed
+        else:
+            gathered = min(sizes.stored(size), sizes.stored_at_once(size) + bucket * size)
+        items.append(Item("gathered parameters", max(0, gathered - small), when))
+    if compute.trained:
+        whole = bucket if compute.gpu else min(bucket, sizes.trained.total)
+        items.append(Item("reduce bucket", whole * size, "training"))
+    return items
+
+
+def activation_items(sizes: ModelSizes, compute: Compute, work: Work) -> list[Item]:
+    """What forward and backward hold of one micro-batch.
+
+    A layer keeps per token, in elements of the model's dtype (Korthikanti et al. 2022, section 4.1, for
+    grouped heads, gated MLP and kernels that keep no attention matrix): 2 x 2 hidden for inputs of norms and
+    linears, 5 x heads x head_dim for q, expanded k and v, and the attention's output twice, and 4 (gated) or
+    2 x intermediate in the MLP; and 2 x hidden in float32, which the norms upcast to. Eager attention adds
+    the matrices. With checkpointing, each layer's input and one layer's share. Frozen: one layer's share.
+    Adapters keep what A makes, and with dropout its input and where it is zero; four bits are unpacked into a whole
+    matrix, one at a time. Log-probabilities: logits at the tokens read, in the model's dtype, with their gradient
+    when trained, and a float32 chunk of them.
+    """
+    layer = work.tokens * _per_token(sizes, compute, work.length)
+    if not compute.trained:
+        kept = layer
+    elif compute.checkpointing:
+        kept = sizes.layers * work.tokens * sizes.hidden * compute.size + 2 * layer
+    else:
+        kept = (sizes.layers + 1) * layer
+    when: When = "training" if compute.trained else "forward"
+    items = [Item("activations", kept, when), *_unpacked(sizes, compute, when)]
+    if work.scalar:
+        return items
+    logits = work.read * sizes.vocab * compute.size
+    items.append(Item("logits", logits * (2 if compute.trained else 1), when))
+    chunk = min(work.read * sizes.vocab, CHUNK_GPU if compute.gpu else CHUNK_CPU)
+    items.append(Item("float32 logits chunk", 2 * 4 * chunk, when))
+    return items
+
+
+def _unpacked(sizes: ModelSizes, compute: Compute, when: When) -> list[Item]:
+    """The largest matrix in four bits, whole for as long as it is multiplied with."""
+    numel = max((tensors.numel for tensors in sizes.tensors if tensors.four_bits), default=0)
+    return [Item("matrix unpacked from four bits", numel * compute.size, when)] if numel else []
+
+
+def peak(items: Iterable[Item], place: Place) -> int:
+    """The most that is held at once: what is always there and the largest phase."""
+    items = [item for item in items if item.place == place]
+    phases = (sum(item.bytes for item in items if item.when == when) for when in PHASES)
+    return at_rest(items, place) + max(phases)
+
+
+def at_rest(items: Iterable[Item], place: Place) -> int:
+    """What is always held."""
+    return sum(item.bytes for item in items if item.place == place and item.when == "always")
+
+
+def _per_token(sizes: ModelSizes, compute: Compute, length: int) -> int:
+    size, attention = compute.size, sizes.heads * sizes.head_dim
+    mlp = (4 if sizes.gated else 2) * sizes.intermediate
+    kept = size * (4 * sizes.hidden + 5 * attention + mlp) + 4 * 2 * sizes.hidden
+    if compute.eager_attention:
+        kept += sizes.heads * length * (2 * size + 4)
+    beside = 0
+    for adapter in sizes.adapters if compute.trained else ():
+        r, width = adapter.shape
+        beside += adapter.count * (size * r + ((size + 1) * width if sizes.adapter_dropout else 0))
+    return kept + beside // max(1, sizes.layers)
+
+
+def _generation_items(sizes: ModelSizes, compute: Compute, work: Work, ranks: int) -> list[Item]:
+    """The unsharded twin that generates, its key-value cache, and the last position's logits."""
+    if work.generation is None:
+        return []
+    generation, size = work.generation, compute.size
+    decoder_layers = sizes.layers // 2 if sizes.encoder_decoder else sizes.layers
+    cache = 2 * decoder_layers * sizes.kv_heads * sizes.head_dim * generation.batch * generation.length * size
+    items = [
+        Item("key-value cache", cache, "generation"),
+        Item("next-token logits", 3 * generation.batch * sizes.vocab * 4, "generation"),
+        *_unpacked(sizes, compute, "generation"),
+    ]
+    if generation.gathered:
+        items.append(Item("generation twin", sizes.stored(size)))
+    elif ranks > 1:
+        items.append(Item("gathered layers", 2 * sizes.stored_at_once(size), "generation"))
+    return items

@@ -1,0 +1,335 @@
+"""How large a model is, by block, without torch and without reading weights.
+
+Sources, in this order: ``init:`` sizes of the recipe, the folder's ``config.json``, for architectures that
+``architectures`` does not know the shapes in the safetensors headers, and for a public model that is not on
+this machine the table of ``known_models``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from distft.common.errors import UserError, nearest
+from distft.planning.architectures import FAMILIES, MODULES, Block, Tensors
+from distft.planning.known_models import known_config
+from distft.planning.weight_files import COPY_AGAIN, tensor_shapes
+
+if TYPE_CHECKING:
+    from distft.config.models import Init, Lora, Quantization
+
+
+# Weights that share one scale in four bits, and scales that share one in turn (bitsandbytes' defaults); bytes of the
+# tables that both are read with, and of the scales' mean.
+BLOCK, BLOCK_OF_BLOCKS = 64, 256
+TABLE, TABLE_OF_SCALES = 16 * 4, 256 * 4 + 4
+
+
+class WrongTargets(UserError):
+    """Adapters are asked for in layers that the model does not have."""
+
+
+@dataclass(frozen=True)
+class TensorTable:
+    """Tensors, and what follows from their shapes (elements, not bytes)."""
+
+    tensors: tuple[Tensors, ...]
+
+    @cached_property
+    def total(self) -> int:
+        """Elements of all."""
+        return sum(tensors.total for tensors in self.tensors)
+
+    def shard(self, ranks: int) -> int:
+        """Elements of one rank's shards under ZeRO-3: every tensor is cut by itself, the last part padded."""
+        return sum(-(-tensors.numel // ranks) * tensors.count for tensors in self.tensors)
+
+    @cached_property
+    def packed(self) -> int:
+        """Elements of all as they are kept: what DeepSpeed counts."""
+        return sum(tensors.packed * tensors.count for tensors in self.tensors)
+
+    @cached_property
+    def largest(self) -> int:
+        """Elements of the largest tensor."""
+        return max(tensors.numel for tensors in self.tensors)
+
+
+@dataclass(frozen=True)
+class ModelSizes(TensorTable):
+    """The tensors of one model and the widths that activations depend on (elements, not bytes).
+
+    ``layers`` counts encoder and decoder layers together; ``intermediate`` is the width at which the MLP of
+    one token works (active experts together); ``adapter_dropout``: the adapters' inputs are thinned out.
+    """
+
+    family: str
+    hidden: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    intermediate: int
+    vocab: int
+    gated: bool
+    tied: bool
+    encoder_decoder: bool = False
+    adapter_dropout: bool = False
+    double_quantization: bool = False
+
+    @cached_property
+    def trained(self) -> TensorTable:
+        """The parameters that a trained role updates: all, or adapters and a scalar head."""
+        return TensorTable(tuple(tensors for tensors in self.tensors if tensors.trained))
+
+    @cached_property
+    def adapters(self) -> tuple[Tensors, ...]:
+        """A of every low-rank adapter, ``[r, in]``."""
+        return tuple(tensors for tensors in self.tensors if tensors.name.endswith(".lora_A"))
+
+    def stored(self, size: int, ranks: int = 1) -> int:
+        """Bytes of all parameters on one of ``ranks``, of ``size`` bytes each where they are not in four bits."""
+        return sum(tensors.stored(size, ranks) for tensors in self.tensors)
+
+    def stored_at_once(self, size: int) -> int:
+        """The least bytes that a pass has whole at a time: a layer (the mean one), or the largest tensor."""
+        layers = sum(tensors.stored(size) for tensors in self.tensors if tensors.block == "layers")
+        return max(layers // max(1, self.layers), *(one.stored(size) // one.count for one in self.tensors))
+
+    @cached_property
+    def constants(self) -> int:
+        """Bytes that it takes to read what is in four bits: scales, and where those are quantized too, theirs."""
+        found = 0
+        for tensors in self.tensors:
+            if tensors.four_bits:
+                blocks = -(-tensors.numel // BLOCK)
+                scales = blocks + 4 * -(-blocks // BLOCK_OF_BLOCKS) + TABLE_OF_SCALES
+                found += tensors.count * (TABLE + (scales if self.double_quantization else 4 * blocks))
+        return found
+
+    def of(self, block: Block) -> int:
+        """Parameters of one block."""
+        return sum(tensors.total for tensors in self.tensors if tensors.block == block)
+
+    @cached_property
+    def active(self) -> int:
+        """Parameters of the layers that one token is multiplied with: of a mixture of experts, those chosen for it."""
+        return self._active(self.tensors)
+
+    @cached_property
+    def active_frozen(self) -> int:
+        """Those of ``active`` that are not trained."""
+        return self._active(tensors for tensors in self.tensors if not tensors.trained)
+
+    @property
+    def reads_embedding(self) -> int:
+        """Elements of the matrices and adapters that the embedding goes into: the first layer's query, key, value."""
+        first = [f"attention.{name}{part}" for name in ("q", "k", "v", "qkv") for part in ("", ".lora_A")]
+        return sum(tensors.numel for tensors in self.tensors if tensors.name in first)
+
+    @property
+    def vocab_head(self) -> int:
+        """Elements of the matrix that makes logits; 0 where one number is made."""
+        return self.hidden * self.vocab if self.tied or self.of("head") > self.hidden else 0
+
+    def _active(self, tensors: Iterable[Tensors]) -> int:
+        layers = (one for one in tensors if one.block == "layers")
+        return sum(int(one.total * self._active_share(one)) for one in layers)
+
+    def _active_share(self, tensors: Tensors) -> float:
+        if not tensors.name.startswith("mlp.experts."):
+            return 1.0
+        experts, rows, columns = tensors.shape
+        inner = columns if tensors.name.endswith("down") else rows // 2
+        return self.intermediate / inner / experts
+
+    def small(self, threshold: int, size: int) -> int:
+        """Bytes of parameters in tensors of at most ``threshold`` elements: ZeRO-3 keeps those whole on every rank."""
+        return sum(tensors.stored(size) for tensors in self.tensors if tensors.packed <= threshold)
+
+    def in_four_bits(self, quantization: Quantization) -> ModelSizes:
+        """The same model, its linear layers quantized; the head is none of them."""
+        tensors = (replace(one, four_bits=one.linear) for one in self.tensors)
+        return replace(self, tensors=tuple(tensors), double_quantization=quantization.double)
+
+    def with_adapters(self, lora: Lora) -> ModelSizes:
+        """The same model frozen, with adapters beside its linear layers; a scalar head is trained with them.
+
+        Raises WrongTargets for layers that it does not have.
+        """
+        frozen = [replace(one, trained=one.name == "score") for one in self.tensors]
+        chosen = [one for one in self.tensors if one.linear]
+        if lora.target_modules != "all-linear":
+            known = dict.fromkeys(name for one in chosen for name in self._modules(one))
+            for wanted in lora.target_modules:
+                if wanted not in known:
+                    close = nearest(wanted, known)
+                    hint = f"did you mean {close}?" if close else f"it has: {', '.join(known)}"
+                    raise WrongTargets(f"{self.family} has no linear layer {wanted}", hint=hint)
+            chosen = [one for one in chosen if not set(self._modules(one)).isdisjoint(lora.target_modules)]
+        beside = []
+        for one in chosen:
+            rows, columns = one.shape
+            beside.append(Tensors(f"{one.name}.lora_A", "layers", (lora.r, columns), one.count))
+            beside.append(Tensors(f"{one.name}.lora_B", "layers", (rows, lora.r), one.count))
+        return replace(self, tensors=(*frozen, *beside), adapter_dropout=lora.dropout > 0)
+
+    def _modules(self, tensors: Tensors) -> tuple[str, ...]:
+        """What a linear layer's modules are called: by the family's code, or as the file's own names say."""
+        by_family = MODULES.get(self.family)
+        return by_family[tensors.name] if by_family else (tensors.name.removesuffix(".weight").rpartition(".")[2],)
+
+    def with_scalar_head(self) -> ModelSizes:
+        """The same backbone with one output in the place of the vocabulary (reward and value models)."""
+        backbone = tuple(tensors for tensors in self.tensors if tensors.block != "head")
+        return replace(self, tensors=(*backbone, Tensors("score", "head", (1, self.hidden))), tied=False)
+
+
+def sizes_from_config(config: Mapping[str, Any], *, where: str = "config.json") -> ModelSizes:
+    """From the contents of a ``config.json``. Raises UserError for an unknown ``model_type`` or a missing key."""
+    family = str(config.get("model_type", ""))
+    table = FAMILIES.get(family)
+    if table is None:
+        known = nearest(family, FAMILIES)
+        raise UserError(
+            f"sizes of model_type {family!r} are not known", where=where, hint=f"nearest: {known}" if known else ""
+        )
+    try:
+        return _assemble(family, table(config), config)
+    except KeyError as missing:
+        raise UserError(f"has no {missing}, which {family} needs", where=where, hint=COPY_AGAIN) from missing
+
+
+def sizes_from_init(init: Init) -> ModelSizes:
+    """From the recipe's ``init:`` (always a Llama)."""
+    return sizes_from_config(
+        {
+            "model_type": "llama",
+            "hidden_size": init.hidden_size,
+            "intermediate_size": init.intermediate_size or 4 * init.hidden_size,
+            "num_hidden_layers": init.num_layers,
+            "num_attention_heads": init.num_heads,
+            "num_key_value_heads": init.num_kv_heads or init.num_heads,
+            "vocab_size": init.vocab_size,
+            "tie_word_embeddings": init.tie_embeddings,
+        }
+    )
+
+
+def sizes_from_folder(folder: Path) -> ModelSizes:
+    """From a model folder. Raises UserError when neither config.json nor safetensors headers tell."""
+    config = read_config(folder)
+    if str(config.get("model_type")) in FAMILIES:
+        return sizes_from_config(config, where=str(folder / "config.json"))
+    shapes = tensor_shapes(folder)
+    if not shapes:
+        return sizes_from_config(config, where=str(folder / "config.json"))
+    return _assemble(str(config.get("model_type")), _from_shapes(shapes), config)
+
+
+def sizes_from_path(path: str) -> ModelSizes:
+    """Of a folder, of what lies in the hub cache, or of a public model whose sizes are known without it.
+
+    Raises UserError where they are not to be found on this machine.
+    """
+    folder = local_folder(path)
+    if folder is not None:
+        return sizes_from_folder(folder)
+    config = known_config(path)
+    if config is not None:
+        return sizes_from_config(config, where=path)
+    hint = "fetch it first, or give a folder with its config.json"
+    raise UserError("is not on this machine, so its sizes are not known", where=path, hint=hint)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The folder's config.json. Raises UserError when it is missing or no JSON object."""
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError("is not there: this is not a model folder", where=str(path), hint=COPY_AGAIN) from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot be read: {error}", where=str(path), hint=COPY_AGAIN) from error
+    if not isinstance(config, dict):
+        raise UserError("is not a JSON object", where=str(path), hint=COPY_AGAIN)
+    return config
+
+
+def local_folder(path: str) -> Path | None:
+    """Where a model path lies on this machine: the folder itself, or the hub cache's newest snapshot; else None."""
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        return folder
+    if path.count("/") > 1 or path.startswith((".", "/", "~")):
+        return None
+    cached = _hub_cache() / ("models--" + path.replace("/", "--"))
+    reference = cached / "refs" / "main"
+    if not reference.is_file():
+        return None
+    snapshot = cached / "snapshots" / reference.read_text(encoding="utf-8").strip()
+    return snapshot if (snapshot / "config.json").is_file() else None
+
+
+def _hub_cache() -> Path:
+    """The folder that huggingface_hub uses, by its own environment variables."""
+    explicit = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE")
+    if explicit:
+        return Path(explicit).expanduser()
+    home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "huggingface"
+    return Path(home).expanduser() / "hub"
+
+
+def _assemble(family: str, tensors: Iterable[Tensors], config: Mapping[str, Any]) -> ModelSizes:
+    tensors = tuple(tensors)
+    hidden = _first(config, "hidden_size", "n_embd", "d_model", default=0)
+    heads = _first(config, "num_attention_heads", "n_head", "num_heads", default=1)
+    encoder_decoder = "d_kv" in config or bool(config.get("is_encoder_decoder"))
+    layers = _first(config, "num_hidden_layers", "n_layer", "num_layers", default=1)
+    if encoder_decoder:
+        layers += config.get("num_decoder_layers") or layers
+    inner = _first(
+        config, "moe_intermediate_size", "intermediate_size", "n_inner", "ffn_dim", "d_ff", default=4 * hidden
+    )
+    return ModelSizes(
+        family=family,
+        tensors=tensors,
+        hidden=hidden,
+        layers=layers,
+        heads=heads,
+        kv_heads=_first(config, "num_key_value_heads", default=heads),
+        head_dim=_first(config, "head_dim", "d_kv", default=max(1, hidden // heads)),
+        intermediate=inner * (_first(config, "num_experts_per_tok", default=1)),
+        vocab=_first(config, "vocab_size", default=0),
+        gated=any(tensor.name in ("mlp.gate", "mlp.experts.gate_up") for tensor in tensors)
+        or "gated" in str(config.get("feed_forward_proj")),
+        tied=not any(tensor.block == "head" for tensor in tensors),
+        encoder_decoder=encoder_decoder,
+    )
+
+
+def _from_shapes(shapes: Mapping[str, tuple[int, ...]]) -> list[Tensors]:
+    """Blocks by name: what a number follows is a layer, what is called head or classifier is the head."""
+    tensors: dict[tuple[str, Block, tuple[int, ...]], int] = {}
+    for name, shape in shapes.items():
+        parts = name.split(".")
+        block: Block = "embedding" if "embed" in name else "norm"
+        if any(part.isdigit() for part in parts):
+            block = "layers"
+        elif any(word in name for word in ("head", "classifier", "score", "cls")):
+            block = "head"
+        key = (".".join("*" if part.isdigit() else part for part in parts), block, shape)
+        tensors[key] = tensors.get(key, 0) + 1
+    return [
+        Tensors(name, block, shape, count, linear=block == "layers" and len(shape) == 2 and "embed" not in name)
+        for (name, block, shape), count in tensors.items()
+    ]
+
+
+def _first(config: Mapping[str, Any], *names: str, default: int) -> int:
+    return next((int(config[name]) for name in names if config.get(name)), default)

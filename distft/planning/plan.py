@@ -1,0 +1,284 @@
+"""The plan: recipe x cluster to which rank of which role sits where, with what, whether it fits and how long it takes.
+
+    recipe ──► arrangements ──► spans of seats ──► groups (ranks, threads, environment)
+    cluster ─► hardware ─┘                  │
+    config.json ─► sizes ─► memory items ───┼─► loads per device and node ─► fits? else remedies
+                       └──► costs ──────────┴─► seconds of a step; of what fits the quickest is taken
+
+A pure function: nothing is started, no torch, no ray. The same plan drives local Ray, a Ray job and Slurm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from distft.common.errors import UserError
+from distft.config.cluster import Cluster
+from distft.config.recipe import Recipe
+from distft.config.roles import main_role, model_of, roles
+from distft.planning.batch_arithmetic import BatchArithmetic, batch_arithmetic
+from distft.planning.estimate import Estimate
+from distft.planning.footprint import Load, RoleMemory, SizeBook
+from distft.planning.group_environment import group_environment
+from distft.planning.hardware import Hardware, hardware_of
+from distft.planning.layout import Layout, best_layout, fits
+from distft.planning.machine import Machine
+from distft.planning.micro_batch_cost import micro_batch_cost
+from distft.planning.placement_plan import Span
+from distft.planning.remedies import Remedy, Tried, remedies
+from distft.planning.sharing import PHASES, slot_share, threads
+from distft.planning.smallest import Smallest, smallest_that_fits
+
+# Above this share of a capacity the plan warns: the estimate may be that much off.
+TIGHT = 0.9
+
+
+class Frozen(BaseModel):
+    """The base of the plan's parts."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class RankPlan(Frozen):
+    """One rank: ``node`` numbers the run's nodes, ``slot`` the GPUs (or CPU slots) of that node."""
+
+    rank: int
+    node: int
+    slot: int
+
+
+class Bundle(Frozen):
+    """What one place of a device set reserves on its node."""
+
+    node: int
+    cpus: float
+    gpus: float
+
+
+class GroupPlan(Frozen):
+    """All ranks of one group. ``roles`` live in it; groups of one ``device_set`` take turns on its bundles.
+
+    Rank i of every group of a device set sits in bundle i. ``cpus_per_rank`` is the group's own part of the
+    bundle, whose cores are used at the same time; ``gpus_per_rank`` is the whole bundle's, used in turn.
+    """
+
+    role: str
+    roles: tuple[str, ...]
+    device_set: str
+    ranks: tuple[RankPlan, ...]
+    cpus_per_rank: float
+    gpus_per_rank: float
+    threads: int
+    micro_batch_cost: int | None
+    env: dict[str, str]
+
+    @property
+    def num_ranks(self) -> int:
+        """Ranks of the group."""
+        return len(self.ranks)
+
+    @property
+    def node_of_rank(self) -> tuple[int, ...]:
+        """The number of the node of each rank."""
+        return tuple(rank.node for rank in self.ranks)
+
+
+class DataWorkerPlan(Frozen):
+    """The data worker's own place, on the first node."""
+
+    node: int
+    cpus: float
+    env: dict[str, str]
+
+
+class Plan(Frozen):
+    """Who sits where. JSON round trip by ``model_dump_json`` and ``model_validate_json``.
+
+    ``fits`` is None where the sizes of a model are not known. ``phases``: roles that compute at the same
+    time, in the order of a step. Memory in bytes. ``tight``: what is more than nine tenths full. ``estimate`` is
+    None where ``estimate_unknown`` says what it lacks; ``smallest``: the fewest GPUs on which the recipe fits.
+    """
+
+    format: Literal[1] = 1
+    recipe: str
+    algorithm: str
+    cluster: str
+    kind: Literal["local", "slurm", "ray"]
+    hardware: Hardware
+    device_sets: dict[str, tuple[Bundle, ...]]
+    groups: dict[str, GroupPlan]
+    data_worker: DataWorkerPlan
+    phases: tuple[tuple[str, ...], ...]
+    batch: BatchArithmetic
+    memory: dict[str, RoleMemory]
+    loads: tuple[Load, ...]
+    fits: bool | None
+    tight: tuple[str, ...] = ()
+    estimate: Estimate | None = None
+    estimate_unknown: str = ""
+    smallest: Smallest | None = None
+    remedies: tuple[Remedy, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def nodes_used(self) -> int:
+        """Nodes that hold a rank."""
+        return len({bundle.node for bundles in self.device_sets.values() for bundle in bundles})
+
+    def group_of(self, role: str) -> GroupPlan:
+        """The group in which a role lives. Raises KeyError for a role that the run does not have."""
+        for group in self.groups.values():
+            if role in group.roles:
+                return group
+        raise KeyError(role)
+
+    def group_specs_view(self) -> dict[str, dict[str, Any]]:
+        """By role of the group: what starts it, under the names of ``groups``' GroupSpec (which adds the worker)."""
+        return {
+            group.role: {
+                "role": group.role,
+                "num_ranks": group.num_ranks,
+                "device_set": group.device_set,
+                "cpus_per_rank": group.cpus_per_rank,
+                "gpus_per_rank": group.gpus_per_rank,
+                "env": dict(group.env),
+                "node_of_rank": group.node_of_rank,
+            }
+            for group in self.groups.values()
+        }
+
+
+def make_plan(recipe: Recipe, cluster: Cluster, *, machine: Machine | None = None) -> Plan:
+    """The quickest arrangement that fits, else the one that comes nearest, with what would make it fit.
+
+    ``machine`` fills in what the cluster file leaves to be found out: this machine for ``local``, the
+    running cluster for ``ray``; what such a file says beyond it is refused.
+
+    Raises EnvironmentFallsShort where there are too few CPUs, GPUs or nodes, UserError for a placement or a
+    model that cannot be. That it does not fit into memory is no exception: see ``Plan.fits``.
+    """
+    book = SizeBook()
+    hardware = hardware_of(cluster, machine)
+    layout = best_layout(recipe, hardware, book)
+    plan = _written_out(recipe, cluster, machine, layout)
+    if layout.fits is None:
+        return plan
+    plan = plan.model_copy(update={"smallest": smallest_that_fits(recipe, hardware, book)})
+    if layout.fits:
+        return plan
+
+    def seconds(changed: Recipe, on: Cluster) -> float | None:
+        try:
+            found = best_layout(changed, hardware_of(on, machine), book)
+        except UserError:
+            return None
+        return found.estimate.seconds if found.estimate else None
+
+    def fit(changed: Recipe, on: Cluster) -> bool:
+        try:
+            return fits(changed, hardware_of(on, machine), book)
+        except UserError:
+            return False
+
+    found = remedies(recipe, cluster, Tried(fit, seconds), gpu=hardware.gpus > 0)
+    return plan.model_copy(update={"remedies": found})
+
+
+def _written_out(recipe: Recipe, cluster: Cluster, machine: Machine | None, layout: Layout) -> Plan:
+    arrangement, share = layout.arrangement, slot_share(layout.hardware)
+    ranks = {root: _ranks(spans) for root, spans in layout.spans.items()}
+    groups = {
+        group: _group(recipe, cluster, machine, layout, group, ranks[root])
+        for group, root in arrangement.set_of.items()
+    }
+    batch = batch_arithmetic(recipe, groups[arrangement.group_of[main_role(recipe)]].num_ranks)
+    return Plan(
+        recipe=recipe.name,
+        algorithm=recipe.algorithm.kind,
+        cluster=cluster.name,
+        kind=cluster.kind,
+        hardware=layout.hardware,
+        device_sets={
+            root: tuple(
+                Bundle.model_construct(node=seat.node, cpus=share.cpus, gpus=share.gpus)
+                for span in chosen
+                for seat in span
+            )
+            for root, chosen in layout.spans.items()
+        },
+        groups=groups,
+        data_worker=DataWorkerPlan(
+            node=0, cpus=share.data_worker_cpus, env=group_environment(cluster, machine, gpus=0, threads=1)
+        ),
+        phases=PHASES[recipe.algorithm.kind],
+        batch=batch,
+        memory=dict(layout.memory),
+        loads=layout.loads,
+        fits=layout.fits,
+        tight=tuple(_tight(layout)),
+        estimate=layout.estimate,
+        estimate_unknown=layout.unknown,
+        notes=_notes(layout, batch),
+    )
+
+
+def _ranks(spans: Iterable[Span]) -> tuple[RankPlan, ...]:
+    """The ranks of every group of a device set. Not validated one by one: there may be thousands."""
+    seats = (seat for span in spans for seat in span)
+    return tuple(RankPlan.model_construct(rank=rank, node=seat.node, slot=seat.slot) for rank, seat in enumerate(seats))
+
+
+def _group(
+    recipe: Recipe,
+    cluster: Cluster,
+    machine: Machine | None,
+    layout: Layout,
+    group: str,
+    ranks: tuple[RankPlan, ...],
+) -> GroupPlan:
+    arrangement, hardware, share = layout.arrangement, layout.hardware, slot_share(layout.hardware)
+    root = arrangement.set_of[group]
+    count = threads(recipe, group, arrangement, layout.spans, hardware)
+    return GroupPlan(
+        role=group,
+        roles=tuple(role for role in roles(recipe) if arrangement.group_of[role] == group),
+        device_set=root,
+        ranks=ranks,
+        cpus_per_rank=share.divided(share.cpus, len(layout.arrangement.members[root])),
+        gpus_per_rank=share.gpus,
+        threads=count,
+        micro_batch_cost=micro_batch_cost(
+            cluster,
+            model_of(recipe, group).engine.on(len(ranks)),
+            gpus=hardware.gpus,
+            nodes=[rank.node for rank in ranks],
+        ),
+        env=group_environment(cluster, machine, gpus=hardware.gpus, threads=count),
+    )
+
+
+def _tight(layout: Layout) -> Iterator[str]:
+    """What is nearly full, the fullest first."""
+    known = [(load.bytes / load.capacity, load.where) for load in layout.loads if load.capacity]
+    for share, where in sorted(known, reverse=True):
+        if TIGHT < share <= 1:
+            yield f"{where}: {share:.0%} full"
+
+
+def _notes(layout: Layout, batch: BatchArithmetic) -> tuple[str, ...]:
+    notes = [f"{role}: {memory.unknown}" for role, memory in layout.memory.items() if memory.unknown]
+    notes += [
+        f"{', '.join(groups)} take turns on the same devices"
+        for groups in layout.arrangement.members.values()
+        if len(groups) > 1
+    ]
+    idle = batch.ranks - batch.sequences // (2 if batch.unit == "pairs" else 1)
+    if idle > 0:
+        notes.append(f"{idle} of {batch.ranks} ranks have nothing to do: a step has {batch.units} {batch.unit}")
+    free = layout.hardware.nodes * layout.hardware.gpus - sum(layout.arrangement.ranks.values())
+    if free > 0 and layout.estimate is not None:
+        notes.append(f"{free} GPUs are left over: with more ranks the step would not be shorter")
+    return tuple(notes)

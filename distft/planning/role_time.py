@@ -1,0 +1,201 @@
+"""How long one rank of a role takes for its work of a step: update, forward pass, generation, weight sync.
+
+Every sequence counts as long as the recipe allows. Each work says what every resource would take alone and how
+they overlap; the figures behind it are in ``costs``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from distft.config.algorithms import Ppo
+from distft.config.roles import is_rl, optimizer_of, trained_roles, unit_size
+from distft.planning import costs
+from distft.planning.batch_arithmetic import batch_arithmetic
+from distft.planning.footprint import SCALAR_ROLES, Roles
+from distft.planning.hardware import Hardware
+from distft.planning.memory import BYTES
+
+# Bytes gathered at once while the generator's weights are copied (engine.GATHER_BYTES).
+SYNC_BYTES = 256 * 2**20
+
+
+class Place(NamedTuple):
+    """How many ranks a role has, on how many nodes."""
+
+    ranks: int
+    nodes: int
+
+
+@dataclass(frozen=True)
+class RoleTime:
+    """Seconds that a role works in a phase. ``parts``: what each resource would take alone; they overlap."""
+
+    role: str
+    work: str
+    seconds: float
+    parts: dict[str, float]
+
+    @property
+    def bound_by(self) -> str:
+        """The resource that takes longest; "nothing" where there is no work."""
+        return max(self.parts, key=lambda name: self.parts[name], default="nothing")
+
+
+class Timing:
+    """Seconds of every role's work on so many ranks, each computed once."""
+
+    def __init__(self, roles: Roles, hardware: Hardware) -> None:
+        self._roles, self._hardware = roles, hardware
+        self._known: dict[tuple[str, str, Place], RoleTime] = {}
+
+    def of(self, role: str, work: str, place: Place) -> RoleTime:
+        """The time of a role's work in one step."""
+        key = (role, work, place)
+        found = self._known.get(key)
+        if found is None:
+            found = self._known[key] = _RoleWork(self._roles, self._hardware, role, place).of(work)
+        return found
+
+
+class _RoleWork:
+    """One rank of a role on its hardware."""
+
+    def __init__(self, roles: Roles, hardware: Hardware, role: str, place: Place) -> None:
+        recipe, model = roles.recipe, roles.model(role)
+        self.recipe, self.hardware, self.role, self.place = recipe, hardware, role, place
+        self.sizes, self.engine = roles.sizes(role), model.engine.on(place.ranks)
+        self.checkpointing, self.size = model.gradient_checkpointing, BYTES[model.dtype]
+        self.stored = self.sizes.stored(self.size)
+        self.trained = role in trained_roles(recipe)
+        self.rate = hardware.flops * costs.ARITHMETIC * (costs.FLOAT32 if model.dtype == "float32" else 1)
+        self.memory = hardware.memory_bandwidth * costs.GPU_MEMORY
+        ring = costs.ring(hardware, *place)
+        assert ring is not None, "see why_unknown"
+        self.ring, self.joined = ring, "network" if place.nodes > 1 else "links"
+        self.batch = batch_arithmetic(recipe, place.ranks)
+        self.calls = costs.gather_calls(self.sizes, self.engine.reduce_bucket_size)
+        self.reductions = costs.gather_calls(self.sizes.trained, self.engine.reduce_bucket_size)
+
+    def of(self, work: str) -> RoleTime:
+        works = {
+            "update": self._update, "forward": self._forward, "generate": self._generate,
+            "sync weights": self._sync,
+        }  # fmt: skip
+        return works[work]()
+
+    def _time(self, work: str, seconds: float, parts: Mapping[str, float]) -> RoleTime:
+        return RoleTime(self.role, work, seconds, {name: value for name, value in parts.items() if value})
+
+    @property
+    def _gather(self) -> float:
+        """All parameters once, where they are sharded."""
+        return self.ring.seconds(self.stored, self.calls) if self.engine.zero_stage == 3 else 0.0
+
+    @property
+    def _fetch(self) -> float:
+        """This rank's shard of the parameters from host memory, where they wait there."""
+        away = self.engine.zero_stage == 3 and self.engine.offload_parameters == "cpu"
+        return self.stored / self.place.ranks / costs.PCIE if away else 0.0
+
+    def _read(self, tokens: float) -> float:
+        """Tokens whose log-probabilities are computed: in RL the responses'."""
+        if self.role in SCALAR_ROLES:
+            return 0.0
+        return tokens * self.recipe.rollout.max_new_tokens / self.batch.longest if is_rl(self.recipe) else tokens
+
+    def _update(self) -> RoleTime:
+        batch, stage = self.batch, self.engine.zero_stage
+        micro, tokens = batch.micro_batches, batch.sequences_per_rank * batch.longest
+        flops = costs.training_flops(
+            self.sizes, tokens, batch.longest, self._read(tokens), checkpointing=self.checkpointing
+        )
+        trained = self.sizes.trained.total
+        # Stage 2 all-reduces whole gradients where a reduce-scatter would do; stages 0 and 1 wait for the step.
+        rounds = {0: 0, 1: 0, 2: 2, 3: 1}[stage]
+        scattered = self.ring.seconds(trained * self.size, self.reductions, rounds=rounds)
+        gathered = self._gather * (2 if self.sizes.total > costs.MAX_LIVE else 1)
+        offloaded = stage >= 1 and self.engine.offload_optimizer == "cpu"
+        states = trained / (self.place.ranks if stage >= 1 else 1)
+        down = states * self.size / costs.PCIE if offloaded else 0.0
+        parts = {
+            "arithmetic": flops / self.rate,
+            self.joined: micro * (gathered + scattered),
+            "host": micro * (2 * self._fetch + down),
+        }
+        computing = costs.overlapped(*parts.values())
+        ends = self._optimizer_step(int(states), offloaded=offloaded)
+        for name, seconds in ends.items():
+            parts[name] = parts.get(name, 0.0) + seconds
+        steps = batch.optimizer_steps
+        seconds = steps * (computing + sum(ends.values()))
+        return self._time("update", seconds, {name: steps * value for name, value in parts.items()})
+
+    def _optimizer_step(self, states: int, *, offloaded: bool) -> dict[str, float]:
+        """Seconds after the last backward pass, by resource: the optimizer, and what replicas exchange then."""
+        adam = optimizer_of(self.recipe, self.role).name == "adamw"
+        moved = costs.adam_bytes(states, self.size) - (0 if adam else 2 * 8 * states)
+        ends = {}
+        if offloaded:
+            on_node = -(-self.place.ranks // self.place.nodes)
+            ends["host"] = on_node * moved / costs.HOST_MEMORY + states * self.size / costs.PCIE
+        else:
+            ends["GPU memory"] = moved / self.memory
+        # Gradients all-reduced (two rounds) at stages 0 and 1, parameters gathered at 1 and 2.
+        rounds = {0: 2, 1: 3, 2: 1, 3: 0}[self.engine.zero_stage]
+        ends[self.joined] = self.ring.seconds(self.sizes.trained.total * self.size, self.reductions, rounds=rounds)
+        return ends
+
+    def _forward(self) -> RoleTime:
+        batch, unit = self.batch, unit_size(self.recipe)
+        sequences = -(-batch.sequences // unit // self.place.ranks) * unit
+        micro, tokens = -(-sequences // batch.rows), sequences * batch.longest
+        algorithm = self.recipe.algorithm
+        twice = isinstance(algorithm, Ppo) and algorithm.truncated == "bootstrap" and self.role == "value"
+        parts = {
+            "arithmetic": costs.forward_flops(self.sizes, tokens, batch.longest, self._read(tokens)) / self.rate,
+            self.joined: micro * self._gather,
+            "host": micro * self._fetch,
+        }
+        passes = 2 if twice else 1
+        seconds = passes * costs.overlapped(*parts.values())
+        return self._time("forward", seconds, {name: passes * value for name, value in parts.items()})
+
+    def _generate(self) -> RoleTime:
+        """Prompts are read at once, then every token waits for all weights and the cache to be read."""
+        rollout, batch, sizes = self.recipe.rollout, self.batch, self.sizes
+        rounds = batch.generation_rounds
+        rows = -(-batch.sequences // self.place.ranks) / rounds
+        prompt = batch.longest - rollout.max_new_tokens
+        sharded = rollout.weights == "sharded"
+        middle = prompt + rollout.max_new_tokens / 2
+        read = self.stored + costs.CACHE_PASSES * costs.cache_bytes(sizes, rows, middle, self.size)
+        token = {
+            "arithmetic": costs.forward_flops(sizes, rows, middle, rows) / self.rate,
+            "GPU memory": read / self.memory,
+            "launches": sizes.layers * costs.LAUNCH_LAYER,
+            self.joined: self._gather if sharded else 0.0,
+            "host": self._fetch if sharded else 0.0,
+        }
+        first = costs.forward_flops(sizes, rows * prompt, prompt, rows) / self.rate
+        each = rounds * rollout.max_new_tokens
+        on_gpu = max(token["arithmetic"], token["GPU memory"], token["launches"])
+        seconds = each * costs.overlapped(on_gpu, token[self.joined], token["host"]) + rounds * first
+        parts = {name: each * value for name, value in token.items()}
+        parts["arithmetic"] += rounds * first
+        return self._time("generate", seconds, parts)
+
+    def _sync(self) -> RoleTime:
+        """The weights gathered a bucket at a time and copied into the generator; nothing where it reads the shards."""
+        if self.recipe.rollout.weights == "sharded":
+            return self._time("sync weights", 0.0, {"GPU memory": 0.0})
+        volume = self.sizes.trained.total * self.size  # what is frozen was sent with the first version
+        sharded = self.engine.zero_stage == 3
+        parts = {
+            self.joined: self.ring.seconds(volume, -(-volume // SYNC_BYTES)) if sharded else 0.0,
+            "GPU memory": 2 * volume / self.memory,
+            "host": self._fetch,
+        }
+        return self._time("sync weights", sum(parts.values()), parts)

@@ -1,0 +1,95 @@
+"""``auto``, and more than is there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from distft.common.errors import EnvironmentFallsShort
+from distft.config.cluster import Cluster, load_cluster
+from distft.launch import machine as machines
+from distft.launch.machine import available_cpus, memory_limit, this_machine
+from distft.planning.hardware import hardware_of
+from distft.planning.machine import Machine
+from tests.unit.launch.examples import LAPTOP, gpu_cluster
+
+GIB = 2**30
+
+
+def local(**node: Any) -> Cluster:
+    return Cluster.model_validate({"name": "mine", "kind": "local", "node": node})
+
+
+def test_auto_is_what_the_machine_has() -> None:
+    found = hardware_of(load_cluster("local"), LAPTOP)
+    assert (found.nodes, found.cpus, found.gpus, found.memory, found.gpu_memory) == (1, 2, 0, 16 * GIB, 0)
+    assert found.slots == 8
+
+
+def test_gpus_of_the_machine_are_used_where_the_file_says_auto() -> None:
+    machine = Machine(cpus=16, memory_gib=64.0, gpus=2, gpu_memory_gib=23.5)
+    found = hardware_of(local(gpus="auto"), machine)
+    assert (found.gpus, found.slots, found.gpu_memory) == (2, 2, int(23.5 * GIB))
+    assert hardware_of(load_cluster("local"), machine).gpus == 0
+
+
+def test_rates_come_from_the_file_in_units_without_prefixes() -> None:
+    """900 GB/s both ways are 450 in one; 3200 Gbit/s are 400 GB/s."""
+    found = hardware_of(gpu_cluster(), None)
+    assert (found.flops, found.memory_bandwidth, found.link, found.nvlink) == (989e12, 3350e9, 450e9, True)
+    assert found.network == 400e9
+    assert hardware_of(gpu_cluster(bandwidth_gbps=None), None).network == 0
+    assert hardware_of(load_cluster("local"), LAPTOP).flops == 0
+
+
+@pytest.mark.parametrize(
+    ("cluster", "said"),
+    [
+        (lambda: local(cpus=3), "says cpus: 3, there are 2"),
+        (lambda: local(memory_gib=17.0), "says memory_gib: 17.0, there are 16.0"),
+        (lambda: load_cluster("one-node-8xh100"), "says cpus: 96, there are 2"),
+    ],
+)
+def test_more_than_is_there_is_refused_with_the_nearest(cluster: Callable[[], Cluster], said: str) -> None:
+    with pytest.raises(EnvironmentFallsShort, match=said) as caught:
+        hardware_of(cluster(), LAPTOP)
+    assert caught.value.hint.startswith("nearest: ")
+
+
+def test_a_slurm_file_speaks_for_itself() -> None:
+    assert hardware_of(gpu_cluster(4), LAPTOP) == hardware_of(gpu_cluster(4), None)
+
+
+def test_this_machine_is_seen_without_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    found = this_machine()
+    assert found.cpus == available_cpus() >= 1
+    assert found.memory_gib == memory_limit() / GIB > 0
+    assert found.environment["HF_HUB_OFFLINE"] == "1"
+    assert "HF_TOKEN" not in found.environment
+
+
+def test_visible_gpus_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Answer:
+        stdout = "NVIDIA H100, 81559\nNVIDIA H100, 81559\nNVIDIA H100, 81559\n"
+
+    monkeypatch.setattr(machines.subprocess, "run", lambda *_, **__: Answer)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    found = this_machine()
+    assert (found.gpus, found.gpu_type) == (3, "NVIDIA H100")
+    assert found.gpu_memory_gib == pytest.approx(79.6, abs=0.1)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,2")
+    assert this_machine().gpus == 2
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert this_machine().gpus == 0
+
+
+def test_no_nvidia_smi_means_no_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(*_: Any, **__: Any) -> None:
+        raise FileNotFoundError("nvidia-smi")
+
+    monkeypatch.setattr(machines.subprocess, "run", missing)
+    assert this_machine().gpus == 0

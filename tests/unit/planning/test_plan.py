@@ -1,0 +1,271 @@
+"""Whole plans: shipped recipes on this kind of machine, and large ones on paper."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distft.common.errors import EnvironmentFallsShort, UserError
+from distft.config.cluster import Cluster, load_cluster
+from distft.config.load import load_recipe, shipped_recipes
+from distft.planning.machine import Machine
+from distft.planning.plan import Plan, make_plan
+from tests.unit.launch.examples import (
+    LAPTOP,
+    LLAMA_8B,
+    LLAMA_70B,
+    config_folder,
+    from_folder,
+    gpu_cluster,
+    recipe,
+)
+
+FOUR = ("policy", "reference", "reward", "value")
+# Role -> (ranks, threads) on two cores.
+ON_A_LAPTOP: dict[str, dict[str, tuple[int, int]]] = {
+    "sft-tiny": {"policy": (2, 1)},
+    "reward-tiny": {"reward": (2, 1)},
+    "dpo-tiny": {"policy": (2, 1), "reference": (2, 1)},
+    "ppo-tiny": dict.fromkeys(FOUR, (2, 1)),
+}
+
+
+def local(**changes: Any) -> Cluster:
+    return load_cluster("local").model_copy(update=changes)
+
+
+@pytest.mark.parametrize("name", sorted(ON_A_LAPTOP))
+def test_tiny_recipes_on_a_laptop(name: str) -> None:
+    plan = make_plan(load_recipe(name), local(), machine=LAPTOP)
+    assert {role: (group.num_ranks, group.threads) for role, group in plan.groups.items()} == ON_A_LAPTOP[name]
+    assert all(group.cpus_per_rank == 0.24 and group.gpus_per_rank == 0 for group in plan.groups.values())
+    assert plan.fits is True
+    assert plan.remedies == plan.notes == ()
+
+
+@pytest.mark.parametrize("name", [name for name, _ in shipped_recipes()])
+def test_every_shipped_recipe_can_be_planned_from_nothing(name: str) -> None:
+    """With its models from `init:` where they would come from elsewhere; what Ray is asked for is there."""
+    given = load_recipe(name)
+    init = ["{hidden_size: 64, num_layers: 2, num_heads: 4, vocab_size: 512}"]
+    overrides = [
+        f"models.{role}.init={init[0]}"
+        for role in ("policy", "reward")
+        if (model := getattr(given.models, role)) is not None and model.path
+    ]
+    plan = make_plan(load_recipe(name, overrides), local(), machine=LAPTOP)
+    asked = sum(group.cpus_per_rank * group.num_ranks for group in plan.groups.values()) + plan.data_worker.cpus
+    assert asked <= LAPTOP.cpus
+    assert plan.fits is True
+    assert Plan.model_validate_json(plan.model_dump_json()) == plan
+
+
+def test_golden_ppo_tiny_on_a_laptop() -> None:
+    plan = make_plan(load_recipe("ppo-tiny", ["train.global_batch_size=16"]), local(), machine=LAPTOP)
+    found = json.loads(plan.model_dump_json(include={"groups", "data_worker", "batch", "format", "phases"}))
+    assert found["format"] == 1
+    assert found["phases"] == [["policy"], list(FOUR), ["policy", "value"]]
+    assert found["groups"]["reward"] == {
+        "role": "reward",
+        "roles": ["reward"],
+        "device_set": "reward",
+        "ranks": [{"rank": 0, "node": 0, "slot": 4}, {"rank": 1, "node": 0, "slot": 5}],
+        "cpus_per_rank": 0.24,
+        "gpus_per_rank": 0.0,
+        "threads": 1,
+        "micro_batch_cost": 512,
+        "env": {
+            "OMP_NUM_THREADS": "1",
+            "MKL_NUM_THREADS": "1",
+            "TOKENIZERS_PARALLELISM": "false",
+            "DS_ACCELERATOR": "cpu",
+            "CUDA_VISIBLE_DEVICES": "",
+            "GLOO_SOCKET_IFNAME": "lo",
+        },
+    }
+    assert found["data_worker"]["cpus"] == 0.04
+    batch = found["batch"]
+    assert (batch["unit"], batch["units"], batch["ranks"], batch["optimizer_steps"]) == ("prompts", 16, 2, 4)
+    assert batch["sequences_per_rank"] <= batch["rows"] * batch["micro_batches"]
+
+
+def test_every_role_of_slurm_cpu_has_a_rank_on_each_node() -> None:
+    plan = make_plan(load_recipe("ppo-tiny"), load_cluster("slurm-cpu"))
+    assert {role: group.node_of_rank for role, group in plan.groups.items()} == dict.fromkeys(FOUR, (0, 1))
+    assert plan.nodes_used == 2
+    assert plan.fits is True
+
+
+def test_threads_are_the_cores_over_the_ranks_that_compute_at_once() -> None:
+    machine = Machine(cpus=16, memory_gib=64.0)
+    threads = {
+        kind: {role: group.threads for role, group in make_plan(recipe(kind), local(), machine=machine).groups.items()}
+        for kind in ("sft", "dpo", "ppo")
+    }
+    assert threads["sft"] == {"policy": 8}
+    assert threads["dpo"] == {"policy": 8, "reference": 8}  # one after the other
+    assert threads["ppo"] == dict.fromkeys(FOUR, 2)  # all eight at once
+    turns = recipe("ppo", {"placement": {role: {"with": "policy"} for role in FOUR[1:]}})
+    plan = make_plan(turns, local(), machine=machine)
+    assert {group.threads for group in plan.groups.values()} == {8}
+
+
+def test_groups_that_take_turns_share_their_bundles() -> None:
+    turns = recipe("dpo", {"placement": {"policy": {"ranks": 2}, "reference": {"with": "policy"}}})
+    plan = make_plan(turns, gpu_cluster())
+    assert set(plan.device_sets) == {"policy"}
+    assert len(plan.device_sets["policy"]) == 2
+    views = plan.group_specs_view()
+    assert views["reference"]["device_set"] == "policy"
+    assert views["reference"]["node_of_rank"] == views["policy"]["node_of_rank"] == (0, 0)
+    bundle = plan.device_sets["policy"][0]
+    assert sum(view["cpus_per_rank"] for view in views.values()) <= bundle.cpus
+    assert {view["gpus_per_rank"] for view in views.values()} == {bundle.gpus} == {1.0}
+    assert any("take turns" in note for note in plan.notes)
+
+
+@pytest.mark.parametrize("stage", [2, 3])
+def test_layers_for_adapters_that_are_not_there_are_named(stage: int) -> None:
+    changes = {"models.policy.peft": {"target_modules": ["qproj"]}, "models.policy.engine": {"zero_stage": stage}}
+    with pytest.raises(UserError) as raised:
+        make_plan(recipe("dpo", changes), local(), machine=LAPTOP)
+    assert str(raised.value) == (
+        "models.policy.peft.target_modules: llama has no linear layer qproj\n  did you mean q_proj?"
+    )
+
+
+def test_shared_role_is_found_in_its_hosts_group() -> None:
+    plan = make_plan(
+        recipe("dpo", {"placement": {"reference": {"share": "policy"}}, "models.policy.peft": {"r": 8}}),
+        local(),
+        machine=LAPTOP,
+    )
+    assert set(plan.groups) == {"policy"}
+    assert plan.group_of("reference").role == "policy"
+    assert "parameters" not in {item.name for item in plan.memory["reference"].items}
+    with pytest.raises(KeyError):
+        plan.group_of("value")
+
+
+def test_specs_view_has_the_names_of_a_group_spec() -> None:
+    from distft.groups.bundles import GroupSpec
+
+    plan = make_plan(recipe("ppo"), local(), machine=LAPTOP)
+    specs = [GroupSpec(worker="m:C", **view) for view in plan.group_specs_view().values()]
+    assert [spec.role for spec in specs] == list(FOUR)
+    assert all(spec.num_ranks == 2 and spec.node_of_rank == (0, 0) for spec in specs)
+
+
+def test_environment_comes_from_cluster_and_machine() -> None:
+    cluster = gpu_cluster().model_copy(
+        update={
+            "network": load_cluster("slurm-h100").network.model_copy(update={"interface": "ib0"}),
+            "environment": {"MY_FLAG": "1", "HF_TOKEN": None},
+        }
+    )
+    env = make_plan(recipe("sft"), cluster).groups["policy"].env
+    assert env["NCCL_SOCKET_IFNAME"] == env["GLOO_SOCKET_IFNAME"] == "ib0"
+    assert env["NCCL_IB_TIMEOUT"] == "22"
+    assert env["MY_FLAG"] == "1"
+    assert not {"DS_ACCELERATOR", "HF_TOKEN", "CUDA_VISIBLE_DEVICES"} & set(env)
+    machine = Machine(cpus=2, memory_gib=16.0, environment={"HF_HUB_OFFLINE": "1"})
+    assert make_plan(recipe("sft"), local(), machine=machine).groups["policy"].env["HF_HUB_OFFLINE"] == "1"
+
+
+def test_auto_of_a_ray_cluster_comes_from_the_running_one() -> None:
+    ray = load_cluster("ray-existing")
+    with pytest.raises(EnvironmentFallsShort, match="nodes is `auto`") as caught:
+        make_plan(recipe("dpo"), ray)
+    assert "RAY_ADDRESS" in caught.value.hint
+    plan = make_plan(recipe("dpo"), ray, machine=Machine(nodes=2, cpus=4, memory_gib=16.0))
+    assert {group.node_of_rank for group in plan.groups.values()} == {(0, 1)}
+
+
+def test_idle_ranks_are_noted() -> None:
+    changes = {"train.global_batch_size": 3, "placement": {"policy": {"ranks": 8}}}
+    plan = make_plan(recipe("sft", changes), gpu_cluster())
+    assert "5 of 8 ranks have nothing to do: a step has 3 sequences" in plan.notes
+
+
+def test_unknown_sizes_are_said_and_leave_the_verdict_open() -> None:
+    plan = make_plan(recipe("sft", {"models": {"policy": {"path": "some/model-not-here"}}}), local(), machine=LAPTOP)
+    assert plan.fits is None
+    assert plan.memory["policy"].items == ()
+    assert "some/model-not-here" in plan.notes[0]
+
+
+def test_an_8b_model_does_not_fit_a_laptop_and_nothing_is_raised(tmp_path: Path) -> None:
+    plan = make_plan(from_folder("dpo", config_folder(tmp_path, LLAMA_8B)), local(), machine=LAPTOP)
+    assert plan.fits is False
+    (load,) = plan.loads
+    assert load.bytes > load.capacity == 16 * 2**30
+
+
+def test_colocated_where_separate_does_not_fit(tmp_path: Path) -> None:
+    """Two trained 8B models and two frozen ones do not fit apart; without rates the plainest is taken."""
+    small = from_folder("ppo", config_folder(tmp_path, LLAMA_8B), {"train.global_batch_size": 256})
+    one = make_plan(small, gpu_cluster(1, memory_gib=60))
+    four = make_plan(small, gpu_cluster(4, bandwidth_gbps=None))
+    assert {group.device_set for group in one.groups.values()} == {"policy", "value"}
+    assert one.groups["reference"].device_set == "policy"
+    assert {role: group.device_set for role, group in four.groups.items()} == {role: role for role in FOUR}
+    assert (four.estimate, four.estimate_unknown) == (None, "the cluster file does not say network.bandwidth_gbps")
+    assert one.fits is four.fits is True
+
+
+@pytest.mark.parametrize("config", [LLAMA_8B, LLAMA_70B], ids=["8B", "70B"])
+@pytest.mark.parametrize("kind", ["ppo", "dpo"])
+def test_a_thousand_nodes_are_planned_on_paper(config: dict[str, Any], kind: str, tmp_path: Path) -> None:
+    changes = {"rollout.weights": "sharded", "train.global_batch_size": 8192}
+    big = from_folder(kind, config_folder(tmp_path, config), changes)
+    for nodes in (1, 16, 1024):
+        started = time.process_time()
+        plan = make_plan(big, gpu_cluster(nodes))
+        seconds = time.process_time() - started
+        assert plan.fits is (nodes > 1 or config is LLAMA_8B), nodes
+        assert seconds < 3, nodes  # a third of a second on an idle machine; the tests' machine is not
+    assert plan.nodes_used >= 64
+    assert plan.estimate is not None
+    assert plan.estimate.seconds > 0
+
+
+def test_given_numbers_are_kept_whatever_would_be_quicker(tmp_path: Path) -> None:
+    placement = {"policy": {"ranks": 4}, "reference": {"ranks": 2}}
+    given = from_folder("dpo", config_folder(tmp_path, LLAMA_8B), {"placement": placement})
+    plan = make_plan(given, gpu_cluster(4))
+    assert {role: group.num_ranks for role, group in plan.groups.items()} == {"policy": 4, "reference": 2}
+    assert plan.estimate is not None
+
+
+def test_what_is_nearly_full_is_tight(tmp_path: Path) -> None:
+    placement = {"policy": {"ranks": 8}, "reference": {"with": "policy"}}
+    given = from_folder("dpo", config_folder(tmp_path, LLAMA_8B), {"placement": placement})
+    needed = next(load.bytes for load in make_plan(given, gpu_cluster()).loads if load.kind == "gpu") / 2**30
+    assert make_plan(given, gpu_cluster(memory_gib=needed * 1.05)).tight == ("GPUs of policy, reference: 95% full",)
+    assert make_plan(given, gpu_cluster(memory_gib=needed * 1.2)).tight == ()
+    assert make_plan(given, gpu_cluster(memory_gib=needed * 0.99)).fits is False
+
+
+def test_planning_imports_nothing_heavy(root: Path) -> None:
+    program = """
+import sys
+from distft.config.cluster import load_cluster
+from distft.config.load import load_recipe
+from distft.planning.drawing import draw
+from distft.launch.machine import this_machine
+from distft.planning.plan import make_plan
+from distft.launch.preflight import preflight
+recipe = load_recipe("ppo-tiny", ["output_dir=never-made"])
+plan = make_plan(recipe, load_cluster("slurm-cpu"))
+assert draw(plan) and preflight(recipe, plan) == ()
+heavy = {"torch", "ray", "transformers", "deepspeed", "datasets", "wandb"} & set(sys.modules)
+assert not heavy, heavy
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,109 @@
+"""What would make it fit is tried, not guessed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distft.config.load import check_recipe, load_recipe, resolved_yaml
+from distft.config.recipe import Recipe
+from distft.config.roles import model_of
+from distft.config.yaml_file import parse_yaml
+from distft.planning.plan import make_plan
+from distft.planning.remedies import with_overrides
+from tests.unit.launch.examples import (
+    LLAMA_8B,
+    LLAMA_70B,
+    config_folder,
+    cpu_cluster,
+    from_folder,
+    gpu_cluster,
+    recipe,
+)
+
+
+def followed(start: Recipe, change: str, tmp_path: Path) -> Recipe:
+    """The recipe as a user would start it again, with the remedy on the command line."""
+    path = tmp_path / "again.yaml"
+    path.write_text(resolved_yaml(start))
+    return load_recipe(str(path), change.split())
+
+
+@pytest.mark.parametrize(
+    ("kind", "config", "nodes"),
+    [("dpo", LLAMA_70B, 2), ("dpo", LLAMA_70B, 4), ("ppo", LLAMA_70B, 4), ("sft", LLAMA_8B, 1)],
+)
+def test_each_remedy_followed_on_the_command_line_fits(
+    kind: str, config: dict[str, Any], nodes: int, tmp_path: Path
+) -> None:
+    tokens = {"train.max_tokens_per_rank": 16384, "train.global_batch_size": 4096}
+    start = from_folder(kind, config_folder(tmp_path / "model", config), tokens)
+    plan = make_plan(start, gpu_cluster(nodes))
+    assert plan.fits is False
+    assert plan.remedies
+    for remedy in plan.remedies:
+        if remedy.change.endswith(f"nodes in place of {nodes}"):
+            more = int(remedy.change.split()[0])
+            assert make_plan(start, gpu_cluster(more)).fits is True
+            assert make_plan(start, gpu_cluster(more - 1)).fits is False
+        else:
+            assert make_plan(followed(start, remedy.change, tmp_path), gpu_cluster(nodes)).fits is True
+
+
+def test_checkpointing_alone_is_named_where_it_is_enough(tmp_path: Path) -> None:
+    changes = {"train.max_tokens_per_rank": 16384, "train.global_batch_size": 4096}
+    plan = make_plan(from_folder("sft", config_folder(tmp_path, LLAMA_8B), changes), gpu_cluster())
+    assert "models.policy.gradient_checkpointing=true" in [remedy.change for remedy in plan.remedies]
+
+
+def test_a_lower_stage_is_raised(tmp_path: Path) -> None:
+    start = from_folder("sft", config_folder(tmp_path, LLAMA_8B), {"models.policy.engine": {"zero_stage": 0}})
+    plan = make_plan(start, gpu_cluster())
+    assert plan.remedies[0].change == "models.policy.engine.zero_stage=3"
+
+
+def test_nothing_helps_a_hopeless_case(tmp_path: Path) -> None:
+    plan = make_plan(from_folder("ppo", config_folder(tmp_path, LLAMA_70B)), cpu_cluster(memory_gib=1))
+    assert plan.fits is False
+    assert plan.remedies == ()
+
+
+def test_overrides_leave_the_rest_of_the_recipe_alone() -> None:
+    start = recipe("ppo")
+    before = start.model_dump_json()
+    changed = with_overrides(start, {"models.value.gradient_checkpointing": True, "train.max_tokens_per_rank": 512})
+    assert model_of(changed, "value").gradient_checkpointing
+    assert not model_of(changed, "policy").gradient_checkpointing
+    assert changed.train.max_tokens_per_rank == 512
+    assert start.model_dump_json() == before
+    again = check_recipe(parse_yaml(resolved_yaml(changed), "again.yaml"))
+    assert model_of(again, "value").init == model_of(start, "value").init
+
+
+def test_the_smallest_change_comes_first_and_of_those_that_change_no_result_the_quickest(tmp_path: Path) -> None:
+    changes = {"models": {"policy": {"path": str(config_folder(tmp_path, LLAMA_70B)), "dtype": "bfloat16"}},
+               "data.max_length": 2048, "data.max_prompt_length": 512, "train.max_tokens_per_rank": 4096,
+               "train.global_batch_size": 512}  # fmt: skip
+    plan = make_plan(recipe("dpo", changes), gpu_cluster(64))
+    assert plan.fits is False
+    kinds = [
+        "hardware" if " nodes in place of " in one.change else "learning" if "max_length" in one.change else "computing"
+        for one in plan.remedies
+    ]
+    assert kinds == sorted(kinds, key=("computing", "hardware", "learning").index)
+    assert {"computing", "learning"} <= set(kinds)
+    seconds = [one.seconds for one, kind in zip(plan.remedies, kinds, strict=True) if kind == "computing"]
+    assert None not in seconds
+    assert seconds == sorted(seconds, key=lambda one: one or 0.0)
+
+
+def test_ranks_that_the_recipe_gives_may_be_left_to_the_plan(tmp_path: Path) -> None:
+    """Two trained 8B models on one GPU each do not fit; on a node of eight there is room."""
+    placement = {role: {"ranks": 1} for role in ("policy", "reference", "reward", "value")}
+    start = from_folder("ppo", config_folder(tmp_path / "model", LLAMA_8B), {"placement": placement})
+    plan = make_plan(start, gpu_cluster(1))
+    (change,) = (remedy.change for remedy in plan.remedies if "placement" in remedy.change)
+    assert change.split() == [f"placement.{role}.ranks=auto" for role in placement]
+    assert make_plan(followed(start, change, tmp_path), gpu_cluster(1)).fits is True
