@@ -6,7 +6,7 @@ from typing import Literal, TypeAlias
 
 from pydantic import Field
 
-from distft.config.section import Items, Section
+from distft.config.section import Items, Section, WrittenPath
 
 Format: TypeAlias = Literal[
     "auto", "text", "messages", "prompt_completion", "preference", "prompt", "hh_rlhf", "dialogsum"
@@ -16,7 +16,7 @@ Format: TypeAlias = Literal[
 class Source(Section):
     """One file, folder, hub data set or embedded corpus."""
 
-    path: str = Field(min_length=1, description="hub name, file, folder, or builtin:<name>")
+    path: WrittenPath = Field(description="hub name, file, folder, or builtin:<name>")
     format: Format = Field(default="auto", description="how rows are read; auto: from the columns")
     split: str | None = Field(
         default=None, min_length=1, description="split of a hub data set; null: that of the list it stands in"

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from distft.config.data import Source
-from distft.config.section import Items, Numeral, Section
+from distft.config.section import Items, Numeral, Section, WrittenPath
 from distft.config.training import Optimizer
 
 
@@ -100,7 +100,7 @@ class Quantization(Section):
 class Model(Section):
     """One role's model: ``path`` or ``init``."""
 
-    path: str | None = Field(default=None, min_length=1, description="hub name, folder, or run:<output_dir>")
+    path: WrittenPath | None = Field(default=None, description="hub name, folder, or run:<output_dir>")
     init: Init | None = Field(default=None, description="random weights instead of a path")
     dtype: Literal["float32", "bfloat16", "float16"] = Field(default="bfloat16", description="precision of the weights")
     trust_remote_code: bool = Field(default=False, description="run Python code that comes with the model")

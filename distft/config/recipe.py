@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from distft.config.algorithms import Algorithm
 from distft.config.data import Data
 from distft.config.models import Models
-from distft.config.section import Numeral, Section
+from distft.config.section import Numeral, Section, WrittenPath
 from distft.config.training import (
     Checkpoint,
     Evaluation,
@@ -28,12 +28,12 @@ RL_KINDS = ("ppo",)
 class Recipe(Section):
     """A whole run. The rules between fields are in ``rules``; derived facts (roles, defaults) in ``roles``."""
 
-    format: Annotated[Literal[1], Numeral] = Field(description="version of the recipe format")
+    format: Annotated[Literal[1], Numeral] = Field(default=1, description="version of the recipe format")
     name: str = Field(
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$",
         description="run name: letters, digits, dots, dashes, underscores",
     )
-    output_dir: str = Field(min_length=1, description="run folder; relative to the working directory")
+    output_dir: WrittenPath = Field(description="run folder; relative to the working directory")
     seed: int = Field(default=1, ge=0, lt=2**31, description="of everything random in the run")
     algorithm: Algorithm = Field(description="how it learns, by kind")
     models: Models = Field(description="the models by role")

@@ -38,6 +38,9 @@ def _names(recipe: Recipe) -> Iterator[Problem]:
         yield Problem.at("output_dir", f"must be a folder, not {scheme}:...", recipe.output_dir.split(":", 1)[1])
     elif not recipe.output_dir.strip():
         yield Problem.at("output_dir", "must not be empty", f"for example output_dir: runs/{recipe.name}")
+    elif recipe.output_dir.startswith("~"):  # what is known of homes has been written out
+        user = recipe.output_dir.split("/", 1)[0]
+        yield Problem.at("output_dir", f"no home folder is known for {user}", f"./{recipe.output_dir} is a name here")
     resume = recipe.checkpoint.resume
     close = nearest(resume.lower(), ["auto", "never"])
     if close and resume != close:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated, Any, TypeAlias, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
 _Item = TypeVar("_Item")
@@ -21,6 +22,16 @@ def _not_a_bool(value: Any) -> Any:
 
 
 Numeral = BeforeValidator(_not_a_bool)
+
+
+def _from_home(path: str) -> str:
+    """``~/x`` and ``~user/x`` as a shell writes them out, which it does not after the = of an override."""
+    scheme, colon, rest = path.partition(":")
+    return f"run:{os.path.expanduser(rest)}" if scheme + colon == "run:" else os.path.expanduser(path)
+
+
+# A path as people write it: a folder, a file, a hub name, or one with a scheme (run:, builtin:).
+WrittenPath: TypeAlias = Annotated[str, Field(min_length=1), AfterValidator(_from_home)]
 
 
 class Section(BaseModel):

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field
 
-from distft.config.section import Items, Numeral, Section
+from distft.config.section import Items, Numeral, Section, WrittenPath
 
 Role: TypeAlias = Literal["policy", "reference", "reward", "value"]
 Decay: TypeAlias = Annotated[float, Field(ge=0, lt=1)]
@@ -69,8 +69,8 @@ class Checkpoint(Section):
 
     every: int = Field(default=50, ge=1, description="steps between checkpoints")
     keep: int = Field(default=3, ge=1, description="newest complete checkpoints kept")
-    resume: str = Field(
-        default="auto", min_length=1, description="auto: from the newest complete checkpoint; never; or a folder"
+    resume: WrittenPath = Field(
+        default="auto", description="auto: from the newest complete checkpoint; never; or a folder"
     )
 
 

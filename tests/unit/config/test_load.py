@@ -77,6 +77,25 @@ def test_numbers_read_as_people_write_them(recipes: Callable[[str], str]) -> Non
     assert recipe.algorithm.lam == 1.0
 
 
+def test_the_format_may_be_left_out(write: Callable[[str], str]) -> None:
+    assert load_recipe(write(PPO.replace("format: 1\n", ""))).format == 1
+
+
+def test_home_is_written_out_everywhere(recipes: Callable[[str], str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shell leaves ``~`` after the = of an override as it is."""
+    monkeypatch.setenv("HOME", "/home/me")
+    paths = {
+        "output_dir": "~/a", "checkpoint.resume": "~/b", "models.policy.path": "~/c", "models.reward.path": "run:~/d",
+        "data.train.0.path": "~/e.jsonl", "data.eval.0.path": "builtin:dialogues",
+    }  # fmt: skip
+    recipe = load_recipe(recipes("ppo"), [f"{key}={path}" for key, path in paths.items()])
+    assert (recipe.output_dir, recipe.checkpoint.resume) == ("/home/me/a", "/home/me/b")
+    assert (model_of(recipe, "policy").path, model_of(recipe, "reward").path) == ("/home/me/c", "run:/home/me/d")
+    assert (recipe.data.train[0].path, recipe.data.eval[0].path) == ("/home/me/e.jsonl", "builtin:dialogues")
+    with pytest.raises(UserError, match="no home folder is known for ~nobody-of-that-name"):
+        load_recipe(recipes("ppo"), ["output_dir=~nobody-of-that-name/run"])
+
+
 @pytest.mark.parametrize("word", ["no", "off", "1:30", "2026-11-22", "v1", "0x1f"])
 def test_words_stay_words(recipes: Callable[[str], str], word: str) -> None:
     recipe = load_recipe(recipes("ppo"), [f"tracking.wandb.group={word}"])
