@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import math
 import shutil
-import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -37,6 +36,7 @@ from distft.launch.prepare import Prepared, prepare
 from distft.launch.ray_cluster import connect
 from distft.launch.run_folder import fingerprint, next_attempt, write_recipe
 from distft.launch.starts import model_starts, role_spec
+from distft.launch.stop_signals import stop_on_signal
 from distft.planning.plan import Plan
 from distft.tracking.environment import write_environment
 from distft.tracking.exit import Ending, clear_exit, write_exit
@@ -135,7 +135,7 @@ def _attempt(
         ),
         progress=make_progress(recipe.name, quiet=quiet),
     )
-    with tracker, _stop_on_signal() as stop, stopped_by_request(run_dir, lease.token, stop):
+    with tracker, stop_on_signal() as stop, stopped_by_request(run_dir, lease.token, stop):
         tracker.event("start", recipe=recipe.name, cluster=cluster.name)
         try:
             with ray_for([plan], run_dir, cluster), _started(recipe, plan, run_dir, attempt, tracker) as groups:
@@ -326,24 +326,3 @@ def _export(session: Session, run_dir: Path) -> None:
     session.groups[main_role(session.recipe)].call("export", str(draft)).result()
     shutil.rmtree(final, ignore_errors=True)
     draft.rename(final)
-
-
-@contextmanager
-def _stop_on_signal() -> Iterator[threading.Event]:
-    """SIGINT or SIGTERM once: stop after this step, with a checkpoint. Twice: at once."""
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-
-    def asked(number: int, _frame: Any) -> None:
-        if stop.is_set():
-            raise KeyboardInterrupt(signal.Signals(number).name)
-        stop.set()
-
-    former = {number: signal.signal(number, asked) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in former.items():
-            signal.signal(number, handler)

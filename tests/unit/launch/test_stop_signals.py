@@ -1,0 +1,75 @@
+"""Signals that ask a run to stop."""
+
+from __future__ import annotations
+
+import os
+import pty
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from distft.launch.stop_signals import stop_on_signal
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_the_first_asks_for_a_stop_in_order_and_handlers_are_given_back(number: signal.Signals) -> None:
+    former = signal.getsignal(number)
+    with stop_on_signal() as stop:
+        assert not stop.is_set()
+        signal.raise_signal(number)
+        assert stop.is_set()
+    assert signal.getsignal(number) == former
+
+
+def test_a_second_press_ends_it_at_once() -> None:
+    with stop_on_signal():
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt, match="SIGTERM"):
+            signal.raise_signal(signal.SIGTERM)
+
+
+def test_a_closed_terminal_hangs_up_more_than_once_and_means_one_stop() -> None:
+    with stop_on_signal() as stop:
+        signal.raise_signal(signal.SIGHUP)
+        signal.raise_signal(signal.SIGHUP)
+        assert stop.is_set()
+
+
+def test_nohup_stays_nohup() -> None:
+    former = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stop_on_signal() as stop:
+            signal.raise_signal(signal.SIGHUP)
+            assert not stop.is_set()
+    finally:
+        signal.signal(signal.SIGHUP, former)
+
+
+RUN = """
+import sys
+from distft.launch.stop_signals import stop_on_signal
+with stop_on_signal() as stop:
+    print("running", flush=True)
+    assert stop.wait(30)
+    print("a step more", flush=True)
+    print("and a word", file=sys.stderr, flush=True)
+open(sys.argv[1], "w").write("checkpoint")
+"""
+
+
+def test_on_a_terminal_that_is_closed_the_run_ends_in_order(tmp_path: Path) -> None:
+    """A real terminal, whose end sends SIGHUP to the session's leader; every later write to it would be an error."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-c", RUN, str(tmp_path / "written")],
+        stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True,
+    )  # fmt: skip
+    os.close(theirs)
+    assert b"running" in os.read(ours, 100)
+    os.close(ours)
+    process.send_signal(signal.SIGHUP)  # as the kernel does where the terminal is the session's own
+    assert process.wait(30) == 0
+    assert (tmp_path / "written").read_text() == "checkpoint"
