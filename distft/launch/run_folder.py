@@ -10,11 +10,13 @@ from typing import Any
 
 import yaml
 
+from distft.checkpoint.layout import checkpoints_folder, published
 from distft.common.errors import UserError
 from distft.common.files import write_atomic
 from distft.config.load import resolved_yaml
 from distft.config.recipe import Recipe
 from distft.tracking.exit import read_exit
+from distft.tracking.metrics import METRICS
 
 RECIPE = "recipe.yaml"
 _SHOWN = 3  # changed keys named in a message
@@ -34,9 +36,12 @@ def fingerprint(recipe: Recipe) -> str:
 
 
 def require_same_run(recipe: Recipe, run_dir: Path) -> None:
-    """Raises UserError where the folder holds a run of another recipe: resuming it would mix two runs."""
+    """Raises UserError where the folder holds a run of another recipe: resuming it would mix two runs.
+
+    A run that has taken no step holds nothing: the folder takes another recipe, such as the one that mends it.
+    """
     path = run_dir / RECIPE
-    if not path.is_file():
+    if not path.is_file() or not has_steps(run_dir):
         return
     former = {key: value for key, value in _leaves(yaml.safe_load(path.read_text())) if not _may_change(key)}
     now = essential(recipe)
@@ -49,6 +54,17 @@ def require_same_run(recipe: Recipe, run_dir: Path) -> None:
             where=str(run_dir),
             hint="give another output_dir, or start again in this one with checkpoint.resume=never",
         )
+
+
+def has_steps(run_dir: Path) -> bool:
+    """Whether a run in the folder has taken a step, by its checkpoints, its result and its ledger."""
+    if published(checkpoints_folder(run_dir)) or (run_dir / "final").exists():
+        return True
+    ledger = run_dir / METRICS
+    if not ledger.is_file():
+        return False
+    with ledger.open(encoding="utf-8", errors="replace") as lines:
+        return any('"split": "train"' in line for line in lines)
 
 
 def is_finished(recipe: Recipe, run_dir: Path) -> bool:

@@ -19,8 +19,31 @@ def test_a_new_folder_takes_any_recipe(tmp_path: Path) -> None:
     assert next_attempt(tmp_path) == 1
 
 
+STEP = '{"format": 1, "step": 1, "time": 0, "split": "train", "loss": 1.0}\n'
+EVALUATION = '{"format": 1, "step": 0, "time": 0, "split": "eval", "loss": 1.0}\n'
+
+
+def test_a_run_that_has_taken_no_step_does_not_claim_its_folder(tmp_path: Path) -> None:
+    """It ended with an error, and what its message says to change must not be another recipe."""
+    write_recipe(load_recipe("sft-tiny"), tmp_path)
+    (tmp_path / "metrics.jsonl").write_text(EVALUATION)
+    mended = load_recipe("sft-tiny", ["data.max_length=64"])
+    require_same_run(mended, tmp_path)
+    (tmp_path / "metrics.jsonl").write_text(EVALUATION + STEP)
+    with pytest.raises(UserError, match="data.max_length: 128 there, 64 now"):
+        require_same_run(mended, tmp_path)
+
+
+def test_a_checkpoint_claims_the_folder_too(tmp_path: Path) -> None:
+    write_recipe(load_recipe("sft-tiny"), tmp_path)
+    (tmp_path / "checkpoints" / "step_00000001").mkdir(parents=True)
+    with pytest.raises(UserError, match="another recipe"):
+        require_same_run(load_recipe("sft-tiny", ["seed=2"]), tmp_path)
+
+
 def test_another_recipe_is_refused_by_its_key(tmp_path: Path) -> None:
     write_recipe(load_recipe("sft-tiny"), tmp_path)
+    (tmp_path / "metrics.jsonl").write_text(STEP)
     require_same_run(load_recipe("sft-tiny"), tmp_path)
     changed = load_recipe("sft-tiny", ["optimizer.learning_rate=0.5"])
     with pytest.raises(UserError, match=r"optimizer.learning_rate: 0.004 there, 0.5 now"):
