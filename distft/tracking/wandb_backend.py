@@ -61,12 +61,15 @@ def wandb_options(
     commit: str | None = None,
     more_config: Mapping[str, Any] | None = None,
 ) -> WandbOptions:
-    """From a recipe. What it leaves unsaid is read from WANDB_MODE, _PROJECT, _ENTITY, _RUN_GROUP and _TAGS.
+    """From a recipe. What it leaves unsaid is read from WANDB_MODE, _PROJECT, _ENTITY, _RUN_GROUP and _TAGS;
+    WANDB_DISABLED switches it off whatever the recipe says.
 
     ``commit`` becomes a tag, ``more_config`` (the engines' settings) joins the recipe in the config.
     """
     asked = recipe.tracking.wandb
     mode = next((mode for mode in get_args(Mode) if mode == _said(asked, "mode", "WANDB_MODE")), asked.mode)
+    if os.environ.get("WANDB_DISABLED", "").strip().lower() in ("1", "true", "yes", "on"):
+        mode = "disabled"
     tags = tuple(asked.tags) or tuple(tag for tag in os.environ.get("WANDB_TAGS", "").split(",") if tag)
     return WandbOptions(
         mode=mode,

@@ -18,6 +18,7 @@ from distft.launch.doctor import judge
 from distft.launch.doctor.asking import Answers, Asking, OverRay, OverSlurm, here
 from distft.launch.doctor.findings import Finding, Report
 from distft.launch.machine import this_machine
+from distft.tracking.wandb_backend import wandb_options
 
 WANDB_URL = "https://api.wandb.ai"
 
@@ -35,7 +36,7 @@ def examine(cluster_name: str, *, recipe_name: str | None = None, folder: Path |
 
 
 def _round(asking: Asking, cluster: Cluster, recipe: Recipe | None, shared: Path) -> Iterator[Finding]:
-    mode = recipe.tracking.wandb.mode if recipe else os.environ.get("WANDB_MODE", "offline")
+    mode = wandb_options(recipe).mode if recipe else os.environ.get("WANDB_MODE", "offline")
     expected = judge.Expected(cluster, str(shared), asking.num_nodes, asking.gpus, _disk(recipe, cluster), mode)
     with _nonce(shared) as nonce:
         url = wandb_url(cluster) if mode == "online" else ""

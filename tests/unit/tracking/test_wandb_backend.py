@@ -270,7 +270,7 @@ def recipe(*overrides: str) -> Recipe:
 
 @pytest.fixture(autouse=True)
 def _no_wandb_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("MODE", "PROJECT", "ENTITY", "RUN_GROUP", "TAGS", "DATA_DIR"):
+    for name in ("MODE", "PROJECT", "ENTITY", "RUN_GROUP", "TAGS", "DATA_DIR", "DISABLED"):
         monkeypatch.delenv(f"WANDB_{name}", raising=False)
 
 
@@ -295,4 +295,12 @@ def test_the_environment_speaks_where_the_recipe_is_silent(monkeypatch: pytest.M
     found = wandb_options(recipe("tracking.wandb={mode: online, project: mine, group: ours, tags: [c]}"))
     assert (found.mode, found.project, found.group, found.tags) == ("online", "mine", "ours", ("c",))
     monkeypatch.setenv("WANDB_MODE", "nonsense")
+    assert wandb_options(recipe()).mode == "offline"
+
+
+def test_disabled_in_the_environment_is_disabled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_DISABLED", "true")
+    assert wandb_options(recipe()).mode == "disabled"
+    assert wandb_options(recipe("tracking.wandb.mode=online")).mode == "disabled"
+    monkeypatch.setenv("WANDB_DISABLED", "false")
     assert wandb_options(recipe()).mode == "offline"
