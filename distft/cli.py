@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 INTERRUPTED, CLOSED_PIPE = 130, 141  # as a shell counts the signals INT and PIPE
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
+_NO_NAME = {errno.ENAMETOOLONG: "the name is too long for a file", errno.ELOOP: "links lead round in a circle"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -44,6 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return CLOSED_PIPE
         if isinstance(error, OSError) and error.errno in _FULL_DISK:
             return _told(EnvironmentFallsShort(f"the disk is full: {error}", hint="free some space and run it again"))
+        if isinstance(error, OSError) and error.errno in _NO_NAME:
+            return _told(UserError(_NO_NAME[error.errno], where=_short(error.filename), hint="give another path"))
         return _defect(error)
     return status
 
@@ -59,6 +62,11 @@ def _run(arguments: Sequence[str]) -> int:
 def _told(error: DistftError) -> int:
     print(f"distft: {error}", file=sys.stderr)
     return error.exit_status
+
+
+def _short(path: object) -> str:
+    text = str(path)
+    return text if len(text) <= 80 else f"{text[:60]}... ({len(text)} characters)"
 
 
 def _defect(error: Exception) -> int:
@@ -155,9 +163,11 @@ def _recipes(arguments: argparse.Namespace) -> None:
 
 def _submit(arguments: argparse.Namespace) -> int | None:
     from distft.config.load import load_recipe
+    from distft.launch.preflight import check_output_dir
     from distft.launch.slurm_options import checkable
 
     recipe = load_recipe(arguments.recipe, checkable(arguments.overrides, arguments.array))
+    check_output_dir(Path(recipe.output_dir))
     run_dir = Path(recipe.output_dir).absolute()
     later = arguments.dry_run or arguments.after or arguments.array  # what is in the folder then is not known now
     if not later and _nothing_to_do(recipe, run_dir):

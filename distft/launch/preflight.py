@@ -6,6 +6,7 @@ EnvironmentFallsShort (exit 3) for what the machine lacks.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator
@@ -81,18 +82,32 @@ def check_output_dir(output_dir: Path, *, where: str = "output_dir", example: st
         if not os.access(output_dir, os.W_OK | os.X_OK):
             raise PermissionError(0, "cannot be written", str(output_dir))
     except OSError as error:
-        blocked = next((folder for folder in (output_dir, *output_dir.parents) if folder.is_file()), None)
-        why = "is a file, not a folder" if blocked else f"cannot be made: {error.strerror}"
-        if isinstance(error, PermissionError):
-            why = "cannot be written"
         raise UserError(
-            f"the run folder {output_dir}: {blocked or error.filename or output_dir} {why}",
+            f"the run folder {_shortened(output_dir)}: {_in_the_way(output_dir, error)}",
             where=where,
             hint=f"give another: {example}",
         ) from None
     finally:
         for folder in reversed(made):
             folder.rmdir()
+
+
+def _in_the_way(output_dir: Path, error: OSError) -> str:
+    """What keeps a folder from being made: a file or a dead link on its way, a name that no file can have, or else."""
+    if error.errno == errno.ENAMETOOLONG:
+        return f"the name {_shortened(max(output_dir.parts, key=len))} is too long for a file"
+    for folder in (output_dir, *output_dir.parents):
+        if folder.is_symlink() and not folder.exists():
+            return f"{folder} is a link to {os.readlink(folder)}, which is not there"
+        if folder.is_file():
+            return f"{folder} is a file, not a folder"
+    why = "cannot be written" if isinstance(error, PermissionError) else f"cannot be made: {error.strerror}"
+    return f"{error.filename or output_dir} {why}"
+
+
+def _shortened(path: Path | str) -> str:
+    text = str(path)
+    return text if len(text) <= 120 else f"{text[:60]}... ({len(text)} characters)"
 
 
 def checkpoint_bytes(recipe: Recipe, plan: Plan) -> int:
@@ -105,21 +120,24 @@ def checkpoint_bytes(recipe: Recipe, plan: Plan) -> int:
 
 
 def check_disk(recipe: Recipe, plan: Plan) -> None:
-    """Room for the checkpoints that are kept, the one being written, and the result. Raises EnvironmentFallsShort."""
+    """Room for the checkpoints that are kept and the one being written. Raises EnvironmentFallsShort.
+
+    A run of fewer steps than that never writes so many.
+    """
     output_dir = Path(recipe.output_dir).absolute()
     there = next(folder for folder in (output_dir, *output_dir.parents) if folder.exists())
     free = shutil.disk_usage(there).free
     one, steps = checkpoint_bytes(recipe, plan), recipe.train.steps
-    kept = recipe.checkpoint.keep
+    most = recipe.checkpoint.keep + 1
     if steps is not None:
-        kept = min(kept, -(-steps // recipe.checkpoint.every))
-    needed = (kept + 1) * one
+        most = min(most, -(-steps // recipe.checkpoint.every))
+    needed = most * one
     if needed <= free:
         return
     fitting = free // one - 1 if one else 0
     nearest = f"checkpoint.keep={fitting} would fit" if fitting >= 1 else "free some space"
     raise EnvironmentFallsShort(
-        f"{kept + 1} checkpoints of {one / GIB:.1f} GiB need {needed / GIB:.1f} GiB, "
+        f"{most} checkpoint{'s' if most > 1 else ''} of {one / GIB:.1f} GiB need {needed / GIB:.1f} GiB, "
         f"{there} has {free / GIB:.1f} GiB free",
         where="checkpoint.keep",
         hint=f"nearest: {nearest}, or another output_dir",

@@ -15,7 +15,7 @@ from distft.common.errors import EnvironmentFallsShort, UserError
 from distft.config.cluster import Cluster, load_cluster
 from distft.config.recipe import Recipe
 from distft.launch.machine import this_machine
-from distft.launch.preflight import preflight
+from distft.launch.preflight import check_output_dir, preflight
 from distft.launch.run_folder import is_finished, require_same_run
 from distft.planning.machine import Machine
 from distft.planning.plan import Plan, make_plan
@@ -55,6 +55,7 @@ def prepare(recipe: Recipe, cluster_name: str) -> Prepared:
     cluster = load_cluster(cluster_name)
     _require_reachable(cluster)
     plan = make_plan(recipe, cluster, machine=_machine(cluster))
+    check_output_dir(Path(recipe.output_dir))  # before anything in it is looked for
     run_dir = Path(recipe.output_dir).absolute()
     if recipe.checkpoint.resume != "never":
         require_same_run(recipe, run_dir)

@@ -312,9 +312,11 @@ CLUSTERS = [
 
 
 def unfinished(folder: Path) -> None:
+    """A run of ``sft.yaml`` that has taken a step."""
     run_dir = folder / "out" / "sft"
     run_dir.mkdir(parents=True)
     write_recipe(load_recipe("sft.yaml"), run_dir)
+    lines(run_dir / "metrics.jsonl", {"step": 1, "split": "train"})
 
 
 def checkpoint(folder: Path) -> Path:
@@ -337,6 +339,17 @@ FOLDERS = [
     dry("sft.yaml output_dir=/proc/no/run", "output_dir", "/proc/no", "output_dir=runs/NAME"),
     dry("sft.yaml output_dir=model/config.json", "output_dir", "is a file, not a folder", "output_dir=runs/NAME"),
     dry("sft.yaml output_dir=model/config.json/run", "output_dir", "is a file, not a folder", "output_dir=runs/NAME"),
+    dry(f"sft.yaml output_dir={'a' * 300}", "output_dir", "(300 characters) is too long for a file", "runs/NAME"),
+    dry("sft.yaml output_dir=link/run", "output_dir", "link is a link to /no/where, which is not there", "runs/NAME",
+        lambda folder: (folder / "link").symlink_to("/no/where")),
+    Case(f"status {'a' * 300}", "(", "the name is too long for a file", "give another path"),
+    Case(f"plan {'a' * 300}", "(300 characters)", "the name is too long for a file", "give another path"),
+    dry(f"sft.yaml models.policy.path={'a' * 300}", "(300 characters)", "too long for a file", "another path"),
+    dry(f"sft.yaml data.train.0.path={'a' * 300}", "(300 characters)", "too long for a file", "another path"),
+    Case(f"submit slurm sft.yaml --cluster slurm-cpu --dry-run output_dir={'a' * 300}", "output_dir", "too long",
+        "runs/NAME"),
+    Case("status ring", "ring", "there is no such folder", "output_dir",
+        lambda folder: (folder / "ring").symlink_to("ring")),
     dry("sft.yaml optimizer.learning_rate=1e-3", "out/sft", "a run of another recipe: optimizer.learning_rate",
         "checkpoint.resume=never", unfinished),
     dry("sft.yaml checkpoint.resume=out/sft/checkpoints/step_1", "checkpoint.resume", "there is no folder", "auto"),

@@ -69,6 +69,21 @@ def test_where_no_folder_can_be_made() -> None:
         check_output_dir(Path("/proc/no/run"))
 
 
+@pytest.mark.parametrize("path", ["link", "link/run"])
+def test_a_link_to_nowhere(path: str, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("/no/where")
+    with pytest.raises(UserError, match="link is a link to /no/where, which is not there"):
+        check_output_dir(tmp_path / path)
+
+
+@pytest.mark.parametrize("path", ["a" * 300, f"run/{'a' * 300}/deeper"])
+def test_a_name_that_no_file_can_have(path: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"the name aaa.* \(300 characters\) is too long for a file") as caught:
+        check_output_dir(tmp_path / path)
+    assert len(caught.value.what) < 300
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_fewer_cpus_than_planned(tmp_path: Path) -> None:
     plan = on_laptop(ready(tmp_path))
     with pytest.raises(EnvironmentFallsShort, match="counts on 2 CPUs, this machine has 1"):
@@ -98,6 +113,18 @@ def test_disk_for_the_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(EnvironmentFallsShort, match="4 checkpoints") as caught:
         check_disk(wanted, plan)
     assert "checkpoint.keep=2 would fit" in caught.value.hint
+
+
+def test_disk_for_as_many_checkpoints_as_will_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = ready(tmp_path, **{"train.steps": 2, "checkpoint": {"every": 50, "keep": 3}})
+    plan = on_laptop(wanted)
+    one = checkpoint_bytes(wanted, plan)
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10 * one, 0, one))
+    check_disk(wanted, plan)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10 * one, 0, one - 1))
+    with pytest.raises(EnvironmentFallsShort, match="1 checkpoint of"):
+        check_disk(wanted, plan)
 
 
 def rows(path: Path, *lines: str) -> Path:
