@@ -93,20 +93,36 @@ def corpus_texts(source: Source) -> Iterator[str]:
             continue
 
 
-def _rows_of(source: Source, list_name: str) -> Iterator[Row]:
-    if source.path.startswith(_BUILTIN):
-        return _builtin_rows(source, list_name)
+def source_files(source: Source, list_name: str) -> list[Path]:
+    """The local files that a source's rows are read from, in that order; none for the embedded corpus and the hub.
+
+    UserError where a source that must be local is not there.
+    """
+    if is_builtin(source):
+        return []
     path = Path(source.path).expanduser()
     if path.is_dir():
-        return _folder_rows(path, source.split, list_name)
+        return _folder_files(path, source.split, list_name)
     if path.exists():
         if source.split is not None:
             what = f"a file has no splits, but `split: {source.split}` is set"
             raise UserError(what, where=source.path, hint="remove `split`; folders and hub data sets have splits")
-        return read_file(path)
+        return [path]
     if _looks_local(source.path, path):
         raise missing_file(path)
-    return _hub_rows(source, list_name)
+    return []
+
+
+def is_builtin(source: Source) -> bool:
+    """Whether the source is an embedded corpus."""
+    return source.path.startswith(_BUILTIN)
+
+
+def _rows_of(source: Source, list_name: str) -> Iterator[Row]:
+    if is_builtin(source):
+        return _builtin_rows(source, list_name)
+    files = source_files(source, list_name)
+    return (row for path in files for row in read_file(path)) if files else _hub_rows(source, list_name)
 
 
 def _looks_local(text: str, path: Path) -> bool:
@@ -125,7 +141,7 @@ def _builtin_rows(source: Source, list_name: str) -> Iterator[Row]:
     return (Row(values, f"{source.path}/{split}:{number}") for number, values in enumerate(rows, 1))
 
 
-def _folder_rows(folder: Path, split: str | None, list_name: str) -> Iterator[Row]:
+def _folder_files(folder: Path, split: str | None, list_name: str) -> list[Path]:
     files = sorted(path for path in folder.rglob("*") if path.is_file() and data_suffix(path))
     files = [path for path in files if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
     if not files:
@@ -138,7 +154,7 @@ def _folder_rows(folder: Path, split: str | None, list_name: str) -> Iterator[Ro
         files = next((by_split[name] for name in wanted if name in by_split), [])
     if not files:
         raise _no_split(str(folder), split or list_name, sorted(filter(None, by_split)))
-    return (row for path in files for row in read_file(path))
+    return files
 
 
 def _split_in_name(path: Path, wanted: str | None) -> str:
@@ -148,7 +164,11 @@ def _split_in_name(path: Path, wanted: str | None) -> str:
     return next((name for name in [*([wanted.lower()] if wanted else []), *known] if name in words), "")
 
 
-def _hub_rows(source: Source, list_name: str) -> Iterator[Row]:
+def hub_dataset(source: Source, list_name: str) -> tuple[Any, str]:
+    """The data set of the hub (``datasets.Dataset``, rows on disk) that a source names, and its split.
+
+    UserError: no such data set, subset or split. EnvironmentFallsShort: the hub cannot be reached.
+    """
     from datasets import get_dataset_split_names, load_dataset
     from datasets.exceptions import DatasetNotFoundError
 
@@ -172,6 +192,11 @@ def _hub_rows(source: Source, list_name: str) -> Iterator[Row]:
         raise UserError(
             _first_line(error), where=source.path, hint="is it a data set's name: owner/name[:subset]?"
         ) from error
+    return loaded, split
+
+
+def _hub_rows(source: Source, list_name: str) -> Iterator[Row]:
+    loaded, split = hub_dataset(source, list_name)
     return (Row(values, f"{source.path}[{split}]:{number}") for number, values in enumerate(loaded, 1))
 
 

@@ -62,11 +62,12 @@ def tokenizers_equal(a: PreTrainedTokenizerBase, b: PreTrainedTokenizerBase) -> 
     post-processor, added tokens), the named special tokens and the chat template. Padding and
     truncation settings do not count. A tokenizer without a serialised form proves nothing: False.
     """
-    fingerprints = [_fingerprint(tokenizer) for tokenizer in (a, b)]
+    fingerprints = [serialised_tokenizer(tokenizer) for tokenizer in (a, b)]
     return fingerprints[0] is not None and fingerprints[0] == fingerprints[1]
 
 
-def _fingerprint(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any] | None:
+def serialised_tokenizer(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any] | None:
+    """All that decides a tokenizer's ids, as plain values; None where it has no serialised form."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         return None
