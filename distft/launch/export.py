@@ -102,7 +102,7 @@ def _from_checkpoint(checkpoint: Path, target: Path) -> None:
     from distft.models.load import empty_causal, empty_scalar, load_tokenizer
 
     build = empty_causal if spec.head == "causal" else empty_scalar
-    model = build(start.path, spec.model, dropout=spec.dropout)
+    model = build(start.path, spec.model)
     if spec.model.peft is not None:
         whole = _merged_into_start(spec, start.path, whole, target / "adapter")
     # A tied parameter once, under its first name, as the run's own export does.
@@ -110,7 +110,7 @@ def _from_checkpoint(checkpoint: Path, target: Path) -> None:
     weights = {name.removeprefix("model."): tensor for name, tensor in whole.items()}
     weights = {name: tensor.to(once[name].dtype) for name, tensor in weights.items() if name in once}
     tokenizer = load_tokenizer(start.path, trust_remote_code=start.trust_remote_code)
-    export_model(model, weights, tokenizer, target)
+    export_model(model, weights, tokenizer, target, written=model.config)
 
 
 def _merged_into_start(spec: RoleSpec, start: str, trained: dict[str, Any], adapter: Path) -> dict[str, Any]:

@@ -14,16 +14,18 @@ from torch import Tensor
 from transformers import GenerationConfig
 
 from distft.models.adapters import ADAPTER, is_adapter
+from distft.models.dropout import as_written
 from distft.models.load import quiet_transformers
 
 
-def export_model(model: Any, weights: dict[str, Tensor], tokenizer: Any, folder: Path) -> None:
+def export_model(model: Any, weights: dict[str, Tensor], tokenizer: Any, folder: Path, written: Any = None) -> None:
     """Writes weights, config, tokenizer and chat template; then reopens them and compares the shapes.
 
-    ``weights`` are all of the model's parameters under its own names. Under ZeRO-3 a plain
+    ``written`` is the config that the model was loaded with: its dropouts are what the new one says, whatever they
+    were here. ``weights`` are all of the model's parameters under its own names. Under ZeRO-3 a plain
     ``save_pretrained`` writes empty tensors and says nothing: hence the second look. Raises ValueError.
     """
-    with _saveable(model, tokenizer), quiet_transformers():
+    with as_written(model.config, written or model.config), _saveable(model, tokenizer), quiet_transformers():
         model.save_pretrained(folder, state_dict={**_buffers(model), **weights})
     tokenizer.save_pretrained(folder)
     _readable_alike(folder, folder / "config.json")

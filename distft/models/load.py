@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from transformers.utils import logging as transformers_logging
 
 from distft.common.errors import UserError
 from distft.config.models import Model, RewardModel
+from distft.models.dropout import switch_off
 from distft.models.quantization import four_bits, keep_packing
 from distft.models.selected import SelectedLogits, SelectedScalars
 
@@ -44,30 +46,27 @@ def load_tokenizer(path: str, *, trust_remote_code: bool = False) -> Any:
     return tokenizer
 
 
-def load_config(path: str, model: Model, *, dropout: bool) -> Any:
-    """The architecture; with ``dropout`` False every dropout of it is 0, the functional one in attention too.
-
-    It must happen here: what reads the probability at construction or in its forward cannot be switched
-    off afterwards by walking over ``nn.Dropout`` modules. Raises UserError when there is no model.
-    """
+def load_config(path: str, model: Model) -> Any:
+    """The architecture, as written there. Raises UserError when there is no model."""
     try:
-        config = AutoConfig.from_pretrained(path, trust_remote_code=model.trust_remote_code)
+        return AutoConfig.from_pretrained(path, trust_remote_code=model.trust_remote_code)
     except (OSError, ValueError) as error:
         raise UserError(f"no model can be read there: {_first_line(error)}", where=path, hint=_COPY) from error
-    if not dropout:
-        for name, value in config.to_dict().items():
-            if isinstance(value, float) and ("drop" in name):
-                setattr(config, name, 0.0)
-    return config
 
 
 def load_causal(path: str, model: Model, *, dropout: bool) -> SelectedLogits:
-    """A causal language model. Raises UserError for anything that is not one, or lacks weights."""
-    config = load_config(path, model, dropout=dropout)
+    """A causal language model, with ``dropout`` False every dropout of it 0, the functional one in attention too.
+
+    Raises UserError for anything that is not one, or lacks weights.
+    """
+    written = load_config(path, model)
+    config = deepcopy(written)
+    if not dropout:
+        switch_off(config)
     module, missing = _from_pretrained(AutoModelForCausalLM, path, config, model, "as a causal language model")
     if missing:
         raise UserError(f"weights are missing: {_some(missing)}", where=path, hint=_COPY)
-    return SelectedLogits(module)
+    return SelectedLogits(module, written)
 
 
 def load_scalar(path: str, model: Model, *, dropout: bool, new_head: bool) -> tuple[SelectedScalars, bool]:
@@ -76,7 +75,10 @@ def load_scalar(path: str, model: Model, *, dropout: bool, new_head: bool) -> tu
     Raises UserError when the head's weights are missing and ``new_head`` is False: a reward model with
     a random head would score at random and nothing would tell.
     """
-    config = load_config(path, model, dropout=dropout)
+    written = load_config(path, model)
+    config = deepcopy(written)
+    if not dropout:
+        switch_off(config)
     output = _rewarded_output(path, config, model)
     module, missing = _from_pretrained(AutoModelForSequenceClassification, path, config, model, "with a scalar head")
     if not isinstance(getattr(module, "score", None), nn.Module):
@@ -96,7 +98,7 @@ def load_scalar(path: str, model: Model, *, dropout: bool, new_head: bool) -> tu
             hint="train one with a `reward` recipe, or name a reward model",
         )
     probability = isinstance(model, RewardModel) and model.score == "probability"
-    return SelectedScalars(module, output, probability=probability), fresh
+    return SelectedScalars(module, output, probability=probability, written=written), fresh
 
 
 def _rewarded_output(path: str, config: Any, model: Model) -> int:
@@ -118,19 +120,19 @@ def _rewarded_output(path: str, config: Any, model: Model) -> int:
     return 0
 
 
-def empty_causal(path: str, model: Model, *, dropout: bool) -> Any:
+def empty_causal(path: str, model: Model) -> Any:
     """The architecture of a causal language model, all of it on the meta device: for the export of weights
     that lie elsewhere. Raises UserError when there is no model.
     """
-    module = _without_weights(AutoModelForCausalLM, load_config(path, model, dropout=dropout), model)
+    module = _without_weights(AutoModelForCausalLM, load_config(path, model), model)
     with suppress(OSError):  # a folder need not have any; then they follow from config.json
         module.generation_config = GenerationConfig.from_pretrained(path)
     return module
 
 
-def empty_scalar(path: str, model: Model, *, dropout: bool) -> Any:
+def empty_scalar(path: str, model: Model) -> Any:
     """As ``empty_causal``, with a scalar head in place of the vocabulary's."""
-    config = load_config(path, model, dropout=dropout)
+    config = load_config(path, model)
     config.num_labels = 1
     return _without_weights(AutoModelForSequenceClassification, config, model)
 

@@ -15,18 +15,21 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 
 class SelectedLogits(nn.Module):
     """A causal language model that returns the logits of the selected positions only.
 
     A hook narrows the head's input, so that whatever the architecture does to its logits afterwards
-    (scaling, soft-capping) still happens, and never on positions nobody asked for.
+    (scaling, soft-capping) still happens, and never on positions nobody asked for. ``written``: the config that
+    stands in the model's files, where the model's own differs from it.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, written: Any = None) -> None:
         super().__init__()
         self.model = model
+        self.written = written or model.config
         self._select: Tensor | None = None
         head = model.get_output_embeddings()
         if head is None:
@@ -49,17 +52,33 @@ class SelectedLogits(nn.Module):
         return cast(Tensor, output.logits).squeeze(0)
 
 
+class Float32Head(nn.Linear):
+    """A linear head that multiplies in float32, whatever dtype its weights and its input have.
+
+    In bfloat16 a score of 5 could only be told from one of 5.03: less than what a pair of answers differs by.
+    """
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """``[..., in]`` of any dtype to float32 ``[..., out]``."""
+        bias = None if self.bias is None else self.bias.float()
+        return functional.linear(hidden.float(), self.weight.float(), bias)
+
+
 class SelectedScalars(nn.Module):
     """A backbone with a head on single positions (``AutoModelForSequenceClassification`` of a decoder).
 
     A head of one output gives that; of several the one numbered ``output``, as a logit or, with
-    ``probability``, after the softmax over all of them.
+    ``probability``, after the softmax over all of them. The head computes in float32.
     """
 
-    def __init__(self, model: Any, output: int = 0, *, probability: bool = False) -> None:
+    def __init__(self, model: Any, output: int = 0, *, probability: bool = False, written: Any = None) -> None:
         super().__init__()
         self.model = model
+        self.written = written or model.config
         self._output, self._probability = output, probability
+        if type(model.score) is nn.Linear:
+            # The same module with its parameters, names and sharding; only how it multiplies is another matter.
+            model.score.__class__ = Float32Head
 
     def forward(self, input_ids: Tensor, select: Tensor, position_ids: Tensor | None = None) -> Tensor:
         """Scalars ``[num_tokens]`` in float32."""

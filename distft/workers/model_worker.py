@@ -334,7 +334,8 @@ class ModelWorker:
             if self.rank == 0:
                 weights[name.removeprefix(PREFIX)] = tensor.detach().to("cpu", copy=True)
         if self.rank == 0:
-            export_model(self._plain_model() if adapted else module.model, weights, self._tokenizer, Path(folder))
+            model = self._plain_model() if adapted else module.model
+            export_model(model, weights, self._tokenizer, Path(folder), written=module.written)
         if adapted:
             self._export_adapter(Path(folder) / "adapter")
         process_group.barrier()
@@ -343,7 +344,7 @@ class ModelWorker:
     def _plain_model(self) -> Any:
         """The architecture without adapters and quantization, and without weights."""
         build = empty_causal if self.spec.head == "causal" else empty_scalar
-        return build(self._path, self.spec.model, dropout=self.spec.dropout)
+        return build(self._path, self.spec.model)
 
     def _export_adapter(self, folder: Path) -> None:
         trained = {

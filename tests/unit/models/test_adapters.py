@@ -60,7 +60,7 @@ def test_merged_it_computes_the_same(
         "causal": (empty_causal, AutoModelForCausalLM),
         "scalar": (empty_scalar, AutoModelForSequenceClassification),
     }[kind]
-    export_model(build(folder, Model(path=folder, dtype="float32"), dropout=False), weights, tiny.tokenizer(), tmp_path)
+    export_model(build(folder, Model(path=folder, dtype="float32")), weights, tiny.tokenizer(), tmp_path)
     export_adapter(module.model, trained, folder, tmp_path / "adapter")  # type: ignore[arg-type]
     wanted = computed(module)
     plain = Model(path=str(tmp_path), dtype="float32")

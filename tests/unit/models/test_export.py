@@ -5,12 +5,19 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, GenerationConfig
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    GenerationConfig,
+)
 
 from distft.config.models import Model
 from distft.models.export import export_model
@@ -23,6 +30,10 @@ def loaded(folder: str, kind: str) -> Any:
     if kind == "causal":
         return load_causal(folder, model, dropout=False).model
     return load_scalar(folder, model, dropout=False, new_head=True)[0].model
+
+
+def parameters(module: Any) -> dict[str, torch.Tensor]:
+    return {name: parameter.detach() for name, parameter in module.named_parameters()}
 
 
 @pytest.mark.parametrize("tied", [True, False])
@@ -54,7 +65,7 @@ def test_an_empty_model_has_the_generation_settings_of_its_folder(
     """A chat model may name the end of its turns there only."""
     folder = shutil.copytree(model_folder("llama"), tmp_path / "chat")
     GenerationConfig(eos_token_id=[tiny.EOS, 7]).save_pretrained(folder)
-    empty = empty_causal(str(folder), Model(path=str(folder)), dropout=False)
+    empty = empty_causal(str(folder), Model(path=str(folder)))
     assert empty.generation_config.eos_token_id == [tiny.EOS, 7]
 
 
@@ -91,3 +102,19 @@ def test_sampling_settings_that_cannot_be_saved_do_not_stop_the_export(
     assert written["eos_token_id"] == [tiny.EOS, 7]
     assert "temperature" not in written
     assert module.generation_config is kept
+
+
+@pytest.mark.parametrize("kind", ["causal", "scalar"])
+def test_what_was_switched_off_for_training_is_on_again(
+    model_folder: Callable[..., str], tmp_path: Path, kind: str
+) -> None:
+    folder = model_folder("gpt2")
+    model = Model(path=folder, dtype="float32")
+    loaded_so = {"causal": load_causal, "scalar": partial(load_scalar, new_head=True)}[kind](
+        folder, model, dropout=False
+    )
+    module = loaded_so[0] if kind == "scalar" else loaded_so
+    export_model(module.model, parameters(module.model), tiny.tokenizer(), tmp_path, module.written)
+    config = AutoConfig.from_pretrained(tmp_path)
+    assert (config.attn_pdrop, config.embd_pdrop, config.resid_pdrop) == (0.1, 0.1, 0.1)
+    assert module.model.config.attn_pdrop == 0.0

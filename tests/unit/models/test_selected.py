@@ -122,3 +122,18 @@ def test_a_classifiers_label_is_one_output_of_its_head() -> None:
     torch.testing.assert_close(SelectedScalars(model, 1)(input_ids, select), logits[:, 1])
     chance = SelectedScalars(model, 2, probability=True)(input_ids, select)
     torch.testing.assert_close(chance, logits.softmax(-1)[:, 2])
+
+
+def test_the_head_computes_in_float32_over_a_bfloat16_backbone(model_folder: Callable[..., str]) -> None:
+    folder = model_folder("llama")
+    ours, _ = load_scalar(folder, Model(path=folder, dtype="bfloat16"), dropout=False, new_head=True)
+    ids, select = padded(LENGTHS)
+    scores = ours(input_ids=ids, select=select)
+    hidden = ours.model.model(input_ids=ids).last_hidden_state.reshape(-1, 16)[select]
+    weight = ours.model.score.weight
+    assert hidden.dtype == weight.dtype == torch.bfloat16
+    assert torch.equal(scores, (hidden.float() @ weight.float().T)[:, 0])
+    assert not torch.equal(scores, scores.bfloat16().float())  # more digits than bfloat16 has
+    scores.sum().backward()
+    assert weight.grad is not None
+    torch.testing.assert_close(weight.grad[0], hidden.float().sum(0).bfloat16())
