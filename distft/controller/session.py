@@ -80,14 +80,15 @@ class Session:
         )
 
     def checkpoint_if_due(self) -> None:
-        """A checkpoint every ``checkpoint.every`` steps and when a stop was asked for, which then ends the run.
+        """A checkpoint every ``checkpoint.every`` steps, after the last one, and when a stop was asked for, which then
+        ends the run. After the last step it comes before the export: what fails there loses nothing.
 
         It also ends by itself where the job's time has no room for one more step and its checkpoint.
         """
         going_on = self.progress.step < self.progress.total_steps
         out_of_time = self.time_limit.too_near() if going_on else ""
         stop = self.stop.is_set() or bool(out_of_time)
-        if stop or self.progress.step % self.recipe.checkpoint.every == 0:
+        if stop or not going_on or self.progress.step % self.recipe.checkpoint.every == 0:
             self.save()
         if stop and going_on:
             why = f" ({out_of_time})" if out_of_time else ""

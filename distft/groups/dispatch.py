@@ -52,6 +52,7 @@ VERBS: Mapping[str, Verb] = {
     # keeping
     "save": Verb(deadline="long"),
     "load": Verb(deadline="setup"),
+    "check_export": Verb(deadline="setup", ranks="first", on_device=False),
     "export": Verb(deadline="long", reports="first"),
     # the data worker's
     "batch": Verb(on_device=False),

@@ -98,6 +98,7 @@ def _from_checkpoint(checkpoint: Path, target: Path) -> None:
         from distft.engine.offline import consolidated_weights
 
         whole = consolidated_weights(checkpoint / role, trained_only=spec.model.peft is not None)
+    from distft.models.buffers import kept_buffers
     from distft.models.export import export_model
     from distft.models.load import empty_causal, empty_scalar, load_tokenizer
 
@@ -105,10 +106,11 @@ def _from_checkpoint(checkpoint: Path, target: Path) -> None:
     model = build(start.path, spec.model)
     if spec.model.peft is not None:
         whole = _merged_into_start(spec, start.path, whole, target / "adapter")
-    # A tied parameter once, under its first name, as the run's own export does.
-    once = dict(model.named_parameters()) | dict(model.named_buffers())
+    # A tied parameter once, under its first name, as the run's own export does; buffers keep their own precision.
+    once = dict(model.named_parameters())
     weights = {name.removeprefix("model."): tensor for name, tensor in whole.items()}
-    weights = {name: tensor.to(once[name].dtype) for name, tensor in weights.items() if name in once}
+    buffers = {name: weights[name] for name in kept_buffers(model) if name in weights}
+    weights = {name: tensor.to(once[name].dtype) for name, tensor in weights.items() if name in once} | buffers
     tokenizer = load_tokenizer(start.path, trust_remote_code=start.trust_remote_code)
     export_model(model, weights, tokenizer, target, written=model.config)
 
@@ -118,6 +120,7 @@ def _merged_into_start(spec: RoleSpec, start: str, trained: dict[str, Any], adap
     import torch
 
     from distft.models.adapters import add_lora, plain_tensors
+    from distft.models.buffers import kept_buffers
     from distft.models.export import export_adapter
     from distft.models.load import load_causal, load_scalar
 
@@ -134,4 +137,5 @@ def _merged_into_start(spec: RoleSpec, start: str, trained: dict[str, Any], adap
     kept = {name.removeprefix("model."): parameter.detach() for name, parameter in learned.items()}
     export_adapter(module.model, kept, start, adapter)
     tensors = ((name, parameter.data) for name, parameter in module.named_parameters())
-    return {name: tensor.clone() for name, tensor in plain_tensors(tensors, module)}
+    buffers = {f"model.{name}": buffer for name, buffer in kept_buffers(module.model).items()}
+    return {name: tensor.clone() for name, tensor in plain_tensors(tensors, module)} | buffers

@@ -31,6 +31,7 @@ from distft.controller.supervised import train_supervised
 from distft.groups.guest import Guest
 from distft.groups.handles import Group, together
 from distft.groups.placement import Deadlines, Groups, GroupSpec, start_groups
+from distft.launch.final import write_final
 from distft.launch.jobs.stop_request import stopped_by_request
 from distft.launch.prepare import Prepared, prepare
 from distft.launch.ray_cluster import connect
@@ -265,6 +266,8 @@ def _set_up(
         together(*(models[role].call("load", str(found.path)) for role in trained_roles(recipe)))
         tracker.event("resume", step=found.step, path=str(found.path),
                       rejected=[f"{path.name}: {why}" for path, why in found.rejected])  # fmt: skip
+    tracker.phase("checking the export")
+    models[main_role(recipe)].call("check_export").result()
     tracker.total_steps = progress.total_steps
     tracker.event("ready", step=progress.step, total_steps=progress.total_steps)
     ranks = sum(group.num_ranks for group in plan.groups.values())
@@ -314,15 +317,6 @@ def _train(session: Session, run_dir: Path) -> dict[str, dict[str, float]]:
         train_supervised(session)
     table = after(session, run_dir)
     session.tracker.phase("exporting")
-    _export(session, run_dir)
+    write_final(session, run_dir)
     session.tracker.event("done", step=session.progress.step)
     return table
-
-
-def _export(session: Session, run_dir: Path) -> None:
-    """``RUN/final``: whole or not there."""
-    draft, final = run_dir / ".final-draft", run_dir / "final"
-    shutil.rmtree(draft, ignore_errors=True)
-    session.groups[main_role(session.recipe)].call("export", str(draft)).result()
-    shutil.rmtree(final, ignore_errors=True)
-    draft.rename(final)

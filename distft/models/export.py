@@ -16,29 +16,26 @@ from transformers import GenerationConfig
 from distft.models.adapters import ADAPTER, is_adapter
 from distft.models.dropout import as_written
 from distft.models.load import quiet_transformers
+from distft.models.reading_back import own_shapes, require_readable
 
 
 def export_model(model: Any, weights: dict[str, Tensor], tokenizer: Any, folder: Path, written: Any = None) -> None:
-    """Writes weights, config, tokenizer and chat template; then reopens them and compares the shapes.
+    """Writes weights, config, tokenizer and chat template as transformers saves them, and looks whether it finds all
+    of them again: experts that a module keeps stacked lie apart in the file, heads have other names there.
 
     ``written`` is the config that the model was loaded with: its dropouts are what the new one says, whatever they
-    were here. ``weights`` are all of the model's parameters under its own names. Under ZeRO-3 a plain
-    ``save_pretrained`` writes empty tensors and says nothing: hence the second look. Raises ValueError.
+    were here. ``weights`` are all of the model's parameters and kept buffers under its own names. Under ZeRO-3 a
+    plain ``save_pretrained`` writes empty tensors and says nothing: hence a look before as well. Raises ValueError.
     """
+    wanted = own_shapes(model)
+    wrong = [name for name, shape in wanted.items() if name not in weights or tuple(weights[name].shape) != shape]
+    if wrong:
+        raise ValueError(f"export to {folder} is incomplete: {', '.join(sorted(wrong)[:5])}")
     with as_written(model.config, written or model.config), _saveable(model, tokenizer), quiet_transformers():
-        model.save_pretrained(folder, state_dict={**_buffers(model), **weights})
+        model.save_pretrained(folder, state_dict=dict(weights))
     tokenizer.save_pretrained(folder)
     _readable_alike(folder, folder / "config.json")
-    written = _shapes(folder)
-    own = {name: tuple(getattr(one, "ds_shape", one.shape)) for name, one in model.named_parameters()}
-    wrong = [
-        name for name, shape in written.items()
-        if shape != own.get(name, shape) or (name in weights and shape != tuple(weights[name].shape))
-    ]  # fmt: skip
-    empty = [name for name, shape in written.items() if 0 in shape]
-    absent = [name for name in model.state_dict() if name not in written and name not in _tied(model)]
-    if wrong or empty or absent:
-        raise ValueError(f"export to {folder} is incomplete: {', '.join(sorted({*wrong, *empty, *absent})[:5])}")
+    require_readable(model, _shapes(folder), f"the export in {folder}")
 
 
 def export_adapter(model: Any, trained: dict[str, Tensor], base: str, folder: Path) -> None:
@@ -100,12 +97,3 @@ def _shapes(folder: Path) -> dict[str, tuple[int, ...]]:
         with safe_open(path, framework="pt") as file:
             found |= {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
     return found
-
-
-def _tied(model: Any) -> set[str]:
-    return set(getattr(model, "all_tied_weights_keys", None) or {})
-
-
-def _buffers(model: Any) -> dict[str, Tensor]:
-    names = {name for name, _ in model.named_buffers()}
-    return {name: value for name, value in model.state_dict().items() if name in names}

@@ -26,6 +26,7 @@ from distft.engine import process_group
 from distft.engine.engine import Engine, writable
 from distft.engine.learning_rate import learning_rate
 from distft.models.adapters import add_lora, plain_tensors, without_adapters
+from distft.models.buffers import give_kept_buffers, kept_buffers
 from distft.models.export import export_adapter, export_model
 from distft.models.load import (
     DTYPES,
@@ -37,6 +38,7 @@ from distft.models.load import (
     plain_twin,
     start_head,
 )
+from distft.models.reading_back import check_saved
 from distft.models.stops import stop_tokens
 from distft.rollout.generator import Sampling
 from distft.rollout.hf import HfGenerator
@@ -272,6 +274,7 @@ class ModelWorker:
                 self._engine.device,
                 trust_remote_code=model.trust_remote_code,
             )
+            give_kept_buffers(self._engine.module.model, module)
             self._add_adapters(module, dropout=False)
             module.requires_grad_(requires_grad=False).eval()
         else:
@@ -318,6 +321,12 @@ class ModelWorker:
         restore_rng_state(torch.load(folder / f"rng_{self.rank}.pt", weights_only=True))
         return None, None
 
+    def check_export(self) -> tuple[None, None]:
+        """What ``export`` will write can be read again. Raises UserError: before the first step, not after the last."""
+        module: Any = self._engine.module
+        check_saved(self._plain_model() if self.spec.model.peft is not None else module.model, self._path)
+        return None, None
+
     def export(self, folder: str) -> tuple[None, None]:
         """A plain Hugging Face folder, written by rank 0 from gathered weights.
 
@@ -334,6 +343,7 @@ class ModelWorker:
             if self.rank == 0:
                 weights[name.removeprefix(PREFIX)] = tensor.detach().to("cpu", copy=True)
         if self.rank == 0:
+            weights |= {name: buffer.detach().cpu() for name, buffer in kept_buffers(module.model).items()}
             model = self._plain_model() if adapted else module.model
             export_model(model, weights, self._tokenizer, Path(folder), written=module.written)
         if adapted:

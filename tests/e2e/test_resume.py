@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from distft.cli import main
 from tests.e2e.conftest import (
     SFT,
     Start,
@@ -196,9 +197,20 @@ def test_a_finished_run_says_so(sft: Path, start: Start) -> None:
 def test_more_steps_go_on_from_the_end_and_never_starts_again(sft: Path, start: Start, tmp_path: Path) -> None:
     folder = tmp_path / "copy"
     shutil.copytree(sft, folder)
-    verb = start(*SFT, "train.steps=7", folder=folder)
-    assert verb.end() == 0, verb.output
+    longer = [*SFT, "train.steps=7", "checkpoint.every=50"]
+    (folder / ".final-draft").write_text("in the way")
+    verb = start(*longer, folder=folder)
+    assert verb.end() == 1, verb.output
     assert [event["step"] for event in events(folder, "resume")] == [6]
+    last = folder / "checkpoints" / "step_00000007"
+    assert f"`distft export {last} FOLDER`" in verb.output
+    assert "Traceback" not in verb.output
+    assert main(["export", str(last), str(tmp_path / "elsewhere")]) == 0
+    (folder / ".final-draft").unlink()
+    verb = start(*longer, folder=folder)
+    assert verb.end() == 0, verb.output
+    assert [event["step"] for event in events(folder, "resume")] == [6, 7]
+    assert weights(folder) == (tmp_path / "elsewhere" / "model.safetensors").read_bytes()
     steps = [line["step"] for line in lines(folder, "metrics") if line["split"] == "train"]
     assert steps == [1, 2, 3, 4, 5, 6, 7]
     # Another recipe in the same folder: asked for, and so from the beginning, with a start of its own.
@@ -208,4 +220,4 @@ def test_more_steps_go_on_from_the_end_and_never_starts_again(sft: Path, start: 
     assert [line["step"] for line in lines(folder, "metrics") if line["split"] == "train"] == [1, 2]
     assert checkpoints(folder) == [2]
     assert json.loads((folder / "final" / "config.json").read_text())["hidden_size"] == 16
-    assert [event["attempt"] for event in events(folder, "start")] == [1, 2, 3]
+    assert [event["attempt"] for event in events(folder, "start")] == [1, 2, 3, 4]

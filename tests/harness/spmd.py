@@ -62,6 +62,13 @@ class SpmdGroup:
         )
 
 
+class UnsavedSession(Session):
+    """A run that leaves no checkpoints."""
+
+    def save(self) -> None:
+        pass
+
+
 def run_calls(calls: Sequence[Call]) -> tuple[Result, ...]:
     """One after the other: the ranks of all groups share their processes."""
     return tuple(_run(call) for call in calls)
@@ -123,13 +130,13 @@ def build_session(
     out.mkdir(parents=True, exist_ok=True)
     progress = Progress(total_steps=total_steps(recipe, loaded["num_units"]["train"]))
     tracker = Tracker(out, attempt=1, resume_step=None)
-    return Session(
+    return UnsavedSession(
         recipe,
         groups,
         SpmdGroup("data", data, 0, 1, alone=True),
         loaded["num_units"],
         tracker,
-        coordinator=None,  # type: ignore[arg-type]  # these runs save nothing
+        coordinator=None,  # type: ignore[arg-type]
         progress=progress,
         throughput=Throughput(num_gpus=num_ranks),
     )

@@ -1,0 +1,41 @@
+"""The end of a run: its model as a plain folder, and where the weights are if that cannot be written."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from distft.checkpoint.layout import published
+from distft.common.errors import RunFailed
+from distft.config.roles import main_role
+from distft.controller.session import Session
+
+
+def write_final(session: Session, run_dir: Path) -> None:
+    """``RUN/final``: whole or not there. Raises RunFailed, which says how to get at the weights."""
+    draft, final = run_dir / ".final-draft", run_dir / "final"
+    try:
+        shutil.rmtree(draft, ignore_errors=True)
+        session.groups[main_role(session.recipe)].call("export", str(draft)).result()
+        shutil.rmtree(final, ignore_errors=True)
+        draft.rename(final)
+    except Exception as error:
+        raise failed_export(error, run_dir) from error
+
+
+def failed_export(error: Exception, run_dir: Path) -> RunFailed:
+    """What ended the export, with the checkpoint that holds what was trained and the command that exports it."""
+    checkpoints = published(run_dir / "checkpoints")
+    remedy = "no checkpoint could be written either"
+    if checkpoints:
+        step, newest = checkpoints[0]
+        remedy = (
+            f"nothing is lost: {newest} holds the weights of step {step}, "
+            f"`distft export {newest} FOLDER` writes them elsewhere, and the same command tries again here"
+        )
+    if isinstance(error, RunFailed):
+        return RunFailed(
+            f"the export failed: {error.cause}\n  {remedy}",
+            role=error.role, rank=error.rank, node=error.node, stage=error.stage, log=error.log, kind=error.kind,
+        )  # fmt: skip
+    return RunFailed(f"the export failed: {error}\n  {remedy}", kind="export")

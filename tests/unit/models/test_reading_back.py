@@ -1,0 +1,70 @@
+"""Before a run: would what it exports be read again?"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import MixtralConfig, MixtralForCausalLM
+
+from distft.common.errors import UserError
+from distft.config.models import Model
+from distft.models import reading_back
+from distft.models.reading_back import check_export, check_saved, require_readable, saved_shapes
+from tests.unit.models import tiny
+from tests.unit.models.families import families, write_family
+
+
+@pytest.mark.parametrize("name", families())
+def test_the_families_pass(tmp_path: Path, name: str) -> None:
+    folder = write_family(tmp_path, name)
+    (tmp_path / "model.safetensors").unlink()
+    check_export(folder, Model(path=folder), "causal")
+
+
+def test_a_reward_model_of_experts_passes(tmp_path: Path) -> None:
+    folder = write_family(tmp_path, "mixtral")
+    check_export(folder, Model(path=folder), "scalar")
+
+
+def a_mixture(num_layers: int = 2, num_experts: int = 4) -> Any:
+    sizes = tiny.SIZES | {"num_hidden_layers": num_layers, "num_local_experts": num_experts}
+    with torch.device("meta"):
+        return MixtralForCausalLM(MixtralConfig(vocab_size=tiny.VOCABULARY, **sizes))
+
+
+def test_a_file_that_lacks_a_tensor_or_holds_another_is_named() -> None:
+    model = a_mixture()
+    saved = saved_shapes(model)
+    expert = "model.layers.0.block_sparse_moe.experts.0.w1.weight"
+    assert expert in saved  # experts lie apart in the file; in the module they are one tensor
+    with pytest.raises(ValueError, match=r"the file would not give .* lacks model\.norm\.weight"):
+        require_readable(
+            model, {name: shape for name, shape in saved.items() if name != "model.norm.weight"}, "the file"
+        )
+    with pytest.raises(ValueError, match=r"changes the size of model\.norm\.weight"):
+        require_readable(model, saved | {"model.norm.weight": (3,)}, "the file")
+    with pytest.raises(ValueError, match="has too much: model.stray"):
+        require_readable(model, saved | {"model.stray": (3,)}, "the file")
+
+
+def test_what_transformers_cannot_read_again_is_the_users_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A version of transformers that forgets the experts' own way of being saved."""
+    model = a_mixture()
+    monkeypatch.setattr(reading_back, "revert_weight_conversion", lambda _model, tensors: {
+        name.replace("experts.gate_up_proj", "experts.lost"): tensor for name, tensor in tensors.items()
+    })  # fmt: skip
+    with pytest.raises(UserError, match=r"MixtralForCausalLM cannot be exported: .*gate_up_proj") as caught:
+        check_saved(model, "some/model")
+    assert caught.value.where == "some/model"
+    assert "nothing was trained" in caught.value.hint
+
+
+def test_a_large_mixture_is_seen_through_in_seconds() -> None:
+    model = a_mixture(num_layers=16, num_experts=32)
+    started = time.process_time()
+    check_saved(model, "some/model")
+    assert time.process_time() - started < 10
