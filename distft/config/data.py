@@ -41,4 +41,8 @@ class Data(Section):
     holdout: float = Field(
         default=0.0, ge=0, lt=0.5, description="share of train split off by hash for eval, and again for test"
     )
+    on_bad_row: Literal["fail", "drop"] = Field(
+        default="fail", description="rows that are malformed or that the chat template refuses: stop, or leave out"
+    )
+    max_dropped: int = Field(default=100, ge=0, description="bad rows of a list left out at most (on_bad_row: drop)")
     num_workers: int = Field(default=0, ge=0, le=256, description="processes that tokenise ahead; 0: the data worker")

@@ -30,6 +30,8 @@ def _sources(recipe: Recipe) -> Iterator[Problem]:
         )
     if recipe.evaluation.every > 0 and not data.eval and data.holdout == 0:
         yield Problem.at("evaluation.every", "there are no rows to evaluate on", "add data.eval, or data.holdout: 0.05")
+    if data.on_bad_row == "fail" and data.max_dropped != type(data).model_fields["max_dropped"].default:
+        yield Problem.at("data.max_dropped", "has no effect: the first bad row stops the run", "data.on_bad_row: drop")
     algorithm = recipe.algorithm
     if isinstance(algorithm, Sft) and algorithm.loss_on in ("completion", "assistant"):
         for index, source in enumerate(data.train):

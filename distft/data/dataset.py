@@ -16,10 +16,10 @@ import numpy.typing as npt
 from distft.batches import Batch, Column, Ragged
 from distft.common.errors import UserError
 from distft.config.data import Data, Source
+from distft.data.bad_rows import BadRow, BadRows, OnBadRow
 from distft.data.encode import Encoded
-from distft.data.formats import Example, prompt_key, prompt_of
-from distft.data.readers import Unusable, example_of
-from distft.data.sources import format_of, read_rows
+from distft.data.formats import Example, prompt_key
+from distft.data.sources import read_examples
 from distft.data.splits import LIST_NAMES, ListName, find_leaks, held_out, mix
 from distft.data.tokenise import tokenise
 
@@ -39,7 +39,21 @@ class Statistics:
     num_leaked: int = 0  # left out because a list that judges asks the same
     num_tokens: int = 0
     longest: int = 0
-    dropped: dict[str, int] = field(default_factory=dict)  # reason -> rows
+    dropped: dict[str, int] = field(default_factory=dict)  # reason -> rows that nothing can be learned from
+    bad: tuple[BadRow, ...] = ()  # rows that are wrong, left out because `data.on_bad_row` says so
+
+    @property
+    def bad_by_reason(self) -> dict[str, int]:
+        """Reason -> bad rows."""
+        return dict(Counter(row.reason for row in self.bad))
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What a user should hear of before the run goes on."""
+        if not self.bad:
+            return ()
+        listed = ", ".join(f"{count} {reason}" for reason, count in sorted(self.bad_by_reason.items()))
+        return (f"{len(self.bad)} bad rows left out ({listed}), the first {self.bad[0].where}: {self.bad[0].what}",)
 
     def __str__(self) -> str:
         notes = [f"{self.num_kept} of {self.num_rows} rows kept"]
@@ -48,6 +62,7 @@ class Statistics:
         if self.num_truncated:
             notes.append(f"{self.num_truncated} truncated")
         notes += [f"{count} dropped ({reason})" for reason, count in sorted(self.dropped.items())]
+        notes += [f"{count} bad ({reason})" for reason, count in sorted(self.bad_by_reason.items())]
         if self.num_leaked:
             notes.append(f"{self.num_leaked} left out because held-out rows ask the same")
         if self.num_moved:
@@ -137,16 +152,19 @@ def load_datasets(data: Data, kind: str, tokenizer: PreTrainedTokenizerBase, *, 
     ``loss_on`` is for sft: see ``Encoder.supervised``. Nothing here depends on a seed: which rows are held out or
     taken twice follows from their content, and their order is the sampler's affair.
 
-    UserError: what the sources raise; rows over the limit where ``data.overlong`` is ``error``; a list with no
-    row left.
+    UserError: what the sources raise; bad rows as ``data.on_bad_row`` says; rows over the limit where
+    ``data.overlong`` is ``error``; a list with no row left.
     """
     if not data.train:
         raise UserError("there is nothing to train on", where="data.train", hint="list at least one source")
-    read = {name: [_read(source, kind, name) for source in getattr(data, name)] for name in LIST_NAMES}
+    bad = {name: BadRows(data, name) for name in LIST_NAMES}
+    read = {name: [_read(source, kind, name, bad[name]) for source in getattr(data, name)] for name in LIST_NAMES}
     dropped = {name: sum((one.dropped for one in parts), Counter()) for name, parts in read.items()}
     examples = {name: [one.examples for one in parts] for name, parts in read.items()}
     _split_off(examples, data.holdout)
-    num_rows = {name: sum(map(len, parts)) + dropped[name].total() for name, parts in examples.items()}
+    num_rows = {
+        name: sum(map(len, parts)) + dropped[name].total() + len(bad[name].rows) for name, parts in examples.items()
+    }
     num_leaked = _leave_out_leaks(examples)
     built: dict[str, TokenizedDataset | None] = dict.fromkeys(LIST_NAMES)
     for name in LIST_NAMES:
@@ -154,7 +172,7 @@ def load_datasets(data: Data, kind: str, tokenizer: PreTrainedTokenizerBase, *, 
             continue
         weights = [source.weight for source in data.train] if name == "train" else [1.0] * len(examples[name])
         start = Statistics(num_rows=num_rows[name], num_leaked=num_leaked[name], dropped=dict(dropped[name]))
-        built[name] = _build(examples[name], weights, start, name, data, kind, tokenizer, loss_on)
+        built[name] = _build(examples[name], weights, start, name, data, kind, tokenizer, loss_on, bad[name])
     train = built["train"]
     assert train is not None
     return Datasets(train, built["eval"], built["test"])
@@ -162,25 +180,15 @@ def load_datasets(data: Data, kind: str, tokenizer: PreTrainedTokenizerBase, *, 
 
 @dataclass(frozen=True)
 class _Read:
+    """The rows of one source: examples, and those that nothing can be learned from by reason."""
+
     examples: list[Example]
     dropped: Counter[str]
 
 
-def _read(source: Source, kind: str, list_name: str) -> _Read:
-    """The examples of one source; rows that cannot be used are counted by their reason."""
-    found = _Read([], Counter())
-    format_name = ""
-    for row in read_rows(source, list_name):
-        format_name = format_name or format_of(source, row, kind)
-        try:
-            example = example_of(row, format_name)
-            if kind == "ppo" and not prompt_of(example):
-                raise Unusable("no prompt")
-        except Unusable as unusable:
-            found.dropped[str(unusable)] += 1
-        else:
-            found.examples.append(example)
-    return found
+def _read(source: Source, kind: str, list_name: str, on_bad: OnBadRow) -> _Read:
+    dropped: Counter[str] = Counter()
+    return _Read(list(read_examples(source, kind, list_name, on_bad, dropped)), dropped)
 
 
 def _split_off(examples: dict[ListName, list[list[Example]]], holdout: float) -> None:
@@ -215,15 +223,16 @@ def _leave_out_leaks(examples: dict[ListName, list[list[Example]]]) -> dict[List
 
 
 def _build(parts: list[list[Example]], weights: list[float], start: Statistics, name: str, data: Data, kind: str,
-           tokenizer: PreTrainedTokenizerBase, loss_on: str | None) -> TokenizedDataset:  # fmt: skip
+           tokenizer: PreTrainedTokenizerBase, loss_on: str | None, bad: BadRows) -> TokenizedDataset:  # fmt: skip
     """Tokenises a list's examples and mixes its sources."""
     kept, rows = [], []  # per source: examples; their sequences
     report = start
     for part in parts:
-        outcome = tokenise(part, kind, tokenizer, data, loss_on)
+        outcome = tokenise(part, kind, tokenizer, data, loss_on, bad)
         kept.append([part[place] for place in outcome.places])
         rows.append(outcome.sequences)
         report = _added(report, outcome.sequences, outcome.num_truncated, outcome.dropped)
+    report = replace(report, bad=tuple(bad.rows))
     if not report.num_kept:
         raise _nothing_left(report, name, data)
     visits = mix([[prompt_key(example) for example in part] for part in kept], weights)
@@ -252,7 +261,8 @@ def _added(
 
 
 def _nothing_left(report: Statistics, name: str, data: Data) -> UserError:
-    reasons = [f"{count} dropped: {reason}" for reason, count in sorted(report.dropped.items())]
+    lost = [*sorted(report.dropped.items()), *sorted(report.bad_by_reason.items())]
+    reasons = [f"{count} dropped: {reason}" for reason, count in lost]
     if report.num_leaked:
         reasons.append(f"{report.num_leaked} left out because held-out rows ask the same")
     if name != "train" and not getattr(data, name):

@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import json
+import re
 import sys
 import zlib
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from distft.common.errors import UserError, nearest
+from distft.data.bad_rows import BadRow, OnBadRow, stop
 from distft.data.formats import Row
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
@@ -23,6 +25,9 @@ _FORM = {
     ".csv": "a .csv file has a header, and quotes around a field with commas or line breaks",
     ".parquet": "a .parquet file has rows with named columns",
 }
+_UTF8 = "save the file as UTF-8"
+# A surrogate spelled out in JSON (\ud83d): two make one character, one alone is no text.
+_SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def data_suffix(path: Path) -> str:
@@ -31,11 +36,12 @@ def data_suffix(path: Path) -> str:
     return next((suffix for suffix in SUFFIXES if name.endswith(suffix)), "")
 
 
-def read_file(path: Path) -> Iterator[Row]:
+def read_file(path: Path, on_bad: OnBadRow = stop) -> Iterator[Row]:
     """The rows of one file, in order.
 
-    UserError, with ``file:line`` where there is one: unknown extension, unreadable, damaged or empty file,
-    bytes that are not UTF-8, malformed lines (with the parser's reason), rows that are not objects.
+    ``on_bad`` is called with each row that is wrong by itself, ``file:line``, and may raise it: malformed lines (with
+    the parser's reason), bytes that are not UTF-8, halves of a character, rows that are not objects. UserError for the
+    rest: unknown extension, unreadable, damaged or empty file, a .json list that is malformed anywhere.
     """
     reader = _READERS.get(data_suffix(path))
     if reader is None:
@@ -47,7 +53,7 @@ def read_file(path: Path) -> Iterator[Row]:
     empty = True
     try:
         with _open(path) as stream:
-            for row in reader(stream, str(path)):
+            for row in reader(stream, str(path), on_bad):
                 empty = False
                 yield row
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
@@ -76,22 +82,27 @@ def _open(path: Path) -> IO[bytes]:
     return path.open("rb")
 
 
-def _read_jsonl(stream: IO[bytes], name: str) -> Iterator[Row]:
+def _read_jsonl(stream: IO[bytes], name: str, on_bad: OnBadRow) -> Iterator[Row]:
     for number, raw in enumerate(stream, 1):
-        where = f"{name}:{number}"
-        line = _decoded(raw, where, first=number == 1).rstrip("\r\n")
-        if not line.strip():
-            continue
         try:
-            value = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
-            raise _malformed(error, where, line) from error
-        yield _object(value, where)
+            line = _decoded(raw, f"{name}:{number}", first=number == 1).rstrip("\r\n")
+            if not line.strip():
+                continue
+            try:
+                value = json.loads(line)
+            except (json.JSONDecodeError, RecursionError) as error:
+                raise _malformed(error, f"{name}:{number}", line) from error
+            row = _object(value, f"{name}:{number}", escaped=_SURROGATE_ESCAPE.search(line) is not None)
+        except BadRow as bad:
+            on_bad(bad)
+        else:
+            yield row
 
 
-def _read_json(stream: IO[bytes], name: str) -> Iterator[Row]:
+def _read_json(stream: IO[bytes], name: str, on_bad: OnBadRow) -> Iterator[Row]:
     """A list of objects, or objects one after the other (JSON lines under the wrong name)."""
     text = _decoded_whole(stream.read(), name)
+    escaped = _SURROGATE_ESCAPE.search(text) is not None
     decoder, place, line = json.JSONDecoder(), _skip_blank(text, 0), 1
     counted, in_list = 0, text[place : place + 1] == "["
     place = _skip_blank(text, place + in_list)
@@ -103,8 +114,13 @@ def _read_json(stream: IO[bytes], name: str) -> Iterator[Row]:
         except (json.JSONDecodeError, RecursionError) as error:
             if isinstance(error, json.JSONDecodeError):
                 where = f"{name}:{error.lineno}"
-            raise _malformed(error, where, "") from error
-        yield _object(value, where)
+            raise _whole(_malformed(error, where, "")) from error
+        try:
+            row = _object(value, where, escaped=escaped)
+        except BadRow as bad:
+            on_bad(bad)
+        else:
+            yield row
         place = _skip_blank(text, place)
         if in_list and text[place : place + 1] == ",":
             place = _skip_blank(text, place + 1)
@@ -118,8 +134,9 @@ def _read_json(stream: IO[bytes], name: str) -> Iterator[Row]:
         )
 
 
-def _read_csv(stream: IO[bytes], name: str) -> Iterator[Row]:
-    lines = io.StringIO(_decoded_whole(stream.read(), name), newline="")
+def _read_csv(stream: IO[bytes], name: str, on_bad: OnBadRow) -> Iterator[Row]:
+    # A byte that is no UTF-8 becomes a lone surrogate, so that only its row is bad.
+    lines = io.StringIO(stream.read().decode("utf-8-sig", "surrogateescape"), newline="")
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
     reader = csv.reader(lines, strict=True)
     place = 1
@@ -132,17 +149,25 @@ def _read_csv(stream: IO[bytes], name: str) -> Iterator[Row]:
             raise UserError(what, where=f"{name}:1", hint="rename one of them")
         place = reader.line_num + 1
         for fields in reader:
-            if fields:
-                if len(fields) != len(header):
-                    what = f"{len(fields)} fields where the header has {len(header)}"
-                    raise UserError(what, where=f"{name}:{place}", hint=_FORM[".csv"])
+            if byte := _stray_byte(fields):
+                on_bad(_unparsed(f"a byte of the row (0x{byte:02x}) is not UTF-8", f"{name}:{place}", _UTF8, fields))
+            elif len(fields) == len(header):
                 yield Row(dict(zip(header, fields, strict=True)), f"{name}:{place}")
+            elif fields:
+                what = f"{len(fields)} fields where the header has {len(header)}"
+                on_bad(_unparsed(what, f"{name}:{place}", _FORM[".csv"], fields))
             place = reader.line_num + 1
     except csv.Error as error:
         raise UserError(f"malformed CSV: {error}", where=f"{name}:{place}", hint=_FORM[".csv"]) from error
 
 
-def _read_parquet(stream: IO[bytes], name: str) -> Iterator[Row]:
+def _stray_byte(fields: list[str]) -> int:
+    """The first byte that was no UTF-8 when the fields were decoded; 0 where there is none."""
+    found = re.search("[\udc80-\udcff]", "".join(fields))
+    return ord(found[0]) - 0xDC00 if found else 0
+
+
+def _read_parquet(stream: IO[bytes], name: str, on_bad: OnBadRow) -> Iterator[Row]:
     import pyarrow  # type: ignore[import-untyped]
     import pyarrow.parquet  # type: ignore[import-untyped]
 
@@ -150,13 +175,28 @@ def _read_parquet(stream: IO[bytes], name: str) -> Iterator[Row]:
     try:
         source = stream if not isinstance(stream, gzip.GzipFile) else io.BytesIO(stream.read())
         for batch in pyarrow.parquet.ParquetFile(source).iter_batches(batch_size=1024):
-            for values in batch.to_pylist():
+            for values in _plain_rows(batch):
                 number += 1
-                yield Row(values, f"{name}:{number}")
+                if values is not None:
+                    yield Row(values, f"{name}:{number}")
+                else:
+                    on_bad(_unparsed("a text of the row is not UTF-8", f"{name}:{number}", _UTF8))
     except pyarrow.ArrowInvalid as error:
         raise UserError(
             f"not a parquet file: {error}", where=name, hint="is it whole, and named for what it is?"
         ) from error
+
+
+def _plain_rows(batch: Any) -> Iterator[dict[str, Any] | None]:
+    """The rows of a batch, None for one with bytes that are no text (files written without a look at them)."""
+    try:
+        yield from batch.to_pylist()
+    except UnicodeDecodeError:
+        for place in range(batch.num_rows):
+            try:
+                yield batch.slice(place, 1).to_pylist()[0]
+            except UnicodeDecodeError:
+                yield None
 
 
 _READERS = {".jsonl": _read_jsonl, ".json": _read_json, ".csv": _read_csv, ".parquet": _read_parquet}
@@ -167,29 +207,65 @@ def _decoded(raw: bytes, where: str, *, first: bool) -> str:
         return raw.decode("utf-8-sig" if first else "utf-8")
     except UnicodeDecodeError as error:
         byte = error.object[error.start]
-        raise UserError(
-            f"byte {error.start + 1} of the line (0x{byte:02x}) is not UTF-8", where=where,
-            hint="save the file as UTF-8",
-        ) from error  # fmt: skip
+        what = f"byte {error.start + 1} of the line (0x{byte:02x}) is not UTF-8"
+        raise _unparsed(what, where, _UTF8, raw) from error
 
 
 def _decoded_whole(raw: bytes, name: str) -> str:
-    lines = raw.split(b"\n")
-    return "\n".join(_decoded(line, f"{name}:{number}", first=number == 1) for number, line in enumerate(lines, 1))
+    try:
+        lines = enumerate(raw.split(b"\n"), 1)
+        return "\n".join(_decoded(line, f"{name}:{number}", first=number == 1) for number, line in lines)
+    except BadRow as bad:
+        raise _whole(bad) from bad
 
 
-def _malformed(error: Exception, where: str, line: str) -> UserError:
+def _malformed(error: Exception, where: str, line: str) -> BadRow:
     if not isinstance(error, json.JSONDecodeError):
-        return UserError("malformed JSON: nested too deep", where=where, hint=_FORM[".jsonl"])
+        return _unparsed("malformed JSON: nested too deep", where, _FORM[".jsonl"], line)
     hint = "rename a list of objects to .json" if line.strip() == "[" else f"is the row cut off? {_FORM['.jsonl']}"
-    return UserError(f"malformed JSON at column {error.colno}: {error.msg}", where=where, hint=hint)
+    return _unparsed(f"malformed JSON at column {error.colno}: {error.msg}", where, hint, line)
 
 
-def _object(value: Any, where: str) -> Row:
+def _object(value: Any, where: str, *, escaped: bool) -> Row:
+    """The row that a JSON value is; ``escaped``: surrogates were spelled out, so it may hold one alone."""
     if not isinstance(value, dict):
         what = f"a row must be an object with named columns, not {_json_name(value)}"
-        raise UserError(what, where=where, hint='for example {"prompt": "...", "completion": "..."}')
+        raise _unparsed(what, where, 'for example {"prompt": "...", "completion": "..."}', value)
+    if escaped and (column := next((name for name, part in value.items() if _has_half([name, part])), None)):
+        raise BadRow(
+            f"column `{_shown(column)}` holds half of a character ({_half(value[column])}), which is no text",
+            where=where, hint="a text cut within an emoji? cut it elsewhere",
+            reason="half of a character", content=value,
+        )  # fmt: skip
     return Row(value, where)
+
+
+def _has_half(value: Any) -> bool:
+    """Whether a text anywhere within has a surrogate that stands alone."""
+    if isinstance(value, str):
+        return _half(value) != ""
+    if isinstance(value, dict):
+        return any(_has_half(part) for pair in value.items() for part in pair)
+    return isinstance(value, list) and any(map(_has_half, value))
+
+
+def _half(value: Any) -> str:
+    """The first lone surrogate of a text, as JSON spells it; "" where there is none."""
+    found = re.search("[\ud800-\udfff]", value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+    return f"\\u{ord(found[0]):04x}" if found else ""
+
+
+def _shown(name: str) -> str:
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
+def _unparsed(what: str, where: str, hint: str, content: object = b"") -> BadRow:
+    return BadRow(what, where=where, hint=hint, reason="cannot be parsed", content=content)
+
+
+def _whole(bad: BadRow) -> UserError:
+    """The error of a row after which the rest of its file cannot be read."""
+    return UserError(bad.what, where=bad.where, hint=bad.hint)
 
 
 def _json_name(value: Any) -> str:

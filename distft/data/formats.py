@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
 from distft.common.errors import UserError, nearest
+from distft.data.bad_rows import BadRow
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ KNOWN_COLUMNS: Final = frozenset(column for columns in COLUMNS.values() for colu
 def detect_format(row: Row, kind: str) -> str:
     """The format of a source, from its first row's columns and what the kind of algorithm takes.
 
-    UserError naming the columns that are there and those that were looked for.
+    BadRow naming the columns that are there and those that were looked for.
     """
     present = {name for name, value in row.values.items() if value is not None}
     found = [name for name in TAKES[kind] if present.issuperset(COLUMNS[name])]
@@ -138,19 +139,24 @@ def check_format(name: str, kind: str, where: str) -> None:
 
 
 def require_columns(row: Row, format_name: str) -> None:
-    """UserError where a column of the format is missing or null: what is there, and the nearest name."""
+    """BadRow where a column of the format is missing or null: what is there, and the nearest name."""
     for column in COLUMNS[format_name]:
         if row.values.get(column) is not None:
             continue
         if column in row.values:
-            raise UserError(f"column `{column}` is null", where=row.where, hint="fill it in, or leave the row out")
+            raise misshapen(row, f"column `{column}` is null", "fill it in, or leave the row out")
         near = nearest(column, row.values)
         hint = f"did you mean `{near}`? then set `columns: {{{near}: {column}}}` on the source" if near else ""
-        raise UserError(
+        raise misshapen(
+            row,
             f"format {format_name} needs a column `{column}`; the row has {_listed(row.values)}",
-            where=row.where,
-            hint=hint or f"`columns: {{name in the file: {column}}}` on the source renames",
+            hint or f"`columns: {{name in the file: {column}}}` on the source renames",
         )
+
+
+def misshapen(row: Row, what: str, hint: str) -> BadRow:
+    """The error for a row whose columns are not what its format has."""
+    return BadRow(what, where=row.where, hint=hint, reason="wrong columns or types", content=row.values)
 
 
 def extra_columns(row: Row) -> dict[str, Any]:
@@ -215,7 +221,7 @@ def _is_hh(row: Row) -> bool:
     )
 
 
-def _no_format(row: Row, kind: str, present: set[str]) -> UserError:
+def _no_format(row: Row, kind: str, present: set[str]) -> BadRow:
     wanted = {name: COLUMNS[name] for name in TAKES[kind]}
     known = sorted({column for columns in wanted.values() for column in columns})
     pairs = [(near, have) for have in sorted(row.values) if have not in known and (near := nearest(have, known))]
@@ -228,7 +234,7 @@ def _no_format(row: Row, kind: str, present: set[str]) -> UserError:
     empty = sorted(set(row.values) - present)
     note = f" ({_listed(empty)} null)" if empty else ""
     what = f"no known format for {kind} has the columns {_listed(row.values)}{note}"
-    return UserError(what, where=row.where, hint=hint)
+    return misshapen(row, what, hint)
 
 
 def _listed(names: Any) -> str:

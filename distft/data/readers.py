@@ -1,7 +1,7 @@
 """Rows to examples: one reader a format.
 
 A reader gives an example, or raises ``Unusable`` for a row that is well formed but cannot be trained on
-(counted by its reason and left out), or UserError with ``file:line`` for a row that is wrong.
+(counted by its reason and left out), or BadRow with ``file:line`` for a row that is wrong.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from distft.common.errors import UserError
+from distft.data.bad_rows import BadRow
 from distft.data.formats import (
     CompletionExample,
     Content,
@@ -23,6 +23,7 @@ from distft.data.formats import (
     Row,
     TextExample,
     extra_columns,
+    misshapen,
     require_columns,
 )
 
@@ -76,9 +77,7 @@ def _prompt(row: Row) -> Example:
 def _preference(row: Row) -> Example:
     sides = [_content(row, "chosen"), _content(row, "rejected")]
     if isinstance(sides[0], str) != isinstance(sides[1], str):
-        raise UserError(
-            "`chosen` and `rejected` must both be texts or both be messages", where=row.where, hint=_MESSAGES
-        )
+        raise misshapen(row, "`chosen` and `rejected` must both be texts or both be messages", _MESSAGES)
     if row.values.get("prompt") is None:
         return _pair(row, *_implicit_prompt(*sides))
     prompt = _content(row, "prompt")
@@ -175,7 +174,7 @@ def _same_sort(row: Row, prompt: Content, answers: list[Content]) -> tuple[Conte
     if isinstance(prompt, str):
         prompt = (Message("user", prompt),)
     if not prompt:
-        raise UserError("`prompt` is an empty list of messages", where=row.where, hint=_MESSAGES)
+        raise misshapen(row, "`prompt` is an empty list of messages", _MESSAGES)
     return prompt, [(Message("assistant", part),) if isinstance(part, str) else part for part in answers]
 
 
@@ -199,18 +198,18 @@ def _parse_messages(row: Row, column: str, value: Any) -> Messages:
 def _parse_message(row: Row, name: str, item: Any) -> Message:
     if not isinstance(item, dict):
         what = f"{name} is {_type_name(item)}, not an object with role and content"
-        raise UserError(what, where=row.where, hint=_MESSAGES)
+        raise misshapen(row, what, _MESSAGES)
     for key in ("role", "content"):
         if key not in item:
             there = ", ".join(sorted(map(str, item))) or "(none)"
             hint = (
                 "from/value is ShareGPT's form: rename to role/content" if {"from", "value"} <= set(item) else _MESSAGES
             )
-            raise UserError(f"{name} has no `{key}`; its keys are {there}", where=row.where, hint=hint)
+            raise misshapen(row, f"{name} has no `{key}`; its keys are {there}", hint)
         if not isinstance(item[key], str):
-            raise UserError(f"{name}: `{key}` is {_type_name(item[key])}, not a text", where=row.where, hint=_MESSAGES)
+            raise misshapen(row, f"{name}: `{key}` is {_type_name(item[key])}, not a text", _MESSAGES)
     if item.get("tool_calls"):
-        raise UserError(f"{name} has tool calls, which no format here keeps", where=row.where, hint="leave the row out")
+        raise misshapen(row, f"{name} has tool calls, which no format here keeps", "leave the row out")
     return Message(item["role"], item["content"])
 
 
@@ -221,10 +220,8 @@ def _parse_hh(row: Row, column: str) -> Messages:
         raise _wrong_type(row, column, "a dialogue as text", text)
     pieces = _HH_TURN.split(text)
     if len(pieces) < 3 or pieces[0].strip():
-        raise UserError(
-            f"`{column}` does not begin with a `Human:` or `Assistant:` turn", where=row.where,
-            hint="format hh_rlhf wants turns after blank lines; use `format: preference` for plain texts",
-        )  # fmt: skip
+        hint = "format hh_rlhf wants turns after blank lines; use `format: preference` for plain texts"
+        raise misshapen(row, f"`{column}` does not begin with a `Human:` or `Assistant:` turn", hint)
     turns: list[Message] = []
     for speaker, said in zip(pieces[1::2], pieces[2::2], strict=True):
         role, content = _HH_ROLES[speaker], said.strip()
@@ -234,8 +231,8 @@ def _parse_hh(row: Row, column: str) -> Messages:
     return tuple(turns)
 
 
-def _wrong_type(row: Row, column: str, wanted: str, value: Any) -> UserError:
-    return UserError(f"`{column}` must be {wanted}, not {_type_name(value)}", where=row.where, hint=_MESSAGES)
+def _wrong_type(row: Row, column: str, wanted: str, value: Any) -> BadRow:
+    return misshapen(row, f"`{column}` must be {wanted}, not {_type_name(value)}", _MESSAGES)
 
 
 def _type_name(value: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -12,8 +13,20 @@ from typing import Any, Final
 from distft.common.errors import EnvironmentFallsShort, UserError, nearest
 from distft.config.data import Source
 from distft.data import builtin
+from distft.data.bad_rows import BadRow, OnBadRow, stop
 from distft.data.files import data_suffix, missing_file, read_file
-from distft.data.formats import COLUMNS, KNOWN_COLUMNS, TAKES, Row, check_format, detect_format, texts_of
+from distft.data.formats import (
+    COLUMNS,
+    KNOWN_COLUMNS,
+    TAKES,
+    Example,
+    Row,
+    check_format,
+    detect_format,
+    misshapen,
+    prompt_of,
+    texts_of,
+)
 from distft.data.readers import Unusable, example_of
 
 _BUILTIN = "builtin:"
@@ -35,19 +48,39 @@ class Checked:
     num_unusable: int
 
 
-def read_rows(source: Source, list_name: str = "train") -> Iterator[Row]:
+def read_rows(source: Source, list_name: str = "train", on_bad: OnBadRow = stop) -> Iterator[Row]:
     """The rows of a source, columns renamed, ``limit`` applied.
 
     ``list_name`` (train, eval or test) is the list the source stands in: it names the split where the source
     does not. Local folders give the files of that split where file names tell splits apart, else all files.
-    A hub name may carry a subset: ``owner/name:subset``.
+    A hub name may carry a subset: ``owner/name:subset``. ``on_bad`` is called with rows that cannot be parsed or lack
+    a column to be renamed: it raises them, or they are left out.
 
-    UserError: missing or unreadable sources, rows that cannot be parsed, unknown splits, columns to rename that
-    are not there. EnvironmentFallsShort: the hub cannot be reached.
+    UserError: missing or unreadable sources, unknown splits. EnvironmentFallsShort: the hub cannot be reached.
     """
-    rows = _rows_of(source, list_name)
-    renamed = (_renamed(row, source.columns) for row in rows) if source.columns else rows
-    return islice(renamed, source.limit)
+    rows = _rows_of(source, list_name, on_bad)
+    return islice(_all_renamed(rows, source.columns, on_bad) if source.columns else rows, source.limit)
+
+
+def read_examples(
+    source: Source, kind: str, list_name: str, on_bad: OnBadRow, unusable: Counter[str]
+) -> Iterator[Example]:
+    """The examples of a source for a kind of algorithm, in order. Rows that nothing can be learned from are counted in
+    ``unusable`` by their reason; ``on_bad`` is called with those that are wrong. Raises what ``read_rows`` can raise.
+    """
+    format_name = ""
+    for row in read_rows(source, list_name, on_bad):
+        try:
+            format_name = format_name or format_of(source, row, kind)
+            example = example_of(row, format_name)
+            if kind == "ppo" and not prompt_of(example):
+                raise Unusable("no prompt")
+        except Unusable as reason:
+            unusable[str(reason)] += 1
+        except BadRow as bad:
+            on_bad(bad)
+        else:
+            yield example
 
 
 def format_of(source: Source, first: Row, kind: str) -> str:
@@ -58,19 +91,24 @@ def format_of(source: Source, first: Row, kind: str) -> str:
     return source.format
 
 
-def check_rows(source: Source, kind: str, max_rows: int | None = None, list_name: str = "train") -> Checked:
+def check_rows(
+    source: Source, kind: str, max_rows: int | None = None, list_name: str = "train", on_bad: OnBadRow = stop
+) -> Checked:
     """Reads up to ``max_rows`` rows and builds their examples, for a check before anything is started.
 
     Raises what reading a source and its rows can raise; UserError where not one row can be used.
     """
     format_name, num_rows, num_unusable, reason = "", 0, 0, ""
-    for row in islice(read_rows(source, list_name), max_rows):
-        format_name = format_name or format_of(source, row, kind)
+    for row in islice(read_rows(source, list_name, on_bad), max_rows):
         num_rows += 1
         try:
+            format_name = format_name or format_of(source, row, kind)
             example_of(row, format_name)
         except Unusable as unusable:
             num_unusable, reason = num_unusable + 1, str(unusable)
+        except BadRow as bad:
+            on_bad(bad)
+            num_unusable, reason = num_unusable + 1, bad.what
     if num_rows == num_unusable:
         what = f"none of the first {num_rows} rows can be used ({reason or 'no rows'})"
         raise UserError(
@@ -79,18 +117,20 @@ def check_rows(source: Source, kind: str, max_rows: int | None = None, list_name
     return Checked(format_name, num_rows, num_unusable)
 
 
-def corpus_texts(source: Source) -> Iterator[str]:
+def corpus_texts(source: Source, on_bad: OnBadRow = stop) -> Iterator[str]:
     """Everything a source says, for training a tokenizer: the same whatever the kind of algorithm, so that the runs
     that start from nothing on one corpus make equal tokenizers. Raises what reading a source can raise."""
     format_name: str = "" if source.format == "auto" else source.format
-    for row in read_rows(source):
-        if not format_name:
-            answered = any(set(COLUMNS[name]) <= set(row.values) for name in TAKES["sft"])
-            format_name = detect_format(row, "sft" if answered or "prompt" not in row.values else "ppo")
+    for row in read_rows(source, on_bad=on_bad):
         try:
+            if not format_name:
+                answered = any(set(COLUMNS[name]) <= set(row.values) for name in TAKES["sft"])
+                format_name = detect_format(row, "sft" if answered or "prompt" not in row.values else "ppo")
             yield from texts_of(example_of(row, format_name))
         except Unusable:
             continue
+        except BadRow as bad:
+            on_bad(bad)
 
 
 def source_files(source: Source, list_name: str) -> list[Path]:
@@ -118,11 +158,11 @@ def is_builtin(source: Source) -> bool:
     return source.path.startswith(_BUILTIN)
 
 
-def _rows_of(source: Source, list_name: str) -> Iterator[Row]:
+def _rows_of(source: Source, list_name: str, on_bad: OnBadRow) -> Iterator[Row]:
     if is_builtin(source):
         return _builtin_rows(source, list_name)
     files = source_files(source, list_name)
-    return (row for path in files for row in read_file(path)) if files else _hub_rows(source, list_name)
+    return (row for path in files for row in read_file(path, on_bad)) if files else _hub_rows(source, list_name)
 
 
 def _looks_local(text: str, path: Path) -> bool:
@@ -213,6 +253,14 @@ def _no_split(path: str, split: str, there: Any) -> UserError:
     return UserError(f"no split {split!r}", where=path, hint=f"{hint}There are: {', '.join(there) or 'none'}")
 
 
+def _all_renamed(rows: Iterator[Row], columns: Mapping[str, str], on_bad: OnBadRow) -> Iterator[Row]:
+    for row in rows:
+        try:
+            yield _renamed(row, columns)
+        except BadRow as bad:
+            on_bad(bad)
+
+
 def _renamed(row: Row, columns: Mapping[str, str]) -> Row:
     for theirs, ours in columns.items():
         if theirs in row.values:
@@ -224,7 +272,7 @@ def _renamed(row: Row, columns: Mapping[str, str]) -> Row:
         else:
             near = nearest(theirs, row.values)
             hint = f"did you mean `{near}`?" if near else f"the row has: {', '.join(map(str, row.values))}"
-        raise UserError(f"`columns` renames `{theirs}`, which the row does not have", where=row.where, hint=hint)
+        raise misshapen(row, f"`columns` renames `{theirs}`, which the row does not have", hint)
     dropped = set(columns.values()) - set(columns)  # a renamed column replaces one that has that name already
     kept = {name: value for name, value in row.values.items() if name not in columns and name not in dropped}
     return Row({**kept, **{ours: row.values[theirs] for theirs, ours in columns.items()}}, row.where)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distft.common.errors import UserError
+from distft.data.bad_rows import BadRow
 from distft.data.formats import Messages
 
 if TYPE_CHECKING:
@@ -102,11 +103,13 @@ def render_with_spans(tokenizer: PreTrainedTokenizerBase, messages: Messages, wh
         before = _render(tokenizer, messages[:index], where, ask=True) if index else ""
         after = _render(tokenizer, messages[: index + 1], where)
         if not (text.startswith(after) and after.startswith(before)):
-            raise UserError(
+            raise _bad(
                 f"the chat template writes turn {index + 1} differently once the conversation goes on, so the "
                 "assistant's tokens cannot be told apart",
-                where=where,
-                hint="set a template with {% generation %} marks, or `loss_on: completion` to train on the last turn",
+                where,
+                "algorithm.loss_on=completion trains on the last turn alone; a template with {% generation %} marks "
+                "on all",
+                messages,
             )
         spans.append((len(before), len(after)))
     return Rendered(text, tuple(spans))
@@ -140,10 +143,14 @@ def _render_marked(tokenizer: PreTrainedTokenizerBase, template: str, messages: 
     return Rendered(str(texts[0]), tuple((int(start), int(end)) for start, end in spans[0] if end > start))
 
 
-def _refused(error: Exception, messages: Messages, where: str) -> UserError:
+def _refused(error: Exception, messages: Messages, where: str) -> BadRow:
     roles = ", ".join(message.role for message in messages)
     what = f"the chat template refuses the conversation ({roles}): {error}"
-    return UserError(what, where=where, hint="order the turns as the template wants them, or leave the row out")
+    return _bad(what, where, "order the turns as the template wants them", messages)
+
+
+def _bad(what: str, where: str, hint: str, messages: Messages) -> BadRow:
+    return BadRow(what, where=where, hint=hint, reason="refused by the chat template", content=_plain(messages))
 
 
 def _plain(messages: Messages) -> list[dict[str, str]]:

@@ -16,6 +16,7 @@ from distft.common.errors import EnvironmentFallsShort, UserError
 from distft.config.data import Source
 from distft.config.recipe import Recipe
 from distft.config.roles import model_of, optimizer_of, reward_functions, trained_roles
+from distft.data.bad_rows import BadRows, OnBadRow, stop
 from distft.data.sources import check_rows
 from distft.launch.machine import free_memory, this_machine
 from distft.launch.model_checks import check_models
@@ -41,7 +42,7 @@ def preflight(recipe: Recipe, plan: Plan, *, machine: Machine | None = None) -> 
         check_reward_function(function)
     warnings = [*check_models(recipe)]
     for list_name, source in _sources(recipe):
-        check_source(source, recipe.algorithm.kind, list_name)
+        check_source(source, recipe.algorithm.kind, list_name, BadRows(recipe.data, list_name))
     check_disk(recipe, plan)
     return (*warnings, *_short_of_memory(plan))
 
@@ -144,7 +145,7 @@ def check_disk(recipe: Recipe, plan: Plan) -> None:
     )
 
 
-def check_source(source: Source, kind: str, list_name: str) -> None:
+def check_source(source: Source, kind: str, list_name: str, on_bad: OnBadRow = stop) -> None:
     """A local or embedded source exists and its first rows parse; hub names are left to the data worker.
 
     Raises UserError.
@@ -152,7 +153,7 @@ def check_source(source: Source, kind: str, list_name: str) -> None:
     path = Path(source.path).expanduser()
     hub = not source.path.startswith("builtin:") and not path.exists() and not _looks_local(source.path)
     if not hub:
-        check_rows(source, kind, FIRST_ROWS, list_name)
+        check_rows(source, kind, FIRST_ROWS, list_name, on_bad)
 
 
 def _looks_local(path: str) -> bool:

@@ -252,6 +252,8 @@ def _set_up(
     data = groups[DATA]
     loaded = data.call("setup").result().report
     tracker.event("data_ready", **loaded["statistics"])
+    for warning in loaded["warnings"]:
+        log.warning(warning)
     models: dict[str, Group] = {role: group for role, group in groups.items() if role != DATA}
     tracker.phase("loading models")
     _load_models(recipe, run_dir, models, loaded, tracker)

@@ -23,6 +23,7 @@ from distft.batches import Batch, Ragged
 from distft.common.errors import UserError
 from distft.common.logging import stage
 from distft.config.recipe import Recipe
+from distft.data.bad_rows import BadRows
 from distft.data.dataset import TokenizedDataset, load_datasets
 from distft.data.encode import Encoder
 from distft.data.formats import Message, prompt_of
@@ -65,9 +66,14 @@ class DataWorker:
         value = self._starts.get("value")
         value_shares = value is None or tokenizers_equal(self._tokenizer, self._load_tokenizer("value"))
         sets = {"train": self._datasets.train, "eval": self._datasets.eval, "test": self._datasets.test}
+        statistics = {name: dataset.statistics for name, dataset in sets.items() if dataset}
+        for name, found in statistics.items():
+            for bad in found.bad:
+                log.info("left out of data.%s: %s: %s (hash %s)", name, bad.where, bad.what, bad.digest)
         return {
             "num_units": {name: dataset.num_units if dataset else 0 for name, dataset in sets.items()},
-            "statistics": {name: str(dataset.statistics) for name, dataset in sets.items() if dataset},
+            "statistics": {name: str(found) for name, found in statistics.items()},
+            "warnings": [f"data.{name}: {text}" for name, found in statistics.items() for text in found.warnings],
             "same_reward_tokenizer": self._same_tokenizer,
             "same_value_tokenizer": value_shares,
         }, None
@@ -227,7 +233,8 @@ class DataWorker:
             return
         stage(f"making {start.path}")
         sources = start.init.tokenizer.train_on or self._recipe.data.train
-        texts = (text for source in sources for text in corpus_texts(source))
+        bad = BadRows(self._recipe.data, "train")
+        texts = (text for source in sources for text in corpus_texts(source, bad))
         tokenizer = train_tokenizer(texts, start.init.vocab_size, start.init.tokenizer.chat_template)
         draft = Path(f"{start.path}.draft-{os.getpid()}")
         create_model(start.init, tokenizer, draft, seed=start.seed)

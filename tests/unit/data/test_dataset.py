@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -176,3 +178,50 @@ def test_a_bad_row_stops_with_its_place(tokenizer: PreTrainedTokenizerFast, writ
         load_datasets(Data(train=(Source(path=path),)), "sft", tokenizer)
     assert caught.value.where == f"{path}:4"
     assert "did you mean `completoin`?" in caught.value.hint
+
+
+def _mixed_up(tmp_path: Path) -> str:
+    """Five good rows, and one of every kind of bad row among them."""
+    good = [json.dumps(row) for row in _plain(range(5))]
+    unknown = json.dumps({"prompt": [{"role": "critic", "content": "Q"}], "completion": " a"})
+    lines = [good[0], '{"prompt": ', good[1], '{"prompt": 3, "completion": " a"}', good[2], r'{"prompt": "\ud83d"}',
+             good[3], unknown, good[4]]  # fmt: skip
+    path = tmp_path / "mixed.jsonl"
+    path.write_text("\n".join(lines))
+    return str(path)
+
+
+def test_bad_rows_are_left_out_named_and_counted(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    path = _mixed_up(tmp_path)
+    data = Data(train=(Source(path=path),), on_bad_row="drop", max_dropped=4)
+    train = load_datasets(data, "sft", tokenizer).train
+    assert [str(row.prompt) for row in train.rows(range(5))] == [f"Question {number}?" for number in range(5)]  # type: ignore[union-attr]
+    report = train.statistics
+    assert (report.num_rows, report.num_kept) == (9, 5)
+    assert report.bad_by_reason == {
+        "cannot be parsed": 1, "wrong columns or types": 1, "half of a character": 1, "refused by the chat template": 1,
+    }  # fmt: skip
+    assert {row.where for row in report.bad} == {f"{path}:{line}" for line in (2, 4, 6, 8)}
+    assert "1 bad (refused by the chat template)" in str(report)
+    (warning,) = report.warnings
+    assert warning.startswith("4 bad rows left out (1 cannot be parsed, ")
+
+
+def test_more_bad_rows_than_the_budget_stop_and_name_the_first(
+    tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    path = _mixed_up(tmp_path)
+    with pytest.raises(UserError) as caught:
+        load_datasets(
+            Data(train=(Source(path=path),), on_bad_row="drop", max_dropped=3), "sft", tokenizer
+        )  # fmt: skip
+    assert caught.value.where == f"{path}:2"
+    assert "more than 3 rows of data.train are wrong (1 cannot be parsed; 1 half of a character;" in caught.value.what
+    assert "data.max_dropped" in caught.value.hint
+
+
+def test_the_first_bad_row_stops_unless_told_otherwise(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    path = _mixed_up(tmp_path)
+    with pytest.raises(UserError, match="malformed JSON.*\n.*data.on_bad_row=drop leaves such rows out") as caught:
+        load_datasets(Data(train=(Source(path=path),)), "sft", tokenizer)
+    assert caught.value.where == f"{path}:2"

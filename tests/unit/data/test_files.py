@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from distft.common.errors import UserError
+from distft.data.bad_rows import BadRow
 from distft.data.files import missing_file, read_file
 
 ROWS = [{"text": "one"}, {"text": "two\nlines"}, {"text": 'drei, "vier" ü'}]
@@ -82,6 +83,9 @@ def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path: Path) -> Non
         ("a.json", b'[{"a": 1}\n{"a": 2}]', ":2", "does not go on with , or end with ]"),
         ("a.json", b'[{"a": 1},\n3]', ":2", "not a number"),
         ("a.json", b"[]", "", "the file has no rows"),
+        ("a.jsonl", rb'{"a": 1, "b": "x \ud83d"}', ":1", r"`b` holds half of a character (\ud83d)"),
+        ("a.jsonl", rb'{"a": [{"content": "\ude42"}]}', ":1", r"half of a character (\ude42)"),
+        ("a.json", b'[{"a": 1},\n{"a": "\xff"}]', ":2", "(0xff) is not UTF-8"),
         ("a.csv", b"", "", "the file has no rows"),
         ("a.csv", b"a,b\n1,2\n1\n", ":3", "1 fields where the header has 2"),
         ("a.csv", b"a,a\n1,2\n", ":1", "two columns of the header have one name"),
@@ -97,6 +101,40 @@ def test_bad_input_is_named_with_its_place(tmp_path: Path, name: str, content: b
         list(read_file(path))
     assert caught.value.where == f"{path}{where}"
     assert what in caught.value.what
+
+
+def test_bad_rows_are_handed_over_and_the_others_keep_their_order(tmp_path: Path) -> None:
+    lines = [b'{"a": 1}', b'{"a": }', b'{"a": 2}', b"[3]", b'{"a": "\xff"}', rb'{"a": ["\ud83d"]}', b'{"a": 3}']
+    bad: list[BadRow] = []
+    path = _write(tmp_path / "a.jsonl", b"\n".join(lines))
+    assert [row.values["a"] for row in read_file(path, bad.append)] == [1, 2, 3]
+    assert [row.where for row in bad] == [f"{path}:{number}" for number in (2, 4, 5, 6)]
+    assert [row.reason for row in bad] == ["cannot be parsed"] * 3 + ["half of a character"]
+    assert len({row.digest for row in bad}) == 4
+
+    bad.clear()
+    listed = _write(tmp_path / "a.json", rb'[{"a": 1}, 2, {"a": "\udc4d"}, {"a": 3}]')
+    assert [row.values["a"] for row in read_file(listed, bad.append)] == [1, 3]
+    table = _write(tmp_path / "a.csv", b"a,b\n1,2\n1\n\xe9,2\n3,4\n")
+    assert [row.values["a"] for row in read_file(table, bad.append)] == ["1", "3"]
+    assert [row.where.rpartition(":")[2] for row in bad] == ["1", "1", "3", "4"]
+
+
+def test_a_parquet_row_whose_text_is_not_utf8(tmp_path: Path) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    texts = pyarrow.array([b"one", b"\xff", b"two"], pyarrow.binary()).view(pyarrow.string())
+    path = tmp_path / "a.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"text": texts}), path)
+    bad: list[BadRow] = []
+    assert [row.values["text"] for row in read_file(path, bad.append)] == ["one", "two"]
+    assert [row.where for row in bad] == [f"{path}:2"]
+
+
+def test_whole_characters_spelled_out_are_no_halves(tmp_path: Path) -> None:
+    path = _write(tmp_path / "a.jsonl", rb'{"a": "\ud83d\ude42", "\ud83d\ude42": "\\ud83d"}')
+    assert _values(path) == [{"a": "\U0001f642", "\U0001f642": r"\ud83d"}]
 
 
 def test_damaged_gzip(tmp_path: Path) -> None:

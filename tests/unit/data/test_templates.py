@@ -63,7 +63,7 @@ def test_spans_are_the_same_with_marks_and_without(merging: PreTrainedTokenizerF
 
 def test_a_template_that_rewrites_the_past_needs_marks(merging: PreTrainedTokenizerFast) -> None:
     merging.chat_template = FORGETFUL
-    with pytest.raises(UserError, match=r"turn 2 differently.*\n.*generation.*loss_on: completion") as caught:
+    with pytest.raises(UserError, match=r"turn 2 differently.*\n.*algorithm.loss_on=completion.*generation") as caught:
         render_with_spans(merging, (ASK, TELL, ASK, TELL), "rows.jsonl:3")
     assert caught.value.where == "rows.jsonl:3"
 

@@ -9,6 +9,7 @@ from distft.data import tokenise as module
 from distft.data.formats import CompletionExample, Example, Message, PreferenceExample, PromptExample
 from distft.data.tokenise import tokenise
 
+TELL = Message("assistant", "A friend.")
 SHORT, LONG = " a" * 3, " a" * 30
 
 
@@ -82,3 +83,7 @@ def test_several_processes_give_the_same(tokenizer: PreTrainedTokenizerFast, mon
     assert shared == alone
     with pytest.raises(UserError, match="rows:"):
         tokenise(rows, "sft", tokenizer, Data(max_length=6, overlong="error", num_workers=2), None)
+    refused: list[Example] = [CompletionExample((Message("critic", "a"),), (TELL,), where=f"bad:{n}") for n in range(2)]
+    drop, bad = Data(max_length=6, overlong="drop", num_workers=2, on_bad_row="drop"), []
+    found = tokenise([*rows[:3], refused[0], *rows[3:], refused[1]], "sft", tokenizer, drop, None, bad.append)
+    assert ([row.where for row in bad], found.sequences) == (["bad:0", "bad:1"], alone.sequences)
