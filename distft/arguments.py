@@ -93,7 +93,7 @@ def _run_verbs(verbs: Any) -> None:
 
     train = verbs.add_parser("train", description="run a recipe here, or go on where it stopped")
     _recipe_arguments(train)
-    train.add_argument("--dry-run", action="store_true", help="check everything, start nothing")
+    train.add_argument("--dry-run", action="store_true", help="read the rows, look at the models, start nothing")
     train.add_argument("--quiet", action="store_true", help="no progress display")
     train.add_argument("--json", action="store_true", help="print the outcome as JSON, and nothing else")
 

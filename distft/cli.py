@@ -107,11 +107,16 @@ def _train(arguments: argparse.Namespace) -> int | None:
 
     prepared = prepare(load_recipe(arguments.recipe, arguments.overrides), arguments.cluster)
     name, run_dir = prepared.recipe.name, prepared.run_dir
-    for warning in prepared.warnings:
+    warnings = prepared.warnings
+    if arguments.dry_run and not prepared.finished:
+        from distft.launch.rehearsal import rehearse
+
+        warnings += rehearse(prepared)
+    for warning in warnings:
         print(f"distft: warning: {warning}", file=sys.stderr)
     if arguments.dry_run:
         state = "already finished" if prepared.finished else "ready to start"
-        answer = {"name": name, "run_dir": str(run_dir), "state": state, "warnings": prepared.warnings}
+        answer = {"name": name, "run_dir": str(run_dir), "state": state, "warnings": warnings}
         print(json.dumps(answer) if arguments.json else f"{name}: {state} ({run_dir})")
         return 0
     if prepared.cluster.kind == "slurm" and not prepared.finished and not os.environ.get("RAY_ADDRESS"):

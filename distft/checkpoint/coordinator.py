@@ -164,36 +164,10 @@ class Coordinator:
         Raises UserError if there are checkpoints and none can be used: a run never starts silently
         from scratch.
         """
-        rejected: list[tuple[Path, str]] = []
-        for _, path in published(self.folder):
-            reasons = faults(path)
-            if not reasons:
-                return _found(path, tuple(rejected))
-            self._damaged.add(path)
-            rejected.append((path, "; ".join(reasons)))
-            _log.warning("checkpoint %s refused: %s", path, rejected[-1][1])
-        if rejected:
-            lines = "\n  ".join(f"{path.name}: {reason}" for path, reason in rejected)
-            raise UserError(f"none of the checkpoints can be used\n  {lines}", where=str(self.folder),
-                            hint="checkpoint.resume=never starts again from the beginning")  # fmt: skip
-        return None
-
-    def explicit(self, path: Path) -> Found:
-        """The checkpoint the user names: its folder, or a run folder (its newest). Raises UserError."""
-        if (path / "checkpoints").is_dir():
-            found = Coordinator(path, self._keep, self._owner).newest()
-            if found is None:
-                raise UserError("this run has no checkpoint", where=str(path), hint="name another run, or resume=auto")
-            return found
-        if not path.is_dir():
-            raise UserError(
-                "there is no such checkpoint", where=str(path), hint="checkpoint.resume=auto takes the newest"
-            )
-        reasons = faults(path)
-        if reasons:
-            what = f"this checkpoint cannot be used: {'; '.join(reasons)}"
-            raise UserError(what, where=str(path), hint="name another, or checkpoint.resume=auto for the newest")
-        return _found(path, ())
+        found = newest_checkpoint(self.folder)
+        if found is not None:
+            self._damaged.update(path for path, _ in found.rejected)
+        return found
 
     def rewind(self, step: int) -> list[Path]:
         """The user goes back to ``step`` (-1: to the beginning): later checkpoints no longer count.
@@ -286,6 +260,38 @@ class Coordinator:
             self._owner.require()
         except OSError as error:
             raise SaveFailed(f"{what} at step {step}: the lease cannot be read: {error}") from error
+
+
+def newest_checkpoint(folder: Path) -> Found | None:
+    """As ``Coordinator.newest``, of the checkpoints in ``folder``; only reads."""
+    rejected: list[tuple[Path, str]] = []
+    for _, path in published(folder):
+        reasons = faults(path)
+        if not reasons:
+            return _found(path, tuple(rejected))
+        rejected.append((path, "; ".join(reasons)))
+        _log.warning("checkpoint %s refused: %s", path, rejected[-1][1])
+    if rejected:
+        lines = "\n  ".join(f"{path.name}: {reason}" for path, reason in rejected)
+        raise UserError(f"none of the checkpoints can be used\n  {lines}", where=str(folder),
+                        hint="checkpoint.resume=never starts again from the beginning")  # fmt: skip
+    return None
+
+
+def named_checkpoint(path: Path) -> Found:
+    """The checkpoint the user names: its folder, or a run folder (its newest). Raises UserError."""
+    if (path / "checkpoints").is_dir():
+        found = newest_checkpoint(checkpoints_folder(path))
+        if found is None:
+            raise UserError("this run has no checkpoint", where=str(path), hint="name another run, or resume=auto")
+        return found
+    if not path.is_dir():
+        raise UserError("there is no such checkpoint", where=str(path), hint="checkpoint.resume=auto takes the newest")
+    reasons = faults(path)
+    if reasons:
+        what = f"this checkpoint cannot be used: {'; '.join(reasons)}"
+        raise UserError(what, where=str(path), hint="name another, or checkpoint.resume=auto for the newest")
+    return _found(path, ())
 
 
 def _merged(files: Iterable[FileRecord | NotWritten]) -> list[FileRecord]:

@@ -1,7 +1,7 @@
 """From a recipe and a cluster's name to a run that may start: planned on what is really here, and checked.
 
-Nothing is started and nothing is written: ``train --dry-run`` is this and no more. No torch; and no ray, except to
-ask a Ray cluster that runs already what it has.
+Nothing is started and nothing is written; ``train --dry-run`` goes on from here with ``rehearsal``. No torch; and no
+ray, except to ask a Ray cluster that runs already what it has.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from typing import Any
 
 from distft.checkpoint.coordinator import Coordinator, Found
 from distft.checkpoint.lease import Lease, acquire
-from distft.common.errors import DistftError, StoppedOnRequest, UserError
+from distft.common.errors import DistftError, StoppedOnRequest
 from distft.common.files import write_atomic
 from distft.common.logging import configure
 from distft.config.cluster import Cluster
@@ -35,8 +35,9 @@ from distft.launch.final import write_final
 from distft.launch.jobs.stop_request import stopped_by_request
 from distft.launch.prepare import Prepared, prepare
 from distft.launch.ray_cluster import connect
+from distft.launch.resume_point import resume_point
 from distft.launch.run_folder import fingerprint, next_attempt, write_recipe
-from distft.launch.starts import model_starts, role_spec
+from distft.launch.starts import model_starts, role_spec, starts_of_workers
 from distft.launch.stop_signals import stop_on_signal
 from distft.planning.plan import Plan
 from distft.tracking.environment import write_environment
@@ -153,26 +154,11 @@ def _attempt(
 
 
 def _resume_point(recipe: Recipe, coordinator: Coordinator, plan: Plan) -> Found | None:
-    """The checkpoint to go on from, decided once, before any group starts."""
-    resume = recipe.checkpoint.resume
-    if resume == "never":
-        coordinator.rewind(-1)
-        return None
-    found = coordinator.newest() if resume == "auto" else coordinator.explicit(Path(resume))
-    if found is None:
-        return None
-    if resume != "auto":
-        if found.manifest.fingerprint != fingerprint(recipe):
-            log.warning("%s was written by another recipe than this one", found.path)
-        coordinator.rewind(found.step)  # or a later start would find the newer checkpoints of the path given up
-    for role, ranks in found.manifest.world_sizes.items():
-        now = plan.group_of(role).num_ranks
-        if now != ranks:
-            raise UserError(
-                f"the checkpoint of step {found.step} was written by {ranks} {role} ranks, the plan has {now}",
-                where=str(found.path),
-                hint=f"set placement.{role}.ranks={ranks}",
-            )
+    """The checkpoint to go on from, decided once, before any group starts. What the user goes back on steps aside, or
+    a later start would find it."""
+    found = resume_point(recipe, plan, coordinator.newest)
+    if recipe.checkpoint.resume != "auto":
+        coordinator.rewind(found.step if found else -1)
     return found
 
 
@@ -290,14 +276,17 @@ def _set_up(
 def _load_models(
     recipe: Recipe, run_dir: Path, models: Mapping[str, Group], loaded: Mapping[str, Any], tracker: Tracker
 ) -> None:
-    starts = model_starts(recipe, run_dir)
-    paths = {role: starts[role].path for role in models}
+    starts = starts_of_workers(recipe, model_starts(recipe, run_dir), loaded)
     if "value" in models and not loaded["same_value_tokenizer"]:
-        paths["value"] = starts["policy"].path
-        tracker.event("value_start", cause="the reward model has another tokenizer", path=paths["value"])
+        path = starts["value"][0].path
+        tracker.event("value_start", cause="the reward model has another tokenizer", path=path)
     hosted = dict(zip(models, together(*(group.call("host_store") for group in models.values())), strict=True))
-    new_head = {role: role == "value" or role == main_role(recipe) or starts[role].init is not None for role in models}
-    together(*(group.call("setup", hosted[role].report, paths[role], new_head[role]) for role, group in models.items()))
+    together(
+        *(
+            group.call("setup", hosted[role].report, starts[role][0].path, starts[role][1])
+            for role, group in models.items()
+        )
+    )
 
 
 def total_steps(recipe: Recipe, num_train: int) -> int:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from distft.common.seeding import derive
 from distft.config.load import resolve_path
 from distft.config.recipe import Recipe
-from distft.config.roles import is_rl, model_of, optimizer_of, roles, trained_roles
+from distft.config.roles import is_rl, main_role, model_of, optimizer_of, roles, trained_roles
 from distft.workers.spec import RoleSpec, Start
 
 CAUSAL_ROLES = ("policy", "reference")
@@ -28,6 +30,20 @@ def model_starts(recipe: Recipe, run_dir: Path) -> dict[str, Start]:
             folder = run_dir / "init" / owner
             found[role] = Start(str(folder), model.init, derive(recipe.seed, "init", owner))
     return found
+
+
+def starts_of_workers(
+    recipe: Recipe, starts: Mapping[str, Start], loaded: Mapping[str, Any]
+) -> dict[str, tuple[Start, bool]]:
+    """Of every role what its workers load, once the data worker has reported (``loaded``), and whether its scalar head
+    may be new. A value model whose start has other tokens than the policy starts from the policy.
+    """
+    chosen = dict(starts)
+    if "value" in chosen and not loaded["same_value_tokenizer"]:
+        chosen["value"] = starts["policy"]
+    return {
+        role: (chosen[role], role in ("value", main_role(recipe)) or starts[role].init is not None) for role in starts
+    }
 
 
 def start_owner(recipe: Recipe, role: str) -> str:

@@ -40,7 +40,9 @@ def load_tokenizer(path: str, *, trust_remote_code: bool = False) -> Any:
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
-        raise UserError(f"no tokenizer can be read there: {_first_line(error)}", where=path, hint=_COPY) from error
+        raise UserError(
+            f"no tokenizer can be read there: {_first_line(error)}", where=path, hint=_hint(error)
+        ) from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -51,26 +53,31 @@ def load_config(path: str, model: Model) -> Any:
     try:
         return AutoConfig.from_pretrained(path, trust_remote_code=model.trust_remote_code)
     except (OSError, ValueError) as error:
-        raise UserError(f"no model can be read there: {_first_line(error)}", where=path, hint=_COPY) from error
+        raise UserError(f"no model can be read there: {_first_line(error)}", where=path, hint=_hint(error)) from error
 
 
-def load_causal(path: str, model: Model, *, dropout: bool) -> SelectedLogits:
+def load_causal(path: str, model: Model, *, dropout: bool, on_meta: bool = False) -> SelectedLogits:
     """A causal language model, with ``dropout`` False every dropout of it 0, the functional one in attention too.
 
+    ``on_meta``: names and sizes only, from the files' headers, in no memory; what would raise raises the same.
     Raises UserError for anything that is not one, or lacks weights.
     """
     written = load_config(path, model)
     config = deepcopy(written)
     if not dropout:
         switch_off(config)
-    module, missing = _from_pretrained(AutoModelForCausalLM, path, config, model, "as a causal language model")
+    purpose = "as a causal language model"
+    module, missing = _from_pretrained(AutoModelForCausalLM, path, config, model, purpose, on_meta=on_meta)
     if missing:
         raise UserError(f"weights are missing: {_some(missing)}", where=path, hint=_COPY)
     return SelectedLogits(module, written)
 
 
-def load_scalar(path: str, model: Model, *, dropout: bool, new_head: bool) -> tuple[SelectedScalars, bool]:
-    """A backbone with a scalar head, and whether that head is fresh (still to be started by the caller).
+def load_scalar(
+    path: str, model: Model, *, dropout: bool, new_head: bool, on_meta: bool = False
+) -> tuple[SelectedScalars, bool]:
+    """A backbone with a scalar head, and whether that head is fresh (still to be started by the caller); see
+    ``load_causal``.
 
     Raises UserError when the head's weights are missing and ``new_head`` is False: a reward model with
     a random head would score at random and nothing would tell.
@@ -80,7 +87,10 @@ def load_scalar(path: str, model: Model, *, dropout: bool, new_head: bool) -> tu
     if not dropout:
         switch_off(config)
     output = _rewarded_output(path, config, model)
-    module, missing = _from_pretrained(AutoModelForSequenceClassification, path, config, model, "with a scalar head")
+    purpose = "with a scalar head"
+    module, missing = _from_pretrained(
+        AutoModelForSequenceClassification, path, config, model, purpose, on_meta=on_meta
+    )
     if not isinstance(getattr(module, "score", None), nn.Module):
         raise UserError(
             f"{type(module).__name__} has no head named `score` that reads one position",
@@ -168,24 +178,28 @@ def plain_twin(config: Any, dtype: torch.dtype, device: torch.device, *, trust_r
     return twin.eval()
 
 
-def _from_pretrained(kind: Any, path: str, config: Any, model: Model, purpose: str) -> tuple[Any, list[str]]:
+def _from_pretrained(
+    kind: Any, path: str, config: Any, model: Model, purpose: str, *, on_meta: bool
+) -> tuple[Any, list[str]]:
     """The module, ready to train, and the names of the weights that the folder lacks."""
     options: dict[str, Any] = {"dtype": DTYPES[model.dtype], "trust_remote_code": model.trust_remote_code}
     if model.attention != "auto":
         options["attn_implementation"] = model.attention
-    if model.quantization is not None:
+    if on_meta:
+        options["device_map"] = "meta"
+    elif model.quantization is not None:
         options["quantization_config"] = four_bits(model.quantization, DTYPES[model.dtype])
     try:
         with quiet_transformers():
             module, info = kind.from_pretrained(path, config=config, output_loading_info=True, **options)
     except (OSError, ValueError, SafetensorError) as error:
-        raise UserError(f"cannot be loaded {purpose}: {_first_line(error)}", where=path, hint=_COPY) from error
+        raise UserError(f"cannot be loaded {purpose}: {_first_line(error)}", where=path, hint=_hint(error)) from error
     except RuntimeError as error:
         if "mismatch" not in str(error):  # out of memory, a lost peer: not the user's doing
             raise
         what = f"its weights do not have the sizes that its config.json says {purpose}"
         raise UserError(what, where=path, hint=_COPY) from error
-    if model.quantization is not None:
+    if model.quantization is not None and not on_meta:
         keep_packing(module)
     if hasattr(next(module.parameters()), "ds_id"):
         restore_buffers(module, DTYPES[model.dtype])
@@ -251,6 +265,11 @@ def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
 
 def _some(names: list[str]) -> str:
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def _hint(error: Exception) -> str:
+    custom = "trust_remote_code" in str(error)
+    return "trust_remote_code: true beside the path runs it; read it first" if custom else _COPY
 
 
 def _first_line(error: BaseException) -> str:

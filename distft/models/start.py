@@ -12,8 +12,11 @@ from distft.config.models import Init
 from distft.models.load import quiet_transformers
 
 
-def create_model(init: Init, tokenizer: Any, folder: Path, *, seed: int) -> None:
-    """Writes a Llama of the given sizes, float32, weights drawn from ``seed``; the tokenizer beside it."""
+def create_model(init: Init, tokenizer: Any, folder: Path, *, seed: int, weights: bool = True) -> None:
+    """Writes a Llama of the given sizes, float32, weights drawn from ``seed``; the tokenizer beside it.
+
+    Without ``weights`` its config and tokenizer only.
+    """
     config = LlamaConfig(
         hidden_size=init.hidden_size,
         intermediate_size=init.feed_forward_size,
@@ -27,9 +30,12 @@ def create_model(init: Init, tokenizer: Any, folder: Path, *, seed: int) -> None
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = LlamaForCausalLM(config)  # type: ignore[no-untyped-call]
-    with quiet_transformers():
-        model.save_pretrained(folder)
+    if weights:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = LlamaForCausalLM(config)  # type: ignore[no-untyped-call]
+        with quiet_transformers():
+            model.save_pretrained(folder)
+    else:
+        config.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -48,10 +48,13 @@ class DataWorker:
         self._starts = dict(starts)
         self._functions: list[Callable[..., Sequence[float]]] = []
 
-    def setup(self) -> tuple[dict[str, Any], None]:
-        """Writes the ``init:`` models that are not there yet, loads tokenizers and data; reports sizes."""
+    def setup(self, weights: bool = True) -> tuple[dict[str, Any], None]:
+        """Writes the ``init:`` models that are not there yet, loads tokenizers and data; reports sizes.
+
+        Without ``weights`` those models have none: enough for everything that is done here.
+        """
         for start in self._starts.values():
-            self._write_start(start)
+            self._write_start(start, weights=weights)
         recipe = self._recipe
         stage("loading tokenizer and data")
         main = "policy" if "policy" in self._starts else "reward"
@@ -227,7 +230,7 @@ class DataWorker:
         start = self._starts[role]
         return load_tokenizer(start.path, trust_remote_code=start.trust_remote_code)
 
-    def _write_start(self, start: Start) -> None:
+    def _write_start(self, start: Start, *, weights: bool) -> None:
         """An ``init:`` model into its folder, complete or not at all; one that is there stays."""
         if start.init is None or Path(start.path).is_dir():
             return
@@ -237,7 +240,7 @@ class DataWorker:
         texts = (text for source in sources for text in corpus_texts(source, bad))
         tokenizer = train_tokenizer(texts, start.init.vocab_size, start.init.tokenizer.chat_template)
         draft = Path(f"{start.path}.draft-{os.getpid()}")
-        create_model(start.init, tokenizer, draft, seed=start.seed)
+        create_model(start.init, tokenizer, draft, seed=start.seed, weights=weights)
         draft.rename(start.path)
 
 

@@ -68,8 +68,6 @@ def run_blocked(body: str, cwd: Path, root: Path) -> tuple[dict[str, object], st
         ["plan", "ppo-tiny"],
         ["plan", "ppo-tiny", "--json"],
         ["plan", "ppo-tiny", "--cluster", "slurm-h100"],
-        ["train", "ppo-tiny", "--dry-run"],
-        ["train", "ppo-tiny", "--dry-run", "--json"],
         ["submit", "slurm", "ppo-tiny", "--cluster", "slurm-cpu", "--dry-run"],
         ["submit", "ray", "ppo-tiny", "--dry-run"],
     ],

@@ -30,6 +30,7 @@ from distft.common.errors import UserError
 from distft.config.load import load_recipe
 from distft.launch.run_folder import fingerprint, write_recipe
 from distft.planning.machine import Machine
+from tests.reference.tiny_models import save_llama, train_tokenizer
 from tests.unit.launch.examples import LLAMA_70B, config_folder, model_folder, write_safetensors
 
 INIT = {"hidden_size": 16, "num_layers": 1, "num_heads": 2, "vocab_size": 300, "max_positions": 256}
@@ -399,15 +400,27 @@ def test_refused_before_anything_is_started(case: Case, here: Path, capsys: pyte
     assert case.where in head
     assert case.what in head
     assert case.hint in hint
+    if case.arguments.startswith("train "):  # a run says what its dry run says
+        words = case.arguments.split()
+        twin = [word for word in words if word != "--dry-run"]
+        assert main(twin if len(twin) < len(words) else [*twin, "--dry-run"]) == case.status
+        assert capsys.readouterr().err == told
     assert snapshot(here) == before
 
 
 def test_the_good_recipes_pass(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Or the cases above would be refused for another reason."""
+    tokenizer = train_tokenizer([*PAIR.values(), *ROW.values()], 300)
+    for name, scalar in (("model", False), ("scorer", True)):
+        shutil.rmtree(here / name)
+        save_llama(here / name, tokenizer, scalar_head=scalar)
     before = snapshot(here)
+    capsys.readouterr()  # transformers' bars
     for name in ("sft", "dpo", "ppo"):
         assert main(["train", f"{name}.yaml", "--dry-run"]) == 0
-        assert f"my-{name}: ready to start" in capsys.readouterr().out
+        told = capsys.readouterr()
+        assert f"my-{name}: ready to start" in told.out
+        assert told.err == ""
     assert snapshot(here) == before
 
 
@@ -462,9 +475,12 @@ def test_a_checkpoint_of_another_number_of_ranks(here: Path, capsys: pytest.Capt
     """``ranks: auto`` may come out differently on another machine; the recipe is the same then."""
     checkpoint(here)
     outside = {path: seen for path, seen in snapshot(here).items() if not path.startswith("out")}
+    assert main(["train", "sft.yaml", "--dry-run"]) == 2
+    foretold = capsys.readouterr().err
     assert main(["train", "sft.yaml", "--quiet"]) == 2
     told = capsys.readouterr().err
     assert_one_message(told)
+    assert told == foretold
     assert "step 1 was written by 1 policy ranks, the plan has 2" in told
     assert "set placement.policy.ranks=1" in told
     assert {path: seen for path, seen in snapshot(here).items() if not path.startswith("out")} == outside
@@ -537,8 +553,9 @@ AT_SETUP = [
 @pytest.mark.parametrize(("recipe", "overrides", "breaks", "where", "what", "hint"), AT_SETUP)
 def test_refused_by_the_data_worker(
     recipe: str, overrides: tuple[str, ...], breaks: Callable[[Path], object], where: str, what: str, hint: str,
-    starting: Path, monkeypatch: pytest.MonkeyPatch,
+    starting: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
+    """By the worker of a run, and by a dry run in the same words."""
     breaks(starting)
     monkeypatch.delitem(sys.modules, "my_rewards", raising=False)
     monkeypatch.syspath_prepend(str(starting))
@@ -546,6 +563,8 @@ def test_refused_by_the_data_worker(
     with pytest.raises(UserError) as caught:
         worker(recipe, *overrides).setup()
     assert_refused(caught.value, where, what, hint)
+    assert main(["train", recipe, *overrides, "--dry-run"]) == 2
+    assert capsys.readouterr().err == f"distft: {caught.value}\n"
     assert {path: seen for path, seen in snapshot(starting).items() if not path.startswith("out")} == before
 
 
@@ -575,8 +594,8 @@ def test_reward_functions_that_answer_wrongly(
 
 
 @pytest.mark.e2e
-def test_a_real_run_ends_with_the_same_message(starting: Path) -> None:
-    """From the data worker through Ray to the terminal."""
+def test_a_real_run_ends_with_the_same_message(starting: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """From the data worker through Ray to the terminal; and a dry run has said so."""
     rows("rows.jsonl", ROW, ROW | {"prompt": LONG})(starting)
     before = {path: seen for path, seen in snapshot(starting).items() if not path.startswith("out")}
     command = [sys.executable, "-m", "distft.cli", "train", "ppo.yaml", "--quiet"]
@@ -584,6 +603,8 @@ def test_a_real_run_ends_with_the_same_message(starting: Path) -> None:
     assert done.returncode == 2, done.stderr[-3000:]
     assert_one_message(done.stderr)
     assert "rows.jsonl:2: the prompt has" in done.stderr
+    assert main(["train", "ppo.yaml", "--dry-run"]) == 2
+    assert capsys.readouterr().err == done.stderr
     assert done.stdout == ""
     ending = json.loads((starting / "out" / "ppo" / "exit.json").read_text())
     assert (ending["class"], ending["exit_status"]) == ("user_error", 2)

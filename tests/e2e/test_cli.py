@@ -95,7 +95,8 @@ def test_a_plan_needs_no_such_machine(cluster: str, capsys: pytest.CaptureFixtur
 
 
 def test_a_dry_run_as_json(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["train", "sft-tiny", "--dry-run", "--json"]) == 0
+    rows = [f"data.{name}.0.limit=32" for name in ("train", "eval", "test")]
+    assert main(["train", "sft-tiny", *rows, "--dry-run", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert (told["name"], told["state"]) == ("sft-tiny", "ready to start")
     assert told["run_dir"] == str(here / "runs" / "sft-tiny")

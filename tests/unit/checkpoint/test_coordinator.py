@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from distft.checkpoint.coordinator import Coordinator, SaveFailed
+from distft.checkpoint.coordinator import Coordinator, SaveFailed, named_checkpoint
 from distft.checkpoint.layout import step_name
 from distft.checkpoint.lease import LeaseLost, acquire
 from distft.checkpoint.manifest import FileRecord, NotWritten, faults
@@ -292,16 +292,16 @@ def test_a_sleeper_past_the_last_check_cannot_publish(tmp_path: Path, names: Nam
 
 def test_explicit(coordinator: Coordinator, tmp_path: Path) -> None:
     first, second = save(coordinator, 10), save(coordinator, 20)
-    assert coordinator.explicit(first).step == 10
-    assert coordinator.explicit(tmp_path).step == 20
+    assert named_checkpoint(first).step == 10
+    assert named_checkpoint(tmp_path).step == 20
     flip(second / "policy" / "rank_0.pt")
     with pytest.raises(UserError, match="rank_0.pt was changed"):
-        coordinator.explicit(second)
+        named_checkpoint(second)
     with pytest.raises(UserError, match="no such checkpoint"):
-        coordinator.explicit(tmp_path / "nowhere")
+        named_checkpoint(tmp_path / "nowhere")
     (tmp_path / "empty" / "checkpoints").mkdir(parents=True)
     with pytest.raises(UserError, match="has no checkpoint"):
-        coordinator.explicit(tmp_path / "empty")
+        named_checkpoint(tmp_path / "empty")
 
 
 def test_rewind_sets_later_ones_aside_until_the_next_commit(tmp_path: Path, names: Names) -> None:

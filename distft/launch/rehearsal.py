@@ -1,0 +1,62 @@
+"""``train --dry-run``: what a run does before its first step and that needs no weights is done here, for good and all.
+
+    checkpoint to go on from -> data worker's set-up: tokenizers, rows, reward functions -> models by name and size
+
+It is the run's own code. Only Ray, the weights and the steps are left out, and nothing is left behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from distft.checkpoint.coordinator import newest_checkpoint
+from distft.checkpoint.layout import checkpoints_folder
+from distft.config.recipe import Recipe
+from distft.config.roles import main_role
+from distft.launch.prepare import Prepared
+from distft.launch.resume_point import resume_point
+from distft.launch.starts import model_starts, role_spec, starts_of_workers
+
+
+def rehearse(prepared: Prepared) -> tuple[str, ...]:
+    """Raises what the start of the run would raise (see ``run``). Returns warnings."""
+    recipe = prepared.recipe
+    resume_point(recipe, prepared.plan, lambda: newest_checkpoint(checkpoints_folder(prepared.run_dir)))
+    with _in_quiet(), tempfile.TemporaryDirectory(prefix="distft-") as folder:
+        return tuple(_set_up(recipe, Path(folder)))
+
+
+def _set_up(recipe: Recipe, folder: Path) -> Iterator[str]:
+    from distft.workers.data_worker import DataWorker
+    from distft.workers.rehearsal import rehearse_model
+
+    starts = model_starts(recipe, folder)
+    (folder / "init").mkdir()
+    loaded, _ = DataWorker(recipe=recipe, starts=starts).setup(weights=False)
+    done = []
+    for role, (start, new_head) in starts_of_workers(recipe, starts, loaded).items():
+        spec, exported = role_spec(recipe, role), role == main_role(recipe)
+        asked = (start, new_head, exported, spec.head, spec.model)
+        if asked not in done:
+            rehearse_model(spec, start, new_head=new_head, exported=exported)
+            done.append(asked)
+    yield from loaded["warnings"]
+
+
+@contextlib.contextmanager
+def _in_quiet() -> Iterator[None]:
+    """Standard output is the verb's own: what reward functions print while they are read goes beside it. Of the
+    libraries' remarks, which stand in a run's logs, only errors are shown."""
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        logging.set_verbosity(before)

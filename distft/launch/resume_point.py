@@ -1,0 +1,39 @@
+"""The checkpoint that a run goes on from. Only reads, so that a dry run decides what the run will."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+from distft.checkpoint.coordinator import Found, named_checkpoint
+from distft.common.errors import UserError
+from distft.config.recipe import Recipe
+from distft.launch.run_folder import fingerprint
+from distft.planning.plan import Plan
+
+log = logging.getLogger(__name__)
+
+
+def resume_point(recipe: Recipe, plan: Plan, newest: Callable[[], Found | None]) -> Found | None:
+    """What ``checkpoint.resume`` asks for; None: from the beginning. ``newest`` finds the run folder's newest.
+
+    Raises UserError for a checkpoint that cannot be used, or was written by another number of ranks.
+    """
+    resume = recipe.checkpoint.resume
+    if resume == "never":
+        return None
+    found = newest() if resume == "auto" else named_checkpoint(Path(resume))
+    if found is None:
+        return None
+    if resume != "auto" and found.manifest.fingerprint != fingerprint(recipe):
+        log.warning("%s was written by another recipe than this one", found.path)
+    for role, ranks in found.manifest.world_sizes.items():
+        now = plan.group_of(role).num_ranks
+        if now != ranks:
+            raise UserError(
+                f"the checkpoint of step {found.step} was written by {ranks} {role} ranks, the plan has {now}",
+                where=str(found.path),
+                hint=f"set placement.{role}.ranks={ranks}",
+            )
+    return found

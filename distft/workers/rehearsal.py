@@ -1,0 +1,34 @@
+"""What the ranks of a model role would find out while they are set up, found out without weights and without ranks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from distft.models.adapters import add_lora
+from distft.models.load import empty_causal, empty_scalar, load_causal, load_scalar, load_tokenizer
+from distft.models.reading_back import check_saved
+from distft.workers.spec import RoleSpec, Start
+
+
+def rehearse_model(spec: RoleSpec, start: Start, *, new_head: bool, exported: bool) -> None:
+    """Tokenizer, architecture, names and sizes of the weights, adapters, and where it is ``exported`` what would be
+    written: ``ModelWorker.setup`` and ``check_export`` on the meta device. Of an ``init:`` start there is the config
+    only. Raises what the worker would.
+    """
+    load_tokenizer(start.path, trust_remote_code=start.trust_remote_code)
+    model = _from_config(spec, start.path) if start.init is not None else _on_meta(spec, start.path, new_head=new_head)
+    if exported:
+        check_saved(model, start.path)
+    if spec.model.peft is not None:
+        add_lora(model, spec.model.peft, dropout=spec.dropout, seed=spec.seed)
+
+
+def _from_config(spec: RoleSpec, path: str) -> Any:
+    return (empty_causal if spec.head == "causal" else empty_scalar)(path, spec.model)
+
+
+def _on_meta(spec: RoleSpec, path: str, *, new_head: bool) -> Any:
+    if spec.head == "causal":
+        return load_causal(path, spec.model, dropout=spec.dropout, on_meta=True).model
+    module, _ = load_scalar(path, spec.model, dropout=spec.dropout, new_head=new_head, on_meta=True)
+    return module.model

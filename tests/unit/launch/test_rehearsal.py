@@ -1,0 +1,155 @@
+"""A dry run finds what a start would find: rows, templates, architectures, weights by name, the checkpoint."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from distft.cli import main
+from distft.common.errors import UserError
+from distft.config.load import load_recipe
+from distft.launch.prepare import prepare
+from distft.launch.rehearsal import rehearse
+from tests.reference.tiny_models import save_llama, train_tokenizer
+
+ROWS = [{"prompt": f"What is {number}?", "completion": f" It is {number}."} for number in range(8)]
+TALK = [{"messages": [{"role": "user", "content": "Hi."}, {"role": "assistant", "content": "Hello."}]}]
+RECIPE = """
+name: my-sft
+output_dir: out
+algorithm: {kind: sft}
+models: {policy: {path: model, dtype: float32}}
+data: {train: [{path: rows.jsonl}], max_length: 64}
+train: {steps: 2, global_batch_size: 2, max_tokens_per_rank: 128}
+tracking: {wandb: {mode: disabled}}
+"""
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    tokenizer = train_tokenizer([text for row in ROWS for text in row.values()], 300)
+    return save_llama(tmp_path_factory.mktemp("tiny") / "model", tokenizer, num_layers=1)
+
+
+@pytest.fixture
+def here(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory: a right recipe with its model and rows."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("RAY_ADDRESS", "SLURM_JOB_ID"):
+        monkeypatch.delenv(name, raising=False)
+    shutil.copytree(model, tmp_path / "model")
+    write(tmp_path / "rows.jsonl", ROWS)
+    (tmp_path / "sft.yaml").write_text(RECIPE)
+    return tmp_path
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def refused(*overrides: str) -> UserError:
+    with pytest.raises(UserError) as caught:
+        rehearse(prepare(load_recipe("sft.yaml", overrides), "local"))
+    return caught.value
+
+
+def test_what_is_right_is_ready_and_nothing_is_left(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scratch = here / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+    before = sorted(here.rglob("*"))
+    init = "{hidden_size: 16, num_layers: 1, num_heads: 2, vocab_size: 300, max_positions: 64}"
+    for overrides in ([], [f"models.policy.init={init}"], ["models.policy.peft.method=lora"]):
+        assert rehearse(prepare(load_recipe("sft.yaml", overrides), "local")) == ()
+    assert sorted(here.rglob("*")) == before
+
+
+def test_a_conversation_without_a_chat_template(here: Path) -> None:
+    (here / "model" / "chat_template.jinja").unlink()
+    write(here / "rows.jsonl", TALK)
+    error = refused()
+    assert (error.where, error.exit_status) == ("rows.jsonl:1", 2)
+    assert "has no chat template" in error.what
+
+
+def test_no_held_out_row_is_left(here: Path) -> None:
+    error = refused("data.holdout=0.01")
+    assert error.where in ("data.eval", "data.test")
+    assert "no row is left of 0" in error.what
+
+
+def config(**changes: Any) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        path = folder / "config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+    return change
+
+
+def weights(change: Callable[[dict[str, Any]], Any]) -> Callable[[Path], None]:
+    def changed(folder: Path) -> None:
+        tensors = load_file(folder / "model.safetensors")
+        change(tensors)
+        save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+
+    return changed
+
+
+NORM = "model.layers.0.input_layernorm.weight"
+CUSTOM = {"auto_map": {"AutoConfig": "mine.Mine", "AutoModelForCausalLM": "mine.MineLM"}, "model_type": "mine"}
+
+
+@pytest.mark.parametrize(
+    ("breaks", "said"),
+    [
+        (config(model_type="t5", architectures=["T5ForConditionalGeneration"]), "cannot be loaded as a causal"),
+        (config(model_type="brand_new"), "no model can be read there"),
+        (config(**CUSTOM), "trust_remote_code"),
+        (weights(lambda tensors: tensors.pop(NORM)), f"weights are missing: {NORM}"),
+        (weights(lambda tensors: tensors.update({NORM: tensors[NORM][:3].clone()})), "do not have the sizes"),
+    ],
+    ids=["encoder-decoder", "unknown architecture", "custom code", "a missing tensor", "a tensor of another size"],
+)
+def test_models_that_would_not_load(breaks: Callable[[Path], None], said: str, here: Path) -> None:
+    """With the very message that a worker's load raises, found on the meta device."""
+    from distft.models.load import load_causal
+
+    breaks(here / "model")
+    error = refused()
+    assert error.exit_status == 2
+    assert said in str(error)
+    policy = load_recipe("sft.yaml").models.policy
+    assert policy is not None
+    if said != "trust_remote_code":  # the tokenizer is refused before
+        with pytest.raises(UserError) as caught:
+            load_causal("model", policy, dropout=True)
+        assert str(caught.value) == str(error)
+
+
+def test_what_reward_functions_print_is_not_the_verbs_answer(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "chatty_rewards.py").write_text("print('loading')\ndef one(prompts, completions):\n    return [1.0]\n")
+    monkeypatch.syspath_prepend(str(here))
+    kind = ["algorithm={kind: ppo}", "models.reward={functions: ['chatty_rewards:one']}", "rollout.max_new_tokens=8"]
+    lengths = ["data.max_prompt_length=16", "data.max_length=24", "train.max_tokens_per_rank=64"]
+    assert main(["train", "sft.yaml", *kind, *lengths, "--dry-run", "--json"]) == 0
+    told = capsys.readouterr()
+    assert json.loads(told.out)["state"] == "ready to start"
+    assert "loading" in told.err
+
+
+def test_what_the_data_worker_warns_of_is_said(here: Path) -> None:
+    with (here / "rows.jsonl").open("a") as file:
+        file.write('{"prompt": 3}\n')
+    drop = ["data.on_bad_row=drop", "data.max_dropped=1"]
+    (warning,) = rehearse(prepare(load_recipe("sft.yaml", drop), "local"))
+    assert "1 bad row" in warning
+    assert "rows.jsonl:9" in warning
