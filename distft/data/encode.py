@@ -26,7 +26,8 @@ from distft.data.formats import (
     last_assistant,
     prompt_of,
 )
-from distft.data.templates import render, render_prompt, render_with_spans
+from distft.data.spans import Rendered, has_marks, render_with_spans
+from distft.data.templates import render, render_prompt
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -139,7 +140,10 @@ class Encoder:
         rendered = render_with_spans(self._tokenizer, prompt + answer, where) if others else None
         text = rendered.text if rendered else render(self._tokenizer, prompt + answer, where)
         if not text.startswith(before):
-            return self._moved(self._ids(before), self._ids(text))
+            if rendered is None:
+                return self._moved(self._ids(before), self._ids(text))
+            spoken = sum(message.role == "assistant" and message.trains for message in answer)
+            return self._from_spans(replace(rendered, spans=rendered.spans[len(rendered.spans) - spoken :], moved=True))
         spans = [(start, end) for start, end in rendered.spans if end > len(before)] if rendered else []
         cuts = [len(before), *(max(place, len(before)) for span in spans for place in span)]
         ids, borders = self._cut(text, cuts)
@@ -154,19 +158,21 @@ class Encoder:
         return replace(_masked(ids, [0] * border + [1] * (len(ids) - border), border), moved=True)
 
     def _dialogue(self, messages: Messages, loss_on: str, where: str) -> Encoded:
-        if loss_on == "completion":
-            last = last_assistant(messages)
-            if last:
-                return self.answer(messages[:last], messages[last : last + 1], where)
+        last = last_assistant(messages)
+        alone = sum(message.role == "assistant" for message in messages) == 1 and not has_marks(self._tokenizer, where)
+        if last and (loss_on == "completion" or (loss_on == "assistant" and alone)):
+            return self.answer(messages[:last], messages[last : last + 1], where)
         if loss_on == "all":
             return self._whole(self._ids(render(self._tokenizer, messages, where)))
-        rendered = render_with_spans(self._tokenizer, messages, where)
+        return self._from_spans(render_with_spans(self._tokenizer, messages, where))
+
+    def _from_spans(self, rendered: Rendered) -> Encoded:
         ids, borders = self._cut(rendered.text, [place for span in rendered.spans for place in span])
         mask = _mask_of(len(ids), borders)
         first = mask.index(1) if 1 in mask else len(ids)
         last_trained = len(mask) - mask[::-1].index(1) if 1 in mask else len(ids)
         # Nothing after the last trained token can change its loss.
-        return _masked(ids[:last_trained], mask[:last_trained], first)
+        return replace(_masked(ids[:last_trained], mask[:last_trained], first), moved=rendered.moved)
 
     def _whole(self, ids: list[int]) -> Encoded:
         return _masked(ids, [1] * len(ids), 0)

@@ -37,10 +37,11 @@ class Row:
 
 @dataclass(frozen=True)
 class Message:
-    """One turn of a conversation."""
+    """One turn of a conversation. ``trains`` False: an assistant's turn that is read, not learned."""
 
     role: str
     content: str
+    trains: bool = True
 
 
 Messages: TypeAlias = tuple[Message, ...]

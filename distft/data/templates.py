@@ -1,16 +1,13 @@
-"""Chat templates: the default one, and turning conversations into text with the places where turns begin and end.
+"""Chat templates: the default one, and turning conversations into text.
 
-A tokenizer's own template wins. Text is rendered here and cut by characters at the borders the template
-names; which *tokens* lie on which side is decided in ``encode``, where a cut must be a token border too.
+A tokenizer's own template wins. Text is rendered here and cut by characters in ``spans``; which *tokens* lie on which
+side is decided in ``encode``, where a cut must be a token border too.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from distft.common.errors import UserError
 from distft.data.bad_rows import BadRow
@@ -33,16 +30,6 @@ DEFAULT_TEMPLATE = (
     "{%- endfor %}"
     "{%- if add_generation_prompt %}{{- '<|assistant|>' }}{%- endif %}"
 )
-
-_GENERATION = re.compile(r"{%-?\s*generation\s*-?%}")
-
-
-@dataclass(frozen=True)
-class Rendered:
-    """A conversation as text; ``spans`` are the [start, end) of what the assistant wrote, in characters."""
-
-    text: str
-    spans: tuple[tuple[int, int], ...]
 
 
 def resolve_template(value: str) -> str:
@@ -80,39 +67,14 @@ def render_prompt(tokenizer: PreTrainedTokenizerBase, prompt: Messages, where: s
     return _render(tokenizer, prompt, where, ask=not continued, continued=continued)
 
 
+def render_open(tokenizer: PreTrainedTokenizerBase, messages: Messages, where: str) -> str:
+    """Messages, whoever spoke last, and the generation prompt."""
+    return _render(tokenizer, messages, where, ask=True)
+
+
 def render(tokenizer: PreTrainedTokenizerBase, messages: Messages, where: str) -> str:
     """A whole conversation, ended as the template ends it."""
     return _render(tokenizer, messages, where)
-
-
-def render_with_spans(tokenizer: PreTrainedTokenizerBase, messages: Messages, where: str) -> Rendered:
-    """A whole conversation and where in it the assistant speaks.
-
-    The template's ``{% generation %}`` marks decide. Without them a turn's span is what is added to the
-    conversation before it (with the generation prompt) by that turn; UserError where the template rewrites earlier
-    turns as a conversation grows, since then no such difference exists.
-    """
-    template = require_template(tokenizer, where)
-    if _GENERATION.search(template):
-        return _render_marked(tokenizer, template, messages, where)
-    text = _render(tokenizer, messages, where)
-    spans = []
-    for index, message in enumerate(messages):
-        if message.role != "assistant":
-            continue
-        before = _render(tokenizer, messages[:index], where, ask=True) if index else ""
-        after = _render(tokenizer, messages[: index + 1], where)
-        if not (text.startswith(after) and after.startswith(before)):
-            raise _bad(
-                f"the chat template writes turn {index + 1} differently once the conversation goes on, so the "
-                "assistant's tokens cannot be told apart",
-                where,
-                "algorithm.loss_on=completion trains on the last turn alone; a template with {% generation %} marks "
-                "on all",
-                messages,
-            )
-        spans.append((len(before), len(after)))
-    return Rendered(text, tuple(spans))
 
 
 def _render(
@@ -121,37 +83,25 @@ def _render(
     require_template(tokenizer, where)
     try:
         text = tokenizer.apply_chat_template(
-            _plain(messages), tokenize=False, add_generation_prompt=ask, continue_final_message=continued
+            plain(messages), tokenize=False, add_generation_prompt=ask, continue_final_message=continued
         )
     except Exception as error:  # Jinja's own errors, and whatever a template's expressions raise
-        raise _refused(error, messages, where) from error
+        raise refused(error, messages, where) from error
     return str(text)
 
 
-def _render_marked(tokenizer: PreTrainedTokenizerBase, template: str, messages: Messages, where: str) -> Rendered:
-    from transformers.utils.chat_template_utils import render_jinja_template
-
-    named: dict[str, Any] = tokenizer.special_tokens_map
-    # its annotation says str; it returns the texts and, for each, the [start, end) of what is marked
-    render_marked: Callable[..., Any] = render_jinja_template
-    try:
-        texts, spans = render_marked(
-            [_plain(messages)], chat_template=template, return_assistant_tokens_mask=True, **named
-        )
-    except Exception as error:
-        raise _refused(error, messages, where) from error
-    return Rendered(str(texts[0]), tuple((int(start), int(end)) for start, end in spans[0] if end > start))
-
-
-def _refused(error: Exception, messages: Messages, where: str) -> BadRow:
+def refused(error: Exception, messages: Messages, where: str) -> BadRow:
+    """The error for a conversation that the template does not write."""
     roles = ", ".join(message.role for message in messages)
     what = f"the chat template refuses the conversation ({roles}): {error}"
-    return _bad(what, where, "order the turns as the template wants them", messages)
+    return unfit(what, where, "order the turns as the template wants them", messages)
 
 
-def _bad(what: str, where: str, hint: str, messages: Messages) -> BadRow:
-    return BadRow(what, where=where, hint=hint, reason="refused by the chat template", content=_plain(messages))
+def unfit(what: str, where: str, hint: str, messages: Messages) -> BadRow:
+    """The error for a conversation that the template makes unusable."""
+    return BadRow(what, where=where, hint=hint, reason="refused by the chat template", content=plain(messages))
 
 
-def _plain(messages: Messages) -> list[dict[str, str]]:
+def plain(messages: Messages) -> list[dict[str, str]]:
+    """Messages as a template takes them."""
     return [{"role": message.role, "content": message.content} for message in messages]

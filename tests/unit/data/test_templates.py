@@ -11,21 +11,11 @@ from distft.data.templates import (
     DEFAULT_TEMPLATE,
     render,
     render_prompt,
-    render_with_spans,
     resolve_template,
 )
 
 SYSTEM, ASK, TELL = Message("system", "Be kind"), Message("user", "Ask"), Message("assistant", "Tell")
-# No generation marks; the second drops what the assistant said before.
-PLAIN = (
-    "{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }};\n{% endfor %}"
-    "{% if add_generation_prompt %}[assistant]{% endif %}"
-)
-FORGETFUL = (
-    "{% for m in messages %}[{{ m['role'] }}]"
-    "{% if m['role'] != 'assistant' or loop.last %}{{ m['content'] }}{% endif %};{% endfor %}"
-    "{% if add_generation_prompt %}[assistant]{% endif %}"
-)
+PLAIN = "{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }};{% endfor %}"
 
 
 def test_the_default_template(tokenizer: PreTrainedTokenizerFast) -> None:
@@ -53,21 +43,6 @@ def test_a_bos_is_put_before_the_conversation_where_the_tokenizer_has_one(with_b
     assert render(with_bos, (ASK,), "x") == "<s><|user|>Ask</s>"
 
 
-@pytest.mark.parametrize("template", [DEFAULT_TEMPLATE, PLAIN])
-def test_spans_are_the_same_with_marks_and_without(merging: PreTrainedTokenizerFast, template: str) -> None:
-    merging.chat_template = template
-    rendered = render_with_spans(merging, (ASK, TELL, ASK, Message("assistant", "More")), "x")
-    ends = {DEFAULT_TEMPLATE: "<|end|>", PLAIN: ";\n"}[template]
-    assert [rendered.text[start:end] for start, end in rendered.spans] == [f"Tell{ends}", f"More{ends}"]
-
-
-def test_a_template_that_rewrites_the_past_needs_marks(merging: PreTrainedTokenizerFast) -> None:
-    merging.chat_template = FORGETFUL
-    with pytest.raises(UserError, match=r"turn 2 differently.*\n.*algorithm.loss_on=completion.*generation") as caught:
-        render_with_spans(merging, (ASK, TELL, ASK, TELL), "rows.jsonl:3")
-    assert caught.value.where == "rows.jsonl:3"
-
-
 def test_no_template_says_what_to_set(merging: PreTrainedTokenizerFast) -> None:
     merging.chat_template = None
     with pytest.raises(UserError, match=r"has no chat template\n.*chat_template: default") as caught:
@@ -78,8 +53,6 @@ def test_no_template_says_what_to_set(merging: PreTrainedTokenizerFast) -> None:
 def test_what_a_template_refuses_is_told_with_the_place(tokenizer: PreTrainedTokenizerFast) -> None:
     with pytest.raises(UserError, match=r"rows.jsonl:3: .* refuses .*\(user, critic\): unknown role critic"):
         render(tokenizer, (ASK, Message("critic", "No")), "rows.jsonl:3")
-    with pytest.raises(UserError, match="unknown role critic"):
-        render_with_spans(tokenizer, (ASK, Message("critic", "No")), "rows.jsonl:3")
 
 
 def test_templates_by_name_file_and_text(tmp_path: Path) -> None:
