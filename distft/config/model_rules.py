@@ -37,6 +37,9 @@ def _starts(recipe: Recipe) -> Iterator[Problem]:
         at = f"models.{role}"
         if model.path is not None and model.init is not None:
             yield Problem.at(f"{at}.init", f"is given beside {at}.path", "keep one of the two")
+        if model.chat_template is not None and model.init is not None:
+            hint = f"{at}.init.tokenizer.chat_template"
+            yield Problem.at(f"{at}.chat_template", "is for a model that is there; this one's tokenizer is made", hint)
         if model.path is None and model.init is None and not _may_start_elsewhere(recipe, role, model):
             yield Problem.at(at, "has neither path nor init", _start_hint(role))
         if model.path is not None:

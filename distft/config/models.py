@@ -15,7 +15,9 @@ class TokenizerInit(Section):
     """A byte-level BPE tokenizer trained at the start of the run."""
 
     train_on: Items[Source] | None = Field(default=None, description="what it is trained on; null: data.train")
-    chat_template: Literal["default"] = Field(default="default", description="chat template given to it")
+    chat_template: WrittenPath = Field(
+        default="default", description="chat template given to it: default, chatml, llama3, or a Jinja file"
+    )
 
 
 class Init(Section):
@@ -104,6 +106,9 @@ class Model(Section):
     init: Init | None = Field(default=None, description="random weights instead of a path")
     dtype: Literal["float32", "bfloat16", "float16"] = Field(default="bfloat16", description="precision of the weights")
     trust_remote_code: bool = Field(default=False, description="run Python code that comes with the model")
+    chat_template: WrittenPath | None = Field(
+        default=None, description="chatml, llama3, default, or a Jinja file; null: the tokenizer's own"
+    )
     attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = Field(
         default="auto", description="attention kernel"
     )

@@ -144,6 +144,7 @@ def _inherited(recipe: Recipe, given: Model | None, role: str) -> Model | None:
     else:
         start = reward if role == "value" and reward is not None and _has_reward_model(recipe) else policy
         own.setdefault("trust_remote_code", start.trust_remote_code)
+    own.setdefault("chat_template", start.chat_template)
     fields |= own | {"path": start.path, "init": start.init}
     kind = Reference if role == "reference" else Model
     return kind.model_construct(_fields_set=set(fields), **fields)

@@ -27,7 +27,7 @@ from distft.data.formats import (
     prompt_of,
 )
 from distft.data.spans import Rendered, has_marks, render_with_spans
-from distft.data.templates import render, render_prompt
+from distft.data.templates import render, render_prompt, require_template
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -69,10 +69,10 @@ class Encoded:
 
 
 class Encoder:
-    """Encodes examples with one tokenizer."""
+    """Encodes examples with the tokenizer of one role's model."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        self._tokenizer = tokenizer
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, role: str = "policy") -> None:
+        self._tokenizer, self._role = tokenizer, role
         self._eos: int | None = tokenizer.eos_token_id
         self._prefix = _leading_specials(tokenizer)
         self._head = lru_cache(maxsize=2)(self._ids)  # both answers of a pair have the same prompt
@@ -118,6 +118,7 @@ class Encoder:
             raise UserError("the row has no prompt to answer", where=example.where, hint="leave the row out")
         if isinstance(prompt, str):
             return self._plain(prompt)
+        require_template(self._tokenizer, example.where, self._role)
         return self._ids(render_prompt(self._tokenizer, prompt, example.where))
 
     def answer(self, prompt: Content, answer: Content, where: str) -> Encoded:
@@ -135,6 +136,7 @@ class Encoder:
         return _masked(ids, [0] * border + [1] * (len(ids) - border), border)
 
     def _conversational_answer(self, prompt: Messages, answer: Messages, where: str) -> Encoded:
+        require_template(self._tokenizer, where, self._role)
         before = render_prompt(self._tokenizer, prompt, where)
         others = any(message.role != "assistant" for message in answer)
         rendered = render_with_spans(self._tokenizer, prompt + answer, where) if others else None
@@ -158,6 +160,7 @@ class Encoder:
         return replace(_masked(ids, [0] * border + [1] * (len(ids) - border), border), moved=True)
 
     def _dialogue(self, messages: Messages, loss_on: str, where: str) -> Encoded:
+        require_template(self._tokenizer, where, self._role)
         last = last_assistant(messages)
         alone = sum(message.role == "assistant" for message in messages) == 1 and not has_marks(self._tokenizer, where)
         if last and (loss_on == "completion" or (loss_on == "assistant" and alone)):

@@ -1,12 +1,11 @@
-"""Chat templates: the default one, and turning conversations into text.
+"""Conversations to text by the tokenizer's chat template.
 
-A tokenizer's own template wins. Text is rendered here and cut by characters in ``spans``; which *tokens* lie on which
+Text is rendered here and cut by characters in ``spans``; which *tokens* lie on which
 side is decided in ``encode``, where a cut must be a token border too.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distft.common.errors import UserError
@@ -16,46 +15,16 @@ from distft.data.formats import Messages
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# A turn is `<|role|>content<eos>`: generation stops where a turn ends, and nothing follows the last EOS.
-DEFAULT_TEMPLATE = (
-    "{%- if bos_token is defined and bos_token %}{{- bos_token }}{%- endif %}"
-    "{%- for message in messages %}"
-    "{%- if message['role'] not in ['system', 'user', 'assistant', 'tool'] %}"
-    "{{- raise_exception('unknown role ' ~ message['role'] ~ ': use system, user, assistant or tool') }}"
-    "{%- endif %}"
-    "{{- '<|' ~ message['role'] ~ '|>' }}"
-    "{%- if message['role'] == 'assistant' %}"
-    "{% generation %}{{- message['content'] ~ eos_token }}{% endgeneration %}"
-    "{%- else %}{{- message['content'] ~ eos_token }}{%- endif %}"
-    "{%- endfor %}"
-    "{%- if add_generation_prompt %}{{- '<|assistant|>' }}{%- endif %}"
-)
 
-
-def resolve_template(value: str) -> str:
-    """``default``, the path of a Jinja file, or the template itself -> the template.
-
-    UserError where it is none of them.
-    """
-    if value == "default":
-        return DEFAULT_TEMPLATE
-    if "{%" in value or "{{" in value:
-        return value
-    path = Path(value).expanduser()
-    if not path.is_file():
-        raise UserError(f"no chat template {value!r}", hint="say `default`, a Jinja file or the template's text")
-    return path.read_text(encoding="utf-8")
-
-
-def require_template(tokenizer: PreTrainedTokenizerBase, where: str) -> str:
-    """The tokenizer's chat template; UserError saying what to set where it has none."""
+def require_template(tokenizer: PreTrainedTokenizerBase, where: str, role: str = "policy") -> str:
+    """The tokenizer's chat template; UserError saying what to set for the role's model where it has none."""
     if tokenizer.chat_template is None:
         name = tokenizer.name_or_path or "of this model"
         raise UserError(
             f"the row is a conversation but the tokenizer {name} has no chat template",
             where=where,
-            hint="train an instruct model, put a `chat_template.jinja` into the model's folder, build the tokenizer "
-            "with `init.tokenizer.chat_template: default`, or give plain rows (text, prompt + completion)",
+            hint=f"models.{role}.chat_template=chatml gives it one (or llama3, default, a Jinja file); or train an "
+            "instruct model, or give plain rows (text, prompt + completion)",
         )
     template = tokenizer.get_chat_template()
     return str(template)
@@ -87,6 +56,11 @@ def _render(
         )
     except Exception as error:  # Jinja's own errors, and whatever a template's expressions raise
         raise refused(error, messages, where) from error
+    last = messages[-1]
+    # Thoughts may be written in another form, the words not: templates for images read lists of parts, and no text.
+    if last.role in ("user", "assistant") and last.content.rpartition("</think>")[2].strip() not in text:
+        what = f"the chat template leaves out what the {last.role} says"
+        raise unfit(what, where, "is it one for images or speech? models.policy.chat_template takes another", messages)
     return str(text)
 
 

@@ -60,7 +60,7 @@ def _judged(part: Tokenised, on_bad: OnBadRow) -> Tokenised:
 
 def _tokenise_chunk(examples: Sequence[Example], kind: str, tokenizer: PreTrainedTokenizerBase, data: Data,
                     loss_on: str | None) -> Tokenised:  # fmt: skip
-    encoder = Encoder(tokenizer)
+    encoder = Encoder(tokenizer, "reward" if kind == "reward" else "policy")
     found = Tokenised()
     tolerated = data.max_dropped if data.on_bad_row == "drop" else 0  # after one more nothing of this is needed
     for place, example in enumerate(examples):

@@ -111,7 +111,7 @@ def _from_checkpoint(checkpoint: Path, target: Path) -> None:
     weights = {name.removeprefix("model."): tensor for name, tensor in whole.items()}
     buffers = {name: weights[name] for name in kept_buffers(model) if name in weights}
     weights = {name: tensor.to(once[name].dtype) for name, tensor in weights.items() if name in once} | buffers
-    tokenizer = load_tokenizer(start.path, trust_remote_code=start.trust_remote_code)
+    tokenizer = load_tokenizer(start.path, trust_remote_code=start.trust_remote_code, chat_template=start.chat_template)
     export_model(model, weights, tokenizer, target, written=model.config)
 
 

@@ -14,6 +14,7 @@ from distft.config.load import resolve_path
 from distft.config.models import RewardModel
 from distft.config.recipe import Recipe
 from distft.config.roles import is_rl, model_of, roles
+from distft.data.chat_templates import resolve_template
 from distft.planning.model_sizes import local_folder, read_config
 from distft.planning.weight_files import COPY_AGAIN, tensor_shapes, weight_files
 
@@ -35,6 +36,10 @@ def check_models(recipe: Recipe) -> Iterator[str]:
     folders: dict[str, Path] = {}
     for role in roles(recipe):
         model = model_of(recipe, role)
+        if model.chat_template is not None:
+            resolve_template(model.chat_template, f"models.{role}.chat_template")
+        if model.init is not None:
+            resolve_template(model.init.tokenizer.chat_template, f"models.{role}.init.tokenizer.chat_template")
         if model.path is None:
             continue
         path = resolve_path(model.path)

@@ -8,8 +8,10 @@ from typing import Any
 
 from distft.common.seeding import derive
 from distft.config.load import resolve_path
+from distft.config.models import Model
 from distft.config.recipe import Recipe
 from distft.config.roles import is_rl, main_role, model_of, optimizer_of, roles, trained_roles
+from distft.data.chat_templates import NAMED, resolve_template
 from distft.workers.spec import RoleSpec, Start
 
 CAUSAL_ROLES = ("policy", "reference")
@@ -24,7 +26,10 @@ def model_starts(recipe: Recipe, run_dir: Path) -> dict[str, Start]:
     for role in roles(recipe):
         model = model_of(recipe, role)
         if model.path is not None:
-            found[role] = Start(resolve_path(model.path), trust_remote_code=model.trust_remote_code)
+            template = _template(model, role)
+            found[role] = Start(
+                resolve_path(model.path), trust_remote_code=model.trust_remote_code, chat_template=template
+            )
         else:
             owner = start_owner(recipe, role)
             folder = run_dir / "init" / owner
@@ -44,6 +49,14 @@ def starts_of_workers(
     return {
         role: (chosen[role], role in ("value", main_role(recipe)) or starts[role].init is not None) for role in starts
     }
+
+
+def _template(model: Model, role: str) -> str | None:
+    """A named chat template by its name; that of a file as text, which every node can read."""
+    named = model.chat_template
+    if named is None or named in NAMED:
+        return named
+    return resolve_template(named, f"models.{role}.chat_template")
 
 
 def start_owner(recipe: Recipe, role: str) -> str:
@@ -70,10 +83,10 @@ def role_spec(recipe: Recipe, role: str) -> RoleSpec:
     Dropout is off in RL and preference training, reward models included (NUMERICS: Always); pre-training and SFT
     keep what the model's own config says.
     """
-    trained = role in trained_roles(recipe)
+    trained, model = role in trained_roles(recipe), model_of(recipe, role)
     return RoleSpec(
         role=role,
-        model=model_of(recipe, role),
+        model=model.model_copy(update={"chat_template": _template(model, role)}),
         head="causal" if role in CAUSAL_ROLES else "scalar",
         optimizer=optimizer_of(recipe, role) if trained else None,
         dropout=trained and recipe.algorithm.kind == "sft",

@@ -23,6 +23,7 @@ from transformers.utils import logging as transformers_logging
 
 from distft.common.errors import UserError
 from distft.config.models import Model, RewardModel
+from distft.data.chat_templates import fitted, resolve_template
 from distft.models.dropout import switch_off
 from distft.models.quantization import four_bits, keep_packing
 from distft.models.selected import SelectedLogits, SelectedScalars
@@ -32,10 +33,11 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 _COPY = "is it a whole model folder, or the name of one on the hub?"
 
 
-def load_tokenizer(path: str, *, trust_remote_code: bool = False) -> Any:
+def load_tokenizer(path: str, *, trust_remote_code: bool = False, chat_template: str | None = None) -> Any:
     """The tokenizer that lies with a model; a missing pad token becomes the end-of-sequence token.
 
-    Raises UserError when there is none.
+    ``chat_template`` takes the place of its own: see ``resolve_template``. Raises UserError when there is no tokenizer
+    or no such template.
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
@@ -45,6 +47,8 @@ def load_tokenizer(path: str, *, trust_remote_code: bool = False) -> Any:
         ) from error
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
+    if chat_template is not None:
+        tokenizer.chat_template = fitted(resolve_template(chat_template), tokenizer)
     return tokenizer
 
 

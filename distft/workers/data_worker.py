@@ -126,7 +126,7 @@ class DataWorker:
         """
         if self._same_tokenizer:
             return None, None
-        encoder = Encoder(self._reward_tokenizer)
+        encoder = Encoder(self._reward_tokenizer, "reward")
         encoded = []
         for prompt, completion in zip(
             *self._prompts_and_completions(split, start, samples_per_prompt, batch), strict=True
@@ -228,7 +228,7 @@ class DataWorker:
 
     def _load_tokenizer(self, role: str) -> Any:
         start = self._starts[role]
-        return load_tokenizer(start.path, trust_remote_code=start.trust_remote_code)
+        return load_tokenizer(start.path, trust_remote_code=start.trust_remote_code, chat_template=start.chat_template)
 
     def _write_start(self, start: Start, *, weights: bool) -> None:
         """An ``init:`` model into its folder, complete or not at all; one that is there stays."""

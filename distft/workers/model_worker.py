@@ -80,7 +80,9 @@ class ModelWorker:
         stage(f"loading {path}")
         spec = self.spec
         self._path = path
-        self._tokenizer = load_tokenizer(path, trust_remote_code=spec.model.trust_remote_code)
+        self._tokenizer = load_tokenizer(
+            path, trust_remote_code=spec.model.trust_remote_code, chat_template=spec.model.chat_template
+        )
         fresh = False
         with Engine.sharded_loading(self._engine_config, spec.model.dtype):
             if spec.head == "causal":

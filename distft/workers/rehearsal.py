@@ -15,7 +15,7 @@ def rehearse_model(spec: RoleSpec, start: Start, *, new_head: bool, exported: bo
     written: ``ModelWorker.setup`` and ``check_export`` on the meta device. Of an ``init:`` start there is the config
     only. Raises what the worker would.
     """
-    load_tokenizer(start.path, trust_remote_code=start.trust_remote_code)
+    load_tokenizer(start.path, trust_remote_code=start.trust_remote_code, chat_template=start.chat_template)
     model = _from_config(spec, start.path) if start.init is not None else _on_meta(spec, start.path, new_head=new_head)
     if exported:
         check_saved(model, start.path)

@@ -26,9 +26,11 @@ class RoleSpec:
 
 @dataclass(frozen=True)
 class Start:
-    """Where a role's model begins: a path, and for ``init:`` models what to write there first."""
+    """Where a role's model begins: a path, and for ``init:`` models what to write there first. ``chat_template``: one
+    to use in place of the tokenizer's own, by name or as text."""
 
     path: str
     init: Init | None = None
     seed: int = 0
     trust_remote_code: bool = False
+    chat_template: str | None = None

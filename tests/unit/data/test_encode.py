@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
 from distft.common.errors import UserError
+from distft.data.chat_templates import DEFAULT_TEMPLATE
 from distft.data.encode import Encoded, Encoder
 from distft.data.formats import (
     CompletionExample,
@@ -15,7 +16,7 @@ from distft.data.formats import (
     PromptExample,
     TextExample,
 )
-from distft.data.templates import DEFAULT_TEMPLATE, render
+from distft.data.templates import render
 
 ASK, TELL = Message("user", "Who is there?"), Message("assistant", "A friend.")
 MORE, END = Message("user", "Which one?"), Message("assistant", "Anna.")

@@ -9,10 +9,11 @@ import trl
 from transformers import PreTrainedTokenizerFast
 
 from distft.common.errors import UserError
+from distft.data.chat_templates import DEFAULT_TEMPLATE
 from distft.data.encode import Encoded, Encoder
 from distft.data.formats import CompletionExample, DialogueExample, Message
 from distft.data.spans import render_with_spans
-from distft.data.templates import DEFAULT_TEMPLATE, render
+from distft.data.templates import render
 from distft.data.tokenizer_training import train_tokenizer
 
 ASK, TELL = Message("user", "Ask"), Message("assistant", "Tell")

@@ -1,21 +1,17 @@
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 from transformers import PreTrainedTokenizerFast
 
 from distft.common.errors import UserError
+from distft.data.chat_templates import DEFAULT_TEMPLATE
 from distft.data.formats import Message
 from distft.data.templates import (
-    DEFAULT_TEMPLATE,
     render,
     render_prompt,
-    resolve_template,
 )
 
 SYSTEM, ASK, TELL = Message("system", "Be kind"), Message("user", "Ask"), Message("assistant", "Tell")
-PLAIN = "{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }};{% endfor %}"
 
 
 def test_the_default_template(tokenizer: PreTrainedTokenizerFast) -> None:
@@ -45,7 +41,7 @@ def test_a_bos_is_put_before_the_conversation_where_the_tokenizer_has_one(with_b
 
 def test_no_template_says_what_to_set(merging: PreTrainedTokenizerFast) -> None:
     merging.chat_template = None
-    with pytest.raises(UserError, match=r"has no chat template\n.*chat_template: default") as caught:
+    with pytest.raises(UserError, match=r"has no chat template\n.*models.policy.chat_template=chatml") as caught:
         render(merging, (ASK,), "rows.jsonl:3")
     assert caught.value.where == "rows.jsonl:3"
 
@@ -55,10 +51,13 @@ def test_what_a_template_refuses_is_told_with_the_place(tokenizer: PreTrainedTok
         render(tokenizer, (ASK, Message("critic", "No")), "rows.jsonl:3")
 
 
-def test_templates_by_name_file_and_text(tmp_path: Path) -> None:
-    (tmp_path / "chat.jinja").write_text(PLAIN)
-    assert resolve_template("default") == DEFAULT_TEMPLATE
-    assert resolve_template(str(tmp_path / "chat.jinja")) == PLAIN
-    assert resolve_template(PLAIN) == PLAIN
-    with pytest.raises(UserError, match="no chat template 'chatml'"):
-        resolve_template("chatml")
+def test_a_template_that_drops_the_words_is_told(tokenizer: PreTrainedTokenizerFast) -> None:
+    """One that looks for parts, `{"type": "text", "text": ...}`, goes through a text letter by letter."""
+    own = tokenizer.chat_template
+    try:
+        parts = "{% for part in m.content %}{{ part.text }}{% endfor %}"
+        tokenizer.chat_template = f"{{% for m in messages %}}{parts}{{% endfor %}}"
+        with pytest.raises(UserError, match="rows.jsonl:3: the chat template leaves out what the assistant says"):
+            render(tokenizer, (ASK, TELL), "rows.jsonl:3")
+    finally:
+        tokenizer.chat_template = own

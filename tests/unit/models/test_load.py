@@ -127,6 +127,23 @@ def test_a_tokenizer_without_a_pad_token_pads_with_the_end(tmp_path: Path) -> No
     assert load_tokenizer(str(tmp_path)).pad_token_id == tiny.EOS
 
 
+def test_a_chat_template_takes_the_place_of_the_tokenizers_own_and_is_saved(tmp_path: Path) -> None:
+    tiny.tokenizer().save_pretrained(tmp_path)
+    (tmp_path / "chat.jinja").write_text("{% for m in messages %}{{ m['content'] }}{% endfor %}")
+    assert load_tokenizer(str(tmp_path)).chat_template is None
+    for value, part in (
+        ("chatml", "'<|im_start|>'"),
+        ("llama3", "start_header_id"),
+        (f"{tmp_path}/chat.jinja", "m['content']"),
+    ):
+        given = load_tokenizer(str(tmp_path), chat_template=value)
+        assert part in given.chat_template
+        given.save_pretrained(tmp_path / "saved")
+        assert load_tokenizer(str(tmp_path / "saved")).chat_template == given.chat_template
+    with pytest.raises(UserError, match="no chat template 'chatlm'"):
+        load_tokenizer(str(tmp_path), chat_template="chatlm")
+
+
 def test_loading_prints_nothing(model_folder: Callable[..., str], capfd: pytest.CaptureFixture[str]) -> None:
     folder = model_folder("llama")
     load_scalar(folder, as_model(folder), dropout=False, new_head=True)
