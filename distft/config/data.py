@@ -9,8 +9,9 @@ from pydantic import Field
 from distft.config.section import Items, Section, WrittenPath
 
 Format: TypeAlias = Literal[
-    "auto", "text", "messages", "prompt_completion", "preference", "prompt", "hh_rlhf", "dialogsum"
-]
+    "auto", "text", "messages", "openai_chat", "sharegpt", "prompt_completion", "alpaca", "natural_instructions",
+    "preference", "prompt", "hh_rlhf", "dialogsum",
+]  # fmt: skip
 
 
 class Source(Section):

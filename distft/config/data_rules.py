@@ -41,17 +41,19 @@ def _sources(recipe: Recipe) -> Iterator[Problem]:
                 )
 
 
+_TURNS = ("messages", "openai_chat", "sharegpt")
+_ANSWERED = ("prompt_completion", "alpaca", "natural_instructions", "dialogsum")
 _UNFIT: dict[str, tuple[str, ...]] = {
     "sft": ("prompt",),
-    "reward": ("text", "messages", "prompt_completion", "prompt", "dialogsum"),
-    "dpo": ("text", "messages", "prompt_completion", "prompt", "dialogsum"),
+    "reward": ("text", "prompt", *_TURNS, *_ANSWERED),
+    "dpo": ("text", "prompt", *_TURNS, *_ANSWERED),
     "ppo": ("text",),
 }
 _NEEDS = {
-    "sft": "text, messages, prompt_completion, hh_rlhf or dialogsum",
+    "sft": f"text, {', '.join((*_TURNS, *_ANSWERED))} or hh_rlhf",
     "reward": "pairs: preference or hh_rlhf",
     "dpo": "pairs: preference or hh_rlhf",
-    "ppo": "prompts: prompt, messages, prompt_completion, preference, hh_rlhf or dialogsum",
+    "ppo": f"prompts: prompt, preference, hh_rlhf, {', '.join((*_TURNS, *_ANSWERED))}",
 }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable
-from typing import Any, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 from distft.common.errors import UserError
 from distft.config.data import Data
@@ -13,6 +13,7 @@ from distft.config.data import Data
 Reason: TypeAlias = Literal[
     "cannot be parsed", "wrong columns or types", "half of a character", "refused by the chat template"
 ]
+UTF8: Final = "save the file as UTF-8"
 
 
 class BadRow(UserError):
@@ -27,6 +28,11 @@ class BadRow(UserError):
 
     def __reduce__(self) -> tuple[object, ...]:
         return (_rebuild, (self.what, self.where, self.hint, self.reason, self.digest))
+
+
+def unparsed(what: str, where: str, hint: str, content: object = b"") -> BadRow:
+    """A row that could not be read at all."""
+    return BadRow(what, where=where, hint=hint, reason="cannot be parsed", content=content)
 
 
 OnBadRow: TypeAlias = Callable[[BadRow], None]

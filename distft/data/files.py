@@ -1,4 +1,4 @@
-"""Rows of local files: jsonl, json, csv and parquet, each optionally gzipped. Every row knows its place."""
+"""Rows of local files: jsonl, json, csv, parquet and arrow, each optionally gzipped. Every row knows its place."""
 
 from __future__ import annotations
 
@@ -9,23 +9,24 @@ import json
 import re
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 from distft.common.errors import UserError, nearest
-from distft.data.bad_rows import BadRow, OnBadRow, stop
+from distft.data.bad_rows import UTF8, BadRow, OnBadRow, stop, unparsed
+from distft.data.columnar_files import read_arrow, read_parquet
 from distft.data.formats import Row
 
-SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
+SUFFIXES = (".jsonl", ".json", ".csv", ".parquet", ".arrow")
 
 _FORM = {
     ".jsonl": "a .jsonl file has one object a line",
     ".json": "a .json file has a list of objects",
     ".csv": "a .csv file has a header, and quotes around a field with commas or line breaks",
     ".parquet": "a .parquet file has rows with named columns",
+    ".arrow": "an .arrow file has rows with named columns, as `save_to_disk` writes them",
 }
-_UTF8 = "save the file as UTF-8"
 # A surrogate spelled out in JSON (\ud83d): two make one character, one alone is no text.
 _SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
 
@@ -36,6 +37,18 @@ def data_suffix(path: Path) -> str:
     return next((suffix for suffix in SUFFIXES if name.endswith(suffix)), "")
 
 
+def read_files(paths: Sequence[Path], on_bad: OnBadRow = stop) -> Iterator[Row]:
+    """The rows of files, in order. As ``read_file``, but that one of several may be empty (a shard without rows)."""
+    empty = True
+    for path in paths:
+        for row in _rows_of(path, on_bad):
+            empty = False
+            yield row
+    if empty and paths:
+        what = "the file has no rows" if len(paths) == 1 else f"none of the {len(paths)} files has a row"
+        raise UserError(what, where=str(paths[0]), hint=_FORM[data_suffix(paths[0])])
+
+
 def read_file(path: Path, on_bad: OnBadRow = stop) -> Iterator[Row]:
     """The rows of one file, in order.
 
@@ -43,6 +56,10 @@ def read_file(path: Path, on_bad: OnBadRow = stop) -> Iterator[Row]:
     the parser's reason), bytes that are not UTF-8, halves of a character, rows that are not objects. UserError for the
     rest: unknown extension, unreadable, damaged or empty file, a .json list that is malformed anywhere.
     """
+    return read_files([path], on_bad)
+
+
+def _rows_of(path: Path, on_bad: OnBadRow) -> Iterator[Row]:
     reader = _READERS.get(data_suffix(path))
     if reader is None:
         raise UserError(
@@ -50,20 +67,15 @@ def read_file(path: Path, on_bad: OnBadRow = stop) -> Iterator[Row]:
             where=str(path),
             hint=f"{', '.join(SUFFIXES)} are read, each also with .gz",
         )
-    empty = True
     try:
         with _open(path) as stream:
-            for row in reader(stream, str(path), on_bad):
-                empty = False
-                yield row
+            yield from reader(stream, str(path), on_bad)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
         raise UserError(f"not a whole gzip file: {error}", where=str(path), hint="copy it again") from error
     except OSError as error:
         raise UserError(
             f"cannot be read: {error.strerror or error}", where=str(path), hint="may you read it?"
         ) from error
-    if empty:
-        raise UserError("the file has no rows", where=str(path), hint=_FORM[data_suffix(path)])
 
 
 def missing_file(path: Path) -> UserError:
@@ -150,12 +162,12 @@ def _read_csv(stream: IO[bytes], name: str, on_bad: OnBadRow) -> Iterator[Row]:
         place = reader.line_num + 1
         for fields in reader:
             if byte := _stray_byte(fields):
-                on_bad(_unparsed(f"a byte of the row (0x{byte:02x}) is not UTF-8", f"{name}:{place}", _UTF8, fields))
+                on_bad(unparsed(f"a byte of the row (0x{byte:02x}) is not UTF-8", f"{name}:{place}", UTF8, fields))
             elif len(fields) == len(header):
                 yield Row(dict(zip(header, fields, strict=True)), f"{name}:{place}")
             elif fields:
                 what = f"{len(fields)} fields where the header has {len(header)}"
-                on_bad(_unparsed(what, f"{name}:{place}", _FORM[".csv"], fields))
+                on_bad(unparsed(what, f"{name}:{place}", _FORM[".csv"], fields))
             place = reader.line_num + 1
     except csv.Error as error:
         raise UserError(f"malformed CSV: {error}", where=f"{name}:{place}", hint=_FORM[".csv"]) from error
@@ -167,39 +179,13 @@ def _stray_byte(fields: list[str]) -> int:
     return ord(found[0]) - 0xDC00 if found else 0
 
 
-def _read_parquet(stream: IO[bytes], name: str, on_bad: OnBadRow) -> Iterator[Row]:
-    import pyarrow  # type: ignore[import-untyped]
-    import pyarrow.parquet  # type: ignore[import-untyped]
-
-    number = 0
-    try:
-        source = stream if not isinstance(stream, gzip.GzipFile) else io.BytesIO(stream.read())
-        for batch in pyarrow.parquet.ParquetFile(source).iter_batches(batch_size=1024):
-            for values in _plain_rows(batch):
-                number += 1
-                if values is not None:
-                    yield Row(values, f"{name}:{number}")
-                else:
-                    on_bad(_unparsed("a text of the row is not UTF-8", f"{name}:{number}", _UTF8))
-    except pyarrow.ArrowInvalid as error:
-        raise UserError(
-            f"not a parquet file: {error}", where=name, hint="is it whole, and named for what it is?"
-        ) from error
-
-
-def _plain_rows(batch: Any) -> Iterator[dict[str, Any] | None]:
-    """The rows of a batch, None for one with bytes that are no text (files written without a look at them)."""
-    try:
-        yield from batch.to_pylist()
-    except UnicodeDecodeError:
-        for place in range(batch.num_rows):
-            try:
-                yield batch.slice(place, 1).to_pylist()[0]
-            except UnicodeDecodeError:
-                yield None
-
-
-_READERS = {".jsonl": _read_jsonl, ".json": _read_json, ".csv": _read_csv, ".parquet": _read_parquet}
+_READERS = {
+    ".jsonl": _read_jsonl,
+    ".json": _read_json,
+    ".csv": _read_csv,
+    ".parquet": read_parquet,
+    ".arrow": read_arrow,
+}
 
 
 def _decoded(raw: bytes, where: str, *, first: bool) -> str:
@@ -208,7 +194,7 @@ def _decoded(raw: bytes, where: str, *, first: bool) -> str:
     except UnicodeDecodeError as error:
         byte = error.object[error.start]
         what = f"byte {error.start + 1} of the line (0x{byte:02x}) is not UTF-8"
-        raise _unparsed(what, where, _UTF8, raw) from error
+        raise unparsed(what, where, UTF8, raw) from error
 
 
 def _decoded_whole(raw: bytes, name: str) -> str:
@@ -221,16 +207,16 @@ def _decoded_whole(raw: bytes, name: str) -> str:
 
 def _malformed(error: Exception, where: str, line: str) -> BadRow:
     if not isinstance(error, json.JSONDecodeError):
-        return _unparsed("malformed JSON: nested too deep", where, _FORM[".jsonl"], line)
+        return unparsed("malformed JSON: nested too deep", where, _FORM[".jsonl"], line)
     hint = "rename a list of objects to .json" if line.strip() == "[" else f"is the row cut off? {_FORM['.jsonl']}"
-    return _unparsed(f"malformed JSON at column {error.colno}: {error.msg}", where, hint, line)
+    return unparsed(f"malformed JSON at column {error.colno}: {error.msg}", where, hint, line)
 
 
 def _object(value: Any, where: str, *, escaped: bool) -> Row:
     """The row that a JSON value is; ``escaped``: surrogates were spelled out, so it may hold one alone."""
     if not isinstance(value, dict):
         what = f"a row must be an object with named columns, not {_json_name(value)}"
-        raise _unparsed(what, where, 'for example {"prompt": "...", "completion": "..."}', value)
+        raise unparsed(what, where, 'for example {"prompt": "...", "completion": "..."}', value)
     if escaped and (column := next((name for name, part in value.items() if _has_half([name, part])), None)):
         raise BadRow(
             f"column `{_shown(column)}` holds half of a character ({_half(value[column])}), which is no text",
@@ -257,10 +243,6 @@ def _half(value: Any) -> str:
 
 def _shown(name: str) -> str:
     return name.encode("utf-8", "backslashreplace").decode()
-
-
-def _unparsed(what: str, where: str, hint: str, content: object = b"") -> BadRow:
-    return BadRow(what, where=where, hint=hint, reason="cannot be parsed", content=content)
 
 
 def _whole(bad: BadRow) -> UserError:

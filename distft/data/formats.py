@@ -1,17 +1,22 @@
 """What a row means: examples of five kinds, made from the columns of a row.
 
-=====================  =============================================  ==========================================
-format                 columns                                        example
-=====================  =============================================  ==========================================
-``text``               text                                           TextExample
-``messages``           messages                                       DialogueExample
-``prompt_completion``  prompt, completion                             CompletionExample
-``preference``         chosen, rejected; prompt, or it is implicit    PreferenceExample
-``prompt``             prompt                                         PromptExample
-``hh_rlhf``            chosen, rejected: whole dialogues as text      PreferenceExample
-``dialogsum``          dialogue, summary                              CompletionExample
-=====================  =============================================  ==========================================
+======================== ============================================ ==========================================
+format                   columns                                      example
+======================== ============================================ ==========================================
+``text``                 text                                         TextExample
+``messages``             messages                                     DialogueExample
+``openai_chat``          messages, as OpenAI's fine-tuning has them   DialogueExample
+``sharegpt``             conversations: from, value                   DialogueExample
+``prompt_completion``    prompt, completion                           CompletionExample
+``alpaca``               instruction, output; input, system           CompletionExample of messages
+``natural_instructions`` definition, inputs, targets                  CompletionExample
+``preference``           chosen, rejected; prompt, or it is implicit  PreferenceExample
+``prompt``               prompt                                       PromptExample
+``hh_rlhf``              chosen, rejected: whole dialogues as text    PreferenceExample
+``dialogsum``            dialogue, summary                            CompletionExample
+======================== ============================================ ==========================================
 
+``prompt`` and ``completion`` go by other names too: see ``aliases``.
 A prompt and an answer are a text or messages; within an example both are of the same sort.
 """
 
@@ -96,7 +101,11 @@ Example: TypeAlias = TextExample | DialogueExample | CompletionExample | Prefere
 
 COLUMNS: Final[dict[str, tuple[str, ...]]] = {
     "messages": ("messages",),
+    "openai_chat": ("messages",),
+    "sharegpt": ("conversations",),
     "prompt_completion": ("prompt", "completion"),
+    "alpaca": ("instruction", "output"),
+    "natural_instructions": ("definition", "inputs", "targets"),
     "preference": ("chosen", "rejected"),
     "hh_rlhf": ("chosen", "rejected"),
     "dialogsum": ("dialogue", "summary"),
@@ -104,15 +113,23 @@ COLUMNS: Final[dict[str, tuple[str, ...]]] = {
     "prompt": ("prompt",),
 }
 # What `format: auto` tries, in order, for each kind of algorithm: also what the kind can be trained on.
-_SUPERVISED = ("messages", "prompt_completion", "dialogsum", "preference", "hh_rlhf", "text")
+ALIASES: Final[dict[str, tuple[str, ...]]] = {
+    "prompt": ("question", "instruction", "query", "input"),
+    "completion": ("answer", "response", "output"),
+}
+_ANSWERED = ("prompt_completion", "alpaca", "natural_instructions", "dialogsum")
+_TURNS = ("messages", "openai_chat", "sharegpt")
 _PAIRED = ("preference", "hh_rlhf")
 TAKES: Final[dict[str, tuple[str, ...]]] = {
-    "sft": _SUPERVISED,
+    "sft": (*_TURNS, *_ANSWERED, *_PAIRED, "text"),
     "reward": _PAIRED,
     "dpo": _PAIRED,
-    "ppo": ("prompt", "prompt_completion", "dialogsum", "preference", "hh_rlhf", "messages"),
+    "ppo": ("prompt", *_ANSWERED, *_PAIRED, *_TURNS),
 }
-KNOWN_COLUMNS: Final = frozenset(column for columns in COLUMNS.values() for column in columns)
+# Columns that have a meaning here whatever the format; the others are handed to reward functions.
+KNOWN_COLUMNS: Final = frozenset({
+    "messages", "prompt", "completion", "chosen", "rejected", "dialogue", "summary", "text", "conversations",
+})  # fmt: skip
 
 
 def detect_format(row: Row, kind: str) -> str:
@@ -122,11 +139,33 @@ def detect_format(row: Row, kind: str) -> str:
     """
     present = {name for name, value in row.values.items() if value is not None}
     found = [name for name in TAKES[kind] if present.issuperset(COLUMNS[name])]
+    found = found or [name for name in TAKES[kind] if present.union(aliases(row, name)).issuperset(COLUMNS[name])]
     if not found:
         raise _no_format(row, kind, present)
     if set(_PAIRED) <= set(found) and found[0] in ("preference", "prompt") and _is_hh(row):
         return "hh_rlhf"
     return found[0]
+
+
+def aliases(row: Row, format_name: str) -> dict[str, str]:
+    """Format's column -> the row's column that is read in its place, where the format's own is not there: a question,
+    an instruction or a query is a prompt. Not where the answers are whole conversations, which have their prompt.
+    """
+    wanted = ("prompt",) if format_name == "preference" else COLUMNS[format_name]
+    side = row.values.get("chosen")
+    if format_name == "preference" and isinstance(side, list) and not _begins_with_an_answer(side):
+        return {}
+    return {
+        ours: theirs
+        for ours in wanted
+        if row.values.get(ours) is None
+        for theirs in [next((name for name in ALIASES.get(ours, ()) if isinstance(row.values.get(name), str)), "")]
+        if theirs
+    }
+
+
+def _begins_with_an_answer(side: list[Any]) -> bool:
+    return bool(side) and isinstance(side[0], dict) and side[0].get("role") == "assistant"
 
 
 def check_format(name: str, kind: str, where: str) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from distft.data.bad_rows import BadRow
+from distft.data.columns import under_our_names
 from distft.data.formats import (
     CompletionExample,
     Content,
@@ -29,8 +30,15 @@ from distft.data.formats import (
 
 _HH_TURN = re.compile(r"(?:^|\n\n)(Human|Assistant):")
 _HH_ROLES = {"Human": "user", "Assistant": "assistant"}
+_SHAREGPT_ROLES = {
+    "human": "user", "user": "user", "gpt": "assistant", "chatgpt": "assistant", "assistant": "assistant",
+    "model": "assistant", "bot": "assistant", "system": "system", "tool": "tool", "observation": "tool",
+}  # fmt: skip
 _MESSAGES = 'a text is "..."; messages are [{"role": "user", "content": "..."}, ...]'
 _SUMMARY_PROMPT = "Summarize the following conversation.\n\n{dialogue}\n\nSummary:"
+
+
+EMPTY_ANSWER = "empty answer"  # one rule for all formats: what is imitated says something
 
 
 class Unusable(Exception):
@@ -39,31 +47,47 @@ class Unusable(Exception):
 
 def example_of(row: Row, format_name: str) -> Example:
     """The example a row stands for."""
-    require_columns(row, format_name)
-    return _READERS[format_name](row)
+    named = under_our_names(row, format_name)
+    require_columns(named, format_name)
+    return _READERS[format_name](named)
 
 
 def _text(row: Row) -> Example:
     text = row.values["text"]
     if not isinstance(text, str):
         raise _wrong_type(row, "text", "a text", text)
-    if not text:
+    if not text.strip():
         raise Unusable("empty text")
     return TextExample(text, where=row.where, extra=extra_columns(row))
 
 
 def _messages(row: Row) -> Example:
-    messages = _parse_messages(row, "messages", row.values["messages"])
-    if not any(message.role == "assistant" for message in messages):
+    return _dialogue(row, _parse_messages(row, "messages", row.values["messages"]))
+
+
+def _sharegpt(row: Row) -> Example:
+    turns = row.values["conversations"]
+    if not isinstance(turns, list | tuple):
+        raise _wrong_type(row, "conversations", "a list of turns", turns)
+    named = [_from_sharegpt(row, f"`conversations` turn {number}", turn) for number, turn in enumerate(turns, 1)]
+    return _dialogue(row, _system(row) + _parse_messages(row, "conversations", named))
+
+
+def _dialogue(row: Row, messages: Messages) -> Example:
+    """A conversation to learn from. A turn of the assistant without a word would teach to say nothing."""
+    said = [message.content for message in messages if message.role == "assistant" and message.trains]
+    if not said:
         raise Unusable("no assistant turn")
+    if not all(map(str.strip, said)):
+        raise Unusable(EMPTY_ANSWER)
     return DialogueExample(messages, where=row.where, extra=extra_columns(row))
 
 
 def _prompt_completion(row: Row) -> Example:
     prompt, completion = _content(row, "prompt"), _content(row, "completion")
     prompt, (completion,) = _same_sort(row, prompt, [completion])
-    if not completion:
-        raise Unusable("empty completion")
+    if _is_empty(completion):
+        raise Unusable(EMPTY_ANSWER)
     return CompletionExample(prompt, completion, where=row.where, extra=extra_columns(row))
 
 
@@ -97,16 +121,43 @@ def _dialogsum(row: Row) -> Example:
     for column in ("dialogue", "summary"):
         if not isinstance(row.values[column], str):
             raise _wrong_type(row, column, "a text", row.values[column])
-    if not row.values["summary"].strip():
-        raise Unusable("empty summary")
+    if _is_empty(row.values["summary"]):
+        raise Unusable(EMPTY_ANSWER)
     prompt = _SUMMARY_PROMPT.format(dialogue=row.values["dialogue"].strip())
     return CompletionExample(prompt, " " + row.values["summary"].strip(), where=row.where, extra=extra_columns(row))
+
+
+def _alpaca(row: Row) -> Example:
+    """An instruction, what it is about (``input``) and the answer (``output``): a turn of the user and one of the
+    assistant."""
+    asked = [_plain_text(row, name) for name in ("instruction", "input") if row.values.get(name)]
+    answer = _plain_text(row, "output")
+    if _is_empty(answer):
+        raise Unusable(EMPTY_ANSWER)
+    prompt = (*_system(row), Message("user", "\n\n".join(asked)))
+    return CompletionExample(prompt, (Message("assistant", answer),), where=row.where, extra=extra_columns(row))
+
+
+def _natural_instructions(row: Row) -> Example:
+    """A task's definition, an instance of it and its (first) answer."""
+    definition, targets = _joined(row.values["definition"]), row.values["targets"]
+    answer = targets[0] if isinstance(targets, list | tuple) and targets else targets
+    if not isinstance(answer, str):
+        raise _wrong_type(row, "targets", "a text or a list of texts", targets)
+    if _is_empty(answer):
+        raise Unusable(EMPTY_ANSWER)
+    prompt = f"{definition.strip()}\n\nInput: {_plain_text(row, 'inputs').strip()}\n\nOutput:"
+    return CompletionExample(prompt, f" {answer.strip()}", where=row.where, extra=extra_columns(row))
 
 
 _READERS: dict[str, Callable[[Row], Example]] = {
     "text": _text,
     "messages": _messages,
+    "openai_chat": _messages,
+    "sharegpt": _sharegpt,
     "prompt_completion": _prompt_completion,
+    "alpaca": _alpaca,
+    "natural_instructions": _natural_instructions,
     "preference": _preference,
     "prompt": _prompt,
     "hh_rlhf": _hh_rlhf,
@@ -122,6 +173,8 @@ def _pair(row: Row, prompt: Content, chosen: Content, rejected: Content) -> Exam
     for name, side in (("chosen", chosen), ("rejected", rejected)):
         if not isinstance(side, str) and not any(message.role == "assistant" for message in side):
             raise Unusable(f"no assistant turn in {name}")
+    if _is_empty(chosen):  # a rejected one may be empty: not to be silent is what the pair teaches
+        raise Unusable(EMPTY_ANSWER)
     return PreferenceExample(prompt, chosen, rejected, where=row.where, extra=extra_columns(row))
 
 
@@ -196,21 +249,68 @@ def _parse_messages(row: Row, column: str, value: Any) -> Messages:
 
 
 def _parse_message(row: Row, name: str, item: Any) -> Message:
+    """A turn as TRL and OpenAI write it: parts of text are joined, a developer is a system, weight 0 is not learned."""
     if not isinstance(item, dict):
-        what = f"{name} is {_type_name(item)}, not an object with role and content"
-        raise misshapen(row, what, _MESSAGES)
+        raise misshapen(row, f"{name} is {_type_name(item)}, not an object with role and content", _MESSAGES)
     for key in ("role", "content"):
         if key not in item:
             there = ", ".join(sorted(map(str, item))) or "(none)"
-            hint = (
-                "from/value is ShareGPT's form: rename to role/content" if {"from", "value"} <= set(item) else _MESSAGES
-            )
-            raise misshapen(row, f"{name} has no `{key}`; its keys are {there}", hint)
-        if not isinstance(item[key], str):
-            raise misshapen(row, f"{name}: `{key}` is {_type_name(item[key])}, not a text", _MESSAGES)
-    if item.get("tool_calls"):
+            raise misshapen(row, f"{name} has no `{key}`; its keys are {there}", _form_of(item))
+    role, content = item["role"], item["content"]
+    if item.get("tool_calls") or item.get("function_call"):
         raise misshapen(row, f"{name} has tool calls, which no format here keeps", "leave the row out")
-    return Message(item["role"], item["content"])
+    if isinstance(content, list) and content and all(_is_text_part(part) for part in content):
+        content = "".join(part["text"] for part in content)
+    for key, value in (("role", role), ("content", content)):
+        if not isinstance(value, str):
+            raise misshapen(row, f"{name}: `{key}` is {_type_name(value)}, not a text", _MESSAGES)
+    return Message("system" if role == "developer" else role, content, trains=item.get("weight") != 0)
+
+
+def _is_text_part(part: Any) -> bool:
+    return isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str)
+
+
+def _form_of(item: dict[str, Any]) -> str:
+    if {"from", "value"} <= set(item):
+        return (
+            "from/value is ShareGPT's form: set `format: sharegpt`, `columns: {messages: conversations}` on the source"
+        )
+    return _MESSAGES
+
+
+def _from_sharegpt(row: Row, name: str, turn: Any) -> Any:
+    """A turn of ShareGPT, {"from", "value"}, as {"role", "content"}; one that is so already stays."""
+    if not isinstance(turn, dict) or "from" not in turn or "value" not in turn:
+        return turn
+    role = _SHAREGPT_ROLES.get(str(turn["from"]).lower())
+    if role is None:
+        known = ", ".join(_SHAREGPT_ROLES)
+        raise misshapen(row, f"{name} is from {turn['from']!r}, which is nobody known here", f"known: {known}")
+    return {"role": role, "content": turn["value"], "weight": turn.get("weight")}
+
+
+def _system(row: Row) -> Messages:
+    system = row.values.get("system") or row.values.get("system_prompt")
+    return (Message("system", system),) if isinstance(system, str) and system.strip() else ()
+
+
+def _plain_text(row: Row, column: str) -> str:
+    value = row.values[column]
+    if not isinstance(value, str):
+        raise _wrong_type(row, column, "a text", value)
+    return value
+
+
+def _joined(value: Any) -> str:
+    return "\n".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def _is_empty(answer: Content) -> bool:
+    """Whether an answer says nothing, or one of its turns does."""
+    if isinstance(answer, str):
+        return not answer.strip()
+    return not all(message.content.strip() for message in answer if message.role == "assistant")
 
 
 def _parse_hh(row: Row, column: str) -> Messages:

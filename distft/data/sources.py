@@ -8,18 +8,22 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from distft.common.errors import EnvironmentFallsShort, UserError, nearest
 from distft.config.data import Source
 from distft.data import builtin
 from distft.data.bad_rows import BadRow, OnBadRow, stop
-from distft.data.files import data_suffix, missing_file, read_file
+from distft.data.columns import column_notes
+from distft.data.files import data_suffix, missing_file, read_files
+from distft.data.folders import SPLIT_NAMES, folder_files, no_split
 from distft.data.formats import (
     COLUMNS,
     KNOWN_COLUMNS,
     TAKES,
+    CompletionExample,
     Example,
+    PreferenceExample,
     Row,
     check_format,
     detect_format,
@@ -30,22 +34,18 @@ from distft.data.formats import (
 from distft.data.readers import Unusable, example_of
 
 _BUILTIN = "builtin:"
+_ANSWERS = (CompletionExample, PreferenceExample)  # examples that answer a prompt
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)?")
-# The split that a list of the recipe asks of a source that names none, under the names splits go by.
-_SPLIT_NAMES: Final[dict[str, tuple[str, ...]]] = {
-    "train": ("train", "training"),
-    "eval": ("validation", "eval", "valid", "val", "dev", "evaluation"),
-    "test": ("test", "testing"),
-}
 
 
 @dataclass(frozen=True)
 class Checked:
-    """What ``check_rows`` found."""
+    """What ``check_rows`` found. ``notes``: what a user should know about how the columns are read."""
 
     format: str
     num_rows: int
     num_unusable: int
+    notes: tuple[str, ...] = ()
 
 
 def read_rows(source: Source, list_name: str = "train", on_bad: OnBadRow = stop) -> Iterator[Row]:
@@ -96,14 +96,19 @@ def check_rows(
 ) -> Checked:
     """Reads up to ``max_rows`` rows and builds their examples, for a check before anything is started.
 
-    Raises what reading a source and its rows can raise; UserError where not one row can be used.
+    Raises what reading a source and its rows can raise; UserError where not one row can be used, or none has a prompt
+    and the recipe does not name the format.
     """
     format_name, num_rows, num_unusable, reason = "", 0, 0, ""
+    prompted, notes = False, dict[str, None]()
     for row in islice(read_rows(source, list_name, on_bad), max_rows):
         num_rows += 1
         try:
             format_name = format_name or format_of(source, row, kind)
-            example_of(row, format_name)
+            example = example_of(row, format_name)
+            prompted = prompted or not isinstance(example, _ANSWERS) or bool(prompt_of(example))
+            if kind != "ppo" and not is_builtin(source):  # there the other columns are for reward functions
+                notes |= dict.fromkeys(column_notes(row, format_name))
         except Unusable as unusable:
             num_unusable, reason = num_unusable + 1, str(unusable)
         except BadRow as bad:
@@ -114,7 +119,18 @@ def check_rows(
         raise UserError(
             what, where=source.path, hint=f"they were read as {format_name or source.format}; is that right?"
         )
-    return Checked(format_name, num_rows, num_unusable)
+    if not prompted and source.format == "auto":
+        raise _no_prompt(source, format_name, num_rows, list(notes))
+    return Checked(format_name, num_rows, num_unusable, tuple(notes))
+
+
+def _no_prompt(source: Source, format_name: str, num_rows: int, notes: list[str]) -> UserError:
+    hint = f"answers to nothing? then say `format: {format_name}`; else `columns: {{NAME: prompt}}` on the source"
+    unread = [note for note in notes if note.startswith("not read")]
+    what = f"not one of the first {num_rows} rows has a prompt" + (
+        f"; {unread[0].partition(' (')[0]}" if unread else ""
+    )
+    return UserError(what, where=source.path, hint=hint)
 
 
 def corpus_texts(source: Source, on_bad: OnBadRow = stop) -> Iterator[str]:
@@ -142,7 +158,7 @@ def source_files(source: Source, list_name: str) -> list[Path]:
         return []
     path = Path(source.path).expanduser()
     if path.is_dir():
-        return _folder_files(path, source.split, list_name)
+        return folder_files(path, source.split, list_name)
     if path.exists():
         if source.split is not None:
             what = f"a file has no splits, but `split: {source.split}` is set"
@@ -162,7 +178,7 @@ def _rows_of(source: Source, list_name: str, on_bad: OnBadRow) -> Iterator[Row]:
     if is_builtin(source):
         return _builtin_rows(source, list_name)
     files = source_files(source, list_name)
-    return (row for path in files for row in read_file(path, on_bad)) if files else _hub_rows(source, list_name)
+    return read_files(files, on_bad) if files else _hub_rows(source, list_name)
 
 
 def _looks_local(text: str, path: Path) -> bool:
@@ -176,32 +192,9 @@ def _builtin_rows(source: Source, list_name: str) -> Iterator[Row]:
         known = ", ".join(_BUILTIN + known for known in builtin.BUILTINS)
         raise UserError(f"there is no embedded corpus {name!r}", where=source.path, hint=f"known: {known}")
     if split not in builtin.SPLITS:
-        raise _no_split(source.path, split, builtin.SPLITS)
+        raise no_split(source.path, split, builtin.SPLITS)
     rows = builtin.dialogues(split)  # type: ignore[arg-type]
     return (Row(values, f"{source.path}/{split}:{number}") for number, values in enumerate(rows, 1))
-
-
-def _folder_files(folder: Path, split: str | None, list_name: str) -> list[Path]:
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and data_suffix(path))
-    files = [path for path in files if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
-    if not files:
-        raise UserError("the folder has no data files", where=str(folder), hint="jsonl, json, csv, parquet are read")
-    by_split: dict[str, list[Path]] = {}
-    for path in files:
-        by_split.setdefault(_split_in_name(path.relative_to(folder), split), []).append(path)
-    wanted = _SPLIT_NAMES[list_name] if split is None else (split,)
-    if split is not None or set(by_split) != {""}:
-        files = next((by_split[name] for name in wanted if name in by_split), [])
-    if not files:
-        raise _no_split(str(folder), split or list_name, sorted(filter(None, by_split)))
-    return files
-
-
-def _split_in_name(path: Path, wanted: str | None) -> str:
-    """The split that a file's name or its folder's speaks of; "" where it speaks of none."""
-    words = re.split(r"[^a-z0-9]+", str(path).lower())
-    known = [name for names in _SPLIT_NAMES.values() for name in names]
-    return next((name for name in [*([wanted.lower()] if wanted else []), *known] if name in words), "")
 
 
 def hub_dataset(source: Source, list_name: str) -> tuple[Any, str]:
@@ -217,9 +210,9 @@ def hub_dataset(source: Source, list_name: str) -> tuple[Any, str]:
         split = source.split
         if split is None:
             there = get_dataset_split_names(name, subset or None)
-            split = next((known for known in _SPLIT_NAMES[list_name] if known in there), None)
+            split = next((known for known in SPLIT_NAMES[list_name] if known in there), None)
             if split is None:
-                raise _no_split(source.path, list_name, there)
+                raise no_split(source.path, list_name, there)
         loaded: Any = load_dataset(name, subset or None, split=split)
     except DatasetNotFoundError as error:
         raise _not_found(source.path, error) from error
@@ -245,12 +238,6 @@ def _not_found(path: str, error: Exception) -> UserError:
     near = nearest(Path(path).name, sorted(item.name for item in here.iterdir())) if here.is_dir() else ""
     hint = f"for a local file, did you mean {here / near}?" if near else "a private data set needs HF_TOKEN"
     return UserError(f"neither a file here nor a data set of the hub: {_first_line(error)}", where=path, hint=hint)
-
-
-def _no_split(path: str, split: str, there: Any) -> UserError:
-    near = nearest(split, there)
-    hint = f"did you mean `split: {near}`? " if near else "set `split` on the source. "
-    return UserError(f"no split {split!r}", where=path, hint=f"{hint}There are: {', '.join(there) or 'none'}")
 
 
 def _all_renamed(rows: Iterator[Row], columns: Mapping[str, str], on_bad: OnBadRow) -> Iterator[Row]:

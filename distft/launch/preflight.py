@@ -41,8 +41,9 @@ def preflight(recipe: Recipe, plan: Plan, *, machine: Machine | None = None) -> 
     for function in reward_functions(recipe):
         check_reward_function(function)
     warnings = [*check_models(recipe)]
-    for list_name, source in _sources(recipe):
-        check_source(source, recipe.algorithm.kind, list_name, BadRows(recipe.data, list_name))
+    for at, list_name, source in _sources(recipe):
+        notes = check_source(source, recipe.algorithm.kind, list_name, BadRows(recipe.data, list_name))
+        warnings += [f"{at}: {note}" for note in notes]
     check_disk(recipe, plan)
     return (*warnings, *_short_of_memory(plan))
 
@@ -145,15 +146,15 @@ def check_disk(recipe: Recipe, plan: Plan) -> None:
     )
 
 
-def check_source(source: Source, kind: str, list_name: str, on_bad: OnBadRow = stop) -> None:
+def check_source(source: Source, kind: str, list_name: str, on_bad: OnBadRow = stop) -> tuple[str, ...]:
     """A local or embedded source exists and its first rows parse; hub names are left to the data worker.
+    Returns what there is to know of how its columns are read.
 
     Raises UserError.
     """
     path = Path(source.path).expanduser()
     hub = not source.path.startswith("builtin:") and not path.exists() and not _looks_local(source.path)
-    if not hub:
-        check_rows(source, kind, FIRST_ROWS, list_name, on_bad)
+    return () if hub else check_rows(source, kind, FIRST_ROWS, list_name, on_bad).notes
 
 
 def _looks_local(path: str) -> bool:
@@ -163,10 +164,11 @@ def _looks_local(path: str) -> bool:
     return path.startswith((".", "/", "~")) or len(text.parts) > 2 or bool(text.suffix) or in_a_folder_here
 
 
-def _sources(recipe: Recipe) -> Iterator[tuple[str, Source]]:
+def _sources(recipe: Recipe) -> Iterator[tuple[str, str, Source]]:
+    """Key, list and source of all that there are."""
     for list_name, sources in (("train", recipe.data.train), ("eval", recipe.data.eval), ("test", recipe.data.test)):
-        for source in sources:
-            yield list_name, source
+        for number, source in enumerate(sources):
+            yield f"data.{list_name}.{number}", list_name, source
 
 
 def _short_of_memory(plan: Plan) -> Iterator[str]:

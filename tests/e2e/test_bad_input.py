@@ -248,6 +248,11 @@ DATA = [
         file("rows.txt", "a")),
     dry("sft.yaml", "rows.jsonl:1", "is not UTF-8", "save the file as UTF-8",
         file("rows.jsonl", b'{"prompt": "\xff"}\n')),
+    dry("dpo.yaml", "pairs.jsonl", "not one of the first 2 rows has a prompt; not read: `task`", "{NAME: prompt}",
+        rows("pairs.jsonl", *[{"task": "Why?", "chosen": "a", "rejected": "b"}] * 2)),
+    dry("sft.yaml data.train.0.path=hub", "hub", "several splits may be meant for train: train_prefs, train_sft",
+        "split: train_prefs", lambda folder: [file(f"hub/data/{split}-00000-of-00001.jsonl", "{}")(folder)
+                                              for split in ("train_prefs", "train_sft", "test_sft")]),
     dry("sft.yaml", "rows.jsonl:2", r"`prompt` holds half of a character (\ud83d)", "data.on_bad_row=drop",
         rows("rows.jsonl", ROW, ROW | {"prompt": "cut emoji \ud83d"})),
     dry("sft.yaml data.on_bad_row=drop data.max_dropped=1", "rows.jsonl:2", "more than 1 rows of data.train are wrong",

@@ -158,7 +158,7 @@ def test_statistics(tokenizer: PreTrainedTokenizerFast, write: Write) -> None:
             {"prompt": "long " * 50, "completion": " a"}]  # fmt: skip
     stats = load_datasets(Data(train=(Source(path=write(rows)),), max_length=40), "sft", tokenizer).train.statistics
     assert (stats.num_rows, stats.num_kept, stats.num_truncated, stats.longest) == (6, 4, 1, 40)
-    assert stats.dropped == {"empty completion": 1, "nothing to train on within the limit": 1}
+    assert stats.dropped == {"empty answer": 1, "nothing to train on within the limit": 1}
     assert "4 of 6 rows kept" in str(stats)
 
 

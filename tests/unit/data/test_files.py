@@ -8,7 +8,7 @@ import pytest
 
 from distft.common.errors import UserError
 from distft.data.bad_rows import BadRow
-from distft.data.files import missing_file, read_file
+from distft.data.files import missing_file, read_file, read_files
 
 ROWS = [{"text": "one"}, {"text": "two\nlines"}, {"text": 'drei, "vier" ü'}]
 
@@ -50,6 +50,26 @@ def test_parquet(tmp_path: Path, gz: str) -> None:
     path = _write(tmp_path / f"b.parquet{gz}", (tmp_path / "a.parquet").read_bytes())
     assert _values(path) == ROWS
     assert [row.where for row in read_file(path)] == [f"{path}:{number}" for number in (1, 2, 3)]
+
+
+def test_arrow_as_datasets_writes_it_and_as_a_file(tmp_path: Path) -> None:
+    import pyarrow
+    import pyarrow.ipc
+
+    table = pyarrow.Table.from_pylist(ROWS)
+    for name, writer in (("a.arrow", pyarrow.ipc.new_stream), ("b.arrow", pyarrow.ipc.new_file)):
+        with writer(str(tmp_path / name), table.schema) as out:
+            out.write_table(table)
+        assert _values(tmp_path / name) == ROWS
+    with pytest.raises(UserError, match="not an arrow file"):
+        list(read_file(_write(tmp_path / "c.arrow", b"hello")))
+
+
+def test_one_of_several_files_may_be_empty(tmp_path: Path) -> None:
+    empty, full = _write(tmp_path / "a.jsonl", b""), _write(tmp_path / "b.jsonl", b'{"a": 1}\n')
+    assert [row.values["a"] for row in read_files([empty, full])] == [1]
+    with pytest.raises(UserError, match="none of the 2 files has a row"):
+        list(read_files([empty, empty]))
 
 
 def test_rows_know_their_lines(tmp_path: Path) -> None:

@@ -62,11 +62,17 @@ def test_wrong_messages_are_named(messages: Any, what: str) -> None:
         ("text", {"text": ""}, "empty text"),
         ("messages", {"messages": []}, "no messages"),
         ("messages", {"messages": [_turn("user", "a")]}, "no assistant turn"),
-        ("prompt_completion", {"prompt": "a", "completion": ""}, "empty completion"),
+        ("prompt_completion", {"prompt": "a", "completion": " "}, "empty answer"),
+        ("prompt_completion", {"prompt": "a", "completion": [_turn("assistant", "")]}, "empty answer"),
+        ("messages", {"messages": [_turn("user", "a"), _turn("assistant", "\n")]}, "empty answer"),
+        ("sharegpt", {"conversations": [{"from": "gpt", "value": ""}]}, "empty answer"),
+        ("alpaca", {"instruction": "a", "output": ""}, "empty answer"),
+        ("natural_instructions", {"definition": "a", "inputs": "b", "targets": [""]}, "empty answer"),
+        ("preference", {"prompt": "a", "chosen": "", "rejected": "b"}, "empty answer"),
         ("prompt", {"prompt": ""}, "empty prompt"),
         ("preference", {"prompt": "a", "chosen": "b", "rejected": "b"}, "the same"),
         ("preference", {"chosen": [_turn("user", "a")], "rejected": [_turn("user", "b")]}, "no common beginning"),
-        ("dialogsum", {"dialogue": "a", "summary": " "}, "empty summary"),
+        ("dialogsum", {"dialogue": "a", "summary": " "}, "empty answer"),
     ],
 )
 def test_rows_to_leave_out_give_their_reason(format_name: str, values: dict[str, Any], reason: str) -> None:
@@ -141,7 +147,8 @@ def test_implicit_prompts_lose_nothing(chosen: str, rejected: str) -> None:
     try:
         example = _read("preference", chosen=chosen, rejected=rejected)
     except Unusable:
-        assert chosen == rejected
+        # equal, or nothing is left to choose but white space
+        assert chosen == rejected or not chosen.strip() or rejected.startswith(chosen.rstrip())
         return
     assert (example.prompt + example.chosen, example.prompt + example.rejected) == (chosen, rejected)
     if example.prompt:
@@ -188,3 +195,51 @@ def test_dialogsum() -> None:
     assert "#Person1#: Hi" in str(example.prompt)
     assert example.completion == " They greet."
     assert example.extra == {"topic": "greeting", "fname": "x"}
+
+
+def test_a_rejected_answer_may_be_empty() -> None:
+    assert _read("preference", prompt="a", chosen="b", rejected="").rejected == ""
+
+
+def test_sharegpt() -> None:
+    turns = [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}, {"from": "observation", "value": "c"},
+             {"from": "GPT", "value": "d", "weight": 0}]  # fmt: skip
+    example = _read("sharegpt", system="Be kind", conversations=turns, id="x")
+    unlearned = Message("assistant", "d", trains=False)
+    assert example.messages == (
+        Message("system", "Be kind"), _user("a"), _assistant("b"), Message("tool", "c"), unlearned,
+    )  # fmt: skip
+    assert example.extra["id"] == "x"
+    as_messages = _read("sharegpt", conversations=[_turn("user", "a"), _turn("assistant", "b")])
+    assert as_messages.messages == (_user("a"), _assistant("b"))
+    with pytest.raises(UserError, match="turn 1 is from 'narrator'.*\n.*human, user, gpt"):
+        _read("sharegpt", conversations=[{"from": "narrator", "value": "a"}])
+
+
+def test_openai_chat() -> None:
+    parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
+    messages = [{"role": "developer", "content": "Be kind"}, {"role": "user", "content": parts, "name": "x"},
+                {"role": "assistant", "content": "c", "weight": 0}, _turn("user", "d"),
+                {"role": "assistant", "content": "e", "weight": 1, "tool_calls": None}]  # fmt: skip
+    example = _read("openai_chat", messages=messages)
+    assert example.messages == (
+        Message("system", "Be kind"), _user("ab"), Message("assistant", "c", trains=False), _user("d"), _assistant("e"),
+    )  # fmt: skip
+    with pytest.raises(Unusable, match="no assistant turn"):
+        _read("openai_chat", messages=messages[:3])
+    with pytest.raises(UserError, match="message 1: `content` is a list, not a text"):
+        _read("openai_chat", messages=[{"role": "user", "content": [{"type": "image_url"}]}])
+
+
+def test_alpaca() -> None:
+    example = _read("alpaca", instruction="Add.", input="1 and 2", output="3", system="Be brief")
+    assert example.prompt == (Message("system", "Be brief"), _user("Add.\n\n1 and 2"))
+    assert example.completion == (_assistant("3"),)
+    assert _read("alpaca", instruction="Sing.", input="", output="La").prompt == (_user("Sing."),)
+    with pytest.raises(UserError, match="`output` must be a text, not a number"):
+        _read("alpaca", instruction="Add.", output=3)
+
+
+def test_natural_instructions() -> None:
+    example = _read("natural_instructions", definition=["Say the opposite."], inputs="hot", targets=["cold", "chilly"])
+    assert (example.prompt, example.completion) == ("Say the opposite.\n\nInput: hot\n\nOutput:", " cold")

@@ -134,6 +134,16 @@ def test_check_rows_counts_and_complains(write: Write) -> None:
         check_rows(Source(path=path, format="text"), "dpo")
 
 
+def test_answers_to_nothing_are_refused_unless_the_recipe_says_so(write: Write) -> None:
+    path = write([{"task": "Hi?", "chosen": "yes", "rejected": "no"}] * 3)
+    with pytest.raises(
+        UserError, match="not one of the first 3 rows has a prompt; not read: `task`\n.*format: preference"
+    ):
+        check_rows(Source(path=path), "dpo")
+    assert check_rows(Source(path=path, format="preference"), "dpo").notes[0].startswith("not read: `task`")
+    assert check_rows(Source(path=path, columns={"task": "prompt"}), "dpo").notes == ()
+
+
 def test_the_texts_of_a_source_are_the_same_for_every_kind(write: Write) -> None:
     (first, second, *_) = corpus_texts(Source(path="builtin:dialogues", limit=1))
     (row,) = read_rows(Source(path="builtin:dialogues", limit=1))

@@ -1,0 +1,80 @@
+"""Columns by other names: which are read as what, put together, and which are not read at all."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from distft.data.formats import COLUMNS, Row, aliases
+
+_SYSTEM: Final = ("system", "system_prompt")
+_SECOND: Final = ("input", "context")  # what an instruction is about
+_PROMPTED: Final = ("preference", "prompt_completion", "prompt")
+# Read where they are there, beside the columns that a format must have.
+_OPTIONAL: Final[dict[str, tuple[str, ...]]] = {
+    "preference": ("prompt",),
+    "alpaca": ("input", *_SYSTEM),
+    "sharegpt": _SYSTEM,
+}
+
+
+def under_our_names(row: Row, format_name: str) -> Row:
+    """The row with ``prompt`` and ``completion`` where other columns stand for them.
+
+    An instruction is followed by its ``input``, after a blank line. A ``system`` text comes before the prompt: as a
+    turn where there are turns, else as text, after which a blank line follows.
+    """
+    if format_name not in _PROMPTED:
+        return row
+    found = aliases(row, format_name)
+    values: dict[str, Any] = {**row.values, **{ours: row.values[theirs] for ours, theirs in found.items()}}
+    prompt = values.get("prompt")
+    if second := _second(row, found):
+        prompt = f"{prompt}\n\n{values[second]}"
+    if (system := _named(row, _SYSTEM)) and prompt is not None:
+        prompt = _instructed(values[system], prompt, values, format_name)
+    if prompt is values.get("prompt") and not found:
+        return row
+    return Row({**values, "prompt": prompt}, row.where)
+
+
+def column_notes(row: Row, format_name: str) -> tuple[str, ...]:
+    """What a user should know about how the columns of such rows are read."""
+    notes = []
+    found = aliases(row, format_name) if format_name in _PROMPTED else {}
+    notes += [f"`{theirs}` is read as `{ours}`" for ours, theirs in found.items()]
+    if second := _second(row, found):
+        notes.append(f"`{second}` follows it")
+    read = {*COLUMNS[format_name], *_OPTIONAL.get(format_name, ()), *found.values(), second}
+    prompted = format_name in _PROMPTED and (row.values.get("prompt") is not None or "prompt" in found)
+    if prompted and (system := _named(row, _SYSTEM)):
+        notes.append(f"`{system}` comes before the prompt")
+        read.add(system)
+    text = [", ".join(notes)] if notes else []
+    unread = [name for name, value in row.values.items() if name not in read and _says_something(value)]
+    if unread:
+        listed = ", ".join(f"`{name}`" for name in unread)
+        text.append(f"not read: {listed} (`columns: {{{unread[0]}: NAME}}` on the source reads it as NAME)")
+    return tuple(text)
+
+
+def _second(row: Row, found: dict[str, str]) -> str:
+    return _named(row, _SECOND) if found.get("prompt") == "instruction" else ""
+
+
+def _named(row: Row, names: tuple[str, ...]) -> str:
+    """The first of the names that is a column with a text; "" where none is."""
+    return next((name for name in names if isinstance(row.values.get(name), str) and row.values[name].strip()), "")
+
+
+def _instructed(system: str, prompt: Any, values: dict[str, Any], format_name: str) -> Any:
+    answers = [values.get(name) for name in COLUMNS[format_name] if name != "prompt"]
+    if all(isinstance(part, str) for part in (prompt, *answers)):
+        return f"{system}\n\n{prompt}"
+    turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+    if isinstance(turns, list) and not (turns and isinstance(turns[0], dict) and turns[0].get("role") == "system"):
+        return [{"role": "system", "content": system}, *turns]
+    return prompt
+
+
+def _says_something(value: Any) -> bool:
+    return isinstance(value, str | list | dict) and bool(value)
