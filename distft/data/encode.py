@@ -28,6 +28,7 @@ from distft.data.formats import (
 )
 from distft.data.spans import Rendered, has_marks, render_with_spans
 from distft.data.templates import render, render_prompt, require_template
+from distft.data.turn_end import turn_end
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -55,6 +56,10 @@ class Encoded:
             mask=self.mask[:room],
         )
 
+    def followed(self, token: int) -> Encoded:
+        """With one more token to train on."""
+        return replace(self, response_ids=[*self.response_ids, token], mask=[*self.mask, 1])
+
     def bordered(self, border: int) -> Encoded:
         """The same ids with the answer beginning at ``border``, at or before where it begins now."""
         ids = self.prompt_ids[border:]
@@ -74,6 +79,9 @@ class Encoder:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, role: str = "policy") -> None:
         self._tokenizer, self._role = tokenizer, role
         self._eos: int | None = tokenizer.eos_token_id
+        end = turn_end(tokenizer)
+        # What ends a conversation where the template does not: else nothing would teach a model to stop.
+        self._missing_end = end.stop if end is not None and end.appended else None
         self._prefix = _leading_specials(tokenizer)
         self._head = lru_cache(maxsize=2)(self._ids)  # both answers of a pair have the same prompt
 
@@ -123,10 +131,12 @@ class Encoder:
 
     def answer(self, prompt: Content, answer: Content, where: str) -> Encoded:
         """Prompt and answer, plain or conversational. A plain answer ends with EOS, a conversation as its template
-        says. Turns of others within the answer have mask 0; so has the first token of an answer to nothing."""
+        says, with EOS where that says nothing. Turns of others within the answer have mask 0; so has the first token
+        of an answer to nothing."""
         if isinstance(prompt, str):
             return self._plain_answer(prompt, str(answer))
-        return self._conversational_answer(prompt, _as_messages(answer), where)
+        messages = _as_messages(answer)
+        return self._ended(self._conversational_answer(prompt, messages, where), messages)
 
     def _plain_answer(self, prompt: str, answer: str) -> Encoded:
         ids, (border,) = self._cut(prompt + answer, [len(prompt)])
@@ -153,6 +163,11 @@ class Encoder:
             return _masked(ids, [0] * borders[0] + [1] * (len(ids) - borders[0]), borders[0])
         return _masked(ids, _mask_of(len(ids), borders[1:]), borders[0])
 
+    def _ended(self, encoded: Encoded, messages: Messages) -> Encoded:
+        if self._missing_end is None or messages[-1].role != "assistant":
+            return encoded
+        return encoded.followed(self._missing_end)
+
     def _moved(self, before: list[int], ids: list[int]) -> Encoded:
         border = 0
         while border < min(len(before), len(ids)) and before[border] == ids[border]:
@@ -166,8 +181,8 @@ class Encoder:
         if last and (loss_on == "completion" or (loss_on == "assistant" and alone)):
             return self.answer(messages[:last], messages[last : last + 1], where)
         if loss_on == "all":
-            return self._whole(self._ids(render(self._tokenizer, messages, where)))
-        return self._from_spans(render_with_spans(self._tokenizer, messages, where))
+            return self._ended(self._whole(self._ids(render(self._tokenizer, messages, where))), messages)
+        return self._ended(self._from_spans(render_with_spans(self._tokenizer, messages, where)), messages)
 
     def _from_spans(self, rendered: Rendered) -> Encoded:
         ids, borders = self._cut(rendered.text, [place for span in rendered.spans for place in span])

@@ -17,6 +17,7 @@ from distft.data.formats import (
     TextExample,
 )
 from distft.data.templates import render
+from tests.harness.chat_templates import ENDLESS, family_tokenizer
 
 ASK, TELL = Message("user", "Who is there?"), Message("assistant", "A friend.")
 MORE, END = Message("user", "Which one?"), Message("assistant", "Anna.")
@@ -220,3 +221,24 @@ def _make_merging() -> PreTrainedTokenizerFast:
 
 
 _MERGING = _make_merging()
+
+
+@pytest.mark.parametrize("name", ENDLESS)
+def test_a_template_that_ends_no_turn_is_given_an_end(name: str) -> None:
+    tokenizer = family_tokenizer(name, ["Who is there? A friend. Which one? Anna."] * 9)
+    encoder, eos = Encoder(tokenizer), tokenizer.eos_token_id
+    answer = encoder.answer((ASK,), (TELL,), "x")
+    assert answer.response_ids.index(eos) == len(answer.response_ids) - 1
+    assert answer.mask[-1] == 1
+    for loss_on in ("assistant", "completion", "all"):
+        encoded = encoder.supervised(DialogueExample((ASK, TELL, MORE, END)), loss_on)
+        assert _all_ids(encoded).count(eos) == 1
+        assert (encoded.response_ids[-1], encoded.mask[-1]) == (eos, 1)
+    open_ended = encoder.supervised(DialogueExample((ASK, TELL, MORE)), "assistant")
+    assert eos not in _all_ids(open_ended)
+    assert eos not in encoder.prompt(PromptExample((ASK,)))
+
+
+def test_a_template_that_ends_its_turns_is_given_nothing() -> None:
+    tokenizer = family_tokenizer("qwen", ["Who is there? A friend."] * 9)
+    assert tokenizer.decode(Encoder(tokenizer).answer((ASK,), (TELL,), "x").response_ids) == "A friend.<|im_end|>\n"
