@@ -125,6 +125,17 @@ class Model(Section):
     )
 
 
+class Policy(Model):
+    """The model whose answers are trained."""
+
+    stop_tokens: Items[str] | None = Field(
+        default=None,
+        min_length=1,
+        description="tokens that end an answer; null: the end of sequence, those of the model's generation settings, "
+        "and the one that ends a turn in the chat template",
+    )
+
+
 class Reference(Model):
     """The frozen model that the policy is held to. Without path and init: the policy's start."""
 
@@ -148,7 +159,7 @@ class RewardModel(Model):
 class Models(Section):
     """The models by role. Kind ``reward`` trains ``reward``, the others ``policy``."""
 
-    policy: Model | None = Field(default=None, description="the trained policy")
+    policy: Policy | None = Field(default=None, description="the trained policy")
     reference: Reference | None = Field(default=None, description="null: the policy's start")
     reward: RewardModel | None = Field(default=None, description="gives scores (ppo) or is trained (reward)")
     value: Model | None = Field(

@@ -101,6 +101,7 @@ def _from_checkpoint(checkpoint: Path, target: Path) -> None:
     from distft.models.buffers import kept_buffers
     from distft.models.export import export_model
     from distft.models.load import empty_causal, empty_scalar, load_tokenizer
+    from distft.models.stops import stop_tokens
 
     build = empty_causal if spec.head == "causal" else empty_scalar
     model = build(start.path, spec.model)
@@ -112,7 +113,8 @@ def _from_checkpoint(checkpoint: Path, target: Path) -> None:
     buffers = {name: weights[name] for name in kept_buffers(model) if name in weights}
     weights = {name: tensor.to(once[name].dtype) for name, tensor in weights.items() if name in once} | buffers
     tokenizer = load_tokenizer(start.path, trust_remote_code=start.trust_remote_code, chat_template=start.chat_template)
-    export_model(model, weights, tokenizer, target, written=model.config)
+    stops = stop_tokens(tokenizer, model, spec.stop_tokens) if spec.head == "causal" else ()
+    export_model(model, weights, tokenizer, target, stops=stops)
 
 
 def _merged_into_start(spec: RoleSpec, start: str, trained: dict[str, Any], adapter: Path) -> dict[str, Any]:

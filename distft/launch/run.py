@@ -281,12 +281,13 @@ def _load_models(
         path = starts["value"][0].path
         tracker.event("value_start", cause="the reward model has another tokenizer", path=path)
     hosted = dict(zip(models, together(*(group.call("host_store") for group in models.values())), strict=True))
-    together(
-        *(
-            group.call("setup", hosted[role].report, starts[role][0].path, starts[role][1])
-            for role, group in models.items()
-        )
+    calls = (
+        group.call("setup", hosted[role].report, starts[role][0].path, starts[role][1])
+        for role, group in models.items()
     )
+    ready = dict(zip(models, together(*calls), strict=True))
+    if "policy" in ready:
+        tracker.event("stop_tokens", tokens=ready["policy"].report["stop_tokens"])
 
 
 def total_steps(recipe: Recipe, num_train: int) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 
 from distft.common.seeding import derive
 from distft.config.load import resolve_path
-from distft.config.models import Model
+from distft.config.models import Model, Policy
 from distft.config.recipe import Recipe
 from distft.config.roles import is_rl, main_role, model_of, optimizer_of, roles, trained_roles
 from distft.data.chat_templates import NAMED, resolve_template
@@ -92,6 +92,7 @@ def role_spec(recipe: Recipe, role: str) -> RoleSpec:
         dropout=trained and recipe.algorithm.kind == "sft",
         seed=derive(recipe.seed, "role", role),
         generates=role == "policy" and is_rl(recipe),
+        stop_tokens=model.stop_tokens if isinstance(model, Policy) else None,
         gathered_generation=recipe.rollout.weights == "gathered",
         collective_timeout_s=collective_timeout_s(recipe),
     )

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from copy import copy
+from copy import copy, deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +16,31 @@ from transformers import GenerationConfig
 from distft.models.adapters import ADAPTER, is_adapter
 from distft.models.dropout import as_written
 from distft.models.load import quiet_transformers
+from distft.models.padding import padding
 from distft.models.reading_back import own_shapes, require_readable
 
 
-def export_model(model: Any, weights: dict[str, Tensor], tokenizer: Any, folder: Path, written: Any = None) -> None:
+def export_model(
+    model: Any,
+    weights: dict[str, Tensor],
+    tokenizer: Any,
+    folder: Path,
+    written: Any = None,
+    stops: Sequence[int] = (),
+) -> None:
     """Writes weights, config, tokenizer and chat template as transformers saves them, and looks whether it finds all
     of them again: experts that a module keeps stacked lie apart in the file, heads have other names there.
 
-    ``written`` is the config that the model was loaded with: its dropouts are what the new one says, whatever they
-    were here. ``weights`` are all of the model's parameters and kept buffers under its own names. Under ZeRO-3 a
-    plain ``save_pretrained`` writes empty tensors and says nothing: hence a look before as well. Raises ValueError.
+    ``weights`` are all of the model's parameters and kept buffers under its own names. ``written`` is the config that
+    the model was loaded with: its dropouts are what the new one says, whatever they were here. ``stops`` end a
+    generation. Under ZeRO-3 a plain ``save_pretrained`` writes empty tensors and says nothing: hence a look before as
+    well. Raises ValueError.
     """
     wanted = own_shapes(model)
     wrong = [name for name, shape in wanted.items() if name not in weights or tuple(weights[name].shape) != shape]
     if wrong:
         raise ValueError(f"export to {folder} is incomplete: {', '.join(sorted(wrong)[:5])}")
-    with as_written(model.config, written or model.config), _saveable(model, tokenizer), quiet_transformers():
+    with as_written(model.config, written or model.config), _saveable(model, tokenizer, stops), quiet_transformers():
         model.save_pretrained(folder, state_dict=dict(weights))
     tokenizer.save_pretrained(folder)
     _readable_alike(folder, folder / "config.json")
@@ -63,24 +72,34 @@ def _readable_alike(folder: Path, example: Path) -> None:
 
 
 @contextmanager
-def _saveable(model: Any, tokenizer: Any) -> Iterator[None]:
+def _saveable(model: Any, tokenizer: Any, stops: Sequence[int]) -> Iterator[None]:
     """The model's settings as a user wants to find them, for as long as they are written."""
     config, generation = model.config, getattr(model, "generation_config", None)
-    before = config.use_cache, config.pad_token_id
+    text = config.get_text_config()
+    before = config.use_cache, getattr(text, "pad_token_id", None)
     config.use_cache = True
-    if config.pad_token_id is None:
-        config.pad_token_id = tokenizer.pad_token_id
-    if generation is not None and not _is_valid(generation):
-        # Saving would refuse settings that loading took, at the end of a run.
-        named = ("bos_token_id", "eos_token_id", "pad_token_id")
-        kept = {name: getattr(generation, name) for name in named}
-        model.generation_config = GenerationConfig(**kept)  # type: ignore[no-untyped-call]
+    if before[1] is None or hasattr(model, "score"):  # a reward model is read where this token begins
+        text.pad_token_id = padding(tokenizer, config)
+    if generation is not None:
+        model.generation_config = _settings(generation, stops)
     try:
         yield
     finally:
-        config.use_cache, config.pad_token_id = before
+        config.use_cache, text.pad_token_id = before
         if generation is not None:
             model.generation_config = generation
+
+
+def _settings(generation: GenerationConfig, stops: Sequence[int]) -> GenerationConfig:
+    """Generation settings that can be saved: saving would refuse some that loading took, at the end of a run."""
+    settings = deepcopy(generation)
+    if not _is_valid(generation):
+        named = ("bos_token_id", "eos_token_id", "pad_token_id")
+        kept = {name: getattr(generation, name) for name in named}
+        settings = GenerationConfig(**kept)  # type: ignore[no-untyped-call]
+    if stops:
+        settings.eos_token_id = list(stops) if len(stops) > 1 else stops[0]
+    return settings
 
 
 def _is_valid(generation: GenerationConfig) -> bool:

@@ -25,6 +25,7 @@ from distft.common.errors import UserError
 from distft.config.models import Model, RewardModel
 from distft.data.chat_templates import fitted, resolve_template
 from distft.models.dropout import switch_off
+from distft.models.padding import train_padding_too
 from distft.models.quantization import four_bits, keep_packing
 from distft.models.selected import SelectedLogits, SelectedScalars
 
@@ -207,6 +208,7 @@ def _from_pretrained(
         keep_packing(module)
     if hasattr(next(module.parameters()), "ds_id"):
         restore_buffers(module, DTYPES[model.dtype])
+    train_padding_too(module)
     module.config.use_cache = False
     if model.gradient_checkpointing:
         # Not reentrant: the same gradients under ZeRO-3, and no input needs a gradient of its own.

@@ -21,7 +21,8 @@ class MicroBatch:
     """``input_ids [rows, length]``; ``select`` and ``targets`` ``[num_tokens]``: see ``models.selected``.
 
     Token k is predicted at flat position ``select[k]`` and is ``targets[k]``; ``places[k]`` is its index in
-    the flat response column of the whole batch. ``last [rows]`` are the flat positions of each row's end.
+    the flat response column of the whole batch. ``last [rows]`` are the flat positions of each row's end: of its last
+    token, or of the last one that is not ``unread``.
     """
 
     input_ids: Tensor
@@ -34,9 +35,14 @@ class MicroBatch:
 
 
 def collate(
-    batch: Batch, rows: Sequence[int], columns: Sequence[str], pad_token: int, device: torch.device
+    batch: Batch,
+    rows: Sequence[int],
+    columns: Sequence[str],
+    pad_token: int,
+    device: torch.device,
+    unread: int | None = None,
 ) -> MicroBatch:
-    """The rows of a batch, right-padded; no rows give dummy work whose weight is zero.
+    """The rows of a batch, right-padded; no rows give dummy work whose weight is zero. ``unread``: see ``MicroBatch``.
 
     Only response tokens with mask 1 are selected: nobody needs the logits of the others.
     """
@@ -53,7 +59,7 @@ def collate(
         length = len(prompt) + len(response)
         input_ids[index, : len(prompt)] = prompt
         input_ids[index, len(prompt) : length] = response
-        last[index] = index * width + max(length, 1) - 1
+        last[index] = index * width + _end(input_ids[index, :length], unread)
         wanted = np.flatnonzero(mask[row]) if mask is not None else np.arange(len(response))
         before = index * width + len(prompt) - 1 + wanted
         places = responses.offsets[row] + wanted
@@ -76,6 +82,12 @@ def collate(
             columns={name: _column(batch, name, places, rows, device) for name in columns},
         ),
     )
+
+
+def _end(tokens: npt.NDArray[np.int64], unread: int | None) -> int:
+    """The place of the last token, or of the last that is not ``unread``; 0 where there is none."""
+    read = np.arange(len(tokens)) if unread is None else np.flatnonzero(tokens != unread)
+    return int(read[-1]) if len(read) else 0
 
 
 def _tensor(values: npt.NDArray[np.int64], device: torch.device) -> Tensor:

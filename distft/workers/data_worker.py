@@ -30,9 +30,11 @@ from distft.data.formats import Message, prompt_of
 from distft.data.sampler import take
 from distft.data.sources import corpus_texts
 from distft.data.tokenizer_training import tokenizers_equal, train_tokenizer
+from distft.data.turn_end import plain_end, special_tokens, turn_end
 from distft.models.load import load_tokenizer
 from distft.models.start import create_model
 from distft.workers.ppo_experience import build_ppo_columns
+from distft.workers.reward_reading import as_trained
 from distft.workers.spec import Start
 
 log = logging.getLogger(__name__)
@@ -120,12 +122,21 @@ class DataWorker:
     def reward_inputs(
         self, split: str, start: int, samples_per_prompt: int, *, batch: Batch
     ) -> tuple[dict[str, Any] | None, Batch | None]:
-        """The rollout in the reward model's own tokens; None where its tokenizer is proven to be the policy's.
+        """The rollout as the reward model saw texts when it was trained; None where it is so already.
 
-        The *text* is read anew: decoded, put through the reward model's template, as it was at its training.
+        Where its tokenizer is not proven to be the policy's, the *text* is read anew: decoded, put through the reward
+        model's template. Else only the ends are looked at: see ``as_trained``.
         """
         if self._same_tokenizer:
-            return None, None
+            plain, chat = plain_end(self._tokenizer), turn_end(self._tokenizer)
+            examples = self._split(split).rows(self._units(split, start, len(batch) // samples_per_prompt))
+            ends = [
+                plain if isinstance(prompt_of(one), str) else chat
+                for one in examples
+                for _ in range(samples_per_prompt)
+            ]
+            ended = as_trained(batch, ends, special_tokens(self._tokenizer))
+            return (None, None) if ended is None else (_described(ended), ended)
         encoder = Encoder(self._reward_tokenizer, "reward")
         encoded = []
         for prompt, completion in zip(

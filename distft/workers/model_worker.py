@@ -38,6 +38,7 @@ from distft.models.load import (
     plain_twin,
     start_head,
 )
+from distft.models.padding import padding, unread_token
 from distft.models.reading_back import check_saved
 from distft.models.stops import stop_tokens
 from distft.rollout.generator import Sampling
@@ -95,11 +96,18 @@ class ModelWorker:
         self._add_adapters(module.model, dropout=spec.dropout)
         stage("sharding")
         self._engine = Engine(module, self._engine_config, spec.model.dtype, spec.optimizer)
-        self._pad_token = int(self._tokenizer.pad_token_id or 0)
-        self._updater = Updater(self._engine, spec.head, self._pad_token)
+        config = module.model.config
+        self._pad_token = padding(self._tokenizer, config) or 0
+        trained = spec.optimizer is not None
+        self._unread = unread_token(self._tokenizer, config, trained=trained) if spec.role == "reward" else None
+        self._updater = Updater(self._engine, spec.head, self._pad_token, self._unread)
         seed_everything(spec.seed + self.rank)
+        report = {"seconds": time.perf_counter() - started, **self.held()[0]}
+        if spec.role == "policy":
+            report["stop_tokens"] = self._tokenizer.convert_ids_to_tokens(list(self._stop_tokens()))
+            log.info("answers end with %s", " or ".join(report["stop_tokens"]))
         stage("ready")
-        return {"seconds": time.perf_counter() - started, **self.held()[0]}, None
+        return report, None
 
     def _add_adapters(self, model: Any, *, dropout: bool) -> None:
         if self.spec.model.peft is not None:
@@ -168,7 +176,7 @@ class ModelWorker:
         with torch.no_grad(), nullcontext() if adapters else without_adapters(self._engine.module):
             for samples in micro_batches:
                 rows = [rows_of[sample] for sample in samples]
-                micro = collate(batch, rows, (), self._pad_token, self._engine.device)
+                micro = collate(batch, rows, (), self._pad_token, self._engine.device, self._unread)
                 wanted = ("logprobs", "entropy") if entropy else ("logprobs",)
                 outputs = model_outputs(self._engine, self.spec.head, micro, wanted, reads, temperature)
                 places: Any = rows if dense else micro.places
@@ -283,10 +291,13 @@ class ModelWorker:
             module = module.model
         return HfGenerator(
             module,
-            stop_tokens=stop_tokens(self._tokenizer, self._engine.module),
+            stop_tokens=self._stop_tokens(),
             pad_token=self._pad_token,
             synchronized=not self.spec.gathered_generation and self.world_size > 1,
         )
+
+    def _stop_tokens(self) -> tuple[int, ...]:
+        return stop_tokens(self._tokenizer, self._engine.module, self.spec.stop_tokens)
 
     # ---- keeping
 
@@ -347,7 +358,8 @@ class ModelWorker:
         if self.rank == 0:
             weights |= {name: buffer.detach().cpu() for name, buffer in kept_buffers(module.model).items()}
             model = self._plain_model() if adapted else module.model
-            export_model(model, weights, self._tokenizer, Path(folder), written=module.written)
+            stops = self._stop_tokens() if self.spec.head == "causal" else ()
+            export_model(model, weights, self._tokenizer, Path(folder), module.written, stops)
         if adapted:
             self._export_adapter(Path(folder) / "adapter")
         process_group.barrier()

@@ -11,7 +11,9 @@ from distft.config.training import Optimizer
 
 @dataclass(frozen=True)
 class RoleSpec:
-    """One role's model as every one of its ranks must build it. ``optimizer`` None means frozen."""
+    """One role's model as every one of its ranks must build it. ``optimizer`` None means frozen; ``stop_tokens`` None
+    that nobody named any.
+    """
 
     role: str
     model: Model
@@ -20,6 +22,7 @@ class RoleSpec:
     dropout: bool = False
     seed: int = 0
     generates: bool = False
+    stop_tokens: tuple[str, ...] | None = None
     gathered_generation: bool = True
     collective_timeout_s: float = 600.0
 

@@ -68,12 +68,14 @@ class StepSums:
 class Updater:
     """Runs micro-batches of a loss through an engine; with ``train`` False only measures.
 
-    ``head`` says what the module returns: "causal" logits or "scalar" values.
+    ``head`` says what the module returns: "causal" logits or "scalar" values; ``unread`` is the token at which no
+    reward is read.
     """
 
     engine: Engine
     head: str
     pad_token: int
+    unread: int | None = None
     unit_size: int = 1
 
     def run(
@@ -119,7 +121,7 @@ class Updater:
         sums = StepSums()
         for rows in step:
             columns = [*loss.columns, *(name for name in loss.optional_columns if name in batch)]
-            micro = collate(batch, rows, columns, self.pad_token, self.engine.device)
+            micro = collate(batch, rows, columns, self.pad_token, self.engine.device, self.unread)
             with torch.set_grad_enabled(rate is not None):
                 outputs = model_outputs(self.engine, self.head, micro, loss.outputs, loss.reads, temperature)
                 result = loss(outputs, micro.loss, denominators)

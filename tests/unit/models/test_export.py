@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import (
@@ -19,10 +20,13 @@ from transformers import (
     GenerationConfig,
 )
 
+from distft.batches import Batch, Ragged
 from distft.config.models import Model
 from distft.models.buffers import kept_buffers
 from distft.models.export import export_model
 from distft.models.load import empty_causal, load_causal, load_scalar
+from distft.models.padding import unread_token
+from distft.workers.collate import collate
 from tests.unit.models import tiny
 from tests.unit.models.families import families, write_family
 
@@ -132,3 +136,48 @@ def test_what_was_switched_off_for_training_is_on_again(
     config = AutoConfig.from_pretrained(tmp_path)
     assert (config.attn_pdrop, config.embd_pdrop, config.resid_pdrop) == (0.1, 0.1, 0.1)
     assert module.model.config.attn_pdrop == 0.0
+
+
+def test_generation_ends_at_the_given_tokens(model_folder: Callable[..., str], tmp_path: Path) -> None:
+    module = loaded(model_folder("llama"), "causal")
+    for stops, written in (((2, 7), [2, 7]), ((7,), 7)):
+        export_model(module, parameters(module), tiny.tokenizer(), tmp_path / str(written), stops=stops)
+        assert GenerationConfig.from_pretrained(tmp_path / str(written)).eos_token_id == written
+    assert module.generation_config.eos_token_id == tiny.EOS
+
+
+@pytest.mark.parametrize("pad", ["<pad>", "</s>"])
+@pytest.mark.parametrize("architecture", list(tiny.ARCHITECTURES))
+def test_an_exported_reward_model_scores_as_it_did(
+    model_folder: Callable[..., str], tmp_path: Path, architecture: str, pad: str
+) -> None:
+    """Padding that is the end of sequence too: transformers reads a score before it, and so do we."""
+    tokenizer = tiny.tokenizer()
+    tokenizer.pad_token = pad
+    folder = model_folder(architecture)
+    module, _ = load_scalar(folder, Model(path=folder, dtype="float32"), dropout=False, new_head=True)
+    module.eval()
+    texts = [[5, 6, 7, tiny.EOS], [8, tiny.EOS, 9, 10, 11, tiny.EOS], [12]]
+    batch = Batch({"prompt_ids": Ragged.of([text[:1] for text in texts], np.int32),
+                   "response_ids": Ragged.of([text[1:] for text in texts], np.int32)})  # fmt: skip
+    unread = unread_token(tokenizer, module.model.config, trained=True)
+    micro = collate(batch, [0, 1, 2], (), tiny.PAD, torch.device("cpu"), unread)
+    export_model(module.model, parameters(module.model), tokenizer, tmp_path, module.written)
+    reopened = AutoModelForSequenceClassification.from_pretrained(tmp_path).eval()
+    padded = AutoTokenizer.from_pretrained(tmp_path).pad({"input_ids": texts}, return_tensors="pt")
+    with torch.no_grad():
+        ours = module(micro.input_ids, micro.last)
+        theirs = reopened(**padded).logits[:, 0]
+        alone = [reopened(input_ids=torch.tensor([text])).logits.item() for text in texts]
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+    assert ours.tolist() == pytest.approx(alone, rel=1e-4, abs=1e-4)
+    assert unread_token(tokenizer, reopened.config, trained=False) == unread  # a later run reads it there too
+
+
+def test_the_token_that_pads_learns_where_it_is_text(model_folder: Callable[..., str], tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(model_folder("llama"), tmp_path / "model"))
+    config = json.loads((folder / "config.json").read_text()) | {"pad_token_id": tiny.EOS}
+    (folder / "config.json").write_text(json.dumps(config))
+    module, _ = load_scalar(str(folder), Model(path=str(folder), dtype="float32"), dropout=False, new_head=True)
+    module(torch.tensor([[5, tiny.EOS, 6, tiny.EOS]]), torch.tensor([2])).sum().backward()
+    assert module.model.get_input_embeddings().weight.grad[tiny.EOS].abs().max() > 0  # type: ignore[index]

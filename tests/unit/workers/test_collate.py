@@ -84,3 +84,13 @@ def test_a_sample_without_a_prompt_starts_at_its_second_token() -> None:
     micro = collate(text, [0], [], PAD, CPU)
     assert micro.select.tolist() == [0, 1]
     assert micro.targets.tolist() == [4, 5]
+
+
+def test_a_reward_is_read_at_the_last_token_that_is_not_the_one_left_out() -> None:
+    ended = batch().with_columns(response_ids=Ragged.of([[3, PAD, 4, PAD, PAD], [7]], np.int32))
+    ends = [collate(ended, [row], [], PAD, CPU, unread).last.tolist() for unread in (None, PAD) for row in (0, 1)]
+    assert ends == [[6], [1], [4], [1]]
+    nothing = batch().with_columns(
+        prompt_ids=Ragged.of([[PAD], [6]], np.int32), response_ids=Ragged.of([[], [7]], np.int32)
+    )
+    assert collate(nothing, [0], [], PAD, CPU, PAD).last.tolist() == [0]  # where transformers reads it
