@@ -13,8 +13,11 @@ import pytest
 from distft.batches import Batch, Ragged
 from distft.common.errors import UserError
 from distft.config.load import load_recipe
+from distft.data.encode import Encoder
+from distft.data.formats import Message, prompt_of
 from distft.launch.starts import model_starts
 from distft.workers.data_worker import DataWorker, reward_function
+from tests.harness.chat_templates import family_tokenizer
 
 ROWS = [{"prompt": f"How much is {i} and {i}?", "answer": str(2 * i)} for i in range(40)]
 INIT = "{hidden_size: 16, num_layers: 1, num_heads: 2, vocab_size: 300, max_positions: 128}"
@@ -143,7 +146,28 @@ def test_a_reward_model_with_another_tokenizer_reads_the_text(make: Callable[...
 
 def test_equal_tokenizers_need_no_second_reading(make: Callable[..., DataWorker]) -> None:
     worker = make()
-    assert worker.reward_inputs("train", 0, 1, batch=responses(worker, ["a"])) == (None, None)
+    assert worker.reward_inputs("train", 0, 1, batch=responses(worker, ["a<|end|>"])) == (None, None)
+
+
+def test_a_reward_model_of_the_same_tokenizer_reads_to_where_its_training_rows_end(
+    make: Callable[..., DataWorker], folder: Path
+) -> None:
+    family_tokenizer("qwen", [row["prompt"] for row in ROWS]).save_pretrained(folder / "chatml")
+    chats = [{"prompt": [{"role": "user", "content": row["prompt"]}]} for row in ROWS]
+    (folder / "chats.jsonl").write_text("\n".join(map(json.dumps, chats)))
+    paths = [f"models.{role}={{path: {folder / 'chatml'}}}" for role in ("policy", "reward")]
+    worker = make(*paths, "data.train=[{path: chats.jsonl}]")
+    rollout = responses(worker, ["four<|im_end|>", "five"]).with_columns(ended=np.array([1, 0], np.uint8))
+    report, read = worker.reward_inputs("train", 0, 1, batch=rollout)
+    assert read is not None
+    assert report is not None
+    encoder = Encoder(worker._tokenizer)
+    prompt = prompt_of(worker._split("train").rows(worker._units("train", 0, 1))[0])
+    trained = encoder.answer(prompt, (Message("assistant", "four"),), "x")
+    assert read.ragged("prompt_ids")[0].tolist() == trained.prompt_ids
+    assert read.ragged("response_ids")[0].tolist() == trained.response_ids
+    assert worker._tokenizer.decode(read.ragged("response_ids")[1]) == "five"
+    assert report["lengths"][0] == len(trained)
 
 
 def test_the_largest_difference_looks_at_trained_tokens_only(make: Callable[..., DataWorker]) -> None:
