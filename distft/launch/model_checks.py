@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from distft.config.models import RewardModel
 from distft.config.recipe import Recipe
 from distft.config.roles import is_rl, model_of, roles
 from distft.data.chat_templates import resolve_template
+from distft.data.vocabulary import require_policys_tokens, require_token
 from distft.planning.model_sizes import local_folder, read_config
 from distft.planning.weight_files import COPY_AGAIN, tensor_shapes, weight_files
 
@@ -30,8 +31,8 @@ HEAD_KEYS = ("score.weight", "classifier.weight", "classifier.out_proj.weight", 
 def check_models(recipe: Recipe) -> Iterator[str]:
     """Every model that has a path. Yields warnings.
 
-    Raises UserError for missing or incomplete folders, a reward model without a head, tokenizers of policy
-    and reference that differ.
+    Raises UserError for missing or incomplete folders, a reward model without a head, a reference or value model
+    whose tokenizer is not the policy's, stop tokens that are none.
     """
     folders: dict[str, Path] = {}
     for role in roles(recipe):
@@ -52,8 +53,13 @@ def check_models(recipe: Recipe) -> Iterator[str]:
         folders[role] = folder
     if is_rl(recipe) and "reward" in folders:
         check_head(folders["reward"], model_of(recipe, "reward"))
-    if "reference" in folders and "policy" in folders:
-        check_same_tokenizer(folders["policy"], folders["reference"])
+    for role in ("reference", "value"):
+        given = getattr(recipe.models, role)
+        if "policy" in folders and role in folders and given is not None and given.path:
+            check_same_tokenizer(folders["policy"], folders[role], role)
+    policy = recipe.models.policy
+    if policy is not None and policy.stop_tokens is not None and "policy" in folders:
+        check_stop_tokens(folders["policy"], policy.stop_tokens)
 
 
 def check_folder(folder: Path, role: str) -> None:
@@ -88,7 +94,9 @@ def check_folder(folder: Path, role: str) -> None:
             where=where,
             hint="copy the tokenizer's files of the model that it was trained from",
         )
-    tokens, rows = len(_vocabulary(folder)), int(config.get("vocab_size") or 0)
+    # A token that was added may lie beyond, if no text has it: rows are looked at when they are encoded.
+    tokens = max(_vocabulary(folder, added=False).values(), default=-1) + 1
+    rows = int(config.get("vocab_size") or dict(config.get("text_config") or {}).get("vocab_size") or 0)
     if rows and tokens > rows:
         raise UserError(
             f"the tokenizer in {folder} has {tokens} tokens, the model's embedding only {rows} rows",
@@ -129,23 +137,20 @@ def check_head(folder: Path, model: Any) -> None:
         )
 
 
-def check_same_tokenizer(policy: Path, reference: Path) -> None:
-    """Policy and reference give the same numbers to the same tokens. Raises UserError.
+def check_same_tokenizer(policy: Path, other: Path, role: str) -> None:
+    """Policy and reference or value model give the same numbers to the same tokens. Raises UserError."""
+    if _same_file(policy / "tokenizer.json", other / "tokenizer.json"):
+        return
+    ours, theirs = _vocabulary(policy), _vocabulary(other)
+    if ours and theirs:
+        require_policys_tokens(role, theirs, ours, key="path")
 
-    Without it every log-probability of the reference would be of another text.
-    """
-    if _same_file(policy / "tokenizer.json", reference / "tokenizer.json"):
-        return
-    ours, theirs = _vocabulary(policy), _vocabulary(reference)
-    if not ours or not theirs or ours == theirs:
-        return
-    different = next((token for token in {**ours, **theirs} if ours.get(token) != theirs.get(token)), "")
-    raise UserError(
-        f"its tokenizer is not the policy's: {len(theirs)} tokens in {reference}, {len(ours)} in {policy}; "
-        f"{different!r} is {theirs.get(different)} there and {ours.get(different)} here",
-        where="models.reference.path",
-        hint="the reference must share the policy's tokenizer; by default it is the policy's start",
-    )
+
+def check_stop_tokens(folder: Path, names: Sequence[str]) -> None:
+    """The tokens are some. Raises UserError."""
+    vocabulary = _vocabulary(folder)
+    for name in names if vocabulary else ():
+        require_token(name, vocabulary)
 
 
 def _not_here(path: str, role: str) -> str:
@@ -179,8 +184,8 @@ def _same_file(one: Path, other: Path) -> bool:
     return hashlib.sha256(one.read_bytes()).digest() == hashlib.sha256(other.read_bytes()).digest()
 
 
-def _vocabulary(folder: Path) -> dict[str, int]:
-    """Token to number by the folder's tokenizer.json, added tokens included; empty where there is none."""
+def _vocabulary(folder: Path, *, added: bool = True) -> dict[str, int]:
+    """Token to number by the folder's tokenizer.json, with added tokens or without; empty where there is none."""
     path = folder / "tokenizer.json"
     if not path.is_file():
         return {}
@@ -189,6 +194,7 @@ def _vocabulary(folder: Path) -> dict[str, int]:
         vocabulary = content["model"]["vocab"]
         if isinstance(vocabulary, list):  # Unigram: pairs of token and score
             vocabulary = {token: number for number, (token, _) in enumerate(vocabulary)}
-        return {**vocabulary, **{token["content"]: token["id"] for token in content.get("added_tokens", [])}}
+        more = {token["content"]: token["id"] for token in content.get("added_tokens", [])}
+        return {**vocabulary, **more} if added else {token: at for token, at in vocabulary.items() if token not in more}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"is not a tokenizer: {error!r}", where=str(path), hint=COPY_AGAIN) from error

@@ -61,6 +61,16 @@ def load_config(path: str, model: Model) -> Any:
         raise UserError(f"no model can be read there: {_first_line(error)}", where=path, hint=_hint(error)) from error
 
 
+def embedding_rows(path: str, *, trust_remote_code: bool = False) -> int | None:
+    """How many tokens the model there knows; None where its config does not say, or is not there."""
+    try:
+        config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError):  # said when the model is loaded
+        return None
+    rows: int | None = getattr(config.get_text_config(), "vocab_size", None)
+    return rows
+
+
 def load_causal(path: str, model: Model, *, dropout: bool, on_meta: bool = False) -> SelectedLogits:
     """A causal language model, with ``dropout`` False every dropout of it 0, the functional one in attention too.
 

@@ -31,7 +31,8 @@ from distft.data.sampler import take
 from distft.data.sources import corpus_texts
 from distft.data.tokenizer_training import tokenizers_equal, train_tokenizer
 from distft.data.turn_end import plain_end, special_tokens, turn_end
-from distft.models.load import load_tokenizer
+from distft.data.vocabulary import require_known, require_policys_tokens
+from distft.models.load import embedding_rows, load_tokenizer
 from distft.models.start import create_model
 from distft.workers.ppo_experience import build_ppo_columns
 from distft.workers.reward_reading import as_trained
@@ -66,11 +67,10 @@ class DataWorker:
         self._datasets = load_datasets(
             recipe.data, recipe.algorithm.kind, self._tokenizer, loss_on=getattr(recipe.algorithm, "loss_on", None)
         )
+        sets = {"train": self._datasets.train, "eval": self._datasets.eval, "test": self._datasets.test}
+        self._require_known([dataset for dataset in sets.values() if dataset], self._starts[main])
         if recipe.models.reward is not None:
             self._functions = [reward_function(name) for name in recipe.models.reward.functions]
-        value = self._starts.get("value")
-        value_shares = value is None or tokenizers_equal(self._tokenizer, self._load_tokenizer("value"))
-        sets = {"train": self._datasets.train, "eval": self._datasets.eval, "test": self._datasets.test}
         statistics = {name: dataset.statistics for name, dataset in sets.items() if dataset}
         for name, found in statistics.items():
             for bad in found.bad:
@@ -80,7 +80,7 @@ class DataWorker:
             "statistics": {name: str(found) for name, found in statistics.items()},
             "warnings": [f"data.{name}: {text}" for name, found in statistics.items() for text in found.warnings],
             "same_reward_tokenizer": self._same_tokenizer,
-            "same_value_tokenizer": value_shares,
+            "same_value_tokenizer": self._same_value_tokenizer(),
         }, None
 
     def close(self) -> tuple[None, None]:
@@ -236,6 +236,27 @@ class DataWorker:
         reward = self._recipe.models.reward
         model = batch.dense("score") * (reward.weight if reward else 1.0) if "score" in batch else 0.0
         return batch.with_columns(score=(batch.dense("function_score") + model).astype(np.float32))
+
+    def _require_known(self, datasets: Sequence[TokenizedDataset], start: Start) -> None:
+        rows = embedding_rows(start.path, trust_remote_code=start.trust_remote_code)
+        for dataset in datasets if rows is not None else ():
+            require_known(dataset, self._tokenizer, rows, kind=self._recipe.algorithm.kind, model=start.path)
+
+    def _same_value_tokenizer(self) -> bool:
+        """Whether the value model, where nobody said what it starts from, may start from the reward model.
+
+        Raises UserError for a start that the recipe names for a model that reads the policy's tokens, and that numbers
+        them otherwise.
+        """
+        for role in ("reference", "value"):
+            given = getattr(self._recipe.models, role) if role in self._starts else None
+            if given is not None and (given.path or given.init):
+                theirs = self._load_tokenizer(role).get_vocab()
+                key = "path" if given.path else "init"
+                require_policys_tokens(role, theirs, self._tokenizer.get_vocab(), key=key)
+                if role == "value":
+                    return True
+        return "value" not in self._starts or tokenizers_equal(self._tokenizer, self._load_tokenizer("value"))
 
     def _load_tokenizer(self, role: str) -> Any:
         start = self._starts[role]

@@ -137,18 +137,52 @@ def test_the_adapter_beside_a_result_names_the_result(tmp_path: Path) -> None:
         check_folder(folder / "adapter", "policy")
 
 
-def test_policy_and_reference_share_a_tokenizer(tmp_path: Path) -> None:
-    one = model_folder(tmp_path / "one")
+def test_reference_and_value_model_share_the_policys_tokenizer(tmp_path: Path) -> None:
+    one = model_folder(tmp_path / "one", head=(1, 8))
     same = model_folder(tmp_path / "same")
     (same / "tokenizer.json").write_text(json.dumps(json.loads((same / "tokenizer.json").read_text()), indent=2))
     other = model_folder(tmp_path / "other", tokens=("a", "c", "b"))
-    check_same_tokenizer(one, same)
-    with pytest.raises(UserError, match="'b' is 2 there and 1 here") as caught:
-        check_same_tokenizer(one, other)
+    check_same_tokenizer(one, same, "reference")
+    with pytest.raises(UserError, match="'b' is 2 here and 1 there") as caught:
+        check_same_tokenizer(one, other, "reference")
     assert caught.value.where == "models.reference.path"
     models = {"policy": {"path": str(one)}, "reference": {"path": str(other), "differs": True}}
     with pytest.raises(UserError, match="is not the policy's"):
         list(check_models(recipe("dpo", {"models": models})))
+    models = {"policy": {"path": str(one)}, "reward": {"path": str(one)}, "value": {"path": str(other)}}
+    with pytest.raises(UserError, match="is not the policy's") as caught:
+        list(check_models(recipe("ppo", {"models": models})))
+    assert caught.value.where == "models.value.path"
+
+
+def test_a_reward_model_may_have_another_tokenizer_and_the_value_model_then_does_not_start_from_it(
+    tmp_path: Path,
+) -> None:
+    policy, reward = model_folder(tmp_path / "p"), model_folder(tmp_path / "r", tokens=("a", "c", "b"), head=(1, 8))
+    models = {"policy": {"path": str(policy)}, "reward": {"path": str(reward)}}
+    assert list(check_models(recipe("ppo", {"models": models}))) == []
+
+
+def test_an_added_token_may_lie_beyond_the_embedding(tmp_path: Path) -> None:
+    """Whether some text has it is seen when the rows are encoded."""
+    folder = model_folder(tmp_path / "m")
+    content = json.loads((folder / "tokenizer.json").read_text())
+    content["added_tokens"] = [{"content": "<image_soft_token>", "id": 8}]
+    for vocabulary in (content["model"]["vocab"], content["model"]["vocab"] | {"<image_soft_token>": 8}):
+        content["model"]["vocab"] = vocabulary
+        (folder / "tokenizer.json").write_text(json.dumps(content))
+        check_folder(folder, "policy")
+
+
+def test_stop_tokens_are_tokens(tmp_path: Path) -> None:
+    folder = model_folder(tmp_path / "m", tokens=("hello", "<|im_end|>"))
+    models = {"policy": {"path": str(folder), "stop_tokens": ["<|im_end|>"]}}
+    assert list(check_models(recipe("sft", {"models": models}))) == []
+    models["policy"]["stop_tokens"] = ["<|im_ende|>"]
+    with pytest.raises(UserError, match="is no token of the policy's tokenizer") as caught:
+        list(check_models(recipe("sft", {"models": models})))
+    assert caught.value.where == "models.policy.stop_tokens"
+    assert caught.value.hint == "did you mean <|im_end|>?"
 
 
 def test_missing_folders_name_the_nearest(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from transformers import LlamaConfig
 
 from distft.batches import Batch, Ragged
 from distft.common.errors import UserError
@@ -125,6 +126,35 @@ def test_a_missing_function_names_those_that_are_there(make: Callable[..., DataW
     assert "length" in caught.value.hint
     with pytest.raises(UserError, match="cannot import no_such_module"):
         reward_function("no_such_module:f")
+
+
+def test_a_value_model_of_another_tokenizer_is_not_replaced_in_silence(
+    make: Callable[..., DataWorker], folder: Path
+) -> None:
+    other = folder / "others.jsonl"
+    other.write_text("\n".join(json.dumps({"prompt": f"zzz qqq {i}"}) for i in range(50)))
+    init = INIT.replace("}", ", tokenizer: {train_on: [{path: others.jsonl}]}}")
+    with pytest.raises(UserError, match="its tokenizer is not the policy's") as caught:
+        make(f"models.value.init={init}")
+    assert caught.value.where == "models.value.init"
+
+
+def test_a_token_without_a_row_in_the_embedding_is_refused_where_a_row_has_it(
+    make: Callable[..., DataWorker], folder: Path
+) -> None:
+    model = folder / "unresized"
+    tokenizer = family_tokenizer("qwen", [row["prompt"] for row in ROWS])
+    LlamaConfig(vocab_size=len(tokenizer) - 1).save_pretrained(model)
+    unknown = tokenizer.convert_ids_to_tokens(len(tokenizer) - 1)
+    tokenizer.save_pretrained(model)
+    rows = [{"prompt": row["prompt"] + (unknown if number == 17 else "")} for number, row in enumerate(ROWS)]
+    (folder / "unknown.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    paths = [f"models.{role}={{path: {model}}}" for role in ("policy", "reward")]
+    make(*paths)
+    with pytest.raises(UserError, match="the model's embedding has") as caught:
+        make(*paths, "data.train=[{path: unknown.jsonl}]")
+    assert unknown in caught.value.what
+    assert caught.value.where.endswith("unknown.jsonl:18")
 
 
 def test_a_reward_model_with_another_tokenizer_reads_the_text(make: Callable[..., DataWorker], folder: Path) -> None:
