@@ -17,6 +17,7 @@ def stop_tokens(tokenizer: Any, module: Any, named: Sequence[str] | None = None)
     ``module`` is a Hugging Face model or what wraps one. Raises UserError for a name that is no token.
     """
     model = module if hasattr(module, "generation_config") else module.model
+    found: set[int | None]
     if named is not None:
         vocabulary = tokenizer.get_vocab()
         found = {require_token(name, vocabulary) for name in named}

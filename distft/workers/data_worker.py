@@ -239,7 +239,9 @@ class DataWorker:
 
     def _require_known(self, datasets: Sequence[TokenizedDataset], start: Start) -> None:
         rows = embedding_rows(start.path, trust_remote_code=start.trust_remote_code)
-        for dataset in datasets if rows is not None else ():
+        if rows is None:
+            return
+        for dataset in datasets:
             require_known(dataset, self._tokenizer, rows, kind=self._recipe.algorithm.kind, model=start.path)
 
     def _same_value_tokenizer(self) -> bool:
