@@ -234,7 +234,7 @@ def test_a_template_that_ends_no_turn_is_given_an_end(name: str) -> None:
         encoded = encoder.supervised(DialogueExample((ASK, TELL, MORE, END)), loss_on)
         assert _all_ids(encoded).count(eos) == 1
         assert (encoded.response_ids[-1], encoded.mask[-1]) == (eos, 1)
-    open_ended = encoder.supervised(DialogueExample((ASK, TELL, MORE)), "assistant")
+    open_ended = encoder.supervised(DialogueExample((ASK, TELL, MORE, END, MORE)), "assistant")
     assert eos not in _all_ids(open_ended)
     assert eos not in encoder.prompt(PromptExample((ASK,)))
 
