@@ -27,11 +27,12 @@ from distft.data.bad_rows import BadRows
 from distft.data.dataset import TokenizedDataset, load_datasets
 from distft.data.encode import Encoder
 from distft.data.formats import Message, prompt_of
+from distft.data.known_tokens import require_known
 from distft.data.sampler import take
 from distft.data.sources import corpus_texts
 from distft.data.tokenizer_training import tokenizers_equal, train_tokenizer
 from distft.data.turn_end import plain_end, special_tokens, turn_end
-from distft.data.vocabulary import require_known, require_policys_tokens
+from distft.data.vocabulary import require_policys_tokens
 from distft.models.load import embedding_rows, load_tokenizer
 from distft.models.start import create_model
 from distft.workers.ppo_experience import build_ppo_columns

@@ -1,0 +1,38 @@
+"""Do the ids of a data set fit a model's embedding?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from distft.common.errors import UserError
+from distft.data.dataset import TokenizedDataset
+
+_AT_ONCE = 1000  # units
+
+
+def require_known(dataset: TokenizedDataset, tokenizer: Any, rows: int, *, kind: str, model: str) -> None:
+    """All ids of a data set (of a ``kind`` of algorithm) are rows of the embedding of ``model``, which has ``rows``.
+
+    A tokenizer may have more tokens than that, as long as no text has them: Gemma-3's text models have one for images.
+    Raises UserError naming the row and the token.
+    """
+    beyond = {number: token for token, number in tokenizer.get_vocab().items() if number >= rows}
+    for start in range(0, dataset.num_units if beyond else 0, _AT_ONCE):
+        units = range(start, min(start + _AT_ONCE, dataset.num_units))
+        if _largest(dataset, units, kind) < rows:
+            continue
+        unit = next(unit for unit in units if _largest(dataset, [unit], kind) >= rows)
+        number = _largest(dataset, [unit], kind)
+        raise UserError(
+            f"the token {beyond[number]} has the number {number}, the model's embedding has {rows} rows",
+            where=dataset.rows([unit])[0].where,
+            hint=f"the tokenizer in {model} was given tokens and the model no room for them: make it with "
+            "model.resize_token_embeddings(len(tokenizer)), and save both",
+        )
+
+
+def _largest(dataset: TokenizedDataset, units: Sequence[int], kind: str) -> int:
+    batch = dataset.prompts(units) if kind == "ppo" else dataset.batch(units)
+    columns = [name for name in ("prompt_ids", "response_ids") if name in batch]
+    return max(int(batch.ragged(name).values.max(initial=0)) for name in columns)
