@@ -25,6 +25,7 @@ from distft.data.formats import (
     TextExample,
     extra_columns,
     misshapen,
+    prompt_of,
     require_columns,
 )
 
@@ -50,6 +51,18 @@ def example_of(row: Row, format_name: str) -> Example:
     named = under_our_names(row, format_name)
     require_columns(named, format_name)
     return _READERS[format_name](named)
+
+
+def example_for(row: Row, format_name: str, kind: str) -> Example:
+    """The example a row stands for, of use to a kind of algorithm: RL needs a prompt, SFT an answer with words. In a
+    pair either side may be empty: to be silent, or not to be, is what it teaches.
+    """
+    example = example_of(row, format_name)
+    if kind == "ppo" and not prompt_of(example):
+        raise Unusable("no prompt")
+    if kind == "sft" and isinstance(example, PreferenceExample) and _is_empty(example.chosen):
+        raise Unusable(EMPTY_ANSWER)
+    return example
 
 
 def _text(row: Row) -> Example:
@@ -173,8 +186,6 @@ def _pair(row: Row, prompt: Content, chosen: Content, rejected: Content) -> Exam
     for name, side in (("chosen", chosen), ("rejected", rejected)):
         if not isinstance(side, str) and not any(message.role == "assistant" for message in side):
             raise Unusable(f"no assistant turn in {name}")
-    if _is_empty(chosen):  # a rejected one may be empty: not to be silent is what the pair teaches
-        raise Unusable(EMPTY_ANSWER)
     return PreferenceExample(prompt, chosen, rejected, where=row.where, extra=extra_columns(row))
 
 

@@ -31,7 +31,7 @@ from distft.data.formats import (
     prompt_of,
     texts_of,
 )
-from distft.data.readers import Unusable, example_of
+from distft.data.readers import Unusable, example_for, example_of
 
 _BUILTIN = "builtin:"
 _ANSWERS = (CompletionExample, PreferenceExample)  # examples that answer a prompt
@@ -72,9 +72,7 @@ def read_examples(
     for row in read_rows(source, list_name, on_bad):
         try:
             format_name = format_name or format_of(source, row, kind)
-            example = example_of(row, format_name)
-            if kind == "ppo" and not prompt_of(example):
-                raise Unusable("no prompt")
+            example = example_for(row, format_name, kind)
         except Unusable as reason:
             unusable[str(reason)] += 1
         except BadRow as bad:
@@ -105,7 +103,7 @@ def check_rows(
         num_rows += 1
         try:
             format_name = format_name or format_of(source, row, kind)
-            example = example_of(row, format_name)
+            example = example_for(row, format_name, kind)
             prompted = prompted or not isinstance(example, _ANSWERS) or bool(prompt_of(example))
             if kind != "ppo" and not is_builtin(source):  # there the other columns are for reward functions
                 notes |= dict.fromkeys(column_notes(row, format_name))

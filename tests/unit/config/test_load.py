@@ -27,6 +27,13 @@ def test_tiny_recipes_are_shipped() -> None:
     assert all(len(line) > 20 and not line.startswith("#") for _, line in shipped_recipes())
 
 
+def test_no_shipped_recipe_names_a_folder_outside_the_working_directory() -> None:
+    for name, _ in shipped_recipes():
+        data = load_recipe(name).data
+        for source in (*data.train, *data.eval, *data.test):
+            assert not source.path.startswith(("..", "/", "~")), f"{name}: {source.path}"
+
+
 @pytest.mark.parametrize("name", [name for name, _ in shipped_recipes()])
 def test_shipped_recipe_is_right_and_its_resolved_form_means_the_same(name: str, tmp_path: Path) -> None:
     recipe = load_recipe(name, [])

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from distft.common.errors import UserError
 from distft.data.formats import CompletionExample, DialogueExample, Message, PreferenceExample, Row, TextExample
-from distft.data.readers import Unusable, example_of
+from distft.data.readers import Unusable, example_for, example_of
 
 
 def _read(format_name: str, **values: Any) -> Any:
@@ -68,7 +68,6 @@ def test_wrong_messages_are_named(messages: Any, what: str) -> None:
         ("sharegpt", {"conversations": [{"from": "gpt", "value": ""}]}, "empty answer"),
         ("alpaca", {"instruction": "a", "output": ""}, "empty answer"),
         ("natural_instructions", {"definition": "a", "inputs": "b", "targets": [""]}, "empty answer"),
-        ("preference", {"prompt": "a", "chosen": "", "rejected": "b"}, "empty answer"),
         ("prompt", {"prompt": ""}, "empty prompt"),
         ("preference", {"prompt": "a", "chosen": "b", "rejected": "b"}, "the same"),
         ("preference", {"chosen": [_turn("user", "a")], "rejected": [_turn("user", "b")]}, "no common beginning"),
@@ -147,8 +146,7 @@ def test_implicit_prompts_lose_nothing(chosen: str, rejected: str) -> None:
     try:
         example = _read("preference", chosen=chosen, rejected=rejected)
     except Unusable:
-        # equal, or nothing is left to choose but white space
-        assert chosen == rejected or not chosen.strip() or rejected.startswith(chosen.rstrip())
+        assert chosen == rejected
         return
     assert (example.prompt + example.chosen, example.prompt + example.rejected) == (chosen, rejected)
     if example.prompt:
@@ -197,8 +195,12 @@ def test_dialogsum() -> None:
     assert example.extra == {"topic": "greeting", "fname": "x"}
 
 
-def test_a_rejected_answer_may_be_empty() -> None:
-    assert _read("preference", prompt="a", chosen="b", rejected="").rejected == ""
+def test_silence_may_be_preferred_but_is_not_imitated() -> None:
+    pair = Row({"prompt": "How do I steal?", "chosen": "", "rejected": "Like so."}, "rows.jsonl:7")
+    for kind in ("dpo", "reward"):
+        assert example_for(pair, "preference", kind).chosen == ""  # type: ignore[union-attr]
+    with pytest.raises(Unusable, match="empty answer"):
+        example_for(pair, "preference", "sft")
 
 
 def test_sharegpt() -> None:
