@@ -46,4 +46,11 @@ class Data(Section):
         default="fail", description="rows that are malformed or that the chat template refuses: stop, or leave out"
     )
     max_dropped: int = Field(default=100, ge=0, description="bad rows of a list left out at most (on_bad_row: drop)")
-    num_workers: int = Field(default=0, ge=0, le=256, description="processes that tokenise ahead; 0: the data worker")
+    num_workers: int = Field(
+        default=0, ge=0, le=256, description="processes that tokenise, once for all starts; 0: the data worker itself"
+    )
+    cache_dir: WrittenPath | None = Field(
+        default=None,
+        description="folder of the tokenised rows, seen by all nodes, used by all runs; null: .distft-rows beside "
+        "the run folder",
+    )

@@ -72,6 +72,10 @@ class Checkpoint(Section):
     resume: WrittenPath = Field(
         default="auto", description="auto: from the newest complete checkpoint; never; or a folder"
     )
+    changed_data: Literal["refuse", "accept"] = Field(
+        default="refuse",
+        description="data that is not what it was at the checkpoint: do not go on, or accept it",
+    )
 
 
 class Recovery(Section):

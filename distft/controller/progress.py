@@ -13,8 +13,8 @@ class Progress:
 
     ``step`` is the last finished step (optimizer step; iteration in RL), ``position`` the units of training
     data taken since the beginning, ``num_tokens`` the tokens trained on, ``optimizer_steps`` those taken
-    (for the learning-rate schedule). ``kl_coef`` and ``score_state`` belong to PPO; ``before`` holds the held-out
-    metrics of the start.
+    (for the learning-rate schedule). ``kl_coef`` and ``score_state`` belong to PPO; ``data`` has the hash of each
+    source's content by its key; ``before`` holds the held-out metrics of the start.
     """
 
     total_steps: int
@@ -25,6 +25,7 @@ class Progress:
     kl_coef: float = 0.0
     score_state: dict[str, float] = field(default_factory=dict)
     wandb_id: str = ""
+    data: dict[str, str] = field(default_factory=dict)
     before: dict[str, float] = field(default_factory=dict)
     failed_saves: int = 0
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from distft.common.errors import UserError
-from distft.data.dataset import TokenizedDataset
+from distft.data.tokenized import TokenizedDataset
 
 _AT_ONCE = 1000  # units
 
@@ -18,7 +18,9 @@ def require_known(dataset: TokenizedDataset, tokenizer: Any, rows: int, *, kind:
     Raises UserError naming the row and the token.
     """
     beyond = {number: token for token, number in tokenizer.get_vocab().items() if number >= rows}
-    for start in range(0, dataset.num_units if beyond else 0, _AT_ONCE):
+    if not beyond or dataset.largest_id < rows:
+        return
+    for start in range(0, dataset.num_units, _AT_ONCE):
         units = range(start, min(start + _AT_ONCE, dataset.num_units))
         if _largest(dataset, units, kind) < rows:
             continue

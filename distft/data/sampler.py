@@ -6,6 +6,8 @@ once, in an order that depends on (seed, e) alone, so position -> (epoch, unit) 
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 import numpy.typing as npt
 
@@ -18,9 +20,17 @@ def order(num_units: int, seed: int, epoch: int, shuffle: bool) -> npt.NDArray[n
     """
     if not shuffle:
         return np.arange(num_units, dtype=np.int64)
+    return _shuffled(num_units, seed, epoch)
+
+
+@lru_cache(maxsize=2)
+def _shuffled(num_units: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
+    """Kept for the batches of an epoch: of millions of units it takes a good part of a second."""
     key = np.array([seed % 2**64, epoch], dtype=np.uint64)
     words = np.random.Philox(key=key).random_raw(num_units)
-    return np.argsort(words, kind="stable").astype(np.int64)
+    found = np.argsort(words, kind="stable").astype(np.int64)
+    found.setflags(write=False)
+    return found
 
 
 def take(num_units: int, start: int, count: int, seed: int, shuffle: bool) -> list[tuple[int, int]]:

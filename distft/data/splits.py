@@ -2,64 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Final, Literal, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
+Keys: TypeAlias = npt.NDArray[np.uint64]  # [rows, 2]: the higher and the lower half of a fingerprint
 ListName: TypeAlias = Literal["train", "eval", "test"]
 LIST_NAMES: Final[tuple[ListName, ...]] = ("train", "eval", "test")
 
 _SCALE = 2**32
 
 
-def held_out(key: str, holdout: float, lists: Sequence[ListName]) -> ListName:
-    """The list a row belongs to: each of ``lists`` (eval, test) gets ``holdout`` of all keys, the rest is train.
+def held_out(keys: Keys, holdout: float, lists: Sequence[ListName]) -> npt.NDArray[np.int64]:
+    """The list each row belongs to, as its place in LIST_NAMES: each of ``lists`` (eval, test) gets ``holdout`` of all
+    keys, the rest is train.
 
-    ``key`` is a hexadecimal fingerprint of what is asked, so the same question is always on the same side,
+    ``keys``, uint64 [rows, 2], are fingerprints of what is asked, so the same question is always on the same side,
     whatever else is in the data and in whatever order. eval and test have shares of their own: dropping one
     list leaves the other as it is.
     """
     share = round(holdout * _SCALE)
-    number = int(key[:8], 16)
+    numbers = (keys[:, 0] >> np.uint64(32)).astype(np.int64)
+    side = np.zeros(len(keys), np.int64)
     for place, name in enumerate(("eval", "test")):
-        if name in lists and place * share <= number < (place + 1) * share:
-            return name  # type: ignore[return-value]
-    return "train"
+        if name in lists:
+            side[(place * share <= numbers) & (numbers < (place + 1) * share)] = LIST_NAMES.index(name)
+    return side
 
 
-@dataclass(frozen=True)
-class Leaks:
-    """Places of rows to leave out, by list, because a list that judges has the same question."""
-
-    train: frozenset[int]
-    eval: frozenset[int]
-
-
-def find_leaks(keys: Mapping[ListName, Sequence[str]]) -> Leaks:
-    """Rows of train whose question stands in eval or test, and rows of eval whose question stands in test."""
-    test = set(keys.get("test", ()))
-    judged = test | set(keys.get("eval", ()))
-    return Leaks(_places(keys.get("train", ()), judged), _places(keys.get("eval", ()), test))
-
-
-def mix(keys: Sequence[Sequence[str]], weights: Sequence[float]) -> list[tuple[int, int]]:
-    """The units of an epoch as (source, row): a row of a source of weight w is visited w times an epoch.
+def mix(keys: Sequence[Keys], weights: Sequence[float]) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+    """The units of an epoch, the source and the row of each: a row of a source of weight w is visited w times an epoch.
 
     1 is every row once, 2 twice, 0.5 one half of them; the fraction goes to the rows with the smallest
     keys, so the choice depends on the rows' content alone. Copies of a row come one after the other source by
     source; the sampler shuffles them. At least one row of every source that has any is kept.
     """
-    units: list[tuple[int, int]] = []
-    for source, (source_keys, weight) in enumerate(zip(keys, weights, strict=True)):
+    rows = [np.zeros(0, np.int64)]
+    for source_keys, weight in zip(keys, weights, strict=True):
         num_rows = len(source_keys)
         total = max(round(num_rows * weight), min(1, num_rows))
         whole, extra = divmod(total, num_rows) if num_rows else (0, 0)
-        favoured = set(np.argsort(np.array(source_keys, dtype=str), kind="stable")[:extra].tolist())
-        units += [(source, row) for row in range(num_rows) for _ in range(whole + (row in favoured))]
-    return units
-
-
-def _places(keys: Iterable[str], judged: set[str]) -> frozenset[int]:
-    return frozenset(place for place, key in enumerate(keys) if key in judged)
+        visits = np.full(num_rows, whole, np.int64)
+        if extra:
+            visits[np.lexsort((source_keys[:, 1], source_keys[:, 0]))[:extra]] += 1
+        rows.append(np.repeat(np.arange(num_rows, dtype=np.int64), visits))
+    sources = [np.full(len(part), number, np.int32) for number, part in enumerate(rows[1:])]
+    return np.concatenate([np.zeros(0, np.int32), *sources]), np.concatenate(rows)

@@ -55,6 +55,7 @@ VERBS: Mapping[str, Verb] = {
     "check_export": Verb(deadline="setup", ranks="first", on_device=False),
     "export": Verb(deadline="long", reports="first"),
     # the data worker's
+    "prepare_rows": Verb(deadline="setup", on_device=False),
     "batch": Verb(on_device=False),
     "prompts": Verb(on_device=False),
     "texts": Verb(on_device=False),

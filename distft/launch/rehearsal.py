@@ -36,7 +36,7 @@ def _set_up(recipe: Recipe, folder: Path) -> Iterator[str]:
 
     starts = model_starts(recipe, folder)
     (folder / "init").mkdir()
-    loaded, _ = DataWorker(recipe=recipe, starts=starts).setup(weights=False)
+    loaded, _ = DataWorker(recipe=recipe, starts=starts, weights=False, store=folder / "rows").setup()
     done = []
     for role, (start, new_head) in starts_of_workers(recipe, starts, loaded).items():
         spec, exported = role_spec(recipe, role), role == main_role(recipe)

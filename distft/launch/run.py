@@ -26,6 +26,7 @@ from distft.config.roles import is_rl, main_role, trained_roles
 from distft.controller.evaluating import after, before, read_table
 from distft.controller.ppo import train_ppo
 from distft.controller.progress import Progress
+from distft.controller.rows import prepare_rows, require_same_data
 from distft.controller.session import Session
 from distft.controller.supervised import train_supervised
 from distft.groups.guest import Guest
@@ -236,6 +237,7 @@ def _set_up(
     """Loads data and models, and the checkpoint if there is one; then the run can go."""
     tracker.phase("loading data")
     data = groups[DATA]
+    progress.data = dict(prepare_rows(data, tracker, stop, lambda now: _check_data(recipe, found, now)))
     loaded = data.call("setup").result().report
     tracker.event("data_ready", **loaded["statistics"])
     for warning in loaded["warnings"]:
@@ -271,6 +273,12 @@ def _set_up(
         groups.take_computing_seconds,
         stop,
     )
+
+
+def _check_data(recipe: Recipe, found: Found | None, now: Mapping[str, str]) -> None:
+    """A checkpoint is gone on from in the rows that it was written in; one of another recipe may have had others."""
+    if found is not None and found.manifest.fingerprint == fingerprint(recipe):
+        require_same_data(recipe, found.step, found.progress.get("data", {}), now)
 
 
 def _load_models(

@@ -21,7 +21,10 @@ from distft.tracking.metrics import METRICS
 RECIPE = "recipe.yaml"
 _SHOWN = 3  # changed keys named in a message
 # What may change between attempts: how far, how often, and how it is watched; not what is computed.
-_MAY_CHANGE = ("name", "output_dir", "train.steps", "train.epochs", "checkpoint", "recovery", "evaluation", "tracking")
+_MAY_CHANGE = (
+    "name", "output_dir", "train.steps", "train.epochs", "checkpoint", "recovery", "evaluation", "tracking",
+    "data.num_workers", "data.cache_dir",
+)  # fmt: skip
 
 
 def essential(recipe: Recipe) -> dict[str, Any]:

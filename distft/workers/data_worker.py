@@ -12,7 +12,8 @@ import logging
 import math
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Generator, Mapping, Sequence
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -24,12 +25,14 @@ from distft.common.errors import UserError
 from distft.common.logging import stage
 from distft.config.recipe import Recipe
 from distft.data.bad_rows import BadRows
-from distft.data.dataset import TokenizedDataset, load_datasets
+from distft.data.dataset import Preparing, prepare_datasets
 from distft.data.encode import Encoder
 from distft.data.formats import Message, prompt_of
 from distft.data.known_tokens import require_known
 from distft.data.sampler import take
 from distft.data.sources import corpus_texts
+from distft.data.store import store_folder
+from distft.data.tokenized import TokenizedDataset
 from distft.data.tokenizer_training import tokenizers_equal, train_tokenizer
 from distft.data.turn_end import plain_end, special_tokens, turn_end
 from distft.data.vocabulary import require_policys_tokens
@@ -47,31 +50,38 @@ _ANSWERS = "it is called as f(prompts, completions, **columns) and answers one f
 class DataWorker:
     """The data of a run. ``starts`` says where each role's model begins."""
 
-    def __init__(self, *, recipe: Recipe, starts: Mapping[str, Start], **_: Any) -> None:
+    def __init__(
+        self, *, recipe: Recipe, starts: Mapping[str, Start], weights: bool = True, store: Path | None = None, **_: Any
+    ) -> None:
+        """``weights``: whether ``init:`` models get any; without, there is enough for everything that is done here.
+        ``store`` of the tokenised rows, by default where the recipe says."""
         self._recipe = recipe
         self._starts = dict(starts)
+        self._weights = weights
+        self._store = store or store_folder(recipe.data.cache_dir, recipe.output_dir)
         self._functions: list[Callable[..., Sequence[float]]] = []
+        self._contents: Mapping[str, str] | None = None
+        self._preparing = self._prepare()
 
-    def setup(self, weights: bool = True) -> tuple[dict[str, Any], None]:
-        """Writes the ``init:`` models that are not there yet, loads tokenizers and data; reports sizes.
+    def prepare_rows(self, seconds: float) -> tuple[dict[str, Any], None]:
+        """Gets ready for about so long: whether it is ``done``, what it is ``doing``, and the hashes of the sources'
+        ``contents`` once they are known. Calls of this before ``setup`` keep that within its deadline."""
+        until = time.monotonic() + seconds
+        for preparing in self._preparing:
+            news = preparing.contents is not None
+            self._contents = preparing.contents or self._contents
+            if news or time.monotonic() >= until:
+                stage(preparing.doing or "looking for tokenised rows")
+                return {"done": False, "doing": preparing.doing, "contents": self._contents}, None
+        return {"done": True, "doing": "", "contents": self._contents}, None
 
-        Without ``weights`` those models have none: enough for everything that is done here.
-        """
-        for start in self._starts.values():
-            self._write_start(start, weights=weights)
-        recipe = self._recipe
-        stage("loading tokenizer and data")
-        main = "policy" if "policy" in self._starts else "reward"
-        self._tokenizer = self._load_tokenizer(main)
-        self._reward_tokenizer = self._load_tokenizer("reward") if "reward" in self._starts else self._tokenizer
-        self._same_tokenizer = tokenizers_equal(self._tokenizer, self._reward_tokenizer)
-        self._datasets = load_datasets(
-            recipe.data, recipe.algorithm.kind, self._tokenizer, loss_on=getattr(recipe.algorithm, "loss_on", None)
-        )
+    def setup(self) -> tuple[dict[str, Any], None]:
+        """What ``prepare_rows`` has left over; reports sizes."""
+        for _ in self._preparing:
+            pass
         sets = {"train": self._datasets.train, "eval": self._datasets.eval, "test": self._datasets.test}
+        main = "policy" if "policy" in self._starts else "reward"
         self._require_known([dataset for dataset in sets.values() if dataset], self._starts[main])
-        if recipe.models.reward is not None:
-            self._functions = [reward_function(name) for name in recipe.models.reward.functions]
         statistics = {name: dataset.statistics for name, dataset in sets.items() if dataset}
         for name, found in statistics.items():
             for bad in found.bad:
@@ -83,6 +93,26 @@ class DataWorker:
             "same_reward_tokenizer": self._same_tokenizer,
             "same_value_tokenizer": self._same_value_tokenizer(),
         }, None
+
+    def _prepare(self) -> Generator[Preparing, None, None]:
+        """Writes the ``init:`` models that are not there yet, loads tokenizers, functions and rows."""
+        for start in self._starts.values():
+            self._write_start(start, weights=self._weights)
+        recipe = self._recipe
+        stage("loading tokenizer and data")
+        main = "policy" if "policy" in self._starts else "reward"
+        self._tokenizer = self._load_tokenizer(main)
+        self._reward_tokenizer = self._load_tokenizer("reward") if "reward" in self._starts else self._tokenizer
+        self._same_tokenizer = tokenizers_equal(self._tokenizer, self._reward_tokenizer)
+        if recipe.models.reward is not None:
+            self._functions = [reward_function(name) for name in recipe.models.reward.functions]
+        self._datasets = yield from prepare_datasets(
+            recipe.data,
+            recipe.algorithm.kind,
+            self._tokenizer,
+            self._store,
+            loss_on=getattr(recipe.algorithm, "loss_on", None),
+        )
 
     def close(self) -> tuple[None, None]:
         """Nothing to leave."""

@@ -12,8 +12,9 @@ from transformers import PreTrainedTokenizerFast
 from distft.batches import Batch
 from distft.common.errors import UserError
 from distft.config.data import Data, Source
-from distft.data.dataset import TokenizedDataset, load_datasets
+from distft.data.dataset import Datasets, load_datasets, prepare_datasets
 from distft.data.formats import PromptExample
+from distft.data.tokenized import TokenizedDataset
 
 Write = Callable[..., str]
 BUILTIN = Source(path="builtin:dialogues", limit=40)
@@ -225,3 +226,25 @@ def test_the_first_bad_row_stops_unless_told_otherwise(tokenizer: PreTrainedToke
     with pytest.raises(UserError, match="malformed JSON.*\n.*data.on_bad_row=drop leaves such rows out") as caught:
         load_datasets(Data(train=(Source(path=path),)), "sft", tokenizer)
     assert caught.value.where == f"{path}:2"
+
+
+def test_bad_rows_are_known_at_every_start(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    """Rows come out of the store the second time: what was wrong with some is judged anew."""
+    source = Source(path=_mixed_up(tmp_path))
+    first, again = (_prepared(Data(train=(source,), on_bad_row="drop"), tokenizer, tmp_path) for _ in range(2))
+    assert str(first.train.statistics) == str(again.train.statistics)
+    assert [row.digest for row in first.train.statistics.bad] == [row.digest for row in again.train.statistics.bad]
+    with pytest.raises(UserError, match="malformed JSON.*\n.*data.on_bad_row=drop leaves such rows out"):
+        _prepared(Data(train=(source,)), tokenizer, tmp_path)
+    with pytest.raises(UserError, match="more than 3 rows of data.train are wrong"):
+        _prepared(Data(train=(source,), on_bad_row="drop", max_dropped=3), tokenizer, tmp_path)
+
+
+def _prepared(data: Data, tokenizer: PreTrainedTokenizerFast, folder: Path) -> Datasets:
+    preparing = prepare_datasets(data, "sft", tokenizer, folder / "store")
+    while True:
+        try:
+            next(preparing)
+        except StopIteration as done:
+            found: Datasets = done.value
+            return found

@@ -5,7 +5,7 @@ from transformers import PreTrainedTokenizerFast
 
 from distft.common.errors import UserError
 from distft.config.data import Data
-from distft.data import tokenise as module
+from distft.data.bad_rows import BadRow
 from distft.data.formats import CompletionExample, Example, Message, PreferenceExample, PromptExample
 from distft.data.tokenise import tokenise
 
@@ -75,15 +75,11 @@ def test_a_row_without_a_trained_token_is_dropped(tokenizer: PreTrainedTokenizer
     assert (found.places, dict(found.dropped)) == ([1], {"nothing to train on": 1})
 
 
-def test_several_processes_give_the_same(tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_CHUNK", 2)
-    rows: list[Example] = [CompletionExample("Q", " a" * number, where=f"rows:{number}") for number in range(1, 8)]
-    alone = tokenise(rows, "sft", tokenizer, Data(max_length=6, overlong="drop"), None)
-    shared = tokenise(rows, "sft", tokenizer, Data(max_length=6, overlong="drop", num_workers=2), None)
-    assert shared == alone
-    with pytest.raises(UserError, match="rows:"):
-        tokenise(rows, "sft", tokenizer, Data(max_length=6, overlong="error", num_workers=2), None)
+def test_a_row_that_the_template_refuses_is_reported(tokenizer: PreTrainedTokenizerFast) -> None:
+    rows: list[Example] = [CompletionExample("Q", " a" * number, where=f"rows:{number}") for number in range(1, 4)]
+    alone = tokenise(rows, "sft", tokenizer, Data(), None)
     refused: list[Example] = [CompletionExample((Message("critic", "a"),), (TELL,), where=f"bad:{n}") for n in range(2)]
-    drop, bad = Data(max_length=6, overlong="drop", num_workers=2, on_bad_row="drop"), []
-    found = tokenise([*rows[:3], refused[0], *rows[3:], refused[1]], "sft", tokenizer, drop, None, bad.append)
+    bad: list[BadRow] = []
+    found = tokenise([*rows[:2], refused[0], *rows[2:], refused[1]], "sft", tokenizer, Data(), None, bad.append)
     assert ([row.where for row in bad], found.sequences) == (["bad:0", "bad:1"], alone.sequences)
+    assert [found.bad[place].where for place in (2, 4)] == ["bad:0", "bad:1"]

@@ -11,7 +11,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassifi
 
 from distft.config.data import Data, Source
 from distft.data.builtin import dialogues
-from distft.data.dataset import TokenizedDataset, load_datasets
+from distft.data.dataset import load_datasets
+from distft.data.tokenized import TokenizedDataset
 
 Write = Callable[..., str]
 BUILTIN = [row for _, row in zip(range(12), dialogues("eval"), strict=False)]

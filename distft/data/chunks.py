@@ -1,0 +1,98 @@
+"""Rows of a source to record batches, some thousands at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+import pyarrow as pa  # type: ignore[import-untyped]
+
+from distft.config.data import Data
+from distft.data.bad_rows import BadRow, BadRows, OnBadRow
+from distft.data.formats import Example, Row, prompt_of
+from distft.data.readers import Unusable, example_of
+from distft.data.stored_rows import Records
+from distft.data.tokenise import tokenise
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Item: TypeAlias = Row | BadRow
+# A chunk ends at either: small rows are many to a chunk, large ones do not fill the memory.
+MAX_ROWS: Final = 8192
+_MAX_CHARACTERS: Final = 8 * 2**20
+
+
+@dataclass(frozen=True)
+class Task:
+    """What the rows of a list are to become."""
+
+    kind: str
+    loss_on: str | None
+    data: Data
+    list_name: str
+    tokenizer: PreTrainedTokenizerBase
+
+    def batch(self, items: Sequence[Item], format_name: str) -> pa.RecordBatch:
+        """Rows as records, each with its tokens or why it has none. UserError for a row that is wrong, or for more
+        of them than ``data.max_dropped``."""
+        on_bad = BadRows(self.data, self.list_name)
+        left_out: dict[int, Unusable | BadRow] = {}  # by place
+        examples: dict[int, Example] = {}
+        for place, item in enumerate(items):
+            try:
+                examples[place] = self._example(item, format_name)
+            except Unusable as why:
+                left_out[place] = why
+            except BadRow as bad:
+                on_bad(bad)
+                left_out[place] = bad
+        found = tokenise(list(examples.values()), self.kind, self.tokenizer, self.data, self.loss_on, on_bad)
+        kept = dict(zip(found.places, zip(found.sequences, found.truncated, strict=True), strict=True))
+        records, number = Records(keep_columns=self.kind == "ppo"), -1
+        for place, item in enumerate(items):
+            if place in left_out:
+                records.leave_out(item.where, None, left_out[place])
+                continue
+            number += 1
+            if number in kept:
+                sequences, truncated = kept[number]
+                records.keep(examples[place], sequences, truncated=truncated)
+            else:
+                records.leave_out(item.where, examples[place], found.bad.get(number) or found.reasons[number])
+        return records.batch()
+
+    def _example(self, item: Item, format_name: str) -> Example:
+        if isinstance(item, BadRow):
+            raise item
+        example = example_of(item, format_name)
+        if self.kind == "ppo" and not prompt_of(example):
+            raise Unusable("no prompt")
+        return example
+
+
+def chunked(read: Callable[[OnBadRow], Iterator[Row]]) -> Iterator[list[Item]]:
+    """The rows of a source, and those that could not be read, in chunks whose borders depend on them alone.
+
+    ``read`` is given what it is to call with a bad row.
+    """
+    chunk: list[Item] = []
+    characters = 0
+    for row in read(chunk.append):
+        chunk.append(row)
+        characters += _characters(row.values)
+        if len(chunk) >= MAX_ROWS or characters >= _MAX_CHARACTERS:
+            yield list(chunk)
+            chunk.clear()
+            characters = 0
+    if chunk:
+        yield chunk
+
+
+def _characters(value: Any) -> int:
+    if isinstance(value, str | bytes):
+        return len(value)
+    if isinstance(value, dict):
+        return sum(map(_characters, value.values()))
+    return sum(map(_characters, value)) if isinstance(value, list | tuple) else 8

@@ -1,0 +1,137 @@
+"""A list of tokenised rows, ready to be taken by number: what the data worker holds. The rows stay on the disk."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from distft.batches import Batch, Column, Ragged
+from distft.data.bad_rows import BadRow
+from distft.data.formats import Example
+from distft.data.stored_rows import StoredRows
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What became of the rows of a list. Lengths are tokens of prompt + response."""
+
+    num_rows: int = 0  # rows read, or split off for this list
+    num_kept: int = 0
+    num_units: int = 0  # kept rows, counted as often as their source's weight says
+    num_truncated: int = 0
+    num_moved: int = 0  # the chat template writes the prompt differently once it is answered
+    num_leaked: int = 0  # left out because a list that judges asks the same
+    num_tokens: int = 0
+    longest: int = 0
+    dropped: dict[str, int] = field(default_factory=dict)  # reason -> rows that nothing can be learned from
+    bad: tuple[BadRow, ...] = ()  # rows that are wrong, left out because `data.on_bad_row` says so
+
+    @property
+    def bad_by_reason(self) -> dict[str, int]:
+        """Reason -> bad rows."""
+        return dict(Counter(row.reason for row in self.bad))
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What a user should hear of before the run goes on."""
+        if not self.bad:
+            return ()
+        listed = ", ".join(f"{count} {reason}" for reason, count in sorted(self.bad_by_reason.items()))
+        return (f"{len(self.bad)} bad rows left out ({listed}), the first {self.bad[0].where}: {self.bad[0].what}",)
+
+    def __str__(self) -> str:
+        notes = [f"{self.num_kept} of {self.num_rows} rows kept"]
+        if self.num_units != self.num_kept:
+            notes.append(f"{self.num_units} visits an epoch by weight")
+        if self.num_truncated:
+            notes.append(f"{self.num_truncated} truncated")
+        notes += [f"{count} dropped ({reason})" for reason, count in sorted(self.dropped.items())]
+        notes += [f"{count} bad ({reason})" for reason, count in sorted(self.bad_by_reason.items())]
+        if self.num_leaked:
+            notes.append(f"{self.num_leaked} left out because held-out rows ask the same")
+        if self.num_moved:
+            notes.append(f"{self.num_moved} with a prompt that the chat template rewrites when it is answered")
+        return ", ".join([*notes, f"longest {self.longest} tokens", f"{self.num_tokens} tokens in all"])
+
+
+class TokenizedDataset:
+    """The units of one list: rows (sft), pairs (reward, dpo: ``unit_size`` 2) or prompts (ppo: 0 answers)."""
+
+    def __init__(self, sources: Sequence[StoredRows], source_of: npt.NDArray[np.int32], row_of: npt.NDArray[np.int64],
+                 statistics: Statistics) -> None:  # fmt: skip
+        """``source_of`` and ``row_of``: for each unit the number of its source and of the row there."""
+        self._sources = list(sources)
+        self._source_of, self._row_of = source_of, row_of
+        self._unit_size = max((source.unit_size for source in self._sources), default=1)
+        self.statistics = statistics
+
+    @property
+    def num_units(self) -> int:
+        """Units of one epoch."""
+        return len(self._row_of)
+
+    @property
+    def unit_size(self) -> int:
+        """Sequences of a unit: 1, or 2 for pairs."""
+        return self._unit_size
+
+    @property
+    def source_sizes(self) -> tuple[int, ...]:
+        """Units of each source; the units are ordered by source."""
+        return tuple(np.bincount(self._source_of, minlength=len(self._sources)).tolist())
+
+    @property
+    def lengths(self) -> npt.NDArray[np.int64]:
+        """Tokens of each sequence, int64 [num_units * unit_size], units in order (a pair: chosen, rejected)."""
+        parts = [
+            source.lengths(self._row_of[self._source_of == number]).reshape(-1)
+            for number, source in enumerate(self._sources)
+        ]
+        return np.concatenate([np.zeros(0, np.int64), *parts])
+
+    @property
+    def largest_id(self) -> int:
+        """No token of the units has a higher number."""
+        return max((source.largest_id for source in self._sources), default=0)
+
+    def batch(self, unit_indices: Sequence[int]) -> Batch:
+        """The sequences of the units, in order; pairs as chosen, rejected.
+
+        Columns: prompt_ids, response_ids, response_mask (only where some token is 0), sample 0..n-1 and unit
+        0..u-1, numbered in the order given. ValueError for a data set of prompts.
+        """
+        sequences = [sequence for unit in unit_indices for sequence in self._source(unit).sequences(self._row(unit))]
+        prompts, responses, masks = ([sequence[part] for sequence in sequences] for part in range(3))
+        if sequences and not any(map(len, responses)):
+            raise ValueError("a data set of prompts has no responses: use prompts()")
+        columns: dict[str, Column] = {
+            "prompt_ids": Ragged.of(prompts, np.int32),
+            "response_ids": Ragged.of(responses, np.int32),
+            "sample": np.arange(len(sequences), dtype=np.int64),
+            "unit": np.repeat(np.arange(len(unit_indices), dtype=np.int64), self._unit_size),
+        }
+        mask = Ragged.of(masks, np.uint8)
+        if not mask.values.all():
+            columns["response_mask"] = mask
+        return Batch(columns)
+
+    def prompts(self, unit_indices: Sequence[int]) -> Batch:
+        """The prompts of the units, one a unit: prompt_ids, sample, unit. Empty where a row is trained on as a whole
+        (texts, ``loss_on: all``): load the kind ``ppo`` to generate from such rows."""
+        prompts = [next(self._source(unit).sequences(self._row(unit)))[0] for unit in unit_indices]
+        number = np.arange(len(unit_indices), dtype=np.int64)
+        return Batch({"prompt_ids": Ragged.of(prompts, np.int32), "sample": number, "unit": number})
+
+    def rows(self, unit_indices: Sequence[int]) -> list[Example]:
+        """The examples of the units: their text, and in RL the columns that no format knows in ``extra``."""
+        return [self._source(unit).example(self._row(unit)) for unit in unit_indices]
+
+    def _source(self, unit: int) -> StoredRows:
+        return self._sources[int(self._source_of[unit])]
+
+    def _row(self, unit: int) -> int:
+        return int(self._row_of[unit])
