@@ -123,7 +123,18 @@ def _job_verbs(verbs: Any) -> None:
     submit.add_argument(
         "--after", action="append", default=[], metavar="ID", help="Slurm: start after this job ended well"
     )
-    submit.add_argument("--array", metavar="SPEC", help="Slurm: an array of jobs, 1-8%%2 say")
+    submit.add_argument("--array", metavar="SPEC", help="Slurm: an array of jobs, 1-8%%2 say; {task} is its number")
+    submit.add_argument(
+        "--sweep", action="append", default=[], metavar="KEY=A,B",
+        help="Slurm: an array with a task for each value; again for more keys: all combinations",
+    )  # fmt: skip
+    submit.add_argument(
+        "--slurm", dest="slurm_options", action="append", default=[], metavar="KEY=VALUE",
+        help="in place of the cluster file's: time, partition, nodelist, exclude, mail_user, mail_type, comment, ...",
+    )  # fmt: skip
+    submit.add_argument(
+        "--replace", action="store_true", help="stop the run's job that has not ended; the new one goes on from there"
+    )
 
     status = verbs.add_parser("status", description="what a run and its job are doing, or how they ended")
     status.add_argument("run_dir", metavar="RUN_DIR", type=Path)

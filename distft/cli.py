@@ -10,14 +10,10 @@ import select
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 from distft.arguments import parse, parsers
 from distft.common.errors import DistftError, EnvironmentFallsShort, UserError
-
-if TYPE_CHECKING:
-    from distft.config.recipe import Recipe
 
 INTERRUPTED, CLOSED_PIPE = 130, 141  # as a shell counts the signals INT and PIPE
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
@@ -166,79 +162,10 @@ def _recipes(arguments: argparse.Namespace) -> None:
         print(f"{name:<{width}}  {text}")
 
 
-def _submit(arguments: argparse.Namespace) -> int | None:
-    from distft.config.load import load_recipe
-    from distft.launch.preflight import check_output_dir
-    from distft.launch.slurm_options import checkable
+def _submit(arguments: argparse.Namespace) -> int:
+    from distft.launch.submitting import submit
 
-    recipe = load_recipe(arguments.recipe, checkable(arguments.overrides, arguments.array))
-    check_output_dir(Path(recipe.output_dir))
-    run_dir = Path(recipe.output_dir).absolute()
-    later = arguments.dry_run or arguments.after or arguments.array  # what is in the folder then is not known now
-    if not later and _nothing_to_do(recipe, run_dir):
-        print(json.dumps({"run_dir": str(run_dir), "state": "finished"}) if arguments.json
-              else f"{recipe.name}: already finished, the model is in {run_dir / 'final'}")  # fmt: skip
-        return 0
-    return (_submit_ray if arguments.target == "ray" else _submit_slurm)(arguments, recipe, run_dir)
-
-
-def _nothing_to_do(recipe: Recipe, run_dir: Path) -> bool:
-    """Whether the run is finished. Raises UserError where it runs, or the folder holds another run."""
-    from distft.checkpoint.lease import refuse_if_held
-    from distft.launch.run_folder import is_finished, require_same_run
-
-    if recipe.checkpoint.resume != "never":
-        require_same_run(recipe, run_dir)
-        if is_finished(recipe, run_dir):
-            return True
-    refuse_if_held(run_dir)
-    return False
-
-
-def _submit_ray(arguments: argparse.Namespace, recipe: Recipe, run_dir: Path) -> int:
-    from distft.launch.ray_submission import ray_job
-
-    for option in ("after", "array"):
-        if getattr(arguments, option):
-            raise UserError("is an option of Slurm jobs", where=f"--{option}")
-    cluster = arguments.cluster or "ray-existing"
-    job = ray_job(recipe, arguments.recipe, arguments.overrides, cluster, os.environ, Path.cwd())
-    if arguments.dry_run:
-        print(json.dumps(job.shown()) if arguments.json else json.dumps(job.shown(), indent=1, ensure_ascii=False))
-        return 0
-    from distft.launch.ray_job import follow, submit
-
-    job_id = submit(job)
-    print(json.dumps(job.shown(job_id)) if arguments.json else job_id, flush=True)
-    if arguments.json or arguments.follow is False:
-        return 0
-    try:
-        return follow(job.address, job_id, run_dir)
-    except KeyboardInterrupt:
-        print(f"\ndistft: the job goes on; stop it with: distft cancel {run_dir}", file=sys.stderr)
-        return INTERRUPTED
-
-
-def _submit_slurm(arguments: argparse.Namespace, recipe: Recipe, run_dir: Path) -> int:
-    from distft.launch.jobs.logs import Selection, follow_logs
-    from distft.launch.slurm import submit
-
-    if arguments.cluster is None:
-        raise UserError("needs a cluster file", where="submit slurm", hint="--cluster slurm-cpu, say")
-    submission = submit(
-        recipe, arguments.recipe, arguments.overrides, arguments.cluster,
-        after=arguments.after, array=arguments.array, dry_run=arguments.dry_run,
-    )  # fmt: skip
-    answer = {"job_id": submission.job_id, "command": list(submission.command), "run_dir": str(run_dir)}
-    if arguments.json:
-        print(json.dumps(answer))
-    elif arguments.dry_run:
-        print(submission.shell)
-    else:
-        print(submission.job_id, flush=True)
-        if arguments.follow:
-            return follow_logs(run_dir, Selection(), 0)
-    return 0
+    return submit(arguments)
 
 
 def _status(arguments: argparse.Namespace) -> None:

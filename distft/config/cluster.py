@@ -29,6 +29,8 @@ Auto: TypeAlias = Literal["auto"]
 Word: TypeAlias = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.,:@+=-]*$", max_length=200)]
 Module: TypeAlias = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_./@+=-]*$", max_length=200)]
 Features: TypeAlias = Annotated[str, Field(pattern=r"^[A-Za-z0-9(\[][A-Za-z0-9_.,:&|*()\[\]-]*$", max_length=200)]
+Hosts: TypeAlias = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.,\[\]-]*$", max_length=4096)]
+Mail: TypeAlias = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.%+@-]*$", max_length=200)]
 EnvironmentName: TypeAlias = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=200)]
 NoNewline: TypeAlias = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]*$", max_length=4096)]
 
@@ -89,6 +91,11 @@ class Slurm(Section):
     qos: Word | None = Field(default=None, description="--qos")
     constraint: Features | None = Field(default=None, description="--constraint")
     reservation: Word | None = Field(default=None, description="--reservation")
+    nodelist: Hosts | None = Field(default=None, description="--nodelist: nodes that must be among them")
+    exclude: Hosts | None = Field(default=None, description="--exclude: nodes that must not")
+    mail_user: Mail | None = Field(default=None, description="--mail-user: an address")
+    mail_type: Word | None = Field(default=None, description="--mail-type: BEGIN,END,FAIL,REQUEUE,TIME_LIMIT_90, ...")
+    comment: Annotated[NoNewline, Field(min_length=1)] | None = Field(default=None, description="--comment: a text")
     exclusive: bool = Field(default=False, description="--exclusive: no other job on the nodes")
     time: Annotated[str, Field(pattern=r"^(\d+-)?\d{1,4}(:\d{2}){0,2}$")] | None = Field(
         default=None, description="--time, as minutes, hours:minutes:seconds or days-hours"

@@ -41,6 +41,11 @@ def is_secret_key(key: str) -> bool:
     return bool(_SECRET_KEY.search(words)) and not _INNOCENT_KEY.search(words)
 
 
+def has_credentials(text: str) -> bool:
+    """Whether a URL in the text names a user, as a proxy's with its password does."""
+    return bool(_URL.search(text))
+
+
 def redact(mapping: Mapping[str, Any]) -> dict[str, Any]:
     """The mapping with secret values hidden, at any depth; texts go through ``redact_text``."""
     secrets = _environment_secrets()

@@ -29,22 +29,25 @@ from distft.planning.plan import Plan
 FIRST_ROWS = 50
 
 
-def preflight(recipe: Recipe, plan: Plan, *, machine: Machine | None = None) -> tuple[str, ...]:
-    """Everything that can be known before Ray starts. Returns warnings.
+def preflight(recipe: Recipe, plan: Plan, *, machine: Machine | None = None, to_start: bool = True) -> tuple[str, ...]:
+    """Everything that can be known before Ray starts. Returns warnings. ``to_start`` False: nothing will be written
+    from here now, so the run folder and its disk are not looked at.
 
     Raises UserError or EnvironmentFallsShort for the first thing that is wrong.
     """
     if plan.kind == "local":
         check_machine(plan, machine or this_machine())
     check_memory(plan)
-    check_output_dir(Path(recipe.output_dir))
+    if to_start:
+        check_output_dir(Path(recipe.output_dir))
     for function in reward_functions(recipe):
         check_reward_function(function)
     warnings = [*check_models(recipe)]
     for at, list_name, source in _sources(recipe):
         notes = check_source(source, recipe.algorithm.kind, list_name, BadRows(recipe.data, list_name))
         warnings += [f"{at}: {note}" for note in notes]
-    check_disk(recipe, plan)
+    if to_start:
+        check_disk(recipe, plan)
     return (*warnings, *_short_of_memory(plan))
 
 

@@ -1,4 +1,4 @@
-"""Runs as Slurm jobs: checked on the login node, submitted by argv, asked about and cancelled by id.
+"""Runs as Slurm jobs: checked on the login node and submitted by argv.
 
 No torch, no ray: a login node answers in a second.
 """
@@ -10,102 +10,127 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from distft.checkpoint.lease import refuse_if_held
 from distft.common.errors import EnvironmentFallsShort, UserError
 from distft.config.cluster import Cluster, load_cluster
 from distft.config.load import load_recipe
 from distft.config.recipe import Recipe
-from distft.launch import slurm_checks
-from distft.launch.jobs.job_record import JobRecord, add_job
-from distft.launch.preflight import check_memory, check_output_dir, preflight
+from distft.launch import container_checks, slurm_checks
+from distft.launch.array_tasks import TASK, array_of, of_task, tasks
+from distft.launch.jobs.job_record import JobRecord, add_job, alone, read_jobs
+from distft.launch.node.environment import exported, withheld
+from distft.launch.preflight import check_disk, check_memory, check_output_dir, preflight
 from distft.launch.slurm_options import (
-    TASK,
     Asked,
     Rendered,
     batch_script,
-    checkable,
     render,
     run_dirs,
     script_options,
-    tasks,
+    with_options,
 )
-from distft.planning.plan import make_plan
+from distft.launch.slurm_queue import login_environment
+from distft.planning.plan import Plan, make_plan
 
-# Of an allocation in which one may be while submitting: they would be taken for options of the new job.
-_KEPT_SLURM = ("SLURM_CONF", "SLURM_CLUSTERS")
+
+@dataclass(frozen=True)
+class Wish:
+    """What a person wants submitted. ``options``: keys of the cluster file's ``slurm`` section, ``key=value`` each;
+    the rest as in ``Asked``."""
+
+    source: str
+    overrides: tuple[str, ...] = ()
+    cluster: str = "slurm-cpu"
+    after: tuple[str, ...] = ()
+    array: str | None = None
+    sweep: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Submission:
-    """A job submitted, or (``job_id`` None) what would be run. ``shell``: all of it as a line to paste."""
+    """A job that can be submitted, and, once it is, its id. ``shell``: all of it as a line to paste; ``run_dirs``: the
+    run folder, or those of the tasks, whose numbers are ``tasks``; ``jobs_before``: how many jobs each has had;
+    ``checked``: the recipes with their plans; ``warnings`` are for people."""
 
-    job_id: str | None
-    command: tuple[str, ...]
-    script: Path
-    shell: str = ""
-    run_dirs: tuple[Path, ...] = ()
+    asked: Asked
+    rendered: Rendered
+    run_dirs: tuple[Path, ...]
+    tasks: tuple[int, ...] = ()
+    jobs_before: tuple[int, ...] = ()
+    checked: tuple[tuple[Recipe, Plan], ...] = ()
+    warnings: tuple[str, ...] = ()
+    job_id: str | None = None
+
+    @property
+    def command(self) -> tuple[str, ...]:
+        """What is run."""
+        return self.rendered.command
+
+    @property
+    def shell(self) -> str:
+        """What is run, for a shell."""
+        return self.rendered.shell
 
 
-@dataclass(frozen=True)
-class SlurmJob:
-    """What Slurm says of a job. ``state`` in its own word; ``exit_code`` None while there is none."""
+def prepare(wish: Wish) -> Submission:
+    """How the wish would be submitted: that needs neither Slurm nor the cluster, nor the secrets that will be passed
+    on, nor room on the disk.
 
-    state: str
-    exit_code: int | None = None
-    reason: str = ""
-    nodes: tuple[str, ...] = ()
-
-
-def submit(
-    recipe: Recipe,
-    recipe_source: str,
-    overrides: Sequence[str],
-    cluster_name: str,
-    *,
-    after: Sequence[str] = (),
-    array: str | None = None,
-    dry_run: bool = False,
-) -> Submission:
-    """Submits the recipe, or with ``dry_run`` only says how: that needs neither Slurm nor the cluster.
-
-    ``recipe`` is what ``recipe_source`` and ``overrides`` say (``checkable`` of them, for an array). In an array job
-    ``{task}`` in an override is the task's number. Raises UserError or EnvironmentFallsShort: one message for the
-    first thing that is wrong, Slurm's own refusal included.
+    Raises UserError or EnvironmentFallsShort: one message for the first thing that is wrong.
     """
-    cluster = load_cluster(cluster_name)
+    cluster = load_cluster(wish.cluster)
     if cluster.kind != "slurm":
         raise UserError(
             f"is of kind {cluster.kind}", where=f"cluster {cluster.name}", hint="kind: slurm is needed here"
         )
-    folder = Path.cwd()
-    run_dir = str(folder / _output_dir(recipe_source, overrides, array, recipe))
+    cluster, folder = with_options(cluster, wish.options), Path.cwd()
+    array = array_of(wish.sweep, wish.array)
+    numbers = tuple(tasks(array)) if array else ()
+    recipes = _recipes(wish, numbers)
+    overrides, output_dir = _with_run_folder(wish, recipes[0])
     asked = Asked(
-        recipe.name, run_dir, recipe_source, tuple(overrides), cluster, cluster_name, folder, tuple(after), array
-    )
-    script = batch_script()
-    rendered = render(asked, script=script, python=sys.executable)
-    prepared = Submission(None, rendered.command, script, rendered.shell, tuple(map(Path, run_dirs(asked))))
-    _check_plan(recipe, cluster, waits=bool(after))
+        recipes[0].name, str(folder / output_dir), wish.source, overrides, cluster, wish.cluster, folder,
+        exported=exported(os.environ, cluster), after=wish.after, array=array, sweep=wish.sweep,
+    )  # fmt: skip
+    folders = tuple(map(Path, run_dirs(asked)))
+    return Submission(
+        asked, _rendered(asked), folders, numbers if TASK in asked.run_dir else (),
+        tuple(len(read_jobs(one)) for one in folders),
+        tuple(pair for recipe in recipes for pair in _checked(recipe, cluster, waits=bool(wish.after))),
+        tuple(f"{name} has a password in it and is not passed on; `environment: {{{name}: null}}` in the cluster file "
+              "does it" for name in withheld(os.environ, cluster)),
+    )  # fmt: skip
+
+
+def submit(prepared: Submission, *, once_ended: Sequence[str] = ()) -> Submission:
+    """Submits it; it starts once the jobs ``once_ended`` have ended.
+
+    Raises UserError or EnvironmentFallsShort, also for what Slurm itself refuses; and where another job has been
+    submitted for the same run meanwhile.
+    """
+    asked = replace(prepared.asked, once_ended=tuple(once_ended))
+    prepared = replace(prepared, asked=asked, rendered=_rendered(asked))
+    cluster, environment = asked.cluster, login_environment(os.environ)
     _require_environment(cluster)
-    if dry_run:
-        return prepared
+    container_checks.check(cluster)
     for one in prepared.run_dirs:
         check_output_dir(one)
-        if not after and not array:
-            refuse_if_held(one)
-    environment = _environment(os.environ)
+    for recipe, plan in prepared.checked:
+        check_disk(recipe, plan)
     slurm_checks.check(cluster, slurm_checks.kinds(slurm_checks.ask(slurm_checks.SINFO, environment)))
-    _write(rendered)
-    job_id = slurm_checks.ask(rendered.command, environment).strip().partition(";")[0]
-    if not re.fullmatch(r"\d+", job_id):
-        raise EnvironmentFallsShort(f"sbatch printed {job_id!r}, which is no job id", where="slurm")
-    for number, one in enumerate(prepared.run_dirs):
-        task = f"_{tasks(array)[number]}" if array and TASK in run_dir else ""
-        add_job(one, JobRecord(kind="slurm", job_id=f"{job_id}{task}", cluster=cluster.name))
+    _write(prepared.rendered)
+    with _alone_in(prepared.run_dirs, prepared.jobs_before):
+        job_id = slurm_checks.ask(prepared.command, environment).strip().partition(";")[0]
+        if not re.fullmatch(r"\d+", job_id):
+            raise EnvironmentFallsShort(f"sbatch printed {job_id!r}, which is no job id", where="slurm")
+        for number, one in enumerate(prepared.run_dirs):
+            task = f"_{prepared.tasks[number]}" if prepared.tasks else ""
+            add_job(one, JobRecord(kind="slurm", job_id=f"{job_id}{task}", cluster=cluster.name))
     return replace(prepared, job_id=job_id)
 
 
@@ -118,47 +143,41 @@ def train_in_allocation(recipe: Recipe, recipe_source: str, overrides: Sequence[
     return subprocess.call(["bash", str(batch_script()), *words])
 
 
-def job_state(job_id: str) -> SlurmJob:
-    """Asks Slurm, and its accounting where it has forgotten the job. Raises EnvironmentFallsShort."""
-    try:
-        text = slurm_checks.ask(["scontrol", "show", "--oneliner", "job", job_id], _environment(os.environ))
-    except slurm_checks.SlurmRefused:
-        return _from_accounting(job_id)
-    fields = dict(word.split("=", 1) for word in text.splitlines()[0].split(" ") if "=" in word) if text.strip() else {}
-    if not fields:
-        return _from_accounting(job_id)
-    state, reason = fields.get("JobState", "UNKNOWN"), fields.get("Reason", "")
-    ended = state not in ("PENDING", "RUNNING", "SUSPENDED", "COMPLETING", "CONFIGURING")
-    return SlurmJob(
-        state,
-        _exit_code(fields.get("ExitCode", "")) if ended else None,
-        "" if reason in ("None", "(null)") else reason,
-        _nodes(fields.get("NodeList", "")),
-    )
-
-
-def cancel_job(job_id: str) -> None:
-    """Ends the job, waiting or running. Raises EnvironmentFallsShort."""
-    slurm_checks.ask(["scancel", job_id], _environment(os.environ))
-
-
 # ---- before it is submitted
 
 
-def _output_dir(source: str, overrides: Sequence[str], array: str | None, recipe: Recipe) -> str:
-    """The run folder as typed: with ``{task}`` in it where the tasks of an array differ by it."""
-    if array is None or not any(TASK in text for text in overrides):
-        return recipe.output_dir
-    kept = [text if text.startswith("output_dir=") else checkable([text], array)[0] for text in overrides]
-    return load_recipe(source, kept).output_dir
+def _rendered(asked: Asked) -> Rendered:
+    return render(asked, script=batch_script(), python=sys.executable)
 
 
-def _check_plan(recipe: Recipe, cluster: Cluster, *, waits: bool) -> None:
-    """It fits, and what it needs is there. A job that waits for others may need what they are still to make."""
+def _recipes(wish: Wish, numbers: Sequence[int]) -> list[Recipe]:
+    """The recipe, or those of the tasks: of a sweep all, of an array that of the first."""
+    checked = numbers if wish.sweep else numbers[:1]
+    return [load_recipe(wish.source, of_task(wish.overrides, wish.sweep, number)) for number in checked] or [
+        load_recipe(wish.source, wish.overrides)
+    ]
+
+
+def _with_run_folder(wish: Wish, recipe: Recipe) -> tuple[tuple[str, ...], str]:
+    """The overrides and the run folder as typed, with ``{task}`` in it where the tasks of an array differ by it. The
+    tasks of a sweep always do."""
+    if any(text.startswith("output_dir=") and TASK in text for text in wish.overrides):
+        kept = [text if text.startswith("output_dir=") else text.replace(TASK, "0") for text in wish.overrides]
+        return wish.overrides, load_recipe(wish.source, kept).output_dir
+    if not wish.sweep:
+        return wish.overrides, recipe.output_dir
+    own = f"{recipe.output_dir.rstrip('/')}-{TASK}"
+    return (*(text for text in wish.overrides if not text.startswith("output_dir=")), f"output_dir={own}"), own
+
+
+def _checked(recipe: Recipe, cluster: Cluster, *, waits: bool) -> Iterator[tuple[Recipe, Plan]]:
+    """It fits, and what it needs is there; with its plan. One that waits for other jobs may need what they are still
+    to make: then there is none yet."""
     try:
         plan = make_plan(recipe, cluster)
         check_memory(plan)
-        preflight(recipe, plan)
+        preflight(recipe, plan, to_start=False)
+        yield recipe, plan
     except UserError as error:
         if not (waits and error.where.startswith("run:")):
             raise
@@ -174,10 +193,6 @@ def _require_environment(cluster: Cluster) -> None:
             )
 
 
-def _environment(environment: Mapping[str, str]) -> dict[str, str]:
-    return {name: value for name, value in environment.items() if not name.startswith("SLURM_") or name in _KEPT_SLURM}
-
-
 def _write(rendered: Rendered) -> None:
     for folder in rendered.folders:
         folder.mkdir(parents=True, exist_ok=True)
@@ -186,39 +201,14 @@ def _write(rendered: Rendered) -> None:
         shutil.copyfile(source, target)
 
 
-# ---- what Slurm says
-
-
-def _from_accounting(job_id: str) -> SlurmJob:
-    fields = ("State", "ExitCode", "Reason", "NodeList")
-    command = [
-        "sacct",
-        "--noheader",
-        "--parsable2",
-        "--allocations",
-        f"--format={','.join(fields)}",
-        f"--jobs={job_id}",
-    ]
-    try:
-        text = slurm_checks.ask(command, _environment(os.environ))
-    except EnvironmentFallsShort:
-        text = ""
-    found = text.splitlines()[-1].split("|") if text.strip() else []
-    if len(found) != len(fields):
-        raise EnvironmentFallsShort(f"Slurm does not know job {job_id} (any more)", where="slurm")
-    return SlurmJob(found[0].split()[0], _exit_code(found[1]), found[2] if found[2] != "None" else "", _nodes(found[3]))
-
-
-def _exit_code(text: str) -> int | None:
-    """Of ``exit:signal``, the way a shell counts."""
-    found = re.fullmatch(r"(\d+):(\d+)", text)
-    return None if found is None else 128 + int(found[2]) if int(found[2]) else int(found[1])
-
-
-def _nodes(text: str) -> tuple[str, ...]:
-    """Names from Slurm's list; one that abbreviates by brackets is spelled out by Slurm itself."""
-    if text in ("", "(null)", "None assigned"):
-        return ()
-    if "[" not in text:
-        return tuple(text.split(","))
-    return tuple(slurm_checks.ask(["scontrol", "show", "hostnames", text], _environment(os.environ)).split())
+@contextmanager
+def _alone_in(folders: Sequence[Path], seen: Sequence[int]) -> Iterator[None]:
+    """No other submission for these runs at the same time; and none since so many of their jobs were ``seen``."""
+    with ExitStack() as stack:
+        for folder, number in zip(folders, seen, strict=True):
+            stack.enter_context(alone(folder))
+            jobs = read_jobs(folder)
+            if len(jobs) != number:
+                raise UserError(f"{jobs[-1].kind} job {jobs[-1].job_id} was submitted for this run just now",
+                                where=str(folder), hint=f"distft status {folder}")  # fmt: skip
+        yield

@@ -14,23 +14,31 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from distft.common.errors import UserError
-from distft.config.cluster import Cluster, Container
+from pydantic import ValidationError
 
-TASK = "{task}"  # in an override of an array job: the task's number
+from distft.common.errors import UserError, nearest
+from distft.config.cluster import Cluster, Container, Slurm
+from distft.launch.array_tasks import TASK, tasks
+from distft.launch.container_checks import image_file
+
 SIGNAL = "USR1@120"  # to the steps, so long before the end
 _PACKAGE = Path(__file__).resolve().parents[1]
 _SCRIPTS = (_PACKAGE / "slurm", _PACKAGE.parent / "slurm")
-_ARRAY = re.compile(r"\d+(-\d+(:\d+)?)?(,\d+(-\d+(:\d+)?)?)*(%\d+)?")
 _JOB = re.compile(r"\d+(_\d+)?")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _NAME = re.compile(r"[^A-Za-z0-9._-]+")
+# Keys of a cluster file's `slurm` that are sbatch's own options.
+_AS_THEY_ARE = (
+    "partition", "account", "qos", "constraint", "reservation", "nodelist", "exclude", "time", "mail_user", "mail_type",
+    "comment",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Asked:
     """What is to be submitted. ``source``, ``cluster_source``: as typed, a shipped name or a file. ``folder``: where
-    it was typed. ``after``: jobs that must have ended well before; ``array``: as sbatch takes it."""
+    it was typed. ``exported``: names of the variables that the job is given. ``after``: jobs that must have ended well
+    before, ``once_ended``: that must have ended however; ``array``: as sbatch takes it; ``sweep``: ``key=a,b`` each."""
 
     name: str
     run_dir: str
@@ -39,8 +47,11 @@ class Asked:
     cluster: Cluster
     cluster_source: str
     folder: Path
+    exported: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
+    once_ended: tuple[str, ...] = ()
     array: str | None = None
+    sweep: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -80,9 +91,34 @@ def render(asked: Asked, *, script: Path, python: str) -> Rendered:
         cluster_source = str(copies[-1][1])
     folders = [Path(run_dir) / "logs" for run_dir in run_dirs(asked)]
     folders += [first / "launch"] if copies else []
-    words = [source, "--cluster", cluster_source, *asked.overrides]
+    swept = [word for text in asked.sweep for word in ("--sweep", text)]
+    words = [source, "--cluster", cluster_source, *swept, *asked.overrides]
     command = ["sbatch", *sbatch_options(asked), str(script), *script_options(asked, python), *words]
     return Rendered(tuple(folders), tuple(copies), tuple(command))
+
+
+def with_options(cluster: Cluster, options: Sequence[str]) -> Cluster:
+    """The cluster with keys of its `slurm` section replaced: ``key=value`` each. Raises UserError."""
+    if not options:
+        return cluster
+    keys = {} if cluster.slurm is None else cluster.slurm.model_dump()
+    for text in options:
+        key, found, value = text.partition("=")
+        key = key.strip().replace("-", "_")
+        if key not in Slurm.model_fields:
+            close = nearest(key, Slurm.model_fields)
+            hint = f"did you mean {close}? " if close else ""
+            raise UserError(f"there is no option {key}", where=f"--slurm {text}",
+                            hint=f"{hint}there are: {', '.join(Slurm.model_fields)}")  # fmt: skip
+        if not found:
+            raise UserError("has no value", where=f"--slurm {text}", hint=f"--slurm {key}=VALUE")
+        keys[key] = {"true": True, "false": False}.get(value, value)
+        try:
+            Slurm.model_validate(keys)
+        except ValidationError:
+            about = Slurm.model_fields[key].description
+            raise UserError(f"{value!r} is not allowed here", where=f"--slurm {key}", hint=f"{key}: {about}") from None
+    return cluster.model_copy(update={"slurm": Slurm.model_validate(keys)})
 
 
 def run_dirs(asked: Asked) -> list[str]:
@@ -99,25 +135,6 @@ def run_dirs(asked: Asked) -> list[str]:
             "the other, each going on where the last one stopped",
         )
     return [asked.run_dir]
-
-
-def tasks(array: str) -> list[int]:
-    """The task numbers of an array. Raises UserError for what sbatch would not take."""
-    if not _ARRAY.fullmatch(array):
-        raise UserError("is no array of tasks", where=f"--array {array}", hint="0-3, or 1,5,7, or 0-9%2")
-    found: list[int] = []
-    for part in array.partition("%")[0].split(","):
-        span, _, step = part.partition(":")
-        low, _, high = span.partition("-")
-        found += range(int(low), int(high or low) + 1, max(1, int(step or 1)))
-    if not found:
-        raise UserError("has no task", where=f"--array {array}", hint="0-3: from the smaller to the larger number")
-    return found
-
-
-def checkable(overrides: Sequence[str], array: str | None) -> list[str]:
-    """The overrides as the first task of the array has them; of a job without one as they are."""
-    return [text.replace(TASK, str(tasks(array)[0])) for text in overrides] if array else list(overrides)
 
 
 def sbatch_options(asked: Asked) -> list[str]:
@@ -143,15 +160,17 @@ def sbatch_options(asked: Asked) -> list[str]:
         typed = f"{node.gpu.type}:" if slurm is None or slurm.gpus_typed else ""
         gres = slurm is None or slurm.gpus_request == "gres"
         options.append(f"--gres=gpu:{typed}{node.gpus}" if gres else f"--gpus-per-node={typed}{node.gpus}")
-    for key in ("partition", "account", "qos", "constraint", "reservation", "time"):
+    for key in _AS_THEY_ARE:
         if slurm is not None and getattr(slurm, key) is not None:
-            options.append(f"--{key}={getattr(slurm, key)}")
-    options += ["--requeue", f"--signal={SIGNAL}", "--export=ALL"]
+            options.append(f"--{key.replace('_', '-')}={getattr(slurm, key)}")
+    options += ["--requeue", f"--signal={SIGNAL}", f"--export={','.join(asked.exported) or 'NONE'}"]
     for job in asked.after:
         if not _JOB.fullmatch(job):
             raise UserError("is no job id", where=f"--after {job}", hint="the number that sbatch printed")
-    if asked.after:
-        options += [f"--dependency=afterok:{':'.join(asked.after)}", "--kill-on-invalid-dep=yes"]
+    waits = {"afterok": asked.after, "afterany": asked.once_ended}
+    conditions = [f"{how}:{':'.join(jobs)}" for how, jobs in waits.items() if jobs]
+    if conditions:
+        options += [f"--dependency={','.join(conditions)}", "--kill-on-invalid-dep=yes"]
     if asked.array is not None:
         options.append(f"--array={asked.array}")
     return options
@@ -163,11 +182,15 @@ def script_options(asked: Asked, python: str) -> list[str]:
     words: list[str] = []
     for module in cluster.modules:
         words += ["--module", module]
+    image = image_file(cluster)
+    if image is not None:
+        words += ["--needs", str(image)]
     if cluster.container is not None:
         words += _container(asked, cluster.container)
         python = "python"
     elif cluster.virtualenv is not None:
         python = os.path.join(os.path.expanduser(cluster.virtualenv), "bin", "python")
+        words += ["--needs", python]
     return [*words, "--python", python, "--run-dir", asked.run_dir]
 
 
@@ -181,6 +204,7 @@ def _container(asked: Asked, container: Container) -> list[str]:
     run = str(Path(asked.run_dir).parent) if TASK in asked.run_dir else asked.run_dir
     scratch = [asked.cluster.scratch] if asked.cluster.scratch else []
     own = list(dict.fromkeys([run, str(asked.folder), *scratch]))
+    image = str(image_file(asked.cluster) or container.image)
     mounts = [*container.mounts, *(f"{path}:{path}" for path in own)]
     for path in own:
         if re.search(r"[,:]", path):
@@ -190,13 +214,13 @@ def _container(asked: Asked, container: Container) -> list[str]:
         if "," in mount:
             raise UserError(f"{mount!r} has a comma, which parts mounts", where="container.mounts")
     if container.runtime == "pyxis":
-        options = [f"--container-image={container.image}", f"--container-mounts={','.join(mounts)}"]
+        options = [f"--container-image={image}", f"--container-mounts={','.join(mounts)}"]
         options.append(f"--container-workdir={asked.folder}")
         return [word for option in options for word in ("--srun", option)]
     inside = ["apptainer", "exec", *(["--nv"] if asked.cluster.node.gpus else []), "--pwd", str(asked.folder)]
     for mount in mounts:
         inside += ["--bind", mount]
-    return [word for option in [*inside, container.image] for word in ("--within", option)]
+    return [word for option in [*inside, image] for word in ("--within", option)]
 
 
 def _output(asked: Asked) -> str:

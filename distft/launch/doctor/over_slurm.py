@@ -17,7 +17,7 @@ from distft.launch.slurm_options import Asked, batch_script, sbatch_options, scr
 
 # Of sbatch's options those that say which nodes, and what of them.
 _WHAT = ("--cpus-per-task=", "--exclusive", "--mem=", "--gres=", "--gpus-per-node=", "--partition=", "--account=",
-         "--qos=", "--constraint=", "--reservation=")  # fmt: skip
+         "--qos=", "--constraint=", "--reservation=", "--nodelist=", "--exclude=")  # fmt: skip
 _MINUTES, _WAIT_S = 10, 120
 
 

@@ -2,41 +2,60 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from distft.checkpoint.lease import living
-from distft.launch.jobs.job_record import read_jobs
-from distft.launch.jobs.job_state import job_state, kill_job
+from distft.launch.jobs.job_record import add_job
+from distft.launch.jobs.job_state import kill_job
+from distft.launch.jobs.known_jobs import KnownJob, known_jobs
 from distft.launch.jobs.run_status import run_status
 from distft.launch.jobs.stop_request import ask_to_stop, read_request
 
 
 def cancel(run_dir: Path, *, now: bool = False) -> str:
-    """Asks the run to stop; returns what was done, as a line for the user.
+    """Asks the run to stop, and takes back every job of it that waits; returns what was done, a line each.
 
-    Twice, or with ``now``: without waiting for the step and its checkpoint. A job that is still waiting is taken
-    back. Raises UserError where there is no run, DistftError where the scheduler cannot be reached.
+    Twice, or with ``now``: without waiting for the step and its checkpoint. Raises UserError where there is no run,
+    DistftError where the scheduler cannot be reached.
     """
-    jobs = read_jobs(run_dir)
-    job, state = (jobs[-1], job_state(jobs[-1])) if jobs else (None, None)
-    status = run_status(run_dir, state)
+    known = known_jobs(run_dir)
+    status, held = run_status(run_dir, known), living(run_dir)
+    active = [job for job in known if job.state.active or (job.state.phase == "unknown" and held)]
+    return stop(run_dir, active, now=now) or f"not running: {status.state}"
+
+
+def stop(run_dir: Path, jobs: Sequence[KnownJob], *, now: bool = False) -> str:
+    """Stops these jobs of the run, and whoever holds its folder; "" where there is nobody. Raises DistftError."""
     held = living(run_dir)
-    token = held.owner.token if held and held.owner else ""
-    active = job is not None and state is not None and (state.active or (state.phase == "unknown" and bool(token)))
-    if not token and not active:
-        return f"not running: {status.state}"
-    if not token and job is not None and state is not None and state.phase == "pending":
-        kill_job(job)
-        return f"{job.kind} job {job.job_id} was still waiting and has been taken back"
-    former = read_request(run_dir)
-    now = now or (former is not None and former.means(token, job.job_id if job else ""))
-    ask_to_stop(run_dir, tokens=[token] if token else [], jobs=[job.job_id] if job and active else [], now=now)
-    who = str(held.owner) if held and held.owner else f"{job.kind} job {job.job_id}" if job else "the run"
-    if job is not None and active and job.kind == "ray" and not token:
-        kill_job(job)  # it has not begun, or in a folder that we do not see; Ray's signal is a gentle one, too
+    owner = held.owner if held else None
+    waiting = [job for job in jobs if job.state.phase == "pending"]
+    going = [job for job in jobs if job.state.phase != "pending"]
+    told = [_take_back(run_dir, job) for job in waiting]
+    if owner or going:
+        names = [job.record.job_id for job in going]
+        former = read_request(run_dir)
+        now = now or (former is not None and former.means(owner.token if owner else "", names))
+        ask_to_stop(run_dir, tokens=[owner.token] if owner else [], jobs=names, now=now)
+        for job in going:
+            # What has not begun, or in a folder that we do not see: Ray's signal is a gentle one, too.
+            if (now and job.state.active) if job.record.kind == "slurm" else not owner:
+                kill_job(job.record)
+        told.append(_asked(run_dir, str(owner) if owner else ", ".join(map(str, going)), now=now))
+    return "\n".join(told)
+
+
+def _take_back(run_dir: Path, job: KnownJob) -> str:
+    kill_job(job.record)
+    add_job(run_dir, replace(job.record, taken_back=time.time()))
+    return f"{job} was still waiting and has been taken back"
+
+
+def _asked(run_dir: Path, who: str, *, now: bool) -> str:
     if not now:
         return f"asked {who} to stop after its step, with a checkpoint; asked again (or with --now) it stops at once"
-    if job is not None and state is not None and state.active and job.kind == "slurm":
-        kill_job(job)
-    newest = f"the newest checkpoint is that of step {status.checkpoint.step}" if status.checkpoint else "no checkpoint"
+    saved = run_status(run_dir).checkpoint
+    newest = f"the newest checkpoint is that of step {saved.step}" if saved else "no checkpoint"
     return f"asked {who} to stop at once; {newest}"

@@ -1,30 +1,39 @@
-"""Which jobs have worked on a run: one JSON line each in ``RUN/jobs.jsonl``, written when a job is submitted.
+"""Which jobs have worked on a run: one JSON line each in ``RUN/jobs.jsonl``, written when a job is submitted, or by
+the job itself where it was submitted by plain ``sbatch``. A later line about the same job replaces the one before.
 
 ``distft status | logs | cancel RUN`` read it to know whom to ask. A run started by plain ``distft train`` has none.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import os
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Literal, get_args
 
 FILE = "jobs.jsonl"
+_LOCK = ".jobs.lock"
 Kind = Literal["slurm", "ray"]
 
 
 @dataclass(frozen=True)
 class JobRecord:
-    """A submitted job: ``address`` is the Ray dashboard's (empty for Slurm), ``submitted`` in Unix seconds."""
+    """A submitted job: ``address`` is the Ray dashboard's (empty for Slurm), ``submitted`` in Unix seconds.
+
+    ``taken_back``: when ``distft cancel`` did so while it waited. Slurm forgets such a task of an array at once.
+    """
 
     kind: Kind
     job_id: str
     cluster: str
     address: str = ""
     submitted: float = field(default_factory=time.time)
+    taken_back: float | None = None
 
 
 def add_job(run_dir: Path, record: JobRecord) -> None:
@@ -39,13 +48,27 @@ def add_job(run_dir: Path, record: JobRecord) -> None:
         os.close(file)
 
 
+@contextlib.contextmanager
+def alone(run_dir: Path) -> Iterator[None]:
+    """While a job of the run is submitted and recorded: no other process does so. The folder is there; on a file
+    system without locks it is only hoped."""
+    file = os.open(run_dir / _LOCK, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(file)
+
+
 def read_jobs(run_dir: Path) -> list[JobRecord]:
     """The run's jobs, oldest first; a line that cannot be read (torn, or of a later version) is left out."""
     try:
         lines = (run_dir / FILE).read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return []
-    return [record for line in lines if (record := _record(line)) is not None]
+    found = [record for line in lines if (record := _record(line)) is not None]
+    return list({(record.kind, record.job_id): record for record in found}.values())
 
 
 def _record(line: str) -> JobRecord | None:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from distft.common.errors import DistftError
 from distft.launch.jobs.job_record import JobRecord
 
+if TYPE_CHECKING:
+    from distft.launch.slurm_queue import SlurmJob
+
 Phase = Literal["pending", "running", "ended", "unknown"]
-# Slurm's states in which a job still has its turn before it, and those in which it has nodes.
-_PENDING = frozenset({"PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "CONFIGURING"})
-_RUNNING = frozenset({"RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING"})
+FORGOTTEN = "FORGOTTEN"  # our word for a job of which Slurm knows nothing any more
+_TAKEN_BACK = ("CANCELLED", "REVOKED", "STOPPED")  # Slurm's words, and Ray's, for what a person ended
 
 
 @dataclass(frozen=True)
@@ -30,9 +32,14 @@ class JobState:
         """Whether more may come of it."""
         return self.phase in ("pending", "running")
 
+    @property
+    def cancelled(self) -> bool:
+        """Whether a person ended it."""
+        return self.phase == "ended" and self.said.startswith(_TAKEN_BACK)
+
 
 def job_state(record: JobRecord) -> JobState:
-    """Asks the scheduler. One that cannot be asked, or has forgotten the job, leaves it ``unknown``."""
+    """Asks the scheduler. One that cannot be asked leaves it ``unknown``."""
     try:
         return _ray(record) if record.kind == "ray" else _slurm(record)
     except (DistftError, OSError) as error:
@@ -62,17 +69,37 @@ def kill_job(record: JobRecord) -> None:
 
         stop(record)
     else:
-        from distft.launch.slurm import cancel_job
+        from distft.launch.slurm_queue import cancel_job
 
         cancel_job(record.job_id)
 
 
-def _slurm(record: JobRecord) -> JobState:
-    from distft.launch import slurm
+def active_slurm_jobs(records: Sequence[JobRecord]) -> dict[str, JobState]:
+    """Those of the Slurm jobs that wait or run, by id; none where Slurm cannot be asked."""
+    from distft.launch.slurm_queue import active_jobs
 
-    job = slurm.job_state(record.job_id)
+    try:
+        return {name: _of_slurm(job) for name, job in active_jobs([record.job_id for record in records]).items()}
+    except (DistftError, OSError):
+        return {}
+
+
+def _slurm(record: JobRecord) -> JobState:
+    from distft.launch.slurm_queue import JobForgotten, job_state
+
+    try:
+        return _of_slurm(job_state(record.job_id))
+    except JobForgotten as error:
+        if record.taken_back is not None:
+            return JobState("ended", "CANCELLED", "taken back while it waited")
+        return JobState("ended", FORGOTTEN, error.what)
+
+
+def _of_slurm(job: SlurmJob) -> JobState:
+    from distft.launch.slurm_queue import PENDING, RUNNING
+
     name = job.state.split()[0].rstrip("+") if job.state else ""
-    phase: Phase = "pending" if name in _PENDING else "running" if name in _RUNNING else "ended" if name else "unknown"
+    phase: Phase = "pending" if name in PENDING else "running" if name in RUNNING else "ended" if name else "unknown"
     return JobState(phase, job.state or "unknown", job.reason or ", ".join(job.nodes), job.exit_code)
 
 

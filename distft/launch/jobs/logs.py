@@ -12,9 +12,10 @@ from operator import attrgetter
 from pathlib import Path
 from typing import TextIO
 
-from distft.common.errors import UserError, nearest
+from distft.common.errors import StoppedOnRequest, UserError, nearest
 from distft.launch.jobs.job_record import read_jobs
-from distft.launch.jobs.job_state import JobState, follow_job, job_output, job_state
+from distft.launch.jobs.job_state import follow_job, job_output
+from distft.launch.jobs.known_jobs import KnownJob, counting, known_jobs
 from distft.launch.jobs.run_status import RunStatus, run_status
 
 DRIVER = "driver"
@@ -55,7 +56,10 @@ class Selection:
 def show_logs(run_dir: Path, selection: Selection, num_lines: int, output: TextIO | None = None) -> None:
     """Prints the last lines. Raises UserError where there is no run, role or rank of that name."""
     run_status(run_dir)
-    _print(last_lines(run_dir, selection, num_lines), output)
+    lines = last_lines(run_dir, selection, num_lines)
+    _print(lines, output)
+    if not lines and num_lines:
+        _say_why_nothing(run_dir)
 
 
 def follow_logs(
@@ -70,6 +74,8 @@ def follow_logs(
         # Not begun yet, or in a folder that this machine does not see: the job's own output has it all.
         return follow_job(status.jobs[-1], run_dir, (output or sys.stdout).write)
     readers: dict[Path, _Reader] = {}
+    if not status.attempts and status.jobs:
+        _say_why_nothing(run_dir)
     for path in selection.files(run_dir):
         readers[path] = _Reader(path, path.stat().st_size)
     _print(last_lines(run_dir, selection, num_lines, {path: reader.position for path, reader in readers.items()}),
@@ -83,6 +89,16 @@ def follow_logs(
         if end is not None:
             return _exit_status(end)
         time.sleep(every_s)
+
+
+def _say_why_nothing(run_dir: Path) -> None:
+    """To people, beside the output: where the run is, while nothing of it has been logged."""
+    job = counting(known_jobs(run_dir))
+    if job is None:
+        print("distft: nothing has been logged yet", file=sys.stderr)
+        return
+    why = f" ({job.state.detail})" if job.state.detail else ""
+    print(f"distft: nothing has been logged yet: {job} is {job.state.said}{why}", file=sys.stderr)
 
 
 def last_lines(run_dir: Path, selection: Selection, num_lines: int, sizes: dict[Path, int] | None = None) -> list[str]:
@@ -108,7 +124,7 @@ class _End:
 
     def __init__(self, run_dir: Path) -> None:
         self._run_dir = run_dir
-        self._job: JobState | None = None
+        self._known: tuple[KnownJob, ...] = ()
         self._look_at = self._ask_at = 0.0
 
     def look(self) -> RunStatus | None:
@@ -116,21 +132,21 @@ class _End:
         if now < self._look_at:
             return None
         self._look_at = now + _LOOK_EVERY_S
-        status = run_status(self._run_dir, self._job)
+        status = run_status(self._run_dir, self._known)
         if status.state == "waiting" and not status.jobs:
             return None  # a process that is starting right now
         if status.state in _ENDED or now >= self._ask_at:
             self._ask_at = now + _ASK_EVERY_S
-            self._job = job_state(status.jobs[-1]) if status.jobs else None
-            status = run_status(self._run_dir, self._job)
-        requeued = status.state in ("stopped", "lost") and self._job is not None and self._job.active
+            self._known = known_jobs(self._run_dir)
+            status = run_status(self._run_dir, self._known)
+        requeued = status.state in ("stopped", "lost") and status.job is not None and status.job.active
         return status if status.state in _ENDED and not requeued else None
 
 
 def _exit_status(status: RunStatus) -> int:
     if status.exit:
         return int(status.exit.get("exit_status", 1))
-    return 0 if status.state == "done" else 1
+    return {"done": 0, "stopped": StoppedOnRequest.exit_status}.get(status.state, 1)
 
 
 # ---- lines

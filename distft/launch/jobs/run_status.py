@@ -1,4 +1,5 @@
-"""What a run folder says of its run: how far it is, how fast, what it last saved, how it ended. Files only.
+"""What a run folder says of its run: how far it is, how fast, what it last saved, how it ended. Files only, but for
+what schedulers said of its jobs.
 
 Works for every run, however it was started. Nothing is written, nothing waits for the run.
 """
@@ -19,12 +20,15 @@ from distft.common.errors import UserError
 from distft.common.logging import last_stage
 from distft.launch.jobs.job_record import FILE as JOBS
 from distft.launch.jobs.job_record import JobRecord, read_jobs
-from distft.launch.jobs.job_state import JobState
+from distft.launch.jobs.job_state import FORGOTTEN, JobState
+from distft.launch.jobs.known_jobs import KnownJob, counting
+from distft.launch.jobs.last_ending import last_ending
 from distft.launch.jobs.stop_request import read_request
-from distft.tracking.exit import EXIT, read_exit
+from distft.tracking.exit import EXIT
 from distft.tracking.metrics import EVENTS, METRICS
 
 State = Literal["waiting", "starting", "running", "stopping", "done", "stopped", "failed", "lost"]
+_WELL = ("COMPLETED", "SUCCEEDED")  # Slurm's word and Ray's
 _PACE_STEPS = 20
 _TAIL = 1024 * 1024  # bytes of metrics.jsonl that are read, from its end
 
@@ -53,7 +57,9 @@ class SavedCheckpoint:
 
 @dataclass(frozen=True)
 class RunStatus:
-    """``metrics`` of the last training step; ``seconds_per_step`` over this attempt's last steps."""
+    """``metrics`` of the last training step; ``seconds_per_step`` over this attempt's last steps. ``jobs``: all that
+    the run has had; ``known``: those of which a scheduler was asked; ``job``: the state of the one that counts.
+    """
 
     name: str
     run_dir: str
@@ -71,6 +77,7 @@ class RunStatus:
     heartbeat_age_s: float | None = None
     exit: Mapping[str, Any] | None = None
     jobs: tuple[JobRecord, ...] = ()
+    known: tuple[KnownJob, ...] = ()
     job: JobState | None = None
 
     def as_json(self) -> dict[str, Any]:
@@ -78,15 +85,16 @@ class RunStatus:
         return {"format": 1, **asdict(self)}
 
 
-def run_status(run_dir: Path, job: JobState | None = None) -> RunStatus:
-    """``job``: what the scheduler says of the run's last job. Raises UserError where no run lies in the folder."""
+def run_status(run_dir: Path, known: Sequence[KnownJob] = ()) -> RunStatus:
+    """``known``: what schedulers say of the run's jobs. Raises UserError where no run lies in the folder."""
     if not any((run_dir / name).is_file() for name in (EVENTS, JOBS, EXIT, LEASE)):
         inside = [path.parent.name for path in run_dir.glob(f"*/{EVENTS}")][:4]
         hint = f"did you mean {run_dir / inside[0]}?" if inside else "give the output_dir of a run"
         what = "no run lies in this folder" if run_dir.is_dir() else "there is no such folder"
         raise UserError(what, where=str(run_dir), hint=hint)
     events, held = list(_lines(run_dir / EVENTS)), living(run_dir)
-    attempts, ended = _attempts(events), read_exit(run_dir)
+    attempts, job = _attempts(events), counting(known)
+    ended = last_ending(run_dir, attempts[-1].started if attempts else 0.0)
     number = attempts[-1].number if attempts else 0
     lines = list(_lines(run_dir / METRICS, tail=_TAIL))
     steps = [line for line in lines if line.get("split") == "train" and isinstance(line.get("step"), int)]
@@ -113,28 +121,41 @@ def run_status(run_dir: Path, job: JobState | None = None) -> RunStatus:
         heartbeat_age_s=max(0.0, time.time() - held.heartbeat) if held else None,
         exit=ended,
         jobs=tuple(read_jobs(run_dir)),
-        job=job,
+        known=tuple(known),
+        job=job.state if job else None,
     )
 
 
 def _state(
-    run_dir: Path, token: str, alive: bool, ended: Mapping[str, Any] | None, job: JobState | None,
+    run_dir: Path, token: str, alive: bool, ended: Mapping[str, Any] | None, job: KnownJob | None,
     attempts: Sequence[Attempt], *, stepped: bool,
 ) -> State:  # fmt: skip
+    request = read_request(run_dir)
     if alive and not ended:
-        request = read_request(run_dir)
-        if request is not None and request.means(token, ""):
+        if request is not None and request.means(token):
             return "stopping"
         return "running" if stepped else "starting"
-    if job is not None and job.phase == "pending":
+    if job is not None and job.state.phase == "pending":
         return "waiting"  # for its first nodes, or again for nodes
+    last = max(float(ended.get("time") or 0) if ended else 0.0, attempts[-1].started if attempts else 0.0)
+    new = job is not None and job.record.submitted > last  # nothing of it is seen in the folder yet
+    if job is not None and job.state.phase == "running" and (new or not ended):
+        return "stopping" if request is not None and request.means("", (job.record.job_id,)) else "starting"
+    if job is not None and job.state.phase == "ended" and (new or not (ended or attempts)):
+        return _of_job(job.state)
     if ended:
         return _of_code(ended.get("exit_status"))
-    if job is not None and job.phase == "running":
-        return "starting"
-    if not attempts:
-        return _of_code(job.exit_code) if job is not None and job.phase == "ended" else "waiting"
-    return "lost"
+    return "lost" if attempts else "waiting"
+
+
+def _of_job(job: JobState) -> State:
+    """How a run is whose job has ended without a trace in the folder: before it began, or in a folder not seen here."""
+    if job.cancelled:
+        return "stopped"
+    if job.said == FORGOTTEN:
+        return "lost"
+    # The exit code of what Slurm ended itself (TIMEOUT, NODE_FAIL) may be 0.
+    return _of_code(job.exit_code if job.exit_code or job.said.startswith(_WELL) else 1)
 
 
 def _of_code(status: int | None) -> State:

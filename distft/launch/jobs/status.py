@@ -9,8 +9,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from distft.launch.jobs.job_record import read_jobs
-from distft.launch.jobs.job_state import job_state
+from distft.launch.jobs.job_record import JobRecord
+from distft.launch.jobs.job_state import JobState
+from distft.launch.jobs.known_jobs import known_jobs
 from distft.launch.jobs.run_status import Attempt, RunStatus, run_status
 from distft.tracking.progress import duration, headlines
 
@@ -21,12 +22,16 @@ _MEANING = {
     "stopped": "the same command goes on",
     "lost": "nobody holds the run and nobody said why it ended: killed? The same command goes on",
 }
+_NEVER_BEGAN = {
+    "stopped": "its job was taken back before the run began; the same command starts it",
+    "failed": "its job ended before the run began: distft logs shows what it printed",
+    "lost": "its job is gone and the run never began; the same command starts it",
+}
 
 
 def status_of(run_dir: Path) -> RunStatus:
-    """Asks the scheduler of the run's last job, and reads the folder. Raises UserError where there is no run."""
-    jobs = read_jobs(run_dir)
-    return run_status(run_dir, job_state(jobs[-1]) if jobs else None)
+    """Asks the schedulers of the run's jobs, and reads the folder. Raises UserError where there is no run."""
+    return run_status(run_dir, known_jobs(run_dir))
 
 
 def show(status: RunStatus, console: Console | None = None) -> None:
@@ -61,14 +66,14 @@ def rows(status: RunStatus) -> list[tuple[str, str]]:
     found += [("" if index else "attempts", _attempt(one)) for index, one in enumerate(status.attempts[-5:])]
     if status.owner:
         found.append(("process", f"{status.owner}; last heartbeat {status.heartbeat_age_s or 0:.0f} s ago"))
-    if status.jobs:
-        found.append(("job", _job(status)))
+    found += [("" if index else "job", text) for index, text in enumerate(_jobs(status))]
     found += _ending(status)
     return found
 
 
 def _said(status: RunStatus) -> str:
-    meaning = _MEANING.get(status.state)
+    never_began = not status.attempts and not status.exit
+    meaning = (_NEVER_BEGAN if never_began else {}).get(status.state) or _MEANING.get(status.state)
     return f"{status.state}: {meaning}" if meaning else status.state
 
 
@@ -79,13 +84,18 @@ def _attempt(attempt: Attempt) -> str:
     return f"{attempt.number}: {since}{start}{took}{f': {attempt.cause}' if attempt.cause else ''}"
 
 
-def _job(status: RunStatus) -> str:
-    record = status.jobs[-1]
-    more = f", the last of {len(status.jobs)}" if len(status.jobs) > 1 else ""
-    said = ""
-    if status.job is not None:
-        said = f": {status.job.said}{f' ({status.job.detail})' if status.job.detail else ''}"
-    return f"{record.kind} {record.job_id} on {record.cluster}{more}{said}"
+def _jobs(status: RunStatus) -> list[str]:
+    """A line for each that waits or runs, and for the newest."""
+    if not status.known:
+        return [_job(record, None) for record in status.jobs[-1:]]
+    lines = [_job(job.record, job.state) for job in status.known]
+    before = len(status.jobs) - len(status.known)
+    return [*lines[:-1], lines[-1] + (f"; {before} before" if before else "")]
+
+
+def _job(record: JobRecord, state: JobState | None) -> str:
+    said = f": {state.said}{f' ({state.detail})' if state.detail else ''}" if state else ""
+    return f"{record.kind} {record.job_id} on {record.cluster}{said}"
 
 
 def _ending(status: RunStatus) -> list[tuple[str, str]]:

@@ -14,7 +14,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,9 +37,17 @@ class StopRequest:
     now: bool = False
     time: float = 0.0
 
-    def means(self, token: str, job: str) -> bool:
-        """Whether the owner of this lease token, running as this job ("": none), is asked to stop."""
-        return token in self.tokens or bool(job and job in self.jobs)
+    def means(self, token: str, jobs: Collection[str] = ()) -> bool:
+        """Whether the owner of this lease token ("": none), running as a job of these names, is asked to stop."""
+        return token in self.tokens or not set(self.jobs).isdisjoint(jobs)
+
+
+def own_names(environment: Mapping[str, str]) -> tuple[str, ...]:
+    """The ids by which the job may be known in which this process is, if it is in one: a task of an array by its own
+    number, as ``12_3``, or as part of the whole."""
+    array, task = environment.get("SLURM_ARRAY_JOB_ID", ""), environment.get("SLURM_ARRAY_TASK_ID", "")
+    names = (f"{array}_{task}", array) if array and task else ()
+    return (*names, *filter(None, (environment.get(JOB, "") or environment.get("SLURM_JOB_ID", ""),)))
 
 
 def ask_to_stop(run_dir: Path, *, tokens: Sequence[str] = (), jobs: Sequence[str] = (), now: bool = False) -> None:
@@ -58,6 +66,12 @@ def read_request(run_dir: Path) -> StopRequest | None:
         return None
 
 
+def forget_request(run_dir: Path) -> None:
+    """Once it is heard: the same command goes on."""
+    with contextlib.suppress(OSError):
+        (run_dir / STOP).unlink(missing_ok=True)
+
+
 @contextlib.contextmanager
 def stopped_by_request(run_dir: Path, token: str, stop: threading.Event) -> Iterator[None]:
     """Sets ``stop`` when this run is asked to stop; asked to stop at once, it interrupts the main thread.
@@ -65,12 +79,12 @@ def stopped_by_request(run_dir: Path, token: str, stop: threading.Event) -> Iter
     The request is removed when the block ends, so that the same command goes on; the StoppedOnRequest that
     comes of it is marked as cancelled.
     """
-    job = os.environ.get(JOB) or os.environ.get("SLURM_JOB_ID", "")
+    jobs = own_names(os.environ)
     ended = threading.Event()
 
     def asked() -> StopRequest | None:
         request = read_request(run_dir)
-        return request if request is not None and request.means(token, job) else None
+        return request if request is not None and request.means(token, jobs) else None
 
     thread = threading.Thread(target=_watch, args=(asked, stop, ended), name="stop request", daemon=True)
     thread.start()
@@ -82,8 +96,7 @@ def stopped_by_request(run_dir: Path, token: str, stop: threading.Event) -> Iter
     finally:
         ended.set()
         thread.join(_EVERY_S)
-        with contextlib.suppress(OSError):
-            (run_dir / STOP).unlink(missing_ok=True)
+        forget_request(run_dir)
 
 
 def _watch(asked: Callable[[], StopRequest | None], stop: threading.Event, ended: threading.Event) -> None:

@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             found = parsed(words)
             load_cluster(found.cluster)
             # The slash keeps a line's end, which a shell would cut off, from being the last character.
-            print(f"{Path(load_recipe(found.recipe, with_task(found.overrides, os.environ)).output_dir).absolute()}/")
+            print(f"{Path(load_recipe(found.recipe, with_task(found, os.environ)).output_dir).absolute()}/")
             return 0
         job = job_of(words, os.environ)
         return run_detached(lambda life, listening: _launch(job, Heard(life), listening))

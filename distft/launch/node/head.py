@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import time
 import traceback
 
 from distft.checkpoint.lease import STALE_S, living
 from distft.common.errors import EnvironmentFallsShort, StoppedOnRequest
+from distft.launch.jobs.job_record import JobRecord, add_job, read_jobs
+from distft.launch.jobs.stop_request import forget_request, own_names, read_request
 from distft.launch.node import ending
 from distft.launch.node.driver import Driver
 from distft.launch.node.ending import Status
@@ -27,6 +30,7 @@ class Head(Node):
         still leaving. Else 1 or more, so that srun ends the nodes that hang.
         """
         self.files.make()
+        self._record()
         self.files.write_node(self.job.number, "starting")
         with contextlib.ExitStack() as stack:
             ray: NodeRay | None = None
@@ -38,7 +42,7 @@ class Head(Node):
                 if not ending.is_expected(error):
                     self.log.say(traceback.format_exc())
                 status = Status.of(error)  # it ended here, before the driver had started or without it
-                if isinstance(error, StoppedOnRequest):
+                if isinstance(error, StoppedOnRequest) and not error.cancelled:
                     status = Status("stopped", error.exit_status, str(error), why_stopped=self.heard.why)
             status = ending.decided(status, self.job.launch, self.job.run_dir, self.job.restart)
             said = self._say_how(status)
@@ -66,8 +70,20 @@ class Head(Node):
             why, said = self.heard.why, driver.last_lines
             return ending.of_driver(job.run_dir, driver.returncode, driver.started, why, said)
 
+    def _record(self) -> None:
+        """A job that was submitted by plain sbatch is written down now, so that the verbs know whom to ask."""
+        names = own_names(os.environ)
+        if names and not {record.job_id for record in read_jobs(self.job.run_dir)} & set(names):
+            add_job(self.job.run_dir, JobRecord("slurm", names[0], self.job.cluster.name))
+
     def _keep_on(self) -> None:
         """While something is waited for: has the attempt ended meanwhile?"""
+        request = read_request(self.job.run_dir)
+        if request is not None and request.means("", own_names(os.environ)):
+            forget_request(self.job.run_dir)
+            error = StoppedOnRequest("cancelled before the run started")
+            error.cancelled = True
+            raise error
         if self.heard.any:
             raise StoppedOnRequest("stopped before the run started")
         self._refuse_failed()

@@ -13,8 +13,8 @@ from distft.common.errors import UserError
 from distft.config.cluster import Cluster, load_cluster
 from distft.config.load import load_recipe
 from distft.config.recipe import Recipe
+from distft.launch.array_tasks import of_task, refuse_task
 from distft.launch.machine import available_cpus, memory_limit, this_machine
-from distft.launch.slurm_options import TASK
 
 DEFAULT_CLUSTER = "ray-existing"  # what is there: the plan asks the running Ray
 KILL_WAIT_S = 30.0  # Slurm's own default
@@ -56,6 +56,7 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--time-left", default="", help="as squeue says it")
     parser.add_argument("--kill-wait", default="", help="seconds between Slurm's SIGTERM and SIGKILL")
     parser.add_argument("--cluster", default=DEFAULT_CLUSTER)
+    parser.add_argument("--sweep", action="append", default=[], metavar="KEY=A,B")
     parser.add_argument("recipe", metavar="RECIPE", nargs="?", default="")
     parser.add_argument("overrides", nargs="*", default=[])
     try:
@@ -65,15 +66,21 @@ def parsed(arguments: Sequence[str]) -> argparse.Namespace:
     unknown = [text for text in rest if text.startswith("-")]
     if unknown or not found.recipe:
         what = f"unknown option {unknown[0]}" if unknown else "no RECIPE given"
-        raise UserError(what, where="train.sbatch", hint="[options] RECIPE [--cluster C] [key.path=value ...]")
+        raise UserError(
+            what, where="train.sbatch", hint="[options] RECIPE [--cluster C] [--sweep KEY=A,B] [key.path=value ...]"
+        )
     found.overrides = [*found.overrides, *rest]
     return found
 
 
-def with_task(overrides: Sequence[str], environment: Mapping[str, str]) -> list[str]:
-    """The overrides of this task of an array job; of any other job as they are."""
+def with_task(found: argparse.Namespace, environment: Mapping[str, str]) -> list[str]:
+    """The overrides of this task of an array job; of any other job as they are. Raises UserError where there is no
+    task, or the sweep has none of its number."""
     task = environment.get("SLURM_ARRAY_TASK_ID", "")
-    return [text.replace(TASK, task) for text in overrides] if task.isdecimal() else list(overrides)
+    if not task.isdecimal():
+        refuse_task(found.overrides, found.sweep)
+        return list(found.overrides)
+    return of_task(found.overrides, found.sweep, int(task))
 
 
 def seconds_left(text: str) -> float | None:
@@ -90,7 +97,7 @@ def seconds_left(text: str) -> float | None:
 
 def job_of(arguments: Sequence[str], environment: Mapping[str, str]) -> Job:
     found = parsed(arguments)
-    overrides = with_task(found.overrides, environment)
+    overrides = with_task(found, environment)
     names = tuple(name for name in found.nodes.split(",") if name)
     own = environment.get("SLURMD_NODENAME", "")
     number = names.index(own) if own in names else int(environment.get("SLURM_NODEID") or 0)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from distft.common.errors import EnvironmentFallsShort, UserError
 from distft.config.load import load_recipe
-from distft.launch.slurm import SlurmJob, Submission, _environment, _exit_code, cancel_job, job_state, submit
-from distft.launch.slurm_options import checkable
+from distft.launch.array_tasks import of_task
+from distft.launch.jobs.job_record import JobRecord, add_job
+from distft.launch.slurm import Submission, Wish, prepare, submit
+from distft.launch.slurm_queue import cancel_job, job_state
 
 
 @pytest.fixture(autouse=True)
@@ -22,10 +25,10 @@ def _no_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def dry_run(
-    *overrides: str, cluster: str = "slurm-cpu", array: str | None = None, after: tuple[str, ...] = ()
-) -> Submission:
-    recipe = load_recipe("sft-tiny", checkable(overrides, array))
-    return submit(recipe, "sft-tiny", overrides, cluster, array=array, after=after, dry_run=True)
+    *overrides: str, cluster: str = "slurm-cpu", array: str | None = None, after: tuple[str, ...] = (),
+    sweep: tuple[str, ...] = (),
+) -> Submission:  # fmt: skip
+    return prepare(Wish("sft-tiny", overrides, cluster, after, array, sweep))
 
 
 def cluster_file(tmp_path: Path, **keys: object) -> str:
@@ -46,7 +49,7 @@ def test_a_dry_run_needs_no_slurm_and_writes_nothing(tmp_path: Path) -> None:
 
 def test_without_slurm_submitting_says_so_and_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(EnvironmentFallsShort, match="no Slurm here: sinfo is not found"):
-        submit(load_recipe("sft-tiny", []), "sft-tiny", [], "slurm-cpu")
+        submit(dry_run())
     assert list((tmp_path / "work").iterdir()) == []
     for ask in (job_state, cancel_job):
         with pytest.raises(EnvironmentFallsShort):
@@ -64,14 +67,47 @@ def test_what_does_not_fit_is_not_submitted(tmp_path: Path) -> None:
         dry_run(cluster=cluster_file(tmp_path, node=node))
 
 
-def test_a_variable_to_be_passed_on_must_be_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dry_run_needs_neither_secrets_nor_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which it does not use; submitting does."""
     path = cluster_file(tmp_path, environment={"MY_TOKEN": None})
+    monkeypatch.setattr("distft.launch.preflight.shutil.disk_usage", lambda _: SimpleNamespace(free=1000))
+    prepared = dry_run(cluster=path)
+    assert prepared.shell.count(" && cp -- ") == 1, "the cluster file as it is now"
     with pytest.raises(UserError, match="MY_TOKEN is to be passed on, but is not set here"):
-        dry_run(cluster=path)
+        submit(prepared)
     monkeypatch.setenv("MY_TOKEN", "a-secret-value")
-    found = dry_run(cluster=path)
-    assert "a-secret-value" not in found.shell
-    assert found.shell.count(" && cp -- ") == 1, "the cluster file as it is now"
+    with pytest.raises(EnvironmentFallsShort, match="checkpoint.keep"):
+        submit(dry_run(cluster=path))
+    assert "a-secret-value" not in dry_run(cluster=path).shell
+
+
+def test_only_the_allowed_variables_travel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By their names; what is in them is in no command line, and what is not allowed is not in Slurm's files."""
+    path = cluster_file(tmp_path, environment={"MY_TOKEN": None, "SITE": "x"})
+    for name in ("MY_TOKEN", "OPENAI_API_KEY", "NCCL_DEBUG", "HF_HOME", "MODULEPATH", "PIP_INDEX_URL"):
+        monkeypatch.setenv(name, "a-value")
+    monkeypatch.setenv("https_proxy", "http://me:password@proxy:3128")
+    prepared = dry_run(cluster=path)
+    (export,) = (word for word in prepared.command if word.startswith("--export="))
+    names = export.removeprefix("--export=").split(",")
+    assert {"MY_TOKEN", "NCCL_DEBUG", "HF_HOME", "PATH", "MODULEPATH"} <= set(names)
+    assert not {"ALL", "OPENAI_API_KEY", "PIP_INDEX_URL", "SITE", "https_proxy"} & set(names)
+    assert "a-value" not in prepared.shell
+    assert any("https_proxy has a password in it" in text for text in prepared.warnings)
+
+
+def test_a_sweep_has_a_run_folder_a_task_and_every_task_is_checked(tmp_path: Path) -> None:
+    found = dry_run("train.steps=30", sweep=("seed=1,2", "optimizer.name=adamw,adamw"))
+    assert [path.name for path in found.run_dirs] == [f"sft-tiny-{task}" for task in range(4)]
+    assert "--array=0-3" in found.command
+    words = found.command[found.command.index("sft-tiny") :]
+    assert words == ("sft-tiny", "--cluster", "slurm-cpu", "--sweep", "seed=1,2", "--sweep",
+                     "optimizer.name=adamw,adamw", "train.steps=30", "output_dir=runs/sft-tiny-{task}")  # fmt: skip
+    assert load_recipe("sft-tiny", of_task(found.asked.overrides, found.asked.sweep, 3)).seed == 2
+    assert [path.name for path in dry_run("output_dir=x/r{task}", sweep=("seed=1,2",)).run_dirs] == ["r0", "r1"]
+    with pytest.raises(UserError, match="train.steps"):
+        dry_run(sweep=("train.steps=30,many",))
+    assert list((tmp_path / "work").iterdir()) == []
 
 
 def test_an_array_has_a_run_folder_a_task(tmp_path: Path) -> None:
@@ -87,21 +123,13 @@ def test_a_job_that_waits_may_start_from_what_is_still_to_be_made() -> None:
     assert "--dependency=afterok:7" in dry_run(*words, after=("7",)).command
 
 
-def test_an_allocation_around_the_submission_gives_no_options() -> None:
-    there = {"SLURM_CONF": "/c", "SLURM_JOB_ID": "1", "SLURM_MEM_PER_NODE": "5", "SBATCH_ACCOUNT": "a", "PATH": "/p"}
-    assert _environment(there) == {"SLURM_CONF": "/c", "SBATCH_ACCOUNT": "a", "PATH": "/p"}
-
-
-@pytest.mark.parametrize(("text", "code"), [("0:0", 0), ("75:0", 75), ("0:9", 137), ("", None), ("x", None)])
-def test_exit_codes_as_a_shell_counts_them(text: str, code: int | None) -> None:
-    assert _exit_code(text) == code
-
-
-def test_what_slurm_says_of_a_job(tmp_path: Path) -> None:
-    program = tmp_path / "bin" / "scontrol"
-    line = "JobId=7 JobName=a b State=no JobState=RUNNING Reason=None ExitCode=0:0 NodeList=n1,n2 StdOut=/x"
-    program.write_text(f"#!/bin/sh\necho '{line}'\n")
-    program.chmod(0o755)
-    assert job_state("7") == SlurmJob("RUNNING", None, "", ("n1", "n2"))
-    program.write_text(f"#!/bin/sh\necho '{line.replace('RUNNING', 'FAILED').replace('0:0', '1:0')}'\n")
-    assert job_state("7").exit_code == 1
+def test_a_job_that_was_submitted_meanwhile_is_seen(tmp_path: Path) -> None:
+    """Two people at once: the second is told before anything is submitted."""
+    prepared = dry_run()
+    for name, text in (("sinfo", "main*|up|infinite|2|8|16000|(null)"), ("sbatch", "17")):
+        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\necho '{text}'\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    add_job(prepared.run_dirs[0], JobRecord("slurm", "16", "slurm-cpu"))
+    with pytest.raises(UserError, match="slurm job 16 was submitted for this run just now"):
+        submit(prepared)
+    assert submit(dry_run()).job_id == "17"

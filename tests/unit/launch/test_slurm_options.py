@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from distft.common.errors import UserError
 from distft.config.cluster import load_cluster
-from distft.launch.slurm_options import Rendered, batch_script, checkable, job_name, render, run_dirs, tasks
+from distft.launch.slurm_options import Rendered, batch_script, job_name, render, run_dirs, with_options
 from tests.unit.launch.slurm_examples import EVERYTHING, asked, everything
 
 SCRIPT = Path("/opt/distft/train.sbatch")
@@ -36,7 +36,8 @@ def test_every_option_of_a_cluster_file_is_asked_for() -> None:
         assert word in command[: command.index(str(SCRIPT))], word
     words = of_script(command)
     assert words[:4] == ["--module", "cuda/12.8", "--module", "gcc/13"]
-    assert words[4:6] == ["--python", "/opt/env with space/bin/python"]
+    python = "/opt/env with space/bin/python"
+    assert words[4:8] == ["--needs", python, "--python", python]
     assert words[-3:] == ["ppo-tiny", "--cluster", "everything"]
 
 
@@ -129,19 +130,6 @@ def test_a_percent_sign_is_no_pattern_and_a_backslash_is_refused() -> None:
 # ---- arrays and dependencies
 
 
-@pytest.mark.parametrize(("array", "numbers"), [
-    ("0-3", [0, 1, 2, 3]), ("7", [7]), ("1,5,9", [1, 5, 9]), ("0-9:4%2", [0, 4, 8]), ("1-3,8%1", [1, 2, 3, 8]),
-])  # fmt: skip
-def test_tasks_of_an_array(array: str, numbers: list[int]) -> None:
-    assert tasks(array) == numbers
-
-
-@pytest.mark.parametrize("array", ["", "a", "1-", "0-3; reboot", "3-0", "1%%2", "-1"])
-def test_what_is_no_array_is_refused(array: str) -> None:
-    with pytest.raises(UserError):
-        tasks(array)
-
-
 def test_tasks_have_run_folders_of_their_own_or_run_one_after_the_other() -> None:
     own = asked(everything(), run_dir="/runs/s-{task}", array="2-3")
     assert run_dirs(own) == ["/runs/s-2", "/runs/s-3"]
@@ -151,12 +139,6 @@ def test_tasks_have_run_folders_of_their_own_or_run_one_after_the_other() -> Non
     assert run_dirs(asked(everything(), array="1-9%1")) == ["/home/me/runs/ppo-tiny"]
     with pytest.raises(UserError, match="one run folder at once"):
         run_dirs(asked(everything(), array="1-9"))
-
-
-def test_overrides_are_checked_as_the_first_task_has_them() -> None:
-    words = ["seed={task}", "output_dir=runs/x-{task}"]
-    assert checkable(words, "4-9") == ["seed=4", "output_dir=runs/x-4"]
-    assert checkable(words, None) == words
 
 
 def test_jobs_that_must_have_ended_well_before() -> None:
@@ -169,3 +151,50 @@ def test_jobs_that_must_have_ended_well_before() -> None:
 
 def test_the_script_is_there_and_can_be_run() -> None:
     assert os.access(batch_script(), os.X_OK)
+
+
+# ---- options of a submission
+
+
+def test_options_of_a_submission_stand_in_place_of_the_cluster_files() -> None:
+    options = ["exclude=n[3-4],n7", "mail-user=me@example.org", "mail_type=END,FAIL", "comment=for the paper's table 2",
+               "time=2:00:00", "nodelist=n1", "exclusive=false"]  # fmt: skip
+    command = rendered(with_options(everything(), options)).command
+    for word in ("--exclude=n[3-4],n7", "--mail-user=me@example.org", "--mail-type=END,FAIL", "--time=2:00:00",
+                 "--comment=for the paper's table 2", "--nodelist=n1", "--partition=gpu,gpu-long"):  # fmt: skip
+        assert word in command, word
+    assert "--exclusive" not in command
+    cpu = with_options(load_cluster("local").model_copy(update={"kind": "slurm", "slurm": None}), ["partition=main"])
+    assert cpu.slurm is not None
+    assert cpu.slurm.partition == "main"
+
+
+@pytest.mark.parametrize(("option", "said"), [
+    ("exlude=n1", "there is no option exlude\n  did you mean exclude?"), ("exclude", "has no value"),
+    ("exclude=n1 --uid=0", "is not allowed here\n  exclude: --exclude: nodes that must not"),
+    ("comment=a\nb", "is not allowed here"), ("uid=0", "there is no option uid"), ("time=soon", "not allowed here"),
+])  # fmt: skip
+def test_only_known_options_with_right_values(option: str, said: str) -> None:
+    with pytest.raises(UserError) as refused:
+        with_options(everything(), [option])
+    assert said in str(refused.value)
+
+
+def test_the_job_is_given_variables_by_name_only() -> None:
+    assert "--export=HF_TOKEN,HOME,PATH" in rendered(exported=("HF_TOKEN", "HOME", "PATH")).command
+    assert "--export=NONE" in rendered().command
+
+
+def test_one_that_waits_for_the_end_of_others() -> None:
+    assert "--dependency=afterany:7:8" in rendered(once_ended=("7", "8")).command
+    assert "--dependency=afterok:5,afterany:7" in rendered(after=("5",), once_ended=("7",)).command
+
+
+def test_what_every_node_must_have_is_looked_for_there() -> None:
+    words = of_script(rendered().command)
+    assert words[words.index("--needs") + 1] == "/opt/env with space/bin/python"
+    image = {"runtime": "apptainer", "image": "/images/my image.sif"}
+    words = of_script(rendered(everything(virtualenv=None, container=image)).command)
+    assert words[words.index("--needs") + 1] == "/images/my image.sif"
+    registry = {"runtime": "pyxis", "image": "nvcr.io#nvidia/pytorch:25.01"}
+    assert "--needs" not in of_script(rendered(everything(virtualenv=None, container=registry)).command)

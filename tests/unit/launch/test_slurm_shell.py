@@ -37,7 +37,8 @@ PRINT_ARGUMENTS = (
 
 def command_of(cluster: Cluster) -> str:
     """What ``--dry-run`` prints, in three lines: the folders, Slurm's options, the script with its words."""
-    words = asked(cluster, overrides=("train.steps=5", "data.train.0.path=/data/my file's.jsonl"))
+    overrides = ("train.steps=5", "data.train.0.path=/data/my file's.jsonl")
+    words = asked(cluster, overrides=overrides, exported=("HF_HOME", "PATH"))
     shown = render(words, script=SCRIPT, python="/opt/env/bin/python").shell
     return shown.replace(" && ", " &&\n").replace(f" {SCRIPT} ", f" \\\n    {SCRIPT} ") + "\n"
 

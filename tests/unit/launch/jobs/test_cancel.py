@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from distft.checkpoint.lease import acquire
 from distft.common.errors import UserError
+from distft.launch import slurm_queue
 from distft.launch.jobs import cancel as cancel_module
+from distft.launch.jobs import known_jobs
 from distft.launch.jobs.cancel import cancel
-from distft.launch.jobs.job_record import JobRecord, Kind, add_job
-from distft.launch.jobs.job_state import JobState, Phase
+from distft.launch.jobs.job_record import JobRecord, Kind, add_job, read_jobs
+from distft.launch.jobs.job_state import JobState, Phase, job_state
+from distft.launch.jobs.status import status_of
 from distft.launch.jobs.stop_request import STOP, read_request
+from distft.launch.slurm_queue import JobForgotten, SlurmJob
 
 
 @pytest.fixture
@@ -30,7 +36,7 @@ def killed(monkeypatch: pytest.MonkeyPatch) -> list[JobRecord]:
 
 
 def say(monkeypatch: pytest.MonkeyPatch, phase: Phase) -> None:
-    monkeypatch.setattr(cancel_module, "job_state", lambda _: JobState(phase, phase.upper()))
+    monkeypatch.setattr(known_jobs, "job_state", lambda _: JobState(phase, phase.upper()))
 
 
 def test_a_run_of_no_job_is_asked_gently_and_then_at_once(run_dir: Path, killed: list[JobRecord]) -> None:
@@ -53,13 +59,13 @@ def test_a_request_to_the_attempt_before_does_not_count(run_dir: Path) -> None:
         assert "after its step" in cancel(run_dir)
 
 
-@pytest.mark.parametrize("phase", ["ended", "unknown"])
+@pytest.mark.parametrize(("phase", "state"), [("ended", "failed"), ("unknown", "lost")])
 def test_what_does_not_run_is_left_alone(
-    run_dir: Path, killed: list[JobRecord], monkeypatch: pytest.MonkeyPatch, phase: Phase
+    run_dir: Path, killed: list[JobRecord], monkeypatch: pytest.MonkeyPatch, phase: Phase, state: str
 ) -> None:
     add_job(run_dir, JobRecord("slurm", "17", "c"))
     say(monkeypatch, phase)
-    assert cancel(run_dir) == "not running: lost"
+    assert cancel(run_dir) == f"not running: {state}"
     assert not (run_dir / STOP).exists()
     assert killed == []
 
@@ -72,6 +78,45 @@ def test_a_job_that_waits_is_taken_back(
     say(monkeypatch, "pending")
     assert cancel(run_dir) == "slurm job 17 was still waiting and has been taken back"
     assert killed == [record]
+
+
+def test_what_was_taken_back_is_remembered_though_slurm_forgets_it(
+    run_dir: Path, killed: list[JobRecord], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_job(run_dir, JobRecord("slurm", "17_2", "c"))
+    say(monkeypatch, "pending")
+    cancel(run_dir)
+
+    def forgotten(_: str) -> SlurmJob:
+        raise JobForgotten("Slurm does not know job 17_2 (any more)")
+
+    monkeypatch.undo()
+    monkeypatch.setattr(slurm_queue, "job_state", forgotten)
+    (record,) = read_jobs(run_dir)
+    assert job_state(record).cancelled
+    assert not job_state(replace(record, taken_back=None)).cancelled
+    assert status_of(run_dir).state == "stopped"
+
+
+@pytest.mark.parametrize("runs", [True, False])
+def test_all_jobs_of_the_run_are_meant(
+    run_dir: Path, killed: list[JobRecord], monkeypatch: pytest.MonkeyPatch, runs: bool
+) -> None:
+    """One runs, or starts, and two wait: the first is asked, the others are taken back."""
+    records = [JobRecord("slurm", name, "c") for name in ("17", "18", "19")]
+    for record in records:
+        add_job(run_dir, record)
+    say(monkeypatch, "pending")
+    states = {"17": JobState("running", "RUNNING"), "18": JobState("pending", "PENDING")}
+    monkeypatch.setattr(known_jobs, "active_slurm_jobs", lambda _: states)
+    with acquire(run_dir) if runs else contextlib.nullcontext():
+        told = cancel(run_dir).splitlines()
+    assert told[:2] == [f"slurm job {name} was still waiting and has been taken back" for name in ("18", "19")]
+    assert told[2].startswith("asked process" if runs else "asked slurm job 17 to stop after its step")
+    assert killed == records[1:]
+    asked = read_request(run_dir)
+    assert asked is not None
+    assert (asked.jobs, bool(asked.tokens)) == (("17",), runs)
 
 
 @pytest.mark.parametrize("kind", ["slurm", "ray"])

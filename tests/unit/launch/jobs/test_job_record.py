@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import threading
+from dataclasses import replace
 from pathlib import Path
 
-from distft.launch.jobs.job_record import FILE, JobRecord, add_job, read_jobs
+from distft.launch.jobs.job_record import FILE, JobRecord, add_job, alone, read_jobs
 
 
 def test_what_is_added_is_read_oldest_first(tmp_path: Path) -> None:
@@ -33,3 +35,27 @@ def test_torn_and_foreign_lines_are_left_out(tmp_path: Path) -> None:
 
 def test_a_record_is_stamped_when_it_is_made() -> None:
     assert JobRecord("ray", "a", "b").submitted > 1.7e9
+
+
+def test_a_later_line_about_a_job_replaces_the_one_before(tmp_path: Path) -> None:
+    first, second = JobRecord("slurm", "17", "c", submitted=1.0), JobRecord("slurm", "18", "c", submitted=2.0)
+    for record in (first, second, replace(first, taken_back=3.0)):
+        add_job(tmp_path, record)
+    assert read_jobs(tmp_path) == [replace(first, taken_back=3.0), second]
+
+
+def test_submissions_of_one_run_wait_for_each_other(tmp_path: Path) -> None:
+    order: list[str] = []
+
+    def second() -> None:
+        with alone(tmp_path):
+            order.append("second")
+
+    thread = threading.Thread(target=second)
+    with alone(tmp_path):
+        thread.start()
+        thread.join(0.2)
+        order.append("first")
+    thread.join(5)
+    assert order == ["first", "second"]
+    assert read_jobs(tmp_path) == []

@@ -12,7 +12,7 @@ import pytest
 
 from distft.checkpoint.lease import acquire
 from distft.common.errors import UserError
-from distft.launch.jobs import logs
+from distft.launch.jobs import known_jobs, logs
 from distft.launch.jobs.job_record import JobRecord, add_job
 from distft.launch.jobs.job_state import JobState
 from distft.launch.jobs.logs import Selection, follow_logs, last_lines, show_logs
@@ -79,6 +79,29 @@ def test_of_a_job_that_did_not_get_so_far_its_own_output(run_dir: Path) -> None:
     assert last_lines(run_dir, Selection(), 1) == ["module: command not found"]
 
 
+def test_why_nothing_is_logged_yet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    add_job(tmp_path, JobRecord("slurm", "17", "slurm-cpu"))
+    monkeypatch.setattr(known_jobs, "job_state", lambda _: JobState("pending", "PENDING", "Resources"))
+    show_logs(tmp_path, Selection(), 9)
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert told.err == "distft: nothing has been logged yet: slurm job 17 is PENDING (Resources)\n"
+
+
+def test_following_a_job_that_is_taken_back_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    add_job(tmp_path, JobRecord("slurm", "17", "slurm-cpu"))
+    said = [JobState("pending", "PENDING")]
+    monkeypatch.setattr(known_jobs, "job_state", lambda _: said.pop() if said else JobState("ended", "CANCELLED"))
+    monkeypatch.setattr(logs, "_LOOK_EVERY_S", 0.0)
+    monkeypatch.setattr(logs, "_ASK_EVERY_S", 0.0)
+    assert follow_logs(tmp_path, Selection(), 1, io.StringIO(), every_s=0.01) == 75
+    assert "slurm job 17 is PENDING" in capsys.readouterr().err
+
+
 def test_following_over_an_attempt_to_the_end(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logs, "_LOOK_EVERY_S", 0.05)
     output, statuses = io.StringIO(), []
@@ -119,7 +142,7 @@ def test_a_run_that_ended_is_shown_and_its_status_returned(run_dir: Path) -> Non
 def test_a_requeued_run_is_followed_into_its_next_attempt(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     add_job(run_dir, JobRecord("slurm", "17", "slurm-cpu"))
     said = [JobState("running", "COMPLETING"), JobState("pending", "PENDING"), JobState("pending", "PENDING")]
-    monkeypatch.setattr(logs, "job_state", lambda _: said.pop(0) if said else JobState("ended", "COMPLETED"))
+    monkeypatch.setattr(known_jobs, "job_state", lambda _: said.pop(0) if said else JobState("ended", "COMPLETED"))
     monkeypatch.setattr(logs, "_LOOK_EVERY_S", 0.0)
     monkeypatch.setattr(logs, "_ASK_EVERY_S", 0.0)
     write_exit(run_dir, Ending("stopped", 75), 1)

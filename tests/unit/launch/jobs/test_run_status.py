@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import time
 from pathlib import Path
@@ -16,9 +17,11 @@ from distft.checkpoint.manifest import Manifest
 from distft.common.errors import UserError
 from distft.launch.jobs.job_record import JobRecord, add_job
 from distft.launch.jobs.job_state import JobState
+from distft.launch.jobs.known_jobs import KnownJob
 from distft.launch.jobs.run_status import RunStatus, run_status
 from distft.launch.jobs.status import rows, show
 from distft.launch.jobs.stop_request import ask_to_stop
+from distft.launch.node.files import NodeFiles
 from distft.tracking.exit import Ending, write_exit
 
 START = time.time() - 1000
@@ -104,6 +107,13 @@ def test_one_that_was_killed_is_lost(run_dir: Path) -> None:
     assert run_status(run_dir).state == "lost"
 
 
+def known(phase: Any, said: str, *, detail: str = "", code: int | None = None, submitted: float = START - 5,
+          job_id: str = "17") -> KnownJob:  # fmt: skip
+    return KnownJob(
+        JobRecord("slurm", job_id, "slurm-cpu", submitted=submitted), JobState(phase, said, detail, exit_code=code)
+    )
+
+
 @pytest.mark.parametrize(
     ("phase", "ended", "state"),
     [("pending", None, "waiting"), ("pending", 75, "waiting"), ("running", None, "starting"), ("ended", None, "lost"),
@@ -112,18 +122,94 @@ def test_one_that_was_killed_is_lost(run_dir: Path) -> None:
 def test_what_its_job_adds(run_dir: Path, phase: Any, ended: int | None, state: str) -> None:
     if ended is not None:
         write_exit(run_dir, Ending("stopped", ended), 2)
-    assert run_status(run_dir, JobState(phase, "SAID")).state == state
+    assert run_status(run_dir, [known(phase, "SAID")]).state == state
 
 
 def test_a_job_before_the_run(tmp_path: Path) -> None:
     add_job(tmp_path, JobRecord("slurm", "17", "slurm-cpu"))
-    waiting = run_status(tmp_path, JobState("pending", "PENDING", "Resources"))
+    waiting = run_status(tmp_path, [known("pending", "PENDING", detail="Resources")])
     assert waiting.state == "waiting"
     assert ("job", "slurm 17 on slurm-cpu: PENDING (Resources)") in rows(waiting)
-    assert run_status(tmp_path, JobState("ended", "FAILED", exit_code=1)).state == "failed"
-    assert run_status(tmp_path, JobState("ended", "SUCCEEDED", exit_code=0)).state == "done", (
-        "in a folder not seen here"
-    )
+    assert run_status(tmp_path, [known("ended", "FAILED", code=1)]).state == "failed"
+    assert run_status(tmp_path, [known("ended", "SUCCEEDED", code=0)]).state == "done", "in a folder not seen here"
+
+
+@pytest.mark.parametrize(("said", "code", "state", "meaning"), [
+    ("CANCELLED", 0, "stopped", "taken back before the run began"), ("CANCELLED", None, "stopped", "taken back before"),
+    ("FAILED", 3, "failed", "its job ended before the run began"), ("FORGOTTEN", None, "lost", "its job is gone"),
+    ("NODE_FAIL", 0, "failed", "its job ended before"), ("TIMEOUT", 0, "failed", "its job ended before"),
+    ("COMPLETED", 0, "done", ""),
+])  # fmt: skip
+def test_a_job_that_ended_before_the_run_began(
+    tmp_path: Path, said: str, code: int | None, state: str, meaning: str
+) -> None:
+    """Slurm's exit code of what it ended itself is 0: its state counts."""
+    add_job(tmp_path, JobRecord("slurm", "17", "slurm-cpu"))
+    found = run_status(tmp_path, [known("ended", said, code=code)])
+    assert found.state == state
+    assert meaning in dict(rows(found))["state"]
+
+
+def test_a_new_job_that_never_began_says_how_it_is_and_not_the_one_before(run_dir: Path) -> None:
+    write_exit(run_dir, Ending("stopped", 75), 2)
+    later = time.time() + 100
+    assert run_status(run_dir, [known("ended", "FAILED", code=3, submitted=later)]).state == "failed"
+    assert run_status(run_dir, [known("running", "RUNNING", submitted=later)]).state == "starting"
+    assert run_status(run_dir, [known("ended", "CANCELLED", code=0, submitted=later)]).state == "stopped"
+    assert run_status(run_dir, [known("ended", "COMPLETED", code=0)]).state == "stopped", "of the attempt before"
+
+
+def test_a_job_that_starts_and_is_asked_to_stop(tmp_path: Path) -> None:
+    add_job(tmp_path, JobRecord("slurm", "17", "slurm-cpu"))
+    ask_to_stop(tmp_path, jobs=["17"])
+    assert run_status(tmp_path, [known("running", "RUNNING")]).state == "stopping"
+    assert run_status(tmp_path, [known("running", "RUNNING", job_id="18")]).state == "starting"
+
+
+def launched(run_dir: Path, name: str, **told: Any) -> Path:
+    """A start of a job, as its launcher leaves it."""
+    files = NodeFiles(run_dir / "launch" / name)
+    files.make()
+    if told:
+        files.write_status({"requeue": False, **told}, "the ending")
+    return files.folder
+
+
+def test_the_launchers_word_counts_where_the_driver_has_none(tmp_path: Path) -> None:
+    """A job cancelled while it starts; one whose nodes do not come up."""
+    add_job(tmp_path, JobRecord("slurm", "17", "slurm-cpu"))
+    launched(tmp_path, "17.0", **{"class": "environment", "exit_status": 3, "cause": "n2 did not come up"})
+    for job in (known("running", "COMPLETING"), known("ended", "FAILED", code=3)):
+        found = run_status(tmp_path, [job])
+        assert found.state == "failed"
+        assert ("cause", "n2 did not come up") in rows(found)
+    launched(tmp_path, "17.1", **{"class": "stopped", "exit_status": 75, "cause": "stopped before the run started"})
+    assert run_status(tmp_path, [known("ended", "CANCELLED", code=0)]).state == "stopped"
+
+
+def test_the_newest_word_counts(run_dir: Path) -> None:
+    folder = launched(run_dir, "17.0", **{"class": "stopped", "exit_status": 75, "cause": "an earlier start"})
+    os.utime(folder / "started", (START - 50, START - 50))
+    os.utime(folder / "status.json", (START - 40, START - 40))
+    assert run_status(run_dir).state == "lost", "the attempt after it was killed"
+    write_exit(run_dir, Ending("failure", 1), 2)
+    assert run_status(run_dir).state == "failed"
+    launched(run_dir, "18.0", **{"class": "environment", "exit_status": 3, "cause": "no nodes"})
+    os.utime(run_dir / "launch" / "18.0" / "started", (time.time() + 9, time.time() + 9))
+    os.utime(run_dir / "launch" / "18.0" / "status.json", (time.time() + 10, time.time() + 10))
+    assert ("cause", "no nodes") in rows(run_status(run_dir))
+
+
+def test_every_job_that_waits_or_runs_is_shown_and_the_running_one_counts(run_dir: Path) -> None:
+    jobs = [known("running", "RUNNING", detail="n1", job_id="17"), known("pending", "PENDING", job_id="18")]
+    for job in jobs:
+        add_job(run_dir, job.record)
+    found = run_status(run_dir, jobs)
+    assert found.job == jobs[0].state
+    assert [text for name, text in rows(found) if name == "job" or text.startswith("slurm")] == [
+        "slurm 17 on slurm-cpu: RUNNING (n1)", "slurm 18 on slurm-cpu: PENDING",
+    ]  # fmt: skip
+    assert json.loads(json.dumps(found.as_json()))["known"][1]["record"]["job_id"] == "18"
 
 
 def test_the_newest_checkpoint_with_a_manifest(run_dir: Path) -> None:

@@ -11,7 +11,15 @@ import pytest
 
 from distft.common.errors import StoppedOnRequest
 from distft.launch.jobs import stop_request
-from distft.launch.jobs.stop_request import JOB, STOP, ask_to_stop, read_request, stopped_by_request
+from distft.launch.jobs.stop_request import (
+    JOB,
+    STOP,
+    StopRequest,
+    ask_to_stop,
+    own_names,
+    read_request,
+    stopped_by_request,
+)
 from distft.tracking.exit import Ending
 
 
@@ -36,6 +44,14 @@ def test_a_request_for_somebody_else_is_not_heard(tmp_path: Path) -> None:
     ask_to_stop(tmp_path, tokens=["his"], jobs=["17"])
     with stopped_by_request(tmp_path, "mine", stop):
         assert not stop.wait(0.2)
+
+
+def test_a_task_of_an_array_is_meant_by_its_own_number_and_with_the_whole() -> None:
+    names = own_names({"SLURM_JOB_ID": "19", "SLURM_ARRAY_JOB_ID": "17", "SLURM_ARRAY_TASK_ID": "2"})
+    assert names == ("17_2", "17", "19")
+    assert StopRequest(jobs=("17_2",)).means("", names)
+    assert not StopRequest(jobs=("17_1",)).means("", names)
+    assert own_names({}) == ()
 
 
 @pytest.mark.parametrize("variable", [JOB, "SLURM_JOB_ID"])

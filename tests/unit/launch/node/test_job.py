@@ -57,8 +57,8 @@ def test_a_wrong_command_line_is_one_message(words: list[str]) -> None:
 
 def test_only_an_array_job_has_a_task() -> None:
     words = ["seed={task}", "name=a"]
-    assert with_task(words, {"SLURM_ARRAY_TASK_ID": "12"}) == ["seed=12", "name=a"]
-    assert with_task(words, {}) == words
+    assert with_task(parsed(["x", *words]), {"SLURM_ARRAY_TASK_ID": "12"}) == ["seed=12", "name=a"]
+    assert with_task(parsed(["x"]), {}) == []
 
 
 @pytest.mark.parametrize(("text", "expected"), [

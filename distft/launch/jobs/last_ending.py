@@ -1,0 +1,38 @@
+"""How a run ended last, by the best witness: the driver's ``exit.json``, or, where a job ended before its driver began
+or without its word, the launcher's ``launch/JOB.RESTART/status.json``."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from distft.launch.node.files import STARTED, STATUS
+from distft.tracking.exit import read_exit
+
+
+def last_ending(run_dir: Path, attempt_started: float = 0.0) -> Mapping[str, Any] | None:
+    """As ``exit.json`` has it. None where nobody has said how the last start ended, or it goes on.
+    ``attempt_started``: of the last attempt's driver; what was said before it is of an earlier one.
+    """
+    said = read_exit(run_dir)
+    began, launch = _last_start(run_dir)
+    if launch is None or (said is not None and float(said.get("time") or 0) >= began):
+        return said
+    with contextlib.suppress(OSError, ValueError):
+        path = launch / STATUS
+        told = json.loads(path.read_bytes())
+        moment = path.stat().st_mtime
+        return {**told, "time": moment} if moment >= attempt_started else None
+    return None
+
+
+def _last_start(run_dir: Path) -> tuple[float, Path | None]:
+    """When a job's launcher last began on this run, and its folder."""
+    found: tuple[float, Path | None] = (0.0, None)
+    for path in (run_dir / "launch").glob(f"*/{STARTED}"):
+        with contextlib.suppress(OSError):
+            found = max(found, (path.stat().st_mtime, path.parent), key=lambda one: one[0])
+    return found
