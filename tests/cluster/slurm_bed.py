@@ -124,6 +124,11 @@ class SlurmBed:
             raise BedFailed(f"{words!r} ended with {done.returncode}\n{done.stdout}\n{done.stderr}")
         return done
 
+    @property
+    def state_files(self) -> Path:
+        """Where the controller keeps what it knows of jobs: their scripts, and the variables they are given."""
+        return self._folder / "state"
+
     def sbatch(self, arguments: Sequence[str | Path], *, env: Mapping[str, str] | None = None) -> str:
         """Submits a job with sbatch's own arguments; its number."""
         return self.run(["sbatch", "--parsable", *arguments], env=env).stdout.strip().partition(";")[0]
