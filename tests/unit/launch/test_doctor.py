@@ -322,11 +322,11 @@ def test_in_a_container_it_runs_inside(tmp_path: Path, runtime: str) -> None:
     given = [(name, value) for name, value in zip(words[::2], words[1::2], strict=True)]
     assert ("--python", "python") in given
     if runtime == "pyxis":
-        assert ("--srun", "--container-image=distft.sqsh") in given
+        assert ("--srun", f"--container-image={Path.cwd()}/distft.sqsh") in given
     else:
         within = [value for name, value in given if name == "--within"]
         assert within[:2] == ["apptainer", "exec"]
-        assert within[-1] == "distft.sqsh"
+        assert within[-1] == f"{Path.cwd()}/distft.sqsh"
         assert f"{tmp_path}:{tmp_path}" in within
 
 
