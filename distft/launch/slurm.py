@@ -52,17 +52,26 @@ class Wish:
 
 
 @dataclass(frozen=True)
+class Checked:
+    """A recipe that may start, with its plan on the cluster, and what is to be said about it."""
+
+    recipe: Recipe
+    plan: Plan
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Submission:
     """A job that can be submitted, and, once it is, its id. ``shell``: all of it as a line to paste; ``run_dirs``: the
     run folder, or those of the tasks, whose numbers are ``tasks``; ``jobs_before``: how many jobs each has had;
-    ``checked``: the recipes with their plans; ``warnings`` are for people."""
+    ``warnings`` are for people."""
 
     asked: Asked
     rendered: Rendered
     run_dirs: tuple[Path, ...]
     tasks: tuple[int, ...] = ()
     jobs_before: tuple[int, ...] = ()
-    checked: tuple[tuple[Recipe, Plan], ...] = ()
+    checked: tuple[Checked, ...] = ()
     warnings: tuple[str, ...] = ()
     job_id: str | None = None
 
@@ -98,13 +107,16 @@ def prepare(wish: Wish) -> Submission:
         exported=exported(os.environ, cluster), after=wish.after, array=array, sweep=wish.sweep,
     )  # fmt: skip
     folders = tuple(map(Path, run_dirs(asked)))
+    checked = [one for recipe in recipes for one in _checked(recipe, cluster, waits=bool(wish.after))]
     return Submission(
-        asked, _rendered(asked), folders, numbers if TASK in asked.run_dir else (),
-        tuple(len(read_jobs(one)) for one in folders),
-        tuple(pair for recipe in recipes for pair in _checked(recipe, cluster, waits=bool(wish.after))),
-        tuple(f"{name} has a password in it and is not passed on; `environment: {{{name}: null}}` in the cluster file "
-              "does it" for name in withheld(os.environ, cluster)),
-    )  # fmt: skip
+        asked,
+        _rendered(asked),
+        run_dirs=folders,
+        tasks=numbers if TASK in asked.run_dir else (),
+        jobs_before=tuple(len(read_jobs(one)) for one in folders),
+        checked=tuple(checked),
+        warnings=tuple(dict.fromkeys([*_withheld(cluster), *(text for one in checked for text in one.warnings)])),
+    )
 
 
 def submit(prepared: Submission, *, once_ended: Sequence[str] = ()) -> Submission:
@@ -120,8 +132,8 @@ def submit(prepared: Submission, *, once_ended: Sequence[str] = ()) -> Submissio
     container_checks.check(cluster)
     for one in prepared.run_dirs:
         check_output_dir(one)
-    for recipe, plan in prepared.checked:
-        check_disk(recipe, plan)
+    for one_task in prepared.checked:
+        check_disk(one_task.recipe, one_task.plan)
     slurm_checks.check(cluster, slurm_checks.kinds(slurm_checks.ask(slurm_checks.SINFO, environment)))
     _write(prepared.rendered)
     with _alone_in(prepared.run_dirs, prepared.jobs_before):
@@ -170,17 +182,22 @@ def _with_run_folder(wish: Wish, recipe: Recipe) -> tuple[tuple[str, ...], str]:
     return (*(text for text in wish.overrides if not text.startswith("output_dir=")), f"output_dir={own}"), own
 
 
-def _checked(recipe: Recipe, cluster: Cluster, *, waits: bool) -> Iterator[tuple[Recipe, Plan]]:
-    """It fits, and what it needs is there; with its plan. One that waits for other jobs may need what they are still
+def _checked(recipe: Recipe, cluster: Cluster, *, waits: bool) -> Iterator[Checked]:
+    """It fits, and what it needs is there. One that waits for other jobs may need what they are still
     to make: then there is none yet."""
     try:
         plan = make_plan(recipe, cluster)
         check_memory(plan)
-        preflight(recipe, plan, to_start=False)
-        yield recipe, plan
+        yield Checked(recipe, plan, preflight(recipe, plan, to_start=False))
     except UserError as error:
         if not (waits and error.where.startswith("run:")):
             raise
+
+
+def _withheld(cluster: Cluster) -> Iterator[str]:
+    for name in withheld(os.environ, cluster):
+        yield (f"{name} has a password in it and is not passed on; `environment: {{{name}: null}}` in the cluster file "
+               "does it")  # fmt: skip
 
 
 def _require_environment(cluster: Cluster) -> None:
