@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from tests.harness.compare import at_most, largest_metric_difference, largest_weight_difference
-from tests.harness.corpus import PAIRS
+from tests.harness.corpus import PAIRS, REWARD_ENDS
 from tests.harness.jobs import Outcome
 from tests.harness.layouts import run_spmd
-from tests.harness.matrix import Layouts, outcomes
-from tests.harness.recipes import RATE, supervised_recipe
+from tests.harness.matrix import FEW_ENDS, Layouts, outcomes
+from tests.harness.recipes import RATE, reward_end_recipe, supervised_recipe
 from tests.reference.trl_runs import TrlRun, run_dpo, run_reward, run_sft
 
 pytest_plugins = ["tests.harness.fixtures"]
@@ -54,6 +54,18 @@ def test_reward(layouts: Layouts) -> None:
     assert_same(layouts.alone()["trl-reward"], trl, REWARD, "reward")
 
 
+def assert_same_reward(outcome: Outcome, layouts: Layouts, name: str) -> None:
+    start = layouts.starts.reward_end(name)
+    trl = run_reward(start.model, start.pairs, max_length=96, **OPTIONS)
+    assert_same(outcome, trl, REWARD, "reward")
+
+
+@pytest.mark.parametrize("name", FEW_ENDS)
+def test_reward_is_read_where_trl_reads_it(layouts: Layouts, name: str) -> None:
+    """At the last token that is not padding: the line break of a template, or the token before EOS where EOS pads."""
+    assert_same_reward(layouts.alone()[f"trl-reward-{name}"], layouts, name)
+
+
 def test_dpo(layouts: Layouts) -> None:
     trl = run_dpo(layouts.starts.policy, PAIRS, max_length=20, **OPTIONS)
     assert any(len(sequence) == 20 for batch in trl.batches for sequence in batch.sequences)
@@ -76,14 +88,17 @@ KIN: dict[str, dict[str, Any]] = {
 }
 
 
+ENDS = [name for name in REWARD_ENDS if name not in FEW_ENDS]
+
+
 @pytest.fixture(scope="module")
 def kin(layouts: Layouts) -> dict[str, Outcome]:
-    """A run of each of DPO's kin."""
+    """A run of each of DPO's kin, and of reward models on rows of the other families."""
     starts = layouts.starts
     recipes = {
         name: supervised_recipe(starts, {"kind": "dpo", "loss": name, **keys}, role="policy", path=starts.policy)
         for name, keys in KIN.items()
-    }
+    } | {name: reward_end_recipe(starts, name) for name in ENDS}
     jobs = layouts.jobs("kin", recipes)
     run_spmd(jobs, 1, layouts.folder / "kin")
     return outcomes(jobs)
@@ -94,3 +109,9 @@ def kin(layouts: Layouts) -> dict[str, Outcome]:
 def test_dpo_kin(layouts: Layouts, kin: dict[str, Outcome], loss: str) -> None:
     trl = run_dpo(layouts.starts.policy, PAIRS, max_length=96, loss_type=[loss], **KIN[loss], **OPTIONS)
     assert_same(kin[loss], trl, DPO, "policy")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ENDS)
+def test_reward_of_other_families(layouts: Layouts, kin: dict[str, Outcome], name: str) -> None:
+    assert_same_reward(kin[name], layouts, name)

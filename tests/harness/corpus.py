@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
+from tests.harness.chat_templates import family_tokenizer
 from tests.reference.tiny_models import save_llama, train_tokenizer
 
 WORDS = ("red", "green", "blue", "old", "new", "warm", "cold", "quiet")
@@ -25,6 +26,31 @@ PAIRS = [
 ]
 
 
+# Reward models by what their rows end with: a family's template, or none; and whether EOS is the padding too, as it is
+# in TRL for a tokenizer without padding.
+REWARD_ENDS: dict[str, tuple[str | None, str]] = {
+    "plain": (None, "eos"),
+    "qwen": ("qwen", "<|pad|>"),
+    "gemma": ("gemma", "<|pad|>"),
+    "phi": ("phi", "eos"),
+    "mistral": ("mistral", "eos"),
+    "llama": ("llama", "<|pad|>"),
+}
+
+
+@dataclass(frozen=True)
+class RewardStart:
+    """A model folder to be made a reward model of, and the pairs for it."""
+
+    model: Path
+    rows: Path
+
+    @property
+    def pairs(self) -> list[dict[str, Any]]:
+        """The rows as TRL takes them."""
+        return [json.loads(line) for line in self.rows.read_text().splitlines()]
+
+
 @dataclass(frozen=True)
 class Starts:
     """Folders of start models that share a tokenizer, and the rows that all of them read."""
@@ -34,6 +60,13 @@ class Starts:
     reward: Path
     value: Path
     rows: Path
+
+    def reward_end(self, name: str) -> RewardStart:
+        """One of ``REWARD_ENDS``, made when it is asked for."""
+        start = RewardStart(self.rows.parent / f"reward-{name}", self.rows.parent / f"pairs-{name}.jsonl")
+        if not start.model.is_dir():
+            _make_reward_end(start, *REWARD_ENDS[name])
+        return start
 
 
 def make_starts(folder: Path) -> Starts:
@@ -57,6 +90,23 @@ def make_starts(folder: Path) -> Starts:
     for scalar in (reward, value):
         _make_decided(AutoModelForSequenceClassification, scalar)
     return Starts(policy, other, reward, value, rows)
+
+
+def _make_reward_end(start: RewardStart, family: str | None, pad: str) -> None:
+    texts = [" ".join(pair.values()) for pair in PAIRS]
+    pairs: list[dict[str, Any]] = list(PAIRS)
+    if family is None:
+        tokenizer = train_tokenizer(texts, 400)
+        tokenizer.pad_token = tokenizer.eos_token
+    else:
+        tokenizer = family_tokenizer(family, texts, pad=pad)
+        roles = {"prompt": "user", "chosen": "assistant", "rejected": "assistant"}
+        pairs = [{key: [{"role": roles[key], "content": pair[key].strip()}] for key in pair} for pair in PAIRS]
+    start.rows.write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    save_llama(start.model, tokenizer, scalar_head=True, seed=2)
+    _make_decided(AutoModelForSequenceClassification, start.model)
+    config = json.loads((start.model / "config.json").read_text())
+    (start.model / "config.json").write_text(json.dumps({**config, "pad_token_id": None}))  # as base models say
 
 
 def _make_decided(kind: Any, folder: Path) -> None:

@@ -15,7 +15,7 @@ from tests.harness.jobs import Broken, Job, LossesJob, Outcome, TrainJob
 from tests.harness.layouts import run_ray, run_spmd
 from tests.harness.loss_cases import FEW_CASES, Case
 from tests.harness.loss_layouts import Results
-from tests.harness.recipes import dpo_recipe, ppo_recipe, supervised_recipe, with_ranks, write_recipe
+from tests.harness.recipes import dpo_recipe, ppo_recipe, reward_end_recipe, supervised_recipe, with_ranks, write_recipe
 
 
 @dataclass
@@ -94,6 +94,7 @@ class Layouts:
         return done
 
 
+FEW_ENDS = ("plain", "qwen")  # of the ends of a reward model's rows: those of the default tests
 BROKEN: dict[str, Broken] = {
     "ppo-stale": "stale generator",
     "dpo-corrupted": "other reference weights",
@@ -110,6 +111,7 @@ def recipes_alone(starts: Starts) -> dict[str, dict[str, Any]]:
         "trl-sft": supervised_recipe(starts, {"kind": "sft"}, role="policy", path=starts.policy, max_length=20),
         "trl-dpo": supervised_recipe(starts, {"kind": "dpo"}, role="policy", path=starts.policy, max_length=20),
         "trl-reward": supervised_recipe(starts, {"kind": "reward"}, role="reward", path=starts.reward),
+        **{f"trl-reward-{name}": reward_end_recipe(starts, name) for name in FEW_ENDS},
         "ppo-stale": ppo_recipe(starts),
     }
     for kind, made in (("dpo", dpo_recipe(starts)), ("ppo", ppo_recipe(starts))):

@@ -87,6 +87,14 @@ def supervised_recipe(
     return made
 
 
+def reward_end_recipe(starts: Starts, name: str) -> dict[str, Any]:
+    """A reward model on rows that end in one of the ways of ``REWARD_ENDS``."""
+    start = starts.reward_end(name)
+    made = supervised_recipe(starts, {"kind": "reward"}, role="reward", path=start.model)
+    made["data"]["train"] = [{"path": str(start.rows), "format": "preference"}]
+    return made
+
+
 def with_ranks(made: Mapping[str, Any], num_ranks: int) -> dict[str, Any]:
     """The recipe with that many ranks a role."""
     roles = {"dpo": ("policy", "reference"), "ppo": ("policy", "reference", "reward", "value")}

@@ -12,7 +12,7 @@ the rows, so that another trainer can be given the same tokens:
 * too long: SFT and DPO keep the first ``max_length`` tokens and drop a row that has no completion token
   left (SFT) or whose prompt alone fills ``max_length`` (DPO). RewardTrainer *drops* a pair of which
   either side is longer than ``max_length``: it never truncates.
-* the reward is read at the last token that differs from the pad token: pad must not be EOS.
+* the reward is read at the last token that differs from the pad token: where that is EOS, at the one before it.
 * a logged loss is the batch's own: SFT over tokens of the batch, DPO and reward over pairs.
   DPO's ``logits/*`` is the mean over completion tokens of the mean logit over the vocabulary.
 * the schedule: ``linear`` has no warm-up here; step k (from 0) of n uses ``lr * (1 - k / n)``.
@@ -157,7 +157,8 @@ def run_reward(
     def make(trainer: type, arguments: dict[str, Any], data: Dataset) -> Any:
         config = RewardConfig(**arguments, disable_dropout=True, **options)
         scorer = AutoModelForSequenceClassification.from_pretrained(model, dtype=torch.float32, num_labels=1)
-        return trainer(scorer, args=config, train_dataset=data, processing_class=tokenizer_of(model))
+        tokenizer = AutoTokenizer.from_pretrained(model)
+        return trainer(scorer, args=config, train_dataset=data, processing_class=tokenizer)
 
     return run_trainer(
         make, RewardTrainer, rows, batch_size=batch_size, steps=steps, learning_rate=learning_rate,
@@ -193,7 +194,7 @@ def run_dpo(
 
 
 def tokenizer_of(folder: str | Path) -> Any:
-    """The folder's tokenizer; refuses one whose padding is its EOS, which would hide the EOS from a reward model."""
+    """The folder's tokenizer; refuses one whose padding is its EOS, which would hide the EOS from the loss."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
     if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
         raise ValueError(f"{folder}: the tokenizer needs a padding token other than its EOS")
