@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -56,3 +58,36 @@ def test_a_stop_token_that_is_plain_text_stays() -> None:
     read = as_trained(batch, [TurnEnd((7, 8), 7)], {7, 8})
     assert read is not None
     assert read.ragged("response_ids")[0].tolist() == [4, 5, 7, 8]
+
+
+# Templates that TRL carries, and the special tokens in them. GLM's ends no turn; Qwen3 writes an empty thought before
+# an answer, which no policy need write.
+STOCK = {
+    "qwen2_5": ["<|im_start|>", "<|im_end|>"],
+    "qwen3": ["<|im_start|>", "<|im_end|>", "<think>", "</think>"],
+    "gemma": ["<start_of_turn>", "<end_of_turn>"],
+    "phi3": ["<|system|>", "<|user|>", "<|assistant|>", "<|end|>"],
+    "llama3": ["<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"],
+    "cohere": ["<|START_OF_TURN_TOKEN|>", "<|USER_TOKEN|>", "<|CHATBOT_TOKEN|>", "<|END_OF_TURN_TOKEN|>"],
+    "gptoss": ["<|start|>", "<|end|>", "<|message|>", "<|channel|>", "<|return|>"],
+    "glm4moe": ["[gMASK]", "<sop>", "<|user|>", "<|assistant|>"],
+}
+
+
+@pytest.mark.parametrize("name", STOCK)
+def test_stock_templates_are_read_at_the_end_of_their_training_rows(name: str) -> None:
+    folder = Path(str(pytest.importorskip("trl").__file__)).parent / "chat_templates"
+    tokenizer = family_tokenizer("words", ["Who is there? A friend."] * 9)
+    tokenizer.add_special_tokens({"additional_special_tokens": STOCK[name], "bos_token": "<bos>"})
+    tokenizer.chat_template = (folder / f"{name}.jinja").read_text()
+    end = turn_end(tokenizer)
+    assert end is not None
+    assert end.appended is (name == "glm4moe")
+    encoder = Encoder(tokenizer)
+    trained = encoder.answer((ASK,), (TELL,), "x").response_ids
+    answer = tokenizer("A friend.", add_special_tokens=False)["input_ids"]
+    batch = rollout(encoder.prompt(PromptExample((ASK,))), [[*answer, end.stop], answer], [1, 0])
+    read = as_trained(batch, [end] * 2, special_tokens(tokenizer)) or batch
+    ids = read.ragged("response_ids")[0].tolist()
+    assert trained[-len(ids) :] == ids
+    assert read.ragged("response_ids")[1].tolist() == answer
