@@ -103,7 +103,7 @@ class ModelWorker:
         self._updater = Updater(self._engine, spec.head, self._pad_token, self._unread)
         seed_everything(spec.seed + self.rank)
         report = {"seconds": time.perf_counter() - started, **self.held()[0]}
-        if spec.role == "policy":
+        if spec.head == "causal":
             report["stop_tokens"] = self._tokenizer.convert_ids_to_tokens(list(self._stop_tokens()))
             log.info("answers end with %s", " or ".join(report["stop_tokens"]))
         stage("ready")
