@@ -18,16 +18,19 @@ UTF8: Final = "save the file as UTF-8"
 
 class BadRow(UserError):
     """One row that is wrong. ``reason`` is what it is counted under; its ``content`` (the line's bytes, or the row's
-    values) is known by a hash, ``digest``, so that the row is found where lines have moved.
+    values) is known by a hash, ``digest``, so that the row is found where lines have moved. ``typical``: most likely
+    all rows of the source are so.
     """
 
-    def __init__(self, what: str, *, where: str, hint: str, reason: Reason, content: object = b"") -> None:
+    def __init__(self, what: str, *, where: str, hint: str, reason: Reason, content: object = b"",
+                 typical: bool = False) -> None:  # fmt: skip
         super().__init__(what, where=where, hint=hint)
         self.reason: Reason = reason
+        self.typical = typical
         self.digest = _digest(content)
 
     def __reduce__(self) -> tuple[object, ...]:
-        return (_rebuild, (self.what, self.where, self.hint, self.reason, self.digest))
+        return (_rebuild, (self.what, self.where, self.hint, self.reason, self.digest, self.typical))
 
 
 def unparsed(what: str, where: str, hint: str, content: object = b"") -> BadRow:
@@ -56,7 +59,7 @@ class BadRows:
 
     def __call__(self, row: BadRow) -> None:
         if self._data.on_bad_row == "fail":
-            hint = f"{row.hint}; data.on_bad_row=drop leaves such rows out"
+            hint = row.hint if row.typical else f"{row.hint}; data.on_bad_row=drop leaves such rows out"
             raise UserError(row.what, where=row.where, hint=hint) from row
         self.rows.append(row)
         if len(self.rows) > self._data.max_dropped:
@@ -75,7 +78,7 @@ def _digest(content: Any) -> str:
     return hashlib.blake2b(raw, digest_size=8).hexdigest()
 
 
-def _rebuild(what: str, where: str, hint: str, reason: Reason, digest: str) -> BadRow:
-    row = BadRow(what, where=where, hint=hint, reason=reason)
+def _rebuild(what: str, where: str, hint: str, reason: Reason, digest: str, typical: bool) -> BadRow:
+    row = BadRow(what, where=where, hint=hint, reason=reason, typical=typical)
     row.digest = digest
     return row

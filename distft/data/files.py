@@ -34,6 +34,8 @@ _SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
 def data_suffix(path: Path) -> str:
     """The suffix that says how a file is read, without ``.gz``; "" where it is none of SUFFIXES."""
     name = path.name.lower().removesuffix(".gz")
+    if name.endswith(".ndjson"):
+        return ".jsonl"
     return next((suffix for suffix in SUFFIXES if name.endswith(suffix)), "")
 
 
@@ -156,6 +158,9 @@ def _read_csv(stream: IO[bytes], name: str, on_bad: OnBadRow) -> Iterator[Row]:
         header = next(reader, None)
         if header is None:
             return
+        if len(header) == 1 and (mark := next((mark for mark in ";\t|" if mark in header[0]), "")):
+            what = f"the header has one column, {header[0]!r}: it is separated by {mark!r}, not by commas"
+            raise UserError(what, where=f"{name}:1", hint="save the file with commas between the fields")
         if len(set(header)) != len(header):
             what = f"two columns of the header have one name: {', '.join(header)}"
             raise UserError(what, where=f"{name}:1", hint="rename one of them")

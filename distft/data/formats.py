@@ -274,7 +274,8 @@ def _no_format(row: Row, kind: str, present: set[str]) -> BadRow:
     empty = sorted(set(row.values) - present)
     note = f" ({_listed(empty)} null)" if empty else ""
     what = f"no known format for {kind} has the columns {_listed(row.values)}{note}"
-    return misshapen(row, what, hint)
+    reason = "wrong columns or types"
+    return BadRow(what, where=row.where, hint=hint, reason=reason, content=row.values, typical=True)
 
 
 def _listed(names: Any) -> str:

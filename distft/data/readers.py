@@ -31,9 +31,11 @@ from distft.data.formats import (
 
 _HH_TURN = re.compile(r"(?:^|\n\n)(Human|Assistant):")
 _HH_ROLES = {"Human": "user", "Assistant": "assistant"}
-_SHAREGPT_ROLES = {
+# What speakers are called, in small letters. A name that is none of these is the template's affair.
+_ROLES = {
     "human": "user", "user": "user", "gpt": "assistant", "chatgpt": "assistant", "assistant": "assistant",
-    "model": "assistant", "bot": "assistant", "system": "system", "tool": "tool", "observation": "tool",
+    "model": "assistant", "bot": "assistant", "system": "system", "developer": "system", "tool": "tool",
+    "observation": "tool",
 }  # fmt: skip
 _MESSAGES = 'a text is "..."; messages are [{"role": "user", "content": "..."}, ...]'
 _SUMMARY_PROMPT = "Summarize the following conversation.\n\n{dialogue}\n\nSummary:"
@@ -260,7 +262,7 @@ def _parse_messages(row: Row, column: str, value: Any) -> Messages:
 
 
 def _parse_message(row: Row, name: str, item: Any) -> Message:
-    """A turn as TRL and OpenAI write it: parts of text are joined, a developer is a system, weight 0 is not learned."""
+    """A turn as TRL and OpenAI write it: parts of text are joined, a turn of weight 0 is not learned."""
     if not isinstance(item, dict):
         raise misshapen(row, f"{name} is {_type_name(item)}, not an object with role and content", _MESSAGES)
     for key in ("role", "content"):
@@ -275,7 +277,7 @@ def _parse_message(row: Row, name: str, item: Any) -> Message:
     for key, value in (("role", role), ("content", content)):
         if not isinstance(value, str):
             raise misshapen(row, f"{name}: `{key}` is {_type_name(value)}, not a text", _MESSAGES)
-    return Message("system" if role == "developer" else role, content, trains=item.get("weight") != 0)
+    return Message(_ROLES.get(role.lower(), role), content, trains=item.get("weight") != 0)
 
 
 def _is_text_part(part: Any) -> bool:
@@ -294,11 +296,9 @@ def _from_sharegpt(row: Row, name: str, turn: Any) -> Any:
     """A turn of ShareGPT, {"from", "value"}, as {"role", "content"}; one that is so already stays."""
     if not isinstance(turn, dict) or "from" not in turn or "value" not in turn:
         return turn
-    role = _SHAREGPT_ROLES.get(str(turn["from"]).lower())
-    if role is None:
-        known = ", ".join(_SHAREGPT_ROLES)
-        raise misshapen(row, f"{name} is from {turn['from']!r}, which is nobody known here", f"known: {known}")
-    return {"role": role, "content": turn["value"], "weight": turn.get("weight")}
+    if str(turn["from"]).lower() not in _ROLES:
+        raise misshapen(row, f"{name} is from {turn['from']!r}, nobody known here", f"known: {', '.join(_ROLES)}")
+    return {"role": turn["from"], "content": turn["value"], "weight": turn.get("weight")}
 
 
 def _system(row: Row) -> Messages:

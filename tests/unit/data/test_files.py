@@ -34,6 +34,7 @@ def _csv() -> bytes:
         ("a.jsonl", "\n".join(json.dumps(row) for row in ROWS).encode()),
         ("a.json", json.dumps(ROWS, indent=1).encode()),
         ("b.json", "\n".join(json.dumps(row) for row in ROWS).encode()),
+        ("a.ndjson", "\n".join(json.dumps(row) for row in ROWS).encode()),
         ("a.csv", _csv()),
     ],
 )
@@ -108,6 +109,7 @@ def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path: Path) -> Non
         ("a.json", b'[{"a": 1},\n{"a": "\xff"}]', ":2", "(0xff) is not UTF-8"),
         ("a.csv", b"", "", "the file has no rows"),
         ("a.csv", b"a,b\n1,2\n1\n", ":3", "1 fields where the header has 2"),
+        ("a.csv", b"a;b\n1;2\n", ":1", "the header has one column, 'a;b': it is separated by ';'"),
         ("a.csv", b"a,a\n1,2\n", ":1", "two columns of the header have one name"),
         ("a.csv", b'a,b\n1,"2\n', ":2", "malformed CSV"),
         ("a.csv", b"a\n1\n\xe9\n", ":3", "(0xe9) is not UTF-8"),

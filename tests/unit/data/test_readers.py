@@ -38,6 +38,11 @@ def test_messages() -> None:
     assert example.messages == (_user("a"), _assistant("b"))
 
 
+def test_speakers_by_other_names() -> None:
+    example = _read("messages", messages=[_turn("User", "a"), _turn("gpt", "b"), _turn("critic", "c")])
+    assert [message.role for message in example.messages] == ["user", "assistant", "critic"]
+
+
 @pytest.mark.parametrize(
     ("messages", "what"),
     [
