@@ -10,8 +10,8 @@ import pyarrow as pa  # type: ignore[import-untyped]
 
 from distft.config.data import Data
 from distft.data.bad_rows import BadRow, BadRows, OnBadRow
-from distft.data.formats import Example, Row, prompt_of
-from distft.data.readers import Unusable, example_of
+from distft.data.formats import Example, Row
+from distft.data.readers import Unusable, example_for
 from distft.data.stored_rows import Records
 from distft.data.tokenise import tokenise
 
@@ -66,10 +66,7 @@ class Task:
     def _example(self, item: Item, format_name: str) -> Example:
         if isinstance(item, BadRow):
             raise item
-        example = example_of(item, format_name)
-        if self.kind == "ppo" and not prompt_of(example):
-            raise Unusable("no prompt")
-        return example
+        return example_for(item, format_name, self.kind)
 
 
 def chunked(read: Callable[[OnBadRow], Iterator[Row]]) -> Iterator[list[Item]]:

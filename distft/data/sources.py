@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -11,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from distft.common.errors import EnvironmentFallsShort, UserError, nearest
-from distft.config.data import Source
+from distft.config.data import Data, Source
 from distft.data import builtin
-from distft.data.bad_rows import BadRow, OnBadRow, stop
+from distft.data.bad_rows import BadRow, BadRows, OnBadRow, stop
 from distft.data.columns import column_notes
 from distft.data.files import data_suffix, missing_file, read_files
 from distft.data.folders import SPLIT_NAMES, folder_files, no_split
@@ -22,7 +21,6 @@ from distft.data.formats import (
     KNOWN_COLUMNS,
     TAKES,
     CompletionExample,
-    Example,
     PreferenceExample,
     Row,
     check_format,
@@ -34,6 +32,7 @@ from distft.data.formats import (
 from distft.data.readers import Unusable, example_for, example_of
 
 _BUILTIN = "builtin:"
+_FIRST_ROWS = 50
 _ANSWERS = (CompletionExample, PreferenceExample)  # examples that answer a prompt
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)?")
 
@@ -60,25 +59,6 @@ def read_rows(source: Source, list_name: str = "train", on_bad: OnBadRow = stop)
     """
     rows = _rows_of(source, list_name, on_bad)
     return islice(_all_renamed(rows, source.columns, on_bad) if source.columns else rows, source.limit)
-
-
-def read_examples(
-    source: Source, kind: str, list_name: str, on_bad: OnBadRow, unusable: Counter[str]
-) -> Iterator[Example]:
-    """The examples of a source for a kind of algorithm, in order. Rows that nothing can be learned from are counted in
-    ``unusable`` by their reason; ``on_bad`` is called with those that are wrong. Raises what ``read_rows`` can raise.
-    """
-    format_name = ""
-    for row in read_rows(source, list_name, on_bad):
-        try:
-            format_name = format_name or format_of(source, row, kind)
-            example = example_for(row, format_name, kind)
-        except Unusable as reason:
-            unusable[str(reason)] += 1
-        except BadRow as bad:
-            on_bad(bad)
-        else:
-            yield example
 
 
 def format_of(source: Source, first: Row, kind: str) -> str:
@@ -120,6 +100,19 @@ def check_rows(
     if not prompted and source.format == "auto":
         raise _no_prompt(source, format_name, num_rows, list(notes))
     return Checked(format_name, num_rows, num_unusable, tuple(notes))
+
+
+def hub_notes(data: Data, kind: str) -> list[str]:
+    """What there is to know of how the columns of the hub's sources are read; others are looked at before a run.
+    Raises what ``check_rows`` can raise."""
+    lists = {"train": data.train, "eval": data.eval, "test": data.test}
+    return [
+        f"data.{name}.{number}: {note}"
+        for name, sources in lists.items()
+        for number, source in enumerate(sources)
+        if not is_builtin(source) and not source_files(source, name)
+        for note in check_rows(source, kind, _FIRST_ROWS, name, BadRows(data, name)).notes
+    ]
 
 
 def _no_prompt(source: Source, format_name: str, num_rows: int, notes: list[str]) -> UserError:

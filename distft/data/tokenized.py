@@ -38,10 +38,13 @@ class Statistics:
     @property
     def warnings(self) -> tuple[str, ...]:
         """What a user should hear of before the run goes on."""
-        if not self.bad:
-            return ()
-        listed = ", ".join(f"{count} {reason}" for reason, count in sorted(self.bad_by_reason.items()))
-        return (f"{len(self.bad)} bad rows left out ({listed}), the first {self.bad[0].where}: {self.bad[0].what}",)
+        found = []
+        if self.dropped:
+            found.append(f"{sum(self.dropped.values())} of {self.num_rows} rows left out: {_counted(self.dropped)}")
+        if self.bad:
+            first = f"the first {self.bad[0].where}: {self.bad[0].what}"
+            found.append(f"{len(self.bad)} bad rows left out ({_counted(self.bad_by_reason)}), {first}")
+        return tuple(found)
 
     def __str__(self) -> str:
         notes = [f"{self.num_kept} of {self.num_rows} rows kept"]
@@ -56,6 +59,10 @@ class Statistics:
         if self.num_moved:
             notes.append(f"{self.num_moved} with a prompt that the chat template rewrites when it is answered")
         return ", ".join([*notes, f"longest {self.longest} tokens", f"{self.num_tokens} tokens in all"])
+
+
+def _counted(reasons: dict[str, int]) -> str:
+    return ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
 
 
 class TokenizedDataset:

@@ -30,7 +30,7 @@ from distft.data.encode import Encoder
 from distft.data.formats import Message, prompt_of
 from distft.data.known_tokens import require_known
 from distft.data.sampler import take
-from distft.data.sources import corpus_texts
+from distft.data.sources import corpus_texts, hub_notes
 from distft.data.store import store_folder
 from distft.data.tokenized import TokenizedDataset
 from distft.data.tokenizer_training import tokenizers_equal, train_tokenizer
@@ -86,10 +86,11 @@ class DataWorker:
         for name, found in statistics.items():
             for bad in found.bad:
                 log.info("left out of data.%s: %s: %s (hash %s)", name, bad.where, bad.what, bad.digest)
+        warnings = [f"data.{name}: {text}" for name, found in statistics.items() for text in found.warnings]
         return {
             "num_units": {name: dataset.num_units if dataset else 0 for name, dataset in sets.items()},
             "statistics": {name: str(found) for name, found in statistics.items()},
-            "warnings": [f"data.{name}: {text}" for name, found in statistics.items() for text in found.warnings],
+            "warnings": [*hub_notes(self._recipe.data, self._recipe.algorithm.kind), *warnings],
             "same_reward_tokenizer": self._same_tokenizer,
             "same_value_tokenizer": self._same_value_tokenizer(),
         }, None

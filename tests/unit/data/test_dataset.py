@@ -160,6 +160,7 @@ def test_statistics(tokenizer: PreTrainedTokenizerFast, write: Write) -> None:
     stats = load_datasets(Data(train=(Source(path=write(rows)),), max_length=40), "sft", tokenizer).train.statistics
     assert (stats.num_rows, stats.num_kept, stats.num_truncated, stats.longest) == (6, 4, 1, 40)
     assert stats.dropped == {"empty answer": 1, "nothing to train on within the limit": 1}
+    assert stats.warnings == ("2 of 6 rows left out: 1 empty answer, 1 nothing to train on within the limit",)
     assert "4 of 6 rows kept" in str(stats)
 
 

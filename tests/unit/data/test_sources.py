@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from distft.common.errors import EnvironmentFallsShort, UserError
-from distft.config.data import Source
-from distft.data.sources import check_rows, corpus_texts, read_rows
+from distft.config.data import Data, Source
+from distft.data.sources import check_rows, corpus_texts, hub_notes, read_rows
 
 Write = Callable[..., str]
 
@@ -122,6 +122,16 @@ def test_the_hub_gives_the_split_of_the_list(monkeypatch: pytest.MonkeyPatch) ->
     assert asked == [("someone/rows", "part", "validation")]
     with pytest.raises(UserError, match="There are: train, validation"):
         read_rows(Source(path="someone/rows"), "test")
+
+
+def test_the_columns_of_the_hubs_sources_are_told_too(monkeypatch: pytest.MonkeyPatch, write: Write) -> None:
+    import datasets
+
+    rows = [{"question": "Hi?", "chosen": "yes", "rejected": "no"}]
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: rows)
+    local = Source(path=write(rows))
+    data = Data(train=(local, Source(path="someone/pairs", split="train"), Source(path="builtin:dialogues")))
+    assert hub_notes(data, "dpo") == ["data.train.1: `question` is read as `prompt`"]
 
 
 def test_check_rows_counts_and_complains(write: Write) -> None:

@@ -75,7 +75,7 @@ def content(found: StoredRows) -> list[tuple[list[list[int]], str]]:
 def test_a_second_start_reads_no_row(storing: Storing, tmp_path: Path) -> None:
     first = content(drained(storing(rows())))
     assert len(first) == NUM_ROWS
-    assert first[4] == ([], "Counter({'empty completion': 1})")
+    assert first[4] == ([], "Counter({'empty answer': 1})")
     again = drained(storing(never()))
     assert content(again) == first
     assert sorted(path.name for path in (tmp_path / "store").iterdir() if path.suffix == ".arrow") == [ROWS]
