@@ -100,6 +100,7 @@ def _run_verbs(verbs: Any) -> None:
     plan = verbs.add_parser("plan", description="which rank goes where, batch arithmetic, memory")
     _recipe_arguments(plan)
     plan.add_argument("--nodes", type=int, metavar="N", help="as if the cluster file said so many nodes")
+    plan.add_argument("--must-fit", action="store_true", help="exit 3 where it is not known whether it fits")
     plan.add_argument("--json", action="store_true", help="print the plan as JSON")
 
     export = verbs.add_parser("export", description="a plain Hugging Face folder from a run or a checkpoint")

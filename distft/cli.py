@@ -141,7 +141,7 @@ def _plan(arguments: argparse.Namespace) -> None:
 
     plan = planned(load_recipe(arguments.recipe, arguments.overrides), arguments.cluster, nodes=arguments.nodes)
     print(plan.model_dump_json(indent=1) if arguments.json else draw(plan))
-    check_memory(plan)
+    check_memory(plan, must_know=arguments.must_fit)
 
 
 def _export(arguments: argparse.Namespace) -> None:

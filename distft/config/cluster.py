@@ -43,7 +43,9 @@ class Gpu(Section):
     bf16_tflops: float = Field(gt=0, description="dense bfloat16 matrix products, TFLOP/s")
     memory_bandwidth_gbs: float = Field(gt=0, description="GB/s between the chip and its memory")
     interconnect: Literal["nvlink", "pcie"] = Field(default="nvlink", description="links between the GPUs of a node")
-    interconnect_gbs: float = Field(gt=0, description="GB/s of one GPU to its neighbours, both directions together")
+    interconnect_gbs: Annotated[float, Field(gt=0)] | None = Field(
+        default=None, description="GB/s of one GPU to its neighbours, both directions together; null: it has none"
+    )
 
 
 class Node(Section):

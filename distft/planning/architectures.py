@@ -53,7 +53,7 @@ class Tensors:
 
 
 def llama_like(config: Config) -> list[Tensors]:
-    """Llama, Mistral, Qwen2, Qwen3, Gemma, Gemma 2 and the mixtures of experts built on them.
+    """Llama, Mistral, Qwen2, Qwen3, SmolLM3, Gemma, Gemma 2, Gemma 3 (text) and the mixtures of experts built on them.
 
     RMSNorm before attention and MLP, grouped key-value heads, gated MLP.
     """
@@ -69,12 +69,29 @@ def llama_like(config: Config) -> list[Tensors]:
             f"attention.{name}", width, hidden, layers, bias=attention_bias or family.startswith("qwen2")
         )
     tensors += _linear("attention.o", hidden, heads * head_dim, layers, bias=attention_bias)
-    if family.startswith("qwen3"):
+    if family.startswith(("qwen3", "gemma3")):
         tensors.append(Tensors("attention.head_norm", "layers", (head_dim,), 2 * layers))
     tensors += _mixture(config, layers) if _experts(config) else _gated_mlp(config, layers)
-    tensors.append(Tensors("norm", "layers", (hidden,), (4 if family == "gemma2" else 2) * layers))
+    tensors.append(Tensors("norm", "layers", (hidden,), (4 if family in ("gemma2", "gemma3_text") else 2) * layers))
     tensors.append(Tensors("final_norm", "norm", (hidden,)))
     return tensors + _head(config, hidden, tied_by_default=family.startswith("gemma"))
+
+
+def phi3(config: Config) -> list[Tensors]:
+    """Phi-3 and Phi-4: a Llama whose query, key and value are one matrix, and so are gate and up."""
+    hidden, layers, heads = config["hidden_size"], config["num_hidden_layers"], config["num_attention_heads"]
+    inner, kv_heads = config["intermediate_size"], config.get("num_key_value_heads") or heads
+    head_dim = config.get("head_dim") or hidden // heads
+    tensors = [
+        Tensors("embedding", "embedding", (config["vocab_size"], hidden)),
+        Tensors("norm", "layers", (hidden,), 2 * layers),
+        Tensors("final_norm", "norm", (hidden,)),
+    ]
+    tensors += _linear("attention.qkv", (heads + 2 * kv_heads) * head_dim, hidden, layers)
+    tensors += _linear("attention.o", hidden, heads * head_dim, layers)
+    tensors += _linear("mlp.gate_up", 2 * inner, hidden, layers)
+    tensors += _linear("mlp.down", hidden, inner, layers)
+    return tensors + _head(config, hidden, tied_by_default=False)
 
 
 def gpt2(config: Config) -> list[Tensors]:
@@ -156,8 +173,12 @@ def t5(config: Config) -> list[Tensors]:
 
 FAMILIES: dict[str, Callable[[Config], list[Tensors]]] = {
     **dict.fromkeys(
-        ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "mixtral", "qwen3_moe"), llama_like
+        (
+            "llama", "mistral", "qwen2", "qwen3", "smollm3", "gemma", "gemma2", "gemma3_text", "mixtral", "qwen3_moe",
+        ),
+        llama_like,
     ),
+    "phi3": phi3,
     "gpt2": gpt2,
     "gpt_neox": gpt_neox,
     "opt": opt,
@@ -176,6 +197,10 @@ _T5_MODULES: dict[str, tuple[str, ...]] = {
 # What the modules of a family's linear layers are called by its own code, by table.
 MODULES: dict[str, dict[str, tuple[str, ...]]] = {
     **{family: _LLAMA_MODULES for family, tables in FAMILIES.items() if tables is llama_like},
+    "phi3": {
+        "attention.qkv": ("qkv_proj",), "attention.o": ("o_proj",),
+        "mlp.gate_up": ("gate_up_proj",), "mlp.down": ("down_proj",),
+    },
     "gpt2": {
         "attention.qkv": ("c_attn",), "attention.o": ("c_proj",), "mlp.up": ("c_fc",), "mlp.down": ("c_proj",),
     },

@@ -66,11 +66,12 @@ def ring(hardware: Hardware, ranks: int, nodes: int) -> Ring | None:
     """
     if ranks == 1:
         return Ring(1, 0.0, 0.0)
-    if not hardware.link or (nodes > 1 and not hardware.network):
+    links = [hardware.link] if hardware.gpus != 1 else []  # one GPU a node has no neighbours
+    if nodes > 1 and hardware.gpus:
+        links.append(hardware.network * (ranks / nodes) / hardware.gpus)
+    if not all(links):
         return None
-    bandwidth = hardware.link
-    if nodes > 1:
-        bandwidth = min(bandwidth, hardware.network * (ranks / nodes) / hardware.gpus)
+    bandwidth = min(links)
     step = STEP_NVLINK if hardware.nvlink else STEP_PCIE
     latency = RING_START + (ranks - nodes) * step + (nodes - 1) * STEP_NETWORK
     return Ring(ranks, LINKS * bandwidth, latency)

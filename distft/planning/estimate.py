@@ -62,6 +62,8 @@ def why_unknown(hardware: Hardware, *, sizes_known: bool) -> str:
         return "of CPUs no arithmetic rate is known"
     if not hardware.flops:
         return "the cluster file does not say node.gpu"
+    if hardware.gpus > 1 and not hardware.link:
+        return "the cluster file does not say node.gpu.interconnect_gbs"
     if hardware.nodes > 1 and not hardware.network:
         return "the cluster file does not say network.bandwidth_gbps"
     return ""

@@ -80,7 +80,7 @@ def _rates(cluster: Cluster) -> dict[str, Any]:
     return rates | {
         "flops": gpu.bf16_tflops * 1e12,
         "memory_bandwidth": gpu.memory_bandwidth_gbs * 1e9,
-        "link": gpu.interconnect_gbs * 1e9 / 2,
+        "link": (gpu.interconnect_gbs or 0.0) * 1e9 / 2,
         "nvlink": gpu.interconnect == "nvlink",
     }
 

@@ -41,9 +41,12 @@ def micro_batch_cost(cluster: Cluster, engine: Engine, *, gpus: int, nodes: Sequ
     gpu, network = cluster.node.gpu, cluster.network.bandwidth_gbps
     if gpu is None:
         return None
-    link = gpu.interconnect_gbs / 2  # one direction
+    links: list[float | None] = []  # GB/s of a GPU in one direction
+    if gpus > 1:
+        links.append(gpu.interconnect_gbs and gpu.interconnect_gbs / 2)
     if len(set(nodes)) > 1:
-        if network is None:
-            return None
-        link = min(link, network / 8 / gpus)
-    return GPU_TOKENS + round(EFFICIENCY * gpu.bf16_tflops * 1e3 / link)
+        links.append(network and network / 8 / gpus)
+    known = [link for link in links if link]
+    if len(known) < len(links):
+        return None
+    return GPU_TOKENS + round(EFFICIENCY * gpu.bf16_tflops * 1e3 / min(known))

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from distft.common.errors import UserError, nearest
 from distft.planning.architectures import FAMILIES, MODULES, Block, Tensors
-from distft.planning.known_models import known_config
+from distft.planning.known_models import known_config, nearest_known
 from distft.planning.weight_files import COPY_AGAIN, tensor_shapes
 
 if TYPE_CHECKING:
@@ -243,7 +243,8 @@ def sizes_from_path(path: str) -> ModelSizes:
     config = known_config(path)
     if config is not None:
         return sizes_from_config(config, where=path)
-    hint = "fetch it first, or give a folder with its config.json"
+    meant = nearest_known(path)
+    hint = f"did you mean {meant}?" if meant else "fetch it first, or give a folder with its config.json"
     raise UserError("is not on this machine, so its sizes are not known", where=path, hint=hint)
 
 
@@ -306,7 +307,7 @@ def _assemble(family: str, tensors: Iterable[Tensors], config: Mapping[str, Any]
         head_dim=_first(config, "head_dim", "d_kv", default=max(1, hidden // heads)),
         intermediate=inner * (_first(config, "num_experts_per_tok", default=1)),
         vocab=_first(config, "vocab_size", default=0),
-        gated=any(tensor.name in ("mlp.gate", "mlp.experts.gate_up") for tensor in tensors)
+        gated=any(tensor.name in ("mlp.gate", "mlp.gate_up", "mlp.experts.gate_up") for tensor in tensors)
         or "gated" in str(config.get("feed_forward_proj")),
         tied=not any(tensor.block == "head" for tensor in tensors),
         encoder_decoder=encoder_decoder,

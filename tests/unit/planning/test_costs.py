@@ -138,3 +138,11 @@ def test_torch_counts_the_same_flops(lora: Lora | None, tied: bool, checkpointin
         module(input_ids=torch.randint(0, 200, (rows, length)), select=torch.arange(read)).sum().backward()
     planned = costs.training_flops(sizes, rows * length, length, read, checkpointing=checkpointing)
     assert counter.get_total_flops() == pytest.approx(planned, rel=0.02)
+
+
+def test_one_gpu_a_node_has_the_network_alone() -> None:
+    described = Hardware(4, 8, 1, 2**40, 2**36, 1, network=400e9)
+    ring = costs.ring(described, 4, 4)
+    assert ring is not None
+    assert ring.bandwidth == pytest.approx(0.8 * 400e9)
+    assert costs.ring(Hardware(1, 8, 1, 2**40, 2**36, 1), 1, 1) is not None

@@ -37,3 +37,15 @@ def test_hardware_that_is_not_described_has_no_cost() -> None:
     assert micro_batch_cost(load_cluster("local"), Engine(zero_stage=3), gpus=4, nodes=[0, 0]) is None
     one_node = load_cluster("one-node-8xh100")
     assert micro_batch_cost(one_node, Engine(zero_stage=3), gpus=8, nodes=[0, 1]) is None
+
+
+def test_one_gpu_a_node_needs_no_link_to_a_neighbour() -> None:
+    shipped = load_cluster("slurm-h100")
+    assert shipped.node.gpu is not None
+    gpu = shipped.node.gpu.model_copy(update={"interconnect_gbs": None})
+    cluster = shipped.model_copy(update={"node": shipped.node.model_copy(update={"gpu": gpu})})
+    engine = Engine(zero_stage=3)
+    assert micro_batch_cost(cluster, engine, gpus=1, nodes=[0]) == GPU_TOKENS
+    over_the_network = round(0.4 * 989e3 / 400)  # TFLOP/s and GB/s
+    assert micro_batch_cost(cluster, engine, gpus=1, nodes=[0, 1]) == GPU_TOKENS + over_the_network
+    assert micro_batch_cost(cluster, engine, gpus=2, nodes=[0, 0]) is None
