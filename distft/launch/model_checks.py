@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,8 @@ from distft.config.recipe import Recipe
 from distft.config.roles import is_rl, model_of, roles
 from distft.data.chat_templates import resolve_template
 from distft.data.vocabulary import require_policys_tokens, require_token
+from distft.launch.hub import check_on_hub, is_offline
+from distft.planning.known_models import known_config, nearest_known
 from distft.planning.model_sizes import local_folder, read_config
 from distft.planning.weight_files import COPY_AGAIN, tensor_shapes, weight_files
 
@@ -23,7 +24,6 @@ from distft.planning.weight_files import COPY_AGAIN, tensor_shapes, weight_files
 TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt", "sentencepiece.bpe.model",
 )  # fmt: skip
-OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 # What the scalar head of AutoModelForSequenceClassification is called, by architecture.
 HEAD_KEYS = ("score.weight", "classifier.weight", "classifier.out_proj.weight", "classification_head.out_proj.weight")
 
@@ -154,22 +154,27 @@ def check_stop_tokens(folder: Path, names: Sequence[str]) -> None:
 
 
 def _not_here(path: str, role: str) -> str:
-    """The warning for a hub name that is not in the cache. Raises UserError for what can only be a folder."""
+    """The warning for a hub name that is not in the cache. Raises UserError for what can only be a folder, and what
+    asking the hub raises.
+    """
     folder = Path(path).expanduser()
     where = f"models.{role}.path"
-    offline = any(os.environ.get(name, "").lower() in ("1", "true", "yes", "on") for name in OFFLINE)
     local = path.startswith((".", "/", "~")) or len(folder.parts) > 2
     siblings = [entry.name for entry in folder.parent.glob("*/")] if folder.parent.is_dir() else []
     close = nearest(folder.name, siblings)
-    hint = f"did you mean {folder.parent / close}?" if close else "give a folder, a hub name, or run:<output_dir>"
+    meant = folder.parent / close if close else nearest_known(path) if not local else ""
+    near = f"did you mean {meant}?" if meant else ""
+    hint = near or "give a folder, a hub name, or run:<output_dir>"
     if folder.is_file():
         raise UserError(f"{path} is a file, not a model folder", where=where, hint=f"did you mean {folder.parent}?")
     if local:
         raise UserError(f"there is no folder {path}", where=where, hint=hint)
-    if offline:
+    if is_offline():
         what = f"{path} is neither a folder here nor in the hub cache, and the hub is switched off (HF_HUB_OFFLINE)"
         raise UserError(what, where=where, hint=hint)
-    return f"models.{role}: {path} is not on this machine and will be fetched from the hub"
+    if known_config(str(meant)) is not None and "/" not in path:
+        raise UserError(f"{path} is neither a folder here nor a hub name, which has an owner", where=where, hint=hint)
+    return f"{where}: {check_on_hub('model', path, where=where, near=near)}"
 
 
 def _inside(folder: Path) -> str:

@@ -12,12 +12,13 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from distft.common.errors import EnvironmentFallsShort, UserError
+from distft.common.errors import EnvironmentFallsShort, UserError, nearest
 from distft.config.data import Source
 from distft.config.recipe import Recipe
 from distft.config.roles import model_of, optimizer_of, reward_functions, trained_roles
 from distft.data.bad_rows import BadRows, OnBadRow, stop
-from distft.data.sources import check_rows
+from distft.data.sources import check_rows, is_builtin, source_files
+from distft.launch.hub import check_on_hub, in_datasets_cache, is_offline
 from distft.launch.machine import free_memory, this_machine
 from distft.launch.model_checks import check_models
 from distft.launch.reward_functions import check_reward_function
@@ -44,8 +45,8 @@ def preflight(recipe: Recipe, plan: Plan, *, machine: Machine | None = None, to_
         check_reward_function(function)
     warnings = [*check_models(recipe)]
     for at, list_name, source in _sources(recipe):
-        notes = check_source(source, recipe.algorithm.kind, list_name, BadRows(recipe.data, list_name))
-        warnings += [f"{at}: {note}" for note in notes]
+        bad = BadRows(recipe.data, list_name)
+        warnings += [f"{at}: {note}" for note in check_source(source, recipe.algorithm.kind, list_name, bad, at=at)]
     if to_start:
         check_disk(recipe, plan)
     return (*warnings, *_short_of_memory(plan))
@@ -63,15 +64,22 @@ def check_machine(plan: Plan, machine: Machine) -> None:
             )
 
 
-def check_memory(plan: Plan) -> None:
-    """The plan fits. Raises UserError with the changes that would make it fit."""
+def check_memory(plan: Plan, *, must_know: bool = False) -> None:
+    """The plan fits. Raises UserError with the changes that would make it fit; where that cannot be known and it
+    ``must_know``, EnvironmentFallsShort.
+    """
+    where = f"{plan.recipe} on {plan.cluster}"
+    if plan.fits is None and must_know:
+        unknown = [f"{role}: {memory.unknown}" for role, memory in plan.memory.items() if memory.unknown]
+        hint = "; ".join(unknown) or "the cluster file does not say how much memory its GPUs have"
+        raise EnvironmentFallsShort("whether it fits is not known", where=where, hint=hint)
     if plan.fits is not False:
         return
     load = max((load for load in plan.loads if load.capacity), key=lambda load: load.bytes / load.capacity)
     what = f"does not fit: {load.where} would need {load.bytes / GIB:.1f} GiB of {load.capacity / GIB:.1f}"
     would = [f"{remedy.change} ({remedy.cost})" for remedy in plan.remedies]
     hint = "what would: " + "; or ".join(would) if would else "a smaller model, or more and larger nodes"
-    raise UserError(what, where=f"{plan.recipe} on {plan.cluster}", hint=hint)
+    raise UserError(what, where=where, hint=hint)
 
 
 def check_output_dir(output_dir: Path, *, where: str = "output_dir", example: str = "output_dir=runs/NAME") -> None:
@@ -149,22 +157,22 @@ def check_disk(recipe: Recipe, plan: Plan) -> None:
     )
 
 
-def check_source(source: Source, kind: str, list_name: str, on_bad: OnBadRow = stop) -> tuple[str, ...]:
-    """A local or embedded source exists and its first rows parse; hub names are left to the data worker.
-    Returns what there is to know of how its columns are read.
+def check_source(
+    source: Source, kind: str, list_name: str, on_bad: OnBadRow = stop, *, at: str = "data"
+) -> tuple[str, ...]:
+    """A local or embedded source exists and its first rows parse; of a hub name that it is there. The data worker
+    reads the rest. Returns what there is to know of it, of how its columns are read, say.
 
-    Raises UserError.
+    Raises UserError, and EnvironmentFallsShort where the hub does not answer.
     """
-    path = Path(source.path).expanduser()
-    hub = not source.path.startswith("builtin:") and not path.exists() and not _looks_local(source.path)
-    return () if hub else check_rows(source, kind, FIRST_ROWS, list_name, on_bad).notes
-
-
-def _looks_local(path: str) -> bool:
-    """A path rather than a hub name: by its start, its depth or suffix, or because its folder is here."""
-    text = Path(path)
-    in_a_folder_here = len(text.parts) == 2 and text.parent.is_dir()
-    return path.startswith((".", "/", "~")) or len(text.parts) > 2 or bool(text.suffix) or in_a_folder_here
+    if is_builtin(source) or source_files(source, list_name):
+        return check_rows(source, kind, FIRST_ROWS, list_name, on_bad).notes
+    if is_offline() or in_datasets_cache(source.path):
+        return ()
+    beside = Path(source.path).parent
+    close = nearest(Path(source.path).name, [path.name for path in beside.iterdir()] if beside.is_dir() else [])
+    near = f"for a local file, did you mean {beside / close}?" if close else ""
+    return (check_on_hub("dataset", source.path, where=f"{at}.path", near=near),)
 
 
 def _sources(recipe: Recipe) -> Iterator[tuple[str, str, Source]]:

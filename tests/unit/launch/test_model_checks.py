@@ -10,6 +10,8 @@ import pytest
 
 from distft.common.errors import UserError
 from distft.config.models import RewardModel
+from distft.launch import model_checks
+from distft.launch.hub import OFFLINE
 from distft.launch.model_checks import check_folder, check_head, check_models, check_same_tokenizer
 from distft.planning.weight_files import tensor_shapes
 from tests.unit.launch.examples import model_folder, recipe, write_safetensors
@@ -202,15 +204,25 @@ def test_missing_folders_name_the_nearest(tmp_path: Path) -> None:
     assert str(inside) in caught.value.hint
 
 
-def test_hub_names_warn_online_and_fail_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hub_names_are_asked_for_online_and_fail_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    for name in OFFLINE:
+        monkeypatch.delenv(name, raising=False)
     asked = recipe("sft", {"models": {"policy": {"path": "someone/some-model"}}})
-    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
-    (warning,) = check_models(asked)
-    assert "someone/some-model" in warning
+    monkeypatch.setattr(model_checks, "check_on_hub", lambda kind, name, **_: f"asked for the {kind} {name}")
+    assert list(check_models(asked)) == ["models.policy.path: asked for the model someone/some-model"]
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(UserError, match="the hub is switched off"):
         list(check_models(asked))
+
+
+def test_an_owner_left_out_is_suggested(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in OFFLINE:
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(UserError, match="nor a hub name, which has an owner") as caught:
+        list(check_models(recipe("sft", {"models": {"policy": {"path": "Qwen2.5-0.5B"}}})))
+    assert caught.value.hint == "did you mean Qwen/Qwen2.5-0.5B?"
 
 
 def test_run_paths_without_a_result_name_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

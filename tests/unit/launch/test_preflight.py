@@ -99,6 +99,14 @@ def test_a_plan_that_does_not_fit_says_what_would(tmp_path: Path) -> None:
     assert caught.value.exit_status == 2
 
 
+def test_whether_it_fits_may_have_to_be_known(tmp_path: Path) -> None:
+    plan = make_plan(recipe("sft", {"models": {"policy": {"path": "someone/some-model"}}}), gpu_cluster())
+    check_memory(plan)
+    with pytest.raises(EnvironmentFallsShort, match="whether it fits is not known") as caught:
+        check_memory(plan, must_know=True)
+    assert "someone/some-model" in caught.value.hint
+
+
 def test_disk_for_the_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A trained role's checkpoint in float32: 4 parameters + 12 states a parameter; PPO saves policy and value."""
     wanted = ready(tmp_path, "ppo", **{"train.steps": 100, "checkpoint": {"every": 10, "keep": 3}})
@@ -169,9 +177,18 @@ def test_evaluation_sources_are_checked_too(tmp_path: Path) -> None:
         preflight(wanted, on_laptop(wanted), machine=LAPTOP)
 
 
-def test_hub_data_is_left_to_the_data_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checks, "check_rows", lambda *_: pytest.fail("the hub was asked"))
+def test_hub_data_is_asked_for_and_read_by_the_data_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "check_rows", lambda *_: pytest.fail("rows were read"))
+    monkeypatch.setattr(checks, "check_on_hub", lambda kind, name, **_: f"asked for the {kind} {name}")
     wanted = ready(tmp_path, **{"data.train": [{"path": "someone/some-data"}]})
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert preflight(wanted, on_laptop(wanted), machine=LAPTOP) == ()
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path))
+    assert preflight(wanted, on_laptop(wanted), machine=LAPTOP) == (
+        "data.train.0: asked for the dataset someone/some-data",
+    )
+    (tmp_path / "someone___some-data").mkdir()
     assert preflight(wanted, on_laptop(wanted), machine=LAPTOP) == ()
 
 

@@ -1,0 +1,83 @@
+"""Is a name on the hub? Asked before anything is started, and for no longer than a few seconds."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+from typing import Any, Literal
+
+from distft.common.errors import EnvironmentFallsShort, UserError
+
+PATIENCE_S = 5.0
+OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE")
+_FETCH = {
+    "model": "hf download {name}, then the same command with HF_HUB_OFFLINE=1",
+    "dataset": "hf download {name} --repo-type dataset --local-dir FOLDER, then give FOLDER as the path",
+}
+
+Kind = Literal["model", "dataset"]
+
+
+def is_offline() -> bool:
+    """Whether the environment says that the hub is not to be asked."""
+    return any(os.environ.get(name, "").lower() in ("1", "true", "yes", "on") for name in OFFLINE)
+
+
+def check_on_hub(kind: Kind, name: str, *, where: str, near: str = "") -> str:
+    """The warning that ``name`` will be fetched. ``near``: what else may have been meant, for the message.
+
+    Raises UserError where the hub has nothing of that name, EnvironmentFallsShort where it does not answer.
+    """
+    error = _asked(kind, name)
+    if error is None:
+        return f"{name} is not on this machine and will be fetched from the hub"
+    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
+
+    if isinstance(error, RepositoryNotFoundError | HFValidationError):
+        raise UserError(
+            f"{name} is neither a folder here nor a {kind} of the hub",
+            where=where,
+            hint=near or "give a folder or a hub name (owner/name); a private one needs HF_TOKEN",
+        )
+    fetch = _FETCH[kind].format(name=name.partition(":")[0])
+    raise EnvironmentFallsShort(
+        f"{name} is not on this machine, and the hub does not answer ({_said(error)})",
+        where=where,
+        hint=f"{near}{' Else, ' if near else ''}where there is a network: {fetch}",
+    )
+
+
+def in_datasets_cache(name: str) -> bool:
+    """Whether the data set has been read on this machine before: its library finds it again without a network."""
+    home = os.environ.get("HF_HOME") or os.path.join(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "huggingface")
+    cache = os.environ.get("HF_DATASETS_CACHE") or os.path.join(home, "datasets")
+    return (Path(cache).expanduser() / name.partition(":")[0].replace("/", "___")).is_dir()
+
+
+def _asked(kind: Kind, name: str) -> Exception | None:
+    """What the hub's answer raises; a name server that is silent would hold up any time limit of a connection."""
+    answer: list[Exception | None] = []
+
+    def ask() -> None:
+        from huggingface_hub import HfApi
+
+        api = HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None)
+        look: Any = api.model_info if kind == "model" else api.dataset_info
+        try:
+            look(name.partition(":")[0], timeout=PATIENCE_S)
+        except Exception as error:  # whatever the connection raises; it is told by the caller
+            answer.append(error)
+        else:
+            answer.append(None)
+
+    thread = threading.Thread(target=ask, name="hub", daemon=True)
+    thread.start()
+    thread.join(PATIENCE_S)
+    return answer[0] if answer else TimeoutError()
+
+
+def _said(error: Exception) -> str:
+    if isinstance(error, TimeoutError) or "Timeout" in type(error).__name__:
+        return f"waited {PATIENCE_S:.0f} s"
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
