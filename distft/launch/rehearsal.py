@@ -13,30 +13,42 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from distft.checkpoint.coordinator import newest_checkpoint
+from distft.checkpoint.coordinator import Found, newest_checkpoint
 from distft.checkpoint.layout import checkpoints_folder
 from distft.config.recipe import Recipe
 from distft.config.roles import main_role
+from distft.data.store import store_folder
 from distft.launch.prepare import Prepared
-from distft.launch.resume_point import resume_point
+from distft.launch.resume_point import check_data, resume_point
 from distft.launch.starts import model_starts, role_spec, starts_of_workers
+
+_SLICE_S = 1.0
 
 
 def rehearse(prepared: Prepared) -> tuple[str, ...]:
     """Raises what the start of the run would raise (see ``run``). Returns warnings."""
-    recipe = prepared.recipe
-    resume_point(recipe, prepared.plan, lambda: newest_checkpoint(checkpoints_folder(prepared.run_dir)))
+    found = resume_point(
+        prepared.recipe, prepared.plan, lambda: newest_checkpoint(checkpoints_folder(prepared.run_dir))
+    )
     with _in_quiet(), tempfile.TemporaryDirectory(prefix="distft-") as folder:
-        return tuple(_set_up(recipe, Path(folder)))
+        return tuple(_set_up(prepared.recipe, found, Path(folder)))
 
 
-def _set_up(recipe: Recipe, folder: Path) -> Iterator[str]:
+def _set_up(recipe: Recipe, found: Found | None, folder: Path) -> Iterator[str]:
     from distft.workers.data_worker import DataWorker
     from distft.workers.rehearsal import rehearse_model
 
     starts = model_starts(recipe, folder)
     (folder / "init").mkdir()
-    loaded, _ = DataWorker(recipe=recipe, starts=starts, weights=False, store=folder / "rows").setup()
+    store = store_folder(recipe.data.cache_dir, recipe.output_dir)
+    if not store.is_dir():  # where rows are kept already those that are added are kept too, else nothing
+        store = folder / "rows"
+    worker = DataWorker(recipe=recipe, starts=starts, weights=False, store=store)
+    contents = None
+    while contents is None:
+        contents = worker.prepare_rows(_SLICE_S)[0]["contents"]
+    check_data(recipe, found, contents)
+    loaded, _ = worker.setup()
     done = []
     for role, (start, new_head) in starts_of_workers(recipe, starts, loaded).items():
         spec, exported = role_spec(recipe, role), role == main_role(recipe)

@@ -1,14 +1,17 @@
-"""The checkpoint that a run goes on from. Only reads, so that a dry run decides what the run will."""
+"""The checkpoint that a run goes on from, and whether its rows are still those. Only reads, so that a dry run decides
+what the run will.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from distft.checkpoint.coordinator import Found, named_checkpoint
 from distft.common.errors import UserError
 from distft.config.recipe import Recipe
+from distft.controller.rows import require_same_data
 from distft.launch.run_folder import fingerprint
 from distft.planning.plan import Plan
 
@@ -37,3 +40,12 @@ def resume_point(recipe: Recipe, plan: Plan, newest: Callable[[], Found | None])
                 hint=f"set placement.{role}.ranks={ranks}",
             )
     return found
+
+
+def check_data(recipe: Recipe, found: Found | None, now: Mapping[str, str]) -> None:
+    """A checkpoint is gone on from in the rows that it was written in; one of another recipe may have had others.
+
+    ``now``: the hash of each source's content by its key. Raises UserError.
+    """
+    if found is not None and found.manifest.fingerprint == fingerprint(recipe):
+        require_same_data(recipe, found.step, found.progress.get("data", {}), now)

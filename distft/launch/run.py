@@ -26,7 +26,7 @@ from distft.config.roles import is_rl, main_role, trained_roles
 from distft.controller.evaluating import after, before, read_table
 from distft.controller.ppo import train_ppo
 from distft.controller.progress import Progress
-from distft.controller.rows import prepare_rows, require_same_data
+from distft.controller.rows import prepare_rows
 from distft.controller.session import Session
 from distft.controller.supervised import train_supervised
 from distft.groups.guest import Guest
@@ -36,7 +36,7 @@ from distft.launch.final import write_final
 from distft.launch.jobs.stop_request import stopped_by_request
 from distft.launch.prepare import Prepared, prepare
 from distft.launch.ray_cluster import connect
-from distft.launch.resume_point import resume_point
+from distft.launch.resume_point import check_data, resume_point
 from distft.launch.run_folder import fingerprint, next_attempt, write_recipe
 from distft.launch.starts import model_starts, role_spec, starts_of_workers
 from distft.launch.stop_signals import stop_on_signal
@@ -237,7 +237,7 @@ def _set_up(
     """Loads data and models, and the checkpoint if there is one; then the run can go."""
     tracker.phase("loading data")
     data = groups[DATA]
-    progress.data = dict(prepare_rows(data, tracker, stop, lambda now: _check_data(recipe, found, now)))
+    progress.data = dict(prepare_rows(data, tracker, stop, lambda now: check_data(recipe, found, now)))
     loaded = data.call("setup").result().report
     tracker.event("data_ready", **loaded["statistics"])
     for warning in loaded["warnings"]:
@@ -273,12 +273,6 @@ def _set_up(
         groups.take_computing_seconds,
         stop,
     )
-
-
-def _check_data(recipe: Recipe, found: Found | None, now: Mapping[str, str]) -> None:
-    """A checkpoint is gone on from in the rows that it was written in; one of another recipe may have had others."""
-    if found is not None and found.manifest.fingerprint == fingerprint(recipe):
-        require_same_data(recipe, found.step, found.progress.get("data", {}), now)
 
 
 def _load_models(

@@ -12,11 +12,16 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file, save_file
 
+from distft.checkpoint.coordinator import Coordinator
+from distft.checkpoint.lease import acquire
+from distft.checkpoint.manifest import record_files
 from distft.cli import main
 from distft.common.errors import UserError
 from distft.config.load import load_recipe
+from distft.data.store import BESIDE
 from distft.launch.prepare import prepare
 from distft.launch.rehearsal import rehearse
+from distft.launch.run_folder import fingerprint, write_recipe
 from tests.reference.tiny_models import save_llama, train_tokenizer
 
 ROWS = [{"prompt": f"What is {number}?", "completion": f" It is {number}."} for number in range(8)]
@@ -153,3 +158,32 @@ def test_what_the_data_worker_warns_of_is_said(here: Path) -> None:
     (warning,) = rehearse(prepare(load_recipe("sft.yaml", drop), "local"))
     assert "1 bad row" in warning
     assert "rows.jsonl:9" in warning
+
+
+def test_rows_that_are_not_those_of_the_checkpoint(here: Path) -> None:
+    """Refused as the start of a run refuses them, before it writes anything."""
+    recipe = load_recipe("sft.yaml", ["placement.policy.ranks=1"])
+    run_dir = here / "out"
+    run_dir.mkdir()
+    write_recipe(recipe, run_dir)
+    with acquire(run_dir) as lease:
+        coordinator = Coordinator(run_dir, 2, lease, fingerprint=fingerprint(recipe))
+        staging = coordinator.begin(1)
+        (staging / "policy").mkdir()
+        (staging / "policy" / "rank_0.pt").write_bytes(b"weights")
+        state = {"step": 1, "data": {"data.train.0": "another hash"}}
+        coordinator.commit(1, record_files(staging, ["policy/rank_0.pt"]), state, {"policy": 1})
+    error = refused("placement.policy.ranks=1")
+    assert "rows.jsonl is not what it was when the checkpoint of step 1 was written" in error.what
+    assert "checkpoint.changed_data=accept" in error.hint
+    assert (
+        rehearse(prepare(load_recipe("sft.yaml", ["placement.policy.ranks=1", "checkpoint.resume=never"]), "local"))
+        == ()
+    )
+
+
+def test_rows_are_kept_where_rows_are_kept_already(here: Path) -> None:
+    store = here / BESIDE
+    store.mkdir()
+    assert rehearse(prepare(load_recipe("sft.yaml"), "local")) == ()
+    assert any(store.rglob("*"))
