@@ -28,6 +28,7 @@ from distft.data.formats import (
 )
 from distft.data.spans import Rendered, has_marks, render_with_spans
 from distft.data.templates import render, render_prompt, require_template
+from distft.data.text_ids import text_ids
 from distft.data.turn_end import turn_end
 
 if TYPE_CHECKING:
@@ -83,6 +84,7 @@ class Encoder:
         # What ends a conversation where the template does not: else nothing would teach a model to stop.
         self._missing_end = end.stop if end is not None and end.appended else None
         self._prefix = _leading_specials(tokenizer)
+        self._text_ids = text_ids(tokenizer)
         self._head = lru_cache(maxsize=2)(self._ids)  # both answers of a pair have the same prompt
 
     def supervised(self, example: Example, loss_on: str | None) -> Encoded:
@@ -219,7 +221,7 @@ class Encoder:
         return ids, borders[:-1]
 
     def _ids(self, text: str) -> list[int]:
-        return list(self._tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []
+        return self._text_ids(text) if text else []
 
     def _plain(self, text: str) -> list[int]:
         ids = self._ids(text)
