@@ -101,7 +101,8 @@ def _train(arguments: argparse.Namespace) -> int | None:
     from distft.config.load import load_recipe
     from distft.launch.prepare import prepare
 
-    prepared = prepare(load_recipe(arguments.recipe, arguments.overrides), arguments.cluster)
+    recipe = load_recipe(arguments.recipe, arguments.overrides)
+    prepared = prepare(recipe, arguments.cluster, dry_run=arguments.dry_run)
     name, run_dir = prepared.recipe.name, prepared.run_dir
     warnings = prepared.warnings
     if arguments.dry_run and not prepared.finished:

@@ -50,10 +50,14 @@ def planned(recipe: Recipe, cluster_name: str, *, nodes: int | None = None) -> P
     return make_plan(recipe, cluster, machine=_machine(cluster) if left_open else None)
 
 
-def prepare(recipe: Recipe, cluster_name: str) -> Prepared:
-    """Everything that can be checked before anything is started. Raises UserError or EnvironmentFallsShort."""
+def prepare(recipe: Recipe, cluster_name: str, *, dry_run: bool = False) -> Prepared:
+    """Everything that can be checked before anything is started. Raises UserError or EnvironmentFallsShort.
+
+    A ``dry_run`` for a Slurm cluster works on a login node, too: its file says all of it.
+    """
     cluster = load_cluster(cluster_name)
-    _require_reachable(cluster)
+    if not (dry_run and cluster.kind == "slurm"):
+        _require_reachable(cluster)
     plan = make_plan(recipe, cluster, machine=_machine(cluster))
     check_output_dir(Path(recipe.output_dir))  # before anything in it is looked for
     run_dir = Path(recipe.output_dir).absolute()
@@ -99,5 +103,5 @@ def _require_reachable(cluster: Cluster) -> None:
         raise EnvironmentFallsShort(
             f"this is a {cluster.kind} cluster, and from here none can be reached ({' and '.join(variables)} not set)",
             where=f"cluster {cluster.name}",
-            hint="--cluster local trains on this machine; distft plan works anywhere",
+            hint=f"distft submit {cluster.kind} starts it there; --cluster local trains on this machine",
         )

@@ -67,14 +67,18 @@ def ray_job(
     cluster_name: str,
     environment: Mapping[str, str],
     folder: Path,
+    *,
+    dry_run: bool = False,
 ) -> RayJob:
-    """The job of a recipe submitted from ``folder`` with these variables. Raises UserError, EnvironmentFallsShort."""
+    """The job of a recipe submitted from ``folder`` with these variables; for a ``dry_run`` it need not be said where
+    to. Raises UserError, EnvironmentFallsShort."""
     cluster = load_cluster(cluster_name)
     if cluster.kind != "ray":
         raise UserError(
             f"is of kind {cluster.kind}, not ray", where=f"cluster {cluster.name}", hint="e.g. --cluster ray-existing"
         )
-    address = server_address(cluster, environment)
+    unsaid = dry_run and not (cluster.address or environment.get(SERVER))
+    address = f"({SERVER} is not set)" if unsaid else server_address(cluster, environment)
     node = cluster.node
     if "auto" not in (cluster.nodes, node.cpus, node.gpus, node.memory_gib):
         check_memory(make_plan(recipe, cluster))

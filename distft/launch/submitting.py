@@ -153,7 +153,8 @@ def _submit_ray(arguments: argparse.Namespace, recipe: Recipe, run_dir: Path) ->
         if getattr(arguments, option):
             raise UserError("is an option of Slurm jobs", where=f"--{option.removesuffix('_options')}")
     cluster = arguments.cluster or "ray-existing"
-    job = ray_job(recipe, arguments.recipe, arguments.overrides, cluster, os.environ, Path.cwd())
+    job = ray_job(recipe, arguments.recipe, arguments.overrides, cluster, os.environ, Path.cwd(),
+                  dry_run=arguments.dry_run)  # fmt: skip
     if arguments.dry_run:
         print(json.dumps(job.shown()) if arguments.json else json.dumps(job.shown(), indent=1, ensure_ascii=False))
         return 0

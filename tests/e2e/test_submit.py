@@ -37,12 +37,27 @@ def test_the_launcher_says_what_the_verb_says(
     assert list(here.iterdir()) == [], "nothing is written"
 
 
+def test_a_dry_run_for_ray_need_not_know_where_to(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As the README has it, on a machine where nothing is set."""
+    monkeypatch.delenv("RAY_API_SERVER_ADDRESS")
+    assert main(["submit", "ray", "sft-tiny", "--dry-run"]) == 0
+    assert json.loads(capsys.readouterr().out)["address"] == "(RAY_API_SERVER_ADDRESS is not set)"
+    assert main(["submit", "ray", "sft-tiny"]) == 3
+    assert "where its job server listens is not said" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "status", "said"),
     [
         (["ray", "nope"], 2, "no shipped recipe has this name"),
         (["ray", "sft-tiny", "--cluster", "slurm-cpu"], 2, "is of kind slurm, not ray"),
         (["ray", "sft-tiny", "--after", "17"], 2, "--after: is an option of Slurm jobs"),
+        (["ray", "sft-tiny", "--sweep", "seed=1,2"], 2, "--sweep: is an option of Slurm jobs"),
+        (["ray", "sft-tiny", "--slurm", "time=1"], 2, "--slurm: is an option of Slurm jobs"),
+        (["slurm", "sft-tiny", "--cluster", "slurm-cpu", "seed={task}"], 2, "only a job of an array has a {task}"),
+        (["slurm", "sft-tiny", "--cluster", "slurm-cpu", "--slurm", "exlude=n1"], 2, "did you mean exclude?"),
         (["ray", "sft-tiny", "train.stepz=1"], 2, "train.stepz"),
         (["slurm", "sft-tiny"], 2, "needs a cluster file"),
         (["moon", "sft-tiny"], 2, "submit: argument target: invalid choice"),

@@ -8,7 +8,7 @@ from typing import Any
 
 from distft.config.cluster import Cluster
 from distft.launch.doctor.asking import Answers
-from distft.launch.doctor.findings import Finding
+from distft.launch.doctor.findings import Finding, named
 from distft.planning.machine import GIB
 
 NodeReport = Mapping[str, Any]
@@ -124,9 +124,22 @@ def devices(reports: Sequence[NodeReport], expected: Expected) -> Iterator[Findi
             for state, what, do in _ailments(gpu):
                 healthy = False
                 yield Finding("GPUs", "wrong" if state else "warning", f"GPU {index}: {what}", do, (report["name"],))
-    if healthy:
-        kinds = sorted({gpu["name"] for report in reports for gpu in report["gpus"]})
+    kinds = _nodes_by_gpu(reports)
+    if len(kinds) > 1:
+        found = "; ".join(f"{kind} on {named(nodes)}" for kind, nodes in sorted(kinds.items()))
+        do = "a sharded group runs at its slowest: constraint, gpus_typed or nodelist under `slurm` choose one model"
+        yield Finding("GPUs", "warning", f"different models: {found}", do)
+    elif healthy:
         yield Finding("GPUs", "ok", f"{expected.gpus} a node: {', '.join(kinds)}")
+
+
+def _nodes_by_gpu(reports: Sequence[NodeReport]) -> dict[str, list[str]]:
+    """By model of GPU the nodes that have it."""
+    found: dict[str, list[str]] = {}
+    for report in reports:
+        for kind in sorted({str(gpu["name"]) for gpu in report["gpus"]}):
+            found.setdefault(kind, []).append(str(report["name"]))
+    return found
 
 
 def _ailments(gpu: Mapping[str, str]) -> Iterator[tuple[bool, str, str]]:

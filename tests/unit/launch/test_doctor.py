@@ -132,6 +132,15 @@ def test_gpus_are_counted() -> None:
     assert states(judge.devices([report(gpus=[unknown])], expected(gpus=1))) == [("ok", ())]
 
 
+def test_nodes_with_other_gpus_are_named() -> None:
+    kinds = {"n1": "H100", "n2": "A100", "n3": "H100"}
+    reports = [report(name, gpus=[GPU | {"name": kind}]) for name, kind in kinds.items()]
+    (finding,) = judge.devices(reports, expected(gpus=1))
+    assert finding.state == "warning"
+    assert finding.found == "different models: A100 on n2; H100 on n1, n3"
+    assert "at its slowest" in finding.do
+
+
 def folder(**changes: Any) -> dict[str, Any]:
     return report("n2", folder=report()["folder"] | changes)
 

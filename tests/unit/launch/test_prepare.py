@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from distft.common.errors import UserError
+from distft.common.errors import EnvironmentFallsShort, UserError
 from distft.config.load import load_recipe
-from distft.launch.prepare import planned
+from distft.launch.prepare import planned, prepare
 
 
 def test_so_many_nodes_in_place_of_the_files() -> None:
@@ -24,3 +26,13 @@ def test_nodes_that_cannot_be(cluster: str, nodes: int, said: str) -> None:
     with pytest.raises(UserError, match=said) as caught:
         planned(load_recipe("llama3-dpo"), cluster, nodes=nodes)
     assert caught.value.where.startswith("--nodes")
+
+
+def test_a_dry_run_for_slurm_works_on_a_login_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("RAY_ADDRESS", "SLURM_JOB_ID"):
+        monkeypatch.delenv(name, raising=False)
+    recipe = load_recipe("sft-tiny")
+    assert prepare(recipe, "slurm-cpu", dry_run=True).plan.hardware.nodes == 2
+    with pytest.raises(EnvironmentFallsShort, match="this is a slurm cluster.*\n  distft submit slurm starts it there"):
+        prepare(recipe, "slurm-cpu")

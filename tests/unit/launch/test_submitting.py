@@ -1,0 +1,45 @@
+"""One job a run: whom a submission must wait for, and who is in its way."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from distft.checkpoint.lease import acquire
+from distft.common.errors import UserError
+from distft.launch.jobs import known_jobs
+from distft.launch.jobs.job_record import JobRecord, Kind, add_job
+from distft.launch.jobs.job_state import JobState, Phase
+from distft.launch.submitting import former_jobs
+
+
+def say(monkeypatch: pytest.MonkeyPatch, phase: Phase) -> None:
+    monkeypatch.setattr(known_jobs, "job_state", lambda _: JobState(phase, phase.upper()))
+
+
+@pytest.mark.parametrize("kind", ["slurm", "ray"])
+@pytest.mark.parametrize("phase", ["pending", "running"])
+def test_a_job_that_has_not_ended_is_in_the_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Kind, phase: Phase
+) -> None:
+    add_job(tmp_path, JobRecord(kind, "17", "c"))
+    say(monkeypatch, phase)
+    with pytest.raises(UserError, match=f"{kind} job 17: {phase.upper()}") as refused:
+        former_jobs([tmp_path], replace=False)
+    assert f"distft cancel {tmp_path}; or --replace" in refused.value.hint
+    (jobs,) = former_jobs([tmp_path], replace=True).values()
+    assert [job.record.job_id for job in jobs] == ["17"]
+    assert former_jobs([tmp_path], replace=False, after=["17"]) == {}, "they are never there at once"
+
+
+@pytest.mark.parametrize("phase", ["ended", "unknown"])
+def test_a_job_that_has_ended_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, phase: Phase) -> None:
+    add_job(tmp_path, JobRecord("slurm", "17", "c"))
+    say(monkeypatch, phase)
+    assert former_jobs([tmp_path, tmp_path / "new"], replace=False) == {}
+
+
+def test_a_process_that_is_no_job_is_not_replaced(tmp_path: Path) -> None:
+    with acquire(tmp_path), pytest.raises(UserError, match="another process writes this run"):
+        former_jobs([tmp_path], replace=True)
