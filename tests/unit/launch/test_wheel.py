@@ -57,6 +57,7 @@ def test_a_built_wheel_has_the_cluster_files_and_the_batch_script_and_finds_them
     where, answer, script = done.stdout.splitlines()
     assert where.startswith(str(site))
     assert script.startswith(str(site))
-    assert Path(script).read_text() == (root / "slurm" / "train.sbatch").read_text()
+    for name in ("train.sbatch", "distft.def"):
+        assert Path(script).with_name(name).read_text() == (root / "slurm" / name).read_text()
     clusters = sorted(path.stem for path in (root / "cluster_configs").glob("*.yaml"))
     assert answer == f"{clusters} {len(list((root / 'distft' / 'recipes').glob('*.yaml')))}"
