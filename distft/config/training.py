@@ -37,6 +37,11 @@ class Train(Section):
 
     steps: int | None = Field(default=None, ge=1, description="steps to train; instead of epochs")
     epochs: float | None = Field(default=None, gt=0, description="passes over the training rows; instead of steps")
+    last_batch: Literal["smaller", "drop", "fill"] | None = Field(
+        default=None,
+        description="the batch at an epoch's end: smaller, its rows dropped, or filled from the next epoch; "
+        "null: smaller with epochs, fill with steps",
+    )
     global_batch_size: int = Field(
         default=64, ge=1, description="per step over all ranks: sequences (sft), pairs (dpo, reward), prompts (ppo)"
     )

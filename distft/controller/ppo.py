@@ -32,12 +32,10 @@ def train_ppo(session: Session) -> None:
     if session.fresh:
         progress.kl_coef = algorithm.kl_coef
     for step in progress.steps():
-        start = progress.position
+        start, num_prompts = session.visits.take(progress.position)
         with session.timer.phase("rollout"):
             session.tracker.phase("rollout")
-            prompts, _ = take_prompts(
-                groups.data, "train", start, recipe.train.global_batch_size, recipe.rollout.samples_per_prompt
-            )
+            prompts, _ = take_prompts(groups.data, "train", start, num_prompts, recipe.rollout.samples_per_prompt)
             rollout, generated = roll_out(groups, recipe, prompts, seed=recipe.seed, iteration=step)
         with session.timer.phase("experience"):
             session.tracker.phase("experience")
@@ -58,7 +56,7 @@ def train_ppo(session: Session) -> None:
         }
         write_samples(session, groups, experience)
         progress.kl_coef, progress.score_state = experience.next_kl_coef, experience.score_state
-        progress.finish(units=recipe.train.global_batch_size, num_tokens=rollout.num_tokens, optimizer_steps=num_steps)
+        progress.finish(position=start + num_prompts, num_tokens=rollout.num_tokens, optimizer_steps=num_steps)
         session.log_step({**experience.metrics, **metrics}, rollout.num_tokens)
         evaluate_if_due(session)
         session.checkpoint_if_due()
@@ -78,13 +76,14 @@ def update(session: Session, groups: PpoGroups, experience: Experience, algorith
     """
     recipe, progress = session.recipe, session.progress
     units, cap = experience.rollout.units, recipe.train.max_tokens_per_rank
-    number = algorithm.minibatches
+    number = min(algorithm.minibatches, len(set(units)))  # the last batch of an epoch may be smaller
     steps = [
         chosen
         for epoch in range(algorithm.epochs)
         for chosen in minibatches(units, number, recipe.seed, progress.step * algorithm.epochs + epoch)
     ]
-    total = progress.total_steps * len(steps)
+    per_iteration = algorithm.epochs * algorithm.minibatches
+    total = progress.total_steps * per_iteration
     work = Work()
 
     def call(group: Any, samples: Samples, loss: str, target_kl: float | None) -> Any:
@@ -101,7 +100,7 @@ def update(session: Session, groups: PpoGroups, experience: Experience, algorith
     for role, result in results.items():
         metrics |= named(role, mean_of([dict(one) for one in result.report["steps"]]))
         metrics[f"memory/{role}_rss_bytes"] = result.report["rss_bytes"]
-    return metrics, len(steps)
+    return metrics, per_iteration
 
 
 def named(role: str, metrics: dict[str, float]) -> dict[str, float]:

@@ -12,7 +12,7 @@ class Progress:
     """The controller's whole state.
 
     ``step`` is the last finished step (optimizer step; iteration in RL), ``position`` the units of training
-    data taken since the beginning, ``num_tokens`` the tokens trained on, ``optimizer_steps`` those taken
+    data behind it, counted from the beginning, ``num_tokens`` the tokens trained on, ``optimizer_steps`` those taken
     (for the learning-rate schedule). ``kl_coef`` and ``score_state`` belong to PPO; ``data`` has the hash of each
     source's content by its key; ``before`` holds the held-out metrics of the start.
     """
@@ -34,10 +34,10 @@ class Progress:
         while self.step < self.total_steps:
             yield self.step + 1
 
-    def finish(self, *, units: int, num_tokens: int, optimizer_steps: int) -> None:
-        """One step more is done, having taken so many units, tokens and optimizer steps."""
+    def finish(self, *, position: int, num_tokens: int, optimizer_steps: int) -> None:
+        """One step more is done, which took the units before ``position``, so many tokens and optimizer steps."""
         self.step += 1
-        self.position += units
+        self.position = position
         self.num_tokens += num_tokens
         self.optimizer_steps += optimizer_steps
 

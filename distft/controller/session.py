@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import psutil
@@ -17,6 +18,7 @@ from distft.config.recipe import Recipe
 from distft.config.roles import trained_roles
 from distft.controller.progress import Progress
 from distft.controller.time_limit import TimeLimit
+from distft.controller.visits import Visits
 from distft.experience.passes import Samples
 from distft.groups.handles import Group, together
 from distft.tracking.timing import PhaseTimer, Throughput
@@ -51,6 +53,11 @@ class Session:
     def fresh(self) -> bool:
         """Whether nothing has been trained yet: when the step-0 invariants are due."""
         return self.progress.step == 0
+
+    @cached_property
+    def visits(self) -> Visits:
+        """Which units of train each step takes."""
+        return Visits.of(self.recipe.train, self.num_units["train"])
 
     def take(self, split: str, start: int, count: int) -> Samples:
         """``count`` units of a split from position ``start``, tokenised, left in the object store."""

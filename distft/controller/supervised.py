@@ -30,11 +30,11 @@ def train_supervised(session: Session) -> None:
     parameters = loss_parameters(recipe.algorithm, kind)
     if progress.step >= progress.total_steps:  # it died between the last step and the export
         return
-    samples = first_samples(session)
+    position, samples = first_samples(session)
     for step in progress.steps():
         if step == 1:
             check_invariants(session, samples)
-        following = take_step(session, step + 1)
+        next_position, following = take_step(session, step + 1, position)
         work = Work()
         spec = UpdateSpec(kind, parameters, progress.optimizer_steps, progress.total_steps)
         with session.timer.phase("update"):
@@ -43,31 +43,32 @@ def train_supervised(session: Session) -> None:
             update = update_pass(group, samples, everything, spec, cap, work)
             updated, *ahead = together(update, *reference_calls(session, following))
         num_tokens = samples.num_tokens
-        progress.finish(units=recipe.train.global_batch_size, num_tokens=num_tokens, optimizer_steps=1)
+        progress.finish(position=position, num_tokens=num_tokens, optimizer_steps=1)
         metrics = dict(updated.report["steps"][0])
         metrics.pop("seconds")
         session.log_step({**metrics, **work.metrics(), "memory/rss_bytes": updated.report["rss_bytes"]}, num_tokens)
         evaluate_if_due(session)
         session.checkpoint_if_due()
         if following is not None:
-            samples = with_results(following, ahead)
+            position, samples = next_position, with_results(following, ahead)
 
 
-def first_samples(session: Session) -> Samples:
-    """The samples of the step that comes first, with the reference's log-probs where the loss needs them."""
-    samples = take_step(session, session.progress.step + 1)
+def first_samples(session: Session) -> tuple[int, Samples]:
+    """The samples of the step that comes first, with the reference's log-probs where the loss needs them, and the
+    position behind them."""
+    position, samples = take_step(session, session.progress.step + 1, session.progress.position)
     assert samples is not None, "there is no step left"
     with session.timer.phase("reference"):
-        return with_results(samples, together(*reference_calls(session, samples)))
+        return position, with_results(samples, together(*reference_calls(session, samples)))
 
 
-def take_step(session: Session, step: int) -> Samples | None:
-    """The rows of a step, None behind the last one: a step's rows depend on its number alone."""
+def take_step(session: Session, step: int, position: int) -> tuple[int, Samples | None]:
+    """The rows of a step that begins at a position, and the position behind them; None behind the last step."""
     if step > session.progress.total_steps:
-        return None
-    count = session.recipe.train.global_batch_size
+        return position, None
+    start, count = session.visits.take(position)
     with session.timer.phase("data"):
-        return session.take("train", (step - 1) * count, count)
+        return start + count, session.take("train", start, count)
 
 
 def reference_calls(session: Session, samples: Samples | None) -> list[Call]:

@@ -29,6 +29,7 @@ from distft.controller.progress import Progress
 from distft.controller.rows import prepare_rows
 from distft.controller.session import Session
 from distft.controller.supervised import train_supervised
+from distft.controller.visits import total_steps
 from distft.groups.guest import Guest
 from distft.groups.handles import Group, together
 from distft.groups.placement import Deadlines, Groups, GroupSpec, start_groups
@@ -250,7 +251,7 @@ def _set_up(
             models[role] = Guest(role, models[group.role])
             tracker.event("guest", role=role, host=group.role)
     num_units = loaded["num_units"]
-    progress.total_steps = total_steps(recipe, num_units["train"])
+    progress.total_steps = total_steps(recipe.train, num_units["train"], step=progress.step, position=progress.position)
     if found is not None:
         tracker.phase(f"resuming from step {found.step}")
         together(*(models[role].call("load", str(found.path)) for role in trained_roles(recipe)))
@@ -290,14 +291,6 @@ def _load_models(
     ready = dict(zip(models, together(*calls), strict=True))
     if "policy" in ready:
         tracker.event("stop_tokens", tokens=ready["policy"].report["stop_tokens"])
-
-
-def total_steps(recipe: Recipe, num_train: int) -> int:
-    """``train.steps``, or the steps that ``train.epochs`` passes over the training units take."""
-    if recipe.train.steps is not None:
-        return recipe.train.steps
-    assert recipe.train.epochs is not None
-    return max(1, math.ceil(recipe.train.epochs * num_train / recipe.train.global_batch_size))
 
 
 def _train(session: Session, run_dir: Path) -> dict[str, dict[str, float]]:

@@ -20,9 +20,9 @@ from distft.controller.ppo import train_ppo
 from distft.controller.progress import Progress
 from distft.controller.session import Session
 from distft.controller.supervised import train_supervised
+from distft.controller.visits import total_steps
 from distft.groups.dispatch import VERBS, assemble, samples_of
 from distft.groups.handles import Call, DataRef, Part, Result, WorkerInfo
-from distft.launch.run import total_steps
 from distft.launch.starts import model_starts, role_spec
 from distft.tracking.timing import Throughput
 from distft.tracking.tracker import Tracker
@@ -128,7 +128,7 @@ def build_session(
         on_start(groups)
     out = run_dir if rank == 0 else run_dir / f"rank-{rank}"
     out.mkdir(parents=True, exist_ok=True)
-    progress = Progress(total_steps=total_steps(recipe, loaded["num_units"]["train"]))
+    progress = Progress(total_steps=total_steps(recipe.train, loaded["num_units"]["train"]))
     tracker = Tracker(out, attempt=1, resume_step=None)
     return UnsavedSession(
         recipe,

@@ -12,7 +12,7 @@ def test_a_restored_progress_goes_on_where_it_was() -> None:
     seen = []
     for step in progress.steps():
         seen.append(step)
-        progress.finish(units=8, num_tokens=100, optimizer_steps=4)
+        progress.finish(position=8 * step, num_tokens=100, optimizer_steps=4)
         if step == 2:
             break
     progress.score_state, progress.before = {"count": 2.0}, {"loss": 1.0}
@@ -21,7 +21,7 @@ def test_a_restored_progress_goes_on_where_it_was() -> None:
     assert again == progress
     for step in again.steps():
         seen.append(step)
-        again.finish(units=8, num_tokens=100, optimizer_steps=4)
+        again.finish(position=8 * step, num_tokens=100, optimizer_steps=4)
     assert seen == [1, 2, 3, 4, 5]
     assert (again.position, again.num_tokens, again.optimizer_steps) == (40, 500, 20)
 
