@@ -15,6 +15,7 @@ from distft.config.recipe import Recipe
 from distft.config.roles import is_rl, model_of, roles
 from distft.data.chat_templates import resolve_template
 from distft.data.vocabulary import require_policys_tokens, require_token
+from distft.launch.architecture_checks import check_adapters, check_architecture, check_positions
 from distft.launch.hub import check_on_hub, is_offline
 from distft.planning.known_models import known_config, nearest_known
 from distft.planning.model_sizes import local_folder, read_config
@@ -31,8 +32,8 @@ HEAD_KEYS = ("score.weight", "classifier.weight", "classifier.out_proj.weight", 
 def check_models(recipe: Recipe) -> Iterator[str]:
     """Every model that has a path. Yields warnings.
 
-    Raises UserError for missing or incomplete folders, a reward model without a head, a reference or value model
-    whose tokenizer is not the policy's, stop tokens that are none.
+    Raises UserError for missing or incomplete folders, families that cannot be trained or are too short, a reward
+    model without a head, a reference or value model whose tokenizer is not the policy's, stop tokens that are none.
     """
     folders: dict[str, Path] = {}
     for role in roles(recipe):
@@ -50,6 +51,10 @@ def check_models(recipe: Recipe) -> Iterator[str]:
             continue
         if folder not in folders.values():
             check_folder(folder, role)
+        config = read_config(folder)
+        check_architecture(config, folder, role, model)
+        check_adapters(config, role, model)
+        yield from check_positions(config, role, recipe)
         folders[role] = folder
     if is_rl(recipe) and "reward" in folders:
         check_head(folders["reward"], model_of(recipe, "reward"))

@@ -10,7 +10,7 @@ from distft.common.seeding import derive
 from distft.config.load import resolve_path
 from distft.config.models import Model, Policy
 from distft.config.recipe import Recipe
-from distft.config.roles import is_rl, main_role, model_of, optimizer_of, roles, trained_roles
+from distft.config.roles import is_rl, longest_sequence, main_role, model_of, optimizer_of, roles, trained_roles
 from distft.data.chat_templates import NAMED, resolve_template
 from distft.workers.spec import RoleSpec, Start
 
@@ -89,6 +89,7 @@ def role_spec(recipe: Recipe, role: str) -> RoleSpec:
         model=model.model_copy(update={"chat_template": _template(model, role)}),
         head="causal" if role in CAUSAL_ROLES else "scalar",
         optimizer=optimizer_of(recipe, role) if trained else None,
+        longest=longest_sequence(recipe),
         dropout=trained and recipe.algorithm.kind == "sft",
         seed=derive(recipe.seed, "role", role),
         generates=role == "policy" and is_rl(recipe),

@@ -20,6 +20,7 @@ import torch
 from distft.algorithms.losses.registry import build_loss
 from distft.batches import Batch, Ragged, concatenate
 from distft.checkpoint.manifest import FileRecord, NotWritten, record_files
+from distft.common.errors import UserError
 from distft.common.logging import stage
 from distft.common.seeding import restore_rng_state, rng_state, seed_everything
 from distft.engine import process_group
@@ -40,7 +41,9 @@ from distft.models.load import (
 )
 from distft.models.padding import padding, unread_token
 from distft.models.reading_back import check_saved
+from distft.models.rope import settle_rope
 from distft.models.stops import stop_tokens
+from distft.planning.positions import position_limit
 from distft.rollout.generator import Sampling
 from distft.rollout.hf import HfGenerator
 from distft.rollout.sampling import uniforms
@@ -90,6 +93,10 @@ class ModelWorker:
                 module: Any = load_causal(path, spec.model, dropout=spec.dropout)
             else:
                 module, fresh = load_scalar(path, spec.model, dropout=spec.dropout, new_head=new_head)
+        self._positions = position_limit(module.model.config.to_dict())
+        if spec.role != "reward":  # which may have a tokenizer, and so lengths, of its own
+            self._require_positions(spec.longest)
+        settle_rope(module.model, spec.longest)
         if fresh:
             with writable(module.model.score.weight) as weight:
                 start_head(weight, spec.seed)
@@ -108,6 +115,16 @@ class ModelWorker:
             log.info("answers end with %s", " or ".join(report["stop_tokens"]))
         stage("ready")
         return report, None
+
+    def _require_positions(self, length: int) -> None:
+        """Raises UserError for a sequence of more tokens than the model has learned positions for."""
+        if self._positions is not None and length > self._positions:
+            raise UserError(
+                f"{self._path} has learned {self._positions} positions, a sequence has {length} tokens",
+                where=f"models.{self.spec.role}.path",
+                hint="shorter sequences (data.max_length, or in RL data.max_prompt_length and rollout.max_new_tokens), "
+                "or a model with more positions",
+            )
 
     def _add_adapters(self, model: Any, *, dropout: bool) -> None:
         if self.spec.model.peft is not None:
@@ -168,6 +185,7 @@ class ModelWorker:
         """
         stage(f"forward {column}")
         rows_of = _rows_of(batch)
+        self._require_positions(_longest(batch))
         self._engine.train(mode=False)
         dense = reads == "last"
         total = len(batch) if dense else (len(batch.ragged("response_ids").values) if len(batch) else 0)
@@ -285,6 +303,7 @@ class ModelWorker:
                 trust_remote_code=model.trust_remote_code,
             )
             give_kept_buffers(self._engine.module.model, module)
+            settle_rope(module, self.spec.longest)
             self._add_adapters(module, dropout=False)
             module.requires_grad_(requires_grad=False).eval()
         else:
@@ -381,6 +400,11 @@ class ModelWorker:
 
 def _rows_of(batch: Batch) -> dict[int, int]:
     return {int(sample): row for row, sample in enumerate(batch.dense("sample"))} if len(batch) else {}
+
+
+def _longest(batch: Batch) -> int:
+    """Tokens of the longest sample."""
+    return int((batch.ragged("prompt_ids").lengths + batch.ragged("response_ids").lengths).max()) if len(batch) else 0
 
 
 def _free_space(folder: Path) -> str:

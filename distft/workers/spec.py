@@ -12,13 +12,14 @@ from distft.config.training import Optimizer
 @dataclass(frozen=True)
 class RoleSpec:
     """One role's model as every one of its ranks must build it. ``optimizer`` None means frozen; ``stop_tokens`` None
-    that nobody named any.
+    that nobody named any; ``longest`` is the longest sequence of the run, in tokens.
     """
 
     role: str
     model: Model
     head: Literal["causal", "scalar"]
     optimizer: Optimizer | None
+    longest: int
     dropout: bool = False
     seed: int = 0
     generates: bool = False

@@ -121,7 +121,7 @@ def _sharded(
     name: str, parameters: Mapping[str, Any], split: Split, path: str, rank: int, num_ranks: int,
     store: tuple[str, int],
 ) -> Measured:  # fmt: skip
-    spec = RoleSpec("policy", _model(path), "scalar" if name in SCALAR else "causal", OPTIMIZER)
+    spec = RoleSpec("policy", _model(path), "scalar" if name in SCALAR else "causal", OPTIMIZER, longest=64)
     worker = ModelWorker(spec=spec, rank=rank, world_size=num_ranks)
     worker.setup(store, path, False)
     engine = worker._engine

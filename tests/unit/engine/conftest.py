@@ -1,21 +1,12 @@
-"""One group of one rank and one of two, for all tests here, and the tiny model they train."""
+"""The tiny models that the engines here train."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.unit.engine.group import Group
 from tests.unit.models import tiny
-
-
-@pytest.fixture(scope="session")
-def groups() -> Iterator[dict[int, Group]]:
-    """Groups by their number of ranks."""
-    with Group(1) as one, Group(2) as two:
-        yield {1: one, 2: two}
 
 
 @pytest.fixture(scope="session")

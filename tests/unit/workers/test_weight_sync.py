@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +18,6 @@ from tests.unit.models import tiny
 
 
 @pytest.fixture(scope="module")
-def group() -> Iterator[Group]:
-    with Group(2) as two:
-        yield two
-
-
-@pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
     path = Path(tmp_path_factory.mktemp("model"))
     tiny.tokenizer().save_pretrained(path)
@@ -34,7 +27,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
 def started(rank: int, world: int, folder: str, lora: Lora | None) -> Any:
     """A ZeRO-3 policy that generates from a twin."""
     model = Model(path=folder, dtype="float32", peft=lora, engine=Engine(persistence_threshold=0))
-    spec = RoleSpec("policy", model, "causal", Optimizer(learning_rate=0.1), generates=True)
+    spec = RoleSpec("policy", model, "causal", Optimizer(learning_rate=0.1), longest=32, generates=True)
     worker = ModelWorker(spec=spec, rank=rank, world_size=world)
     worker.setup(("", 0), folder, False)
     return worker
@@ -62,9 +55,9 @@ def synced(rank: int, world: int, folder: str, lora: Lora | None) -> dict[str, A
 
 @pytest.mark.parametrize("lora", [None, Lora(r=4)], ids=["whole", "adapters"])
 def test_the_twin_has_the_trainers_weights_and_what_is_frozen_is_sent_once(
-    group: Group, folder: str, lora: Lora | None
+    groups: dict[int, Group], folder: str, lora: Lora | None
 ) -> None:
-    for found in group.call(synced, folder, lora):
+    for found in groups[2].call(synced, folder, lora):
         elements, trained = found["elements"], found["trained"]
         assert found["bytes"] == (4 * sum(elements.values()), 4 * sum(elements[name] for name in trained))
         assert found["equal"]
@@ -93,5 +86,5 @@ def synced_short(rank: int, world: int, folder: str, lora: Lora | None) -> str:
     return ""
 
 
-def test_a_parameter_that_was_not_sent_is_an_error(group: Group, folder: str) -> None:
-    assert group.call(synced_short, folder, None) == ["weight sync left out extra"] * 2
+def test_a_parameter_that_was_not_sent_is_an_error(groups: dict[int, Group], folder: str) -> None:
+    assert groups[2].call(synced_short, folder, None) == ["weight sync left out extra"] * 2

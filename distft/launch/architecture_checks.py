@@ -1,0 +1,123 @@
+"""Can this run train that family at all? From config.json and the installed transformers' own lists, without torch."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator, Mapping
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from distft.common.errors import UserError, nearest
+from distft.config.data_rules import said_longest
+from distft.config.models import Model
+from distft.config.recipe import Recipe
+from distft.config.roles import is_rl, longest_sequence
+from distft.launch.starts import CAUSAL_ROLES
+from distft.planning.positions import changing_rope, position_limit
+
+# The kernels of these families read the weights of some layers past their modules, and so past an adapter.
+PAST_ADAPTERS = {"out_proj", "conv1d"}
+STATE_SPACE = {"mamba", "mamba2", "falcon_mamba", "falcon_h1", "nemotron_h"}
+# Two of transformers' lists, from model type to class.
+_CAUSAL, _CLASSIFIER = "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES", "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES"
+
+
+def check_architecture(config: Mapping[str, Any], folder: Path, role: str, model: Model) -> None:
+    """The family is one that transformers has a decoder of, or whose own code is trusted. Raises UserError."""
+    where = f"models.{role}.path"
+    family = str(config.get("model_type") or "")
+    head = "AutoModelForCausalLM" if role in CAUSAL_ROLES else "AutoModelForSequenceClassification"
+    own_code = dict(config.get("auto_map") or {})
+    if head in own_code and model.trust_remote_code:
+        return
+    if config.get("is_encoder_decoder"):
+        raise UserError(
+            f"{folder} is an encoder-decoder ({family}); only decoders are trained here",
+            where=where,
+            hint="take a decoder: Llama, Qwen, Gemma, Mistral, GPT-2, ...",
+        )
+    lists = _families()
+    if lists is None:  # no transformers on a login node: the run will say it
+        return
+    if family in lists[_CAUSAL] and (role in CAUSAL_ROLES or family in lists[_CLASSIFIER]):
+        return
+    if family in lists[_CAUSAL]:
+        raise UserError(
+            f"transformers has no scalar head for {family}, so {folder} cannot be a {role} model",
+            where=where,
+            hint="take Llama, Qwen, Gemma, Mistral, GPT-2, ... for reward and value models",
+        )
+    if own_code:
+        raise UserError(
+            f"{folder} comes with code of its own ({', '.join(sorted(own_code.values()))})",
+            where=where,
+            hint=f"models.{role}.trust_remote_code=true runs it, if you trust it",
+        )
+    close = nearest(family, lists[_CAUSAL])
+    raise UserError(
+        f"transformers knows no causal language model of type {family or 'nothing (no model_type)'} ({folder})",
+        where=where,
+        hint=f"the nearest that it knows is {close}; a newer transformers may know it" if close
+        else "a newer transformers may know it",
+    )  # fmt: skip
+
+
+def check_adapters(config: Mapping[str, Any], role: str, model: Model) -> None:
+    """The layers that would get an adapter compute by their modules. Raises UserError."""
+    if model.peft is None or str(config.get("model_type")) not in STATE_SPACE:
+        return
+    wanted = model.peft.target_modules
+    if wanted == "all-linear" or PAST_ADAPTERS & set(wanted):
+        raise UserError(
+            f"{config['model_type']} reads the weights of {' and '.join(sorted(PAST_ADAPTERS))} past an adapter",
+            where=f"models.{role}.peft.target_modules",
+            hint=f"models.{role}.peft.target_modules=[in_proj], or train all of it: models.{role}.peft=null",
+        )
+
+
+def check_positions(config: Mapping[str, Any], role: str, recipe: Recipe) -> Iterator[str]:
+    """The run's longest sequence has positions. Raises UserError; yields a warning where rope changes on the way."""
+    longest = longest_sequence(recipe)
+    limit = position_limit(config)
+    if limit is not None and longest > limit:
+        raise UserError(
+            f"{config['model_type']} has learned {limit} positions, a sequence may have {longest} tokens "
+            f"({said_longest(recipe)})",
+            where=f"models.{role}.path",
+            hint=_within(recipe, limit),
+        )
+    if (crossing := changing_rope(config, longest)) is not None:
+        kind, original = crossing
+        yield (
+            f"models.{role}: its rope ({kind}) changes beyond {original} tokens, and sequences may have {longest} "
+            f"({said_longest(recipe)}): all rows are computed as in a sequence of {longest}, short ones too"
+        )
+
+
+def _within(recipe: Recipe, limit: int) -> str:
+    """The keys that make every sequence fit, to paste."""
+    if not is_rl(recipe):
+        shorter = (
+            f" data.max_prompt_length={limit // 2}" if recipe.data.max_prompt_length < recipe.data.max_length else ""
+        )
+        return f"data.max_length={limit}{shorter} (longer rows are cut), or a model with more positions"
+    new = min(recipe.rollout.max_new_tokens, limit // 2)
+    return f"data.max_prompt_length={limit - new} rollout.max_new_tokens={new}, or a model with more positions"
+
+
+@cache
+def _families() -> dict[str, frozenset[str]] | None:
+    """The model types of transformers' own lists; read, not imported, for an import brings torch with it."""
+    found = find_spec("transformers")
+    if found is None or found.origin is None:
+        return None
+    source = Path(found.origin).parent / "models" / "auto" / "modeling_auto.py"
+    lists: dict[str, frozenset[str]] = {}
+    for node in ast.parse(source.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and isinstance(node.value, ast.Call):
+            name = node.targets[0].id
+            if name in (_CAUSAL, _CLASSIFIER):
+                lists[name] = frozenset(key for key, _ in ast.literal_eval(node.value.args[0]))
+    return lists if len(lists) == 2 else None

@@ -1,0 +1,70 @@
+"""A model's whole life on the ranks of a group, for ``test_families``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from distft.batches import Batch, Ragged
+from distft.config.models import Engine, Lora, Model, Quantization
+from distft.config.training import Optimizer
+from distft.rollout.generator import Sampling
+from distft.workers.model_worker import ModelWorker
+from distft.workers.spec import RoleSpec
+from tests.unit.models import tiny
+
+LENGTHS = ((5, 4), (9, 12), (3, 7), (12, 18), (6, 3))  # prompt, response
+NEW_TOKENS = 6
+LONGEST = 30
+SAMPLES = {1: [[[0, 1, 2], [3, 4]]], 2: [[[0, 1], [2]], [[3], [4]]]}  # micro-batches by number of ranks and rank
+
+
+def rows() -> list[tuple[list[int], list[int]]]:
+    """Prompt and response of every sample."""
+    whole = [row.tolist() for row in tiny.rows(tuple(sum(pair) for pair in LENGTHS), seed=4)]
+    return [(row[:prompt], row[prompt:]) for row, (prompt, _) in zip(whole, LENGTHS, strict=True)]
+
+
+def batch_of(samples: list[int]) -> Batch:
+    """The columns of these samples."""
+    chosen = [rows()[sample] for sample in samples]
+    return Batch(
+        {
+            "sample": np.array(samples, np.int64),
+            "unit": np.array(samples, np.int64),
+            "prompt_ids": Ragged.of([prompt for prompt, _ in chosen], np.int32),
+            "response_ids": Ragged.of([response for _, response in chosen], np.int32),
+        }
+    )
+
+
+def _by_sample(batch: Batch, column: str) -> dict[int, list[float]]:
+    values = batch.ragged(column)
+    return {int(sample): values[row].tolist() for row, sample in enumerate(batch.dense("sample"))}
+
+
+def live(
+    rank: int, world: int, folder: str, out: str, lora: Lora | None = None, quantization: Quantization | None = None
+) -> dict[str, Any]:
+    """Loads at ZeRO-3, reads, generates, updates, reads again and exports to ``out``: what a policy of PPO does."""
+    torch.manual_seed(0)
+    engine = Engine(persistence_threshold=0, zero_stage=3)
+    model = Model(path=folder, dtype="float32", peft=lora, quantization=quantization, engine=engine)
+    spec = RoleSpec("policy", model, "causal", Optimizer(learning_rate=1e-2), longest=LONGEST, generates=True)
+    worker = ModelWorker(spec=spec, rank=rank, world_size=world)
+    worker.setup(("", 0), folder, False)
+    worker.check_export()
+    micro_batches = SAMPLES[world][rank]
+    batch = batch_of([sample for micro in micro_batches for sample in micro])
+    found = {"before": _by_sample(worker.forward("logprobs", micro_batches, batch=batch)[1], "logprobs")}
+    worker.sync_weights(0)
+    made = worker.generate(Sampling(NEW_TOKENS), 1, 0, micro_batches, batch=batch)[1]
+    found["responses"] = _by_sample(made, "response_ids")
+    found["sampled"] = _by_sample(made, "sampled_logprobs")
+    report = worker.update("sft", {}, 0, 1, [micro_batches], batch=batch)[0]["steps"][0]
+    found["update"] = {name: report[name] for name in ("loss", "grad_norm")}
+    found["after"] = _by_sample(worker.forward("logprobs", micro_batches, batch=batch)[1], "logprobs")
+    worker.export(out)
+    return found

@@ -1,0 +1,67 @@
+"""Every family computes what transformers computes, is trained, generates and is exported, on one rank and on two."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from distft.planning.positions import changing_rope
+from tests.unit.engine.group import Group
+from tests.unit.models import tiny
+from tests.unit.models.families import families, write_family
+from tests.unit.workers.family_side import LONGEST, NEW_TOKENS, live, rows
+
+CLOSE = 2e-4  # nats a token, float32
+
+
+def logprobs(model: Any, prompt: list[int], response: list[int]) -> torch.Tensor:
+    """What transformers says of a response, its row alone; with a rope that changes by the longest row of the batch,
+    in a row that is padded to the run's longest.
+    """
+    row, ends = [*prompt, *response], len(prompt) + len(response) - 1
+    if changing_rope(model.config.to_dict(), LONGEST):
+        row += [tiny.PAD] * (LONGEST - len(row))
+    with torch.no_grad():
+        logits = model(input_ids=torch.tensor([row])).logits[0, len(prompt) - 1 : ends]
+    return torch.log_softmax(logits.float(), dim=-1).gather(1, torch.tensor(response)[:, None])[:, 0]
+
+
+def merged(answers: list[dict[str, Any]], name: str) -> dict[int, list[float]]:
+    return {sample: values for answer in answers for sample, values in answer[name].items()}
+
+
+def largest(model: Any, found: dict[int, list[float]], responses: dict[int, list[int]] | None = None) -> float:
+    """The largest difference of a token's log-prob to transformers'."""
+    assert sorted(found) == list(range(len(rows())))
+    differences = []
+    for sample, values in found.items():
+        prompt, response = rows()[sample]
+        wanted = logprobs(model, prompt, [int(token) for token in responses[sample]] if responses else response)
+        differences.append((wanted - torch.tensor(values)).abs().max().item())
+    return max(differences)
+
+
+@pytest.mark.parametrize("name", families())
+def test_a_familys_life(groups: dict[int, Group], tmp_path: Path, name: str) -> None:
+    folder = write_family(tmp_path / "start", name)
+    start: Any = AutoModelForCausalLM.from_pretrained(folder).eval()
+    updates, afterwards = [], []
+    for ranks, group in groups.items():
+        out = tmp_path / f"out-{ranks}"
+        answers = group.call(live, folder, str(out))
+        assert largest(start, merged(answers, "before")) < CLOSE
+        responses: Any = merged(answers, "responses")
+        assert all(1 <= len(response) <= NEW_TOKENS for response in responses.values())
+        assert largest(start, merged(answers, "sampled"), responses) < CLOSE
+        reopened: Any = AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32).eval()
+        assert largest(reopened, merged(answers, "after")) < CLOSE
+        assert largest(start, merged(answers, "after")) > 20 * CLOSE  # it was trained at all
+        updates.append(answers[0]["update"])
+        afterwards.append(merged(answers, "after"))
+    assert updates[1] == pytest.approx(updates[0], rel=1e-4)
+    one, two = afterwards
+    assert all(two[sample] == pytest.approx(one[sample], abs=CLOSE * 5) for sample in one)
