@@ -14,7 +14,7 @@ from distft.config.data_rules import said_longest
 from distft.config.models import Model
 from distft.config.recipe import Recipe
 from distft.config.roles import is_rl, longest_sequence
-from distft.launch.starts import CAUSAL_ROLES
+from distft.planning.footprint import SCALAR_ROLES
 from distft.planning.positions import changing_rope, position_limit
 
 # The kernels of these families read the weights of some layers past their modules, and so past an adapter.
@@ -28,7 +28,7 @@ def check_architecture(config: Mapping[str, Any], folder: Path, role: str, model
     """The family is one that transformers has a decoder of, or whose own code is trusted. Raises UserError."""
     where = f"models.{role}.path"
     family = str(config.get("model_type") or "")
-    head = "AutoModelForCausalLM" if role in CAUSAL_ROLES else "AutoModelForSequenceClassification"
+    head = "AutoModelForCausalLM" if role not in SCALAR_ROLES else "AutoModelForSequenceClassification"
     own_code = dict(config.get("auto_map") or {})
     if head in own_code and model.trust_remote_code:
         return
@@ -41,7 +41,7 @@ def check_architecture(config: Mapping[str, Any], folder: Path, role: str, model
     lists = _families()
     if lists is None:  # no transformers on a login node: the run will say it
         return
-    if family in lists[_CAUSAL] and (role in CAUSAL_ROLES or family in lists[_CLASSIFIER]):
+    if family in lists[_CAUSAL] and (role not in SCALAR_ROLES or family in lists[_CLASSIFIER]):
         return
     if family in lists[_CAUSAL]:
         raise UserError(

@@ -13,7 +13,8 @@ from transformers import MixtralConfig, MixtralForCausalLM
 from distft.common.errors import UserError
 from distft.config.models import Model
 from distft.models import reading_back
-from distft.models.reading_back import check_export, check_saved, require_readable, saved_shapes
+from distft.models.load import empty_causal, empty_scalar
+from distft.models.reading_back import check_saved, require_readable, saved_shapes
 from tests.unit.models import tiny
 from tests.unit.models.families import families, write_family
 
@@ -22,12 +23,12 @@ from tests.unit.models.families import families, write_family
 def test_the_families_pass(tmp_path: Path, name: str) -> None:
     folder = write_family(tmp_path, name)
     (tmp_path / "model.safetensors").unlink()
-    check_export(folder, Model(path=folder), "causal")
+    check_saved(empty_causal(folder, Model(path=folder)), folder)
 
 
 def test_a_reward_model_of_experts_passes(tmp_path: Path) -> None:
     folder = write_family(tmp_path, "mixtral")
-    check_export(folder, Model(path=folder), "scalar")
+    check_saved(empty_scalar(folder, Model(path=folder)), folder)
 
 
 def a_mixture(num_layers: int = 2, num_experts: int = 4) -> Any:
