@@ -139,6 +139,32 @@ def test_a_job_is_submitted_once_stops_on_request_and_goes_on(outside: dict[str,
 
 @pytest.mark.slow
 @pytest.mark.ray
+def test_a_running_job_is_replaced_by_one_that_goes_on(outside: dict[str, str], shared_folder: Path) -> None:
+    folder = folder_of(shared_folder, "replaced")
+    run = folder / "run"
+    submit = ("submit", "ray", *RECIPE, "--cluster", "ray-existing", "output_dir=run", "checkpoint.every=50000")
+    first = distft(*submit, "train.steps=100000", env=outside, folder=folder)
+    until(lambda: steps(run), first)
+    second = distft(*submit, "train.steps=100001", "--replace", "--no-follow", env=outside, folder=folder)
+    status, output, errors = ended(second)
+    assert status == 0, errors
+    assert "to stop after its step, with a checkpoint" in errors
+    assert ended(first)[0] == 75
+    jobs = [record.job_id for record in read_jobs(run)]
+    assert output.splitlines() == jobs[1:]
+    limit = time.monotonic() + DEADLINE_S
+    while not events(run, "resume"):
+        assert time.monotonic() < limit
+        time.sleep(0.2)
+    assert "to stop" in ended(distft("cancel", "run", "--now", env=outside, folder=folder))[1]
+    told = {"job": {"phase": "running"}}
+    while told["job"]["phase"] != "ended":
+        assert time.monotonic() < limit
+        told = json.loads(ended(distft("status", "run", "--json", env=outside, folder=folder))[1])
+
+
+@pytest.mark.slow
+@pytest.mark.ray
 def test_stopped_by_ray_itself_it_still_writes_a_checkpoint(
     outside: dict[str, str], shared_folder: Path, nodes: Nodes
 ) -> None:

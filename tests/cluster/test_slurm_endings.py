@@ -200,6 +200,7 @@ def test_train_inside_an_allocation(slurm: SlurmBed, shared_folder: Path) -> Non
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.rstrip().endswith(f"distft: done; the run is in {folder}")
+    assert read_jobs(folder) == [], "the allocation is the person's, not the run's"
     ready = {event["role"]: event["workers"] for event in events(folder, "group_ready")}
     for role in ROLES:
         assert [worker["node"] for worker in ready[role]] == ["n1", "n2"], role

@@ -71,8 +71,9 @@ class Head(Node):
             return ending.of_driver(job.run_dir, driver.returncode, driver.started, why, said)
 
     def _record(self) -> None:
-        """A job that was submitted by plain sbatch is written down now, so that the verbs know whom to ask."""
-        names = own_names(os.environ)
+        """A job that was submitted by plain sbatch is written down now, so that the verbs know whom to ask. What a
+        person has by salloc is no job of the run: it goes on when the run has ended."""
+        names = own_names(os.environ) if os.environ.get("ENVIRONMENT") == "BATCH" else ()
         if names and not {record.job_id for record in read_jobs(self.job.run_dir)} & set(names):
             add_job(self.job.run_dir, JobRecord("slurm", names[0], self.job.cluster.name))
 
