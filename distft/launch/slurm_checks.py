@@ -45,15 +45,15 @@ def ask(command: Sequence[str], environment: Mapping[str, str] | None = None) ->
     except subprocess.TimeoutExpired:
         raise EnvironmentFallsShort(f"{command[0]} has not answered in {_TIMEOUT_S:g} s", where="slurm") from None
     if done.returncode:
-        raise SlurmRefused(command[0], done.stderr)
+        raise SlurmRefused(command[0], done.stderr or done.stdout)  # scontrol says on stdout what it does not find
     return done.stdout
 
 
 class SlurmRefused(EnvironmentFallsShort):
     """A command of Slurm's said no. ``said``: why, in its own words."""
 
-    def __init__(self, command: str, stderr: str) -> None:
-        lines = [re.sub(r"^\w+: (error: )?", "", line).strip() for line in stderr.splitlines()]
+    def __init__(self, command: str, said: str) -> None:
+        lines = [re.sub(r"^\w+: (error: )?", "", line).strip() for line in said.splitlines()]
         self.said = "; ".join(dict.fromkeys(line for line in lines if line)) or "no reason given"
         super().__init__(f"{command} refused: {self.said}", where="slurm")
 

@@ -25,9 +25,9 @@ def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def say(folder: Path, name: str, *lines: str, error: str = "") -> None:
-    said = "".join(f"echo '{line}'\n" for line in lines)
-    (folder / name).write_text(f"#!/bin/sh\n{said}" + (f"echo '{error}' >&2\nexit 1\n" if error else ""))
+def say(folder: Path, name: str, *lines: str, error: str = "", status: int = 0) -> None:
+    said = "".join(f"echo '{line}'\n" for line in lines) + (f"echo '{error}' >&2\n" if error else "")
+    (folder / name).write_text(f"#!/bin/sh\n{said}exit {1 if error else status}\n")
     (folder / name).chmod(0o755)
 
 
@@ -60,7 +60,7 @@ def test_forgotten_is_not_the_same_as_silent(commands: Path) -> None:
     say(commands, "scontrol", error="slurm_load_jobs error: Invalid job id specified")
     with pytest.raises(JobForgotten, match="does not know job 7"):
         job_state("7")
-    say(commands, "scontrol", "Job 7_2 not found")
+    say(commands, "scontrol", "Job 7_2 not found", status=1)
     with pytest.raises(JobForgotten):
         job_state("7_2")
     say(commands, "scontrol", error="slurm_load_jobs error: Unable to contact slurm controller (connect failure)")
