@@ -5,15 +5,13 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
-from pathlib import Path
 
+from distft.launch import cgroups
 from distft.planning.machine import GIB, PASSED_ON, Machine
-
-CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
 
 def this_machine() -> Machine:
-    """This machine, within the limits of its container: cores by affinity, memory by cgroup, GPUs by nvidia-smi."""
+    """This machine, within what is allowed of it: cores by affinity and quota, memory by cgroup, GPUs by nvidia-smi."""
     gpus = _nvidia_gpus()
     return Machine(
         cpus=available_cpus(),
@@ -27,23 +25,18 @@ def this_machine() -> Machine:
 
 
 def available_cpus() -> int:
-    """Cores that this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """Cores that this process may keep busy; at least one, whatever part of it a quota leaves."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = cgroups.cpu_quota()
+    return cores if quota is None else max(1, min(cores, int(quota)))
 
 
 def memory_limit() -> int:
-    """Bytes of memory of this machine or of the container, whichever is less."""
+    """Bytes of memory of this machine, or of the container, job step or slice that this process is in."""
     import psutil
 
-    limits = [int(psutil.virtual_memory().total)]
-    for path in CGROUP_LIMITS:
-        try:
-            limits.append(int(Path(path).read_text(encoding="ascii")))
-        except (OSError, ValueError):  # no cgroup file, or "max"
-            continue
-    return min(limit for limit in limits if limit > 0)
+    there = int(psutil.virtual_memory().total)
+    return min(there, cgroups.memory_limit() or there)
 
 
 def free_memory() -> int:
