@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: a live line on a terminal, a plain line per step elsewhere."""
+"""What a person sees while a run goes on: a live line on a terminal, elsewhere a plain line now and then."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ HEADLINES = (
 )  # fmt: skip
 _MAX_HEADLINES = 3
 _PACE_STEPS = 20
+_EVERY_S = 10.0  # between plain lines of steps: all of them stand in metrics.jsonl
+_MAX_HELD_OUT = 6
 
 
 class Progress(Protocol):
@@ -35,6 +37,14 @@ class Progress(Protocol):
         """A step is done."""
         ...
 
+    def held_out(self, step: int, metrics: Mapping[str, float]) -> None:
+        """The evaluation after a step."""
+        ...
+
+    def note(self, text: str) -> None:
+        """Something that happened and is worth a line: a checkpoint, say."""
+        ...
+
     def close(self) -> None:
         """Stop drawing; a second call does nothing."""
         ...
@@ -46,7 +56,7 @@ class Progress(Protocol):
 
 
 def make_progress(name: str, *, quiet: bool = False, stream: TextIO | None = None) -> Progress:
-    """Nothing if ``quiet`` (``--json``), live if ``stream`` (stdout) is a terminal, else a line per step."""
+    """Nothing if ``quiet`` (``--json``), live if ``stream`` (stdout) is a terminal, else plain lines."""
     out = stream if stream is not None else sys.stdout
     if quiet:
         return QuietProgress()
@@ -62,6 +72,12 @@ class QuietProgress:
     def step(self, step: int, total: int | None, metrics: Mapping[str, float]) -> None:
         """Nothing to show."""
 
+    def held_out(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Nothing to show."""
+
+    def note(self, text: str) -> None:
+        """Nothing to show."""
+
     def close(self) -> None:
         """Nothing to stop."""
 
@@ -74,30 +90,44 @@ class QuietProgress:
 
 
 class PlainProgress(QuietProgress):
-    """A line per step; phases only until the first step, while there is nothing else to see."""
+    """Lines with the time: of the first step, of the last and of one in ten seconds between them; every evaluation and
+    checkpoint; phases only until the first step, while there is nothing else to see.
+    """
 
     def __init__(self, name: str, stream: TextIO) -> None:
         self._name, self._stream = name, stream
         self._pace = _Pace()
-        self._stepped = False
+        self._stepped: float | None = None  # when the last line of a step was written
 
     def phase(self, name: str) -> None:
         """A line of its own before the first step."""
-        if not self._stepped:
-            self._write(f"{self._name}: {name}")
+        if self._stepped is None:
+            self._write(name)
 
     def step(self, step: int, total: int | None, metrics: Mapping[str, float]) -> None:
-        """``ppo-tiny: step 3/100  score 0.12  kl 0.01  1,230 tokens/s  2 min left``."""
-        self._stepped = True
+        """``2026-11-27 10:00:00 ppo-tiny: step 3/100  score 0.12  kl 0.01  1,230 tokens/s  2 min left``."""
         self._pace.observe(step)
+        now = time.monotonic()
+        if self._stepped is not None and step != total and now - self._stepped < _EVERY_S:
+            return
+        self._stepped = now
         where = f"{step}/{total}" if total else f"{step}"
-        parts = [f"{self._name}: step {where}", *headlines(metrics)]
+        parts = [f"step {where}", *headlines(metrics)]
         left = self._pace.left(step, total)
         if left is not None:
             parts.append(f"{duration(left)} left")
         self._write("  ".join(parts))
 
-    def _write(self, line: str) -> None:
+    def held_out(self, step: int, metrics: Mapping[str, float]) -> None:
+        """``held out after step 50: loss 1.2  accuracy 0.7``."""
+        self.note(_said_held_out(step, metrics))
+
+    def note(self, text: str) -> None:
+        """A line of its own."""
+        self._write(text)
+
+    def _write(self, text: str) -> None:
+        line = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {self._name}: {text}"
         with contextlib.suppress(OSError, ValueError):  # a pipe that was closed at the other end
             print(line, file=self._stream, flush=True)
 
@@ -127,6 +157,14 @@ class LiveProgress(QuietProgress):
         numbers = [*headlines(metrics), *([f"{duration(left)} left"] if left is not None else [])]
         self._bar.update(self._task, completed=step, total=total, numbers="  ".join(numbers))
 
+    def held_out(self, step: int, metrics: Mapping[str, float]) -> None:
+        """A line above the bar."""
+        self.note(_said_held_out(step, metrics))
+
+    def note(self, text: str) -> None:
+        """A line above the bar."""
+        self._bar.console.print(text, markup=False, highlight=False)
+
     def close(self) -> None:
         """Leave the last state on the screen and show the cursor again."""
         if self._open:
@@ -142,6 +180,12 @@ def headlines(metrics: Mapping[str, float]) -> list[str]:
             shown[label] = f"{label} {metrics[name]:.4g}"
     speed = metrics.get("perf/tokens_per_second")
     return [*shown.values(), *([f"{speed:,.0f} tokens/s"] if speed is not None else [])]
+
+
+def _said_held_out(step: int, metrics: Mapping[str, float]) -> str:
+    values = [f"{name} {value:.4g}" for name, value in metrics.items()]
+    more = [f"and {len(values) - _MAX_HELD_OUT} more"] if len(values) > _MAX_HELD_OUT else []
+    return f"held out after step {step}: {'  '.join([*values[:_MAX_HELD_OUT], *more])}"
 
 
 def duration(seconds: float) -> str:

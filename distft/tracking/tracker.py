@@ -14,6 +14,7 @@ from distft.tracking.progress import Progress, QuietProgress
 from distft.tracking.wandb_backend import WandbBackend, WandbOptions
 
 _log = logging.getLogger(__name__)
+_SAID = {"checkpoint": "checkpoint of step {step}", "resume": "going on from step {step}"}
 
 
 class Tracker:
@@ -47,13 +48,15 @@ class Tracker:
         return self._wandb.run_id if self._wandb is not None else None
 
     def log(self, step: int, values: Mapping[str, float], split: Split = "train") -> None:
-        """A line of metrics.jsonl, a row in W&B and, for training, a step on the display."""
+        """A line of metrics.jsonl, a row in W&B, and a step or an evaluation on the display."""
         record = MetricRecord(step, split, values)
         self._metrics.write(record)
         if self._wandb is not None:
             self._wandb.log(record)
         if split == "train":
             self.progress.step(step, self.total_steps, values)
+        else:
+            self.progress.held_out(step, values)
 
     def samples(self, step: int, samples: Sequence[Sample]) -> None:
         """Lines of samples.jsonl and the table ``completions``."""
@@ -62,8 +65,10 @@ class Tracker:
             self._wandb.samples(step, samples)
 
     def event(self, event: str, **fields: Any) -> None:
-        """A line of events.jsonl."""
+        """A line of events.jsonl; a checkpoint and a resume are said on the display too."""
         self._events.write(event, **fields)
+        if event in _SAID:
+            self.progress.note(_SAID[event].format(**fields))
 
     def phase(self, name: str) -> None:
         """Say on the display, and as the driver's stage in its log, what is going on."""

@@ -60,7 +60,7 @@ class Head(Node):
         self._wait_for_nodes()
         self._wait_for_lease()
         command = ["train", job.recipe_source, *job.overrides, *self._resume()]
-        command += ["--cluster", job.cluster_name, "--quiet"]
+        command += ["--cluster", job.cluster_name]
         environment = ray.environment | {"RAY_ADDRESS": cluster}
         if job.end_time is not None:
             environment["DISTFT_END_TIME"] = f"{job.end_time:.0f}"

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import logging as standard
+import re
 import sys
 import time
 
@@ -50,7 +51,12 @@ def test_quiet_writes_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr() == ("", "")
 
 
-def test_plain_is_a_line_per_step(monkeypatch: pytest.MonkeyPatch) -> None:
+STAMP = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ")
+METRICS = {"objective/scores": 0.25, "objective/kl": 0.01, "loss/policy_avg": -0.5, "grad_norm": 1.0,
+           "perf/tokens_per_second": 1234.4}  # fmt: skip
+
+
+def test_plain_lines_have_the_time_and_the_pace(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     out = io.StringIO()
@@ -59,9 +65,10 @@ def test_plain_is_a_line_per_step(monkeypatch: pytest.MonkeyPatch) -> None:
         for step in (51, 52):  # resumed: the pace counts only what this process did
             now[0] += 10.0
             progress.phase("rollout")
-            progress.step(step, 60, {"objective/scores": 0.25, "objective/kl": 0.01, "loss/policy_avg": -0.5,
-                                     "grad_norm": 1.0, "perf/tokens_per_second": 1234.4})  # fmt: skip
-    assert out.getvalue().splitlines() == [
+            progress.step(step, 60, METRICS)
+    lines = out.getvalue().splitlines()
+    assert all(STAMP.match(line) for line in lines)
+    assert [STAMP.sub("", line) for line in lines] == [
         "ppo-tiny: start groups",
         "ppo-tiny: rollout",
         "ppo-tiny: step 51/60  score 0.25  kl 0.01  policy loss -0.5  1,234 tokens/s",
@@ -69,12 +76,33 @@ def test_plain_is_a_line_per_step(monkeypatch: pytest.MonkeyPatch) -> None:
     ]
 
 
+def test_plain_is_a_line_in_ten_seconds_however_many_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """100,000 steps of a tenth of a second: a line in ten seconds, the first and the last; what matters is said."""
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    out = io.StringIO()
+    total = 100_000
+    with make_progress("sft", stream=out) as progress:
+        for step in range(1, total + 1):
+            now[0] += 0.1
+            progress.step(step, total, {"loss": 1.0})
+            if step == 5:
+                progress.held_out(step, {"loss": 0.5, "perplexity": 1.65})
+                progress.note("checkpoint of step 5")
+    lines = [STAMP.sub("", line) for line in out.getvalue().splitlines()]
+    assert lines[0].startswith("sft: step 1/100000  loss 1")
+    assert lines[1:3] == ["sft: held out after step 5: loss 0.5  perplexity 1.65", "sft: checkpoint of step 5"]
+    assert lines[-1].startswith(f"sft: step {total}/{total} ")
+    assert total / 100 <= len(lines) <= total / 100 + 5
+
+
 def test_a_closed_pipe_does_not_stop_the_run() -> None:
     out = Gone()
     progress = PlainProgress("a", out)
     progress.phase("x")
     progress.step(1, None, {})
-    assert out.refused == ["a: x", "a: step 1"]  # each was tried and given up, and the run went on
+    # each was tried and given up, and the run went on
+    assert [STAMP.sub("", text) for text in out.refused] == ["a: x", "a: step 1"]
 
 
 def test_live_shows_the_numbers_and_gives_the_terminal_back(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,6 +114,8 @@ def test_live_shows_the_numbers_and_gives_the_terminal_back(monkeypatch: pytest.
         with make_progress("dpo-tiny", stream=out) as progress:
             progress.phase("update")
             progress.step(2, 5, {"loss": 0.6931, "note": 1.0})
+            progress.held_out(2, {"accuracy": 0.75})
+            progress.note("checkpoint of step 2")
             raise KeyError("x")
 
     with pytest.raises(KeyError):
@@ -94,6 +124,8 @@ def test_live_shows_the_numbers_and_gives_the_terminal_back(monkeypatch: pytest.
     assert "dpo-tiny" in text
     assert "2/5" in text
     assert "loss 0.6931" in text
+    assert "held out after step 2: accuracy 0.75" in text
+    assert "checkpoint of step 2" in text
     assert text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l")  # the cursor is shown again
 
 
