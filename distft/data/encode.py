@@ -23,7 +23,6 @@ from distft.data.formats import (
     Messages,
     PreferenceExample,
     TextExample,
-    last_assistant,
     prompt_of,
 )
 from distft.data.spans import Rendered, has_marks, render_with_spans
@@ -166,7 +165,7 @@ class Encoder:
         return _masked(ids, _mask_of(len(ids), borders[1:]), borders[0])
 
     def _ended(self, encoded: Encoded, messages: Messages) -> Encoded:
-        if self._missing_end is None or messages[-1].role != "assistant":
+        if self._missing_end is None or messages[-1].role != "assistant" or not messages[-1].trains:
             return encoded
         return encoded.followed(self._missing_end)
 
@@ -178,7 +177,7 @@ class Encoder:
 
     def _dialogue(self, messages: Messages, loss_on: str, where: str) -> Encoded:
         require_template(self._tokenizer, where, self._role)
-        last = last_assistant(messages)
+        last = _last_learned(messages)
         alone = sum(message.role == "assistant" for message in messages) == 1 and not has_marks(self._tokenizer, where)
         if last and (loss_on == "completion" or (loss_on == "assistant" and alone)):
             return self.answer(messages[:last], messages[last : last + 1], where)
@@ -233,6 +232,11 @@ class Encoder:
 
     def _with_eos(self, ids: list[int]) -> list[int]:
         return ids if self._eos is None or ids[-1:] == [self._eos] else [*ids, self._eos]
+
+
+def _last_learned(messages: Messages) -> int:
+    """The place of the assistant's last turn that is to be learned; 0 where there is none."""
+    return max((at for at, one in enumerate(messages) if one.role == "assistant" and one.trains), default=0)
 
 
 def _leading_specials(tokenizer: PreTrainedTokenizerBase) -> list[int]:

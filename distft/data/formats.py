@@ -274,8 +274,9 @@ def _no_format(row: Row, kind: str, present: set[str]) -> BadRow:
     empty = sorted(set(row.values) - present)
     note = f" ({_listed(empty)} null)" if empty else ""
     what = f"no known format for {kind} has the columns {_listed(row.values)}{note}"
-    reason = "wrong columns or types"
-    return BadRow(what, where=row.where, hint=hint, reason=reason, content=row.values, typical=True)
+    return BadRow(
+        what, where=row.where, hint=hint, reason="wrong columns or types", content=row.values, typical=True
+    )  # fmt: skip
 
 
 def _listed(names: Any) -> str:

@@ -148,6 +148,15 @@ def test_loss_on_of_a_dialogue(tokenizer: PreTrainedTokenizerFast) -> None:
     assert _all_ids(last) == _all_ids(whole) == _all_ids(encoder.supervised(dialogue, "assistant"))
 
 
+def test_a_turn_of_weight_0_is_read_and_not_learned(tokenizer: PreTrainedTokenizerFast) -> None:
+    encoder, unlearned = Encoder(tokenizer), Message("assistant", "Anna.", trains=False)
+    first = encoder.supervised(DialogueExample((ASK, TELL)), None)
+    for loss_on in ("assistant", "completion"):
+        assert encoder.supervised(DialogueExample((ASK, TELL, MORE, unlearned)), loss_on) == first
+    dialogue = (ASK, Message("assistant", "Nobody.", trains=False), MORE, END)
+    assert _trained(tokenizer, encoder.supervised(DialogueExample(dialogue), None)) == "Anna.<|end|>"
+
+
 def test_loss_on_of_a_prompt_and_completion(tokenizer: PreTrainedTokenizerFast) -> None:
     encoder = Encoder(tokenizer)
     plain = CompletionExample("Who is", " there?")

@@ -16,6 +16,7 @@ from distft.common.errors import UserError
 from distft.config.load import load_recipe
 from distft.data.encode import Encoder
 from distft.data.formats import Message, prompt_of
+from distft.data.tokenizer_training import train_tokenizer
 from distft.launch.starts import model_starts
 from distft.workers.data_worker import DataWorker, reward_function
 from tests.harness.chat_templates import family_tokenizer
@@ -210,3 +211,30 @@ def test_the_largest_difference_looks_at_trained_tokens_only(make: Callable[...,
         }
     )
     assert make().largest_difference("one", "other", batch=batch)[0] == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(("recipe", "role"), [("sft-tiny", "policy"), ("reward-tiny", "reward")])
+def test_a_base_model_and_a_conversation_the_remedy_works_when_pasted(recipe: str, role: str, tmp_path: Path) -> None:
+    base = train_tokenizer(["Who is there? A friend."] * 3, 300)
+    base.chat_template = None
+    base.save_pretrained(tmp_path / "base")
+    turn = {"role": "assistant", "content": "A friend."}
+    row = {"messages": [{"role": "user", "content": "Who?"}, turn], "prompt": "Who?", "chosen": [turn],
+           "rejected": [turn | {"content": "Nobody."}]}  # fmt: skip
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row))
+
+    def set_up(*overrides: str) -> DataWorker:
+        given = [f"output_dir={tmp_path}/run", f"data.train=[{{path: {tmp_path}/rows.jsonl}}]", "data.eval=[]",
+                 "data.test=[]", "evaluation.every=0", f"models.{role}={{path: {tmp_path}/base}}"]  # fmt: skip
+        loaded = load_recipe(recipe, [*given, *overrides])
+        made = DataWorker(recipe=loaded, starts=model_starts(loaded, tmp_path))
+        made.setup()
+        return made
+
+    with pytest.raises(UserError, match="is a conversation but the tokenizer .* has no chat template") as caught:
+        set_up()
+    remedy = caught.value.hint.split()[0]
+    assert remedy == f"models.{role}.chat_template=chatml"
+    batch = set_up(remedy).batch("train", 0, 1)[1]
+    assert base.decode(batch.ragged("prompt_ids")[0]).startswith("<|im_start|>user\nWho?")
+    assert base.eos_token_id in batch.ragged("response_ids")[0]
