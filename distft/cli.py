@@ -129,7 +129,8 @@ def _train(arguments: argparse.Namespace) -> int | None:
     elif outcome.finished_before:
         print(f"{name}: already finished, the model is in {outcome.final}")
     else:
-        print(before_after({name: outcome.table}), end="\n" if outcome.table else "")
+        if outcome.table:
+            print(f"{before_after({name: outcome.table})}\n({outcome.judged_on})")
         print(f"{name}: done, the model is in {outcome.final}")
     return 0
 

@@ -98,7 +98,9 @@ class Evaluation(Section):
     """Held-out metrics."""
 
     every: int = Field(default=0, ge=0, description="steps between evaluations; 0: only before and after")
-    max_samples: int = Field(default=256, ge=1, description="rows used per evaluation")
+    max_samples: int = Field(
+        default=256, ge=1, description="rows used per evaluation, a sample over all sources of the list"
+    )
 
 
 class Wandb(Section):

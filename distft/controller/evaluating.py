@@ -16,15 +16,20 @@ TABLE = "before_after.json"
 
 def held_out_metrics(session: Session, split: str) -> dict[str, float]:
     """The held-out metrics of a split; empty where the run has no such rows."""
-    recipe = session.recipe
-    count = min(recipe.evaluation.max_samples, session.num_units.get(split, 0))
+    recipe, (count, of) = session.recipe, judged_rows(session, split)
     if not count:
         return {}
     with session.timer.phase("evaluation"):
-        session.tracker.phase("evaluation")
+        session.tracker.phase(f"evaluation: {count:,} of {of:,} {split} rows")
         if is_rl(recipe):
             return score_metrics(recipe, ppo_groups(session), split, count)
         return loss_metrics(recipe, session.groups, session.data, split, count)
+
+
+def judged_rows(session: Session, split: str) -> tuple[int, int]:
+    """How many rows of a split are judged, a sample over its sources, and how many it has."""
+    of = session.num_units.get(split, 0)
+    return min(session.recipe.evaluation.max_samples, of), of
 
 
 def ppo_groups(session: Session) -> PpoGroups:
@@ -64,7 +69,11 @@ def after(session: Session, run_dir: Path) -> dict[str, dict[str, float]]:
     found = held_out_metrics(session, test_split(session))
     first = session.progress.before
     table = {name: {"before": first[name], "after": found[name]} for name in found if name in first}
-    content = {"format": 1, "split": test_split(session), "step": session.progress.step, "metrics": table}
+    count, of = judged_rows(session, test_split(session))
+    content = {
+        "format": 1, "split": test_split(session), "rows": count, "rows_in_all": of, "step": session.progress.step,
+        "metrics": table,
+    }  # fmt: skip
     write_json(run_dir / TABLE, content)
     return table
 
@@ -73,3 +82,10 @@ def read_table(run_dir: Path) -> dict[str, dict[str, float]]:
     """The table of a run that has ended; empty where it has none."""
     path = run_dir / TABLE
     return dict(json.loads(path.read_text())["metrics"]) if path.is_file() else {}
+
+
+def said_rows(run_dir: Path) -> str:
+    """What the table of a run was measured on: ``256 of 9,000 test rows``; empty where it has none."""
+    path = run_dir / TABLE
+    found = json.loads(path.read_text()) if path.is_file() else {}
+    return f"{found['rows']:,} of {found['rows_in_all']:,} {found['split']} rows" if "rows" in found else ""

@@ -6,6 +6,7 @@ once, in an order that depends on (seed, e) alone, so position -> (epoch, unit) 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -49,3 +50,23 @@ def take(num_units: int, start: int, count: int, seed: int, shuffle: bool) -> li
         units = order(num_units, seed, epoch, shuffle)[offset : offset + count - len(taken)]
         taken.extend((epoch, int(unit)) for unit in units)
     return taken
+
+
+def proportional_sample(source_sizes: Sequence[int], count: int, seed: int) -> list[int]:
+    """``count`` of the units of an epoch, ascending, of each source (units lie source after source) its share: drawn
+    from (seed, source) alone, so that every evaluation of a run judges the same units. All, where there are no more.
+
+    Shares are rounded by largest remainder: a source has within one unit of ``count * size / total``.
+    """
+    sizes = np.asarray(source_sizes, np.int64)
+    total = int(sizes.sum())
+    if count >= total:
+        return list(range(total))
+    shares, remainders = np.divmod(sizes * count, total)
+    shares[np.argsort(-remainders, kind="stable")[: count - int(shares.sum())]] += 1
+    starts = np.cumsum([0, *sizes[:-1]])
+    drawn = [
+        start + np.sort(order(int(size), seed, source, shuffle=True)[:share])
+        for source, (start, size, share) in enumerate(zip(starts, sizes, shares, strict=True))
+    ]
+    return [int(unit) for unit in np.concatenate(drawn)]

@@ -16,7 +16,7 @@ EVALUATION_ITERATION = 0  # training's iterations count from 1, so its draws are
 
 
 def loss_metrics(recipe: Recipe, groups: Mapping[str, Group], data: Group, split: str, count: int) -> dict[str, float]:
-    """The loss and its metrics on the first ``count`` units of a split, means over all of them."""
+    """The loss and its metrics on ``count`` units of a split, means over all of them."""
     taken = data.call("batch", split, 0, count).result()
     assert taken.data is not None
     samples = Samples((taken.data,), tuple(taken.report["lengths"]), tuple(taken.report["units"]))
@@ -31,7 +31,7 @@ def loss_metrics(recipe: Recipe, groups: Mapping[str, Group], data: Group, split
 
 
 def score_metrics(recipe: Recipe, groups: PpoGroups, split: str, count: int) -> dict[str, float]:
-    """Scores of responses sampled for the first ``count`` prompts of a split, and their KL to the reference.
+    """Scores of responses sampled for ``count`` prompts of a split, and their KL to the reference.
 
     Always the same draws, so that two evaluations differ by the policy alone.
     """

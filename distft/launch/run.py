@@ -23,7 +23,7 @@ from distft.common.logging import configure
 from distft.config.cluster import Cluster
 from distft.config.recipe import Recipe
 from distft.config.roles import is_rl, main_role, trained_roles
-from distft.controller.evaluating import after, before, read_table
+from distft.controller.evaluating import after, before, read_table, said_rows
 from distft.controller.ppo import train_ppo
 from distft.controller.progress import Progress
 from distft.controller.rows import prepare_rows
@@ -59,12 +59,18 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended well: held-out metrics before and after; ``finished_before``: nothing was left to do."""
+    """How a run ended well: held-out metrics before and after, and of which rows; ``finished_before``: nothing was left
+    to do."""
 
     name: str
     run_dir: Path
     table: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     finished_before: bool = False
+
+    @property
+    def judged_on(self) -> str:
+        """How many of how many held-out rows the table is about; empty without one."""
+        return said_rows(self.run_dir)
 
     @property
     def final(self) -> Path:

@@ -29,7 +29,7 @@ from distft.data.dataset import Preparing, prepare_datasets
 from distft.data.encode import Encoder
 from distft.data.formats import Message, prompt_of
 from distft.data.known_tokens import require_known
-from distft.data.sampler import take
+from distft.data.sampler import proportional_sample, take
 from distft.data.sources import corpus_texts, hub_notes
 from distft.data.store import store_folder
 from distft.data.tokenized import TokenizedDataset
@@ -242,9 +242,11 @@ class DataWorker:
         return dataset
 
     def _units(self, split: str, start: int, count: int) -> list[int]:
-        data = self._recipe.data
-        shuffle = data.shuffle and split == "train"
-        return [unit for _, unit in take(self._split(split).num_units, start, count, self._recipe.seed, shuffle)]
+        """Of train by position; of a list that judges, always from its beginning, a sample over its sources."""
+        dataset, seed = self._split(split), self._recipe.seed
+        if split == "train":
+            return [unit for _, unit in take(dataset.num_units, start, count, seed, self._recipe.data.shuffle)]
+        return proportional_sample(dataset.source_sizes, start + count, seed)[start:]
 
     def _prompts_and_completions(
         self, split: str, start: int, samples_per_prompt: int, batch: Batch

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distft.data.sampler import order, take
+from distft.data.sampler import order, proportional_sample, take
 
 sizes = st.integers(1, 60)
 seeds = st.integers(0, 2**40)
@@ -57,3 +57,21 @@ def test_shuffling_is_near_uniform() -> None:
 def test_wrong_arguments_are_named(num_units: int, start: int, count: int) -> None:
     with pytest.raises(ValueError, match="no units|negative"):
         take(num_units, start, count, seed=0, shuffle=True)
+
+
+@given(st.lists(st.integers(0, 40), min_size=1, max_size=5), st.integers(0, 120), seeds)
+def test_a_sample_has_of_each_source_its_share(sources: list[int], count: int, seed: int) -> None:
+    drawn, total, start = proportional_sample(sources, count, seed), sum(sources), 0
+    assert drawn == sorted(set(drawn))
+    assert len(drawn) == min(count, total)
+    for size in sources:
+        own = sum(start <= unit < start + size for unit in drawn)
+        assert abs(own - (min(count, total) * size / total if total else 0)) < 1
+        start += size
+
+
+def test_a_sample_is_the_seeds() -> None:
+    drawn = [tuple(proportional_sample([500, 500], 20, seed)) for seed in (1, 1, 2)]
+    assert drawn[0] == drawn[1] != drawn[2]
+    assert drawn[0] != tuple(range(20))
+    assert proportional_sample([3, 2], 5, 1) == [0, 1, 2, 3, 4]

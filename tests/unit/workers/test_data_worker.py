@@ -84,6 +84,20 @@ def test_positions_give_the_same_rows_however_they_are_taken(make: Callable[...,
     assert any(whole[i].tolist() != other[i].tolist() for i in range(8))
 
 
+def test_a_judging_list_is_sampled_over_its_sources(make: Callable[..., DataWorker], folder: Path) -> None:
+    """Not its first rows, which are the first source's."""
+    other = folder / "judged.jsonl"
+    other.write_text("\n".join(json.dumps({"prompt": f"Another {i}?"}) for i in range(60)))
+    one = folder / "judged_too.jsonl"
+    one.write_text("\n".join(json.dumps({"prompt": f"And one {i}?"}) for i in range(30)))
+    worker = make("data.eval=[{path: judged.jsonl}, {path: judged_too.jsonl}]", "data.holdout=0")
+    prompts = worker.prompts("eval", 0, 9, 1)[1].ragged("prompt_ids")
+    asked = [str(worker._tokenizer.decode(prompts[i])) for i in range(9)]
+    assert [sum(text.startswith(start) for text in asked) for start in ("Another", "And one")] == [6, 3]
+    texts = [str(row.prompt) for row in worker._split("eval").rows(worker._units("eval", 0, 9))]  # type: ignore[union-attr]
+    assert texts == asked, "reward functions are given the rows that were asked"
+
+
 def test_prompts_are_repeated_and_numbered(make: Callable[..., DataWorker]) -> None:
     report, batch = make().prompts("train", 3, 2, 3)
     assert batch.dense("sample").tolist() == [0, 1, 2, 3, 4, 5]
