@@ -277,7 +277,7 @@ def _parse_message(row: Row, name: str, item: Any) -> Message:
     for key, value in (("role", role), ("content", content)):
         if not isinstance(value, str):
             raise misshapen(row, f"{name}: `{key}` is {_type_name(value)}, not a text", _MESSAGES)
-    return Message(_ROLES.get(role.lower(), role), content, trains=item.get("weight") != 0)
+    return Message(_ROLES.get(role.lower()) or role, content, trains=item.get("weight") != 0)
 
 
 def _is_text_part(part: Any) -> bool:
