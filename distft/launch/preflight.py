@@ -18,6 +18,7 @@ from distft.config.recipe import Recipe
 from distft.config.roles import model_of, optimizer_of, reward_functions, trained_roles
 from distft.data.bad_rows import BadRows, OnBadRow, stop
 from distft.data.sources import check_rows, is_builtin, source_files
+from distft.launch import remarks
 from distft.launch.hub import check_on_hub, in_datasets_cache, is_offline
 from distft.launch.machine import free_memory, this_machine
 from distft.launch.model_checks import check_models
@@ -43,7 +44,7 @@ def preflight(recipe: Recipe, plan: Plan, *, machine: Machine | None = None, to_
         check_output_dir(Path(recipe.output_dir))
     for function in reward_functions(recipe):
         check_reward_function(function)
-    warnings = [*check_models(recipe)]
+    warnings = [*remarks.on_models(recipe), *check_models(recipe)]
     for at, list_name, source in _sources(recipe):
         bad = BadRows(recipe.data, list_name)
         warnings += [f"{at}: {note}" for note in check_source(source, recipe.algorithm.kind, list_name, bad, at=at)]

@@ -18,6 +18,7 @@ from distft.checkpoint.layout import checkpoints_folder
 from distft.config.recipe import Recipe
 from distft.config.roles import main_role
 from distft.data.store import store_folder
+from distft.launch import remarks
 from distft.launch.prepare import Prepared
 from distft.launch.resume_point import check_data, resume_point
 from distft.launch.starts import model_starts, role_spec, starts_of_workers
@@ -56,7 +57,7 @@ def _set_up(recipe: Recipe, found: Found | None, folder: Path) -> Iterator[str]:
         if asked not in done:
             rehearse_model(spec, start, new_head=new_head, exported=exported)
             done.append(asked)
-    yield from loaded["warnings"]
+    yield from (*loaded["warnings"], *remarks.on_rows(recipe, loaded["num_units"]))
 
 
 @contextlib.contextmanager

@@ -33,6 +33,7 @@ from distft.controller.visits import total_steps
 from distft.groups.guest import Guest
 from distft.groups.handles import Group, together
 from distft.groups.placement import Deadlines, Groups, GroupSpec, start_groups
+from distft.launch import remarks
 from distft.launch.final import write_final
 from distft.launch.jobs.stop_request import stopped_by_request
 from distft.launch.prepare import Prepared, prepare
@@ -247,7 +248,7 @@ def _set_up(
     progress.data = dict(prepare_rows(data, tracker, stop, lambda now: check_data(recipe, found, now)))
     loaded = data.call("setup").result().report
     tracker.event("data_ready", **loaded["statistics"])
-    for warning in loaded["warnings"]:
+    for warning in (*loaded["warnings"], *remarks.on_rows(recipe, loaded["num_units"])):
         log.warning(warning)
     models: dict[str, Group] = {role: group for role, group in groups.items() if role != DATA}
     tracker.phase("loading models")

@@ -39,7 +39,9 @@ def ready(tmp_path: Path, kind: str = "sft", **changes: Any) -> Recipe:
 @pytest.mark.parametrize("kind", ["sft", "reward", "dpo", "ppo"])
 def test_a_right_recipe_passes_and_leaves_nothing_behind(kind: str, tmp_path: Path) -> None:
     wanted = ready(tmp_path, kind)
-    assert preflight(wanted, on_laptop(wanted), machine=LAPTOP) == ()
+    said = preflight(wanted, on_laptop(wanted), machine=LAPTOP)
+    assert all("random weights (init)" in warning for warning in said)
+    assert len(said) == {"dpo": 1, "ppo": 2}.get(kind, 0)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -114,28 +114,39 @@ CUSTOM = {"auto_map": {"AutoConfig": "mine.Mine", "AutoModelForCausalLM": "mine.
 @pytest.mark.parametrize(
     ("breaks", "said"),
     [
-        (config(model_type="t5", architectures=["T5ForConditionalGeneration"]), "cannot be loaded as a causal"),
-        (config(model_type="brand_new"), "no model can be read there"),
+        (config(model_type="t5", architectures=["T5ForConditionalGeneration"]), "models.policy.path"),
+        (config(model_type="brand_new"), "models.policy.path"),
         (config(**CUSTOM), "trust_remote_code"),
+    ],
+    ids=["encoder-decoder", "unknown architecture", "custom code"],
+)
+def test_models_that_no_start_could_load(breaks: Callable[[Path], None], said: str, here: Path) -> None:
+    breaks(here / "model")
+    error = refused()
+    assert error.exit_status == 2
+    assert said in str(error)
+
+
+@pytest.mark.parametrize(
+    ("breaks", "said"),
+    [
         (weights(lambda tensors: tensors.pop(NORM)), f"weights are missing: {NORM}"),
         (weights(lambda tensors: tensors.update({NORM: tensors[NORM][:3].clone()})), "do not have the sizes"),
     ],
-    ids=["encoder-decoder", "unknown architecture", "custom code", "a missing tensor", "a tensor of another size"],
+    ids=["a missing tensor", "a tensor of another size"],
 )
-def test_models_that_would_not_load(breaks: Callable[[Path], None], said: str, here: Path) -> None:
+def test_weights_that_would_not_load(breaks: Callable[[Path], None], said: str, here: Path) -> None:
     """With the very message that a worker's load raises, found on the meta device."""
     from distft.models.load import load_causal
 
     breaks(here / "model")
     error = refused()
-    assert error.exit_status == 2
-    assert said in str(error)
     policy = load_recipe("sft.yaml").models.policy
+    assert said in error.what
     assert policy is not None
-    if said != "trust_remote_code":  # the tokenizer is refused before
-        with pytest.raises(UserError) as caught:
-            load_causal("model", policy, dropout=True)
-        assert str(caught.value) == str(error)
+    with pytest.raises(UserError) as caught:
+        load_causal("model", policy, dropout=True)
+    assert str(caught.value) == str(error)
 
 
 def test_what_reward_functions_print_is_not_the_verbs_answer(

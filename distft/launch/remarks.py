@@ -1,0 +1,34 @@
+"""What is allowed and probably not meant: said before it costs anything, refused by nobody. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from distft.config.recipe import Recipe
+from distft.config.roles import is_rl, roles
+
+FEW_HELD_OUT = 8  # rows below which a held-out metric is mostly chance
+
+
+def on_models(recipe: Recipe) -> Iterator[str]:
+    """Random weights where only trained ones make sense: alignment starts from a model that can already speak."""
+    if recipe.algorithm.kind not in ("ppo", "dpo"):
+        return
+    told = {"policy": "what it learns is not what the method is for", "reward": "its scores mean nothing"}
+    paths = {"policy": "run:<output_dir of an sft run>", "reward": "run:<output_dir of a reward run>"}
+    for role, meaning in told.items():
+        model = getattr(recipe.models, role)
+        if role in roles(recipe) and model is not None and model.init is not None:
+            yield f"models.{role}: random weights (init): {meaning}; the real thing: models.{role}.path={paths[role]}"
+
+
+def on_rows(recipe: Recipe, num_units: Mapping[str, int]) -> Iterator[str]:
+    """Fewer rows than a batch has, or held-out rows too few to tell anything; ``num_units`` by split."""
+    word = "prompts" if is_rl(recipe) else "rows" if recipe.algorithm.kind == "sft" else "pairs"
+    there, batch = num_units["train"], recipe.train.global_batch_size
+    if there < batch:
+        yield f"data.train: {there} {word} are fewer than one batch, train.global_batch_size is {batch}"
+    for split in ("eval", "test"):
+        held_out = num_units.get(split, 0)
+        if 0 < held_out < FEW_HELD_OUT:
+            yield f"data.{split}: {held_out} {word} are too few: what is measured on them is mostly chance"
