@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -42,7 +42,7 @@ def folder_files(folder: Path, split: str | None, list_name: str) -> list[Path]:
         return found
     if not there:
         return files
-    wanted = _wanted(there, list_name, folder)
+    wanted = split_of(list_name, there, str(folder))
     return [path for path in files if labels[path] == wanted]
 
 
@@ -54,18 +54,19 @@ def no_split(path: str, split: str, there: Iterable[str]) -> UserError:
     return UserError(f"no split {split!r}", where=path, hint=f"{hint}There are: {', '.join(listed) or 'none'}")
 
 
-def _wanted(there: list[str], list_name: str, folder: Path) -> str:
-    """The split that a list means: one by its very name, else the only one whose name has it as a part."""
+def split_of(list_name: str, there: Sequence[str], where: str) -> str:
+    """The split that a list means: one by its very name, else the only one whose name has it as a part. UserError
+    where there is none, or several."""
     for name in SPLIT_NAMES[list_name]:
         if name in there:
             return name
     near = [label for label in there if set(label.split("_")) & set(SPLIT_NAMES[list_name])]
     if not near:
-        raise no_split(str(folder), list_name, there)
+        raise no_split(where, list_name, there)
     if len(near) > 1:
         raise UserError(
             f"several splits may be meant for {list_name}: {', '.join(near)}",
-            where=str(folder),
+            where=where,
             hint=f"name one on the source, such as `split: {near[0]}`; a source each for more than one",
         )
     return near[0]

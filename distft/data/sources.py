@@ -15,7 +15,7 @@ from distft.data import builtin
 from distft.data.bad_rows import BadRow, BadRows, OnBadRow, stop
 from distft.data.columns import column_notes
 from distft.data.files import data_suffix, missing_file, read_files
-from distft.data.folders import SPLIT_NAMES, folder_files, no_split
+from distft.data.folders import folder_files, no_split, split_of
 from distft.data.formats import (
     COLUMNS,
     KNOWN_COLUMNS,
@@ -200,10 +200,7 @@ def hub_dataset(source: Source, list_name: str) -> tuple[Any, str]:
     try:
         split = source.split
         if split is None:
-            there = get_dataset_split_names(name, subset or None)
-            split = next((known for known in SPLIT_NAMES[list_name] if known in there), None)
-            if split is None:
-                raise no_split(source.path, list_name, there)
+            split = split_of(list_name, get_dataset_split_names(name, subset or None), source.path)
         loaded: Any = load_dataset(name, subset or None, split=split)
     except DatasetNotFoundError as error:
         raise _not_found(source.path, error) from error

@@ -122,6 +122,11 @@ def test_the_hub_gives_the_split_of_the_list(monkeypatch: pytest.MonkeyPatch) ->
     assert asked == [("someone/rows", "part", "validation")]
     with pytest.raises(UserError, match="There are: train, validation"):
         read_rows(Source(path="someone/rows"), "test")
+    monkeypatch.setattr(datasets, "get_dataset_split_names", lambda *_: ["train_sft", "train_gen", "test_sft"])
+    (row,) = read_rows(Source(path="someone/rows"), "test")
+    assert row.values == {"text": "test_sft"}
+    with pytest.raises(UserError, match="several splits may be meant for train: train_sft, train_gen"):
+        read_rows(Source(path="someone/rows"))
 
 
 def test_the_columns_of_the_hubs_sources_are_told_too(monkeypatch: pytest.MonkeyPatch, write: Write) -> None:
