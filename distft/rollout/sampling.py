@@ -37,10 +37,13 @@ class InverseCdf:
         highest = scaled.amax(dim=-1, keepdim=True)
         shares = (scaled - highest).exp_()
         total = shares.sum(dim=-1, keepdim=True, dtype=torch.float64)
+        allowed = scaled
         if position < sampling.min_new_tokens:
-            shares[:, self._stop_tokens] = 0.0
+            # Shares of what is left, not what is left of the shares: beside a certain end all of those can be 0.
+            allowed = scaled.index_fill(1, torch.tensor(self._stop_tokens, device=scaled.device), -torch.inf)
+            shares = (allowed - allowed.amax(dim=-1, keepdim=True)).exp_()
         if sampling.greedy:
-            chosen = scaled.masked_fill(shares == 0.0, -torch.inf).argmax(dim=-1, keepdim=True)
+            chosen = allowed.argmax(dim=-1, keepdim=True)
         else:
             chosen = choose(restrict(shares, sampling), self._draws[:, position])
         self.logprobs.append((scaled.gather(1, chosen) - highest - total.log()).squeeze(1).float())

@@ -112,3 +112,15 @@ def test_no_stop_token_before_the_minimum(greedy: bool) -> None:
     assert chosen[3] == 2
     # The log-prob of a token is the model's, stop tokens included: a loss will compute the same.
     assert sampler.logprobs[0].item() == pytest.approx(-20.0, abs=1e-4)
+
+
+@pytest.mark.parametrize("sampling", [{"greedy": True}, {"temperature": 0.05}, {"temperature": 0.05, "top_p": 0.9}])
+def test_beside_a_certain_end_the_next_likeliest_is_taken(sampling: dict[str, float]) -> None:
+    """At a low temperature every share but that of the stop token is 0 in float32."""
+    scores = torch.tensor([[1.0, 30.0, 2.0, 150.0, 0.0]])
+    for number in (0.0, 0.999):
+        sampler = draw(scores, torch.full((1,), number, dtype=torch.float64),
+                       Sampling(4, min_new_tokens=1, **sampling), stops=(3,))  # fmt: skip
+        assert sampler.chosen.tolist() == [1]
+        divisor = 1.0 if sampling.get("greedy") else 0.05
+        assert sampler.logprobs[0].item() == pytest.approx((30.0 - 150.0) / divisor)
