@@ -26,7 +26,7 @@ from distft.data.formats import (
     prompt_of,
 )
 from distft.data.spans import Rendered, has_marks, render_with_spans
-from distft.data.templates import render, render_prompt, require_template
+from distft.data.templates import render, render_cut, render_prompt, require_template
 from distft.data.text_ids import text_ids
 from distft.data.turn_end import turn_end
 
@@ -139,11 +139,22 @@ class Encoder:
         messages = _as_messages(answer)
         return self._ended(self._conversational_answer(prompt, messages, where), messages)
 
-    def _plain_answer(self, prompt: str, answer: str) -> Encoded:
+    def cut_answer(self, prompt: Content, answer: str, where: str) -> Encoded:
+        """As ``answer``, of one that was cut at a limit: nothing ends it, no EOS and nothing of a template's."""
+        if isinstance(prompt, str):
+            return self._plain_answer(prompt, answer, ended=False)
+        before = render_prompt(self._tokenizer, prompt, where)
+        text = render_cut(self._tokenizer, prompt, answer, where)
+        if not text.startswith(before):
+            return self._moved(self._ids(before), self._ids(text))
+        ids, (border,) = self._cut(text, [len(before)])
+        return _masked(ids, [0] * border + [1] * (len(ids) - border), border)
+
+    def _plain_answer(self, prompt: str, answer: str, *, ended: bool = True) -> Encoded:
         ids, (border,) = self._cut(prompt + answer, [len(prompt)])
         if not self._starts_special(ids):
             ids, border = self._prefix + ids, border + len(self._prefix)
-        ids = self._with_eos(ids)
+        ids = self._with_eos(ids) if ended else ids
         return _masked(ids, [0] * border + [1] * (len(ids) - border), border)
 
     def _conversational_answer(self, prompt: Messages, answer: Messages, where: str) -> Encoded:

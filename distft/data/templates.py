@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING
 
 from distft.common.errors import UserError
 from distft.data.bad_rows import BadRow
-from distft.data.formats import Messages
+from distft.data.formats import Message, Messages
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+_MARK = "\ue123\ue124"  # two characters for private use: no template touches them, and no model writes them
 
 
 def require_template(tokenizer: PreTrainedTokenizerBase, where: str, role: str = "policy") -> str:
@@ -44,6 +46,19 @@ def render_open(tokenizer: PreTrainedTokenizerBase, messages: Messages, where: s
 def render(tokenizer: PreTrainedTokenizerBase, messages: Messages, where: str) -> str:
     """A whole conversation, ended as the template ends it."""
     return _render(tokenizer, messages, where)
+
+
+def render_cut(tokenizer: PreTrainedTokenizerBase, prompt: Messages, answer: str, where: str) -> str:
+    """A prompt and an answer that was cut: without what the template writes behind an answer.
+
+    An answer that the template does not write out, or refuses, follows the prompt as it is.
+    """
+    try:
+        text = _render(tokenizer, (*prompt, Message("assistant", answer + _MARK)), where)
+    except BadRow:
+        text = ""
+    written, mark, _ = text.rpartition(_MARK)
+    return written if mark else render_prompt(tokenizer, prompt, where) + answer
 
 
 def _render(

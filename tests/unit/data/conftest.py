@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
 from distft.data.builtin import dialogues
@@ -59,3 +59,25 @@ def write(tmp_path: Path) -> Callable[..., str]:
         return str(path)
 
     return _write
+
+
+@pytest.fixture(scope="session", params=["always", "first", "never", "in the text"])
+def sentencepiece(request: pytest.FixtureRequest) -> PreTrainedTokenizerFast:
+    """Metaspace tokenizers by where they put a space of their own: as Llama 2, T5 and Gemma do, and before 2024."""
+    backend = Tokenizer(models.BPE(unk_token="<unk>"))
+    if request.param == "in the text":
+        backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+        backend.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+    else:
+        backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=request.param)
+        backend.decoder = decoders.Metaspace(prepend_scheme=request.param)
+    special = ["<unk>", "<s>", "</s>", "<|user|>", "<|assistant|>"]
+    alphabet = sorted({*"".join(_WORDS), *"▁[]:?./INST"})
+    trainer = trainers.BpeTrainer(
+        vocab_size=120, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
+    backend.train_from_iterator(_WORDS, trainer=trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, unk_token="<unk>", bos_token="<s>", eos_token="</s>",
+        additional_special_tokens=special[3:],
+    )  # fmt: skip

@@ -10,6 +10,7 @@ from distft.data.chat_templates import DEFAULT_TEMPLATE
 from distft.data.encode import Encoded, Encoder
 from distft.data.formats import (
     CompletionExample,
+    Content,
     DialogueExample,
     Message,
     PreferenceExample,
@@ -46,6 +47,26 @@ def test_a_plain_row_ends_with_eos(tokenizer: PreTrainedTokenizerFast) -> None:
     assert tokenizer.decode(encoded.prompt_ids) == "Who is"
     assert tokenizer.decode(encoded.response_ids) == " there?<|end|>"
     assert encoded.mask == [1] * len(encoded.response_ids)
+
+
+@pytest.mark.parametrize("prompt", ["Who is", (ASK,)])
+def test_an_answer_that_was_cut_has_no_end(tokenizer: PreTrainedTokenizerFast, prompt: Content) -> None:
+    whole, cut = (read(prompt, " there? ", "x") for read in (Encoder(tokenizer).answer, Encoder(tokenizer).cut_answer))
+    assert cut.prompt_ids == whole.prompt_ids
+    assert cut.response_ids == whole.response_ids[:-1]
+    assert whole.response_ids[-1] == tokenizer.eos_token_id
+
+
+def test_a_cut_answer_that_a_template_writes_otherwise(merging: PreTrainedTokenizerFast) -> None:
+    """The prompt changes when it is answered; or what the model wrote is not written out at all."""
+    merging.chat_template = THINKING
+    cut = Encoder(merging).cut_answer((ASK,), "Paris", "x")
+    assert cut.moved
+    assert merging.decode(_all_ids(cut)) == "<|user|>Who is there?<|end|><|assistant|>Paris"
+    merging.chat_template = THINKING.replace("m['content'] }}", "m['content'] if m['role'] == 'user' else '' }}")
+    dropped = Encoder(merging).cut_answer((ASK,), "Paris", "x")
+    assert merging.decode(dropped.prompt_ids).endswith("<|assistant|><think>")
+    assert merging.decode(dropped.response_ids) == "Paris"
 
 
 def test_an_eos_that_is_there_is_not_doubled(tokenizer: PreTrainedTokenizerFast) -> None:
