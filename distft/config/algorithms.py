@@ -45,6 +45,7 @@ class Dpo(Section):
     label_smoothing: float = Field(
         default=0.0, ge=0, lt=0.5, description="assumed share of flipped labels (sigmoid, robust, exo_pair)"
     )
+    discopop_tau: float = Field(default=0.05, gt=0, description="temperature of the blend of the discopop loss")
     reference: Literal["group"] = Field(
         default="group", description="where the reference's log-probabilities come from: a group of its own"
     )
@@ -83,6 +84,11 @@ class Ppo(Section):
     target_kl: float | None = Field(
         default=None, gt=0, description="an iteration's epochs end early above this policy change, in nats; null: never"
     )
+    importance_cap: float | None = Field(
+        default=None, ge=1,
+        description="tokens weigh min(trainer's probability / generator's, this), which corrects for a generator that "
+        "computes a little differently (2 is usual); null: not corrected",
+    )  # fmt: skip
     value_warmup_steps: int = Field(
         default=0, ge=0, description="first iterations in which only the value model is trained"
     )

@@ -146,6 +146,10 @@ def _dpo(recipe: Recipe) -> Iterator[Problem]:
             f"has no effect on the loss {algorithm.loss}",
             f"0, or loss: {', '.join(smoothed)}",
         )
+    if algorithm.loss != "discopop" and algorithm.discopop_tau != type(algorithm).model_fields["discopop_tau"].default:
+        yield Problem.at(
+            "algorithm.discopop_tau", f"has no effect on the loss {algorithm.loss}", "loss: discopop, or remove it"
+        )
     if algorithm.loss == "exo_pair" and algorithm.label_smoothing == 0:
         yield Problem.at("algorithm.label_smoothing", "exo_pair is not defined at 0", "0.001, as in the paper")
 

@@ -27,6 +27,7 @@ def loss_parameters(algorithm: Sft | Reward | Dpo | Ppo, loss: str) -> dict[str,
             "beta": algorithm.beta,
             "loss": algorithm.loss,
             "label_smoothing": algorithm.label_smoothing,
+            "discopop_tau": algorithm.discopop_tau,
             "rpo_alpha": algorithm.rpo_alpha,
         }
     if isinstance(algorithm, Reward):

@@ -18,9 +18,10 @@ class PpoPolicy:
     """``-min(r A, clip(r, 1 - clip, 1 + clip_high) A) - entropy_coef H``, r = exp(log pi - log pi_old).
 
     Schulman et al. 2017, eq. 7; ``clip_high`` (None = clip) from DAPO (Yu et al. 2025). ``dual_clip`` c > 1
-    bounds the loss of tokens with A < 0 by -c A (Ye et al. 2020). With ``on_policy`` (exactly one optimizer
-    step per rollout) log pi_old is the detached log pi and no column is needed. The optional column
+    bounds the loss of tokens with A < 0 by -c A (Ye et al. 2020). The optional column
     ``importance_weights`` (``[num_tokens]``, truncated already) scales the clipped term of each token.
+    log pi_old is read from a column at one optimizer step per rollout too: the pass that makes it is PPO's KL
+    penalty as well, so there is nothing to skip.
 
     Metrics, token means of the step: ``policy/approxkl_avg`` 1/2 (log r)^2, ``policy/clipfrac_avg``,
     ``policy/entropy_avg``, ``loss/policy_avg`` (without entropy bonus), ``val/ratio`` mean of r and
@@ -31,10 +32,10 @@ class PpoPolicy:
     clip_high: float | None = None
     dual_clip: float | None = None
     entropy_coef: float = 0.0
-    on_policy: bool = False
 
     outputs: ClassVar[tuple[str, ...]] = ("logprobs", "entropy")
     reads: ClassVar[Literal["tokens", "last"]] = "tokens"
+    columns: ClassVar[tuple[str, ...]] = ("advantages", "old_logprobs")
     optional_columns: ClassVar[tuple[str, ...]] = ("importance_weights",)
 
     def __post_init__(self) -> None:
@@ -43,11 +44,6 @@ class PpoPolicy:
         if self.dual_clip is not None and not self.dual_clip > 1:
             raise ValueError(f"dual_clip must be above 1, not {self.dual_clip}")
 
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """See `Loss`."""
-        return ("advantages",) if self.on_policy else ("advantages", "old_logprobs")
-
     def __call__(
         self, outputs: Mapping[str, Tensor], batch: LossBatch, denominators: Mapping[str, float]
     ) -> LossResult:
@@ -55,7 +51,7 @@ class PpoPolicy:
         mask = batch.token_mask
         logprobs = keep(at_least_float32(outputs["logprobs"]), mask)
         advantages = keep(batch.column("advantages"), mask)
-        old = logprobs.detach() if self.on_policy else keep(batch.column("old_logprobs"), mask)
+        old = keep(batch.column("old_logprobs"), mask)
         log_ratio = logprobs - old
         ratio = log_ratio.exp()
         high = self.clip if self.clip_high is None else self.clip_high

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from distft.algorithms.losses.base import LossBatch
 from distft.algorithms.losses.dpo import PAIR_LOSSES, Dpo
+from distft.config.algorithms import Dpo as Keys
+from distft.experience.losses import loss_parameters
 
 # Response tokens of chosen, rejected, chosen, ...; sequences lie in rows of WIDTH with a prompt of 2.
 LENGTHS, PROMPT, WIDTH = [4, 6, 9, 1, 3, 3], 2, 11
@@ -80,10 +82,13 @@ def _trl(loss: Dpo, logprobs: list[Tensor], reference: list[Tensor], means: list
     return DPOTrainer._compute_loss(trainer, lambda **_: answer, inputs, False), logged
 
 
-@pytest.mark.parametrize("beta", [0.1, 2.0])
+@pytest.mark.parametrize("keys", [{"beta": 0.1}, {"beta": 2.0}, {"beta": 0.5, "discopop_tau": 0.7}])
 @pytest.mark.parametrize("name", PAIR_LOSSES)
-def test_parity_with_trl(name: str, beta: float) -> None:
-    loss = Dpo(beta=beta, loss=name, label_smoothing=SMOOTHED.get(name, 0.0))
+def test_parity_with_trl(name: str, keys: dict[str, float]) -> None:
+    """From the recipe's keys on, by TRL's names."""
+    recipe = Keys.model_validate({"kind": "dpo", "loss": name, "label_smoothing": SMOOTHED.get(name, 0.0), **keys})
+    loss = Dpo(**loss_parameters(recipe, "dpo"))
+    assert loss.discopop_tau == keys.get("discopop_tau", 0.05)
     ours, theirs = ([row.requires_grad_() for row in _tokens(0)] for _ in range(2))
     reference, means = _tokens(1), _tokens(2, scale=-5)
     value, metrics = _flat(loss, ours, reference, means)

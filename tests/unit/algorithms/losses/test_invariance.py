@@ -26,7 +26,6 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("dpo", {"loss": "robust", "label_smoothing": 0.1}),
     ("ppo_policy", {}),
     ("ppo_policy", {"clip_high": 0.28, "dual_clip": 1.5, "entropy_coef": 0.01}),
-    ("ppo_policy", {"on_policy": True, "entropy_coef": 0.01}),
     ("ppo_value", {}),
     ("ppo_value", {"value_clip": None}),
 ]

@@ -55,16 +55,6 @@ def test_at_step_zero_ratio_is_one_and_nothing_is_clipped() -> None:
     assert {name: metrics[name] for name in expected} == expected
 
 
-def test_on_policy_is_the_policy_gradient_without_a_column() -> None:
-    logprobs, advantages = torch.tensor([-1.0, -2.0], requires_grad=True), torch.tensor([3.0, -1.0])
-    policy = PpoPolicy(on_policy=True)
-    assert policy.columns == ("advantages",)
-    loss, _ = _run(policy, {"logprobs": logprobs}, advantages=advantages)
-    loss.backward()
-    assert logprobs.grad is not None
-    torch.testing.assert_close(logprobs.grad, -advantages / 2)
-
-
 def test_clip_higher_leaves_room_above() -> None:
     old, one = torch.zeros(1), torch.ones(1)
     loss, _ = _run(PpoPolicy(clip_high=0.4), {"logprobs": _ratios(1.5)}, old_logprobs=old, advantages=one)
