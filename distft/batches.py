@@ -125,6 +125,27 @@ class Batch:
         return Batch({**self.columns, **columns})
 
 
+@dataclass(frozen=True)
+class Difference:
+    """How far two columns of log-probs are apart: |a - b| over their tokens, in nats.
+
+    The maximum grows with the number of tokens: it is for people to see. ``mean`` and ``q999`` (the 99.9 %
+    quantile) do not, and tell rounding from another model.
+    """
+
+    mean: float
+    q999: float
+    max: float
+
+    @classmethod
+    def of(cls, one: Array, other: Array) -> Difference:
+        """Of two arrays of the same shape; 0 where there are no tokens, NaN where one of them is."""
+        apart = np.abs(np.asarray(one, np.float64) - other)
+        if not apart.size:
+            return cls(0.0, 0.0, 0.0)
+        return cls(float(apart.mean()), float(np.quantile(apart, 0.999)), float(apart.max()))
+
+
 def concatenate(parts: Sequence[Batch]) -> Batch:
     """The samples of all parts, in order. Parts must have the same columns."""
     if not parts:

@@ -6,23 +6,25 @@ trains something subtly different from the paper and looks fine for days; here i
 
 from __future__ import annotations
 
+from distft.batches import Difference
 from distft.common.errors import RunFailed
 from distft.config.recipe import Recipe
 
-# Largest difference of a token's log-prob that rounding explains, in nats: two passes over the same weights
-# with another padding (measured on CPU; bf16 has 8 bits of mantissa, and logits of size 10).
-SAME_WEIGHTS = {"float32": 1e-3, "float16": 0.1, "bfloat16": 0.5}
+# Mean and 99.9 % quantile of |difference| of a token's log-prob that rounding explains, in nats: two passes over the
+# same weights, with another padding and with a cache. A correct bf16 run has one token in 10^5 that is far off, so the
+# maximum says nothing. Measured on random Llamas of 80 layers in bf16: mean up to 0.10, quantile 0.62; in float32
+# 2e-5 and 2e-4. Another model is further off in the mean: a fine-tuned one by some 0.3 from its base.
+SAME_WEIGHTS = {"float32": (1e-4, 1e-3), "float16": (0.025, 0.2), "bfloat16": (0.2, 1.5)}
 
 
 class InvariantViolated(RunFailed):
     """A step-0 invariant does not hold."""
 
 
-def check_reference(recipe: Recipe, difference: float) -> None:
+def check_reference(recipe: Recipe, difference: Difference) -> None:
     """policy = reference: log-probs equal, so ratio 1, KL 0 and the DPO loss ln 2.
 
-    ``difference`` is the largest one of a token's log-prob, in nats. Raises InvariantViolated, unless the
-    recipe says that the reference is meant to differ.
+    Raises InvariantViolated, unless the recipe says that the reference is meant to differ.
     """
     reference = recipe.models.reference
     if reference is not None and reference.differs:
@@ -35,7 +37,7 @@ def check_reference(recipe: Recipe, difference: float) -> None:
     )
 
 
-def check_generator(recipe: Recipe, difference: float) -> None:
+def check_generator(recipe: Recipe, difference: Difference) -> None:
     """generator = trainer: log-probs of the sampled tokens equal. Raises InvariantViolated."""
     _check(
         recipe,
@@ -53,11 +55,18 @@ def check_first_loss(kind: str, loss: float, expected: float, tolerance: float) 
         )
 
 
-def _check(recipe: Recipe, difference: float, what: str, meaning: str) -> None:
+def beyond_rounding(recipe: Recipe, difference: Difference) -> str:
+    """What of a difference of log-probs rounding does not explain, in words; "" where it explains all of it."""
     policy = recipe.models.policy
-    tolerance = SAME_WEIGHTS[policy.dtype if policy else "float32"]
-    if not difference <= tolerance:
-        raise InvariantViolated(
-            f"step-0 invariant: {what} by {difference:.4g} nats (at most {tolerance:g} is rounding). {meaning}",
-            kind="invariant",
-        )
+    mean, q999 = SAME_WEIGHTS[policy.dtype if policy else "float32"]
+    if difference.mean <= mean and difference.q999 <= q999:
+        return ""
+    return (
+        f"{difference.mean:.4g} nats in the mean, {difference.q999:.4g} in the 99.9 % quantile "
+        f"(up to {mean:g} and {q999:g} is rounding)"
+    )
+
+
+def _check(recipe: Recipe, difference: Difference, what: str, meaning: str) -> None:
+    if beyond := beyond_rounding(recipe, difference):
+        raise InvariantViolated(f"step-0 invariant: {what} by {beyond}. {meaning}", kind="invariant")

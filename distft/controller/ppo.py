@@ -9,11 +9,13 @@ for step in progress.steps():
 
 from __future__ import annotations
 
+import logging
+from dataclasses import asdict
 from typing import Any
 
 from distft.config.algorithms import Ppo
 from distft.controller.evaluating import evaluate_if_due, ppo_groups
-from distft.controller.invariants import check_generator, check_reference
+from distft.controller.invariants import beyond_rounding, check_generator, check_reference
 from distft.controller.session import Session
 from distft.experience.losses import loss_parameters
 from distft.experience.passes import Samples, UpdateSpec, Work, update_pass
@@ -21,6 +23,8 @@ from distft.experience.ppo import Experience, PpoGroups, build_experience, roll_
 from distft.experience.schedule import minibatches
 from distft.groups.handles import together
 from distft.tracking.metrics import Sample
+
+log = logging.getLogger(__name__)
 
 
 def train_ppo(session: Session) -> None:
@@ -42,8 +46,11 @@ def train_ppo(session: Session) -> None:
             experience = build_experience(groups, recipe, rollout, start, settings(session, algorithm))
         if step == 1:
             check_reference(recipe, experience.reference_difference)
-            session.tracker.event("invariants", reference_difference=experience.reference_difference)
-        check_generator(recipe, experience.trainer_difference)
+            check_generator(recipe, experience.trainer_difference)
+            session.tracker.event("invariants", reference_difference=asdict(experience.reference_difference))
+        elif beyond := beyond_rounding(recipe, experience.trainer_difference):
+            session.tracker.event("generator_differs", step=step, **asdict(experience.trainer_difference))
+            log.warning("iteration %d: the generator's log-probs differ from the trainer's by %s", step, beyond)
         with session.timer.phase("update"):
             session.tracker.phase("update")
             metrics, num_steps = update(session, groups, experience, algorithm)
@@ -55,7 +62,9 @@ def train_ppo(session: Session) -> None:
             "rollout/response_length": generated_tokens / len(rollout.lengths),
         }
         write_samples(session, groups, experience)
-        progress.kl_coef, progress.score_state = experience.next_kl_coef, experience.score_state
+        if trains_policy(session, algorithm):
+            progress.kl_coef = experience.next_kl_coef
+        progress.score_state = experience.score_state
         progress.finish(position=start + num_prompts, num_tokens=rollout.num_tokens, optimizer_steps=num_steps)
         session.log_step({**experience.metrics, **metrics}, rollout.num_tokens)
         evaluate_if_due(session)
@@ -66,6 +75,12 @@ def settings(session: Session, algorithm: Ppo) -> dict[str, Any]:
     """The algorithm's keys with the state that changes from iteration to iteration."""
     keys = algorithm.model_dump(exclude={"kind"})
     return {**keys, "kl_coef": session.progress.kl_coef, "score_state": session.progress.score_state}
+
+
+def trains_policy(session: Session, algorithm: Ppo) -> bool:
+    """Whether the iteration at hand updates the policy. While it is held nothing of it moves: not what steers its
+    KL either, and its learning rate warms up from its own first step on."""
+    return session.progress.step >= algorithm.value_warmup_steps
 
 
 def update(session: Session, groups: PpoGroups, experience: Experience, algorithm: Ppo) -> tuple[dict[str, float], int]:
@@ -86,15 +101,16 @@ def update(session: Session, groups: PpoGroups, experience: Experience, algorith
     total = progress.total_steps * per_iteration
     work = Work()
 
-    def call(group: Any, samples: Samples, loss: str, target_kl: float | None) -> Any:
+    def call(group: Any, samples: Samples, loss: str, held: int = 0, target_kl: float | None = None) -> Any:
         parameters = loss_parameters(algorithm, loss)
         temperature = recipe.rollout.temperature
-        spec = UpdateSpec(loss, parameters, progress.optimizer_steps, total, temperature, target_kl)
+        spec = UpdateSpec(loss, parameters, progress.optimizer_steps - held, total - held, temperature, target_kl)
         return update_pass(group, samples, steps, spec, cap, work)
 
-    calls = {"value": call(groups.value, experience.value, "ppo_value", None)}
-    if progress.step >= algorithm.value_warmup_steps:
-        calls["policy"] = call(groups.policy, experience.policy, "ppo_policy", algorithm.target_kl)
+    calls = {"value": call(groups.value, experience.value, "ppo_value")}
+    if trains_policy(session, algorithm):
+        held = algorithm.value_warmup_steps * per_iteration
+        calls["policy"] = call(groups.policy, experience.policy, "ppo_policy", held, algorithm.target_kl)
     results = dict(zip(calls, together(*calls.values()), strict=True))
     metrics = work.metrics()
     for role, result in results.items():

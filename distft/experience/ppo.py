@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from distft.batches import Difference
 from distft.config.recipe import Recipe
 from distft.experience.passes import Samples, forward_pass, generate_pass
 from distft.groups.handles import Call, DataRef, Group, Result, together
@@ -30,8 +31,8 @@ class Experience:
     metrics: dict[str, float]
     score_state: dict[str, float]
     next_kl_coef: float
-    reference_difference: float
-    trainer_difference: float
+    reference_difference: Difference
+    trainer_difference: Difference
 
 
 @dataclass(frozen=True)
@@ -117,20 +118,26 @@ def build_experience(
         metrics=report["metrics"] | function_metrics,
         score_state=report["score_state"],
         next_kl_coef=report["next_kl_coef"],
-        reference_difference=report["reference_difference_max"],
-        trainer_difference=report["trainer_difference_max"],
+        reference_difference=report["reference_difference"],
+        trainer_difference=report["trainer_difference"],
     )
 
 
 def score_call(groups: PpoGroups, recipe: Recipe, rollout: Samples, split: str, start: int) -> Call:
-    """The reward model's pass: over the policy's own tokens where the tokenizers are equal, else over its own."""
+    """The reward model's pass: over the policy's own tokens where the tokenizers are equal, else over its own.
+
+    How long a text is in another tokenizer's tokens shows in its iteration only. Where one sample alone is above
+    ``train.max_tokens_per_rank``, this pass has micro-batches of its length: it has no gradients and no logits to
+    hold, and a score of a text without its end would be of another text.
+    """
     assert groups.reward is not None
-    repeats = recipe.rollout.samples_per_prompt
+    repeats, cap = recipe.rollout.samples_per_prompt, recipe.train.max_tokens_per_rank
     read = groups.data.call("reward_inputs", split, start, repeats, data=rollout.data).result()
     samples = rollout
     if read.report is not None:
         samples = Samples((_data(read),), tuple(read.report["lengths"]), rollout.units)
-    return forward_pass(groups.reward, samples, "score", recipe.train.max_tokens_per_rank, reads="last")
+        cap = max(cap, *samples.lengths)
+    return forward_pass(groups.reward, samples, "score", cap, reads="last")
 
 
 def function_scores(

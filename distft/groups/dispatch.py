@@ -63,7 +63,7 @@ VERBS: Mapping[str, Verb] = {
     "function_scores": Verb(deadline="long", on_device=False),
     "build_ppo": Verb(on_device=False),
     "score_summary": Verb(on_device=False),
-    "largest_difference": Verb(on_device=False),
+    "logprob_difference": Verb(on_device=False),
 }
 
 

@@ -20,14 +20,15 @@ from typing import Any
 
 import numpy as np
 
-from distft.batches import Batch, Ragged
+from distft.batches import Batch, Difference, Ragged
 from distft.common.errors import UserError
 from distft.common.logging import stage
 from distft.config.recipe import Recipe
-from distft.data.bad_rows import BadRows
+from distft.data.bad_rows import BadRow, BadRows
 from distft.data.dataset import Preparing, prepare_datasets
-from distft.data.encode import Encoder
-from distft.data.formats import Message, prompt_of
+from distft.data.decode import answer_text, response_text
+from distft.data.encode import Encoded, Encoder
+from distft.data.formats import Content, prompt_of
 from distft.data.known_tokens import require_known
 from distft.data.sampler import proportional_sample, take
 from distft.data.sources import corpus_texts, hub_notes
@@ -127,22 +128,24 @@ class DataWorker:
         return _described(batch), batch
 
     def prompts(self, split: str, start: int, count: int, samples_per_prompt: int) -> tuple[dict[str, Any], Batch]:
-        """``count`` prompts from position ``start``, each ``samples_per_prompt`` times; a prompt is a unit."""
+        """``count`` prompts from position ``start``, each ``samples_per_prompt`` times.
+
+        A sample is its own unit: nothing in PPO needs the samples of a prompt in one micro-batch or optimizer step.
+        """
         prompts = self._split(split).prompts(self._units(split, start, count))
         repeated = prompts.take(np.repeat(np.arange(len(prompts)), samples_per_prompt))
-        batch = repeated.with_columns(
-            sample=np.arange(len(repeated), dtype=np.int64),
-            unit=np.repeat(np.arange(len(prompts), dtype=np.int64), samples_per_prompt),
-        )
+        numbers = np.arange(len(repeated), dtype=np.int64)
+        batch = repeated.with_columns(sample=numbers, unit=numbers)
         return _described(batch), batch
 
     def texts(self, limit: int, *, batch: Batch) -> tuple[list[dict[str, Any]], None]:
         """The first ``limit`` samples as prompt, completion and score: for people to read."""
         rows = []
         for index in range(min(limit, len(batch))):
+            prompt, response = (batch.ragged(name)[index] for name in ("prompt_ids", "response_ids"))
             row: dict[str, Any] = {
-                "prompt": self._tokenizer.decode(batch.ragged("prompt_ids")[index]),
-                "completion": self._tokenizer.decode(batch.ragged("response_ids")[index], skip_special_tokens=True),
+                "prompt": self._tokenizer.decode(prompt),
+                "completion": response_text(self._tokenizer, prompt, response, ended=bool(batch.dense("ended")[index])),
             }
             if "score" in batch:
                 row["score"] = float(batch.dense("score")[index])
@@ -157,7 +160,8 @@ class DataWorker:
         """The rollout as the reward model saw texts when it was trained; None where it is so already.
 
         Where its tokenizer is not proven to be the policy's, the *text* is read anew: decoded, put through the reward
-        model's template. Else only the ends are looked at: see ``as_trained``.
+        model's template; one that was cut at the limit has no end in these tokens either. Else only the ends are looked
+        at: see ``as_trained``.
         """
         if self._same_tokenizer:
             plain, chat = plain_end(self._tokenizer), turn_end(self._tokenizer)
@@ -169,13 +173,11 @@ class DataWorker:
             ]
             ended = as_trained(batch, ends, special_tokens(self._tokenizer))
             return (None, None) if ended is None else (_described(ended), ended)
-        encoder = Encoder(self._reward_tokenizer, "reward")
+        encoder, where = Encoder(self._reward_tokenizer, "reward"), f"sample of position {start}"
         encoded = []
-        for prompt, completion in zip(
-            *self._prompts_and_completions(split, start, samples_per_prompt, batch), strict=True
-        ):
-            answer: Any = completion if isinstance(prompt, str) else (Message("assistant", completion),)
-            encoded.append(encoder.answer(prompt, answer, f"sample of position {start}"))
+        prompts, completions = self._prompts_and_completions(split, start, samples_per_prompt, batch)
+        for prompt, completion, is_whole in zip(prompts, completions, batch.dense("ended"), strict=True):
+            encoded.append(_read(encoder, prompt, completion, where, ended=bool(is_whole)))
         read = Batch(
             {
                 "sample": batch.dense("sample"),
@@ -227,12 +229,13 @@ class DataWorker:
             "ended": float(batch.dense("ended").mean()),
         }, None
 
-    def largest_difference(self, one: str, other: str, *, batch: Batch) -> tuple[float, None]:
-        """The largest difference between two token columns over the trained tokens: a step-0 invariant's figure."""
-        difference = np.abs(batch.ragged(one).values - batch.ragged(other).values)
+    def logprob_difference(self, one: str, other: str, *, batch: Batch) -> tuple[Difference, None]:
+        """How far two token columns are apart over the trained tokens: a step-0 invariant's figures."""
+        columns = [batch.ragged(name).values for name in (one, other)]
         if "response_mask" in batch:
-            difference = difference[batch.ragged("response_mask").values.astype(bool)]
-        return float(difference.max(initial=0.0)), None
+            trained = batch.ragged("response_mask").values.astype(bool)
+            columns = [column[trained] for column in columns]
+        return Difference.of(*columns), None
 
     # ---- inside
 
@@ -253,8 +256,12 @@ class DataWorker:
     ) -> tuple[list[Any], list[str]]:
         examples = self._split(split).rows(self._units(split, start, len(batch) // samples_per_prompt))
         prompts = [prompt_of(example) for example in examples for _ in range(samples_per_prompt)]
-        responses = batch.ragged("response_ids")
-        completions = [self._tokenizer.decode(responses[i], skip_special_tokens=True) for i in range(len(batch))]
+        prompt_ids, response_ids = batch.ragged("prompt_ids"), batch.ragged("response_ids")
+        tokenizer, where = self._tokenizer, f"sample of position {start}"
+        completions = [
+            answer_text(tokenizer, prompt, prompt_ids[row], response_ids[row], ended=bool(ended), where=where)
+            for row, (prompt, ended) in enumerate(zip(prompts, batch.dense("ended"), strict=True))
+        ]
         return prompts, completions
 
     def _extra_columns(self, split: str, start: int, samples_per_prompt: int, count: int) -> dict[str, list[Any]]:
@@ -310,6 +317,14 @@ class DataWorker:
         draft = Path(f"{start.path}.draft-{os.getpid()}")
         create_model(start.init, tokenizer, draft, seed=start.seed, weights=weights)
         draft.rename(start.path)
+
+
+def _read(encoder: Encoder, prompt: Content, completion: str, where: str, *, ended: bool) -> Encoded:
+    """A sample in a reward model's tokens. An answer that its template refuses follows the prompt as it is."""
+    try:
+        return encoder.answer(prompt, completion, where) if ended else encoder.cut_answer(prompt, completion, where)
+    except BadRow:
+        return encoder.cut_answer(prompt, completion, where)
 
 
 def reward_function(name: str) -> Callable[..., Any]:

@@ -4,7 +4,7 @@ mean and deviation is global by construction."""
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ from distft.algorithms.rewards import (
     score_moments,
     token_rewards,
 )
-from distft.batches import Array, Batch, Column, Ragged
+from distft.batches import Array, Batch, Column, Difference, Ragged
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,8 @@ class Padded:
 def build_ppo_columns(batch: Batch, settings: Mapping[str, Any]) -> tuple[dict[str, Any], Batch]:
     """Columns ``advantages`` and ``returns``; a report of the iteration's metrics, new score state and KL coefficient.
 
+    With an ``importance_cap`` also ``importance_weights``: min(trainer's probability / generator's, cap) of each token.
+
     ``settings``: the keys of ``algorithm`` (kind ppo), with the current ``kl_coef`` and ``score_state``.
     Order of operations as NUMERICS: scores clipped and normalised, end of response, KL penalty, GAE, whitening.
     """
@@ -87,25 +89,30 @@ def build_ppo_columns(batch: Batch, settings: Mapping[str, Any]) -> tuple[dict[s
     terms = objective_terms(raw_scores, logprobs, ref_logprobs, shape.mask, penalty)
     metrics = {name: float(value.double().mean()) for name, value in terms.items()}
     entropy = shape.rectangle(batch.ragged("entropy"))[shape.mask]
+    weights = _importance(batch, shape)[shape.mask].double()
+    to_generator = _differences(batch, shape, "sampled_logprobs")
     metrics |= {
         "val/num_eos_tokens": float(ended.sum()),
         "kl_coef": float(settings["kl_coef"]),
         "objective/scores_std": float(raw_scores.double().std(unbiased=False)),
         "objective/token_entropy": float(entropy.double().mean()),
-        **_difference_to_generator(batch, shape),
+        **{f"rollout/trainer_logprob_difference_{name}": value for name, value in asdict(to_generator).items()},
+        "rollout/importance_ess": float(weights.sum() ** 2 / (len(weights) * weights.square().sum())),
     }
     report = {
         "metrics": metrics,
         "score_state": score_state,
         "next_kl_coef": _next_kl_coef(settings, metrics["objective/kl"], len(batch)),
-        "trainer_difference_max": metrics["rollout/trainer_logprob_difference_max"],
-        "reference_difference_max": float((logprobs - ref_logprobs)[shape.mask].abs().max()),
+        "trainer_difference": to_generator,
+        "reference_difference": _differences(batch, shape, "ref_logprobs"),
     }
     columns: dict[str, Column] = {
         "sample": batch.dense("sample"),
         "advantages": shape.ragged(advantages),
         "returns": shape.ragged(returns),
     }
+    if settings["importance_cap"] is not None:
+        columns["importance_weights"] = shape.ragged(_importance(batch, shape).clamp(max=settings["importance_cap"]))
     return report, Batch(columns)
 
 
@@ -126,17 +133,12 @@ def _next_kl_coef(settings: Mapping[str, Any], kl_per_sequence: float, num_sampl
     return adapted_kl_coef(kl_coef, kl_per_sequence, target=target, horizon=horizon, num_samples=num_samples)
 
 
-def _difference_to_generator(batch: Batch, shape: Padded) -> dict[str, float]:
-    """How far the generator's log-probs are from the trainer's, and the effective sample size of the weights.
+def _differences(batch: Batch, shape: Padded, other: str) -> Difference:
+    """How far ``other`` is from the trainer's log-probs over the policy's own tokens."""
+    trainer, others = (shape.rectangle(batch.ragged(name))[shape.mask].numpy() for name in ("old_logprobs", other))
+    return Difference.of(trainer, others)
 
-    ESS = (sum w)^2 / (n sum w^2) with w = exp(trainer - generator) a token; 1 where both agree.
-    """
-    trainer = shape.rectangle(batch.ragged("old_logprobs"))[shape.mask].double()
-    generator = shape.rectangle(batch.ragged("sampled_logprobs"))[shape.mask].double()
-    difference = (trainer - generator).abs()
-    weights = (trainer - generator).exp()
-    return {
-        "rollout/trainer_logprob_difference_mean": float(difference.mean()),
-        "rollout/trainer_logprob_difference_max": float(difference.max()),
-        "rollout/importance_ess": float(weights.sum() ** 2 / (len(weights) * weights.square().sum())),
-    }
+
+def _importance(batch: Batch, shape: Padded) -> Tensor:
+    """Trainer's probability / generator's of each token, ``[B, T]``."""
+    return (shape.rectangle(batch.ragged("old_logprobs")) - shape.rectangle(batch.ragged("sampled_logprobs"))).exp()

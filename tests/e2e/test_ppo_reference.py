@@ -28,8 +28,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "k2, dual clip, one minibatch": {"kl_estimator": "k2", "dual_clip": 1.5, "minibatches": 1, "epochs": 3},
     "discounted, adaptive kl": {"gamma": 0.9, "lam": 0.7, "kl_target": 0.5, "kl_horizon": 20},
     "rewards whitened, advantages not": {"whiten_rewards": True, "whiten": False},
-    "clipped scores, missing EOS, two samples a prompt": {
-        "score_clip": 0.5, "missing_eos_penalty": 1.0, "samples_per_prompt": 2,
+    "clipped scores, missing EOS, one sample a prompt": {
+        "score_clip": 0.5, "missing_eos_penalty": 1.0, "samples_per_prompt": 1,
     },
     "a colder policy, cut responses bootstrapped": {"temperature": 0.8, "truncated": "bootstrap", "gamma": 0.95},
 }  # fmt: skip

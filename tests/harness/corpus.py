@@ -53,12 +53,13 @@ class RewardStart:
 
 @dataclass(frozen=True)
 class Starts:
-    """Folders of start models that share a tokenizer, and the rows that all of them read."""
+    """Folders of start models that share a tokenizer, but for one, and the rows that all of them read."""
 
     policy: Path
     other_policy: Path  # the policy with perturbed weights
     reward: Path
     value: Path
+    byte_reward: Path  # a token is a byte: three to four times as many
     rows: Path
 
     def reward_end(self, name: str) -> RewardStart:
@@ -87,9 +88,10 @@ def make_starts(folder: Path) -> Starts:
     rows.write_text("".join(json.dumps(pair) + "\n" for pair in PAIRS))
     reward = save_llama(folder / "reward", tokenizer, scalar_head=True, seed=2)
     value = save_llama(folder / "value", tokenizer, scalar_head=True, seed=3)
-    for scalar in (reward, value):
+    byte_reward = save_llama(folder / "byte-reward", train_tokenizer((), 260), scalar_head=True, seed=4)
+    for scalar in (reward, value, byte_reward):
         _make_decided(AutoModelForSequenceClassification, scalar)
-    return Starts(policy, other, reward, value, rows)
+    return Starts(policy, other, reward, value, byte_reward, rows)
 
 
 def _make_reward_end(start: RewardStart, family: str | None, pad: str) -> None:

@@ -15,7 +15,15 @@ from tests.harness.jobs import Broken, Job, LossesJob, Outcome, TrainJob
 from tests.harness.layouts import run_ray, run_spmd
 from tests.harness.loss_cases import FEW_CASES, Case
 from tests.harness.loss_layouts import Results
-from tests.harness.recipes import dpo_recipe, ppo_recipe, reward_end_recipe, supervised_recipe, with_ranks, write_recipe
+from tests.harness.recipes import (
+    dpo_recipe,
+    ppo_choices,
+    ppo_recipe,
+    reward_end_recipe,
+    supervised_recipe,
+    with_ranks,
+    write_recipe,
+)
 
 
 @dataclass
@@ -96,7 +104,8 @@ class Layouts:
 
 FEW_ENDS = ("plain", "qwen")  # of the ends of a reward model's rows: those of the default tests
 BROKEN: dict[str, Broken] = {
-    "ppo-stale": "stale generator",
+    "ppo-stale": "stale layer",
+    "ppo-stale-later": "stale generator",
     "dpo-corrupted": "other reference weights",
     "ppo-corrupted": "other reference weights",
 }
@@ -113,6 +122,8 @@ def recipes_alone(starts: Starts) -> dict[str, dict[str, Any]]:
         "trl-reward": supervised_recipe(starts, {"kind": "reward"}, role="reward", path=starts.reward),
         **{f"trl-reward-{name}": reward_end_recipe(starts, name) for name in FEW_ENDS},
         "ppo-stale": ppo_recipe(starts),
+        "ppo-stale-later": ppo_recipe(starts),
+        "ppo-choices": ppo_choices(starts),
     }
     for kind, made in (("dpo", dpo_recipe(starts)), ("ppo", ppo_recipe(starts))):
         recipes[f"{kind}-corrupted"] = made

@@ -58,7 +58,7 @@ def plain_dpo(starts: Starts, recipe: Mapping[str, Any]) -> PlainDpo:
     policy, reference = (causal(starts.policy) for _ in range(2))
     optimizer = torch.optim.AdamW(policy.parameters(), lr=RATE, weight_decay=0.0)
     metrics = []
-    for units in _units(recipe):
+    for units in units_of(recipe):
         pairs = [(_row(tokenizer, unit, "chosen"), _row(tokenizer, unit, "rejected")) for unit in units]
         metrics.append(dpo_step(policy, reference, optimizer, pairs, 1.0).metrics)
     return PlainDpo(metrics, weights_of(policy))
@@ -73,16 +73,15 @@ def plain_ppo(starts: Starts, recipe: Mapping[str, Any]) -> PlainPpo:
     epochs, number = keys.pop("epochs"), keys.pop("minibatches")
     del keys["kind"]
     repeats, seed = recipe["rollout"]["samples_per_prompt"], recipe["seed"]
-    units = _units(recipe)
+    units = units_of(recipe)
     prompts = [[tokenizer(PAIRS[unit]["prompt"])["input_ids"] for unit in row for _ in range(repeats)] for row in units]
-    unit_of = [unit for unit in range(len(units[0])) for _ in range(repeats)]
     draws = [
         torch.tensor([uniforms(seed, iteration, sample, NEW_TOKENS).tolist() for sample in range(len(row))],
                      dtype=torch.float64)
         for iteration, row in enumerate(prompts, 1)
     ]  # fmt: skip
     passes = [
-        [minibatches(unit_of, number, seed, iteration * epochs + epoch) for epoch in range(epochs)]
+        [minibatches(range(len(prompts[0])), number, seed, iteration * epochs + epoch) for epoch in range(epochs)]
         for iteration in range(len(units))
     ]
     settings = ppo.Settings(
@@ -114,7 +113,7 @@ def weights_of(model: torch.nn.Module) -> Weights:
     return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
 
 
-def _units(recipe: Mapping[str, Any]) -> list[list[int]]:
+def units_of(recipe: Mapping[str, Any]) -> list[list[int]]:
     """The units of each step."""
     train = recipe["train"]
     batch, shuffle = train["global_batch_size"], recipe["data"].get("shuffle", True)
@@ -142,5 +141,6 @@ def _explained_variance(iteration: ppo.Iteration, steps: list[list[int]]) -> flo
     for numbers in steps:
         returns = torch.cat([iteration.samples[number].returns for number in numbers]).double()
         values = torch.cat([iteration.samples[number].values for number in numbers]).double()
-        found.append(float(1 - (returns - values).var(unbiased=False) / returns.var(unbiased=False)))
+        spread = float(returns.var(unbiased=False))  # of a single token there is none to explain
+        found.append(1 - float((returns - values).var(unbiased=False)) / spread if spread else 0.0)
     return sum(found) / len(found)

@@ -1,4 +1,4 @@
-"""What a run does inside, written down while it runs, and two ways of breaking it."""
+"""What a run does inside, written down while it runs, and three ways of breaking it."""
 
 from __future__ import annotations
 
@@ -10,12 +10,16 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import torch
+
 from distft.batches import Batch, by_sample
 from distft.controller import ppo as ppo_loop
 from distft.groups.handles import Result
+from distft.workers import model_worker
 
 Tokens = list[list[int]]
 ROLL_OUT = "roll_out"  # as the loop knows it
+COPY_WEIGHTS = "copy_weights"  # as the worker knows it
 
 
 @contextmanager
@@ -44,6 +48,21 @@ def tokens_of(result: Result) -> Tokens:
 def stale_generator() -> Iterator[None]:
     """No weights reach the generator after the first sync."""
     with patch.object(ppo_loop, "sync_weights", lambda *_: None):
+        yield
+
+
+@contextmanager
+def stale_layer() -> Iterator[None]:
+    """One tensor of the generator is not what the trainer has, from the first sync on."""
+    original: Any = getattr(model_worker, COPY_WEIGHTS)
+
+    def copied(tensors: Any, targets: Any) -> int:
+        count = original(tensors, targets)
+        with torch.no_grad():
+            targets[sorted(targets)[-2]].mul_(0.5)
+        return int(count)
+
+    with patch.object(model_worker, COPY_WEIGHTS, copied):
         yield
 
 

@@ -20,7 +20,7 @@ from distft.engine import process_group
 from tests.harness import spmd
 from tests.harness.jobs import LossesJob, TrainJob, read_jobs
 from tests.harness.loss_layouts import measure_losses
-from tests.harness.probes import keep_outcome, other_reference_weights, rollouts_recorded, stale_generator
+from tests.harness.probes import keep_outcome, other_reference_weights, rollouts_recorded, stale_generator, stale_layer
 
 
 def main(jobs: Path) -> None:
@@ -49,6 +49,8 @@ def run(job: TrainJob, rank: int, num_ranks: int, store: tuple[str, int]) -> Non
         rollouts = stack.enter_context(rollouts_recorded())
         if job.broken == "stale generator":
             stack.enter_context(stale_generator())
+        if job.broken == "stale layer":
+            stack.enter_context(stale_layer())
         if job.broken == "other reference weights":
             stack.enter_context(other_reference_weights(spmd, job.other_weights))
         session = spmd.build_session(recipe, folder, rank=rank, num_ranks=num_ranks, store=store)

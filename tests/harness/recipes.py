@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from tests.harness.corpus import Starts
 
 RATE = 1e-3
 VALUE_RATE = 2e-3
-PPO_PROMPTS = 5  # an odd number, fewer than two a rank on four ranks
+# Six samples: fewer than two a rank on four ranks. The three of a prompt are above the cap of a micro-batch.
+PPO_PROMPTS, PPO_SAMPLES = 2, 3
 NEW_TOKENS = 10
 PPO: dict[str, Any] = {"epochs": 2, "minibatches": 2, "kl_coef": 0.1}
 ENGINE = {"zero_stage": 3, "persistence_threshold": 0}
@@ -61,9 +63,9 @@ def adapted(made: Mapping[str, Any], *, four_bits: bool = False) -> dict[str, An
 
 
 def ppo_recipe(
-    starts: Starts, *, cap: int = 150, samples_per_prompt: int = 1, temperature: float = 1.0, **algorithm: Any
+    starts: Starts, *, cap: int = 60, samples_per_prompt: int = PPO_SAMPLES, temperature: float = 1.0, **algorithm: Any
 ) -> dict[str, Any]:
-    """Two iterations; the value model has a start and a learning rate of its own."""
+    """Two iterations; the value model has a start and a learning rate of its own. ``cap``: two samples at most."""
     models = {role: model(getattr(starts, role)) for role in ("policy", "reward", "value")}
     models["value"]["optimizer"] = {"learning_rate": VALUE_RATE}
     made = recipe({"kind": "ppo", **PPO, **algorithm}, models, starts, steps=2, batch=PPO_PROMPTS, cap=cap)
@@ -74,6 +76,17 @@ def ppo_recipe(
         "samples_per_prompt": samples_per_prompt,
         "max_batch_per_rank": 3,
     }
+    return made
+
+
+def ppo_choices(starts: Starts) -> dict[str, Any]:
+    """A reward model with another tokenizer, whose texts are above the cap in its tokens; the policy held in the first
+    iteration, beside all that must not move then; tokens weighed by trainer / generator."""
+    made = ppo_recipe(
+        replace(starts, reward=starts.byte_reward),
+        value_warmup_steps=1, kl_target=0.5, kl_horizon=20, importance_cap=2.0,
+    )  # fmt: skip
+    made["optimizer"]["warmup_steps"] = PPO["epochs"] * PPO["minibatches"]
     return made
 
 

@@ -10,7 +10,6 @@ from distft.data.decode import answer_text, response_text
 from distft.data.encode import Encoder
 from distft.data.formats import Content, Message
 
-
 TAGS = (
     "{% for m in messages %}{% if m['role'] == 'user' %}[INST] {{ m['content'] }} [/INST]"
     "{% else %} {{ m['content'] }}</s>{% endif %}{% endfor %}"

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from transformers import LlamaConfig
 
-from distft.batches import Batch, Ragged
+from distft.batches import Batch, Difference, Ragged
 from distft.common.errors import UserError
 from distft.config.load import load_recipe
 from distft.data.encode import Encoder
@@ -69,9 +69,11 @@ def make(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Calla
 
 
 def responses(worker: DataWorker, texts: list[str]) -> Batch:
+    """Responses that were cut at the limit, or ended by the token that their text ends with."""
     prompts = worker.prompts("train", 0, len(texts), 1)[1]
     ids = [worker._tokenizer(text)["input_ids"] for text in texts]
-    return prompts.with_columns(response_ids=Ragged.of(ids, np.int32), ended=np.ones(len(texts), np.uint8))
+    ended = np.array([text.endswith("|>") for text in texts], np.uint8)
+    return prompts.with_columns(response_ids=Ragged.of(ids, np.int32), ended=ended)
 
 
 def test_positions_give_the_same_rows_however_they_are_taken(make: Callable[..., DataWorker]) -> None:
@@ -101,8 +103,9 @@ def test_a_judging_list_is_sampled_over_its_sources(make: Callable[..., DataWork
 def test_prompts_are_repeated_and_numbered(make: Callable[..., DataWorker]) -> None:
     report, batch = make().prompts("train", 3, 2, 3)
     assert batch.dense("sample").tolist() == [0, 1, 2, 3, 4, 5]
-    assert batch.dense("unit").tolist() == report["units"] == [0, 0, 0, 1, 1, 1]
+    assert batch.dense("unit").tolist() == report["units"] == [0, 1, 2, 3, 4, 5]  # nothing keeps a prompt's together
     assert report["lengths"][0] == report["lengths"][2] == len(batch.ragged("prompt_ids")[1])
+    assert report["lengths"][3] == len(batch.ragged("prompt_ids")[5])
 
 
 def test_sizes_are_reported(make: Callable[..., DataWorker]) -> None:
@@ -178,14 +181,15 @@ def test_a_reward_model_with_another_tokenizer_reads_the_text(make: Callable[...
     init = INIT.replace("}", ", tokenizer: {train_on: [{path: other.jsonl}]}}")
     worker = make(f"models.reward.init={init}")
     assert not worker.report["same_reward_tokenizer"]  # type: ignore[attr-defined]
-    rollout = responses(worker, ["four", "no idea"])
+    rollout = responses(worker, [" four<|end|>", "no idea<|end|>", " and so"])
     report, read = worker.reward_inputs("train", 0, 1, batch=rollout)
     assert read is not None
     assert report is not None
-    for row, text in enumerate(["four", "no idea"]):
+    for row, text in enumerate([" four", "no idea", " and so"]):
         ids = [*read.ragged("prompt_ids")[row], *read.ragged("response_ids")[row]]
         question = worker._tokenizer.decode(rollout.ragged("prompt_ids")[row])
-        assert worker._reward_tokenizer.decode(ids, skip_special_tokens=True) == question + text
+        end = worker._reward_tokenizer.eos_token * (row < 2)  # what was cut at the limit has no end here either
+        assert worker._reward_tokenizer.decode(ids) == question + text + end
         assert report["lengths"][row] == len(ids)
 
 
@@ -202,7 +206,7 @@ def test_a_reward_model_of_the_same_tokenizer_reads_to_where_its_training_rows_e
     (folder / "chats.jsonl").write_text("\n".join(map(json.dumps, chats)))
     paths = [f"models.{role}={{path: {folder / 'chatml'}}}" for role in ("policy", "reward")]
     worker = make(*paths, "data.train=[{path: chats.jsonl}]")
-    rollout = responses(worker, ["four<|im_end|>", "five"]).with_columns(ended=np.array([1, 0], np.uint8))
+    rollout = responses(worker, ["four<|im_end|>", "five"])
     report, read = worker.reward_inputs("train", 0, 1, batch=rollout)
     assert read is not None
     assert report is not None
@@ -215,7 +219,7 @@ def test_a_reward_model_of_the_same_tokenizer_reads_to_where_its_training_rows_e
     assert report["lengths"][0] == len(trained)
 
 
-def test_the_largest_difference_looks_at_trained_tokens_only(make: Callable[..., DataWorker]) -> None:
+def test_the_difference_looks_at_trained_tokens_only(make: Callable[..., DataWorker]) -> None:
     batch = Batch(
         {
             "sample": np.arange(1),
@@ -224,7 +228,7 @@ def test_the_largest_difference_looks_at_trained_tokens_only(make: Callable[...,
             "response_mask": Ragged.of([[1, 0]], np.uint8),
         }
     )
-    assert make().largest_difference("one", "other", batch=batch)[0] == pytest.approx(0.5)
+    assert make().logprob_difference("one", "other", batch=batch)[0] == Difference(0.5, 0.5, 0.5)
 
 
 @pytest.mark.parametrize(("recipe", "role"), [("sft-tiny", "policy"), ("reward-tiny", "reward")])

@@ -57,7 +57,9 @@ def test_metrics_are_means_over_sequences() -> None:
     assert metrics["val/num_eos_tokens"] == 1
     assert metrics["rollout/trainer_logprob_difference_max"] == pytest.approx(0.25)
     assert metrics["rollout/trainer_logprob_difference_mean"] == pytest.approx(0.25 / 3)
-    assert report["reference_difference_max"] == pytest.approx(0.5)
+    assert metrics["rollout/trainer_logprob_difference_q999"] == pytest.approx(0.25, rel=0.01)
+    assert report["trainer_difference"].max == pytest.approx(0.25)
+    assert report["reference_difference"].mean == pytest.approx(1 / 3)
 
 
 def test_missing_eos_is_paid_for_by_the_cut_response_alone() -> None:
@@ -100,3 +102,13 @@ def test_running_normalisation_goes_on_from_its_state() -> None:
     assert first["score_state"]["count"] == 2
     second, _ = build_ppo_columns(rollout(), settings(score_normalize=True, score_state=first["score_state"]))
     assert second["score_state"]["count"] == 4
+
+
+def test_importance_weights_are_the_ratio_to_the_generator_up_to_the_cap() -> None:
+    """Trainer - generator: 0, 0.25 and 0 nats."""
+    _, plain = build_ppo_columns(rollout(), settings())
+    assert "importance_weights" not in plain
+    for cap in (2.0, 1.1):
+        _, built = build_ppo_columns(rollout(), settings(importance_cap=cap))
+        expected = [1.0, min(np.exp(0.25), cap), 1.0]
+        np.testing.assert_allclose(built.ragged("importance_weights").values, expected, rtol=1e-6)
