@@ -7,22 +7,12 @@ import json
 from dataclasses import fields
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 from distft.common.errors import UserError
-from distft.data.formats import (
-    CompletionExample,
-    DialogueExample,
-    Example,
-    Message,
-    PreferenceExample,
-    PromptExample,
-    TextExample,
-)
+from distft.data.formats import Example, Message
 
-_KINDS: Final[dict[str, Any]] = {
-    kind.__name__: kind for kind in (TextExample, DialogueExample, CompletionExample, PreferenceExample, PromptExample)
-}
+_KINDS: Final[dict[str, Any]] = {kind.__name__: kind for kind in get_args(Example)}
 # Values of a parquet or hub column that JSON has no form for. The name of the form stands in place of a key.
 _FORM: Final = "__distft__"
 

@@ -20,7 +20,7 @@ def leaked(source: StoredRows, rows: Rows, judges: Sequence[tuple[StoredRows, Ro
     The numbers find what may be held; the rows they find are then read and compared turn for turn.
     """
     traced = source.traced()
-    of_judges = [(judge, judge.traced(), judged) for judge, judged in judges]
+    of_judges = [(judge, traced if judge is source else judge.traced(), judged) for judge, judged in judges]
     leaks = traced.asks_any(np.concatenate([found.questions(judged) for _, found, judged in of_judges]))[rows]
     answers = np.concatenate([found.own_answers(judged)[0] for _, found, judged in of_judges])
     suspects = np.flatnonzero(traced.answers_any(answers)[rows] & ~leaks)
