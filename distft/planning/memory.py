@@ -191,7 +191,7 @@ def activation_items(sizes: ModelSizes, compute: Compute, work: Work) -> list[It
     the matrices. With checkpointing, each layer's input and one layer's share. Frozen: one layer's share.
     Adapters keep what A makes, and with dropout its input and where it is zero; four bits are unpacked into a whole
     matrix, one at a time. Log-probabilities: logits at the tokens read, in the model's dtype, with their gradient
-    when trained, and a float32 chunk of them.
+    when trained, and a float32 chunk of them. A scalar head reads its input in float32.
     """
     layer = work.tokens * _per_token(sizes, compute, work.length)
     if not compute.trained:
@@ -203,7 +203,8 @@ def activation_items(sizes: ModelSizes, compute: Compute, work: Work) -> list[It
     when: When = "training" if compute.trained else "forward"
     items = [Item("activations", kept, when), *_unpacked(sizes, compute, when)]
     if work.scalar:
-        return items
+        head = 4 * work.read * sizes.hidden
+        return [*items, Item("float32 input of the head", head * (2 if compute.trained else 1), when)]
     logits = work.read * sizes.vocab * compute.size
     items.append(Item("logits", logits * (2 if compute.trained else 1), when))
     chunk = min(work.read * sizes.vocab, CHUNK_GPU if compute.gpu else CHUNK_CPU)

@@ -13,7 +13,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -91,7 +91,11 @@ class DataWorker:
         return {
             "num_units": {name: dataset.num_units if dataset else 0 for name, dataset in sets.items()},
             "statistics": {name: str(found) for name, found in statistics.items()},
-            "warnings": [*hub_notes(self._recipe.data, self._recipe.algorithm.kind), *warnings],
+            "warnings": [
+                *hub_notes(self._recipe.data, self._recipe.algorithm.kind),
+                *warnings,
+                *self._without_an_end(),
+            ],
             "same_reward_tokenizer": self._same_tokenizer,
             "same_value_tokenizer": self._same_value_tokenizer(),
         }, None
@@ -277,6 +281,16 @@ class DataWorker:
         reward = self._recipe.models.reward
         model = batch.dense("score") * (reward.weight if reward else 1.0) if "score" in batch else 0.0
         return batch.with_columns(score=(batch.dense("function_score") + model).astype(np.float32))
+
+    def _without_an_end(self) -> Iterator[str]:
+        """A warning where conversations are trained on whose template ends none."""
+        end = turn_end(self._tokenizer)
+        if end is None or not end.appended or self._recipe.algorithm.kind == "ppo":
+            return
+        if not isinstance(prompt_of(self._datasets.train.rows([0])[0]), str):
+            what = "the chat template ends a turn with no token of its own"
+            eos = self._tokenizer.eos_token
+            yield f"{what}: {eos} is put behind each conversation" if end.ids else f"{what}: no model learns to stop"
 
     def _require_known(self, datasets: Sequence[TokenizedDataset], start: Start) -> None:
         rows = embedding_rows(start.path, trust_remote_code=start.trust_remote_code)

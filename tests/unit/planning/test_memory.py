@@ -145,7 +145,8 @@ def test_logits_exist_where_they_are_read_and_never_whole_in_float32() -> None:
     assert named(items, "logits") == 2 * 1000 * SIZES.vocab * 2
     assert named(items, "float32 logits chunk") == 2 * 4 * 2**25 < 4 * 1000 * SIZES.vocab
     scalar = activation_items(SIZES, compute(), Work(tokens=4096, length=512, read=1000, scalar=True))
-    assert [item.name for item in scalar] == ["activations"]
+    assert [item.name for item in scalar] == ["activations", "float32 input of the head"]
+    assert named(scalar, "float32 input of the head") == 2 * 4 * 1000 * SIZES.hidden
 
 
 def test_generation_holds_the_twin_and_its_cache() -> None:

@@ -146,6 +146,23 @@ def test_a_missing_function_names_those_that_are_there(make: Callable[..., DataW
         reward_function("no_such_module:f")
 
 
+@pytest.mark.parametrize(("template", "told"), [("glm", 1), ("qwen", 0)])
+def test_a_template_that_ends_no_turn_is_told(tmp_path: Path, template: str, told: int) -> None:
+    family_tokenizer(template, [row["prompt"] for row in ROWS]).save_pretrained(tmp_path / "model")
+    chats = [
+        {"messages": [{"role": "user", "content": row["prompt"]}, {"role": "assistant", "content": row["answer"]}]}
+        for row in ROWS
+    ]
+    (tmp_path / "chats.jsonl").write_text("\n".join(map(json.dumps, chats)))
+    recipe = load_recipe(
+        "sft-tiny",
+        [f"output_dir={tmp_path / 'run'}", f"models.policy={{path: {tmp_path / 'model'}}}", "data.eval=[]",
+         f"data.train=[{{path: {tmp_path / 'chats.jsonl'}}}]", "data.test=[]", "evaluation.every=0"],
+    )  # fmt: skip
+    warnings = DataWorker(recipe=recipe, starts=model_starts(recipe, tmp_path)).setup()[0]["warnings"]
+    assert ["<|endoftext|> is put behind each conversation" in warning for warning in warnings] == [True] * told
+
+
 def test_a_value_model_of_another_tokenizer_is_not_replaced_in_silence(
     make: Callable[..., DataWorker], folder: Path
 ) -> None:
