@@ -14,6 +14,7 @@ from distft.checkpoint.manifest import faults
 from distft.common.errors import UserError
 from distft.config.load import load_recipe
 from distft.config.roles import main_role
+from distft.launch.kept_paths import found_again
 from distft.launch.run_folder import RECIPE
 from distft.launch.starts import model_starts, role_spec
 from distft.workers.spec import RoleSpec
@@ -89,7 +90,7 @@ def _damaged(checkpoint: Path, reasons: list[str]) -> UserError:
 def _from_checkpoint(checkpoint: Path, target: Path) -> None:
     """Shards to whole tensors, in the dtype that the run trains in: what the run itself exports at its end."""
     run_dir = checkpoint.absolute().parent.parent
-    recipe = load_recipe(str(run_dir / RECIPE))
+    recipe = found_again(load_recipe(str(run_dir / RECIPE)), run_dir)
     role = main_role(recipe)
     start, spec = model_starts(recipe, run_dir)[role], role_spec(recipe, role)
 

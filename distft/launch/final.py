@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from distft.checkpoint.layout import published
+from distft.checkpoint.layout import checkpoints_folder, published
 from distft.common.errors import RunFailed
 from distft.config.roles import main_role
 from distft.controller.session import Session
@@ -25,7 +25,7 @@ def write_final(session: Session, run_dir: Path) -> None:
 
 def failed_export(error: Exception, run_dir: Path) -> RunFailed:
     """What ended the export, with the checkpoint that holds what was trained and the command that exports it."""
-    checkpoints = published(run_dir / "checkpoints")
+    checkpoints = published(checkpoints_folder(run_dir))
     remedy = "no checkpoint could be written either"
     if checkpoints:
         step, newest = checkpoints[0]

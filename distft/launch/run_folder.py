@@ -15,6 +15,8 @@ from distft.common.errors import UserError
 from distft.common.files import write_atomic
 from distft.config.load import resolved_yaml
 from distft.config.recipe import Recipe
+from distft.config.yaml_file import dump_yaml
+from distft.launch.kept_paths import anchored, same_place
 from distft.tracking.exit import read_exit
 from distft.tracking.metrics import METRICS
 
@@ -48,7 +50,7 @@ def require_same_run(recipe: Recipe, run_dir: Path) -> None:
         return
     former = {key: value for key, value in _leaves(yaml.safe_load(path.read_text())) if not _may_change(key)}
     now = essential(recipe)
-    changed = [key for key in sorted({*former, *now}) if former.get(key) != now.get(key)]
+    changed = [key for key in sorted({*former, *now}) if not same_place(key, former.get(key), now.get(key))]
     if changed:
         shown = [f"{key}: {_short(former.get(key))} there, {_short(now.get(key))} now" for key in changed[:_SHOWN]]
         more = f"; and {len(changed) - _SHOWN} more" if len(changed) > _SHOWN else ""
@@ -81,8 +83,8 @@ def is_finished(recipe: Recipe, run_dir: Path) -> bool:
 
 
 def write_recipe(recipe: Recipe, run_dir: Path) -> None:
-    """The resolved recipe, secrets hidden."""
-    write_atomic(run_dir / RECIPE, resolved_yaml(recipe))
+    """The resolved recipe, secrets hidden, local paths absolute."""
+    write_atomic(run_dir / RECIPE, dump_yaml(anchored(yaml.safe_load(resolved_yaml(recipe)))))
 
 
 def next_attempt(run_dir: Path) -> int:

@@ -112,16 +112,17 @@ CUSTOM = {"auto_map": {"AutoConfig": "mine.Mine", "AutoModelForCausalLM": "mine.
 
 
 @pytest.mark.parametrize(
-    ("breaks", "said"),
+    ("changes", "said"),
     [
-        (config(model_type="t5", architectures=["T5ForConditionalGeneration"]), "models.policy.path"),
-        (config(model_type="brand_new"), "models.policy.path"),
-        (config(**CUSTOM), "trust_remote_code"),
+        ({"model_type": "t5", "is_encoder_decoder": True}, "is an encoder-decoder"),
+        ({"model_type": "brand_new"}, "no causal language model of type brand_new"),
+        (CUSTOM, "models.policy.trust_remote_code=true"),
+        ({"model_type": "gpt2", "n_positions": 4}, "has learned 4 positions"),
     ],
-    ids=["encoder-decoder", "unknown architecture", "custom code"],
+    ids=["encoder-decoder", "unknown architecture", "custom code", "too few positions"],
 )
-def test_models_that_no_start_could_load(breaks: Callable[[Path], None], said: str, here: Path) -> None:
-    breaks(here / "model")
+def test_families_that_cannot_be_trained(changes: dict[str, Any], said: str, here: Path) -> None:
+    config(**changes)(here / "model")
     error = refused()
     assert error.exit_status == 2
     assert said in str(error)
