@@ -36,7 +36,8 @@ def exported(environment: Mapping[str, str], cluster: Cluster) -> tuple[str, ...
     """The names of the variables that a job is given of the environment in which it is submitted, in order."""
     named = {name for name, value in cluster.environment.items() if value is None and name in environment}
     kept = {name for name, value in environment.items() if _allowed(name, value, _OF_THE_SCRIPT)}
-    return tuple(sorted(name for name in named | kept if not name.startswith("SLURM_")))
+    # Slurm parts the names by commas, and hands on its own by itself.
+    return tuple(sorted(name for name in named | kept if name.isidentifier() and not name.startswith("SLURM_")))
 
 
 def withheld(environment: Mapping[str, str], cluster: Cluster) -> tuple[str, ...]:
