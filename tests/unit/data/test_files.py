@@ -42,30 +42,6 @@ def test_every_text_format_gives_the_same_rows(tmp_path: Path, name: str, conten
     assert _values(_write(tmp_path / (name + gz), content)) == ROWS
 
 
-@pytest.mark.parametrize("gz", ["", ".gz"])
-def test_parquet(tmp_path: Path, gz: str) -> None:
-    import pyarrow
-    import pyarrow.parquet
-
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(ROWS), tmp_path / "a.parquet")
-    path = _write(tmp_path / f"b.parquet{gz}", (tmp_path / "a.parquet").read_bytes())
-    assert _values(path) == ROWS
-    assert [row.where for row in read_file(path)] == [f"{path}:{number}" for number in (1, 2, 3)]
-
-
-def test_arrow_as_datasets_writes_it_and_as_a_file(tmp_path: Path) -> None:
-    import pyarrow
-    import pyarrow.ipc
-
-    table = pyarrow.Table.from_pylist(ROWS)
-    for name, writer in (("a.arrow", pyarrow.ipc.new_stream), ("b.arrow", pyarrow.ipc.new_file)):
-        with writer(str(tmp_path / name), table.schema) as out:
-            out.write_table(table)
-        assert _values(tmp_path / name) == ROWS
-    with pytest.raises(UserError, match="not an arrow file"):
-        list(read_file(_write(tmp_path / "c.arrow", b"hello")))
-
-
 def test_one_of_several_files_may_be_empty(tmp_path: Path) -> None:
     empty, full = _write(tmp_path / "a.jsonl", b""), _write(tmp_path / "b.jsonl", b'{"a": 1}\n')
     assert [row.values["a"] for row in read_files([empty, full])] == [1]
@@ -140,18 +116,6 @@ def test_bad_rows_are_handed_over_and_the_others_keep_their_order(tmp_path: Path
     table = _write(tmp_path / "a.csv", b"a,b\n1,2\n1\n\xe9,2\n3,4\n")
     assert [row.values["a"] for row in read_file(table, bad.append)] == ["1", "3"]
     assert [row.where.rpartition(":")[2] for row in bad] == ["1", "1", "3", "4"]
-
-
-def test_a_parquet_row_whose_text_is_not_utf8(tmp_path: Path) -> None:
-    import pyarrow
-    import pyarrow.parquet
-
-    texts = pyarrow.array([b"one", b"\xff", b"two"], pyarrow.binary()).view(pyarrow.string())
-    path = tmp_path / "a.parquet"
-    pyarrow.parquet.write_table(pyarrow.table({"text": texts}), path)
-    bad: list[BadRow] = []
-    assert [row.values["text"] for row in read_file(path, bad.append)] == ["one", "two"]
-    assert [row.where for row in bad] == [f"{path}:2"]
 
 
 def test_whole_characters_spelled_out_are_no_halves(tmp_path: Path) -> None:
