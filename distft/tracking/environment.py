@@ -60,7 +60,8 @@ def describe_environment() -> dict[str, Any]:
 
 
 def commit() -> dict[str, Any] | None:
-    """The commit distft runs from: of the checkout, with ``modified``, or as pip recorded it; None if unknown."""
+    """The commit distft runs from: of the checkout, with ``modified``, or as pip or the wheel's build recorded it; None
+    if unknown."""
     root = Path(__file__).resolve().parents[2]
     if (root / ".git").exists():
         number = _git(root, "rev-parse", "HEAD")
@@ -68,10 +69,19 @@ def commit() -> dict[str, Any] | None:
             return {"id": number, "modified": bool(_git(root, "status", "--porcelain", "--untracked-files=no"))}
     try:
         recorded = importlib.metadata.distribution("distft").read_text("direct_url.json")
-        number = json.loads(recorded or "{}").get("vcs_info", {}).get("commit_id")
+        number: str | None = json.loads(recorded or "{}").get("vcs_info", {}).get("commit_id")
     except (importlib.metadata.PackageNotFoundError, ValueError, OSError):
+        number = None
+    return {"id": number, "modified": False} if number else _built_from()
+
+
+def _built_from() -> dict[str, Any] | None:
+    """What the build wrote (``built_commit``)."""
+    try:
+        found = json.loads(Path(__file__).with_name("built_commit.json").read_bytes())
+    except (OSError, ValueError):
         return None
-    return {"id": number, "modified": False} if number else None
+    return found if isinstance(found, dict) else None
 
 
 def _version(package: str) -> str | None:

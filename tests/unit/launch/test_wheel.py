@@ -25,6 +25,14 @@ def test_every_package_is_listed(root: Path) -> None:
     assert set(listed) == found | {"distft.cluster_configs", "distft.slurm"}
 
 
+def committed(tree: Path) -> str:
+    """The id of a commit of everything in the tree."""
+    git = ["git", "-C", str(tree), "-c", "user.name=a", "-c", "user.email=a@b", "-c", "core.hooksPath=/dev/null"]
+    for words in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "x"]):
+        subprocess.run([*git, *words], check=True, capture_output=True)
+    return subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
+
+
 def test_a_built_wheel_has_the_cluster_files_and_the_batch_script_and_finds_them(root: Path, tmp_path: Path) -> None:
     pytest.importorskip("setuptools")
     tree, empty, site = tmp_path / "tree", tmp_path / "empty", tmp_path / "site"
@@ -37,6 +45,7 @@ def test_a_built_wheel_has_the_cluster_files_and_the_batch_script_and_finds_them
             shutil.copytree(source, tree / name, ignore=ignored)
         else:
             shutil.copy(source, tree / name)
+    commit = committed(tree)
     build = "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])"
     subprocess.run([sys.executable, "-c", build, str(empty)], cwd=tree, check=True, capture_output=True)
     (wheel,) = empty.glob("*.whl")
@@ -51,11 +60,13 @@ def test_a_built_wheel_has_the_cluster_files_and_the_batch_script_and_finds_them
         "from distft.config.load import shipped_recipes\n"
         "from distft.launch.slurm_options import batch_script\n"
         "print([load_cluster(name).name for name, _ in shipped_clusters()], len(shipped_recipes()))\n"
-        "print(batch_script())"
+        "print(batch_script())\n"
+        "from distft.tracking.environment import commit; print(commit())"
     )
     done = subprocess.run([sys.executable, "-c", ask, str(site)], cwd=empty, check=True, capture_output=True, text=True)
-    where, answer, script = done.stdout.splitlines()
+    where, answer, script, built_from = done.stdout.splitlines()
     assert where.startswith(str(site))
+    assert built_from == str({"id": commit, "modified": False})
     assert script.startswith(str(site))
     for name in ("train.sbatch", "distft.def"):
         assert Path(script).with_name(name).read_text() == (root / "slurm" / name).read_text()
