@@ -44,6 +44,21 @@ def test_plans_are_drawn(command: str, capsys: pytest.CaptureFixture[str]) -> No
         assert "memory of one rank" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("command", [one for one in COMMANDS if re.match(r"distft submit .* --dry-run", one)])
+def test_what_would_be_submitted_is_printed_anywhere(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No Slurm, no Ray, no address: as the lines stand."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_AUTH_TOKEN_PATH", "SLURM_JOB_ID"):
+        monkeypatch.delenv(name, raising=False)
+    assert main(shlex.split(command)[1:]) == 0
+    told = capsys.readouterr()
+    assert "sbatch" in told.out or "entrypoint" in told.out
+    assert told.err == ""
+    assert list(tmp_path.iterdir()) == []
+
+
 LORA = ("models.policy.peft.method=lora", "placement.reference.share=policy")
 NF4 = (*LORA, "models.policy.quantization.method=nf4")
 LARGE = "meta-llama/Meta-Llama-3-70B-Instruct"
