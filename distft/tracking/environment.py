@@ -69,10 +69,10 @@ def commit() -> dict[str, Any] | None:
             return {"id": number, "modified": bool(_git(root, "status", "--porcelain", "--untracked-files=no"))}
     try:
         recorded = importlib.metadata.distribution("distft").read_text("direct_url.json")
-        number: str | None = json.loads(recorded or "{}").get("vcs_info", {}).get("commit_id")
+        by_pip = json.loads(recorded or "{}").get("vcs_info", {}).get("commit_id")
     except (importlib.metadata.PackageNotFoundError, ValueError, OSError):
-        number = None
-    return {"id": number, "modified": False} if number else _built_from()
+        by_pip = None
+    return {"id": by_pip, "modified": False} if by_pip else _built_from()
 
 
 def _built_from() -> dict[str, Any] | None:

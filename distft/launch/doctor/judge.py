@@ -126,9 +126,9 @@ def devices(reports: Sequence[NodeReport], expected: Expected) -> Iterator[Findi
                 yield Finding("GPUs", "wrong" if state else "warning", f"GPU {index}: {what}", do, (report["name"],))
     kinds = _nodes_by_gpu(reports)
     if len(kinds) > 1:
-        found = "; ".join(f"{kind} on {named(nodes)}" for kind, nodes in sorted(kinds.items()))
+        listed = "; ".join(f"{kind} on {named(nodes)}" for kind, nodes in sorted(kinds.items()))
         do = "a sharded group runs at its slowest: constraint, gpus_typed or nodelist under `slurm` choose one model"
-        yield Finding("GPUs", "warning", f"different models: {found}", do)
+        yield Finding("GPUs", "warning", f"different models: {listed}", do)
     elif healthy:
         yield Finding("GPUs", "ok", f"{expected.gpus} a node: {', '.join(kinds)}")
 
