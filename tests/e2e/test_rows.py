@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from distft.data.store import BESIDE, ROWS
-from tests.e2e.conftest import TINY, Start, checkpoints, lines
+from tests.e2e.conftest import TINY, Start, checkpoints, lines, ppo
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -54,6 +54,14 @@ def test_an_epoch_of_six_rows_is_six_rows_and_other_rows_are_refused_when_it_goe
     assert accepted.end() == 0, accepted.output
     assert [line["epoch"] for line in steps(accepted.folder)] == [1.0, 2.0, 3.0]
     assert checkpoints(accepted.folder)[-1] == 3
+
+
+def test_the_last_prompts_of_an_epoch_are_a_smaller_iteration(sft: Path, start: Start) -> None:
+    """Two prompts, fewer than an update has minibatches."""
+    words = [word for word in ppo(sft) if not word.startswith(("train.steps", "data.train.0.limit"))]
+    verb = start(*words, "train.epochs=2", "data.train.0.limit=10", "algorithm.minibatches=4")
+    assert verb.end() == 0, verb.output
+    assert [line["epoch"] for line in steps(verb.folder)] == [0.8, 1.0, 1.8, 2.0]
 
 
 def test_killed_while_it_tokenises_and_then_two_at_once(tmp_path: Path, start: Start) -> None:
