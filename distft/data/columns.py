@@ -77,4 +77,5 @@ def _instructed(system: str, prompt: Any, values: dict[str, Any], format_name: s
 
 
 def _says_something(value: Any) -> bool:
-    return isinstance(value, str | list | dict) and bool(value)
+    """Texts and what holds them; and a yes or no, which may say that an answer is a bad one."""
+    return isinstance(value, bool) or (isinstance(value, str | list | dict) and bool(value))

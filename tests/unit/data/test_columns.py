@@ -66,6 +66,8 @@ def test_what_is_read_as_what_and_what_is_not_is_said() -> None:
         "`instruction` is read as `prompt`, `input` follows it",
     )
     assert column_notes(_row(prompt="Hi?", **SIDES), "preference") == ()
+    (judged,) = column_notes(_row(prompt="Hi?", completion="No", label=False), "prompt_completion")
+    assert judged.startswith("not read: `label`")
 
 
 def test_a_row_with_our_names_is_left_as_it_is() -> None:
