@@ -256,7 +256,7 @@ def test_a_sweep_trains_every_value(slurm: SlurmBed, shared_folder: Path) -> Non
     folder = new_folder(shared_folder, "swept")
     done = distft(*SMALL, "--sweep", "seed=3,4", "--array", "0-1%1", env=slurm.env, folder=folder)
     assert done.returncode == 0, done.stderr
-    runs = sorted((folder / "runs").iterdir())
+    runs = sorted((folder / "runs").glob("sft-*"))
     assert [run.name for run in runs] == ["sft-tiny-0", "sft-tiny-1"]
     slurm.wait(done.stdout.strip(), 300)
     for run, seed in zip(runs, (3, 4), strict=True):

@@ -51,7 +51,8 @@ def test_through_sbatch_and_srun(slurm: SlurmBed, shared_folder: Path, generated
         [f"--chdir={folder}", "--job-name=a\n#SBATCH --nodes=7", SCRIPT, "--python", program, "--run-dir", run, *words],
         env={"SEEN": str(folder)},
     )
-    assert slurm.wait(job, 60) == "COMPLETED", (folder / f"slurm-{job}.out").read_text()
+    # The program ends well, but it was no launcher: a job whose run never began has not ended well.
+    assert slurm.wait(job, 60) == "FAILED", (folder / f"slurm-{job}.out").read_text()
     # The name's second line is no option. (scontrol would print it as a line of its own.)
     assert slurm.run(["squeue", "--noheader", "--states=all", f"--jobs={job}", "--format=%D"]).stdout.strip() == "2"
     for node in ("n1", "n2"):
