@@ -28,6 +28,7 @@ from distft.models.dropout import switch_off
 from distft.models.padding import train_padding_too
 from distft.models.quantization import four_bits, keep_packing
 from distft.models.selected import SelectedLogits, SelectedScalars
+from distft.planning.positions import position_limit
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -63,12 +64,23 @@ def load_config(path: str, model: Model) -> Any:
 
 def embedding_rows(path: str, *, trust_remote_code: bool = False) -> int | None:
     """How many tokens the model there knows; None where its config does not say, or is not there."""
+    config = _config(path, trust_remote_code=trust_remote_code)
+    rows: int | None = None if config is None else getattr(config.get_text_config(), "vocab_size", None)
+    return rows
+
+
+def learned_positions(path: str, *, trust_remote_code: bool = False) -> int | None:
+    """The longest sequence, in tokens, that the model there has positions for; None where they have no end, or its
+    config is not there."""
+    config = _config(path, trust_remote_code=trust_remote_code)
+    return None if config is None else position_limit(config.to_dict())
+
+
+def _config(path: str, *, trust_remote_code: bool) -> Any:
     try:
-        config = AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
+        return AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
     except (OSError, ValueError):  # said when the model is loaded
         return None
-    rows: int | None = getattr(config.get_text_config(), "vocab_size", None)
-    return rows
 
 
 def load_causal(path: str, model: Model, *, dropout: bool, on_meta: bool = False) -> SelectedLogits:

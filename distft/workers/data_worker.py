@@ -20,15 +20,15 @@ from typing import Any
 
 import numpy as np
 
-from distft.batches import Batch, Difference, Ragged
+from distft.batches import Batch, Difference
 from distft.common.errors import UserError
 from distft.common.logging import stage
 from distft.config.recipe import Recipe
-from distft.data.bad_rows import BadRow, BadRows
+from distft.data.bad_rows import BadRows
 from distft.data.dataset import Preparing, prepare_datasets
 from distft.data.decode import answer_text, response_text
-from distft.data.encode import Encoded, Encoder
-from distft.data.formats import Content, prompt_of
+from distft.data.encode import Encoder
+from distft.data.formats import prompt_of
 from distft.data.known_tokens import require_known
 from distft.data.sampler import proportional_sample, take
 from distft.data.sources import corpus_texts, hub_notes
@@ -37,10 +37,10 @@ from distft.data.tokenized import TokenizedDataset
 from distft.data.tokenizer_training import tokenizers_equal, train_tokenizer
 from distft.data.turn_end import plain_end, special_tokens, turn_end
 from distft.data.vocabulary import require_policys_tokens
-from distft.models.load import embedding_rows, load_tokenizer
+from distft.models.load import embedding_rows, learned_positions, load_tokenizer
 from distft.models.start import create_model
 from distft.workers.ppo_experience import build_ppo_columns
-from distft.workers.reward_reading import as_trained
+from distft.workers.reward_reading import as_trained, read_anew, within_positions
 from distft.workers.spec import Start
 
 log = logging.getLogger(__name__)
@@ -110,6 +110,8 @@ class DataWorker:
         self._tokenizer = self._load_tokenizer(main)
         self._reward_tokenizer = self._load_tokenizer("reward") if "reward" in self._starts else self._tokenizer
         self._same_tokenizer = tokenizers_equal(self._tokenizer, self._reward_tokenizer)
+        if (reward := self._starts.get("reward")) is not None:
+            self._reward_positions = learned_positions(reward.path, trust_remote_code=reward.trust_remote_code)
         if recipe.models.reward is not None:
             self._functions = [reward_function(name) for name in recipe.models.reward.functions]
         self._datasets = yield from prepare_datasets(
@@ -163,10 +165,10 @@ class DataWorker:
     ) -> tuple[dict[str, Any] | None, Batch | None]:
         """The rollout as the reward model saw texts when it was trained; None where it is so already.
 
-        Where its tokenizer is not proven to be the policy's, the *text* is read anew: decoded, put through the reward
-        model's template; one that was cut at the limit has no end in these tokens either. Else only the ends are looked
-        at: see ``as_trained``.
+        Where its tokenizer is not proven to be the policy's, the *text* is read anew, through the reward model's
+        template: see ``read_anew``. Else only the ends are looked at: see ``as_trained``.
         """
+        read: Batch | None
         if self._same_tokenizer:
             plain, chat = plain_end(self._tokenizer), turn_end(self._tokenizer)
             examples = self._split(split).rows(self._units(split, start, len(batch) // samples_per_prompt))
@@ -175,21 +177,13 @@ class DataWorker:
                 for one in examples
                 for _ in range(samples_per_prompt)
             ]
-            ended = as_trained(batch, ends, special_tokens(self._tokenizer))
-            return (None, None) if ended is None else (_described(ended), ended)
-        encoder, where = Encoder(self._reward_tokenizer, "reward"), f"sample of position {start}"
-        encoded = []
-        prompts, completions = self._prompts_and_completions(split, start, samples_per_prompt, batch)
-        for prompt, completion, is_whole in zip(prompts, completions, batch.dense("ended"), strict=True):
-            encoded.append(_read(encoder, prompt, completion, where, ended=bool(is_whole)))
-        read = Batch(
-            {
-                "sample": batch.dense("sample"),
-                "unit": batch.dense("unit"),
-                "prompt_ids": Ragged.of([one.prompt_ids for one in encoded], np.int32),
-                "response_ids": Ragged.of([one.response_ids for one in encoded], np.int32),
-            }
-        )
+            read = as_trained(batch, ends, special_tokens(self._tokenizer))
+        else:
+            texts = self._prompts_and_completions(split, start, samples_per_prompt, batch)
+            read = read_anew(batch, *texts, Encoder(self._reward_tokenizer, "reward"), f"sample of position {start}")
+        if read is None:
+            return None, None
+        read = within_positions(read, self._reward_positions)
         return _described(read), read
 
     def function_scores(
@@ -331,14 +325,6 @@ class DataWorker:
         draft = Path(f"{start.path}.draft-{os.getpid()}")
         create_model(start.init, tokenizer, draft, seed=start.seed, weights=weights)
         draft.rename(start.path)
-
-
-def _read(encoder: Encoder, prompt: Content, completion: str, where: str, *, ended: bool) -> Encoded:
-    """A sample in a reward model's tokens. An answer that its template refuses follows the prompt as it is."""
-    try:
-        return encoder.answer(prompt, completion, where) if ended else encoder.cut_answer(prompt, completion, where)
-    except BadRow:
-        return encoder.cut_answer(prompt, completion, where)
 
 
 def reward_function(name: str) -> Callable[..., Any]:

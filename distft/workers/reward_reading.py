@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Sequence
+from typing import TypeAlias
 
 import numpy as np
 
-from distft.batches import Batch, Ragged
+from distft.batches import Array, Batch, Ragged
+from distft.data.bad_rows import BadRow
+from distft.data.encode import Encoder
+from distft.data.formats import Content
 from distft.data.turn_end import TurnEnd
+
+log = logging.getLogger(__name__)
+
+Ids: TypeAlias = Sequence[int] | Array
 
 
 def as_trained(batch: Batch, ends: Sequence[TurnEnd | None], special: Collection[int]) -> Batch | None:
@@ -27,11 +36,52 @@ def as_trained(batch: Batch, ends: Sequence[TurnEnd | None], special: Collection
         response[-1:] == found[row][-1:].tolist() for row, response in enumerate(responses)
     ):
         return None
+    return _columns(batch, [batch.ragged("prompt_ids")[row] for row in range(len(batch))], responses)
+
+
+def read_anew(
+    batch: Batch, prompts: Sequence[Content], completions: Sequence[str], encoder: Encoder, where: str
+) -> Batch:
+    """The same columns in the reward model's own tokens, from the text: through its template, as at its training.
+
+    A response that was cut at the limit has no end in these tokens either. One that the template refuses, which a
+    policy may write at any time, follows the prompt as it is.
+    """
+    encoded = []
+    for prompt, completion, ended in zip(prompts, completions, batch.dense("ended"), strict=True):
+        try:
+            read_as = encoder.answer if ended else encoder.cut_answer
+            encoded.append(read_as(prompt, completion, where))
+        except BadRow:
+            encoded.append(encoder.cut_answer(prompt, completion, where))
+    return _columns(batch, [one.prompt_ids for one in encoded], [one.response_ids for one in encoded])
+
+
+def within_positions(batch: Batch, limit: int | None) -> Batch:
+    """Samples of at most ``limit`` tokens: of longer ones the beginning is left out, for a score is read at the end.
+
+    How long a text is in another tokenizer's tokens is not known before it is there, and a table of positions ends.
+    """
+    prompts, responses = (batch.ragged(name) for name in ("prompt_ids", "response_ids"))
+    lengths = prompts.lengths + responses.lengths
+    if limit is None or lengths.max(initial=0) <= limit:
+        return batch
+    over = np.maximum(lengths - limit, 0)
+    log.warning("%d of %d samples exceed the reward model's %d positions: their beginnings are left out",
+                (over > 0).sum(), len(batch), limit)  # fmt: skip
+    return _columns(
+        batch,
+        [prompts[row][more:] for row, more in enumerate(over)],
+        [responses[row][max(0, more - len(prompts[row])) :] for row, more in enumerate(over)],
+    )
+
+
+def _columns(batch: Batch, prompts: Sequence[Ids], responses: Sequence[Ids]) -> Batch:
     return Batch(
         {
             "sample": batch.dense("sample"),
             "unit": batch.dense("unit"),
-            "prompt_ids": batch.ragged("prompt_ids"),
+            "prompt_ids": Ragged.of(prompts, np.int32),
             "response_ids": Ragged.of(responses, np.int32),
         }
     )

@@ -11,7 +11,7 @@ from distft.batches import Batch, Ragged
 from distft.data.encode import Encoder
 from distft.data.formats import Message, PromptExample
 from distft.data.turn_end import TurnEnd, special_tokens, turn_end
-from distft.workers.reward_reading import as_trained
+from distft.workers.reward_reading import as_trained, read_anew, within_positions
 from tests.harness.chat_templates import FAMILIES, family_tokenizer
 
 ASK, TELL = Message("user", "Who is there?"), Message("assistant", "A friend.")
@@ -91,3 +91,26 @@ def test_stock_templates_are_read_at_the_end_of_their_training_rows(name: str) -
     ids = read.ragged("response_ids")[0].tolist()
     assert trained[-len(ids) :] == ids
     assert read.ragged("response_ids")[1].tolist() == answer
+
+
+def test_what_a_template_refuses_is_read_as_it_is() -> None:
+    """A policy may write what no row of the reward model's training had; no iteration ends by that."""
+    tokenizer = family_tokenizer("qwen", ["Who is there? A friend."] * 9)
+    refuses = "{% if messages[-1]['content'] == 'A friend.' %}{{ raise_exception('never') }}{% endif %}"
+    encoder = Encoder(tokenizer)
+    whole = encoder.answer((ASK,), (TELL,), "x")
+    tokenizer.chat_template = refuses + tokenizer.chat_template
+    batch = rollout([3], [[4, 7], [5, 6]], [1, 0])
+    read = read_anew(batch, [(ASK,)] * 2, ["A friend.", "A"], encoder, "x")
+    assert read.ragged("prompt_ids")[0].tolist() == whole.prompt_ids
+    assert tokenizer.decode(read.ragged("response_ids")[0]) == "A friend."
+    assert tokenizer.decode(read.ragged("response_ids")[1]) == "A"
+
+
+def test_of_what_is_too_long_for_the_positions_the_end_is_read() -> None:
+    batch = rollout([1, 2, 3], [[4], [4, 5, 6], [4, 5, 6, 7, 8, 9, 10]], [1, 1, 0])
+    read = within_positions(batch, 5)
+    found = [[read.ragged(name)[row].tolist() for name in ("prompt_ids", "response_ids")] for row in range(3)]
+    assert found == [[[1, 2, 3], [4]], [[2, 3], [4, 5, 6]], [[], [6, 7, 8, 9, 10]]]
+    for enough in (10, None):
+        assert within_positions(batch, enough) is batch
