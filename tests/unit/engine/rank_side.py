@@ -218,12 +218,20 @@ def load_sharded(rank: int, world: int, setup: Setup) -> dict[str, Any]:
     with torch.no_grad():
         logits = first.forward(input_ids=ids, select=select)
         difference = (logits - plain.eval()(input_ids=ids).logits[0]).abs().max().item()
+    loaded = weights(second)
+    scores = second.forward(input_ids=ids, select=select)
+    second.backward(scores.square().mean())
+    second.step(0.1)
+    head = "model.score.weight"
     return {
         "zero3": (inside, outside),
         "fresh": fresh,
         "expected": expected,
         "causal": weights(first),
-        "scalar": weights(second),
+        "scalar": loaded,
+        "scores": scores.detach().numpy(),
+        "coarse_scores": scores.detach().bfloat16().float().numpy(),
+        "head_moved": float(np.abs(weights(second)[head] - loaded[head]).max()),
         "buffers": [(name, str(buffer.dtype), buffer.float().numpy()) for name, buffer in causal.model.named_buffers()],
         "plain_buffers": [(name, str(buffer.dtype), buffer.float().numpy()) for name, buffer in plain.named_buffers()],
         "difference": difference,

@@ -34,6 +34,9 @@ def test_shards_are_the_file(groups: dict[int, Group], request: pytest.FixtureRe
             assert kind == plain_kind, name
             assert np.array_equal(values, plain), name
         assert answer["difference"] < (1e-5 if dtype == "float32" else 1e-9)
+        assert answer["scores"].dtype == np.float32
+        assert not np.array_equal(answer["scores"], answer["coarse_scores"])  # the head's digits, not the backbone's
+        assert answer["head_moved"] > 0
 
 
 def test_fresh_heads_are_the_same_on_every_layout(groups: dict[int, Group], folder: str) -> None:
