@@ -7,7 +7,8 @@ They are injected in place: the model keeps its class and its forward pass, ``q_
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -39,11 +40,19 @@ def add_lora(model: Any, lora: Lora, *, dropout: bool, seed: int) -> None:
         target_modules=targets,
         fan_in_fan_out=any(isinstance(model.get_submodule(name), Conv1D) for name in targets),
     )
+    config.target_modules = _beside_experts(config, model, lora)
     model.requires_grad_(requires_grad=False)
     dtype = model.dtype
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        inject_adapter_in_model(config, model)
+        try:
+            inject_adapter_in_model(config, model)
+        except ValueError as error:
+            raise UserError(
+                f"PEFT puts no such adapter into {type(model).__name__}: {error}",
+                where="target_modules of the adapters",
+                hint="name other layers, or train the whole model: peft=null",
+            ) from error
     head = getattr(model, "score", None)
     for name, parameter in model.named_parameters():
         if is_adapter(name):
@@ -102,6 +111,27 @@ def _merged(layer: Any, parts: dict[str, Tensor]) -> Tensor:
     update = layer.scaling[ADAPTER] * parts["B"].float() @ parts["A"].float()
     merged: Tensor = weight.float() + (update.T if layer.fan_in_fan_out else update)
     return merged.to(weight.dtype)
+
+
+def _beside_experts(config: Any, model: Any, lora: Lora) -> set[str]:
+    """The targets that PEFT leaves what they are. Of DeepSeek, GLM and kin it takes feed-forward layers that are no
+    mixture for former names of the stacked experts, whenever such an adapter is made or read, and would adapt those.
+    Raises UserError where such layers were named.
+    """
+    from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
+
+    tried = deepcopy(config)
+    with suppress(ValueError):  # of two names that became one tensor only one is there
+        convert_peft_config_for_transformers(tried, model=model, conversions=None)
+    kept = set(config.target_modules) & set(tried.target_modules)
+    taken = {name.rpartition(".")[2] for name in set(config.target_modules) - kept}
+    if not kept or (taken and lora.target_modules != "all-linear"):
+        raise UserError(
+            f"PEFT takes {', '.join(sorted(taken))} of {type(model).__name__} for its experts, which get no adapters",
+            where="target_modules of the adapters",
+            hint="name layers of the attention, or all-linear",
+        )
+    return kept
 
 
 def _targets(model: Any, lora: Lora) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -99,10 +100,9 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
 SHOWN = ("mixtral", "deepseek_v3", "gpt_neox", "gpt2")
 
 
-def families(*others: str) -> list[Any]:
-    """All of them, those that are not ``SHOWN`` (or one of ``others``) in the slow run only."""
-    shown = {*SHOWN, *others}
-    return [name if name in shown else pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES]
+def families(*shown: str, of: Iterable[str] = FAMILIES) -> list[Any]:
+    """All families (``of`` these), those that are not ``shown`` (by default ``SHOWN``) in the slow run only."""
+    return [name if name in (shown or SHOWN) else pytest.param(name, marks=pytest.mark.slow) for name in of]
 
 
 def write_family(folder: Path, name: str, **more: Any) -> str:

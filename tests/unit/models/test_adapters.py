@@ -18,6 +18,7 @@ from distft.models.adapters import ADAPTER, add_lora, is_adapter, plain_tensors
 from distft.models.export import export_adapter, export_model
 from distft.models.load import empty_causal, empty_scalar, load_causal, load_scalar
 from tests.unit.models import tiny
+from tests.unit.models.families import write_family
 
 IDS = torch.arange(3, 15).unsqueeze(0)
 
@@ -140,3 +141,26 @@ def test_unknown_target_modules_are_named(model_folder: Callable[..., str]) -> N
     lora = Lora(target_modules=("q_proj", "v_porj"))
     with pytest.raises(UserError, match=r"LlamaForCausalLM has no linear layer v_porj[\s\S]*did you mean v_proj\?"):
         adapted(model_folder("llama"), "causal", lora)
+
+
+def test_of_a_deepseek_only_what_is_no_experts_name_is_adapted(tmp_path: Path) -> None:
+    """PEFT would take the dense layers' names for those of the stacked experts."""
+    folder = write_family(tmp_path, "deepseek_v3")
+
+    def adapted(targets: Any) -> set[str]:
+        module = load_causal(folder, Model(path=folder, dtype="float32"), dropout=False)
+        add_lora(module.model, Lora(r=2, target_modules=targets), dropout=False, seed=1)
+        return {name.split(".lora_")[0].rpartition(".")[2] for name, _ in module.named_parameters() if is_adapter(name)}
+
+    assert adapted("all-linear") == {"q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj", "o_proj"}
+    for named in (("q_a_proj", "gate_proj", "up_proj", "down_proj"), ("down_proj",), ("gate_proj",)):
+        with pytest.raises(UserError, match="PEFT"):
+            adapted(named)
+
+
+def test_what_peft_refuses_is_the_users_message(tmp_path: Path) -> None:
+    folder = write_family(tmp_path, "mamba")
+    module = load_causal(folder, Model(path=folder, dtype="float32"), dropout=False)
+    with pytest.raises(UserError, match="PEFT puts no such adapter into MambaForCausalLM: .*out_proj") as caught:
+        add_lora(module.model, Lora(), dropout=False, seed=1)
+    assert caught.value.where == "target_modules of the adapters"

@@ -7,12 +7,15 @@ from typing import Any
 
 import pytest
 import torch
+from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
+from distft.config.models import Lora
+from distft.launch.architecture_checks import STATE_SPACE
 from distft.planning.positions import changing_rope
 from tests.unit.engine.group import Group
 from tests.unit.models import tiny
-from tests.unit.models.families import families, write_family
+from tests.unit.models.families import FAMILIES, families, write_family
 from tests.unit.workers.family_side import LONGEST, NEW_TOKENS, live, rows
 
 CLOSE = 2e-4  # nats a token, float32
@@ -65,3 +68,21 @@ def test_a_familys_life(groups: dict[int, Group], tmp_path: Path, name: str) -> 
     assert updates[1] == pytest.approx(updates[0], rel=1e-4)
     one, two = afterwards
     assert all(two[sample] == pytest.approx(one[sample], abs=CLOSE * 5) for sample in one)
+
+
+ADAPTED = [name for name in FAMILIES if FAMILIES[name][0] not in STATE_SPACE]
+
+
+@pytest.mark.parametrize("name", families("deepseek_v3", of=ADAPTED))
+def test_a_familys_life_with_adapters(groups: dict[int, Group], tmp_path: Path, name: str) -> None:
+    """Merged, and by themselves as PEFT reads them."""
+    folder, out = write_family(tmp_path / "start", name), tmp_path / "out"
+    answers = groups[2].call(live, folder, str(out), Lora(r=4))
+    merged_model: Any = AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32).eval()
+    assert largest(merged_model, merged(answers, "after")) < CLOSE
+    start: Any = AutoModelForCausalLM.from_pretrained(folder)
+    by_peft: Any = PeftModel.from_pretrained(start, out / "adapter").eval()
+    assert largest(by_peft, merged(answers, "after")) < CLOSE
+    with by_peft.disable_adapter():
+        assert largest(by_peft, merged(answers, "before")) < CLOSE
+        assert largest(by_peft, merged(answers, "after")) > 5 * CLOSE
