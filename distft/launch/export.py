@@ -102,10 +102,12 @@ def _from_checkpoint(checkpoint: Path, target: Path) -> None:
     from distft.models.buffers import kept_buffers
     from distft.models.export import export_model
     from distft.models.load import empty_causal, empty_scalar, load_tokenizer
+    from distft.models.reading_back import check_saved
     from distft.models.stops import stop_tokens
 
     build = empty_causal if spec.head == "causal" else empty_scalar
     model = build(start.path, spec.model)
+    check_saved(model, start.path)
     if spec.model.peft is not None:
         whole = _merged_into_start(spec, start.path, whole, target / "adapter")
     # A tied parameter once, under its first name, as the run's own export does; buffers keep their own precision.

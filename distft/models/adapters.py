@@ -31,16 +31,17 @@ def add_lora(model: Any, lora: Lora, *, dropout: bool, seed: int) -> None:
     """
     from peft import LoraConfig, inject_adapter_in_model
 
-    targets = _targets(model, lora)
-    config = LoraConfig(
-        r=lora.r,
-        lora_alpha=lora.alpha,  # type: ignore[arg-type]
-        use_rslora=lora.rslora,
-        lora_dropout=lora.dropout if dropout else 0.0,
-        target_modules=targets,
-        fan_in_fan_out=any(isinstance(model.get_submodule(name), Conv1D) for name in targets),
-    )
-    config.target_modules = _beside_experts(config, model, lora)
+    def adapters_in(targets: list[str]) -> LoraConfig:
+        return LoraConfig(
+            r=lora.r,
+            lora_alpha=lora.alpha,  # type: ignore[arg-type]
+            use_rslora=lora.rslora,
+            lora_dropout=lora.dropout if dropout else 0.0,
+            target_modules=targets,
+            fan_in_fan_out=any(isinstance(model.get_submodule(name), Conv1D) for name in targets),
+        )
+
+    config = adapters_in(_beside_experts(adapters_in(_targets(model, lora)), model, lora))
     model.requires_grad_(requires_grad=False)
     dtype = model.dtype
     with torch.random.fork_rng(devices=[]):
@@ -113,7 +114,7 @@ def _merged(layer: Any, parts: dict[str, Tensor]) -> Tensor:
     return merged.to(weight.dtype)
 
 
-def _beside_experts(config: Any, model: Any, lora: Lora) -> set[str]:
+def _beside_experts(config: Any, model: Any, lora: Lora) -> list[str]:
     """The targets that PEFT leaves what they are. Of DeepSeek, GLM and kin it takes feed-forward layers that are no
     mixture for former names of the stacked experts, whenever such an adapter is made or read, and would adapt those.
     Raises UserError where such layers were named.
@@ -131,7 +132,7 @@ def _beside_experts(config: Any, model: Any, lora: Lora) -> set[str]:
             where="target_modules of the adapters",
             hint="name layers of the attention, or all-linear",
         )
-    return kept
+    return sorted(kept)
 
 
 def _targets(model: Any, lora: Lora) -> list[str]:

@@ -32,7 +32,7 @@ def check_saved(model: Any, path: str) -> None:
         raise UserError(
             f"{type(model).__name__} cannot be exported: {error}",
             where=path,
-            hint="nothing was trained; another version of transformers may save this family whole",
+            hint="another version of transformers may save this family whole",
         ) from error
 
 
