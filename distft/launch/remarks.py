@@ -27,8 +27,12 @@ def on_rows(recipe: Recipe, num_units: Mapping[str, int]) -> Iterator[str]:
     word = "prompts" if is_rl(recipe) else "rows" if recipe.algorithm.kind == "sft" else "pairs"
     there, batch = num_units["train"], recipe.train.global_batch_size
     if there < batch:
-        yield f"data.train: {there} {word} are fewer than one batch, train.global_batch_size is {batch}"
+        yield f"data.train: {_count(there, word)} where one batch has {batch} (train.global_batch_size)"
     for split in ("eval", "test"):
         held_out = num_units.get(split, 0)
         if 0 < held_out < FEW_HELD_OUT:
-            yield f"data.{split}: {held_out} {word} are too few: what is measured on them is mostly chance"
+            yield f"data.{split}: {_count(held_out, word)} to judge by: what is measured is mostly chance"
+
+
+def _count(number: int, word: str) -> str:
+    return f"only {number} {word.removesuffix('s') if number == 1 else word}"

@@ -26,7 +26,9 @@ def test_other_shipped_recipes_are_as_they_are_meant(name: str) -> None:
 def test_few_rows() -> None:
     recipe = load_recipe("dpo-tiny", ["train.global_batch_size=64"])
     assert list(on_rows(recipe, {"train": 3, "eval": 2, "test": 0})) == [
-        "data.train: 3 pairs are fewer than one batch, train.global_batch_size is 64",
-        "data.eval: 2 pairs are too few: what is measured on them is mostly chance",
+        "data.train: only 3 pairs where one batch has 64 (train.global_batch_size)",
+        "data.eval: only 2 pairs to judge by: what is measured is mostly chance",
     ]
     assert list(on_rows(recipe, {"train": 64, "eval": 8, "test": 0})) == []
+    (said,) = on_rows(recipe, {"train": 64, "eval": 8, "test": 1})
+    assert said.startswith("data.test: only 1 pair to judge by")
