@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -35,6 +36,9 @@ def test_a_run_over_two_nodes(slurm: SlurmBed, shared_folder: Path, reference: P
     assert_same_metrics(run.folder, reference)
     assert run.output.splitlines()[-1] == f"distft: done; the run is in {run.folder}"
     assert "2 of 2 nodes are here" in run.output
+    assert re.search(r"^\d{4}-\d\d-\d\d [\d:]{8} \S+: step 1/\d+  ", run.output, re.MULTILINE), (
+        "progress, with the time"
+    )
     for number in (0, 1):
         assert (run.folder / "logs" / f"node-{number}.log").is_file()
     launch = run.folder / "launch" / f"{run.job}.0"

@@ -202,6 +202,7 @@ def stranger(folder: Path) -> None:
 
 MODELS = [
     dry("sft.yaml models.policy.path=./modl", "models.policy.path", "there is no folder ./modl", "did you mean model?"),
+    dry("sft.yaml models.policy.path=modl", "models.policy.path", "neither a folder here", "did you mean model?"),
     dry("sft.yaml models.policy.path=some/hub-name", "models.policy.path", "HF_HUB_OFFLINE", "run:<output_dir>"),
     dry("sft.yaml models.policy.path=sft.yaml", "models.policy.path", "is a file, not a model folder", "did you mean"),
     dry("sft.yaml", "models.policy.path", "has no config.json", "give a model folder", without("model/config.json")),
