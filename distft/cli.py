@@ -9,11 +9,14 @@ import os
 import select
 import sys
 import traceback
-from collections.abc import Callable, Sequence
-from typing import NoReturn
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, NoReturn
 
 from distft.arguments import parse, parsers
 from distft.common.errors import DistftError, EnvironmentFallsShort, UserError
+
+if TYPE_CHECKING:
+    from distft.launch.prepare import Prepared
 
 INTERRUPTED, CLOSED_PIPE = 130, 141  # as a shell counts the signals INT and PIPE
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
@@ -104,16 +107,11 @@ def _train(arguments: argparse.Namespace) -> int | None:
     recipe = load_recipe(arguments.recipe, arguments.overrides)
     prepared = prepare(recipe, arguments.cluster, dry_run=arguments.dry_run)
     name, run_dir = prepared.recipe.name, prepared.run_dir
-    warnings = prepared.warnings
-    if arguments.dry_run and not prepared.finished:
-        from distft.launch.rehearsal import rehearse
-
-        warnings += rehearse(prepared)
-    for warning in warnings:
-        print(f"distft: warning: {warning}", file=sys.stderr)
+    _warn(prepared.warnings)
     if arguments.dry_run:
+        found = _rehearsed(prepared)
         state = "already finished" if prepared.finished else "ready to start"
-        answer = {"name": name, "run_dir": str(run_dir), "state": state, "warnings": warnings}
+        answer = {"name": name, "run_dir": str(run_dir), "state": state, "warnings": [*prepared.warnings, *found]}
         print(json.dumps(answer) if arguments.json else f"{name}: {state} ({run_dir})")
         return 0
     if prepared.cluster.kind == "slurm" and not prepared.finished and not os.environ.get("RAY_ADDRESS"):
@@ -133,6 +131,22 @@ def _train(arguments: argparse.Namespace) -> int | None:
             print(f"{before_after({name: outcome.table})}\n({outcome.judged_on})")
         print(f"{name}: done, the model is in {outcome.final}")
     return 0
+
+
+def _rehearsed(prepared: Prepared) -> tuple[str, ...]:
+    """What the run would still warn of; nothing of a finished one."""
+    if prepared.finished:
+        return ()
+    from distft.launch.rehearsal import rehearse
+
+    found = rehearse(prepared)
+    _warn(found)
+    return found
+
+
+def _warn(warnings: Iterable[str]) -> None:
+    for warning in warnings:
+        print(f"distft: warning: {warning}", file=sys.stderr)
 
 
 def _plan(arguments: argparse.Namespace) -> None:
