@@ -100,12 +100,18 @@ def plain_ppo(starts: Starts, recipe: Mapping[str, Any]) -> PlainPpo:
 
 def causal(folder: Any) -> Any:
     """A language model in float32."""
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    return _all_trained(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32))
 
 
 def scalar(folder: Any) -> Any:
     """A model with a scalar head in float32."""
-    return AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32, num_labels=1)
+    return _all_trained(AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32, num_labels=1))
+
+
+def _all_trained(model: Any) -> Any:
+    """With the padding token's embedding trained too, where a policy samples it or it is the end of sequence."""
+    model.get_input_embeddings().padding_idx = None
+    return model
 
 
 def weights_of(model: torch.nn.Module) -> Weights:

@@ -22,13 +22,13 @@ def main(jobs: Path) -> None:
     """Works the jobs off, one run after the other."""
     for job in read_jobs(jobs):
         assert isinstance(job, TrainJob), "losses alone are measured without Ray"
-        with rollouts_recorded() as rollouts, patch.object(launch, "_export", exporting(rollouts)):
+        with rollouts_recorded() as rollouts, patch.object(launch, "write_final", exporting(rollouts)):
             launch.train(load_recipe(job.recipe, ()), "local", quiet=True)
 
 
 def exporting(rollouts: list[Tokens]) -> Callable[[Session, Path], None]:
     """The export of a run, and what the tests want to know beside it."""
-    export = launch._export
+    export = launch.write_final
 
     def export_and_keep(session: Session, run_dir: Path) -> None:
         export(session, run_dir)
