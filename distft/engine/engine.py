@@ -28,6 +28,7 @@ from distft.common.errors import DistftError, EnvironmentFallsShort
 from distft.config.models import Engine as EngineConfig
 from distft.config.training import Optimizer
 from distft.engine import process_group
+from distft.engine.accumulation import accumulate_in_float32
 from distft.engine.asleep import Asleep
 from distft.engine.held import (
     Held,
@@ -99,6 +100,8 @@ class Engine:
             self._engine.module_state_dict = self._trained_state
             self._engine.load_module_state_dict = self._load_trained
         self.train(mode=True)
+        if self._dtype != "float32":
+            accumulate_in_float32(module, self._engine.optimizer, self.zero_stage)
         if self.zero_stage == 0:
             self._replicated = ReplicatedStep(
                 self._engine,

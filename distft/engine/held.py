@@ -44,7 +44,8 @@ def bytes_now(module: nn.Module, optimizer: Any = None) -> dict[str, int]:
     if optimizer is None:
         return found
     masters = list(_master_weights(optimizer))
-    found["gradients"] = count(p.grad for p in parameters) + count(_kept_gradients(optimizer))
+    summed = (getattr(parameter, "grad_accum", None) for parameter in parameters)
+    found["gradients"] = count(p.grad for p in parameters) + count(summed) + count(_kept_gradients(optimizer))
     found["master weights"] = count(masters)
     found["float32 gradients"] = count(master.grad for master in masters)
     found["optimizer states"] = count(optimizer_tensors(optimizer))
@@ -54,8 +55,8 @@ def bytes_now(module: nn.Module, optimizer: Any = None) -> dict[str, int]:
 def held_tensors(module: nn.Module, optimizer: Any = None) -> Iterator[Tensor]:
     """All tensors of a model on this rank; several may lie in one storage."""
     for parameter in module.parameters():
-        shard = getattr(parameter, "ds_tensor", None)
-        yield from (tensor for tensor in (parameter.data, parameter.grad, shard) if tensor is not None)
+        beside = (getattr(parameter, name, None) for name in ("grad_accum", "ds_tensor"))
+        yield from (tensor for tensor in (parameter.data, parameter.grad, *beside) if tensor is not None)
         yield from _quantization_constants(parameter)
     yield from module.buffers()
     if optimizer is None:

@@ -13,7 +13,9 @@ def deepspeed_settings(engine: EngineConfig, dtype: str, *, max_grad_norm: float
     """DeepSpeed's configuration for a role.
 
     Gradient accumulation is ours (``managed_gradient_accumulation`` off): a step has as many micro-batches
-    as its tokens need, which no fixed number of accumulation steps can say. Raises UserError for an
+    as its tokens need, which no fixed number of accumulation steps can say. Gradients of fewer bits are
+    added up in float32 at every stage: here at 2 and 3, where each micro-batch is reduced on its own; stages 0 and 1,
+    which reduce the sum once a step, do it in ``accumulation``, and so reduce in float32. Raises UserError for an
     offload that its stage does not have: DeepSpeed would take it and keep everything where it is.
     """
     if engine.offload_parameters == "cpu" and engine.zero_stage < 3:
@@ -35,6 +37,11 @@ def deepspeed_settings(engine: EngineConfig, dtype: str, *, max_grad_norm: float
     }
     if trained and max_grad_norm > 0:
         settings["gradient_clipping"] = max_grad_norm
+    if trained and dtype != "float32":
+        if engine.zero_stage >= 2:
+            settings["data_types"] = {"grad_accum_dtype": "fp32"}
+        else:
+            settings["communication_data_type"] = "fp32"
     return settings
 
 

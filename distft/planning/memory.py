@@ -4,7 +4,7 @@ Every item says where it lies (``device``: the GPU, or the node's memory on CPU 
 it is held, so that a peak is not the sum of things that never meet. Sources: Rajbhandari et al. 2020 (ZeRO,
 sections 3 and 5) for states, Korthikanti et al. 2022 (section 4) for activations, DeepSpeed 0.19.8 for what
 it really holds beyond the papers. Measured at stage 3 with Adam: 20.2 bytes a parameter in float32 (4
-parameters, 4 gradients, 4 master, 8 Adam), 16.1 in bfloat16 (2 + 2 + 4 + 8).
+parameters, 4 gradients, 4 master, 8 Adam), 18.1 in bfloat16 (2 + 4 + 4 + 8): gradients are added up in float32.
 """
 
 from __future__ import annotations
@@ -107,8 +107,9 @@ def state_items(sizes: ModelSizes, engine: Engine, compute: Compute, ranks: int)
 
     Stage 1 shards optimizer states and master weights, 2 gradients too, 3 parameters too (there every tensor is
     cut by itself and padded). DeepSpeed keeps a float32 master copy from stage 1 on even when the parameters are
-    float32. A frozen role has parameters only, a role with adapters the other items of what it trains. Offloaded
-    states lie in host memory. What is in four bits is loaded whole by every rank before it is cut.
+    float32, and gradients wait in float32 whatever the parameters are. A frozen role has parameters only, a role with
+    adapters the other items of what it trains. Offloaded states lie in host memory, but for gradients of fewer bits,
+    which stages 1 and 2 add up on the device. What is in four bits is loaded whole by every rank before it is cut.
     """
     stage, size = engine.zero_stage, compute.size
     parameters = sizes.stored(size, ranks if stage == 3 else 1)
@@ -128,25 +129,26 @@ def state_items(sizes: ModelSizes, engine: Engine, compute: Compute, ranks: int)
     offloaded = engine.offload_optimizer == "cpu" and stage >= 1
     away: Place = "host" if offloaded else "device"
     states = padded if stage >= 1 else trained.total
-    items.append(
-        Item("gradients", (padded if stage >= 2 else trained.total) * size, place=away if stage >= 2 else "device")
-    )
-    if stage == 2 and ranks > 1:  # one that a boundary between two ranks cuts is kept whole by both
-        items.append(Item("gradients cut by a boundary", trained.largest * size, place=away))
+    summed: Place = away if stage == 3 or (stage == 2 and size == 4) else "device"
+    items.append(Item("gradients", 4 * (padded if stage >= 2 else trained.total), place=summed))
+    if stage == 2 and ranks > 1 and size == 4:  # one that a boundary between two ranks cuts is kept whole by both
+        items.append(Item("gradients cut by a boundary", 4 * trained.largest, place=away))
     if stage >= 1 or size < 4:
         items.append(Item("master weights", 4 * states, place=away))
     if compute.adam:
         items.append(Item("optimizer states", 8 * states, place=away))
     if offloaded:
         items += _offload_items(trained.largest, stage, size, states)
-    elif size < 4:
-        items.append(Item("float32 gradients", 4 * min(states, SUB_GROUP), "step", away))
+    if size < 4 and stage == 1:
+        items.append(Item("this rank's part of the gradients", 4 * states, "step"))
+    elif size < 4 and stage == 3 and not offloaded:
+        items.append(Item("gradients as one tensor", 4 * min(states, SUB_GROUP), "step"))
     return items
 
 
 def _offload_items(largest: int, stage: int, size: int, states: int) -> list[Item]:
-    """What DeepSpeed 0.19 keeps besides for an optimizer on the host: float32 gradients beside those of the model's
-    precision; at stages 1 and 2 the parameters on their way back, and room for the largest gradient on both sides.
+    """What DeepSpeed 0.19 keeps besides for an optimizer on the host: the gradients once more, as the optimizer
+    reads them; at stages 1 and 2 the parameters on their way back, and room for the largest gradient on both sides.
     """
     items = [Item("float32 gradients", 4 * states, place="host")]
     if stage < 3:
@@ -177,7 +179,9 @@ def buffer_items(sizes: ModelSizes, engine: Engine, compute: Compute, ranks: int
         items.append(Item("gathered parameters", max(0, gathered - small), when))
     if compute.trained:
         whole = bucket if compute.gpu else min(bucket, sizes.trained.total)
-        items.append(Item("reduce bucket", whole * size, "training"))
+        items.append(Item("reduce bucket", whole * (size if engine.zero_stage >= 2 else 4), "training"))
+        if engine.zero_stage == 3 and size < 4:
+            items.append(Item("reduced gradients in float32", 4 * -(-whole // ranks), "training"))
     return items
 
 

@@ -119,7 +119,9 @@ class _RoleWork:
         gathered = self._gather * (2 if self.sizes.total > costs.MAX_LIVE else 1)
         offloaded = stage >= 1 and self.engine.offload_optimizer == "cpu"
         states = trained / (self.place.ranks if stage >= 1 else 1)
-        down = states * self.size / costs.PCIE if offloaded else 0.0
+        # Gradients that are added up on the host come back to the GPU for it; others go there once, at the step.
+        summed_there = offloaded and (stage == 3 or self.size == 4)
+        down = 2 * 4 * states / costs.PCIE if summed_there else 0.0
         parts = {
             "arithmetic": flops / self.rate,
             self.joined: micro * (gathered + scattered),
@@ -127,6 +129,8 @@ class _RoleWork:
         }
         computing = costs.overlapped(*parts.values())
         ends = self._optimizer_step(int(states), offloaded=offloaded)
+        if offloaded and not summed_there:
+            ends["host"] += 4 * states / costs.PCIE
         for name, seconds in ends.items():
             parts[name] = parts.get(name, 0.0) + seconds
         steps = batch.optimizer_steps
@@ -143,9 +147,11 @@ class _RoleWork:
             ends["host"] = on_node * moved / costs.HOST_MEMORY + states * self.size / costs.PCIE
         else:
             ends["GPU memory"] = moved / self.memory
-        # Gradients all-reduced (two rounds) at stages 0 and 1, parameters gathered at 1 and 2.
-        rounds = {0: 2, 1: 3, 2: 1, 3: 0}[self.engine.zero_stage]
-        ends[self.joined] = self.ring.seconds(self.sizes.trained.total * self.size, self.reductions, rounds=rounds)
+        # Gradients all-reduced (two rounds) in float32 at stages 0 and 1, parameters gathered at 1 and 2.
+        trained, stage = self.sizes.trained.total, self.engine.zero_stage
+        summed = self.ring.seconds(4 * trained, self.reductions, rounds=2 if stage < 2 else 0)
+        gathered = self.ring.seconds(trained * self.size, self.reductions, rounds=1 if stage in (1, 2) else 0)
+        ends[self.joined] = summed + gathered
         return ends
 
     def _forward(self) -> RoleTime:

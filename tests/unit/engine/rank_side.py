@@ -93,10 +93,10 @@ def take_steps(engine: Engine, rank: int, steps: Sequence[Any], rate: float = RA
     return norms
 
 
-def train(rank: int, world: int, setup: Setup, steps: Sequence[Any]) -> dict[str, Any]:
+def train(rank: int, world: int, setup: Setup, steps: Sequence[Any], rate: float = RATE) -> dict[str, Any]:
     """Trains and reports norms, weights and elements held."""
     engine = setup.build()
-    norms = take_steps(engine, rank, steps)
+    norms = take_steps(engine, rank, steps, rate)
     held = engine.held()
     return {"norms": norms, "weights": weights(engine), "held": held}
 

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from transformers import AutoModelForCausalLM
 
+from distft.config.models import Lora
 from distft.config.training import Optimizer
 from tests.unit.engine import rank_side
 from tests.unit.engine.group import Group
@@ -88,6 +89,51 @@ def test_low_precision_is_plain_adamw_within_its_precision(
     # Nothing is sharded at stage 0, and in one stage 1 shard nothing either: the same arithmetic.
     if world_size == 1:
         assert spread(found[0], found[1])[0] < 1e-6
+
+
+def summed_in_float64(folder: str, samples: list[int], dtype: str) -> float:
+    """The norm of the mean gradient of single samples in ``dtype``, which nothing rounds on its way into the sum."""
+    torch.set_num_threads(1)
+    module = AutoModelForCausalLM.from_pretrained(folder, attention_dropout=0.0, dtype=getattr(torch, dtype)).train()
+    total = torch.zeros(sum(parameter.numel() for parameter in module.parameters()), dtype=torch.float64)
+    for sample in samples:
+        ids = rank_side.sequence(sample)
+        logits = module(input_ids=ids).logits[0, :-1].float()
+        (F.cross_entropy(logits, ids[0, 1:]) / len(samples)).backward()
+        total += torch.cat([parameter.grad.double().ravel() for parameter in module.parameters()])
+        module.zero_grad()
+    return float(total.norm())
+
+
+OFFLOADED = {"offload_optimizer": "cpu"}
+ACCUMULATING = [
+    *((stage, {}, "bfloat16", 2) for stage in STAGES),
+    *(pytest.param(stage, {}, "bfloat16", 1, marks=pytest.mark.slow) for stage in STAGES),
+    *(pytest.param(stage, OFFLOADED, "bfloat16", 2, marks=pytest.mark.slow) for stage in (1, 2, 3)),
+    pytest.param(3, OFFLOADED | {"offload_parameters": "cpu"}, "bfloat16", 1, marks=pytest.mark.slow),
+    *(pytest.param(stage, {}, "float16", 2, marks=pytest.mark.slow) for stage in STAGES),
+]
+
+
+@pytest.mark.parametrize(("stage", "engine", "dtype", "world_size"), ACCUMULATING)
+def test_many_micro_batches_are_added_up_in_float32(
+    groups: dict[int, Group], folder: str, stage: int, engine: dict[str, str], dtype: str, world_size: int
+) -> None:
+    """The same two samples 256 times: summed in bfloat16 that came out 9 % short."""
+    group, setup = groups[world_size], Setup(folder, stage, dtype, engine=engine)
+    group.call(rank_side.allow_float16)
+    one, many = ([[[1], [2]] * (count // world_size)] * world_size for count in (2, 256))
+    steps = [many] if dtype == "bfloat16" else [one] * 20 + [many]  # first the loss scale comes down
+    for answer in group.call(rank_side.train, setup, steps, rate=0.0):
+        assert answer["norms"][-1] == pytest.approx(summed_in_float64(folder, [1, 2], dtype), rel=2e-3)
+
+
+@pytest.mark.parametrize("stage", [0, pytest.param(2, marks=pytest.mark.slow), pytest.param(3, marks=pytest.mark.slow)])
+def test_adapters_are_added_up_in_float32_too(groups: dict[int, Group], folder: str, stage: int) -> None:
+    setup = Setup(folder, stage, "bfloat16", lora=Lora(r=4))
+    many, one = ([[[[1]] * count] * 2] for count in (256, 1))
+    norms = [groups[2].call(rank_side.train, setup, steps)[0]["norms"][0] for steps in (many, one)]
+    assert norms[0] == pytest.approx(norms[1], rel=1e-4)
 
 
 @pytest.mark.parametrize(("stage", "dtype", "world_size"), [

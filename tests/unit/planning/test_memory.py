@@ -51,15 +51,15 @@ def named(items: list[Item], name: str) -> int:
     return sum(item.bytes for item in items if item.name == name)
 
 
-@pytest.mark.parametrize(("dtype", "expected"), [("float32", 20), ("bfloat16", 16), ("float16", 16)])
+@pytest.mark.parametrize(("dtype", "expected"), [("float32", 20), ("bfloat16", 18), ("float16", 18)])
 def test_zero3_with_adam_holds_what_was_measured(dtype: str, expected: int) -> None:
-    """Measured 20.2 and 16.1 bytes a parameter; small buffers make the rest."""
+    """Measured 20.2 and 18.1 bytes a parameter; small buffers make the rest."""
     assert per_parameter(Engine(), compute(dtype)) == pytest.approx(expected, abs=0.01)
 
 
 @pytest.mark.parametrize(
     ("stage", "expected"),
-    [(0, 2 + 2 + 4 + 8), (1, 2 + 2 + 12 / 8), (2, 2 + (2 + 12) / 8), (3, 16 / 8)],
+    [(0, 2 + 4 + 4 + 8), (1, 2 + 4 + 12 / 8), (2, 2 + (4 + 12) / 8), (3, 18 / 8)],
 )
 def test_stages_shard_what_they_say(stage: int, expected: float) -> None:
     engine = Engine(zero_stage=stage, persistence_threshold=0)
@@ -81,10 +81,10 @@ def test_offloaded_states_move_to_the_host_and_none_is_lost() -> None:
 @pytest.mark.parametrize(
     ("stage", "host", "device"),
     [
-        # float32 gradients; the parameters' way back at 1 and 2; at 1 whole bfloat16 gradients stay on the GPU.
-        (1, (4 + 8 + 4 + 2) / 4, 2 + 2),
-        (2, (2 + 4 + 8 + 4 + 2) / 4, 2),
-        (3, (2 + 4 + 8 + 4) / 4, 2 / 4),
+        # The optimizer's gradients; the parameters' way back at 1 and 2, where the sum of the gradients stays on the GPU.
+        (1, (4 + 8 + 4 + 2) / 4, 2 + 4),
+        (2, (4 + 8 + 4 + 2) / 4, 2 + 4 / 4),
+        (3, (4 + 4 + 8 + 4) / 4, 2 / 4),
     ],
 )
 def test_an_optimizer_on_the_host_keeps_more_than_it_moves(stage: int, host: float, device: float) -> None:
@@ -95,10 +95,11 @@ def test_an_optimizer_on_the_host_keeps_more_than_it_moves(stage: int, host: flo
     assert at_rest(items, "device") / SIZES.total == pytest.approx(device, rel=1e-6)
 
 
-def test_a_tensor_cut_by_a_boundary_is_kept_whole_at_stage_2() -> None:
-    items = state_items(SIZES, Engine(zero_stage=2), compute(), 8)
-    assert named(items, "gradients cut by a boundary") == 2 * 128256 * 4096
-    assert named(state_items(SIZES, Engine(zero_stage=2), compute(), 1), "gradients cut by a boundary") == 0
+def test_a_tensor_cut_by_a_boundary_is_kept_whole_at_stage_2_in_float32() -> None:
+    items = state_items(SIZES, Engine(zero_stage=2), compute("float32"), 8)
+    assert named(items, "gradients cut by a boundary") == 4 * 128256 * 4096
+    for how, ranks in ((compute("float32"), 1), (compute("bfloat16"), 8)):
+        assert named(state_items(SIZES, Engine(zero_stage=2), how, ranks), "gradients cut by a boundary") == 0
 
 
 def test_shards_of_stage_3_are_cut_tensor_by_tensor() -> None:

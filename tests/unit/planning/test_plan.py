@@ -210,7 +210,7 @@ def test_an_8b_model_does_not_fit_a_laptop_and_nothing_is_raised(tmp_path: Path)
 def test_colocated_where_separate_does_not_fit(tmp_path: Path) -> None:
     """Two trained 8B models and two frozen ones do not fit apart; without rates the plainest is taken."""
     small = from_folder("ppo", config_folder(tmp_path, LLAMA_8B), {"train.global_batch_size": 256})
-    one = make_plan(small, gpu_cluster(1, memory_gib=60))
+    one = make_plan(small, gpu_cluster(1, memory_gib=66))
     four = make_plan(small, gpu_cluster(4, bandwidth_gbps=None))
     assert {group.device_set for group in one.groups.values()} == {"policy", "value"}
     assert one.groups["reference"].device_set == "policy"
