@@ -38,7 +38,9 @@ class ReplicatedStep:
     def step(self) -> float:
         """Returns the gradient norm over all ranks before clipping; where it is not finite, no step is taken."""
         for parameter in self._engine.module.parameters():
-            if parameter.requires_grad and parameter.grad is None:  # DeepSpeed would fill in zeros of the wrong precision
+            if (
+                parameter.requires_grad and parameter.grad is None
+            ):  # DeepSpeed would fill in zeros of the wrong precision
                 parameter.grad = torch.zeros_like(parameter, dtype=parameter.grad_dtype)
         self._engine.buffered_allreduce_fallback(elements_per_buffer=self._bucket_size)
         if self._low_precision:

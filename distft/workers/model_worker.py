@@ -191,6 +191,7 @@ class ModelWorker:
         total = len(batch) if dense else (len(batch.ragged("response_ids").values) if len(batch) else 0)
         found = {column: np.zeros(total, np.float32)} | ({"entropy": np.zeros(total, np.float32)} if entropy else {})
         source = {column: "logprobs" if self.spec.head == "causal" else "values", "entropy": "entropy"}
+        answered: list[tuple[Any, list[torch.Tensor]]] = []
         with torch.no_grad(), nullcontext() if adapters else without_adapters(self._engine.module):
             for samples in micro_batches:
                 rows = [rows_of[sample] for sample in samples]
@@ -198,9 +199,11 @@ class ModelWorker:
                 wanted = ("logprobs", "entropy") if entropy else ("logprobs",)
                 outputs = model_outputs(self._engine, self.spec.head, micro, wanted, reads, temperature)
                 places: Any = rows if dense else micro.places
-                for name, values in found.items():
-                    if len(places):
-                        values[places] = outputs[source[name]].float().cpu().numpy()
+                if len(places):
+                    answered.append((places, [outputs[source[name]].float() for name in found]))
+        for places, answers in answered:  # read when all are on their way: the device need not wait for the host
+            for values, answer in zip(found.values(), answers, strict=True):
+                values[places] = answer.cpu().numpy()
         self._engine.train(mode=self._engine.trained)
         columns: dict[str, Any] = {"sample": batch.dense("sample")} if len(batch) else {"sample": np.zeros(0, np.int64)}
         for name, values in found.items():

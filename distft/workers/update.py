@@ -29,29 +29,35 @@ class NonFiniteLoss(DistftError):
 
 @dataclass
 class StepSums:
-    """The metrics of one optimizer step on this rank, until they are reduced over all of them."""
+    """The metrics of one optimizer step on this rank, until they are reduced over all of them.
 
-    loss: float = 0.0
-    sums: dict[str, float] = field(default_factory=dict)
+    They stay where they were computed, in float64: reading one would hold the host until the device has caught up.
+    """
+
+    sums: dict[str, Tensor] = field(default_factory=dict)
     kinds: dict[str, str] = field(default_factory=dict)
 
     def add(self, result: LossResult) -> None:
-        """Takes in one micro-batch."""
-        self.loss += float(result.loss.detach())
+        """Takes in one micro-batch, without waiting for it."""
+        self._add("loss", result.loss, "sum")
         for name, metric in result.metrics.items():
-            value, kind = float(metric.value), metric.reduce
-            self.kinds[name] = kind
-            if name not in self.sums:
-                self.sums[name] = value
-            elif kind in ("min", "max"):
-                self.sums[name] = min(self.sums[name], value) if kind == "min" else max(self.sums[name], value)
-            else:
-                self.sums[name] += value
+            self._add(name, metric.value, metric.reduce)
+
+    def _add(self, name: str, value: Tensor, kind: str) -> None:
+        value = value.detach().double()
+        self.kinds[name] = kind
+        if name not in self.sums:
+            self.sums[name] = value
+        elif kind in ("min", "max"):
+            self.sums[name] = (torch.minimum if kind == "min" else torch.maximum)(self.sums[name], value)
+        else:
+            self.sums[name] = self.sums[name] + value
 
     def reduced(self, denominators: dict[str, float]) -> dict[str, float]:
         """The step's metrics over all ranks (collective); raises NonFiniteLoss on every rank together."""
-        added = sorted(name for name, kind in self.kinds.items() if kind not in ("min", "max"))
-        totals = reduce_scalars([self.loss, *(self.sums[name] for name in added)])
+        read = dict(zip(self.sums, torch.stack(list(self.sums.values())).tolist(), strict=True)) if self.sums else {}
+        added = sorted(name for name, kind in self.kinds.items() if kind not in ("min", "max") and name != "loss")
+        totals = reduce_scalars([read.get("loss", 0.0), *(read[name] for name in added)])
         if not math.isfinite(totals[0]):
             raise NonFiniteLoss(f"the loss is {totals[0]}: the step was not taken")
         metrics = {"loss": totals[0]}
@@ -60,7 +66,7 @@ class StepSums:
         for kind in ("min", "max"):
             names = sorted(name for name, its_kind in self.kinds.items() if its_kind == kind)
             if names:
-                metrics |= dict(zip(names, reduce_scalars([self.sums[n] for n in names], kind), strict=True))
+                metrics |= dict(zip(names, reduce_scalars([read[n] for n in names], kind), strict=True))
         return metrics
 
 

@@ -81,7 +81,7 @@ def test_offloaded_states_move_to_the_host_and_none_is_lost() -> None:
 @pytest.mark.parametrize(
     ("stage", "host", "device"),
     [
-        # The optimizer's gradients; the parameters' way back at 1 and 2, where the sum of the gradients stays on the GPU.
+        # The optimizer's gradients; at 1 and 2 the parameters' way back, and the sum of the gradients on the GPU.
         (1, (4 + 8 + 4 + 2) / 4, 2 + 4),
         (2, (4 + 8 + 4 + 2) / 4, 2 + 4 / 4),
         (3, (4 + 4 + 8 + 4) / 4, 2 / 4),
