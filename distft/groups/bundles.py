@@ -19,7 +19,8 @@ from distft.common.errors import EnvironmentFallsShort
 class GroupSpec:
     """One group to start.
 
-    ``device_set``: groups with the same one share devices and take turns. ``env``: environment of
+    ``device_set``: groups with the same one share devices, and compute on them one after the other; those ``beside``
+    it stay awake while it does, the others sleep. ``env``: environment of
     the workers. ``worker``: "module:Class", constructed in its actor with ``rank, world_size,
     node_ip, local_rank`` and ``spec`` as keywords. ``node_of_rank``: ranks with equal numbers lie
     on one node, with different numbers on different ones, over all groups; None leaves it to Ray.
@@ -30,6 +31,7 @@ class GroupSpec:
     num_ranks: int
     worker: str
     device_set: str = ""
+    beside: tuple[str, ...] = ()
     cpus_per_rank: float = 1.0
     gpus_per_rank: float = 0.0
     env: Mapping[str, str] = field(default_factory=dict)

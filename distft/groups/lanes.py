@@ -1,4 +1,4 @@
-"""Who may use a set of devices when: calls that share one follow each other, and the others sleep.
+"""Who may use a set of devices when: calls that share one follow each other, and those sleep that must.
 
 A *lane* is the calls of one ``together`` on one device set, in the order given. Different lanes run
 at once.
@@ -21,10 +21,13 @@ def lanes(device_sets: Sequence[str]) -> dict[str, deque[int]]:
 
 
 class Devices:
-    """Which group holds the devices of a set. A group holds them from its first verb on them."""
+    """Which groups hold memory on the devices of a set. A group does from its first verb on them.
 
-    def __init__(self, device_set_of: Mapping[str, str]) -> None:
-        self.device_set_of = dict(device_set_of)
+    ``beside``: for each group the others of its set that may be awake while it works, as the plan has it.
+    """
+
+    def __init__(self, device_set_of: Mapping[str, str], beside: Mapping[str, Sequence[str]]) -> None:
+        self.device_set_of, self._beside = dict(device_set_of), dict(beside)
         self._awake: set[str] = set()
         self._asleep: set[str] = set()
 
@@ -35,7 +38,9 @@ class Devices:
         steps = [
             (other, "sleep")
             for other, device_set in self.device_set_of.items()
-            if other != role and device_set == self.device_set_of[role] and other in self._awake
+            if device_set == self.device_set_of[role]
+            and other in self._awake
+            and other not in (role, *self._beside.get(role, ()))
         ]
         if role in self._asleep:
             steps.append((role, "wake"))

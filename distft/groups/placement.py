@@ -39,6 +39,7 @@ from distft.groups.bundles import (
 from distft.groups.deadlines import Deadlines
 from distft.groups.dispatch import VERBS, Verb
 from distft.groups.handles import WorkerInfo
+from distft.groups.lanes import Devices
 from distft.groups.ray_handles import Attempt, RayGroup
 from distft.groups.shell import Birth
 from distft.groups.worker_group import Answers, Asked, Member, RankActor
@@ -122,7 +123,12 @@ def start_groups(
     placements: list[Any] = []
     members: list[Member] = []
     answers = Answers()
-    running = Attempt({spec.role: spec.devices for spec in specs}, deadlines, verbs, answers)
+    running = Attempt(
+        Devices({spec.role: spec.devices for spec in specs}, {spec.role: spec.beside for spec in specs}),
+        deadlines,
+        verbs,
+        answers,
+    )
     try:
         placed = _place(sets, placements, deadlines.start_s)
         starting = [

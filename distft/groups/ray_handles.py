@@ -92,12 +92,10 @@ class _Step:
 class Attempt:
     """All groups that live and die together. Its first failure is its end: later calls raise it again."""
 
-    def __init__(
-        self, device_set_of: Mapping[str, str], deadlines: Deadlines, verbs: Mapping[str, Verb], answers: Answers
-    ) -> None:
+    def __init__(self, devices: Devices, deadlines: Deadlines, verbs: Mapping[str, Verb], answers: Answers) -> None:
         self.groups: dict[str, RayGroup] = {}
         self.verbs = verbs
-        self.devices = Devices(device_set_of)
+        self.devices = devices
         self.book = DeadlineBook(deadlines)
         self.failure: DistftError | None = None
         self._answers = answers

@@ -219,6 +219,7 @@ def group_specs(recipe: Recipe, plan: Plan, run_dir: Path) -> list[GroupSpec]:
                 num_ranks=group.num_ranks,
                 worker=MODEL_WORKER,
                 device_set=group.device_set,
+                beside=group.beside,
                 cpus_per_rank=group.cpus_per_rank,
                 gpus_per_rank=group.gpus_per_rank,
                 env=group.env,

@@ -51,9 +51,14 @@ def _rows(slots: dict[int, list[str]], plan: Plan) -> tuple[str, ...]:
     for roles, same in groupby(sorted(slots), key=lambda slot: tuple(slots[slot])):
         numbers = list(same)
         span = f"{numbers[0]}" if len(numbers) == 1 else f"{numbers[0]}-{numbers[-1]}"
-        turns = "  (taking turns)" if len(roles) > 1 else ""
+        turns = f"  ({_together(plan, roles)})" if len(roles) > 1 else ""
         rows.append(f"{word} {span:<7} {' + '.join(roles)}{turns}")
     return tuple(rows) or ("empty",)
+
+
+def _together(plan: Plan, groups: Sequence[str]) -> str:
+    """How groups on the same devices share them."""
+    return "taking turns" if any(plan.turns[group].asleep for group in groups) else "awake together"
 
 
 def _boxed(name: str, rows: Sequence[str]) -> list[str]:

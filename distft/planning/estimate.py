@@ -9,13 +9,15 @@ none) there is no estimate rather than a guess.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import TypeAlias
 
 from distft.planning import costs
+from distft.planning.footprint import GroupMemory
 from distft.planning.hardware import Hardware
 from distft.planning.placement_plan import Arrangement
+from distft.planning.residency import Turn
 from distft.planning.role_time import Place, RoleTime, Timing
 
 # What each role does in each phase of a step. DPO's reference reads the next pairs while the policy learns.
@@ -33,6 +35,19 @@ WORK: dict[str, tuple[tuple[str, tuple[tuple[str, str], ...]], ...]] = {
 
 # By phase: what each device set does in it, in order.
 Phases: TypeAlias = "list[tuple[str, dict[str, list[RoleTime]]]]"
+
+
+@dataclass(frozen=True)
+class Moves:
+    """What groups that share devices have to move: their memory, and who sleeps while whom works."""
+
+    groups: Mapping[str, GroupMemory]
+    turns: Mapping[str, Turn]
+
+    def seconds(self, sleeping: Iterable[str], waking: str | None) -> float:
+        """These go to host memory and that one comes back."""
+        moved = sum(self.groups[group].leaving for group in sleeping)
+        return (moved + (self.groups[waking].waiting if waking else 0)) / costs.PCIE
 
 
 @dataclass(frozen=True)
@@ -70,22 +85,21 @@ def why_unknown(hardware: Hardware, *, sizes_known: bool) -> str:
 
 
 def step_seconds(timing: Timing, kind: str, arrangement: Arrangement, places: Mapping[str, Place],
-                 waiting: Mapping[str, int]) -> float:  # fmt: skip
+                 moves: Moves) -> float:  # fmt: skip
     """Seconds of a step alone, for many arrangements to be compared; see ``estimated``."""
     return sum(max(sum(time.seconds for time in times) for times in sets.values())
-               for _, sets in _phases(timing, kind, arrangement, places, waiting))  # fmt: skip
+               for _, sets in _phases(timing, kind, arrangement, places, moves))  # fmt: skip
 
 
 def estimated(timing: Timing, kind: str, arrangement: Arrangement, places: Mapping[str, Place],
-              waiting: Mapping[str, int], tokens: int) -> Estimate:  # fmt: skip
+              moves: Moves, tokens: int) -> Estimate:  # fmt: skip
     """The step of a recipe of that kind.
 
-    ``places`` by device set; ``waiting``: bytes of a group that go to host memory when it sleeps; ``tokens`` of
-    the step.
+    ``places`` by device set; ``moves``: what changing places costs; ``tokens`` of the step.
     """
     phases: list[PhaseTime] = []
     longest, cause = -1.0, None
-    for name, sets in _phases(timing, kind, arrangement, places, waiting):
+    for name, sets in _phases(timing, kind, arrangement, places, moves):
         slowest = max(sets.values(), key=lambda times: sum(time.seconds for time in times))
         seconds = sum(time.seconds for time in slowest)
         phases.append(PhaseTime(name, seconds, tuple(time for times in sets.values() for time in times)))
@@ -105,19 +119,20 @@ def _whose(time: RoleTime) -> str:
 
 
 def _phases(timing: Timing, kind: str, arrangement: Arrangement, places: Mapping[str, Place],
-            waiting: Mapping[str, int]) -> Phases:  # fmt: skip
+            moves: Moves) -> Phases:  # fmt: skip
     """What each device set does in each phase, in order, in a step like any other: groups begin where the step
     before left them.
     """
-    awake: dict[str, str] = {}
-    found = _one_step(timing, kind, arrangement, places, waiting, awake)
+    awake: set[str] = set()
+    slept: set[str] = set()
+    found = _one_step(timing, kind, arrangement, places, moves, awake, slept)
     if len(arrangement.members) < len(arrangement.set_of):
-        found = _one_step(timing, kind, arrangement, places, waiting, awake)
+        found = _one_step(timing, kind, arrangement, places, moves, awake, slept)
     return found
 
 
 def _one_step(timing: Timing, kind: str, arrangement: Arrangement, places: Mapping[str, Place],
-              waiting: Mapping[str, int], awake: dict[str, str]) -> Phases:  # fmt: skip
+              moves: Moves, awake: set[str], slept: set[str]) -> Phases:  # fmt: skip
     found: Phases = []
     for name, works in WORK[kind]:
         sets: dict[str, list[RoleTime]] = {}
@@ -125,20 +140,20 @@ def _one_step(timing: Timing, kind: str, arrangement: Arrangement, places: Mappi
             group = arrangement.group_of[role]
             root = arrangement.set_of[group]
             times = sets.setdefault(root, [])
-            before = awake.get(root, group)
-            if before != group:
-                moved = (waiting[before] + waiting[group]) / costs.PCIE
+            sleeping = awake.intersection(moves.turns[group].asleep)
+            if sleeping or group in slept:
+                moved = moves.seconds(sleeping, group if group in slept else None)
                 times.append(RoleTime(group, "take over", moved, {"host": moved}))
-            awake[root] = group
+            awake -= sleeping
+            slept |= sleeping
+            slept.discard(group)
+            awake.add(group)
             times.append(timing.of(role, work, places[root]))
         found.append((name, sets))
     return found
 
 
-def _awake_first(
-    works: Sequence[tuple[str, str]], arrangement: Arrangement, awake: Mapping[str, str]
-) -> list[tuple[str, str]]:
+def _awake_first(works: Sequence[tuple[str, str]], arrangement: Arrangement, awake: Set[str]) -> list[tuple[str, str]]:
     """The works of the roles that there are, those first whose group has the devices already."""
     mine = [(role, work) for role, work in works if role in arrangement.group_of]
-    groups = set(awake.values())
-    return sorted(mine, key=lambda one: arrangement.group_of[one[0]] not in groups)
+    return sorted(mine, key=lambda one: arrangement.group_of[one[0]] not in awake)

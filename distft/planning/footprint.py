@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 from distft.common.errors import UserError
 from distft.config.load import resolve_path
@@ -12,9 +11,7 @@ from distft.config.models import Model
 from distft.config.recipe import Recipe
 from distft.config.roles import is_rl, model_of, optimizer_of, trained_roles
 from distft.planning.batch_arithmetic import batch_arithmetic
-from distft.planning.hardware import Hardware
 from distft.planning.memory import (
-    PHASES,
     Compute,
     Generation,
     Item,
@@ -25,14 +22,12 @@ from distft.planning.memory import (
     rank_items,
 )
 from distft.planning.model_sizes import ModelSizes, WrongTargets, sizes_from_init, sizes_from_path
-from distft.planning.placement_plan import Arrangement, NodeKind, Span, node_kinds
 
 SCALAR_ROLES = ("reward", "value")
-# On the first node the driver, the data worker and Ray's head; on every node Ray's processes and its store.
-HEAD_BYTES = 2**30
-NODE_BYTES = 2**28
 # What stays on the GPU while a group sleeps: the engine moves its own states, the process and its generator stay.
 STAYS = ("process", "generation twin")
+# What is let go of in a sleep: between steps there are no gradients to keep.
+LET_GO = ("gradients", "gradients cut by a boundary")
 
 
 @dataclass(frozen=True)
@@ -46,29 +41,16 @@ class RoleMemory:
 
 
 @dataclass(frozen=True)
-class Load:
-    """The fullest GPU of a device set, or the fullest node: ``bytes`` of ``capacity`` at the fullest moment.
-
-    ``parts``: who needs how much of a node at that moment.
-    """
-
-    where: str
-    kind: Literal["gpu", "node"]
-    roles: tuple[str, ...]
-    bytes: int
-    capacity: int
-    parts: tuple[tuple[str, int], ...] = ()
-
-
-@dataclass(frozen=True)
 class GroupMemory:
     """One rank of a group, summed up: on its GPU ``awake`` at the fullest moment and while it is ``asleep``,
-    ``waiting`` in host memory meanwhile; and what it holds of the node's memory by moment.
+    ``waiting`` in host memory meanwhile, of which ``leaving`` goes there in every sleep: what is frozen went once.
+    ``node``: what it holds of the node's memory by moment.
     """
 
     awake: int
     asleep: int
     waiting: int
+    leaving: int
     node: Mapping[When, int]
 
 
@@ -145,67 +127,15 @@ def group_memory(items: Sequence[Item], *, gpu: bool) -> GroupMemory:
     for item in items:
         if item.place == "host" or not gpu:
             node[item.when] = node.get(item.when, 0) + item.bytes
-    return GroupMemory(peak(on_device, "device"), asleep, sum(item.bytes for item in always) - asleep, node)
+    waiting = sum(item.bytes for item in always if item.name not in (*STAYS, *LET_GO))
+    trained = any(item.name == "gradients" for item in items)
+    return GroupMemory(peak(on_device, "device"), asleep, waiting, waiting if trained else 0, node)
 
 
 def needed_in_turns(groups: Sequence[GroupMemory]) -> int:
     """A GPU whose groups sleep in turn: one awake, of the others what stays there."""
     asleep = sum(group.asleep for group in groups)
     return asleep + max(group.awake - group.asleep for group in groups)
-
-
-def moments(algorithm: str) -> tuple[tuple[When, ...], ...]:
-    """What the ranks of a node may be doing at once: all the same, but DPO's reference reads ahead meanwhile."""
-    ahead: tuple[When, ...] = ("forward",) if algorithm == "dpo" else ()
-    return tuple((when,) if when in (*ahead, "loading") else (*ahead, when) for when in PHASES)
-
-
-def loads(
-    groups: Mapping[str, GroupMemory],
-    arrangement: Arrangement,
-    spans: Mapping[str, Sequence[Span]],
-    hardware: Hardware,
-    algorithm: str,
-) -> tuple[Load, ...]:
-    """The fullest GPU of each device set (GPU clusters) and the fullest node. ``groups``: one rank of each."""
-    found = []
-    if hardware.gpus:
-        for root, members in arrangement.members.items():
-            on_it = arrangement.roles_of_set[root]
-            needed = needed_in_turns([groups[group] for group in members])
-            found.append(Load(f"GPUs of {', '.join(on_it)}", "gpu", on_it, needed, hardware.gpu_memory))
-    at_once = moments(algorithm)
-    nodes = [_node_load(kind, groups, arrangement, hardware, at_once) for kind in node_kinds(spans)]
-    found.append(max(nodes, key=lambda load: load.bytes))
-    return tuple(found)
-
-
-def _node_load(
-    kind: NodeKind,
-    groups: Mapping[str, GroupMemory],
-    arrangement: Arrangement,
-    hardware: Hardware,
-    at_once: Sequence[tuple[When, ...]],
-) -> Load:
-    """One node of a kind at its fullest moment."""
-    held = [(count, group) for root, count in kind.ranks.items() for group in arrangement.members[root]]
-
-    def at(whens: tuple[When, ...]) -> int:
-        return sum(count * groups[group].node.get(when, 0) for count, group in held for when in whens)
-
-    fullest: tuple[When, ...] = ("always", *max(at_once, key=at))
-    parts = [("Ray", NODE_BYTES)]
-    if kind.first_node == 0:
-        parts.append(("driver, data worker, Ray's head", HEAD_BYTES))
-    for count, group in held:
-        parts.append((group, count * sum(groups[group].node.get(when, 0) for when in fullest)))
-    if hardware.gpus:
-        for root, count in kind.ranks.items():
-            waiting = [groups[group].waiting for group in arrangement.members[root]]
-            parts.append(("asleep", count * (sum(waiting) - min(waiting))))
-    roles = tuple(role for root in kind.ranks for role in arrangement.roles_of_set[root])
-    named = tuple((name, size) for name, size in parts if size)
-    return Load(f"node {kind.first_node}", "node", roles, sum(size for _, size in named), hardware.memory, named)
 
 
 def _compute(recipe: Recipe, role: str, model: Model, *, gpu: bool) -> Compute:

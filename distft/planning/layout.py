@@ -12,20 +12,20 @@ from dataclasses import dataclass
 
 from distft.config.recipe import Recipe
 from distft.config.roles import longest_sequence, roles, samples_per_step
-from distft.planning.estimate import Estimate, estimated, step_seconds, why_unknown
+from distft.planning.estimate import Estimate, Moves, estimated, step_seconds, why_unknown
 from distft.planning.footprint import (
     GroupMemory,
-    Load,
     RoleMemory,
     Roles,
     SizeBook,
     group_memory,
-    loads,
     needed_in_turns,
     role_memory,
 )
 from distft.planning.hardware import Hardware
+from distft.planning.loads import Load, loads
 from distft.planning.placement_plan import Arrangement, Span, arrangements, nodes_of, seats
+from distft.planning.residency import Turn, turns_of
 from distft.planning.role_time import Place, Timing
 
 # Steps that differ by less than this factor are alike: no estimate is better than that.
@@ -34,13 +34,16 @@ ALIKE = 1.01
 
 @dataclass(frozen=True)
 class Layout:
-    """``spans`` by device set; ``memory`` of one rank by role; ``unknown``: why there is no estimate."""
+    """``spans`` by device set; ``memory`` of one rank by role; ``turns`` by group; ``unknown``: why there is no
+    estimate.
+    """
 
     hardware: Hardware
     arrangement: Arrangement
     spans: Mapping[str, tuple[Span, ...]]
     memory: Mapping[str, RoleMemory]
     loads: tuple[Load, ...]
+    turns: Mapping[str, Turn]
     estimate: Estimate | None
     unknown: str
 
@@ -136,14 +139,13 @@ class Study:
         memory = {
             role: self._role(role, ranks[group], shared=role != group) for role, group in arrangement.group_of.items()
         }
-        estimate = None
+        estimate, turns = None, turns_of(groups, arrangement, self._hardware)
         if not self.unknown:
             places = {root: Place(arrangement.ranks[root], nodes_of(chosen)) for root, chosen in spans.items()}
-            waiting = {group: held.waiting for group, held in groups.items()}
             tokens = samples_per_step(self._recipe) * longest_sequence(self._recipe)
-            estimate = estimated(self._timing, self._kind, arrangement, places, waiting, tokens)
-        found = loads(groups, arrangement, spans, self._hardware, self._kind)
-        return Layout(self._hardware, arrangement, spans, memory, found, estimate, self.unknown)
+            estimate = estimated(self._timing, self._kind, arrangement, places, Moves(groups, turns), tokens)
+        found = loads(groups, arrangement, spans, self._hardware, self._kind, turns)
+        return Layout(self._hardware, arrangement, spans, memory, found, turns, estimate, self.unknown)
 
     @property
     def _kind(self) -> str:
@@ -152,11 +154,12 @@ class Study:
     def _seconds(self, arrangement: Arrangement) -> float:
         """A step's time if every device set is packed onto as few nodes as it can."""
         places = {root: Place(ranks, -(-ranks // self._hardware.gpus)) for root, ranks in arrangement.ranks.items()}
-        waiting = {
-            group: self._group(arrangement, group, arrangement.ranks[root]).waiting
+        groups = {
+            group: self._group(arrangement, group, arrangement.ranks[root])
             for group, root in arrangement.set_of.items()
         }
-        return step_seconds(self._timing, self._kind, arrangement, places, waiting)
+        moves = Moves(groups, turns_of(groups, arrangement, self._hardware))
+        return step_seconds(self._timing, self._kind, arrangement, places, moves)
 
     def _role(self, role: str, ranks: int, *, shared: bool) -> RoleMemory:
         key = (role, ranks, shared)

@@ -21,14 +21,16 @@ from distft.config.recipe import Recipe
 from distft.config.roles import main_role, model_of, roles
 from distft.planning.batch_arithmetic import BatchArithmetic, batch_arithmetic
 from distft.planning.estimate import Estimate
-from distft.planning.footprint import Load, RoleMemory, SizeBook
+from distft.planning.footprint import RoleMemory, SizeBook
 from distft.planning.group_environment import group_environment
 from distft.planning.hardware import Hardware, hardware_of
 from distft.planning.layout import Layout, best_layout, fits
+from distft.planning.loads import Load
 from distft.planning.machine import Machine
 from distft.planning.micro_batch_cost import micro_batch_cost
 from distft.planning.placement_plan import Span
 from distft.planning.remedies import Remedy, Tried, remedies
+from distft.planning.residency import Turn, said
 from distft.planning.sharing import PHASES, slot_share, threads
 from distft.planning.smallest import Smallest, smallest_that_fits
 
@@ -59,7 +61,8 @@ class Bundle(Frozen):
 
 
 class GroupPlan(Frozen):
-    """All ranks of one group. ``roles`` live in it; groups of one ``device_set`` take turns on its bundles.
+    """All ranks of one group. ``roles`` live in it; groups of one ``device_set`` share its bundles, and those
+    ``beside`` it keep their memory while it works: the others of the set sleep then.
 
     Rank i of every group of a device set sits in bundle i. ``cpus_per_rank`` is the group's own part of the
     bundle, whose cores are used at the same time; ``gpus_per_rank`` is the whole bundle's, used in turn.
@@ -68,6 +71,7 @@ class GroupPlan(Frozen):
     role: str
     roles: tuple[str, ...]
     device_set: str
+    beside: tuple[str, ...] = ()
     ranks: tuple[RankPlan, ...]
     cpus_per_rank: float
     gpus_per_rank: float
@@ -111,6 +115,7 @@ class Plan(Frozen):
     device_sets: dict[str, tuple[Bundle, ...]]
     groups: dict[str, GroupPlan]
     data_worker: DataWorkerPlan
+    turns: dict[str, Turn]
     phases: tuple[tuple[str, ...], ...]
     batch: BatchArithmetic
     memory: dict[str, RoleMemory]
@@ -142,6 +147,7 @@ class Plan(Frozen):
                 "role": group.role,
                 "num_ranks": group.num_ranks,
                 "device_set": group.device_set,
+                "beside": group.beside,
                 "cpus_per_rank": group.cpus_per_rank,
                 "gpus_per_rank": group.gpus_per_rank,
                 "env": dict(group.env),
@@ -213,6 +219,7 @@ def _written_out(recipe: Recipe, cluster: Cluster, machine: Machine | None, layo
         data_worker=DataWorkerPlan(
             node=0, cpus=share.data_worker_cpus, env=group_environment(cluster, machine, gpus=0, threads=1)
         ),
+        turns=dict(layout.turns),
         phases=PHASES[recipe.algorithm.kind],
         batch=batch,
         memory=dict(layout.memory),
@@ -246,6 +253,7 @@ def _group(
         role=group,
         roles=tuple(role for role in roles(recipe) if arrangement.group_of[role] == group),
         device_set=root,
+        beside=layout.turns[group].awake,
         ranks=ranks,
         cpus_per_rank=share.divided(share.cpus, len(layout.arrangement.members[root])),
         gpus_per_rank=share.gpus,
@@ -270,11 +278,11 @@ def _tight(layout: Layout) -> Iterator[str]:
 
 def _notes(layout: Layout, batch: BatchArithmetic) -> tuple[str, ...]:
     notes = [f"{role}: {memory.unknown}" for role, memory in layout.memory.items() if memory.unknown]
-    notes += [
-        f"{', '.join(groups)} take turns on the same devices"
-        for groups in layout.arrangement.members.values()
-        if len(groups) > 1
-    ]
+    for members in layout.arrangement.members.values():
+        if len(members) > 1 and layout.hardware.gpus:
+            notes += said(layout.turns, members, layout.hardware.gpu_memory)
+        elif len(members) > 1:
+            notes.append(f"{', '.join(members)} share the same cores, all of them in memory")
     idle = batch.ranks - batch.sequences // (2 if batch.unit == "pairs" else 1)
     if idle > 0:
         notes.append(f"{idle} of {batch.ranks} ranks have nothing to do: a step has {batch.units} {batch.unit}")

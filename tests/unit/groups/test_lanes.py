@@ -22,7 +22,7 @@ def test_lanes_keep_the_order_of_the_calls_on_each_set() -> None:
 
 
 def test_groups_that_share_devices_take_turns() -> None:
-    devices = Devices(SHARED)
+    devices = Devices(SHARED, {})
     assert run(devices, "policy") == []
     assert run(devices, "policy") == []
     assert run(devices, "reference") == [("policy", "sleep")], "never slept, so not woken"
@@ -31,14 +31,23 @@ def test_groups_that_share_devices_take_turns() -> None:
 
 
 def test_a_group_alone_on_its_devices_neither_sleeps_nor_wakes() -> None:
-    devices = Devices(SHARED)
+    devices = Devices(SHARED, {})
     run(devices, "policy")
     assert run(devices, "value") == []
     assert run(devices, "value") == []
 
 
 def test_verbs_that_need_no_devices_disturb_nobody() -> None:
-    devices = Devices(SHARED)
+    devices = Devices(SHARED, {})
     run(devices, "policy")
     assert run(devices, "reference", Verb(on_device=False)) == []
     assert run(devices, "policy") == [], "the reference holds nothing yet"
+
+
+def test_those_sleep_that_the_plan_says_must() -> None:
+    shared = dict.fromkeys(("policy", "reference", "reward"), "main")
+    devices = Devices(shared, {"policy": ("reference",), "reference": ("policy",), "reward": ()})
+    assert run(devices, "policy") == run(devices, "reference") == run(devices, "policy") == []
+    assert run(devices, "reward") == [("policy", "sleep"), ("reference", "sleep")]
+    assert run(devices, "policy") == [("reward", "sleep"), ("policy", "wake")]
+    assert run(devices, "reference") == [("reference", "wake")]

