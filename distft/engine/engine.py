@@ -76,7 +76,8 @@ class Engine:
         self._entry = module
         self._engine: Any = None
         self._replicated: ReplicatedStep | None = None
-        self._asleep: Asleep | None = None
+        self._asleep = Asleep()
+        self._awake = True
         if optimizer is not None:
             self._build_trained(module, config, optimizer)
         else:
@@ -242,21 +243,29 @@ class Engine:
         gradients = gradient_elements(optimizer, self.module, self.zero_stage)
         return Held(parameters, gradients, optimizer_elements(optimizer), bytes_now(self.module, optimizer))
 
-    def offload(self) -> None:
-        """Moves all that this rank holds to host memory, so that another role may use the accelerator."""
-        if self.device.type != "cpu":  # where it would be the same memory
-            self.sleep()
-            torch.cuda.empty_cache()
+    def offload(self) -> int:
+        """Moves what this rank holds to host memory, so that another role may use the accelerator. Between steps only:
+        gradients are not kept. Returns the bytes copied.
+        """
+        if self.device.type == "cpu":  # where it would be the same memory
+            return 0
+        copied = self.sleep()
+        torch.cuda.empty_cache()
+        return copied
 
-    def sleep(self) -> None:
+    def sleep(self) -> int:
         """As ``offload``, on any device."""
-        self._asleep = Asleep(held_tensors(self.module, self._engine.optimizer if self.trained else None))
+        if not self._awake:
+            return 0
+        self._awake = False
+        return self._asleep.sleep(held_tensors(self.module, self._engine.optimizer if self.trained else None))
 
-    def reload(self) -> None:
-        """Moves it back."""
-        if self._asleep is not None:
-            self._asleep.back()
-            self._asleep = None
+    def reload(self) -> int:
+        """Moves it back. Returns the bytes copied."""
+        if self._awake:
+            return 0
+        self._awake = True
+        return self._asleep.wake()
 
 
 def _buckets(named: list[tuple[str, nn.Parameter]], limit: int) -> Iterator[list[tuple[str, nn.Parameter]]]:

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from distft.engine.asleep import Fate
+
 
 @dataclass(frozen=True)
 class Held:
@@ -52,20 +54,24 @@ def bytes_now(module: nn.Module, optimizer: Any = None) -> dict[str, int]:
     return found
 
 
-def held_tensors(module: nn.Module, optimizer: Any = None) -> Iterator[Tensor]:
-    """All tensors of a model on this rank; several may lie in one storage."""
+def held_tensors(module: nn.Module, optimizer: Any = None) -> Iterator[tuple[Tensor, Fate]]:
+    """All tensors of a model on this rank, and what becomes of each in a sleep; several may lie in one storage."""
     for parameter in module.parameters():
-        beside = (getattr(parameter, name, None) for name in ("grad_accum", "ds_tensor"))
-        yield from (tensor for tensor in (parameter.data, parameter.grad, *beside) if tensor is not None)
-        yield from _quantization_constants(parameter)
-    yield from module.buffers()
+        fate: Fate = "changing" if parameter.requires_grad else "frozen"
+        yield parameter.data, fate
+        if (shard := getattr(parameter, "ds_tensor", None)) is not None:
+            yield shard, fate
+        yield from ((tensor, "frozen") for tensor in _quantization_constants(parameter))
+        gradients = (parameter.grad, getattr(parameter, "grad_accum", None))
+        yield from ((gradient, "gradient") for gradient in gradients if gradient is not None)
+    yield from ((buffer, "changing") for buffer in module.buffers())
     if optimizer is None:
         return
     masters = list(_master_weights(optimizer))
-    yield from masters
-    yield from (master.grad for master in masters if master.grad is not None)
-    yield from (tensor for tensor in _kept_gradients(optimizer) if tensor is not None)
-    yield from optimizer_tensors(optimizer)
+    yield from ((master, "changing") for master in masters)
+    yield from ((master.grad, "gradient") for master in masters if master.grad is not None)
+    yield from ((tensor, "gradient") for tensor in _kept_gradients(optimizer) if tensor is not None)
+    yield from ((tensor, "changing") for tensor in optimizer_tensors(optimizer))
 
 
 def _quantization_constants(parameter: Any) -> Iterator[Tensor]:

@@ -61,7 +61,7 @@ def _zero(engine: EngineConfig, *, trained: bool) -> dict[str, Any]:
         zero["stage3_prefetch_bucket_size"] = engine.reduce_bucket_size
         zero["stage3_max_reuse_distance"] = 0 if not trained else 1_000_000_000
         if engine.offload_parameters == "cpu":
-            zero["offload_param"] = {"device": "cpu", "pin_memory": False}
+            zero["offload_param"] = {"device": "cpu", "pin_memory": accelerator().type == "cuda"}
     if trained and engine.offload_optimizer == "cpu":
-        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": False}
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": accelerator().type == "cuda"}
     return zero

@@ -32,6 +32,7 @@ CHUNK_GPU = 2**25
 PROCESS_HOST = 450 * 2**20
 PROCESS_HOST_GPU = 2500 * 2**20
 PROCESS_GPU = 1200 * 2**20
+ROUNDED_UP = "page-locked memory rounded up"
 # Share of all else that the allocator loses to fragments: an allowance, not a measurement.
 FRAGMENTATION = 0.05
 
@@ -139,6 +140,7 @@ def state_items(sizes: ModelSizes, engine: Engine, compute: Compute, ranks: int)
         items.append(Item("optimizer states", 8 * states, place=away))
     if offloaded:
         items += _offload_items(trained.largest, stage, size, states)
+        items += _page_locked(items, gpu=compute.gpu)
     if size < 4 and stage == 1:
         items.append(Item("this rank's part of the gradients", 4 * states, "step"))
     elif size < 4 and stage == 3 and not offloaded:
@@ -156,6 +158,14 @@ def _offload_items(largest: int, stage: int, size: int, states: int) -> list[Ite
         items.append(Item("largest gradient on its way", size * largest, place="host"))
         items.append(Item("largest gradient on its way", size * largest))
     return items
+
+
+def _page_locked(items: Iterable[Item], *, gpu: bool) -> list[Item]:
+    """What is page-locked for transfers torch rounds up to a power of two; an upper limit, not measured."""
+    locked = [item.bytes for item in items if item.place == "host" and item.name != "optimizer states" and item.bytes]
+    return (
+        [Item(ROUNDED_UP, sum((1 << (size - 1).bit_length()) - size for size in locked), place="host")] if gpu else []
+    )
 
 
 def buffer_items(sizes: ModelSizes, engine: Engine, compute: Compute, ranks: int) -> list[Item]:

@@ -141,15 +141,13 @@ class ModelWorker:
         process_group.leave()
         return None, None
 
-    def sleep(self) -> tuple[None, None]:
-        """Gives the accelerator to another role."""
-        self._engine.offload()
-        return None, None
+    def sleep(self) -> tuple[dict[str, int], None]:
+        """Gives the accelerator to another role; reports the bytes that went to host memory."""
+        return {"bytes": self._engine.offload()}, None
 
-    def wake(self) -> tuple[None, None]:
-        """Takes the accelerator back."""
-        self._engine.reload()
-        return None, None
+    def wake(self) -> tuple[dict[str, int], None]:
+        """Takes the accelerator back; reports the bytes that came back."""
+        return {"bytes": self._engine.reload()}, None
 
     def held(self) -> tuple[dict[str, Any], None]:
         """Elements of parameters, gradients and optimizer state on this rank, their bytes now, and the process's."""

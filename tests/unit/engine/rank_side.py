@@ -275,9 +275,12 @@ def sleep_and_wake(rank: int, world: int, setup: Setup, steps: Sequence[Any]) ->
         for parameter in engine.module.parameters():
             parameter.data = parameter.data.clone()
     held = sum(engine.held().bytes.values())
-    engine.sleep()
+    moved = [engine.sleep()]
     asleep = sum(engine.held().bytes.values())
-    engine.reload()
+    moved.append(engine.reload())
     awake = sum(engine.held().bytes.values())
-    take_steps(engine, rank, steps[1:])
-    return {"weights": weights(engine), "bytes": (held, asleep, awake)}
+    take_steps(engine, rank, steps[1:2])
+    kinds = engine.held().bytes
+    moved += [engine.sleep(), engine.reload()]
+    take_steps(engine, rank, steps[2:])
+    return {"weights": weights(engine), "bytes": (held, asleep, awake), "kinds": kinds, "moved": moved}

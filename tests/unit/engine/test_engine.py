@@ -237,6 +237,20 @@ def test_a_sleep_leaves_nothing_and_changes_nothing(
     held, asleep, again = slept["bytes"]
     assert asleep == 0
     assert again == held
+    # Gradients stay behind; buffers and what shares a storage with them are not in any kind.
+    needed = sum(size for kind, size in slept["kinds"].items() if kind not in ("gradients", "float32 gradients"))
+    assert all(needed <= moved <= 1.05 * needed for moved in slept["moved"])
+
+
+@pytest.mark.parametrize("stage", [0, 3])
+def test_a_frozen_base_goes_out_once(groups: dict[int, Group], folder: str, stage: int) -> None:
+    setup = Setup(folder, stage, "bfloat16", lora=Lora(r=2))
+    slept = groups[2].call(rank_side.sleep_and_wake, setup, STEPS)[0]
+    awake = groups[2].call(rank_side.train, setup, STEPS)[0]["weights"]
+    assert spread(slept["weights"], awake) == (0.0, 0.0)
+    first, back, again, _ = slept["moved"]
+    assert first == back
+    assert again <= back - 0.8 * slept["kinds"]["parameters"]
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 
 from distft.common.errors import UserError
 from distft.config.models import Engine
+from distft.engine import settings as module
 from distft.engine.settings import deepspeed_settings
 
 
@@ -30,11 +32,15 @@ def test_a_frozen_role_is_sharded_at_stage_3_or_not_at_all() -> None:
     assert "gradient_clipping" not in settings(trained=False)
 
 
-def test_offload_where_the_stage_has_none_is_an_error() -> None:
+def test_offload_where_the_stage_has_none_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="stage 3 only"):
         settings(zero_stage=2, offload_parameters="cpu")
     with pytest.raises(UserError, match="stages 1 to 3"):
         settings(zero_stage=0, offload_optimizer="cpu")
     zero = settings(zero_stage=3, offload_parameters="cpu", offload_optimizer="cpu")["zero_optimization"]
     assert zero["offload_param"]["device"] == zero["offload_optimizer"]["device"] == "cpu"
+    assert zero["offload_param"]["pin_memory"] is zero["offload_optimizer"]["pin_memory"] is False
+    monkeypatch.setattr(module, "accelerator", lambda: torch.device("cuda", 0))
+    zero = settings(zero_stage=3, offload_parameters="cpu", offload_optimizer="cpu")["zero_optimization"]
+    assert zero["offload_param"]["pin_memory"] is zero["offload_optimizer"]["pin_memory"] is True
     assert "offload_optimizer" not in settings(False, zero_stage=3, offload_optimizer="cpu")["zero_optimization"]
