@@ -97,7 +97,7 @@ def test_an_optimizer_on_the_host_keeps_more_than_it_moves(stage: int, host: flo
 
 
 def test_page_locked_memory_comes_in_powers_of_two() -> None:
-    """Gradients, master weights and the optimizer's gradients, each 4 of 8.03e9 bytes here, in 32 GiB; Adam's are not."""
+    """Gradients, master weights and the optimizer's gradients: 4 bytes of 8.03e9 each, in 32 GiB. Adam's are not."""
     engine = Engine(offload_optimizer="cpu", persistence_threshold=0)
     items = state_items(SIZES, engine, compute(), 1)
     assert named(items, ROUNDED_UP) == 3 * (32 * GIB - 4 * SIZES.total)
