@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -139,3 +139,11 @@ class Session:
             raise RunFailed(
                 f"{MAX_FAILED_SAVES} checkpoints in a row failed; the last: {error}", kind="disk"
             ) from error
+
+
+def device_peaks(role: str, reports: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Of the fullest rank: the most bytes of its GPU that tensors took and that its allocator held since the last
+    update, generation and forward passes among them. Nothing on CPUs.
+    """
+    names = ("allocated_peak", "reserved_peak")
+    return {f"memory/{role}/{name}": max(one[name] for one in reports) for name in names if name in reports[0]}

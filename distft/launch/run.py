@@ -269,7 +269,6 @@ def _set_up(
     models[main_role(recipe)].call("check_export").result()
     tracker.total_steps = progress.total_steps
     tracker.event("ready", step=progress.step, total_steps=progress.total_steps)
-    ranks = sum(group.num_ranks for group in plan.groups.values())
     return Session(
         recipe,
         models,
@@ -278,7 +277,7 @@ def _set_up(
         tracker,
         coordinator,
         progress,
-        Throughput(num_gpus=ranks),
+        Throughput(num_gpus=plan.num_devices),
         groups.take_computing_seconds,
         stop,
     )

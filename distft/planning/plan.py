@@ -133,6 +133,11 @@ class Plan(Frozen):
         """Nodes that hold a rank."""
         return len({bundle.node for bundles in self.device_sets.values() for bundle in bundles})
 
+    @property
+    def num_devices(self) -> int:
+        """GPUs (on CPU clusters: slots) that hold a rank, each counted once however many roles share it."""
+        return sum(len(bundles) for bundles in self.device_sets.values())
+
     def group_of(self, role: str) -> GroupPlan:
         """The group in which a role lives. Raises KeyError for a role that the run does not have."""
         for group in self.groups.values():

@@ -159,8 +159,10 @@ class ModelWorker:
             "bytes": held.bytes,
             "rss_bytes": psutil.Process().memory_info().rss,
         }
-        if self._engine.device.type == "cuda":
-            report["cuda_peak_bytes"] = torch.cuda.max_memory_allocated()
+        if self._engine.device.type == "cuda":  # the most since this was last asked
+            report["allocated_peak"] = torch.cuda.max_memory_allocated()
+            report["reserved_peak"] = torch.cuda.max_memory_reserved()
+            torch.cuda.reset_peak_memory_stats()
         return report, None
 
     # ---- computing

@@ -121,7 +121,7 @@ def test_groups_that_take_turns_share_their_bundles() -> None:
     turns = recipe("dpo", {"placement": {"policy": {"ranks": 2}, "reference": {"with": "policy"}}})
     plan = make_plan(turns, gpu_cluster())
     assert set(plan.device_sets) == {"policy"}
-    assert len(plan.device_sets["policy"]) == 2
+    assert len(plan.device_sets["policy"]) == plan.num_devices == 2
     views = plan.group_specs_view()
     assert views["reference"]["device_set"] == "policy"
     assert views["reference"]["node_of_rank"] == views["policy"]["node_of_rank"] == (0, 0)
