@@ -90,6 +90,7 @@ def _run_verbs(verbs: Any) -> None:
         "quickstart", description="SFT, reward model, PPO and DPO on the embedded data, on this machine"
     )
     quickstart.add_argument("--output", type=Path, default=Path("runs/quickstart"), help="folder of the four runs")
+    quickstart.add_argument("--cluster", default="local", help="a shipped name or a YAML file (default: local)")
 
     train = verbs.add_parser("train", description="run a recipe here, or go on where it stopped")
     _recipe_arguments(train)

@@ -97,7 +97,7 @@ def _output_is_closed() -> bool:
 def _quickstart(arguments: argparse.Namespace) -> None:
     from distft.launch.quickstart import quickstart
 
-    quickstart(arguments.output)
+    quickstart(arguments.output, arguments.cluster)
 
 
 def _train(arguments: argparse.Namespace) -> int | None:

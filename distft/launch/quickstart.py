@@ -21,17 +21,16 @@ STAGES = {
     "ppo": ("ppo-tiny", {"models.policy.path": "sft", "models.reward.path": "reward"}),
     "dpo": ("dpo-tiny", {"models.policy.path": "sft"}),
 }
-CLUSTER = "local"
 
 
-def quickstart(output: Path) -> None:
-    """Runs the four stages, each from the models of those before; a stage that is done is not done again.
+def quickstart(output: Path, cluster: str) -> None:
+    """Runs the four stages on a cluster, each from the models of those before; a stage that is done is not done again.
 
     Raises, before anything is started, EnvironmentFallsShort where one of the stages does not fit on this machine,
     UserError where ``output`` cannot be written or holds other runs.
     """
     started = time.monotonic()
-    plans = [_room_for(recipe_name) for recipe_name, _ in STAGES.values()]
+    plans = [_room_for(recipe_name, cluster) for recipe_name, _ in STAGES.values()]
     stages = {stage: _overrides(stage, output) for stage in STAGES}
     recipes = {stage: load_recipe(STAGES[stage][0], overrides) for stage, overrides in stages.items()}
     check_output_dir(output, where="--output", example="--output FOLDER")
@@ -39,7 +38,7 @@ def quickstart(output: Path) -> None:
         require_same_run(recipe, output / stage)
     finished = all(is_finished(recipe, output / stage) for stage, recipe in recipes.items())
 
-    tables = _run_all(recipes, stages, plans, output, finished=finished)
+    tables = _run_all(recipes, stages, plans, output, cluster, finished=finished)
     print(f"\n{before_after(tables)}\n")
     print(f"run folders: {', '.join(str(output / stage) for stage in STAGES)}")
     print(f"the aligned models: {output / 'ppo' / 'final'} and {output / 'dpo' / 'final'}")
@@ -49,9 +48,9 @@ def quickstart(output: Path) -> None:
         print(f"{(time.monotonic() - started) / 60:.1f} minutes")
 
 
-def _room_for(recipe_name: str) -> Plan:
+def _room_for(recipe_name: str, cluster: str) -> Plan:
     """The plan of a stage, from the recipe's own model, which has the sizes of the one it will start from."""
-    plan = planned(load_recipe(recipe_name), CLUSTER)
+    plan = planned(load_recipe(recipe_name), cluster)
     check_memory(plan)
     return plan
 
@@ -66,7 +65,13 @@ def _overrides(stage: str, output: Path) -> list[str]:
 
 
 def _run_all(
-    recipes: dict[str, Recipe], overrides: dict[str, list[str]], plans: list[Plan], output: Path, *, finished: bool
+    recipes: dict[str, Recipe],
+    overrides: dict[str, list[str]],
+    plans: list[Plan],
+    output: Path,
+    cluster: str,
+    *,
+    finished: bool,
 ) -> dict[str, Table]:
     """One Ray for all stages, with room for the largest."""
     from distft.launch.run import ray_for, train
@@ -75,7 +80,7 @@ def _run_all(
     with nullcontext() if finished else ray_for(plans, output):
         for stage, recipe in recipes.items():
             print(f"--- {stage}: distft train {STAGES[stage][0]} {' '.join(overrides[stage])}", flush=True)
-            outcome = train(recipe, CLUSTER)
+            outcome = train(recipe, cluster)
             tables[stage] = headlines(outcome.table)
             if outcome.finished_before:
                 print(f"{stage}: already finished, see {outcome.run_dir}", flush=True)

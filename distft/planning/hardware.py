@@ -7,6 +7,7 @@ from typing import Any
 
 from distft.common.errors import EnvironmentFallsShort
 from distft.config.cluster import Cluster
+from distft.planning.cards import known_card
 from distft.planning.machine import GIB, Machine
 
 
@@ -67,21 +68,23 @@ def hardware_of(cluster: Cluster, machine: Machine | None) -> Hardware:
         memory=int(said["memory_gib"] * GIB),
         gpu_memory=int(gpu_memory * GIB) if said["gpus"] else 0,
         ranks_per_cpu=node.ranks_per_cpu,
-        **_rates(cluster),
+        **_rates(cluster, machine),
     )
 
 
-def _rates(cluster: Cluster) -> dict[str, Any]:
+def _rates(cluster: Cluster, machine: Machine | None) -> dict[str, Any]:
     """What the data sheets say, in units without prefixes; the file's ``interconnect_gbs`` counts both directions."""
     gpu, network = cluster.node.gpu, cluster.network.bandwidth_gbps
     rates: dict[str, Any] = {"network": network * 1e9 / 8} if network else {}
-    if gpu is None:
+    card = known_card(machine.gpu_type) if machine and gpu is None else None
+    known = gpu or card
+    if known is None:
         return rates
     return rates | {
-        "flops": gpu.bf16_tflops * 1e12,
-        "memory_bandwidth": gpu.memory_bandwidth_gbs * 1e9,
-        "link": (gpu.interconnect_gbs or 0.0) * 1e9 / 2,
-        "nvlink": gpu.interconnect == "nvlink",
+        "flops": known.bf16_tflops * 1e12,
+        "memory_bandwidth": known.memory_bandwidth_gbs * 1e9,
+        "link": (known.interconnect_gbs or 0.0) * 1e9 / 2,
+        "nvlink": gpu.interconnect == "nvlink" if gpu else bool(card and card.nvlink),
     }
 
 

@@ -281,5 +281,6 @@ def _too_many(arrangement: Arrangement, hardware: Hardware) -> EnvironmentFallsS
     if each:
         nearest = f"{each} rank{'s' if each > 1 else ''} for each of {', '.join(arrangement.ranks)} would fit"
     else:
-        nearest = f"roles that take turns on the same devices would fit: `with: {next(iter(arrangement.ranks))}`"
-    return EnvironmentFallsShort(what, where="placement", hint=f"nearest: {nearest}; or `ranks: auto`")
+        nearest = "roles on the same devices would fit"
+    automatic = " ".join(f"placement.{root}.ranks=auto" for root in arrangement.ranks)
+    return EnvironmentFallsShort(what, where="placement", hint=f"nearest: {nearest}; {automatic} finds what does")

@@ -9,7 +9,7 @@ import pytest
 from distft.common.errors import UserError
 from distft.config.cluster import Cluster, load_cluster, shipped_clusters
 
-NAMES = ("local", "one-node-8xh100", "ray-existing", "slurm-a100", "slurm-cpu", "slurm-h100")
+NAMES = ("local", "one-node-8xa100", "one-node-8xh100", "ray-existing", "slurm-a100", "slurm-cpu", "slurm-h100")
 SLURM = "name: x\nkind: slurm\nnodes: 1\nnode: {cpus: 2, memory_gib: 8}\n"
 
 

@@ -32,7 +32,14 @@ def test_gpus_of_the_machine_are_used_where_the_file_says_auto() -> None:
     machine = Machine(cpus=16, memory_gib=64.0, gpus=2, gpu_memory_gib=23.5)
     found = hardware_of(local(gpus="auto"), machine)
     assert (found.gpus, found.slots, found.gpu_memory) == (2, 2, int(23.5 * GIB))
-    assert hardware_of(load_cluster("local"), machine).gpus == 0
+    assert hardware_of(load_cluster("local"), machine).gpus == 2
+    assert hardware_of(local(), machine).gpus == 0
+
+
+def test_rates_of_a_known_card_need_no_file() -> None:
+    machine = Machine(cpus=16, memory_gib=64.0, gpus=1, gpu_memory_gib=79.6, gpu_type="NVIDIA H100 80GB HBM3")
+    found = hardware_of(load_cluster("local"), machine)
+    assert (found.flops, found.memory_bandwidth, found.link, found.nvlink) == (989e12, 3350e9, 450e9, True)
 
 
 def test_rates_come_from_the_file_in_units_without_prefixes() -> None:

@@ -66,6 +66,25 @@ def test_every_shipped_recipe_can_be_planned_from_nothing(name: str) -> None:
     assert Plan.model_validate_json(plan.model_dump_json()) == plan
 
 
+@pytest.mark.parametrize("name", ["sft-tiny", "reward-tiny", "dpo-tiny", "ppo-tiny"])
+def test_the_tiny_recipes_run_on_one_gpu_awake_together(name: str) -> None:
+    machine = Machine(16, 128.0, gpus=1, gpu_memory_gib=79.6, gpu_type="NVIDIA H100 80GB HBM3")
+    plan = make_plan(load_recipe(name, []), local(), machine=machine)
+    assert plan.fits is True
+    assert plan.num_devices == 1
+    assert not any(turn.asleep for turn in plan.turns.values())
+    assert plan.estimate is not None
+
+
+def test_too_few_gpus_are_answered_by_what_works_when_pasted() -> None:
+    machine = Machine(16, 128.0, gpus=1, gpu_memory_gib=79.6)
+    asked = ["placement.policy.ranks=2", "placement.reference.ranks=2"]
+    with pytest.raises(EnvironmentFallsShort, match="4 GPUs are asked for") as caught:
+        make_plan(load_recipe("dpo-tiny", asked), local(), machine=machine)
+    pasted = [word for word in caught.value.hint.split() if "=" in word]
+    assert make_plan(load_recipe("dpo-tiny", [*asked, *pasted]), local(), machine=machine).fits is True
+
+
 def test_golden_ppo_tiny_on_a_laptop() -> None:
     plan = make_plan(load_recipe("ppo-tiny", ["train.global_batch_size=16"]), local(), machine=LAPTOP)
     found = json.loads(plan.model_dump_json(include={"groups", "data_worker", "batch", "format", "phases"}))
