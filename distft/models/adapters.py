@@ -44,7 +44,7 @@ def add_lora(model: Any, lora: Lora, *, dropout: bool, seed: int) -> None:
     config = adapters_in(_beside_experts(adapters_in(_targets(model, lora)), model, lora))
     model.requires_grad_(requires_grad=False)
     dtype = model.dtype
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):  # a seed sets every device's generator
         torch.manual_seed(seed)
         try:
             inject_adapter_in_model(config, model)

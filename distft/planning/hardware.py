@@ -10,6 +10,9 @@ from distft.config.cluster import Cluster
 from distft.planning.cards import known_card
 from distft.planning.machine import GIB, Machine
 
+# So much more than a card has may be said of it: 80 where the driver reports 79.6.
+ROUNDED = 1.02
+
 
 @dataclass(frozen=True)
 class Hardware:
@@ -60,7 +63,8 @@ def hardware_of(cluster: Cluster, machine: Machine | None) -> Hardware:
     else:
         _check(cluster.name, said, machine)
         said = {key: getattr(machine, key) if value == "auto" else value for key, value in said.items()}
-    gpu_memory = node.gpu.memory_gib if node.gpu else machine.gpu_memory_gib if machine else 0.0
+    there = machine.gpu_memory_gib if machine is not None and cluster.kind != "slurm" else 0.0
+    gpu_memory = _gpu_memory(cluster, there)
     return Hardware(
         nodes=said["nodes"],
         cpus=said["cpus"],
@@ -70,6 +74,18 @@ def hardware_of(cluster: Cluster, machine: Machine | None) -> Hardware:
         ranks_per_cpu=node.ranks_per_cpu,
         **_rates(cluster, machine),
     )
+
+
+def _gpu_memory(cluster: Cluster, there: float) -> float:
+    """GiB of a GPU: what the file says, if the card has it; ``there`` is 0 where that is not known."""
+    said = cluster.node.gpu.memory_gib if cluster.node.gpu else there
+    if there and said > there * ROUNDED:
+        raise EnvironmentFallsShort(
+            f"the cluster file says gpu.memory_gib: {said:g}, the smallest GPU has {there:.1f}",
+            where=f"cluster {cluster.name}",
+            hint=f"nearest: gpu.memory_gib: {there:.1f}",
+        )
+    return min(said, there) if there else said
 
 
 def _rates(cluster: Cluster, machine: Machine | None) -> dict[str, Any]:

@@ -36,6 +36,23 @@ def test_gpus_of_the_machine_are_used_where_the_file_says_auto() -> None:
     assert hardware_of(local(), machine).gpus == 0
 
 
+def test_a_cards_memory_is_held_against_what_the_file_says() -> None:
+    card = {
+        "type": "a100",
+        "memory_gib": 79.1,
+        "bf16_tflops": 312,
+        "memory_bandwidth_gbs": 2039,
+        "interconnect_gbs": 600,
+    }
+    cluster = local(gpus=1, gpu=card)
+    small, large = (Machine(16, 64.0, gpus=1, gpu_memory_gib=memory) for memory in (39.4, 79.3))
+    with pytest.raises(EnvironmentFallsShort, match=r"gpu.memory_gib: 79.1, the smallest GPU has 39.4") as caught:
+        hardware_of(cluster, small)
+    assert caught.value.hint == "nearest: gpu.memory_gib: 39.4"
+    assert hardware_of(cluster, large).gpu_memory == int(79.1 * GIB)
+    assert hardware_of(cluster, Machine(16, 64.0, gpus=1)).gpu_memory == int(79.1 * GIB)
+
+
 def test_rates_of_a_known_card_need_no_file() -> None:
     machine = Machine(cpus=16, memory_gib=64.0, gpus=1, gpu_memory_gib=79.6, gpu_type="NVIDIA H100 80GB HBM3")
     found = hardware_of(load_cluster("local"), machine)
