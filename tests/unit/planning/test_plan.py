@@ -286,7 +286,7 @@ from distft.planning.plan import make_plan
 from distft.launch.preflight import preflight
 recipe = load_recipe("ppo-tiny", ["output_dir=never-made"])
 plan = make_plan(recipe, load_cluster("slurm-cpu"))
-assert draw(plan) and preflight(recipe, plan) == ()
+assert draw(plan) and all("random weights" in warning for warning in preflight(recipe, plan))
 heavy = {"torch", "ray", "transformers", "deepspeed", "datasets", "wandb"} & set(sys.modules)
 assert not heavy, heavy
 """
