@@ -7,16 +7,19 @@ from typing import Any
 from distft.models.adapters import add_lora
 from distft.models.load import empty_causal, empty_scalar, load_causal, load_scalar, load_tokenizer
 from distft.models.reading_back import check_saved
+from distft.planning.model_sizes import local_folder
 from distft.workers.spec import RoleSpec, Start
 
 
 def rehearse_model(spec: RoleSpec, start: Start, *, new_head: bool, exported: bool) -> None:
     """Tokenizer, architecture, names and sizes of the weights, adapters, and where it is ``exported`` what would be
-    written: ``ModelWorker.setup`` and ``check_export`` on the meta device. Of an ``init:`` start there is the config
-    only. Raises what the worker would.
+    written: ``ModelWorker.setup`` and ``check_export`` on the meta device. Of an ``init:`` start, and of a hub name
+    whose weights are not on this machine, it is the config only: nobody waits for a download. Raises what the worker
+    would.
     """
     load_tokenizer(start.path, trust_remote_code=start.trust_remote_code, chat_template=start.chat_template)
-    model = _from_config(spec, start.path) if start.init is not None else _on_meta(spec, start.path, new_head=new_head)
+    config_only = start.init is not None or local_folder(start.path) is None
+    model = _from_config(spec, start.path) if config_only else _on_meta(spec, start.path, new_head=new_head)
     if exported:
         check_saved(model, start.path)
     if spec.model.peft is not None:

@@ -22,6 +22,9 @@ from distft.data.store import BESIDE
 from distft.launch.prepare import prepare
 from distft.launch.rehearsal import rehearse
 from distft.launch.run_folder import fingerprint, write_recipe
+from distft.launch.starts import role_spec
+from distft.workers import rehearsal
+from distft.workers.spec import Start
 from tests.reference.tiny_models import save_llama, train_tokenizer
 
 ROWS = [{"prompt": f"What is {number}?", "completion": f" It is {number}."} for number in range(8)]
@@ -199,3 +202,12 @@ def test_rows_are_kept_where_rows_are_kept_already(here: Path) -> None:
     store.mkdir()
     assert rehearse(prepare(load_recipe("sft.yaml"), "local")) == ()
     assert any(store.rglob("*"))
+
+
+def test_weights_that_are_not_here_are_not_fetched(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hub name that is not in the cache: its config is asked for, and no more."""
+    asked = load_recipe("sft-tiny", [f"models.policy.path={model}"])
+    spec = role_spec(asked, "policy")
+    monkeypatch.setattr(rehearsal, "local_folder", lambda _: None)
+    monkeypatch.setattr(rehearsal, "load_causal", lambda *_, **__: pytest.fail("weights were asked for"))
+    rehearsal.rehearse_model(spec, Start(str(model)), new_head=True, exported=True)
