@@ -32,10 +32,17 @@ def steps_for(world_size: int) -> list[Any]:
     return STEPS if world_size == 2 else [[[micro for rank in step for micro in rank]] for step in STEPS]
 
 
+def plain(folder: str, dtype: torch.dtype) -> Any:
+    """The model as transformers loads it, without dropout; its padding token's row learns as any other's."""
+    module: Any = AutoModelForCausalLM.from_pretrained(folder, attention_dropout=0.0, dtype=dtype)
+    module.get_input_embeddings().padding_idx = None
+    return module.train()
+
+
 def plain_adamw(folder: str, dtype: torch.dtype = torch.float32) -> tuple[list[float], dict[str, np.ndarray]]:
     """The same steps in one process, whole batches at once; weights start from ``dtype``."""
     torch.set_num_threads(1)
-    module = AutoModelForCausalLM.from_pretrained(folder, attention_dropout=0.0).to(dtype).float().train()
+    module = plain(folder, dtype).float()
     groups = [
         {"params": [p for p in module.parameters() if p.dim() >= 2], "weight_decay": DECAY},
         {"params": [p for p in module.parameters() if p.dim() < 2], "weight_decay": 0.0},
@@ -94,7 +101,7 @@ def test_low_precision_is_plain_adamw_within_its_precision(
 def summed_in_float64(folder: str, samples: list[int], dtype: str) -> float:
     """The norm of the mean gradient of single samples in ``dtype``, which nothing rounds on its way into the sum."""
     torch.set_num_threads(1)
-    module = AutoModelForCausalLM.from_pretrained(folder, attention_dropout=0.0, dtype=getattr(torch, dtype)).train()
+    module = plain(folder, getattr(torch, dtype))
     total = torch.zeros(sum(parameter.numel() for parameter in module.parameters()), dtype=torch.float64)
     for sample in samples:
         ids = rank_side.sequence(sample)
