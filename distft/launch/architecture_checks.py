@@ -20,8 +20,9 @@ from distft.planning.positions import changing_rope, position_limit
 # The kernels of these families read the weights of some layers past their modules, and so past an adapter.
 PAST_ADAPTERS = {"out_proj", "conv1d"}
 STATE_SPACE = {"mamba", "mamba2", "falcon_mamba", "falcon_h1", "nemotron_h"}
-# Two of transformers' lists, from model type to class.
+# Three of transformers' lists, from model type to class.
 _CAUSAL, _CLASSIFIER = "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES", "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES"
+_MASKED = "MODEL_FOR_MASKED_LM_MAPPING_NAMES"
 
 
 def check_architecture(config: Mapping[str, Any], folder: Path, role: str, model: Model) -> None:
@@ -41,6 +42,13 @@ def check_architecture(config: Mapping[str, Any], folder: Path, role: str, model
     lists = _families()
     if lists is None:  # no transformers on a login node: the run will say it
         return
+    if family in lists[_MASKED] and not config.get("is_decoder"):
+        # transformers loads it as a causal model all the same, where a token sees the answer that it is to learn.
+        raise UserError(
+            f"{folder} is an encoder ({family}): its tokens see what follows them; only decoders are trained here",
+            where=where,
+            hint="take a decoder: Llama, Qwen, Gemma, Mistral, GPT-2, ...",
+        )
     if family in lists[_CAUSAL] and (role not in SCALAR_ROLES or family in lists[_CLASSIFIER]):
         return
     if family in lists[_CAUSAL]:
@@ -118,6 +126,6 @@ def _families() -> dict[str, frozenset[str]] | None:
     for node in ast.parse(source.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and isinstance(node.value, ast.Call):
             name = node.targets[0].id
-            if name in (_CAUSAL, _CLASSIFIER):
+            if name in (_CAUSAL, _CLASSIFIER, _MASKED):
                 lists[name] = frozenset(key for key, _ in ast.literal_eval(node.value.args[0]))
-    return lists if len(lists) == 2 else None
+    return lists if len(lists) == 3 else None

@@ -29,6 +29,8 @@ OWN_CODE = {"model_type": "foo", "auto_map": {"AutoModelForCausalLM": "modeling_
             "policy",
             r"is an encoder-decoder \(t5\).*\n.*take a decoder",
         ),
+        ({"model_type": "bert"}, "policy", r"is an encoder \(bert\): its tokens see what follows.*\n.*take a decoder"),
+        ({"model_type": "roberta", "is_decoder": False}, "reward", r"is an encoder \(roberta\)"),
         (
             {"model_type": "qwen9"},
             "policy",
