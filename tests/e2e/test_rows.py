@@ -67,7 +67,7 @@ def test_the_last_prompts_of_an_epoch_are_a_smaller_iteration(sft: Path, start: 
 def test_killed_while_it_tokenises_and_then_two_at_once(tmp_path: Path, start: Start) -> None:
     write(tmp_path / "rows.jsonl", NUM_ROWS)
     store = tmp_path / BESIDE
-    words = (*OWN, "train.steps=2", "train.global_batch_size=8", "data.num_workers=2")
+    words = (*OWN, "train.steps=2", "train.global_batch_size=8", "data.num_workers=2", "optimizer.warmup_steps=0")
 
     def chunks() -> list[Path]:
         return sorted(store.glob("*/chunk-*.arrow"))
