@@ -68,10 +68,10 @@ def best_layout(recipe: Recipe, hardware: Hardware, book: SizeBook | None = None
     """
     study = Study(recipe, hardware, book or SizeBook())
     plain = study.arrangements(fewer=False)
-    if len(plain) == 1:
+    if len(plain) == 1 and study.layout(plain[0]).fits is not False:
         return study.layout(plain[0])
     if study.unknown:
-        return study.first(plain)
+        return study.first([*plain, *study.arrangements(fewer=True)])
     found = study.quickest(study.arrangements(fewer=True))
     return found or study.nearest(plain)
 

@@ -20,6 +20,7 @@ from distft.planning.plan import make_plan
 from tests.unit.launch.examples import LAPTOP, LLAMA_8B, config_folder, gpu_cluster, recipe
 
 TINY = ("sft-tiny", "reward-tiny", "dpo-tiny", "ppo-tiny")
+UNKNOWN_NETWORK = {"bandwidth_gbps": None}
 EIGHT_B = "meta-llama/Meta-Llama-3-8B"
 
 
@@ -90,6 +91,17 @@ def test_unknown_rates_leave_the_plainest_that_fits() -> None:
     plan = make_plan(recipe("dpo"), cluster, machine=machine)
     assert {role: group.num_ranks for role, group in plan.groups.items()} == {"policy": 2, "reference": 2}
     assert plan.estimate_unknown == "the cluster file does not say node.gpu"
+
+
+def test_where_nodes_have_too_little_memory_for_all_gpus_fewer_are_taken() -> None:
+    """Eighteen processes of a tiny model need more than two nodes of 15 GiB have; a step's time is not known."""
+    cluster = gpu_cluster(2)
+    node = cluster.node.model_copy(update={"memory_gib": 15.0, "gpus": 9})
+    small = cluster.model_copy(update={"node": node, "network": cluster.network.model_copy(update=UNKNOWN_NETWORK)})
+    found = best_layout(load_recipe("sft-tiny"), hardware_of(small, None))
+    assert found.unknown
+    assert found.fits
+    assert 0 < sum(found.arrangement.ranks.values()) < 18
 
 
 @settings(max_examples=25, deadline=None)
