@@ -451,13 +451,14 @@ def test_a_run_folder_in_use(arguments: list[str], here: Path, capsys: pytest.Ca
 def test_the_quickstart_on_a_machine_that_is_too_small(
     here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """PPO's eight ranks want two cores; that is said before SFT has taken its minutes."""
-    monkeypatch.setattr("distft.launch.prepare.this_machine", lambda: Machine(cpus=1, memory_gib=16.0))
+    """PPO's processes want some gigabytes; that is said before SFT has taken its minutes."""
+    monkeypatch.setattr("distft.launch.prepare.this_machine", lambda: Machine(cpus=2, memory_gib=4.0))
     before = snapshot(here)
-    assert main(["quickstart"]) == 3
+    assert main(["quickstart"]) == 2
     told = capsys.readouterr()
     assert_one_message(told.err)
-    assert "8 ranks are asked for" in told.err
+    assert "ppo-tiny on local: does not fit: " in told.err
+    assert "of 4.0" in told.err
     assert told.out == ""
     assert snapshot(here) == before
 
