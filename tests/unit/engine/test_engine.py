@@ -86,16 +86,20 @@ def test_low_precision_is_plain_adamw_within_its_precision(
     group = groups[world_size]
     group.call(rank_side.allow_float16)
     norms, wanted = plain_adamw(folder, getattr(torch, dtype))
-    found = {}
+    steps, found = steps_for(world_size), {}
+    if dtype == "float16":  # these gradients times the first loss scale are infinite: twice no step is taken
+        steps, norms = [steps[0], steps[0], *steps], [float("inf"), float("inf"), *norms]
     for stage in STAGES:
-        answer = group.call(rank_side.train, Setup(folder, stage, dtype), steps_for(world_size))[0]
+        answer = group.call(rank_side.train, Setup(folder, stage, dtype), steps)[0]
         assert answer["norms"] == pytest.approx(norms, rel=0.03)
         mean, _ = spread(answer["weights"], wanted)
         assert mean < 0.3 * RATE  # DeepSpeed's own stage 0 is off by a whole step
         found[stage] = answer["weights"]
-    # Nothing is sharded at stage 0, and in one stage 1 shard nothing either: the same arithmetic.
+    # In one shard nothing is sharded: the same arithmetic at stages 1 to 3. At stage 0 autograd adds gradients in
+    # float32 itself, which rounds otherwise than DeepSpeed's sums of what it is handed.
     if world_size == 1:
-        assert spread(found[0], found[1])[0] < 1e-6
+        assert max(spread(found[1], found[stage])[0] for stage in (2, 3)) < 1e-6
+        assert spread(found[0], found[1])[0] < 0.01 * RATE
 
 
 def summed_in_float64(folder: str, samples: list[int], dtype: str) -> float:
