@@ -83,7 +83,7 @@ def test_remedies_can_be_copied_and_say_what_a_step_would_take() -> None:
     listed = text.partition("What would:")[2]
     overrides = [word for word in listed.split() if "=" in word]
     assert overrides
-    assert all(word.partition("=")[2] in ("true", "cpu", "auto") or word[-1].isdigit() for word in overrides)
+    assert all(word.partition("=")[2] in ("true", "cpu", "auto", "lora") or word[-1].isdigit() for word in overrides)
     assert "s)" in listed
 
 

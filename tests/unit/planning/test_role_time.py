@@ -45,19 +45,22 @@ def test_update_at_stage_3_gathers_twice_and_scatters_once_a_micro_batch() -> No
     assert found.seconds == pytest.approx(max(arithmetic, links) + 0.2 * min(arithmetic, links) + optimizer)
 
 
-@pytest.mark.parametrize(("stage", "each", "end"), [(0, 0, 2), (1, 0, 3), (2, 2, 1), (3, 3, 0)])
-def test_what_each_stage_sends(stage: int, each: int, end: int) -> None:
-    """In units of one pass over all parameters: a micro-batch, and after the last one (see e2e/test_plan_truth.py)."""
+@pytest.mark.parametrize(("stage", "each", "summed", "end"), [(0, 0, 2, 0), (1, 0, 2, 1), (2, 2, 0, 1), (3, 3, 0, 0)])
+def test_what_each_stage_sends(stage: int, each: int, summed: int, end: int) -> None:
+    """In units of one pass over all parameters: a micro-batch, and after the last one, sums of gradients in float32
+    (see e2e/test_plan_truth.py)."""
     found = time_of(llama("sft", engine={"zero_stage": stage}), "policy", "update", 8)
-    once = costs.Ring(8, 360e9, 32.2e-6).seconds(2 * SIZES.total, costs.gather_calls(SIZES, 50_000_000))
-    assert found.parts.get("links", 0.0) == pytest.approx((4 * each + end) * once)
+    ring, calls = costs.Ring(8, 360e9, 32.2e-6), costs.gather_calls(SIZES, 50_000_000)
+    once, in_float32 = (ring.seconds(size * SIZES.total, calls) for size in (2, 4))
+    assert found.parts.get("links", 0.0) == pytest.approx((4 * each + end) * once + summed * in_float32)
 
 
 def test_an_optimizer_on_the_host_is_bound_by_host_memory() -> None:
-    """8 ranks of a node share 100 GB/s; gradients go down in each of 4 micro-batches, parameters up once."""
+    """8 ranks of a node share 100 GB/s; the float32 sum of the gradients comes over and goes back in each of 4
+    micro-batches, parameters go up once."""
     found = time_of(llama("sft", engine={"offload_optimizer": "cpu"}), "policy", "update", 8)
     states = SIZES.total / 8
-    assert found.parts["host"] == pytest.approx(8 * 30 * states / 100e9 + (4 + 1) * 2 * states / 25e9, rel=1e-6)
+    assert found.parts["host"] == pytest.approx(8 * 30 * states / 100e9 + (4 * 2 * 4 + 2) * states / 25e9, rel=1e-6)
     assert "GPU memory" not in found.parts
 
 
