@@ -104,6 +104,16 @@ def test_low_precision_is_plain_adamw_within_its_precision(
         assert spread(found[0], found[1])[0] < 0.01 * RATE
 
 
+@pytest.mark.xfail(raises=AssertionError, reason="unexplained: 7e-5 apart since gradients are added up in float32")
+def test_stage_0_and_a_single_shard_compute_alike(groups: dict[int, Group], folder: str) -> None:
+    """As they did when both added in the model's own precision."""
+    zero, one = (
+        groups[1].call(rank_side.train, Setup(folder, stage, "bfloat16"), steps_for(1))[0]["weights"]
+        for stage in (0, 1)
+    )
+    assert spread(zero, one)[0] < 1e-6
+
+
 def summed_in_float64(folder: str, samples: list[int], dtype: str) -> float:
     """The norm of the mean gradient of single samples in ``dtype``, which nothing rounds on its way into the sum."""
     torch.set_num_threads(1)
