@@ -171,7 +171,7 @@ def test_a_changed_recipe_is_refused_naming_the_key(sft: Path, start: Start) -> 
 
 def test_another_number_of_ranks_is_refused(sft: Path, start: Start, tmp_path: Path) -> None:
     message = refused(start, sft, *SFT, "placement.policy.ranks=1")
-    assert "placement.policy.ranks: 2 there, 1 now" in message
+    assert "placement.policy.ranks: auto there, 1 now" in message
     one_rank = [*SFT, "placement.policy.ranks=1", f"checkpoint.resume={sft}"]
     message = refused(start, tmp_path / "new", *one_rank)
     assert "the checkpoint of step 6 was written by 2 policy ranks, the plan has 1" in message
