@@ -85,7 +85,7 @@ class Engine:
 
     def _build_trained(self, module: nn.Module, config: EngineConfig, optimizer: Optimizer) -> None:
         plain = self.zero_stage == 0 and self._dtype == "float32"
-        clipped = 0.0 if plain else optimizer.max_grad_norm
+        clipped = 0.0 if self.zero_stage == 0 else optimizer.max_grad_norm
         self._engine, *_ = deepspeed.initialize(
             model=module,
             optimizer=build_optimizer(module, optimizer, self.device),

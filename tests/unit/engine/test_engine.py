@@ -97,21 +97,23 @@ def test_low_precision_is_plain_adamw_within_its_precision(
         mean, _ = spread(answer["weights"], wanted)
         assert mean < 0.3 * RATE  # DeepSpeed's own stage 0 is off by a whole step
         found[stage] = answer["weights"]
-    # In one shard nothing is sharded: the same arithmetic at stages 1 to 3. At stage 0 autograd adds gradients in
-    # float32 itself, which rounds otherwise than DeepSpeed's sums of what it is handed.
+    # In one shard nothing is sharded: the same arithmetic. At stage 0 autograd adds the two gradients of a tied
+    # embedding in float32, at the others in the model's own precision.
     if world_size == 1:
         assert max(spread(found[1], found[stage])[0] for stage in (2, 3)) < 1e-6
         assert spread(found[0], found[1])[0] < 0.01 * RATE
 
 
-@pytest.mark.xfail(raises=AssertionError, reason="unexplained: 7e-5 apart since gradients are added up in float32")
-def test_stage_0_and_a_single_shard_compute_alike(groups: dict[int, Group], folder: str) -> None:
-    """As they did when both added in the model's own precision."""
+def test_stage_0_and_a_single_shard_compute_alike(groups: dict[int, Group], untied: str) -> None:
+    """Clipping too: DeepSpeed's stage 0 took the norm of gradients rounded to bfloat16.
+
+    Two steps: in the third, the last digit of a norm's sum puts ten weights of 7,760 on the neighbouring bfloat16.
+    """
     zero, one = (
-        groups[1].call(rank_side.train, Setup(folder, stage, "bfloat16"), steps_for(1))[0]["weights"]
-        for stage in (0, 1)
+        groups[1].call(rank_side.train, Setup(untied, stage, "bfloat16"), steps_for(1)[:2])[0] for stage in (0, 1)
     )
-    assert spread(zero, one)[0] < 1e-6
+    assert zero["norms"] == pytest.approx(one["norms"], rel=1e-6)
+    assert spread(zero["weights"], one["weights"])[0] < 1e-6
 
 
 def summed_in_float64(folder: str, samples: list[int], dtype: str) -> float:
