@@ -115,7 +115,7 @@ def _train(arguments: argparse.Namespace) -> int | None:
         print(json.dumps(answer) if arguments.json else f"{name}: {state} ({run_dir})")
         return 0
     if prepared.cluster.kind == "slurm" and not prepared.finished and not os.environ.get("RAY_ADDRESS"):
-        from distft.launch.slurm import train_in_allocation
+        from distft.launch.slurm.submission import train_in_allocation
 
         return train_in_allocation(prepared.recipe, arguments.recipe, arguments.overrides, arguments.cluster)
     from distft.launch.run import run
@@ -151,7 +151,7 @@ def _warn(warnings: Iterable[str]) -> None:
 
 def _plan(arguments: argparse.Namespace) -> None:
     from distft.config.load import load_recipe
-    from distft.launch.preflight import check_memory
+    from distft.launch.preflight.checks import check_memory
     from distft.launch.prepare import planned
     from distft.planning.drawing import draw
 
@@ -217,7 +217,7 @@ def _cancel(arguments: argparse.Namespace) -> None:
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
-    from distft.launch.doctor.examine import examine
+    from distft.doctor.examine import examine
 
     report = examine(arguments.cluster, recipe_name=arguments.planned, folder=arguments.folder)
     print(json.dumps(report.as_json()) if arguments.json else "\n".join(report.lines()))

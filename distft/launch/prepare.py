@@ -15,7 +15,7 @@ from distft.common.errors import EnvironmentFallsShort, UserError
 from distft.config.cluster import Cluster, load_cluster
 from distft.config.recipe import Recipe
 from distft.launch.machine import this_machine
-from distft.launch.preflight import check_output_dir, preflight
+from distft.launch.preflight.checks import check_output_dir, preflight
 from distft.launch.run_folder import is_finished, require_same_run
 from distft.planning.machine import Machine
 from distft.planning.plan import Plan, make_plan
@@ -84,7 +84,7 @@ def _machine(cluster: Cluster) -> Machine:
     """Where the run would be: the nodes of the Ray that runs already, or this machine."""
     if cluster.kind != "ray":
         return this_machine()
-    from distft.launch.ray_cluster import existing_machine
+    from distft.launch.on_ray.cluster import existing_machine
 
     return existing_machine(cluster)
 

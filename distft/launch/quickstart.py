@@ -8,7 +8,7 @@ from pathlib import Path
 
 from distft.config.load import load_recipe
 from distft.config.recipe import Recipe
-from distft.launch.preflight import check_memory, check_output_dir
+from distft.launch.preflight.checks import check_memory, check_output_dir
 from distft.launch.prepare import planned
 from distft.launch.run_folder import is_finished, require_same_run
 from distft.launch.table import Table, before_after, headlines

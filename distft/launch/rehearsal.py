@@ -18,7 +18,7 @@ from distft.checkpoint.layout import checkpoints_folder
 from distft.config.recipe import Recipe
 from distft.config.roles import main_role
 from distft.data.store import store_folder
-from distft.launch import remarks
+from distft.launch.preflight import remarks
 from distft.launch.prepare import Prepared
 from distft.launch.resume_point import check_data, resume_point
 from distft.launch.starts import model_starts, role_spec, starts_of_workers

@@ -33,11 +33,11 @@ from distft.controller.visits import total_steps
 from distft.groups.guest import Guest
 from distft.groups.handles import Group, together
 from distft.groups.placement import Deadlines, Groups, GroupSpec, start_groups
-from distft.launch import remarks
 from distft.launch.final import write_final
 from distft.launch.jobs.stop_request import stopped_by_request
+from distft.launch.on_ray.cluster import connect
+from distft.launch.preflight import remarks
 from distft.launch.prepare import Prepared, prepare
-from distft.launch.ray_cluster import connect
 from distft.launch.resume_point import check_data, resume_point
 from distft.launch.run_folder import fingerprint, next_attempt, write_recipe
 from distft.launch.starts import model_starts, role_spec, starts_of_workers

@@ -16,14 +16,14 @@ from distft.checkpoint.lease import living, refuse_if_held
 from distft.common.errors import UserError
 from distft.config.load import load_recipe
 from distft.config.recipe import Recipe
-from distft.launch.array_tasks import combinations, of_first
 from distft.launch.jobs.cancel import stop
 from distft.launch.jobs.known_jobs import KnownJob, known_jobs
-from distft.launch.preflight import check_output_dir
+from distft.launch.preflight.checks import check_output_dir
 from distft.launch.run_folder import is_finished, require_same_run
+from distft.launch.slurm.array_tasks import combinations, of_first
 
 if TYPE_CHECKING:
-    from distft.launch.slurm import Submission
+    from distft.launch.slurm.submission import Submission
 
 INTERRUPTED = 130
 _ONLY_SLURM = ("after", "array", "sweep", "slurm_options")
@@ -85,8 +85,8 @@ def _is_finished(recipe: Recipe, run_dir: Path) -> bool:
 
 
 def _submit_slurm(arguments: argparse.Namespace) -> int:
-    from distft.launch import slurm
     from distft.launch.jobs.logs import Selection, follow_logs
+    from distft.launch.slurm import submission as slurm
 
     if arguments.cluster is None:
         raise UserError("needs a cluster file", where="submit slurm", hint="--cluster slurm-cpu, say")
@@ -147,7 +147,7 @@ def _typed(path: Path) -> str:
 
 
 def _submit_ray(arguments: argparse.Namespace, recipe: Recipe, run_dir: Path) -> int:
-    from distft.launch.ray_submission import ray_job
+    from distft.launch.on_ray.submission import ray_job
 
     for option in _ONLY_SLURM:
         if getattr(arguments, option):
@@ -158,8 +158,8 @@ def _submit_ray(arguments: argparse.Namespace, recipe: Recipe, run_dir: Path) ->
     if arguments.dry_run:
         print(json.dumps(job.shown()) if arguments.json else json.dumps(job.shown(), indent=1, ensure_ascii=False))
         return 0
-    from distft.launch.ray_job import follow
-    from distft.launch.ray_job import submit as submit_job
+    from distft.launch.on_ray.job import follow
+    from distft.launch.on_ray.job import submit as submit_job
 
     former = former_jobs([run_dir], replace=arguments.replace)
     if former:

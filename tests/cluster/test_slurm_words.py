@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tests.cluster.slurm_bed import SlurmBed
 from tests.cluster.slurm_runs import SCRIPT
-from tests.unit.launch.test_slurm_shell import WORD
+from tests.unit.launch.slurm.test_shell import WORD
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
 

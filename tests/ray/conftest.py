@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from distft.groups.placement import Deadlines, Groups, GroupSpec, start_groups
-from distft.launch.ray_cluster import Cluster, connect
+from distft.launch.on_ray.cluster import Cluster, connect
 from tests.ray.toy_worker import VERBS
 
 ROOT = str(Path(__file__).parents[2])

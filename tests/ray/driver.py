@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from distft.groups.placement import Deadlines, start_groups
-from distft.launch.ray_cluster import connect
+from distft.launch.on_ray.cluster import connect
 from tests.ray.conftest import toy
 from tests.ray.toy_worker import VERBS
 

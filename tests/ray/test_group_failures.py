@@ -16,7 +16,7 @@ import ray
 from distft.common.errors import EnvironmentFallsShort, RunFailed, UserError
 from distft.groups.handles import WorkerInfo, together
 from distft.groups.placement import Deadlines, Groups
-from distft.launch.ray_guard import processes_of
+from distft.launch.on_ray.guard import processes_of
 from tests.ray.conftest import start, toy
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster")]

@@ -12,7 +12,7 @@ import pytest
 from distft.common.errors import EnvironmentFallsShort
 from distft.groups.handles import DataRef, Part, WorkerInfo, together
 from distft.groups.placement import Groups
-from distft.launch.ray_cluster import Cluster
+from distft.launch.on_ray.cluster import Cluster
 from tests.ray.conftest import start, toy
 
 pytestmark = pytest.mark.ray

@@ -16,7 +16,7 @@ import ray
 from distft.common.errors import RunFailed
 from distft.groups.handles import together
 from distft.groups.placement import Groups
-from distft.launch.ray_cluster import Cluster, connect
+from distft.launch.on_ray.cluster import Cluster, connect
 from tests.ray.conftest import start, toy
 
 pytestmark = pytest.mark.ray

@@ -18,13 +18,15 @@ import pytest
 import ray
 
 from distft.common.errors import EnvironmentFallsShort, UserError
-from distft.launch.ray_cluster import Cluster, _refuse_strangers, connect
-from distft.launch.ray_guard import processes_of
+from distft.launch.on_ray.cluster import Cluster, _refuse_strangers, connect
+from distft.launch.on_ray.guard import processes_of
 from tests.ray.conftest import ROOT
 
 pytestmark = pytest.mark.ray
 
-CONNECT = "from distft.launch.ray_cluster import connect\nwith connect(num_cpus=1) as c: print('connected', c.address)"
+CONNECT = (
+    "from distft.launch.on_ray.cluster import connect\nwith connect(num_cpus=1) as c: print('connected', c.address)"
+)
 
 
 def run_python(code: str, **environment: str) -> subprocess.Popen[str]:
@@ -192,7 +194,7 @@ def test_who_has_the_token_may_join(strangers: dict[str, subprocess.Popen[str]],
 def test_nothing_is_left_and_the_environment_is_as_before() -> None:
     """Runs after the module's cluster in a process of its own, twice: the token is read once by Ray."""
     code = (
-        "import os\nfrom distft.launch.ray_cluster import connect\n"
+        "import os\nfrom distft.launch.on_ray.cluster import connect\n"
         "for _ in range(2):\n"
         "    with connect(num_cpus=1, object_store_bytes=100_000_000) as c:\n"
         "        folder = os.path.dirname(os.environ['RAY_AUTH_TOKEN_PATH'])\n"

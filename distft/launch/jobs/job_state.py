@@ -11,7 +11,7 @@ from distft.common.errors import DistftError
 from distft.launch.jobs.job_record import JobRecord
 
 if TYPE_CHECKING:
-    from distft.launch.slurm_queue import SlurmJob
+    from distft.launch.slurm.queue import SlurmJob
 
 Phase = Literal["pending", "running", "ended", "unknown"]
 FORGOTTEN = "FORGOTTEN"  # our word for a job of which Slurm knows nothing any more
@@ -50,14 +50,14 @@ def job_output(record: JobRecord) -> str:
     """What the job itself printed, where its scheduler keeps that; of Slurm, see the run's folder."""
     if record.kind != "ray":
         return ""
-    from distft.launch.ray_job import job_output
+    from distft.launch.on_ray.job import job_output
 
     return job_output(record)
 
 
 def follow_job(record: JobRecord, run_dir: Path, write: Callable[[str], object]) -> int:
     """Writes what a Ray job prints until it ends, and returns the run's exit status. Raises EnvironmentFallsShort."""
-    from distft.launch.ray_job import follow
+    from distft.launch.on_ray.job import follow
 
     return follow(record.address, record.job_id, run_dir, write)
 
@@ -65,18 +65,18 @@ def follow_job(record: JobRecord, run_dir: Path, write: Callable[[str], object])
 def kill_job(record: JobRecord) -> None:
     """Has the scheduler end the job, waiting or running. Raises DistftError."""
     if record.kind == "ray":
-        from distft.launch.ray_job import stop
+        from distft.launch.on_ray.job import stop
 
         stop(record)
     else:
-        from distft.launch.slurm_queue import cancel_job
+        from distft.launch.slurm.queue import cancel_job
 
         cancel_job(record.job_id)
 
 
 def active_slurm_jobs(records: Sequence[JobRecord]) -> dict[str, JobState]:
     """Those of the Slurm jobs that wait or run, by id; none where Slurm cannot be asked."""
-    from distft.launch.slurm_queue import active_jobs
+    from distft.launch.slurm.queue import active_jobs
 
     try:
         return {name: _of_slurm(job) for name, job in active_jobs([record.job_id for record in records]).items()}
@@ -85,7 +85,7 @@ def active_slurm_jobs(records: Sequence[JobRecord]) -> dict[str, JobState]:
 
 
 def _slurm(record: JobRecord) -> JobState:
-    from distft.launch.slurm_queue import JobForgotten, job_state
+    from distft.launch.slurm.queue import JobForgotten, job_state
 
     try:
         return _of_slurm(job_state(record.job_id))
@@ -96,7 +96,7 @@ def _slurm(record: JobRecord) -> JobState:
 
 
 def _of_slurm(job: SlurmJob) -> JobState:
-    from distft.launch.slurm_queue import PENDING, RUNNING
+    from distft.launch.slurm.queue import PENDING, RUNNING
 
     name = job.state.split()[0].rstrip("+") if job.state else ""
     phase: Phase = "pending" if name in PENDING else "running" if name in RUNNING else "ended" if name else "unknown"
@@ -104,6 +104,6 @@ def _of_slurm(job: SlurmJob) -> JobState:
 
 
 def _ray(record: JobRecord) -> JobState:
-    from distft.launch.ray_job import job_state
+    from distft.launch.on_ray.job import job_state
 
     return job_state(record)

@@ -92,7 +92,7 @@ def node_environment(
 RAY_SETTINGS = {
     "RAY_AUTH_MODE": "token",
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_START_HOOK": "distft.launch.ray_start_hook.without_client_server",
+    "RAY_START_HOOK": "distft.launch.on_ray.start_hook.without_client_server",
     # Without it a node takes half a minute to leave.
     "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
     # Every rank has an environment of its own: idle workers started in advance would be of no use.

@@ -13,8 +13,8 @@ from distft.common.errors import UserError
 from distft.config.cluster import Cluster, load_cluster
 from distft.config.load import load_recipe
 from distft.config.recipe import Recipe
-from distft.launch.array_tasks import of_task, refuse_task
 from distft.launch.machine import available_cpus, memory_limit, this_machine
+from distft.launch.slurm.array_tasks import of_task, refuse_task
 
 DEFAULT_CLUSTER = "ray-existing"  # what is there: the plan asks the running Ray
 KILL_WAIT_S = 30.0  # Slurm's own default

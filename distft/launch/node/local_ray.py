@@ -1,7 +1,7 @@
 """Ray on one node of a job: started by its command line, watched, and ended with everything that it started.
 
 Every port is chosen by the system, so that two jobs on one node never meet; sockets, logs and the token lie in a
-private folder on the node, which ``ray_guard`` clears away even where this process is killed.
+private folder on the node, which its guard clears away even where this process is killed.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from typing import Self
 
 from distft.common.errors import EnvironmentFallsShort
 from distft.groups.bundles import NODE_LABEL
-from distft.launch import ray_guard
-from distft.launch.agent_probe import refuse_strangers
 from distft.launch.node import child
 from distft.launch.node.network import Address
+from distft.launch.on_ray import guard as ray_guard
+from distft.launch.on_ray.agent_probe import refuse_strangers
 
 _LONGEST_FOLDER = 38  # bytes; Ray's socket paths add 66 to "<folder>/r", and 107 is what a socket path may have
 _STARTED = b"Ray runtime started"  # printed when the node is known to the cluster

@@ -58,7 +58,7 @@ def test_a_built_wheel_has_the_cluster_files_and_the_batch_script_and_finds_them
         "import sys; sys.path.insert(0, sys.argv[1]); import distft; print(distft.__file__)\n"
         "from distft.config.cluster import load_cluster, shipped_clusters\n"
         "from distft.config.load import shipped_recipes\n"
-        "from distft.launch.slurm_options import batch_script\n"
+        "from distft.launch.slurm.options import batch_script\n"
         "print([load_cluster(name).name for name, _ in shipped_clusters()], len(shipped_recipes()))\n"
         "print(batch_script())\n"
         "from distft.tracking.environment import commit; print(commit())"

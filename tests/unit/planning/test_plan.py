@@ -283,7 +283,7 @@ from distft.config.load import load_recipe
 from distft.planning.drawing import draw
 from distft.launch.machine import this_machine
 from distft.planning.plan import make_plan
-from distft.launch.preflight import preflight
+from distft.launch.preflight.checks import preflight
 recipe = load_recipe("ppo-tiny", ["output_dir=never-made"])
 plan = make_plan(recipe, load_cluster("slurm-cpu"))
 assert draw(plan) and all("random weights" in warning for warning in preflight(recipe, plan))

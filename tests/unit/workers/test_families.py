@@ -11,7 +11,7 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
 from distft.config.models import Lora
-from distft.launch.architecture_checks import STATE_SPACE
+from distft.launch.preflight.architectures import STATE_SPACE
 from distft.planning.positions import changing_rope
 from tests.unit.engine.group import Group
 from tests.unit.models import tiny

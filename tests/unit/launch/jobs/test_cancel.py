@@ -11,7 +11,6 @@ import pytest
 
 from distft.checkpoint.lease import acquire
 from distft.common.errors import UserError
-from distft.launch import slurm_queue
 from distft.launch.jobs import cancel as cancel_module
 from distft.launch.jobs import known_jobs
 from distft.launch.jobs.cancel import cancel
@@ -19,7 +18,8 @@ from distft.launch.jobs.job_record import JobRecord, Kind, add_job, read_jobs
 from distft.launch.jobs.job_state import JobState, Phase, job_state
 from distft.launch.jobs.status import status_of
 from distft.launch.jobs.stop_request import STOP, read_request
-from distft.launch.slurm_queue import JobForgotten, SlurmJob
+from distft.launch.slurm import queue as slurm_queue
+from distft.launch.slurm.queue import JobForgotten, SlurmJob
 
 
 @pytest.fixture

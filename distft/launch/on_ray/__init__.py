@@ -1,0 +1,1 @@
+"""Ray where runs need it: the private cluster of a run, and jobs and nodes of one that runs already."""

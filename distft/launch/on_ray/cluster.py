@@ -1,0 +1,330 @@
+"""The Ray cluster of a run: a private one on this machine, or the one that RAY_ADDRESS names.
+
+A cluster of our own has token authentication on. Its token lies in a file that only this user can
+read, in a folder that only this user can enter; only the path travels. It ends with this process,
+however that ends: Ray's servers by the kernel (parent death signal), the rest by ``guard``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray._raylet import Config  # type: ignore[attr-defined]
+
+from distft.common.errors import EnvironmentFallsShort, UserError
+from distft.config.cluster import Cluster as ClusterFile
+from distft.launch.on_ray import guard as ray_guard
+from distft.launch.on_ray import nodes as ray_nodes
+from distft.launch.on_ray.agent_probe import refuse_strangers
+from distft.planning.machine import Machine
+
+log = logging.getLogger(__name__)
+
+_LONGEST_FOLDER = 38  # bytes; Ray's socket paths add 66 to "<folder>/r", and 107 is what a socket path may have
+_KEPT_TAIL = 256 * 1024  # bytes of each of Ray's own logs kept of a run that failed
+_CONNECT_S = 10.0
+_token = ""
+_checked: dict[str, tuple[list[ray_nodes.RayNode], dict[str, ray_nodes.NodeAnswer | Exception]]] = {}
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Where this process is connected. ``private``: started here, and ended with this process."""
+
+    address: str
+    node_ip: str
+    private: bool
+
+
+@contextlib.contextmanager
+def connect(
+    *,
+    num_cpus: float,
+    num_gpus: int = 0,
+    object_store_bytes: int | None = None,
+    run_dir: Path | None = None,
+    open_agents: bool = False,
+) -> Iterator[Cluster]:
+    """Connects this process to Ray for the duration of the block.
+
+    With RAY_ADDRESS set, to that cluster (the numbers are then what it is, not what is asked here), once every
+    node of it has answered that it runs the same versions and turns strangers away (``open_agents``: it need not);
+    else to a new one on this machine with these logical resources. Inside another ``connect`` the
+    outer one's cluster is used, so several runs in one process may keep it. If the block ends by an
+    exception, the ends of Ray's own logs are kept in ``run_dir/logs/ray``.
+
+    Raises UserError for a RAY_ADDRESS that is not explicit, EnvironmentFallsShort where Ray cannot
+    be reached or started, or would let anyone on the network run commands.
+    """
+    if ray.is_initialized():
+        yield _connected(private=False)
+        return
+    address = os.environ.get("RAY_ADDRESS", "").strip()
+    theirs = existing(address, open_agents=open_agents)
+    with theirs if address else _private(num_cpus, num_gpus, object_store_bytes, run_dir) as cluster:
+        yield cluster
+
+
+# ---- somebody else's
+
+
+def existing_machine(cluster: ClusterFile) -> Machine:
+    """What the nodes of RAY_ADDRESS have, for the plan. Raises as ``connect``, and where the variable is not set."""
+    address = ray_address(cluster)
+    is_open = cluster.authentication == "none"
+    with contextlib.nullcontext() if ray.is_initialized() else existing(address, open_agents=is_open):
+        nodes, answers = _checked[address]
+        return ray_nodes.machine_of(nodes, answers, cluster)
+
+
+def ray_address(cluster: ClusterFile) -> str:
+    """RAY_ADDRESS. Raises EnvironmentFallsShort where it is not set."""
+    address = os.environ.get("RAY_ADDRESS", "").strip()
+    if not address:
+        raise EnvironmentFallsShort(
+            "its nodes are asked of the running Ray, and RAY_ADDRESS is not set",
+            where=f"cluster {cluster.name}",
+            hint="set RAY_ADDRESS=host:port (of its GCS, 6379 by default); or write numbers for `auto` into the file",
+        )
+    return address
+
+
+@contextlib.contextmanager
+def existing(address: str, *, open_agents: bool = False, check: bool = True) -> Iterator[Cluster]:
+    """Connected to the cluster with this address, see ``connect``; without the ``check`` of its nodes if not wanted."""
+    host, _, port = address.rpartition(":")
+    if not host or "/" in host or not port.isdecimal():
+        raise UserError(
+            f"{address!r} is not an explicit address", where="RAY_ADDRESS", hint="give host:port, or unset it"
+        )
+    if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"):
+        use_tokens()
+    try:
+        # Ray waits forever for an address where nobody listens.
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_S).close()
+        _init(address=address)
+    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        raise EnvironmentFallsShort(
+            f"cannot connect to Ray: {_first_line(error)}",
+            where=f"RAY_ADDRESS={address}",
+            hint="is it running, and is RAY_AUTH_TOKEN_PATH the path of its token?",
+        ) from error
+    try:
+        if check and address not in _checked:  # once in a process: planning has just asked, or the run before
+            nodes = ray_nodes.live_nodes()
+            answers = ray_nodes.ask(nodes)
+            ray_nodes.check(nodes, answers, open_agents=open_agents)
+            _checked[address] = nodes, answers
+        yield _connected(private=False)
+    finally:
+        ray.shutdown()
+
+
+# ---- our own
+
+
+@contextlib.contextmanager
+def _private(num_cpus: float, num_gpus: int, object_store_bytes: int | None, run_dir: Path | None) -> Iterator[Cluster]:
+    failed = True
+    with contextlib.ExitStack() as stack:
+        folder, agent = _started(stack, num_cpus, num_gpus, object_store_bytes, run_dir)
+        try:
+            _refuse_strangers(*agent)
+            yield _connected(private=True)
+            failed = False
+        finally:
+            ray.shutdown()
+            if failed:
+                _keep_logs(folder, run_dir)
+
+
+def _started(
+    stack: contextlib.ExitStack, num_cpus: float, num_gpus: int, object_store_bytes: int | None, run_dir: Path | None
+) -> tuple[Path, tuple[str, int]]:
+    """Starts Ray, twice if need be: its own 30 s are short for a machine that is busy, or reads Ray for the first time.
+
+    What ends it is left on ``stack``. Returns its folder, and where its agent listens.
+    """
+    for tries_left in (1, 0):
+        with contextlib.ExitStack() as trying:
+            folder = trying.enter_context(_own_folder())
+            try:
+                agent = _start(folder, num_cpus, num_gpus, object_store_bytes)
+            except EnvironmentFallsShort as error:
+                ray.shutdown()
+                _keep_logs(folder, run_dir)
+                if not tries_left:
+                    raise
+                log.warning("%s; it is started once more", error.what)
+                continue
+            stack.push(trying.pop_all())
+            return folder, agent
+    raise AssertionError("the last try returns or raises")
+
+
+@contextlib.contextmanager
+def _own_folder() -> Iterator[Path]:
+    """A private folder with the token, guarded; at the end nothing is left of the cluster that lives in it."""
+    folder = _short_folder()
+    guard = _guard(folder)
+    try:
+        with _environment(folder):
+            yield folder
+    finally:
+        ray_guard.end(str(folder))
+        guard.communicate(b"done")
+
+
+def _start(folder: Path, num_cpus: float, num_gpus: int, object_store_bytes: int | None) -> tuple[str, int]:
+    """Starts Ray; returns where its agent listens."""
+    use_tokens()
+    try:
+        context = _init(
+            address="local",
+            num_cpus=math.ceil(num_cpus),
+            num_gpus=num_gpus,
+            object_store_memory=object_store_bytes,
+            include_dashboard=False,
+            _temp_dir=str(folder / "r"),
+        )
+    except Exception as error:  # Ray's own "timed out during startup", after 30 s, is of no narrower class
+        what = f"Ray does not start: {_first_line(error)}"
+        raise EnvironmentFallsShort(
+            what, where="local Ray", hint="is there memory and disk left? see RUN/logs/ray"
+        ) from error
+    return context.address_info["node_ip_address"], int(context.address_info["dashboard_agent_listen_port"])
+
+
+def _short_folder() -> Path:
+    """A new folder (mode 0700) whose path leaves room for Ray's socket paths, with the token in it."""
+    global _token
+    folder = Path(tempfile.mkdtemp(prefix="dft-"))
+    if len(str(folder)) > _LONGEST_FOLDER:
+        folder.rmdir()
+        folder = Path(tempfile.mkdtemp(prefix="dft-", dir="/tmp"))
+    # One token for all clusters of this process: Ray reads it once.
+    _token = _token or secrets.token_hex(32)
+    with open(folder / "token", "x", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
+        file.write(_token)
+    return folder
+
+
+def _guard(folder: Path) -> subprocess.Popen[bytes]:
+    """The process that ends the cluster should this one be killed; not hit by the terminal's Ctrl-C."""
+    return subprocess.Popen(
+        [sys.executable, "-I", "-S", ray_guard.__file__, str(folder)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        cwd="/",
+    )
+
+
+@contextlib.contextmanager
+def _environment(folder: Path) -> Iterator[None]:
+    """Ray's settings travel to its processes by the environment; ours is as before afterwards."""
+    settings: dict[str, str | None] = {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": None,
+        "RAY_AUTH_TOKEN_PATH": str(folder / "token"),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        # Idle workers started in advance would be of no use: every rank has an environment of its own.
+        "RAY_prestart_worker_first_driver": "0",
+        "RAY_enable_worker_prestart": "0",
+        # Ray would run workers at nice 15: next to any other process they would hardly run at all.
+        "RAY_worker_niceness": "0",
+    }
+    before = {name: os.environ.get(name) for name in settings}
+    _set_environment(settings)
+    try:
+        yield
+    finally:
+        _set_environment(before)
+
+
+def _set_environment(values: Mapping[str, str | None]) -> None:
+    for name, value in values.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+
+
+def _refuse_strangers(host: str, port: int) -> None:
+    """Raises EnvironmentFallsShort unless our own agent, asked from the node's address, refuses strangers.
+
+    Ray says port -1 where the agent does not listen at all (another Ray on this machine has its port).
+    """
+    if port >= 0:
+        refuse_strangers(host, port, "local Ray")
+
+
+def _keep_logs(folder: Path, run_dir: Path | None) -> None:
+    """The ends of Ray's own logs, which go with its folder."""
+    if run_dir is None:
+        return
+    source, target = folder / "r" / "session_latest" / "logs", run_dir / "logs" / "ray"
+    with contextlib.suppress(OSError):
+        target.mkdir(parents=True, exist_ok=True)
+        for path in source.iterdir():
+            if path.is_file() and path.stat().st_size:
+                with open(path, "rb") as file:
+                    file.seek(max(0, path.stat().st_size - _KEPT_TAIL))
+                    (target / path.name).write_bytes(file.read())
+
+
+# ---- both
+
+
+def use_tokens() -> None:
+    """Token mode for this process. Ray reads the variable at import, hence the second step."""
+    os.environ["RAY_AUTH_MODE"] = "token"
+    Config.initialize("")
+
+
+def _init(**arguments: Any) -> Any:
+    """``ray.init`` that leaves logging and this process's signal handlers alone."""
+    main_thread = threading.current_thread() is threading.main_thread()
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        ray._private.worker.print_to_stdstream = _to_log  # type: ignore[assignment]
+        return ray.init(log_to_driver=False, configure_logging=False, **arguments)
+    finally:
+        # Where nobody had one, Ray's handler stays: it turns SIGTERM into an orderly exit.
+        for number, handler in handlers.items():
+            if main_thread and callable(handler):
+                signal.signal(number, handler)
+
+
+def _to_log(report: Mapping[str, Any], **_: Any) -> None:
+    """Takes the place of Ray's printing of its raylets' reports: standard output is the verb's own."""
+    for line in report["lines"]:
+        log.info("Ray reports: %s", line)
+
+
+def _connected(*, private: bool) -> Cluster:
+    context = ray.get_runtime_context()
+    address = str(context.gcs_address)
+    ip = str(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]
+    return Cluster(address=address, node_ip=ip, private=private)
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

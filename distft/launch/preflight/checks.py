@@ -1,0 +1,192 @@
+"""Checks before anything is started: what would fail after minutes of loading fails here in a second.
+
+No torch, no ray. Every finding is one message: UserError (exit 2) for what the user wrote,
+EnvironmentFallsShort (exit 3) for what the machine lacks.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from distft.common.errors import EnvironmentFallsShort, UserError, nearest
+from distft.config.data import Source
+from distft.config.recipe import Recipe
+from distft.config.roles import model_of, optimizer_of, reward_functions, trained_roles
+from distft.data.bad_rows import BadRows, OnBadRow, stop
+from distft.data.sources import check_rows, is_builtin, source_files
+from distft.launch.machine import free_memory, this_machine
+from distft.launch.preflight import remarks
+from distft.launch.preflight.hub import check_on_hub, in_datasets_cache, is_offline
+from distft.launch.preflight.models import check_models
+from distft.launch.preflight.reward_functions import check_reward_function
+from distft.planning.machine import GIB, Machine
+from distft.planning.memory import BYTES
+from distft.planning.plan import Plan
+
+# Rows of each source that are parsed; the data worker reads them all.
+FIRST_ROWS = 50
+
+
+def preflight(recipe: Recipe, plan: Plan, *, machine: Machine | None = None, to_start: bool = True) -> tuple[str, ...]:
+    """Everything that can be known before Ray starts. Returns warnings. ``to_start`` False: nothing will be written
+    from here now, so the run folder and its disk are not looked at.
+
+    Raises UserError or EnvironmentFallsShort for the first thing that is wrong.
+    """
+    if plan.kind == "local":
+        check_machine(plan, machine or this_machine())
+    check_memory(plan)
+    if to_start:
+        check_output_dir(Path(recipe.output_dir))
+    for function in reward_functions(recipe):
+        check_reward_function(function)
+    warnings = [*remarks.on_models(recipe), *check_models(recipe)]
+    for at, list_name, source in _sources(recipe):
+        bad = BadRows(recipe.data, list_name)
+        warnings += [f"{at}: {note}" for note in check_source(source, recipe.algorithm.kind, list_name, bad, at=at)]
+    if to_start:
+        check_disk(recipe, plan)
+    return (*warnings, *_short_of_memory(plan))
+
+
+def check_machine(plan: Plan, machine: Machine) -> None:
+    """The CPUs and GPUs that the plan counts on are there. Raises EnvironmentFallsShort."""
+    asked = {"CPUs": (plan.hardware.cpus, machine.cpus), "GPUs": (plan.hardware.gpus, machine.gpus)}
+    for what, (planned, there) in asked.items():
+        if planned > there:
+            raise EnvironmentFallsShort(
+                f"the plan counts on {planned} {what}, this machine has {there}",
+                where=f"cluster {plan.cluster}",
+                hint="plan again for this machine: --cluster local",
+            )
+
+
+def check_memory(plan: Plan, *, must_know: bool = False) -> None:
+    """The plan fits. Raises UserError with the changes that would make it fit; where that cannot be known and it
+    ``must_know``, EnvironmentFallsShort.
+    """
+    where = f"{plan.recipe} on {plan.cluster}"
+    if plan.fits is None and must_know:
+        unknown = [f"{role}: {memory.unknown}" for role, memory in plan.memory.items() if memory.unknown]
+        hint = "; ".join(unknown) or "the cluster file does not say how much memory its GPUs have"
+        raise EnvironmentFallsShort("whether it fits is not known", where=where, hint=hint)
+    if plan.fits is not False:
+        return
+    load = max((load for load in plan.loads if load.capacity), key=lambda load: load.bytes / load.capacity)
+    what = f"does not fit: {load.where} would need {load.bytes / GIB:.1f} GiB of {load.capacity / GIB:.1f}"
+    would = [f"{remedy.change} ({remedy.cost})" for remedy in plan.remedies]
+    hint = "what would: " + "; or ".join(would) if would else "a smaller model, or more and larger nodes"
+    raise UserError(what, where=where, hint=hint)
+
+
+def check_output_dir(output_dir: Path, *, where: str = "output_dir", example: str = "output_dir=runs/NAME") -> None:
+    """The run folder is there or can be made, and can be written. Leaves nothing behind. Raises UserError."""
+    made: list[Path] = []
+    try:
+        missing = [folder for folder in (output_dir, *output_dir.parents) if not folder.exists()]
+        for folder in reversed(missing):
+            folder.mkdir()
+            made.append(folder)
+        if not output_dir.is_dir():
+            raise NotADirectoryError(0, "is a file, not a folder", str(output_dir))
+        if not os.access(output_dir, os.W_OK | os.X_OK):
+            raise PermissionError(0, "cannot be written", str(output_dir))
+    except OSError as error:
+        raise UserError(
+            f"the run folder {_shortened(output_dir)}: {_in_the_way(output_dir, error)}",
+            where=where,
+            hint=f"give another: {example}",
+        ) from None
+    finally:
+        for folder in reversed(made):
+            folder.rmdir()
+
+
+def _in_the_way(output_dir: Path, error: OSError) -> str:
+    """What keeps a folder from being made: a file or a dead link on its way, a name that no file can have, or else."""
+    if error.errno == errno.ENAMETOOLONG:
+        return f"the name {_shortened(max(output_dir.parts, key=len))} is too long for a file"
+    for folder in (output_dir, *output_dir.parents):
+        if folder.is_symlink() and not folder.exists():
+            return f"{folder} is a link to {os.readlink(folder)}, which is not there"
+        if folder.is_file():
+            return f"{folder} is a file, not a folder"
+    why = "cannot be written" if isinstance(error, PermissionError) else f"cannot be made: {error.strerror}"
+    return f"{error.filename or output_dir} {why}"
+
+
+def _shortened(path: Path | str) -> str:
+    text = str(path)
+    return text if len(text) <= 120 else f"{text[:60]}... ({len(text)} characters)"
+
+
+def checkpoint_bytes(recipe: Recipe, plan: Plan) -> int:
+    """Bytes of one checkpoint: of what each role trains, parameters, float32 master weights and Adam's two states."""
+    total = 0
+    for role in trained_roles(recipe):
+        states = 12 if optimizer_of(recipe, role).name == "adamw" else 4
+        total += plan.memory[role].trained * (BYTES[model_of(recipe, role).dtype] + states)
+    return total
+
+
+def check_disk(recipe: Recipe, plan: Plan) -> None:
+    """Room for the checkpoints that are kept and the one being written. Raises EnvironmentFallsShort.
+
+    A run of fewer steps than that never writes so many.
+    """
+    output_dir = Path(recipe.output_dir).absolute()
+    there = next(folder for folder in (output_dir, *output_dir.parents) if folder.exists())
+    free = shutil.disk_usage(there).free
+    one, steps = checkpoint_bytes(recipe, plan), recipe.train.steps
+    most = recipe.checkpoint.keep + 1
+    if steps is not None:
+        most = min(most, -(-steps // recipe.checkpoint.every))
+    needed = most * one
+    if needed <= free:
+        return
+    fitting = free // one - 1 if one else 0
+    nearest = f"checkpoint.keep={fitting} would fit" if fitting >= 1 else "free some space"
+    raise EnvironmentFallsShort(
+        f"{most} checkpoint{'s' if most > 1 else ''} of {one / GIB:.1f} GiB need {needed / GIB:.1f} GiB, "
+        f"{there} has {free / GIB:.1f} GiB free",
+        where="checkpoint.keep",
+        hint=f"nearest: {nearest}, or another output_dir",
+    )
+
+
+def check_source(
+    source: Source, kind: str, list_name: str, on_bad: OnBadRow = stop, *, at: str = "data"
+) -> tuple[str, ...]:
+    """A local or embedded source exists and its first rows parse; of a hub name that it is there. The data worker
+    reads the rest. Returns what there is to know of it, of how its columns are read, say.
+
+    Raises UserError, and EnvironmentFallsShort where the hub does not answer.
+    """
+    if is_builtin(source) or source_files(source, list_name):
+        return check_rows(source, kind, FIRST_ROWS, list_name, on_bad).notes
+    if is_offline() or in_datasets_cache(source.path):
+        return ()
+    beside = Path(source.path).parent
+    close = nearest(Path(source.path).name, [path.name for path in beside.iterdir()] if beside.is_dir() else [])
+    near = f"for a local file, did you mean {beside / close}?" if close else ""
+    return (check_on_hub("dataset", source.path, where=f"{at}.path", near=near),)
+
+
+def _sources(recipe: Recipe) -> Iterator[tuple[str, str, Source]]:
+    """Key, list and source of all that there are."""
+    for list_name, sources in (("train", recipe.data.train), ("eval", recipe.data.eval), ("test", recipe.data.test)):
+        for number, source in enumerate(sources):
+            yield f"data.{list_name}.{number}", list_name, source
+
+
+def _short_of_memory(plan: Plan) -> Iterator[str]:
+    if plan.kind != "local":
+        return
+    needed = max(load.bytes for load in plan.loads if load.kind == "node")
+    free = free_memory()
+    if needed > free:
+        yield f"about {needed / GIB:.1f} GiB will be needed, {free / GIB:.1f} GiB are free now"

@@ -1,0 +1,210 @@
+"""A model folder before it is loaded: is it whole, has it the head that its role needs, do tokenizers agree?"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from distft.common.errors import UserError, nearest
+from distft.config.load import resolve_path
+from distft.config.models import RewardModel
+from distft.config.recipe import Recipe
+from distft.config.roles import is_rl, model_of, roles
+from distft.data.chat_templates import resolve_template
+from distft.data.vocabulary import require_policys_tokens, require_token
+from distft.launch.preflight.architectures import check_adapters, check_architecture, check_positions
+from distft.launch.preflight.hub import check_on_hub, is_offline
+from distft.planning.known_models import known_config, nearest_known
+from distft.planning.model_sizes import local_folder, read_config
+from distft.planning.weight_files import COPY_AGAIN, tensor_shapes, weight_files
+
+# One of these holds a tokenizer's vocabulary.
+TOKENIZER_FILES = (
+    "tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt", "sentencepiece.bpe.model",
+)  # fmt: skip
+# What the scalar head of AutoModelForSequenceClassification is called, by architecture.
+HEAD_KEYS = ("score.weight", "classifier.weight", "classifier.out_proj.weight", "classification_head.out_proj.weight")
+
+
+def check_models(recipe: Recipe) -> Iterator[str]:
+    """Every model that has a path. Yields warnings.
+
+    Raises UserError for missing or incomplete folders, families that cannot be trained or are too short, a reward
+    model without a head, a reference or value model whose tokenizer is not the policy's, stop tokens that are none.
+    """
+    folders: dict[str, Path] = {}
+    for role in roles(recipe):
+        model = model_of(recipe, role)
+        if model.chat_template is not None:
+            resolve_template(model.chat_template, f"models.{role}.chat_template")
+        if model.init is not None:
+            resolve_template(model.init.tokenizer.chat_template, f"models.{role}.init.tokenizer.chat_template")
+        if model.path is None:
+            continue
+        path = resolve_path(model.path)
+        folder = local_folder(path)
+        if folder is None:
+            yield _not_here(path, role)
+            continue
+        if folder not in folders.values():
+            check_folder(folder, role)
+        config = read_config(folder)
+        check_architecture(config, folder, role, model)
+        check_adapters(config, role, model)
+        yield from check_positions(config, role, recipe)
+        folders[role] = folder
+    if is_rl(recipe) and "reward" in folders:
+        check_head(folders["reward"], model_of(recipe, "reward"))
+    for role in ("reference", "value"):
+        given = getattr(recipe.models, role)
+        if "policy" in folders and role in folders and given is not None and given.path:
+            check_same_tokenizer(folders["policy"], folders[role], role)
+    policy = recipe.models.policy
+    if policy is not None and policy.stop_tokens is not None and "policy" in folders:
+        check_stop_tokens(folders["policy"], policy.stop_tokens)
+
+
+def check_folder(folder: Path, role: str) -> None:
+    """config.json, weights and a tokenizer are there, and fit together. Raises UserError."""
+    where = f"models.{role}.path"
+    if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
+        merged = (folder.parent / "config.json").is_file()
+        raise UserError(
+            f"{folder} is an adapter, not a whole model",
+            where=where,
+            hint=f"did you mean {folder.parent}?" if merged else "merge it into its base first",
+        )
+    if not (folder / "config.json").is_file():
+        raise UserError(
+            f"{folder} has no config.json: it is not a model folder",
+            where=where,
+            hint=_inside(folder) or "give a model folder, a hub name, or run:<output_dir>",
+        )
+    config = read_config(folder)
+    if quantized := config.get("quantization_config"):
+        raise UserError(
+            f"{folder} holds weights that {quantized.get('quant_method', 'something')} has quantized",
+            where=where,
+            hint=f"take the original weights; models.{role}.quantization.method=nf4 loads them in four bits",
+        )
+    if not tensor_shapes(folder) and not any(folder.glob("pytorch_model*.bin")):
+        what = f"{folder} has no weights (*.safetensors)"
+        raise UserError(what, where=where, hint=_inside(folder) or COPY_AGAIN)
+    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+        raise UserError(
+            f"{folder} has no tokenizer ({', '.join(TOKENIZER_FILES[:3])}, ...)",
+            where=where,
+            hint="copy the tokenizer's files of the model that it was trained from",
+        )
+    # A token that was added may lie beyond, if no text has it: rows are looked at when they are encoded.
+    tokens = max(_vocabulary(folder, added=False).values(), default=-1) + 1
+    rows = int(config.get("vocab_size") or dict(config.get("text_config") or {}).get("vocab_size") or 0)
+    if rows and tokens > rows:
+        raise UserError(
+            f"the tokenizer in {folder} has {tokens} tokens, the model's embedding only {rows} rows",
+            where=where,
+            hint="this tokenizer belongs to another model",
+        )
+
+
+def check_head(folder: Path, model: Any) -> None:
+    """A reward model's weights hold a scalar head, read from the files' headers. Raises UserError."""
+    shapes = tensor_shapes(folder)
+    if not shapes:
+        return
+    found = [name for name in shapes if name.endswith(HEAD_KEYS) and not name.startswith("lm_head")]
+    if not found:
+        raise UserError(
+            f"{weight_files(folder)[0]} holds no scalar head ({HEAD_KEYS[0]}): it is not a reward model",
+            where="models.reward.path",
+            hint="train one with a `reward` recipe, or name a reward model",
+        )
+    outputs = shapes[found[0]][0]
+    if outputs == 1 or not isinstance(model, RewardModel):
+        return
+    labels = sorted(str(label) for label in dict(read_config(folder).get("id2label") or {}).values())
+    if model.label is None:
+        listed = f": one of {', '.join(labels)}" if labels else ""
+        raise UserError(
+            f"{folder} has {outputs} outputs ({found[0]}), a reward is one",
+            where="models.reward.label",
+            hint=f"name the label that is rewarded{listed}",
+        )
+    if labels and model.label not in labels:
+        close = nearest(model.label, labels)
+        raise UserError(
+            f"{folder} has no label {model.label}",
+            where="models.reward.label",
+            hint=f"did you mean {close}?" if close else f"one of: {', '.join(labels)}",
+        )
+
+
+def check_same_tokenizer(policy: Path, other: Path, role: str) -> None:
+    """Policy and reference or value model give the same numbers to the same tokens. Raises UserError."""
+    if _same_file(policy / "tokenizer.json", other / "tokenizer.json"):
+        return
+    ours, theirs = _vocabulary(policy), _vocabulary(other)
+    if ours and theirs:
+        require_policys_tokens(role, theirs, ours, key="path")
+
+
+def check_stop_tokens(folder: Path, names: Sequence[str]) -> None:
+    """The tokens are some. Raises UserError."""
+    vocabulary = _vocabulary(folder)
+    for name in names if vocabulary else ():
+        require_token(name, vocabulary)
+
+
+def _not_here(path: str, role: str) -> str:
+    """The warning for a hub name that is not in the cache. Raises UserError for what can only be a folder, and what
+    asking the hub raises.
+    """
+    folder = Path(path).expanduser()
+    where = f"models.{role}.path"
+    local = path.startswith((".", "/", "~")) or len(folder.parts) > 2
+    siblings = [entry.name for entry in folder.parent.glob("*/")] if folder.parent.is_dir() else []
+    close = nearest(folder.name, siblings)
+    meant = folder.parent / close if close else nearest_known(path) if not local else ""
+    near = f"did you mean {meant}?" if meant else ""
+    hint = near or "give a folder, a hub name, or run:<output_dir>"
+    if folder.is_file():
+        raise UserError(f"{path} is a file, not a model folder", where=where, hint=f"did you mean {folder.parent}?")
+    if local:
+        raise UserError(f"there is no folder {path}", where=where, hint=hint)
+    if is_offline():
+        what = f"{path} is neither a folder here nor in the hub cache, and the hub is switched off (HF_HUB_OFFLINE)"
+        raise UserError(what, where=where, hint=hint)
+    if known_config(str(meant)) is not None and "/" not in path:
+        raise UserError(f"{path} is neither a folder here nor a hub name, which has an owner", where=where, hint=hint)
+    return f"{where}: {check_on_hub('model', path, where=where, near=near)}"
+
+
+def _inside(folder: Path) -> str:
+    """Where the model may have been meant to be: one level further down."""
+    deeper = sorted(path.parent for path in folder.glob("*/config.json"))
+    return f"did you mean {deeper[0]}?" if deeper else ""
+
+
+def _same_file(one: Path, other: Path) -> bool:
+    if not one.is_file() or not other.is_file():
+        return False
+    return hashlib.sha256(one.read_bytes()).digest() == hashlib.sha256(other.read_bytes()).digest()
+
+
+def _vocabulary(folder: Path, *, added: bool = True) -> dict[str, int]:
+    """Token to number by the folder's tokenizer.json, with added tokens or without; empty where there is none."""
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        vocabulary = content["model"]["vocab"]
+        if isinstance(vocabulary, list):  # Unigram: pairs of token and score
+            vocabulary = {token: number for number, (token, _) in enumerate(vocabulary)}
+        more = {token["content"]: token["id"] for token in content.get("added_tokens", [])}
+        return {**vocabulary, **more} if added else {token: at for token, at in vocabulary.items() if token not in more}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"is not a tokenizer: {error!r}", where=str(path), hint=COPY_AGAIN) from error

@@ -1,0 +1,217 @@
+"""Bad input found before anything is started, and nothing left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections import namedtuple
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distft.common.errors import EnvironmentFallsShort, UserError
+from distft.config.cluster import load_cluster
+from distft.config.recipe import Recipe
+from distft.launch.preflight import checks as checks
+from distft.launch.preflight.checks import (
+    check_disk,
+    check_machine,
+    check_memory,
+    check_output_dir,
+    checkpoint_bytes,
+    preflight,
+)
+from distft.planning.machine import Machine
+from distft.planning.plan import Plan, make_plan
+from tests.unit.launch.examples import LAPTOP, LLAMA_8B, config_folder, from_folder, gpu_cluster, model_folder, recipe
+
+
+def on_laptop(wanted: Recipe) -> Plan:
+    return make_plan(wanted, load_cluster("local"), machine=LAPTOP)
+
+
+def ready(tmp_path: Path, kind: str = "sft", **changes: Any) -> Recipe:
+    return recipe(kind, {"output_dir": str(tmp_path / "a" / "b" / "run"), **changes})
+
+
+@pytest.mark.parametrize("kind", ["sft", "reward", "dpo", "ppo"])
+def test_a_right_recipe_passes_and_leaves_nothing_behind(kind: str, tmp_path: Path) -> None:
+    wanted = ready(tmp_path, kind)
+    said = preflight(wanted, on_laptop(wanted), machine=LAPTOP)
+    assert all("random weights (init)" in warning for warning in said)
+    assert len(said) == {"dpo": 1, "ppo": 2}.get(kind, 0)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_existing_run_folder_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "kept").write_text("")
+    check_output_dir(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+
+
+@pytest.mark.parametrize("path", ["file", "file/run", "file/deeper/run"])
+def test_run_folder_in_the_way_of_a_file(path: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="file is a file, not a folder") as caught:
+        check_output_dir(tmp_path / path)
+    assert caught.value.where == "output_dir"
+
+
+def test_unwritable_run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root may write anywhere
+    with pytest.raises(UserError, match="cannot be written"):
+        check_output_dir(tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_where_no_folder_can_be_made() -> None:
+    with pytest.raises(UserError, match="cannot be (made|written)"):
+        check_output_dir(Path("/proc/no/run"))
+
+
+@pytest.mark.parametrize("path", ["link", "link/run"])
+def test_a_link_to_nowhere(path: str, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("/no/where")
+    with pytest.raises(UserError, match="link is a link to /no/where, which is not there"):
+        check_output_dir(tmp_path / path)
+
+
+@pytest.mark.parametrize("path", ["a" * 300, f"run/{'a' * 300}/deeper"])
+def test_a_name_that_no_file_can_have(path: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"the name aaa.* \(300 characters\) is too long for a file") as caught:
+        check_output_dir(tmp_path / path)
+    assert len(caught.value.what) < 300
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_fewer_cpus_than_planned(tmp_path: Path) -> None:
+    plan = on_laptop(ready(tmp_path))
+    with pytest.raises(EnvironmentFallsShort, match="counts on 2 CPUs, this machine has 1"):
+        check_machine(plan, Machine(cpus=1, memory_gib=16.0))
+
+
+def test_a_plan_that_does_not_fit_says_what_would(tmp_path: Path) -> None:
+    changes = {"train.max_tokens_per_rank": 16384, "train.global_batch_size": 4096}
+    plan = make_plan(from_folder("sft", config_folder(tmp_path, LLAMA_8B), changes), gpu_cluster())
+    with pytest.raises(UserError, match="GPUs of policy would need .* GiB of 79.1") as caught:
+        check_memory(plan)
+    assert "models.policy.gradient_checkpointing=true" in caught.value.hint
+    assert caught.value.exit_status == 2
+
+
+def test_whether_it_fits_may_have_to_be_known(tmp_path: Path) -> None:
+    plan = make_plan(recipe("sft", {"models": {"policy": {"path": "someone/some-model"}}}), gpu_cluster())
+    check_memory(plan)
+    with pytest.raises(EnvironmentFallsShort, match="whether it fits is not known") as caught:
+        check_memory(plan, must_know=True)
+    assert "someone/some-model" in caught.value.hint
+
+
+def test_disk_for_the_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A trained role's checkpoint in float32: 4 parameters + 12 states a parameter; PPO saves policy and value."""
+    wanted = ready(tmp_path, "ppo", **{"train.steps": 100, "checkpoint": {"every": 10, "keep": 3}})
+    plan = on_laptop(wanted)
+    one = checkpoint_bytes(wanted, plan)
+    assert one == 16 * (plan.memory["policy"].parameters + plan.memory["value"].parameters)
+
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10 * one, 0, 4 * one))
+    check_disk(wanted, plan)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10 * one, 0, 4 * one - 1))
+    with pytest.raises(EnvironmentFallsShort, match="4 checkpoints") as caught:
+        check_disk(wanted, plan)
+    assert "checkpoint.keep=2 would fit" in caught.value.hint
+
+
+def test_disk_for_as_many_checkpoints_as_will_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = ready(tmp_path, **{"train.steps": 2, "checkpoint": {"every": 50, "keep": 3}})
+    plan = on_laptop(wanted)
+    one = checkpoint_bytes(wanted, plan)
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10 * one, 0, one))
+    check_disk(wanted, plan)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10 * one, 0, one - 1))
+    with pytest.raises(EnvironmentFallsShort, match="1 checkpoint of"):
+        check_disk(wanted, plan)
+
+
+def rows(path: Path, *lines: str) -> Path:
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+GOOD = json.dumps({"prompt": "Q", "completion": "A"})
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        ([GOOD, '{"prompt": '], r"rows\.jsonl:2"),
+        ([], "rows.jsonl"),
+        ([json.dumps({"nothing": "useful"})], "nothing"),
+    ],
+)
+def test_first_rows_are_read(lines: list[str], said: str, tmp_path: Path) -> None:
+    source = {"path": str(rows(tmp_path / "rows.jsonl", *lines) if lines else _empty(tmp_path))}
+    wanted = ready(tmp_path, **{"data.train": [source]})
+    with pytest.raises(UserError, match=said):
+        preflight(wanted, on_laptop(wanted), machine=LAPTOP)
+
+
+def _empty(tmp_path: Path) -> Path:
+    (tmp_path / "rows.jsonl").write_text("")
+    return tmp_path / "rows.jsonl"
+
+
+def test_missing_data_names_the_nearest(tmp_path: Path) -> None:
+    rows(tmp_path / "train.jsonl", GOOD)
+    wanted = ready(tmp_path, **{"data.train": [{"path": str(tmp_path / "trian.jsonl")}]})
+    with pytest.raises(UserError, match="trian") as caught:
+        preflight(wanted, on_laptop(wanted), machine=LAPTOP)
+    assert "train.jsonl" in str(caught.value)
+
+
+def test_evaluation_sources_are_checked_too(tmp_path: Path) -> None:
+    wanted = ready(tmp_path, **{"data.eval": [{"path": str(tmp_path / "missing.jsonl")}]})
+    with pytest.raises(UserError, match="missing"):
+        preflight(wanted, on_laptop(wanted), machine=LAPTOP)
+
+
+def test_hub_data_is_asked_for_and_read_by_the_data_worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "check_rows", lambda *_: pytest.fail("rows were read"))
+    monkeypatch.setattr(checks, "check_on_hub", lambda kind, name, **_: f"asked for the {kind} {name}")
+    wanted = ready(tmp_path, **{"data.train": [{"path": "someone/some-data"}]})
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert preflight(wanted, on_laptop(wanted), machine=LAPTOP) == ()
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path))
+    assert preflight(wanted, on_laptop(wanted), machine=LAPTOP) == (
+        "data.train.0: asked for the dataset someone/some-data",
+    )
+    (tmp_path / "someone___some-data").mkdir()
+    assert preflight(wanted, on_laptop(wanted), machine=LAPTOP) == ()
+
+
+def test_reward_functions_and_models_are_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    models = {
+        "policy": recipe("sft").models.model_dump(exclude_none=True)["policy"],
+        "reward": {"functions": ["no:where"]},
+    }
+    wanted = ready(tmp_path, "ppo", models=models)
+    with pytest.raises(UserError, match="there is no module no"):
+        preflight(wanted, on_laptop(wanted), machine=LAPTOP)
+    folder = model_folder(tmp_path / "m")
+    (folder / "tokenizer.json").unlink()
+    wanted = ready(tmp_path, models={"policy": {"path": str(folder)}})
+    with pytest.raises(UserError, match="has no tokenizer"):
+        preflight(wanted, on_laptop(wanted), machine=LAPTOP)
+
+
+def test_little_free_memory_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "free_memory", lambda: 2**20)
+    wanted = ready(tmp_path)
+    (warning,) = preflight(wanted, on_laptop(wanted), machine=LAPTOP)
+    assert "GiB will be needed" in warning

@@ -1,0 +1,34 @@
+"""What is allowed and probably not meant."""
+
+from __future__ import annotations
+
+import pytest
+
+from distft.config.load import load_recipe, shipped_recipes
+from distft.launch.preflight.remarks import on_models, on_rows
+
+
+def test_ppo_from_nothing_is_said_to_be() -> None:
+    policy, reward = on_models(load_recipe("ppo-tiny"))
+    assert "models.policy: random weights" in policy
+    assert "models.reward: random weights" in reward
+    assert "its scores mean nothing" in reward
+    trained = ["models.policy.path=run:runs/sft-tiny", "models.reward.path=run:runs/reward-tiny"]
+    assert list(on_models(load_recipe("ppo-tiny", trained))) == []
+    assert [said.split(":")[0] for said in on_models(load_recipe("ppo-tiny", trained[:1]))] == ["models.reward"]
+
+
+@pytest.mark.parametrize("name", [name for name, _ in shipped_recipes() if name not in ("ppo-tiny", "dpo-tiny")])
+def test_other_shipped_recipes_are_as_they_are_meant(name: str) -> None:
+    assert list(on_models(load_recipe(name))) == []
+
+
+def test_few_rows() -> None:
+    recipe = load_recipe("dpo-tiny", ["train.global_batch_size=64"])
+    assert list(on_rows(recipe, {"train": 3, "eval": 2, "test": 0})) == [
+        "data.train: only 3 pairs where one batch has 64 (train.global_batch_size)",
+        "data.eval: only 2 pairs to judge by: what is measured is mostly chance",
+    ]
+    assert list(on_rows(recipe, {"train": 64, "eval": 8, "test": 0})) == []
+    (said,) = on_rows(recipe, {"train": 64, "eval": 8, "test": 1})
+    assert said.startswith("data.test: only 1 pair to judge by")

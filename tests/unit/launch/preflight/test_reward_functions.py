@@ -1,0 +1,52 @@
+"""Reward functions are found without running them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from distft.common.errors import UserError
+from distft.launch.preflight.reward_functions import check_reward_function
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my_rewards.py").write_text(
+        "from os.path import join as path_join\nraise RuntimeError('imported')\n"
+        "def brevity(prompts, completions): ...\nlength = lambda prompts, completions: []\n"
+    )
+    package = tmp_path / "package"
+    package.mkdir()
+    (package / "__init__.py").write_text("def top(prompts, completions): ...\n")
+    (package / "deep.py").write_text("def bottom(prompts, completions): ...\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "name", ["my_rewards:brevity", "my_rewards:length", "my_rewards:path_join", "package:top", "package.deep:bottom"]
+)
+def test_found(name: str) -> None:
+    check_reward_function(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "said", "hint"),
+    [
+        ("my_reward:brevity", "there is no module my_reward", "did you mean my_rewards:brevity?"),
+        ("nowhere.to_be:found", "there is no module nowhere.to_be", "nowhere/to_be.py"),
+        ("my_rewards:brevty", "defines no brevty", "did you mean my_rewards:brevity?"),
+        ("package:bottom", "defines no bottom", ""),
+    ],
+)
+def test_not_found(name: str, said: str, hint: str) -> None:
+    with pytest.raises(UserError, match=said) as caught:
+        check_reward_function(name)
+    assert hint in caught.value.hint
+
+
+def test_syntax_errors_are_shown(here: Path) -> None:
+    (here / "broken.py").write_text("def f(:\n")
+    with pytest.raises(UserError, match="broken.py:1: cannot be read: invalid syntax"):
+        check_reward_function("broken:f")
