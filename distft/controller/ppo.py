@@ -16,7 +16,7 @@ from typing import Any
 from distft.config.algorithms import Ppo
 from distft.controller.evaluating import evaluate_if_due, ppo_groups
 from distft.controller.invariants import beyond_rounding, check_generator, check_reference
-from distft.controller.session import Session, device_peaks
+from distft.controller.session import Session
 from distft.experience.losses import loss_parameters
 from distft.experience.passes import Samples, UpdateSpec, Work, update_pass
 from distft.experience.ppo import Experience, PpoGroups, build_experience, roll_out, take_prompts
@@ -66,7 +66,7 @@ def train_ppo(session: Session) -> None:
             progress.kl_coef = experience.next_kl_coef
         progress.score_state = experience.score_state
         progress.finish(position=start + num_prompts, num_tokens=rollout.num_tokens, optimizer_steps=num_steps)
-        session.log_step({**experience.metrics, **metrics}, rollout.num_tokens)
+        session.log_step({**experience.metrics, **metrics}, rollout.lengths)
         evaluate_if_due(session)
         session.checkpoint_if_due()
 
@@ -116,7 +116,6 @@ def update(session: Session, groups: PpoGroups, experience: Experience, algorith
     for role, result in results.items():
         metrics |= named(role, mean_of([dict(one) for one in result.report["steps"]]))
         metrics[f"memory/{role}_rss_bytes"] = result.report["rss_bytes"]
-        metrics |= device_peaks(role, result.reports)
     return metrics, per_iteration
 
 

@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 class Session:
     """One attempt of a run. ``groups`` by role; ``data`` the data worker's; ``num_units`` units by split.
 
-    ``computing_seconds`` answers in how many seconds since it was last asked some group computed.
+    ``take_peaks`` answers what every group took of its devices at most since it was last asked, by role and name.
     """
 
     recipe: Recipe
@@ -43,9 +43,9 @@ class Session:
     coordinator: Coordinator
     progress: Progress
     throughput: Throughput
-    computing_seconds: Callable[[], float] | None = None
-    stop: threading.Event = field(default_factory=threading.Event)
     timer: PhaseTimer = field(default_factory=PhaseTimer)
+    take_peaks: Callable[[], Mapping[str, Mapping[str, int]]] = dict
+    stop: threading.Event = field(default_factory=threading.Event)
     time_limit: TimeLimit = field(default_factory=TimeLimit.of)
     _started: float = field(default_factory=time.perf_counter)
 
@@ -65,15 +65,15 @@ class Session:
         assert result.data is not None
         return Samples((result.data,), tuple(result.report["lengths"]), tuple(result.report["units"]))
 
-    def log_step(self, metrics: Mapping[str, float], num_tokens: int) -> None:
-        """The line of the step just finished, with speed and phases."""
+    def log_step(self, metrics: Mapping[str, float], lengths: Sequence[int]) -> None:
+        """The line of the step just finished, over sequences of these lengths: with speed, phases and peaks of memory."""
         now = time.perf_counter()
         seconds, self._started = now - self._started, now
         self.time_limit.saw_step(seconds)
         train = self.num_units["train"]
-        speed = self.throughput.report(num_tokens, seconds)
-        if self.computing_seconds is not None and seconds > 0:
-            speed["perf/idle_fraction"] = max(0.0, 1 - self.computing_seconds() / seconds)
+        peaks = {
+            f"memory/{role}/{name}": size for role, sizes in self.take_peaks().items() for name, size in sizes.items()
+        }
         self.tracker.log(
             self.progress.step,
             {
@@ -81,7 +81,8 @@ class Session:
                 "num_tokens": self.progress.num_tokens,
                 "epoch": self.progress.position / train,
                 "memory/driver_rss_bytes": psutil.Process().memory_info().rss,
-                **speed,
+                **peaks,
+                **self.throughput.report(lengths, seconds),
                 **self.timer.report(),
             },
         )
@@ -139,11 +140,3 @@ class Session:
             raise RunFailed(
                 f"{MAX_FAILED_SAVES} checkpoints in a row failed; the last: {error}", kind="disk"
             ) from error
-
-
-def device_peaks(role: str, reports: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Of the fullest rank: the most bytes of its GPU that tensors took and that its allocator held since the last
-    update, generation and forward passes among them. Nothing on CPUs.
-    """
-    names = ("allocated_peak", "reserved_peak")
-    return {f"memory/{role}/{name}": max(one[name] for one in reports) for name in names if name in reports[0]}

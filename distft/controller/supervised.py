@@ -16,7 +16,7 @@ from distft.config.algorithms import Dpo
 from distft.config.roles import main_role
 from distft.controller.evaluating import evaluate_if_due
 from distft.controller.invariants import check_first_loss, check_reference
-from distft.controller.session import Session, device_peaks
+from distft.controller.session import Session
 from distft.experience.losses import loss_parameters
 from distft.experience.passes import Samples, UpdateSpec, Work, evaluate_pass, forward_pass, update_pass
 from distft.experience.preference import reference_pass, with_results
@@ -43,12 +43,11 @@ def train_supervised(session: Session) -> None:
             everything = [list(range(len(samples.lengths)))]
             update = update_pass(group, samples, everything, spec, cap, work)
             updated, *ahead = together(update, *reference_calls(session, following))
-        num_tokens = samples.num_tokens
-        progress.finish(position=position, num_tokens=num_tokens, optimizer_steps=1)
+        progress.finish(position=position, num_tokens=samples.num_tokens, optimizer_steps=1)
         metrics = dict(updated.report["steps"][0])
         metrics.pop("seconds")
-        memory = {"memory/rss_bytes": updated.report["rss_bytes"], **device_peaks(group.role, updated.reports)}
-        session.log_step({**metrics, **work.metrics(), **memory}, num_tokens)
+        metrics |= {**work.metrics(), "memory/rss_bytes": updated.report["rss_bytes"]}
+        session.log_step(metrics, samples.lengths)
         evaluate_if_due(session)
         session.checkpoint_if_due()
         if following is not None:

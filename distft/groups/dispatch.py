@@ -7,7 +7,7 @@ at first, and whether it needs the devices. An undeclared verb is an error befor
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -181,13 +181,15 @@ class Failure:
 class Outcome:
     """The small half of a rank's answer; the batch, if any, stays in the object store.
 
-    ``samples`` are those of that batch, None without one.
+    ``samples`` are those of that batch, None without one. ``peaks``: bytes that the verb took of the device at most, by
+    what holds them; none without a device.
     """
 
     report: Any = None
     samples: tuple[int, ...] | None = None
     seconds: float = 0.0
     failure: Failure | None = None
+    peaks: Mapping[str, int] = field(default_factory=dict)
 
 
 def samples_of(batch: Batch | None) -> tuple[int, ...] | None:

@@ -43,6 +43,7 @@ from distft.groups.lanes import Devices
 from distft.groups.ray_handles import Attempt, RayGroup
 from distft.groups.shell import Birth
 from distft.groups.worker_group import Answers, Asked, Member, RankActor
+from distft.tracking.timing import Busy
 
 __all__ = ["Deadlines", "GroupSpec", "Groups", "OnReady", "start_groups"]
 
@@ -82,9 +83,13 @@ class Groups(Mapping[str, RayGroup]):
         """Where every rank of every role runs."""
         return {role: group.workers for role, group in self.items()}
 
-    def take_computing_seconds(self) -> float:
-        """Seconds since the last call of this in which at least one group computed on its devices."""
-        return self._attempt.take_computing_seconds()
+    def take_busy(self) -> Busy:
+        """What the devices did since the last call of this."""
+        return self._attempt.take_busy()
+
+    def take_peaks(self) -> dict[str, dict[str, int]]:
+        """By role what the fullest rank took of its device since the last call of this."""
+        return self._attempt.take_peaks()
 
     def shutdown(self, *, kill: bool = False, close_s: float = _CLOSE_S) -> None:
         """Ends all actors: after their verb ``close``, or at once (``kill``). May be called again."""

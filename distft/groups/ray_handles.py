@@ -14,6 +14,7 @@ from distft.groups.dispatch import Verb, collect, declared, request_for
 from distft.groups.handles import Call, DataRef, Result, WorkerInfo
 from distft.groups.lanes import Devices, lanes
 from distft.groups.worker_group import Answers, Asked, Member
+from distft.tracking.timing import Busy
 
 
 class RayGroup:
@@ -100,11 +101,20 @@ class Attempt:
         self.failure: DistftError | None = None
         self._answers = answers
         self._computing: list[tuple[float, float]] = []
+        self._moving: list[tuple[float, float]] = []
+        self._peaks: dict[str, dict[str, int]] = {}
 
-    def take_computing_seconds(self) -> float:
-        """Seconds since the last call of this in which at least one group computed on its devices."""
-        spans, self._computing = sorted(self._computing), []
-        return covered(spans)
+    def take_busy(self) -> Busy:
+        """In how many seconds since the last call of this at least one group computed, or was moved while none did."""
+        computing = covered(sorted(self._computing))
+        either = covered(sorted([*self._computing, *self._moving]))
+        self._computing, self._moving = [], []
+        return Busy(computing, either - computing)
+
+    def take_peaks(self) -> dict[str, dict[str, int]]:
+        """By role what the fullest rank took of its device since the last call of this."""
+        peaks, self._peaks = self._peaks, {}
+        return peaks
 
     def run(self, calls: Sequence[Call]) -> tuple[Result, ...]:
         """Runs the calls; see ``handles.together``."""
@@ -167,9 +177,12 @@ class Attempt:
         self.book.saw(step.group.role, step.verb, seconds)
         self.devices.ran(step.group.role, step.verb, declared(step.verb, self.verbs))
         outcomes = [step.asked.answers[member] for member in step.group.members[: len(step.data_refs)]]
-        if declared(step.verb, self.verbs).on_device:
-            now = time.monotonic()
-            self._computing.append((now - max(outcome.seconds for outcome in outcomes), now))
+        if step.position is None or declared(step.verb, self.verbs).on_device:
+            now, spans = time.monotonic(), self._moving if step.position is None else self._computing
+            spans.append((now - max(outcome.seconds for outcome in outcomes), now))
+        peaks = self._peaks.setdefault(step.group.role, {}) if any(outcome.peaks for outcome in outcomes) else {}
+        for name, size in (pair for outcome in outcomes for pair in outcome.peaks.items()):
+            peaks[name] = max(size, peaks.get(name, 0))
         reports = tuple(outcome.report for outcome in outcomes)
         try:
             data = collect(outcomes, step.data_refs)

@@ -1,7 +1,8 @@
 """Inside a rank's process: builds the worker, runs its verbs, keeps its log. No Ray here.
 
-The worker is a plain class named "module:Class", whose verbs return ``(report, Batch | None)``. What
-goes wrong in it becomes a ``Failure``: the traceback goes to the log, the last line to the driver.
+The worker is a plain class named "module:Class", whose verbs return ``(report, Batch | None)``. One that has a device
+also answers ``take_peaks``, what its last verb took of it. What goes wrong in it becomes a ``Failure``: the traceback
+goes to the log, the last line to the driver.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,10 @@ class Shell:
 
     def run(self, request: Request, *parts: Batch) -> tuple[Outcome, Batch | None]:
         """One verb on the rows that this rank was sent."""
-        return _guarded(request.verb, request.deadline_s, lambda: self._run(request, parts))
+        outcome, batch = _guarded(request.verb, request.deadline_s, lambda: self._run(request, parts))
+        if outcome.failure is None and hasattr(self._worker, "take_peaks"):
+            outcome = replace(outcome, peaks=self._worker.take_peaks())
+        return outcome, batch
 
     def show_stacks(self, why: str) -> None:
         """Every thread's stack goes to the log. May be called while a verb runs, from another thread."""

@@ -46,7 +46,7 @@ from distft.planning.plan import Plan
 from distft.tracking.environment import write_environment
 from distft.tracking.exit import Ending, clear_exit, write_exit
 from distft.tracking.progress import make_progress
-from distft.tracking.timing import Throughput
+from distft.tracking.timing import PhaseTimer, Throughput
 from distft.tracking.tracker import Tracker
 from distft.tracking.wandb_backend import wandb_options
 
@@ -277,8 +277,9 @@ def _set_up(
         tracker,
         coordinator,
         progress,
-        Throughput(num_gpus=plan.num_devices),
-        groups.take_computing_seconds,
+        Throughput(plan.num_devices, plan.flops.of if plan.flops else None, plan.hardware.flops),
+        PhaseTimer(devices=groups.take_busy),
+        groups.take_peaks,
         stop,
     )
 

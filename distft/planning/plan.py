@@ -21,7 +21,8 @@ from distft.config.recipe import Recipe
 from distft.config.roles import main_role, model_of, roles
 from distft.planning.batch_arithmetic import BatchArithmetic, batch_arithmetic
 from distft.planning.estimate import Estimate
-from distft.planning.footprint import RoleMemory, SizeBook
+from distft.planning.flops import StepFlops, step_flops
+from distft.planning.footprint import RoleMemory, Roles, SizeBook
 from distft.planning.group_environment import group_environment
 from distft.planning.hardware import Hardware, hardware_of
 from distft.planning.layout import Layout, best_layout, fits
@@ -102,8 +103,9 @@ class Plan(Frozen):
     """Who sits where. JSON round trip by ``model_dump_json`` and ``model_validate_json``.
 
     ``fits`` is None where the sizes of a model are not known. ``phases``: roles that compute at the same
-    time, in the order of a step. Memory in bytes. ``tight``: what is more than nine tenths full. ``estimate`` is
-    None where ``estimate_unknown`` says what it lacks; ``smallest``: the fewest GPUs on which the recipe fits.
+    time, in the order of a step. Memory in bytes. ``tight``: what is more than nine tenths full. ``flops``: what the
+    models themselves ask for, None where their sizes are not known. ``estimate`` is None where ``estimate_unknown``
+    says what it lacks; ``smallest``: the fewest GPUs on which the recipe fits.
     """
 
     format: Literal[1] = 1
@@ -122,6 +124,7 @@ class Plan(Frozen):
     loads: tuple[Load, ...]
     fits: bool | None
     tight: tuple[str, ...] = ()
+    flops: StepFlops | None = None
     estimate: Estimate | None = None
     estimate_unknown: str = ""
     smallest: Smallest | None = None
@@ -175,6 +178,8 @@ def make_plan(recipe: Recipe, cluster: Cluster, *, machine: Machine | None = Non
     hardware = hardware_of(cluster, machine)
     layout = best_layout(recipe, hardware, book)
     plan = _written_out(recipe, cluster, machine, layout)
+    if all(not memory.unknown for memory in layout.memory.values()):
+        plan = plan.model_copy(update={"flops": step_flops(Roles(recipe, book))})
     if layout.fits is None:
         return plan
     plan = plan.model_copy(update={"smallest": smallest_that_fits(recipe, hardware, book)})

@@ -4,8 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
+
+
+class Busy(NamedTuple):
+    """What the devices did in a span: seconds in which some group computed, and in which one was moved (a sleep or
+    wake) while none computed.
+    """
+
+    computing: float = 0.0
+    moving: float = 0.0
 
 
 class PhaseTimer:
@@ -16,11 +26,18 @@ class PhaseTimer:
         with timer.phase("rollout"):
             ...
         timer.report()   # {"timing/rollout": 3.1, "timing/step": 3.4, "timing/idle_share": 0.09}
+
+    With ``devices``, which answers what they did since it was last asked, of each phase too: ``timing/<phase>/transfer``
+    where groups changed places, ``timing/<phase>/wait`` in which no group computed or moved; and of the step
+    ``perf/idle_fraction``, the part in which none computed.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
-        self._clock = clock
+    def __init__(
+        self, clock: Callable[[], float] = time.perf_counter, devices: Callable[[], Busy] | None = None
+    ) -> None:
+        self._clock, self._devices = clock, devices
         self._seconds: dict[str, float] = {}
+        self._used: dict[str, Busy] = {}
         self._open: list[str] = []
         self._since = self._mark = clock()
 
@@ -45,14 +62,28 @@ class PhaseTimer:
         idle = max(0.0, total - sum(self._seconds.values()))
         report["timing/step"] = total
         report["timing/idle_share"] = idle / total if total > 0 else 0.0
-        self._seconds, self._since = {}, self._mark
+        if self._devices is not None:
+            report |= self._device_report(total)
+        self._seconds, self._used, self._since = {}, {}, self._mark
         return report
 
+    def _device_report(self, total: float) -> dict[str, float]:
+        report = {}
+        for name, seconds in self._seconds.items():
+            computing, moving = self._used.get(name, Busy())
+            report[f"timing/{name}/wait"] = max(0.0, seconds - computing - moving)
+            if moving:
+                report[f"timing/{name}/transfer"] = moving
+        computed = sum(used.computing for used in self._used.values())
+        return report | ({"perf/idle_fraction": max(0.0, 1 - computed / total)} if total > 0 else {})
+
     def _settle(self) -> None:
-        now = self._clock()
-        if self._open:
-            name = self._open[-1]
+        now, name = self._clock(), self._open[-1] if self._open else ""
+        if name:
             self._seconds[name] = self._seconds.get(name, 0.0) + now - self._mark
+        if self._devices is not None:
+            used, more = self._used.get(name, Busy()), self._devices()
+            self._used[name] = Busy(used.computing + more.computing, used.moving + more.moving)
         self._mark = now
 
 
@@ -60,26 +91,20 @@ class PhaseTimer:
 class Throughput:
     """Tokens per second of a step over ``num_gpus`` devices (ranks, on CPU).
 
-    With ``flops_per_token`` (of a training token, forward and backward) and ``peak_flops`` of one
-    device per second, model FLOPs utilisation too (Chowdhery et al. 2022, appendix B).
+    With ``flops`` (of a step over sequences of given lengths) and ``peak_flops`` of one device per second,
+    model FLOPs utilisation too (Chowdhery et al. 2022, appendix B).
     """
 
     num_gpus: int
-    flops_per_token: float | None = None
-    peak_flops: float | None = None
+    flops: Callable[[Sequence[int]], float] | None = None
+    peak_flops: float = 0.0
 
-    def report(self, num_tokens: float, seconds: float) -> dict[str, float]:
-        """``perf/tokens_per_second``, ``perf/tokens_per_second_per_gpu`` and, where known, ``perf/mfu``."""
-        rate = num_tokens / seconds if seconds > 0 else 0.0
+    def report(self, lengths: Sequence[int], seconds: float) -> dict[str, float]:
+        """``perf/tokens_per_second``, ``perf/tokens_per_second_per_gpu`` and, where known, ``perf/mfu`` of a step over
+        sequences of so many tokens.
+        """
+        rate = sum(lengths) / seconds if seconds > 0 else 0.0
         report = {"perf/tokens_per_second": rate, "perf/tokens_per_second_per_gpu": rate / max(1, self.num_gpus)}
-        if self.flops_per_token and self.peak_flops:
-            report["perf/mfu"] = rate * self.flops_per_token / (max(1, self.num_gpus) * self.peak_flops)
+        if self.flops and self.peak_flops and seconds > 0:
+            report["perf/mfu"] = self.flops(lengths) / seconds / (max(1, self.num_gpus) * self.peak_flops)
         return report
-
-
-def training_flops_per_token(num_parameters: int, num_layers: int, hidden_size: int, context: float) -> float:
-    """FLOPs of one token, forward and backward: 6 per parameter and 12 * layers * hidden * context
-    for attention, the causal half not taken off (Chowdhery et al. 2022, appendix B). Embedding
-    tables that are only looked up do not belong in ``num_parameters``.
-    """
-    return 6.0 * num_parameters + 12.0 * num_layers * hidden_size * context

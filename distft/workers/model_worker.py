@@ -159,11 +159,17 @@ class ModelWorker:
             "bytes": held.bytes,
             "rss_bytes": psutil.Process().memory_info().rss,
         }
-        if self._engine.device.type == "cuda":  # the most since this was last asked
-            report["allocated_peak"] = torch.cuda.max_memory_allocated()
-            report["reserved_peak"] = torch.cuda.max_memory_reserved()
-            torch.cuda.reset_peak_memory_stats()
         return report, None
+
+    def take_peaks(self) -> dict[str, int]:
+        """The most bytes of the GPU that tensors took, and that the allocator held, since this was last asked."""
+        if process_group.accelerator().type == "cpu" or not torch.cuda.is_initialized():
+            return {}
+        peaks = {
+            "allocated_peak": torch.cuda.max_memory_allocated(), "reserved_peak": torch.cuda.max_memory_reserved(),
+        }  # fmt: skip
+        torch.cuda.reset_peak_memory_stats()
+        return peaks
 
     # ---- computing
 

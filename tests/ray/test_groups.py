@@ -179,6 +179,7 @@ def test_a_call_to_eight_workers_is_quick(groups: Groups) -> None:
 def test_groups_that_share_devices_take_turns_and_results_keep_their_order(groups: Groups, trace: Path) -> None:
     together(groups["trainer"].call("work", "settle"), groups["generator"].call("work", "settle"))
     traced(trace)
+    groups.take_busy(), groups.take_peaks()
     trainer, generator = groups["trainer"], groups["generator"]
     results = together(
         generator.call("work", "generate", 0.1), trainer.call("work", "train", 0.1), trainer.call("work", "again")
@@ -187,8 +188,13 @@ def test_groups_that_share_devices_take_turns_and_results_keep_their_order(group
     assert traced(trace) == [
         "generate begins", "generate ends", "sleep", "wake", "train begins", "train ends", "again begins", "again ends",
     ]  # fmt: skip
+    busy, peaks = groups.take_busy(), groups.take_peaks()
+    assert 0.2 <= busy.computing < 0.3
+    assert 0.1 <= busy.moving < 0.2, "the sleep, and the wake which takes no time"
+    assert peaks == {role: {"allocated_peak": 9 + groups[role].num_ranks} for role in ("trainer", "generator")}
     generator.call("facts").result()
     assert traced(trace) == [], "a verb that needs no devices wakes nobody"
+    assert groups.take_busy() == (0.0, 0.0)
 
 
 def test_groups_on_different_devices_work_at_once(groups: Groups, trace: Path) -> None:

@@ -90,8 +90,12 @@ class ToyWorker:
         self._note(f"{name} ends")
         return name, None
 
+    def take_peaks(self) -> dict[str, int]:
+        return {"allocated_peak": 10 + self.rank}
+
     def sleep(self) -> tuple[None, None]:
         self._note("sleep")
+        time.sleep(0.1)
         return None, None
 
     def wake(self) -> tuple[None, None]:

@@ -49,6 +49,13 @@ def test_the_batch_is_put_together_before_the_verb_runs(shell: Shell) -> None:
     assert run(shell, "keep", parts=(part,), layout=(1,), keep_report=True)[0].report is None
 
 
+def test_a_worker_with_a_device_says_what_its_verb_took(shell: Shell) -> None:
+    assert run(shell, "keep", parts=(), layout=())[0].peaks == {}
+    shell._worker.take_peaks = lambda: {"allocated_peak": 5}
+    assert run(shell, "keep", parts=(), layout=())[0].peaks == {"allocated_peak": 5}
+    assert run(shell, "raised", ValueError("a defect"))[0].peaks == {}
+
+
 @pytest.mark.parametrize(
     ("error", "kind"),
     [(ValueError("a defect"), "exception"), (MemoryError("no more"), "out_of_memory"), (KeyError("k"), "exception")],

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from distft.tracking.timing import PhaseTimer, Throughput, training_flops_per_token
+from distft.tracking.timing import Busy, PhaseTimer, Throughput
 
 
 class Clock:
@@ -64,15 +64,29 @@ def test_a_phase_that_fails_is_closed(clock: Clock) -> None:
     assert timer.report()["timing/idle_share"] == 0.5
 
 
+def test_of_each_phase_what_was_moved_and_what_was_waited_for(clock: Clock) -> None:
+    answers = iter([Busy(9.0, 9.0), Busy(), Busy(1.0, 0.5), Busy(0.25, 0.0), Busy(2.0, 0.0), Busy()])
+    next(answers)  # of a step before
+    timer = PhaseTimer(clock, lambda: next(answers))
+    with timer.phase("rollout"):
+        clock.now += 2.0
+    clock.now += 1.0
+    with timer.phase("update"):
+        clock.now += 2.0
+    report = timer.report()
+    assert (report["timing/rollout/wait"], report["timing/rollout/transfer"]) == (0.5, 0.5)
+    assert report["timing/update/wait"] == 0.0
+    assert "timing/update/transfer" not in report
+    assert report["perf/idle_fraction"] == pytest.approx(1 - 3.25 / 5)
+
+
 def test_throughput_by_hand() -> None:
-    report = Throughput(4, flops_per_token=6e9, peak_flops=1e12).report(1000, 2.0)
+    report = Throughput(4, flops=lambda lengths: 6e9 * sum(lengths), peak_flops=1e12).report((400, 600), 2.0)
     assert report == {"perf/tokens_per_second": 500.0, "perf/tokens_per_second_per_gpu": 125.0, "perf/mfu": 0.75}
 
 
 def test_throughput_without_a_known_peak_or_time() -> None:
-    assert Throughput(2).report(10, 0.0) == {"perf/tokens_per_second": 0.0, "perf/tokens_per_second_per_gpu": 0.0}
-
-
-def test_flops_by_hand() -> None:
-    # 1 G parameters, 10 layers, hidden 1,000, 2,000 tokens of context: 6e9 + 12 * 10 * 1000 * 2000
-    assert training_flops_per_token(10**9, 10, 1000, 2000) == pytest.approx(6.24e9)
+    nothing = {"perf/tokens_per_second": 0.0, "perf/tokens_per_second_per_gpu": 0.0}
+    assert Throughput(2).report((10,), 0.0) == nothing
+    assert Throughput(2, flops=lambda _: 1.0, peak_flops=1.0).report((10,), 0.0) == nothing
+    assert "perf/mfu" not in Throughput(2, flops=lambda _: 1.0).report((10,), 1.0)
