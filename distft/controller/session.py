@@ -66,7 +66,7 @@ class Session:
         return Samples((result.data,), tuple(result.report["lengths"]), tuple(result.report["units"]))
 
     def log_step(self, metrics: Mapping[str, float], lengths: Sequence[int]) -> None:
-        """The line of the step just finished, over sequences of these lengths: with speed, phases and peaks of memory."""
+        """The line of the step just finished, over sequences of these lengths: speed, phases, peaks of memory."""
         now = time.perf_counter()
         seconds, self._started = now - self._started, now
         self.time_limit.saw_step(seconds)

@@ -111,17 +111,17 @@ def _address(report: judge.NodeReport, cluster: Cluster) -> str:
 
 
 def _disk(recipe: Recipe | None, cluster: Cluster) -> int:
-    """Bytes of the checkpoints that the recipe would keep, and the one being written; 0 where that is not known."""
+    """Bytes that the recipe's run would still write; 0 where that is not known."""
     if recipe is None:
         return 0
-    from distft.launch.preflight.checks import checkpoint_bytes
+    from distft.launch.preflight.checks import room_needed
     from distft.planning.plan import make_plan
 
     try:
         plan = make_plan(recipe, cluster, machine=this_machine())
     except EnvironmentFallsShort:  # a plan for nodes that are not there: the report says so
         return 0
-    return (recipe.checkpoint.keep + 1) * checkpoint_bytes(recipe, plan)
+    return room_needed(recipe, plan)[1]
 
 
 @contextmanager

@@ -27,9 +27,9 @@ class PhaseTimer:
             ...
         timer.report()   # {"timing/rollout": 3.1, "timing/step": 3.4, "timing/idle_share": 0.09}
 
-    With ``devices``, which answers what they did since it was last asked, of each phase too: ``timing/<phase>/transfer``
-    where groups changed places, ``timing/<phase>/wait`` in which no group computed or moved; and of the step
-    ``perf/idle_fraction``, the part in which none computed.
+    With ``devices``, which answers what they did since it was last asked, of each phase too
+    ``timing/<phase>/transfer``, in which groups changed places, and ``timing/<phase>/wait``, in which none computed or
+    moved; and of the step ``perf/idle_fraction``, the part in which none computed.
     """
 
     def __init__(

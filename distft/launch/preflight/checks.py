@@ -12,10 +12,11 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from distft.checkpoint.layout import checkpoints_folder, published
 from distft.common.errors import EnvironmentFallsShort, UserError, nearest
 from distft.config.data import Source
 from distft.config.recipe import Recipe
-from distft.config.roles import model_of, optimizer_of, reward_functions, trained_roles
+from distft.config.roles import main_role, model_of, optimizer_of, reward_functions, trained_roles
 from distft.data.bad_rows import BadRows, OnBadRow, stop
 from distft.data.sources import check_rows, is_builtin, source_files
 from distft.launch.machine import free_memory, this_machine
@@ -133,26 +134,38 @@ def checkpoint_bytes(recipe: Recipe, plan: Plan) -> int:
     return total
 
 
-def check_disk(recipe: Recipe, plan: Plan) -> None:
-    """Room for the checkpoints that are kept and the one being written. Raises EnvironmentFallsShort.
+def room_needed(recipe: Recipe, plan: Plan) -> tuple[int, int]:
+    """How many checkpoints the run will need new room for, and the bytes of these and of its final model.
 
-    A run of fewer steps than that never writes so many.
+    Those that are kept and the one being written, as far as the steps to come write any; what lies in the run folder
+    of a run that goes on has its room.
     """
+    kept, newest = 0, 0
+    if recipe.checkpoint.resume == "auto":
+        there = published(checkpoints_folder(Path(recipe.output_dir)))
+        kept, newest = min(len(there), recipe.checkpoint.keep), there[0][0] if there else 0
+    number, steps, every = recipe.checkpoint.keep + 1 - kept, recipe.train.steps, recipe.checkpoint.every
+    if steps is not None:
+        number = min(number, -(-steps // every) - newest // every if newest < steps else 0)
+    role = main_role(recipe)
+    final = plan.memory[role].parameters * BYTES[model_of(recipe, role).dtype]
+    return number, number * checkpoint_bytes(recipe, plan) + final
+
+
+def check_disk(recipe: Recipe, plan: Plan) -> None:
+    """Room for the checkpoints to come and the final model. Raises EnvironmentFallsShort."""
     output_dir = Path(recipe.output_dir).absolute()
     there = next(folder for folder in (output_dir, *output_dir.parents) if folder.exists())
     free = shutil.disk_usage(there).free
-    one, steps = checkpoint_bytes(recipe, plan), recipe.train.steps
-    most = recipe.checkpoint.keep + 1
-    if steps is not None:
-        most = min(most, -(-steps // recipe.checkpoint.every))
-    needed = most * one
+    one, (number, needed) = checkpoint_bytes(recipe, plan), room_needed(recipe, plan)
     if needed <= free:
         return
-    fitting = free // one - 1 if one else 0
+    final = needed - number * one
+    fitting = recipe.checkpoint.keep - number + (free - final) // one if one else 0
     nearest = f"checkpoint.keep={fitting} would fit" if fitting >= 1 else "free some space"
     raise EnvironmentFallsShort(
-        f"{most} checkpoint{'s' if most > 1 else ''} of {one / GIB:.1f} GiB need {needed / GIB:.1f} GiB, "
-        f"{there} has {free / GIB:.1f} GiB free",
+        f"{number} checkpoint{'' if number == 1 else 's'} of {one / GIB:.1f} GiB and the final model "
+        f"need {needed / GIB:.1f} GiB, {there} has {free / GIB:.1f} GiB free",
         where="checkpoint.keep",
         hint=f"nearest: {nearest}, or another output_dir",
     )

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from distft.checkpoint.layout import step_name
 from distft.common.errors import EnvironmentFallsShort, UserError
 from distft.config.cluster import load_cluster
 from distft.config.recipe import Recipe
@@ -109,31 +110,41 @@ def test_whether_it_fits_may_have_to_be_known(tmp_path: Path) -> None:
     assert "someone/some-model" in caught.value.hint
 
 
-def test_disk_for_the_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def disk_of(monkeypatch: pytest.MonkeyPatch, free: int) -> None:
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(2 * free, 0, free))
+
+
+def test_disk_for_the_checkpoints_and_the_final_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A trained role's checkpoint in float32: 4 parameters + 12 states a parameter; PPO saves policy and value."""
     wanted = ready(tmp_path, "ppo", **{"train.steps": 100, "checkpoint": {"every": 10, "keep": 3}})
     plan = on_laptop(wanted)
-    one = checkpoint_bytes(wanted, plan)
+    one, final = checkpoint_bytes(wanted, plan), 4 * plan.memory["policy"].parameters
     assert one == 16 * (plan.memory["policy"].parameters + plan.memory["value"].parameters)
-
-    usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10 * one, 0, 4 * one))
+    disk_of(monkeypatch, 4 * one + final)
     check_disk(wanted, plan)
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10 * one, 0, 4 * one - 1))
+    disk_of(monkeypatch, 4 * one + final - 1)
     with pytest.raises(EnvironmentFallsShort, match="4 checkpoints") as caught:
         check_disk(wanted, plan)
     assert "checkpoint.keep=2 would fit" in caught.value.hint
 
 
-def test_disk_for_as_many_checkpoints_as_will_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    wanted = ready(tmp_path, **{"train.steps": 2, "checkpoint": {"every": 50, "keep": 3}})
+@pytest.mark.parametrize(
+    ("there", "steps", "number"),
+    [((), 2, 1), ((), 40, 4), ((), 30, 3), ((10,), 100, 3), ((10, 20, 30), 100, 1), ((90,), 95, 1), ((95,), 95, 0)],
+)
+def test_disk_for_as_many_checkpoints_as_are_still_to_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: tuple[int, ...], steps: int, number: int
+) -> None:
+    wanted = ready(tmp_path, **{"train.steps": steps, "checkpoint": {"every": 10, "keep": 3}})
+    for step in there:
+        (Path(wanted.output_dir) / "checkpoints" / step_name(step)).mkdir(parents=True)
     plan = on_laptop(wanted)
-    one = checkpoint_bytes(wanted, plan)
-    usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10 * one, 0, one))
+    one, final = checkpoint_bytes(wanted, plan), 4 * plan.memory["policy"].parameters
+    disk_of(monkeypatch, number * one + final)
     check_disk(wanted, plan)
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10 * one, 0, one - 1))
-    with pytest.raises(EnvironmentFallsShort, match="1 checkpoint of"):
+    disk_of(monkeypatch, number * one + final - 1)
+    with pytest.raises(EnvironmentFallsShort, match=f"{number} checkpoint"):
         check_disk(wanted, plan)
 
 
