@@ -68,17 +68,25 @@ def _node_load(
     turns: Mapping[str, Turn],
 ) -> Load:
     """One node of a kind at its fullest moment."""
-    held = [(count, group) for root, count in kind.ranks.items() for group in arrangement.members[root]]
 
-    def at(whens: tuple[When, ...]) -> int:
-        return sum(count * groups[group].node.get(when, 0) for count, group in held for when in whens)
+    def at(whens: tuple[When, ...]) -> dict[str, int]:
+        found = {}
+        for root, count in kind.ranks.items():
+            held = {
+                group: count * sum(groups[group].node.get(when, 0) for when in whens)
+                for group in arrangement.members[root]
+            }
+            if hardware.gpus and whens == ("loading",):  # groups that share GPUs load one after the other
+                largest = max(held, key=lambda group: held[group])
+                held = {group: size if group == largest else 0 for group, size in held.items()}
+            found |= held
+        return found
 
-    fullest: tuple[When, ...] = ("always", *max(at_once, key=at))
+    always, most = at(("always",)), max((at(whens) for whens in at_once), key=lambda held: sum(held.values()))
     parts = [("Ray", NODE_BYTES)]
     if kind.first_node == 0:
         parts.append(("driver, data worker, Ray's head", HEAD_BYTES))
-    for count, group in held:
-        parts.append((group, count * sum(groups[group].node.get(when, 0) for when in fullest)))
+    parts += [(group, size + most[group]) for group, size in always.items()]
     if hardware.gpus:
         for root, count in kind.ranks.items():
             # A group that sleeps keeps its place on the host while it is awake: it is made once.

@@ -33,6 +33,7 @@ PROCESS_HOST = 450 * 2**20
 PROCESS_HOST_GPU = 2500 * 2**20
 PROCESS_GPU = 1200 * 2**20
 ROUNDED_UP = "page-locked memory rounded up"
+LOADED = "whole model while it is loaded"
 # Share of all else that the allocator loses to fragments: an allowance, not a measurement.
 FRAGMENTATION = 0.05
 
@@ -110,7 +111,8 @@ def state_items(sizes: ModelSizes, engine: Engine, compute: Compute, ranks: int)
     cut by itself and padded). DeepSpeed keeps a float32 master copy from stage 1 on even when the parameters are
     float32, and gradients wait in float32 whatever the parameters are. A frozen role has parameters only, a role with
     adapters the other items of what it trains. Offloaded states lie in host memory, but for gradients of fewer bits,
-    which stages 1 and 2 add up on the device. What is in four bits is loaded whole by every rank before it is cut.
+    which stages 1 and 2 add up on the device. What is in four bits is loaded whole by every rank before it is cut; what
+    is not sharded comes to its GPU by way of host memory.
     """
     stage, size = engine.zero_stage, compute.size
     parameters = sizes.stored(size, ranks if stage == 3 else 1)
@@ -122,7 +124,9 @@ def state_items(sizes: ModelSizes, engine: Engine, compute: Compute, ranks: int)
         items.append(Item("quantization constants", sizes.constants))
         if stage == 3:
             kept = parameters if home == "device" else 0
-            items.append(Item("whole model while it is loaded", sizes.stored(size) - kept, "loading"))
+            items.append(Item(LOADED, sizes.stored(size) - kept, "loading"))
+    elif compute.gpu and stage < 3:
+        items.append(Item(LOADED, sizes.stored(size), "loading", "host"))
     if not compute.trained:
         return items
     trained = sizes.trained
@@ -173,12 +177,13 @@ def buffer_items(sizes: ModelSizes, engine: Engine, compute: Compute, ranks: int
 
     Trained, DeepSpeed keeps up to ``stage3_max_live_parameters`` gathered because the backward pass wants
     them again; frozen, one layer and what is fetched ahead. On CPUs only pages that are touched count.
+    One rank has a stage above 0 for offload's sake only: it gathers what waits in host memory, and has the buckets.
     """
-    if ranks == 1:
+    if ranks == 1 and engine.zero_stage == 0:
         return []
     size, bucket = compute.size, engine.reduce_bucket_size
     items = []
-    if engine.zero_stage == 3:
+    if engine.zero_stage == 3 and (ranks > 1 or engine.offload_parameters == "cpu"):
         small = sizes.small(engine.persistence_threshold, size)
         when: When = "training" if compute.trained else "forward"
         if compute.trained:

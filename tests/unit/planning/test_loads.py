@@ -7,6 +7,7 @@ import pytest
 from distft.planning.footprint import group_memory
 from distft.planning.hardware import Hardware
 from distft.planning.loads import loads
+from distft.planning.memory import Item
 from distft.planning.placement_plan import Arrangement, Span
 from distft.planning.residency import turns_of
 from tests.unit.planning.test_footprint import FROZEN, POLICY
@@ -30,6 +31,22 @@ def test_the_first_node_is_the_fullest_and_says_of_what(nodes: int) -> None:
     assert dict(node.parts)["policy"] == 2 * 3
     assert dict(node.parts)["places for those who sleep"] == 2 * (40 + 8)
     assert node.bytes == sum(size for _, size in node.parts)
+
+
+def test_groups_that_share_gpus_load_one_after_the_other() -> None:
+    loading = Item("whole model while it is loaded", 10, "loading", "host")
+    groups = {name: group_memory([*items, loading], gpu=True) for name, items in (("policy", POLICY), ("x", FROZEN))}
+    own, there = {"policy": "policy", "x": "x"}, Hardware(1, 8, 2, 100 * GIB, 90, 1)
+
+    def loaded(of: dict[str, str], ranks: dict[str, int]) -> int:
+        arrangement = Arrangement(own, of, ranks)
+        spans = {root: (Span(0, 1, slot, 1),) for slot, root in enumerate(ranks)}
+        node = loads(groups, arrangement, spans, there, "ppo", turns_of(groups, arrangement, there))[-1]
+        return sum(size for name, size in node.parts if name in own)
+
+    always = 2 * 3
+    assert loaded(own, {"policy": 1, "x": 1}) == always + 20
+    assert loaded({"policy": "policy", "x": "policy"}, {"policy": 1}) == always + 10
 
 
 @pytest.mark.parametrize(("algorithm", "together"), [("dpo", 10 + 5), ("ppo", 10)])

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from distft.config.models import Engine, Lora
 from distft.planning.memory import (
+    LOADED,
     ROUNDED_UP,
     Compute,
     Generation,
@@ -50,6 +51,31 @@ def per_parameter(
 
 def named(items: list[Item], name: str) -> int:
     return sum(item.bytes for item in items if item.name == name)
+
+
+def test_one_rank_that_offloads_has_the_stages_buffers_and_gathers_what_waits_in_host_memory() -> None:
+    """50 M elements of a bucket in bfloat16, their float32 sums; of the parameters only those that wait elsewhere."""
+    buckets = {"reduce bucket": 2 * 50_000_000, "reduced gradients in float32": 4 * 50_000_000}
+
+    def buffers(**offload: str) -> dict[str, int]:
+        engine = Engine.model_validate({"persistence_threshold": 0, **offload}).on(1)
+        return {item.name: item.bytes for item in buffer_items(SIZES, engine, compute(), 1)}
+
+    assert buffers() == {}
+    assert buffers(offload_optimizer="cpu") == buckets
+    gathered = 2 * (1_000_000_000 + 50_000_000)  # stage3_max_live_parameters, and what is fetched ahead
+    assert buffers(offload_parameters="cpu") == pytest.approx(buckets | {"gathered parameters": gathered})
+
+
+@pytest.mark.parametrize(
+    ("stage", "gpu", "expected"), [(0, True, 2), (2, True, 2), (3, True, 0), (0, False, 0), (3, False, 0)]
+)
+def test_what_is_not_sharded_is_loaded_by_way_of_host_memory(stage: int, gpu: bool, expected: int) -> None:
+    """On a CPU it is where it stays; at stage 3 every tensor goes into its shards."""
+    items = state_items(SIZES, Engine(zero_stage=stage), compute(gpu=gpu), 8)
+    there = [item for item in items if item.name == LOADED]
+    assert sum(item.bytes for item in there) == expected * SIZES.total
+    assert all((item.place, item.when) == ("host", "loading") for item in there)
 
 
 @pytest.mark.parametrize(("dtype", "expected"), [("float32", 20), ("bfloat16", 18), ("float16", 18)])
@@ -137,7 +163,7 @@ def test_a_frozen_rank_gathers_a_layer_and_its_prefetch_a_trained_one_more() -> 
     assert named(frozen, "gathered parameters") == 2 * (SIZES.largest + 50_000_000)
     assert named(trained, "gathered parameters") == 2 * (1_000_000_000 + 50_000_000)
     assert named(trained, "reduce bucket") == 100_000_000
-    assert buffer_items(SIZES, engine, compute(), 1) == []
+    assert buffer_items(SIZES, engine.on(1), compute(), 1) == []
 
 
 def test_checkpointing_keeps_a_fraction_of_the_activations() -> None:
