@@ -20,6 +20,7 @@ response_mask       uint8 [t_i], 0 = observation/other speaker; missing column =
 old_logprobs, ref_logprobs, logprobs, entropy, values, rewards, advantages, returns
                     float32 [t_i], aligned with response_ids
 sample, unit        dense int64: number of the sample and of its unit within the step
+group               dense int64: number of the prompt that a sampled response answers; not a unit
 score               dense float32: what a reward model or function said of the sample
 ended               dense uint8: 1 = the response ended by itself (EOS), 0 = cut at the limit
 ==================  ====================================================================

@@ -7,6 +7,8 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
+from distft.algorithms.masking import keep
+
 Estimator: TypeAlias = Literal["k1", "k2", "k3"]
 
 
@@ -37,6 +39,11 @@ def token_kl(logprobs: Tensor, ref_logprobs: Tensor, estimator: Estimator = "k1"
         # expm1 keeps the digits that exp(-d) - 1 loses near d = 0, where training starts.
         return torch.expm1(-difference) + difference
     raise ValueError(f"unknown KL estimator {estimator!r}; there are k1, k2, k3")
+
+
+def sequence_kl(logprobs: Tensor, ref_logprobs: Tensor, mask: Tensor) -> Tensor:
+    """The sum of log pi - log pi_ref over the tokens of each response: ``[B, T]`` and bool mask to ``[B]``, in nats."""
+    return keep(logprobs - ref_logprobs, mask).sum(1)
 
 
 def adapted_kl_coef(kl_coef: float, observed: float, *, target: float, horizon: float, num_samples: int) -> float:

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from distft.algorithms.kl import sequence_kl
 from distft.algorithms.masking import Moments, at_least_float32, keep, moments
 
 
@@ -104,28 +105,26 @@ def token_rewards(scores: Tensor, kl: Tensor, mask: Tensor, kl_coef: float) -> T
     return rewards + keep(scores[:, None].to(rewards.dtype), mask & (positions == last))
 
 
-def objective_terms(
-    scores: Tensor, logprobs: Tensor, ref_logprobs: Tensor, mask: Tensor, token_penalty: Tensor
-) -> dict[str, Tensor]:
-    """What the ``objective/*`` metrics of PPO are the means of, per sequence (over all ranks).
+def objective_terms(scores: Tensor, logprobs: Tensor, ref_logprobs: Tensor | None, mask: Tensor) -> dict[str, Tensor]:
+    """What the ``objective/*`` metrics of sampled responses are the means of, per sequence (over all ranks).
 
     Args:
         scores: ``[B]`` of the reward model or functions, before clipping and normalisation.
         logprobs: ``[B, T]`` of the policy that generated.
-        ref_logprobs: ``[B, T]``.
+        ref_logprobs: ``[B, T]``; None without a reference, and then there is no KL.
         mask: bool ``[B, T]``.
-        token_penalty: ``[B, T]``, ``-kl_coef kl_t``.
 
     Returns:
         ``objective/kl`` sum over tokens of log pi - log pi_ref; ``objective/entropy`` sum of -log pi;
-        ``objective/non_score_reward`` sum of the penalty; ``objective/scores``; and
-        ``objective/rlhf_reward``, score plus penalty. All ``[B]``.
+        ``objective/scores``. All ``[B]``.
+    """
+    kl = {} if ref_logprobs is None else {"objective/kl": sequence_kl(logprobs, ref_logprobs, mask)}
+    return {**kl, "objective/entropy": keep(-logprobs, mask).sum(1), "objective/scores": scores}
+
+
+def penalty_terms(scores: Tensor, mask: Tensor, token_penalty: Tensor) -> dict[str, Tensor]:
+    """The same of a KL penalty in the reward: ``objective/non_score_reward``, the sum of the penalty ``[B, T]``
+    (``-kl_coef kl_t``), and ``objective/rlhf_reward``, score plus penalty. Both ``[B]``.
     """
     penalty = keep(token_penalty, mask).sum(1)
-    return {
-        "objective/kl": keep(logprobs - ref_logprobs, mask).sum(1),
-        "objective/entropy": keep(-logprobs, mask).sum(1),
-        "objective/non_score_reward": penalty,
-        "objective/scores": scores,
-        "objective/rlhf_reward": scores + penalty,
-    }
+    return {"objective/non_score_reward": penalty, "objective/rlhf_reward": scores + penalty}

@@ -9,7 +9,6 @@ from distft.common.files import write_json
 from distft.config.roles import is_rl
 from distft.controller.session import Session
 from distft.evaluation.held_out import loss_metrics, score_metrics
-from distft.experience.ppo import PpoGroups
 
 TABLE = "before_after.json"
 
@@ -22,7 +21,7 @@ def held_out_metrics(session: Session, split: str) -> dict[str, float]:
     with session.timer.phase("evaluation"):
         session.tracker.phase(f"evaluation: {count:,} of {of:,} {split} rows")
         if is_rl(recipe):
-            return score_metrics(recipe, ppo_groups(session), split, count)
+            return score_metrics(session.sampler, split, count)
         return loss_metrics(recipe, session.groups, session.data, split, count)
 
 
@@ -30,12 +29,6 @@ def judged_rows(session: Session, split: str) -> tuple[int, int]:
     """How many rows of a split are judged, a sample over its sources, and how many it has."""
     of = session.num_units.get(split, 0)
     return min(session.recipe.evaluation.max_samples, of), of
-
-
-def ppo_groups(session: Session) -> PpoGroups:
-    """The handles of an RL iteration."""
-    groups = session.groups
-    return PpoGroups(session.data, groups["policy"], groups["reference"], groups["value"], groups.get("reward"))
 
 
 def evaluate_if_due(session: Session) -> None:

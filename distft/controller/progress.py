@@ -13,8 +13,9 @@ class Progress:
 
     ``step`` is the last finished step (optimizer step; iteration in RL), ``position`` the units of training
     data behind it, counted from the beginning, ``num_tokens`` the tokens trained on, ``optimizer_steps`` those taken
-    (for the learning-rate schedule). ``kl_coef`` and ``score_state`` belong to PPO; ``data`` has the hash of each
-    source's content by its key; ``before`` holds the held-out metrics of the start.
+    (for the learning-rate schedule). ``method_state`` is the algorithm's own (an adaptive coefficient, running moments
+    ...): nobody else looks into it; ``data`` has the hash of each source's content by its key; ``before`` holds the
+    held-out metrics of the start.
     """
 
     total_steps: int
@@ -22,8 +23,7 @@ class Progress:
     position: int = 0
     num_tokens: int = 0
     optimizer_steps: int = 0
-    kl_coef: float = 0.0
-    score_state: dict[str, float] = field(default_factory=dict)
+    method_state: dict[str, Any] = field(default_factory=dict)
     wandb_id: str = ""
     data: dict[str, str] = field(default_factory=dict)
     before: dict[str, float] = field(default_factory=dict)
@@ -48,6 +48,10 @@ class Progress:
         return state
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Goes on from a checkpoint's state."""
+        """Goes on from a checkpoint's state. Those of before ``method_state`` have PPO's two beside the rest."""
+        state = dict(state)
+        kl_coef, scores = state.pop("kl_coef", 0.0), state.pop("score_state", {})
+        if kl_coef or scores:
+            state["method_state"] = {"iterations": state["step"], "kl_coef": kl_coef, "scores": scores}
         for name, value in state.items():
             setattr(self, name, value)

@@ -20,6 +20,7 @@ from distft.controller.progress import Progress
 from distft.controller.time_limit import TimeLimit
 from distft.controller.visits import Visits
 from distft.experience.passes import Samples
+from distft.experience.rollouts import Sampler
 from distft.groups.handles import Group, together
 from distft.tracking.timing import PhaseTimer, Throughput
 from distft.tracking.tracker import Tracker
@@ -58,6 +59,11 @@ class Session:
     def visits(self) -> Visits:
         """Which units of train each step takes."""
         return Visits.of(self.recipe.train, self.num_units["train"])
+
+    @cached_property
+    def sampler(self) -> Sampler:
+        """Prompts to scored responses, for the methods that sample for themselves."""
+        return Sampler(self.recipe, self.data, self.groups)
 
     def take(self, split: str, start: int, count: int) -> Samples:
         """``count`` units of a split from position ``start``, tokenised, left in the object store."""

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 
 from distft.config.recipe import Recipe
 from distft.config.roles import main_role
+from distft.experience.experience import logprob_passes
 from distft.experience.losses import loss_parameters
-from distft.experience.passes import Samples, evaluate_pass, forward_pass
-from distft.experience.ppo import PpoGroups, function_scores, roll_out, score_call, take_prompts
+from distft.experience.passes import Samples, evaluate_pass
 from distft.experience.preference import reference_pass, with_results
+from distft.experience.rollouts import Sampler, data_of
 from distft.groups.handles import Group, together
 
 EVALUATION_ITERATION = 0  # training's iterations count from 1, so its draws are never used for evaluation
@@ -30,22 +31,14 @@ def loss_metrics(recipe: Recipe, groups: Mapping[str, Group], data: Group, split
     return metrics
 
 
-def score_metrics(recipe: Recipe, groups: PpoGroups, split: str, count: int) -> dict[str, float]:
-    """Scores of responses sampled for ``count`` prompts of a split, and their KL to the reference.
+def score_metrics(sampler: Sampler, split: str, count: int) -> dict[str, float]:
+    """Scores of responses sampled for ``count`` prompts of a split, and their KL to the reference, if there is one.
 
     Always the same draws, so that two evaluations differ by the policy alone.
     """
-    repeats, cap = recipe.rollout.samples_per_prompt, recipe.train.max_tokens_per_rank
-    prompts, _ = take_prompts(groups.data, split, 0, count, repeats)
-    rollout, _ = roll_out(groups, recipe, prompts, seed=recipe.seed, iteration=EVALUATION_ITERATION)
-    temperature = recipe.rollout.temperature
-    calls = [
-        forward_pass(groups.policy, rollout, "old_logprobs", cap, temperature=temperature),
-        forward_pass(groups.reference, rollout, "ref_logprobs", cap, temperature=temperature),
-    ]
-    if groups.reward is not None:
-        calls.append(score_call(groups, recipe, rollout, split, 0))
-    found = [result.data for result in together(*calls) if result.data is not None]
-    means, scored = function_scores(groups, recipe, rollout, split, 0)
-    summary = groups.data.call("score_summary", data=[*rollout.data, *found, *scored]).result().report
+    rollout, _ = sampler.generate(sampler.prompts(split, 0, count), EVALUATION_ITERATION)
+    calls = [*logprob_passes(sampler, rollout).values(), *sampler.model_scores(rollout, split, 0)]
+    found = [data_of(result) for result in together(*calls)]
+    means, scored = sampler.function_scores(rollout, split, 0)
+    summary = sampler.data.call("score_summary", data=[*rollout.data, *found, *scored]).result().report
     return {f"objective/{name}": value for name, value in summary.items()} | means

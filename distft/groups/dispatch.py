@@ -61,7 +61,7 @@ VERBS: Mapping[str, Verb] = {
     "texts": Verb(on_device=False),
     "reward_inputs": Verb(on_device=False),
     "function_scores": Verb(deadline="long", on_device=False),
-    "build_ppo": Verb(on_device=False),
+    "assign_credit": Verb(on_device=False),
     "score_summary": Verb(on_device=False),
     "logprob_difference": Verb(on_device=False),
 }

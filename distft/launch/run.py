@@ -24,8 +24,8 @@ from distft.config.cluster import Cluster
 from distft.config.recipe import Recipe
 from distft.config.roles import is_rl, main_role, trained_roles
 from distft.controller.evaluating import after, before, read_table, said_rows
-from distft.controller.ppo import train_ppo
 from distft.controller.progress import Progress
+from distft.controller.rl import train_rl
 from distft.controller.rows import prepare_rows
 from distft.controller.session import Session
 from distft.controller.supervised import train_supervised
@@ -307,7 +307,7 @@ def _train(session: Session, run_dir: Path) -> dict[str, dict[str, float]]:
     if session.fresh:
         before(session)
     if is_rl(session.recipe):
-        train_ppo(session)
+        train_rl(session)
     else:
         train_supervised(session)
     table = after(session, run_dir)

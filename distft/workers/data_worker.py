@@ -39,7 +39,7 @@ from distft.data.turn_end import plain_end, special_tokens, turn_end
 from distft.data.vocabulary import require_policys_tokens
 from distft.models.load import embedding_rows, learned_positions, load_tokenizer
 from distft.models.start import create_model
-from distft.workers.ppo_experience import build_ppo_columns
+from distft.workers.judging import judged
 from distft.workers.reward_reading import as_trained, read_anew, within_positions
 from distft.workers.spec import Start
 
@@ -136,12 +136,13 @@ class DataWorker:
     def prompts(self, split: str, start: int, count: int, samples_per_prompt: int) -> tuple[dict[str, Any], Batch]:
         """``count`` prompts from position ``start``, each ``samples_per_prompt`` times.
 
-        A sample is its own unit: nothing in PPO needs the samples of a prompt in one micro-batch or optimizer step.
+        A sample is its own unit: no method needs the samples of a prompt in one micro-batch or optimizer step. What
+        assigns credit sees the whole rollout, and knows them by their ``group``.
         """
         prompts = self._split(split).prompts(self._units(split, start, count))
-        repeated = prompts.take(np.repeat(np.arange(len(prompts)), samples_per_prompt))
-        numbers = np.arange(len(repeated), dtype=np.int64)
-        batch = repeated.with_columns(sample=numbers, unit=numbers)
+        groups = np.repeat(np.arange(len(prompts), dtype=np.int64), samples_per_prompt)
+        numbers = np.arange(len(groups), dtype=np.int64)
+        batch = prompts.take(groups).with_columns(sample=numbers, unit=numbers, group=groups)
         return _described(batch), batch
 
     def texts(self, limit: int, *, batch: Batch) -> tuple[list[dict[str, Any]], None]:
@@ -209,20 +210,24 @@ class DataWorker:
             total += weight * scores
         return means, Batch({"sample": batch.dense("sample"), "function_score": total})
 
-    def build_ppo(self, settings: Mapping[str, Any], *, batch: Batch) -> tuple[dict[str, Any], Batch]:
-        """See ``build_ppo_columns``. Model and function scores, where both are there, are added with their weights."""
+    def assign_credit(self, state: Mapping[str, Any], *, batch: Batch) -> tuple[dict[str, Any], Batch]:
+        """See ``judged``. Model and function scores, where both are there, are added with their weights."""
         stage("advantages")
-        return build_ppo_columns(self._with_score(batch), settings)
+        return judged(self._with_score(batch), self._recipe.algorithm, state)
 
     def score_summary(self, *, batch: Batch) -> tuple[dict[str, float], None]:
-        """Mean and deviation of the scores of a rollout, and its mean KL per sequence to the reference, in nats."""
+        """Mean and deviation of the scores of a rollout, and its mean KL per sequence to the reference, if there is
+        one, in nats."""
         scored = self._with_score(batch)
         scores = scored.dense("score").astype(np.float64)
-        kl = batch.ragged("old_logprobs").values.astype(np.float64) - batch.ragged("ref_logprobs").values
+        kl = {}
+        if "ref_logprobs" in batch:
+            apart = batch.ragged("old_logprobs").values.astype(np.float64) - batch.ragged("ref_logprobs").values
+            kl = {"kl": float(apart.sum() / len(batch))}
         return {
             "score": float(scores.mean()),
             "score_std": float(scores.std()),
-            "kl": float(kl.sum() / len(batch)),
+            **kl,
             "length": float(batch.ragged("response_ids").lengths.mean()),
             "ended": float(batch.dense("ended").mean()),
         }, None

@@ -13,27 +13,29 @@ from unittest.mock import patch
 import torch
 
 from distft.batches import Batch, by_sample
-from distft.controller import ppo as ppo_loop
+from distft.controller import rl
+from distft.evaluation.held_out import EVALUATION_ITERATION
+from distft.experience.rollouts import Sampler
 from distft.groups.handles import Result
 from distft.workers import model_worker
 
 Tokens = list[list[int]]
-ROLL_OUT = "roll_out"  # as the loop knows it
 COPY_WEIGHTS = "copy_weights"  # as the worker knows it
 
 
 @contextmanager
 def rollouts_recorded() -> Iterator[list[Tokens]]:
     """The response tokens of each training iteration, by sample, as the loop gets them."""
-    original: Any = getattr(ppo_loop, ROLL_OUT)
+    original = Sampler.generate
     found: list[Tokens] = []
 
-    def recorded(*args: Any, **kwargs: Any) -> Any:
-        rollout, result = original(*args, **kwargs)
-        found.append(tokens_of(result))
+    def recorded(sampler: Sampler, prompts: Any, iteration: int) -> Any:
+        rollout, result = original(sampler, prompts, iteration)
+        if iteration != EVALUATION_ITERATION:
+            found.append(tokens_of(result))
         return rollout, result
 
-    with patch.object(ppo_loop, ROLL_OUT, recorded):
+    with patch.object(Sampler, "generate", recorded):
         yield found
 
 
@@ -47,7 +49,7 @@ def tokens_of(result: Result) -> Tokens:
 @contextmanager
 def stale_generator() -> Iterator[None]:
     """No weights reach the generator after the first sync."""
-    with patch.object(ppo_loop, "sync_weights", lambda *_: None):
+    with patch.object(rl, "sync_weights", lambda *_: None):
         yield
 
 

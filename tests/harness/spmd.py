@@ -16,8 +16,8 @@ import torch.distributed as dist
 
 from distft.config.recipe import Recipe
 from distft.config.roles import main_role, roles
-from distft.controller.ppo import train_ppo
 from distft.controller.progress import Progress
+from distft.controller.rl import train_rl
 from distft.controller.session import Session
 from distft.controller.supervised import train_supervised
 from distft.controller.visits import total_steps
@@ -146,6 +146,6 @@ def train(session: Session) -> None:
     """The loop of the recipe's algorithm, to its last step."""
     if session.recipe.algorithm.kind == "ppo":
         session.groups["policy"].call("sync_weights", 0).result()
-        train_ppo(session)
+        train_rl(session)
     else:
         train_supervised(session)

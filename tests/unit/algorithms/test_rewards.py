@@ -11,6 +11,7 @@ from distft.algorithms.rewards import (
     end_rewards,
     normalize_scores,
     objective_terms,
+    penalty_terms,
     score_moments,
     token_rewards,
 )
@@ -72,7 +73,10 @@ def test_terminal_keeps_scores_and_bootstrap_replaces_those_of_cut_responses() -
 def test_objective_terms_by_hand() -> None:
     mask = torch.tensor([[True, True], [True, False]])
     logprobs, reference = torch.tensor([[-1.0, -2.0], [-3.0, NAN]]), torch.tensor([[-2.0, -2.5], [-1.0, NAN]])
-    terms = objective_terms(torch.tensor([5.0, 6.0]), logprobs, reference, mask, -0.1 * (logprobs - reference))
+    scores = torch.tensor([5.0, 6.0])
+    terms = objective_terms(scores, logprobs, reference, mask)
+    assert objective_terms(scores, logprobs, None, mask).keys() == terms.keys() - {"objective/kl"}
+    terms |= penalty_terms(scores, mask, -0.1 * (logprobs - reference))
     assert {name: [round(v, 5) for v in value.tolist()] for name, value in terms.items()} == {
         "objective/kl": [1.5, -2.0],
         "objective/entropy": [3.0, 3.0],

@@ -8,14 +8,14 @@ from distft.controller.progress import Progress
 
 
 def test_a_restored_progress_goes_on_where_it_was() -> None:
-    progress = Progress(total_steps=5, kl_coef=0.1)
+    progress = Progress(total_steps=5)
     seen = []
     for step in progress.steps():
         seen.append(step)
         progress.finish(position=8 * step, num_tokens=100, optimizer_steps=4)
         if step == 2:
             break
-    progress.score_state, progress.before = {"count": 2.0}, {"loss": 1.0}
+    progress.method_state, progress.before = {"scores": {"count": 2.0}}, {"loss": 1.0}
     again = Progress(total_steps=5)
     again.restore(json.loads(json.dumps(progress.state())))
     assert again == progress
@@ -32,3 +32,12 @@ def test_the_number_of_steps_is_the_recipes() -> None:
     longer.restore(progress.state())
     assert list(zip(longer.steps(), range(1), strict=False)) == [(4, 0)]
     assert list(progress.steps()) == []
+
+
+def test_a_checkpoint_of_before_keeps_what_ppo_had_learned_of_its_kl_and_scores() -> None:
+    progress = Progress(total_steps=9)
+    progress.restore({"step": 4, "position": 32, "kl_coef": 0.07, "score_state": {"count": 8.0}})
+    assert progress.method_state == {"iterations": 4, "kl_coef": 0.07, "scores": {"count": 8.0}}
+    supervised = Progress(total_steps=9)
+    supervised.restore({"step": 4, "position": 32, "kl_coef": 0.0, "score_state": {}})
+    assert supervised == Progress(total_steps=9, step=4, position=32)

@@ -104,6 +104,7 @@ def test_prompts_are_repeated_and_numbered(make: Callable[..., DataWorker]) -> N
     report, batch = make().prompts("train", 3, 2, 3)
     assert batch.dense("sample").tolist() == [0, 1, 2, 3, 4, 5]
     assert batch.dense("unit").tolist() == report["units"] == [0, 1, 2, 3, 4, 5]  # nothing keeps a prompt's together
+    assert batch.dense("group").tolist() == [0, 0, 0, 1, 1, 1]
     assert report["lengths"][0] == report["lengths"][2] == len(batch.ragged("prompt_ids")[1])
     assert report["lengths"][3] == len(batch.ragged("prompt_ids")[5])
 

@@ -1,0 +1,152 @@
+"""The loop of every method that samples for itself: one iteration a step.
+
+for step in progress.steps():
+    rollouts   = policy.generate(prompts), scored
+    experience = log-probs, values of the models that there are -> what every token is worth
+    report     = update(role, loss) of every trained role    together where they do not share devices
+    weight sync; the method's state; log, checkpoint, evaluate
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import asdict
+
+from distft.config.algorithms import Ppo
+from distft.controller.evaluating import evaluate_if_due
+from distft.controller.invariants import beyond_rounding, check_generator, check_reference
+from distft.controller.session import Session
+from distft.experience.experience import Experience, build_experience
+from distft.experience.losses import loss_parameters
+from distft.experience.passes import UpdateSpec, Work, update_pass
+from distft.experience.schedule import minibatches
+from distft.groups.handles import together
+from distft.tracking.metrics import Sample
+
+log = logging.getLogger(__name__)
+
+
+def train_rl(session: Session) -> None:
+    """Runs to the last iteration, from wherever the progress stands."""
+    progress, sampler = session.progress, session.sampler
+    for step in progress.steps():
+        start, num_prompts = session.visits.take(progress.position)
+        with session.timer.phase("rollout"):
+            session.tracker.phase("rollout")
+            prompts = sampler.prompts("train", start, num_prompts)
+            rollout, generated = sampler.generate(prompts, step)
+        with session.timer.phase("experience"):
+            session.tracker.phase("experience")
+            bootstrap = getattr(session.recipe.algorithm, "truncated", "") == "bootstrap"
+            experience = build_experience(sampler, rollout, start, progress.method_state, bootstrap=bootstrap)
+        check_invariants(session, experience, step)
+        with session.timer.phase("update"):
+            session.tracker.phase("update")
+            metrics, num_steps = update(session, experience, updates(session, step))
+        sync_weights(session, step)
+        generated_tokens = sum(rollout.lengths) - sum(prompts.lengths)
+        metrics |= {
+            "rollout/tokens_per_second": generated_tokens / generated.seconds,
+            "rollout/staleness": float(step - 1 - generated.report["version"]),
+            "rollout/response_length": generated_tokens / len(rollout.lengths),
+        }
+        write_samples(session, experience)
+        progress.method_state = experience.state
+        progress.finish(position=start + num_prompts, num_tokens=rollout.num_tokens, optimizer_steps=num_steps)
+        session.log_step({**experience.metrics, **metrics}, rollout.lengths)
+        evaluate_if_due(session)
+        session.checkpoint_if_due()
+
+
+def check_invariants(session: Session, experience: Experience, step: int) -> None:
+    """Before the first update: policy = reference (where there is one) = generator. Later a generator that differs is
+    a warning."""
+    if step == 1:
+        reference = experience.reference_difference
+        if reference is not None:
+            check_reference(session.recipe, reference)
+        check_generator(session.recipe, experience.trainer_difference)
+        found = {} if reference is None else {"reference_difference": asdict(reference)}
+        session.tracker.event("invariants", **found)
+    elif beyond := beyond_rounding(session.recipe, experience.trainer_difference):
+        session.tracker.event("generator_differs", step=step, **asdict(experience.trainer_difference))
+        log.warning("iteration %d: the generator's log-probs differ from the trainer's by %s", step, beyond)
+
+
+def updates(session: Session, step: int) -> list[tuple[str, str]]:
+    """The roles that are updated in an iteration, each with its loss."""
+    algorithm = session.recipe.algorithm
+    assert isinstance(algorithm, Ppo)
+    policy = [("policy", "ppo_policy")] if step > algorithm.value_warmup_steps else []
+    return [("value", "ppo_value"), *policy]
+
+
+def update(session: Session, experience: Experience, due: list[tuple[str, str]]) -> tuple[dict[str, float], int]:
+    """Epochs x minibatches optimizer steps on every role of ``due``, at once where they share no devices.
+
+    Returns the metrics, means over the steps, and the number of optimizer steps planned: the learning-rate schedule
+    goes by plan, so that an early stop at ``target_kl`` does not shift it.
+    """
+    recipe, progress = session.recipe, session.progress
+    algorithm = recipe.algorithm
+    assert isinstance(algorithm, Ppo)
+    units, cap = experience.rollout.units, recipe.train.max_tokens_per_rank
+    number = min(algorithm.minibatches, len(set(units)))  # the last batch of an epoch may be smaller
+    steps = [
+        chosen
+        for epoch in range(algorithm.epochs)
+        for chosen in minibatches(units, number, recipe.seed, progress.step * algorithm.epochs + epoch)
+    ]
+    per_iteration = algorithm.epochs * algorithm.minibatches
+    calls, work = {}, Work()
+    for role, loss in due:
+        # A policy that is held warms up from its own first step on.
+        held = algorithm.value_warmup_steps * per_iteration if role == "policy" else 0
+        spec = UpdateSpec(
+            loss,
+            loss_parameters(algorithm, loss),
+            progress.optimizer_steps - held,
+            progress.total_steps * per_iteration - held,
+            recipe.rollout.temperature,
+            algorithm.target_kl if role == "policy" else None,
+        )
+        calls[role] = update_pass(session.groups[role], experience.of_role[role], steps, spec, cap, work)
+    results = dict(zip(calls, together(*calls.values()), strict=True))
+    metrics = work.metrics()
+    for role, result in results.items():
+        metrics |= named(role, mean_of([dict(one) for one in result.report["steps"]]))
+        metrics[f"memory/{role}_rss_bytes"] = result.report["rss_bytes"]
+    return metrics, per_iteration
+
+
+def named(role: str, metrics: dict[str, float]) -> dict[str, float]:
+    """The metrics that several trained roles have, told apart: the policy's plain, another's marked."""
+    for helper in ("seconds", "num_tokens"):
+        metrics.pop(helper, None)
+    if role == "policy":
+        return metrics
+    shared = ("loss", "grad_norm", "learning_rate")
+    return {(f"{role}/{name}" if name in shared else name): value for name, value in metrics.items()}
+
+
+def mean_of(history: list[dict[str, float]]) -> dict[str, float]:
+    """The mean of each metric over the optimizer steps of an update."""
+    names = history[0].keys()
+    return {name: sum(one[name] for one in history) / len(history) for name in names}
+
+
+def sync_weights(session: Session, version: int) -> None:
+    """The policy's weights to its generator, as ``version`` (the number of the last finished iteration)."""
+    with session.timer.phase("weight_sync"):
+        session.tracker.phase("weight sync")
+        session.groups["policy"].call("sync_weights", version).result()
+
+
+def write_samples(session: Session, experience: Experience) -> None:
+    """Some of the iteration's responses, for people to read, every ``tracking.samples_every`` iterations."""
+    tracking, step = session.recipe.tracking, session.progress.step + 1
+    if not tracking.samples_every or (step - 1) % tracking.samples_every:
+        return
+    data = [*experience.rollout.data, *experience.scores]
+    rows = session.data.call("texts", tracking.samples_count, data=data).result().report
+    session.tracker.samples(step, [Sample(row["prompt"], row["completion"], row.get("score")) for row in rows])

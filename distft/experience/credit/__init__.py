@@ -1,0 +1,1 @@
+"""What each token of a rollout is worth: one file a way of assigning credit. See `base`."""
