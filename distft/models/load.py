@@ -25,6 +25,7 @@ from distft.common.errors import UserError
 from distft.config.models import Model, RewardModel
 from distft.data.chat_templates import fitted, resolve_template
 from distft.models.dropout import switch_off
+from distft.models.finite import require_finite
 from distft.models.padding import train_padding_too
 from distft.models.quantization import four_bits, keep_packing
 from distft.models.selected import SelectedLogits, SelectedScalars
@@ -208,7 +209,8 @@ def plain_twin(config: Any, dtype: torch.dtype, device: torch.device, *, trust_r
 def _from_pretrained(
     kind: Any, path: str, config: Any, model: Model, purpose: str, *, on_meta: bool
 ) -> tuple[Any, list[str]]:
-    """The module, ready to train, and the names of the weights that the folder lacks."""
+    """The module, ready to train, and the names of the weights that the folder lacks. Raises UserError also where
+    those that it has are not numbers."""
     options: dict[str, Any] = {"dtype": DTYPES[model.dtype], "trust_remote_code": model.trust_remote_code}
     if model.attention != "auto":
         options["attn_implementation"] = model.attention
@@ -226,6 +228,8 @@ def _from_pretrained(
             raise
         what = f"its weights do not have the sizes that its config.json says {purpose}"
         raise UserError(what, where=path, hint=_COPY) from error
+    if not on_meta:
+        require_finite(module, path, but=info["missing_keys"])
     if model.quantization is not None and not on_meta:
         keep_packing(module)
     if hasattr(next(module.parameters()), "ds_id"):

@@ -8,7 +8,6 @@ this machine the table of ``known_models``.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from distft.common.errors import UserError, nearest
 from distft.planning.architectures import FAMILIES, MODULES, Block, Tensors
 from distft.planning.known_models import known_config, nearest_known
+from distft.planning.model_folders import local_folder
 from distft.planning.weight_files import COPY_AGAIN, tensor_shapes
 
 if TYPE_CHECKING:
@@ -260,30 +260,6 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise UserError("is not a JSON object", where=str(path), hint=COPY_AGAIN)
     return config
-
-
-def local_folder(path: str) -> Path | None:
-    """Where a model path lies on this machine: the folder itself, or the hub cache's newest snapshot; else None."""
-    folder = Path(path).expanduser()
-    if folder.is_dir():
-        return folder
-    if path.count("/") > 1 or path.startswith((".", "/", "~")):
-        return None
-    cached = _hub_cache() / ("models--" + path.replace("/", "--"))
-    reference = cached / "refs" / "main"
-    if not reference.is_file():
-        return None
-    snapshot = cached / "snapshots" / reference.read_text(encoding="utf-8").strip()
-    return snapshot if (snapshot / "config.json").is_file() else None
-
-
-def _hub_cache() -> Path:
-    """The folder that huggingface_hub uses, by its own environment variables."""
-    explicit = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE")
-    if explicit:
-        return Path(explicit).expanduser()
-    home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "huggingface"
-    return Path(home).expanduser() / "hub"
 
 
 def _assemble(family: str, tensors: Iterable[Tensors], config: Mapping[str, Any]) -> ModelSizes:

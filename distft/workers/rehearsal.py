@@ -1,25 +1,28 @@
-"""What the ranks of a model role would find out while they are set up, found out without weights and without ranks."""
+"""What the ranks of a model role would find out while they are set up, found out without a model and without ranks."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from distft.models.adapters import add_lora
+from distft.models.finite import require_finite_files
 from distft.models.load import empty_causal, empty_scalar, load_causal, load_scalar, load_tokenizer
 from distft.models.reading_back import check_saved
-from distft.planning.model_sizes import local_folder
+from distft.planning.model_folders import fetched_folder
 from distft.workers.spec import RoleSpec, Start
 
 
 def rehearse_model(spec: RoleSpec, start: Start, *, new_head: bool, exported: bool) -> None:
-    """Tokenizer, architecture, names and sizes of the weights, adapters, and where it is ``exported`` what would be
-    written: ``ModelWorker.setup`` and ``check_export`` on the meta device. Of an ``init:`` start, and of a hub name
-    whose weights are not on this machine, it is the config only: nobody waits for a download. Raises what the worker
-    would.
+    """Tokenizer, architecture, names and sizes of the weights, whether they are numbers, adapters, and where it is
+    ``exported`` what would be written: ``ModelWorker.setup`` and ``check_export`` on the meta device. Of an ``init:``
+    start, and of a hub name whose weights are not on this machine, it is the config only: nobody waits for a download.
+    Raises what the worker would.
     """
     load_tokenizer(start.path, trust_remote_code=start.trust_remote_code, chat_template=start.chat_template)
-    config_only = start.init is not None or local_folder(start.path) is None
-    model = _from_config(spec, start.path) if config_only else _on_meta(spec, start.path, new_head=new_head)
+    folder = None if start.init is not None else fetched_folder(start.path)
+    model = _from_config(spec, start.path) if folder is None else _on_meta(spec, start.path, new_head=new_head)
+    if folder is not None:
+        require_finite_files(folder)
     if exported:
         check_saved(model, start.path)
     if spec.model.peft is not None:

@@ -18,13 +18,10 @@ from distft.data.vocabulary import require_policys_tokens, require_token
 from distft.launch.preflight.architectures import check_adapters, check_architecture, check_positions
 from distft.launch.preflight.hub import check_on_hub, is_offline
 from distft.planning.known_models import known_config, nearest_known
-from distft.planning.model_sizes import local_folder, read_config
+from distft.planning.model_folders import TOKENIZER_FILES, fetched_folder, has_tokenizer, has_weight_files, local_folder
+from distft.planning.model_sizes import read_config
 from distft.planning.weight_files import COPY_AGAIN, tensor_shapes, weight_files
 
-# One of these holds a tokenizer's vocabulary.
-TOKENIZER_FILES = (
-    "tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt", "sentencepiece.bpe.model",
-)  # fmt: skip
 # What the scalar head of AutoModelForSequenceClassification is called, by architecture.
 HEAD_KEYS = ("score.weight", "classifier.weight", "classifier.out_proj.weight", "classification_head.out_proj.weight")
 
@@ -45,7 +42,7 @@ def check_models(recipe: Recipe) -> Iterator[str]:
         if model.path is None:
             continue
         path = resolve_path(model.path)
-        folder = local_folder(path)
+        folder = fetched_folder(path)
         if folder is None:
             yield _not_here(path, role)
             continue
@@ -90,10 +87,10 @@ def check_folder(folder: Path, role: str) -> None:
             where=where,
             hint=f"take the original weights; models.{role}.quantization.method=nf4 loads them in four bits",
         )
-    if not tensor_shapes(folder) and not any(folder.glob("pytorch_model*.bin")):
+    if not has_weight_files(folder):
         what = f"{folder} has no weights (*.safetensors)"
         raise UserError(what, where=where, hint=_inside(folder) or COPY_AGAIN)
-    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+    if not has_tokenizer(folder):
         raise UserError(
             f"{folder} has no tokenizer ({', '.join(TOKENIZER_FILES[:3])}, ...)",
             where=where,
@@ -125,15 +122,16 @@ def check_head(folder: Path, model: Any) -> None:
     outputs = shapes[found[0]][0]
     if outputs == 1 or not isinstance(model, RewardModel):
         return
-    labels = sorted(str(label) for label in dict(read_config(folder).get("id2label") or {}).values())
+    # transformers writes no labels where they are its own.
+    written = read_config(folder).get("id2label") or {number: f"LABEL_{number}" for number in range(outputs)}
+    labels = sorted(str(label) for label in dict(written).values())
     if model.label is None:
-        listed = f": one of {', '.join(labels)}" if labels else ""
         raise UserError(
             f"{folder} has {outputs} outputs ({found[0]}), a reward is one",
             where="models.reward.label",
-            hint=f"name the label that is rewarded{listed}",
+            hint=f"name the label that is rewarded: one of {', '.join(labels)}",
         )
-    if labels and model.label not in labels:
+    if model.label not in labels:
         close = nearest(model.label, labels)
         raise UserError(
             f"{folder} has no label {model.label}",
@@ -175,8 +173,11 @@ def _not_here(path: str, role: str) -> str:
     if local:
         raise UserError(f"there is no folder {path}", where=where, hint=hint)
     if is_offline():
-        what = f"{path} is neither a folder here nor in the hub cache, and the hub is switched off (HF_HUB_OFFLINE)"
-        raise UserError(what, where=where, hint=hint)
+        off = "and the hub is switched off (HF_HUB_OFFLINE)"
+        if local_folder(path) is not None:
+            what = f"{path} is not whole in the hub cache (weights and a tokenizer), {off}"
+            raise UserError(what, where=where, hint=f"where there is a network: hf download {path}")
+        raise UserError(f"{path} is neither a folder here nor in the hub cache, {off}", where=where, hint=hint)
     if known_config(str(meant)) is not None and "/" not in path:
         raise UserError(f"{path} is neither a folder here nor a hub name, which has an owner", where=where, hint=hint)
     return f"{where}: {check_on_hub('model', path, where=where, near=near)}"

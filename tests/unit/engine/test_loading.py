@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file, save_file
 
 from tests.unit.engine import rank_side
 from tests.unit.engine.group import Group
@@ -60,6 +61,22 @@ def test_weights_of_another_size_end_all_ranks_with_the_same_words(
     assert answers[0][0] == "UserError"
     assert "do not have the sizes" in answers[0][1]
     assert not answers[0][2]
+
+
+@pytest.mark.parametrize("stage", [0, 3])
+def test_weights_that_are_no_numbers_end_all_ranks_with_the_same_words(
+    groups: dict[int, Group], folder: str, tmp_path: Path, stage: int
+) -> None:
+    """In the last element, which under zero.Init lies on the last rank, before its padding."""
+    broken = Path(shutil.copytree(folder, tmp_path / "broken"))
+    name = "model.layers.1.mlp.down_proj.weight"
+    weights = load_file(broken / "model.safetensors")
+    weights[name][-1, -1] = float("nan")
+    save_file(weights, broken / "model.safetensors", {"format": "pt"})
+    answers = groups[2].call(rank_side.load_broken, Setup(str(broken), stage))
+    assert answers[0] == answers[1]
+    assert answers[0][0] == "UserError"
+    assert f"{name} holds NaN or infinity" in answers[0][1]
 
 
 @pytest.mark.parametrize(("error", "others"), [("user", ("UserError", "here: bad")), ("other", ("DistftError", ""))])

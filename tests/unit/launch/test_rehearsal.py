@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 
 from distft.checkpoint.coordinator import Coordinator
@@ -18,11 +19,13 @@ from distft.checkpoint.manifest import record_files
 from distft.cli import main
 from distft.common.errors import UserError
 from distft.config.load import load_recipe
+from distft.config.recipe import Recipe
 from distft.data.store import BESIDE
 from distft.launch.prepare import prepare
 from distft.launch.rehearsal import rehearse
 from distft.launch.run_folder import fingerprint, write_recipe
 from distft.launch.starts import role_spec
+from distft.models.load import load_causal
 from distft.workers import rehearsal
 from distft.workers.spec import Start
 from tests.reference.tiny_models import save_llama, train_tokenizer
@@ -136,13 +139,12 @@ def test_families_that_cannot_be_trained(changes: dict[str, Any], said: str, her
     [
         (weights(lambda tensors: tensors.pop(NORM)), f"weights are missing: {NORM}"),
         (weights(lambda tensors: tensors.update({NORM: tensors[NORM][:3].clone()})), "do not have the sizes"),
+        (weights(lambda tensors: tensors[NORM].fill_(float("nan"))), f"{NORM} holds NaN"),
     ],
-    ids=["a missing tensor", "a tensor of another size"],
+    ids=["a missing tensor", "a tensor of another size", "no numbers"],
 )
 def test_weights_that_would_not_load(breaks: Callable[[Path], None], said: str, here: Path) -> None:
     """With the very message that a worker's load raises, found on the meta device."""
-    from distft.models.load import load_causal
-
     breaks(here / "model")
     error = refused()
     policy = load_recipe("sft.yaml").models.policy
@@ -204,10 +206,21 @@ def test_rows_are_kept_where_rows_are_kept_already(here: Path) -> None:
     assert any(store.rglob("*"))
 
 
-def test_weights_that_are_not_here_are_not_fetched(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A hub name that is not in the cache: its config is asked for, and no more."""
-    asked = load_recipe("sft-tiny", [f"models.policy.path={model}"])
-    spec = role_spec(asked, "policy")
-    monkeypatch.setattr(rehearsal, "local_folder", lambda _: None)
-    monkeypatch.setattr(rehearsal, "load_causal", lambda *_, **__: pytest.fail("weights were asked for"))
-    rehearsal.rehearse_model(spec, Start(str(model)), new_head=True, exported=True)
+def test_weights_that_are_not_here_are_not_fetched(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a hub name with nothing but config and tokenizer in the cache no more is asked for: there is no network, and
+    a look for weights would raise."""
+    asked = in_the_cache(here, monkeypatch, but=["model.safetensors"])
+    rehearsal.rehearse_model(role_spec(asked, "policy"), Start("some/model"), new_head=True, exported=True)
+    with pytest.raises(UserError, match="cannot be loaded"):
+        load_causal("some/model", role_spec(asked, "policy").model, dropout=False)
+
+
+def in_the_cache(here: Path, monkeypatch: pytest.MonkeyPatch, but: Sequence[str]) -> Recipe:
+    """A recipe of a hub name, of which the cache has all files ``but`` those."""
+    snapshot = here / "cache" / "models--some--model" / "snapshots" / "abc"
+    shutil.copytree(here / "model", snapshot, ignore=lambda *_: but)
+    (snapshot.parents[1] / "refs").mkdir()
+    (snapshot.parents[1] / "refs" / "main").write_text("abc")
+    monkeypatch.setenv("HF_HUB_CACHE", str(here / "cache"))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(here / "cache"))
+    return load_recipe("sft.yaml", ["models.policy.path=some/model"])

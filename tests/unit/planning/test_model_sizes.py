@@ -13,7 +13,6 @@ from distft.config.models import Init, Lora, Quantization
 from distft.planning.model_sizes import (
     ModelSizes,
     WrongTargets,
-    local_folder,
     sizes_from_config,
     sizes_from_folder,
     sizes_from_init,
@@ -209,17 +208,6 @@ def test_unknown_architecture_without_weights_is_an_error_that_names_the_nearest
 def test_missing_key_is_named() -> None:
     with pytest.raises(UserError, match="num_hidden_layers"):
         sizes_from_config({"model_type": "llama", "hidden_size": 8})
-
-
-def test_hub_cache_is_found_by_its_environment_variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    repository = tmp_path / "models--meta-llama--Tiny"
-    snapshot = config_folder(repository / "snapshots" / "abc", LLAMA_8B)
-    (repository / "refs").mkdir()
-    (repository / "refs" / "main").write_text("abc\n")
-    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
-    assert local_folder("meta-llama/Tiny") == snapshot
-    assert local_folder("meta-llama/Other") is None
-    assert local_folder("./meta-llama/Tiny") is None
 
 
 def test_torn_config_is_an_error_with_its_path(tmp_path: Path) -> None:

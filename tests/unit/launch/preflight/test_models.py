@@ -120,6 +120,9 @@ def test_a_model_that_is_trained_into_a_reward_model_needs_no_head(tmp_path: Pat
 
 def test_classifier_needs_a_label_and_a_known_one(tmp_path: Path) -> None:
     folder = model_folder(tmp_path / "m", head=(2, 8))
+    with pytest.raises(UserError, match="has 2 outputs") as caught:
+        check_head(folder, RewardModel(path=str(folder)))
+    assert "LABEL_0, LABEL_1" in caught.value.hint
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"id2label": {"0": "nothate", "1": "hate"}}))
     with pytest.raises(UserError, match="has 2 outputs") as caught:
@@ -214,6 +217,28 @@ def test_hub_names_are_asked_for_online_and_fail_offline(tmp_path: Path, monkeyp
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(UserError, match="the hub is switched off"):
         list(check_models(asked))
+
+
+@pytest.mark.parametrize("missing", ["model.safetensors", "tokenizer.json", "a shard"])
+def test_what_is_not_whole_in_the_hub_cache_will_be_fetched(
+    missing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A dry run asks for config and tokenizer alone, a download may be cut off: no reason to refuse the name."""
+    for name in OFFLINE:
+        monkeypatch.delenv(name, raising=False)
+    snapshot = model_folder(tmp_path / "models--someone--some-model" / "snapshots" / "abc")
+    (snapshot.parents[1] / "refs").mkdir()
+    (snapshot.parents[1] / "refs" / "main").write_text("abc")
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    asked = recipe("sft", {"models": {"policy": {"path": "someone/some-model"}}})
+    monkeypatch.setattr(model_checks, "check_on_hub", lambda kind, name, **_: f"asked for the {kind} {name}")
+    assert list(check_models(asked)) == []
+    _missing_shard(snapshot) if missing == "a shard" else _without(missing)(snapshot)
+    assert list(check_models(asked)) == ["models.policy.path: asked for the model someone/some-model"]
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(UserError, match="is not whole in the hub cache") as caught:
+        list(check_models(asked))
+    assert "hf download someone/some-model" in caught.value.hint
 
 
 def test_an_owner_left_out_is_suggested(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
