@@ -20,6 +20,7 @@ from distft.common.errors import UserError
 from distft.common.files import write_json
 from distft.config.data import Data, Source
 from distft.data.sources import hub_dataset, is_builtin, source_files
+from distft.data.splits import LIST_NAMES
 from distft.data.tokenizer_training import serialised_tokenizer
 
 if TYPE_CHECKING:
@@ -80,6 +81,21 @@ def content_of(source: Source, list_name: str, folder: Path) -> Generator[str, N
         num_rows += entry[3]
     countable = all(path.suffix.lower() == ".jsonl" for path in files)
     return Content(hashed[0] if len(hashed) == 1 else _digest(*hashed), num_rows if countable else None, tuple(states))
+
+
+def contents_of_files(data: Data, folder: Path) -> dict[str, str]:
+    """The digests of those sources that are files, by their keys: at once where ``folder`` remembers them."""
+    found = {}
+    for list_name in LIST_NAMES:
+        for number, source in enumerate(getattr(data, list_name)):
+            if source_files(source, list_name):
+                looking = content_of(source, list_name, folder)
+                try:
+                    while True:
+                        next(looking)
+                except StopIteration as done:
+                    found[f"data.{list_name}.{number}"] = done.value.digest
+    return found
 
 
 def tokens_key(source: Source, content: Content, kind: str, loss_on: str | None, data: Data,

@@ -7,14 +7,18 @@
     STORE/<key>/chunk-000012.arrow        while they are tokenised: what is done, also after a kill
     STORE/<key>/lease.json                who tokenises now, with a heartbeat
 
-Whoever finds another at work waits for it, as long as that one gets on. The lease saves work and nothing else: every
-file is a function of the key, appears by a rename, and may be written twice.
+What no run has used for ``KEPT_S`` goes when other rows are added. Whoever finds another at work waits for it, as
+long as that one gets on. The lease saves work and nothing else: every file is a function of the key, appears by a
+rename, and may be written twice.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+import re
+import shutil
 import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
@@ -38,6 +42,9 @@ BESIDE: Final = ".distft-rows"
 # Another writer that adds no chunk for so long, alive or not, is not waited for any more.
 PATIENCE_S: Final = 300.0
 _LOOK_S: Final = 0.5
+# Another tokenizer, limit or release makes other rows, and the former ones would lie there for good.
+KEPT_S: Final = 30 * 24 * 3600.0
+_KEY: Final = re.compile(r"[0-9a-f]{32}")
 log = logging.getLogger(__name__)
 
 
@@ -52,10 +59,14 @@ def store_folder(cache_dir: str | None, output_dir: str) -> Path:
 
 
 def stored(folder: Path) -> StoredRows | None:
-    """The rows of a source's folder; None where they are not there yet, or not whole."""
+    """The rows of a source's folder, which are used now; None where they are not there yet, or not whole."""
     path = folder / ROWS
     try:
-        return StoredRows(path) if path.is_file() else None
+        found = StoredRows(path) if path.is_file() else None
+        if found is not None:
+            with contextlib.suppress(OSError):  # in a store that may only be read
+                os.utime(path)
+        return found
     except (pa.ArrowInvalid, OSError) as error:
         log.warning("%s is damaged and made anew: %s", path, error)
         path.unlink(missing_ok=True)
@@ -90,12 +101,24 @@ def store_rows(
             num_chunks = yield from _write_chunks(folder, reading, task)
             yield from _join_chunks(folder, num_chunks, reading.name)
             found = stored(folder)
+            forget_unused(folder.parent)
         if found is None:
             raise OSError(f"{folder / ROWS} was written and cannot be read")
     finally:
         if lease is not None:
             lease.release()
     return found
+
+
+def forget_unused(store: Path) -> None:
+    """Removes the rows that no run has used, or gone on to tokenise, for ``KEPT_S``."""
+    for folder in store.iterdir():
+        if not _KEY.fullmatch(folder.name) or living(folder) is not None:
+            continue
+        with contextlib.suppress(OSError):  # somebody else's, or gone already
+            if time.time() - max(path.stat().st_mtime for path in (folder, *folder.iterdir())) > KEPT_S:
+                shutil.rmtree(folder)
+                log.info("%s was not used for %.0f days and is gone", folder, KEPT_S / 86400)
 
 
 def _make(folder: Path) -> None:

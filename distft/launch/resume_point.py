@@ -12,6 +12,8 @@ from distft.checkpoint.coordinator import Found, named_checkpoint
 from distft.common.errors import UserError
 from distft.config.recipe import Recipe
 from distft.controller.rows import require_same_data
+from distft.data.fingerprint import contents_of_files
+from distft.data.store import store_folder
 from distft.launch.run_folder import fingerprint
 from distft.planning.plan import Plan
 
@@ -40,6 +42,13 @@ def resume_point(recipe: Recipe, plan: Plan, newest: Callable[[], Found | None])
                 hint=f"set placement.{role}.ranks={ranks}",
             )
     return found
+
+
+def check_files(recipe: Recipe, found: Found | None) -> None:
+    """``check_data`` for the sources that are files: before anything is started or written, not when it is."""
+    if found is not None and recipe.checkpoint.changed_data != "accept":
+        store = store_folder(recipe.data.cache_dir, recipe.output_dir)
+        check_data(recipe, found, contents_of_files(recipe.data, store))
 
 
 def check_data(recipe: Recipe, found: Found | None, now: Mapping[str, str]) -> None:

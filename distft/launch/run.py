@@ -38,7 +38,7 @@ from distft.launch.jobs.stop_request import stopped_by_request
 from distft.launch.on_ray.cluster import connect
 from distft.launch.preflight import remarks
 from distft.launch.prepare import Prepared, prepare
-from distft.launch.resume_point import check_data, resume_point
+from distft.launch.resume_point import check_data, check_files, resume_point
 from distft.launch.run_folder import fingerprint, next_attempt, write_recipe
 from distft.launch.starts import model_starts, role_spec, starts_of_workers
 from distft.launch.stop_signals import stop_on_signal
@@ -128,6 +128,7 @@ def _attempt(
     coordinator = Coordinator(run_dir, recipe.checkpoint.keep, lease, fingerprint=fingerprint(recipe), attempt=attempt)
     coordinator.abandon_staging()
     found = _resume_point(recipe, coordinator, plan)
+    check_files(recipe, found)
     if found is None:
         shutil.rmtree(run_dir / "init", ignore_errors=True)  # of another recipe, where this start was asked for
     write_recipe(recipe, run_dir)

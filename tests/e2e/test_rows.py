@@ -49,6 +49,7 @@ def test_an_epoch_of_six_rows_is_six_rows_and_other_rows_are_refused_when_it_goe
     assert (
         "data.train.0.path: rows.jsonl is not what it was when the checkpoint of step 2 was written" in refused.output
     )
+    assert "starting workers" not in refused.output
     refused.assert_nothing_left()
     accepted = start(*longer, "checkpoint.changed_data=accept")
     assert accepted.end() == 0, accepted.output

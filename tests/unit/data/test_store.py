@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from distft.config.data import Data
 from distft.data import chunks
 from distft.data.chunks import Task
 from distft.data.formats import Row
-from distft.data.store import BESIDE, ROWS, Reading, store_folder, store_rows, stored
+from distft.data.store import BESIDE, KEPT_S, ROWS, Reading, store_folder, store_rows, stored
 from distft.data.stored_rows import StoredRows
 
 NUM_ROWS = 11
@@ -132,6 +134,28 @@ def test_damaged_rows_are_made_anew(storing: Storing, tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     assert stored(tmp_path / "store") is None
     assert content(drained(storing(rows()))) == first
+
+
+def test_what_no_run_has_used_for_a_month_goes_when_rows_are_added(storing: Storing, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    unused, used, half, theirs = (store / name for name in ("a" * 32, "b" * 32, "c" * 32, "a folder of the user's"))
+    for folder in (unused, used):
+        drained(storing(rows(), f"store/{folder.name}"))
+    for folder in (half, theirs):
+        folder.mkdir()
+        (folder / "chunk-000000.arrow").write_bytes(b"")
+    long_ago = time.time() - KEPT_S - 60
+    for folder in (unused, used, half, theirs):
+        for path in (*folder.iterdir(), folder):
+            os.utime(path, (long_ago, long_ago))
+    drained(storing(never(), f"store/{used.name}"))
+    assert unused.is_dir(), "nothing was added"
+    with acquire(half):
+        drained(storing(rows(), f"store/{'d' * 32}"))
+        assert half.is_dir(), "somebody goes on with it"
+    assert not unused.exists()
+    assert used.is_dir()
+    assert theirs.is_dir()
 
 
 def test_rows_that_changed_while_they_were_read_are_not_kept(storing: Storing, tmp_path: Path) -> None:

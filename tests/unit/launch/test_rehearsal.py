@@ -23,6 +23,7 @@ from distft.config.recipe import Recipe
 from distft.data.store import BESIDE
 from distft.launch.prepare import prepare
 from distft.launch.rehearsal import rehearse
+from distft.launch.run import run
 from distft.launch.run_folder import fingerprint, write_recipe
 from distft.launch.starts import role_spec
 from distft.models.load import load_causal
@@ -178,7 +179,7 @@ def test_what_the_data_worker_warns_of_is_said(here: Path) -> None:
 
 
 def test_rows_that_are_not_those_of_the_checkpoint(here: Path) -> None:
-    """Refused as the start of a run refuses them, before it writes anything."""
+    """Refused as the start of a run refuses them, before it starts or writes anything."""
     recipe = load_recipe("sft.yaml", ["placement.policy.ranks=1"])
     run_dir = here / "out"
     run_dir.mkdir()
@@ -193,6 +194,10 @@ def test_rows_that_are_not_those_of_the_checkpoint(here: Path) -> None:
     error = refused("placement.policy.ranks=1")
     assert "rows.jsonl is not what it was when the checkpoint of step 1 was written" in error.what
     assert "checkpoint.changed_data=accept" in error.hint
+    with pytest.raises(UserError) as caught:
+        run(prepare(recipe, "local"), quiet=True)
+    assert str(caught.value) == str(error)
+    assert not (run_dir / "plan.json").exists()
     assert (
         rehearse(prepare(load_recipe("sft.yaml", ["placement.policy.ranks=1", "checkpoint.resume=never"]), "local"))
         == ()
