@@ -138,17 +138,20 @@ def test_sigterm_once_stops_with_a_checkpoint_and_sigint_twice_at_once(sft: Path
 
 
 @pytest.mark.slow
-def test_ctrl_c_once_stops_with_a_checkpoint(sft: Path, start: Start) -> None:
-    """A terminal sends it to every process of the foreground: workers must not heed it."""
-    verb = start(*ppo(sft))
-    verb.wait_for_stage("policy-1", "generate iteration 3\n")
-    os.killpg(verb.process.pid, signal.SIGINT)
-    assert verb.end(120) == 75, verb.output
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_what_a_terminal_sends_to_all_its_processes_stops_in_order(start: Start, number: signal.Signals) -> None:
+    """Ctrl-C, ``timeout`` and a closed terminal reach the whole process group: Ray and the workers must not heed it."""
+    words = [*SFT, "train.steps=100000", "checkpoint.every=50000"]
+    verb = start(*words)
+    verb.wait_for_stage("policy-1", "update sft from step 2\n")
+    os.killpg(verb.process.pid, number)
+    assert verb.end(60) == 75, verb.output
     verb.assert_nothing_left()
-    assert checkpoints(verb.folder)[-1] == 3
-    verb = start(*ppo(sft))
+    assert exit_record(verb.folder)["class"] == "stopped"
+    (stopped,) = checkpoints(verb.folder)
+    verb = start(*words, f"train.steps={stopped + 1}")
     assert verb.end() == 0, verb.output
-    assert [event["step"] for event in events(verb.folder, "resume")] == [3]
+    assert [event["step"] for event in events(verb.folder, "resume")] == [stopped]
 
 
 @pytest.mark.slow

@@ -158,7 +158,9 @@ def test_a_killed_driver_takes_its_whole_ray_along(
     drivers: list[tuple[subprocess.Popen[str], Path, Path]],
 ) -> None:
     process, _, private = drivers[0]
-    assert len(processes_of(str(private))) >= 7, "servers, agents and two workers"
+    its = processes_of(str(private))
+    assert len(its) >= 7, "servers, agents and two workers"
+    assert process.pid not in map(os.getsid, its), "a terminal's signal to the driver's group misses them"
     process.kill()
     process.wait()
     print(f"everything of a killed driver was gone after {wait_until_gone(private, 15):.1f} s")

@@ -8,6 +8,7 @@ however that ends: Ray's servers by the kernel (parent death signal), the rest b
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import math
 import os
@@ -194,20 +195,34 @@ def _start(folder: Path, num_cpus: float, num_gpus: int, object_store_bytes: int
     """Starts Ray; returns where its agent listens."""
     use_tokens()
     try:
-        context = _init(
-            address="local",
-            num_cpus=math.ceil(num_cpus),
-            num_gpus=num_gpus,
-            object_store_memory=object_store_bytes,
-            include_dashboard=False,
-            _temp_dir=str(folder / "r"),
-        )
+        with _apart_from_our_signals():
+            context = _init(
+                address="local",
+                num_cpus=math.ceil(num_cpus),
+                num_gpus=num_gpus,
+                object_store_memory=object_store_bytes,
+                include_dashboard=False,
+                _temp_dir=str(folder / "r"),
+            )
     except Exception as error:  # Ray's own "timed out during startup", after 30 s, is of no narrower class
         what = f"Ray does not start: {_first_line(error)}"
         raise EnvironmentFallsShort(
             what, where="local Ray", hint="is there memory and disk left? see RUN/logs/ray"
         ) from error
     return context.address_info["node_ip_address"], int(context.address_info["dashboard_agent_listen_port"])
+
+
+@contextlib.contextmanager
+def _apart_from_our_signals() -> Iterator[None]:
+    """Ray's servers, and so the workers, start in sessions of their own. A closed terminal sends SIGHUP to every
+    process in the foreground, ``timeout`` SIGTERM to all of its group: the driver that is to stop in order needs them.
+    """
+    opened = ray._private.services.ConsolePopen
+    ray._private.services.ConsolePopen = functools.partial(opened, start_new_session=True)  # type: ignore[assignment, misc]
+    try:
+        yield
+    finally:
+        ray._private.services.ConsolePopen = opened  # type: ignore[misc]
 
 
 def _short_folder() -> Path:
