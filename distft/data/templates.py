@@ -79,11 +79,19 @@ def _render(
     return str(text)
 
 
-def refused(error: Exception, messages: Messages, where: str) -> BadRow:
-    """The error for a conversation that the template does not write."""
+def refused(error: Exception, messages: Messages, where: str) -> UserError:
+    """The error for a conversation that the template does not write; for all of them where it is no template."""
+    from jinja2 import TemplateSyntaxError
+
+    if isinstance(error, TemplateSyntaxError):
+        return UserError(
+            f"the chat template cannot be read, in its line {error.lineno}: {error.message}", where=where,
+            hint="mend the model's chat_template, or give another: models.policy.chat_template=chatml, or a Jinja file",
+        )  # fmt: skip
     roles = ", ".join(message.role for message in messages)
     what = f"the chat template refuses the conversation ({roles}): {error}"
-    return unfit(what, where, "order the turns as the template wants them", messages)
+    hint = "change the turns as it says, or models.policy.chat_template takes another template"
+    return unfit(what, where, hint, messages)
 
 
 def unfit(what: str, where: str, hint: str, messages: Messages) -> BadRow:

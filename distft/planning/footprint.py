@@ -109,7 +109,7 @@ def role_memory(roles: Roles, role: str, ranks: int, *, gpu: bool, shared: bool)
     except UserError as error:
         if (model.path or "").startswith("run:") or isinstance(error, WrongTargets):
             raise
-        return RoleMemory((), unknown=str(error).replace("\n", ";"))
+        return RoleMemory((), unknown=str(error).replace("\n  ", "; "))
     compute, work = _compute(roles.recipe, role, model, gpu=gpu), _work(roles.recipe, role, ranks)
     if shared:
         frozen = replace(compute, trained=False)

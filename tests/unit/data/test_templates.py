@@ -4,6 +4,7 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from distft.common.errors import UserError
+from distft.data.bad_rows import BadRow
 from distft.data.chat_templates import DEFAULT_TEMPLATE
 from distft.data.formats import Message
 from distft.data.templates import (
@@ -49,6 +50,20 @@ def test_no_template_says_what_to_set(merging: PreTrainedTokenizerFast) -> None:
 def test_what_a_template_refuses_is_told_with_the_place(tokenizer: PreTrainedTokenizerFast) -> None:
     with pytest.raises(UserError, match=r"rows.jsonl:3: .* refuses .*\(user, critic\): unknown role critic"):
         render(tokenizer, (ASK, Message("critic", "No")), "rows.jsonl:3")
+
+
+def test_a_template_that_is_none_is_not_the_rows_fault(tokenizer: PreTrainedTokenizerFast) -> None:
+    own = tokenizer.chat_template
+    try:
+        tokenizer.chat_template = "{% for m in messages %}\n{{ m['content'] "
+        with pytest.raises(
+            UserError, match="the chat template cannot be read, in its line 2: unexpected end"
+        ) as caught:
+            render(tokenizer, (ASK, TELL), "rows.jsonl:3")
+        assert not isinstance(caught.value, BadRow), "to leave out a row would not help"
+        assert "models.policy.chat_template=chatml" in caught.value.hint
+    finally:
+        tokenizer.chat_template = own
 
 
 def test_a_template_that_drops_the_words_is_told(tokenizer: PreTrainedTokenizerFast) -> None:
