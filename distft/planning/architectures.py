@@ -104,11 +104,7 @@ def gpt2(config: Config) -> list[Tensors]:
         Tensors("norm", "layers", (hidden,), 4 * layers),
         Tensors("final_norm", "norm", (hidden,), 2),
     ]
-    tensors += _linear("attention.qkv", 3 * hidden, hidden, layers, bias=True)
-    tensors += _linear("attention.o", hidden, hidden, layers, bias=True)
-    tensors += _linear("mlp.up", inner, hidden, layers, bias=True)
-    tensors += _linear("mlp.down", hidden, inner, layers, bias=True)
-    return tensors + _head(config, hidden, tied_by_default=True)
+    return tensors + _fused_layers(hidden, inner, layers) + _head(config, hidden, tied_by_default=True)
 
 
 def gpt_neox(config: Config) -> list[Tensors]:
@@ -120,10 +116,7 @@ def gpt_neox(config: Config) -> list[Tensors]:
         Tensors("norm", "layers", (hidden,), 4 * layers),
         Tensors("final_norm", "norm", (hidden,), 2),
     ]
-    tensors += _linear("attention.qkv", 3 * hidden, hidden, layers, bias=attention_bias)
-    tensors += _linear("attention.o", hidden, hidden, layers, bias=attention_bias)
-    tensors += _linear("mlp.up", inner, hidden, layers, bias=True)
-    tensors += _linear("mlp.down", hidden, inner, layers, bias=True)
+    tensors += _fused_layers(hidden, inner, layers, attention_bias=attention_bias)
     return tensors + _head(config, hidden, tied_by_default=False)
 
 
@@ -142,9 +135,7 @@ def opt(config: Config) -> list[Tensors]:
         tensors.append(Tensors("final_norm", "norm", (hidden,), 2))
     for name in ("q", "k", "v", "o"):
         tensors += _linear(f"attention.{name}", hidden, hidden, layers, bias=True)
-    tensors += _linear("mlp.up", inner, hidden, layers, bias=True)
-    tensors += _linear("mlp.down", hidden, inner, layers, bias=True)
-    return tensors + _head(config, width, tied_by_default=True)
+    return tensors + _mlp(hidden, inner, layers) + _head(config, width, tied_by_default=True)
 
 
 def t5(config: Config) -> list[Tensors]:
@@ -221,6 +212,22 @@ MODULES: dict[str, dict[str, tuple[str, ...]]] = {
 def _linear(name: str, rows: int, columns: int, count: int, *, bias: bool = False) -> list[Tensors]:
     weight = Tensors(name, "layers", (rows, columns), count, linear=True)
     return [weight, Tensors(f"{name}.bias", "layers", (rows,), count)] if bias else [weight]
+
+
+def _fused_layers(hidden: int, inner: int, layers: int, *, attention_bias: bool = True) -> list[Tensors]:
+    """Attention with query, key and value in one matrix, and an MLP."""
+    return [
+        *_linear("attention.qkv", 3 * hidden, hidden, layers, bias=attention_bias),
+        *_linear("attention.o", hidden, hidden, layers, bias=attention_bias),
+        *_mlp(hidden, inner, layers),
+    ]
+
+
+def _mlp(hidden: int, inner: int, layers: int) -> list[Tensors]:
+    return [
+        *_linear("mlp.up", inner, hidden, layers, bias=True),
+        *_linear("mlp.down", hidden, inner, layers, bias=True),
+    ]
 
 
 def _gated_mlp(config: Config, layers: int) -> list[Tensors]:
