@@ -33,6 +33,11 @@ class BadRow(UserError):
         return (_rebuild, (self.what, self.where, self.hint, self.reason, self.digest, self.typical))
 
 
+class Unusable(Exception):
+    """A row that is well formed and that nothing can be learned from; its text is the reason, the same for all rows of
+    that sort."""
+
+
 def unparsed(what: str, where: str, hint: str, content: object = b"") -> BadRow:
     """A row that could not be read at all."""
     return BadRow(what, where=where, hint=hint, reason="cannot be parsed", content=content)

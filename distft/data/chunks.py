@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 import pyarrow as pa  # type: ignore[import-untyped]
 
 from distft.config.data import Data
-from distft.data.bad_rows import BadRow, BadRows, OnBadRow
+from distft.data.bad_rows import BadRow, BadRows, OnBadRow, Unusable
 from distft.data.formats import Example, Row
-from distft.data.readers import Unusable, example_for
+from distft.data.readers import example_for
 from distft.data.stored_rows import Records
 from distft.data.tokenise import tokenise
 

@@ -12,7 +12,7 @@ from typing import Any
 from distft.common.errors import EnvironmentFallsShort, UserError, nearest
 from distft.config.data import Data, Source
 from distft.data import builtin
-from distft.data.bad_rows import BadRow, BadRows, OnBadRow, stop
+from distft.data.bad_rows import BadRow, BadRows, OnBadRow, Unusable, stop
 from distft.data.columns import column_notes
 from distft.data.files import data_suffix, missing_file, read_files
 from distft.data.folders import folder_files, no_split, split_of
@@ -29,7 +29,7 @@ from distft.data.formats import (
     prompt_of,
     texts_of,
 )
-from distft.data.readers import Unusable, example_for, example_of
+from distft.data.readers import example_for, example_of
 
 _BUILTIN = "builtin:"
 _FIRST_ROWS = 50

@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distft.common.errors import UserError
+from distft.data.bad_rows import Unusable
 from distft.data.formats import CompletionExample, DialogueExample, Message, PreferenceExample, Row, TextExample
-from distft.data.readers import Unusable, example_for, example_of
+from distft.data.readers import example_for, example_of
 
 
 def _read(format_name: str, **values: Any) -> Any:
