@@ -1,13 +1,32 @@
-"""What may be typed: the verbs, their arguments, and what is said where something else was typed. No verb runs here."""
+"""What may be typed: the verbs, their arguments, and what is said where something else was typed. No verb runs here,
+and nothing heavy is imported: ``distft --help`` must answer at once."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 from distft.common.errors import UserError, nearest
+from distft.verbs import cancel, doctor, export, logs, plan, quickstart, recipes, status, submit, train
+
+
+class Verb(Protocol):
+    """What each file in ``verbs`` has."""
+
+    __name__: str
+    DESCRIPTION: str
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """What may be typed after it."""
+        ...
+
+    def run(self, arguments: argparse.Namespace) -> int | None:
+        """Runs it; its exit status, None for 0."""
+        ...
+
+
+VERBS: tuple[Verb, ...] = (quickstart, train, plan, export, recipes, submit, status, logs, cancel, doctor)  # as listed
 
 EXAMPLES = """\
 first steps:
@@ -39,7 +58,10 @@ class Parser(argparse.ArgumentParser):
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """The ``verb`` and its arguments; no ``verb`` where none is typed. Raises UserError with the nearest right word."""
+    """The ``verb``, its ``run`` and its arguments; no ``verb`` where none is typed.
+
+    Raises UserError with the nearest right word.
+    """
     parser, verbs = parsers()
     first = arguments[0] if arguments else ""
     if arguments and not first.startswith("-") and first not in verbs:
@@ -74,98 +96,12 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
 
     parser = Parser(prog="distft", usage="distft VERB ... | --help | --version", epilog=EXAMPLES)
     parser.add_argument("--version", action="version", version=f"distft {__version__}")
-    verbs = parser.add_subparsers(prog="distft", metavar="VERB", parser_class=Parser, help=argparse.SUPPRESS)
-
-    _run_verbs(verbs)
-    _job_verbs(verbs)
-    for name, verb in verbs.choices.items():
-        verb.set_defaults(verb=name)
-    listed = "\n".join(f"  {name:<12}{verb.description}" for name, verb in verbs.choices.items())
+    choices = parser.add_subparsers(prog="distft", metavar="VERB", parser_class=Parser, help=argparse.SUPPRESS)
+    for module in VERBS:
+        name = module.__name__.rpartition(".")[2]
+        verb = choices.add_parser(name, description=module.DESCRIPTION)
+        module.add_arguments(verb)
+        verb.set_defaults(verb=name, run=module.run)
+    listed = "\n".join(f"  {name:<12}{verb.description}" for name, verb in choices.choices.items())
     parser.description = f"Align and fine-tune language models on clusters.\n\nverbs:\n{listed}"
-    return parser, verbs.choices
-
-
-def _run_verbs(verbs: Any) -> None:
-    quickstart = verbs.add_parser(
-        "quickstart", description="SFT, reward model, PPO and DPO on the embedded data, on this machine"
-    )
-    quickstart.add_argument("--output", type=Path, default=Path("runs/quickstart"), help="folder of the four runs")
-    quickstart.add_argument("--cluster", default="local", help="a shipped name or a YAML file (default: local)")
-
-    train = verbs.add_parser("train", description="run a recipe here, or go on where it stopped")
-    _recipe_arguments(train)
-    train.add_argument("--dry-run", action="store_true", help="read the rows, look at the models, start nothing")
-    train.add_argument("--quiet", action="store_true", help="no progress display")
-    train.add_argument("--json", action="store_true", help="print the outcome as JSON, and nothing else")
-
-    plan = verbs.add_parser("plan", description="which rank goes where, batch arithmetic, memory")
-    _recipe_arguments(plan)
-    plan.add_argument("--nodes", type=int, metavar="N", help="as if the cluster file said so many nodes")
-    plan.add_argument("--must-fit", action="store_true", help="exit 3 where it is not known whether it fits")
-    plan.add_argument("--json", action="store_true", help="print the plan as JSON")
-
-    export = verbs.add_parser("export", description="a plain Hugging Face folder from a run or a checkpoint")
-    export.add_argument("source", metavar="RUN_DIR_OR_CHECKPOINT", type=Path)
-    export.add_argument("target", metavar="OUT", type=Path)
-
-    recipes = verbs.add_parser("recipes", description="the shipped recipes, a line each")
-    recipes.add_argument("--json", action="store_true", help="print them as JSON")
-
-
-def _job_verbs(verbs: Any) -> None:
-    submit = verbs.add_parser("submit", description="train as a job of Slurm, or on a Ray cluster that runs already")
-    submit.add_argument("target", choices=("slurm", "ray"), help="who runs the job")
-    _recipe_arguments(submit, cluster=None)
-    submit.add_argument("--dry-run", action="store_true", help="print what would be submitted, submit nothing")
-    submit.add_argument("--json", action="store_true", help="print the job as JSON, and do not follow it")
-    submit.add_argument(
-        "--follow", action=argparse.BooleanOptionalAction, default=None,
-        help="show what the run logs and end with its exit status (default: of Ray jobs)",
-    )  # fmt: skip
-    submit.add_argument(
-        "--after", action="append", default=[], metavar="ID", help="Slurm: start after this job ended well"
-    )
-    submit.add_argument("--array", metavar="SPEC", help="Slurm: an array of jobs, 1-8%%2 say; {task} is its number")
-    submit.add_argument(
-        "--sweep", action="append", default=[], metavar="KEY=A,B",
-        help="Slurm: an array with a task for each value; again for more keys: all combinations",
-    )  # fmt: skip
-    submit.add_argument(
-        "--slurm", dest="slurm_options", action="append", default=[], metavar="KEY=VALUE",
-        help="in place of the cluster file's: time, partition, nodelist, exclude, mail_user, mail_type, comment, ...",
-    )  # fmt: skip
-    submit.add_argument(
-        "--replace", action="store_true", help="stop the run's job that has not ended; the new one goes on from there"
-    )
-
-    status = verbs.add_parser("status", description="what a run and its job are doing, or how they ended")
-    status.add_argument("run_dir", metavar="RUN_DIR", type=Path)
-    status.add_argument("--json", action="store_true", help="print it as JSON")
-
-    logs = verbs.add_parser("logs", description="what a run's processes log, in the order of time")
-    logs.add_argument("run_dir", metavar="RUN_DIR", type=Path)
-    logs.add_argument("--follow", "-f", action="store_true", help="until the run ends; then with its exit status")
-    logs.add_argument("--role", help="this role's only, or `driver` (default: the driver and all roles)")
-    logs.add_argument("--rank", default="0", help="this rank's, or `all` (default: 0)")
-    logs.add_argument("-n", "--lines", type=int, default=30, help="how many of those that are there (default: 30)")
-
-    cancel = verbs.add_parser("cancel", description="stop a run with a checkpoint; a second time: at once")
-    cancel.add_argument("run_dir", metavar="RUN_DIR", type=Path)
-    cancel.add_argument("--now", action="store_true", help="at once, without a checkpoint")
-
-    doctor = verbs.add_parser("doctor", description="is everything there that a run needs, on every node?")
-    doctor.add_argument("--cluster", default="local", help="a shipped name or a YAML file (default: local)")
-    doctor.add_argument(
-        "--recipe", dest="planned", metavar="RECIPE", help="check room for its checkpoints, where it writes them"
-    )
-    doctor.add_argument("--folder", type=Path, help="the folder that all nodes share (default: the recipe's, or this)")
-    doctor.add_argument("--json", action="store_true", help="print the findings as JSON")
-
-
-def _recipe_arguments(parser: Parser, cluster: str | None = "local") -> None:
-    parser.add_argument("recipe", metavar="RECIPE", help="a shipped name or a YAML file")
-    parser.add_argument(
-        "overrides", nargs="*", default=[], metavar="key.path=value", help="e.g. optimizer.learning_rate=2e-6"
-    )
-    default = f" (default: {cluster})" if cluster else ""
-    parser.add_argument("--cluster", default=cluster, help=f"a shipped name or a YAML file{default}")
+    return parser, choices.choices

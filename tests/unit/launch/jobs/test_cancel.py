@@ -16,10 +16,10 @@ from distft.launch.jobs import known_jobs
 from distft.launch.jobs.cancel import cancel
 from distft.launch.jobs.job_record import JobRecord, Kind, add_job, read_jobs
 from distft.launch.jobs.job_state import JobState, Phase, job_state
-from distft.launch.jobs.status import status_of
 from distft.launch.jobs.stop_request import STOP, read_request
 from distft.launch.slurm import queue as slurm_queue
 from distft.launch.slurm.queue import JobForgotten, SlurmJob
+from distft.verbs.status_table import status_of
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""``distft submit``: one job a run, and what to do next."""
+"""What ``distft submit`` does and prints: one job a run, and what to do next."""
 
 from __future__ import annotations
 
@@ -7,17 +7,14 @@ import json
 import os
 import shlex
 import sys
-import time
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distft.checkpoint.lease import living, refuse_if_held
 from distft.common.errors import UserError
 from distft.config.load import load_recipe
 from distft.config.recipe import Recipe
 from distft.launch.jobs.cancel import stop
-from distft.launch.jobs.known_jobs import KnownJob, known_jobs
+from distft.launch.jobs.former_jobs import former_jobs, wait_for_end
 from distft.launch.preflight.checks import check_output_dir
 from distft.launch.run_folder import is_finished, require_same_run
 from distft.launch.slurm.array_tasks import combinations, of_first
@@ -27,12 +24,11 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130
 _ONLY_SLURM = ("after", "array", "sweep", "slurm_options")
-_LOOK_EVERY_S = 2.0
 _SHOWN = 40  # tasks of a sweep
 
 
 def submit(arguments: argparse.Namespace) -> int:
-    """Runs the verb; its exit status. Raises UserError, EnvironmentFallsShort."""
+    """Submits the job; of one that is followed the exit status. Raises UserError, EnvironmentFallsShort."""
     recipe = load_recipe(arguments.recipe, of_first(arguments.overrides, arguments.sweep, arguments.array))
     check_output_dir(Path(recipe.output_dir))
     run_dir = Path(recipe.output_dir).absolute()
@@ -43,34 +39,6 @@ def submit(arguments: argparse.Namespace) -> int:
               else f"{recipe.name}: already finished, the model is in {run_dir / 'final'}")  # fmt: skip
         return 0
     return _submit_ray(arguments, recipe, run_dir) if arguments.target == "ray" else _submit_slurm(arguments)
-
-
-def former_jobs(run_dirs: Iterable[Path], *, replace: bool, after: Sequence[str] = ()) -> dict[Path, list[KnownJob]]:
-    """The jobs of these runs that wait or run, but for those that the new one comes ``after``.
-
-    Raises UserError where there are some, and they are not to be replaced; and where a process that is no job of
-    ours holds a run.
-    """
-    found = {}
-    for folder in run_dirs:
-        active = [job for job in known_jobs(folder) if job.state.active]
-        former = [job for job in active if job.record.job_id not in after]
-        if former and not replace:
-            raise _already(folder, former)
-        if not active and not after:
-            refuse_if_held(folder)
-        if former:
-            found[folder] = former
-    return found
-
-
-def _already(folder: Path, former: Sequence[KnownJob]) -> UserError:
-    names = ", ".join(f"{job}: {job.state.said}" for job in former)
-    return UserError(
-        f"this run has a job that has not ended ({names}), and one at a time is enough", where=str(folder),
-        hint=f"distft status {folder}; distft cancel {folder}; or --replace: it stops, and the new one goes on from "
-        "its checkpoint",
-    )  # fmt: skip
 
 
 def _is_finished(recipe: Recipe, run_dir: Path) -> bool:
@@ -164,7 +132,7 @@ def _submit_ray(arguments: argparse.Namespace, recipe: Recipe, run_dir: Path) ->
     former = former_jobs([run_dir], replace=arguments.replace)
     if former:
         print(stop(run_dir, former[run_dir]), file=sys.stderr)
-        _wait_for_end(run_dir)
+        wait_for_end(run_dir)
     job_id = submit_job(job)
     print(json.dumps(job.shown(job_id)) if arguments.json else job_id, flush=True)
     if arguments.json:
@@ -177,9 +145,3 @@ def _submit_ray(arguments: argparse.Namespace, recipe: Recipe, run_dir: Path) ->
     except KeyboardInterrupt:
         print(f"\ndistft: the job goes on; stop it with: distft cancel {_typed(run_dir)}", file=sys.stderr)
         return INTERRUPTED
-
-
-def _wait_for_end(run_dir: Path) -> None:
-    """Until no job of the run is left, and nobody holds its folder."""
-    while any(job.state.active for job in known_jobs(run_dir)) or living(run_dir) is not None:
-        time.sleep(_LOOK_EVERY_S)

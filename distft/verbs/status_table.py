@@ -1,4 +1,4 @@
-"""``distft status``: the run folder and the scheduler, as a table for people and JSON for scripts."""
+"""What ``distft status`` shows: the run folder and the schedulers, as a table for people."""
 
 from __future__ import annotations
 
