@@ -34,13 +34,13 @@ from distft.groups.guest import Guest
 from distft.groups.handles import Group, together
 from distft.groups.placement import Deadlines, Groups, GroupSpec, start_groups
 from distft.launch.final import write_final
-from distft.launch.jobs.stop_request import stopped_by_request
 from distft.launch.on_ray.cluster import connect
 from distft.launch.preflight import remarks
 from distft.launch.prepare import Prepared, prepare
 from distft.launch.resume_point import check_data, check_files, resume_point
 from distft.launch.run_folder import fingerprint, next_attempt, write_recipe
 from distft.launch.starts import model_starts, role_spec, starts_of_workers
+from distft.launch.stop_listener import stopped_by_request
 from distft.launch.stop_signals import stop_on_signal
 from distft.planning.plan import Plan
 from distft.tracking.environment import write_environment

@@ -9,11 +9,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from distft.launch.jobs.job_record import JobRecord
-from distft.launch.jobs.job_state import JobState
 from distft.launch.jobs.known_jobs import known_jobs
-from distft.launch.jobs.run_status import Attempt, RunStatus, run_status
+from distft.tracking.jobs import JobRecord, JobState
 from distft.tracking.progress import duration, headlines
+from distft.tracking.run_status import Attempt, RunStatus, run_status
 
 _COLOURS = {"running": "green", "done": "green", "failed": "red", "lost": "red", "stopped": "yellow"}
 _MEANING = {

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from distft.launch.jobs.job_record import JobRecord, read_jobs
+from distft.tracking.jobs import JobRecord, read_jobs
 from tests.cluster.bed import ROOT, Nodes
 from tests.cluster.ray_bed import RayBed
 from tests.e2e.conftest import SFT, checkpoints, events, exit_record, lines
@@ -183,7 +183,7 @@ def test_stopped_by_ray_itself_it_still_writes_a_checkpoint(
     for worker in next(event["workers"] for event in events(run, "group_ready") if event["role"] == "policy"):
         environ = by_name[worker["node"]].run(["cat", f"/proc/{worker['pid']}/environ"]).stdout
         assert "TMPDIR=/dev/shm" in environ.split("\0")
-    imports = "from distft.launch.on_ray.job import stop; from distft.launch.jobs.job_record import *"
+    imports = "from distft.launch.on_ray.job import stop; from distft.tracking.jobs import *"
     code = f"{imports}; stop({read_jobs(run)[-1]!r})"
     subprocess.run([sys.executable, "-c", code], env=outside, check=True, timeout=60)
     assert ended(many)[0] == 75
@@ -232,7 +232,7 @@ def test_what_fails_on_the_cluster_comes_back_with_its_own_status(
     assert f"the folder {private} is not seen on the cluster" in output
 
     nobody = JobRecord("ray", "distft-nobody-1", "ray-existing", ray.job_address)
-    code = f"from distft.launch.jobs.job_state import *\nprint(job_state({nobody!r}).phase)"
+    code = f"from distft.launch.jobs.backends import *\nprint(job_state({nobody!r}).phase)"
     told = subprocess.run(
         [sys.executable, "-c", code], env=outside, check=True, timeout=60, capture_output=True, text=True
     )

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from distft.launch.jobs.job_record import read_jobs
+from distft.tracking.jobs import read_jobs
 from tests.cluster.bed import ROOT, Node
 from tests.cluster.slurm_bed import SHORT_PARTITION, SPARE_PARTITION, URGENT_PARTITION, SlurmBed
 from tests.cluster.slurm_runs import (

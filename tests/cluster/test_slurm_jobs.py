@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from distft.launch.jobs.job_record import read_jobs
+from distft.tracking.jobs import read_jobs
 from tests.cluster.slurm_bed import SlurmBed
 from tests.cluster.slurm_runs import ROLES, SCRIPT, STEPS, assert_same_metrics, here, submit, submitting
 from tests.e2e.conftest import checkpoints, events, exit_record

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from distft.launch.jobs.job_record import read_jobs
+from distft.tracking.jobs import read_jobs
 from tests.cluster.bed import ROOT
 from tests.cluster.slurm_bed import SlurmBed
 from tests.cluster.slurm_runs import SCRIPT

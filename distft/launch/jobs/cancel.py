@@ -8,11 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from distft.checkpoint.lease import living
-from distft.launch.jobs.job_record import add_job
-from distft.launch.jobs.job_state import kill_job
-from distft.launch.jobs.known_jobs import KnownJob, known_jobs
-from distft.launch.jobs.run_status import run_status
-from distft.launch.jobs.stop_request import ask_to_stop, read_request
+from distft.launch.jobs.backends import backend_of
+from distft.launch.jobs.known_jobs import known_jobs
+from distft.tracking.jobs import KnownJob, add_job
+from distft.tracking.run_status import run_status
+from distft.tracking.stop_request import ask_to_stop, read_request
 
 
 def cancel(run_dir: Path, *, now: bool = False) -> str:
@@ -42,13 +42,13 @@ def stop(run_dir: Path, jobs: Sequence[KnownJob], *, now: bool = False) -> str:
         for job in going:
             # What has not begun, or in a folder that we do not see: Ray's signal is a gentle one, too.
             if (now and job.state.active) if job.record.kind == "slurm" else not owner:
-                kill_job(job.record)
+                backend_of(job.record).kill(job.record)
         told.append(_asked(run_dir, str(owner) if owner else ", ".join(map(str, going)), now=now))
     return "\n".join(told)
 
 
 def _take_back(run_dir: Path, job: KnownJob) -> str:
-    kill_job(job.record)
+    backend_of(job.record).kill(job.record)
     add_job(run_dir, replace(job.record, taken_back=time.time()))
     return f"{job} was still waiting and has been taken back"
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from distft.checkpoint.lease import living, refuse_if_held
 from distft.common.errors import UserError
-from distft.launch.jobs.known_jobs import KnownJob, known_jobs
+from distft.launch.jobs.known_jobs import known_jobs
+from distft.tracking.jobs import KnownJob
 
 _LOOK_EVERY_S = 2.0
 

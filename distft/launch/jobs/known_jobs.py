@@ -3,23 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
-from distft.launch.jobs.job_record import JobRecord, read_jobs
-from distft.launch.jobs.job_state import JobState, active_slurm_jobs, job_state
-
-
-@dataclass(frozen=True)
-class KnownJob:
-    """A job of the run, and what its scheduler says of it."""
-
-    record: JobRecord
-    state: JobState
-
-    def __str__(self) -> str:
-        """The job by its scheduler and number."""
-        return f"{self.record.kind} job {self.record.job_id}"
+from distft.launch.jobs.backends import active_jobs, job_state
+from distft.tracking.jobs import JobRecord, Kind, KnownJob, read_jobs
 
 
 def known_jobs(run_dir: Path) -> tuple[KnownJob, ...]:
@@ -31,17 +19,9 @@ def known_jobs(run_dir: Path) -> tuple[KnownJob, ...]:
     return (*_still_active(records[:-1]), *(KnownJob(record, job_state(record)) for record in records[-1:]))
 
 
-def counting(jobs: Sequence[KnownJob]) -> KnownJob | None:
-    """The job that says how the run is: one that runs, else one that waits, else the newest."""
-    ranks = {"running": 0, "pending": 1}
-    return min(reversed(jobs), key=lambda job: ranks.get(job.state.phase, 2), default=None)
-
-
 def _still_active(records: Sequence[JobRecord]) -> Iterator[KnownJob]:
-    states = active_slurm_jobs([record for record in records if record.kind == "slurm"])
-    # Ray itself refuses a run's second job, so of Ray's only the last one can be active.
-    newest_of_ray = next((record for record in reversed(records) if record.kind == "ray"), None)
+    states = {kind: active_jobs([record for record in records if record.kind == kind]) for kind in get_args(Kind)}
     for record in records:
-        state = job_state(record) if record is newest_of_ray else states.get(record.job_id)
+        state = states[record.kind].get(record.job_id)
         if state is not None and state.active:
             yield KnownJob(record, state)

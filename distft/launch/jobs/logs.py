@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import TextIO
 
 from distft.common.errors import StoppedOnRequest, UserError, nearest
-from distft.launch.jobs.job_record import read_jobs
-from distft.launch.jobs.job_state import follow_job, job_output
-from distft.launch.jobs.known_jobs import KnownJob, counting, known_jobs
-from distft.launch.jobs.run_status import RunStatus, run_status
+from distft.launch.jobs.backends import backend_of
+from distft.launch.jobs.known_jobs import known_jobs
+from distft.tracking.jobs import KnownJob, counting, read_jobs
+from distft.tracking.run_status import RunStatus, run_status
 
 DRIVER = "driver"
 _STAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}[+-]\d{4}")
@@ -70,11 +70,13 @@ def follow_logs(
     A run that is waiting or requeued is waited for. What ended without a word (killed) counts as 1.
     """
     status = run_status(run_dir)
-    if not status.attempts and status.jobs and status.jobs[-1].kind == "ray":
-        # Not begun yet, or in a folder that this machine does not see: the job's own output has it all.
-        return follow_job(status.jobs[-1], run_dir, (output or sys.stdout).write)
     readers: dict[Path, _Reader] = {}
     if not status.attempts and status.jobs:
+        # Not begun yet, or in a folder that this machine does not see: the job's own output has it all.
+        newest = status.jobs[-1]
+        ended_with = backend_of(newest).follow(newest, run_dir, (output or sys.stdout).write)
+        if ended_with is not None:
+            return ended_with
         _say_why_nothing(run_dir)
     for path in selection.files(run_dir):
         readers[path] = _Reader(path, path.stat().st_size)
@@ -116,7 +118,7 @@ def _job_lines(run_dir: Path) -> list[str]:
     outputs = sorted((run_dir / "logs").glob("slurm-*.out"), key=lambda path: path.stat().st_mtime)
     if outputs and (not jobs or jobs[-1].kind == "slurm"):
         return [line.text for line in _tail(outputs[-1], _JOB_LINES, None)]
-    return job_output(jobs[-1]).splitlines() if jobs else []
+    return backend_of(jobs[-1]).output(jobs[-1]).splitlines() if jobs else []
 
 
 class _End:

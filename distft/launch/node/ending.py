@@ -15,8 +15,8 @@ from typing import Any, Literal
 
 from distft.checkpoint.layout import MANIFEST, checkpoints_folder, published
 from distft.common.errors import DistftError, StoppedOnRequest
-from distft.launch.node.files import STARTED
 from distft.tracking.exit import Ending, read_exit
+from distft.tracking.last_ending import STARTED
 
 Why = Literal["", "usr1", "terminated", "time"]
 _SAID = {

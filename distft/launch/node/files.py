@@ -25,8 +25,9 @@ from pathlib import Path
 from typing import Any
 
 from distft.common.files import write_atomic, write_json
+from distft.tracking.last_ending import STARTED, STATUS
 
-STARTED, TOKEN, HEAD, STATUS = "started", "token", "head.json", "status.json"
+TOKEN, HEAD = "token", "head.json"
 EXIT_STATUS, ENDING, REQUEUE = "exit_status", "ending", "requeue"
 SLURM_ENDS_IT = "slurm_ends_it"
 FORMAT = 1

@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 import urllib.parse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,11 +26,10 @@ import requests
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from distft.common.errors import EnvironmentFallsShort, UserError
-from distft.launch.jobs.job_record import JobRecord, add_job
-from distft.launch.jobs.job_state import JobState, Phase
 from distft.launch.on_ray.cluster import use_tokens
 from distft.launch.on_ray.submission import RayJob, number_of, numbered, with_id
 from distft.tracking.exit import read_exit
+from distft.tracking.jobs import JobRecord, JobState, Phase, add_job
 
 _REQUEST_S = 30.0
 _LOST_SIGHT_S = 120.0
@@ -127,29 +126,41 @@ def exit_status(details: JobDetails, output: str, run_dir: Path, since: float) -
     return 75 if _STOPPED.search(output) else 1
 
 
-def job_state(record: JobRecord) -> JobState:
-    """What Ray says of the job. Raises EnvironmentFallsShort where it cannot be asked."""
-    with _asking(record.address):
-        details = _connected(record).get_job_info(record.job_id)
-    message = [] if details.status == JobStatus.SUCCEEDED else (details.message or "").splitlines()
-    return JobState(
-        phase=_PHASES.get(details.status, "ended"),
-        said=str(details.status.value),
-        detail=message[0] if message else "",
-        exit_code=details.driver_exit_code,
-    )
+class RayJobs:
+    """Ray clusters as a ``JobBackend``; each record says where its own is. Every call raises EnvironmentFallsShort
+    where that cannot be asked."""
 
+    def state(self, record: JobRecord) -> JobState:
+        """By Ray's word."""
+        with _asking(record.address):
+            details = _connected(record).get_job_info(record.job_id)
+        message = [] if details.status == JobStatus.SUCCEEDED else (details.message or "").splitlines()
+        return JobState(
+            phase=_PHASES.get(details.status, "ended"),
+            said=str(details.status.value),
+            detail=message[0] if message else "",
+            exit_code=details.driver_exit_code,
+        )
 
-def job_output(record: JobRecord) -> str:
-    """Everything the job printed. Raises EnvironmentFallsShort."""
-    with _asking(record.address):
-        return str(_connected(record).get_job_logs(record.job_id))
+    def active(self, records: Sequence[JobRecord]) -> Mapping[str, JobState]:
+        """Only the newest is asked of: Ray itself refuses a run's second job."""
+        newest = records[-1]
+        state = self.state(newest)
+        return {newest.job_id: state} if state.active else {}
 
+    def output(self, record: JobRecord) -> str:
+        """Everything the job printed."""
+        with _asking(record.address):
+            return str(_connected(record).get_job_logs(record.job_id))
 
-def stop(record: JobRecord) -> None:
-    """Has Ray stop the job: SIGTERM, on which a run writes a checkpoint. Raises EnvironmentFallsShort."""
-    with _asking(record.address):
-        _connected(record).stop_job(record.job_id)
+    def follow(self, record: JobRecord, run_dir: Path, write: Callable[[str], object]) -> int | None:
+        """See the function of this name."""
+        return follow(record.address, record.job_id, run_dir, write)
+
+    def kill(self, record: JobRecord) -> None:
+        """SIGTERM, on which a run writes a checkpoint."""
+        with _asking(record.address):
+            _connected(record).stop_job(record.job_id)
 
 
 def _connected(record: JobRecord) -> _Client:

@@ -19,10 +19,10 @@ from distft.common.errors import EnvironmentFallsShort, UserError
 from distft.config.cluster import Cluster, cluster_file, load_cluster
 from distft.config.load import recipe_file
 from distft.config.recipe import Recipe
-from distft.launch.jobs.stop_request import JOB
 from distft.launch.preflight.checks import check_memory
 from distft.planning.machine import PASSED_ON
 from distft.planning.plan import make_plan
+from distft.tracking.stop_request import JOB
 
 SERVER = "RAY_API_SERVER_ADDRESS"
 # How long Ray leaves a job that is stopped (from the dashboard, say) before it kills it: a step and a checkpoint.

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from distft.common.errors import EnvironmentFallsShort
 from distft.launch.slurm import checks
+from distft.tracking.jobs import FORGOTTEN, JobRecord, JobState, Phase
 
 # Of an allocation in which one may be while asking: they would be taken for options.
 _KEPT_SLURM = ("SLURM_CONF", "SLURM_CLUSTERS")
@@ -30,6 +32,36 @@ class SlurmJob:
     exit_code: int | None = None
     reason: str = ""
     nodes: tuple[str, ...] = ()
+
+
+class SlurmJobs:
+    """Slurm as a ``JobBackend``. What its jobs print lies in the run's folder."""
+
+    def state(self, record: JobRecord) -> JobState:
+        """By Slurm's word; of a job that it has forgotten by the record's."""
+        try:
+            return _in_our_words(job_state(record.job_id))
+        except JobForgotten as error:
+            if record.taken_back is not None:
+                return JobState("ended", "CANCELLED", "taken back while it waited")
+            return JobState("ended", FORGOTTEN, error.what)
+
+    def active(self, records: Sequence[JobRecord]) -> Mapping[str, JobState]:
+        """All in one question."""
+        found = active_jobs([record.job_id for record in records])
+        return {name: _in_our_words(job) for name, job in found.items()}
+
+    def output(self, _record: JobRecord) -> str:
+        """Nothing that Slurm keeps."""
+        return ""
+
+    def follow(self, _record: JobRecord, _run_dir: Path, _write: Callable[[str], object]) -> int | None:
+        """Nothing that Slurm keeps."""
+        return None
+
+    def kill(self, record: JobRecord) -> None:
+        """By scancel."""
+        cancel_job(record.job_id)
 
 
 def login_environment(environment: Mapping[str, str]) -> dict[str, str]:
@@ -78,6 +110,12 @@ def cancel_job(job_id: str) -> None:
 
 def _ask(*command: str) -> str:
     return checks.ask(command, login_environment(os.environ))
+
+
+def _in_our_words(job: SlurmJob) -> JobState:
+    name = job.state.split()[0].rstrip("+") if job.state else ""
+    phase: Phase = "pending" if name in PENDING else "running" if name in RUNNING else "ended" if name else "unknown"
+    return JobState(phase, job.state or "unknown", job.reason or ", ".join(job.nodes), job.exit_code)
 
 
 def _rank(job: SlurmJob) -> int:

@@ -19,7 +19,6 @@ from distft.common.errors import EnvironmentFallsShort, UserError
 from distft.config.cluster import Cluster, load_cluster
 from distft.config.load import load_recipe
 from distft.config.recipe import Recipe
-from distft.launch.jobs.job_record import JobRecord, add_job, alone, read_jobs
 from distft.launch.node.environment import exported, withheld
 from distft.launch.preflight.checks import check_disk, check_memory, check_output_dir, preflight
 from distft.launch.slurm import checks, container_checks
@@ -35,6 +34,7 @@ from distft.launch.slurm.options import (
 )
 from distft.launch.slurm.queue import login_environment
 from distft.planning.plan import Plan, make_plan
+from distft.tracking.jobs import JobRecord, add_job, alone, read_jobs
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import contextlib
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -13,12 +14,12 @@ from distft.checkpoint.lease import acquire
 from distft.common.errors import UserError
 from distft.launch.jobs import cancel as cancel_module
 from distft.launch.jobs import known_jobs
+from distft.launch.jobs.backends import job_state
 from distft.launch.jobs.cancel import cancel
-from distft.launch.jobs.job_record import JobRecord, Kind, add_job, read_jobs
-from distft.launch.jobs.job_state import JobState, Phase, job_state
-from distft.launch.jobs.stop_request import STOP, read_request
 from distft.launch.slurm import queue as slurm_queue
 from distft.launch.slurm.queue import JobForgotten, SlurmJob
+from distft.tracking.jobs import JobRecord, JobState, Kind, Phase, add_job, read_jobs
+from distft.tracking.stop_request import STOP, read_request
 from distft.verbs.status_table import status_of
 
 
@@ -31,7 +32,7 @@ def run_dir(tmp_path: Path) -> Path:
 @pytest.fixture
 def killed(monkeypatch: pytest.MonkeyPatch) -> list[JobRecord]:
     found: list[JobRecord] = []
-    monkeypatch.setattr(cancel_module, "kill_job", found.append)
+    monkeypatch.setattr(cancel_module, "backend_of", lambda _: SimpleNamespace(kill=found.append))
     return found
 
 
@@ -108,7 +109,7 @@ def test_all_jobs_of_the_run_are_meant(
         add_job(run_dir, record)
     say(monkeypatch, "pending")
     states = {"17": JobState("running", "RUNNING"), "18": JobState("pending", "PENDING")}
-    monkeypatch.setattr(known_jobs, "active_slurm_jobs", lambda _: states)
+    monkeypatch.setattr(known_jobs, "active_jobs", lambda _: states)
     with acquire(run_dir) if runs else contextlib.nullcontext():
         told = cancel(run_dir).splitlines()
     assert told[:2] == [f"slurm job {name} was still waiting and has been taken back" for name in ("18", "19")]

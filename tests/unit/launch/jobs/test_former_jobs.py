@@ -10,8 +10,7 @@ from distft.checkpoint.lease import acquire
 from distft.common.errors import UserError
 from distft.launch.jobs import known_jobs
 from distft.launch.jobs.former_jobs import former_jobs
-from distft.launch.jobs.job_record import JobRecord, Kind, add_job
-from distft.launch.jobs.job_state import JobState, Phase
+from distft.tracking.jobs import JobRecord, JobState, Kind, Phase, add_job
 
 
 def say(monkeypatch: pytest.MonkeyPatch, phase: Phase) -> None:

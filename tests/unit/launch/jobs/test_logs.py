@@ -13,10 +13,9 @@ import pytest
 from distft.checkpoint.lease import acquire
 from distft.common.errors import UserError
 from distft.launch.jobs import known_jobs, logs
-from distft.launch.jobs.job_record import JobRecord, add_job
-from distft.launch.jobs.job_state import JobState
 from distft.launch.jobs.logs import Selection, follow_logs, last_lines, show_logs
 from distft.tracking.exit import Ending, clear_exit, write_exit
+from distft.tracking.jobs import JobRecord, JobState, add_job
 
 
 def line(seconds: int, text: str) -> str:
@@ -123,10 +122,10 @@ def test_following_over_an_attempt_to_the_end(run_dir: Path, monkeypatch: pytest
         append("reward-0.log", line(12, "a new role"))
         time.sleep(0.3)
         assert not statuses, "somebody holds the run"
+        append("driver.log", line(14, "the last word"))
         write_exit(run_dir, Ending("stopped", 75), 1)
         clear_exit(run_dir)
         write_exit(run_dir, Ending("failure", 1), 1)
-        append("driver.log", line(14, "the last word"))
     thread.join(10)
     assert statuses == [1]
     assert told(output.getvalue().splitlines()) == ["policy two", "half", "a new role", "the last word"]

@@ -16,11 +16,11 @@ from ray.job_submission import JobDetails, JobStatus, JobType
 
 from distft.common.errors import EnvironmentFallsShort, UserError
 from distft.config.cluster import load_cluster
-from distft.launch.jobs.job_record import JobRecord, read_jobs
-from distft.launch.jobs.stop_request import JOB
 from distft.launch.on_ray import job as ray_job
 from distft.launch.on_ray.submission import RayJob
 from distft.tracking.exit import Ending, write_exit
+from distft.tracking.jobs import JobRecord, read_jobs
+from distft.tracking.stop_request import JOB
 
 ADDRESS = "http://head:8265"
 
@@ -171,10 +171,10 @@ def test_an_ending_of_the_job_before_does_not_count(tmp_path: Path) -> None:
 def test_states(server: Server) -> None:
     record = JobRecord("ray", "j", "c", ADDRESS)
     server.jobs = [details("j", JobStatus.FAILED, driver_exit_code=3, message="first\nsecond")]
-    state = ray_job.job_state(record)
+    state = ray_job.RayJobs().state(record)
     assert (state.phase, state.said, state.detail, state.exit_code) == ("ended", "FAILED", "first", 3)
     server.jobs = [details("j", JobStatus.RUNNING, message="running")]
-    assert ray_job.job_state(record).phase == "running"
+    assert ray_job.RayJobs().state(record).phase == "running"
 
 
 @pytest.mark.parametrize(
@@ -189,7 +189,7 @@ def test_states(server: Server) -> None:
 def test_what_goes_wrong_is_one_message(server: Server, error: Exception, said: str) -> None:
     server.refusal = error
     with pytest.raises(EnvironmentFallsShort, match=said):
-        ray_job.job_state(JobRecord("ray", "j", "c", ADDRESS))
+        ray_job.RayJobs().state(JobRecord("ray", "j", "c", ADDRESS))
 
 
 # ---- tokens
@@ -252,5 +252,5 @@ def test_requests_have_a_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(requests, "request", request)
     with pytest.raises(EnvironmentFallsShort, match="cannot be reached"):
-        ray_job.job_state(JobRecord("ray", "j", "c", "http://127.0.0.1:9"))
+        ray_job.RayJobs().state(JobRecord("ray", "j", "c", "http://127.0.0.1:9"))
     assert seen["timeout"] == 30.0

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from distft.common.errors import EnvironmentFallsShort, UserError
 from distft.config.load import load_recipe
-from distft.launch.jobs.stop_request import JOB
 from distft.launch.on_ray.submission import HIDDEN, SERVER, RayJob, number_of, numbered, ray_job, with_id
+from distft.tracking.stop_request import JOB
 
 ADDRESS = {SERVER: "http://10.0.0.1:8265"}
 CLUSTER = """

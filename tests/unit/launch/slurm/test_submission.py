@@ -10,10 +10,10 @@ import pytest
 
 from distft.common.errors import EnvironmentFallsShort, UserError
 from distft.config.load import load_recipe
-from distft.launch.jobs.job_record import JobRecord, add_job
 from distft.launch.slurm.array_tasks import of_task
 from distft.launch.slurm.queue import cancel_job, job_state
 from distft.launch.slurm.submission import Submission, Wish, prepare, submit
+from distft.tracking.jobs import JobRecord, add_job
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-"""``distft cancel``: a file in the run folder that asks the run to stop, and the thread that looks for it.
+"""``distft cancel``: a file in the run folder that asks the run to stop.
 
 A signal reaches only processes of this machine, and what Slurm and Ray send leaves a run 30 and 3 seconds. The file
 works wherever the run folder is seen, and as long as a step and a checkpoint take. It names whom it means (the
@@ -9,23 +9,15 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
-import os
-import signal
-import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from distft.common.errors import StoppedOnRequest
 from distft.common.files import write_json
 
 STOP = "stop.json"
 JOB = "DISTFT_JOB_ID"  # in the environment of a driver that a submitted job runs
-_EVERY_S = 2.0
-_AT_ONCE_S = 60.0  # how long a run may take to end in order when it is told to end at once
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -70,52 +62,3 @@ def forget_request(run_dir: Path) -> None:
     """Once it is heard: the same command goes on."""
     with contextlib.suppress(OSError):
         (run_dir / STOP).unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def stopped_by_request(run_dir: Path, token: str, stop: threading.Event) -> Iterator[None]:
-    """Sets ``stop`` when this run is asked to stop; asked to stop at once, it interrupts the main thread.
-
-    The request is removed when the block ends, so that the same command goes on; the StoppedOnRequest that
-    comes of it is marked as cancelled.
-    """
-    jobs = own_names(os.environ)
-    ended = threading.Event()
-
-    def asked() -> StopRequest | None:
-        request = read_request(run_dir)
-        return request if request is not None and request.means(token, jobs) else None
-
-    thread = threading.Thread(target=_watch, args=(asked, stop, ended), name="stop request", daemon=True)
-    thread.start()
-    try:
-        yield
-    except StoppedOnRequest as error:
-        error.cancelled = asked() is not None
-        raise
-    finally:
-        ended.set()
-        thread.join(_EVERY_S)
-        forget_request(run_dir)
-
-
-def _watch(asked: Callable[[], StopRequest | None], stop: threading.Event, ended: threading.Event) -> None:
-    while True:
-        request = asked()
-        if request is not None:
-            if not stop.is_set():
-                _log.info("asked to stop by distft cancel")
-            stop.set()
-            if request.now:
-                _end_at_once(ended)
-                return
-        if ended.wait(_EVERY_S):
-            return
-
-
-def _end_at_once(ended: threading.Event) -> None:
-    """As a second Ctrl-C; and should this process not come to its senses, by force."""
-    _log.warning("asked to stop at once by distft cancel")
-    os.kill(os.getpid(), signal.SIGTERM)
-    if not ended.wait(_AT_ONCE_S):
-        os.kill(os.getpid(), signal.SIGKILL)

@@ -1,5 +1,6 @@
 """Which jobs have worked on a run: one JSON line each in ``RUN/jobs.jsonl``, written when a job is submitted, or by
 the job itself where it was submitted by plain ``sbatch``. A later line about the same job replaces the one before.
+Beside the record what a scheduler may say of such a job; who asks it is ``launch.jobs``.
 
 ``distft status | logs | cancel RUN`` read it to know whom to ask. A run started by plain ``distft train`` has none.
 """
@@ -11,14 +12,17 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Literal, get_args
 
 FILE = "jobs.jsonl"
 _LOCK = ".jobs.lock"
+FORGOTTEN = "FORGOTTEN"  # our word for a job of which Slurm knows nothing any more
+_TAKEN_BACK = ("CANCELLED", "REVOKED", "STOPPED")  # Slurm's words, and Ray's, for what a person ended
 Kind = Literal["slurm", "ray"]
+Phase = Literal["pending", "running", "ended", "unknown"]
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,44 @@ class JobRecord:
     address: str = ""
     submitted: float = field(default_factory=time.time)
     taken_back: float | None = None
+
+
+@dataclass(frozen=True)
+class JobState:
+    """``said``: in the scheduler's own words; ``detail``: why it waits, where it runs, how it ended."""
+
+    phase: Phase
+    said: str
+    detail: str = ""
+    exit_code: int | None = None
+
+    @property
+    def active(self) -> bool:
+        """Whether more may come of it."""
+        return self.phase in ("pending", "running")
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether a person ended it."""
+        return self.phase == "ended" and self.said.startswith(_TAKEN_BACK)
+
+
+@dataclass(frozen=True)
+class KnownJob:
+    """A job of the run, and what its scheduler says of it."""
+
+    record: JobRecord
+    state: JobState
+
+    def __str__(self) -> str:
+        """The job by its scheduler and number."""
+        return f"{self.record.kind} job {self.record.job_id}"
+
+
+def counting(jobs: Sequence[KnownJob]) -> KnownJob | None:
+    """The job that says how the run is: one that runs, else one that waits, else the newest."""
+    ranks = {"running": 0, "pending": 1}
+    return min(reversed(jobs), key=lambda job: ranks.get(job.state.phase, 2), default=None)
 
 
 def add_job(run_dir: Path, record: JobRecord) -> None:

@@ -1,4 +1,4 @@
-"""RUN/stop.json: whom it means, and the thread that hears it."""
+"""The thread that hears a request to stop."""
 
 from __future__ import annotations
 
@@ -10,22 +10,19 @@ from pathlib import Path
 import pytest
 
 from distft.common.errors import StoppedOnRequest
-from distft.launch.jobs import stop_request
-from distft.launch.jobs.stop_request import (
+from distft.launch import stop_listener
+from distft.launch.stop_listener import stopped_by_request
+from distft.tracking.exit import Ending
+from distft.tracking.stop_request import (
     JOB,
     STOP,
-    StopRequest,
     ask_to_stop,
-    own_names,
-    read_request,
-    stopped_by_request,
 )
-from distft.tracking.exit import Ending
 
 
 @pytest.fixture(autouse=True)
 def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stop_request, "_EVERY_S", 0.02)
+    monkeypatch.setattr(stop_listener, "_EVERY_S", 0.02)
     for name in (JOB, "SLURM_JOB_ID"):
         monkeypatch.delenv(name, raising=False)
 
@@ -44,14 +41,6 @@ def test_a_request_for_somebody_else_is_not_heard(tmp_path: Path) -> None:
     ask_to_stop(tmp_path, tokens=["his"], jobs=["17"])
     with stopped_by_request(tmp_path, "mine", stop):
         assert not stop.wait(0.2)
-
-
-def test_a_task_of_an_array_is_meant_by_its_own_number_and_with_the_whole() -> None:
-    names = own_names({"SLURM_JOB_ID": "19", "SLURM_ARRAY_JOB_ID": "17", "SLURM_ARRAY_TASK_ID": "2"})
-    assert names == ("17_2", "17", "19")
-    assert StopRequest(jobs=("17_2",)).means("", names)
-    assert not StopRequest(jobs=("17_1",)).means("", names)
-    assert own_names({}) == ()
 
 
 @pytest.mark.parametrize("variable", [JOB, "SLURM_JOB_ID"])
@@ -82,9 +71,3 @@ def test_at_once_interrupts_the_main_thread(tmp_path: Path) -> None:
             time.sleep(5)
     finally:
         signal.signal(signal.SIGTERM, former)
-
-
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"tokens": 1}'])
-def test_a_torn_request_is_none(tmp_path: Path, content: str) -> None:
-    (tmp_path / STOP).write_text(content)
-    assert read_request(tmp_path) is None

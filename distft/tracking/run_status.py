@@ -18,14 +18,12 @@ from distft.checkpoint.lease import LEASE, living
 from distft.checkpoint.manifest import ManifestError, read_manifest
 from distft.common.errors import UserError
 from distft.common.logging import last_stage
-from distft.launch.jobs.job_record import FILE as JOBS
-from distft.launch.jobs.job_record import JobRecord, read_jobs
-from distft.launch.jobs.job_state import FORGOTTEN, JobState
-from distft.launch.jobs.known_jobs import KnownJob, counting
-from distft.launch.jobs.last_ending import last_ending
-from distft.launch.jobs.stop_request import read_request
 from distft.tracking.exit import EXIT
+from distft.tracking.jobs import FILE as JOBS
+from distft.tracking.jobs import FORGOTTEN, JobRecord, JobState, KnownJob, counting, read_jobs
+from distft.tracking.last_ending import last_ending
 from distft.tracking.metrics import EVENTS, METRICS
+from distft.tracking.stop_request import read_request
 
 State = Literal["waiting", "starting", "running", "stopping", "done", "stopped", "failed", "lost"]
 _WELL = ("COMPLETED", "SUCCEEDED")  # Slurm's word and Ray's

@@ -9,8 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from distft.launch.node.files import STARTED, STATUS
 from distft.tracking.exit import read_exit
+
+# In ``RUN/launch/JOB.RESTART/`` (``launch.node.files`` says what else is there): when this start of the job began, and
+# how it ended.
+STARTED, STATUS = "started", "status.json"
 
 
 def last_ending(run_dir: Path, attempt_started: float = 0.0) -> Mapping[str, Any] | None:

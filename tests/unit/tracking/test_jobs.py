@@ -7,7 +7,7 @@ import threading
 from dataclasses import replace
 from pathlib import Path
 
-from distft.launch.jobs.job_record import FILE, JobRecord, add_job, alone, read_jobs
+from distft.tracking.jobs import FILE, JobRecord, add_job, alone, read_jobs
 
 
 def test_what_is_added_is_read_oldest_first(tmp_path: Path) -> None:

@@ -15,13 +15,11 @@ from rich.console import Console
 from distft.checkpoint.lease import acquire
 from distft.checkpoint.manifest import Manifest
 from distft.common.errors import UserError
-from distft.launch.jobs.job_record import JobRecord, add_job
-from distft.launch.jobs.job_state import JobState
-from distft.launch.jobs.known_jobs import KnownJob
-from distft.launch.jobs.run_status import RunStatus, run_status
-from distft.launch.jobs.stop_request import ask_to_stop
 from distft.launch.node.files import NodeFiles
 from distft.tracking.exit import Ending, write_exit
+from distft.tracking.jobs import JobRecord, JobState, KnownJob, add_job
+from distft.tracking.run_status import RunStatus, run_status
+from distft.tracking.stop_request import ask_to_stop
 from distft.verbs.status_table import rows, show
 
 START = time.time() - 1000
