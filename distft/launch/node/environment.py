@@ -11,6 +11,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+import distft
 from distft.common.errors import EnvironmentFallsShort
 from distft.config.cluster import Cluster
 from distft.config.redact import has_credentials, is_secret_key
@@ -78,7 +79,7 @@ def node_environment(
     kept = passed_on(environment, cluster)
     python = str(Path(sys.executable).parent)
     kept["PATH"] = f"{python}:{kept['PATH']}" if kept.get("PATH") else python
-    checkout = Path(__file__).resolve().parents[2]
+    checkout = Path(distft.__file__).resolve().parents[1]
     if (checkout / "pyproject.toml").is_file():
         # Not installed, or not this copy of it: the children shall be what this process is.
         kept["PYTHONPATH"] = ":".join([str(checkout), *filter(None, [kept.get("PYTHONPATH")])])

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import distft
 from distft.common.errors import EnvironmentFallsShort, UserError
 from distft.config.cluster import Cluster, load_cluster
 from distft.launch.node.__main__ import main
@@ -135,6 +136,14 @@ def test_ray_and_the_driver_get_the_token_by_path_and_the_interface(tmp_path: Pa
     assert "RAY_ADDRESS" not in found
     assert (found["GLOO_SOCKET_IFNAME"], found["NCCL_SOCKET_IFNAME"]) == ("eth7", "eth7")
     assert found["PATH"].split(":")[0] == str(Path(sys.executable).parent)
+
+
+def test_the_children_of_a_checkout_are_of_that_checkout(tmp_path: Path) -> None:
+    """Another copy may be installed in the Python that runs them."""
+    here = str(Path(distft.__file__).parents[1])
+    for before, after in (({}, here), ({"PYTHONPATH": "/site"}, f"{here}:/site")):
+        found = node_environment({**LOGIN, **before}, cluster(), Address("10.0.0.1", "eth7"), tmp_path, tmp_path / "t")
+        assert found["PYTHONPATH"] == after
 
 
 def test_a_sites_own_interface_stays_unless_the_cluster_file_names_one(tmp_path: Path) -> None:
