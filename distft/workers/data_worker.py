@@ -6,22 +6,16 @@ so it may be restarted anywhere in a run.
 
 from __future__ import annotations
 
-import importlib
-import inspect
 import logging
-import math
 import os
-import sys
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from numbers import Real
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from distft.batches import Batch, Difference
-from distft.common.errors import UserError
 from distft.common.logging import stage
 from distft.config.recipe import Recipe
 from distft.data.bad_rows import BadRows
@@ -40,12 +34,11 @@ from distft.data.vocabulary import require_policys_tokens
 from distft.models.load import embedding_rows, learned_positions, load_tokenizer
 from distft.models.start import create_model
 from distft.workers.judging import judged
+from distft.workers.reward_functions import asked, reward_function
 from distft.workers.reward_reading import as_trained, read_anew, within_positions
 from distft.workers.spec import Start
 
 log = logging.getLogger(__name__)
-
-_ANSWERS = "it is called as f(prompts, completions, **columns) and answers one finite number for each completion"
 
 
 class DataWorker:
@@ -205,7 +198,7 @@ class DataWorker:
         means: dict[str, float] = {}
         weights = reward.weights or (1.0,) * len(self._functions)
         for name, function, weight in zip(reward.functions, self._functions, weights, strict=True):
-            scores = _asked(name, function, texts, completions, extra)
+            scores = asked(name, function, texts, completions, extra)
             means[f"rewards/{name.rpartition(':')[2]}"] = float(scores.mean())
             total += weight * scores
         return means, Batch({"sample": batch.dense("sample"), "function_score": total})
@@ -330,52 +323,6 @@ class DataWorker:
         draft = Path(f"{start.path}.draft-{os.getpid()}")
         create_model(start.init, tokenizer, draft, seed=start.seed, weights=weights)
         draft.rename(start.path)
-
-
-def reward_function(name: str) -> Callable[..., Any]:
-    """``module:function``, importable from the working directory too. Raises UserError."""
-    module_name, _, function_name = name.partition(":")
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
-    try:
-        module = importlib.import_module(module_name)
-    except Exception as error:
-        log.exception("reward function %s", name)
-        what = f"cannot import {module_name}: {type(error).__name__}: {error}"
-        hint = (
-            "is it installed here?" if isinstance(error, ImportError) else f"python -c 'import {module_name}' shows it"
-        )
-        raise UserError(what, where="models.reward.functions", hint=hint) from error
-    function = getattr(module, function_name, None)
-    if not callable(function):
-        known = [key for key, value in vars(module).items() if inspect.isfunction(value)]
-        raise UserError(
-            f"{module_name} has no function {function_name}",
-            where="models.reward.functions",
-            hint=f"it has: {', '.join(sorted(known)) or 'no functions'}",
-        )
-    return function  # type: ignore[no-any-return]
-
-
-def _asked(name: str, function: Callable[..., Any], prompts: Any, completions: Any, extra: Mapping[str, Any]) -> Any:
-    where = f"reward function {name}"
-    try:
-        answers = [_plain_number(answer) for answer in function(prompts, completions, **extra)]
-    except Exception as error:
-        log.exception("%s", where)
-        raise UserError(f"raised {type(error).__name__}: {error}", where=where, hint=_ANSWERS) from error
-    if len(answers) != len(completions):
-        what = f"answered {len(answers)} scores for {len(completions)} completions"
-        raise UserError(what, where=where, hint=_ANSWERS)
-    for index, answer in enumerate(answers):
-        if not isinstance(answer, Real) or not math.isfinite(answer):
-            raise UserError(f"answered {answer!r} for completion {index}", where=where, hint=_ANSWERS)
-    return np.array(answers, np.float32)
-
-
-def _plain_number(answer: Any) -> Any:
-    """Scalars of numpy and torch as Python's."""
-    return answer.item() if hasattr(answer, "item") else answer
 
 
 def _described(batch: Batch) -> dict[str, Any]:

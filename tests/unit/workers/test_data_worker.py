@@ -18,7 +18,8 @@ from distft.data.encode import Encoder
 from distft.data.formats import Message, prompt_of
 from distft.data.tokenizer_training import train_tokenizer
 from distft.launch.starts import model_starts
-from distft.workers.data_worker import DataWorker, reward_function
+from distft.workers.data_worker import DataWorker
+from distft.workers.reward_functions import reward_function
 from tests.harness.chat_templates import family_tokenizer
 
 ROWS = [{"prompt": f"How much is {i} and {i}?", "answer": str(2 * i)} for i in range(40)]

@@ -1,0 +1,70 @@
+"""Reward functions of the user's: found by name, asked for a score of each completion, and held to their answers."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import logging
+import math
+import os
+import sys
+from collections.abc import Callable, Mapping
+from numbers import Real
+from typing import Any
+
+import numpy as np
+
+from distft.batches import Array
+from distft.common.errors import UserError
+
+log = logging.getLogger(__name__)
+
+_ANSWERS = "it is called as f(prompts, completions, **columns) and answers one finite number for each completion"
+
+
+def reward_function(name: str) -> Callable[..., Any]:
+    """``module:function``, importable from the working directory too. Raises UserError."""
+    module_name, _, function_name = name.partition(":")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:
+        log.exception("reward function %s", name)
+        what = f"cannot import {module_name}: {type(error).__name__}: {error}"
+        hint = (
+            "is it installed here?" if isinstance(error, ImportError) else f"python -c 'import {module_name}' shows it"
+        )
+        raise UserError(what, where="models.reward.functions", hint=hint) from error
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        known = [key for key, value in vars(module).items() if inspect.isfunction(value)]
+        raise UserError(
+            f"{module_name} has no function {function_name}",
+            where="models.reward.functions",
+            hint=f"it has: {', '.join(sorted(known)) or 'no functions'}",
+        )
+    return function  # type: ignore[no-any-return]
+
+
+def asked(name: str, function: Callable[..., Any], prompts: Any, completions: Any, extra: Mapping[str, Any]) -> Array:
+    """The function's finite number for each completion, float32. Raises UserError, naming it, for an exception in it or
+    another answer."""
+    where = f"reward function {name}"
+    try:
+        answers = [_plain_number(answer) for answer in function(prompts, completions, **extra)]
+    except Exception as error:
+        log.exception("%s", where)
+        raise UserError(f"raised {type(error).__name__}: {error}", where=where, hint=_ANSWERS) from error
+    if len(answers) != len(completions):
+        what = f"answered {len(answers)} scores for {len(completions)} completions"
+        raise UserError(what, where=where, hint=_ANSWERS)
+    for index, answer in enumerate(answers):
+        if not isinstance(answer, Real) or not math.isfinite(answer):
+            raise UserError(f"answered {answer!r} for completion {index}", where=where, hint=_ANSWERS)
+    return np.array(answers, np.float32)
+
+
+def _plain_number(answer: Any) -> Any:
+    """Scalars of numpy and torch as Python's."""
+    return answer.item() if hasattr(answer, "item") else answer
