@@ -10,6 +10,7 @@ import errno
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from distft.checkpoint.layout import checkpoints_folder, published
@@ -43,6 +44,13 @@ def preflight(recipe: Recipe, plan: Plan, *, machine: Machine | None = None, to_
     check_memory(plan)
     if to_start:
         check_output_dir(Path(recipe.output_dir))
+        if recipe.data.cache_dir is not None:
+            store = {
+                "what": "the folder of tokenised rows",
+                "where": "data.cache_dir",
+                "example": "data.cache_dir=FOLDER",
+            }
+            check_output_dir(Path(recipe.data.cache_dir), **store)
     for function in reward_functions(recipe):
         check_reward_function(function)
     warnings = [*remarks.on_models(recipe), *check_models(recipe)]
@@ -84,27 +92,35 @@ def check_memory(plan: Plan, *, must_know: bool = False) -> None:
     raise UserError(what, where=where, hint=hint)
 
 
-def check_output_dir(output_dir: Path, *, where: str = "output_dir", example: str = "output_dir=runs/NAME") -> None:
-    """The run folder is there or can be made, and can be written. Leaves nothing behind. Raises UserError."""
+def check_output_dir(
+    output_dir: Path,
+    *,
+    what: str = "the run folder",
+    where: str = "output_dir",
+    example: str = "output_dir=runs/NAME",
+) -> None:
+    """The folder is there or can be made, and can be written. Leaves nothing behind. Raises UserError."""
     made: list[Path] = []
     try:
         missing = [folder for folder in (output_dir, *output_dir.parents) if not folder.exists()]
         for folder in reversed(missing):
-            folder.mkdir()
-            made.append(folder)
+            with suppress(FileExistsError):  # of another run that starts just now; or a file, see below
+                folder.mkdir()
+                made.append(folder)
         if not output_dir.is_dir():
             raise NotADirectoryError(0, "is a file, not a folder", str(output_dir))
         if not os.access(output_dir, os.W_OK | os.X_OK):
             raise PermissionError(0, "cannot be written", str(output_dir))
     except OSError as error:
         raise UserError(
-            f"the run folder {_shortened(output_dir)}: {_in_the_way(output_dir, error)}",
+            f"{what} {_shortened(output_dir)}: {_in_the_way(output_dir, error)}",
             where=where,
             hint=f"give another: {example}",
         ) from None
     finally:
-        for folder in reversed(made):
-            folder.rmdir()
+        with suppress(OSError):  # somebody else has put something there meanwhile
+            for folder in reversed(made):
+                folder.rmdir()
 
 
 def _in_the_way(output_dir: Path, error: OSError) -> str:

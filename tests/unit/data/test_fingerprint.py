@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 from distft.common.errors import UserError
 from distft.config.data import Data, Source
 from distft.data import fingerprint
-from distft.data.fingerprint import Content, content_of, tokens_key
+from distft.data.fingerprint import Content, content_of, contents_of_files, tokens_key
 
 Write = Callable[..., str]
 ROWS = [{"text": "one"}, {"text": "two"}]
@@ -57,6 +57,22 @@ def test_an_unchanged_file_is_hashed_once(write: Write, tmp_path: Path, monkeypa
     first = content(path, tmp_path)
     monkeypatch.setattr(fingerprint, "_hash", None)
     assert content(path, tmp_path) == first
+
+
+def test_a_store_that_cannot_be_written_is_not_this_ones_to_complain_of(write: Write, tmp_path: Path) -> None:
+    path = write(ROWS)
+    os.utime(path, (1e9, 1e9))
+    in_the_way = tmp_path / "file"
+    in_the_way.write_text("")
+    assert content(path, in_the_way / "store") == content(path, tmp_path)
+
+
+def test_sources_that_are_files_are_known_without_their_rows(write: Write, tmp_path: Path) -> None:
+    path = write(ROWS)
+    builtin = Source(path="builtin:dialogues")
+    data = Data(train=[builtin, Source(path=path)], eval=[Source(path=path)])
+    digest = content(path, tmp_path).digest
+    assert contents_of_files(data, tmp_path) == {"data.train.1": digest, "data.eval.0": digest}
 
 
 def test_a_folder_is_all_its_files(write: Write, tmp_path: Path) -> None:

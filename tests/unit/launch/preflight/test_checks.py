@@ -72,6 +72,28 @@ def test_where_no_folder_can_be_made() -> None:
         check_output_dir(Path("/proc/no/run"))
 
 
+def test_a_store_that_cannot_be_made_is_named_by_its_key(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    asked = recipe("sft", {"output_dir": str(tmp_path / "run"), "data.cache_dir": str(tmp_path / "file" / "rows")})
+    with pytest.raises(UserError, match=r"data.cache_dir: the folder of tokenised rows .*file is a file, not a folder"):
+        preflight(asked, on_laptop(asked), machine=LAPTOP)
+
+
+def test_a_run_that_starts_at_the_same_time_is_not_in_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It makes the same folder between our look and our try, and writes into another before we take ours away."""
+    real = Path.mkdir
+
+    def as_the_other_does(folder: Path) -> None:
+        real(folder)
+        (folder / "theirs").write_text("")
+        if folder.name == "runs":
+            real(folder)
+
+    monkeypatch.setattr(Path, "mkdir", as_the_other_does)
+    check_output_dir(tmp_path / "runs" / "mine")
+    assert (tmp_path / "runs" / "mine" / "theirs").exists()
+
+
 @pytest.mark.parametrize("path", ["link", "link/run"])
 def test_a_link_to_nowhere(path: str, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("/no/where")
