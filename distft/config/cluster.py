@@ -16,7 +16,8 @@ from pydantic import Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from distft.common.errors import UserError, nearest
-from distft.config.problems import Problem, report
+from distft.config.problem import Problem
+from distft.config.problems import report
 from distft.config.redact import is_secret_key
 from distft.config.section import Items, Numeral, Section
 from distft.config.yaml_file import KeyPath, read_yaml

@@ -12,6 +12,10 @@ Format: TypeAlias = Literal[
     "auto", "text", "messages", "openai_chat", "sharegpt", "prompt_completion", "alpaca", "natural_instructions",
     "preference", "prompt", "hh_rlhf", "dialogsum",
 ]  # fmt: skip
+# Formats by what a row of them is: a conversation, a prompt with its answer, two answers of which one is better.
+TURNS = ("messages", "openai_chat", "sharegpt")
+ANSWERED = ("prompt_completion", "alpaca", "natural_instructions", "dialogsum")
+PAIRED = ("preference", "hh_rlhf")
 
 
 class Source(Section):

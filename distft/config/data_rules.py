@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from distft.config import roles as facts
-from distft.config.algorithms import Sft
 from distft.config.data import Source
-from distft.config.problems import Problem
+from distft.config.problem import Problem
 from distft.config.recipe import Recipe
 
 
 def _sources(recipe: Recipe) -> Iterator[Problem]:
-    data, kind = recipe.data, recipe.algorithm.kind
+    data, kind, traits = recipe.data, recipe.algorithm.kind, recipe.algorithm.traits
     if not data.train:
         yield Problem.at("data.train", "is empty", "for example data.train: [{path: builtin:dialogues}]")
     lists = {"train": data.train, "eval": data.eval, "test": data.test}
@@ -20,10 +19,9 @@ def _sources(recipe: Recipe) -> Iterator[Problem]:
         for index, source in enumerate(sources):
             at = f"data.{name}.{index}"
             yield from _source(at, source)
-            if source.format in _UNFIT[kind]:
-                yield Problem.at(
-                    f"{at}.format", f"{kind} cannot learn from {source.format} rows", f"it needs {_NEEDS[kind]}"
-                )
+            if source.format not in ("auto", *traits.formats):
+                hint = f"it needs {traits.unit.name}: {', '.join(traits.formats)}"
+                yield Problem.at(f"{at}.format", f"{kind} cannot learn from {source.format} rows", hint)
     if data.holdout > 0 and data.eval and data.test:
         yield Problem.at(
             "data.holdout", "splits nothing off: eval and test are given", "remove holdout, or eval or test"
@@ -32,29 +30,6 @@ def _sources(recipe: Recipe) -> Iterator[Problem]:
         yield Problem.at("evaluation.every", "there are no rows to evaluate on", "add data.eval, or data.holdout: 0.05")
     if data.on_bad_row == "fail" and data.max_dropped != type(data).model_fields["max_dropped"].default:
         yield Problem.at("data.max_dropped", "has no effect: the first bad row stops the run", "data.on_bad_row: drop")
-    algorithm = recipe.algorithm
-    if isinstance(algorithm, Sft) and algorithm.loss_on in ("completion", "assistant"):
-        for index, source in enumerate(data.train):
-            if source.format == "text":
-                yield Problem.at(
-                    "algorithm.loss_on", f"data.train.{index} is plain text: it has no {algorithm.loss_on}", "all"
-                )
-
-
-_TURNS = ("messages", "openai_chat", "sharegpt")
-_ANSWERED = ("prompt_completion", "alpaca", "natural_instructions", "dialogsum")
-_UNFIT: dict[str, tuple[str, ...]] = {
-    "sft": ("prompt",),
-    "reward": ("text", "prompt", *_TURNS, *_ANSWERED),
-    "dpo": ("text", "prompt", *_TURNS, *_ANSWERED),
-    "ppo": ("text",),
-}
-_NEEDS = {
-    "sft": f"text, {', '.join((*_TURNS, *_ANSWERED))} or hh_rlhf",
-    "reward": "pairs: preference or hh_rlhf",
-    "dpo": "pairs: preference or hh_rlhf",
-    "ppo": f"prompts: prompt, preference, hh_rlhf, {', '.join((*_TURNS, *_ANSWERED))}",
-}
 
 
 def _source(at: str, source: Source) -> Iterator[Problem]:

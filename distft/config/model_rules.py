@@ -10,7 +10,7 @@ from typing import Any
 from distft.config import roles as facts
 from distft.config.data_rules import said_longest
 from distft.config.models import Init, Model, Reference, RewardModel
-from distft.config.problems import Problem
+from distft.config.problem import Problem
 from distft.config.recipe import Recipe
 from distft.config.training import ROLES, RolePlacement
 
@@ -51,7 +51,7 @@ def _starts(recipe: Recipe) -> Iterator[Problem]:
 
 
 def _may_start_elsewhere(recipe: Recipe, role: str, model: Model) -> bool:
-    by_functions = isinstance(model, RewardModel) and bool(model.functions) and recipe.algorithm.kind != "reward"
+    by_functions = isinstance(model, RewardModel) and bool(model.functions) and role not in facts.trained_roles(recipe)
     return role in ("reference", "value") or by_functions
 
 
@@ -168,7 +168,7 @@ def _trained(recipe: Recipe, role: str, model: Model) -> Iterator[Problem]:
         )
     if model.peft is None:
         return
-    if model.peft.dropout > 0 and kind != "sft":
+    if model.peft.dropout > 0 and not recipe.algorithm.traits.dropout:
         yield Problem.at(f"{at}.peft.dropout", f"has no effect: {kind} trains without dropout", "0")
     if not model.peft.target_modules:
         yield Problem.at(f"{at}.peft.target_modules", "names no layer", "all-linear, or for example [q_proj, v_proj]")
@@ -259,7 +259,7 @@ def _reward(recipe: Recipe) -> Iterator[Problem]:
     reward = recipe.models.reward
     if reward is None or "reward" not in facts.known_roles(recipe):
         return
-    trained = recipe.algorithm.kind == "reward"
+    trained = "reward" in facts.trained_roles(recipe)
     for function in reward.functions:
         if not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", function):
             yield Problem.at(

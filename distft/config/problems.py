@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import typing
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from types import NoneType
 from typing import Any
 
@@ -13,7 +12,10 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from distft.common.errors import UserError, nearest
-from distft.config.recipe import Recipe
+from distft.config.find_method import built_in_kinds, method_of
+from distft.config.method import Method
+from distft.config.problem import Problem
+from distft.config.recipe import UNKNOWN_KIND, WITHOUT_KIND, Recipe
 from distft.config.yaml_file import KeyPath, Tree
 
 # What other trainers call things, and which key means it here.
@@ -57,25 +59,6 @@ _SYNONYMS = {
 }
 
 
-@dataclass(frozen=True)
-class Problem:
-    """One thing that is wrong: the dotted key, what, and the nearest right thing."""
-
-    path: KeyPath
-    what: str
-    hint: str = ""
-
-    @classmethod
-    def at(cls, key: str, what: str, hint: str) -> Problem:
-        """The problem at a dotted key; a part that is a number is a place in a list."""
-        return cls(tuple(int(part) if part.isdecimal() else part for part in key.split(".")), what, hint)
-
-    @property
-    def key(self) -> str:
-        """The dotted key."""
-        return ".".join(map(str, self.path))
-
-
 def report(problems: Sequence[Problem], tree: Tree) -> UserError:
     """One error for all problems, each with the place where it was written."""
     located = [(problem, _place(problem, tree)) for problem in problems]
@@ -94,7 +77,7 @@ def from_validation(error: ValidationError, data: Mapping[str, Any]) -> list[Pro
     """The problems that pydantic found, one a key, in the recipe's words."""
     problems: dict[KeyPath, Problem] = {}
     for details in error.errors(include_url=False):
-        path = _path(details["loc"], data)
+        path = _path(details["loc"])
         problem = _problem(path, details, data)
         if path in problems and details["type"] == "literal_error":
             expected = _options(details)
@@ -113,7 +96,7 @@ def section_at(path: KeyPath, data: Mapping[str, Any]) -> type[BaseModel] | None
         if field is None:
             return None
         choices = _sections(field.annotation)
-        section = choices[0] if len(choices) == 1 else _chosen(choices, data, path[: depth + 1])
+        section = _chosen(choices, data, path[: depth + 1])
     return section
 
 
@@ -126,14 +109,11 @@ def _problem(path: KeyPath, details: ErrorDetails, data: Mapping[str, Any]) -> P
         return Problem(path, "is missing", _description(path, data))
     if kind == "literal_error":
         return Problem(path, f"{_shown(value)} is not known here", _did_you_mean(value, _options(details)))
-    if kind == "union_tag_invalid":
-        return Problem(
-            (*path, "kind"),
-            f"unknown algorithm kind {_shown(context['tag'])}",
-            _did_you_mean(context["tag"], _quoted(context["expected_tags"])),
-        )
-    if kind == "union_tag_not_found":
-        return Problem((*path, "kind"), "is missing", f"one of: {', '.join(_kinds())}")
+    if kind == UNKNOWN_KIND:
+        tag = context["kind"]
+        return Problem((*path, "kind"), f"unknown algorithm kind {_shown(tag)}", _did_you_mean(tag, built_in_kinds()))
+    if kind == WITHOUT_KIND:
+        return Problem((*path, "kind"), "is missing", f"one of: {', '.join(built_in_kinds())}")
     hint = _description(path, data)
     if value is None and ":" in str(path[-1]):
         return Problem(path, "has no value", "in YAML a space follows the colon, in {a: b} too")
@@ -169,13 +149,11 @@ _BOUNDS = {
 }
 
 
-def _path(location: Sequence[str | int], data: Mapping[str, Any]) -> KeyPath:
-    """The key path: pydantic's location without the tags of unions."""
+def _path(location: Sequence[str | int]) -> KeyPath:
+    """The key path: pydantic's location without the branches of unions."""
     path: list[str | int] = []
     for part in location:
-        is_kind = len(path) == 1 and path[0] == "algorithm" and part in _kinds()
-        is_branch = isinstance(part, str) and (part.startswith("literal[") or part in ("constrained-int", "int"))
-        if not (is_kind and part == _at(path, data).get("kind")) and not is_branch:
+        if not (isinstance(part, str) and (part.startswith("literal[") or part in ("constrained-int", "int"))):
             path.append(part)
     return tuple(path)
 
@@ -186,17 +164,14 @@ def _at(path: Iterable[str | int], data: Any) -> Mapping[str, Any]:
     return data if isinstance(data, Mapping) else {}
 
 
-def _kinds() -> tuple[str, ...]:
-    return tuple(_kind(section) for section in _sections(Recipe.model_fields["algorithm"].annotation))
-
-
-def _kind(section: type[BaseModel]) -> str:
-    return str(typing.get_args(section.model_fields["kind"].annotation)[0])
-
-
 def _chosen(choices: Sequence[type[BaseModel]], data: Mapping[str, Any], path: KeyPath) -> type[BaseModel] | None:
-    kind = _at(path, data).get("kind")
-    return next((choice for choice in choices if _kind(choice) == kind), None)
+    """The section at a path; of methods the one of the kind that stands there."""
+    if choices != [Method]:
+        return choices[0] if choices else None
+    try:
+        return method_of(str(_at(path, data).get("kind")))
+    except KeyError:
+        return None
 
 
 def _fields(section: type[BaseModel]) -> dict[str, Any]:
@@ -215,8 +190,7 @@ def _every_key(section: type[BaseModel], prefix: str, data: Mapping[str, Any]) -
     """(last part, dotted key) of every key under a section, lists left out."""
     for name, field in _fields(section).items():
         yield name, prefix + name
-        choices = _sections(field.annotation)
-        inner = choices[0] if len(choices) == 1 else _chosen(choices, data, (prefix + name,)) if choices else None
+        inner = _chosen(_sections(field.annotation), data, (prefix + name,))
         if inner is not None and "tuple" not in str(field.annotation):
             yield from _every_key(inner, f"{prefix}{name}.", data)
 
@@ -249,7 +223,8 @@ def _mapping_hint(path: KeyPath, value: object, data: Mapping[str, Any]) -> str:
     if value is None:
         return "leave the key out for its defaults, or give it keys"
     if path == ("algorithm",):
-        return f"write {{kind: {value}}}" if value in _kinds() else f"it starts with kind: {', '.join(_kinds())}"
+        kinds = built_in_kinds()
+        return f"write {{kind: {value}}}" if value in kinds else f"it starts with kind: {', '.join(kinds)}"
     if section is not None and "path" in section.model_fields and isinstance(value, str):
         return f"write {{path: {value}}}"
     return f"its keys: {', '.join(_fields(section))}" if section else ""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal, TypeAlias
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
+from pydantic_core import PydanticCustomError
 
-from distft.config.algorithms import Algorithm
 from distft.config.data import Data
+from distft.config.find_method import method_of, traits_of
+from distft.config.method import Method
 from distft.config.models import Models
 from distft.config.section import Numeral, Section, WrittenPath
 from distft.config.training import (
@@ -22,7 +24,25 @@ from distft.config.training import (
     Train,
 )
 
-RL_KINDS = ("ppo",)
+# Errors that pydantic has no name for.
+UNKNOWN_KIND: Final = "unknown_kind"
+WITHOUT_KIND: Final = "without_kind"
+
+
+def _of_its_kind(raw: Any) -> Any:
+    """A mapping of keys as the method that its ``kind`` names; anything else is for pydantic to refuse."""
+    if not isinstance(raw, Mapping):
+        return raw
+    if "kind" not in raw:
+        raise PydanticCustomError(WITHOUT_KIND, "without kind")
+    try:
+        method = method_of(str(raw["kind"]))
+    except KeyError:
+        raise PydanticCustomError(UNKNOWN_KIND, "unknown kind {kind}", {"kind": raw["kind"]}) from None
+    return method.model_validate(raw)
+
+
+Algorithm: TypeAlias = Annotated[SerializeAsAny[Method], BeforeValidator(_of_its_kind)]
 
 
 class Recipe(Section):
@@ -55,6 +75,8 @@ class Recipe(Section):
             return raw
         algorithm, data = raw.get("algorithm"), raw.get("data")
         kind = algorithm.get("kind") if isinstance(algorithm, Mapping) else getattr(algorithm, "kind", None)
-        if kind in RL_KINDS and isinstance(data, Mapping):
-            return {**raw, "data": {"overlong": "error", **data}}
-        return raw
+        try:
+            sampled = traits_of(str(kind)).sampled
+        except KeyError:  # which is said where the kind is read
+            return raw
+        return {**raw, "data": {"overlong": "error", **data}} if sampled and isinstance(data, Mapping) else raw

@@ -5,31 +5,18 @@ from __future__ import annotations
 from typing import TypeVar
 
 from distft.config.models import Engine, Model, Reference
-from distft.config.recipe import RL_KINDS, Recipe
+from distft.config.recipe import Recipe
 from distft.config.section import Section
 from distft.config.training import Optimizer, Role
 
 _Section = TypeVar("_Section", bound=Section)
-
-_ROLES: dict[str, tuple[Role, ...]] = {
-    "sft": ("policy",),
-    "reward": ("reward",),
-    "dpo": ("policy", "reference"),
-    "ppo": ("policy", "reference", "reward", "value"),
-}
-_TRAINED: dict[str, tuple[Role, ...]] = {
-    "sft": ("policy",),
-    "reward": ("reward",),
-    "dpo": ("policy",),
-    "ppo": ("policy", "value"),
-}
 
 _INHERITS = ("reference", "value")
 
 
 def known_roles(recipe: Recipe) -> tuple[Role, ...]:
     """The roles that the algorithm takes, in the order policy, reference, reward, value."""
-    return _ROLES[recipe.algorithm.kind]
+    return recipe.algorithm.traits.roles
 
 
 def roles(recipe: Recipe) -> tuple[Role, ...]:
@@ -39,22 +26,22 @@ def roles(recipe: Recipe) -> tuple[Role, ...]:
 
 def trained_roles(recipe: Recipe) -> tuple[Role, ...]:
     """The roles that are updated."""
-    return _TRAINED[recipe.algorithm.kind]
+    return recipe.algorithm.traits.trained
 
 
 def main_role(recipe: Recipe) -> Role:
     """The role whose model is the run's result (``final/``)."""
-    return trained_roles(recipe)[0]
+    return recipe.algorithm.traits.main
 
 
 def is_rl(recipe: Recipe) -> bool:
     """Whether the algorithm samples its own responses."""
-    return recipe.algorithm.kind in RL_KINDS
+    return recipe.algorithm.traits.sampled
 
 
 def unit_size(recipe: Recipe) -> int:
     """Sequences that must stay in one micro-batch: 2 for pairs, else 1."""
-    return 2 if recipe.algorithm.kind in ("dpo", "reward") else 1
+    return recipe.algorithm.traits.unit.rows
 
 
 def longest_sequence(recipe: Recipe) -> int:
@@ -122,7 +109,7 @@ def resolved(recipe: Recipe) -> Recipe:
 
 def _has_reward_model(recipe: Recipe) -> bool:
     reward = recipe.models.reward
-    if reward is None or recipe.algorithm.kind == "reward":
+    if reward is None or "reward" in trained_roles(recipe):
         return True
     return bool(reward.path or reward.init or not reward.functions)
 

@@ -2,7 +2,7 @@
 
 Each rule is a pure function of the recipe that yields what is wrong. Rules look at values only, never at
 whether a value was written down, so that a resolved recipe is right exactly when its source is. Here are those
-on the run, its placement and its algorithm; those on models and data have a file each.
+on the run and its placement; those on models and data have a file each, and a method brings its own.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator
 
 from distft.common.errors import nearest
 from distft.config import roles as facts
-from distft.config.algorithms import Dpo, Ppo
 from distft.config.data_rules import DATA_RULES
 from distft.config.model_rules import MODEL_RULES
 from distft.config.models import Model
-from distft.config.problems import Problem, report
+from distft.config.problem import Problem
+from distft.config.problems import report
 from distft.config.recipe import Recipe
 from distft.config.training import ROLES
 from distft.config.yaml_file import Tree
@@ -55,23 +55,15 @@ def _length_of_run(recipe: Recipe) -> Iterator[Problem]:
         yield Problem.at("train", "says neither steps nor epochs", "add steps: 100 or epochs: 1")
     if train.steps is not None and train.epochs is not None:
         yield Problem.at("train.epochs", "is given beside train.steps", "keep one of the two")
-    if train.steps is None:
+    if train.steps is None or facts.is_rl(recipe):
         return
-    if not facts.is_rl(recipe):
-        for where, steps in _warmups(recipe):
-            if steps >= train.steps:
-                yield Problem.at(
-                    where,
-                    f"{steps} steps of warm-up leave none of train.steps: {train.steps}",
-                    f"at most {train.steps - 1}",
-                )
-    algorithm = recipe.algorithm
-    if isinstance(algorithm, Ppo) and algorithm.value_warmup_steps >= train.steps:
-        yield Problem.at(
-            "algorithm.value_warmup_steps",
-            f"the policy would never be trained in {train.steps} iterations",
-            f"at most {train.steps - 1}",
-        )
+    for where, steps in _warmups(recipe):
+        if steps >= train.steps:
+            yield Problem.at(
+                where,
+                f"{steps} steps of warm-up leave none of train.steps: {train.steps}",
+                f"at most {train.steps - 1}",
+            )
 
 
 def _warmups(recipe: Recipe) -> Iterator[tuple[str, int]]:
@@ -135,59 +127,8 @@ def _optimizers(recipe: Recipe) -> Iterator[Problem]:
                 return
 
 
-def _dpo(recipe: Recipe) -> Iterator[Problem]:
-    algorithm = recipe.algorithm
-    if not isinstance(algorithm, Dpo):
-        return
-    smoothed = ("sigmoid", "robust", "exo_pair")
-    if algorithm.label_smoothing > 0 and algorithm.loss not in smoothed:
-        yield Problem.at(
-            "algorithm.label_smoothing",
-            f"has no effect on the loss {algorithm.loss}",
-            f"0, or loss: {', '.join(smoothed)}",
-        )
-    if algorithm.loss != "discopop" and algorithm.discopop_tau != type(algorithm).model_fields["discopop_tau"].default:
-        yield Problem.at(
-            "algorithm.discopop_tau", f"has no effect on the loss {algorithm.loss}", "loss: discopop, or remove it"
-        )
-    if algorithm.loss == "exo_pair" and algorithm.label_smoothing == 0:
-        yield Problem.at("algorithm.label_smoothing", "exo_pair is not defined at 0", "0.001, as in the paper")
-
-
-def _ppo(recipe: Recipe) -> Iterator[Problem]:
-    algorithm = recipe.algorithm
-    if not isinstance(algorithm, Ppo):
-        return
-    samples = facts.samples_per_step(recipe)
-    if algorithm.minibatches > samples:
-        yield Problem.at(
-            "algorithm.minibatches",
-            f"{algorithm.minibatches} of them cannot be made of {samples} samples",
-            f"at most {samples} (train.global_batch_size x rollout.samples_per_prompt)",
-        )
-    fields = type(algorithm).model_fields
-    if algorithm.kl_target is None and algorithm.kl_horizon != fields["kl_horizon"].default:
-        yield Problem.at(
-            "algorithm.kl_horizon", "has no effect: kl_coef is fixed", "add kl_target, or remove kl_horizon"
-        )
-    if algorithm.kl_target is not None and algorithm.kl_coef == 0:
-        yield Problem.at(
-            "algorithm.kl_coef",
-            "the adaptive controller multiplies it, so it would stay 0",
-            "a small number, such as 0.05",
-        )
-    if algorithm.target_kl is not None and algorithm.epochs * algorithm.minibatches == 1:
-        yield Problem.at(
-            "algorithm.target_kl",
-            "has no effect with one optimizer step an iteration",
-            "raise epochs or minibatches, or remove it (kl_target adapts kl_coef)",
-        )
-    if algorithm.dual_clip is not None and algorithm.dual_clip <= 1 + algorithm.upper_clip:
-        yield Problem.at(
-            "algorithm.dual_clip",
-            f"{algorithm.dual_clip:g} lies inside the ratio's own clip",
-            f"more than {1 + algorithm.upper_clip:g}; 3 in the paper",
-        )
+def _method(recipe: Recipe) -> Iterator[Problem]:
+    yield from recipe.algorithm.rules(recipe)
 
 
 _RULES: tuple[Callable[[Recipe], Iterator[Problem]], ...] = (
@@ -197,6 +138,5 @@ _RULES: tuple[Callable[[Recipe], Iterator[Problem]], ...] = (
     _placement,
     *DATA_RULES,
     _optimizers,
-    _dpo,
-    _ppo,
+    _method,
 )

@@ -12,12 +12,11 @@ from __future__ import annotations
 import logging
 from dataclasses import asdict
 
-from distft.config.algorithms import Ppo
+from distft.config.training import Role
 from distft.controller.evaluating import evaluate_if_due
 from distft.controller.invariants import beyond_rounding, check_generator, check_reference
 from distft.controller.session import Session
 from distft.experience.experience import Experience, build_experience
-from distft.experience.losses import loss_parameters
 from distft.experience.passes import UpdateSpec, Work, update_pass
 from distft.experience.schedule import minibatches
 from distft.groups.handles import together
@@ -37,7 +36,7 @@ def train_rl(session: Session) -> None:
             rollout, generated = sampler.generate(prompts, step)
         with session.timer.phase("experience"):
             session.tracker.phase("experience")
-            bootstrap = getattr(session.recipe.algorithm, "truncated", "") == "bootstrap"
+            bootstrap = session.recipe.algorithm.values_ends()
             experience = build_experience(sampler, rollout, start, progress.method_state, bootstrap=bootstrap)
         check_invariants(session, experience, step)
         with session.timer.phase("update"):
@@ -73,15 +72,13 @@ def check_invariants(session: Session, experience: Experience, step: int) -> Non
         log.warning("iteration %d: the generator's log-probs differ from the trainer's by %s", step, beyond)
 
 
-def updates(session: Session, step: int) -> list[tuple[str, str]]:
-    """The roles that are updated in an iteration, each with its loss."""
+def updates(session: Session, step: int) -> list[Role]:
+    """The roles that are updated in an iteration; the policy, whose result it is, last."""
     algorithm = session.recipe.algorithm
-    assert isinstance(algorithm, Ppo)
-    policy = [("policy", "ppo_policy")] if step > algorithm.value_warmup_steps else []
-    return [("value", "ppo_value"), *policy]
+    return [role for role in reversed(algorithm.traits.trained) if step > algorithm.held_iterations(role)]
 
 
-def update(session: Session, experience: Experience, due: list[tuple[str, str]]) -> tuple[dict[str, float], int]:
+def update(session: Session, experience: Experience, due: list[Role]) -> tuple[dict[str, float], int]:
     """Epochs x minibatches optimizer steps on every role of ``due``, at once where they share no devices.
 
     Returns the metrics, means over the steps, and the number of optimizer steps planned: the learning-rate schedule
@@ -89,26 +86,25 @@ def update(session: Session, experience: Experience, due: list[tuple[str, str]])
     """
     recipe, progress = session.recipe, session.progress
     algorithm = recipe.algorithm
-    assert isinstance(algorithm, Ppo)
     units, cap = experience.rollout.units, recipe.train.max_tokens_per_rank
-    number = min(algorithm.minibatches, len(set(units)))  # the last batch of an epoch may be smaller
+    epochs, per_epoch = algorithm.optimizer_steps()
+    number = min(per_epoch, len(set(units)))  # the last batch of an epoch may be smaller
     steps = [
         chosen
-        for epoch in range(algorithm.epochs)
-        for chosen in minibatches(units, number, recipe.seed, progress.step * algorithm.epochs + epoch)
+        for epoch in range(epochs)
+        for chosen in minibatches(units, number, recipe.seed, progress.step * epochs + epoch)
     ]
-    per_iteration = algorithm.epochs * algorithm.minibatches
+    per_iteration = epochs * per_epoch
     calls, work = {}, Work()
-    for role, loss in due:
-        # A policy that is held warms up from its own first step on.
-        held = algorithm.value_warmup_steps * per_iteration if role == "policy" else 0
+    for role in due:
+        # A role that is held warms up from its own first step on.
+        held = algorithm.held_iterations(role) * per_iteration
         spec = UpdateSpec(
-            loss,
-            loss_parameters(algorithm, loss),
+            *algorithm.loss_of(role),
             progress.optimizer_steps - held,
             progress.total_steps * per_iteration - held,
             recipe.rollout.temperature,
-            algorithm.target_kl if role == "policy" else None,
+            algorithm.stops_at_kl(role),
         )
         calls[role] = update_pass(session.groups[role], experience.of_role[role], steps, spec, cap, work)
     results = dict(zip(calls, together(*calls.values()), strict=True))

@@ -9,15 +9,12 @@ DPO's reference is frozen, so its pass over the next pairs need not wait for thi
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict
 
-from distft.config.algorithms import Dpo
 from distft.config.roles import main_role
 from distft.controller.evaluating import evaluate_if_due
 from distft.controller.invariants import check_first_loss, check_reference
 from distft.controller.session import Session
-from distft.experience.losses import loss_parameters
 from distft.experience.passes import Samples, UpdateSpec, Work, evaluate_pass, forward_pass, update_pass
 from distft.experience.preference import reference_pass, with_results
 from distft.groups.handles import Call, together
@@ -26,9 +23,9 @@ from distft.groups.handles import Call, together
 def train_supervised(session: Session) -> None:
     """Runs to the last step, from wherever the progress stands."""
     recipe, progress = session.recipe, session.progress
-    group = session.groups[main_role(recipe)]
-    kind, cap = recipe.algorithm.kind, recipe.train.max_tokens_per_rank
-    parameters = loss_parameters(recipe.algorithm, kind)
+    role, cap = main_role(recipe), recipe.train.max_tokens_per_rank
+    group = session.groups[role]
+    loss, parameters = recipe.algorithm.loss_of(role)
     if progress.step >= progress.total_steps:  # it died between the last step and the export
         return
     position, samples = first_samples(session)
@@ -37,7 +34,7 @@ def train_supervised(session: Session) -> None:
             check_invariants(session, samples)
         next_position, following = take_step(session, step + 1, position)
         work = Work()
-        spec = UpdateSpec(kind, parameters, progress.optimizer_steps, progress.total_steps)
+        spec = UpdateSpec(loss, parameters, progress.optimizer_steps, progress.total_steps)
         with session.timer.phase("update"):
             session.tracker.phase("update")
             everything = [list(range(len(samples.lengths)))]
@@ -80,9 +77,9 @@ def reference_calls(session: Session, samples: Samples | None) -> list[Call]:
 
 
 def check_invariants(session: Session, samples: Samples) -> None:
-    """Before the first update of DPO: policy = reference, and so the loss is ln 2."""
+    """Before the first update, where there is a reference: policy = reference, and so the loss is known (DPO: ln 2)."""
     recipe = session.recipe
-    if not isinstance(recipe.algorithm, Dpo):
+    if "reference" not in session.groups:
         return
     with session.timer.phase("invariants"):
         cap, policy = recipe.train.max_tokens_per_rank, session.groups["policy"]
@@ -92,13 +89,11 @@ def check_invariants(session: Session, samples: Samples) -> None:
         difference = compare.result().report
         check_reference(recipe, difference)
         reference = recipe.models.reference
-        if (
-            recipe.algorithm.loss == "sigmoid"
-            and not recipe.algorithm.rpo_alpha
-            and not (reference and reference.differs)
-        ):
-            loss = evaluate_pass(policy, samples, "dpo", loss_parameters(recipe.algorithm, "dpo"), cap).result().report
-            # The loss moves by beta x the difference of two sums over a response at most.
-            rounding = recipe.algorithm.beta * 2 * max(samples.lengths) * difference.mean
-            check_first_loss("DPO", loss["loss"], math.log(2), rounding + 1e-5)
+        first = recipe.algorithm.first_loss()
+        if first is not None and not (reference and reference.differs):
+            loss, parameters = recipe.algorithm.loss_of("policy")
+            found_loss = evaluate_pass(policy, samples, loss, parameters, cap).result().report["loss"]
+            # It moves with the difference of two sums over a response at most.
+            rounding = first.slope * 2 * max(samples.lengths) * difference.mean
+            check_first_loss(recipe.algorithm.kind.upper(), found_loss, first.value, rounding + 1e-5)
         session.tracker.event("invariants", reference_difference=asdict(difference))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 import pyarrow as pa  # type: ignore[import-untyped]
 
 from distft.config.data import Data
+from distft.config.find_method import traits_of
 from distft.data.bad_rows import BadRow, BadRows, OnBadRow, Unusable
 from distft.data.formats import Example, Row
 from distft.data.readers import example_for
@@ -50,7 +51,7 @@ class Task:
                 left_out[place] = bad
         found = tokenise(list(examples.values()), self.kind, self.tokenizer, self.data, self.loss_on, on_bad)
         kept = dict(zip(found.places, zip(found.sequences, found.truncated, strict=True), strict=True))
-        records, number = Records(keep_columns=self.kind == "ppo"), -1
+        records, number = Records(keep_columns=traits_of(self.kind).sampled), -1
         for place, item in enumerate(items):
             if place in left_out:
                 records.leave_out(item.where, None, left_out[place])

@@ -74,7 +74,7 @@ def load_datasets(data: Data, kind: str, tokenizer: PreTrainedTokenizerBase, *, 
 def prepare_datasets(
     data: Data, kind: str, tokenizer: PreTrainedTokenizerBase, folder: Path, *, loss_on: str | None = None
 ) -> Generator[Preparing, None, Datasets]:
-    """Reads, tokenises and splits all sources of a recipe for one kind of algorithm (sft, reward, dpo, ppo), with
+    """Reads, tokenises and splits all sources of a recipe for one kind of algorithm, with
     the tokenised rows in the store ``folder``: rows that are there already cost nothing. Gives way every few seconds.
 
     ``loss_on`` is for sft: see ``Encoder.supervised``. Nothing here depends on a seed: which rows are held out or

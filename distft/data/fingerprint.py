@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 from distft.common.errors import UserError
 from distft.common.files import write_json
 from distft.config.data import Data, Source
+from distft.config.find_method import traits_of
 from distft.data.sources import hub_dataset, is_builtin, source_files
 from distft.data.splits import LIST_NAMES
 from distft.data.tokenizer_training import serialised_tokenizer
@@ -105,7 +106,13 @@ def tokens_key(source: Source, content: Content, kind: str, loss_on: str | None,
     and by the code that makes them."""
     limits = data.model_dump(mode="json", exclude=_NOT_THE_TOKENS)
     read = source.model_dump(mode="json", exclude={"weight"})
-    return _digest(_code(), read, content.digest, kind, loss_on, limits, _tokenizer(tokenizer))[:32]
+    return _digest(_code(), read, content.digest, *_made_by(kind), loss_on, limits, _tokenizer(tokenizer))[:32]
+
+
+def _made_by(kind: str) -> list[Any]:
+    """What of a method decides on tokens: how a row is read and made into a unit, and for which model."""
+    traits = traits_of(kind)
+    return [traits.unit.name, traits.formats, traits.main == "reward", traits.sampled]
 
 
 @cache

@@ -29,6 +29,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
 from distft.common.errors import UserError, nearest
+from distft.config.data import PAIRED
+from distft.config.find_method import traits_of
 from distft.data.bad_rows import BadRow
 
 
@@ -112,19 +114,9 @@ COLUMNS: Final[dict[str, tuple[str, ...]]] = {
     "text": ("text",),
     "prompt": ("prompt",),
 }
-# What `format: auto` tries, in order, for each kind of algorithm: also what the kind can be trained on.
 ALIASES: Final[dict[str, tuple[str, ...]]] = {
     "prompt": ("question", "instruction", "query", "input"),
     "completion": ("answer", "response", "output"),
-}
-_ANSWERED = ("prompt_completion", "alpaca", "natural_instructions", "dialogsum")
-_TURNS = ("messages", "openai_chat", "sharegpt")
-_PAIRED = ("preference", "hh_rlhf")
-TAKES: Final[dict[str, tuple[str, ...]]] = {
-    "sft": (*_TURNS, *_ANSWERED, *_PAIRED, "text"),
-    "reward": _PAIRED,
-    "dpo": _PAIRED,
-    "ppo": ("prompt", *_ANSWERED, *_PAIRED, *_TURNS),
 }
 # Columns that have a meaning here whatever the format; the others are handed to reward functions.
 KNOWN_COLUMNS: Final = frozenset({
@@ -138,11 +130,12 @@ def detect_format(row: Row, kind: str) -> str:
     BadRow naming the columns that are there and those that were looked for.
     """
     present = {name for name, value in row.values.items() if value is not None}
-    found = [name for name in TAKES[kind] if present.issuperset(COLUMNS[name])]
-    found = found or [name for name in TAKES[kind] if present.union(aliases(row, name)).issuperset(COLUMNS[name])]
+    takes = traits_of(kind).formats
+    found = [name for name in takes if present.issuperset(COLUMNS[name])]
+    found = found or [name for name in takes if present.union(aliases(row, name)).issuperset(COLUMNS[name])]
     if not found:
         raise _no_format(row, kind, present)
-    if set(_PAIRED) <= set(found) and found[0] in ("preference", "prompt") and _is_hh(row):
+    if set(PAIRED) <= set(found) and found[0] in ("preference", "prompt") and _is_hh(row):
         return "hh_rlhf"
     return found[0]
 
@@ -170,11 +163,12 @@ def _begins_with_an_answer(side: list[Any]) -> bool:
 
 def check_format(name: str, kind: str, where: str) -> None:
     """UserError where rows of that format cannot serve that kind of algorithm."""
-    if name not in TAKES[kind]:
+    takes = traits_of(kind).formats
+    if name not in takes:
         raise UserError(
             f"{kind} cannot be trained on rows of format {name}",
             where=where,
-            hint=f"{kind} takes: {', '.join(TAKES[kind])}",
+            hint=f"{kind} takes: {', '.join(takes)}",
         )
 
 
@@ -262,7 +256,7 @@ def _is_hh(row: Row) -> bool:
 
 
 def _no_format(row: Row, kind: str, present: set[str]) -> BadRow:
-    wanted = {name: COLUMNS[name] for name in TAKES[kind]}
+    wanted = {name: COLUMNS[name] for name in traits_of(kind).formats}
     known = sorted({column for columns in wanted.values() for column in columns})
     pairs = [(near, have) for have in sorted(row.values) if have not in known and (near := nearest(have, known))]
     hint = f"{kind} takes: " + "; ".join(f"{name} ({', '.join(columns)})" for name, columns in wanted.items())

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from distft.common.errors import UserError
+from distft.config.find_method import traits_of
 from distft.data.tokenized import TokenizedDataset
 
 _AT_ONCE = 1000  # units
@@ -35,6 +36,6 @@ def require_known(dataset: TokenizedDataset, tokenizer: Any, rows: int, *, kind:
 
 
 def _largest(dataset: TokenizedDataset, units: Sequence[int], kind: str) -> int:
-    batch = dataset.prompts(units) if kind == "ppo" else dataset.batch(units)
+    batch = dataset.prompts(units) if traits_of(kind).sampled else dataset.batch(units)
     columns = [name for name in ("prompt_ids", "response_ids") if name in batch]
     return max(int(batch.ragged(name).values.max(initial=0)) for name in columns)

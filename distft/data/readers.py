@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
+from distft.config.find_method import traits_of
 from distft.data.bad_rows import Unusable
 from distft.data.columns import under_our_names
 from distft.data.formats import (
@@ -42,13 +43,13 @@ def example_of(row: Row, format_name: str) -> Example:
 
 
 def example_for(row: Row, format_name: str, kind: str) -> Example:
-    """The example a row stands for, of use to a kind of algorithm: RL needs a prompt, SFT an answer with words. In a
-    pair either side may be empty: to be silent, or not to be, is what it teaches.
+    """The example a row stands for, of use to a kind of algorithm: what is to be answered needs a prompt, what is
+    imitated words. In a pair either side may be empty: to be silent, or not to be, is what it teaches.
     """
-    example = example_of(row, format_name)
-    if kind == "ppo" and not prompt_of(example):
+    example, unit = example_of(row, format_name), traits_of(kind).unit.name
+    if unit == "prompts" and not prompt_of(example):
         raise Unusable("no prompt")
-    if kind == "sft" and isinstance(example, PreferenceExample) and _is_empty(example.chosen):
+    if unit == "sequences" and isinstance(example, PreferenceExample) and _is_empty(example.chosen):
         raise Unusable(EMPTY_ANSWER)
     return example
 

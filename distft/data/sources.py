@@ -11,6 +11,7 @@ from typing import Any
 
 from distft.common.errors import EnvironmentFallsShort, UserError, nearest
 from distft.config.data import Data, Source
+from distft.config.find_method import traits_of
 from distft.data import builtin
 from distft.data.bad_rows import BadRow, BadRows, OnBadRow, Unusable, stop
 from distft.data.columns import column_notes
@@ -19,7 +20,6 @@ from distft.data.folders import folder_files, no_split, split_of
 from distft.data.formats import (
     COLUMNS,
     KNOWN_COLUMNS,
-    TAKES,
     CompletionExample,
     PreferenceExample,
     Row,
@@ -85,7 +85,9 @@ def check_rows(
             format_name = format_name or format_of(source, row, kind)
             example = example_for(row, format_name, kind)
             prompted = prompted or not isinstance(example, _ANSWERS) or bool(prompt_of(example))
-            if kind != "ppo" and not is_builtin(source):  # there the other columns are for reward functions
+            if not traits_of(kind).sampled and not is_builtin(
+                source
+            ):  # there the other columns are for reward functions
                 notes |= dict.fromkeys(column_notes(row, format_name))
         except Unusable as unusable:
             num_unusable, reason = num_unusable + 1, str(unusable)
@@ -131,7 +133,7 @@ def corpus_texts(source: Source, on_bad: OnBadRow = stop) -> Iterator[str]:
     for row in read_rows(source, on_bad=on_bad):
         try:
             if not format_name:
-                answered = any(set(COLUMNS[name]) <= set(row.values) for name in TAKES["sft"])
+                answered = any(set(COLUMNS[name]) <= set(row.values) for name in traits_of("sft").formats)
                 format_name = detect_format(row, "sft" if answered or "prompt" not in row.values else "ppo")
             yield from texts_of(example_of(row, format_name))
         except Unusable:

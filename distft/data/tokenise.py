@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 from distft.common.errors import UserError
 from distft.config.data import Data
+from distft.config.find_method import traits_of
+from distft.config.method import Unit
 from distft.data.bad_rows import BadRow, OnBadRow, stop
 from distft.data.encode import Encoded, Encoder
 from distft.data.formats import Example, prompt_of
@@ -47,24 +49,24 @@ def tokenise(examples: Sequence[Example], kind: str, tokenizer: PreTrainedTokeni
     is never truncated, as that would cut off where the assistant's turn begins: UserError.
     ``on_bad`` is called with rows that the chat template refuses, in their order.
     """
-    encoder = Encoder(tokenizer, "reward" if kind == "reward" else "policy")
-    found = Tokenised()
+    traits, found = traits_of(kind), Tokenised()
+    encoder = Encoder(tokenizer, "reward" if traits.main == "reward" else "policy")
     for place, example in enumerate(examples):
         try:
-            sequences = _encode(encoder, example, kind, loss_on)
+            sequences = _encode(encoder, example, traits.unit, loss_on)
         except BadRow as bad:
             on_bad(bad)
             found.bad[place] = bad
             continue
-        limit = data.max_prompt_length if kind == "ppo" else data.max_length
+        limit = data.max_prompt_length if traits.sampled else data.max_length
         longest = max(len(sequence) for sequence in sequences)
         if longest > limit:
             if data.overlong == "drop":
                 found.reasons[place] = "over the limit"
                 continue
-            _refuse_to_truncate(example, kind, data.overlong, longest, limit)
+            _refuse_to_truncate(example, data.overlong, longest, limit, prompts=traits.sampled)
             sequences = tuple(sequence.truncated(limit) for sequence in sequences)
-        if kind != "ppo" and not all(sequence.trains for sequence in sequences):
+        if not traits.sampled and not all(sequence.trains for sequence in sequences):
             within = " within the limit" if longest > limit else ""
             found.reasons[place] = f"nothing to train on{within}"
             continue
@@ -74,21 +76,24 @@ def tokenise(examples: Sequence[Example], kind: str, tokenizer: PreTrainedTokeni
     return found
 
 
-def _encode(encoder: Encoder, example: Example, kind: str, loss_on: str | None) -> tuple[Encoded, ...]:
-    if kind == "ppo":
-        return (Encoded(encoder.prompt(example), [], []),)
-    if kind == "sft":
-        return (encoder.supervised(example, loss_on),)
-    return encoder.pair(example)
+def _encode(encoder: Encoder, example: Example, unit: Unit, loss_on: str | None) -> tuple[Encoded, ...]:
+    """The sequences of a unit, which of a pair are two."""
+    match unit.name:
+        case "prompts":
+            return (Encoded(encoder.prompt(example), [], []),)
+        case "sequences":
+            return (encoder.supervised(example, loss_on),)
+        case "pairs":
+            return encoder.pair(example)
 
 
-def _refuse_to_truncate(example: Example, kind: str, overlong: str, length: int, limit: int) -> None:
+def _refuse_to_truncate(example: Example, overlong: str, length: int, limit: int, *, prompts: bool) -> None:
     """UserError where an over-long row must not be cut."""
-    key = "data.max_prompt_length" if kind == "ppo" else "data.max_length"
-    conversation = kind == "ppo" and not isinstance(prompt_of(example), str)
+    key = "data.max_prompt_length" if prompts else "data.max_length"
+    conversation = prompts and not isinstance(prompt_of(example), str)
     if overlong == "error" or conversation:
-        what = f"the {'prompt' if kind == 'ppo' else 'row'} has {length} tokens, {key} is {limit}"
+        what = f"the {'prompt' if prompts else 'row'} has {length} tokens, {key} is {limit}"
         if overlong != "error":
             what += "; cutting its end would cut off where the assistant's turn begins"
-        cures = "drop" if kind == "ppo" else "truncate or drop"
+        cures = "drop" if prompts else "truncate or drop"
         raise UserError(what, where=example.where, hint=f"raise {key}, or set `data.overlong` to {cures}")

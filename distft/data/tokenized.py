@@ -66,7 +66,7 @@ def _counted(reasons: dict[str, int]) -> str:
 
 
 class TokenizedDataset:
-    """The units of one list: rows (sft), pairs (reward, dpo: ``unit_size`` 2) or prompts (ppo: 0 answers)."""
+    """The units of one list: sequences, pairs (``unit_size`` 2) or prompts (no answers)."""
 
     def __init__(self, sources: Sequence[StoredRows], source_of: npt.NDArray[np.int32], row_of: npt.NDArray[np.int64],
                  statistics: Statistics) -> None:  # fmt: skip
@@ -128,7 +128,7 @@ class TokenizedDataset:
 
     def prompts(self, unit_indices: Sequence[int]) -> Batch:
         """The prompts of the units, one a unit: prompt_ids, sample, unit. Empty where a row is trained on as a whole
-        (texts, ``loss_on: all``): load the kind ``ppo`` to generate from such rows."""
+        (texts, ``loss_on: all``): load a kind that samples to generate from such rows."""
         prompts = [next(self._source(unit).sequences(self._row(unit)))[0] for unit in unit_indices]
         number = np.arange(len(unit_indices), dtype=np.int64)
         return Batch({"prompt_ids": Ragged.of(prompts, np.int32), "sample": number, "unit": number})

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from distft.config.recipe import Recipe
 from distft.config.roles import main_role
 from distft.experience.experience import logprob_passes
-from distft.experience.losses import loss_parameters
 from distft.experience.passes import Samples, evaluate_pass
 from distft.experience.preference import reference_pass, with_results
 from distft.experience.rollouts import Sampler, data_of
@@ -21,10 +20,11 @@ def loss_metrics(recipe: Recipe, groups: Mapping[str, Group], data: Group, split
     taken = data.call("batch", split, 0, count).result()
     assert taken.data is not None
     samples = Samples((taken.data,), tuple(taken.report["lengths"]), tuple(taken.report["units"]))
-    kind, cap = recipe.algorithm.kind, recipe.train.max_tokens_per_rank
-    if kind == "dpo":
+    role, cap = main_role(recipe), recipe.train.max_tokens_per_rank
+    if "reference" in groups:
         samples = with_results(samples, [reference_pass(groups["reference"], samples, cap).result()])
-    call = evaluate_pass(groups[main_role(recipe)], samples, kind, loss_parameters(recipe.algorithm, kind), cap)
+    loss, parameters = recipe.algorithm.loss_of(role)
+    call = evaluate_pass(groups[role], samples, loss, parameters, cap)
     metrics: dict[str, float] = dict(call.result().report)
     for helper in ("seconds", "num_tokens"):
         metrics.pop(helper, None)

@@ -90,7 +90,7 @@ def role_spec(recipe: Recipe, role: str) -> RoleSpec:
         head="causal" if role in CAUSAL_ROLES else "scalar",
         optimizer=optimizer_of(recipe, role) if trained else None,
         longest=longest_sequence(recipe),
-        dropout=trained and recipe.algorithm.kind == "sft",
+        dropout=trained and recipe.algorithm.traits.dropout,
         seed=derive(recipe.seed, "role", role),
         generates=role == "policy" and is_rl(recipe),
         stop_tokens=model.stop_tokens if isinstance(model, Policy) else None,

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from distft.config.algorithms import Ppo
 from distft.config.recipe import Recipe
 from distft.config.roles import is_rl, longest_sequence, samples_per_step, unit_size
-
-UNITS = {"sft": "sequences", "reward": "pairs", "dpo": "pairs", "ppo": "prompts"}
 
 
 @dataclass(frozen=True)
@@ -37,13 +34,13 @@ class BatchArithmetic:
 def batch_arithmetic(recipe: Recipe, ranks: int) -> BatchArithmetic:
     """For the trained policy (or reward model) on ``ranks`` ranks."""
     algorithm, sequences, longest = recipe.algorithm, samples_per_step(recipe), longest_sequence(recipe)
-    passes, minibatches = (algorithm.epochs, algorithm.minibatches) if isinstance(algorithm, Ppo) else (1, 1)
+    passes, minibatches = algorithm.optimizer_steps()
     unit = unit_size(recipe)
     rows = max(unit, recipe.train.max_tokens_per_rank // longest // unit * unit)
     per_rank = _parts(_parts(sequences // unit, minibatches), ranks) * unit
     rounds = _parts(_parts(sequences, ranks), recipe.rollout.max_batch_per_rank) if is_rl(recipe) else 0
     return BatchArithmetic(
-        unit=UNITS[algorithm.kind],
+        unit=algorithm.traits.unit.name,
         units=recipe.train.global_batch_size,
         sequences=sequences,
         longest=longest,

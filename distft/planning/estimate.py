@@ -13,25 +13,13 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from distft.config.method import Phase, Work
 from distft.planning import costs
 from distft.planning.footprint import GroupMemory
 from distft.planning.hardware import Hardware
 from distft.planning.placement_plan import Arrangement
 from distft.planning.residency import Turn
 from distft.planning.role_time import Place, RoleTime, Timing
-
-# What each role does in each phase of a step. DPO's reference reads the next pairs while the policy learns.
-WORK: dict[str, tuple[tuple[str, tuple[tuple[str, str], ...]], ...]] = {
-    "sft": (("update", (("policy", "update"),)),),
-    "reward": (("update", (("reward", "update"),)),),
-    "dpo": (("update", (("policy", "update"), ("reference", "forward"))),),
-    "ppo": (
-        ("generation", (("policy", "generate"),)),
-        ("experience", tuple((role, "forward") for role in ("policy", "reference", "reward", "value"))),
-        ("update", (("policy", "update"), ("value", "update"))),
-        ("weight sync", (("policy", "sync weights"),)),
-    ),
-}
 
 # By phase: what each device set does in it, in order.
 Phases: TypeAlias = "list[tuple[str, dict[str, list[RoleTime]]]]"
@@ -84,32 +72,32 @@ def why_unknown(hardware: Hardware, *, sizes_known: bool) -> str:
     return ""
 
 
-def step_seconds(timing: Timing, kind: str, arrangement: Arrangement, places: Mapping[str, Place],
+def step_seconds(timing: Timing, phases: Sequence[Phase], arrangement: Arrangement, places: Mapping[str, Place],
                  moves: Moves) -> float:  # fmt: skip
     """Seconds of a step alone, for many arrangements to be compared; see ``estimated``."""
     return sum(max(sum(time.seconds for time in times) for times in sets.values())
-               for _, sets in _phases(timing, kind, arrangement, places, moves))  # fmt: skip
+               for _, sets in _phases(timing, phases, arrangement, places, moves))  # fmt: skip
 
 
-def estimated(timing: Timing, kind: str, arrangement: Arrangement, places: Mapping[str, Place],
+def estimated(timing: Timing, phases: Sequence[Phase], arrangement: Arrangement, places: Mapping[str, Place],
               moves: Moves, tokens: int) -> Estimate:  # fmt: skip
-    """The step of a recipe of that kind.
+    """The step of a recipe whose method has these phases.
 
     ``places`` by device set; ``moves``: what changing places costs; ``tokens`` of the step.
     """
-    phases: list[PhaseTime] = []
+    found: list[PhaseTime] = []
     longest, cause = -1.0, None
-    for name, sets in _phases(timing, kind, arrangement, places, moves):
+    for name, sets in _phases(timing, phases, arrangement, places, moves):
         slowest = max(sets.values(), key=lambda times: sum(time.seconds for time in times))
         seconds = sum(time.seconds for time in slowest)
-        phases.append(PhaseTime(name, seconds, tuple(time for times in sets.values() for time in times)))
+        found.append(PhaseTime(name, seconds, tuple(time for times in sets.values() for time in times)))
         if seconds > longest:
             heaviest = max(slowest, key=lambda time: time.seconds)
             longest, cause = seconds, heaviest
-    total = sum(phase.seconds for phase in phases)
+    total = sum(phase.seconds for phase in found)
     assert cause is not None
     said = f"{_whose(cause)} by {cause.bound_by} ({cause.seconds / total:.0%} of the time)"
-    return Estimate(total, tokens / total, tuple(phases), said)
+    return Estimate(total, tokens / total, tuple(found), said)
 
 
 def _whose(time: RoleTime) -> str:
@@ -118,25 +106,26 @@ def _whose(time: RoleTime) -> str:
     return f"{names[time.work]} {time.role}, bound"
 
 
-def _phases(timing: Timing, kind: str, arrangement: Arrangement, places: Mapping[str, Place],
+def _phases(timing: Timing, phases: Sequence[Phase], arrangement: Arrangement, places: Mapping[str, Place],
             moves: Moves) -> Phases:  # fmt: skip
     """What each device set does in each phase, in order, in a step like any other: groups begin where the step
     before left them.
     """
     awake: set[str] = set()
     slept: set[str] = set()
-    found = _one_step(timing, kind, arrangement, places, moves, awake, slept)
+    found = _one_step(timing, phases, arrangement, places, moves, awake, slept)
     if len(arrangement.members) < len(arrangement.set_of):
-        found = _one_step(timing, kind, arrangement, places, moves, awake, slept)
+        found = _one_step(timing, phases, arrangement, places, moves, awake, slept)
     return found
 
 
-def _one_step(timing: Timing, kind: str, arrangement: Arrangement, places: Mapping[str, Place],
+def _one_step(timing: Timing, phases: Sequence[Phase], arrangement: Arrangement, places: Mapping[str, Place],
               moves: Moves, awake: set[str], slept: set[str]) -> Phases:  # fmt: skip
     found: Phases = []
-    for name, works in WORK[kind]:
+    for phase in phases:
         sets: dict[str, list[RoleTime]] = {}
-        for role, work in _awake_first(works, arrangement, awake):
+        for work in _awake_first(phase.works, arrangement, awake):
+            role = work.role
             group = arrangement.group_of[role]
             root = arrangement.set_of[group]
             times = sets.setdefault(root, [])
@@ -148,12 +137,12 @@ def _one_step(timing: Timing, kind: str, arrangement: Arrangement, places: Mappi
             slept |= sleeping
             slept.discard(group)
             awake.add(group)
-            times.append(timing.of(role, work, places[root]))
-        found.append((name, sets))
+            times.append(timing.of(role, work.does, places[root]))
+        found.append((phase.name, sets))
     return found
 
 
-def _awake_first(works: Sequence[tuple[str, str]], arrangement: Arrangement, awake: Set[str]) -> list[tuple[str, str]]:
+def _awake_first(works: Sequence[Work], arrangement: Arrangement, awake: Set[str]) -> list[Work]:
     """The works of the roles that there are, those first whose group has the devices already."""
-    mine = [(role, work) for role, work in works if role in arrangement.group_of]
-    return sorted(mine, key=lambda one: arrangement.group_of[one[0]] not in awake)
+    mine = [work for work in works if work.role in arrangement.group_of]
+    return sorted(mine, key=lambda work: arrangement.group_of[work.role] not in awake)

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from distft.config.roles import is_rl, roles
 from distft.planning import costs
 from distft.planning.batch_arithmetic import batch_arithmetic
-from distft.planning.estimate import WORK
 from distft.planning.footprint import SCALAR_ROLES, Roles
 
 
@@ -41,11 +40,11 @@ def step_flops(facts: Roles) -> StepFlops:
 
     def flops(length: float) -> float:
         total = 0.0
-        for role, work in ((role, work) for _, works in WORK[recipe.algorithm.kind] for role, work in works):
-            if role not in there or work == "sync weights":
+        for work in (work for phase in recipe.algorithm.traits.phases for work in phase.works):
+            if work.role not in there or work.does == "sync weights":
                 continue
-            sizes, read = facts.sizes(role), 0.0 if role in SCALAR_ROLES else share
-            if work == "update":
+            sizes, read = facts.sizes(work.role), 0.0 if work.role in SCALAR_ROLES else share
+            if work.does == "update":
                 total += passes * costs.training_flops(sizes, 1, length, read, checkpointing=False)
             else:
                 total += costs.forward_flops(sizes, 1, length, read)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from distft.config.method import Traits
 from distft.config.recipe import Recipe
 from distft.config.roles import longest_sequence, roles, samples_per_step
 from distft.planning.estimate import Estimate, Moves, estimated, step_seconds, why_unknown
@@ -143,13 +144,13 @@ class Study:
         if not self.unknown:
             places = {root: Place(arrangement.ranks[root], nodes_of(chosen)) for root, chosen in spans.items()}
             tokens = samples_per_step(self._recipe) * longest_sequence(self._recipe)
-            estimate = estimated(self._timing, self._kind, arrangement, places, Moves(groups, turns), tokens)
-        found = loads(groups, arrangement, spans, self._hardware, self._kind, turns)
+            estimate = estimated(self._timing, self._traits.phases, arrangement, places, Moves(groups, turns), tokens)
+        found = loads(groups, arrangement, spans, self._hardware, self._traits.works_ahead, turns)
         return Layout(self._hardware, arrangement, spans, memory, found, turns, estimate, self.unknown)
 
     @property
-    def _kind(self) -> str:
-        return self._recipe.algorithm.kind
+    def _traits(self) -> Traits:
+        return self._recipe.algorithm.traits
 
     def _seconds(self, arrangement: Arrangement) -> float:
         """A step's time if every device set is packed onto as few nodes as it can."""
@@ -159,7 +160,7 @@ class Study:
             for group, root in arrangement.set_of.items()
         }
         moves = Moves(groups, turns_of(groups, arrangement, self._hardware))
-        return step_seconds(self._timing, self._kind, arrangement, places, moves)
+        return step_seconds(self._timing, self._traits.phases, arrangement, places, moves)
 
     def _role(self, role: str, ranks: int, *, shared: bool) -> RoleMemory:
         key = (role, ranks, shared)

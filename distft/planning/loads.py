@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Literal
 
@@ -32,9 +32,10 @@ class Load:
     parts: tuple[tuple[str, int], ...] = ()
 
 
-def moments(algorithm: str) -> tuple[tuple[When, ...], ...]:
-    """What the ranks of a node may be doing at once: all the same, but DPO's reference reads ahead meanwhile."""
-    ahead: tuple[When, ...] = ("forward",) if algorithm == "dpo" else ()
+def moments(works_ahead: Set[str]) -> tuple[tuple[When, ...], ...]:
+    """What the ranks of a node may be doing at once: all the same, but what goes ahead (DPO's reference reads the next
+    pairs) is done meanwhile."""
+    ahead: tuple[When, ...] = ("forward",) if "forward" in works_ahead else ()
     return tuple((when,) if when in (*ahead, "loading") else (*ahead, when) for when in PHASES)
 
 
@@ -43,7 +44,7 @@ def loads(
     arrangement: Arrangement,
     spans: Mapping[str, Sequence[Span]],
     hardware: Hardware,
-    algorithm: str,
+    works_ahead: Set[str],
     turns: Mapping[str, Turn],
 ) -> tuple[Load, ...]:
     """The fullest GPU of each device set (GPU clusters) and the fullest node. ``groups``: one rank of each."""
@@ -53,7 +54,7 @@ def loads(
             on_it = arrangement.roles_of_set[root]
             needed = max(turns[group].bytes for group in members)
             found.append(Load(f"GPUs of {', '.join(on_it)}", "gpu", on_it, needed, hardware.gpu_memory))
-    at_once = moments(algorithm)
+    at_once = moments(works_ahead)
     nodes = [_node_load(kind, groups, arrangement, hardware, at_once, turns) for kind in node_kinds(spans)]
     found.append(max(nodes, key=lambda load: load.bytes))
     return tuple(found)

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict
 
 from distft.common.errors import UserError
 from distft.config.cluster import Cluster
+from distft.config.method import Unit
 from distft.config.recipe import Recipe
 from distft.config.roles import main_role, model_of, roles
 from distft.planning.batch_arithmetic import BatchArithmetic, batch_arithmetic
@@ -32,7 +33,7 @@ from distft.planning.micro_batch_cost import micro_batch_cost
 from distft.planning.placement_plan import Span
 from distft.planning.remedies import Remedy, Tried, remedies
 from distft.planning.residency import Turn, said
-from distft.planning.sharing import PHASES, slot_share, threads
+from distft.planning.sharing import slot_share, threads
 from distft.planning.smallest import Smallest, smallest_that_fits
 
 # Above this share of a capacity the plan warns: the estimate may be that much off.
@@ -230,7 +231,7 @@ def _written_out(recipe: Recipe, cluster: Cluster, machine: Machine | None, layo
             node=0, cpus=share.data_worker_cpus, env=group_environment(cluster, machine, gpus=0, threads=1)
         ),
         turns=dict(layout.turns),
-        phases=PHASES[recipe.algorithm.kind],
+        phases=recipe.algorithm.traits.at_once,
         batch=batch,
         memory=dict(layout.memory),
         loads=layout.loads,
@@ -238,7 +239,7 @@ def _written_out(recipe: Recipe, cluster: Cluster, machine: Machine | None, layo
         tight=tuple(_tight(layout)),
         estimate=layout.estimate,
         estimate_unknown=layout.unknown,
-        notes=_notes(layout, batch),
+        notes=_notes(layout, batch, recipe.algorithm.traits.unit),
     )
 
 
@@ -286,14 +287,14 @@ def _tight(layout: Layout) -> Iterator[str]:
             yield f"{where}: {share:.0%} full"
 
 
-def _notes(layout: Layout, batch: BatchArithmetic) -> tuple[str, ...]:
+def _notes(layout: Layout, batch: BatchArithmetic, unit: Unit) -> tuple[str, ...]:
     notes = [f"{role}: {memory.unknown}" for role, memory in layout.memory.items() if memory.unknown]
     for members in layout.arrangement.members.values():
         if len(members) > 1 and layout.hardware.gpus:
             notes += said(layout.turns, members, layout.hardware.gpu_memory)
         elif len(members) > 1:
             notes.append(f"{', '.join(members)} share the same cores, all of them in memory")
-    idle = batch.ranks - batch.sequences // (2 if batch.unit == "pairs" else 1)
+    idle = batch.ranks - batch.sequences // unit.rows
     if idle > 0:
         notes.append(f"{idle} of {batch.ranks} ranks have nothing to do: a step has {batch.units} {batch.unit}")
     free = layout.hardware.nodes * layout.hardware.gpus - sum(layout.arrangement.ranks.values())

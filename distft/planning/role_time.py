@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from distft.config.algorithms import Ppo
 from distft.config.roles import is_rl, optimizer_of, trained_roles, unit_size
 from distft.planning import costs
 from distft.planning.batch_arithmetic import batch_arithmetic
@@ -158,14 +157,12 @@ class _RoleWork:
         batch, unit = self.batch, unit_size(self.recipe)
         sequences = -(-batch.sequences // unit // self.place.ranks) * unit
         micro, tokens = -(-sequences // batch.rows), sequences * batch.longest
-        algorithm = self.recipe.algorithm
-        twice = isinstance(algorithm, Ppo) and algorithm.truncated == "bootstrap" and self.role == "value"
         parts = {
             "arithmetic": costs.forward_flops(self.sizes, tokens, batch.longest, self._read(tokens)) / self.rate,
             self.joined: micro * self._gather,
             "host": micro * self._fetch,
         }
-        passes = 2 if twice else 1
+        passes = 2 if self.role == "value" and self.recipe.algorithm.values_ends() else 1
         seconds = passes * costs.overlapped(*parts.values())
         return self._time("forward", seconds, {name: passes * value for name, value in parts.items()})
 

@@ -14,13 +14,6 @@ from distft.planning.placement_plan import Arrangement, Span, node_kinds
 DATA_WORKER_CPUS = 0.04
 # Beyond this many threads a rank whose arithmetic is on a GPU gains nothing.
 MOST_GPU_THREADS = 16
-# Roles that compute at the same time, phase by phase of a step.
-PHASES: dict[str, tuple[tuple[str, ...], ...]] = {
-    "sft": (("policy",),),
-    "reward": (("reward",),),
-    "dpo": (("reference",), ("policy",)),
-    "ppo": (("policy",), ("policy", "reference", "reward", "value"), ("policy", "value")),
-}
 
 
 @dataclass(frozen=True)
@@ -60,7 +53,7 @@ def threads(recipe: Recipe, group: str, arrangement: Arrangement, placed: Mappin
     own = {role for role in roles(recipe) if arrangement.group_of[role] == group}
     kinds = [kind.ranks for kind in node_kinds(placed) if arrangement.set_of[group] in kind.ranks]
     busiest = 1
-    for phase in PHASES[recipe.algorithm.kind]:
+    for phase in recipe.algorithm.traits.at_once:
         if own.isdisjoint(phase):
             continue
         active = {arrangement.set_of[arrangement.group_of[role]] for role in phase if role in arrangement.group_of}

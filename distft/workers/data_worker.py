@@ -112,7 +112,7 @@ class DataWorker:
             recipe.algorithm.kind,
             self._tokenizer,
             self._store,
-            loss_on=getattr(recipe.algorithm, "loss_on", None),
+            loss_on=recipe.algorithm.learned_tokens(),
         )
 
     def close(self) -> tuple[None, None]:
@@ -277,7 +277,7 @@ class DataWorker:
     def _without_an_end(self) -> Iterator[str]:
         """A warning where conversations are trained on whose template ends none."""
         end = turn_end(self._tokenizer)
-        if end is None or not end.appended or self._recipe.algorithm.kind == "ppo":
+        if end is None or not end.appended or self._recipe.algorithm.traits.sampled:
             return
         if not isinstance(prompt_of(self._datasets.train.rows([0])[0]), str):
             what = "the chat template ends a turn with no token of its own"

@@ -17,7 +17,7 @@ import numpy as np
 import psutil
 import torch
 
-from distft.algorithms.losses.registry import build_loss
+from distft.algorithms.losses.build import build_loss, short_name
 from distft.batches import Batch, Ragged, concatenate
 from distft.checkpoint.manifest import FileRecord, NotWritten, record_files
 from distft.common.errors import UserError
@@ -233,7 +233,7 @@ class ModelWorker:
 
         With ``target_kl`` the rest is left out after a step whose ``policy/approxkl_avg`` exceeds it.
         """
-        stage(f"update {loss} from step {first_step}")
+        stage(f"update {short_name(loss)} from step {first_step}")
         assert self.spec.optimizer is not None, f"{self.spec.role} is frozen"
         rates = [learning_rate(self.spec.optimizer, first_step + i, total_steps) for i in range(len(steps))]
 
@@ -249,7 +249,7 @@ class ModelWorker:
         self, loss: str, parameters: Mapping[str, Any], micro_batches: MicroBatches, *, batch: Batch
     ) -> tuple[dict[str, float], None]:
         """The loss and its metrics on held-out samples, without training."""
-        stage(f"evaluate {loss}")
+        stage(f"evaluate {short_name(loss)}")
         self._engine.train(mode=False)
         history = self._updater.run(batch, [micro_batches], build_loss(loss, dict(parameters)))
         self._engine.train(mode=self._engine.trained)

@@ -86,7 +86,7 @@ def test_a_death_in_any_phase_ends_the_run(sft: Path, start: Start, stage: str) 
 def test_a_frozen_worker_is_named(sft: Path, start: Start) -> None:
     deadlines = ("recovery.deadline_floor_s=5", "recovery.deadline_factor=2")
     verb = start(*dpo(sft, *deadlines))
-    verb.wait_for_stage("policy-0", "update dpo from step 2\n")
+    verb.wait_for_stage("policy-0", "update Dpo from step 2\n")
     pid = verb.pid("policy", 1)
     since = time.monotonic()
     os.kill(pid, signal.SIGSTOP)
@@ -107,7 +107,7 @@ def test_a_frozen_worker_is_named(sft: Path, start: Start) -> None:
 def test_sigterm_once_stops_with_a_checkpoint_and_sigint_twice_at_once(sft: Path, start: Start) -> None:
     """The one from a scheduler to the driver alone, the other from a terminal to all of its processes."""
     verb = start(*SFT)
-    verb.wait_for_stage("policy-1", "update sft from step 2\n")
+    verb.wait_for_stage("policy-1", "update Sft from step 2\n")
     second = start(*SFT)
     os.kill(verb.process.pid, signal.SIGTERM)
     assert verb.end(60) == 75, verb.output

@@ -65,7 +65,7 @@ def test_the_cut_batch_is_cut(request: pytest.FixtureRequest, num_ranks: int) ->
 @pytest.mark.slow
 def test_every_ppo_and_dpo_loss_is_a_case() -> None:
     from distft.algorithms.losses.dpo import PAIR_LOSSES
-    from distft.algorithms.losses.registry import LOSSES
+    from tests.harness.loss_cases import LOSSES
 
     cases = [*FEW_CASES, *MORE_CASES]
     assert {name for name, _ in cases} == set(LOSSES)

@@ -1,12 +1,22 @@
-"""Every loss with the parameters that change what it computes. A case is a name of the registry and parameters."""
+"""Every loss with the parameters that change what it computes. A case is a loss by its method's kind (and role, where
+the method has several) and parameters."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from distft.algorithms.losses.dpo import PAIR_LOSSES
+from distft.config.find_method import built_in_kinds, traits_of
 
 Case = tuple[str, dict[str, Any]]
+
+# By name: where every loss of the house is.
+LOSSES: dict[str, str] = {
+    kind if len(losses) == 1 else f"{kind}_{role}": loss.address
+    for kind in built_in_kinds()
+    for losses in [traits_of(kind).losses]
+    for role, loss in losses.items()
+}
 
 FEW_CASES: list[Case] = [
     ("sft", {}),

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from deepspeed.utils import safe_get_full_grad
 
-from distft.algorithms.losses.registry import build_loss
+from distft.algorithms.losses.build import build_loss
 from distft.batches import Batch, Ragged
 from distft.config.models import Engine as EngineConfig
 from distft.config.models import Model
@@ -26,6 +26,7 @@ from distft.workers.model_worker import ModelWorker
 from distft.workers.spec import RoleSpec
 from distft.workers.update import Updater
 from tests.harness.jobs import LossesJob
+from tests.harness.loss_cases import LOSSES
 from tests.harness.plain_engine import PlainEngine
 from tests.harness.spmd import SpmdGroup
 
@@ -133,7 +134,7 @@ def _sharded(
     samples = Samples(
         (DataRef((Part(batch, everyone),)),), tuple(lengths.tolist()), tuple(batch.dense("unit").tolist())
     )
-    update = UpdateSpec(name, parameters, 0, 10, TEMPERATURE)
+    update = UpdateSpec(LOSSES[name], parameters, 0, 10, TEMPERATURE)
     group = SpmdGroup("policy", worker, rank, num_ranks)
     work = Work()
     [metrics] = update_pass(group, samples, [list(everyone)], update, split.max_tokens, work).result().report["steps"]
@@ -152,7 +153,7 @@ def _plain(name: str, parameters: Mapping[str, Any], path: str) -> Measured:
     batch = made_batch(name, shuffled=False)
     units = batch.dense("unit")
     step = [np.flatnonzero(units == unit).tolist() for unit in range(int(units.max()) + 1)]
-    loss = build_loss(name, dict(parameters))
+    loss = build_loss(LOSSES[name], dict(parameters))
     updater = Updater(engine, head, pad_token=0)
     [metrics] = updater.run(batch, [step], loss, temperature=TEMPERATURE, learning_rates=[RATE])
     weights = {key: parameter.detach().clone() for key, parameter in engine.module.named_parameters()}

@@ -144,7 +144,7 @@ def build_session(
 
 def train(session: Session) -> None:
     """The loop of the recipe's algorithm, to its last step."""
-    if session.recipe.algorithm.kind == "ppo":
+    if session.recipe.algorithm.traits.sampled:
         session.groups["policy"].call("sync_weights", 0).result()
         train_rl(session)
     else:

@@ -25,7 +25,7 @@ from distft.algorithms.rewards import (
     token_rewards,
 )
 from distft.batches import Batch
-from distft.config.algorithms import Ppo
+from distft.config.algorithms.ppo import Ppo
 from distft.experience.credit.base import Assigned, Padded, importance_columns, scores_of
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from distft.config.recipe import Recipe
-from distft.config.roles import is_rl, roles
+from distft.config.roles import roles
 
 FEW_HELD_OUT = 8  # rows below which a held-out metric is mostly chance
 
 
 def on_models(recipe: Recipe) -> Iterator[str]:
     """Random weights where only trained ones make sense: alignment starts from a model that can already speak."""
-    if recipe.algorithm.kind not in ("ppo", "dpo"):
+    if not recipe.algorithm.traits.aligns:
         return
     told = {"policy": "what it learns is not what the method is for", "reward": "its scores mean nothing"}
     paths = {"policy": "run:<output_dir of an sft run>", "reward": "run:<output_dir of a reward run>"}
@@ -24,7 +24,7 @@ def on_models(recipe: Recipe) -> Iterator[str]:
 
 def on_rows(recipe: Recipe, num_units: Mapping[str, int]) -> Iterator[str]:
     """Fewer rows than a batch has, or held-out rows too few to tell anything; ``num_units`` by split."""
-    word = "prompts" if is_rl(recipe) else "rows" if recipe.algorithm.kind == "sft" else "pairs"
+    word = {"prompts": "prompts", "sequences": "rows", "pairs": "pairs"}[recipe.algorithm.traits.unit.name]
     there, batch = num_units["train"], recipe.train.global_batch_size
     if there < batch:
         yield f"data.train: {_count(there, word)} where one batch has {batch} (train.global_batch_size)"

@@ -12,7 +12,7 @@ import pytest
 from pydantic import ValidationError
 
 from distft.common.errors import UserError
-from distft.config.algorithms import Ppo
+from distft.config.algorithms.ppo import Ppo
 from distft.config.load import check_recipe, load_recipe, resolve_path, resolved_yaml, shipped_recipes
 from distft.config.overrides import Override, apply_overrides
 from distft.config.roles import model_of, optimizer_of, roles, trained_roles

@@ -24,6 +24,7 @@ from distft.groups.dispatch import VERBS
 from distft.groups.handles import Call, DataRef, Part, Result, WorkerInfo
 from distft.tracking.timing import Throughput
 from distft.tracking.tracker import Tracker
+from tests.harness.loss_cases import LOSSES
 
 EQUAL = Difference(0.0, 0.0, 0.0)
 PROMPT, RESPONSE = 5, 3  # tokens
@@ -121,7 +122,7 @@ def test_an_iteration_asks_all_groups_at_once_where_it_can(tmp_path: Path) -> No
     assert said.together == PPO_ITERATION * 2
     updates = [call for call in said.calls if call.verb == "update"]
     assert [(call.group.role, call.args[0]) for call in updates[:2]] == [
-        ("value", "ppo_value"), ("policy", "ppo_policy"),
+        ("value", LOSSES["ppo_value"]), ("policy", LOSSES["ppo_policy"]),
     ]  # fmt: skip
     columns = {call.group.role: [source.parts[0].ref for source in call.data] for call in updates}
     assert columns["policy"] == ["data.prompts", "policy.generate", "policy.forward", "data.assign_credit"]

@@ -31,7 +31,7 @@ def step(run: Recipe, sets: Mapping[str, str], ranks: Mapping[str, int], waiting
     timing = Timing(Roles(run, SizeBook()), H100)
     groups = dict.fromkeys(sets, GroupMemory(0, 0, waiting, waiting, {}))
     moves = Moves(groups, turns_of(groups, arrangement, replace(H100, gpu_memory=-1)))  # too little for two at once
-    return estimated(timing, run.algorithm.kind, arrangement, places, moves, 1000)
+    return estimated(timing, run.algorithm.traits.phases, arrangement, places, moves, 1000)
 
 
 def test_phases_of_ppo_take_as_long_as_their_longest_role() -> None:

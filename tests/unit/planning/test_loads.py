@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from distft.config.find_method import traits_of
 from distft.planning.footprint import group_memory
 from distft.planning.hardware import Hardware
 from distft.planning.loads import loads
@@ -57,6 +58,6 @@ def test_on_cpus_dpos_reference_reads_while_the_policy_learns(algorithm: str, to
     spans = {"policy": (Span(0, 1, 0, 1),), "reference": (Span(0, 1, 1, 1),)}
     there = Hardware(1, 2, 0, 100 * GIB, 0, 1)
     apart = Arrangement(own, own, {"policy": 1, "reference": 1})
-    (node,) = loads(groups, apart, spans, there, algorithm, turns_of(groups, apart, there))
+    (node,) = loads(groups, apart, spans, there, traits_of(algorithm).works_ahead, turns_of(groups, apart, there))
     always = (8 + 8 + 32 + 16 + 1 + 3) + (8 + 1 + 3)
     assert sum(size for name, size in node.parts if name in own) == always + together

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from distft.batches import Batch, Column, Ragged
-from distft.config.algorithms import Ppo
+from distft.config.algorithms.ppo import Ppo
 from distft.workers.judging import judged
 
 PPO = Ppo(kind="ppo", whiten=False, kl_coef=0.1)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from distft.algorithms.losses.base import LossResult, Metric, Reduce
-from distft.algorithms.losses.registry import build_loss
+from distft.algorithms.losses.sft import Sft
 from distft.batches import Batch, Ragged
 from distft.config.training import Optimizer
 from distft.workers.update import StepSums, Updater
@@ -62,7 +62,7 @@ def test_numbers_are_read_once_a_step_however_many_micro_batches(alone: None) ->
         engine: Any = PlainEngine(Tiny(), Optimizer())
         step = [list(range(first, first + rows)) for first in range(0, 12, rows)]
         with CountReads() as counting:
-            [metrics] = Updater(engine, "causal", 0).run(batch, [step], build_loss("sft", {}), learning_rates=[0.1])
+            [metrics] = Updater(engine, "causal", 0).run(batch, [step], Sft(), learning_rates=[0.1])
         reads.append(counting.count)
         losses.append(metrics["loss"])
     assert reads[0] == reads[1] == reads[2] > 0

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from distft.algorithms.losses.base import LossBatch
 from distft.algorithms.losses.dpo import PAIR_LOSSES, Dpo
-from distft.config.algorithms import Dpo as Keys
-from distft.experience.losses import loss_parameters
+from distft.config.algorithms.dpo import Dpo as Keys
 
 # Response tokens of chosen, rejected, chosen, ...; sequences lie in rows of WIDTH with a prompt of 2.
 LENGTHS, PROMPT, WIDTH = [4, 6, 9, 1, 3, 3], 2, 11
@@ -87,7 +86,7 @@ def _trl(loss: Dpo, logprobs: list[Tensor], reference: list[Tensor], means: list
 def test_parity_with_trl(name: str, keys: dict[str, float]) -> None:
     """From the recipe's keys on, by TRL's names."""
     recipe = Keys.model_validate({"kind": "dpo", "loss": name, "label_smoothing": SMOOTHED.get(name, 0.0), **keys})
-    loss = Dpo(**loss_parameters(recipe, "dpo"))
+    loss = Dpo(**recipe.loss_of("policy")[1])
     assert loss.discopop_tau == keys.get("discopop_tau", 0.05)
     ours, theirs = ([row.requires_grad_() for row in _tokens(0)] for _ in range(2))
     reference, means = _tokens(1), _tokens(2, scale=-5)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from distft.batches import Array, Batch, Column, Ragged
-from distft.config.algorithms import Ppo
+from distft.config.algorithms.ppo import Ppo
 from distft.experience.credit.gae import gae
 
 

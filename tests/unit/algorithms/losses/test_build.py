@@ -2,18 +2,19 @@ from __future__ import annotations
 
 import pytest
 
+from distft.algorithms.losses.build import build_loss
 from distft.algorithms.losses.dpo import Dpo
-from distft.algorithms.losses.registry import build_loss
+from distft.algorithms.losses.ppo import PpoValue
+from tests.harness.loss_cases import LOSSES
 
 
 def test_builds_with_parameters() -> None:
-    assert build_loss("dpo", {"beta": 0.3, "loss": "ipo"}) == Dpo(beta=0.3, loss="ipo")
+    assert build_loss(LOSSES["dpo"], {"beta": 0.3, "loss": "ipo"}) == Dpo(beta=0.3, loss="ipo")
 
 
 @pytest.mark.parametrize(
     ("name", "params", "message"),
     [
-        ("dpp", {}, "did you mean 'dpo'"),
         ("dpo", {"bta": 1}, "did you mean 'beta'"),
         ("sft", {"zzz": 1}, "no parameter 'zzz'; known: none"),
         ("dpo", {"loss": "nope"}, "unknown dpo loss"),
@@ -30,4 +31,12 @@ def test_builds_with_parameters() -> None:
 )
 def test_wrong_requests_are_named(name: str, params: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        build_loss(name, params)
+        build_loss(LOSSES[name], params)
+
+
+def test_a_loss_that_is_not_there_is_named() -> None:
+    with pytest.raises(ValueError, match=r"no loss 'PpoValu'; did you mean 'PpoValue'\?"):
+        build_loss(LOSSES["ppo_value"].removesuffix("e"), {})
+    with pytest.raises(ValueError, match="cannot import distft.algorithms.losses.orpa: No module named"):
+        build_loss("distft.algorithms.losses.orpa:Orpo", {})
+    assert isinstance(build_loss(LOSSES["ppo_value"], {}), PpoValue)

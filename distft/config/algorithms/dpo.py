@@ -1,0 +1,69 @@
+"""Direct preference optimisation and its kin."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import ClassVar, Literal, TypeAlias
+
+from pydantic import Field
+
+from distft.config.data import PAIRED
+from distft.config.method import PAIRS, FirstLoss, Method, NamedLoss, Phase, Run, Traits, Work
+from distft.config.problem import Problem
+
+DpoLoss: TypeAlias = Literal[
+    "sigmoid", "hinge", "ipo", "robust", "exo_pair", "nca_pair", "sppo_hard",
+    "apo_zero", "apo_down", "bco_pair", "discopop", "sigmoid_norm",
+]  # fmt: skip
+_LOSS_KEYS = ("beta", "loss", "label_smoothing", "discopop_tau", "rpo_alpha")
+_SMOOTHED = ("sigmoid", "robust", "exo_pair")
+
+
+class Dpo(Method):
+    """Direct preference optimisation and its kin (Rafailov et al. 2023)."""
+
+    # The reference is frozen: it reads the next pairs while the policy learns from these.
+    traits: ClassVar[Traits] = Traits(
+        summary="direct preference optimisation",
+        roles=("policy", "reference"),
+        trained=("policy",),
+        unit=PAIRS,
+        formats=PAIRED,
+        losses={"policy": NamedLoss("distft.algorithms.losses.dpo:Dpo", _LOSS_KEYS)},
+        phases=(Phase("update", (Work("policy", "update"), Work("reference", "forward", ahead=True))),),
+        aligns=True,
+    )
+
+    kind: Literal["dpo"] = Field(description="direct preference optimisation")
+    beta: float = Field(default=0.1, gt=0, le=100, description="strength of the pull towards the reference")
+    loss: DpoLoss = Field(default="sigmoid", description="loss of a pair, names as in TRL")
+    label_smoothing: float = Field(
+        default=0.0, ge=0, lt=0.5, description="assumed share of flipped labels (sigmoid, robust, exo_pair)"
+    )
+    discopop_tau: float = Field(default=0.05, gt=0, description="temperature of the blend of the discopop loss")
+    reference: Literal["group"] = Field(
+        default="group", description="where the reference's log-probabilities come from: a group of its own"
+    )
+    rpo_alpha: float = Field(default=0.0, ge=0, description="weight of the chosen response's NLL per token added (RPO)")
+
+    def rules(self, run: Run) -> Iterator[Problem]:  # noqa: ARG002 - only its own keys
+        """Keys that only some of the losses have."""
+        if self.label_smoothing > 0 and self.loss not in _SMOOTHED:
+            yield Problem.at(
+                "algorithm.label_smoothing",
+                f"has no effect on the loss {self.loss}",
+                f"0, or loss: {', '.join(_SMOOTHED)}",
+            )
+        if self.loss != "discopop" and self.discopop_tau != type(self).model_fields["discopop_tau"].default:
+            yield Problem.at(
+                "algorithm.discopop_tau", f"has no effect on the loss {self.loss}", "loss: discopop, or remove it"
+            )
+        if self.loss == "exo_pair" and self.label_smoothing == 0:
+            yield Problem.at("algorithm.label_smoothing", "exo_pair is not defined at 0", "0.001, as in the paper")
+
+    def first_loss(self) -> FirstLoss | None:
+        """ln 2 for the sigmoid loss, whatever the smoothing; RPO's second term is not known beforehand."""
+        if self.loss != "sigmoid" or self.rpo_alpha:
+            return None
+        return FirstLoss(math.log(2), slope=self.beta)

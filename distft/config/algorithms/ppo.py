@@ -1,0 +1,151 @@
+"""Proximal policy optimisation with four models."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from distft.config.data import ANSWERED, PAIRED, TURNS
+from distft.config.method import PROMPTS, Method, NamedLoss, Phase, Run, Traits, Work
+from distft.config.problem import Problem
+from distft.config.training import Role
+
+
+class Ppo(Method):
+    """Proximal policy optimisation with four models (Schulman et al. 2017; Ouyang et al. 2022)."""
+
+    traits: ClassVar[Traits] = Traits(
+        summary="proximal policy optimisation",
+        roles=("policy", "reference", "reward", "value"),
+        trained=("policy", "value"),
+        unit=PROMPTS,
+        formats=("prompt", *ANSWERED, *PAIRED, *TURNS),
+        losses={
+            "policy": NamedLoss(
+                "distft.algorithms.losses.ppo:PpoPolicy", keys=("clip", "clip_high", "dual_clip", "entropy_coef")
+            ),
+            "value": NamedLoss("distft.algorithms.losses.ppo:PpoValue", keys=("value_clip",)),
+        },
+        phases=(
+            Phase("generation", (Work("policy", "generate"),)),
+            Phase(
+                "experience",
+                (
+                    Work("policy", "forward"),
+                    Work("reference", "forward"),
+                    Work("reward", "forward"),
+                    Work("value", "forward"),
+                ),
+            ),
+            Phase("update", (Work("policy", "update"), Work("value", "update"))),
+            Phase("weight sync", (Work("policy", "sync weights"),)),
+        ),
+        sampled=True,
+        credit="distft.experience.credit.gae:gae",
+        aligns=True,
+    )
+
+    kind: Literal["ppo"] = Field(description="proximal policy optimisation")
+    kl_coef: float = Field(default=0.05, ge=0, le=100, description="weight of the per-token KL penalty in the reward")
+    kl_target: float | None = Field(
+        default=None, gt=0, description="mean KL per sequence, in nats, that kl_coef is adapted to; null: kl_coef fixed"
+    )
+    kl_horizon: int = Field(default=10_000, ge=1, description="sequences over which the adaptive kl_coef reacts")
+    kl_estimator: Literal["k1", "k2", "k3"] = Field(default="k1", description="per-token estimator of the KL")
+    gamma: float = Field(default=1.0, ge=0, le=1, description="discount per response token")
+    lam: float = Field(default=0.95, ge=0, le=1, description="lambda of GAE")
+    clip: float = Field(default=0.2, gt=0, lt=1, description="policy ratio is clipped to [1 - clip, 1 + clip_high]")
+    clip_high: float | None = Field(default=None, gt=0, description="upper clip of the ratio; null: the same as clip")
+    dual_clip: float | None = Field(
+        default=None, gt=1, description="bound of the loss at negative advantages, times |A|; null: none"
+    )
+    value_clip: float = Field(default=0.2, gt=0, description="largest change of a value per iteration, in return units")
+    entropy_coef: float = Field(default=0.0, ge=0, le=10, description="weight of the entropy bonus")
+    epochs: int = Field(default=1, ge=1, le=100, description="passes over an iteration's experience")
+    minibatches: int = Field(default=1, ge=1, description="optimizer steps per pass over an iteration's experience")
+    whiten: bool = Field(default=True, description="advantages to mean 0 and deviation 1 over the whole rollout batch")
+    whiten_rewards: bool = Field(default=False, description="rewards to deviation 1 (mean kept) before GAE")
+    missing_eos_penalty: float | None = Field(
+        default=None, ge=0, description="taken from the score of a response cut at the limit; null: nothing"
+    )
+    truncated: Literal["terminal", "bootstrap"] = Field(
+        default="terminal", description="what follows a response cut at the limit: nothing, or the value model's guess"
+    )
+    target_kl: float | None = Field(
+        default=None, gt=0, description="an iteration's epochs end early above this policy change, in nats; null: never"
+    )
+    importance_cap: float | None = Field(
+        default=None, ge=1,
+        description="tokens weigh min(trainer's probability / generator's, this), which corrects for a generator that "
+        "computes a little differently (2 is usual); null: not corrected",
+    )  # fmt: skip
+    value_warmup_steps: int = Field(
+        default=0, ge=0, description="first iterations in which only the value model is trained"
+    )
+    score_clip: float | None = Field(default=None, gt=0, description="scores are clipped to +- this; null: not clipped")
+    score_normalize: bool = Field(default=False, description="scores divided by their running deviation, mean removed")
+
+    @property
+    def upper_clip(self) -> float:
+        """``clip_high``, or ``clip`` where it is not given."""
+        return self.clip if self.clip_high is None else self.clip_high
+
+    def rules(self, run: Run) -> Iterator[Problem]:
+        """What does nothing, or nothing good, beside the other keys."""
+        yield from self._length(run)
+        fields = type(self).model_fields
+        if self.kl_target is None and self.kl_horizon != fields["kl_horizon"].default:
+            yield Problem.at(
+                "algorithm.kl_horizon", "has no effect: kl_coef is fixed", "add kl_target, or remove kl_horizon"
+            )
+        if self.kl_target is not None and self.kl_coef == 0:
+            yield Problem.at(
+                "algorithm.kl_coef",
+                "the adaptive controller multiplies it, so it would stay 0",
+                "a small number, such as 0.05",
+            )
+        if self.target_kl is not None and self.epochs * self.minibatches == 1:
+            yield Problem.at(
+                "algorithm.target_kl",
+                "has no effect with one optimizer step an iteration",
+                "raise epochs or minibatches, or remove it (kl_target adapts kl_coef)",
+            )
+        if self.dual_clip is not None and self.dual_clip <= 1 + self.upper_clip:
+            yield Problem.at(
+                "algorithm.dual_clip",
+                f"{self.dual_clip:g} lies inside the ratio's own clip",
+                f"more than {1 + self.upper_clip:g}; 3 in the paper",
+            )
+
+    def _length(self, run: Run) -> Iterator[Problem]:
+        steps, samples = run.train.steps, run.train.global_batch_size * run.rollout.samples_per_prompt
+        if steps is not None and self.value_warmup_steps >= steps:
+            yield Problem.at(
+                "algorithm.value_warmup_steps",
+                f"the policy would never be trained in {steps} iterations",
+                f"at most {steps - 1}",
+            )
+        if self.minibatches > samples:
+            yield Problem.at(
+                "algorithm.minibatches",
+                f"{self.minibatches} of them cannot be made of {samples} samples",
+                f"at most {samples} (train.global_batch_size x rollout.samples_per_prompt)",
+            )
+
+    def optimizer_steps(self) -> tuple[int, int]:
+        """``epochs`` and ``minibatches``."""
+        return self.epochs, self.minibatches
+
+    def held_iterations(self, role: Role) -> int:
+        """The policy waits for ``value_warmup_steps``."""
+        return self.value_warmup_steps if role == "policy" else 0
+
+    def stops_at_kl(self, role: Role) -> float | None:
+        """``target_kl`` ends the policy's updates."""
+        return self.target_kl if role == "policy" else None
+
+    def values_ends(self) -> bool:
+        """With ``truncated: bootstrap``."""
+        return self.truncated == "bootstrap"

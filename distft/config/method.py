@@ -1,0 +1,185 @@
+"""What an algorithm is: its keys in the recipe, its traits, its own rules. Every table of the house follows from these.
+
+    roles, trained, losses   which models there are, which of them learn, and by which loss
+    unit, formats            what one unit of data is, and which rows can be made into it
+    sampled                  learns from responses that it samples itself, or from given ones
+    phases                   what each role does in a step: placement, threads, memory and time are planned by it
+
+A method is one file of ``config/algorithms``, named as its kind, or a class of somebody else's: see ``find_method``.
+No torch: a loss is named (``module:Class``), and found by the worker that computes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Protocol, TypeAlias
+
+from distft.config.data import Data
+from distft.config.problem import Problem
+from distft.config.section import Section
+from distft.config.training import Role, Rollout, Train
+
+LossOn: TypeAlias = Literal["completion", "assistant", "all"]
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What is counted in a batch and never divided between micro-batches: ``rows`` sequences under one name."""
+
+    name: Literal["sequences", "pairs", "prompts"]
+    rows: int = 1
+
+
+SEQUENCES = Unit("sequences")
+PAIRS = Unit("pairs", rows=2)  # chosen, rejected
+PROMPTS = Unit("prompts")  # each answered ``rollout.samples_per_prompt`` times; a sample is a row
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a role does in a phase. ``ahead``: for the next step, while the others do this one's."""
+
+    role: Role
+    does: Literal["update", "forward", "generate", "sync weights"]
+    ahead: bool = False
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Works that may go on at the same time, where their roles have devices of their own."""
+
+    name: str
+    works: tuple[Work, ...]
+
+
+@dataclass(frozen=True)
+class NamedLoss:
+    """The loss of a trained role: ``module:Class`` (see ``distft.algorithms.losses.base``), and which of the method's
+    keys it is built with; None: all but ``kind``."""
+
+    address: str
+    keys: tuple[str, ...] | None = None
+
+
+UPDATE_OF_POLICY = Phase("update", (Work("policy", "update"),))
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What the house must know of a method; what a step of it is.
+
+    ``roles`` stand in the order policy, reference, reward, value; the first of ``trained`` is the run's result.
+    ``formats``: what it can be trained on, in the order in which ``format: auto`` tries them.
+    ``losses``: one of each trained role. ``credit``: ``module:function`` of what samples, which says what each token of
+    a rollout is worth (see ``distft.experience.credit.base``).
+    ``dropout``: whether the model's own dropout is on in training; ``aligns``: it makes little of a model that cannot
+    speak yet, so random weights are remarked on.
+    """
+
+    summary: str
+    roles: tuple[Role, ...]
+    trained: tuple[Role, ...]
+    unit: Unit
+    formats: tuple[str, ...]
+    losses: Mapping[Role, NamedLoss]
+    phases: tuple[Phase, ...]
+    sampled: bool = False
+    credit: str = ""
+    dropout: bool = False
+    aligns: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.trained or not set(self.trained) <= set(self.roles):
+            raise ValueError(f"trained {self.trained} are not among the roles {self.roles}")
+        if set(self.losses) != set(self.trained):
+            raise ValueError(f"losses are of {tuple(self.losses)}, trained are {self.trained}")
+        if strangers := {work.role for phase in self.phases for work in phase.works} - set(self.roles):
+            raise ValueError(f"phases name {sorted(strangers)}, the roles are {self.roles}")
+        if self.sampled != bool(self.credit):
+            raise ValueError("what is sampled is given credit, what is given is not: sampled and credit go together")
+        if self.sampled != (self.unit == PROMPTS):
+            raise ValueError("what is sampled answers prompts: sampled goes with the unit PROMPTS, and only with it")
+
+    @property
+    def main(self) -> Role:
+        """The role whose model is the run's result."""
+        return self.trained[0]
+
+    @property
+    def works_ahead(self) -> frozenset[str]:
+        """What some role does for the next step while others do this one's."""
+        return frozenset(work.does for phase in self.phases for work in phase.works if work.ahead)
+
+    @property
+    def at_once(self) -> tuple[tuple[Role, ...], ...]:
+        """Roles that compute at the same time, in the order of a step. What goes ahead counts by itself: it is done
+        long before the update that it runs beside."""
+        found: dict[tuple[Role, ...], None] = {}
+        for phase in self.phases:
+            for ahead in (True, False):
+                if together := tuple(work.role for work in phase.works if work.ahead is ahead):
+                    found[together] = None
+        return tuple(found)
+
+
+class Run(Protocol):
+    """What a method's rules may look at of the recipe beside its own keys."""
+
+    @property
+    def data(self) -> Data: ...
+    @property
+    def train(self) -> Train: ...
+    @property
+    def rollout(self) -> Rollout: ...
+
+
+@dataclass(frozen=True)
+class FirstLoss:
+    """What the loss is before the first update. ``slope``: by how much at most it moves for each nat by which a
+    response's log-probability is off."""
+
+    value: float
+    slope: float
+
+
+class Method(Section):
+    """The base of every method: a section of the recipe (``algorithm:``) that knows its traits."""
+
+    traits: ClassVar[Traits]
+
+    kind: str
+
+    def rules(self, run: Run) -> Iterator[Problem]:  # noqa: ARG002 - for those who have rules
+        """What of the keys does not go together, or not with the rest of the recipe. Bounds stand with the fields."""
+        yield from ()
+
+    def loss_of(self, role: Role) -> tuple[str, dict[str, Any]]:
+        """Where the loss of a role is, and what it is built with. KeyError for a role that is not trained."""
+        loss = self.traits.losses[role]
+        keys = set(type(self).model_fields) - {"kind"} if loss.keys is None else set(loss.keys)
+        return loss.address, self.model_dump(include=keys)
+
+    def optimizer_steps(self) -> tuple[int, int]:
+        """Passes over the experience of a step, and optimizer steps of each pass."""
+        return 1, 1
+
+    def held_iterations(self, role: Role) -> int:  # noqa: ARG002 - for those who hold a role
+        """The first iterations, in which a trained role is not updated yet."""
+        return 0
+
+    def stops_at_kl(self, role: Role) -> float | None:  # noqa: ARG002 - for those who stop
+        """The change of the policy, in nats, above which the rest of an iteration's updates of a role is left out."""
+        return None
+
+    def values_ends(self) -> bool:
+        """Whether the value model also guesses what would follow a response that was cut: a second pass."""
+        return False
+
+    def learned_tokens(self) -> LossOn | None:
+        """Which tokens of a sequence are learned; None: what the format says."""
+        return None
+
+    def first_loss(self) -> FirstLoss | None:
+        """What the loss must be before the first update, where the policy is the reference; None: not known."""
+        return None
