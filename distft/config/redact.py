@@ -32,6 +32,7 @@ _ENVIRONMENT = (
     "WANDB_API_KEY", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_TOKEN", "RAY_AUTH_TOKEN", "GITHUB_TOKEN",
     "OPENAI_API_KEY", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AZURE_STORAGE_KEY",
 )  # fmt: skip
+_FOLDERS = ("PWD", "OLDPWD")  # a shell's folders, no passwords: below them lie a recipe's models and data
 _SHORTEST_SECRET = 6  # shorter values of the environment would hide innocent words
 
 
@@ -86,6 +87,6 @@ def _assigned(match: re.Match[str]) -> str:
 
 def _environment_secrets() -> tuple[str, ...]:
     """Values of variables that hold secrets, longest first, so that none is hidden in part only."""
-    names = [name for name in os.environ if name in _ENVIRONMENT or is_secret_key(name)]
+    names = [name for name in os.environ if name in _ENVIRONMENT or (is_secret_key(name) and name not in _FOLDERS)]
     values = {os.environ[name] for name in names}
     return tuple(sorted((value for value in values if len(value) >= _SHORTEST_SECRET), key=len, reverse=True))

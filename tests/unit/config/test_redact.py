@@ -56,3 +56,11 @@ def test_secrets_of_the_environment_are_hidden_wherever_they_turn_up(monkeypatch
     monkeypatch.setenv("HF_TOKEN", "abc")  # too short to be one, and would hide half the text
     assert redact_text("x0123456789abcdefx correct horse abc") == f"x{HIDDEN}x {HIDDEN} abc"
     assert redact({"note": "0123456789abcdef"}) == {"note": HIDDEN}
+
+
+def test_a_shells_folders_are_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model below the working folder keeps its path in the run folder, or no run could go on from there."""
+    monkeypatch.setenv("PWD", "/projects/align")
+    monkeypatch.setenv("OLDPWD", "/projects/models")
+    paths = {"path": "/projects/align/models/x", "output_dir": "/projects/models/run"}
+    assert redact(paths) == paths
