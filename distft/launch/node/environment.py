@@ -16,6 +16,7 @@ from distft.common.errors import EnvironmentFallsShort
 from distft.config.cluster import Cluster
 from distft.config.redact import has_credentials, is_secret_key
 from distft.launch.node.network import Address
+from distft.launch.on_ray.private import SETTINGS
 from distft.planning.machine import PASSED_ON
 
 _NAMES = frozenset({
@@ -90,15 +91,8 @@ def node_environment(
     return kept | RAY_SETTINGS | {"RAY_AUTH_TOKEN_PATH": str(token)}
 
 
-RAY_SETTINGS = {
-    "RAY_AUTH_MODE": "token",
-    "RAY_USAGE_STATS_ENABLED": "0",
+RAY_SETTINGS = SETTINGS | {
     "RAY_START_HOOK": "distft.launch.on_ray.start_hook.without_client_server",
     # Without it a node takes half a minute to leave.
     "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
-    # Every rank has an environment of its own: idle workers started in advance would be of no use.
-    "RAY_prestart_worker_first_driver": "0",
-    "RAY_enable_worker_prestart": "0",
-    # Ray would run workers at nice 15: next to any other process they would hardly run at all.
-    "RAY_worker_niceness": "0",
 }

@@ -13,8 +13,8 @@ from distft.common.errors import EnvironmentFallsShort, StoppedOnRequest
 from distft.launch.node import ending
 from distft.launch.node.driver import Driver
 from distft.launch.node.ending import Status
-from distft.launch.node.local_ray import NodeRay
 from distft.launch.node.network import Address
+from distft.launch.node.node_ray import NodeRay
 from distft.launch.node.part import LEAVE_S, POLL_S, Node
 from distft.tracking.jobs import JobRecord, add_job, read_jobs
 from distft.tracking.stop_request import forget_request, own_names, read_request

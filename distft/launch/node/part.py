@@ -14,8 +14,9 @@ from distft.launch.node.ending import Why
 from distft.launch.node.environment import node_environment
 from distft.launch.node.files import NodeFiles
 from distft.launch.node.job import Job, resources
-from distft.launch.node.local_ray import NodeRay, private_folder
 from distft.launch.node.network import Address, node_address
+from distft.launch.node.node_ray import NodeRay
+from distft.launch.on_ray.private import private_folder
 
 POLL_S = 0.5
 # Of the time between Slurm's SIGTERM and its SIGKILL (KillWait) for the driver; the rest is for clearing away.

@@ -9,7 +9,7 @@ import traceback
 from distft.common.errors import EnvironmentFallsShort, StoppedOnRequest
 from distft.launch.node import ending
 from distft.launch.node.files import HEAD
-from distft.launch.node.local_ray import NodeRay
+from distft.launch.node.node_ray import NodeRay
 from distft.launch.node.part import LEAVE_S, POLL_S, Node
 from distft.tracking.last_ending import STATUS
 

@@ -1,8 +1,7 @@
 """The Ray cluster of a run: a private one on this machine, or the one that RAY_ADDRESS names.
 
-A cluster of our own has token authentication on. Its token lies in a file that only this user can
-read, in a folder that only this user can enter; only the path travels. It ends with this process,
-however that ends: Ray's servers by the kernel (parent death signal), the rest by ``guard``.
+A cluster of our own has token authentication on, in a folder that only this user can enter. It ends with this
+process, however that ends: Ray's servers by the kernel (parent death signal), the rest by ``guard``.
 """
 
 from __future__ import annotations
@@ -15,9 +14,6 @@ import os
 import secrets
 import signal
 import socket
-import subprocess
-import sys
-import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -29,15 +25,13 @@ from ray._raylet import Config  # type: ignore[attr-defined]
 
 from distft.common.errors import EnvironmentFallsShort, UserError
 from distft.config.cluster import Cluster as ClusterFile
-from distft.launch.on_ray import guard as ray_guard
 from distft.launch.on_ray import nodes as ray_nodes
 from distft.launch.on_ray.agent_probe import refuse_strangers
+from distft.launch.on_ray.private import SETTINGS, PrivateRay, private_folder
 from distft.planning.machine import Machine
 
 log = logging.getLogger(__name__)
 
-_LONGEST_FOLDER = 38  # bytes; Ray's socket paths add 66 to "<folder>/r", and 107 is what a socket path may have
-_KEPT_TAIL = 256 * 1024  # bytes of each of Ray's own logs kept of a run that failed
 _CONNECT_S = 10.0
 _token = ""
 _checked: dict[str, tuple[list[ray_nodes.RayNode], dict[str, ray_nodes.NodeAnswer | Exception]]] = {}
@@ -143,7 +137,7 @@ def existing(address: str, *, open_agents: bool = False, check: bool = True) -> 
 def _private(num_cpus: float, num_gpus: int, object_store_bytes: int | None, run_dir: Path | None) -> Iterator[Cluster]:
     failed = True
     with contextlib.ExitStack() as stack:
-        folder, agent = _started(stack, num_cpus, num_gpus, object_store_bytes, run_dir)
+        private, agent = _started(stack, num_cpus, num_gpus, object_store_bytes, run_dir)
         try:
             _refuse_strangers(*agent)
             yield _connected(private=True)
@@ -151,44 +145,39 @@ def _private(num_cpus: float, num_gpus: int, object_store_bytes: int | None, run
         finally:
             ray.shutdown()
             if failed:
-                _keep_logs(folder, run_dir)
+                _keep_logs(private, run_dir)
 
 
 def _started(
     stack: contextlib.ExitStack, num_cpus: float, num_gpus: int, object_store_bytes: int | None, run_dir: Path | None
-) -> tuple[Path, tuple[str, int]]:
+) -> tuple[PrivateRay, tuple[str, int]]:
     """Starts Ray, twice if need be: its own 30 s are short for a machine that is busy, or reads Ray for the first time.
 
-    What ends it is left on ``stack``. Returns its folder, and where its agent listens.
+    What ends it is left on ``stack``. Returns it, and where its agent listens.
     """
     for tries_left in (1, 0):
         with contextlib.ExitStack() as trying:
-            folder = trying.enter_context(_own_folder())
+            private = trying.enter_context(PrivateRay(private_folder(None, _own_token())))
+            trying.enter_context(_environment(private))
             try:
-                agent = _start(folder, num_cpus, num_gpus, object_store_bytes)
+                agent = _start(private.folder, num_cpus, num_gpus, object_store_bytes)
             except EnvironmentFallsShort as error:
                 ray.shutdown()
-                _keep_logs(folder, run_dir)
+                _keep_logs(private, run_dir)
                 if not tries_left:
                     raise
                 log.warning("%s; it is started once more", error.what)
                 continue
             stack.push(trying.pop_all())
-            return folder, agent
+            return private, agent
     raise AssertionError("the last try returns or raises")
 
 
-@contextlib.contextmanager
-def _own_folder() -> Iterator[Path]:
-    """A private folder with the token, guarded; at the end nothing is left of the cluster that lives in it."""
-    folder = _short_folder()
-    guard = _guard(folder)
-    try:
-        with _environment(folder):
-            yield folder
-    finally:
-        ray_guard.end(str(folder))
-        guard.communicate(b"done")
+def _own_token() -> str:
+    """One for all clusters of this process: Ray reads it once."""
+    global _token
+    _token = _token or secrets.token_hex(32)
+    return _token
 
 
 def _start(folder: Path, num_cpus: float, num_gpus: int, object_store_bytes: int | None) -> tuple[str, int]:
@@ -225,46 +214,10 @@ def _apart_from_our_signals() -> Iterator[None]:
         ray._private.services.ConsolePopen = opened  # type: ignore[misc]
 
 
-def _short_folder() -> Path:
-    """A new folder (mode 0700) whose path leaves room for Ray's socket paths, with the token in it."""
-    global _token
-    folder = Path(tempfile.mkdtemp(prefix="dft-"))
-    if len(str(folder)) > _LONGEST_FOLDER:
-        folder.rmdir()
-        folder = Path(tempfile.mkdtemp(prefix="dft-", dir="/tmp"))
-    # One token for all clusters of this process: Ray reads it once.
-    _token = _token or secrets.token_hex(32)
-    with open(folder / "token", "x", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
-        file.write(_token)
-    return folder
-
-
-def _guard(folder: Path) -> subprocess.Popen[bytes]:
-    """The process that ends the cluster should this one be killed; not hit by the terminal's Ctrl-C."""
-    return subprocess.Popen(
-        [sys.executable, "-I", "-S", ray_guard.__file__, str(folder)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-        cwd="/",
-    )
-
-
 @contextlib.contextmanager
-def _environment(folder: Path) -> Iterator[None]:
+def _environment(private: PrivateRay) -> Iterator[None]:
     """Ray's settings travel to its processes by the environment; ours is as before afterwards."""
-    settings: dict[str, str | None] = {
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN": None,
-        "RAY_AUTH_TOKEN_PATH": str(folder / "token"),
-        "RAY_USAGE_STATS_ENABLED": "0",
-        # Idle workers started in advance would be of no use: every rank has an environment of its own.
-        "RAY_prestart_worker_first_driver": "0",
-        "RAY_enable_worker_prestart": "0",
-        # Ray would run workers at nice 15: next to any other process they would hardly run at all.
-        "RAY_worker_niceness": "0",
-    }
+    settings: dict[str, str | None] = {**SETTINGS, "RAY_AUTH_TOKEN": None, "RAY_AUTH_TOKEN_PATH": str(private.token)}
     before = {name: os.environ.get(name) for name in settings}
     _set_environment(settings)
     try:
@@ -290,18 +243,9 @@ def _refuse_strangers(host: str, port: int) -> None:
         refuse_strangers(host, port, "local Ray")
 
 
-def _keep_logs(folder: Path, run_dir: Path | None) -> None:
-    """The ends of Ray's own logs, which go with its folder."""
-    if run_dir is None:
-        return
-    source, target = folder / "r" / "session_latest" / "logs", run_dir / "logs" / "ray"
-    with contextlib.suppress(OSError):
-        target.mkdir(parents=True, exist_ok=True)
-        for path in source.iterdir():
-            if path.is_file() and path.stat().st_size:
-                with open(path, "rb") as file:
-                    file.seek(max(0, path.stat().st_size - _KEPT_TAIL))
-                    (target / path.name).write_bytes(file.read())
+def _keep_logs(private: PrivateRay, run_dir: Path | None) -> None:
+    if run_dir is not None:
+        private.keep_logs(run_dir / "logs" / "ray")
 
 
 # ---- both

@@ -15,8 +15,9 @@ from distft.config.cluster import Cluster, load_cluster
 from distft.launch.node.__main__ import main
 from distft.launch.node.environment import node_environment, passed_on
 from distft.launch.node.job import job_of, parsed, resources, seconds_left, with_task
-from distft.launch.node.local_ray import NodeRay, object_store_bytes, private_folder
 from distft.launch.node.network import Address, interfaces, node_address, source_towards
+from distft.launch.node.node_ray import NodeRay, object_store_bytes
+from distft.launch.on_ray.private import private_folder
 
 MINE = {"SLURMD_NODENAME": "n2", "SLURM_NODEID": "0", "SLURM_RESTART_COUNT": "3"}
 LAUNCH = ("--launch", "/run/launch/7.3", "--nodes", "n1,n2,n3")
