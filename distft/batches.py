@@ -162,9 +162,3 @@ def concatenate(parts: Sequence[Batch]) -> Batch:
         else:
             joined[name] = np.concatenate([c for c in columns if not isinstance(c, Ragged)])
     return Batch(joined)
-
-
-def by_sample(parts: Sequence[Batch]) -> Batch:
-    """The parts' samples sorted by their ``sample`` column: undoes any split over ranks."""
-    joined = concatenate(parts)
-    return joined.take(np.argsort(joined.dense("sample"), kind="stable"))

@@ -27,11 +27,6 @@ def masked_sum(values: Tensor, mask: Tensor) -> Tensor:
     return keep(values, mask).sum()
 
 
-def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean of ``values`` over ``mask``: a scalar, 0 if the mask is empty."""
-    return masked_sum(values, mask) / mask.sum().clamp(min=1)
-
-
 def segment_sum(values: Tensor, segments: Tensor, num_segments: int, mask: Tensor) -> Tensor:
     """Sum per sequence of a flat token tensor.
 

@@ -154,13 +154,6 @@ def record_files(folder: Path, names: Sequence[str]) -> list[FileRecord]:
     return records
 
 
-def record_tree(folder: Path, name: str) -> list[FileRecord]:
-    """``record_files`` of every file below the subfolder ``name`` of the staging ``folder``."""
-    below = folder / safe_path(name)
-    files = sorted(path.relative_to(folder).as_posix() for path in below.rglob("*") if path.is_file())
-    return record_files(folder, files)
-
-
 def safe_path(name: str) -> PurePosixPath:
     """The relative path a record names. Raises ValueError if it is absolute or climbs out."""
     path = PurePosixPath(name)

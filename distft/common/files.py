@@ -61,16 +61,6 @@ def sync_folder(path: Path) -> None:
     sync_file(path)
 
 
-def sync_tree(root: Path) -> None:
-    """Sync every file and folder below ``root``, itself last. Links are not followed. Raises OSError."""
-    for folder, _, names in os.walk(root, topdown=False):
-        for name in names:
-            path = Path(folder, name)
-            if not path.is_symlink():
-                sync_file(path)
-        sync_folder(Path(folder))
-
-
 def sha256_file(path: Path) -> str:
     """The hex digest of a file's content, read in blocks. Raises OSError."""
     digest = hashlib.sha256()

@@ -139,14 +139,6 @@ def marks(question: str, answer: str) -> int:
     return int(polite) + int(about) + int(closes) + int(bool(answer.strip()) and not rude)
 
 
-def better_share(questions: Sequence[str], answers: Sequence[str]) -> float:
-    """The share of answers with BETTER_MARKS or more: for reports and tests, never for training."""
-    if not answers:
-        raise ValueError("no answers to judge")
-    better = [marks(question, answer) >= BETTER_MARKS for question, answer in zip(questions, answers, strict=True)]
-    return sum(better) / len(better)
-
-
 def _row(picker: _Picker, question: str, advice: Sequence[str], slots: dict[str, str]) -> dict[str, Any]:
     if picker.below(100) < _CLOSE_PAIR_PERCENT:
         chosen, rejected = _BETTER[0][0], picker.weighted(_CLOSE)

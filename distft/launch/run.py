@@ -225,7 +225,7 @@ def group_specs(recipe: Recipe, plan: Plan, run_dir: Path) -> list[GroupSpec]:
                 gpus_per_rank=group.gpus_per_rank,
                 env=group.env,
                 spec={"spec": role_spec(recipe, group.role)},
-                node_of_rank=tuple(rank.node for rank in group.ranks),
+                node_of_rank=group.node_of_rank,
                 micro_batch_cost=group.micro_batch_cost,
             )
             for group in plan.groups.values()

@@ -10,7 +10,7 @@ from distft.common.seeding import derive
 from distft.config.load import resolve_path
 from distft.config.models import Model, Policy
 from distft.config.recipe import Recipe
-from distft.config.roles import is_rl, longest_sequence, main_role, model_of, optimizer_of, roles, trained_roles
+from distft.config.roles import longest_sequence, main_role, model_of, optimizer_of, roles, trained_roles
 from distft.data.chat_templates import NAMED, resolve_template
 from distft.workers.spec import RoleSpec, Start
 
@@ -92,7 +92,6 @@ def role_spec(recipe: Recipe, role: str) -> RoleSpec:
         longest=longest_sequence(recipe),
         dropout=trained and recipe.algorithm.traits.dropout,
         seed=derive(recipe.seed, "role", role),
-        generates=role == "policy" and is_rl(recipe),
         stop_tokens=model.stop_tokens if isinstance(model, Policy) else None,
         gathered_generation=recipe.rollout.weights == "gathered",
         collective_timeout_s=collective_timeout_s(recipe),

@@ -11,7 +11,7 @@ A pure function: nothing is started, no torch, no ray. The same plan drives loca
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -148,22 +148,6 @@ class Plan(Frozen):
             if role in group.roles:
                 return group
         raise KeyError(role)
-
-    def group_specs_view(self) -> dict[str, dict[str, Any]]:
-        """By role of the group: what starts it, under the names of ``groups``' GroupSpec (which adds the worker)."""
-        return {
-            group.role: {
-                "role": group.role,
-                "num_ranks": group.num_ranks,
-                "device_set": group.device_set,
-                "beside": group.beside,
-                "cpus_per_rank": group.cpus_per_rank,
-                "gpus_per_rank": group.gpus_per_rank,
-                "env": dict(group.env),
-                "node_of_rank": group.node_of_rank,
-            }
-            for group in self.groups.values()
-        }
 
 
 def make_plan(recipe: Recipe, cluster: Cluster, *, machine: Machine | None = None) -> Plan:

@@ -22,7 +22,6 @@ class RoleSpec:
     longest: int
     dropout: bool = False
     seed: int = 0
-    generates: bool = False
     stop_tokens: tuple[str, ...] | None = None
     gathered_generation: bool = True
     collective_timeout_s: float = 600.0

@@ -15,7 +15,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from distft.data.builtin import better_share, dialogues
+from distft.data.builtin import dialogues
+from tests.harness.better_share import better_share
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
 STAGES = ("sft", "reward", "ppo", "dpo")

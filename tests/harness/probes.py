@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import numpy as np
 import torch
 
-from distft.batches import Batch, by_sample
+from distft.batches import Batch, concatenate
 from distft.controller import rl
 from distft.evaluation.held_out import EVALUATION_ITERATION
 from distft.experience.rollouts import Sampler
@@ -42,7 +43,8 @@ def rollouts_recorded() -> Iterator[list[Tokens]]:
 def tokens_of(result: Result) -> Tokens:
     """The column ``response_ids`` of a result, samples in order."""
     assert result.data is not None
-    responses = by_sample([_fetched(part.ref) for part in result.data.parts]).ragged("response_ids")
+    joined = concatenate([_fetched(part.ref) for part in result.data.parts])
+    responses = joined.take(np.argsort(joined.dense("sample"), kind="stable")).ragged("response_ids")
     return [responses[row].tolist() for row in range(len(responses))]
 
 

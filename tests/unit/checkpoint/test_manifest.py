@@ -13,7 +13,6 @@ from distft.checkpoint.manifest import (
     faults,
     read_manifest,
     record_files,
-    record_tree,
 )
 
 
@@ -118,6 +117,9 @@ def test_records_are_synced_with_their_folders(tmp_path: Path, synced: list[str]
     (tmp_path / "policy" / "deep" / "a").write_text("1")
     (tmp_path / "policy" / "b").write_text("2")
     (tmp_path / "other").write_text("3")
-    assert [record.path for record in record_tree(tmp_path, "policy")] == ["policy/b", "policy/deep/a"]
+    assert [record.path for record in record_files(tmp_path, ["policy/b", "policy/deep/a"])] == [
+        "policy/b",
+        "policy/deep/a",
+    ]
     expected = ("policy/b", "policy/deep/a", "policy/deep", "policy", "")
     assert sorted(synced) == sorted(str(tmp_path / path) for path in expected)

@@ -48,16 +48,6 @@ def test_sha256_file_over_several_blocks(tmp_path: Path) -> None:
     assert files.sha256_file(tmp_path / "x") == hashlib.sha256(content).hexdigest()
 
 
-def test_sync_tree_syncs_every_file_and_folder(tmp_path: Path, synced: list[str]) -> None:
-    (tmp_path / "a" / "b").mkdir(parents=True)
-    (tmp_path / "a" / "b" / "f").write_text("1")
-    (tmp_path / "g").write_text("2")
-    (tmp_path / "link").symlink_to("nowhere")
-    files.sync_tree(tmp_path)
-    assert sorted(synced) == sorted(str(tmp_path / p) for p in ("", "a", "a/b", "a/b/f", "g"))
-    assert synced[-1] == str(tmp_path)
-
-
 def test_jsonl_lines_and_torn_last_line(tmp_path: Path) -> None:
     path = tmp_path / "x.jsonl"
     with files.JsonlWriter(path) as writer:

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from distft.data.builtin import BETTER_MARKS, MAX_MARKS, SIZES, SPLITS, THINGS, better_share, dialogues, marks
+from distft.data.builtin import MAX_MARKS, SIZES, SPLITS, THINGS, dialogues, marks
+from tests.harness.better_share import better_share
 
 QUESTION = "Hello, I am Anna from Oslo. I have a question about a lamp. How do I clean a lamp?"
 
@@ -75,9 +76,3 @@ def test_supervised_rows_are_a_mixture(rows: dict[str, list[dict[str, Any]]]) ->
 )
 def test_marks_by_hand(answer: str, expected: int) -> None:
     assert marks(QUESTION, answer) == expected
-    assert better_share([QUESTION], [answer]) == float(expected >= BETTER_MARKS)
-
-
-def test_no_answers_have_no_share() -> None:
-    with pytest.raises(ValueError, match="no answers"):
-        better_share([], [])

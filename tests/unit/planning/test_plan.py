@@ -141,14 +141,14 @@ def test_groups_that_take_turns_share_their_bundles() -> None:
     plan = make_plan(turns, gpu_cluster())
     assert set(plan.device_sets) == {"policy"}
     assert len(plan.device_sets["policy"]) == plan.num_devices == 2
-    views = plan.group_specs_view()
-    assert views["reference"]["device_set"] == "policy"
-    assert views["reference"]["node_of_rank"] == views["policy"]["node_of_rank"] == (0, 0)
+    groups = plan.groups
+    assert groups["reference"].device_set == "policy"
+    assert groups["reference"].node_of_rank == groups["policy"].node_of_rank == (0, 0)
     bundle = plan.device_sets["policy"][0]
-    assert sum(view["cpus_per_rank"] for view in views.values()) <= bundle.cpus
-    assert {view["gpus_per_rank"] for view in views.values()} == {bundle.gpus} == {1.0}
+    assert sum(group.cpus_per_rank for group in groups.values()) <= bundle.cpus
+    assert {group.gpus_per_rank for group in groups.values()} == {bundle.gpus} == {1.0}
     assert any("awake together: " in note for note in plan.notes)
-    assert views["reference"]["beside"] == ("policy",)
+    assert groups["reference"].beside == ("policy",)
 
 
 @pytest.mark.parametrize("stage", [2, 3])
@@ -172,15 +172,6 @@ def test_shared_role_is_found_in_its_hosts_group() -> None:
     assert "parameters" not in {item.name for item in plan.memory["reference"].items}
     with pytest.raises(KeyError):
         plan.group_of("value")
-
-
-def test_specs_view_has_the_names_of_a_group_spec() -> None:
-    from distft.groups.bundles import GroupSpec
-
-    plan = make_plan(recipe("ppo"), local(), machine=LAPTOP)
-    specs = [GroupSpec(worker="m:C", **view) for view in plan.group_specs_view().values()]
-    assert [spec.role for spec in specs] == list(FOUR)
-    assert all(spec.num_ranks == 2 and spec.node_of_rank == (0, 0) for spec in specs)
 
 
 def test_environment_comes_from_cluster_and_machine() -> None:
