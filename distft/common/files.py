@@ -61,6 +61,21 @@ def sync_folder(path: Path) -> None:
     sync_file(path)
 
 
+def tail(path: Path, num_bytes: int) -> bytes:
+    """The last bytes of a file; all of one that is no longer. Raises OSError."""
+    with open(path, "rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - num_bytes))
+        return file.read()
+
+
+def last_lines(path: Path, count: int, *, within: int = 64 * 1024) -> list[str]:
+    """The last lines of a log, of its last bytes at that; none where it cannot be read."""
+    try:
+        return tail(path, within).decode("utf-8", "replace").splitlines()[-count:]
+    except OSError:
+        return []
+
+
 def sha256_file(path: Path) -> str:
     """The hex digest of a file's content, read in blocks. Raises OSError."""
     digest = hashlib.sha256()

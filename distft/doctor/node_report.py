@@ -13,7 +13,6 @@ import platform
 import resource
 import shutil
 import socket
-import subprocess
 import tempfile
 import time
 import urllib.error
@@ -23,7 +22,7 @@ from typing import Any
 
 import psutil
 
-from distft.launch.machine import available_cpus, free_memory, memory_limit
+from distft.launch.machine import available_cpus, free_memory, memory_limit, nvidia_smi
 
 PACKAGES = ("distft", "torch", "deepspeed", "transformers", "ray", "datasets", "numpy", "wandb")
 # Where a Ray of somebody else's may already listen: its head, and its agents.
@@ -47,7 +46,7 @@ def node_report(folder: Path, nonce: str, wandb_url: str) -> dict[str, Any]:
         "cpus": available_cpus(),
         "memory": memory_limit(),
         "memory_free": free_memory(),
-        "gpus": gpus(),
+        "gpus": nvidia_smi(*_GPU_KEYS),
         "folder": shared_folder(folder, nonce),
         "temporary": free_space(Path(tempfile.gettempdir())),
         "shared_memory": free_space(Path("/dev/shm")),
@@ -64,17 +63,6 @@ def version(package: str) -> str:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return ""
-
-
-def gpus() -> list[dict[str, str]]:
-    """What nvidia-smi says of each GPU, by the names of its query; none where it is missing or fails."""
-    query = ["nvidia-smi", f"--query-gpu={','.join(_GPU_KEYS)}", "--format=csv,noheader,nounits"]
-    try:
-        told = subprocess.run(query, capture_output=True, text=True, timeout=60, check=True).stdout
-    except (OSError, subprocess.SubprocessError):
-        return []
-    rows = [[cell.strip() for cell in line.split(",")] for line in told.splitlines()]
-    return [dict(zip(_GPU_KEYS, row, strict=True)) for row in rows if len(row) == len(_GPU_KEYS)]
 
 
 def shared_folder(folder: Path, nonce: str) -> dict[str, Any]:

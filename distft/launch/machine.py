@@ -9,6 +9,8 @@ import subprocess
 from distft.launch import cgroups
 from distft.planning.machine import GIB, PASSED_ON, Machine
 
+_NVIDIA_S = 60.0  # a driver that is not kept loaded takes a while
+
 
 def this_machine() -> Machine:
     """This machine, within what is allowed of it: cores by affinity and quota, memory by cgroup, GPUs by nvidia-smi."""
@@ -46,14 +48,22 @@ def free_memory() -> int:
     return min(memory_limit(), int(psutil.virtual_memory().available))
 
 
-def _nvidia_gpus() -> list[tuple[str, float]]:
-    """(name, GiB) of each GPU; none where nvidia-smi is missing or fails."""
-    query = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader,nounits"]
+def nvidia_smi(*keys: str) -> list[dict[str, str]]:
+    """What nvidia-smi says of each GPU, by the names of its query; none where it is missing or fails."""
+    query = ["nvidia-smi", f"--query-gpu={','.join(keys)}", "--format=csv,noheader,nounits"]
     try:
-        answer = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True).stdout
-        rows = [line.rsplit(",", 1) for line in answer.splitlines() if "," in line]
-        gpus = [(name.strip(), float(mebibytes) / 1024) for name, mebibytes in rows]
-    except (OSError, ValueError, subprocess.SubprocessError):
+        told = subprocess.run(query, capture_output=True, text=True, timeout=_NVIDIA_S, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return []
+    rows = [[cell.strip() for cell in line.split(",")] for line in told.splitlines()]
+    return [dict(zip(keys, row, strict=True)) for row in rows if len(row) == len(keys)]
+
+
+def _nvidia_gpus() -> list[tuple[str, float]]:
+    """(name, GiB) of each GPU that this process may use."""
+    try:
+        gpus = [(gpu["name"], float(gpu["memory.total"]) / 1024) for gpu in nvidia_smi("name", "memory.total")]
+    except ValueError:
         return []
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:

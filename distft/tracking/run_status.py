@@ -7,6 +7,7 @@ Works for every run, however it was started. Nothing is written, nothing waits f
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -17,6 +18,7 @@ from distft.checkpoint.layout import checkpoints_folder, published
 from distft.checkpoint.lease import LEASE, living
 from distft.checkpoint.manifest import ManifestError, read_manifest
 from distft.common.errors import UserError
+from distft.common.files import tail
 from distft.common.logging import last_stage
 from distft.tracking.exit import EXIT
 from distft.tracking.jobs import FILE as JOBS
@@ -94,7 +96,7 @@ def run_status(run_dir: Path, known: Sequence[KnownJob] = ()) -> RunStatus:
     attempts, job = _attempts(events), counting(known)
     ended = last_ending(run_dir, attempts[-1].started if attempts else 0.0)
     number = attempts[-1].number if attempts else 0
-    lines = list(_lines(run_dir / METRICS, tail=_TAIL))
+    lines = list(_lines(run_dir / METRICS, _TAIL))
     steps = [line for line in lines if line.get("split") == "train" and isinstance(line.get("step"), int)]
     step = steps[-1]["step"] if steps else 0
     total = next((event["total_steps"] for event in reversed(events) if "total_steps" in event), None)
@@ -209,18 +211,13 @@ def _numbers(line: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in line.items() if name not in ("format", "split", "nonfinite")}
 
 
-def _lines(path: Path, tail: int | None = None) -> Iterator[dict[str, Any]]:
-    """The whole lines that are JSON objects; with ``tail`` those of the file's last bytes."""
+def _lines(path: Path, num_bytes: int = sys.maxsize) -> Iterator[dict[str, Any]]:
+    """The whole lines that are JSON objects, of the file's last bytes; the torn first one of a longer file is none."""
     try:
-        with open(path, "rb") as file:
-            size = path.stat().st_size
-            cut = tail is not None and size > tail
-            if cut and tail is not None:
-                file.seek(size - tail)
-            raw = file.read().splitlines(keepends=True)[1 if cut else 0 :]
+        found = tail(path, num_bytes + 1)
     except OSError:
         return
-    for line in raw:
+    for line in found.splitlines(keepends=True)[1 if len(found) > num_bytes else 0 :]:
         try:
             record = json.loads(line) if line.endswith(b"\n") else None
         except ValueError:

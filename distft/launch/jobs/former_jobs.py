@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import time
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from distft.checkpoint.lease import living, refuse_if_held
 from distft.common.errors import UserError
+from distft.common.waiting import wait_until
 from distft.launch.jobs.known_jobs import known_jobs
 from distft.tracking.jobs import KnownJob
 
@@ -44,5 +45,8 @@ def _already(folder: Path, former: Sequence[KnownJob]) -> UserError:
 
 def wait_for_end(run_dir: Path) -> None:
     """Until no job of the run is left, and nobody holds its folder."""
-    while any(job.state.active for job in known_jobs(run_dir)) or living(run_dir) is not None:
-        time.sleep(_LOOK_EVERY_S)
+
+    def gone() -> bool:
+        return not any(job.state.active for job in known_jobs(run_dir)) and living(run_dir) is None
+
+    wait_until(gone, math.inf, every_s=_LOOK_EVERY_S)

@@ -12,9 +12,10 @@ import ctypes
 import os
 import signal
 import subprocess
-import time
 from collections.abc import Mapping, Sequence
 from typing import IO, Any
+
+from distft.common.waiting import wait_until
 
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True)  # before the fork: a child must not load libraries
@@ -57,9 +58,4 @@ def end(process: subprocess.Popen[bytes], patience_s: float) -> None:
 
 def wait(process: subprocess.Popen[bytes], seconds: float) -> bool:
     """Whether it has ended within so many seconds; a signal handler of this process is served meanwhile."""
-    until = time.monotonic() + seconds
-    while process.poll() is None:
-        if time.monotonic() > until:
-            return False
-        time.sleep(0.05)
-    return True
+    return wait_until(lambda: process.poll() is not None, seconds, every_s=0.05)

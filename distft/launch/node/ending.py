@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from distft.checkpoint.layout import MANIFEST, checkpoints_folder, published
 from distft.common.errors import DistftError, StoppedOnRequest
+from distft.common.files import last_lines
 from distft.tracking.exit import Ending, read_exit
 from distft.tracking.last_ending import STARTED
 
@@ -25,7 +26,6 @@ _SAID = {
     "time": "the time limit is near",
 }
 _LAST_LINES = 20
-_TAIL_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True)
@@ -113,22 +113,11 @@ def told(status: Status, run_dir: Path) -> str:
         # What Slurm wanted, whether or not it could be done in time.
         lines.append(f"  because {_SAID[status.why_stopped]}")
     if status.log:
-        lines += [f"  log: {status.log}", *(f"    {line}" for line in tail(Path(status.log)))]
+        lines += [f"  log: {status.log}", *(f"    {line}" for line in last_lines(Path(status.log), _LAST_LINES))]
     again = "it is started again by itself" if status.requeue else "the same command goes on"
     after = f"all logs: {run_dir / 'logs'}" if failed(status) else again
     lines.append(f"  exit status {status.exit_status}; {after}")
     return "\n".join(lines)
-
-
-def tail(path: Path, count: int = _LAST_LINES) -> list[str]:
-    """The last lines of a log; none where it cannot be read."""
-    try:
-        with open(path, "rb") as file:
-            file.seek(0, 2)
-            file.seek(max(0, file.tell() - _TAIL_BYTES))
-            return file.read().decode("utf-8", "replace").splitlines()[-count:]
-    except OSError:
-        return []
 
 
 def failed(status: Status) -> bool:

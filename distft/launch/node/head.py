@@ -10,6 +10,7 @@ import traceback
 
 from distft.checkpoint.lease import STALE_S, living
 from distft.common.errors import EnvironmentFallsShort, StoppedOnRequest
+from distft.common.waiting import wait_until
 from distft.launch.node import ending
 from distft.launch.node.driver import Driver
 from distft.launch.node.ending import Status
@@ -120,10 +121,15 @@ class Head(Node):
 
     def _wait_for_lease(self) -> None:
         """A start before this one that was killed still seems to hold the run, until its heartbeat is old enough."""
-        until = time.monotonic() + STALE_S + 5.0
-        while self.job.restart and living(self.job.run_dir) is not None and time.monotonic() < until:
+
+        def free() -> bool:
+            if living(self.job.run_dir) is None:
+                return True
             self._keep_on()
-            time.sleep(POLL_S)
+            return False
+
+        if self.job.restart:
+            wait_until(free, STALE_S + 5.0, every_s=POLL_S)
 
     def _resume(self) -> list[str]:
         """A job that starts again goes on with its own checkpoints, wherever its first start was told to begin."""
@@ -164,13 +170,18 @@ class Head(Node):
     def _let_them_leave(self) -> bool:
         """Waits until every other node is gone, so that the batch script's turn comes after all of them. Whether
         they are."""
-        until = time.monotonic() + LEAVE_S
-        while time.monotonic() < until and not self.files.slurm_ends_it() and not self.heard.abandoned:
+
+        def all_left() -> bool:
             here = self.files.nodes(len(self.job.names))
             gone = {number for number, said in here.items() if said["state"] == "gone"}
-            if len(gone | {self.job.number}) == len(self.job.names):
-                return True
-            time.sleep(POLL_S / 2)
+            return len(gone | {self.job.number}) == len(self.job.names)
+
+        def no_time() -> bool:
+            return self.files.slurm_ends_it() or self.heard.abandoned
+
+        wait_until(lambda: no_time() or all_left(), LEAVE_S, every_s=POLL_S / 2)
+        if not no_time() and all_left():
+            return True
         self.log.say("not all nodes said that they left")
         return False
 

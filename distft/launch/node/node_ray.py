@@ -14,6 +14,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from distft.common.errors import EnvironmentFallsShort
+from distft.common.files import last_lines
+from distft.common.waiting import wait_until
 from distft.groups.bundles import NODE_LABEL
 from distft.launch.node import child
 from distft.launch.node.network import Address
@@ -22,6 +24,7 @@ from distft.launch.on_ray.private import PrivateRay
 
 _STARTED = b"Ray runtime started"  # printed when the node is known to the cluster
 _END_S = 6.0
+_LAST_LINES = 12
 _SHM_SHARE, _MEMORY_SHARE = 0.9, 0.3
 _PORTS = (
     "node-manager-port", "object-manager-port", "min-worker-port", "max-worker-port", "dashboard-agent-listen-port",
@@ -83,25 +86,26 @@ class NodeRay(PrivateRay):
         """Whether Ray has left this node."""
         return self._process is not None and self._process.poll() is not None
 
-    def last_lines(self, count: int = 12) -> list[str]:
+    def last_lines(self) -> list[str]:
         """What Ray's command printed last."""
-        with contextlib.suppress(OSError):
-            return self._output.read_text(encoding="utf-8", errors="replace").splitlines()[-count:]
-        return []
+        return last_lines(self._output, _LAST_LINES)
 
     def _wait(self, done: Callable[[], bool], what: str, deadline: float, keep_on: Callable[[], None]) -> None:
-        while not done():
+        def up() -> bool:
+            if done():
+                return True
             if self.ended:
                 said = "\n    ".join(self.last_lines())
                 raise EnvironmentFallsShort(f"{what} does not start:\n    {said}", where=f"node {self.number}")
-            if time.monotonic() > deadline:
-                raise EnvironmentFallsShort(
-                    f"{what} is not up within its deadline",
-                    where=f"node {self.number}",
-                    hint="recovery.start_deadline_s is the deadline; Ray's logs are kept",
-                )
             keep_on()
-            time.sleep(0.1)
+            return False
+
+        if not wait_until(up, deadline - time.monotonic()):
+            raise EnvironmentFallsShort(
+                f"{what} is not up within its deadline",
+                where=f"node {self.number}",
+                hint="recovery.start_deadline_s is the deadline; Ray's logs are kept",
+            )
 
 
 def object_store_bytes(memory: int) -> int:

@@ -7,6 +7,7 @@ import time
 import traceback
 
 from distft.common.errors import EnvironmentFallsShort, StoppedOnRequest
+from distft.common.waiting import wait_until
 from distft.launch.node import ending
 from distft.launch.node.files import HEAD
 from distft.launch.node.node_ray import NodeRay
@@ -77,9 +78,7 @@ class Worker(Node):
         return True
 
     def _wait_for_status(self, seconds: float) -> bool:
-        until = time.monotonic() + seconds
-        while time.monotonic() < until and not self.out_of_time:
-            if self.files.read(STATUS) is not None:
-                return True
-            time.sleep(POLL_S)
-        return False
+        def said() -> bool:
+            return self.files.read(STATUS) is not None
+
+        return wait_until(lambda: self.out_of_time or said(), seconds, every_s=POLL_S) and said()

@@ -14,6 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import Self
 
+from distft.common.files import tail
 from distft.launch.on_ray import guard
 
 _LONGEST_FOLDER = 38  # bytes; Ray's socket paths add 66 to "<folder>/r", and 107 is what a socket path may have
@@ -91,6 +92,4 @@ class PrivateRay:
             target.mkdir(parents=True, exist_ok=True)
             for path in [*self.folder.glob("*.out"), *(self.session / "logs").glob("*")]:
                 if path.is_file() and path.stat().st_size:
-                    with open(path, "rb") as file:
-                        file.seek(max(0, path.stat().st_size - _KEPT_TAIL))
-                        (target / path.name).write_bytes(file.read())
+                    (target / path.name).write_bytes(tail(path, _KEPT_TAIL))

@@ -48,6 +48,16 @@ def test_sha256_file_over_several_blocks(tmp_path: Path) -> None:
     assert files.sha256_file(tmp_path / "x") == hashlib.sha256(content).hexdigest()
 
 
+def test_the_end_of_a_file(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_bytes(b"first\nsecond \xff\nthird\n")
+    assert files.tail(log, 6) == b"third\n"
+    assert files.tail(log, 100) == log.read_bytes()
+    assert files.last_lines(log, 2) == ["second \ufffd", "third"]
+    assert files.last_lines(log, 9, within=7) == ["", "third"]
+    assert files.last_lines(tmp_path / "none", 2) == []
+
+
 def test_jsonl_lines_and_torn_last_line(tmp_path: Path) -> None:
     path = tmp_path / "x.jsonl"
     with files.JsonlWriter(path) as writer:

@@ -52,7 +52,7 @@ def live(
     torch.manual_seed(0)
     engine = Engine(persistence_threshold=0, zero_stage=3)
     model = Model(path=folder, dtype="float32", peft=lora, quantization=quantization, engine=engine)
-    spec = RoleSpec("policy", model, "causal", Optimizer(learning_rate=1e-2), longest=LONGEST, generates=True)
+    spec = RoleSpec("policy", model, "causal", Optimizer(learning_rate=1e-2), longest=LONGEST)
     worker = ModelWorker(spec=spec, rank=rank, world_size=world)
     worker.setup(("", 0), folder, False)
     worker.check_export()

@@ -27,7 +27,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
 def started(rank: int, world: int, folder: str, lora: Lora | None) -> Any:
     """A ZeRO-3 policy that generates from a twin."""
     model = Model(path=folder, dtype="float32", peft=lora, engine=Engine(persistence_threshold=0))
-    spec = RoleSpec("policy", model, "causal", Optimizer(learning_rate=0.1), longest=32, generates=True)
+    spec = RoleSpec("policy", model, "causal", Optimizer(learning_rate=0.1), longest=32)
     worker = ModelWorker(spec=spec, rank=rank, world_size=world)
     worker.setup(("", 0), folder, False)
     return worker
