@@ -71,7 +71,7 @@ def _node_load(
     """One node of a kind at its fullest moment."""
 
     def at(whens: tuple[When, ...]) -> dict[str, int]:
-        found = {}
+        found: dict[str, int] = {}
         for root, count in kind.ranks.items():
             held = {
                 group: count * sum(groups[group].node.get(when, 0) for when in whens)

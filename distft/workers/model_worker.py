@@ -163,7 +163,7 @@ class ModelWorker:
 
     def take_peaks(self) -> dict[str, int]:
         """The most bytes of the GPU that tensors took, and that the allocator held, since this was last asked."""
-        if process_group.accelerator().type == "cpu" or not torch.cuda.is_initialized():
+        if process_group.accelerator().type == "cpu" or not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
             return {}
         peaks = {
             "allocated_peak": torch.cuda.max_memory_allocated(), "reserved_peak": torch.cuda.max_memory_reserved(),
