@@ -6,7 +6,10 @@ import ast
 import re
 import sys
 import tomllib
+from graphlib import TopologicalSorter
 from pathlib import Path
+
+import grimp
 
 TORCH_FREE = ("distft.config", "distft.planning", "distft.launch.slurm")
 
@@ -54,6 +57,13 @@ def test_every_login_node_module_is_under_contract(root: Path) -> None:
     sources = contract["source_modules"]
     assert isinstance(sources, list)
     assert there - set(sources) == set()
+
+
+def test_no_circle() -> None:
+    """Not even through an import within a function. Raises CycleError, which names the modules, where there is one."""
+    graph = grimp.build_graph("distft")
+    imports = {module: graph.find_modules_directly_imported_by(module) for module in graph.modules}
+    TopologicalSorter(imports).prepare()
 
 
 def test_algorithms_import_torch_and_themselves_only(root: Path) -> None:
