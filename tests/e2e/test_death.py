@@ -142,7 +142,11 @@ def test_sigterm_once_stops_with_a_checkpoint_and_sigint_twice_at_once(sft: Path
 def test_what_a_terminal_sends_to_all_its_processes_stops_in_order(start: Start, number: signal.Signals) -> None:
     """Ctrl-C, ``timeout`` and a closed terminal reach the whole process group: Ray and the workers must not heed it."""
     words = [*SFT, "train.steps=100000", "checkpoint.every=50000"]
-    verb = start(*words)
+    former = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # tests under nohup ignore it, and so would the run
+    try:
+        verb = start(*words)
+    finally:
+        signal.signal(signal.SIGHUP, former)
     verb.wait_for_stage("policy-1", "update sft from step 2\n")
     os.killpg(verb.process.pid, number)
     assert verb.end(60) == 75, verb.output
