@@ -1,4 +1,4 @@
-"""The memory of a sleeping model: every storage of it given up on the device, what is needed again kept on the host.
+"""The memory of a sleeping model: its storages given up on the device, what is needed again kept on the host.
 
 Storages, not tensors: DeepSpeed's flat buffers and the parameters that are views of them stay one memory, so that
 nothing has to know who is a view of whom, and all ZeRO stages sleep alike. DeepSpeed's own ``offload_states`` wants
@@ -6,13 +6,14 @@ its FusedAdam, and at stage 3 takes a frozen parameter for one of its buffer's.
 
 Places on the host are made at the first sleep and used again (on a GPU page-locked: 55 GB/s both ways on an H100,
 where new pageable memory each time came to 1.6 out and 6.5 back). What is frozen goes there once; gradients, which
-between steps nobody reads, do not go at all and are zeros again.
+between steps nobody reads, do not go at all and are zeros again. A model sleeps and wakes in two parts: its weights,
+which every pass needs, and its states, which only a step does and which may come back while the pass computes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -20,9 +21,9 @@ from torch import Tensor
 
 from distft.engine.process_group import accelerator
 
-Fate: TypeAlias = Literal["gradient", "frozen", "changing"]
-# A storage that several tensors share has the last of their fates.
-ORDER: tuple[Fate, ...] = ("gradient", "frozen", "changing")
+Fate: TypeAlias = Literal["gradient", "state", "frozen", "changing"]
+Part: TypeAlias = Literal["weights", "states"]
+BOTH: tuple[Part, ...] = ("weights", "states")
 # Bytes taken from the system at once: torch rounds page-locked memory up to a power of two.
 CHUNK = 64 * 2**20
 ALIGNMENT = 256
@@ -30,12 +31,21 @@ ALIGNMENT = 256
 
 @dataclass
 class _Place:
-    """A storage of the device and its room on the host; ``current``: what lies there is what the storage holds."""
+    """A storage of the device and its room on the host; ``current``: what lies there is what the storage holds.
+
+    Gradients have no room: they are let go of.
+    """
 
     storage: Any
     size: int
-    room: list[Tensor]
+    fate: Fate
+    room: list[Tensor] = field(default_factory=list)
     current: bool = False
+    out: bool = False
+
+    @property
+    def part(self) -> Part:
+        return _part_of(self.fate)
 
 
 class Asleep:
@@ -43,43 +53,98 @@ class Asleep:
 
     def __init__(self) -> None:
         self._places: dict[int, _Place] = {}
-        self._let_go: list[tuple[Any, int]] = []
         self._rooms = _Rooms()
+        self._transfers = _Transfers()
 
-    def sleep(self, tensors: Iterable[tuple[Tensor, Fate]]) -> int:
-        """Empties the storages of these tensors on the device. Returns the bytes that were copied out."""
+    def sleep(self, tensors: Iterable[tuple[Tensor, Fate]], parts: Collection[Part] = BOTH) -> int:
+        """Empties the storages of those tensors on the device that belong to ``parts``. Returns the bytes that were
+        copied out.
+        """
+        self.finish()
         found = _storages(tensors)
-        for key in self._places.keys() - found.keys():  # a tensor that was made anew since
-            gone = self._places.pop(key)
-            self._rooms.give_back(gone.size, gone.room)
-        copied = 0
+        for key, place in list(self._places.items()):
+            if key not in found and not place.out:  # a tensor that was made anew since
+                self._rooms.give_back(place.size, self._places.pop(key).room)
+        copied, leaving = 0, []
         for key, (storage, fate) in found.items():
-            size = storage.nbytes()
-            if fate == "gradient":
-                self._let_go.append((storage, size))
+            if _part_of(fate) not in parts:
                 continue
-            place = self._places.setdefault(key, _Place(storage, size, []))
-            place.room = place.room or self._rooms.take(size)
-            if fate == "changing" or not place.current:
-                _copy(place, out=True)
-                copied += size
+            place = self._places.setdefault(key, _Place(storage, storage.nbytes(), fate))
+            leaving.append(place)
+            if fate == "gradient":
+                continue
+            place.room = place.room or self._rooms.take(place.size)
+            if fate != "frozen" or not place.current:
+                self._transfers.copy(place, out=True)
+                copied += place.size
             place.current = True
-        _wait()
-        for storage, _ in found.values():
-            storage.resize_(0)
+        self._transfers.finish()
+        for place in leaving:
+            place.out = True
+            place.storage.resize_(0)
         return copied
 
-    def wake(self) -> int:
-        """Fills the storages again, in new memory of the device. Returns the bytes that were copied back."""
-        for storage, size in self._let_go:
-            storage.resize_(size)
-            _bytes_of(storage).zero_()
-        self._let_go = []
-        for place in self._places.values():
+    def wake(self, parts: Collection[Part] = BOTH) -> int:
+        """Fills the storages of ``parts`` again, in new memory of the device; the states are begun only, see
+        ``finish``. Returns the bytes that are copied back.
+        """
+        coming = {key: place for key, place in self._places.items() if place.out and place.part in parts}
+        for key, place in coming.items():
             place.storage.resize_(place.size)
-            _copy(place, out=False)
-        _wait()
-        return sum(place.size for place in self._places.values())
+            place.out = False
+            if place.fate == "gradient":
+                _bytes_of(place.storage).zero_()
+                del self._places[key]  # or it would be held beyond the step that frees it
+        moved = [place for place in coming.values() if place.fate != "gradient"]
+        for part in BOTH:
+            for place in moved:
+                if place.part == part:
+                    self._transfers.copy(place, out=False)
+            if part == "weights":
+                self._transfers.finish()
+        return sum(place.size for place in moved)
+
+    def finish(self) -> None:
+        """Waits for states that are still on their way back: before anything reads them."""
+        self._transfers.finish()
+
+
+class _Transfers:
+    """Copies between storages and their rooms that are begun together and waited for together.
+
+    On a GPU on a stream of their own, so that it computes meanwhile; elsewhere they are made when they are waited for.
+    """
+
+    def __init__(self) -> None:
+        self._begun: list[tuple[Tensor, Tensor]] = []
+        self._stream: Any = None
+
+    def copy(self, place: _Place, *, out: bool) -> None:
+        """Begins to copy a storage."""
+        there, first = _bytes_of(place.storage), 0
+        for piece in place.room:
+            part = there.narrow(0, first, len(piece))
+            first += len(piece)
+            target, source = (piece, part) if out else (part, piece)
+            if accelerator().type == "cuda":
+                self._on_stream(target, source)
+            self._begun.append((target, source))
+
+    def finish(self) -> None:
+        """Returns when all that was begun is copied."""
+        begun, self._begun = self._begun, []
+        if self._stream is not None:
+            self._stream.synchronize()
+            return
+        for target, source in begun:
+            target.copy_(source)
+
+    def _on_stream(self, target: Tensor, source: Tensor) -> None:
+        if self._stream is None:
+            self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        self._stream.wait_stream(torch.cuda.current_stream())  # what was computed, and who had this memory before
+        with torch.cuda.stream(self._stream):
+            target.copy_(source, non_blocking=True)
 
 
 class _Rooms:
@@ -110,33 +175,24 @@ class _Rooms:
         self._spare.setdefault(size, []).append(room)
 
 
+def _part_of(fate: Fate) -> Part:
+    return "states" if fate in ("gradient", "state") else "weights"
+
+
 def _storages(tensors: Iterable[tuple[Tensor, Fate]]) -> dict[int, tuple[Any, Fate]]:
-    """The storages on the device that hold anything, each once, by the address of the storage object."""
+    """The storages on the device that hold anything, each once, by the address of the storage object. One that tensors
+    of several fates share changes, but for gradients, which may go with anything.
+    """
     found: dict[int, tuple[Any, Fate]] = {}
     for tensor, fate in tensors:
         storage = tensor.untyped_storage()
         if tensor.device.type != accelerator().type or not storage.nbytes():
             continue
         _, before = found.get(storage._cdata, (None, fate))
-        found[storage._cdata] = (storage, max(before, fate, key=ORDER.index))
+        kinds = {before, fate} - {"gradient"}
+        found[storage._cdata] = (storage, "gradient" if not kinds else kinds.pop() if len(kinds) == 1 else "changing")
     return found
 
 
 def _bytes_of(storage: Any) -> Tensor:
     return torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage)
-
-
-def _copy(place: _Place, *, out: bool) -> None:
-    """Between a storage and its room; on a GPU only begun."""
-    there, first = _bytes_of(place.storage), 0
-    for piece in place.room:
-        part = there.narrow(0, first, len(piece))
-        first += len(piece)
-        target, source = (piece, part) if out else (part, piece)
-        target.copy_(source, non_blocking=True)
-
-
-def _wait() -> None:
-    """Until what was begun is done: other streams than this one may read the storages next."""
-    if accelerator().type == "cuda":
-        torch.cuda.synchronize()

@@ -12,7 +12,7 @@ denominator, so ranks must be *summed*; ``backward`` multiplies by the world siz
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, cast
@@ -29,7 +29,7 @@ from distft.config.models import Engine as EngineConfig
 from distft.config.training import Optimizer
 from distft.engine import process_group
 from distft.engine.accumulation import accumulate_in_float32
-from distft.engine.asleep import Asleep
+from distft.engine.asleep import BOTH, Asleep, Part
 from distft.engine.held import (
     Held,
     bytes_now,
@@ -77,7 +77,6 @@ class Engine:
         self._engine: Any = None
         self._replicated: ReplicatedStep | None = None
         self._asleep = Asleep()
-        self._awake = True
         if optimizer is not None:
             self._build_trained(module, config, optimizer)
         else:
@@ -172,6 +171,7 @@ class Engine:
         cleared: in float16 the loss scale was too large and infinity is returned, otherwise
         NonFiniteGradients is raised, on every rank.
         """
+        self._asleep.finish()
         for group in self._engine.optimizer.param_groups:
             group["lr"] = learning_rate
         if self._replicated is not None:
@@ -217,6 +217,7 @@ class Engine:
         Of a partly frozen module only what is trained: the rest is where the run started, and loaded from there.
         Raises OSError or RuntimeError on a rank whose files the disk refused, when all ranks are through.
         """
+        self._asleep.finish()
         self._engine.save_checkpoint(
             str(folder), tag=CHECKPOINT_TAG, save_latest=False, exclude_frozen_parameters=self._partly_frozen
         )
@@ -228,6 +229,7 @@ class Engine:
         Raises FileNotFoundError: DeepSpeed answers a missing checkpoint with (None, None), after which
         training would start from scratch, or with an assertion without words.
         """
+        self._asleep.finish()
         path = None
         if (folder / CHECKPOINT_TAG).is_dir():
             path, _ = self._engine.load_checkpoint(str(folder), tag=CHECKPOINT_TAG)
@@ -243,29 +245,25 @@ class Engine:
         gradients = gradient_elements(optimizer, self.module, self.zero_stage)
         return Held(parameters, gradients, optimizer_elements(optimizer), bytes_now(self.module, optimizer))
 
-    def offload(self) -> int:
-        """Moves what this rank holds to host memory, so that another role may use the accelerator. Between steps only:
-        gradients are not kept. Returns the bytes copied.
+    def offload(self, parts: Collection[Part] = BOTH) -> int:
+        """Moves those parts of what this rank holds to host memory, so that another role may use the accelerator.
+        Between steps only: gradients are not kept. Returns the bytes copied.
         """
         if self.device.type == "cpu":  # where it would be the same memory
             return 0
-        copied = self.sleep()
+        copied = self.sleep(parts)
         torch.cuda.empty_cache()
         return copied
 
-    def sleep(self) -> int:
+    def sleep(self, parts: Collection[Part] = BOTH) -> int:
         """As ``offload``, on any device."""
-        if not self._awake:
-            return 0
-        self._awake = False
-        return self._asleep.sleep(held_tensors(self.module, self._engine.optimizer if self.trained else None))
+        return self._asleep.sleep(held_tensors(self.module, self._engine.optimizer if self.trained else None), parts)
 
-    def reload(self) -> int:
-        """Moves it back. Returns the bytes copied."""
-        if self._awake:
-            return 0
-        self._awake = True
-        return self._asleep.wake()
+    def reload(self, parts: Collection[Part] = BOTH) -> int:
+        """Moves them back; the states come while others compute, and are waited for where they are read. Returns the
+        bytes copied.
+        """
+        return self._asleep.wake(parts)
 
 
 def _buckets(named: list[tuple[str, nn.Parameter]], limit: int) -> Iterator[list[tuple[str, nn.Parameter]]]:

@@ -68,10 +68,10 @@ def held_tensors(module: nn.Module, optimizer: Any = None) -> Iterator[tuple[Ten
     if optimizer is None:
         return
     masters = list(_master_weights(optimizer))
-    yield from ((master, "changing") for master in masters)
+    yield from ((master, "state") for master in masters)
     yield from ((master.grad, "gradient") for master in masters if master.grad is not None)
     yield from ((tensor, "gradient") for tensor in _kept_gradients(optimizer) if tensor is not None)
-    yield from ((tensor, "changing") for tensor in optimizer_tensors(optimizer))
+    yield from ((tensor, "state") for tensor in optimizer_tensors(optimizer))
 
 
 def _quantization_constants(parameter: Any) -> Iterator[Tensor]:

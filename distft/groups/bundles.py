@@ -20,8 +20,8 @@ class GroupSpec:
     """One group to start.
 
     ``device_set``: groups with the same one share devices, and compute on them one after the other; those ``beside``
-    it stay awake while it does, the others sleep. ``env``: environment of
-    the workers. ``worker``: "module:Class", constructed in its actor with ``rank, world_size,
+    it stay awake while it does, those ``resting`` keep their weights, the others sleep. ``env``: environment of the
+    workers. ``worker``: "module:Class", constructed in its actor with ``rank, world_size,
     node_ip, local_rank`` and ``spec`` as keywords. ``node_of_rank``: ranks with equal numbers lie
     on one node, with different numbers on different ones, over all groups; None leaves it to Ray.
     ``memory``: bytes per rank that Ray is to set aside, 0 for none. ``micro_batch_cost``: see ``handles.Group``.
@@ -32,6 +32,7 @@ class GroupSpec:
     worker: str
     device_set: str = ""
     beside: tuple[str, ...] = ()
+    resting: tuple[str, ...] = ()
     cpus_per_rank: float = 1.0
     gpus_per_rank: float = 0.0
     env: Mapping[str, str] = field(default_factory=dict)

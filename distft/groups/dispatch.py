@@ -25,33 +25,35 @@ class Verb:
     ``deadline``: "setup" loads things (the start deadline holds each time), "long" writes or reads
     much (the start deadline holds the first time), "usual" is computing.
     ``reports``: "first" keeps the reports of the other ranks at home. ``ranks``: who runs it.
-    ``on_device``: needs the group's devices, so a group sharing them sleeps meanwhile.
+    ``on_device``: needs the group's devices, so a group sharing them sleeps meanwhile; ``states``: needs what the
+    optimizer keeps there too.
     """
 
     deadline: Literal["setup", "long", "usual"] = "usual"
     reports: Literal["first", "all"] = "all"
     ranks: Literal["first", "all"] = "all"
     on_device: bool = True
+    states: bool = False
 
 
 VERBS: Mapping[str, Verb] = {
     # life
     "host_store": Verb(ranks="first", on_device=False),
-    "setup": Verb(deadline="setup"),
+    "setup": Verb(deadline="setup", states=True),
     "sleep": Verb(deadline="long", reports="first", on_device=False),
     "wake": Verb(deadline="long", reports="first", on_device=False),
     "held": Verb(on_device=False),
     "close": Verb(reports="first", on_device=False),
     # computing
     "forward": Verb(),
-    "update": Verb(),
+    "update": Verb(states=True),
     "evaluate": Verb(reports="first"),
     # generating
     "sync_weights": Verb(),
     "generate": Verb(deadline="long"),
     # keeping
-    "save": Verb(deadline="long"),
-    "load": Verb(deadline="setup"),
+    "save": Verb(deadline="long", states=True),
+    "load": Verb(deadline="setup", states=True),
     "check_export": Verb(deadline="setup", ranks="first", on_device=False),
     "export": Verb(deadline="long", reports="first"),
     # the data worker's

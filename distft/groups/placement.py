@@ -129,7 +129,11 @@ def start_groups(
     members: list[Member] = []
     answers = Answers()
     running = Attempt(
-        Devices({spec.role: spec.devices for spec in specs}, {spec.role: spec.beside for spec in specs}),
+        Devices(
+            {spec.role: spec.devices for spec in specs},
+            {spec.role: spec.beside for spec in specs},
+            {spec.role: spec.resting for spec in specs},
+        ),
         deadlines,
         verbs,
         answers,

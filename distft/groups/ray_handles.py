@@ -88,6 +88,7 @@ class _Step:
     position: int | None
     asked: Asked
     data_refs: list[Any]
+    moved: tuple[str, ...]
 
 
 class Attempt:
@@ -153,11 +154,11 @@ class Attempt:
         call = calls[positions[0]]
         before = self.devices.steps_before(call.group.role, declared(call.verb, self.verbs))
         if before:
-            role, verb = before[0]
-            return self._start(self.groups[role].call(verb), None)
+            move = before[0]
+            return self._start(self.groups[move.role].call(move.verb, move.parts), None, move.parts)
         return self._start(call, positions.popleft())
 
-    def _start(self, call: Call, position: int | None) -> _Step:
+    def _start(self, call: Call, position: int | None, moved: tuple[str, ...] = ()) -> _Step:
         """Sends the verb to the ranks that run it."""
         group = self.groups[call.group.role]
         verb = declared(call.verb, self.verbs)
@@ -170,14 +171,15 @@ class Attempt:
             report, data = member.actor.run.remote(request, *(part.ref for part in parts))
             asked.waiting[report] = member
             data_refs.append(data)
-        return _Step(group, call.verb, position, asked, data_refs)
+        return _Step(group, call.verb, position, asked, data_refs, moved)
 
     def _finish(self, step: _Step) -> Result:
         seconds = time.monotonic() - step.asked.started
         self.book.saw(step.group.role, step.verb, seconds)
-        self.devices.ran(step.group.role, step.verb, declared(step.verb, self.verbs))
+        verb = declared(step.verb, self.verbs)
+        self.devices.ran(step.group.role, step.verb, verb, step.moved)
         outcomes = [step.asked.answers[member] for member in step.group.members[: len(step.data_refs)]]
-        if step.position is None or declared(step.verb, self.verbs).on_device:
+        if step.position is None or verb.on_device:
             now, spans = time.monotonic(), self._moving if step.position is None else self._computing
             spans.append((now - max(outcome.seconds for outcome in outcomes), now))
         peaks = self._peaks.setdefault(step.group.role, {}) if any(outcome.peaks for outcome in outcomes) else {}

@@ -221,6 +221,7 @@ def group_specs(recipe: Recipe, plan: Plan, run_dir: Path) -> list[GroupSpec]:
                 worker=MODEL_WORKER,
                 device_set=group.device_set,
                 beside=group.beside,
+                resting=group.resting,
                 cpus_per_rank=group.cpus_per_rank,
                 gpus_per_rank=group.gpus_per_rank,
                 env=group.env,

@@ -2,8 +2,8 @@
 
 Pure arithmetic on sizes and data-sheet rates. Sources: 2 FLOPs a parameter and token forward, twice that backward,
 and attention's quadratic term (Kaplan et al. 2020, section 2.1; Chowdhery et al. 2022, appendix B); ZeRO's volumes
-(Rajbhandari et al. 2020, section 7); the ring's steps (NCCL, src/graph/tuning.cc). Every share of a data sheet's
-number that is really reached is a constant here, with its source; *assumption* marks what nobody measured for us.
+(Rajbhandari et al. 2020, section 7); the ring's steps (NCCL, src/graph/tuning.cc). *Assumption* marks what nobody
+measured for us; what of a data sheet is really reached is in ``rates``.
 """
 
 from __future__ import annotations
@@ -12,30 +12,14 @@ from dataclasses import dataclass
 
 from distft.planning.hardware import Hardware
 from distft.planning.model_sizes import ModelSizes, TensorTable
+from distft.planning.rates import LINKS
 
-# Share of the peak of dense bfloat16 products, while computing. Assumption: of a compiled, fused code 0.58 is
-# reported for a 7B model on one H200 and 0.54 with FSDP on four (KempnerForge, benchmarks/mfu_scaling, recomputation
-# not counted); eager Hugging Face modules under DeepSpeed are slower.
-ARITHMETIC = 0.5
-# Float32 products of a GPU beside bfloat16 (data sheets: A100 19.5 of 312 TFLOP/s, H100 67 of 989).
-FLOAT32 = 1 / 16
-# Share of the GPU memory's bandwidth that element-wise work reaches. Assumption.
-GPU_MEMORY = 0.75
-# Share of the bandwidth of links and network that large collectives reach. Assumption.
-LINKS = 0.8
 # Seconds of a ring to start and for every step of it, by what the step goes over (NCCL, src/graph/tuning.cc,
 # protocol Simple).
 RING_START, STEP_NVLINK, STEP_PCIE, STEP_NETWORK = 8.4e-6, 3.4e-6, 5.7e-6, 9.6e-6
 # Share of the shorter of arithmetic and communication that is hidden behind the longer. Assumption: DeepSpeed
 # fetches ahead (overlap_comm is on at stage 3), the first layers of a pass wait.
 HIDDEN = 0.8
-# Bytes/s between a GPU and host memory: PCIe 4.0 x16, 32 GB/s less protocol. Assumption.
-PCIE = 25e9
-# Bytes/s that all ranks of a node together reach in host memory with torch's AdamW. Assumption.
-HOST_MEMORY = 100e9
-# Seconds that Hugging Face ``generate`` takes to launch one layer for one token, however few the rows. Assumption:
-# 25 ms a token at 32 layers.
-LAUNCH_LAYER = 0.8e-3
 # Times that the key-value cache is gone through for a token: read by attention, and read and written anew because
 # transformers' cache is concatenated.
 CACHE_PASSES = 3
@@ -66,15 +50,14 @@ def ring(hardware: Hardware, ranks: int, nodes: int) -> Ring | None:
     """
     if ranks == 1:
         return Ring(1, 0.0, 0.0)
-    links = [hardware.link] if hardware.gpus != 1 else []  # one GPU a node has no neighbours
+    links = [hardware.rates.link] if hardware.gpus != 1 else []  # one GPU a node has no neighbours
     if nodes > 1 and hardware.gpus:
-        links.append(hardware.network * (ranks / nodes) / hardware.gpus)
+        links.append(LINKS * hardware.network * (ranks / nodes) / hardware.gpus)
     if not all(links):
         return None
-    bandwidth = min(links)
     step = STEP_NVLINK if hardware.nvlink else STEP_PCIE
     latency = RING_START + (ranks - nodes) * step + (nodes - 1) * STEP_NETWORK
-    return Ring(ranks, LINKS * bandwidth, latency)
+    return Ring(ranks, min(links), latency)
 
 
 def forward_flops(sizes: ModelSizes, tokens: float, length: float, read: float) -> float:

@@ -152,7 +152,8 @@ def _time(plan: Plan) -> str:
     table = _table(rows)
     said = (
         f"Estimated, every sequence at its longest: {plan.estimate.seconds:,.1f} s, "
-        f"{plan.estimate.tokens_per_second:,.0f} tokens/s. It waits for {plan.estimate.bottleneck}."
+        f"{plan.estimate.tokens_per_second:,.0f} tokens/s ({plan.estimate.certainty}). "
+        f"It waits for {plan.estimate.bottleneck}."
     )
     return "\n".join([*table, *_wrapped(said)])
 

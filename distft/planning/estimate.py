@@ -3,18 +3,17 @@
     role x work (generate, forward, update, sync weights) ─► seconds of one rank, by what they go into
     phases of a step ─► per device set the sum (groups take turns), per phase the longest set ─► iteration
 
-Nothing here is measured; ``costs`` names every assumption. Without rates in the cluster file (CPU clusters have
-none) there is no estimate rather than a guess.
+``rates`` says what was measured and what is assumed. Where neither the cluster file nor a calibration knows a GPU
+there is no estimate rather than a guess, nor is there for CPU clusters, where groups compute on the same cores.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from distft.config.method import Phase, Work
-from distft.planning import costs
+from distft.config.method import Phase
 from distft.planning.footprint import GroupMemory
 from distft.planning.hardware import Hardware
 from distft.planning.placement_plan import Arrangement
@@ -25,17 +24,38 @@ from distft.planning.role_time import Place, RoleTime, Timing
 Phases: TypeAlias = "list[tuple[str, dict[str, list[RoleTime]]]]"
 
 
-@dataclass(frozen=True)
 class Moves:
-    """What groups that share devices have to move: their memory, and who sleeps while whom works."""
+    """What groups that share devices have to move: their memory, who makes room for whom, and who holds what now.
 
-    groups: Mapping[str, GroupMemory]
-    turns: Mapping[str, Turn]
+    A group is moved as ``groups.lanes`` will: out goes what the plan says must, back comes what the work needs.
+    """
 
-    def seconds(self, sleeping: Iterable[str], waking: str | None) -> float:
-        """These go to host memory and that one comes back."""
-        moved = sum(self.groups[group].leaving for group in sleeping)
-        return (moved + (self.groups[waking].waiting if waking else 0)) / costs.PCIE
+    def __init__(self, groups: Mapping[str, GroupMemory], turns: Mapping[str, Turn], host_link: float) -> None:
+        self._groups, self._turns, self._host_link = groups, turns, host_link
+        self._away: dict[str, set[str]] = {group: set() for group in groups}
+        self._begun: set[str] = set()
+
+    def seconds(self, group: str, work: str) -> float:
+        """Until a group can begin with a work."""
+        turn, moved = self._turns[group], 0
+        for others, parts in ((turn.resting, {"states"}), (turn.asleep, {"weights", "states"})):
+            for other in self._begun.intersection(others):
+                leaving = parts - self._away[other]
+                self._away[other] |= leaving
+                moved += 0 if self._groups[other].frozen else self._bytes(other, leaving)
+        needed = {"weights", "states"} if work == "update" else {"weights"}
+        moved += self._bytes(group, needed & self._away[group])
+        self._away[group] -= needed
+        self._begun.add(group)
+        return moved / self._host_link
+
+    def at_hand(self, group: str) -> bool:
+        """Whether its weights are on the devices."""
+        return group in self._begun and "weights" not in self._away[group]
+
+    def _bytes(self, group: str, parts: Set[str]) -> int:
+        sizes = {"weights": self._groups[group].weights, "states": self._groups[group].states}
+        return sum(sizes[part] for part in parts)
 
 
 @dataclass(frozen=True)
@@ -49,12 +69,15 @@ class PhaseTime:
 
 @dataclass(frozen=True)
 class Estimate:
-    """One step (in RL: iteration). ``tokens_per_second`` of prompts and responses at their longest, all ranks."""
+    """One step (in RL: iteration). ``tokens_per_second`` of prompts and responses at their longest, all ranks;
+    ``certainty``: what it is worth.
+    """
 
     seconds: float
     tokens_per_second: float
     phases: tuple[PhaseTime, ...]
     bottleneck: str
+    certainty: str = ""
 
 
 def why_unknown(hardware: Hardware, *, sizes_known: bool) -> str:
@@ -62,10 +85,10 @@ def why_unknown(hardware: Hardware, *, sizes_known: bool) -> str:
     if not sizes_known:
         return "the sizes of a model are not known"
     if not hardware.gpus:
-        return "of CPUs no arithmetic rate is known"
-    if not hardware.flops:
-        return "the cluster file does not say node.gpu"
-    if hardware.gpus > 1 and not hardware.link:
+        return "of CPU clusters none is made"
+    if not hardware.rates.arithmetic:
+        return "the cluster file does not say node.gpu (distft calibrate measures it)"
+    if hardware.gpus > 1 and not hardware.rates.link:
         return "the cluster file does not say node.gpu.interconnect_gbs"
     if hardware.nodes > 1 and not hardware.network:
         return "the cluster file does not say network.bandwidth_gbps"
@@ -97,7 +120,7 @@ def estimated(timing: Timing, phases: Sequence[Phase], arrangement: Arrangement,
     total = sum(phase.seconds for phase in found)
     assert cause is not None
     said = f"{_whose(cause)} by {cause.bound_by} ({cause.seconds / total:.0%} of the time)"
-    return Estimate(total, tokens / total, tuple(found), said)
+    return Estimate(total, tokens / total, tuple(found), said, timing.certainty)
 
 
 def _whose(time: RoleTime) -> str:
@@ -111,38 +134,25 @@ def _phases(timing: Timing, phases: Sequence[Phase], arrangement: Arrangement, p
     """What each device set does in each phase, in order, in a step like any other: groups begin where the step
     before left them.
     """
-    awake: set[str] = set()
-    slept: set[str] = set()
-    found = _one_step(timing, phases, arrangement, places, moves, awake, slept)
+    found = _one_step(timing, phases, arrangement, places, moves)
     if len(arrangement.members) < len(arrangement.set_of):
-        found = _one_step(timing, phases, arrangement, places, moves, awake, slept)
+        found = _one_step(timing, phases, arrangement, places, moves)
     return found
 
 
 def _one_step(timing: Timing, phases: Sequence[Phase], arrangement: Arrangement, places: Mapping[str, Place],
-              moves: Moves, awake: set[str], slept: set[str]) -> Phases:  # fmt: skip
+              moves: Moves) -> Phases:  # fmt: skip
     found: Phases = []
     for phase in phases:
         sets: dict[str, list[RoleTime]] = {}
-        for work in _awake_first(phase.works, arrangement, awake):
-            role = work.role
-            group = arrangement.group_of[role]
+        mine = [work for work in phase.works if work.role in arrangement.group_of]
+        # Those first whose group has the devices already.
+        for work in sorted(mine, key=lambda work: not moves.at_hand(arrangement.group_of[work.role])):
+            group = arrangement.group_of[work.role]
             root = arrangement.set_of[group]
             times = sets.setdefault(root, [])
-            sleeping = awake.intersection(moves.turns[group].asleep)
-            if sleeping or group in slept:
-                moved = moves.seconds(sleeping, group if group in slept else None)
+            if moved := moves.seconds(group, work.does):
                 times.append(RoleTime(group, "take over", moved, {"host": moved}))
-            awake -= sleeping
-            slept |= sleeping
-            slept.discard(group)
-            awake.add(group)
-            times.append(timing.of(role, work.does, places[root]))
+            times.append(timing.of(work.role, work.does, places[root]))
         found.append((phase.name, sets))
     return found
-
-
-def _awake_first(works: Sequence[Work], arrangement: Arrangement, awake: Set[str]) -> list[Work]:
-    """The works of the roles that there are, those first whose group has the devices already."""
-    mine = [work for work in works if work.role in arrangement.group_of]
-    return sorted(mine, key=lambda work: arrangement.group_of[work.role] not in awake)

@@ -28,6 +28,8 @@ SCALAR_ROLES = ("reward", "value")
 STAYS = ("process", "generation twin")
 # What is let go of in a sleep: between steps there are no gradients to keep.
 LET_GO = ("gradients", "gradients cut by a boundary")
+# What only a step needs: it sleeps and wakes by itself.
+STATES = ("master weights", "optimizer states")
 
 
 @dataclass(frozen=True)
@@ -42,16 +44,27 @@ class RoleMemory:
 
 @dataclass(frozen=True)
 class GroupMemory:
-    """One rank of a group, summed up: on its GPU ``awake`` at the fullest moment and while it is ``asleep``,
-    ``waiting`` in host memory meanwhile, of which ``leaving`` goes there in every sleep: what is frozen went once.
+    """One rank of a group, summed up: on its GPU ``awake`` at the fullest moment and while it is ``asleep``; in host
+    memory meanwhile its ``weights``, and the ``states`` that only a step needs. What is ``frozen`` goes there once.
     ``node``: what it holds of the node's memory by moment.
     """
 
     awake: int
     asleep: int
-    waiting: int
-    leaving: int
+    weights: int
+    states: int
+    frozen: bool
     node: Mapping[When, int]
+
+    @property
+    def waiting(self) -> int:
+        """Bytes that wait in host memory while all of it sleeps."""
+        return self.weights + self.states
+
+    @property
+    def resting(self) -> int:
+        """Bytes of its GPU while it keeps nothing but its weights."""
+        return self.asleep + self.weights
 
 
 class SizeBook:
@@ -128,8 +141,9 @@ def group_memory(items: Sequence[Item], *, gpu: bool) -> GroupMemory:
         if item.place == "host" or not gpu:
             node[item.when] = node.get(item.when, 0) + item.bytes
     waiting = sum(item.bytes for item in always if item.name not in (*STAYS, *LET_GO))
-    trained = any(item.name == "gradients" for item in items)
-    return GroupMemory(peak(on_device, "device"), asleep, waiting, waiting if trained else 0, node)
+    states = sum(item.bytes for item in always if item.name in STATES)
+    frozen = not any(item.name == "gradients" for item in items)
+    return GroupMemory(peak(on_device, "device"), asleep, waiting - states, states, frozen, node)
 
 
 def needed_in_turns(groups: Sequence[GroupMemory]) -> int:

@@ -9,6 +9,7 @@ from distft.common.errors import EnvironmentFallsShort
 from distft.config.cluster import Cluster
 from distft.planning.cards import known_card
 from distft.planning.machine import GIB, Machine
+from distft.planning.rates import Rates, by_data_sheet
 
 # So much more than a card has may be said of it: 80 where the driver reports 79.6.
 ROUNDED = 1.02
@@ -20,7 +21,7 @@ class Hardware:
 
     Rates of one GPU by its data sheet, 0 where the cluster file does not say them: ``flops`` of dense bfloat16
     products (FLOP/s), ``memory_bandwidth`` and ``link`` to its neighbours in one direction (bytes/s; ``nvlink``
-    or PCIe). ``network``: bytes/s of one node in one direction.
+    or PCIe). ``network``: bytes/s of one node in one direction. ``measured``: by ``distft calibrate``.
     """
 
     nodes: int
@@ -34,6 +35,13 @@ class Hardware:
     link: float = 0.0
     nvlink: bool = True
     network: float = 0.0
+    measured: Rates | None = None
+
+    @property
+    def rates(self) -> Rates:
+        """What a rank really reaches: as measured, and where nothing was, by the data sheets."""
+        by_sheet = by_data_sheet(self.flops, self.memory_bandwidth, self.link)
+        return self.measured.or_else(by_sheet) if self.measured else by_sheet
 
     @property
     def slots(self) -> int:
@@ -41,7 +49,7 @@ class Hardware:
         return self.gpus or self.cpus * self.ranks_per_cpu
 
 
-def hardware_of(cluster: Cluster, machine: Machine | None) -> Hardware:
+def hardware_of(cluster: Cluster, machine: Machine | None, measured: Rates | None = None) -> Hardware:
     """What the plan may use.
 
     ``machine`` is this machine for ``local`` clusters and the running cluster for ``ray``; a Slurm cluster
@@ -72,6 +80,7 @@ def hardware_of(cluster: Cluster, machine: Machine | None) -> Hardware:
         memory=int(said["memory_gib"] * GIB),
         gpu_memory=int(gpu_memory * GIB) if said["gpus"] else 0,
         ranks_per_cpu=node.ranks_per_cpu,
+        measured=measured,
         **_rates(cluster, machine),
     )
 

@@ -144,7 +144,8 @@ class Study:
         if not self.unknown:
             places = {root: Place(arrangement.ranks[root], nodes_of(chosen)) for root, chosen in spans.items()}
             tokens = samples_per_step(self._recipe) * longest_sequence(self._recipe)
-            estimate = estimated(self._timing, self._traits.phases, arrangement, places, Moves(groups, turns), tokens)
+            moves = Moves(groups, turns, self._hardware.rates.host_link)
+            estimate = estimated(self._timing, self._traits.phases, arrangement, places, moves, tokens)
         found = loads(groups, arrangement, spans, self._hardware, self._traits.works_ahead, turns)
         return Layout(self._hardware, arrangement, spans, memory, found, turns, estimate, self.unknown)
 
@@ -159,7 +160,7 @@ class Study:
             group: self._group(arrangement, group, arrangement.ranks[root])
             for group, root in arrangement.set_of.items()
         }
-        moves = Moves(groups, turns_of(groups, arrangement, self._hardware))
+        moves = Moves(groups, turns_of(groups, arrangement, self._hardware), self._hardware.rates.host_link)
         return step_seconds(self._timing, self._traits.phases, arrangement, places, moves)
 
     def _role(self, role: str, ranks: int, *, shared: bool) -> RoleMemory:

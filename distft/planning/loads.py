@@ -10,7 +10,7 @@ from distft.planning.footprint import GroupMemory
 from distft.planning.hardware import Hardware
 from distft.planning.memory import PHASES, When
 from distft.planning.placement_plan import Arrangement, NodeKind, Span, node_kinds
-from distft.planning.residency import Turn, sleepers
+from distft.planning.residency import Turn, away
 
 # On the first node the driver, the data worker and Ray's head; on every node Ray's processes and its store.
 HEAD_BYTES = 2**30
@@ -90,9 +90,7 @@ def _node_load(
     parts += [(group, size + most[group]) for group, size in always.items()]
     if hardware.gpus:
         for root, count in kind.ranks.items():
-            # A group that sleeps keeps its place on the host while it is awake: it is made once.
-            waiting = sum(groups[group].waiting for group in sleepers(turns, arrangement.members[root]))
-            parts.append(("places for those who sleep", count * waiting))
+            parts.append(("places for those who sleep", count * away(groups, turns, arrangement.members[root])))
     roles = tuple(role for root in kind.ranks for role in arrangement.roles_of_set[root])
     named = tuple((name, size) for name, size in parts if size)
     return Load(f"node {kind.first_node}", "node", roles, sum(size for _, size in named), hardware.memory, named)

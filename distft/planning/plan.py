@@ -31,6 +31,7 @@ from distft.planning.loads import Load
 from distft.planning.machine import Machine
 from distft.planning.micro_batch_cost import micro_batch_cost
 from distft.planning.placement_plan import Span
+from distft.planning.rates import Rates
 from distft.planning.remedies import Remedy, Tried, remedies
 from distft.planning.residency import Turn, said
 from distft.planning.sharing import slot_share, threads
@@ -64,7 +65,8 @@ class Bundle(Frozen):
 
 class GroupPlan(Frozen):
     """All ranks of one group. ``roles`` live in it; groups of one ``device_set`` share its bundles, and those
-    ``beside`` it keep their memory while it works: the others of the set sleep then.
+    ``beside`` it keep their memory while it works; of the others of the set those ``resting`` keep their weights, the
+    rest sleep.
 
     Rank i of every group of a device set sits in bundle i. ``cpus_per_rank`` is the group's own part of the
     bundle, whose cores are used at the same time; ``gpus_per_rank`` is the whole bundle's, used in turn.
@@ -74,6 +76,7 @@ class GroupPlan(Frozen):
     roles: tuple[str, ...]
     device_set: str
     beside: tuple[str, ...] = ()
+    resting: tuple[str, ...] = ()
     ranks: tuple[RankPlan, ...]
     cpus_per_rank: float
     gpus_per_rank: float
@@ -150,17 +153,17 @@ class Plan(Frozen):
         raise KeyError(role)
 
 
-def make_plan(recipe: Recipe, cluster: Cluster, *, machine: Machine | None = None) -> Plan:
+def make_plan(recipe: Recipe, cluster: Cluster, *, machine: Machine | None = None, rates: Rates | None = None) -> Plan:
     """The quickest arrangement that fits, else the one that comes nearest, with what would make it fit.
 
     ``machine`` fills in what the cluster file leaves to be found out: this machine for ``local``, the
-    running cluster for ``ray``; what such a file says beyond it is refused.
+    running cluster for ``ray``; what such a file says beyond it is refused. ``rates``: what was measured of it.
 
     Raises EnvironmentFallsShort where there are too few CPUs, GPUs or nodes, UserError for a placement or a
     model that cannot be. That it does not fit into memory is no exception: see ``Plan.fits``.
     """
     book = SizeBook()
-    hardware = hardware_of(cluster, machine)
+    hardware = hardware_of(cluster, machine, rates)
     layout = best_layout(recipe, hardware, book)
     plan = _written_out(recipe, cluster, machine, layout)
     if all(not memory.unknown for memory in layout.memory.values()):
@@ -173,7 +176,7 @@ def make_plan(recipe: Recipe, cluster: Cluster, *, machine: Machine | None = Non
 
     def seconds(changed: Recipe, on: Cluster) -> float | None:
         try:
-            found = best_layout(changed, hardware_of(on, machine), book)
+            found = best_layout(changed, hardware_of(on, machine, rates), book)
         except UserError:
             return None
         return found.estimate.seconds if found.estimate else None
@@ -249,6 +252,7 @@ def _group(
         roles=tuple(role for role in roles(recipe) if arrangement.group_of[role] == group),
         device_set=root,
         beside=layout.turns[group].awake,
+        resting=layout.turns[group].resting,
         ranks=ranks,
         cpus_per_rank=share.divided(share.cpus, len(layout.arrangement.members[root])),
         gpus_per_rank=share.gpus,

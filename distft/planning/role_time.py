@@ -1,7 +1,7 @@
 """How long one rank of a role takes for its work of a step: update, forward pass, generation, weight sync.
 
 Every sequence counts as long as the recipe allows. Each work says what every resource would take alone and how
-they overlap; the figures behind it are in ``costs``.
+they overlap; the figures behind it are in ``costs`` and ``rates``.
 """
 
 from __future__ import annotations
@@ -50,6 +50,11 @@ class Timing:
         self._roles, self._hardware = roles, hardware
         self._known: dict[tuple[str, str, Place], RoleTime] = {}
 
+    @property
+    def certainty(self) -> str:
+        """What times made of these rates are worth."""
+        return self._hardware.rates.certainty
+
     def of(self, role: str, work: str, place: Place) -> RoleTime:
         """The time of a role's work in one step."""
         key = (role, work, place)
@@ -69,8 +74,9 @@ class _RoleWork:
         self.checkpointing, self.size = model.gradient_checkpointing, BYTES[model.dtype]
         self.stored = self.sizes.stored(self.size)
         self.trained = role in trained_roles(recipe)
-        self.rate = hardware.flops * costs.ARITHMETIC * (costs.FLOAT32 if model.dtype == "float32" else 1)
-        self.memory = hardware.memory_bandwidth * costs.GPU_MEMORY
+        self.reached = hardware.rates
+        self.rate = self.reached.arithmetic_float32 if model.dtype == "float32" else self.reached.arithmetic
+        self.memory = self.reached.memory
         ring = costs.ring(hardware, *place)
         assert ring is not None, "see why_unknown"
         self.ring, self.joined = ring, "network" if place.nodes > 1 else "links"
@@ -97,7 +103,7 @@ class _RoleWork:
     def _fetch(self) -> float:
         """This rank's shard of the parameters from host memory, where they wait there."""
         away = self.engine.zero_stage == 3 and self.engine.offload_parameters == "cpu"
-        return self.stored / self.place.ranks / costs.PCIE if away else 0.0
+        return self.stored / self.place.ranks / self.reached.host_link if away else 0.0
 
     def _read(self, tokens: float) -> float:
         """Tokens whose log-probabilities are computed: in RL the responses'."""
@@ -120,7 +126,7 @@ class _RoleWork:
         states = trained / (self.place.ranks if stage >= 1 else 1)
         # Gradients that are added up on the host come back to the GPU for it; others go there once, at the step.
         summed_there = offloaded and (stage == 3 or self.size == 4)
-        down = 2 * 4 * states / costs.PCIE if summed_there else 0.0
+        down = 2 * 4 * states / self.reached.host_link if summed_there else 0.0
         parts = {
             "arithmetic": flops / self.rate,
             self.joined: micro * (gathered + scattered),
@@ -129,7 +135,7 @@ class _RoleWork:
         computing = costs.overlapped(*parts.values())
         ends = self._optimizer_step(int(states), offloaded=offloaded)
         if offloaded and not summed_there:
-            ends["host"] += 4 * states / costs.PCIE
+            ends["host"] += 4 * states / self.reached.host_link
         for name, seconds in ends.items():
             parts[name] = parts.get(name, 0.0) + seconds
         steps = batch.optimizer_steps
@@ -143,7 +149,7 @@ class _RoleWork:
         ends = {}
         if offloaded:
             on_node = -(-self.place.ranks // self.place.nodes)
-            ends["host"] = on_node * moved / costs.HOST_MEMORY + states * self.size / costs.PCIE
+            ends["host"] = on_node * moved / self.reached.host_memory + states * self.size / self.reached.host_link
         else:
             ends["GPU memory"] = moved / self.memory
         # Gradients all-reduced (two rounds) in float32 at stages 0 and 1, parameters gathered at 1 and 2.
@@ -178,7 +184,7 @@ class _RoleWork:
         token = {
             "arithmetic": costs.forward_flops(sizes, rows, middle, rows) / self.rate,
             "GPU memory": read / self.memory,
-            "launches": sizes.layers * costs.LAUNCH_LAYER,
+            "launches": sizes.layers * self.reached.launch,
             self.joined: self._gather if sharded else 0.0,
             "host": self._fetch if sharded else 0.0,
         }

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from distft.common.errors import UserError
 from distft.common.logging import stage
 from distft.common.seeding import restore_rng_state, rng_state, seed_everything
 from distft.engine import process_group
+from distft.engine.asleep import Part
 from distft.engine.engine import Engine, writable
 from distft.engine.learning_rate import learning_rate
 from distft.models.adapters import add_lora, plain_tensors, without_adapters
@@ -141,13 +142,13 @@ class ModelWorker:
         process_group.leave()
         return None, None
 
-    def sleep(self) -> tuple[dict[str, int], None]:
-        """Gives the accelerator to another role; reports the bytes that went to host memory."""
-        return {"bytes": self._engine.offload()}, None
+    def sleep(self, parts: Collection[Part]) -> tuple[dict[str, int], None]:
+        """Gives those parts of its accelerator's memory to another role; reports the bytes that went to the host."""
+        return {"bytes": self._engine.offload(parts)}, None
 
-    def wake(self) -> tuple[dict[str, int], None]:
-        """Takes the accelerator back; reports the bytes that came back."""
-        return {"bytes": self._engine.reload()}, None
+    def wake(self, parts: Collection[Part]) -> tuple[dict[str, int], None]:
+        """Takes them back; reports the bytes that come back."""
+        return {"bytes": self._engine.reload(parts)}, None
 
     def held(self) -> tuple[dict[str, Any], None]:
         """Elements of parameters, gradients and optimizer state on this rank, their bytes now, and the process's."""

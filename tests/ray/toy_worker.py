@@ -93,13 +93,13 @@ class ToyWorker:
     def take_peaks(self) -> dict[str, int]:
         return {"allocated_peak": 10 + self.rank}
 
-    def sleep(self) -> tuple[None, None]:
-        self._note("sleep")
+    def sleep(self, parts: Sequence[str]) -> tuple[None, None]:
+        self._note(f"sleep {' '.join(parts)}")
         time.sleep(0.1)
         return None, None
 
-    def wake(self) -> tuple[None, None]:
-        self._note("wake")
+    def wake(self, parts: Sequence[str]) -> tuple[None, None]:
+        self._note(f"wake {' '.join(parts)}")
         return None, None
 
     def close(self) -> tuple[None, None]:

@@ -281,6 +281,15 @@ def sleep_and_wake(rank: int, world: int, setup: Setup, steps: Sequence[Any]) ->
     awake = sum(engine.held().bytes.values())
     take_steps(engine, rank, steps[1:2])
     kinds = engine.held().bytes
-    moved += [engine.sleep(), engine.reload()]
+    moved += [engine.sleep(("states",)), engine.sleep(("weights",)), engine.reload(("weights",))]
+    without_states = engine.held().bytes
+    with torch.no_grad():  # reads the weights, in whatever memory the states had
+        engine.train(mode=False)
+        micro_loss(engine, [1], 11)
+        engine.train(mode=True)
+    moved += [engine.sleep(("weights",)), engine.reload()]
     take_steps(engine, rank, steps[2:])
-    return {"weights": weights(engine), "bytes": (held, asleep, awake), "kinds": kinds, "moved": moved}
+    return {
+        "weights": weights(engine), "bytes": (held, asleep, awake), "kinds": kinds, "moved": moved,
+        "without_states": without_states,
+    }  # fmt: skip

@@ -52,3 +52,32 @@ def test_places_are_made_once_and_left_to_what_is_made_anew(monkeypatch: pytest.
         assert torch.equal(kept, copies[0])
         assert torch.equal(made_anew, copies[1])
     assert places[0] == places[1] == places[2]
+
+
+def test_the_states_go_and_come_by_themselves_and_last() -> None:
+    weight, state, gradient = torch.arange(100.0), torch.arange(200.0), torch.ones(50)
+    held: list[tuple[torch.Tensor, Fate]] = [(weight, "changing"), (state, "state"), (gradient, "gradient")]
+    sleeping = Asleep()
+    assert sleeping.sleep(held, ("states",)) == 800
+    assert torch.equal(weight, torch.arange(100.0)), "was not touched"
+    assert state.untyped_storage().nbytes() == gradient.untyped_storage().nbytes() == 0
+    weight += 1
+    assert sleeping.sleep(held) == 400
+    assert sleeping.wake(("weights",)) == 400
+    assert torch.equal(weight, torch.arange(100.0) + 1)
+    assert state.untyped_storage().nbytes() == 0
+    assert sleeping.wake() == 800
+    assert torch.equal(gradient, torch.zeros(50))
+    sleeping.finish()  # on a GPU the weights are computed with meanwhile
+    assert torch.equal(state, torch.arange(200.0))
+    assert all(place.fate != "gradient" for place in sleeping._places.values()), "the step frees what it has used"
+
+
+def test_a_sleep_before_the_states_are_back_waits_for_them() -> None:
+    state = torch.arange(200.0)
+    sleeping = Asleep()
+    for _ in range(2):
+        sleeping.sleep([(state, "state")])
+        sleeping.wake()
+    sleeping.finish()
+    assert torch.equal(state, torch.arange(200.0))

@@ -3,17 +3,19 @@ from __future__ import annotations
 from distft.groups.dispatch import Verb
 from distft.groups.lanes import Devices, lanes
 
+STEP, PASS = Verb(states=True), Verb()
+ALL = "weights states"
 SHARED = {"policy": "main", "reference": "main", "value": "own"}
 
 
-def run(devices: Devices, role: str, verb: Verb | None = None) -> list[tuple[str, str]]:
+def run(devices: Devices, role: str, verb: Verb | None = None) -> list[tuple[str, str, str]]:
     """What comes before a verb of ``role``; all of it, and the verb, is then taken as run."""
-    asked = verb or Verb()
-    steps = devices.steps_before(role, asked)
-    for other, name in steps:
-        devices.ran(other, name, Verb(on_device=False))
+    asked = verb or STEP
+    moves = devices.steps_before(role, asked)
+    for move in moves:
+        devices.ran(move.role, move.verb, Verb(on_device=False), move.parts)
     devices.ran(role, "forward", asked)
-    return steps
+    return [(move.role, move.verb, " ".join(move.parts)) for move in moves]
 
 
 def test_lanes_keep_the_order_of_the_calls_on_each_set() -> None:
@@ -25,8 +27,8 @@ def test_groups_that_share_devices_take_turns() -> None:
     devices = Devices(SHARED, {})
     assert run(devices, "policy") == []
     assert run(devices, "policy") == []
-    assert run(devices, "reference") == [("policy", "sleep")], "never slept, so not woken"
-    assert run(devices, "policy") == [("reference", "sleep"), ("policy", "wake")]
+    assert run(devices, "reference") == [("policy", "sleep", ALL)], "never slept, so not woken"
+    assert run(devices, "policy") == [("reference", "sleep", ALL), ("policy", "wake", ALL)]
     assert run(devices, "policy") == []
 
 
@@ -48,6 +50,24 @@ def test_those_sleep_that_the_plan_says_must() -> None:
     shared = dict.fromkeys(("policy", "reference", "reward"), "main")
     devices = Devices(shared, {"policy": ("reference",), "reference": ("policy",), "reward": ()})
     assert run(devices, "policy") == run(devices, "reference") == run(devices, "policy") == []
-    assert run(devices, "reward") == [("policy", "sleep"), ("reference", "sleep")]
-    assert run(devices, "policy") == [("reward", "sleep"), ("policy", "wake")]
-    assert run(devices, "reference") == [("reference", "wake")]
+    assert run(devices, "reward") == [("policy", "sleep", ALL), ("reference", "sleep", ALL)]
+    assert run(devices, "policy") == [("reward", "sleep", ALL), ("policy", "wake", ALL)]
+    assert run(devices, "reference") == [("reference", "wake", ALL)]
+
+
+def test_states_come_back_for_a_step_only() -> None:
+    devices = Devices(SHARED, {})
+    run(devices, "policy")
+    run(devices, "reference")
+    assert run(devices, "policy", PASS) == [("reference", "sleep", ALL), ("policy", "wake", "weights")]
+    assert run(devices, "policy", PASS) == []
+    assert run(devices, "reference", PASS)[0] == ("policy", "sleep", "weights"), "the states are out already"
+    assert run(devices, "policy", STEP)[-1] == ("policy", "wake", ALL)
+
+
+def test_one_that_rests_keeps_its_weights() -> None:
+    devices = Devices(SHARED, {}, {"reference": ("policy",)})
+    run(devices, "policy")
+    assert run(devices, "reference") == [("policy", "sleep", "states")]
+    assert run(devices, "policy", PASS) == [("reference", "sleep", ALL)]
+    assert run(devices, "policy", STEP) == [("policy", "wake", "states")]

@@ -16,6 +16,7 @@ from distft.planning.estimate import Estimate, Moves, estimated, why_unknown
 from distft.planning.footprint import GroupMemory, Roles, SizeBook
 from distft.planning.hardware import hardware_of
 from distft.planning.placement_plan import Arrangement
+from distft.planning.rates import PCIE
 from distft.planning.residency import turns_of
 from distft.planning.role_time import Place, Timing
 from tests.unit.launch.examples import cpu_cluster, gpu_cluster, llama
@@ -29,8 +30,9 @@ def step(run: Recipe, sets: Mapping[str, str], ranks: Mapping[str, int], waiting
     places = {root: Place(count, -(-count // 8)) for root, count in ranks.items()}
     arrangement = Arrangement(own, dict(sets), dict(ranks))
     timing = Timing(Roles(run, SizeBook()), H100)
-    groups = dict.fromkeys(sets, GroupMemory(0, 0, waiting, waiting, {}))
-    moves = Moves(groups, turns_of(groups, arrangement, replace(H100, gpu_memory=-1)))  # too little for two at once
+    groups = dict.fromkeys(sets, GroupMemory(0, 0, waiting, 0, False, {}))
+    turns = turns_of(groups, arrangement, replace(H100, gpu_memory=-1))  # too little for two at once
+    moves = Moves(groups, turns, PCIE)
     return estimated(timing, run.algorithm.traits.phases, arrangement, places, moves, 1000)
 
 
@@ -63,7 +65,7 @@ def test_roles_that_take_turns_follow_each_other_and_move_their_states() -> None
 @pytest.mark.parametrize(
     ("cluster", "known", "why"),
     [
-        (cpu_cluster(), True, "of CPUs no arithmetic rate is known"),
+        (cpu_cluster(), True, "of CPU clusters none is made"),
         (gpu_cluster(2, bandwidth_gbps=None), True, "the cluster file does not say network.bandwidth_gbps"),
         (gpu_cluster(1, bandwidth_gbps=None), True, ""),
         (gpu_cluster(2), False, "the sizes of a model are not known"),

@@ -21,7 +21,8 @@ FROZEN = [
 def test_a_sleeping_group_leaves_its_process_and_its_generator_on_the_gpu() -> None:
     found = group_memory(POLICY, gpu=True)
     awake = 8 + 8 + 32 + 16 + 1 + 10
-    assert found == GroupMemory(awake, asleep=16 + 1, waiting=40, leaving=40, node={"always": 3})
+    assert found == GroupMemory(awake, asleep=16 + 1, weights=8, states=32, frozen=False, node={"always": 3})
+    assert (found.waiting, found.resting) == (40, 16 + 1 + 8)
 
 
 def test_where_parameters_are_on_the_host_the_other_states_follow_in_a_sleep() -> None:
@@ -38,7 +39,7 @@ def test_where_parameters_are_on_the_host_the_other_states_follow_in_a_sleep() -
 def test_gradients_are_not_kept_in_a_sleep_and_frozen_weights_do_not_leave() -> None:
     assert group_memory(POLICY, gpu=True).waiting == 8 + 32
     found = group_memory(FROZEN, gpu=True)
-    assert (found.waiting, found.leaving) == (8, 0)
+    assert (found.waiting, found.frozen) == (8, True)
 
 
 def test_on_cpus_everything_is_the_nodes() -> None:

@@ -74,7 +74,7 @@ def test_the_tiny_recipes_keep_two_ranks_a_role_and_on_two_nodes_one_on_each(nam
         assert group.device_set == role
         assert group.node_of_rank == ((0, 1) if cluster == "slurm-cpu" else (0, 0))
     assert plan.estimate is None
-    assert plan.estimate_unknown == "of CPUs no arithmetic rate is known"
+    assert plan.estimate_unknown == "of CPU clusters none is made"
 
 
 @pytest.mark.parametrize(("nodes", "expected"), [(1, (0, 0)), (2, (0, 1)), (4, (0, 1, 2, 3))])
@@ -90,7 +90,7 @@ def test_unknown_rates_leave_the_plainest_that_fits() -> None:
     cluster = local.model_copy(update={"node": local.node.model_copy(update={"gpus": "auto"})})
     plan = make_plan(recipe("dpo"), cluster, machine=machine)
     assert {role: group.num_ranks for role, group in plan.groups.items()} == {"policy": 2, "reference": 2}
-    assert plan.estimate_unknown == "the cluster file does not say node.gpu"
+    assert plan.estimate_unknown == "the cluster file does not say node.gpu (distft calibrate measures it)"
 
 
 def test_where_nodes_have_too_little_memory_for_all_gpus_fewer_are_taken() -> None:

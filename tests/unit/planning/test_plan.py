@@ -95,6 +95,7 @@ def test_golden_ppo_tiny_on_a_laptop() -> None:
         "roles": ["reward"],
         "device_set": "reward",
         "beside": [],
+        "resting": [],
         "ranks": [{"rank": 0, "node": 0, "slot": 4}, {"rank": 1, "node": 0, "slot": 5}],
         "cpus_per_rank": 0.24,
         "gpus_per_rank": 0.0,
