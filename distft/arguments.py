@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn, Protocol
 
 from distft.common.errors import UserError, nearest
-from distft.verbs import cancel, doctor, export, logs, plan, quickstart, recipes, status, submit, train
+from distft.verbs import calibrate, cancel, doctor, export, logs, plan, quickstart, recipes, status, submit, train
 
 
 class Verb(Protocol):
@@ -26,7 +26,19 @@ class Verb(Protocol):
         ...
 
 
-VERBS: tuple[Verb, ...] = (quickstart, train, plan, export, recipes, submit, status, logs, cancel, doctor)  # as listed
+VERBS: tuple[Verb, ...] = (
+    quickstart,
+    train,
+    plan,
+    export,
+    recipes,
+    submit,
+    status,
+    logs,
+    cancel,
+    doctor,
+    calibrate,
+)  # as listed
 
 EXAMPLES = """\
 first steps:

@@ -19,6 +19,7 @@ from distft.launch.preflight.checks import check_output_dir, preflight
 from distft.launch.run_folder import is_finished, require_same_run
 from distft.planning.machine import Machine
 from distft.planning.plan import Plan, make_plan
+from distft.planning.rates import Rates, read_rates
 
 # Where one of these is set, this process is where a cluster of that kind can be reached.
 _REACHED_BY = {"slurm": ("RAY_ADDRESS", "SLURM_JOB_ID"), "ray": ("RAY_ADDRESS",)}
@@ -47,7 +48,8 @@ def planned(recipe: Recipe, cluster_name: str, *, nodes: int | None = None) -> P
         cluster = _with_nodes(cluster, nodes)
     node = cluster.node
     left_open = "auto" in (cluster.nodes, node.cpus, node.gpus, node.memory_gib)
-    return make_plan(recipe, cluster, machine=_machine(cluster) if left_open else None)
+    machine = _machine(cluster) if left_open else None
+    return make_plan(recipe, cluster, machine=machine, rates=_rates(cluster, machine))
 
 
 def prepare(recipe: Recipe, cluster_name: str, *, dry_run: bool = False) -> Prepared:
@@ -58,7 +60,8 @@ def prepare(recipe: Recipe, cluster_name: str, *, dry_run: bool = False) -> Prep
     cluster = load_cluster(cluster_name)
     if not (dry_run and cluster.kind == "slurm"):
         _require_reachable(cluster)
-    plan = make_plan(recipe, cluster, machine=_machine(cluster))
+    machine = _machine(cluster)
+    plan = make_plan(recipe, cluster, machine=machine, rates=_rates(cluster, machine))
     check_output_dir(Path(recipe.output_dir))  # before anything in it is looked for
     run_dir = Path(recipe.output_dir).absolute()
     if recipe.checkpoint.resume != "never":
@@ -87,6 +90,10 @@ def _machine(cluster: Cluster) -> Machine:
     from distft.launch.on_ray.cluster import existing_machine
 
     return existing_machine(cluster)
+
+
+def _rates(cluster: Cluster, machine: Machine | None) -> Rates | None:
+    return read_rates(cluster, machine.gpu_type if machine else "")
 
 
 def _require_checkpoint(resume: str) -> None:

@@ -1,0 +1,1 @@
+"""What this hardware really reaches, measured for the plan."""
