@@ -57,12 +57,13 @@ class Node(Section):
     gpus: Annotated[int, Field(ge=0, le=64), Numeral] | Auto = Field(
         default=0, description="GPUs; 0: ranks run on the CPU"
     )
-    gpu: Gpu | None = Field(default=None, description="what each GPU is")
+    gpu: Gpu | None = Field(default=None, description="what each GPU is; null: looked up, where something is `auto`")
     memory_gib: Annotated[float, Field(gt=0)] | Auto = Field(default="auto", description="host memory, GiB")
 
     @model_validator(mode="after")
     def _gpus_are_described(self) -> Node:
-        if isinstance(self.gpus, int) and self.gpus > 0 and self.gpu is None:
+        looked_up = "auto" in (self.cpus, self.memory_gib)  # then what the GPUs are is looked up too
+        if isinstance(self.gpus, int) and self.gpus > 0 and self.gpu is None and not looked_up:
             raise PydanticCustomError(
                 "gpu_missing", "has GPUs, so `gpu` must say what they are (type, memory_gib, ...)"
             )

@@ -13,7 +13,7 @@ _NVIDIA_S = 60.0  # a driver that is not kept loaded takes a while
 
 
 def this_machine() -> Machine:
-    """This machine, within what is allowed of it: cores by affinity and quota, memory by cgroup, GPUs by nvidia-smi."""
+    """This machine, within what is allowed of it: cores by affinity and quota, memory by cgroup, GPUs by driver."""
     gpus = _nvidia_gpus()
     return Machine(
         cpus=available_cpus(),
@@ -60,12 +60,26 @@ def nvidia_smi(*keys: str) -> list[dict[str, str]]:
 
 
 def _nvidia_gpus() -> list[tuple[str, float]]:
-    """(name, GiB) of each GPU that this process may use."""
+    """(name, GiB) of each GPU that this process may use; none without a driver."""
+    import pynvml
+
+    gpus: list[tuple[str, float]] = []
     try:
-        gpus = [(gpu["name"], float(gpu["memory.total"]) / 1024) for gpu in nvidia_smi("name", "memory.total")]
-    except ValueError:
-        return []
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is None:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
         return gpus
-    return gpus[: len([device for device in visible.split(",") if device.strip() not in ("", "-1")])]
+    try:
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        every = [str(number) for number in range(pynvml.nvmlDeviceGetCount())]
+        for device in every if visible is None else visible.split(","):
+            known = device.strip()
+            by_number = known.isdecimal()
+            found = (
+                pynvml.nvmlDeviceGetHandleByIndex(int(known)) if by_number else pynvml.nvmlDeviceGetHandleByUUID(known)
+            )
+            gpus.append((pynvml.nvmlDeviceGetName(found), pynvml.nvmlDeviceGetMemoryInfo(found).total / GIB))
+    except pynvml.NVMLError:  # as CUDA reads its variable: what comes after one that is not there is hidden too
+        pass
+    finally:
+        pynvml.nvmlShutdown()
+    return gpus

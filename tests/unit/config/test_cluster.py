@@ -9,7 +9,16 @@ import pytest
 from distft.common.errors import UserError
 from distft.config.cluster import Cluster, load_cluster, shipped_clusters
 
-NAMES = ("local", "one-node-8xa100", "one-node-8xh100", "ray-existing", "slurm-a100", "slurm-cpu", "slurm-h100")
+NAMES = (
+    "local",
+    "one-gpu",
+    "one-node-8xa100",
+    "one-node-8xh100",
+    "ray-existing",
+    "slurm-a100",
+    "slurm-cpu",
+    "slurm-h100",
+)
 SLURM = "name: x\nkind: slurm\nnodes: 1\nnode: {cpus: 2, memory_gib: 8}\n"
 
 
@@ -40,7 +49,7 @@ def test_files_of_ones_own(tmp_path: Path) -> None:
         ("name: x\n", "kind.*: is missing", "kind: "),
         ("name: x\nkind: local\nnode:\n  cpu: 3\n", r"node.cpu \(.*mine.yaml:4\): unknown key cpu", "mean cpus?"),
         ("name: x\nkind: local\nlearning_rate: 1\n", "unknown key learning_rate", "keys here: name, kind"),
-        ("name: x\nkind: local\nnode: {gpus: 2}\n", "must say what they are", "one node"),
+        ("name: x\nkind: local\nnode: {gpus: 2, cpus: 4, memory_gib: 9}\n", "must say what they are", "one node"),
         ("name: x\nkind: local\nnode: {cpus: 1.5}\n", "cpus .*: must be a whole number or 'auto', not 1.5", "cores"),
         ("name: x\nkind: local\nnode: {cpus: 0}\n", "must be at least 1", "cores"),
         ("name: x\nkind: local\nnode: 3\n", "node .*: must be a mapping of keys, not 3", "keys: cpus"),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
+import pynvml
 import pytest
 
 from distft.common.errors import EnvironmentFallsShort
 from distft.config.cluster import Cluster, load_cluster
-from distft.launch import machine as machines
 from distft.launch.machine import available_cpus, memory_limit, this_machine
 from distft.planning.hardware import hardware_of
 from distft.planning.machine import Machine
@@ -96,24 +97,57 @@ def test_this_machine_is_seen_without_torch(monkeypatch: pytest.MonkeyPatch) -> 
     assert "HF_TOKEN" not in found.environment
 
 
-def test_visible_gpus_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Answer:
-        stdout = "NVIDIA H100, 81559\nNVIDIA H100, 81559\nNVIDIA H100, 81559\n"
+class Driver:
+    """What NVML answers on a machine with three GPUs, by number or UUID."""
 
-    monkeypatch.setattr(machines.subprocess, "run", lambda *_, **__: Answer)
+    GPUS = (("NVIDIA A100-SXM4-80GB", 80), ("NVIDIA A100-SXM4-80GB", 79), ("NVIDIA H100", 94))
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        answers = {
+            "nvmlInit": lambda: None, "nvmlShutdown": lambda: None, "nvmlDeviceGetCount": lambda: len(self.GPUS),
+            "nvmlDeviceGetHandleByIndex": self.found,
+            "nvmlDeviceGetHandleByUUID": lambda name: self.found({"GPU-2": 2}.get(name, 9)),
+            "nvmlDeviceGetName": lambda gpu: gpu[0],
+            "nvmlDeviceGetMemoryInfo": lambda gpu: SimpleNamespace(total=gpu[1] * GIB),
+        }  # fmt: skip
+        for name, answer in answers.items():
+            monkeypatch.setattr(pynvml, name, answer)
+
+    def found(self, number: int) -> tuple[str, int]:
+        if number >= len(self.GPUS):
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_FOUND)
+        return self.GPUS[number]
+
+
+@pytest.mark.parametrize(
+    ("visible", "gpus", "memory", "name"),
+    [
+        (None, 3, 79, "NVIDIA A100-SXM4-80GB"), ("2", 1, 94, "NVIDIA H100"), ("", 0, 0, ""), ("-1", 0, 0, ""),
+        ("GPU-2,0", 2, 80, "NVIDIA H100"), ("1,7,2", 1, 79, "NVIDIA A100-SXM4-80GB"),
+    ],
+)  # fmt: skip
+def test_the_gpus_are_those_that_are_visible(
+    monkeypatch: pytest.MonkeyPatch, visible: str | None, gpus: int, memory: int, name: str
+) -> None:
+    Driver(monkeypatch)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     found = this_machine()
-    assert (found.gpus, found.gpu_type) == (3, "NVIDIA H100")
-    assert found.gpu_memory_gib == pytest.approx(79.6, abs=0.1)
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,2")
-    assert this_machine().gpus == 2
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert (found.gpus, found.gpu_memory_gib, found.gpu_type) == (gpus, memory, name)
+
+
+def test_no_driver_means_no_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing() -> None:
+        raise pynvml.NVMLError(pynvml.NVML_ERROR_LIBRARY_NOT_FOUND)
+
+    monkeypatch.setattr(pynvml, "nvmlInit", missing)
     assert this_machine().gpus == 0
 
 
-def test_no_nvidia_smi_means_no_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(*_: Any, **__: Any) -> None:
-        raise FileNotFoundError("nvidia-smi")
-
-    monkeypatch.setattr(machines.subprocess, "run", missing)
-    assert this_machine().gpus == 0
+def test_one_gpu_is_whatever_card_is_there_and_no_other() -> None:
+    machine = Machine(16, 128.0, gpus=3, gpu_memory_gib=79.6, gpu_type="NVIDIA A100-SXM4-80GB")
+    found = hardware_of(load_cluster("one-gpu"), machine)
+    assert (found.gpus, found.flops, found.gpu_memory) == (1, 312e12, int(79.6 * GIB))
+    with pytest.raises(EnvironmentFallsShort, match="the cluster file says gpus: 1, there are 0"):
+        hardware_of(load_cluster("one-gpu"), LAPTOP)
