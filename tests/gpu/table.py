@@ -18,7 +18,8 @@ def _speed(lines: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     yield "|---|---|---|---|---|---|"
     for line in lines:
         if line["part"] != "plan":
-            transfer = sum(value for name, value in line.items() if name.endswith("/transfer"))
+            moved = [value for name, value in line.items() if name.endswith("/transfer")]
+            transfer = sum(moved) if "timing/step" in line else None
             cells = (line.get("s_step"), line.get("tokens_s"), line.get("perf/mfu"), line.get("peak_gib"), transfer)
             yield f"| {line['label']} | {' | '.join(_said(cell) for cell in cells)} |"
 
