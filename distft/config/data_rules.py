@@ -11,7 +11,7 @@ from distft.config.recipe import Recipe
 
 
 def _sources(recipe: Recipe) -> Iterator[Problem]:
-    data, kind, traits = recipe.data, recipe.algorithm.kind, recipe.algorithm.traits
+    data, kind, traits = recipe.data, recipe.algorithm.name, recipe.algorithm.traits
     if not data.train:
         yield Problem.at("data.train", "is empty", "for example data.train: [{path: builtin:dialogues}]")
     lists = {"train": data.train, "eval": data.eval, "test": data.test}

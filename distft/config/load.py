@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
 from distft.common.errors import UserError, nearest
+from distft.config.find_method import code_of, in_full
 from distft.config.overrides import apply_overrides, parse_override
 from distft.config.problems import from_validation, report
 from distft.config.recipe import Recipe
@@ -35,7 +37,14 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
         found = "is empty" if tree.data is None else "holds no mapping of keys"
         raise UserError(found, where=tree.source, hint="a recipe starts with format: 1; distft recipes lists examples")
     apply_overrides(tree, parsed)
+    _name_method_in_full(tree.data, recipe_file(name_or_path).parent)
     return check_recipe(tree)
+
+
+def _name_method_in_full(data: dict[str, Any], folder: Path) -> None:
+    algorithm = data.get("algorithm")
+    if isinstance(algorithm, dict) and isinstance(kind := algorithm.get("kind"), str):
+        algorithm["kind"] = in_full(kind, folder)
 
 
 def check_recipe(tree: Tree) -> Recipe:
@@ -56,8 +65,12 @@ def shipped_recipes() -> list[tuple[str, str]]:
 
 
 def resolved_yaml(recipe: Recipe) -> str:
-    """The recipe with all defaults written out and secrets hidden; reading it again gives the same run."""
-    return dump_yaml(redact(resolved(recipe).model_dump(mode="json", by_alias=True)))
+    """The recipe with all defaults written out and secrets hidden; reading it again gives the same run. Of a method
+    from outside it also says ``code``, the hash of what it is written in: changed code is another recipe."""
+    said = resolved(recipe).model_dump(mode="json", by_alias=True)
+    if (code := code_of(recipe.algorithm.kind)) is not None:
+        said["algorithm"]["code"] = code
+    return dump_yaml(redact(said))
 
 
 def resolve_path(path: str) -> str:

@@ -13,8 +13,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol, TypeAlias
+from typing import Any, ClassVar, Literal, Protocol, SupportsIndex, TypeAlias
 
+from pydantic import Field
+
+from distft.common.addresses import found_at
 from distft.config.data import Data
 from distft.config.problem import Problem
 from distft.config.section import Section
@@ -55,7 +58,8 @@ class Phase:
 
 @dataclass(frozen=True)
 class NamedLoss:
-    """The loss of a trained role: ``module:Class`` (see ``distft.algorithms.losses.base``), and which of the method's
+    """The loss of a trained role: ``module:Class``, or ``:Class`` in the method's own file (a class as
+    ``distft.algorithms.losses.base`` describes), and which of the method's
     keys it is built with; None: all but ``kind``."""
 
     address: str
@@ -143,12 +147,41 @@ class FirstLoss:
     slope: float
 
 
+def is_from_outside(kind: str) -> bool:
+    """Whether a kind is the address of a class, and not the name of a file of the house."""
+    return ":" in kind
+
+
+def _again(kind: str, fields: dict[str, Any], said: set[str]) -> Method:
+    """A method of another process. Its class is found as it was there, so that it knows its home."""
+    method: type[Method] = found_at(kind)
+    method.home = kind.rpartition(":")[0]
+    return method.model_construct(_fields_set=said, **fields)
+
+
 class Method(Section):
     """The base of every method: a section of the recipe (``algorithm:``) that knows its traits."""
 
     traits: ClassVar[Traits]
+    home: ClassVar[str] = ""  # of a method from outside: the module or file in which it is
 
-    kind: str
+    kind: str = Field(description="package.module:Class or ./file.py:Class of a method from outside")
+
+    @property
+    def name(self) -> str:
+        """The kind, for people to read: of a method from outside its class."""
+        return self.kind.rpartition(":")[2]
+
+    @classmethod
+    def address(cls, said: str) -> str:
+        """The address of a loss or of credit as any process understands it; ``:Name`` stands beside the method."""
+        return f"{cls.home}{said}" if said.startswith(":") else said
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> Any:
+        """A class of a file is not found by its module's name: another process finds it by its address."""
+        if not is_from_outside(self.kind):
+            return super().__reduce_ex__(protocol)
+        return _again, (self.kind, dict(self.__dict__), set(self.model_fields_set))
 
     def rules(self, run: Run) -> Iterator[Problem]:  # noqa: ARG002 - for those who have rules
         """What of the keys does not go together, or not with the rest of the recipe. Bounds stand with the fields."""
@@ -158,7 +191,7 @@ class Method(Section):
         """Where the loss of a role is, and what it is built with. KeyError for a role that is not trained."""
         loss = self.traits.losses[role]
         keys = set(type(self).model_fields) - {"kind"} if loss.keys is None else set(loss.keys)
-        return loss.address, self.model_dump(include=keys)
+        return self.address(loss.address), self.model_dump(include=keys)
 
     def optimizer_steps(self) -> tuple[int, int]:
         """Passes over the experience of a step, and optimizer steps of each pass."""

@@ -16,7 +16,7 @@ from distft.config.training import ROLES, RolePlacement
 
 
 def _which_models(recipe: Recipe) -> Iterator[Problem]:
-    kind, taken = recipe.algorithm.kind, facts.known_roles(recipe)
+    kind, taken = recipe.algorithm.name, facts.known_roles(recipe)
     listed = f"{kind} takes: {', '.join(taken)}"
     for role in ROLES:
         given = getattr(recipe.models, role)
@@ -152,7 +152,7 @@ def _precision_and_engine(recipe: Recipe) -> Iterator[Problem]:
 
 
 def _trained(recipe: Recipe, role: str, model: Model) -> Iterator[Problem]:
-    at, kind = f"models.{role}", recipe.algorithm.kind
+    at, kind = f"models.{role}", recipe.algorithm.name
     if model.quantization is not None and model.peft is None:
         yield Problem.at(
             f"{at}.quantization",

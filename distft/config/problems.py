@@ -15,7 +15,7 @@ from distft.common.errors import UserError, nearest
 from distft.config.find_method import built_in_kinds, method_of
 from distft.config.method import Method
 from distft.config.problem import Problem
-from distft.config.recipe import UNKNOWN_KIND, WITHOUT_KIND, Recipe
+from distft.config.recipe import NO_METHOD, UNKNOWN_KIND, WITHOUT_KIND, Recipe
 from distft.config.yaml_file import KeyPath, Tree
 
 # What other trainers call things, and which key means it here.
@@ -111,7 +111,12 @@ def _problem(path: KeyPath, details: ErrorDetails, data: Mapping[str, Any]) -> P
         return Problem(path, f"{_shown(value)} is not known here", _did_you_mean(value, _options(details)))
     if kind == UNKNOWN_KIND:
         tag = context["kind"]
-        return Problem((*path, "kind"), f"unknown algorithm kind {_shown(tag)}", _did_you_mean(tag, built_in_kinds()))
+        hint = _did_you_mean(tag, built_in_kinds())
+        if "." in str(tag):
+            hint += "; one from outside is package.module:Class or ./file.py:Class"
+        return Problem((*path, "kind"), f"unknown algorithm kind {_shown(tag)}", hint)
+    if kind == NO_METHOD:
+        return Problem((*path, "kind"), context["what"], context["hint"])
     if kind == WITHOUT_KIND:
         return Problem((*path, "kind"), "is missing", f"one of: {', '.join(built_in_kinds())}")
     hint = _description(path, data)
@@ -170,7 +175,7 @@ def _chosen(choices: Sequence[type[BaseModel]], data: Mapping[str, Any], path: K
         return choices[0] if choices else None
     try:
         return method_of(str(_at(path, data).get("kind")))
-    except KeyError:
+    except (KeyError, UserError):
         return None
 
 

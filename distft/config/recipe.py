@@ -8,9 +8,10 @@ from typing import Annotated, Any, Final, Literal, TypeAlias
 from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 from pydantic_core import PydanticCustomError
 
+from distft.common.errors import UserError
 from distft.config.data import Data
-from distft.config.find_method import method_of, traits_of
-from distft.config.method import Method
+from distft.config.find_method import code_of, method_of, traits_of
+from distft.config.method import Method, is_from_outside
 from distft.config.models import Models
 from distft.config.section import Numeral, Section, WrittenPath
 from distft.config.training import (
@@ -27,10 +28,17 @@ from distft.config.training import (
 # Errors that pydantic has no name for.
 UNKNOWN_KIND: Final = "unknown_kind"
 WITHOUT_KIND: Final = "without_kind"
+NO_METHOD: Final = "no_method"
+_CHANGED: Final = "the method's code is not what this recipe was kept with (algorithm.code)"
+_CHANGED_HINT: Final = "put the former code back, or remove algorithm.code and give another output_dir"
 
 
 def _of_its_kind(raw: Any) -> Any:
-    """A mapping of keys as the method that its ``kind`` names; anything else is for pydantic to refuse."""
+    """A mapping of keys as the method that its ``kind`` names; anything else is for pydantic to refuse.
+
+    Of a method from outside, ``code`` is the hash of what it was written in when a run kept the recipe: other code is
+    refused.
+    """
     if not isinstance(raw, Mapping):
         return raw
     if "kind" not in raw:
@@ -39,6 +47,13 @@ def _of_its_kind(raw: Any) -> Any:
         method = method_of(str(raw["kind"]))
     except KeyError:
         raise PydanticCustomError(UNKNOWN_KIND, "unknown kind {kind}", {"kind": raw["kind"]}) from None
+    except UserError as error:
+        where = "" if error.where == raw["kind"] else f"{error.where}: "
+        raise PydanticCustomError(NO_METHOD, "{what}", {"what": where + error.what, "hint": error.hint}) from None
+    if "code" in raw and is_from_outside(str(raw["kind"])):
+        if raw["code"] != code_of(str(raw["kind"])):
+            raise PydanticCustomError(NO_METHOD, "{what}", {"what": _CHANGED, "hint": _CHANGED_HINT})
+        raw = {key: value for key, value in raw.items() if key != "code"}
     return method.model_validate(raw)
 
 
@@ -77,6 +92,6 @@ class Recipe(Section):
         kind = algorithm.get("kind") if isinstance(algorithm, Mapping) else getattr(algorithm, "kind", None)
         try:
             sampled = traits_of(str(kind)).sampled
-        except KeyError:  # which is said where the kind is read
+        except (KeyError, UserError):  # which is said where the kind is read
             return raw
         return {**raw, "data": {"overlong": "error", **data}} if sampled and isinstance(data, Mapping) else raw

@@ -95,5 +95,5 @@ def check_invariants(session: Session, samples: Samples) -> None:
             found_loss = evaluate_pass(policy, samples, loss, parameters, cap).result().report["loss"]
             # It moves with the difference of two sums over a response at most.
             rounding = first.slope * 2 * max(samples.lengths) * difference.mean
-            check_first_loss(recipe.algorithm.kind.upper(), found_loss, first.value, rounding + 1e-5)
+            check_first_loss(recipe.algorithm.name.upper(), found_loss, first.value, rounding + 1e-5)
         session.tracker.event("invariants", reference_difference=asdict(difference))

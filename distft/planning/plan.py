@@ -201,7 +201,7 @@ def _written_out(recipe: Recipe, cluster: Cluster, machine: Machine | None, layo
     batch = batch_arithmetic(recipe, groups[arrangement.group_of[main_role(recipe)]].num_ranks)
     return Plan(
         recipe=recipe.name,
-        algorithm=recipe.algorithm.kind,
+        algorithm=recipe.algorithm.name,
         cluster=cluster.name,
         kind=cluster.kind,
         hardware=layout.hardware,

@@ -77,7 +77,7 @@ def wandb_options(
         entity=_said(asked, "entity", "WANDB_ENTITY") or asked.entity,
         group=redact_text(_said(asked, "group", "WANDB_RUN_GROUP") or asked.group or recipe.name),
         name=redact_text(recipe.name),
-        job_type=recipe.algorithm.kind,
+        job_type=recipe.algorithm.name,
         tags=tuple(redact_text(tag) for tag in tags) + ((f"commit-{commit[:12]}",) if commit else ()),
         config=redact({**recipe.model_dump(mode="json", by_alias=True), **(more_config or {})}),
         run_id=run_id,

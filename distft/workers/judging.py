@@ -10,8 +10,8 @@ import torch
 
 from distft.algorithms.rewards import objective_terms
 from distft.batches import Batch, Difference
-from distft.experience.credit.base import Padded, importance, scores_of
-from distft.experience.credit.registry import credit_of
+from distft.common.addresses import found_at
+from distft.experience.credit.base import Credit, Padded, importance, scores_of
 
 
 def judged(rollout: Batch, section: Any, state: Mapping[str, Any]) -> tuple[dict[str, Any], Batch]:
@@ -21,7 +21,8 @@ def judged(rollout: Batch, section: Any, state: Mapping[str, Any]) -> tuple[dict
     (``trainer_difference``) and the reference's log-probs (``reference_difference``; None without one) are from the
     trainer's.
     """
-    assigned = credit_of(section)(rollout, section, state)
+    credit: Credit = found_at(section.address(section.traits.credit))
+    assigned = credit(rollout, section, state)
     shape = Padded.of(rollout)
     to_generator = _difference(rollout, shape, "sampled_logprobs")
     report = {

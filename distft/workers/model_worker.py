@@ -17,9 +17,10 @@ import numpy as np
 import psutil
 import torch
 
-from distft.algorithms.losses.build import build_loss, short_name
+from distft.algorithms.losses.build import build_loss
 from distft.batches import Batch, Ragged, concatenate
 from distft.checkpoint.manifest import FileRecord, NotWritten, record_files
+from distft.common.addresses import found_at
 from distft.common.errors import UserError
 from distft.common.logging import stage
 from distft.common.seeding import restore_rng_state, rng_state, seed_everything
@@ -234,7 +235,7 @@ class ModelWorker:
 
         With ``target_kl`` the rest is left out after a step whose ``policy/approxkl_avg`` exceeds it.
         """
-        stage(f"update {short_name(loss)} from step {first_step}")
+        stage(f"update {loss.rpartition(':')[2]} from step {first_step}")
         assert self.spec.optimizer is not None, f"{self.spec.role} is frozen"
         rates = [learning_rate(self.spec.optimizer, first_step + i, total_steps) for i in range(len(steps))]
 
@@ -242,7 +243,12 @@ class ModelWorker:
             return target_kl is not None and metrics.get("policy/approxkl_avg", 0.0) > target_kl
 
         history = self._updater.run(
-            batch, steps, build_loss(loss, dict(parameters)), temperature=temperature, learning_rates=rates, stop=beyond
+            batch,
+            steps,
+            build_loss(found_at(loss), dict(parameters)),
+            temperature=temperature,
+            learning_rates=rates,
+            stop=beyond,
         )
         return {"steps": history, **self.held()[0]}, None
 
@@ -250,9 +256,9 @@ class ModelWorker:
         self, loss: str, parameters: Mapping[str, Any], micro_batches: MicroBatches, *, batch: Batch
     ) -> tuple[dict[str, float], None]:
         """The loss and its metrics on held-out samples, without training."""
-        stage(f"evaluate {short_name(loss)}")
+        stage(f"evaluate {loss.rpartition(':')[2]}")
         self._engine.train(mode=False)
-        history = self._updater.run(batch, [micro_batches], build_loss(loss, dict(parameters)))
+        history = self._updater.run(batch, [micro_batches], build_loss(found_at(loss), dict(parameters)))
         self._engine.train(mode=self._engine.trained)
         return history[0], None
 
@@ -406,6 +412,11 @@ class ModelWorker:
         }
         if self.rank == 0:
             export_adapter(self._engine.module.model, trained, self._path, folder)
+
+
+def _class_name(address: str) -> str:
+    """Of ``module:Class``, for people to read."""
+    return address.rpartition(":")[2]
 
 
 def _rows_of(batch: Batch) -> dict[int, int]:

@@ -114,7 +114,7 @@ def test_ppo_over_a_shared_base(sft: Path, start: Start) -> None:
 
 @pytest.mark.slow
 def test_killed_and_started_again_it_is_the_same_run(sft: Path, qlora: Path, start: Start) -> None:
-    disturbed = disturb(start, dpo(sft, *FOUR_BITS, SHARED), "dpo")
+    disturbed = disturb(start, dpo(sft, *FOUR_BITS, SHARED), "Dpo")
     assert computed(disturbed) == computed(qlora)
     assert weights(disturbed) == weights(qlora)
 

@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
 OVER_S = 20.0  # from the death of a worker to the end of the run
 SEEN_S = 5.0
-BUSY = "update ppo_policy from step 8\n"  # in step 3, four optimizer steps each
+BUSY = "update PpoPolicy from step 8\n"  # in step 3, four optimizer steps each
 
 
 def assert_ends_because_of(verb: Verb, since: float, role: str, rank: int) -> None:
@@ -147,7 +147,7 @@ def test_what_a_terminal_sends_to_all_its_processes_stops_in_order(start: Start,
         verb = start(*words)
     finally:
         signal.signal(signal.SIGHUP, former)
-    verb.wait_for_stage("policy-1", "update sft from step 2\n")
+    verb.wait_for_stage("policy-1", "update Sft from step 2\n")
     os.killpg(verb.process.pid, number)
     assert verb.end(60) == 75, verb.output
     verb.assert_nothing_left()

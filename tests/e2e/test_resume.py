@@ -71,13 +71,13 @@ def disturb(start: Start, words: tuple[str, ...], loss: str, updates: int = 1) -
 
 def test_dpo_killed_in_the_middle_of_a_step(sft: Path, start: Start) -> None:
     undisturbed = run(start, *dpo(sft), folder="undisturbed")
-    assert_same(disturb(start, dpo(sft), "dpo"), undisturbed)
+    assert_same(disturb(start, dpo(sft), "Dpo"), undisturbed)
 
 
 @pytest.mark.slow
 def test_ppo_killed_in_the_middle_of_a_step(sft: Path, start: Start) -> None:
     undisturbed = run(start, *ppo(sft), folder="undisturbed")
-    assert_same(disturb(start, ppo(sft), "ppo_policy", updates=4), undisturbed)
+    assert_same(disturb(start, ppo(sft), "PpoPolicy", updates=4), undisturbed)
 
 
 @pytest.mark.slow
@@ -102,7 +102,7 @@ def test_sft_with_dropout(sft: Path, tmp_path: Path, start: Start) -> None:
     undisturbed = run(start, *words, folder="undisturbed")
     still = run(start, *words, f"models.policy.path={sft / 'final'}", folder="still")
     assert computed(undisturbed)[2]["loss"] != computed(still)[2]["loss"], "there was dropout at all"
-    assert_same(disturb(start, words, "sft"), undisturbed)
+    assert_same(disturb(start, words, "Sft"), undisturbed)
 
 
 @pytest.mark.slow
@@ -122,7 +122,7 @@ def test_killed_while_a_checkpoint_is_written(sft: Path, start: Start) -> None:
 def test_a_damaged_checkpoint_is_refused_and_the_one_before_taken(sft: Path, start: Start) -> None:
     undisturbed = run(start, *dpo(sft), folder="undisturbed")
     verb = start(*dpo(sft), folder="disturbed")
-    kill_driver(verb, "update dpo from step 5\n")
+    kill_driver(verb, "update Dpo from step 5\n")
     assert checkpoints(verb.folder) == [2, 4]
     damaged = verb.folder / "checkpoints" / "step_00000004" / "policy" / "rng_1.pt"
     content = bytearray(damaged.read_bytes())

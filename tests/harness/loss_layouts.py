@@ -16,6 +16,7 @@ from deepspeed.utils import safe_get_full_grad
 
 from distft.algorithms.losses.build import build_loss
 from distft.batches import Batch, Ragged
+from distft.common.addresses import found_at
 from distft.config.models import Engine as EngineConfig
 from distft.config.models import Model
 from distft.config.training import Optimizer
@@ -153,7 +154,7 @@ def _plain(name: str, parameters: Mapping[str, Any], path: str) -> Measured:
     batch = made_batch(name, shuffled=False)
     units = batch.dense("unit")
     step = [np.flatnonzero(units == unit).tolist() for unit in range(int(units.max()) + 1)]
-    loss = build_loss(LOSSES[name], dict(parameters))
+    loss = build_loss(found_at(LOSSES[name]), dict(parameters))
     updater = Updater(engine, head, pad_token=0)
     [metrics] = updater.run(batch, [step], loss, temperature=TEMPERATURE, learning_rates=[RATE])
     weights = {key: parameter.detach().clone() for key, parameter in engine.module.named_parameters()}

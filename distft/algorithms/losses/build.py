@@ -1,44 +1,31 @@
-"""Losses by where they are: ``module:Class``, of this package or of anybody's."""
+"""A loss from its class and its parameters."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
-import importlib
 from collections.abc import Mapping
 from typing import Any
 
 from distft.algorithms.losses.base import Loss
 
 
-def build_loss(address: str, parameters: Mapping[str, Any]) -> Loss:
-    """The loss at ``module:Class``, a dataclass whose fields are its parameters.
+def build_loss(kind: Any, parameters: Mapping[str, Any]) -> Loss:
+    """The loss of a class, a dataclass whose fields are its parameters.
 
     Raises:
-        ValueError: there is no such module or class, or no such parameter, with the nearest one that there is; or a
-            value is out of range.
+        ValueError: it is no loss, or has no such parameter, with the nearest one that it has; or a value is out of
+            range.
     """
-    module_name, _, name = address.partition(":")
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        raise ValueError(f"loss {address}: cannot import {module_name}: {error}") from error
-    found: Any = getattr(module, name, None)
-    if not (isinstance(found, type) and dataclasses.is_dataclass(found) and callable(found)):
-        there = [key for key, value in vars(module).items() if dataclasses.is_dataclass(value)]
-        raise ValueError(f"{module_name} has no loss {name!r}{_nearest(name, there)}")
-    known = [field.name for field in dataclasses.fields(found)]
+    if not (isinstance(kind, type) and dataclasses.is_dataclass(kind) and callable(getattr(kind, "finalize", None))):
+        raise ValueError(f"{kind!r} is no loss: a dataclass as distft.algorithms.losses.base.Loss describes")
+    known = [field.name for field in dataclasses.fields(kind)]
     for key in parameters:
         if key not in known:
-            raise ValueError(f"loss {address} has no parameter {key!r}{_nearest(key, known)}")
-    build: Any = found
+            raise ValueError(f"loss {kind.__name__} has no parameter {key!r}{_nearest(key, known)}")
+    build: Any = kind
     loss: Loss = build(**parameters)
     return loss
-
-
-def short_name(address: str) -> str:
-    """The class of ``module:Class``, for people to read."""
-    return address.rpartition(":")[2]
 
 
 def _nearest(word: str, known: list[str]) -> str:

@@ -17,6 +17,7 @@ from typing import Any
 
 from distft.common.errors import EnvironmentFallsShort, UserError
 from distft.config.cluster import Cluster, cluster_file, load_cluster
+from distft.config.find_method import said_in_full
 from distft.config.load import recipe_file
 from distft.config.recipe import Recipe
 from distft.launch.preflight.checks import check_memory
@@ -88,7 +89,7 @@ def ray_job(
     return RayJob(
         id_prefix=prefix,
         address=address,
-        entrypoint=_entrypoint(cluster, folder, overrides),
+        entrypoint=_entrypoint(cluster, folder, [*overrides, *said_in_full(recipe.algorithm.kind)]),
         environment=variables,
         passed_on=passed_on,
         files={

@@ -14,6 +14,7 @@ from torch import Tensor
 from distft.algorithms.losses.base import Loss, LossBatch, Metric
 from distft.algorithms.losses.build import build_loss
 from distft.algorithms.losses.dpo import PAIR_LOSSES
+from distft.common.addresses import found_at
 from tests.harness.loss_cases import LOSSES
 
 NAN = float("nan")
@@ -126,7 +127,7 @@ def _splits() -> list[list[list[int]]]:
 
 @pytest.mark.parametrize(("name", "params"), CASES)
 def test_split_order_and_dummies_change_nothing(name: str, params: dict[str, Any]) -> None:
-    loss = build_loss(LOSSES[name], params)
+    loss = build_loss(found_at(LOSSES[name]), params)
     value, gradients, metrics = _run(loss, [list(range(6))])
     assert sum(gradient.abs().sum().item() for gradient in gradients) > 1e-3
     assert all(torch.isfinite(gradient).all() for gradient in gradients)
@@ -141,7 +142,7 @@ def test_split_order_and_dummies_change_nothing(name: str, params: dict[str, Any
 
 @pytest.mark.parametrize(("name", "params"), CASES)
 def test_masked_tokens_get_no_gradient(name: str, params: dict[str, Any]) -> None:
-    loss = build_loss(LOSSES[name], params)
+    loss = build_loss(found_at(LOSSES[name]), params)
     world = _world(loss)
     batch, outputs = _micro_batch(loss, world, range(6))
     loss(outputs, batch, _denominators(world)).loss.backward()
@@ -155,7 +156,7 @@ def test_masked_tokens_get_no_gradient(name: str, params: dict[str, Any]) -> Non
 @pytest.mark.parametrize("num_sequences", [0, 1, 2, 3])
 @pytest.mark.parametrize(("name", "params"), CASES)
 def test_all_dummies_give_zero_and_a_connected_graph(name: str, params: dict[str, Any], num_sequences: int) -> None:
-    loss = build_loss(LOSSES[name], params)
+    loss = build_loss(found_at(LOSSES[name]), params)
     segments = torch.arange(num_sequences).repeat_interleave(2)
     columns = {column: torch.full((len(segments),), NAN) for column in (*loss.columns, *loss.optional_columns)}
     real = torch.zeros(num_sequences, dtype=torch.bool)
