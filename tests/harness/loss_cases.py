@@ -25,6 +25,7 @@ FEW_CASES: list[Case] = [
     ("dpo", {"loss": "ipo"}),
     ("ppo_policy", {"clip_high": 0.28, "dual_clip": 1.5, "entropy_coef": 0.01}),
     ("ppo_value", {}),
+    ("orpo", {"beta": 0.3}),
 ]
 MORE_CASES: list[Case] = [
     ("reward", {}),
