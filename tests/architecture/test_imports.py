@@ -61,7 +61,7 @@ def test_every_login_node_module_is_under_contract(root: Path) -> None:
 
 def test_no_circle() -> None:
     """Not even through an import within a function. Raises CycleError, which names the modules, where there is one."""
-    graph = grimp.build_graph("distft")
+    graph = grimp.build_graph("distft", cache_dir=None)
     imports = {module: graph.find_modules_directly_imported_by(module) for module in graph.modules}
     TopologicalSorter(imports).prepare()
 
