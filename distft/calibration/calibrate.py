@@ -71,8 +71,8 @@ def measured(device: torch.device, scale: Scale | None = None) -> Rates:
 def told(rates: Rates) -> list[str]:
     """The rates for people, a line each."""
     return [
-        f"training, bfloat16     {rates.arithmetic / 1e12:10.2f} TFLOP/s",
-        f"training, float32      {rates.arithmetic_float32 / 1e12:10.2f} TFLOP/s",
+        f"training, bfloat16     {rates.arithmetic / 1e12:10.3g} TFLOP/s",
+        f"training, float32      {rates.arithmetic_float32 / 1e12:10.3g} TFLOP/s",
         f"memory                 {rates.memory / 1e9:10.1f} GB/s",
         f"between ranks          {rates.link / 1e9:10.1f} GB/s{'' if rates.link else ': there is one GPU'}",
         f"device to host memory  {rates.host_link / 1e9:10.1f} GB/s",
