@@ -81,7 +81,6 @@ class Traits:
     speak yet, so random weights are remarked on.
     """
 
-    summary: str
     roles: tuple[Role, ...]
     trained: tuple[Role, ...]
     unit: Unit

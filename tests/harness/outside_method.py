@@ -16,7 +16,6 @@ class Unlikelihood(Method):
     """NLL of the chosen answer's tokens + ``weight`` x -log(1 - p) of the rejected one's, token mean."""
 
     traits: ClassVar[Traits] = Traits(
-        summary="unlikelihood of the rejected answer",
         roles=("policy",),
         trained=("policy",),
         unit=PAIRS,

@@ -25,7 +25,6 @@ class Dpo(Method):
 
     # The reference is frozen: it reads the next pairs while the policy learns from these.
     traits: ClassVar[Traits] = Traits(
-        summary="direct preference optimisation",
         roles=("policy", "reference"),
         trained=("policy",),
         unit=PAIRS,

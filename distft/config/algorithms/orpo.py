@@ -14,7 +14,6 @@ class Orpo(Method):
     """Odds-ratio preference optimisation: imitation and preference in one loss, no reference (Hong et al. 2024)."""
 
     traits: ClassVar[Traits] = Traits(
-        summary="odds-ratio preference optimisation",
         roles=("policy",),
         trained=("policy",),
         unit=PAIRS,

@@ -17,7 +17,6 @@ class Ppo(Method):
     """Proximal policy optimisation with four models (Schulman et al. 2017; Ouyang et al. 2022)."""
 
     traits: ClassVar[Traits] = Traits(
-        summary="proximal policy optimisation",
         roles=("policy", "reference", "reward", "value"),
         trained=("policy", "value"),
         unit=PROMPTS,

@@ -14,7 +14,6 @@ class Reward(Method):
     """Reward model from preference pairs: ``-logsig(r_w - r_l - margin) + center_coef (r_w + r_l)^2``."""
 
     traits: ClassVar[Traits] = Traits(
-        summary="reward model from preference pairs",
         roles=("reward",),
         trained=("reward",),
         unit=PAIRS,

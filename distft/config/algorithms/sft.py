@@ -16,7 +16,6 @@ class Sft(Method):
     """Supervised fine-tuning: token NLL over the target tokens."""
 
     traits: ClassVar[Traits] = Traits(
-        summary="supervised fine-tuning",
         roles=("policy",),
         trained=("policy",),
         unit=SEQUENCES,

@@ -47,7 +47,7 @@ def test_a_method_of_the_house(kind: str) -> None:
 
 def test_traits_that_contradict_themselves_are_refused() -> None:
     right = {
-        "summary": "", "roles": ("policy",), "trained": ("policy",), "unit": PAIRS, "formats": ("preference",),
+        "roles": ("policy",), "trained": ("policy",), "unit": PAIRS, "formats": ("preference",),
         "losses": {"policy": NamedLoss("a:B")}, "phases": (UPDATE_OF_POLICY,),
     }  # fmt: skip
     Traits(**right)  # type: ignore[arg-type]
