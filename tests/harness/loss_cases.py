@@ -26,6 +26,7 @@ FEW_CASES: list[Case] = [
     ("ppo_policy", {"clip_high": 0.28, "dual_clip": 1.5, "entropy_coef": 0.01}),
     ("ppo_value", {}),
     ("orpo", {"beta": 0.3}),
+    ("simpo", {"gamma": 0.5}),
 ]
 MORE_CASES: list[Case] = [
     ("reward", {}),

@@ -36,7 +36,7 @@ NUM_SAMPLES = 14
 VOCABULARY = 300
 TEMPERATURE = 0.9
 SCALAR = ("reward", "ppo_value")
-PAIRED = ("reward", "dpo", "orpo")
+PAIRED = ("reward", "dpo", "orpo", "simpo")
 # At Adam's usual eps of 1e-8 one weight of one loss (apo_zero), whose gradient is as small as that, ended 4 allowances
 # apart: rounding, amplified. The gradients themselves are compared before the step.
 OPTIMIZER = Optimizer(learning_rate=RATE, max_grad_norm=1.0, eps=1e-6)

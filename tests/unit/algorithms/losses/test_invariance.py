@@ -30,6 +30,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("ppo_policy", {"clip_high": 0.28, "dual_clip": 1.5, "entropy_coef": 0.01}),
     ("ppo_value", {}),
     ("orpo", {"beta": 0.3}),
+    ("simpo", {"gamma": 0.5}),
     ("ppo_value", {"value_clip": None}),
 ]
 
