@@ -1,4 +1,5 @@
-"""A forward pass that computes its head only where a loss looks.
+"""A forward pass that computes its head only where a loss looks, and, fused with the loss's log-probabilities, never
+for all of them at once.
 
 Both faces share one signature: ``input_ids [rows, length]`` right-padded, ``position_ids`` only for
 packed rows (None otherwise: causal attention never lets a real token see the padding behind it, so no
@@ -11,22 +12,57 @@ and kin); older families (OPT, BERT as a decoder) and state-space models would r
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from distft.algorithms.linear_logprobs import LogitMap, chunk_of, linear_logprobs
+from distft.algorithms.logprobs import token_logprobs
+from distft.models.logit_map import find_logit_map
+
+
+class LogprobHead(nn.Linear):
+    """A language model's head that, told the targets, answers what a loss wants to know of them, not the logits."""
+
+    logit_map: LogitMap
+
+    def forward(self, hidden: Tensor, reading: Reading | None = None) -> Any:
+        """``[..., in]`` to logits; with ``reading``, ``[num_tokens, in]`` to names and ``[num_tokens]``."""
+        if reading is None:
+            return super().forward(hidden)
+        told: dict[str, Any] = {"outputs": reading.outputs, "temperature": reading.temperature}
+        if len(hidden) * self.out_features > chunk_of(hidden.device):
+            return linear_logprobs(
+                hidden, self.weight, reading.targets, bias=self.bias, logit_map=self.logit_map, **told
+            )
+        # All logits fit into a chunk: making them a second time would save nothing.
+        return token_logprobs(self.logit_map.of(super().forward(hidden)), reading.targets, **told)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What is asked of the tokens ``targets [num_tokens]``, one a selected position: see ``token_logprobs``."""
+
+    targets: Tensor
+    outputs: Sequence[str] = ("logprobs",)
+    temperature: float = 1.0
+
 
 class SelectedLogits(nn.Module):
-    """A causal language model that returns the logits of the selected positions only.
+    """A causal language model that computes its head at the selected positions only.
 
-    A hook narrows the head's input, so that whatever the architecture does to its logits afterwards
-    (scaling, soft-capping) still happens, and never on positions nobody asked for. ``written``: the config that
-    stands in the model's files, where the model's own differs from it.
+    Asked for logits, a hook narrows the head's input, so that whatever the architecture does to its logits
+    afterwards (scaling, soft-capping) still happens, and never on positions nobody asked for. ``fused``: asked for
+    log-probabilities, it never makes the logits of all of them, where what the architecture does is known
+    (``logit_map``, else None). ``written``: the config that stands in the model's files, where the model's own
+    differs from it.
     """
 
-    def __init__(self, model: Any, written: Any = None) -> None:
+    def __init__(self, model: Any, written: Any = None, *, fused: bool = False) -> None:
         super().__init__()
         self.model = model
         self.written = written or model.config
@@ -34,22 +70,42 @@ class SelectedLogits(nn.Module):
         head = model.get_output_embeddings()
         if head is None:
             raise ValueError(f"{type(model).__name__} has no output embeddings")
+        self.logit_map = find_logit_map(model) if fused else None
+        if self.logit_map is not None:
+            # The same module with its parameters, names and sharding; only what it answers is another matter.
+            head.__class__ = LogprobHead
+            head.logit_map = self.logit_map
         head.register_forward_pre_hook(self._narrow)
 
     def _narrow(self, _module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
         if self._select is None:
             return None
-        hidden = args[0]
-        return (hidden.reshape(-1, hidden.shape[-1]).index_select(0, self._select).unsqueeze(0),)
+        return (_selected(args[0], self._select).unsqueeze(0),)
 
-    def forward(self, input_ids: Tensor, select: Tensor, position_ids: Tensor | None = None) -> Tensor:
-        """Logits ``[num_tokens, vocabulary]`` in the model's dtype."""
+    def forward(
+        self, input_ids: Tensor, select: Tensor, position_ids: Tensor | None = None, reading: Reading | None = None
+    ) -> Any:
+        """Logits ``[num_tokens, vocabulary]`` in the model's dtype; with ``reading`` a dictionary of ``[num_tokens]``.
+
+        Every rank takes the same way through the modules, however many tokens it has: sharded ones wait for each other.
+        """
+        if reading is not None and self.logit_map is not None:
+            backbone, head = self.model.get_decoder(), self.model.get_output_embeddings()
+            hidden = backbone(input_ids=input_ids, position_ids=position_ids, use_cache=False).last_hidden_state
+            return head(_selected(hidden, select), reading)
         self._select = select
         try:
             output = self.model(input_ids=input_ids, position_ids=position_ids, use_cache=False)
         finally:
             self._select = None
-        return cast(Tensor, output.logits).squeeze(0)
+        logits = cast(Tensor, output.logits).squeeze(0)
+        if reading is None:
+            return logits
+        return token_logprobs(logits, reading.targets, outputs=reading.outputs, temperature=reading.temperature)
+
+
+def _selected(hidden: Tensor, select: Tensor) -> Tensor:
+    return hidden.reshape(-1, hidden.shape[-1]).index_select(0, select)
 
 
 class Float32Head(nn.Linear):
@@ -84,8 +140,7 @@ class SelectedScalars(nn.Module):
         """Scalars ``[num_tokens]`` in float32."""
         backbone = self.model.base_model
         hidden = backbone(input_ids=input_ids, position_ids=position_ids, use_cache=False).last_hidden_state
-        chosen = hidden.reshape(-1, hidden.shape[-1]).index_select(0, select)
-        scores = self.model.score(chosen).to(torch.float32)
+        scores = self.model.score(_selected(hidden, select)).to(torch.float32)
         if self._probability:
             scores = scores.softmax(dim=-1)
         return cast(Tensor, scores[:, self._output])
