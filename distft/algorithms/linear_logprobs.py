@@ -203,7 +203,7 @@ class _SoftmaxGradient:
         if how.temperature != 1.0:
             log_p.div_(how.temperature)
         log_p.sub_(self._log_sum)
-        if self._by_entropy is None:
+        if self._by_entropy is None or self._entropy is None:
             gradient = log_p.exp_().mul_(-self._by_logprobs)
         else:
             p = log_p.exp()

@@ -244,7 +244,7 @@ def _sharing(recipe: Recipe) -> Iterator[Problem]:
 def _no_engine_of_its_own(recipe: Recipe) -> Iterator[Problem]:
     alone = recipe.model_copy(update={"models": recipe.models.model_copy(update={"reference": None})})
     said, inherited = facts.model_of(recipe, "reference"), facts.model_of(alone, "reference")
-    for key in ("attention", "engine"):
+    for key in ("attention", "kernels", "engine"):
         if getattr(said, key) != getattr(inherited, key):
             what = "has no effect: the reference is the policy's own base (placement.reference.share)"
             yield Problem.at(f"models.reference.{key}", what, "remove it")

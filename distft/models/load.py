@@ -31,6 +31,8 @@ from distft.models.quantization import four_bits, keep_packing
 from distft.models.selected import SelectedLogits, SelectedScalars
 from distft.planning.positions import position_limit
 
+log = logging.getLogger(__name__)
+
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 _COPY = "is it a whole model folder, or the name of one on the hub?"
@@ -98,7 +100,11 @@ def load_causal(path: str, model: Model, *, dropout: bool, on_meta: bool = False
     module, missing = _from_pretrained(AutoModelForCausalLM, path, config, model, purpose, on_meta=on_meta)
     if missing:
         raise UserError(f"weights are missing: {_some(missing)}", where=path, hint=_COPY)
-    return SelectedLogits(module, written)
+    fused = model.kernels != "none" and not on_meta
+    selected = SelectedLogits(module, written, fused=fused)
+    if fused and selected.logit_map is None:
+        log.info("%s: its logits are more than its head's product, so they are computed whole", type(module).__name__)
+    return selected
 
 
 def load_scalar(

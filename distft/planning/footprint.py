@@ -161,6 +161,7 @@ def _compute(recipe: Recipe, role: str, model: Model, *, gpu: bool) -> Compute:
         checkpointing=model.gradient_checkpointing,
         eager_attention=model.attention == "eager",
         gpu=gpu,
+        fused=model.kernels != "none",
     )
 
 

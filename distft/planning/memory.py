@@ -27,6 +27,9 @@ SUB_GROUP = 1_000_000_000
 # Elements of a chunk in which float32 log-probabilities are computed (algorithms.logprobs), CPU and GPU.
 CHUNK_CPU = 2**18
 CHUNK_GPU = 2**25
+# Logits that exist at once where the head is fused with them (algorithms.linear_logprobs).
+HEAD_CHUNK_CPU = 2**22
+HEAD_CHUNK_GPU = 2**26
 # A process that has imported torch, transformers, DeepSpeed and Ray (383 MiB resident when measured, before any
 # thread of theirs runs); on a GPU its CUDA context, cuBLAS and NCCL.
 PROCESS_HOST = 450 * 2**20
@@ -74,7 +77,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Compute:
-    """How a role computes, and on what."""
+    """How a role computes, and on what. ``fused``: its head with the log-probabilities, where that saves logits."""
 
     dtype: str
     trained: bool
@@ -82,6 +85,7 @@ class Compute:
     checkpointing: bool
     eager_attention: bool
     gpu: bool
+    fused: bool = False
 
     @property
     def size(self) -> int:
@@ -210,7 +214,8 @@ def activation_items(sizes: ModelSizes, compute: Compute, work: Work) -> list[It
     the matrices. With checkpointing, each layer's input and one layer's share. Frozen: one layer's share.
     Adapters keep what A makes, and with dropout its input and where it is zero; four bits are unpacked into a whole
     matrix, one at a time. Log-probabilities: logits at the tokens read, in the model's dtype, with their gradient
-    when trained, and a float32 chunk of them. A scalar head reads its input in float32.
+    when trained, and a float32 chunk of them; of a fused head a chunk of all that (algorithms.linear_logprobs). A
+    scalar head reads its input in float32.
     """
     layer = work.tokens * _per_token(sizes, compute, work.length)
     if not compute.trained:
@@ -224,11 +229,24 @@ def activation_items(sizes: ModelSizes, compute: Compute, work: Work) -> list[It
     if work.scalar:
         head = 4 * work.read * sizes.hidden
         return [*items, Item("float32 input of the head", head * (2 if compute.trained else 1), when)]
-    logits = work.read * sizes.vocab * compute.size
-    items.append(Item("logits", logits * (2 if compute.trained else 1), when))
+    if head := fused_chunk(sizes, work.read, gpu=compute.gpu, fused=compute.fused):
+        if compute.trained:
+            # Products or their gradient in the model's dtype, both in float32 for a while, and the states' gradient.
+            held = head * (compute.size + 8) + 4 * work.read * sizes.hidden
+            return [*items, Item("logits of a chunk", held, when)]
+        items.append(Item("logits of a chunk", head * compute.size, when))
+    else:
+        logits = work.read * sizes.vocab * compute.size
+        items.append(Item("logits", logits * (2 if compute.trained else 1), when))
     chunk = min(work.read * sizes.vocab, CHUNK_GPU if compute.gpu else CHUNK_CPU)
     items.append(Item("float32 logits chunk", 2 * 4 * chunk, when))
     return items
+
+
+def fused_chunk(sizes: ModelSizes, read: float, *, gpu: bool, fused: bool) -> int:
+    """Logits that exist at once where they never do all together; 0 where they do: they are few, or not fused."""
+    chunk = HEAD_CHUNK_GPU if gpu else HEAD_CHUNK_CPU
+    return chunk if fused and not sizes.encoder_decoder and read * sizes.vocab > chunk else 0
 
 
 def _unpacked(sizes: ModelSizes, compute: Compute, when: When) -> list[Item]:

@@ -15,7 +15,7 @@ from distft.planning import costs
 from distft.planning.batch_arithmetic import batch_arithmetic
 from distft.planning.footprint import SCALAR_ROLES, Roles
 from distft.planning.hardware import Hardware
-from distft.planning.memory import BYTES
+from distft.planning.memory import BYTES, fused_chunk
 
 # Bytes gathered at once while the generator's weights are copied (engine.GATHER_BYTES).
 SYNC_BYTES = 256 * 2**20
@@ -72,6 +72,7 @@ class _RoleWork:
         self.recipe, self.hardware, self.role, self.place = recipe, hardware, role, place
         self.sizes, self.engine = roles.sizes(role), model.engine.on(place.ranks)
         self.checkpointing, self.size = model.gradient_checkpointing, BYTES[model.dtype]
+        self.fused = model.kernels != "none"
         self.stored = self.sizes.stored(self.size)
         self.trained = role in trained_roles(recipe)
         self.reached = hardware.rates
@@ -114,9 +115,10 @@ class _RoleWork:
     def _update(self) -> RoleTime:
         batch, stage = self.batch, self.engine.zero_stage
         micro, tokens = batch.micro_batches, batch.sequences_per_rank * batch.longest
-        flops = costs.training_flops(
-            self.sizes, tokens, batch.longest, self._read(tokens), checkpointing=self.checkpointing
-        )
+        read = self._read(tokens)
+        flops = costs.training_flops(self.sizes, tokens, batch.longest, read, checkpointing=self.checkpointing)
+        if fused_chunk(self.sizes, read / max(1, micro), gpu=True, fused=self.fused):  # logits are made twice
+            flops += costs.forward_flops(self.sizes, 0, batch.longest, read)
         trained = self.sizes.trained.total
         # Stage 2 all-reduces whole gradients where a reduce-scatter would do; stages 0 and 1 wait for the step.
         rounds = {0: 0, 1: 0, 2: 2, 3: 1}[stage]

@@ -6,17 +6,16 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from distft.algorithms.logprobs import token_logprobs
 from distft.algorithms.losses.base import Loss, LossResult
 from distft.batches import Batch
 from distft.common.errors import DistftError
 from distft.engine.engine import Engine
 from distft.engine.process_group import reduce_scalars
+from distft.models.selected import Reading
 from distft.workers.collate import MicroBatch, collate
 
 MicroBatches = Sequence[Sequence[int]]
@@ -158,7 +157,8 @@ def model_outputs(
 ) -> dict[str, Tensor]:
     """One forward pass: ``logprobs`` (and ``entropy``, ``logits_mean``) or ``values`` of the selected positions."""
     select = micro.last if head == "scalar" and reads == "last" else micro.select
-    raw: Any = engine.forward(input_ids=micro.input_ids, select=select)
     if head == "scalar":
-        return {"values": raw}
-    return token_logprobs(raw, micro.targets, outputs=wanted, temperature=temperature)
+        return {"values": engine.forward(input_ids=micro.input_ids, select=select)}
+    reading = Reading(micro.targets, tuple(wanted), temperature)
+    found: dict[str, Tensor] = engine.forward(input_ids=micro.input_ids, select=select, reading=reading)
+    return found

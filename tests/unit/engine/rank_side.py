@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from transformers import AutoModelForCausalLM
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
+from distft.algorithms import linear_logprobs
 from distft.common.errors import DistftError, EnvironmentFallsShort, UserError
 from distft.common.seeding import restore_rng_state, rng_state, seed_everything
 from distft.config.models import Engine as EngineConfig
@@ -22,6 +23,7 @@ from distft.engine import process_group
 from distft.engine.engine import Engine, NonFiniteGradients, writable
 from distft.models.adapters import add_lora
 from distft.models.load import DTYPES, load_causal, load_scalar, start_head
+from distft.models.selected import Reading, SelectedLogits
 
 LENGTH = 12
 VOCABULARY = 96
@@ -99,6 +101,28 @@ def train(rank: int, world: int, setup: Setup, steps: Sequence[Any], rate: float
     norms = take_steps(engine, rank, steps, rate)
     held = engine.held()
     return {"norms": norms, "weights": weights(engine), "held": held}
+
+
+def train_fused(rank: int, world: int, setup: Setup, steps: Sequence[Any]) -> dict[str, Any]:
+    """As ``train``, by fused log-probabilities: in many chunks on the first rank, at once on the others."""
+    usual = linear_logprobs._CHUNK_ELEMENTS_CPU
+    linear_logprobs._CHUNK_ELEMENTS_CPU = 500 if rank == 0 else usual
+    try:
+        engine = setup.build()
+        assert cast(SelectedLogits, engine.module).logit_map is not None
+        norms = []
+        for step in steps:
+            num_tokens = (LENGTH - 1) * sum(len(micro) for micros in step for micro in micros)
+            for samples in step[rank]:
+                ids = torch.cat([sequence(sample) for sample in samples] or [sequence(0)])
+                select = torch.cat([torch.arange(LENGTH - 1) + row * LENGTH for row in range(len(ids))])
+                reading = Reading(ids[:, 1:].reshape(-1), ("logprobs", "entropy", "logits_mean"))
+                logprobs = engine.forward(input_ids=ids, select=select, reading=reading)["logprobs"]
+                engine.backward(-logprobs.sum() / num_tokens * (1.0 if samples else 0.0))
+            norms.append(engine.step(RATE))
+        return {"norms": norms, "weights": weights(engine)}
+    finally:
+        linear_logprobs._CHUNK_ELEMENTS_CPU = usual
 
 
 def train_past_nan(rank: int, world: int, setup: Setup, steps: Sequence[Any]) -> dict[str, Any]:

@@ -300,3 +300,18 @@ def test_sgd_is_plain_sgd(groups: dict[int, Group], folder: str, stage: int) -> 
 def test_a_processor_without_float16_is_said_so(groups: dict[int, Group], folder: str) -> None:
     (said,) = groups[1].call(rank_side.float16_here, Setup(folder, 3, "float16"))
     assert said.startswith("this machine's processor has no float16")
+
+
+@pytest.mark.parametrize(("stage", "checkpointing"), [
+    (3, True), *(pytest.param(stage, False, marks=pytest.mark.slow) for stage in (0, 2, 3))
+])  # fmt: skip
+@pytest.mark.parametrize("tied", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_fused_log_probs_train_as_logits_do(
+    groups: dict[int, Group], folder: str, untied: str, tied: bool, stage: int, checkpointing: bool
+) -> None:
+    """One rank in many chunks, the other in one: at stage 3 they wait for each other all the same."""
+    setup = Setup(folder if tied else untied, stage, checkpointing=checkpointing)
+    plain, fused = (groups[2].call(how, setup, STEPS)[0] for how in (rank_side.train, rank_side.train_fused))
+    assert fused["norms"] == pytest.approx(plain["norms"], rel=1e-5)
+    for name, wanted in plain["weights"].items():
+        np.testing.assert_allclose(fused["weights"][name], wanted, rtol=1e-4, atol=0.01 * RATE, err_msg=name)

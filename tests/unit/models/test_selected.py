@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForSequenceClassification
 
+from distft.algorithms import linear_logprobs
 from distft.config.models import Model
 from distft.models.load import load_causal, load_scalar
-from distft.models.selected import SelectedLogits, SelectedScalars
+from distft.models.selected import Reading, SelectedLogits, SelectedScalars
 from tests.unit.models import tiny
 
 LENGTHS = (9, 5, 7)
@@ -64,6 +66,31 @@ def test_packed_rows_do_not_see_each_other(model_folder: Callable[..., str], arc
         separate = ours(*padded(LENGTHS))
         together = ours(input_ids=packed, select=torch.arange(sum(LENGTHS)), position_ids=positions)
     torch.testing.assert_close(together, separate, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("chunk", [500, 2**22], ids=["in chunks", "at once"])
+@pytest.mark.parametrize(
+    ("architecture", "tied"), [("llama", True), ("llama", False), ("gemma2", True), ("gpt2", True)]
+)
+def test_kernels_on_and_off_give_the_same_log_probs_and_gradients(
+    model_folder: Callable[..., str], monkeypatch: pytest.MonkeyPatch, architecture: str, tied: bool, chunk: int
+) -> None:
+    monkeypatch.setattr(linear_logprobs, "_CHUNK_ELEMENTS_CPU", chunk)
+    folder = model_folder(architecture, tied=tied)
+    ids, select = padded(LENGTHS)
+    reading = Reading(torch.randint(3, tiny.VOCABULARY, select.shape), ("logprobs", "entropy", "logits_mean"), 0.7)
+    found: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {}
+    for kernels in ("none", "auto"):
+        model = Model.model_validate({"path": folder, "dtype": "float32", "kernels": kernels})
+        ours = load_causal(folder, model, dropout=False)
+        assert (ours.logit_map is None) == (kernels == "none")
+        outputs = ours(input_ids=ids, select=select, reading=reading)
+        (outputs["logprobs"].sum() - 0.5 * outputs["entropy"].sum()).backward()
+        found[kernels] = outputs, {name: parameter.grad for name, parameter in ours.model.named_parameters()}
+    for plain, fused in zip(found["none"], found["auto"], strict=True):
+        assert plain.keys() == fused.keys()
+        for name, wanted in plain.items():
+            torch.testing.assert_close(fused[name], wanted, rtol=1e-5, atol=1e-5, msg=name)
 
 
 @pytest.mark.parametrize("architecture", list(tiny.ARCHITECTURES))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distft.config.models import Engine, Lora
+from distft.planning import memory
 from distft.planning.memory import (
     LOADED,
     ROUNDED_UP,
@@ -293,3 +296,42 @@ def test_adapters_keep_what_torch_saves_of_them(dtype: str, dropout: float) -> N
 def test_with_checkpointing_torch_saves_the_input_of_each_layer(dtype: str) -> None:
     four, eight = (saved_for_backward(n, dtype, 4, "sdpa", checkpointing=True) for n in (4, 8))
     assert (eight - four) / 4 == pytest.approx(SMALL["hidden_size"] * compute(dtype).size, rel=0.01)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_torch_holds_what_is_planned_for_a_fused_head(monkeypatch: pytest.MonkeyPatch, dtype: str) -> None:
+    """Never less than the truth, and a tenth of what the logits and their gradient would be."""
+    import torch
+
+    from distft.algorithms import linear_logprobs
+    from tests.harness.torch_memory import most_held
+
+    for module, name in ((linear_logprobs, "_CHUNK_ELEMENTS_CPU"), (memory, "HEAD_CHUNK_CPU")):
+        monkeypatch.setattr(module, name, 2**14)
+    monkeypatch.setattr(memory, "CHUNK_CPU", 0)
+    sizes = sizes_from_config(SMALL | {"model_type": "llama", "vocab_size": 2000, "hidden_size": 16})
+    how = replace(compute(dtype, gpu=False), fused=True)
+    work = Work(tokens=256, length=64, read=256, scalar=False)
+    planned = named(activation_items(sizes, how, work), "logits of a chunk")
+    weight = torch.randn(2000, 16, dtype=getattr(torch, dtype))
+    hidden = torch.randn(256, 16, dtype=getattr(torch, dtype)).requires_grad_()
+
+    def step() -> None:
+        found = linear_logprobs.linear_logprobs(
+            hidden, weight, torch.zeros(256, dtype=torch.int64), outputs=("logprobs", "entropy")
+        )
+        (found["logprobs"].sum() + found["entropy"].sum()).backward()
+
+    small = 256 * (16 * how.size + 8 * 12)  # the states' gradient once more, and what has one number a token
+    assert most_held(step) <= planned + small
+    assert planned < 2 * 256 * 2000 * how.size / 4
+    frozen = activation_items(sizes, replace(how, trained=False), work)
+    assert named(frozen, "logits of a chunk") == 2**14 * how.size
+
+
+def test_the_plan_knows_the_chunks_of_the_computation() -> None:
+    from distft.algorithms import linear_logprobs, logprobs
+
+    assert (memory.CHUNK_CPU, memory.CHUNK_GPU) == (logprobs._CHUNK_ELEMENTS_CPU, logprobs._CHUNK_ELEMENTS_GPU)
+    chunks = (linear_logprobs._CHUNK_ELEMENTS_CPU, linear_logprobs._CHUNK_ELEMENTS_GPU)
+    assert chunks == (memory.HEAD_CHUNK_CPU, memory.HEAD_CHUNK_GPU)

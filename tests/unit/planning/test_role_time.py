@@ -25,9 +25,12 @@ def time_of(run: Recipe, role: str, work: str, ranks: int) -> RoleTime:
 
 
 def test_update_on_one_gpu_is_arithmetic_and_the_optimizer() -> None:
-    """64 rows of 2,048 tokens; on one rank nothing is sent. Adam moves 30 bytes a parameter."""
+    """64 rows of 2,048 tokens; on one rank nothing is sent. Adam moves 30 bytes a parameter. Logits are made twice."""
     found = time_of(llama("sft"), "policy", "update", 1)
-    arithmetic = costs.training_flops(SIZES, 64 * 2048, 2048, 64 * 2048, checkpointing=False) / RATE
+    head = 2 * 128_256 * 4096 * 64 * 2048
+    arithmetic = (costs.training_flops(SIZES, 64 * 2048, 2048, 64 * 2048, checkpointing=False) + head) / RATE
+    plain = time_of(llama("sft", {"models.policy.kernels": "none"}), "policy", "update", 1)
+    assert found.parts["arithmetic"] - plain.parts["arithmetic"] == pytest.approx(head / RATE)
     optimizer = 30 * SIZES.total / MEMORY
     assert found.seconds == pytest.approx(arithmetic + optimizer)
     assert found.parts == pytest.approx({"arithmetic": arithmetic, "GPU memory": optimizer})
@@ -38,7 +41,8 @@ def test_update_at_stage_3_gathers_twice_and_scatters_once_a_micro_batch() -> No
     """8 rows a rank, 2 at a time: 4 micro-batches; 3 x 16 GB over links of 360 GB/s in each."""
     found = time_of(llama("sft"), "policy", "update", 8)
     once = costs.Ring(8, 360e9, 32.2e-6).seconds(2 * SIZES.total, costs.gather_calls(SIZES, 50_000_000))
-    arithmetic = costs.training_flops(SIZES, 8 * 2048, 2048, 8 * 2048, checkpointing=False) / RATE
+    head = 2 * 128_256 * 4096 * 8 * 2048
+    arithmetic = (costs.training_flops(SIZES, 8 * 2048, 2048, 8 * 2048, checkpointing=False) + head) / RATE
     optimizer = 30 * SIZES.total / 8 / MEMORY
     links = 4 * 3 * once
     assert found.parts == pytest.approx({"arithmetic": arithmetic, "links": links, "GPU memory": optimizer})

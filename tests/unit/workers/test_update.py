@@ -12,10 +12,12 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from distft.algorithms.logprobs import token_logprobs
 from distft.algorithms.losses.base import LossResult, Metric, Reduce
 from distft.algorithms.losses.sft import Sft
 from distft.batches import Batch, Ragged
 from distft.config.training import Optimizer
+from distft.models.selected import Reading
 from distft.workers.update import StepSums, Updater
 from tests.harness.plain_engine import PlainEngine
 
@@ -34,15 +36,15 @@ class CountReads(TorchDispatchMode):
 
 
 class Tiny(nn.Module):
-    """Logits of the selected positions from the token there alone."""
+    """Log-probabilities of the selected positions from the token there alone."""
 
     def __init__(self) -> None:
         super().__init__()
         self.table = nn.Embedding(8, 8)
 
-    def forward(self, input_ids: Tensor, select: Tensor) -> Tensor:
-        logits: Tensor = self.table(input_ids.flatten()[select])
-        return logits
+    def forward(self, input_ids: Tensor, select: Tensor, reading: Reading) -> dict[str, Tensor]:
+        logits = self.table(input_ids.flatten()[select])
+        return token_logprobs(logits, reading.targets, outputs=reading.outputs, temperature=reading.temperature)
 
 
 @pytest.fixture
