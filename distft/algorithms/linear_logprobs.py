@@ -168,6 +168,7 @@ class _LinearLogprobs(torch.autograd.Function):
                 torch.mm(rounded.T, hidden, out=grad_weight[part])
             if grad_hidden is not None:
                 grad_hidden += rounded @ rows
+            del rounded  # before the next part has its own
         return None if grad_hidden is None else grad_hidden.to(hidden.dtype), grad_weight, grad_bias, None, None
 
 

@@ -231,8 +231,8 @@ def activation_items(sizes: ModelSizes, compute: Compute, work: Work) -> list[It
         return [*items, Item("float32 input of the head", head * (2 if compute.trained else 1), when)]
     if head := fused_chunk(sizes, work.read, gpu=compute.gpu, fused=compute.fused):
         if compute.trained:
-            # Products or their gradient in the model's dtype, both in float32 for a while, and the states' gradient.
-            held = head * (compute.size + 8) + 4 * work.read * sizes.hidden
+            # Products in the model's dtype, probabilities and their logarithms in float32, and the states' gradient.
+            held = head * (8 + (compute.size if compute.size < 4 else 0)) + 4 * work.read * sizes.hidden
             return [*items, Item("logits of a chunk", held, when)]
         items.append(Item("logits of a chunk", head * compute.size, when))
     else:

@@ -300,15 +300,16 @@ def test_with_checkpointing_torch_saves_the_input_of_each_layer(dtype: str) -> N
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_torch_holds_what_is_planned_for_a_fused_head(monkeypatch: pytest.MonkeyPatch, dtype: str) -> None:
-    """Never less than the truth, and a tenth of what the logits and their gradient would be."""
+    """Beside what has one number a token; less than half of what the logits and their gradient would be."""
     import torch
 
-    from distft.algorithms import linear_logprobs
+    from distft.algorithms import linear_logprobs, logprobs
     from tests.harness.torch_memory import most_held
 
     for module, name in ((linear_logprobs, "_CHUNK_ELEMENTS_CPU"), (memory, "HEAD_CHUNK_CPU")):
-        monkeypatch.setattr(module, name, 2**14)
-    monkeypatch.setattr(memory, "CHUNK_CPU", 0)
+        monkeypatch.setattr(module, name, 2**16)
+    for module, name in ((logprobs, "_CHUNK_ELEMENTS_CPU"), (memory, "CHUNK_CPU")):
+        monkeypatch.setattr(module, name, 2**12)
     sizes = sizes_from_config(SMALL | {"model_type": "llama", "vocab_size": 2000, "hidden_size": 16})
     how = replace(compute(dtype, gpu=False), fused=True)
     work = Work(tokens=256, length=64, read=256, scalar=False)
@@ -322,11 +323,11 @@ def test_torch_holds_what_is_planned_for_a_fused_head(monkeypatch: pytest.Monkey
         )
         (found["logprobs"].sum() + found["entropy"].sum()).backward()
 
-    small = 256 * (16 * how.size + 8 * 12)  # the states' gradient once more, and what has one number a token
-    assert most_held(step) <= planned + small
-    assert planned < 2 * 256 * 2000 * how.size / 4
+    small = 256 * (16 * 4 + 8 * 20)  # the states' gradient once more, and what has one number a token
+    assert planned * 0.95 <= most_held(step) <= planned + small
+    assert planned < 2 * 256 * 2000 * how.size / 2
     frozen = activation_items(sizes, replace(how, trained=False), work)
-    assert named(frozen, "logits of a chunk") == 2**14 * how.size
+    assert named(frozen, "logits of a chunk") == 2**16 * how.size
 
 
 def test_the_plan_knows_the_chunks_of_the_computation() -> None:
