@@ -5,11 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from distft.config.models import Model
-
 PARTS = ("sft", "dpo", "reward", "ppo", "plan", "sleep", "offload")
-# The kernels of Liger, where this distft has a key for them.
-LIGER = ("models.policy.kernels=liger",) if "kernels" in Model.model_fields else None
+# Without fused kernels, as transformers computes.
+PLAIN = "models.policy.kernels=none"
 
 
 @dataclass(frozen=True)
@@ -57,10 +55,8 @@ def _beside_others(size: Size) -> list[Case]:
     found = []
     for kind in ("sft", "dpo", "reward"):
         found.append(Case(kind, f"{kind} distft", "distft", kind, _batch(size, kind)))
-        if LIGER:
-            found.append(
-                Case(kind, f"{kind} distft liger", "distft", kind, (*_batch(size, kind), *LIGER), needs_gpu=True)
-            )
+        if kind != "reward":
+            found.append(Case(kind, f"{kind} distft, no kernels", "distft", kind, (*_batch(size, kind), PLAIN)))
         trl = ((), ("--bf16",), ("--bf16", "--liger"))
         bare = ((), ("--liger",)) if kind != "reward" else ()
         for program, ways in (("trl", trl), ("bare", bare)):
@@ -75,7 +71,7 @@ def _beside_others(size: Size) -> list[Case]:
 
 
 def _plan_and_truth(size: Size) -> list[Case]:
-    """Ten settings; the plan's bytes of the GPU are to be 1.00 to 1.10 of what NVML sees at most."""
+    """Ten settings, two of them without kernels too: planned bytes are to be 1.00 to 1.10 of what NVML sees at most."""
     short = ("train.steps=3",)
     checkpointing = "models.policy.gradient_checkpointing=true"
     lora, nf4 = "models.policy.peft.method=lora", "models.policy.quantization.method=nf4"
@@ -91,16 +87,11 @@ def _plan_and_truth(size: Size) -> list[Case]:
         ("reward model", "reward", (), False),
         ("float32", "sft", ("models.policy.dtype=float32", checkpointing), False),
     ]
-    found = [
+    settings += [(f"{kind}, no kernels", kind, (PLAIN,), False) for kind in ("sft", "dpo")]
+    return [
         Case("plan", f"plan {name}", "distft", kind, (*_batch(size, kind), *options, *short), capped)
         for name, kind, options, capped in settings
     ]
-    if LIGER:
-        found += [
-            Case("plan", f"plan {kind} liger", "distft", kind, (*_batch(size, kind), *LIGER, *short), needs_gpu=True)
-            for kind in ("sft", "dpo")
-        ]
-    return found
 
 
 def _asleep_and_away(size: Size) -> list[Case]:
