@@ -67,7 +67,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     laptop = Machine(cpus=2, memory_gib=16.0, loopback="lo")
-    for module in ("prepare", "preflight"):
+    for module in ("prepare", "preflight.checks"):
         monkeypatch.setattr(f"distft.launch.{module}.this_machine", lambda: laptop)
     model_folder(folder / "model")
     model_folder(folder / "scorer", head=(1, 8))
