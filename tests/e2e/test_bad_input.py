@@ -319,7 +319,7 @@ CLUSTERS = [
     Case("plan sft.yaml --cluster my.yaml", "kind (my.yaml:2)", "must be 'local'", "did you mean slurm?",
         file("my.yaml", "name: a\nkind: slrum\n")),
     Case("plan sft.yaml --cluster my.yaml", "node (my.yaml:3)", "has GPUs", "one node",
-        file("my.yaml", "name: a\nkind: local\nnode: {gpus: 2}\n")),
+        file("my.yaml", "name: a\nkind: local\nnode: {gpus: 2, cpus: 2, memory_gib: 8}\n")),
     Case("plan sft.yaml --cluster my.yaml", "my.yaml:3", "not valid YAML", "brackets",
         file("my.yaml", "name: a\nkind: [local\n")),
     Case("plan sft.yaml --cluster my.yaml", "my.yaml", "no secrets here, HF_TOKEN is one", "`HF_TOKEN: null`",

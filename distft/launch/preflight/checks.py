@@ -176,15 +176,19 @@ def check_disk(recipe: Recipe, plan: Plan) -> None:
     one, (number, needed) = checkpoint_bytes(recipe, plan), room_needed(recipe, plan)
     if needed <= free:
         return
-    final = needed - number * one
-    fitting = recipe.checkpoint.keep - number + (free - final) // one if one else 0
-    nearest = f"checkpoint.keep={fitting} would fit" if fitting >= 1 else "free some space"
+    fewer = range(recipe.checkpoint.keep - 1, 0, -1)
+    fitting = next((keep for keep in fewer if room_needed(_keeping(recipe, keep), plan)[1] <= free), None)
+    nearest = f"checkpoint.keep={fitting} would fit" if fitting else "free some space"
     raise EnvironmentFallsShort(
         f"{number} checkpoint{'' if number == 1 else 's'} of {one / GIB:.1f} GiB and the final model "
         f"need {needed / GIB:.1f} GiB, {there} has {free / GIB:.1f} GiB free",
         where="checkpoint.keep",
         hint=f"nearest: {nearest}, or another output_dir",
     )
+
+
+def _keeping(recipe: Recipe, keep: int) -> Recipe:
+    return recipe.model_copy(update={"checkpoint": recipe.checkpoint.model_copy(update={"keep": keep})})
 
 
 def check_source(
