@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from distft.algorithms.losses.base import LossBatch, LossResult, total
+from distft.algorithms.losses.ratio import RatioMetrics, ratio_metrics
 from distft.algorithms.masking import at_least_float32, keep, masked_sum
 
 
 @dataclass(frozen=True)
-class PpoPolicy:
+class PpoPolicy(RatioMetrics):
     """``-min(r A, clip(r, 1 - clip, 1 + clip_high) A) - entropy_coef H``, r = exp(log pi - log pi_old).
 
     Schulman et al. 2017, eq. 7; ``clip_high`` (None = clip) from DAPO (Yu et al. 2025). ``dual_clip`` c > 1
@@ -62,28 +63,12 @@ class PpoPolicy:
             per_token = torch.where(advantages < 0, bounded, per_token)
         if "importance_weights" in batch.columns:
             per_token = per_token * keep(batch.column("importance_weights"), mask)
-        metrics = {
-            "policy/approxkl_avg": total(0.5 * log_ratio.square(), mask, "tokens"),
-            "policy/clipfrac_avg": total(clipped > unclipped, mask, "tokens"),
-            "loss/policy_avg": total(per_token, mask, "tokens"),
-            # About 1, where a float keeps the digits that a variance needs.
-            "val/ratio": total(ratio - 1, mask, "tokens"),
-            "val/ratio_var": total((ratio.detach().double() - 1).square(), mask, "tokens"),
-        }
+        metrics = ratio_metrics(log_ratio, clipped > unclipped, per_token, mask)
         if "entropy" in outputs:
             metrics["policy/entropy_avg"] = total(outputs["entropy"], mask, "tokens")
         if self.entropy_coef:
             per_token = per_token - self.entropy_coef * keep(outputs["entropy"], mask)
         return LossResult(masked_sum(per_token, mask) / denominators["tokens"], metrics)
-
-    def finalize(self, metrics: dict[str, float]) -> dict[str, float]:
-        """From moments about 1 to mean and variance of the ratio."""
-        result = dict(metrics)
-        if "val/ratio" in result:
-            off_one = result["val/ratio"]
-            result["val/ratio"] = 1 + off_one
-            result["val/ratio_var"] = max(0.0, result["val/ratio_var"] - off_one**2)
-        return result
 
 
 _RESIDUAL, _RESIDUAL_2, _RETURN, _RETURN_2 = "residual", "residual_squared", "return", "return_squared"

@@ -8,16 +8,19 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from distft.config.data import ANSWERED, PAIRED, TURNS
-from distft.config.method import PROMPTS, Method, NamedLoss, Phase, Run, Traits, Work
+from distft.config.method import PROMPTS, NamedLoss, Run, Traits
 from distft.config.problem import Problem
+from distft.config.sampled import Sampled, sampled_phases
 from distft.config.training import Role
 
+_ROLES: tuple[Role, ...] = ("policy", "reference", "reward", "value")
 
-class Ppo(Method):
+
+class Ppo(Sampled):
     """Proximal policy optimisation with four models (Schulman et al. 2017; Ouyang et al. 2022)."""
 
     traits: ClassVar[Traits] = Traits(
-        roles=("policy", "reference", "reward", "value"),
+        roles=_ROLES,
         trained=("policy", "value"),
         unit=PROMPTS,
         formats=("prompt", *ANSWERED, *PAIRED, *TURNS),
@@ -27,20 +30,7 @@ class Ppo(Method):
             ),
             "value": NamedLoss("distft.algorithms.losses.ppo:PpoValue", keys=("value_clip",)),
         },
-        phases=(
-            Phase("generation", (Work("policy", "generate"),)),
-            Phase(
-                "experience",
-                (
-                    Work("policy", "forward"),
-                    Work("reference", "forward"),
-                    Work("reward", "forward"),
-                    Work("value", "forward"),
-                ),
-            ),
-            Phase("update", (Work("policy", "update"), Work("value", "update"))),
-            Phase("weight sync", (Work("policy", "sync weights"),)),
-        ),
+        phases=sampled_phases(_ROLES, ("policy", "value")),
         sampled=True,
         credit="distft.experience.credit.gae:gae",
         aligns=True,
@@ -62,18 +52,10 @@ class Ppo(Method):
     )
     value_clip: float = Field(default=0.2, gt=0, description="largest change of a value per iteration, in return units")
     entropy_coef: float = Field(default=0.0, ge=0, le=10, description="weight of the entropy bonus")
-    epochs: int = Field(default=1, ge=1, le=100, description="passes over an iteration's experience")
-    minibatches: int = Field(default=1, ge=1, description="optimizer steps per pass over an iteration's experience")
     whiten: bool = Field(default=True, description="advantages to mean 0 and deviation 1 over the whole rollout batch")
     whiten_rewards: bool = Field(default=False, description="rewards to deviation 1 (mean kept) before GAE")
-    missing_eos_penalty: float | None = Field(
-        default=None, ge=0, description="taken from the score of a response cut at the limit; null: nothing"
-    )
     truncated: Literal["terminal", "bootstrap"] = Field(
         default="terminal", description="what follows a response cut at the limit: nothing, or the value model's guess"
-    )
-    target_kl: float | None = Field(
-        default=None, gt=0, description="an iteration's epochs end early above this policy change, in nats; null: never"
     )
     importance_cap: float | None = Field(
         default=None, ge=1,
@@ -93,7 +75,14 @@ class Ppo(Method):
 
     def rules(self, run: Run) -> Iterator[Problem]:
         """What does nothing, or nothing good, beside the other keys."""
-        yield from self._length(run)
+        yield from super().rules(run)
+        steps = run.train.steps
+        if steps is not None and self.value_warmup_steps >= steps:
+            yield Problem.at(
+                "algorithm.value_warmup_steps",
+                f"the policy would never be trained in {steps} iterations",
+                f"at most {steps - 1}",
+            )
         fields = type(self).model_fields
         if self.kl_target is None and self.kl_horizon != fields["kl_horizon"].default:
             yield Problem.at(
@@ -105,12 +94,6 @@ class Ppo(Method):
                 "the adaptive controller multiplies it, so it would stay 0",
                 "a small number, such as 0.05",
             )
-        if self.target_kl is not None and self.epochs * self.minibatches == 1:
-            yield Problem.at(
-                "algorithm.target_kl",
-                "has no effect with one optimizer step an iteration",
-                "raise epochs or minibatches, or remove it (kl_target adapts kl_coef)",
-            )
         if self.dual_clip is not None and self.dual_clip <= 1 + self.upper_clip:
             yield Problem.at(
                 "algorithm.dual_clip",
@@ -118,32 +101,9 @@ class Ppo(Method):
                 f"more than {1 + self.upper_clip:g}; 3 in the paper",
             )
 
-    def _length(self, run: Run) -> Iterator[Problem]:
-        steps, samples = run.train.steps, run.train.global_batch_size * run.rollout.samples_per_prompt
-        if steps is not None and self.value_warmup_steps >= steps:
-            yield Problem.at(
-                "algorithm.value_warmup_steps",
-                f"the policy would never be trained in {steps} iterations",
-                f"at most {steps - 1}",
-            )
-        if self.minibatches > samples:
-            yield Problem.at(
-                "algorithm.minibatches",
-                f"{self.minibatches} of them cannot be made of {samples} samples",
-                f"at most {samples} (train.global_batch_size x rollout.samples_per_prompt)",
-            )
-
-    def optimizer_steps(self) -> tuple[int, int]:
-        """``epochs`` and ``minibatches``."""
-        return self.epochs, self.minibatches
-
     def held_iterations(self, role: Role) -> int:
         """The policy waits for ``value_warmup_steps``."""
         return self.value_warmup_steps if role == "policy" else 0
-
-    def stops_at_kl(self, role: Role) -> float | None:
-        """``target_kl`` ends the policy's updates."""
-        return self.target_kl if role == "policy" else None
 
     def values_ends(self) -> bool:
         """With ``truncated: bootstrap``."""

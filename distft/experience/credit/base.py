@@ -69,6 +69,11 @@ def scores_of(rollout: Batch) -> Tensor:
     return torch.from_numpy(np.array(rollout.dense("score"), dtype=np.float32))
 
 
+def spread(per_response: Tensor, shape: Padded) -> Ragged:
+    """A number of each response ``[B]`` at every token of its own, 0 at observations."""
+    return shape.ragged(torch.where(shape.mask, per_response[:, None].float(), 0.0))
+
+
 def importance(rollout: Batch, shape: Padded) -> Tensor:
     """Trainer's probability / generator's of each token, ``[B, T]``."""
     trainer, generator = (shape.rectangle(rollout.ragged(f"{name}_logprobs")) for name in ("old", "sampled"))
