@@ -27,6 +27,7 @@ FEW_CASES: list[Case] = [
     ("ppo_value", {}),
     ("orpo", {"beta": 0.3}),
     ("simpo", {"gamma": 0.5}),
+    ("grpo", {"kl_coef": 0.1}),
 ]
 MORE_CASES: list[Case] = [
     ("reward", {}),
@@ -34,4 +35,6 @@ MORE_CASES: list[Case] = [
     ("dpo", {"loss": "robust", "label_smoothing": 0.1}),
     ("ppo_policy", {}),
     ("ppo_value", {"value_clip": None}),
+    ("grpo", {"average": "tokens", "clip_high": 0.28, "entropy_coef": 0.01}),
+    ("grpo", {"average": "constant", "constant_length": 7}),
 ]

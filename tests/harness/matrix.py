@@ -17,6 +17,7 @@ from tests.harness.loss_cases import FEW_CASES, Case
 from tests.harness.loss_layouts import Results
 from tests.harness.recipes import (
     dpo_recipe,
+    group_recipe,
     ppo_choices,
     ppo_recipe,
     reward_end_recipe,
@@ -39,9 +40,10 @@ class Layouts:
         return self._spmd("alone", 1, recipes_alone(self.starts), self._losses("alone", plain=True))
 
     def torchrun(self, num_ranks: int) -> Mapping[str, Outcome]:
-        """DPO and PPO on the ranks that torchrun starts."""
+        """DPO, PPO and GRPO on the ranks that torchrun starts."""
         label = f"torchrun-{num_ranks}"
-        return self._spmd(label, num_ranks, self.both, self._losses(label))
+        recipes = {**self.both, "grpo": group_recipe(self.starts, "grpo")}
+        return self._spmd(label, num_ranks, recipes, self._losses(label))
 
     def ray(self, num_ranks: int) -> Mapping[str, Outcome]:
         """DPO and PPO as ``distft train`` runs them, with that many ranks a role."""
@@ -117,6 +119,7 @@ def recipes_alone(starts: Starts) -> dict[str, dict[str, Any]]:
     recipes = {
         "dpo": dpo_recipe(starts),
         "ppo": ppo_recipe(starts),
+        "grpo": group_recipe(starts, "grpo"),
         "trl-sft": supervised_recipe(starts, {"kind": "sft"}, role="policy", path=starts.policy, max_length=20),
         "trl-dpo": supervised_recipe(starts, {"kind": "dpo"}, role="policy", path=starts.policy, max_length=20),
         "trl-reward": supervised_recipe(starts, {"kind": "reward"}, role="reward", path=starts.reward),

@@ -79,6 +79,25 @@ def ppo_recipe(
     return made
 
 
+# By name: the keys of ``algorithm``.
+GROUP_METHODS: dict[str, dict[str, Any]] = {
+    "grpo": {"kind": "grpo"},
+    "dr-grpo": {"kind": "grpo", "scale": False, "average": "constant", "constant_length": 10, "kl_coef": 0.0},
+}
+
+
+def group_recipe(
+    starts: Starts, name: str, *, steps: int = 2, prompts: int = 4, samples_per_prompt: int = 4
+) -> dict[str, Any]:
+    """Iterations of a method without a value model, scored by a rule."""
+    keys = {"epochs": 2, "minibatches": 2, **GROUP_METHODS[name]}
+    made = recipe(keys, {"policy": model(starts.policy)}, starts, steps=steps, batch=prompts, cap=120)
+    made["models"]["reward"] = {"functions": ["tests.harness.rules:letters_e"]}
+    made["data"]["max_prompt_length"] = 40
+    made["rollout"] = {"max_new_tokens": NEW_TOKENS, "samples_per_prompt": samples_per_prompt}
+    return made
+
+
 def ppo_choices(starts: Starts) -> dict[str, Any]:
     """A reward model with another tokenizer, whose texts are above the cap in its tokens; the policy held in the first
     iteration, beside all that must not move then; tokens weighed by trainer / generator."""

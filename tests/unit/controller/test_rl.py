@@ -139,6 +139,15 @@ def test_a_role_that_is_not_there_is_not_asked(tmp_path: Path) -> None:
     assert not [call for call in said.calls if call.group.role == "reward"]
 
 
+@pytest.mark.parametrize("keys", ["{kind: grpo, epochs: 2, minibatches: 2}"])
+def test_without_a_value_model_the_loop_is_the_same_less_its_calls(tmp_path: Path, keys: str) -> None:
+    said = Said()
+    train_rl(session(said, tmp_path, "tracking.samples_every=0", "rollout.samples_per_prompt=2", "train.steps=1",
+                     f"algorithm={keys}", "models.value=null"))  # fmt: skip
+    without = [tuple(one for one in names if not one.startswith("value.")) for names in PPO_ITERATION]
+    assert said.together == without
+
+
 def test_the_methods_state_goes_round_unread_and_into_the_checkpoint(tmp_path: Path) -> None:
     said = Said()
     one = session(said, tmp_path, "tracking.samples_every=0")

@@ -123,6 +123,15 @@ def test_every_role_of_slurm_cpu_has_a_rank_on_each_node() -> None:
     assert plan.fits is True
 
 
+def test_without_a_value_model_there_is_no_group_memory_or_time_of_one() -> None:
+    overrides = ["algorithm={kind: grpo}", "models.value=null", "rollout.samples_per_prompt=4"]
+    plan = make_plan(load_recipe("llama3-ppo", overrides), load_cluster("slurm-h100"))
+    assert {*plan.groups} == {*plan.memory} == {"policy", "reference", "reward"}
+    assert plan.estimate is not None
+    assert {time.role for phase in plan.estimate.phases for time in phase.roles} == {*plan.groups}
+    assert plan.batch.sequences == 4 * plan.batch.units
+
+
 def test_threads_are_the_cores_over_the_ranks_that_compute_at_once() -> None:
     machine = Machine(cpus=16, memory_gib=64.0)
     threads = {

@@ -32,6 +32,9 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("orpo", {"beta": 0.3}),
     ("simpo", {"gamma": 0.5}),
     ("ppo_value", {"value_clip": None}),
+    ("grpo", {"kl_coef": 0.1}),
+    ("grpo", {"average": "tokens", "clip_high": 0.28, "entropy_coef": 0.01}),
+    ("grpo", {"average": "constant", "constant_length": 7}),
 ]
 
 

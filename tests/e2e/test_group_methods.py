@@ -1,0 +1,65 @@
+"""Methods without a value model, and with a rule in place of the reward model: GRPO, Dr. GRPO."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from tests.harness.compare import at_most, largest_metric_difference, largest_weight_difference
+from tests.harness.jobs import Outcome
+from tests.harness.layouts import run_spmd
+from tests.harness.matrix import Layouts, outcomes
+from tests.harness.recipes import GROUP_METHODS, RATE, group_recipe
+
+pytest_plugins = ["tests.harness.fixtures"]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+
+
+def assert_agree(got: Outcome, expected: Outcome) -> None:
+    assert got.error == expected.error == ""
+    assert largest_metric_difference(got.metrics, expected.metrics) <= at_most(1e-5)
+    assert got.rollouts == expected.rollouts
+    assert largest_weight_difference(got.weights("policy"), expected.weights("policy"), RATE) <= at_most(1.0)
+
+
+def test_grpo_on_four_ranks_is_grpo_on_one(layouts: Layouts) -> None:
+    alone, four = layouts.alone()["grpo"], layouts.torchrun(4)["grpo"]
+    assert_agree(four, alone)
+    assert {*alone.held} == {"policy", "reference"}, "no value model, and a rule gives the scores"
+    first, second = alone.metrics
+    assert first["objective/kl"] == pytest.approx(0, abs=1e-4)
+    assert abs(second["objective/kl"]) > 1e-3
+    assert first["grad_norm"] > 0
+
+
+@pytest.fixture(scope="module")
+def twins(layouts: Layouts, tmp_path_factory: pytest.TempPathFactory) -> Mapping[int, Mapping[str, Outcome]]:
+    """Every method by number of ranks, and on one rank for longer."""
+    found = {}
+    for num_ranks in (1, 2):
+        folder: Path = tmp_path_factory.mktemp(f"group-{num_ranks}")
+        recipes = {name: group_recipe(layouts.starts, name) for name in GROUP_METHODS}
+        if num_ranks == 1:
+            recipes |= {
+                f"{name} for long": group_recipe(layouts.starts, name, steps=24, prompts=8, samples_per_prompt=8)
+                for name in GROUP_METHODS
+            }
+        jobs = Layouts(folder, layouts.starts).jobs("twins", recipes)
+        run_spmd(jobs, num_ranks, folder / "twins")
+        found[num_ranks] = outcomes(jobs)
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", GROUP_METHODS)
+def test_two_ranks_are_one(twins: Mapping[int, Mapping[str, Outcome]], method: str) -> None:
+    assert_agree(twins[2][method], twins[1][method])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", GROUP_METHODS)
+def test_the_score_rises(twins: Mapping[int, Mapping[str, Outcome]], method: str) -> None:
+    scores = [step["objective/scores"] for step in twins[1][f"{method} for long"].metrics]
+    assert sum(scores[-4:]) / 4 > sum(scores[:4]) / 4 + 0.1, scores

@@ -1,0 +1,10 @@
+"""Rewards that a rule checks, for the runs of methods without a reward model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def letters_e(prompts: list[Any], completions: list[str], **_: Any) -> list[float]:
+    """A quarter of a point for every ``e``, one point at most."""
+    return [min(4, completion.count("e")) / 4 for completion in completions]

@@ -1,0 +1,67 @@
+"""The methods that sample for themselves: what they are made of, and what does not go together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from distft.common.errors import UserError
+from distft.config.load import load_recipe
+from distft.config.roles import roles, trained_roles
+
+GROUPED = ("grpo",)
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> str:
+    """GRPO with a rule for a reward: two roles."""
+    made = {
+        "name": "rules", "output_dir": "runs/rules", "algorithm": {"kind": "grpo"},
+        "models": {
+            "policy": {"init": {"architecture": "llama", "hidden_size": 32, "num_layers": 1, "num_heads": 2,
+                                "vocab_size": 400, "max_positions": 128}},
+            "reward": {"functions": ["rules:right"]},
+        },
+        "data": {"train": [{"path": "builtin:dialogues"}], "max_length": 64, "max_prompt_length": 40},
+        "train": {"steps": 2, "global_batch_size": 4},
+        "rollout": {"max_new_tokens": 12, "samples_per_prompt": 4},
+    }  # fmt: skip
+    path = tmp_path / "rules.yaml"
+    path.write_text(yaml.safe_dump({"format": 1, **made}))
+    return str(path)
+
+
+@pytest.mark.parametrize("kind", GROUPED)
+def test_there_is_no_value_model(recipe: str, kind: str) -> None:
+    loaded = load_recipe(recipe, [f"algorithm.kind={kind}"])
+    assert roles(loaded) == ("policy", "reference")
+    assert trained_roles(loaded) == ("policy",)
+    with pytest.raises(UserError, match=f"models.value.*{kind} has no value model"):
+        load_recipe(recipe, [f"algorithm.kind={kind}", "models.value={path: somewhere}"])
+
+
+@pytest.mark.parametrize("kind", GROUPED)
+def test_an_answer_has_others_to_be_compared_with(recipe: str, kind: str) -> None:
+    with pytest.raises(UserError, match="rollout.samples_per_prompt.*\n.*at least 2"):
+        load_recipe(recipe, [f"algorithm.kind={kind}", "rollout.samples_per_prompt=1"])
+
+
+def test_the_constant_of_dr_grpo_is_asked_for_and_the_remedy_works(recipe: str) -> None:
+    with pytest.raises(UserError, match="algorithm.constant_length.*is missing.*\n.*12") as caught:
+        load_recipe(recipe, ["algorithm.average=constant"])
+    assert "12" in caught.value.hint
+    loaded = load_recipe(recipe, ["algorithm.average=constant", "algorithm.constant_length=12"])
+    assert loaded.algorithm.loss_of("policy")[1]["constant_length"] == 12
+    with pytest.raises(UserError, match="no effect with average: sequences"):
+        load_recipe(recipe, ["algorithm.constant_length=12"])
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [("algorithm.minibatches=17", "cannot be made of 16 samples"), ("algorithm.target_kl=0.1", "one optimizer step")],
+)
+def test_what_all_of_them_refuse(recipe: str, override: str, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        load_recipe(recipe, [override])

@@ -1,0 +1,86 @@
+"""Scores compared within a prompt's group, by hand."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from distft.batches import Array, Batch, Column, Ragged
+from distft.experience.credit.group import EPSILON, group
+
+
+@dataclass
+class Keys:
+    scale: bool = True
+    kl_coef: float = 0.0
+    missing_eos_penalty: float | None = None
+    importance_cap: float | None = None
+
+
+def rollout(**columns: Column) -> Batch:
+    """Two prompts answered three times; the samples of a prompt do not lie together."""
+    lengths = [2, 1, 3, 1, 2, 1]
+    tokens = Ragged.split(np.arange(10, dtype=np.int32), lengths)
+    logprobs = Ragged.split(np.linspace(-2, -1, 10, dtype=np.float32), lengths)
+    return Batch(
+        {
+            "sample": np.arange(6),
+            "group": np.array([7, 3, 7, 3, 7, 3]),
+            "response_ids": tokens,
+            "old_logprobs": logprobs,
+            "sampled_logprobs": logprobs,
+            "ref_logprobs": Ragged.split(logprobs.values - np.float32(0.5), lengths),
+            "score": np.array([1.0, 0.1, 2.0, 0.1, 6.0, 0.1], np.float32),
+            "ended": np.array([1, 1, 1, 0, 0, 1], np.uint8),
+            **columns,
+        }
+    )
+
+
+def values_of(column: Column) -> Array:
+    assert isinstance(column, Ragged)
+    return column.values
+
+
+def test_advantages_by_hand() -> None:
+    """Scores 1, 2, 6: mean 3, unbiased deviation sqrt(7). The other group's are equal: 0, though 0.1 + 0.1 + 0.1 over 3
+    is not 0.1."""
+    assigned = group(rollout(), Keys(), {})
+    deviation = 7**0.5 + EPSILON
+    one, two, three = (-2 / deviation, -1 / deviation, 3 / deviation)
+    np.testing.assert_allclose(
+        values_of(assigned.columns["advantages"]), [one, one, 0, two, two, two, 0, three, three, 0], rtol=1e-6
+    )
+    assert assigned.metrics == {"rollout/equal_groups": 0.5}
+    assert assigned.columns.keys() == {"advantages"}
+    assert assigned.state == {}
+
+
+def test_without_scaling_it_is_the_distance_from_the_mean() -> None:
+    assigned = group(rollout(), Keys(scale=False), {})
+    assert values_of(assigned.columns["advantages"]).tolist() == [-2, -2, 0, -1, -1, -1, 0, 3, 3, 0]
+
+
+def test_a_missing_end_is_paid_for() -> None:
+    """Scores 1, 2, 6 - 3 and 0.1, 0.1 - 3, 0.1."""
+    assigned = group(rollout(), Keys(scale=False, missing_eos_penalty=3.0), {})
+    np.testing.assert_allclose(values_of(assigned.columns["advantages"]), [-1, -1, 1, 0, 0, 0, -2, 1, 1, 1], atol=1e-6)
+
+
+def test_the_kl_of_the_loss_needs_the_references_log_probs() -> None:
+    columns = group(rollout(), Keys(kl_coef=0.1), {}).columns
+    assert columns["ref_logprobs"] is not None
+    assert values_of(columns["ref_logprobs"])[0] == pytest.approx(-2.5)
+
+
+def test_one_answer_alone_teaches_nothing() -> None:
+    alone = rollout(group=np.arange(6))
+    assert not values_of(group(alone, Keys(), {}).columns["advantages"]).any()
+
+
+def test_observations_are_worth_nothing() -> None:
+    mask = Ragged.split(np.array([1, 0, 1, 1, 1, 1, 1, 1, 1, 1], np.uint8), [2, 1, 3, 1, 2, 1])
+    assigned = group(rollout(response_mask=mask), Keys(scale=False), {})
+    assert values_of(assigned.columns["advantages"])[:2].tolist() == [-2, 0]
