@@ -28,6 +28,7 @@ FEW_CASES: list[Case] = [
     ("orpo", {"beta": 0.3}),
     ("simpo", {"gamma": 0.5}),
     ("grpo", {"kl_coef": 0.1}),
+    ("rloo", {}),
 ]
 MORE_CASES: list[Case] = [
     ("reward", {}),

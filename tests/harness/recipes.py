@@ -83,6 +83,7 @@ def ppo_recipe(
 GROUP_METHODS: dict[str, dict[str, Any]] = {
     "grpo": {"kind": "grpo"},
     "dr-grpo": {"kind": "grpo", "scale": False, "average": "constant", "constant_length": 10, "kl_coef": 0.0},
+    "rloo": {"kind": "rloo"},
 }
 
 

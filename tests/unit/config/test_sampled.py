@@ -11,7 +11,7 @@ from distft.common.errors import UserError
 from distft.config.load import load_recipe
 from distft.config.roles import roles, trained_roles
 
-GROUPED = ("grpo",)
+GROUPED = ("grpo", "rloo")
 
 
 @pytest.fixture

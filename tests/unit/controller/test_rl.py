@@ -139,7 +139,7 @@ def test_a_role_that_is_not_there_is_not_asked(tmp_path: Path) -> None:
     assert not [call for call in said.calls if call.group.role == "reward"]
 
 
-@pytest.mark.parametrize("keys", ["{kind: grpo, epochs: 2, minibatches: 2}"])
+@pytest.mark.parametrize("keys", ["{kind: grpo, epochs: 2, minibatches: 2}", "{kind: rloo}"])
 def test_without_a_value_model_the_loop_is_the_same_less_its_calls(tmp_path: Path, keys: str) -> None:
     said = Said()
     train_rl(session(said, tmp_path, "tracking.samples_every=0", "rollout.samples_per_prompt=2", "train.steps=1",

@@ -35,6 +35,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("grpo", {"kl_coef": 0.1}),
     ("grpo", {"average": "tokens", "clip_high": 0.28, "entropy_coef": 0.01}),
     ("grpo", {"average": "constant", "constant_length": 7}),
+    ("rloo", {}),
 ]
 
 

@@ -1,0 +1,57 @@
+"""The loss of REINFORCE leave-one-out: a response is one action."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from distft.algorithms.losses.base import LossBatch, LossResult, total
+from distft.algorithms.losses.ratio import RatioMetrics, ratio_metrics
+from distft.algorithms.masking import at_least_float32, keep, segment_sum
+
+
+@dataclass(frozen=True)
+class RlooPolicy(RatioMetrics):
+    """``-min(r A, clip(r, 1 - clip, 1 + clip) A)`` of every *response*, mean over responses.
+
+    Ahmadian et al. 2024 ("Back to Basics"), section 2.3 and 3: r = pi(y | x) / pi_old(y | x), the product over the
+    response's tokens. Where r is 1 (one optimizer step for each rollout) its gradient is REINFORCE's,
+    ``-A grad log pi(y | x)``. A is the column ``advantages``, the same number at every token of a response.
+
+    Metrics: those of `ratio_metrics`, over sequences, and the token mean ``policy/entropy_avg``.
+    """
+
+    clip: float = 0.2
+
+    outputs: ClassVar[tuple[str, ...]] = ("logprobs", "entropy")
+    reads: ClassVar[Literal["tokens", "last"]] = "tokens"
+    columns: ClassVar[tuple[str, ...]] = ("advantages", "old_logprobs")
+    optional_columns: ClassVar[tuple[str, ...]] = ()
+
+    def __post_init__(self) -> None:
+        if not 0 < self.clip <= 1:
+            raise ValueError(f"clip must be in (0, 1], not {self.clip}")
+
+    def __call__(
+        self, outputs: Mapping[str, Tensor], batch: LossBatch, denominators: Mapping[str, float]
+    ) -> LossResult:
+        """See `Loss`. Metrics of the entropy only if the model returned it."""
+        mask, real = batch.token_mask, batch.sequence_mask
+
+        def summed(values: Tensor) -> Tensor:
+            return segment_sum(values, batch.segments, batch.num_sequences, mask)
+
+        logprobs = keep(at_least_float32(outputs["logprobs"]), mask)
+        log_ratio = summed(logprobs - keep(batch.column("old_logprobs"), mask))
+        advantages = summed(keep(batch.column("advantages"), mask)) / summed(torch.ones_like(logprobs)).clamp(min=1)
+        ratio = log_ratio.exp()
+        unclipped, clipped = -ratio * advantages, -ratio.clamp(1 - self.clip, 1 + self.clip) * advantages
+        per_sequence = torch.maximum(unclipped, clipped)
+        metrics = ratio_metrics(log_ratio, clipped > unclipped, per_sequence, real, "sequences")
+        if "entropy" in outputs:
+            metrics["policy/entropy_avg"] = total(outputs["entropy"], mask, "tokens")
+        return LossResult(keep(per_sequence, real).sum() / denominators["sequences"], metrics)
