@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from distft.config.load import recipe_file
-from tests.e2e.conftest import SMALL, TINY, Start, lines
+from tests.e2e.conftest import SMALL, TINY, Start
 from tests.e2e.test_resume import assert_same, disturb, run
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(900)]
@@ -26,8 +26,6 @@ def test_a_method_from_a_file_trains_and_resumes_bit_for_bit(tmp_path: Path, sta
     words = ("train", str(tmp_path / "mine.yaml"), *TINY, *SMALL)
     undisturbed = run(start, *words, folder="undisturbed")
     assert_same(disturb(start, words, "UnlikelihoodLoss"), undisturbed)
-    steps = [line for line in lines(undisturbed, "metrics") if line["split"] == "train"]
-    assert steps[-1]["loss"] < steps[0]["loss"]
     table = json.loads((undisturbed / "before_after.json").read_text())["metrics"]
     assert table["loss"]["after"] < table["loss"]["before"]
     assert json.loads((undisturbed / "plan.json").read_text())["algorithm"] == "Unlikelihood"
