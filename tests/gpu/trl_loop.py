@@ -52,10 +52,11 @@ def trainer(asked: argparse.Namespace, folder: str, clock: Clock) -> Any:
     kind: Any = AutoModelForSequenceClassification if asked.kind == "reward" else AutoModelForCausalLM
     options = {"num_labels": 1} if asked.kind == "reward" else {}
     model = kind.from_pretrained(asked.model, dtype=dtype, attn_implementation="sdpa", **options)
-    common = {
-        "model": model, "train_dataset": load_dataset("json", data_files=asked.data, split="train"),
-        "processing_class": AutoTokenizer.from_pretrained(asked.model), "callbacks": [clock],
-    }  # fmt: skip
+    tokenizer = AutoTokenizer.from_pretrained(asked.model)
+    rows = load_dataset("json", data_files=asked.data, split="train")
+    if asked.kind == "reward":
+        rows = cut_pairs(rows, tokenizer, asked.length)
+    common = {"model": model, "train_dataset": rows, "processing_class": tokenizer, "callbacks": [clock]}
     if asked.kind == "sft":
         from trl import SFTConfig, SFTTrainer
 
@@ -67,6 +68,16 @@ def trainer(asked: argparse.Namespace, folder: str, clock: Clock) -> Any:
     from trl import RewardConfig, RewardTrainer
 
     return RewardTrainer(args=RewardConfig(**settings), **common)
+
+
+def cut_pairs(rows: Any, tokenizer: Any, length: int) -> Any:
+    """The pairs in tokens, none longer than ``length``: RewardTrainer drops longer ones where the others cut."""
+
+    def cut(row: dict[str, str]) -> dict[str, list[int]]:
+        sides = ("chosen", "rejected")
+        return {f"{side}_ids": tokenizer(row["prompt"] + row[side])["input_ids"][:length] for side in sides}
+
+    return rows.map(cut, remove_columns=rows.column_names)
 
 
 def main() -> None:
