@@ -608,6 +608,7 @@ def test_reward_functions_that_answer_wrongly(
 
 
 @pytest.mark.e2e
+@pytest.mark.slow
 def test_a_real_run_ends_with_the_same_message(starting: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """From the data worker through Ray to the terminal; and a dry run has said so."""
     rows("rows.jsonl", ROW, ROW | {"prompt": LONG})(starting)

@@ -56,14 +56,20 @@ def assert_killing_ends(verb: Verb, role: str, rank: int, *, while_in: str = BUS
     assert_ends_because_of(verb, since, role, rank)
 
 
-def test_a_ppo_run_survives_the_death_of_a_worker(sft: Path, start: Start) -> None:
+def test_a_ppo_run_survives_the_death_of_a_worker_and_of_its_driver(sft: Path, start: Start) -> None:
     """It ends at once; the same command goes on, and the end is that of a run nothing happened to."""
-    undisturbed = start(*ppo(sft, "train.steps=4"), folder="undisturbed")
+    words = ppo(sft, "train.steps=4")
+    undisturbed = start(*words, folder="undisturbed")
     assert undisturbed.end() == 0, undisturbed.output
-    assert_killing_ends(start(*ppo(sft, "train.steps=4")), "policy", 1)
-    verb = start(*ppo(sft, "train.steps=4"))
+    assert_killing_ends(start(*words), "policy", 1)
+    verb = start(*words)
+    verb.wait_for_stage("policy-1", "update PpoPolicy from step 12\n")
+    os.kill(verb.process.pid, signal.SIGKILL)
+    assert verb.end() == -signal.SIGKILL
+    verb.assert_nothing_left()
+    verb = start(*words)
     assert verb.end() == 0, verb.output
-    assert [event["step"] for event in events(verb.folder, "resume")] == [2]
+    assert [(event["step"], event["attempt"]) for event in events(verb.folder, "resume")] == [(2, 2), (2, 3)]
     assert computed(verb.folder) == computed(undisturbed.folder)
     assert weights(verb.folder) == weights(undisturbed.folder)
 

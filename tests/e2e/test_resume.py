@@ -69,6 +69,7 @@ def disturb(start: Start, words: tuple[str, ...], loss: str, updates: int = 1) -
     return verb.folder
 
 
+@pytest.mark.slow
 def test_dpo_killed_in_the_middle_of_a_step(sft: Path, start: Start) -> None:
     undisturbed = run(start, *dpo(sft), folder="undisturbed")
     assert_same(disturb(start, dpo(sft), "Dpo"), undisturbed)
