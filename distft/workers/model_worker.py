@@ -414,11 +414,6 @@ class ModelWorker:
             export_adapter(self._engine.module.model, trained, self._path, folder)
 
 
-def _class_name(address: str) -> str:
-    """Of ``module:Class``, for people to read."""
-    return address.rpartition(":")[2]
-
-
 def _rows_of(batch: Batch) -> dict[int, int]:
     return {int(sample): row for row, sample in enumerate(batch.dense("sample"))} if len(batch) else {}
 

@@ -1,32 +1,34 @@
-"""What a method costs: the files of the house that the commit touches which adds it, tests and papers aside."""
+"""What a method costs: its section, its losses, its credit, its recipe; nothing else knows its name."""
 
 from __future__ import annotations
 
-import subprocess
+import re
 from pathlib import Path
 
 import pytest
 
-# Method -> the most files: its section, its loss (and its way of assigning credit), a recipe.
+from distft.config.find_method import traits_of
+
+# Method -> the most files under distft/ that it may be spread over.
 ALLOWED = {"orpo": 3, "simpo": 3, "grpo": 4, "rloo": 4}
 
 
-def files_of(root: Path, kind: str) -> list[str]:
-    """The files under distft/ of the commit that added ``config/algorithms/<kind>.py``; none without its history."""
-    added = _git(root, "log", "--diff-filter=A", "--format=%H", "--", f"distft/config/algorithms/{kind}.py").split()
-    if not added:
-        return []
-    return _git(root, "show", "--format=", "--name-only", added[-1], "--", "distft").split()
+def files_of(root: Path, kind: str) -> set[Path]:
+    """The method's own files: its section's, those that its traits name, and its recipes."""
+    traits = traits_of(kind)
+    addresses = [loss.address for loss in traits.losses.values()] + ([traits.credit] if traits.credit else [])
+    modules = [f"distft.config.algorithms.{kind}", *(address.partition(":")[0] for address in addresses)]
+    named = {root / f"{module.replace('.', '/')}.py" for module in modules}
+    return named | set((root / "distft/recipes").glob(f"{kind}-*.yaml"))
 
 
 @pytest.mark.parametrize(("kind", "most"), ALLOWED.items())
-def test_a_method_is_a_few_files(root: Path, kind: str, most: int) -> None:
-    found = files_of(root, kind)
-    if not found:
-        pytest.skip("the history of this checkout does not reach so far")
-    assert len(found) <= most, found
-
-
-def _git(root: Path, *words: str) -> str:
-    done = subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, check=False)
-    return done.stdout if done.returncode == 0 else ""
+def test_a_method_is_a_few_files_and_no_other_names_it(root: Path, kind: str, most: int) -> None:
+    own = files_of(root, kind)
+    assert all(path.is_file() for path in own)
+    assert len(own) <= most
+    word = re.compile(rf"\b{kind}\b", re.IGNORECASE)
+    sources = [path for end in ("py", "yaml") for path in (root / "distft").rglob(f"*.{end}")]
+    naming = {path for path in sources if word.search(path.read_text(encoding="utf-8"))}
+    assert root / f"distft/config/algorithms/{kind}.py" in naming
+    assert naming - own == set()

@@ -7,7 +7,8 @@ from typing import ClassVar, Literal
 from pydantic import Field
 from torch import Tensor
 
-from distft.algorithms.losses.base import LossBatch, LossResult, PlainMetrics, pairs, total
+from distft.algorithms.losses.base import LossBatch, LossResult, PlainMetrics, total
+from distft.algorithms.losses.pairwise import pairs
 from distft.algorithms.masking import masked_sum
 from distft.config.method import PAIRS, UPDATE_OF_POLICY, Method, NamedLoss, Traits
 

@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeAlias
 
-import torch
 from torch import Tensor
 
-from distft.algorithms.masking import at_least_float32, keep, masked_sum
+from distft.algorithms.masking import at_least_float32, keep
 
 Reduce: TypeAlias = Literal["tokens", "sequences", "units", "sum", "min", "max"]
 
@@ -113,20 +112,3 @@ class PlainMetrics:
 def total(values: Tensor, mask: Tensor, reduce: Reduce) -> Metric:
     """A metric: the sum of ``values`` over ``mask``, in float64."""
     return Metric(keep(values.detach().double(), mask).sum(), reduce)
-
-
-def pairs(batch: LossBatch, connected: Tensor) -> LossResult | None:
-    """Check that sequences come in pairs (chosen, rejected, chosen, ...).
-
-    Returns:
-        None if they do; for a dummy micro-batch of an odd number of sequences, a zero loss
-        connected to ``connected`` (any model output).
-
-    Raises:
-        ValueError: an odd number of sequences of which some are real.
-    """
-    if batch.num_sequences % 2 == 0:
-        return None
-    if bool(batch.sequence_mask.any()):
-        raise ValueError(f"{batch.num_sequences} sequences are not pairs of chosen and rejected")
-    return LossResult(masked_sum(connected, torch.zeros_like(connected, dtype=torch.bool)), {})

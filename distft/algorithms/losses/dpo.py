@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from distft.algorithms.losses.base import LossBatch, LossResult, Metric, pairs, total
+from distft.algorithms.losses.base import LossBatch, LossResult, Metric, total
+from distft.algorithms.losses.pairwise import pair_metrics, pairs
 from distft.algorithms.masking import at_least_float32, masked_sum, segment_sum
 
 
@@ -181,7 +182,8 @@ class Dpo:
         both = Pairs(ratios[0::2], ratios[1::2], lengths[0::2], lengths[1::2])
 
         per_pair = PAIR_LOSSES[self.loss](both, self)
-        metrics = self._metrics(both, logps, real)
+        rewards = (self.beta * both.chosen, self.beta * both.rejected)
+        metrics = pair_metrics(rewards, (logps[0::2], logps[1::2]), real)
         if self.rpo_alpha:
             nll = -logps[0::2] / lengths[0::2]
             per_pair = per_pair + self.rpo_alpha * nll
@@ -189,17 +191,6 @@ class Dpo:
         if "logits_mean" in outputs:
             metrics |= _logits(outputs["logits_mean"], mask, batch.segments % 2 == 0)
         return LossResult(masked_sum(per_pair, real) / denominators["units"], metrics)
-
-    def _metrics(self, both: Pairs, logps: Tensor, real: Tensor) -> dict[str, Metric]:
-        chosen, rejected = self.beta * both.chosen.detach(), self.beta * both.rejected.detach()
-        return {
-            "rewards/chosen": total(chosen, real, "units"),
-            "rewards/rejected": total(rejected, real, "units"),
-            "rewards/accuracies": total(chosen > rejected, real, "units"),
-            "rewards/margins": total(chosen - rejected, real, "units"),
-            "logps/chosen": total(logps[0::2], real, "units"),
-            "logps/rejected": total(logps[1::2], real, "units"),
-        }
 
     def finalize(self, metrics: dict[str, float]) -> dict[str, float]:
         """Divides ``logits/*`` by their own token counts."""

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from distft.algorithms.kl import token_kl
 from distft.algorithms.losses.base import LossBatch, LossResult, total
-from distft.algorithms.losses.ratio import RatioMetrics, ratio_metrics
-from distft.algorithms.masking import at_least_float32, keep, masked_sum, segment_sum
+from distft.algorithms.losses.ratio import RatioMetrics, clipped_term, ratio_metrics, require_clip, token_terms
+from distft.algorithms.masking import keep, masked_sum, segment_sum
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,7 @@ class GrpoPolicy(RatioMetrics):
     optional_columns: ClassVar[tuple[str, ...]] = ("importance_weights",)
 
     def __post_init__(self) -> None:
-        if not 0 < self.clip <= 1 or (self.clip_high is not None and not self.clip_high > 0):
-            raise ValueError(f"clip must be in (0, 1] and clip_high above 0, not {self.clip} and {self.clip_high}")
+        require_clip(self.clip, self.clip_high)
         if self.average not in ("sequences", "tokens", "constant"):
             raise ValueError(f"average must be sequences, tokens or constant, not {self.average}")
         if (self.average == "constant") != (self.constant_length is not None):
@@ -60,16 +59,11 @@ class GrpoPolicy(RatioMetrics):
     ) -> LossResult:
         """See `Loss`. Metrics of the entropy only if the model returned it."""
         mask = batch.token_mask
-        logprobs = keep(at_least_float32(outputs["logprobs"]), mask)
-        advantages = keep(batch.column("advantages"), mask)
-        log_ratio = logprobs - keep(batch.column("old_logprobs"), mask)
-        ratio = log_ratio.exp()
-        high = self.clip if self.clip_high is None else self.clip_high
-        unclipped, clipped = -ratio * advantages, -ratio.clamp(1 - self.clip, 1 + high) * advantages
-        per_token = torch.maximum(unclipped, clipped)
+        logprobs, log_ratio, advantages = token_terms(outputs, batch)
+        per_token, clipped = clipped_term(log_ratio, advantages, self.clip, self.clip_high)
         if "importance_weights" in batch.columns:
             per_token = per_token * keep(batch.column("importance_weights"), mask)
-        metrics = ratio_metrics(log_ratio, clipped > unclipped, per_token, mask)
+        metrics = ratio_metrics(log_ratio, clipped, per_token, mask)
         if self.kl_coef:
             kl = token_kl(logprobs, keep(batch.column("ref_logprobs"), mask), "k3")
             metrics["policy/kl_avg"] = total(kl, mask, "tokens")

@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from distft.algorithms.losses.base import LossBatch, LossResult, PlainMetrics, pairs, total
-from distft.algorithms.masking import at_least_float32, masked_sum, segment_sum
+from distft.algorithms.losses.base import LossBatch, LossResult, PlainMetrics, total
+from distft.algorithms.losses.pairwise import mean_logprobs, pair_metrics, pairs
+from distft.algorithms.masking import at_least_float32, masked_sum
 
 
 @dataclass(frozen=True)
@@ -43,32 +44,18 @@ class Orpo(PlainMetrics):
         self, outputs: Mapping[str, Tensor], batch: LossBatch, denominators: Mapping[str, float]
     ) -> LossResult:
         """See `Loss`. Sequences come as chosen, rejected, chosen, ..."""
-        logprobs, mask = at_least_float32(outputs["logprobs"]), batch.token_mask
+        logprobs = at_least_float32(outputs["logprobs"])
         if dummy := pairs(batch, logprobs):
             return dummy
-        sums = segment_sum(logprobs, batch.segments, batch.num_sequences, mask)
-        lengths = segment_sum(torch.ones_like(logprobs), batch.segments, batch.num_sequences, mask)
-        real = batch.sequence_mask[0::2] & batch.sequence_mask[1::2]
-        # A side without a token to learn from has no odds: its pair counts for nothing.
-        both = real & (lengths[0::2] > 0) & (lengths[1::2] > 0)
-        means = torch.where(lengths > 0, sums / lengths.clamp(min=1), -1.0)
-        chosen, rejected = means[0::2], means[1::2]
+        means = mean_logprobs(logprobs, batch)
+        chosen, rejected = means.chosen, means.rejected
         log_odds = (chosen - rejected) - (_log1mexp(chosen) - _log1mexp(rejected))
         preference = F.logsigmoid(log_odds)
-        loss = masked_sum(-chosen - self.beta * preference, both) / denominators["units"]
-        won, lost = self.beta * chosen, self.beta * rejected
-        metrics = {
-            "nll_loss": -chosen,
-            "log_odds_chosen": log_odds,
-            "log_odds_ratio": preference,
-            "rewards/chosen": won,
-            "rewards/rejected": lost,
-            "rewards/accuracies": (won > lost).float(),
-            "rewards/margins": won - lost,
-            "logps/chosen": chosen,
-            "logps/rejected": rejected,
-        }
-        return LossResult(loss, {name: total(value, both, "units") for name, value in metrics.items()})
+        loss = masked_sum(-chosen - self.beta * preference, means.count) / denominators["units"]
+        odds = {"nll_loss": -chosen, "log_odds_chosen": log_odds, "log_odds_ratio": preference}
+        metrics = {name: total(value, means.count, "units") for name, value in odds.items()}
+        rewards = (self.beta * chosen, self.beta * rejected)
+        return LossResult(loss, metrics | pair_metrics(rewards, (chosen, rejected), means.count))
 
 
 def _log1mexp(x: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from distft.algorithms.losses.base import LossBatch, LossResult, total
-from distft.algorithms.losses.ratio import RatioMetrics, ratio_metrics
+from distft.algorithms.losses.ratio import RatioMetrics, clipped_term, ratio_metrics, require_clip, token_terms
 from distft.algorithms.masking import at_least_float32, keep, masked_sum
 
 
@@ -40,8 +40,7 @@ class PpoPolicy(RatioMetrics):
     optional_columns: ClassVar[tuple[str, ...]] = ("importance_weights",)
 
     def __post_init__(self) -> None:
-        if not 0 < self.clip <= 1 or (self.clip_high is not None and not self.clip_high > 0):
-            raise ValueError(f"clip must be in (0, 1] and clip_high above 0, not {self.clip} and {self.clip_high}")
+        require_clip(self.clip, self.clip_high)
         if self.dual_clip is not None and not self.dual_clip > 1:
             raise ValueError(f"dual_clip must be above 1, not {self.dual_clip}")
 
@@ -50,20 +49,14 @@ class PpoPolicy(RatioMetrics):
     ) -> LossResult:
         """See `Loss`. Metrics of the entropy only if the model returned it."""
         mask = batch.token_mask
-        logprobs = keep(at_least_float32(outputs["logprobs"]), mask)
-        advantages = keep(batch.column("advantages"), mask)
-        old = keep(batch.column("old_logprobs"), mask)
-        log_ratio = logprobs - old
-        ratio = log_ratio.exp()
-        high = self.clip if self.clip_high is None else self.clip_high
-        unclipped, clipped = -ratio * advantages, -ratio.clamp(1 - self.clip, 1 + high) * advantages
-        per_token = torch.maximum(unclipped, clipped)
+        _, log_ratio, advantages = token_terms(outputs, batch)
+        per_token, clipped = clipped_term(log_ratio, advantages, self.clip, self.clip_high)
         if self.dual_clip is not None:
             bounded = torch.minimum(per_token, -self.dual_clip * advantages)
             per_token = torch.where(advantages < 0, bounded, per_token)
         if "importance_weights" in batch.columns:
             per_token = per_token * keep(batch.column("importance_weights"), mask)
-        metrics = ratio_metrics(log_ratio, clipped > unclipped, per_token, mask)
+        metrics = ratio_metrics(log_ratio, clipped, per_token, mask)
         if "entropy" in outputs:
             metrics["policy/entropy_avg"] = total(outputs["entropy"], mask, "tokens")
         if self.entropy_coef:

@@ -1,10 +1,38 @@
-"""What the losses over the ratio pi / pi_old have in common: their metrics."""
+"""What the losses over the ratio pi / pi_old have in common: the ratio, the clipped term, their metrics."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+import torch
 from torch import Tensor
 
-from distft.algorithms.losses.base import Metric, Reduce, total
+from distft.algorithms.losses.base import LossBatch, Metric, Reduce, total
+from distft.algorithms.masking import at_least_float32, keep
+
+
+def require_clip(clip: float, clip_high: float | None = None) -> None:
+    """Raises ValueError for bounds of the ratio that are none."""
+    if not 0 < clip <= 1 or (clip_high is not None and not clip_high > 0):
+        raise ValueError(f"clip must be in (0, 1] and clip_high above 0, not {clip} and {clip_high}")
+
+
+def token_terms(outputs: Mapping[str, Tensor], batch: LossBatch) -> tuple[Tensor, Tensor, Tensor]:
+    """``logprobs``, ``logprobs - old_logprobs`` and ``advantages``, ``[num_tokens]``, 0 where a token is masked."""
+    mask = batch.token_mask
+    logprobs = keep(at_least_float32(outputs["logprobs"]), mask)
+    return logprobs, logprobs - keep(batch.column("old_logprobs"), mask), keep(batch.column("advantages"), mask)
+
+
+def clipped_term(
+    log_ratio: Tensor, advantages: Tensor, clip: float, clip_high: float | None = None
+) -> tuple[Tensor, Tensor]:
+    """``-min(r A, clip(r, 1 - clip, 1 + clip_high) A)`` with ``clip_high`` None for ``clip``, and where the clip binds.
+    Schulman et al. 2017, eq. 7; the upper bound of its own from DAPO (Yu et al. 2025)."""
+    ratio = log_ratio.exp()
+    high = clip if clip_high is None else clip_high
+    unclipped, clipped = -ratio * advantages, -ratio.clamp(1 - clip, 1 + high) * advantages
+    return torch.maximum(unclipped, clipped), clipped > unclipped
 
 
 def ratio_metrics(

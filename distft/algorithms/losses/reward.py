@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from distft.algorithms.losses.base import LossBatch, LossResult, Metric, PlainMetrics, pairs, total
+from distft.algorithms.losses.base import LossBatch, LossResult, Metric, PlainMetrics, total
+from distft.algorithms.losses.pairwise import pairs
 from distft.algorithms.masking import at_least_float32, keep, masked_sum
 
 

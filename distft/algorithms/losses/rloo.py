@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from distft.algorithms.losses.base import LossBatch, LossResult, total
-from distft.algorithms.losses.ratio import RatioMetrics, ratio_metrics
-from distft.algorithms.masking import at_least_float32, keep, segment_sum
+from distft.algorithms.losses.ratio import RatioMetrics, clipped_term, ratio_metrics, require_clip, token_terms
+from distft.algorithms.masking import keep, segment_sum
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,7 @@ class RlooPolicy(RatioMetrics):
     optional_columns: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
-        if not 0 < self.clip <= 1:
-            raise ValueError(f"clip must be in (0, 1], not {self.clip}")
+        require_clip(self.clip)
 
     def __call__(
         self, outputs: Mapping[str, Tensor], batch: LossBatch, denominators: Mapping[str, float]
@@ -45,13 +44,10 @@ class RlooPolicy(RatioMetrics):
         def summed(values: Tensor) -> Tensor:
             return segment_sum(values, batch.segments, batch.num_sequences, mask)
 
-        logprobs = keep(at_least_float32(outputs["logprobs"]), mask)
-        log_ratio = summed(logprobs - keep(batch.column("old_logprobs"), mask))
-        advantages = summed(keep(batch.column("advantages"), mask)) / summed(torch.ones_like(logprobs)).clamp(min=1)
-        ratio = log_ratio.exp()
-        unclipped, clipped = -ratio * advantages, -ratio.clamp(1 - self.clip, 1 + self.clip) * advantages
-        per_sequence = torch.maximum(unclipped, clipped)
-        metrics = ratio_metrics(log_ratio, clipped > unclipped, per_sequence, real, "sequences")
+        logprobs, log_ratios, advantages = token_terms(outputs, batch)
+        log_ratio, lengths = summed(log_ratios), summed(torch.ones_like(logprobs)).clamp(min=1)
+        per_sequence, clipped = clipped_term(log_ratio, summed(advantages) / lengths, self.clip)
+        metrics = ratio_metrics(log_ratio, clipped, per_sequence, real, "sequences")
         if "entropy" in outputs:
             metrics["policy/entropy_avg"] = total(outputs["entropy"], mask, "tokens")
         return LossResult(keep(per_sequence, real).sum() / denominators["sequences"], metrics)

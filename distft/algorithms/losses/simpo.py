@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from distft.algorithms.losses.base import LossBatch, LossResult, PlainMetrics, pairs, total
-from distft.algorithms.masking import at_least_float32, masked_sum, segment_sum
+from distft.algorithms.losses.base import LossBatch, LossResult, PlainMetrics
+from distft.algorithms.losses.pairwise import mean_logprobs, pair_metrics, pairs
+from distft.algorithms.masking import at_least_float32, masked_sum
 
 
 @dataclass(frozen=True)
@@ -40,23 +40,12 @@ class Simpo(PlainMetrics):
         self, outputs: Mapping[str, Tensor], batch: LossBatch, denominators: Mapping[str, float]
     ) -> LossResult:
         """See `Loss`. Sequences come as chosen, rejected, chosen, ..."""
-        logprobs, mask = at_least_float32(outputs["logprobs"]), batch.token_mask
+        logprobs = at_least_float32(outputs["logprobs"])
         if dummy := pairs(batch, logprobs):
             return dummy
-        sums = segment_sum(logprobs, batch.segments, batch.num_sequences, mask)
-        lengths = segment_sum(torch.ones_like(logprobs), batch.segments, batch.num_sequences, mask)
-        means = sums / lengths.clamp(min=1)
-        real = batch.sequence_mask[0::2] & batch.sequence_mask[1::2]
-        chosen, rejected = means[0::2], means[1::2]
+        means = mean_logprobs(logprobs, batch)
+        chosen, rejected = means.chosen, means.rejected
         per_pair = -F.logsigmoid(self.beta * (chosen - rejected) - self.gamma)
-        won, lost = self.beta * chosen, self.beta * rejected
-        metrics = {
-            "rewards/chosen": won,
-            "rewards/rejected": lost,
-            "rewards/accuracies": (won > lost).float(),
-            "rewards/margins": won - lost,
-            "logps/chosen": chosen,
-            "logps/rejected": rejected,
-        }
-        loss = masked_sum(per_pair, real) / denominators["units"]
-        return LossResult(loss, {name: total(value, real, "units") for name, value in metrics.items()})
+        rewards = (self.beta * chosen, self.beta * rejected)
+        metrics = pair_metrics(rewards, (chosen, rejected), means.count)
+        return LossResult(masked_sum(per_pair, means.count) / denominators["units"], metrics)

@@ -65,7 +65,16 @@ def test_what_is_right_passes_and_what_is_not_loaded_is_not_looked_at(model_fold
         require_finite(layer, "here")
 
 
-def test_large_files_are_not_read_twice(broken: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_are_read_through_up_to_a_size(broken: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
     folder = broken(**{NORM: float("nan")})
-    monkeypatch.setattr(finite, "READ_THROUGH", 1000)
+    size = (folder / "model.safetensors").stat().st_size
+    opened: list[Path] = []
+    opening = finite.safe_open
+    monkeypatch.setattr(finite, "safe_open", lambda path, **words: opened.append(path) or opening(path, **words))
+    monkeypatch.setattr(finite, "READ_THROUGH", size - 1)
     require_finite_files(folder)
+    assert opened == [], "a larger one is left to the load"
+    monkeypatch.setattr(finite, "READ_THROUGH", size)
+    with pytest.raises(UserError, match=f"{NORM} holds NaN or infinity"):
+        require_finite_files(folder)
+    assert opened == [folder / "model.safetensors"]

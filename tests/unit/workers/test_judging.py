@@ -5,29 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from distft.batches import Batch, Column, Ragged
+from distft.batches import Ragged
 from distft.config.algorithms.ppo import Ppo
 from distft.workers.judging import judged
+from tests.harness.rollouts import rollout
 
 PPO = Ppo(kind="ppo", whiten=False, kl_coef=0.1)
-
-
-def rollout(**columns: Column) -> Batch:
-    """Two responses of 2 and 1 tokens; the second was cut at the limit."""
-    return Batch(
-        {
-            "sample": np.array([4, 7]),
-            "response_ids": Ragged.of([[5, 6], [7]], np.int32),
-            "old_logprobs": Ragged.of([[-1.0, -2.0], [-0.5]], np.float32),
-            "ref_logprobs": Ragged.of([[-1.5, -2.0], [-1.0]], np.float32),
-            "sampled_logprobs": Ragged.of([[-1.0, -2.25], [-0.5]], np.float32),
-            "entropy": Ragged.of([[1.0, 2.0], [3.0]], np.float32),
-            "values": Ragged.of([[0.2, 0.4], [0.1]], np.float32),
-            "score": np.array([1.0, -1.0], np.float32),
-            "ended": np.array([1, 0], np.uint8),
-            **columns,
-        }
-    )
 
 
 def test_metrics_are_means_over_sequences() -> None:

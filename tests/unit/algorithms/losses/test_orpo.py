@@ -8,27 +8,15 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from torch import Tensor
 
-from distft.algorithms.losses.base import LossBatch, LossResult
 from distft.algorithms.losses.orpo import Orpo
-
-
-def result(rows: list[Tensor], beta: float) -> LossResult:
-    """The loss of sequences that are chosen, rejected, chosen, ..."""
-    lengths = torch.tensor([len(row) for row in rows])
-    segments = torch.repeat_interleave(torch.arange(len(rows)), lengths)
-    batch = LossBatch(
-        torch.ones(len(segments), dtype=torch.bool), segments, torch.ones(len(rows), dtype=torch.bool), {}
-    )
-    counts = {"tokens": float(len(segments)), "sequences": float(len(rows)), "units": len(rows) / 2}
-    return Orpo(beta=beta)({"logprobs": torch.cat(rows)}, batch, counts)
+from tests.unit.algorithms.losses.pair_rows import random_rows, result
 
 
 def test_one_pair_by_hand() -> None:
     """Mean probabilities 1/2 and 1/4: odds 1 and 1/3, so the log odds ratio is ln 3."""
     chosen, rejected = torch.full((3,), math.log(0.5)), torch.full((2,), math.log(0.25))
-    found = result([chosen, rejected], beta=0.5)
+    found = result(Orpo(beta=0.5), [chosen, rejected])
     assert float(found.loss) == pytest.approx(math.log(2) - 0.5 * math.log(3 / 4), rel=1e-6)
     assert float(found.metrics["log_odds_chosen"].value) == pytest.approx(math.log(3), rel=1e-6)
     assert float(found.metrics["nll_loss"].value) == pytest.approx(math.log(2), rel=1e-6)
@@ -40,14 +28,12 @@ def test_parity_with_trl(beta: float) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from trl.experimental.orpo import ORPOTrainer
-    generator = torch.Generator().manual_seed(3)
-    rows = [-3 * torch.rand(length, generator=generator) for length in (5, 9, 1, 4, 30, 2)]
-    ours, theirs = ([row.clone().requires_grad_() for row in rows] for _ in range(2))
+    ours, theirs = ([row.clone().requires_grad_() for row in random_rows()] for _ in range(2))
     means = torch.stack([row.mean() for row in theirs])
     trainer = SimpleNamespace(beta=beta, accelerator=SimpleNamespace(device="cpu"))
     terms, won, lost, ratio, odds = ORPOTrainer.odds_ratio_loss(trainer, means[0::2], means[1::2])
     expected = -means[0::2].mean() - terms.mean()
-    found = result(ours, beta)
+    found = result(Orpo(beta=beta), ours)
     torch.testing.assert_close(found.loss, expected, rtol=1e-5, atol=1e-6)
     found.loss.backward()
     expected.backward()
@@ -63,7 +49,7 @@ def test_parity_with_trl(beta: float) -> None:
 
 def test_a_certain_token_has_finite_odds() -> None:
     rows = [torch.zeros(2, requires_grad=True), torch.full((2,), -1.0, requires_grad=True)]
-    found = result(rows, beta=0.1)
+    found = result(Orpo(), rows)
     found.loss.backward()
     assert math.isfinite(float(found.loss.detach()))
     assert all(bool(row.grad.isfinite().all()) for row in rows)

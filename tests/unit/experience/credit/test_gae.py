@@ -8,31 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from distft.batches import Array, Batch, Column, Ragged
+from distft.batches import Array, Column, Ragged
 from distft.config.algorithms.ppo import Ppo
 from distft.experience.credit.gae import gae
+from tests.harness.rollouts import rollout
 
 
 def section(**changes: Any) -> Ppo:
     return Ppo(**{"kind": "ppo", "whiten": False, "kl_coef": 0.1, **changes})
-
-
-def rollout(**columns: Column) -> Batch:
-    """Two responses of 2 and 1 tokens; the second was cut at the limit."""
-    return Batch(
-        {
-            "sample": np.arange(2),
-            "response_ids": Ragged.of([[5, 6], [7]], np.int32),
-            "old_logprobs": Ragged.of([[-1.0, -2.0], [-0.5]], np.float32),
-            "ref_logprobs": Ragged.of([[-1.5, -2.0], [-1.0]], np.float32),
-            "sampled_logprobs": Ragged.of([[-1.0, -2.25], [-0.5]], np.float32),
-            "entropy": Ragged.of([[1.0, 2.0], [3.0]], np.float32),
-            "values": Ragged.of([[0.2, 0.4], [0.1]], np.float32),
-            "score": np.array([1.0, -1.0], np.float32),
-            "ended": np.array([1, 0], np.uint8),
-            **columns,
-        }
-    )
 
 
 def values_of(column: Column) -> Array:
