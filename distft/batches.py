@@ -111,6 +111,10 @@ class Batch:
             raise TypeError(f"column {name} is ragged")
         return column
 
+    def rows_of_samples(self) -> dict[int, int]:
+        """Where each sample of the column ``sample`` lies; empty for an empty batch."""
+        return {int(sample): row for row, sample in enumerate(self.dense("sample"))} if len(self) else {}
+
     def take(self, rows: Sequence[int] | Array) -> Batch:
         """The given samples, in that order."""
         index = np.asarray(rows, dtype=np.int64)

@@ -6,7 +6,6 @@ Every verb is collective (all ranks of the group must be called) and returns ``(
 from __future__ import annotations
 
 import logging
-import shutil
 import time
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
@@ -18,39 +17,31 @@ import psutil
 import torch
 
 from distft.algorithms.losses.build import build_loss
-from distft.batches import Batch, Ragged, concatenate
-from distft.checkpoint.manifest import FileRecord, NotWritten, record_files
+from distft.batches import Batch, Ragged
+from distft.checkpoint.manifest import FileRecord, NotWritten
 from distft.common.addresses import found_at
 from distft.common.errors import UserError
 from distft.common.logging import stage
-from distft.common.seeding import restore_rng_state, rng_state, seed_everything
+from distft.common.seeding import seed_everything
 from distft.engine import process_group
 from distft.engine.asleep import Part
 from distft.engine.engine import Engine, writable
 from distft.engine.learning_rate import learning_rate
-from distft.models.adapters import add_lora, plain_tensors, without_adapters
-from distft.models.buffers import give_kept_buffers, kept_buffers
-from distft.models.export import export_adapter, export_model
+from distft.models.adapters import add_lora, without_adapters
 from distft.models.load import (
-    DTYPES,
-    empty_causal,
-    empty_scalar,
     load_causal,
     load_scalar,
     load_tokenizer,
-    plain_twin,
     start_head,
 )
 from distft.models.padding import padding, unread_token
-from distft.models.reading_back import check_saved
 from distft.models.rope import settle_rope
 from distft.models.stops import stop_tokens
 from distft.planning.positions import position_limit
 from distft.rollout.generator import Sampling
-from distft.rollout.hf import HfGenerator
-from distft.rollout.sampling import uniforms
-from distft.rollout.weight_sync import PREFIX, copy_weights
 from distft.workers.collate import collate
+from distft.workers.keeping import export_result, load_share, require_readable, save_share
+from distft.workers.rank_generator import RankGenerator
 from distft.workers.spec import RoleSpec
 from distft.workers.update import MicroBatches, Updater, model_outputs
 
@@ -65,7 +56,7 @@ class ModelWorker:
         self._engine_config = spec.model.engine.on(world_size)
         self._node_ip = node_ip
         self._store: Any = None
-        self._generator: HfGenerator | None = None
+        self._generator: RankGenerator | None = None
 
     # ---- life
 
@@ -102,7 +93,8 @@ class ModelWorker:
         if fresh:
             with writable(module.model.score.weight) as weight:
                 start_head(weight, spec.seed)
-        self._add_adapters(module.model, dropout=spec.dropout)
+        if spec.model.peft is not None:
+            add_lora(module.model, spec.model.peft, dropout=spec.dropout, seed=spec.seed)
         stage("sharding")
         self._engine = Engine(module, self._engine_config, spec.model.dtype, spec.optimizer)
         config = module.model.config
@@ -127,10 +119,6 @@ class ModelWorker:
                 hint="shorter sequences (data.max_length, or in RL data.max_prompt_length and rollout.max_new_tokens), "
                 "or a model with more positions",
             )
-
-    def _add_adapters(self, model: Any, *, dropout: bool) -> None:
-        if self.spec.model.peft is not None:
-            add_lora(model, self.spec.model.peft, dropout=dropout, seed=self.spec.seed)
 
     def join(self, store: tuple[str, int]) -> tuple[None, None]:
         """Joins the group's communicator; roles that live in one process share it."""
@@ -192,7 +180,7 @@ class ModelWorker:
         The result has the samples of ``batch`` and the columns ``column`` and, if asked, ``entropy``.
         """
         stage(f"forward {column}")
-        rows_of = _rows_of(batch)
+        rows_of = batch.rows_of_samples()
         self._require_positions(_longest(batch))
         self._engine.train(mode=False)
         dense = reads == "last"
@@ -267,20 +255,11 @@ class ModelWorker:
     def sync_weights(self, version: int) -> tuple[dict[str, Any], None]:
         """The current weights into this rank's generator, which from then on answers with ``version``."""
         stage(f"weight sync {version}")
-        started = time.perf_counter()
-        copied = 0
-        first = self._generator is None
         if self._generator is None:
-            self._generator = self._new_generator()
-        if self.spec.gathered_generation:
-            twin = self._generator.module
-            targets = dict(twin.named_parameters())
-            if not first:  # what is frozen is the same in every version
-                trained = [name for name, p in self._engine.module.named_parameters() if p.requires_grad]
-                targets = {name: twin.get_parameter(name) for name in (one.removeprefix(PREFIX) for one in trained)}
-            copied = copy_weights(self._engine.full_tensors(trained_only=not first), targets)
-        self._generator.version = version
-        return {"bytes": copied, "seconds": time.perf_counter() - started}, None
+            self._generator = RankGenerator(
+                self._engine, self.spec, self.world_size, stop_tokens=self._stop_tokens(), pad_token=self._pad_token
+            )
+        return self._generator.sync(version), None
 
     def generate(
         self, sampling: Sampling, seed: int, iteration: int, micro_batches: MicroBatches, *, batch: Batch
@@ -288,48 +267,7 @@ class ModelWorker:
         """Responses to the prompts of ``batch``; reports their lengths by sample and the weights' version."""
         stage(f"generate iteration {iteration}")
         assert self._generator is not None, "sync_weights comes first"
-        rows_of = _rows_of(batch)
-        parts: list[Batch] = []
-        for samples in micro_batches:
-            rows = [rows_of[sample] for sample in samples]
-            prompts = [batch.ragged("prompt_ids")[row] for row in rows]
-            draws = [uniforms(seed, iteration, sample, sampling.max_new_tokens) for sample in samples]
-            if rows:
-                made = self._generator.generate(prompts, draws, sampling)
-                parts.append(made.with_columns(sample=np.array(samples, np.int64)))
-            elif not self.spec.gathered_generation:
-                # Every rank must make the same forwards: work whose result nobody takes.
-                dummy = np.full(1, self._pad_token, np.int32)
-                self._generator.generate([dummy], [np.zeros(sampling.max_new_tokens)], sampling)
-        responses = concatenate(parts) if parts else _no_responses()
-        return {
-            "version": self._generator.version,
-            "samples": responses.dense("sample").tolist(),
-            "lengths": responses.ragged("response_ids").lengths.tolist(),
-        }, responses
-
-    def _new_generator(self) -> HfGenerator:
-        module: Any = self._engine.module
-        if self.spec.gathered_generation:
-            model = self.spec.model
-            module = plain_twin(
-                module.model.config,
-                DTYPES[model.dtype],
-                self._engine.device,
-                trust_remote_code=model.trust_remote_code,
-            )
-            give_kept_buffers(self._engine.module.model, module)
-            settle_rope(module, self.spec.longest)
-            self._add_adapters(module, dropout=False)
-            module.requires_grad_(requires_grad=False).eval()
-        else:
-            module = module.model
-        return HfGenerator(
-            module,
-            stop_tokens=self._stop_tokens(),
-            pad_token=self._pad_token,
-            synchronized=not self.spec.gathered_generation and self.world_size > 1,
-        )
+        return self._generator.generate(sampling, seed, iteration, micro_batches, batch)
 
     def _stop_tokens(self) -> tuple[int, ...]:
         return stop_tokens(self._tokenizer, self._engine.module, self.spec.stop_tokens)
@@ -337,107 +275,29 @@ class ModelWorker:
     # ---- keeping
 
     def save(self, staging: str) -> tuple[list[FileRecord | NotWritten], None]:
-        """This rank's share of a checkpoint, under ``staging/<role>``: synced, hashed, reported, not committed.
-
-        A disk that refuses it is reported too, as NotWritten: the run goes on with the checkpoint before.
-        """
+        """This rank's share of a checkpoint; see ``save_share``."""
         stage(f"saving to {staging}")
-        role = self.spec.role
-        target = Path(staging) / role
-        try:
-            self._engine.save(target)
-            torch.save(rng_state(), target / f"rng_{self.rank}.pt")
-            failure = ""
-        except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
-            failure = f"{role} rank {self.rank}: {error}{_free_space(target.parent)}"
-        process_group.barrier()
-        if failure:
-            return [NotWritten(failure)], None
-        names = sorted(path.relative_to(staging).as_posix() for path in target.rglob("*") if path.is_file())
-        shared = [name for name in names if not name.startswith(f"{role}/rng_")]
-        mine = [*shared[self.rank :: self.world_size], f"{role}/rng_{self.rank}.pt"]
-        try:
-            return [*record_files(Path(staging), mine)], None
-        except OSError as error:
-            return [NotWritten(f"{role} rank {self.rank}: {error}")], None
+        return save_share(self._engine, self.spec.role, self.rank, self.world_size, Path(staging)), None
 
     def load(self, checkpoint: str) -> tuple[None, None]:
         """What ``save`` wrote, on the same number of ranks."""
         stage(f"loading {checkpoint}")
-        folder = Path(checkpoint) / self.spec.role
-        self._engine.load(folder)
-        restore_rng_state(torch.load(folder / f"rng_{self.rank}.pt", weights_only=True))
+        load_share(self._engine, self.spec.role, self.rank, Path(checkpoint))
         return None, None
 
     def check_export(self) -> tuple[None, None]:
         """What ``export`` will write can be read again. Raises UserError: before the first step, not after the last."""
-        module: Any = self._engine.module
-        check_saved(self._plain_model() if self.spec.model.peft is not None else module.model, self._path)
+        require_readable(self._engine, self.spec, self._path)
         return None, None
 
     def export(self, folder: str) -> tuple[None, None]:
-        """A plain Hugging Face folder, written by rank 0 from gathered weights.
-
-        Adapters are merged into it, and lie in its folder ``adapter`` by themselves too.
-        """
+        """A plain Hugging Face folder of the result; see ``export_result``."""
         stage(f"exporting to {folder}")
-        module: Any = self._engine.module
-        adapted = self.spec.model.peft is not None
-        tensors = self._engine.full_tensors()
-        if adapted and self.rank == 0:  # the others only help to gather
-            tensors = plain_tensors(tensors, module)
-        weights = {}
-        for name, tensor in tensors:
-            if self.rank == 0:
-                weights[name.removeprefix(PREFIX)] = tensor.detach().to("cpu", copy=True)
-        if self.rank == 0:
-            weights |= {name: buffer.detach().cpu() for name, buffer in kept_buffers(module.model).items()}
-            model = self._plain_model() if adapted else module.model
-            stops = self._stop_tokens() if self.spec.head == "causal" else ()
-            export_model(model, weights, self._tokenizer, Path(folder), module.written, stops)
-        if adapted:
-            self._export_adapter(Path(folder) / "adapter")
-        process_group.barrier()
+        stops = self._stop_tokens() if self.spec.head == "causal" else ()
+        export_result(self._engine, self.spec, self.rank, self._tokenizer, self._path, Path(folder), stops)
         return None, None
-
-    def _plain_model(self) -> Any:
-        """The architecture without adapters and quantization, and without weights."""
-        build = empty_causal if self.spec.head == "causal" else empty_scalar
-        return build(self._path, self.spec.model)
-
-    def _export_adapter(self, folder: Path) -> None:
-        trained = {
-            name.removeprefix(PREFIX): tensor.detach().to("cpu", copy=True)
-            for name, tensor in self._engine.full_tensors(trained_only=True)
-        }
-        if self.rank == 0:
-            export_adapter(self._engine.module.model, trained, self._path, folder)
-
-
-def _rows_of(batch: Batch) -> dict[int, int]:
-    return {int(sample): row for row, sample in enumerate(batch.dense("sample"))} if len(batch) else {}
 
 
 def _longest(batch: Batch) -> int:
     """Tokens of the longest sample."""
     return int((batch.ragged("prompt_ids").lengths + batch.ragged("response_ids").lengths).max()) if len(batch) else 0
-
-
-def _free_space(folder: Path) -> str:
-    """What torch does not say of a full disk: how much is free."""
-    try:
-        return f" ({shutil.disk_usage(folder).free} bytes are free)"
-    except OSError:
-        return ""
-
-
-def _no_responses() -> Batch:
-    empty = Ragged.of([], np.int32)
-    return Batch(
-        {
-            "response_ids": empty,
-            "sampled_logprobs": Ragged.of([], np.float32),
-            "ended": np.zeros(0, np.uint8),
-            "sample": np.zeros(0, np.int64),
-        }
-    )

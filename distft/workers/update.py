@@ -99,7 +99,7 @@ class Updater:
         ``learning_rates`` None measures without training. ``stop`` ends the update early; it sees
         reduced metrics, so all ranks agree.
         """
-        rows_of = {int(sample): row for row, sample in enumerate(batch.dense("sample"))} if len(batch) else {}
+        rows_of = batch.rows_of_samples()
         steps = [[[rows_of[sample] for sample in micro] for micro in step] for step in steps]
         counts = [self._counts(batch, step) for step in steps]
         totals = iter(reduce_scalars([count for step in counts for count in step]))

@@ -18,10 +18,10 @@ from distft.controller import rl
 from distft.evaluation.held_out import EVALUATION_ITERATION
 from distft.experience.rollouts import Sampler
 from distft.groups.handles import Result
-from distft.workers import model_worker
+from distft.workers import rank_generator
 
 Tokens = list[list[int]]
-COPY_WEIGHTS = "copy_weights"  # as the worker knows it
+COPY_WEIGHTS = "copy_weights"  # as the rank's generator knows it
 
 
 @contextmanager
@@ -58,7 +58,7 @@ def stale_generator() -> Iterator[None]:
 @contextmanager
 def stale_layer() -> Iterator[None]:
     """One tensor of the generator is not what the trainer has, from the first sync on."""
-    original: Any = getattr(model_worker, COPY_WEIGHTS)
+    original: Any = getattr(rank_generator, COPY_WEIGHTS)
 
     def copied(tensors: Any, targets: Any) -> int:
         count = original(tensors, targets)
@@ -66,7 +66,7 @@ def stale_layer() -> Iterator[None]:
             targets[sorted(targets)[-2]].mul_(0.5)
         return int(count)
 
-    with patch.object(model_worker, COPY_WEIGHTS, copied):
+    with patch.object(rank_generator, COPY_WEIGHTS, copied):
         yield
 
 

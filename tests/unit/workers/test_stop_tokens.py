@@ -34,7 +34,9 @@ def stops(rank: int, world: int, folder: str, named: tuple[str, ...] | None, tar
     said = worker.setup(("", 0), folder, False)[0]["stop_tokens"]
     worker.export(target)
     written = GenerationConfig.from_pretrained(target).eos_token_id
-    return {"said": said, "generator": worker._new_generator()._stop_tokens, "written": written}
+    worker.sync_weights(0)
+    assert worker._generator is not None
+    return {"said": said, "generator": worker._generator.generator._stop_tokens, "written": written}
 
 
 @pytest.mark.parametrize(

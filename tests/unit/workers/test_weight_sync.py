@@ -10,7 +10,7 @@ import torch
 
 from distft.config.models import Engine, Lora, Model
 from distft.config.training import Optimizer
-from distft.workers import model_worker
+from distft.workers import rank_generator
 from distft.workers.model_worker import ModelWorker
 from distft.workers.spec import RoleSpec
 from tests.unit.engine.group import Group
@@ -38,7 +38,7 @@ def synced(rank: int, world: int, folder: str, lora: Lora | None) -> dict[str, A
     worker = started(rank, world, folder, lora)
     first = worker.sync_weights(0)[0]["bytes"]
     engine = worker._engine
-    twin = worker._generator.module
+    twin = worker._generator.generator.module
     before = {name: parameter.clone() for name, parameter in twin.named_parameters()}
     engine.backward(engine.forward(input_ids=torch.arange(3, 15).unsqueeze(0), select=torch.arange(12)).square().sum())
     engine.step(0.1)
@@ -69,20 +69,20 @@ def test_the_twin_has_the_trainers_weights_and_what_is_frozen_is_sent_once(
 def synced_short(rank: int, world: int, folder: str, lora: Lora | None) -> str:
     """The error of a twin with one parameter more than the trainer."""
     worker = started(rank, world, folder, lora)
-    plain = model_worker.plain_twin
+    plain = rank_generator.plain_twin
 
     def larger(*args: Any, **options: Any) -> Any:
         twin = plain(*args, **options)
         twin.register_parameter("extra", torch.nn.Parameter(torch.zeros(3)))
         return twin
 
-    model_worker.plain_twin = larger
+    rank_generator.plain_twin = larger
     try:
         worker.sync_weights(0)
     except ValueError as error:
         return str(error)
     finally:
-        model_worker.plain_twin = plain
+        rank_generator.plain_twin = plain
     return ""
 
 

@@ -1,0 +1,110 @@
+"""A rank's generator: fed with the policy's weights, asked for responses."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from distft.batches import Batch, Ragged, concatenate
+from distft.engine.engine import Engine
+from distft.models.adapters import add_lora
+from distft.models.buffers import give_kept_buffers
+from distft.models.load import DTYPES, plain_twin
+from distft.models.rope import settle_rope
+from distft.rollout.generator import Sampling
+from distft.rollout.hf import HfGenerator
+from distft.rollout.sampling import uniforms
+from distft.rollout.weight_sync import PREFIX, copy_weights
+from distft.workers.spec import RoleSpec
+from distft.workers.update import MicroBatches
+
+
+class RankGenerator:
+    """Generates with a whole copy of the model (``spec.gathered_generation``) or with the shards themselves."""
+
+    def __init__(
+        self, engine: Engine, spec: RoleSpec, world_size: int, *, stop_tokens: tuple[int, ...], pad_token: int
+    ) -> None:
+        self._engine, self._spec, self._pad_token = engine, spec, pad_token
+        self.generator = HfGenerator(
+            self._twin() if spec.gathered_generation else engine.module.model,
+            stop_tokens=stop_tokens,
+            pad_token=pad_token,
+            synchronized=not spec.gathered_generation and world_size > 1,
+        )
+        self._frozen_sent = False
+
+    def _twin(self) -> Any:
+        model = self._spec.model
+        ours: Any = self._engine.module.model
+        twin = plain_twin(
+            ours.config, DTYPES[model.dtype], self._engine.device, trust_remote_code=model.trust_remote_code
+        )
+        give_kept_buffers(ours, twin)
+        settle_rope(twin, self._spec.longest)
+        if model.peft is not None:
+            add_lora(twin, model.peft, dropout=False, seed=self._spec.seed)
+        return twin.requires_grad_(requires_grad=False).eval()
+
+    def sync(self, version: int) -> dict[str, Any]:
+        """The engine's current weights, under ``version`` (collective). Reports bytes copied and seconds taken."""
+        started, copied = time.perf_counter(), 0
+        if self._spec.gathered_generation:
+            twin: Any = self.generator.module
+            targets = dict(twin.named_parameters())
+            if self._frozen_sent:  # what is frozen is the same in every version
+                trained = [name for name, p in self._engine.module.named_parameters() if p.requires_grad]
+                targets = {name: twin.get_parameter(name) for name in (one.removeprefix(PREFIX) for one in trained)}
+            copied = copy_weights(self._engine.full_tensors(trained_only=self._frozen_sent), targets)
+            self._frozen_sent = True
+        self.generator.version = version
+        return {"bytes": copied, "seconds": time.perf_counter() - started}
+
+    def generate(
+        self, sampling: Sampling, seed: int, iteration: int, micro_batches: MicroBatches, batch: Batch
+    ) -> tuple[dict[str, Any], Batch]:
+        """Responses to the prompts of ``batch``; reports their lengths by sample and the weights' version."""
+        rows_of = batch.rows_of_samples()
+        parts: list[Batch] = []
+        for samples in micro_batches:
+            if samples:
+                parts.append(self._answers(sampling, seed, iteration, samples, batch, rows_of))
+            elif not self._spec.gathered_generation:
+                # Every rank must make the same forwards: work whose result nobody takes.
+                dummy = np.full(1, self._pad_token, np.int32)
+                self.generator.generate([dummy], [np.zeros(sampling.max_new_tokens)], sampling)
+        responses = concatenate(parts) if parts else _no_responses()
+        return {
+            "version": self.generator.version,
+            "samples": responses.dense("sample").tolist(),
+            "lengths": responses.ragged("response_ids").lengths.tolist(),
+        }, responses
+
+    def _answers(
+        self,
+        sampling: Sampling,
+        seed: int,
+        iteration: int,
+        samples: Sequence[int],
+        batch: Batch,
+        rows_of: dict[int, int],
+    ) -> Batch:
+        prompts = [batch.ragged("prompt_ids")[rows_of[sample]] for sample in samples]
+        draws = [uniforms(seed, iteration, sample, sampling.max_new_tokens) for sample in samples]
+        made = self.generator.generate(prompts, draws, sampling)
+        return made.with_columns(sample=np.array(samples, np.int64))
+
+
+def _no_responses() -> Batch:
+    empty = Ragged.of([], np.int32)
+    return Batch(
+        {
+            "response_ids": empty,
+            "sampled_logprobs": Ragged.of([], np.float32),
+            "ended": np.zeros(0, np.uint8),
+            "sample": np.zeros(0, np.int64),
+        }
+    )
