@@ -283,7 +283,6 @@ def test_a_layer_keeps_what_torch_saves_of_it(dtype: str, kv_heads: int, attenti
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
 def test_adapters_keep_what_torch_saves_of_them(dtype: str, dropout: float) -> None:
-    pytest.importorskip("transformers")
     lora = Lora(r=8, dropout=dropout)
     four, eight = (saved_for_backward(n, dtype, 4, "sdpa", checkpointing=False, lora=lora) for n in (4, 8))
     sizes = sizes_from_config({"model_type": "llama", **SMALL}).with_adapters(lora)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import trl
 
 from distft.batches import Batch, Ragged
 from distft.data.encode import Encoder
@@ -76,7 +77,7 @@ STOCK = {
 
 @pytest.mark.parametrize("name", STOCK)
 def test_stock_templates_are_read_at_the_end_of_their_training_rows(name: str) -> None:
-    folder = Path(str(pytest.importorskip("trl").__file__)).parent / "chat_templates"
+    folder = Path(str(trl.__file__)).parent / "chat_templates"
     tokenizer = family_tokenizer("words", ["Who is there? A friend."] * 9)
     tokenizer.add_special_tokens({"additional_special_tokens": STOCK[name], "bos_token": "<bos>"})
     tokenizer.chat_template = (folder / f"{name}.jinja").read_text()

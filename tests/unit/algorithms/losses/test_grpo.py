@@ -65,7 +65,8 @@ def test_what_does_not_go_together_is_refused() -> None:
 
 def trls(loss_type: str, beta: float, clip_high: float, inputs: dict[str, Tensor], logprobs: Tensor) -> Tensor:
     """TRL's own ``GRPOTrainer._compute_loss`` over log-probs that are given."""
-    trainer = pytest.importorskip("trl").GRPOTrainer
+    from trl import GRPOTrainer
+
     gathering = SimpleNamespace(
         reduce=lambda value, **_: value, gather=lambda value: value, num_processes=1, sync_gradients=True
     )
@@ -77,7 +78,7 @@ def trls(loss_type: str, beta: float, clip_high: float, inputs: dict[str, Tensor
         max_completion_length=16, current_gradient_accumulation_steps=1, accelerator=gathering,
         model=SimpleNamespace(training=True), _metrics={"train": defaultdict(list)},
     )  # fmt: skip
-    loss: Tensor = trainer._compute_loss(settings, settings.model, inputs)
+    loss: Tensor = GRPOTrainer._compute_loss(settings, settings.model, inputs)
     return loss
 
 

@@ -49,14 +49,15 @@ def test_the_ratio_is_the_responses() -> None:
 
 def trls(inputs: dict[str, Tensor], logprobs: Tensor) -> Tensor:
     """TRL's own ``RLOOTrainer._compute_loss`` over log-probs that are given."""
-    trainer = pytest.importorskip("trl").RLOOTrainer
+    from trl import RLOOTrainer
+
     settings: Any = SimpleNamespace(
         _get_per_token_logps_and_entropies=lambda *_, **__: (logprobs, torch.zeros_like(logprobs), None),
         aux_loss_enabled=False, epsilon_low=0.2, epsilon_high=0.2,
         model=SimpleNamespace(training=True), _metrics={"train": defaultdict(list)},
         accelerator=SimpleNamespace(reduce=lambda value, **_: value, gather=lambda value: value),
     )  # fmt: skip
-    loss: Tensor = trainer._compute_loss(settings, settings.model, inputs)
+    loss: Tensor = RLOOTrainer._compute_loss(settings, settings.model, inputs)
     return loss
 
 
