@@ -2,7 +2,7 @@
 
     roles, trained, losses   which models there are, which of them learn, and by which loss
     unit, formats            what one unit of data is, and which rows can be made into it
-    sampled                  learns from responses that it samples itself, or from given ones
+    credit                   what its own responses are worth; empty where it learns from given ones
     phases                   what each role does in a step: placement, threads, memory and time are planned by it
 
 A method is one file of ``config/algorithms``, named as its kind, or a class of somebody else's: see ``find_method``.
@@ -87,7 +87,6 @@ class Traits:
     formats: tuple[str, ...]
     losses: Mapping[Role, NamedLoss]
     phases: tuple[Phase, ...]
-    sampled: bool = False
     credit: str = ""
     dropout: bool = False
     aligns: bool = False
@@ -99,10 +98,13 @@ class Traits:
             raise ValueError(f"losses are of {tuple(self.losses)}, trained are {self.trained}")
         if strangers := {work.role for phase in self.phases for work in phase.works} - set(self.roles):
             raise ValueError(f"phases name {sorted(strangers)}, the roles are {self.roles}")
-        if self.sampled != bool(self.credit):
-            raise ValueError("what is sampled is given credit, what is given is not: sampled and credit go together")
         if self.sampled != (self.unit == PROMPTS):
-            raise ValueError("what is sampled answers prompts: sampled goes with the unit PROMPTS, and only with it")
+            raise ValueError("what answers prompts needs credit: credit goes with the unit PROMPTS, and only with it")
+
+    @property
+    def sampled(self) -> bool:
+        """Whether it learns from responses that it samples itself."""
+        return bool(self.credit)
 
     @property
     def main(self) -> Role:

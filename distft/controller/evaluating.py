@@ -18,8 +18,7 @@ def held_out_metrics(session: Session, split: str) -> dict[str, float]:
     recipe, (count, of) = session.recipe, judged_rows(session, split)
     if not count:
         return {}
-    with session.timer.phase("evaluation"):
-        session.tracker.phase(f"evaluation: {count:,} of {of:,} {split} rows")
+    with session.phase("evaluation", said=f"evaluation: {count:,} of {of:,} {split} rows"):
         if is_rl(recipe):
             return score_metrics(session.sampler, split, count)
         return loss_metrics(recipe, session.groups, session.data, split, count)

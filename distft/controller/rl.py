@@ -30,17 +30,14 @@ def train_rl(session: Session) -> None:
     progress, sampler = session.progress, session.sampler
     for step in progress.steps():
         start, num_prompts = session.visits.take(progress.position)
-        with session.timer.phase("rollout"):
-            session.tracker.phase("rollout")
+        with session.phase("rollout"):
             prompts = sampler.prompts("train", start, num_prompts)
             rollout, generated = sampler.generate(prompts, step)
-        with session.timer.phase("experience"):
-            session.tracker.phase("experience")
+        with session.phase("experience"):
             bootstrap = session.recipe.algorithm.values_ends()
             experience = build_experience(sampler, rollout, start, progress.method_state, bootstrap=bootstrap)
         check_invariants(session, experience, step)
-        with session.timer.phase("update"):
-            session.tracker.phase("update")
+        with session.phase("update"):
             metrics, num_steps = update(session, experience, updates(session, step))
         sync_weights(session, step)
         generated_tokens = sum(rollout.lengths) - sum(prompts.lengths)
@@ -133,8 +130,7 @@ def mean_of(history: list[dict[str, float]]) -> dict[str, float]:
 
 def sync_weights(session: Session, version: int) -> None:
     """The policy's weights to its generator, as ``version`` (the number of the last finished iteration)."""
-    with session.timer.phase("weight_sync"):
-        session.tracker.phase("weight sync")
+    with session.phase("weight_sync"):
         session.groups["policy"].call("sync_weights", version).result()
 
 

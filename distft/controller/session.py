@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -111,14 +112,20 @@ class Session:
                 f"stopped after step {self.progress.step} {how}: the same command goes on from there{why}"
             )
 
+    @contextmanager
+    def phase(self, name: str, said: str = "") -> Iterator[None]:
+        """Counts the block's time under ``name``, and says that this is what the run does."""
+        with self.timer.phase(name):
+            self.tracker.phase(said or name.replace("_", " "))
+            yield
+
     def save(self) -> None:
         """All trained groups into one checkpoint (RELIABILITY's commit protocol).
 
         A failed save is loud and the run goes on; after MAX_FAILED_SAVES in a row it ends.
         """
         started = time.perf_counter()
-        with self.timer.phase("checkpoint"):
-            self.tracker.phase("checkpoint")
+        with self.phase("checkpoint"):
             roles = trained_roles(self.recipe)
             step = self.progress.step
             try:

@@ -35,8 +35,7 @@ def train_supervised(session: Session) -> None:
         next_position, following = take_step(session, step + 1, position)
         work = Work()
         spec = UpdateSpec(loss, parameters, progress.optimizer_steps, progress.total_steps)
-        with session.timer.phase("update"):
-            session.tracker.phase("update")
+        with session.phase("update"):
             everything = [list(range(len(samples.lengths)))]
             update = update_pass(group, samples, everything, spec, cap, work)
             updated, *ahead = together(update, *reference_calls(session, following))

@@ -33,7 +33,6 @@ class Grpo(Sampled):
         },
         phases=sampled_phases(_ROLES, ("policy",)),
         credit="distft.experience.credit.group:group",
-        sampled=True,
         aligns=True,
     )
 

@@ -31,7 +31,6 @@ class Ppo(Sampled):
             "value": NamedLoss("distft.algorithms.losses.ppo:PpoValue", keys=("value_clip",)),
         },
         phases=sampled_phases(_ROLES, ("policy", "value")),
-        sampled=True,
         credit="distft.experience.credit.gae:gae",
         aligns=True,
     )

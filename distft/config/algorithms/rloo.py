@@ -27,7 +27,6 @@ class Rloo(Sampled):
         losses={"policy": NamedLoss("distft.algorithms.losses.rloo:RlooPolicy", ("clip",))},
         phases=sampled_phases(_ROLES, ("policy",)),
         credit="distft.experience.credit.leave_one_out:leave_one_out",
-        sampled=True,
         aligns=True,
     )
 

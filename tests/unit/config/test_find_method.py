@@ -51,14 +51,14 @@ def test_traits_that_contradict_themselves_are_refused() -> None:
         "losses": {"policy": NamedLoss("a:B")}, "phases": (UPDATE_OF_POLICY,),
     }  # fmt: skip
     Traits(**right)  # type: ignore[arg-type]
-    wrong = {
-        "not among the roles": {"trained": ("value",)},
-        "losses are of": {"losses": {}},
-        "phases name": {"roles": ("reward",), "trained": ("reward",), "losses": {"reward": NamedLoss("a:B")}},
-        "sampled goes with": {"unit": PROMPTS},
-        "sampled and credit": {"sampled": True},
-    }
-    for message, change in wrong.items():
+    wrong: list[tuple[str, dict[str, object]]] = [
+        ("not among the roles", {"trained": ("value",)}),
+        ("losses are of", {"losses": {}}),
+        ("phases name", {"roles": ("reward",), "trained": ("reward",), "losses": {"reward": NamedLoss("a:B")}}),
+        ("credit goes with", {"unit": PROMPTS}),
+        ("credit goes with", {"credit": "a:b"}),
+    ]
+    for message, change in wrong:
         with pytest.raises(ValueError, match=message):
             Traits(**(right | change))  # type: ignore[arg-type]
 
