@@ -36,6 +36,14 @@ def steps(run: Path) -> list[dict[str, Any]]:
     return [line for line in lines(run, "metrics") if line["split"] == "train"]
 
 
+def state(slurm: SlurmBed, run: str | Path, folder: Path) -> dict[str, Any]:
+    """What ``distft status --json`` says of a run."""
+    told = distft("status", run, "--json", env=slurm.env, folder=folder)
+    assert told.returncode == 0, told.stderr
+    found: dict[str, Any] = json.loads(told.stdout)
+    return found
+
+
 def until(condition: Callable[[], Any], what: str) -> Any:
     limit = time.monotonic() + DEADLINE_S
     while not (found := condition()):

@@ -7,7 +7,6 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -16,7 +15,7 @@ from distft.tracking.jobs import read_jobs
 from tests.cluster.bed import ROOT
 from tests.cluster.slurm_bed import SlurmBed
 from tests.cluster.slurm_runs import SCRIPT
-from tests.cluster.test_job_verbs import SUBMIT, distft, steps, until
+from tests.cluster.test_job_verbs import SUBMIT, distft, state, steps, until
 from tests.e2e.conftest import SFT, checkpoints, exit_record
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
@@ -45,13 +44,6 @@ def blocker(slurm: SlurmBed) -> str:
     job = slurm.sbatch(["-N2", "--exclusive", "--output=/dev/null", "--wrap", "sleep 600"])
     slurm.wait_for(job, "RUNNING", 30)
     return job
-
-
-def state(slurm: SlurmBed, run: str | Path, folder: Path) -> dict[str, Any]:
-    told = distft("status", run, "--json", env=slurm.env, folder=folder)
-    assert told.returncode == 0, told.stderr
-    found: dict[str, Any] = json.loads(told.stdout)
-    return found
 
 
 def new_folder(shared_folder: Path, name: str) -> Path:
@@ -250,6 +242,23 @@ def test_states_of_plain_jobs_that_end_well_and_badly(slurm: SlurmBed, shared_fo
     slurm.wait(killed, 60)
     ended = state(slurm, "killed", folder)
     assert (ended["state"], ended["job"]["said"]) == ("stopped", "CANCELLED"), ended
+
+
+@pytest.mark.slow
+def test_state_of_a_job_whose_node_is_taken_out(slurm: SlurmBed, shared_folder: Path) -> None:
+    """Slurm ends it on all nodes; what is left says that it was Slurm, and the run can go on."""
+    folder = new_folder(shared_folder, "a node goes")
+    words = ["-N2", "--mem=8G", "-c2", "--no-requeue", f"--chdir={folder}", SCRIPT, "--python", sys.executable]
+    endless = [*SFT[1:], "output_dir=run", "train.steps=100000", "checkpoint.every=50000"]
+    job = slurm.sbatch([*words, *endless], env={"PYTHONPATH": str(ROOT)})
+    until(lambda: steps(folder / "run"), "steps")
+    slurm.run(["scontrol", "update", "NodeName=n2", "State=DOWN", "Reason=taken"])
+    try:
+        assert slurm.wait(job, 120) == "NODE_FAIL"
+        ended = state(slurm, "run", folder)
+        assert (ended["state"], ended["job"]["said"]) == ("failed", "NODE_FAIL"), ended
+    finally:
+        slurm.run(["scontrol", "update", "NodeName=n2", "State=RESUME"])
 
 
 @pytest.mark.slow

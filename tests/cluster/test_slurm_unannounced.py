@@ -12,6 +12,7 @@ import pytest
 from tests.cluster.bed import Node, Nodes
 from tests.cluster.slurm_bed import SlurmBed
 from tests.cluster.slurm_runs import Run, assert_same_metrics, here, sbatch, submit
+from tests.cluster.test_job_verbs import state
 from tests.e2e.conftest import checkpoints, events
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(900)]
@@ -116,6 +117,8 @@ def test_a_time_limit_without_a_warning_that_finds_a_run_stuck(
         run.wait("TIMEOUT")
         status = run.status()
         assert (status["class"], status["exit_status"], status["why_stopped"]) == ("death", 1, "terminated"), status
+        told = state(slurm, run.folder, tmp_path)
+        assert (told["state"], told["job"]["said"], told["exit"]["class"]) == ("failed", "TIMEOUT", "death"), told
         assert checkpoints(run.folder) == []
         assert slurm.job(run.job)["Restarts"] == "0"
         assert "the driver has not stopped in the time that Slurm gives, and is killed" in run.output
