@@ -12,7 +12,7 @@ No torch: a loss is named (``module:Class``), and found by the worker that compu
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol, SupportsIndex, TypeAlias
 
 from pydantic import Field
@@ -60,10 +60,11 @@ class Phase:
 class NamedLoss:
     """The loss of a trained role: ``module:Class``, or ``:Class`` in the method's own file (a class as
     ``distft.algorithms.losses.base`` describes), and which of the method's
-    keys it is built with; None: all but ``kind``."""
+    keys it is built with; None: all but ``kind``. ``fixed``: what makes the loss this method's, and is no key."""
 
     address: str
     keys: tuple[str, ...] | None = None
+    fixed: Mapping[str, Any] = field(default_factory=dict)
 
 
 UPDATE_OF_POLICY = Phase("update", (Work("policy", "update"),))
@@ -192,7 +193,7 @@ class Method(Section):
         """Where the loss of a role is, and what it is built with. KeyError for a role that is not trained."""
         loss = self.traits.losses[role]
         keys = set(type(self).model_fields) - {"kind"} if loss.keys is None else set(loss.keys)
-        return self.address(loss.address), self.model_dump(include=keys)
+        return self.address(loss.address), {**loss.fixed, **self.model_dump(include=keys)}
 
     def optimizer_steps(self) -> tuple[int, int]:
         """Passes over the experience of a step, and optimizer steps of each pass."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Literal
 
 from pydantic import Field
 
@@ -58,11 +59,77 @@ class Sampled(Method):
         return self.target_kl if role == "policy" else None
 
 
-def grouped(run: Run) -> Iterator[Problem]:
-    """The rule of the methods that compare the answers to one prompt."""
-    if run.rollout.samples_per_prompt < 2:
-        yield Problem.at(
-            "rollout.samples_per_prompt",
-            "is 1: an answer is compared with the other answers to its prompt",
-            "at least 2; 8 is usual",
-        )
+class Rewarded(Sampled):
+    """The base of the methods without a value model: a response is worth its score."""
+
+    overlong_after: int | None = Field(
+        default=None, ge=1, description="tokens above which a response loses points; null: long ones lose nothing"
+    )
+    overlong_buffer: int | None = Field(
+        default=None, ge=1, description="tokens above overlong_after in which the loss grows to one point, evenly"
+    )
+
+    def rules(self, run: Run) -> Iterator[Problem]:
+        """The two keys of long responses go together, and there are responses so long."""
+        yield from super().rules(run)
+        after, buffer, longest = self.overlong_after, self.overlong_buffer, run.rollout.max_new_tokens
+        if (after is None) != (buffer is None):
+            missing = "overlong_after" if after is None else "overlong_buffer"
+            yield Problem.at(
+                f"algorithm.{missing}", "is missing: overlong_after and overlong_buffer go together",
+                f"a number of tokens; the two are {longest} at most together (rollout.max_new_tokens)",
+            )  # fmt: skip
+        elif after is not None and buffer is not None and after + buffer > longest:
+            yield Problem.at(
+                "algorithm.overlong_after",
+                f"{after} and overlong_buffer {buffer} are more than a response may have: {longest} tokens",
+                f"{max(1, longest - buffer)}, or raise rollout.max_new_tokens",
+            )
+
+
+class Grouped(Rewarded):
+    """The base of those that compare the answers to one prompt."""
+
+    def rules(self, run: Run) -> Iterator[Problem]:
+        """A group has several answers."""
+        yield from super().rules(run)
+        if run.rollout.samples_per_prompt < 2:
+            yield Problem.at(
+                "rollout.samples_per_prompt",
+                "is 1: an answer is compared with the other answers to its prompt",
+                "at least 2; 8 is usual",
+            )
+
+
+class ClippedGroups(Grouped):
+    """The base of those that learn from advantages within a group by the loss of
+    ``distft.algorithms.losses.clipped``: what is theirs alone are defaults, and what of the loss is fixed."""
+
+    scale: bool = Field(default=True, description="advantages over the deviation of their group")
+    average: Literal["sequences", "tokens", "constant"] = Field(
+        default="sequences",
+        description="what the loss is averaged over: the tokens of each response, then responses; all tokens; "
+        "or the same constant_length of every response",
+    )
+    constant_length: int | None = Field(default=None, ge=1, description="see average: constant; null: not that")
+    clip_high: float | None = Field(default=None, gt=0, description="upper clip of the ratio; null: the same as clip")
+    entropy_coef: float = Field(default=0.0, ge=0, le=10, description="weight of the entropy bonus")
+    importance_cap: float | None = Field(
+        default=None, ge=1,
+        description="tokens weigh min(trainer's probability / generator's, this), which corrects for a generator that "
+        "computes a little differently (2 is usual); null: not corrected",
+    )  # fmt: skip
+
+    def rules(self, run: Run) -> Iterator[Problem]:
+        """The constant is there where it is divided by, and only there."""
+        yield from super().rules(run)
+        if self.average == "constant" and self.constant_length is None:
+            yield Problem.at(
+                "algorithm.constant_length",
+                "is missing: average: constant divides by it",
+                f"{run.rollout.max_new_tokens}, as rollout.max_new_tokens",
+            )
+        if self.average != "constant" and self.constant_length is not None:
+            yield Problem.at(
+                "algorithm.constant_length", f"has no effect with average: {self.average}", "average: constant"
+            )

@@ -1,4 +1,4 @@
-"""Methods without a value model, and with a rule in place of the reward model: GRPO, Dr. GRPO, RLOO."""
+"""Methods without a value model, and with a rule in place of the reward model."""
 
 from __future__ import annotations
 

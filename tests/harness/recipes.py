@@ -84,6 +84,11 @@ GROUP_METHODS: dict[str, dict[str, Any]] = {
     "grpo": {"kind": "grpo"},
     "dr-grpo": {"kind": "grpo", "scale": False, "average": "constant", "constant_length": 10, "kl_coef": 0.0},
     "rloo": {"kind": "rloo"},
+    "reinforce-pp": {"kind": "reinforce_pp"},
+    "reinforce-pp-baseline": {"kind": "reinforce_pp", "baseline": "group"},
+    "dapo": {"kind": "dapo", "overlong_after": 8, "overlong_buffer": 2},
+    "gspo": {"kind": "gspo"},
+    "cispo": {"kind": "cispo"},
 }
 
 

@@ -18,7 +18,7 @@ from distft.algorithms.masking import at_least_float32, keep, masked_sum
 class PpoPolicy(RatioMetrics):
     """``-min(r A, clip(r, 1 - clip, 1 + clip_high) A) - entropy_coef H``, r = exp(log pi - log pi_old).
 
-    Schulman et al. 2017, eq. 7; ``clip_high`` (None = clip) from DAPO (Yu et al. 2025). ``dual_clip`` c > 1
+    Schulman et al. 2017, eq. 7; ``clip_high`` (None = clip) from Yu et al. 2025. ``dual_clip`` c > 1
     bounds the loss of tokens with A < 0 by -c A (Ye et al. 2020). The optional column
     ``importance_weights`` (``[num_tokens]``, truncated already) scales the clipped term of each token.
     log pi_old is read from a column at one optimizer step per rollout too: the pass that makes it is PPO's KL
@@ -56,7 +56,8 @@ class PpoPolicy(RatioMetrics):
             per_token = torch.where(advantages < 0, bounded, per_token)
         if "importance_weights" in batch.columns:
             per_token = per_token * keep(batch.column("importance_weights"), mask)
-        metrics = ratio_metrics(log_ratio, clipped, per_token, mask)
+        metrics = ratio_metrics(log_ratio, per_token, mask)
+        metrics["policy/clipfrac_avg"] = total(clipped, mask, "tokens")
         if "entropy" in outputs:
             metrics["policy/entropy_avg"] = total(outputs["entropy"], mask, "tokens")
         if self.entropy_coef:

@@ -10,7 +10,14 @@ import torch
 from torch import Tensor
 
 from distft.algorithms.losses.base import LossBatch, LossResult, total
-from distft.algorithms.losses.ratio import RatioMetrics, clipped_term, ratio_metrics, require_clip, token_terms
+from distft.algorithms.losses.ratio import (
+    RatioMetrics,
+    clip_metrics,
+    clipped_term,
+    ratio_metrics,
+    require_clip,
+    token_terms,
+)
 from distft.algorithms.masking import keep, segment_sum
 
 
@@ -22,7 +29,7 @@ class RlooPolicy(RatioMetrics):
     response's tokens. Where r is 1 (one optimizer step for each rollout) its gradient is REINFORCE's,
     ``-A grad log pi(y | x)``. A is the column ``advantages``, the same number at every token of a response.
 
-    Metrics: those of `ratio_metrics`, over sequences, and the token mean ``policy/entropy_avg``.
+    Metrics: those of `ratio_metrics` and `clip_metrics`, over sequences, and the token mean ``entropy``.
     """
 
     clip: float = 0.2
@@ -47,7 +54,8 @@ class RlooPolicy(RatioMetrics):
         logprobs, log_ratios, advantages = token_terms(outputs, batch)
         log_ratio, lengths = summed(log_ratios), summed(torch.ones_like(logprobs)).clamp(min=1)
         per_sequence, clipped = clipped_term(log_ratio, summed(advantages) / lengths, self.clip)
-        metrics = ratio_metrics(log_ratio, clipped, per_sequence, real, "sequences")
+        metrics = ratio_metrics(log_ratio, per_sequence, real, "sequences")
+        metrics |= clip_metrics(log_ratio, clipped, real, "sequences")
         if "entropy" in outputs:
-            metrics["policy/entropy_avg"] = total(outputs["entropy"], mask, "tokens")
+            metrics["entropy"] = total(outputs["entropy"], mask, "tokens")
         return LossResult(keep(per_sequence, real).sum() / denominators["sequences"], metrics)

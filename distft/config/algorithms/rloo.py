@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import ClassVar, Literal
 
 from pydantic import Field
 
 from distft.config.data import ANSWERED, PAIRED, TURNS
-from distft.config.method import PROMPTS, NamedLoss, Run, Traits
-from distft.config.problem import Problem
-from distft.config.sampled import Sampled, grouped, sampled_phases
+from distft.config.method import PROMPTS, NamedLoss, Traits
+from distft.config.sampled import Grouped, sampled_phases
 from distft.config.training import Role
 
 _ROLES: tuple[Role, ...] = ("policy", "reference", "reward")
 
 
-class Rloo(Sampled):
+class Rloo(Grouped):
     """REINFORCE leave-one-out (Ahmadian et al. 2024): the other answers to a prompt are the baseline."""
 
     traits: ClassVar[Traits] = Traits(
@@ -35,8 +33,3 @@ class Rloo(Sampled):
         default=0.05, ge=0, le=100, description="weight of a response's KL in its reward; 0: only reported"
     )
     clip: float = Field(default=0.2, gt=0, lt=1, description="ratio of a response is clipped to [1 - clip, 1 + clip]")
-
-    def rules(self, run: Run) -> Iterator[Problem]:
-        """A group has several answers."""
-        yield from super().rules(run)
-        yield from grouped(run)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,15 +16,22 @@ from distft.experience.credit.base import Assigned, Padded, importance_columns, 
 EPSILON = 1e-4
 
 
-class GroupSection(Protocol):
+class ScoreSection(Protocol):
+    """The keys that a response's score is shaped by."""
+
+    @property
+    def missing_eos_penalty(self) -> float | None: ...
+    @property
+    def overlong_after(self) -> int | None: ...
+    @property
+    def overlong_buffer(self) -> int | None: ...
+
+
+class GroupSection(ScoreSection, Protocol):
     """The keys that are read here."""
 
     @property
     def scale(self) -> bool: ...
-    @property
-    def kl_coef(self) -> float: ...
-    @property
-    def missing_eos_penalty(self) -> float | None: ...
     @property
     def importance_cap(self) -> float | None: ...
 
@@ -32,37 +40,46 @@ def group(rollout: Batch, section: GroupSection, state: Mapping[str, Any]) -> As
     """``advantages``: score minus its group's mean; with ``scale`` over the group's deviation (unbiased) + 1e-4, and
     without as in Dr. GRPO (Liu et al. 2025). A group of equal scores gives exactly 0, and so does a group of one.
 
-    With a ``kl_coef`` the loss reads ``ref_logprobs`` too: the KL is its own term there. Metric
-    ``rollout/equal_groups``: the share of groups that nothing is learned from.
+    Where there is a reference its log-probs go along: the KL is a term of the loss.
     """
-    shape = Padded.of(rollout)
-    scores, groups = ended_scores(rollout, section.missing_eos_penalty), rollout.dense("group")
-    mean, deviation, _, equal = group_moments(scores, groups)
-    advantages = scores - mean
+    shape, scores = Padded.of(rollout), shaped_scores(rollout, section)
+    found = group_moments(scores, rollout.dense("group"))
+    advantages = scores - found.mean
     if section.scale:
-        advantages = advantages / (deviation + EPSILON)
-    advantages = torch.where(equal, 0.0, advantages)
+        advantages = advantages / (found.deviation + EPSILON)
+    advantages = torch.where(found.equal, 0.0, advantages)
     columns = {"advantages": spread(advantages, shape), **importance_columns(rollout, shape, section.importance_cap)}
-    if section.kl_coef:
+    if "ref_logprobs" in rollout:
         columns["ref_logprobs"] = rollout.ragged("ref_logprobs")
-    num_groups, num_equal = (len(np.unique(chosen)) for chosen in (groups, groups[equal.numpy()]))
-    return Assigned(columns, {"rollout/equal_groups": num_equal / num_groups})
+    return Assigned(columns, group_metrics(rollout, scores))
 
 
-def ended_scores(rollout: Batch, missing_eos_penalty: float | None) -> Tensor:
-    """Scores, float64 ``[B]``; those of responses cut at the limit less the penalty."""
+def shaped_scores(rollout: Batch, section: ScoreSection) -> Tensor:
+    """Scores, float64 ``[B]``. Those of responses cut at the limit are less by ``missing_eos_penalty``; those of
+    responses of more than ``overlong_after`` tokens by the part of ``overlong_buffer`` that they use, 1 at most (Yu et
+    al. 2025, eq. 13)."""
     scores = scores_of(rollout).double()
-    if missing_eos_penalty is None:
-        return scores
-    return scores - missing_eos_penalty * (torch.from_numpy(rollout.dense("ended")) == 0)
+    if section.missing_eos_penalty is not None:
+        scores = scores - section.missing_eos_penalty * (torch.from_numpy(rollout.dense("ended")) == 0)
+    if section.overlong_after is not None and section.overlong_buffer is not None:
+        lengths = torch.from_numpy(rollout.ragged("response_ids").lengths.astype(np.float64))
+        scores = scores - ((lengths - section.overlong_after) / section.overlong_buffer).clamp(0, 1)
+    return scores
 
 
-def group_moments(scores: Tensor, groups: Array) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Of each sample's group: mean, unbiased deviation (0 for a group of one), number of samples, and whether all its
-    scores are equal.
+@dataclass(frozen=True)
+class GroupMoments:
+    """Of each sample's group, all ``[B]``: mean, unbiased deviation (0 for a group of one), number of samples, and
+    whether all its scores are equal."""
 
-    ``scores [B]`` float64, ``groups [B]`` any numbers, in any order. All ``[B]``.
-    """
+    mean: Tensor
+    deviation: Tensor
+    counts: Tensor
+    equal: Tensor
+
+
+def group_moments(scores: Tensor, groups: Array) -> GroupMoments:
+    """``scores [B]`` float64, ``groups [B]`` any numbers, in any order."""
     _, inverse, sizes = np.unique(groups, return_inverse=True, return_counts=True)
     places, counts = torch.from_numpy(inverse.astype(np.int64)), torch.from_numpy(sizes.astype(np.int64))
     zeros = scores.new_zeros(len(counts))
@@ -70,4 +87,23 @@ def group_moments(scores: Tensor, groups: Array) -> tuple[Tensor, Tensor, Tensor
     squares = zeros.index_add(0, places, (scores - mean[places]).square())
     deviation = (squares / (counts - 1).clamp(min=1)).sqrt()
     lowest, highest = (zeros.scatter_reduce(0, places, scores, how, include_self=False) for how in ("amin", "amax"))
-    return mean[places], deviation[places], counts[places], (lowest == highest)[places]
+    return GroupMoments(mean[places], deviation[places], counts[places], (lowest == highest)[places])
+
+
+def group_metrics(rollout: Batch, scores: Tensor) -> dict[str, float]:
+    """What methods without a value model report of a rollout, under TRL's names.
+
+    ``reward`` mean of the shaped ``scores``; ``reward_std`` mean over samples of their group's deviation;
+    ``frac_reward_zero_std`` the share whose group's scores are equal; ``completions/{mean,min,max}_length`` in tokens,
+    observations not counted; ``completions/clipped_ratio`` the share that was cut at the limit.
+    """
+    found, lengths = group_moments(scores, rollout.dense("group")), Padded.of(rollout).mask.sum(1).double()
+    return {
+        "reward": float(scores.mean()),
+        "reward_std": float(found.deviation.mean()),
+        "frac_reward_zero_std": float(found.equal.double().mean()),
+        "completions/mean_length": float(lengths.mean()),
+        "completions/min_length": float(lengths.min()),
+        "completions/max_length": float(lengths.max()),
+        "completions/clipped_ratio": float((rollout.dense("ended") == 0).mean()),
+    }

@@ -11,16 +11,14 @@ from distft.algorithms.kl import sequence_kl
 from distft.algorithms.rewards import penalty_terms
 from distft.batches import Batch
 from distft.experience.credit.base import Assigned, Padded, scores_of, spread
-from distft.experience.credit.group import ended_scores, group_moments
+from distft.experience.credit.group import ScoreSection, group_metrics, group_moments, shaped_scores
 
 
-class LeaveOneOutSection(Protocol):
+class LeaveOneOutSection(ScoreSection, Protocol):
     """The keys that are read here."""
 
     @property
     def kl_coef(self) -> float: ...
-    @property
-    def missing_eos_penalty(self) -> float | None: ...
 
 
 def leave_one_out(rollout: Batch, section: LeaveOneOutSection, state: Mapping[str, Any]) -> Assigned:  # noqa: ARG001
@@ -30,17 +28,17 @@ def leave_one_out(rollout: Batch, section: LeaveOneOutSection, state: Mapping[st
     samples of every prompt; ValueError for fewer.
     """
     shape = Padded.of(rollout)
-    rewards = ended_scores(rollout, section.missing_eos_penalty)
-    metrics: dict[str, float] = {"kl_coef": section.kl_coef}
+    rewards = shaped_scores(rollout, section)
+    metrics = {**group_metrics(rollout, rewards), "kl_coef": section.kl_coef}
     if section.kl_coef:
         logprobs, reference = (shape.rectangle(rollout.ragged(f"{name}_logprobs")) for name in ("old", "ref"))
         penalty = -section.kl_coef * (logprobs - reference)
         rewards = rewards - section.kl_coef * sequence_kl(logprobs, reference, shape.mask).double()
         terms = penalty_terms(scores_of(rollout), shape.mask, penalty)
         metrics |= {name: float(value.double().mean()) for name, value in terms.items()}
-    mean, _, counts, equal = group_moments(rewards, rollout.dense("group"))
-    if (counts < 2).any():
+    found = group_moments(rewards, rollout.dense("group"))
+    if (found.counts < 2).any():
         raise ValueError("leave-one-out needs at least two samples of every prompt")
-    others = counts.double() - 1
-    advantages = torch.where(equal, 0.0, (rewards - mean) * counts / others)
+    others = found.counts.double() - 1
+    advantages = torch.where(found.equal, 0.0, (rewards - found.mean) * found.counts / others)
     return Assigned({"advantages": spread(advantages, shape)}, metrics)

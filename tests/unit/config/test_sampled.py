@@ -11,7 +11,8 @@ from distft.common.errors import UserError
 from distft.config.load import load_recipe
 from distft.config.roles import roles, trained_roles
 
-GROUPED = ("grpo", "rloo")
+WITH_REFERENCE = ("grpo", "rloo", "reinforce_pp")
+WITHOUT = ("dapo", "gspo", "cispo")
 
 
 @pytest.fixture
@@ -33,16 +34,16 @@ def recipe(tmp_path: Path) -> str:
     return str(path)
 
 
-@pytest.mark.parametrize("kind", GROUPED)
+@pytest.mark.parametrize("kind", [*WITH_REFERENCE, *WITHOUT])
 def test_there_is_no_value_model(recipe: str, kind: str) -> None:
     loaded = load_recipe(recipe, [f"algorithm.kind={kind}"])
-    assert roles(loaded) == ("policy", "reference")
+    assert roles(loaded) == (("policy",) if kind in WITHOUT else ("policy", "reference"))
     assert trained_roles(loaded) == ("policy",)
     with pytest.raises(UserError, match=f"models.value.*{kind} has no value model"):
         load_recipe(recipe, [f"algorithm.kind={kind}", "models.value={path: somewhere}"])
 
 
-@pytest.mark.parametrize("kind", GROUPED)
+@pytest.mark.parametrize("kind", ["grpo", "rloo", *WITHOUT])
 def test_an_answer_has_others_to_be_compared_with(recipe: str, kind: str) -> None:
     with pytest.raises(UserError, match="rollout.samples_per_prompt.*\n.*at least 2"):
         load_recipe(recipe, [f"algorithm.kind={kind}", "rollout.samples_per_prompt=1"])
@@ -56,6 +57,39 @@ def test_the_constant_of_dr_grpo_is_asked_for_and_the_remedy_works(recipe: str) 
     assert loaded.algorithm.loss_of("policy")[1]["constant_length"] == 12
     with pytest.raises(UserError, match="no effect with average: sequences"):
         load_recipe(recipe, ["algorithm.constant_length=12"])
+
+
+def test_reinforce_pp_needs_several_answers_for_its_baseline_only(recipe: str) -> None:
+    alone = ["algorithm.kind=reinforce_pp", "rollout.samples_per_prompt=1"]
+    assert load_recipe(recipe, alone).algorithm.loss_of("policy")[1]["kl_coef"] == 0, "the KL is in the reward"
+    with pytest.raises(UserError, match="rollout.samples_per_prompt.*\n.*baseline: none"):
+        load_recipe(recipe, [*alone, "algorithm.baseline=group"])
+    several = load_recipe(recipe, ["algorithm.kind=reinforce_pp", "algorithm.baseline=group"])
+    assert several.algorithm.loss_of("policy")[1]["kl_coef"] == 0.01, "the KL is in the loss"
+
+
+def test_the_papers_numbers_are_the_defaults(recipe: str) -> None:
+    found = {kind: load_recipe(recipe, [f"algorithm.kind={kind}"]).algorithm.loss_of("policy")[1] for kind in WITHOUT}
+    assert (found["dapo"]["clip"], found["dapo"]["clip_high"], found["dapo"]["average"]) == (0.2, 0.28, "tokens")
+    assert (found["gspo"]["clip"], found["gspo"]["clip_high"], found["gspo"]["ratio"]) == (3e-4, 4e-4, "sequences")
+    assert (found["cispo"]["surrogate"], found["cispo"]["average"]) == ("weighted", "tokens")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said", "remedy"),
+    [
+        (["algorithm.overlong_after=8"], "overlong_buffer.*is missing", ["algorithm.overlong_buffer=4"]),
+        (
+            ["algorithm.overlong_after=9", "algorithm.overlong_buffer=4"],
+            "more than a response may have: 12",
+            ["algorithm.overlong_after=8"],
+        ),
+    ],
+)
+def test_long_answers(recipe: str, overrides: list[str], said: str, remedy: list[str]) -> None:
+    with pytest.raises(UserError, match=said):
+        load_recipe(recipe, overrides)
+    load_recipe(recipe, [*overrides, *remedy])
 
 
 @pytest.mark.parametrize(

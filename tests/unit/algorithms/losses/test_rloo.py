@@ -32,7 +32,7 @@ def test_the_gradient_is_reinforces_where_the_ratio_is_one() -> None:
     loss.backward()
     assert logprobs.grad is not None
     assert logprobs.grad.tolist() == [-1.5, -1.5, 0.5]
-    assert (metrics["val/ratio"], metrics["policy/clipfrac_avg"]) == (1.0, 0.0)
+    assert (metrics["val/ratio"], metrics["clip_ratio/region_mean"]) == (1.0, 0.0)
 
 
 def test_the_ratio_is_the_responses() -> None:
@@ -44,7 +44,7 @@ def test_the_ratio_is_the_responses() -> None:
     assert logprobs.grad is not None
     assert logprobs.grad.tolist() == [0.0, 0.0]
     assert metrics["val/ratio"] == pytest.approx(1.32, rel=1e-6)
-    assert metrics["policy/clipfrac_avg"] == 1.0
+    assert metrics["clip_ratio/region_mean"] == 1.0
 
 
 def trls(inputs: dict[str, Tensor], logprobs: Tensor) -> Tensor:
@@ -77,6 +77,6 @@ def test_parity_with_trl() -> None:
     [theirs] = torch.autograd.grad(expected, logprobs)
     got, metrics = run(logprobs[mask], lengths, old[mask], advantages)
     [ours] = torch.autograd.grad(got, logprobs)
-    assert 0 < metrics["policy/clipfrac_avg"] < 1
+    assert 0 < metrics["clip_ratio/region_mean"] < 1
     torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)

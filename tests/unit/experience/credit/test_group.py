@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 
 from distft.batches import Array, Batch, Column, Ragged
-from distft.experience.credit.group import EPSILON, group
+from distft.experience.credit.group import EPSILON, group, shaped_scores
 
 
 @dataclass
 class Keys:
     scale: bool = True
-    kl_coef: float = 0.0
     missing_eos_penalty: float | None = None
+    overlong_after: int | None = None
+    overlong_buffer: int | None = None
     importance_cap: float | None = None
 
 
@@ -53,8 +54,11 @@ def test_advantages_by_hand() -> None:
     np.testing.assert_allclose(
         values_of(assigned.columns["advantages"]), [one, one, 0, two, two, two, 0, three, three, 0], rtol=1e-6
     )
-    assert assigned.metrics == {"rollout/equal_groups": 0.5}
-    assert assigned.columns.keys() == {"advantages"}
+    expected = {"reward": 9.3 / 6, "reward_std": 7**0.5 / 2, "frac_reward_zero_std": 0.5}
+    ends = {"mean_length": 10 / 6, "min_length": 1.0, "max_length": 3.0, "clipped_ratio": 1 / 3}
+    expected |= {f"completions/{name}": value for name, value in ends.items()}
+    assert assigned.metrics == pytest.approx(expected)
+    assert assigned.columns.keys() == {"advantages", "ref_logprobs"}
     assert assigned.state == {}
 
 
@@ -69,10 +73,20 @@ def test_a_missing_end_is_paid_for() -> None:
     np.testing.assert_allclose(values_of(assigned.columns["advantages"]), [-1, -1, 1, 0, 0, 0, -2, 1, 1, 1], atol=1e-6)
 
 
+def test_long_answers_lose_up_to_a_point() -> None:
+    """2, 3 and 2 tokens lose 1/4, 2/4 and 1/4 of a point; one of 1 token nothing, one of 9 a whole one."""
+    keys = Keys(scale=False, overlong_after=1, overlong_buffer=4)
+    scores = shaped_scores(rollout(), keys)
+    np.testing.assert_allclose(scores, [0.75, 0.1, 1.5, 0.1, 5.75, 0.1], rtol=1e-6)
+    longer = Ragged.split(np.arange(17, dtype=np.int32), [9, 1, 3, 1, 2, 1])
+    assert shaped_scores(rollout(response_ids=longer), keys)[0] == 0.0
+
+
 def test_the_kl_of_the_loss_needs_the_references_log_probs() -> None:
-    columns = group(rollout(), Keys(kl_coef=0.1), {}).columns
-    assert columns["ref_logprobs"] is not None
+    columns = group(rollout(), Keys(), {}).columns
     assert values_of(columns["ref_logprobs"])[0] == pytest.approx(-2.5)
+    alone = Batch({name: column for name, column in rollout().columns.items() if name != "ref_logprobs"})
+    assert "ref_logprobs" not in group(alone, Keys(), {}).columns
 
 
 def test_one_answer_alone_teaches_nothing() -> None:

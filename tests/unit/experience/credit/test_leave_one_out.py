@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from distft.experience.credit.leave_one_out import leave_one_out
+from tests.unit.experience.credit.test_group import Keys as ScoreKeys
 from tests.unit.experience.credit.test_group import rollout, values_of
 
 
 @dataclass
-class Keys:
+class Keys(ScoreKeys):
     kl_coef: float = 0.0
-    missing_eos_penalty: float | None = None
 
 
 def test_advantages_by_hand() -> None:
@@ -23,7 +23,8 @@ def test_advantages_by_hand() -> None:
     expected = [-3, -3, 0, -1.5, -1.5, -1.5, 0, 4.5, 4.5, 0]
     np.testing.assert_allclose(values_of(assigned.columns["advantages"]), expected, rtol=1e-6)
     assert values_of(assigned.columns["advantages"])[2] == 0
-    assert assigned.metrics == {"kl_coef": 0.0}
+    assert assigned.metrics["kl_coef"] == 0.0
+    assert assigned.metrics["frac_reward_zero_std"] == 0.5
 
 
 def test_the_kl_is_part_of_the_sequences_reward() -> None:
