@@ -17,6 +17,8 @@ from deepspeed.utils import safe_get_full_grad
 from distft.algorithms.losses.build import build_loss
 from distft.batches import Batch, Ragged
 from distft.common.addresses import found_at
+from distft.config.find_method import built_in_kinds, traits_of
+from distft.config.method import PAIRS
 from distft.config.models import Engine as EngineConfig
 from distft.config.models import Model
 from distft.config.training import Optimizer
@@ -36,7 +38,7 @@ NUM_SAMPLES = 14
 VOCABULARY = 300
 TEMPERATURE = 0.9
 SCALAR = ("reward", "ppo_value")
-PAIRED = ("reward", "dpo", "orpo", "simpo")
+PAIRED = tuple(kind for kind in built_in_kinds() if traits_of(kind).unit == PAIRS)
 # At Adam's usual eps of 1e-8 one weight of one loss (apo_zero), whose gradient is as small as that, ended 4 allowances
 # apart: rounding, amplified. The gradients themselves are compared before the step.
 OPTIMIZER = Optimizer(learning_rate=RATE, max_grad_norm=1.0, eps=1e-6)
