@@ -21,7 +21,6 @@ from typing import Any, Final, Literal, TypeAlias, TypeVar, get_args
 import numpy as np
 
 Split: TypeAlias = Literal["train", "eval", "test"]
-BUILTINS: Final = ("dialogues",)
 SPLITS: Final[tuple[str, ...]] = get_args(Split)
 SIZES: Final[dict[str, int]] = {"train": 6000, "eval": 300, "test": 300}
 MAX_MARKS: Final = 4
@@ -89,7 +88,7 @@ _CLOSE: tuple[tuple[tuple[str, ...], int], ...] = (*_BETTER[1:], (("opening", "w
 _T = TypeVar("_T")
 
 
-class _Picker:
+class Picker:
     """Choices from the counter-based generator's raw words: the same on every version of numpy and Python."""
 
     def __init__(self, seed: int) -> None:
@@ -116,7 +115,7 @@ def dialogues(split: Split = "train") -> Iterator[dict[str, Any]]:
     Columns: ``prompt`` (messages), ``chosen``, ``rejected`` (messages, one assistant turn each), ``messages``
     (the prompt and an answer, better or worse with equal chance), ``thing``, ``name``, ``city``.
     """
-    picker = _Picker(_SEED + SPLITS.index(split))
+    picker = Picker(_SEED + SPLITS.index(split))
     seen: set[str] = set()
     while len(seen) < SIZES[split]:
         slots = {"name": picker.one_of(_NAMES), "city": picker.one_of(_CITIES), "thing": picker.one_of(THINGS)}
@@ -139,7 +138,7 @@ def marks(question: str, answer: str) -> int:
     return int(polite) + int(about) + int(closes) + int(bool(answer.strip()) and not rude)
 
 
-def _row(picker: _Picker, question: str, advice: Sequence[str], slots: dict[str, str]) -> dict[str, Any]:
+def _row(picker: Picker, question: str, advice: Sequence[str], slots: dict[str, str]) -> dict[str, Any]:
     if picker.below(100) < _CLOSE_PAIR_PERCENT:
         chosen, rejected = _BETTER[0][0], picker.weighted(_CLOSE)
     else:
@@ -153,7 +152,7 @@ def _row(picker: _Picker, question: str, advice: Sequence[str], slots: dict[str,
     return {"prompt": prompt, **turns, "messages": prompt + turns["messages"], **slots}
 
 
-def _answer(picker: _Picker, style: Sequence[str], advice: Sequence[str], slots: dict[str, str]) -> str:
+def _answer(picker: Picker, style: Sequence[str], advice: Sequence[str], slots: dict[str, str]) -> str:
     others = [thing for thing in THINGS if thing != slots["thing"]]
     sentences = []
     for part in style:
@@ -169,7 +168,7 @@ def _answer(picker: _Picker, style: Sequence[str], advice: Sequence[str], slots:
 @cache
 def _split_by_pair() -> dict[tuple[str, str], str]:
     """Every pair of (thing, city) belongs to one split for good."""
-    picker = _Picker(_SEED + len(SPLITS))
+    picker = Picker(_SEED + len(SPLITS))
     shares = (("train", 100 - 2 * _HELD_OUT_PERCENT), ("eval", _HELD_OUT_PERCENT), ("test", _HELD_OUT_PERCENT))
     return {pair: picker.weighted(shares) for pair in product(THINGS, _CITIES)}
 

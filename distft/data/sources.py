@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -12,8 +12,8 @@ from typing import Any
 from distft.common.errors import EnvironmentFallsShort, UserError, nearest
 from distft.config.data import Data, Source
 from distft.config.find_method import traits_of
-from distft.data import builtin
 from distft.data.bad_rows import BadRow, BadRows, OnBadRow, Unusable, stop
+from distft.data.builtin import SPLITS, dialogues
 from distft.data.columns import column_notes
 from distft.data.files import data_suffix, missing_file, read_files
 from distft.data.folders import folder_files, no_split, split_of
@@ -30,8 +30,10 @@ from distft.data.formats import (
     texts_of,
 )
 from distft.data.readers import example_for, example_of
+from distft.data.sums import sums
 
 _BUILTIN = "builtin:"
+_CORPORA: dict[str, Callable[[Any], Iterator[dict[str, Any]]]] = {"dialogues": dialogues, "sums": sums}
 _FIRST_ROWS = 50
 _ANSWERS = (CompletionExample, PreferenceExample)  # examples that answer a prompt
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)?")
@@ -181,12 +183,12 @@ def _looks_local(text: str, path: Path) -> bool:
 
 def _builtin_rows(source: Source, list_name: str) -> Iterator[Row]:
     name, split = source.path.removeprefix(_BUILTIN), source.split or list_name
-    if name not in builtin.BUILTINS:
-        known = ", ".join(_BUILTIN + known for known in builtin.BUILTINS)
+    if name not in _CORPORA:
+        known = ", ".join(_BUILTIN + known for known in _CORPORA)
         raise UserError(f"there is no embedded corpus {name!r}", where=source.path, hint=f"known: {known}")
-    if split not in builtin.SPLITS:
-        raise no_split(source.path, split, builtin.SPLITS)
-    rows = builtin.dialogues(split)  # type: ignore[arg-type]
+    if split not in SPLITS:
+        raise no_split(source.path, split, SPLITS)
+    rows = _CORPORA[name](split)
     return (Row(values, f"{source.path}/{split}:{number}") for number, values in enumerate(rows, 1))
 
 
