@@ -15,6 +15,7 @@ from distft.config.cluster import load_cluster
 from distft.config.load import load_recipe, shipped_recipes
 from distft.planning.memory import peak
 from distft.planning.plan import make_plan
+from tests.harness.support import support_table
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -106,6 +107,13 @@ def test_every_shipped_recipe_is_named() -> None:
     assert names
     for name in names:
         assert f"`{name}`" in README
+
+
+def test_the_table_of_methods_is_what_they_declare() -> None:
+    lines, table = README.splitlines(), support_table()
+    start = lines.index(table[0])
+    assert lines[start : start + len(table)] == table, "python -m tests.harness.support prints it"
+    assert not lines[start + len(table)].startswith("|")
 
 
 def test_files_named_are_there() -> None:

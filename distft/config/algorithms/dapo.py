@@ -30,7 +30,7 @@ class Dapo(ClippedGroups):
         aligns=True,
     )
 
-    kind: Literal["dapo"] = Field(description="decoupled clip, token mean, soft punishment of overlong answers")
+    kind: Literal["dapo"] = Field(description="decoupled clip and dynamic sampling policy optimisation")
     clip: float = Field(default=0.2, gt=0, lt=1, description="policy ratio is clipped to [1 - clip, 1 + clip_high]")
     clip_high: float | None = Field(default=0.28, gt=0, description="upper clip of the ratio; null: the same as clip")
     average: Literal["sequences", "tokens", "constant"] = Field(
