@@ -8,7 +8,22 @@ from collections.abc import Sequence
 from typing import Any, NoReturn, Protocol
 
 from distft.common.errors import UserError, nearest
-from distft.verbs import calibrate, cancel, doctor, export, logs, plan, quickstart, recipes, status, submit, train
+from distft.verbs import (
+    calibrate,
+    cancel,
+    chat,
+    doctor,
+    export,
+    generate,
+    logs,
+    plan,
+    quickstart,
+    recipes,
+    status,
+    submit,
+    train,
+)
+from distft.verbs.speaking import SAMPLING
 
 
 class Verb(Protocol):
@@ -30,6 +45,8 @@ VERBS: tuple[Verb, ...] = (
     quickstart,
     train,
     plan,
+    generate,
+    chat,
     export,
     recipes,
     submit,
@@ -93,12 +110,15 @@ def _unknown(text: str, parser: Parser, *, takes_overrides: bool) -> UserError:
     if not text.startswith("-"):
         return UserError("is one argument too many", where=text, hint=f"see {parser.prog} --help")
     name, _, value = text.partition("=")
+    key = name.lstrip("-").replace("-", "_")
+    of_recipe = UserError("keys of the recipe take no dashes", where=text, hint=f"write {key}={value or '...'}")
+    if takes_overrides and key in SAMPLING.split():
+        return of_recipe
     close = nearest(name, parser.options)
     if close:
         return UserError("unknown option", where=name, hint=f"did you mean {close}?")
     if takes_overrides and (value or "." in name):
-        what = f"write {name.lstrip('-')}={value or '...'}"
-        return UserError("keys of the recipe take no dashes", where=text, hint=what)
+        return of_recipe
     return UserError("unknown option", where=name, hint=f"{parser.prog} takes: {', '.join(parser.options)}")
 
 

@@ -63,6 +63,24 @@ def add_lora(model: Any, lora: Lora, *, dropout: bool, seed: int) -> None:
         head.requires_grad_(requires_grad=True)
 
 
+def merge_adapter(model: Any, folder: str) -> Any:
+    """The model with a PEFT adapter's update added to its weights, for computing only. Raises UserError where the
+    folder holds none, or that of another model.
+    """
+    from peft import PeftModel
+
+    try:
+        adapted: Any = PeftModel.from_pretrained(model, folder)
+        return adapted.merge_and_unload()
+    except (OSError, ValueError, RuntimeError, KeyError, AttributeError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(
+            f"cannot be put into {type(model).__name__}: {reason}",
+            where=folder,
+            hint="is it a PEFT adapter (adapter_config.json) that was trained from this model?",
+        ) from error
+
+
 @contextmanager
 def without_adapters(module: nn.Module) -> Iterator[None]:
     """While open, the module computes what its frozen base computes; for forward passes without gradients only."""

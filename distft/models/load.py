@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from copy import deepcopy
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
@@ -63,6 +63,12 @@ def load_config(path: str, model: Model) -> Any:
         return AutoConfig.from_pretrained(path, trust_remote_code=model.trust_remote_code)
     except (OSError, ValueError) as error:
         raise UserError(f"no model can be read there: {_first_line(error)}", where=path, hint=_hint(error)) from error
+
+
+def written_dtype(path: str, model: Model) -> Literal["float32", "bfloat16", "float16"]:
+    """The precision of the weights by the model's config; float32 where that does not say. Raises UserError."""
+    said = load_config(path, model).dtype
+    return "bfloat16" if said == torch.bfloat16 else "float16" if said == torch.float16 else "float32"
 
 
 def embedding_rows(path: str, *, trust_remote_code: bool = False) -> int | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from transformers import GenerationConfig
+from transformers.generation.streamers import BaseStreamer
 
 from distft.batches import Array, Batch
 from distft.rollout.generator import Sampling
@@ -36,8 +37,17 @@ class HfGenerator:
         return self._module
 
     @torch.no_grad()
-    def generate(self, prompts: Sequence[Array], uniforms: Sequence[Array], sampling: Sampling) -> Batch:
-        """See ``Generator.generate``. Raises ValueError for a prompt without tokens: nothing predicts its answer."""
+    def generate(
+        self,
+        prompts: Sequence[Array],
+        uniforms: Sequence[Array],
+        sampling: Sampling,
+        listener: Callable[[Array], None] | None = None,
+    ) -> Batch:
+        """See ``Generator.generate``. ``listener`` is called with the new token of each row as soon as it is chosen.
+
+        Raises ValueError for a prompt without tokens: nothing predicts its answer.
+        """
         device = next(self._module.parameters()).device
         input_ids, attention_mask = self._padded(prompts)
         draws = torch.from_numpy(np.stack(list(uniforms))).to(device)
@@ -49,6 +59,7 @@ class HfGenerator:
                 generation_config=self._settings(sampling),
                 logits_processor=[sampler],
                 synced_gpus=self._synchronized,
+                streamer=None if listener is None else _Streamer(listener),
             )
         tokens = output[:, input_ids.shape[1] :].cpu().numpy()
         logprobs = torch.stack(sampler.logprobs, dim=1)[:, : tokens.shape[1]].cpu().numpy()
@@ -74,6 +85,21 @@ class HfGenerator:
             pad_token_id=self._pad_token,
             use_cache=True,
         )
+
+
+class _Streamer(BaseStreamer):
+    """Tells of the tokens that ``generate`` adds; what it puts first is the prompt."""
+
+    def __init__(self, listener: Callable[[Array], None]) -> None:
+        self._listener, self._prompt_is_past = listener, False
+
+    def put(self, value: Tensor) -> None:
+        if self._prompt_is_past:
+            self._listener(value.reshape(-1).numpy())
+        self._prompt_is_past = True
+
+    def end(self) -> None:
+        """Nothing is held back."""
 
 
 @contextmanager

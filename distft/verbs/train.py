@@ -5,11 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
-from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from distft.verbs.recipe import add_recipe
+from distft.verbs.warnings import warn
 
 if TYPE_CHECKING:
     from distft.launch.prepare import Prepared
@@ -32,7 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     recipe = load_recipe(arguments.recipe, arguments.overrides)
     prepared = prepare(recipe, arguments.cluster, dry_run=arguments.dry_run)
-    _warn(prepared.warnings)
+    warn(prepared.warnings)
     if arguments.dry_run:
         _rehearse(prepared, as_json=arguments.json)
         return 0
@@ -51,7 +50,7 @@ def _rehearse(prepared: Prepared, *, as_json: bool) -> None:
         from distft.launch.rehearsal import rehearse
 
         found = rehearse(prepared)
-        _warn(found)
+        warn(found)
     name, run_dir = prepared.recipe.name, prepared.run_dir
     state = "already finished" if prepared.finished else "ready to start"
     answer = {"name": name, "run_dir": str(run_dir), "state": state, "warnings": [*prepared.warnings, *found]}
@@ -71,8 +70,3 @@ def _train(prepared: Prepared, *, quiet: bool, as_json: bool) -> None:
         if outcome.table:
             print(f"{before_after({name: outcome.table})}\n({outcome.judged_on})")
         print(f"{name}: done, the model is in {outcome.final}")
-
-
-def _warn(warnings: Iterable[str]) -> None:
-    for warning in warnings:
-        print(f"distft: warning: {warning}", file=sys.stderr)

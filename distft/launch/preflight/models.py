@@ -44,10 +44,10 @@ def check_models(recipe: Recipe) -> Iterator[str]:
         path = resolve_path(model.path)
         folder = fetched_folder(path)
         if folder is None:
-            yield _not_here(path, role)
+            yield not_here(path, f"models.{role}.path")
             continue
         if folder not in folders.values():
-            check_folder(folder, role)
+            check_folder(folder, f"models.{role}.path")
         config = read_config(folder)
         check_architecture(config, folder, role, model)
         check_adapters(config, role, model)
@@ -64,9 +64,10 @@ def check_models(recipe: Recipe) -> Iterator[str]:
         check_stop_tokens(folders["policy"], policy.stop_tokens)
 
 
-def check_folder(folder: Path, role: str) -> None:
-    """config.json, weights and a tokenizer are there, and fit together. Raises UserError."""
-    where = f"models.{role}.path"
+def check_folder(folder: Path, where: str) -> None:
+    """config.json, weights and a tokenizer are there, and fit together. ``where`` the folder is named, for messages: a
+    recipe's key, or what was typed. Raises UserError.
+    """
     if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
         merged = (folder.parent / "config.json").is_file()
         raise UserError(
@@ -85,7 +86,7 @@ def check_folder(folder: Path, role: str) -> None:
         raise UserError(
             f"{folder} holds weights that {quantized.get('quant_method', 'something')} has quantized",
             where=where,
-            hint=f"take the original weights; models.{role}.quantization.method=nf4 loads them in four bits",
+            hint="take the original weights" + _four_bits(where),
         )
     if not has_weight_files(folder):
         what = f"{folder} has no weights (*.safetensors)"
@@ -156,12 +157,11 @@ def check_stop_tokens(folder: Path, names: Sequence[str]) -> None:
         require_token(name, vocabulary)
 
 
-def _not_here(path: str, role: str) -> str:
+def not_here(path: str, where: str) -> str:
     """The warning for a hub name that is not in the cache. Raises UserError for what can only be a folder, and what
     asking the hub raises.
     """
     folder = Path(path).expanduser()
-    where = f"models.{role}.path"
     local = path.startswith((".", "/", "~")) or len(folder.parts) > 2
     siblings = [entry.name for entry in folder.parent.glob("*/")] if folder.parent.is_dir() else []
     close = nearest(folder.name, siblings)
@@ -181,6 +181,11 @@ def _not_here(path: str, role: str) -> str:
     if known_config(str(meant)) is not None and "/" not in path:
         raise UserError(f"{path} is neither a folder here nor a hub name, which has an owner", where=where, hint=hint)
     return f"{where}: {check_on_hub('model', path, where=where, near=near)}"
+
+
+def _four_bits(where: str) -> str:
+    role, key, _ = where.rpartition(".path")
+    return f"; {role}.quantization.method=nf4 loads them in four bits" if key else ""
 
 
 def _inside(folder: Path) -> str:

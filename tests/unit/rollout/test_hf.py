@@ -136,3 +136,12 @@ def test_other_families_pad_on_the_left_too(tmp_path: Path, architecture: str) -
     wanted = [teacher_forced(engine.module, PROMPTS[row], made, 1.0) for row, made in enumerate(responses(together))]
     found = torch.from_numpy(together.ragged("sampled_logprobs").values.copy())
     torch.testing.assert_close(found, torch.cat(wanted), rtol=1e-5, atol=1e-5)
+
+
+def test_a_listener_hears_every_token_as_it_comes(folder: Path) -> None:
+    heard: list[list[int]] = []
+    numbers = [uniforms(1, 0, sample, 12) for sample in (0, 1)]
+    made = generator(folder).generate(PROMPTS[:2], numbers, SAMPLING, lambda tokens: heard.append(tokens.tolist()))
+    for row, response in enumerate(responses(made)):
+        assert [tokens[row] for tokens in heard][: len(response)] == response
+    assert responses(made) == responses(run(generator(folder), (0, 1)))

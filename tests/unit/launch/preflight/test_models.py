@@ -19,7 +19,7 @@ from tests.unit.launch.examples import model_folder, recipe, write_safetensors
 
 def test_a_whole_folder_passes(tmp_path: Path) -> None:
     folder = model_folder(tmp_path / "m", head=(1, 8))
-    check_folder(folder, "reward")
+    check_folder(folder, "models.reward.path")
     check_head(folder, RewardModel(path=str(folder)))
     assert tensor_shapes(folder) == {"model.embed_tokens.weight": (8, 8), "score.weight": (1, 8)}
 
@@ -69,14 +69,14 @@ def test_broken_folders(breaks: Callable[[Path], None], said: str, tmp_path: Pat
     folder = model_folder(tmp_path / "m")
     breaks(folder)
     with pytest.raises(UserError, match=said):
-        check_folder(folder, "policy")
+        check_folder(folder, "models.policy.path")
 
 
 def test_torn_weights_are_seen_by_their_header(tmp_path: Path) -> None:
     folder = model_folder(tmp_path / "m", head=(1, 8))
     _torn(folder)
     with pytest.raises(UserError, match="is no whole safetensors file"):
-        check_folder(folder, "reward")
+        check_folder(folder, "models.reward.path")
 
 
 @pytest.mark.parametrize("content", [b"", b"\x00" * 8, b"\xff" * 8, b"\x04\0\0\0\0\0\0\0oops", b"\x02\0\0\0\0\0\0\0[]"])
@@ -139,7 +139,7 @@ def test_the_adapter_beside_a_result_names_the_result(tmp_path: Path) -> None:
     (folder / "adapter").mkdir()
     (folder / "adapter" / "adapter_config.json").write_text("{}")
     with pytest.raises(UserError, match=f"did you mean {folder}"):
-        check_folder(folder / "adapter", "policy")
+        check_folder(folder / "adapter", "models.policy.path")
 
 
 def test_reference_and_value_model_share_the_policys_tokenizer(tmp_path: Path) -> None:
@@ -176,7 +176,7 @@ def test_an_added_token_may_lie_beyond_the_embedding(tmp_path: Path) -> None:
     for vocabulary in (content["model"]["vocab"], content["model"]["vocab"] | {"<image_soft_token>": 8}):
         content["model"]["vocab"] = vocabulary
         (folder / "tokenizer.json").write_text(json.dumps(content))
-        check_folder(folder, "policy")
+        check_folder(folder, "models.policy.path")
 
 
 def test_stop_tokens_are_tokens(tmp_path: Path) -> None:
@@ -203,7 +203,7 @@ def test_missing_folders_name_the_nearest(tmp_path: Path) -> None:
     (tmp_path / "my-model").mkdir()
     (tmp_path / "nested").rename(inside)
     with pytest.raises(UserError, match=r"has no config\.json") as caught:
-        check_folder(tmp_path / "my-model", "policy")
+        check_folder(tmp_path / "my-model", "models.policy.path")
     assert str(inside) in caught.value.hint
 
 

@@ -1,0 +1,152 @@
+"""A model of this process that answers: the same generator, templates and stop tokens as in a run, and no Ray."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from distft.batches import Array
+from distft.common.errors import UserError
+from distft.config.models import Policy
+from distft.config.training import Rollout
+from distft.data.decode import answer_text
+from distft.data.encode import Encoder
+from distft.data.formats import Content, PromptExample
+from distft.engine.process_group import accelerator
+from distft.models.adapters import merge_adapter
+from distft.models.load import load_causal, load_tokenizer
+from distft.models.padding import padding
+from distft.models.rope import settle_rope
+from distft.models.selected import SelectedLogits
+from distft.models.stops import stop_tokens
+from distft.planning.positions import position_limit
+from distft.rollout.generator import Sampling
+from distft.rollout.hf import HfGenerator
+from distft.rollout.sampling import uniforms
+from distft.rollout.text_stream import TextStream
+
+
+@dataclass(frozen=True)
+class Question:
+    """A prompt, ready to be answered. ``number`` picks its draws: the same number, seed and settings give the same
+    tokens, whatever else is in the batch."""
+
+    prompt: Content
+    number: int = 0
+    where: str = ""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What was said: its ``text`` without special tokens; ``ended`` by itself, or cut at the limit; ``logprob`` of all
+    its tokens under the sampling temperature, in nats."""
+
+    text: str
+    num_tokens: int
+    ended: bool
+    logprob: float
+
+
+class Speaker:
+    """A causal language model with its tokenizer, on this process's accelerator."""
+
+    def __init__(self, name: str, tokenizer: Any, module: SelectedLogits, stops: tuple[int, ...]) -> None:
+        self.name, self.tokenizer, self.module, self.stop_tokens = name, tokenizer, module, stops
+        config = module.model.config
+        self._positions = position_limit(config.to_dict())
+        self._encoder = Encoder(tokenizer)
+        self._generator = HfGenerator(
+            module.model, stop_tokens=stops, pad_token=padding(tokenizer, config) or 0, synchronized=False
+        )
+
+    @classmethod
+    def load(cls, name: str, model: Policy, *, adapter: str | None = None, longest: int | None = None) -> Speaker:
+        """The model at ``model.path``, with the PEFT ``adapter`` of that folder added. ``longest``: the tokens of the
+        longest sequence, for ropes that depend on it; None: as transformers chooses them, by what it sees.
+
+        Raises UserError where there is no causal language model, no tokenizer, or no such adapter.
+        """
+        assert model.path is not None
+        tokenizer = load_tokenizer(
+            model.path, trust_remote_code=model.trust_remote_code, chat_template=model.chat_template
+        )
+        module = load_causal(model.path, model, dropout=False)
+        if adapter is not None:
+            module = SelectedLogits(merge_adapter(module.model, adapter), module.written)
+        if longest is not None:
+            settle_rope(module.model, longest)
+        module.requires_grad_(requires_grad=False).eval().to(accelerator())
+        return cls(name, tokenizer, module, stop_tokens(tokenizer, module, model.stop_tokens))
+
+    def encoded(self, question: Question) -> Array:
+        """The ids of a prompt, as a run's generator would see them. Raises UserError, as ``Encoder.prompt``."""
+        return np.array(self._encoder.prompt(PromptExample(question.prompt, where=question.where)), np.int32)
+
+    def answers(
+        self, questions: Sequence[Question], settings: Rollout, seed: int, *, greedy: bool = False
+    ) -> Iterator[Answer]:
+        """An answer to each question, in order, ``settings.max_batch_per_rank`` at once. Raises UserError for a prompt
+        that the template refuses, or with which the model would run out of positions."""
+        encoded = [self.encoded(question) for question in questions]
+        for ids, question in zip(encoded, questions, strict=True):
+            self._require_room(ids, settings, question)
+        for start in range(0, len(questions), settings.max_batch_per_rank):
+            part = slice(start, start + settings.max_batch_per_rank)
+            yield from self._batch(questions[part], encoded[part], settings, seed, greedy=greedy)
+
+    def streamed(
+        self, question: Question, settings: Rollout, seed: int, write: Callable[[str], None], *, greedy: bool = False
+    ) -> Answer:
+        """One answer, its text written piece by piece as it comes. Raises as ``answers``."""
+        ids = self.encoded(question)
+        self._require_room(ids, settings, question)
+        stream = TextStream(self.tokenizer, ids, self.stop_tokens, write)
+        [answer] = self._batch([question], [ids], settings, seed, greedy=greedy, listener=stream)
+        return answer
+
+    def _batch(
+        self,
+        questions: Sequence[Question],
+        encoded: Sequence[Array],
+        settings: Rollout,
+        seed: int,
+        *,
+        greedy: bool = False,
+        listener: Callable[[Array], None] | None = None,
+    ) -> list[Answer]:
+        sampling = Sampling(
+            settings.max_new_tokens,
+            settings.min_new_tokens,
+            settings.temperature,
+            settings.top_p,
+            settings.top_k,
+            greedy,
+        )
+        draws = [uniforms(seed, 0, question.number, sampling.max_new_tokens) for question in questions]
+        made = self._generator.generate(encoded, draws, sampling, listener)
+        return [
+            Answer(
+                text=answer_text(
+                    self.tokenizer, question.prompt, ids, made.ragged("response_ids")[row],
+                    ended=bool(made.dense("ended")[row]), where=question.where,
+                ),
+                num_tokens=len(made.ragged("response_ids")[row]),
+                ended=bool(made.dense("ended")[row]),
+                logprob=float(made.ragged("sampled_logprobs")[row].sum(dtype=np.float64)),
+            )
+            for row, (question, ids) in enumerate(zip(questions, encoded, strict=True))
+        ]  # fmt: skip
+
+    def _require_room(self, ids: Array, settings: Rollout, question: Question) -> None:
+        needed = len(ids) + settings.max_new_tokens
+        if self._positions is not None and needed > self._positions:
+            raise UserError(
+                f"{self.name} has learned {self._positions} positions: {len(ids)} tokens of prompt and "
+                f"{settings.max_new_tokens} new ones are {needed}",
+                where=question.where,
+                hint=f"max_new_tokens={self._positions - len(ids)} fits" if len(ids) < self._positions else
+                "a shorter prompt, or a model with more positions",
+            )  # fmt: skip

@@ -1,0 +1,83 @@
+"""What the verbs that let models answer have in common: which models, how they are read, and how they are sampled."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from distft.common.errors import UserError
+from distft.verbs.warnings import warn
+
+if TYPE_CHECKING:
+    from distft.config.training import Rollout
+    from distft.launch.named_models import Reading
+    from distft.launch.speakers import Loaded
+
+_SETTING = re.compile(r"[a-z_]+(\.[a-z_]+)?=")
+SAMPLING = "max_new_tokens min_new_tokens temperature top_p top_k samples_per_prompt"
+MODELS = "a folder, a hub name, run:<output_dir>, a checkpoint or an adapter; several answer side by side"
+
+
+def add_speakers(parser: argparse.ArgumentParser) -> None:
+    """The models, their adapters, templates and seeds."""
+    parser.add_argument("words", metavar="MODEL... [key=value ...]", nargs="+", help=f"{MODELS}; sampling: {SAMPLING}")
+    parser.set_defaults(overrides=[])
+    add_reading(parser)
+    parser.add_argument("--system", metavar="TEXT", help="what the system says first")
+    given = parser.add_mutually_exclusive_group()
+    given.add_argument("--plain", action="store_true", help="give texts as they are, without the chat template")
+    given.add_argument("--chat", action="store_true", help="make conversations of texts, by the chat template")
+    parser.add_argument("--stop", action="append", metavar="TOKEN", help="a token that ends an answer; may be repeated")
+    parser.add_argument("--seed", type=int, default=1, help="the same seed, the same answers (default: 1)")
+
+
+def add_reading(parser: argparse.ArgumentParser) -> None:
+    """How a model is read."""
+    parser.add_argument("--adapter", metavar="FOLDER", help="a PEFT adapter that is added to every model")
+    parser.add_argument("--chat-template", metavar="NAME|FILE", help="chatml, llama3, default or a Jinja file")
+    parser.add_argument(
+        "--dtype", choices=["float32", "bfloat16", "float16"], help="precision of the weights (default: the files')"
+    )
+    parser.add_argument("--trust-remote-code", action="store_true", help="run Python code that comes with a model")
+
+
+def split_words(arguments: argparse.Namespace) -> tuple[list[str], list[str]]:
+    """The words that are no option: those that name a model or a recipe, and ``key=value``. Raises UserError."""
+    words = [*arguments.words, *arguments.overrides]
+    settings = [word for word in words if _SETTING.match(word)]
+    names = [word for word in words if word not in settings]
+    if not names:
+        raise UserError("no model is named", where=arguments.verb, hint=f"name one: {MODELS}")
+    return names, settings
+
+
+def given_plain(arguments: argparse.Namespace) -> bool | None:
+    """Whether texts are given as they are; None where nobody said so."""
+    return True if arguments.plain else False if arguments.chat else None
+
+
+def reading_of(arguments: argparse.Namespace) -> Reading:
+    """How models are to be read."""
+    from distft.launch.named_models import Reading
+
+    return Reading(
+        dtype=arguments.dtype,
+        chat_template=arguments.chat_template,
+        stop_tokens=tuple(getattr(arguments, "stop", None) or ()) or None,
+        adapter=arguments.adapter,
+        trust_remote_code=arguments.trust_remote_code,
+    )
+
+
+@contextmanager
+def speakers_of(arguments: argparse.Namespace, *, plain: bool | None) -> Iterator[tuple[list[Loaded], Rollout]]:
+    """The models, loaded, and how they are sampled; what there is to say of them goes to standard error."""
+    from distft.launch.speakers import open_speakers
+
+    names, settings = split_words(arguments)
+    with open_speakers(names, reading_of(arguments), settings, plain=plain) as (models, rollout):
+        warn(note for model in models for note in model.notes)
+        yield models, rollout

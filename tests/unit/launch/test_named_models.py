@@ -1,0 +1,136 @@
+"""What may be typed where a model is wanted."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM
+
+from distft.common.errors import UserError
+from distft.config.load import load_recipe, resolved_yaml
+from distft.launch.named_models import NamedModel, Reading, find_model, require_speakers, speaks_plainly
+from distft.launch.speakers import open_speakers
+from tests.harness.speakers import write_speaker
+from tests.unit.launch.examples import model_folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model."""
+    return Path(write_speaker(tmp_path_factory.mktemp("named") / "model"))
+
+
+@pytest.fixture(scope="module")
+def adapter(folder: Path) -> Path:
+    """A PEFT adapter of it that changes what it says."""
+    torch.manual_seed(3)
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(folder), LoraConfig(r=2, target_modules=["q_proj"]))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=3.0)
+    model.save_pretrained(folder.parent / "adapter")
+    return folder.parent / "adapter"
+
+
+def as_run(folder: Path, run_dir: Path, *overrides: str) -> Path:
+    """A run folder whose result is that model."""
+    shutil.copytree(folder, run_dir / "final")
+    (run_dir / "recipe.yaml").write_text(resolved_yaml(load_recipe("sft-tiny", overrides)))
+    return run_dir
+
+
+def test_a_run_by_all_its_names(folder: Path, tmp_path: Path) -> None:
+    run = as_run(folder, tmp_path / "run", "rollout.temperature=0.3", "models.policy.stop_tokens=['<|end|>']")
+    for name in (f"run:{run}", str(run), str(run / "final")):
+        found = find_model(name, tmp_path)
+        assert (found.name, Path(found.path), found.notes) == (name, run / "final", ())
+        assert found.recipe is not None
+        section = found.section(Reading())
+        assert (section.dtype, section.stop_tokens) == ("float32", ("<|end|>",))
+    with open_speakers([f"run:{run}"], Reading(), ["top_k=5"], plain=None) as ([loaded], settings):
+        assert (settings.temperature, settings.top_k, loaded.plain) == (0.3, 5, False)
+        assert loaded.speaker.tokenizer.convert_ids_to_tokens(list(loaded.speaker.stop_tokens)) == ["<|end|>"]
+
+
+def test_a_run_on_plain_prompts_is_asked_plainly(folder: Path, tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"prompt": "Q: hi A:", "completion": " ho"}\n')
+    run = as_run(folder, tmp_path / "run", f"data.train=[{{path: {rows}}}]")
+    with open_speakers([str(run)], Reading(), [], plain=None) as ([loaded], _):
+        assert loaded.plain
+        assert loaded.notes == (
+            f"{run} was trained on plain prompts: texts are given to it as they are "
+            "(--chat makes conversations of them)",
+        )
+    recipe = load_recipe("sft-tiny")
+    assert speaks_plainly(recipe) is False
+    rows.unlink()
+    assert speaks_plainly(load_recipe("sft-tiny", [f"data.train.0.path={rows}"])) is None
+
+
+def test_an_adapter_alone_and_with_its_base(folder: Path, adapter: Path, tmp_path: Path) -> None:
+    found = find_model(str(adapter), tmp_path)
+    assert (found.path, found.adapter) == (str(folder), str(adapter))
+    assert find_model(str(folder), tmp_path, adapter=str(adapter)) == NamedModel(str(folder), str(folder), str(adapter))
+    with open_speakers([str(adapter)], Reading(), [], plain=None) as ([loaded], _):
+        merged = loaded.speaker.module.model
+    base = AutoModelForCausalLM.from_pretrained(folder)
+    unmerged = get_peft_model(base, LoraConfig(r=2, target_modules=["q_proj"])).eval()
+    unmerged.load_adapter(str(adapter), "learned")
+    unmerged.set_adapter("learned")
+    ids = torch.arange(5, 25)[None]
+    with torch.no_grad():
+        torch.testing.assert_close(merged(ids).logits, unmerged(ids).logits, atol=1e-3, rtol=1e-3)
+        unmerged.set_adapter("default")  # whose B is zero
+        assert (merged(ids).logits - unmerged(ids).logits).abs().max() > 0.1
+
+
+def test_an_adapter_of_another_model(adapter: Path, tmp_path: Path) -> None:
+    from transformers import AutoConfig
+
+    other = Path(write_speaker(tmp_path / "gpt2"))
+    config = AutoConfig.for_model(
+        "gpt2", vocab_size=400, n_embd=16, n_layer=1, n_head=2, bos_token_id=0, eos_token_id=1
+    )
+    AutoModelForCausalLM.from_config(config).save_pretrained(other)
+    with (
+        pytest.raises(UserError, match=r"adapter: cannot be put into GPT2LMHeadModel: .*\n.*trained from this model"),
+        open_speakers([str(other)], Reading(adapter=str(adapter)), [], plain=None),
+    ):
+        pass
+
+
+def test_a_reward_model_does_not_speak(tmp_path: Path) -> None:
+    folder = model_folder(tmp_path / "m", head=(1, 8))
+    text = (folder / "config.json").read_text().rstrip().removesuffix("}")
+    (folder / "config.json").write_text(text + ', "architectures": ["LlamaForSequenceClassification"]}')
+    with pytest.raises(UserError, match=r"is a reward model.*\n.*distft eval"):
+        require_speakers([find_model(str(folder), tmp_path)])
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("run:nowhere", r"run:nowhere: the run nowhere does not exist.*\n.*make it with: distft train"),
+        ("./nowhere", r"there is no folder ./nowhere"),
+        ("somebody/nothing", "neither a folder here nor in the hub cache, and the hub is switched off"),
+        (".", r"has no config.json: it is not a model folder"),
+        (" ", "a model has no name"),
+        ("unfinished", r"the run unfinished has not finished"),
+        ("orphan", r"orphan: is an adapter, whose base cannot be read: .*\n.*MODEL --adapter orphan"),
+    ],
+)
+def test_what_is_no_model(name: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    (tmp_path / "unfinished").mkdir()
+    (tmp_path / "unfinished/recipe.yaml").write_text(resolved_yaml(load_recipe("sft-tiny")))
+    (tmp_path / "orphan").mkdir()
+    (tmp_path / "orphan/adapter_config.json").write_text('{"base_model_name_or_path": "./gone"}')
+    with pytest.raises(UserError, match=said):
+        find_model(name, tmp_path)
