@@ -101,9 +101,10 @@ def _from_checkpoint(checkpoint: Path, target: Path) -> None:
         whole = consolidated_weights(checkpoint / role, trained_only=spec.model.peft is not None)
     from distft.models.buffers import kept_buffers
     from distft.models.export import export_model
-    from distft.models.load import empty_causal, empty_scalar, load_tokenizer
+    from distft.models.load import empty_causal, empty_scalar
     from distft.models.reading_back import check_saved
     from distft.models.stops import stop_tokens
+    from distft.models.tokenizer import load_tokenizer
 
     build = empty_causal if spec.head == "causal" else empty_scalar
     model = build(start.path, spec.model)

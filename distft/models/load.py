@@ -15,7 +15,6 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
-    AutoTokenizer,
     GenerationConfig,
 )
 from transformers.modeling_utils import set_zero3_state
@@ -23,38 +22,17 @@ from transformers.utils import logging as transformers_logging
 
 from distft.common.errors import UserError
 from distft.config.models import Model, RewardModel
-from distft.data.chat_templates import fitted, resolve_template
 from distft.models.dropout import switch_off
 from distft.models.finite import require_finite
 from distft.models.padding import train_padding_too
 from distft.models.quantization import four_bits, keep_packing
 from distft.models.selected import SelectedLogits, SelectedScalars
-from distft.planning.positions import position_limit
+from distft.models.tokenizer import load_tokenizer as load_tokenizer
+from distft.models.unreadable import COPY, first_line, hint
 
 log = logging.getLogger(__name__)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-_COPY = "is it a whole model folder, or the name of one on the hub?"
-
-
-def load_tokenizer(path: str, *, trust_remote_code: bool = False, chat_template: str | None = None) -> Any:
-    """The tokenizer that lies with a model; a missing pad token becomes the end-of-sequence token.
-
-    ``chat_template`` takes the place of its own: see ``resolve_template``. Raises UserError when there is no tokenizer
-    or no such template.
-    """
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"no tokenizer can be read there: {_first_line(error)}", where=path, hint=_hint(error)
-        ) from error
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    if chat_template is not None:
-        tokenizer.chat_template = fitted(resolve_template(chat_template), tokenizer)
-    return tokenizer
 
 
 def load_config(path: str, model: Model) -> Any:
@@ -62,34 +40,13 @@ def load_config(path: str, model: Model) -> Any:
     try:
         return AutoConfig.from_pretrained(path, trust_remote_code=model.trust_remote_code)
     except (OSError, ValueError) as error:
-        raise UserError(f"no model can be read there: {_first_line(error)}", where=path, hint=_hint(error)) from error
+        raise UserError(f"no model can be read there: {first_line(error)}", where=path, hint=hint(error)) from error
 
 
 def written_dtype(path: str, model: Model) -> Literal["float32", "bfloat16", "float16"]:
     """The precision of the weights by the model's config; float32 where that does not say. Raises UserError."""
     said = load_config(path, model).dtype
     return "bfloat16" if said == torch.bfloat16 else "float16" if said == torch.float16 else "float32"
-
-
-def embedding_rows(path: str, *, trust_remote_code: bool = False) -> int | None:
-    """How many tokens the model there knows; None where its config does not say, or is not there."""
-    config = _config(path, trust_remote_code=trust_remote_code)
-    rows: int | None = None if config is None else getattr(config.get_text_config(), "vocab_size", None)
-    return rows
-
-
-def learned_positions(path: str, *, trust_remote_code: bool = False) -> int | None:
-    """The longest sequence, in tokens, that the model there has positions for; None where they have no end, or its
-    config is not there."""
-    config = _config(path, trust_remote_code=trust_remote_code)
-    return None if config is None else position_limit(config.to_dict())
-
-
-def _config(path: str, *, trust_remote_code: bool) -> Any:
-    try:
-        return AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError):  # said when the model is loaded
-        return None
 
 
 def load_causal(path: str, model: Model, *, dropout: bool, on_meta: bool = False) -> SelectedLogits:
@@ -105,7 +62,7 @@ def load_causal(path: str, model: Model, *, dropout: bool, on_meta: bool = False
     purpose = "as a causal language model"
     module, missing = _from_pretrained(AutoModelForCausalLM, path, config, model, purpose, on_meta=on_meta)
     if missing:
-        raise UserError(f"weights are missing: {_some(missing)}", where=path, hint=_COPY)
+        raise UserError(f"weights are missing: {_some(missing)}", where=path, hint=COPY)
     fused = model.kernels != "none" and not on_meta
     selected = SelectedLogits(module, written, fused=fused)
     if fused and selected.logit_map is None:
@@ -140,7 +97,7 @@ def load_scalar(
     fresh = any(key.startswith("score.") for key in missing)
     missing = [key for key in missing if not key.startswith("score.")]
     if missing:
-        raise UserError(f"weights are missing: {_some(missing)}", where=path, hint=_COPY)
+        raise UserError(f"weights are missing: {_some(missing)}", where=path, hint=COPY)
     if fresh and not new_head:
         raise UserError(
             "has no scalar head (score.weight): it is not a reward model",
@@ -234,12 +191,12 @@ def _from_pretrained(
         with quiet_transformers():
             module, info = kind.from_pretrained(path, config=config, output_loading_info=True, **options)
     except (OSError, ValueError, SafetensorError) as error:
-        raise UserError(f"cannot be loaded {purpose}: {_first_line(error)}", where=path, hint=_hint(error)) from error
+        raise UserError(f"cannot be loaded {purpose}: {first_line(error)}", where=path, hint=hint(error)) from error
     except RuntimeError as error:
         if "mismatch" not in str(error):  # out of memory, a lost peer: not the user's doing
             raise
         what = f"its weights do not have the sizes that its config.json says {purpose}"
-        raise UserError(what, where=path, hint=_COPY) from error
+        raise UserError(what, where=path, hint=COPY) from error
     if not on_meta:
         require_finite(module, path, but=info["missing_keys"])
     if model.quantization is not None and not on_meta:
@@ -309,13 +266,3 @@ def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
 
 def _some(names: list[str]) -> str:
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-
-
-def _hint(error: Exception) -> str:
-    custom = "trust_remote_code" in str(error)
-    return "trust_remote_code: true beside the path runs it; read it first" if custom else _COPY
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

@@ -17,11 +17,12 @@ from distft.data.encode import Encoder
 from distft.data.formats import Content, PromptExample
 from distft.engine.process_group import accelerator
 from distft.models.adapters import merge_adapter
-from distft.models.load import load_causal, load_tokenizer
+from distft.models.load import load_causal
 from distft.models.padding import padding
 from distft.models.rope import settle_rope
 from distft.models.selected import SelectedLogits
 from distft.models.stops import stop_tokens
+from distft.models.tokenizer import load_tokenizer
 from distft.planning.positions import position_limit
 from distft.rollout.generator import Sampling
 from distft.rollout.hf import HfGenerator

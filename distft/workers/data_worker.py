@@ -1,7 +1,7 @@
 """Rows to columns: tokenised data, reward functions, and what an experience needs of the whole batch at once.
 
 One plain process. It is stateless but for what it loaded: every request names a position or brings its columns,
-so it may be restarted anywhere in a run.
+so it may be restarted anywhere in a run. It imports torch only to assign credit, the code of models only to write one.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +32,8 @@ from distft.data.tokenized import TokenizedDataset
 from distft.data.tokenizer_training import tokenizers_equal, train_tokenizer
 from distft.data.turn_end import plain_end, special_tokens, turn_end
 from distft.data.vocabulary import require_policys_tokens
-from distft.models.load import embedding_rows, learned_positions, load_tokenizer
-from distft.models.start import create_model
-from distft.workers.judging import judged
+from distft.models.limits import embedding_rows, learned_positions
+from distft.models.tokenizer import load_tokenizer
 from distft.workers.reward_functions import asked, reward_function
 from distft.workers.reward_reading import as_trained, read_anew, within_positions
 from distft.workers.spec import Start
@@ -99,6 +99,8 @@ class DataWorker:
             self._write_start(start, weights=self._weights)
         recipe = self._recipe
         stage("loading tokenizer and data")
+        if recipe.algorithm.traits.sampled:  # brings torch: while the models load, not in the first iteration
+            import_module("distft.workers.judging")
         main = "policy" if "policy" in self._starts else "reward"
         self._tokenizer = self._load_tokenizer(main)
         self._reward_tokenizer = self._load_tokenizer("reward") if "reward" in self._starts else self._tokenizer
@@ -205,6 +207,8 @@ class DataWorker:
 
     def assign_credit(self, state: Mapping[str, Any], *, batch: Batch) -> tuple[dict[str, Any], Batch]:
         """See ``judged``. Model and function scores, where both are there, are added with their weights."""
+        from distft.workers.judging import judged
+
         stage("advantages")
         return judged(self._with_score(batch), self._recipe.algorithm, state)
 
@@ -315,6 +319,8 @@ class DataWorker:
         """An ``init:`` model into its folder, complete or not at all; one that is there stays."""
         if start.init is None or Path(start.path).is_dir():
             return
+        from distft.models.start import create_model  # brings torch, and the code of models
+
         stage(f"making {start.path}")
         sources = start.init.tokenizer.train_on or self._recipe.data.train
         bad = BadRows(self._recipe.data, "train")

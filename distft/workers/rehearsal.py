@@ -6,8 +6,9 @@ from typing import Any
 
 from distft.models.adapters import add_lora
 from distft.models.finite import require_finite_files
-from distft.models.load import empty_causal, empty_scalar, load_causal, load_scalar, load_tokenizer
+from distft.models.load import empty_causal, empty_scalar, load_causal, load_scalar
 from distft.models.reading_back import check_saved
+from distft.models.tokenizer import load_tokenizer
 from distft.planning.model_folders import fetched_folder
 from distft.workers.spec import RoleSpec, Start
 

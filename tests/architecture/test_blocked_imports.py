@@ -1,8 +1,9 @@
-"""The login-node verbs run in processes in which every heavy import is an error."""
+"""The login-node verbs run in processes in which every heavy import is an error; what a data worker has imported."""
 
 from __future__ import annotations
 
 import json
+import os
 import pkgutil
 import subprocess
 import sys
@@ -10,6 +11,8 @@ import time
 from pathlib import Path
 
 import pytest
+
+from distft.data.tokenizer_training import train_tokenizer
 
 HEAVY = (
     "torch",
@@ -109,6 +112,46 @@ def test_config_and_plan_import_nothing_heavy(tmp_path: Path, root: Path) -> Non
     modules += [f"distft.config.{module.name}" for module in pkgutil.iter_modules([str(root / "distft/config")])]
     seen, _, _ = run_blocked(f"[importlib.import_module(name) for name in {modules!r}]", cwd=tmp_path, root=root)
     assert seen == {"status": 0, "asked": [], "loaded": []}
+
+
+# The data worker of a run as it is: its tokenizer and rows, a batch; then what assigns credit.
+DATA_WORKER = """
+from pathlib import Path
+from distft.config.load import load_recipe
+from distft.launch.starts import model_starts
+from distft.workers.data_worker import DataWorker
+
+def worker(recipe, *roles):
+    paths = [f"models.{role}.path=model" for role in roles]
+    data = ["data.train=[{path: rows.jsonl}]", "data.eval=[]", "data.test=[]", "data.holdout=0.2"]
+    made = load_recipe(recipe, ["output_dir=run", *paths, *data])
+    found = DataWorker(recipe=made, starts=model_starts(made, Path("run")))
+    found.setup()
+    return found
+
+worker("sft-tiny", "policy").batch("train", 0, 2)
+loaded["supervised"] = sorted({"torch", "deepspeed", "peft", "datasets"} & set(sys.modules))
+worker("ppo-tiny", "policy", "reward").prompts("train", 0, 2, 1)
+loaded["sampled"] = sorted(MODEL_CODE & set(sys.modules))
+"""
+# What the code of models brings with it: half of what a worker with one has to import.
+MODEL_CODE = ("torch._dynamo", "torch.distributed.tensor", "transformers.modeling_utils", "deepspeed", "accelerate")
+
+
+def test_the_data_worker_imports_torch_for_credit_only_and_no_models_code(tmp_path: Path, root: Path) -> None:
+    tokenizer = train_tokenizer(["How much is 1 and 1? 2"] * 20, 300, "chatml")
+    tokenizer.save_pretrained(tmp_path / "model")
+    (tmp_path / "model" / "config.json").write_text(json.dumps({"model_type": "llama", "vocab_size": 300}))
+    rows = [{"prompt": f"How much is {i} and {i}?", "completion": str(2 * i)} for i in range(20)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    program = f"import json, sys\nloaded = {{}}\nMODEL_CODE = set({MODEL_CODE!r})\n{DATA_WORKER}"
+    command = [sys.executable, "-c", f"{program}\nprint(json.dumps(loaded), 'torch' in sys.modules)"]
+    environment = os.environ | {"PYTHONPATH": str(root)}
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.splitlines()[-1] == '{"supervised": [], "sampled": []} True'
 
 
 def test_the_guard_itself_notices(tmp_path: Path, root: Path) -> None:

@@ -20,7 +20,7 @@ from transformers import (
 
 from distft.common.errors import UserError
 from distft.config.models import Model
-from distft.models.load import load_causal, load_scalar, load_tokenizer, plain_twin, start_head
+from distft.models.load import load_causal, load_scalar, plain_twin, start_head
 from tests.unit.models import tiny
 
 
@@ -116,32 +116,6 @@ def test_an_encoder_decoder_or_nothing_is_no_causal_model(tmp_path: Path) -> Non
         load_causal(str(tmp_path), as_model(str(tmp_path)), dropout=False)
     with pytest.raises(UserError, match="no model can be read there"):
         load_causal(str(tmp_path / "none"), as_model(str(tmp_path / "none")), dropout=False)
-    with pytest.raises(UserError, match="no tokenizer can be read there"):
-        load_tokenizer(str(tmp_path / "none"))
-
-
-def test_a_tokenizer_without_a_pad_token_pads_with_the_end(tmp_path: Path) -> None:
-    tokenizer = tiny.tokenizer()
-    tokenizer.pad_token = None
-    tokenizer.save_pretrained(tmp_path)
-    assert load_tokenizer(str(tmp_path)).pad_token_id == tiny.EOS
-
-
-def test_a_chat_template_takes_the_place_of_the_tokenizers_own_and_is_saved(tmp_path: Path) -> None:
-    tiny.tokenizer().save_pretrained(tmp_path)
-    (tmp_path / "chat.jinja").write_text("{% for m in messages %}{{ m['content'] }}{% endfor %}")
-    assert load_tokenizer(str(tmp_path)).chat_template is None
-    for value, part in (
-        ("chatml", "'<|im_start|>'"),
-        ("llama3", "start_header_id"),
-        (f"{tmp_path}/chat.jinja", "m['content']"),
-    ):
-        given = load_tokenizer(str(tmp_path), chat_template=value)
-        assert part in given.chat_template
-        given.save_pretrained(tmp_path / "saved")
-        assert load_tokenizer(str(tmp_path / "saved")).chat_template == given.chat_template
-    with pytest.raises(UserError, match="no chat template 'chatlm'"):
-        load_tokenizer(str(tmp_path), chat_template="chatlm")
 
 
 def test_loading_prints_nothing(model_folder: Callable[..., str], capfd: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,50 @@
+"""How many tokens and positions a model has, from its config.json: AutoConfig, which imports torch, only in need."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from distft.planning.model_folders import local_folder
+from distft.planning.positions import position_limit
+
+
+def embedding_rows(path: str, *, trust_remote_code: bool = False) -> int | None:
+    """How many tokens the model there knows; None where its config does not say, or is not there."""
+    written = _written(path)
+    nested = any(isinstance(part, Mapping) and "vocab_size" in part for part in written.values())
+    if isinstance(written.get("vocab_size"), int) and not nested:
+        return int(written["vocab_size"])
+    config = _config(path, trust_remote_code=trust_remote_code)
+    rows: int | None = None if config is None else getattr(config.get_text_config(), "vocab_size", None)
+    return rows
+
+
+def learned_positions(path: str, *, trust_remote_code: bool = False) -> int | None:
+    """The longest sequence, in tokens, that the model there has positions for; None where they have no end, or its
+    config is not there."""
+    written = _written(path)
+    if "model_type" in written and "auto_map" not in written:
+        return position_limit(written)
+    config = _config(path, trust_remote_code=trust_remote_code)
+    return None if config is None else position_limit(config.to_dict())
+
+
+def _written(path: str) -> Mapping[str, Any]:
+    """What is written in its config.json; nothing where that cannot be read."""
+    folder = local_folder(path)
+    try:
+        found = json.loads((folder / "config.json").read_text(encoding="utf-8")) if folder else {}
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, Mapping) else {}
+
+
+def _config(path: str, *, trust_remote_code: bool) -> Any:
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError):  # said when the model is loaded
+        return None
