@@ -6,13 +6,16 @@ not grow with the tokens). The forward pass takes some tokens over the whole voc
 then at hand. The backward pass takes some of the vocabulary for all tokens, because with each token's log-sum-exp
 kept nothing needs to be summed over the vocabulary any more: so each row of the head's gradient is one matrix
 product over all tokens, as in the plain path, and what is added up over chunks is the smaller gradient of the hidden
-states, in float32.
+states, in float32. On a GPU the softmax of a chunk is one kernel (``softmax_kernels``).
 """
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -23,9 +26,10 @@ from torch.nn import functional
 from distft.algorithms.logprobs import OUTPUTS, token_logprobs
 
 # Logits of a chunk: on a CPU the matrix product wants some hundred tokens, on a GPU enough rows to keep it busy
-# (128 MiB in bfloat16; reckoned, not measured).
+# (128 MiB in bfloat16; on an H100 four times as much was not faster).
 _CHUNK_ELEMENTS_CPU = 2**22
 _CHUNK_ELEMENTS_GPU = 2**26
+_TILE = 256
 
 
 @dataclass(frozen=True)
@@ -130,8 +134,15 @@ class _LinearLogprobs(torch.autograd.Function):
         read = {name: hidden.new_empty(targets.shape, dtype=_exact(hidden)) for name in asked}
         log_sum = torch.empty_like(read["logprobs"])
         for tokens in _pieces(len(targets), how.chunk_elements // max(1, len(weight))):
-            logits = functional.linear(hidden[tokens], weight, bias)
-            logits = how.logit_map.of(logits)
+            products = functional.linear(hidden[tokens], weight, bias)
+            if _has_kernels(products):
+                for name, values in _kernels().read_rows(
+                    products, targets[tokens], scale=how.logit_map.scale, cap=how.logit_map.cap,
+                    temperature=how.temperature, entropy="entropy" in asked, mean="logits_mean" in asked,
+                ).items():  # fmt: skip
+                    (log_sum if name == "log_sum" else read[name])[tokens] = values
+                continue
+            logits = how.logit_map.of(products)
             found = token_logprobs(logits, targets[tokens], outputs=asked, temperature=how.temperature)
             for name, values in found.items():
                 read[name][tokens] = values
@@ -161,7 +172,7 @@ class _LinearLogprobs(torch.autograd.Function):
             rows = weight[part]
             gradient = softmax.of_products(functional.linear(hidden, rows, None if bias is None else bias[part]), part)
             if grad_bias is not None:
-                grad_bias[part] = gradient.sum(0)
+                grad_bias[part] = gradient.sum(0, dtype=log_sum.dtype)
             rounded = gradient.to(hidden.dtype)
             del gradient
             if grad_weight is not None:
@@ -197,8 +208,17 @@ class _SoftmaxGradient:
         self._by_entropy = None if by_entropy is None else by_entropy[:, None]
 
     def of_products(self, products: Tensor, part: slice) -> Tensor:
-        """Gradient ``[num_tokens, part]`` in float32; ``products``, of the same shape, may be overwritten."""
+        """Gradient ``[num_tokens, part]``, in float32 or the products' dtype; ``products``, of the same shape, may be
+        overwritten.
+        """
         how = self._how
+        if _has_kernels(products):
+            _kernels().replace_by_gradient(
+                products, self._targets, self._log_sum, self._by_logprobs.contiguous(), entropy=self._entropy,
+                by_entropy=self._by_entropy, offset=part.start, scale=how.logit_map.scale, cap=how.logit_map.cap,
+                temperature=how.temperature,
+            )  # fmt: skip
+            return products
         log_p = how.logit_map.into(products.to(self._log_sum.dtype))
         logits = log_p.clone() if how.logit_map.cap is not None else log_p
         if how.temperature != 1.0:
@@ -220,8 +240,23 @@ class _SoftmaxGradient:
         return how.logit_map.back_into(gradient, logits)
 
 
+def _has_kernels(products: Tensor) -> bool:
+    """Whether Triton's kernels read these products: float64 is torch's."""
+    return products.is_cuda and products.dtype != torch.float64 and _kernels() is not None
+
+
+@cache
+def _kernels() -> Any:
+    """The Triton kernels; None where Triton is not installed."""
+    found = importlib.util.find_spec("triton") is not None
+    return importlib.import_module("distft.algorithms.softmax_kernels") if found else None
+
+
 def _pieces(length: int, size: int) -> Iterator[slice]:
-    size = max(1, size)
+    """Slices of about ``size``. Matrix products of a GPU want whole tiles: rows of 4,097 elements take twice as long as
+    rows of 4,096.
+    """
+    size = max(1, size - size % _TILE if size > _TILE else size)
     return (slice(start, min(start + size, length)) for start in range(0, length, size))
 
 
