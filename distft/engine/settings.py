@@ -34,6 +34,8 @@ def deepspeed_settings(engine: EngineConfig, dtype: str, *, max_grad_norm: float
         "fp16": {"enabled": dtype == "float16"},
         "steps_per_print": 10**9,
         "wall_clock_breakdown": False,
+        # Or every forward pass would begin by waiting for all that the GPU has to do.
+        "timers": {"throughput": {"enabled": False}},
     }
     if trained and max_grad_norm > 0:
         settings["gradient_clipping"] = max_grad_norm

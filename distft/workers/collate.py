@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -90,8 +91,10 @@ def _end(tokens: npt.NDArray[np.int64], unread: int | None) -> int:
     return int(read[-1]) if len(read) else 0
 
 
-def _tensor(values: npt.NDArray[np.int64], device: torch.device) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(values)).to(device)
+def _tensor(values: npt.NDArray[Any], device: torch.device) -> Tensor:
+    """On its way to the device: from page-locked memory, or the host would wait for all that the device has to do."""
+    tensor = torch.from_numpy(np.ascontiguousarray(values))
+    return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
 
 
 def _column(
@@ -102,7 +105,7 @@ def _column(
         values = column.values[places] if len(places) else np.zeros(1, np.float32)
     else:
         values = column[list(rows)]
-    return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32)).to(device)
+    return _tensor(np.asarray(values, dtype=np.float32), device)
 
 
 def _dummy(columns: Sequence[str], pad_token: int, device: torch.device) -> MicroBatch:
