@@ -112,10 +112,11 @@ class Model(Section):
     attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = Field(
         default="auto", description="attention kernel"
     )
-    kernels: Literal["auto", "none"] = Field(
+    kernels: Literal["auto", "liger", "none"] = Field(
         default="auto",
-        description="auto: log-probabilities by a fused head, the logits of all tokens never exist at once; "
-        "none: torch's plain operations",
+        description="auto: log-probabilities by a fused head, the logits of all tokens never exist at once, and on a "
+        "GPU layers by Liger's kernels where liger-kernel is installed and knows the architecture; liger: an error "
+        "where they cannot be had; none: torch's plain operations",
     )
     gradient_checkpointing: bool = Field(
         default=False, description="recompute activations in the backward pass: less memory, about a third slower"

@@ -11,6 +11,7 @@ from distft.config.models import Model
 from distft.config.recipe import Recipe
 from distft.config.roles import is_rl, model_of, optimizer_of, trained_roles
 from distft.planning.batch_arithmetic import batch_arithmetic
+from distft.planning.liger import has_liger, why_no_liger
 from distft.planning.memory import (
     Compute,
     Generation,
@@ -123,7 +124,10 @@ def role_memory(roles: Roles, role: str, ranks: int, *, gpu: bool, shared: bool)
         if (model.path or "").startswith("run:") or isinstance(error, WrongTargets):
             raise
         return RoleMemory((), unknown=str(error).replace("\n  ", "; "))
-    compute, work = _compute(roles.recipe, role, model, gpu=gpu), _work(roles.recipe, role, ranks)
+    if model.kernels == "liger" and (missing := why_no_liger(sizes.family, gpu=gpu)):
+        where, hint = f"models.{role}.kernels", "kernels: auto takes Liger's where they can be had"
+        raise UserError(missing, where=where, hint=hint)
+    compute, work = _compute(roles.recipe, role, model, sizes.family, gpu=gpu), _work(roles.recipe, role, ranks)
     if shared:
         frozen = replace(compute, trained=False)
         return RoleMemory(tuple(activation_items(sizes, frozen, work)), sizes.total)
@@ -152,7 +156,7 @@ def needed_in_turns(groups: Sequence[GroupMemory]) -> int:
     return asleep + max(group.awake - group.asleep for group in groups)
 
 
-def _compute(recipe: Recipe, role: str, model: Model, *, gpu: bool) -> Compute:
+def _compute(recipe: Recipe, role: str, model: Model, family: str, *, gpu: bool) -> Compute:
     trained = role in trained_roles(recipe)
     return Compute(
         dtype=model.dtype,
@@ -162,6 +166,7 @@ def _compute(recipe: Recipe, role: str, model: Model, *, gpu: bool) -> Compute:
         eager_attention=model.attention == "eager",
         gpu=gpu,
         fused=model.kernels != "none",
+        liger=has_liger(family, model.kernels, gpu=gpu),
     )
 
 

@@ -28,6 +28,7 @@ from distft.engine.asleep import Part
 from distft.engine.engine import Engine, writable
 from distft.engine.learning_rate import learning_rate
 from distft.models.adapters import add_lora, without_adapters
+from distft.models.liger import use_liger
 from distft.models.load import (
     load_causal,
     load_scalar,
@@ -86,6 +87,8 @@ class ModelWorker:
                 module: Any = load_causal(path, spec.model, dropout=spec.dropout)
             else:
                 module, fresh = load_scalar(path, spec.model, dropout=spec.dropout, new_head=new_head)
+        if use_liger(module.model, spec.model.kernels, f"models.{spec.role}.kernels"):
+            log.info("layers are computed by Liger's kernels")
         self._positions = position_limit(module.model.config.to_dict())
         if spec.role != "reward":  # which may have a tokenizer, and so lengths, of its own
             self._require_positions(spec.longest)

@@ -8,6 +8,7 @@ import json
 import os
 import sys
 from dataclasses import asdict
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,7 @@ def measured(case: Case, size: Size, work: Path) -> dict[str, Any]:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="tests/gpu/run")
     parser.add_argument("--out", type=Path, required=True, help="folder of the results")
-    parser.add_argument("--only", default="", help=f"parts, by commas: {', '.join(PARTS)}; or a part of a label")
+    parser.add_argument("--only", default="", help=f"parts, by commas: {', '.join(PARTS)}; or labels, with wildcards")
     parser.add_argument("--cpu", choices=("tiny",), help="toy sizes on the CPU: a dry run")
     asked = parser.parse_args()
     if not asked.cpu and not torch.cuda.is_available():
@@ -74,7 +75,7 @@ def main() -> int:
     failed, lines = 0, []
     with (work / "results.jsonl").open("a", encoding="utf-8") as results:
         for case in cases(size):
-            chosen = not wanted or any(word == case.part or word in case.label for word in wanted)
+            chosen = not wanted or any(word == case.part or fnmatch(case.label, word) for word in wanted)
             if not chosen or (asked.cpu and case.needs_gpu):
                 continue
             line = measured(case, size, work)
