@@ -37,8 +37,8 @@ PROCESS_HOST_GPU = 2500 * 2**20
 PROCESS_GPU = 1200 * 2**20
 ROUNDED_UP = "page-locked memory rounded up"
 LOADED = "whole model while it is loaded"
-# Share of all else that the allocator loses to fragments: an allowance, not a measurement.
-FRAGMENTATION = 0.05
+# Share of all else that the allocator loses to fragments.
+FRAGMENTATION = 0.04
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,9 @@ class Work:
 
 @dataclass(frozen=True)
 class Compute:
-    """How a role computes, and on what. ``fused``: its head with the log-probabilities, where that saves logits."""
+    """How a role computes, and on what. ``fused``: its head with the log-probabilities, where that saves logits;
+    ``liger``: its layers by Liger's kernels.
+    """
 
     dtype: str
     trained: bool
@@ -86,6 +88,7 @@ class Compute:
     eager_attention: bool
     gpu: bool
     fused: bool = False
+    liger: bool = False
 
     @property
     def size(self) -> int:
@@ -208,10 +211,11 @@ def activation_items(sizes: ModelSizes, compute: Compute, work: Work) -> list[It
     """What forward and backward hold of one micro-batch.
 
     A layer keeps per token, in elements of the model's dtype (Korthikanti et al. 2022, section 4.1, for
-    grouped heads, gated MLP and kernels that keep no attention matrix): 2 x 2 hidden for inputs of norms and
-    linears, 5 x heads x head_dim for q, expanded k and v, and the attention's output twice, and 4 (gated) or
-    2 x intermediate in the MLP; and 2 x hidden in float32, which the norms upcast to. Eager attention adds
-    the matrices. With checkpointing, each layer's input and one layer's share. Frozen: one layer's share.
+    grouped heads and a gated MLP; measured on an H100 to the byte): 2 x 2 hidden for inputs of norms and linears,
+    q, k, v and the attention's output, which the next linear reads, and 4 (gated) or 2 x intermediate in the MLP; and
+    2 x hidden in float32, which the norms upcast to. Liger's kernels keep neither that nor the gate's activation.
+    Attention without a fused kernel adds its matrices. Backward, the gradients of the MLP's halves come on top. With
+    checkpointing, each layer's input and one layer's share. Frozen: one layer's share.
     Adapters keep what A makes, and with dropout its input and where it is zero; four bits are unpacked into a whole
     matrix, one at a time. Log-probabilities: logits at the tokens read, in the model's dtype, with their gradient
     when trained, and a float32 chunk of them; of a fused head a chunk of all that (algorithms.linear_logprobs). A
@@ -220,10 +224,11 @@ def activation_items(sizes: ModelSizes, compute: Compute, work: Work) -> list[It
     layer = work.tokens * _per_token(sizes, compute, work.length)
     if not compute.trained:
         kept = layer
-    elif compute.checkpointing:
-        kept = sizes.layers * work.tokens * sizes.hidden * compute.size + 2 * layer
     else:
-        kept = (sizes.layers + 1) * layer
+        rows = sizes.layers * work.tokens * sizes.hidden * compute.size + layer
+        last_norm = work.tokens * sizes.hidden * (2 * compute.size + (0 if compute.liger else 4))
+        passing = work.tokens * compute.size * (2 * sizes.intermediate + sizes.hidden)
+        kept = (rows if compute.checkpointing else sizes.layers * layer) + last_norm + passing
     when: When = "training" if compute.trained else "forward"
     items = [Item("activations", kept, when), *_unpacked(sizes, compute, when)]
     if work.scalar:
@@ -231,10 +236,14 @@ def activation_items(sizes: ModelSizes, compute: Compute, work: Work) -> list[It
         return [*items, Item("float32 input of the head", head * (2 if compute.trained else 1), when)]
     if head := fused_chunk(sizes, work.read, gpu=compute.gpu, fused=compute.fused):
         if compute.trained:
-            # Products in the model's dtype, probabilities and their logarithms in float32, and the states' gradient.
-            held = head * (8 + (compute.size if compute.size < 4 else 0)) + 4 * work.read * sizes.hidden
+            # On a GPU the products alone, which their gradient replaces; else probabilities and their logarithms in
+            # float32 beside them. And the states' gradient: a chunk's share, the sum, and the sum once it is rounded.
+            beside = 0 if compute.gpu else 8 + (compute.size if compute.size < 4 else 0) - compute.size
+            held = head * (compute.size + beside) + (4 + 2 * compute.size) * work.read * sizes.hidden
             return [*items, Item("logits of a chunk", held, when)]
         items.append(Item("logits of a chunk", head * compute.size, when))
+        if compute.gpu:
+            return items
     else:
         logits = work.read * sizes.vocab * compute.size
         items.append(Item("logits", logits * (2 if compute.trained else 1), when))
@@ -268,11 +277,18 @@ def at_rest(items: Iterable[Item], place: Place) -> int:
 
 
 def _per_token(sizes: ModelSizes, compute: Compute, length: int) -> int:
-    size, attention = compute.size, sizes.heads * sizes.head_dim
-    mlp = (4 if sizes.gated else 2) * sizes.intermediate
-    kept = size * (4 * sizes.hidden + 5 * attention + mlp) + 4 * 2 * sizes.hidden
+    size, attention, mlp = compute.size, sizes.heads * sizes.head_dim, (4 if sizes.gated else 2) * sizes.intermediate
+    kept = size * (4 * sizes.hidden + mlp) + 4 * 2 * sizes.hidden
+    if compute.liger:
+        kept -= size * sizes.intermediate * sizes.gated + 4 * 2 * sizes.hidden
     if compute.eager_attention:
-        kept += sizes.heads * length * (2 * size + 4)
+        kept += size * 5 * attention + sizes.heads * length * (2 * size + 4)
+    elif not compute.gpu:
+        kept += size * 5 * attention
+    elif size == 4 and sizes.kv_heads < sizes.heads:  # no kernel of torch's takes grouped heads in float32
+        kept += size * (4 * attention + sizes.heads * length)
+    else:
+        kept += size * 2 * (attention + sizes.kv_heads * sizes.head_dim) + 4 * sizes.heads
     beside = 0
     for adapter in sizes.adapters if compute.trained else ():
         r, width = adapter.shape
