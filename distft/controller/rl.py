@@ -10,17 +10,18 @@ for step in progress.steps():
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
+from distft.clients.model_group import UpdateSpec
 from distft.config.training import Role
 from distft.controller.evaluating import evaluate_if_due
 from distft.controller.invariants import beyond_rounding, check_generator, check_reference
 from distft.controller.session import Session
 from distft.experience.experience import Experience, build_experience
-from distft.experience.passes import UpdateSpec, Work, update_pass
+from distft.experience.passes import Work, update_pass
 from distft.experience.schedule import minibatches
 from distft.groups.handles import together
-from distft.tracking.metrics import Sample
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +44,7 @@ def train_rl(session: Session) -> None:
         generated_tokens = sum(rollout.lengths) - sum(prompts.lengths)
         metrics |= {
             "rollout/tokens_per_second": generated_tokens / generated.seconds,
-            "rollout/staleness": float(step - 1 - generated.report["version"]),
+            "rollout/staleness": float(step - 1 - generated.version),
             "rollout/response_length": generated_tokens / len(rollout.lengths),
         }
         write_samples(session, experience)
@@ -106,9 +107,9 @@ def update(session: Session, experience: Experience, due: list[Role]) -> tuple[d
         calls[role] = update_pass(session.groups[role], experience.of_role[role], steps, spec, cap, work)
     results = dict(zip(calls, together(*calls.values()), strict=True))
     metrics = work.metrics()
-    for role, result in results.items():
-        metrics |= named(role, mean_of([dict(one) for one in result.report["steps"]]))
-        metrics[f"memory/{role}_rss_bytes"] = result.report["rss_bytes"]
+    for role, updated in results.items():
+        metrics |= named(role, mean_of(updated.steps))
+        metrics[f"memory/{role}_rss_bytes"] = updated.memory.rss_bytes
     return metrics, per_iteration
 
 
@@ -122,7 +123,7 @@ def named(role: str, metrics: dict[str, float]) -> dict[str, float]:
     return {(f"{role}/{name}" if name in shared else name): value for name, value in metrics.items()}
 
 
-def mean_of(history: list[dict[str, float]]) -> dict[str, float]:
+def mean_of(history: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """The mean of each metric over the optimizer steps of an update."""
     names = history[0].keys()
     return {name: sum(one[name] for one in history) / len(history) for name in names}
@@ -131,7 +132,7 @@ def mean_of(history: list[dict[str, float]]) -> dict[str, float]:
 def sync_weights(session: Session, version: int) -> None:
     """The policy's weights to its generator, as ``version`` (the number of the last finished iteration)."""
     with session.phase("weight_sync"):
-        session.groups["policy"].call("sync_weights", version).result()
+        session.groups["policy"].sync_weights(version).result()
 
 
 def write_samples(session: Session, experience: Experience) -> None:
@@ -140,5 +141,4 @@ def write_samples(session: Session, experience: Experience) -> None:
     if not tracking.samples_every or (step - 1) % tracking.samples_every:
         return
     data = [*experience.rollout.data, *experience.scores]
-    rows = session.data.call("texts", tracking.samples_count, data=data).result().report
-    session.tracker.samples(step, [Sample(row["prompt"], row["completion"], row.get("score")) for row in rows])
+    session.tracker.samples(step, session.data.texts(tracking.samples_count, data).result())

@@ -7,10 +7,10 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Final
 
+from distft.clients.data_group import DataGroup
 from distft.common.errors import StoppedOnRequest, UserError
 from distft.config.data import Source
 from distft.config.recipe import Recipe
-from distft.groups.handles import Group
 from distft.tracking.tracker import Tracker
 
 # The data worker works for so long at a time, and then says how far it is: a hung one is found, a busy one is not.
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 def prepare_rows(
-    data: Group, tracker: Tracker, stop: threading.Event, check: Callable[[Mapping[str, str]], None]
+    data: DataGroup, tracker: Tracker, stop: threading.Event, check: Callable[[Mapping[str, str]], None]
 ) -> Mapping[str, str]:
     """Has the data worker tokenise what is not tokenised yet. Returns the hash of each source's content by its key.
 
@@ -28,15 +28,15 @@ def prepare_rows(
     """
     contents: Mapping[str, str] | None = None
     while True:
-        answer = data.call("prepare_rows", SLICE_S).result().report
-        if contents is None and answer["contents"] is not None:
-            contents = answer["contents"]
+        answer = data.prepare_rows(SLICE_S).result()
+        if contents is None and answer.contents is not None:
+            contents = answer.contents
             check(contents)
-        if answer["done"]:
+        if answer.done:
             assert contents is not None
             return contents
-        if answer["doing"]:
-            tracker.phase(answer["doing"])
+        if answer.doing:
+            tracker.phase(answer.doing)
         if stop.is_set():
             raise StoppedOnRequest("stopped while rows were tokenised: the same command goes on there")
 

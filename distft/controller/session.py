@@ -14,15 +14,16 @@ from typing import Any
 import psutil
 
 from distft.checkpoint.coordinator import Coordinator, SaveFailed
+from distft.clients.data_group import DataGroup
+from distft.clients.model_group import ModelGroup
 from distft.common.errors import RunFailed, StoppedOnRequest
 from distft.config.recipe import Recipe
 from distft.config.roles import trained_roles
 from distft.controller.progress import Progress
 from distft.controller.time_limit import TimeLimit
 from distft.controller.visits import Visits
-from distft.experience.passes import Samples
 from distft.experience.rollouts import Sampler
-from distft.groups.handles import Group, together
+from distft.groups.handles import together
 from distft.tracking.timing import PhaseTimer, Throughput
 from distft.tracking.tracker import Tracker
 
@@ -38,8 +39,8 @@ class Session:
     """
 
     recipe: Recipe
-    groups: Mapping[str, Group]
-    data: Group
+    groups: Mapping[str, ModelGroup]
+    data: DataGroup
     num_units: Mapping[str, int]
     tracker: Tracker
     coordinator: Coordinator
@@ -65,12 +66,6 @@ class Session:
     def sampler(self) -> Sampler:
         """Prompts to scored responses, for the methods that sample for themselves."""
         return Sampler(self.recipe, self.data, self.groups)
-
-    def take(self, split: str, start: int, count: int) -> Samples:
-        """``count`` units of a split from position ``start``, tokenised, left in the object store."""
-        result = self.data.call("batch", split, start, count).result()
-        assert result.data is not None
-        return Samples((result.data,), tuple(result.report["lengths"]), tuple(result.report["units"]))
 
     def log_step(self, metrics: Mapping[str, float], lengths: Sequence[int]) -> None:
         """The line of the step just finished, over sequences of these lengths: speed, phases, peaks of memory."""
@@ -130,8 +125,8 @@ class Session:
             step = self.progress.step
             try:
                 staging = self.coordinator.begin(step)
-                saved = together(*(self.groups[role].call("save", str(staging)) for role in roles))
-                files = [record for result in saved for report in result.reports for record in report]
+                saved = together(*(self.groups[role].save(str(staging)) for role in roles))
+                files = [record for records in saved for record in records]
                 sizes: dict[str, int] = {role: self.groups[role].num_ranks for role in roles}
                 path = self.coordinator.commit(step, files, self._state(), sizes)
             except SaveFailed as error:

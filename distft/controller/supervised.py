@@ -1,8 +1,9 @@
 """The loop of everything that learns from given rows: SFT, reward models, DPO and its kin.
 
 for step in progress.steps():
-    update(trained group, samples)  +  reference(samples of the next step)      at once: they share no devices
-    log, evaluate, checkpoint
+    update(trained group, samples)               started
+    reference(samples of the next step)          started beside it: where they share no devices, at once
+    both awaited; log, evaluate, checkpoint
 
 DPO's reference is frozen, so its pass over the next pairs need not wait for this update.
 """
@@ -11,13 +12,15 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
+from distft.clients.model_group import UpdateSpec
+from distft.clients.samples import Samples
 from distft.config.roles import main_role
 from distft.controller.evaluating import evaluate_if_due
 from distft.controller.invariants import check_first_loss, check_reference
 from distft.controller.session import Session
-from distft.experience.passes import Samples, UpdateSpec, Work, evaluate_pass, forward_pass, update_pass
-from distft.experience.preference import reference_pass, with_results
-from distft.groups.handles import Call, together
+from distft.experience.passes import Work, evaluate_pass, forward_pass, update_pass
+from distft.experience.preference import reference_pass
+from distft.groups.handles import DataRef, Pending
 
 
 def train_supervised(session: Session) -> None:
@@ -37,17 +40,20 @@ def train_supervised(session: Session) -> None:
         spec = UpdateSpec(loss, parameters, progress.optimizer_steps, progress.total_steps)
         with session.phase("update"):
             everything = [list(range(len(samples.lengths)))]
-            update = update_pass(group, samples, everything, spec, cap, work)
-            updated, *ahead = together(update, *reference_calls(session, following))
+            updating = update_pass(group, samples, everything, spec, cap, work).start()
+            ahead = start_reference(session, following)
+            updated = updating.result()
+            if following is not None:
+                following = with_reference(following, ahead)
         progress.finish(position=position, num_tokens=samples.num_tokens, optimizer_steps=1)
-        metrics = dict(updated.report["steps"][0])
+        metrics = dict(updated.steps[0])
         metrics.pop("seconds")
-        metrics |= {**work.metrics(), "memory/rss_bytes": updated.report["rss_bytes"]}
+        metrics |= {**work.metrics(), "memory/rss_bytes": updated.memory.rss_bytes}
         session.log_step(metrics, samples.lengths)
         evaluate_if_due(session)
         session.checkpoint_if_due()
         if following is not None:
-            position, samples = next_position, with_results(following, ahead)
+            position, samples = next_position, following
 
 
 def first_samples(session: Session) -> tuple[int, Samples]:
@@ -56,7 +62,7 @@ def first_samples(session: Session) -> tuple[int, Samples]:
     position, samples = take_step(session, session.progress.step + 1, session.progress.position)
     assert samples is not None, "there is no step left"
     with session.timer.phase("reference"):
-        return position, with_results(samples, together(*reference_calls(session, samples)))
+        return position, with_reference(samples, start_reference(session, samples))
 
 
 def take_step(session: Session, step: int, position: int) -> tuple[int, Samples | None]:
@@ -65,14 +71,19 @@ def take_step(session: Session, step: int, position: int) -> tuple[int, Samples 
         return position, None
     start, count = session.visits.take(position)
     with session.timer.phase("data"):
-        return start + count, session.take("train", start, count)
+        return start + count, session.data.batch("train", start, count).result()
 
 
-def reference_calls(session: Session, samples: Samples | None) -> list[Call]:
-    """The reference's pass over the samples, for the algorithms that have one."""
+def start_reference(session: Session, samples: Samples | None) -> Pending[DataRef] | None:
+    """Starts the reference's pass over the samples, for the algorithms that have one."""
     if samples is None or "reference" not in session.groups:
-        return []
-    return [reference_pass(session.groups["reference"], samples, session.recipe.train.max_tokens_per_rank)]
+        return None
+    return reference_pass(session.groups["reference"], samples, session.recipe.train.max_tokens_per_rank).start()
+
+
+def with_reference(samples: Samples, ahead: Pending[DataRef] | None) -> Samples:
+    """The samples with what the reference's pass over them leaves."""
+    return samples if ahead is None else samples.with_data(ahead.result())
 
 
 def check_invariants(session: Session, samples: Samples) -> None:
@@ -83,15 +94,13 @@ def check_invariants(session: Session, samples: Samples) -> None:
     with session.timer.phase("invariants"):
         cap, policy = recipe.train.max_tokens_per_rank, session.groups["policy"]
         found = forward_pass(policy, samples, "logprobs", cap).result()
-        assert found.data is not None
-        compare = session.data.call("logprob_difference", "logprobs", "ref_logprobs", data=[*samples.data, found.data])
-        difference = compare.result().report
+        difference = session.data.logprob_difference("logprobs", "ref_logprobs", [*samples.data, found]).result()
         check_reference(recipe, difference)
         reference = recipe.models.reference
         first = recipe.algorithm.first_loss()
         if first is not None and not (reference and reference.differs):
             loss, parameters = recipe.algorithm.loss_of("policy")
-            found_loss = evaluate_pass(policy, samples, loss, parameters, cap).result().report["loss"]
+            found_loss = evaluate_pass(policy, samples, loss, parameters, cap).result()["loss"]
             # It moves with the difference of two sums over a response at most.
             rounding = first.slope * 2 * max(samples.lengths) * difference.mean
             check_first_loss(recipe.algorithm.name.upper(), found_loss, first.value, rounding + 1e-5)

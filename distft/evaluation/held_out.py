@@ -4,28 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from distft.clients.data_group import DataGroup
+from distft.clients.model_group import ModelGroup
 from distft.config.recipe import Recipe
 from distft.config.roles import main_role
 from distft.experience.experience import logprob_passes
-from distft.experience.passes import Samples, evaluate_pass
-from distft.experience.preference import reference_pass, with_results
-from distft.experience.rollouts import Sampler, data_of
-from distft.groups.handles import Group, together
+from distft.experience.passes import evaluate_pass
+from distft.experience.preference import reference_pass
+from distft.experience.rollouts import Sampler
+from distft.groups.handles import together
 
 EVALUATION_ITERATION = 0  # training's iterations count from 1, so its draws are never used for evaluation
 
 
-def loss_metrics(recipe: Recipe, groups: Mapping[str, Group], data: Group, split: str, count: int) -> dict[str, float]:
+def loss_metrics(
+    recipe: Recipe, groups: Mapping[str, ModelGroup], data: DataGroup, split: str, count: int
+) -> dict[str, float]:
     """The loss and its metrics on ``count`` units of a split, means over all of them."""
-    taken = data.call("batch", split, 0, count).result()
-    assert taken.data is not None
-    samples = Samples((taken.data,), tuple(taken.report["lengths"]), tuple(taken.report["units"]))
+    samples = data.batch(split, 0, count).result()
     role, cap = main_role(recipe), recipe.train.max_tokens_per_rank
     if "reference" in groups:
-        samples = with_results(samples, [reference_pass(groups["reference"], samples, cap).result()])
+        samples = samples.with_data(reference_pass(groups["reference"], samples, cap).result())
     loss, parameters = recipe.algorithm.loss_of(role)
-    call = evaluate_pass(groups[role], samples, loss, parameters, cap)
-    metrics: dict[str, float] = dict(call.result().report)
+    metrics = dict(evaluate_pass(groups[role], samples, loss, parameters, cap).result())
     for helper in ("seconds", "num_tokens"):
         metrics.pop(helper, None)
     return metrics
@@ -38,7 +39,7 @@ def score_metrics(sampler: Sampler, split: str, count: int) -> dict[str, float]:
     """
     rollout, _ = sampler.generate(sampler.prompts(split, 0, count), EVALUATION_ITERATION)
     calls = [*logprob_passes(sampler, rollout).values(), *sampler.model_scores(rollout, split, 0)]
-    found = [data_of(result) for result in together(*calls)]
+    found = together(*calls)
     means, scored = sampler.function_scores(rollout, split, 0)
-    summary = sampler.data.call("score_summary", data=[*rollout.data, *found, *scored]).result().report
+    summary = sampler.data.score_summary([*rollout.data, *found, *scored]).result()
     return {f"objective/{name}": value for name, value in summary.items()} | means

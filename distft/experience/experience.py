@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from distft.batches import Difference
-from distft.experience.passes import Samples, forward_pass
-from distft.experience.rollouts import Sampler, data_of
+from distft.clients.samples import Samples
+from distft.experience.passes import forward_pass
+from distft.experience.rollouts import Sampler
 from distft.groups.handles import Call, DataRef, together
 
 
@@ -44,23 +45,22 @@ def build_experience(
     passes = logprob_passes(sampler, rollout, entropy=True) | value_passes(sampler, rollout, bootstrap=bootstrap)
     scoring = sampler.model_scores(rollout, "train", start)
     results = together(*passes.values(), *scoring)
-    columns = {name: data_of(result) for name, result in zip(passes, results, strict=False)}
+    columns = dict(zip(passes, results, strict=False))
     means, scored = sampler.function_scores(rollout, "train", start)
-    scores = (*(data_of(result) for result in results[len(passes) :]), *scored)
-    built = sampler.data.call("assign_credit", dict(state), data=[*rollout.data, *columns.values(), *scores]).result()
-    report = built.report
+    scores = (*results[len(passes) :], *scored)
+    credited, worth = sampler.data.assign_credit(state, [*rollout.data, *columns.values(), *scores]).result()
     return Experience(
-        of_role={role: rollout.with_data(columns[role], data_of(built)) for role in columns if role in sampler.groups},
+        of_role={role: rollout.with_data(columns[role], worth) for role in columns if role in sampler.groups},
         rollout=rollout,
         scores=scores,
-        metrics=report["metrics"] | means,
-        state=report["state"],
-        reference_difference=report["reference_difference"],
-        trainer_difference=report["trainer_difference"],
+        metrics=credited.metrics | means,
+        state=credited.state,
+        reference_difference=credited.reference_difference,
+        trainer_difference=credited.trainer_difference,
     )
 
 
-def logprob_passes(sampler: Sampler, rollout: Samples, **options: Any) -> dict[str, Call]:
+def logprob_passes(sampler: Sampler, rollout: Samples, **options: Any) -> dict[str, Call[DataRef]]:
     """The policy's ``old_logprobs`` and, where there is a reference, its ``ref_logprobs``; not started yet.
 
     ``options`` of the policy's pass, such as ``entropy``.
@@ -73,7 +73,7 @@ def logprob_passes(sampler: Sampler, rollout: Samples, **options: Any) -> dict[s
     return calls
 
 
-def value_passes(sampler: Sampler, rollout: Samples, *, bootstrap: bool) -> dict[str, Call]:
+def value_passes(sampler: Sampler, rollout: Samples, *, bootstrap: bool) -> dict[str, Call[DataRef]]:
     """The value model's ``values`` before each token and, for ``bootstrap``, behind the last; nothing without one."""
     cap, value = sampler.recipe.train.max_tokens_per_rank, sampler.groups.get("value")
     if value is None:

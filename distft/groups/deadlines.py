@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from distft.groups.dispatch import Verb
+from distft.common.verb import Verb
 
 STACKS_AT = 0.9  # share of a deadline after which a rank writes its stacks to its log
 
@@ -26,14 +26,14 @@ class DeadlineBook:
         self.deadlines = deadlines
         self._longest: dict[tuple[str, str], float] = {}
 
-    def deadline(self, role: str, name: str, verb: Verb) -> float:
+    def deadline(self, role: str, verb: Verb) -> float:
         """Seconds that the next call may take."""
         rule = self.deadlines
-        longest = self._longest.get((role, name))
+        longest = self._longest.get((role, verb.name))
         if verb.deadline == "setup" or (verb.deadline == "long" and longest is None):
             return max(rule.start_s, rule.floor_s, rule.factor * (longest or 0.0))
         return max(rule.floor_s, rule.factor * (longest or 0.0))
 
-    def saw(self, role: str, name: str, seconds: float) -> None:
+    def saw(self, role: str, verb: Verb, seconds: float) -> None:
         """Takes a finished call into account."""
-        self._longest[role, name] = max(seconds, self._longest.get((role, name), 0.0))
+        self._longest[role, verb.name] = max(seconds, self._longest.get((role, verb.name), 0.0))

@@ -1,81 +1,17 @@
-"""What a verb's call carries to each rank and brings back. Pure: numpy and plain values, no Ray.
-
-Every verb is declared in ``VERBS``: which ranks run it, whose report is wanted, how long it may take
-at first, and whether it needs the devices. An undeclared verb is an error before anything is sent.
-"""
+"""What a verb's call carries to each rank and brings back. Pure: numpy and plain values, no Ray."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from distft.batches import Batch, Column, Ragged, concatenate
-from distft.common.errors import DistftError, nearest
+from distft.common.errors import DistftError
 from distft.groups.handles import Call, DataRef, Part
-
-
-@dataclass(frozen=True)
-class Verb:
-    """How a verb is dispatched.
-
-    ``deadline``: "setup" loads things (the start deadline holds each time), "long" writes or reads
-    much (the start deadline holds the first time), "usual" is computing.
-    ``reports``: "first" keeps the reports of the other ranks at home. ``ranks``: who runs it.
-    ``on_device``: needs the group's devices, so a group sharing them sleeps meanwhile; ``states``: needs what the
-    optimizer keeps there too.
-    """
-
-    deadline: Literal["setup", "long", "usual"] = "usual"
-    reports: Literal["first", "all"] = "all"
-    ranks: Literal["first", "all"] = "all"
-    on_device: bool = True
-    states: bool = False
-
-
-VERBS: Mapping[str, Verb] = {
-    # life
-    "host_store": Verb(ranks="first", on_device=False),
-    "setup": Verb(deadline="setup", states=True),
-    "sleep": Verb(deadline="long", reports="first", on_device=False),
-    "wake": Verb(deadline="long", reports="first", on_device=False),
-    "held": Verb(on_device=False),
-    "close": Verb(reports="first", on_device=False),
-    # computing
-    "forward": Verb(),
-    "update": Verb(states=True),
-    "evaluate": Verb(reports="first"),
-    # generating
-    "sync_weights": Verb(),
-    "generate": Verb(deadline="long"),
-    # keeping
-    "save": Verb(deadline="long", states=True),
-    "load": Verb(deadline="setup", states=True),
-    "check_export": Verb(deadline="setup", ranks="first", on_device=False),
-    "export": Verb(deadline="long", reports="first"),
-    # the data worker's
-    "prepare_rows": Verb(deadline="setup", on_device=False),
-    "batch": Verb(on_device=False),
-    "prompts": Verb(on_device=False),
-    "texts": Verb(on_device=False),
-    "reward_inputs": Verb(on_device=False),
-    "function_scores": Verb(deadline="long", on_device=False),
-    "assign_credit": Verb(on_device=False),
-    "score_summary": Verb(on_device=False),
-    "logprob_difference": Verb(on_device=False),
-}
-
-
-def declared(verb: str, verbs: Mapping[str, Verb]) -> Verb:
-    """The verb's declaration; ValueError names the nearest declared one."""
-    if verb not in verbs:
-        near = nearest(verb, verbs)
-        raise ValueError(f"verb {verb!r} is not declared" + (f"; is {near!r} meant?" if near else ""))
-    return verbs[verb]
-
 
 # ---- to a rank
 
@@ -93,15 +29,15 @@ class Request:
     deadline_s: float
 
 
-def request_for(call: Call, rank: int, verb: Verb, deadline_s: float) -> tuple[Request, tuple[Part, ...]]:
+def request_for(call: Call[Any], rank: int, deadline_s: float) -> tuple[Request, tuple[Part, ...]]:
     """What ``rank`` is sent for ``call``: the request, and the parts that hold its samples."""
     samples = None if call.samples is None else call.samples[rank]
     sources = call.data if samples is None else tuple(source.select(samples) for source in call.data)
     request = Request(
-        verb=call.verb,
+        verb=call.verb.name,
         args=call.args + (() if call.each is None else call.each[rank]),
         kwargs=call.kwargs,
-        keep_report=verb.reports == "first" and rank > 0,
+        keep_report=call.verb.reports == "first" and rank > 0,
         samples=samples,
         layout=tuple(len(source.parts) for source in sources) if call.data else None,
         deadline_s=deadline_s,

@@ -1,16 +1,23 @@
 """The controller's view of groups: calls, results and references to data. No Ray here.
 
-A *call* is a verb asked of every rank of a group; it is started by ``together`` and not before, so
-that the calls of groups which do not share devices can run at once. What a verb computes stays in
-the object store: the controller holds a ``DataRef``, the numbers of the samples and where they lie.
+A *call* is a verb asked of every rank of a group. It begins when it is started, and not before: by ``start``, which
+does not wait for it, so that what is done before its ``result`` is asked for goes on beside it; or by ``together``,
+which starts several alike and waits for all. What a verb computes stays in the object store: the controller holds a
+``DataRef``, the numbers of the samples and where they lie.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar
+
+from distft.common.verb import Verb
+
+_Report = TypeVar("_Report")
+_Answer = TypeVar("_Answer")
+_Other = TypeVar("_Other")
 
 
 @dataclass(frozen=True)
@@ -67,27 +74,44 @@ class WorkerInfo:
 
 
 @dataclass(frozen=True)
-class Result:
-    """What a call brought: rank 0's report, all reports by rank, and the data left in the store.
+class Result(Generic[_Report]):
+    """What a verb brought: rank 0's report, all reports by rank, and the data left in the store.
 
     ``reports`` has None where the verb's declaration keeps the reports of other ranks than 0 at home.
-    ``data`` is None when the verb returned no batch. ``seconds`` runs from the start of the call
-    itself (after any sleep and wake) to the last rank's answer.
+    ``data`` is None when the verb returned no batch. ``seconds`` runs from the start of the verb itself (after any
+    sleep and wake, and after those that were before it on its devices) to when the last rank's answer was seen.
     """
 
-    report: Any
-    reports: tuple[Any, ...]
+    report: _Report
+    reports: tuple[_Report, ...]
     data: DataRef | None
     seconds: float
 
 
+Wait: TypeAlias = Callable[[], Result[Any]]
+
+
+class Runner(Protocol):
+    """What the groups that were started together share: it runs their calls."""
+
+    def start(self, calls: Sequence[Call[Any]]) -> tuple[Wait, ...]:
+        """Starts the calls, at once where their groups share no devices, and returns how to wait for each.
+
+        Where a group's devices are taken a call is next when those before it have ended. The first failure of any call
+        ends every wait, also for others, and what is started or waited for later: UserError and EnvironmentFallsShort
+        raised by a worker as themselves, everything else as RunFailed.
+        """
+        ...
+
+
 @dataclass(frozen=True)
-class Call:
-    """A verb to be run on a group, not started yet. ``run`` is how its group starts calls."""
+class Call(Generic[_Answer]):
+    """A verb to be run on a group, not started yet. ``read`` makes of what it brought what the caller wants to know."""
 
     group: Group
-    verb: str
-    run: Callable[[Sequence[Call]], tuple[Result, ...]] = field(repr=False)
+    verb: Verb
+    runner: Runner = field(repr=False)
+    read: Callable[[Result[Any]], _Answer] = field(repr=False)
     args: tuple[Any, ...] = ()
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     each: tuple[tuple[Any, ...], ...] | None = None
@@ -95,9 +119,31 @@ class Call:
     samples: tuple[tuple[int, ...], ...] | None = None
     deadline_s: float | None = None
 
-    def result(self) -> Result:
+    def start(self) -> Pending[_Answer]:
+        """Starts this call and does not wait for it."""
+        (wait,) = self.runner.start([self])
+        return Pending(self, wait)
+
+    def result(self) -> _Answer:
         """Runs this call alone."""
-        return together(self)[0]
+        return self.start().result()
+
+    def reading(self, read: Callable[[_Answer], _Other]) -> Call[_Other]:
+        """The same call, whose answer is read further."""
+        before = self.read
+        return replace(self, read=lambda result: read(before(result)))  # type: ignore[arg-type,return-value]
+
+
+@dataclass(frozen=True)
+class Pending(Generic[_Answer]):
+    """A call that has been started."""
+
+    call: Call[_Answer]
+    wait: Wait = field(repr=False)
+
+    def result(self) -> _Answer:
+        """Waits for it. What goes wrong anywhere meanwhile is raised, see ``Runner.start``."""
+        return self.call.read(self.wait())
 
 
 class Group(Protocol):
@@ -119,35 +165,35 @@ class Group(Protocol):
 
     def call(
         self,
-        verb: str,
+        verb: Verb,
         *args: Any,
         each: Sequence[tuple[Any, ...]] | None = None,
         data: Sequence[DataRef] = (),
         samples: Sequence[Sequence[int]] | None = None,
         deadline_s: float | None = None,
         **kwargs: Any,
-    ) -> Call:
-        """``worker.verb(*args, *each[rank], batch=..., **kwargs)`` on every rank, once it is run.
+    ) -> Call[Result[Any]]:
+        """``worker.verb(*args, *each[rank], batch=..., **kwargs)`` on every rank, once it is started.
 
         ``batch`` is given where ``data`` is: rank r gets the rows ``samples[r]`` (all rows when None)
         with the columns of all of ``data``. A rank asked for no samples gets an empty batch.
-        Raises ValueError for an undeclared verb or arguments that do not fit the number of ranks.
+        Raises ValueError for arguments that do not fit the number of ranks.
         """
         ...
 
 
-def together(*calls: Call) -> tuple[Result, ...]:
-    """Runs the calls, at once where their groups share no devices; results in the order of the calls.
+def together(*calls: Call[_Answer]) -> tuple[_Answer, ...]:
+    """Starts the calls, at once where their groups share no devices, and waits for all; answers in their order.
 
-    The first failure ends it, without waiting for the others: UserError and EnvironmentFallsShort
-    raised by a worker as themselves, everything else as RunFailed.
+    Raises as ``Runner.start`` says, and ValueError for calls of groups that were not started together.
     """
     if not calls:
         return ()
-    run = calls[0].run
-    if any(call.run != run for call in calls):
+    runner = calls[0].runner
+    if any(call.runner is not runner for call in calls):
         raise ValueError("these calls belong to groups that were not started together")
-    return run(calls)
+    waits = runner.start(calls)
+    return tuple(Pending(call, wait).result() for call, wait in zip(calls, waits, strict=True))
 
 
 def _few(samples: frozenset[int]) -> str:

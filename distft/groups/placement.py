@@ -23,6 +23,7 @@ from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from distft.common.errors import EnvironmentFallsShort
+from distft.common.verb import Ending, declaration
 from distft.groups.bundles import (
     Bundle,
     GroupSpec,
@@ -37,8 +38,7 @@ from distft.groups.bundles import (
     sharers,
 )
 from distft.groups.deadlines import Deadlines
-from distft.groups.dispatch import VERBS, Verb
-from distft.groups.handles import WorkerInfo
+from distft.groups.handles import WorkerInfo, together
 from distft.groups.lanes import Devices
 from distft.groups.ray_handles import Attempt, RayGroup
 from distft.groups.shell import Birth
@@ -51,6 +51,7 @@ log = logging.getLogger(__name__)
 
 OnReady = Callable[[str, tuple[WorkerInfo, ...]], None]
 
+_CLOSE = declaration(Ending.close)
 _CLOSE_S = 10.0  # how long workers may take to leave their process groups before they are killed
 _GONE_S = 5.0  # how long killed actors may take to be gone
 
@@ -104,7 +105,7 @@ class Groups(Mapping[str, RayGroup]):
     def _close(self, close_s: float) -> None:
         """Lets all ranks leave their process groups together; a failure here only goes to the log."""
         try:
-            self._attempt.run([group.call("close", deadline_s=close_s) for group in self.values()])
+            together(*(group.call(_CLOSE, deadline_s=close_s) for group in self.values()))
         except Exception as error:
             log.warning("groups did not close by themselves: %s", error)
 
@@ -116,7 +117,6 @@ def start_groups(
     attempt: int,
     deadlines: Deadlines,
     on_ready: OnReady | None = None,
-    verbs: Mapping[str, Verb] = VERBS,
 ) -> Groups:
     """Starts all groups at once and returns when every worker is constructed.
 
@@ -135,7 +135,6 @@ def start_groups(
             {spec.role: spec.resting for spec in specs},
         ),
         deadlines,
-        verbs,
         answers,
     )
     try:

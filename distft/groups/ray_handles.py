@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from distft.common.errors import DistftError, RunFailed
+from distft.common.verb import Verb
 from distft.groups.deadlines import DeadlineBook, Deadlines
-from distft.groups.dispatch import Verb, collect, declared, request_for
-from distft.groups.handles import Call, DataRef, Result, WorkerInfo
-from distft.groups.lanes import Devices, lanes
+from distft.groups.dispatch import collect, request_for
+from distft.groups.handles import Call, DataRef, Result, Wait, WorkerInfo
+from distft.groups.lanes import Devices
 from distft.groups.worker_group import Answers, Asked, Member
 from distft.tracking.timing import Busy
 
@@ -49,27 +52,28 @@ class RayGroup:
 
     def call(
         self,
-        verb: str,
+        verb: Verb,
         *args: Any,
         each: Sequence[tuple[Any, ...]] | None = None,
         data: Sequence[DataRef] = (),
         samples: Sequence[Sequence[int]] | None = None,
         deadline_s: float | None = None,
         **kwargs: Any,
-    ) -> Call:
+    ) -> Call[Result[Any]]:
         """See ``handles.Group.call``."""
-        ranks = 1 if declared(verb, self._attempt.verbs).ranks == "first" else self.num_ranks
+        ranks = 1 if verb.ranks == "first" else self.num_ranks
         for name, given in (("each", each), ("samples", samples)):
             if given is not None and len(given) != ranks:
-                raise ValueError(f"{self.role}.{verb}: {name} has {len(given)} entries for {ranks} ranks")
+                raise ValueError(f"{self.role}.{verb.name}: {name} has {len(given)} entries for {ranks} ranks")
         if samples is not None and not data:
-            raise ValueError(f"{self.role}.{verb}: samples without data to take them from")
+            raise ValueError(f"{self.role}.{verb.name}: samples without data to take them from")
         for source in data if samples is not None else ():
             source.select([sample for rows in samples or () for sample in rows])  # raises where one is missing
         return Call(
             group=self,
             verb=verb,
-            run=self._attempt.run,
+            runner=self._attempt,
+            read=lambda result: result,
             args=args,
             kwargs=kwargs,
             each=None if each is None else tuple(each),
@@ -80,27 +84,36 @@ class RayGroup:
 
 
 @dataclass(eq=False)
+class _Started:
+    """A call that was started: in its lane, running, or with its result."""
+
+    call: Call[Any]
+    result: Result[Any] | None = None
+
+
+@dataclass(eq=False)
 class _Step:
-    """A verb that is running: a call of the controller (``position`` among them) or a sleep or wake."""
+    """A verb that is running: a started call's, or a sleep or wake that comes before it."""
 
     group: RayGroup
-    verb: str
-    position: int | None
+    verb: Verb
+    of: _Started | None
     asked: Asked
     data_refs: list[Any]
-    moved: tuple[str, ...]
+    moved: tuple[Any, ...]
 
 
 class Attempt:
     """All groups that live and die together. Its first failure is its end: later calls raise it again."""
 
-    def __init__(self, devices: Devices, deadlines: Deadlines, verbs: Mapping[str, Verb], answers: Answers) -> None:
+    def __init__(self, devices: Devices, deadlines: Deadlines, answers: Answers) -> None:
         self.groups: dict[str, RayGroup] = {}
-        self.verbs = verbs
         self.devices = devices
         self.book = DeadlineBook(deadlines)
         self.failure: DistftError | None = None
         self._answers = answers
+        self._lanes: dict[str, deque[_Started]] = {}
+        self._running: dict[str, _Step] = {}
         self._computing: list[tuple[float, float]] = []
         self._moving: list[tuple[float, float]] = []
         self._peaks: dict[str, dict[str, int]] = {}
@@ -117,12 +130,34 @@ class Attempt:
         peaks, self._peaks = self._peaks, {}
         return peaks
 
-    def run(self, calls: Sequence[Call]) -> tuple[Result, ...]:
-        """Runs the calls; see ``handles.together``."""
+    def start(self, calls: Sequence[Call[Any]]) -> tuple[Wait, ...]:
+        """See ``handles.Runner.start``. Lanes move on only while somebody waits: a call that must wait for its devices,
+        or a sleep that comes before it, is sent then."""
+        started = [_Started(call) for call in calls]
+        with self._ended_by_a_failure():
+            for one in started:
+                self._lanes.setdefault(self.devices.device_set_of[one.call.group.role], deque()).append(one)
+            self._send()
+        return tuple(partial(self._wait, one) for one in started)
+
+    def _wait(self, started: _Started) -> Result[Any]:
+        with self._ended_by_a_failure():
+            while started.result is None:
+                asked = self._answers.next([step.asked for step in self._running.values()])
+                lane = next(lane for lane, step in self._running.items() if step.asked is asked)
+                step = self._running.pop(lane)
+                result = self._finish(step)
+                if step.of is not None:
+                    step.of.result = result
+                self._send()
+        return started.result
+
+    @contextmanager
+    def _ended_by_a_failure(self) -> Iterator[None]:
         if self.failure is not None:
             raise self.failure
         try:
-            return self._run(calls)
+            yield
         except DistftError as failure:
             self.failure = failure
             raise
@@ -131,56 +166,41 @@ class Attempt:
             self.failure = RunFailed(f"interrupted: {interruption!r}", kind="interrupted")
             raise
 
-    def _run(self, calls: Sequence[Call]) -> tuple[Result, ...]:
-        waiting = lanes([self.devices.device_set_of[call.group.role] for call in calls])
-        running: dict[str, _Step] = {}
-        results: dict[int, Result] = {}
-        while waiting or running:
-            for lane, positions in list(waiting.items()):
-                if lane not in running:
-                    running[lane] = self._next_step(calls, positions)
-                    if not positions:
-                        del waiting[lane]
-            asked = self._answers.next([step.asked for step in running.values()])
-            lane = next(lane for lane, step in running.items() if step.asked is asked)
-            step = running.pop(lane)
-            result = self._finish(step)
-            if step.position is not None:
-                results[step.position] = result
-        return tuple(results[position] for position in range(len(calls)))
+    def _send(self) -> None:
+        """Every lane on which nothing runs goes on: with its next call, or with what must come before it."""
+        for lane, waiting in self._lanes.items():
+            if waiting and lane not in self._running:
+                self._running[lane] = self._next_step(waiting)
 
-    def _next_step(self, calls: Sequence[Call], positions: deque[int]) -> _Step:
-        """The lane's next call, or what must come before it; a call is taken off the lane."""
-        call = calls[positions[0]]
-        before = self.devices.steps_before(call.group.role, declared(call.verb, self.verbs))
+    def _next_step(self, waiting: deque[_Started]) -> _Step:
+        call = waiting[0].call
+        before = self.devices.steps_before(call.group.role, call.verb)
         if before:
             move = before[0]
-            return self._start(self.groups[move.role].call(move.verb, move.parts), None, move.parts)
-        return self._start(call, positions.popleft())
+            return self._ask(self.groups[move.role].call(move.verb, move.parts), None, move.parts)
+        return self._ask(call, waiting.popleft())
 
-    def _start(self, call: Call, position: int | None, moved: tuple[str, ...] = ()) -> _Step:
+    def _ask(self, call: Call[Any], of: _Started | None, moved: tuple[Any, ...] = ()) -> _Step:
         """Sends the verb to the ranks that run it."""
-        group = self.groups[call.group.role]
-        verb = declared(call.verb, self.verbs)
-        deadline_s = call.deadline_s or self.book.deadline(group.role, call.verb, verb)
+        group, verb = self.groups[call.group.role], call.verb
+        deadline_s = call.deadline_s or self.book.deadline(group.role, verb)
         members = group.members if verb.ranks == "all" else group.members[:1]
-        requests = [request_for(call, rank, verb, deadline_s) for rank in range(len(members))]
-        asked = Asked(group.role, call.verb, {}, deadline_s)
+        requests = [request_for(call, rank, deadline_s) for rank in range(len(members))]
+        asked = Asked(group.role, verb.name, {}, deadline_s)
         data_refs = []
         for member, (request, parts) in zip(members, requests, strict=True):
             report, data = member.actor.run.remote(request, *(part.ref for part in parts))
             asked.waiting[report] = member
             data_refs.append(data)
-        return _Step(group, call.verb, position, asked, data_refs, moved)
+        return _Step(group, verb, of, asked, data_refs, moved)
 
-    def _finish(self, step: _Step) -> Result:
+    def _finish(self, step: _Step) -> Result[Any]:
         seconds = time.monotonic() - step.asked.started
         self.book.saw(step.group.role, step.verb, seconds)
-        verb = declared(step.verb, self.verbs)
-        self.devices.ran(step.group.role, step.verb, verb, step.moved)
+        self.devices.ran(step.group.role, step.verb, step.moved)
         outcomes = [step.asked.answers[member] for member in step.group.members[: len(step.data_refs)]]
-        if step.position is None or verb.on_device:
-            now, spans = time.monotonic(), self._moving if step.position is None else self._computing
+        if step.of is None or step.verb.on_device:
+            now, spans = time.monotonic(), self._moving if step.of is None else self._computing
             spans.append((now - max(outcome.seconds for outcome in outcomes), now))
         peaks = self._peaks.setdefault(step.group.role, {}) if any(outcome.peaks for outcome in outcomes) else {}
         for name, size in (pair for outcome in outcomes for pair in outcome.peaks.items()):
@@ -189,7 +209,7 @@ class Attempt:
         try:
             data = collect(outcomes, step.data_refs)
         except ValueError as error:
-            raise RunFailed(f"{step.verb}: {error}", role=step.group.role, kind="exception") from error
+            raise RunFailed(f"{step.verb.name}: {error}", role=step.group.role, kind="exception") from error
         return Result(reports[0], reports, data, seconds)
 
 

@@ -135,9 +135,12 @@ class Answers:
             complete = next((one for one in asked if not one.waiting), None)
             if complete is not None:
                 return complete
+            silent = sum(len(one.waiting) for one in asked)
             trouble = self._one(asked, min(one.deadline for one in asked))
             if trouble is not None:
                 raise self._root(trouble, asked).error
+            if sum(len(one.waiting) for one in asked) < silent:
+                continue  # answers that lay ready, however long the driver was away, are no silence
             late = next((one for one in asked if one.waiting and time.monotonic() >= one.deadline), None)
             if late is not None:
                 raise _too_late(late, self._without_pulse(f"no answer to {late.role}.{late.verb}"))

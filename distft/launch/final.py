@@ -16,7 +16,7 @@ def write_final(session: Session, run_dir: Path) -> None:
     draft, final = run_dir / ".final-draft", run_dir / "final"
     try:
         shutil.rmtree(draft, ignore_errors=True)
-        session.groups[main_role(session.recipe)].call("export", str(draft)).result()
+        session.groups[main_role(session.recipe)].export(str(draft)).result()
         shutil.rmtree(final, ignore_errors=True)
         draft.rename(final)
     except Exception as error:

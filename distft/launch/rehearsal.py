@@ -47,7 +47,7 @@ def _set_up(recipe: Recipe, found: Found | None, folder: Path) -> Iterator[str]:
     worker = DataWorker(recipe=recipe, starts=starts, weights=False, store=store)
     contents = None
     while contents is None:
-        contents = worker.prepare_rows(_SLICE_S)[0]["contents"]
+        contents = worker.prepare_rows(_SLICE_S)[0].contents
     check_data(recipe, found, contents)
     loaded, _ = worker.setup()
     done = []
@@ -57,7 +57,7 @@ def _set_up(recipe: Recipe, found: Found | None, folder: Path) -> Iterator[str]:
         if asked not in done:
             rehearse_model(spec, start, new_head=new_head, exported=exported)
             done.append(asked)
-    yield from (*loaded["warnings"], *remarks.on_rows(recipe, loaded["num_units"]))
+    yield from (*loaded.warnings, *remarks.on_rows(recipe, loaded.num_units))
 
 
 @contextlib.contextmanager

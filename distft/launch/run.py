@@ -17,6 +17,8 @@ from typing import Any
 
 from distft.checkpoint.coordinator import Coordinator, Found
 from distft.checkpoint.lease import Lease, acquire
+from distft.clients.data_group import DataGroup
+from distft.clients.model_group import ModelGroup
 from distft.common.errors import DistftError, StoppedOnRequest
 from distft.common.files import write_atomic
 from distft.common.logging import configure
@@ -30,8 +32,7 @@ from distft.controller.rows import prepare_rows
 from distft.controller.session import Session
 from distft.controller.supervised import train_supervised
 from distft.controller.visits import total_steps
-from distft.groups.guest import Guest
-from distft.groups.handles import Group, together
+from distft.groups.handles import together
 from distft.groups.placement import Deadlines, Groups, GroupSpec, start_groups
 from distft.launch.final import write_final
 from distft.launch.on_ray.cluster import connect
@@ -49,6 +50,7 @@ from distft.tracking.progress import make_progress
 from distft.tracking.timing import PhaseTimer, Throughput
 from distft.tracking.tracker import Tracker
 from distft.tracking.wandb_backend import wandb_options
+from distft.workers.reports import Loaded
 
 DATA = "data"
 DATA_WORKER = "distft.workers.data_worker:DataWorker"
@@ -247,28 +249,28 @@ def _set_up(
 ) -> Session:
     """Loads data and models, and the checkpoint if there is one; then the run can go."""
     tracker.phase("loading data")
-    data = groups[DATA]
+    data = DataGroup(groups[DATA])
     progress.data = dict(prepare_rows(data, tracker, stop, lambda now: check_data(recipe, found, now)))
-    loaded = data.call("setup").result().report
-    tracker.event("data_ready", **loaded["statistics"])
-    for warning in (*loaded["warnings"], *remarks.on_rows(recipe, loaded["num_units"])):
+    loaded = data.setup().result()
+    tracker.event("data_ready", **loaded.statistics)
+    for warning in (*loaded.warnings, *remarks.on_rows(recipe, loaded.num_units)):
         log.warning(warning)
-    models: dict[str, Group] = {role: group for role, group in groups.items() if role != DATA}
+    models = {role: ModelGroup(group) for role, group in groups.items() if role != DATA}
     tracker.phase("loading models")
     _load_models(recipe, run_dir, models, loaded, tracker)
     for group in plan.groups.values():
         for role in group.roles[1:]:
-            models[role] = Guest(role, models[group.role])
+            models[role] = ModelGroup(groups[group.role], guest=role)
             tracker.event("guest", role=role, host=group.role)
-    num_units = loaded["num_units"]
+    num_units = loaded.num_units
     progress.total_steps = total_steps(recipe.train, num_units["train"], step=progress.step, position=progress.position)
     if found is not None:
         tracker.phase(f"resuming from step {found.step}")
-        together(*(models[role].call("load", str(found.path)) for role in trained_roles(recipe)))
+        together(*(models[role].load(str(found.path)) for role in trained_roles(recipe)))
         tracker.event("resume", step=found.step, path=str(found.path),
                       rejected=[f"{path.name}: {why}" for path, why in found.rejected])  # fmt: skip
     tracker.phase("checking the export")
-    models[main_role(recipe)].call("check_export").result()
+    models[main_role(recipe)].check_export().result()
     tracker.total_steps = progress.total_steps
     tracker.event("ready", step=progress.step, total_steps=progress.total_steps)
     return Session(
@@ -287,25 +289,24 @@ def _set_up(
 
 
 def _load_models(
-    recipe: Recipe, run_dir: Path, models: Mapping[str, Group], loaded: Mapping[str, Any], tracker: Tracker
+    recipe: Recipe, run_dir: Path, models: Mapping[str, ModelGroup], loaded: Loaded, tracker: Tracker
 ) -> None:
     starts = starts_of_workers(recipe, model_starts(recipe, run_dir), loaded)
-    if "value" in models and not loaded["same_value_tokenizer"]:
+    if "value" in models and not loaded.same_value_tokenizer:
         path = starts["value"][0].path
         tracker.event("value_start", cause="the reward model has another tokenizer", path=path)
-    hosted = dict(zip(models, together(*(group.call("host_store") for group in models.values())), strict=True))
+    hosted = dict(zip(models, together(*(group.host_store() for group in models.values())), strict=True))
     calls = (
-        group.call("setup", hosted[role].report, starts[role][0].path, starts[role][1])
-        for role, group in models.items()
+        group.setup(hosted[role], starts[role][0].path, new_head=starts[role][1]) for role, group in models.items()
     )
     ready = dict(zip(models, together(*calls), strict=True))
     if "policy" in ready:
-        tracker.event("stop_tokens", tokens=ready["policy"].report["stop_tokens"])
+        tracker.event("stop_tokens", tokens=ready["policy"].stop_tokens)
 
 
 def _train(session: Session, run_dir: Path) -> dict[str, dict[str, float]]:
     if is_rl(session.recipe):
-        session.groups["policy"].call("sync_weights", session.progress.step).result()
+        session.groups["policy"].sync_weights(session.progress.step).result()
     if session.fresh:
         before(session)
     if is_rl(session.recipe):

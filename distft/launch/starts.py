@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from distft.common.seeding import derive
 from distft.config.load import resolve_path
@@ -12,6 +11,7 @@ from distft.config.models import Model, Policy
 from distft.config.recipe import Recipe
 from distft.config.roles import longest_sequence, main_role, model_of, optimizer_of, roles, trained_roles
 from distft.data.chat_templates import NAMED, resolve_template
+from distft.workers.reports import Loaded
 from distft.workers.spec import RoleSpec, Start
 
 CAUSAL_ROLES = ("policy", "reference")
@@ -37,14 +37,12 @@ def model_starts(recipe: Recipe, run_dir: Path) -> dict[str, Start]:
     return found
 
 
-def starts_of_workers(
-    recipe: Recipe, starts: Mapping[str, Start], loaded: Mapping[str, Any]
-) -> dict[str, tuple[Start, bool]]:
+def starts_of_workers(recipe: Recipe, starts: Mapping[str, Start], loaded: Loaded) -> dict[str, tuple[Start, bool]]:
     """Of every role what its workers load, once the data worker has reported (``loaded``), and whether its scalar head
     may be new. A value model whose start has other tokens than the policy starts from the policy.
     """
     chosen = dict(starts)
-    if "value" in chosen and not loaded["same_value_tokenizer"]:
+    if "value" in chosen and not loaded.same_value_tokenizer:
         chosen["value"] = starts["policy"]
     return {
         role: (chosen[role], role in ("value", main_role(recipe)) or starts[role].init is not None) for role in starts

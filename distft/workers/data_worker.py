@@ -34,14 +34,17 @@ from distft.data.turn_end import plain_end, special_tokens, turn_end
 from distft.data.vocabulary import require_policys_tokens
 from distft.models.limits import embedding_rows, learned_positions
 from distft.models.tokenizer import load_tokenizer
+from distft.tracking.metrics import Sample
+from distft.workers.reports import Credited, Described, Loaded, RowsPrepared
 from distft.workers.reward_functions import asked, reward_function
 from distft.workers.reward_reading import as_trained, read_anew, within_positions
 from distft.workers.spec import Start
+from distft.workers.verbs import DataVerbs
 
 log = logging.getLogger(__name__)
 
 
-class DataWorker:
+class DataWorker(DataVerbs):
     """The data of a run. ``starts`` says where each role's model begins."""
 
     def __init__(
@@ -57,7 +60,7 @@ class DataWorker:
         self._contents: Mapping[str, str] | None = None
         self._preparing = self._prepare()
 
-    def prepare_rows(self, seconds: float) -> tuple[dict[str, Any], None]:
+    def prepare_rows(self, seconds: float) -> tuple[RowsPrepared, None]:
         """Gets ready for about so long: whether it is ``done``, what it is ``doing``, and the hashes of the sources'
         ``contents`` once they are known. Calls of this before ``setup`` keep that within its deadline."""
         until = time.monotonic() + seconds
@@ -66,10 +69,10 @@ class DataWorker:
             self._contents = preparing.contents or self._contents
             if news or time.monotonic() >= until:
                 stage(preparing.doing or "looking for tokenised rows")
-                return {"done": False, "doing": preparing.doing, "contents": self._contents}, None
-        return {"done": True, "doing": "", "contents": self._contents}, None
+                return RowsPrepared(done=False, doing=preparing.doing, contents=self._contents), None
+        return RowsPrepared(done=True, doing="", contents=self._contents), None
 
-    def setup(self) -> tuple[dict[str, Any], None]:
+    def setup(self) -> tuple[Loaded, None]:
         """What ``prepare_rows`` has left over; reports sizes."""
         for _ in self._preparing:
             pass
@@ -81,17 +84,18 @@ class DataWorker:
             for bad in found.bad:
                 log.info("left out of data.%s: %s: %s (hash %s)", name, bad.where, bad.what, bad.digest)
         warnings = [f"data.{name}: {text}" for name, found in statistics.items() for text in found.warnings]
-        return {
-            "num_units": {name: dataset.num_units if dataset else 0 for name, dataset in sets.items()},
-            "statistics": {name: str(found) for name, found in statistics.items()},
-            "warnings": [
+        loaded = Loaded(
+            num_units={name: dataset.num_units if dataset else 0 for name, dataset in sets.items()},
+            statistics={name: str(found) for name, found in statistics.items()},
+            warnings=(
                 *hub_notes(self._recipe.data, self._recipe.algorithm.kind),
                 *warnings,
                 *self._without_an_end(),
-            ],
-            "same_reward_tokenizer": self._same_tokenizer,
-            "same_value_tokenizer": self._same_value_tokenizer(),
-        }, None
+            ),
+            same_reward_tokenizer=self._same_tokenizer,
+            same_value_tokenizer=self._same_value_tokenizer(),
+        )
+        return loaded, None
 
     def _prepare(self) -> Generator[Preparing, None, None]:
         """Writes the ``init:`` models that are not there yet, loads tokenizers, functions and rows."""
@@ -123,12 +127,12 @@ class DataWorker:
 
     # ---- samples
 
-    def batch(self, split: str, start: int, count: int) -> tuple[dict[str, Any], Batch]:
+    def batch(self, split: str, start: int, count: int) -> tuple[Described, Batch]:
         """``count`` units from position ``start``: tokens ready to be trained on, and their lengths and units."""
         batch = self._split(split).batch(self._units(split, start, count))
         return _described(batch), batch
 
-    def prompts(self, split: str, start: int, count: int, samples_per_prompt: int) -> tuple[dict[str, Any], Batch]:
+    def prompts(self, split: str, start: int, count: int, samples_per_prompt: int) -> tuple[Described, Batch]:
         """``count`` prompts from position ``start``, each ``samples_per_prompt`` times.
 
         A sample is its own unit: no method needs the samples of a prompt in one micro-batch or optimizer step. What
@@ -140,25 +144,26 @@ class DataWorker:
         batch = prompts.take(groups).with_columns(sample=numbers, unit=numbers, group=groups)
         return _described(batch), batch
 
-    def texts(self, limit: int, *, batch: Batch) -> tuple[list[dict[str, Any]], None]:
+    def texts(self, limit: int, *, batch: Batch) -> tuple[list[Sample], None]:
         """The first ``limit`` samples as prompt, completion and score: for people to read."""
         rows = []
         for index in range(min(limit, len(batch))):
             prompt, response = (batch.ragged(name)[index] for name in ("prompt_ids", "response_ids"))
-            row: dict[str, Any] = {
-                "prompt": self._tokenizer.decode(prompt),
-                "completion": response_text(self._tokenizer, prompt, response, ended=bool(batch.dense("ended")[index])),
-            }
-            if "score" in batch:
-                row["score"] = float(batch.dense("score")[index])
-            rows.append(row)
+            ended = bool(batch.dense("ended")[index])
+            rows.append(
+                Sample(
+                    self._tokenizer.decode(prompt),
+                    response_text(self._tokenizer, prompt, response, ended=ended),
+                    float(batch.dense("score")[index]) if "score" in batch else None,
+                )
+            )
         return rows, None
 
     # ---- experience
 
     def reward_inputs(
         self, split: str, start: int, samples_per_prompt: int, *, batch: Batch
-    ) -> tuple[dict[str, Any] | None, Batch | None]:
+    ) -> tuple[Described | None, Batch | None]:
         """The rollout as the reward model saw texts when it was trained; None where it is so already.
 
         Where its tokenizer is not proven to be the policy's, the *text* is read anew, through the reward model's
@@ -205,7 +210,7 @@ class DataWorker:
             total += weight * scores
         return means, Batch({"sample": batch.dense("sample"), "function_score": total})
 
-    def assign_credit(self, state: Mapping[str, Any], *, batch: Batch) -> tuple[dict[str, Any], Batch]:
+    def assign_credit(self, state: Mapping[str, Any], *, batch: Batch) -> tuple[Credited, Batch]:
         """See ``judged``. Model and function scores, where both are there, are added with their weights."""
         from distft.workers.judging import judged
 
@@ -331,9 +336,9 @@ class DataWorker:
         draft.rename(start.path)
 
 
-def _described(batch: Batch) -> dict[str, Any]:
+def _described(batch: Batch) -> Described:
     """What the controller may know of a batch: numbers of tokens, and which samples belong together."""
     lengths = batch.ragged("prompt_ids").lengths
     if "response_ids" in batch:
         lengths = lengths + batch.ragged("response_ids").lengths
-    return {"lengths": lengths.tolist(), "units": batch.dense("unit").tolist()}
+    return Described(tuple(lengths.tolist()), tuple(batch.dense("unit").tolist()))

@@ -12,9 +12,10 @@ from distft.algorithms.rewards import objective_terms
 from distft.batches import Batch, Difference
 from distft.common.addresses import found_at
 from distft.experience.credit.base import Credit, Padded, importance, scores_of
+from distft.workers.reports import Credited
 
 
-def judged(rollout: Batch, section: Any, state: Mapping[str, Any]) -> tuple[dict[str, Any], Batch]:
+def judged(rollout: Batch, section: Any, state: Mapping[str, Any]) -> tuple[Credited, Batch]:
     """The columns of the method's way of assigning credit. ``section``: the recipe's ``algorithm``.
 
     Reports the iteration's ``metrics``, the method's ``state`` for the next one, and how far the generator's
@@ -25,12 +26,12 @@ def judged(rollout: Batch, section: Any, state: Mapping[str, Any]) -> tuple[dict
     assigned = credit(rollout, section, state)
     shape = Padded.of(rollout)
     to_generator = _difference(rollout, shape, "sampled_logprobs")
-    report = {
-        "metrics": _metrics(rollout, shape, to_generator) | assigned.metrics,
-        "state": assigned.state,
-        "trainer_difference": to_generator,
-        "reference_difference": _difference(rollout, shape, "ref_logprobs") if "ref_logprobs" in rollout else None,
-    }
+    report = Credited(
+        metrics=_metrics(rollout, shape, to_generator) | assigned.metrics,
+        state=assigned.state,
+        trainer_difference=to_generator,
+        reference_difference=_difference(rollout, shape, "ref_logprobs") if "ref_logprobs" in rollout else None,
+    )
     return report, Batch({"sample": rollout.dense("sample"), **assigned.columns})
 
 

@@ -43,13 +43,15 @@ from distft.rollout.generator import Sampling
 from distft.workers.collate import collate
 from distft.workers.keeping import export_result, load_share, require_readable, save_share
 from distft.workers.rank_generator import RankGenerator
+from distft.workers.reports import Answers, Memory, Ready, Synced, Updated
 from distft.workers.spec import RoleSpec
-from distft.workers.update import MicroBatches, Updater, model_outputs
+from distft.workers.update import Updater, model_outputs
+from distft.workers.verbs import MicroBatches, ModelVerbs, Reads, Store
 
 log = logging.getLogger(__name__)
 
 
-class ModelWorker:
+class ModelWorker(ModelVerbs):
     """Rank ``rank`` of ``world_size`` of the role that ``spec`` describes."""
 
     def __init__(self, *, spec: RoleSpec, rank: int, world_size: int, node_ip: str = "127.0.0.1", **_: Any) -> None:
@@ -61,12 +63,12 @@ class ModelWorker:
 
     # ---- life
 
-    def host_store(self) -> tuple[tuple[str, int], None]:
+    def host_store(self) -> tuple[Store, None]:
         """Opens the group's meeting point on this rank: ``(host, port)``."""
         self._store = process_group.host_store(self._node_ip)
         return (self._node_ip, int(self._store.port)), None
 
-    def setup(self, store: tuple[str, int], path: str, new_head: bool) -> tuple[dict[str, Any], None]:
+    def setup(self, store: Store, path: str, new_head: bool) -> tuple[Ready, None]:
         """Joins the group and builds the sharded model from ``path``, a folder or hub name.
 
         ``new_head`` allows a scalar head to be started where the weights have none.
@@ -106,12 +108,12 @@ class ModelWorker:
         self._unread = unread_token(self._tokenizer, config, trained=trained) if spec.role == "reward" else None
         self._updater = Updater(self._engine, spec.head, self._pad_token, self._unread)
         seed_everything(spec.seed + self.rank)
-        report = {"seconds": time.perf_counter() - started, **self.held()[0]}
+        stops: tuple[str, ...] = ()
         if spec.head == "causal":
-            report["stop_tokens"] = self._tokenizer.convert_ids_to_tokens(list(self._stop_tokens()))
-            log.info("answers end with %s", " or ".join(report["stop_tokens"]))
+            stops = tuple(self._tokenizer.convert_ids_to_tokens(list(self._stop_tokens())))
+            log.info("answers end with %s", " or ".join(stops))
         stage("ready")
-        return report, None
+        return Ready(time.perf_counter() - started, self.held()[0], stops), None
 
     def _require_positions(self, length: int) -> None:
         """Raises UserError for a sequence of more tokens than the model has learned positions for."""
@@ -123,7 +125,7 @@ class ModelWorker:
                 "or a model with more positions",
             )
 
-    def join(self, store: tuple[str, int]) -> tuple[None, None]:
+    def join(self, store: Store) -> tuple[None, None]:
         """Joins the group's communicator; roles that live in one process share it."""
         stage("joining the process group")
         process_group.join(self.rank, self.world_size, self._store or store, timeout_s=self.spec.collective_timeout_s)
@@ -142,17 +144,11 @@ class ModelWorker:
         """Takes them back; reports the bytes that come back."""
         return {"bytes": self._engine.reload(parts)}, None
 
-    def held(self) -> tuple[dict[str, Any], None]:
+    def held(self) -> tuple[Memory, None]:
         """Elements of parameters, gradients and optimizer state on this rank, their bytes now, and the process's."""
         held = self._engine.held()
-        report = {
-            "parameters": held.parameters,
-            "gradients": held.gradients,
-            "optimizer": held.optimizer,
-            "bytes": held.bytes,
-            "rss_bytes": psutil.Process().memory_info().rss,
-        }
-        return report, None
+        rss = psutil.Process().memory_info().rss
+        return Memory(held.parameters, held.gradients, held.optimizer, held.bytes, rss), None
 
     def take_peaks(self) -> dict[str, int]:
         """The most bytes of the GPU that tensors took, and that the allocator held, since this was last asked."""
@@ -174,9 +170,9 @@ class ModelWorker:
         batch: Batch,
         temperature: float = 1.0,
         entropy: bool = False,
-        reads: str = "tokens",
+        reads: Reads = "tokens",
         adapters: bool = True,
-    ) -> tuple[dict[str, Any], Batch]:
+    ) -> tuple[None, Batch]:
         """An evaluation pass: log-probs, values (``reads`` "tokens") or one scalar a sample ("last").
 
         Without ``adapters`` it is the frozen base that answers.
@@ -208,7 +204,7 @@ class ModelWorker:
         for name, values in found.items():
             lengths = batch.ragged("response_ids").lengths if len(batch) and not dense else np.zeros(0, np.int64)
             columns[name] = values if dense else Ragged.split(values, lengths)
-        return {}, Batch(columns)
+        return None, Batch(columns)
 
     def update(
         self,
@@ -221,7 +217,7 @@ class ModelWorker:
         batch: Batch,
         temperature: float = 1.0,
         target_kl: float | None = None,
-    ) -> tuple[dict[str, Any], None]:
+    ) -> tuple[Updated, None]:
         """Optimizer steps ``first_step ...`` of ``total_steps``; reports each step's metrics, equal on all ranks.
 
         With ``target_kl`` the rest is left out after a step whose ``policy/approxkl_avg`` exceeds it.
@@ -241,7 +237,7 @@ class ModelWorker:
             learning_rates=rates,
             stop=beyond,
         )
-        return {"steps": history, **self.held()[0]}, None
+        return Updated(tuple(history), self.held()[0]), None
 
     def evaluate(
         self, loss: str, parameters: Mapping[str, Any], micro_batches: MicroBatches, *, batch: Batch
@@ -255,7 +251,7 @@ class ModelWorker:
 
     # ---- generating
 
-    def sync_weights(self, version: int) -> tuple[dict[str, Any], None]:
+    def sync_weights(self, version: int) -> tuple[Synced, None]:
         """The current weights into this rank's generator, which from then on answers with ``version``."""
         stage(f"weight sync {version}")
         if self._generator is None:
@@ -266,7 +262,7 @@ class ModelWorker:
 
     def generate(
         self, sampling: Sampling, seed: int, iteration: int, micro_batches: MicroBatches, *, batch: Batch
-    ) -> tuple[dict[str, Any], Batch]:
+    ) -> tuple[Answers, Batch]:
         """Responses to the prompts of ``batch``; reports their lengths by sample and the weights' version."""
         stage(f"generate iteration {iteration}")
         assert self._generator is not None, "sync_weights comes first"

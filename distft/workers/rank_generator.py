@@ -18,8 +18,9 @@ from distft.rollout.generator import Sampling
 from distft.rollout.hf import HfGenerator
 from distft.rollout.sampling import uniforms
 from distft.rollout.weight_sync import PREFIX, copy_weights
+from distft.workers.reports import Answers, Synced
 from distft.workers.spec import RoleSpec
-from distft.workers.update import MicroBatches
+from distft.workers.verbs import MicroBatches
 
 
 class RankGenerator:
@@ -49,7 +50,7 @@ class RankGenerator:
             add_lora(twin, model.peft, dropout=False, seed=self._spec.seed)
         return twin.requires_grad_(requires_grad=False).eval()
 
-    def sync(self, version: int) -> dict[str, Any]:
+    def sync(self, version: int) -> Synced:
         """The engine's current weights, under ``version`` (collective). Reports bytes copied and seconds taken."""
         started, copied = time.perf_counter(), 0
         if self._spec.gathered_generation:
@@ -61,11 +62,11 @@ class RankGenerator:
             copied = copy_weights(self._engine.full_tensors(trained_only=self._frozen_sent), targets)
             self._frozen_sent = True
         self.generator.version = version
-        return {"bytes": copied, "seconds": time.perf_counter() - started}
+        return Synced(copied, time.perf_counter() - started)
 
     def generate(
         self, sampling: Sampling, seed: int, iteration: int, micro_batches: MicroBatches, batch: Batch
-    ) -> tuple[dict[str, Any], Batch]:
+    ) -> tuple[Answers, Batch]:
         """Responses to the prompts of ``batch``; reports their lengths by sample and the weights' version."""
         rows_of = batch.rows_of_samples()
         parts: list[Batch] = []
@@ -77,11 +78,8 @@ class RankGenerator:
                 dummy = np.full(1, self._pad_token, np.int32)
                 self.generator.generate([dummy], [np.zeros(sampling.max_new_tokens)], sampling)
         responses = concatenate(parts) if parts else _no_responses()
-        return {
-            "version": self.generator.version,
-            "samples": responses.dense("sample").tolist(),
-            "lengths": responses.ragged("response_ids").lengths.tolist(),
-        }, responses
+        answered, lengths = responses.dense("sample"), responses.ragged("response_ids").lengths
+        return Answers(self.generator.version, tuple(answered.tolist()), tuple(lengths.tolist())), responses
 
     def _answers(
         self,

@@ -17,8 +17,8 @@ from distft.engine.engine import Engine
 from distft.engine.process_group import reduce_scalars
 from distft.models.selected import Reading
 from distft.workers.collate import MicroBatch, collate
+from distft.workers.verbs import MicroBatches
 
-MicroBatches = Sequence[Sequence[int]]
 COUNTS = ("tokens", "sequences", "units")
 
 

@@ -17,8 +17,9 @@ ALLOWED_AT_TOP = {
     ".gitignore", ".gitattributes", ".pre-commit-config.yaml", ".ci", ".github",
 }  # fmt: skip
 PACKAGES = {
-    "config", "recipes", "planning", "launch", "doctor", "calibration", "groups", "workers", "rollout", "experience",
-    "algorithms", "engine", "models", "data", "controller", "checkpoint", "evaluation", "tracking", "verbs", "common",
+    "config", "recipes", "planning", "launch", "doctor", "calibration", "clients", "groups", "workers", "rollout",
+    "experience", "algorithms", "engine", "models", "data", "controller", "checkpoint", "evaluation", "tracking",
+    "verbs", "common",
 }  # fmt: skip
 TEST_FOLDERS = {"unit", "ray", "e2e", "cluster", "gpu", "architecture", "benchmarks", "reference", "harness"}
 LONG_FILE, LONG_FUNCTION = 300, 60

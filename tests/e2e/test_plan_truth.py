@@ -74,7 +74,7 @@ def groups() -> Iterator[dict[int, Group]]:
 def measured(rank: int, world: int, run: Recipe, role: str, folder: str) -> dict[str, int]:
     """What a rank of the role's worker reports, with the gradients of a third step."""
     worker = ModelWorker(spec=role_spec(run, role), rank=rank, world_size=world)
-    report, _ = worker.setup(("", 0), folder, True)
+    held = worker.setup(("", 0), folder, True)[0].memory
     engine = worker._engine
     if engine.trained:
         ids = torch.arange(3, 15).unsqueeze(0)
@@ -82,8 +82,8 @@ def measured(rank: int, world: int, run: Recipe, role: str, folder: str) -> dict
             engine.backward(engine.forward(input_ids=ids, select=torch.arange(12)).float().sum())
             if stepping:
                 engine.step(1e-4)
-        report, _ = worker.held()
-    return dict(report["bytes"])
+        held = worker.held()[0]
+    return dict(held.bytes)
 
 
 def assert_plan_is_true(

@@ -16,13 +16,15 @@ from deepspeed.utils import safe_get_full_grad
 
 from distft.algorithms.losses.build import build_loss
 from distft.batches import Batch, Ragged
+from distft.clients.model_group import ModelGroup, UpdateSpec
+from distft.clients.samples import Samples
 from distft.common.addresses import found_at
 from distft.config.find_method import built_in_kinds, traits_of
 from distft.config.method import PAIRS
 from distft.config.models import Engine as EngineConfig
 from distft.config.models import Model
 from distft.config.training import Optimizer
-from distft.experience.passes import Samples, UpdateSpec, Work, update_pass
+from distft.experience.passes import Work, update_pass
 from distft.groups.handles import DataRef, Part
 from distft.models.load import load_causal, load_scalar
 from distft.workers.model_worker import ModelWorker
@@ -138,9 +140,9 @@ def _sharded(
         (DataRef((Part(batch, everyone),)),), tuple(lengths.tolist()), tuple(batch.dense("unit").tolist())
     )
     update = UpdateSpec(LOSSES[name], parameters, 0, 10, TEMPERATURE)
-    group = SpmdGroup("policy", worker, rank, num_ranks)
+    group = ModelGroup(SpmdGroup("policy", worker, rank, num_ranks))
     work = Work()
-    [metrics] = update_pass(group, samples, [list(everyone)], update, split.max_tokens, work).result().report["steps"]
+    [metrics] = update_pass(group, samples, [list(everyone)], update, split.max_tokens, work).result().steps
     weights = {key: tensor.detach().clone() for key, tensor in engine.full_tensors()}
     return Measured(work.schedules[0].num_micro_batches, norms, _without_time(metrics), weights)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -14,11 +14,14 @@ import numpy as np
 import torch
 
 from distft.batches import Batch, concatenate
+from distft.clients.asking import ask
+from distft.clients.model_group import ModelGroup
 from distft.controller import rl
 from distft.evaluation.held_out import EVALUATION_ITERATION
 from distft.experience.rollouts import Sampler
-from distft.groups.handles import Result
+from distft.groups.handles import DataRef
 from distft.workers import rank_generator
+from distft.workers.verbs import ModelVerbs
 
 Tokens = list[list[int]]
 COPY_WEIGHTS = "copy_weights"  # as the rank's generator knows it
@@ -31,19 +34,18 @@ def rollouts_recorded() -> Iterator[list[Tokens]]:
     found: list[Tokens] = []
 
     def recorded(sampler: Sampler, prompts: Any, iteration: int) -> Any:
-        rollout, result = original(sampler, prompts, iteration)
+        rollout, made = original(sampler, prompts, iteration)
         if iteration != EVALUATION_ITERATION:
-            found.append(tokens_of(result))
-        return rollout, result
+            found.append(tokens_of(made.responses))
+        return rollout, made
 
     with patch.object(Sampler, "generate", recorded):
         yield found
 
 
-def tokens_of(result: Result) -> Tokens:
-    """The column ``response_ids`` of a result, samples in order."""
-    assert result.data is not None
-    joined = concatenate([_fetched(part.ref) for part in result.data.parts])
+def tokens_of(data: DataRef) -> Tokens:
+    """The column ``response_ids``, samples in order."""
+    joined = concatenate([_fetched(part.ref) for part in data.parts])
     responses = joined.take(np.argsort(joined.dense("sample"), kind="stable")).ragged("response_ids")
     return [responses[row].tolist() for row in range(len(responses))]
 
@@ -86,14 +88,19 @@ def other_reference_weights(builder: Any, folder: str) -> Iterator[None]:
         yield
 
 
-def keep_outcome(groups: Mapping[str, Any], trained: tuple[str, ...], rollouts: list[Tokens], folder: Path) -> None:
+def keep_outcome(
+    groups: Mapping[str, ModelGroup], trained: tuple[str, ...], rollouts: list[Tokens], folder: Path
+) -> None:
     """Beside the run's ledgers: what every rank holds, the tokens generated, and the trained weights.
 
     Every rank calls this where the controller runs on every rank.
     """
-    held = {role: list(group.call("held").result().reports) for role, group in groups.items()}
+    held = {
+        role: [asdict(report) for report in ask(group.ranks, ModelVerbs.held).result().reports]
+        for role, group in groups.items()
+    }
     for role in trained:
-        groups[role].call("export", str(folder / "weights" / role)).result()
+        groups[role].export(str(folder / "weights" / role)).result()
     (folder / "held.json").write_text(json.dumps(held))
     (folder / "rollouts.json").write_text(json.dumps(rollouts))
 

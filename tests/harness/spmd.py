@@ -9,11 +9,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
 
+from distft.clients.data_group import DataGroup
+from distft.clients.model_group import ModelGroup
+from distft.common.verb import Verb
 from distft.config.recipe import Recipe
 from distft.config.roles import main_role, roles
 from distft.controller.progress import Progress
@@ -21,8 +25,8 @@ from distft.controller.rl import train_rl
 from distft.controller.session import Session
 from distft.controller.supervised import train_supervised
 from distft.controller.visits import total_steps
-from distft.groups.dispatch import VERBS, assemble, samples_of
-from distft.groups.handles import Call, DataRef, Part, Result, WorkerInfo
+from distft.groups.dispatch import assemble, samples_of
+from distft.groups.handles import Call, DataRef, Part, Result, Wait, WorkerInfo
 from distft.launch.starts import model_starts, role_spec
 from distft.tracking.timing import Throughput
 from distft.tracking.tracker import Tracker
@@ -47,19 +51,18 @@ class SpmdGroup:
 
     def call(
         self,
-        verb: str,
+        verb: Verb,
         *args: Any,
         each: Sequence[tuple[Any, ...]] | None = None,
         data: Sequence[DataRef] = (),
         samples: Sequence[Sequence[int]] | None = None,
         deadline_s: float | None = None,
         **kwargs: Any,
-    ) -> Call:
-        assert verb in VERBS, verb
-        mine = None if samples is None else tuple(tuple(one) for one in samples)
+    ) -> Call[Result[Any]]:
         return Call(
-            self, verb, run_calls, args, kwargs, None if each is None else tuple(each), tuple(data), mine, deadline_s
-        )
+            self, verb, IN_TURN, lambda result: result, args, kwargs, None if each is None else tuple(each),
+            tuple(data), None if samples is None else tuple(tuple(one) for one in samples), deadline_s,
+        )  # fmt: skip
 
 
 class UnsavedSession(Session):
@@ -69,12 +72,21 @@ class UnsavedSession(Session):
         pass
 
 
-def run_calls(calls: Sequence[Call]) -> tuple[Result, ...]:
-    """One after the other: the ranks of all groups share their processes."""
-    return tuple(_run(call) for call in calls)
+class InTurn:
+    """One after the other, when they are started: the ranks of all groups share their processes."""
+
+    def start(self, calls: Sequence[Call[Any]]) -> tuple[Wait, ...]:
+        return tuple(partial(_same, _run(call)) for call in calls)
 
 
-def _run(call: Call) -> Result:
+IN_TURN = InTurn()
+
+
+def _same(result: Result[Any]) -> Result[Any]:
+    return result
+
+
+def _run(call: Call[Any]) -> Result[Any]:
     group: Any = call.group
     started = time.perf_counter()
     rank = 0 if group.alone else group.rank
@@ -83,7 +95,7 @@ def _run(call: Call) -> Result:
         samples = None if call.samples is None else call.samples[rank]
         extra["batch"] = assemble([[part.ref for part in source.parts] for source in call.data], samples)
     each = call.each[rank] if call.each is not None else ()
-    report, batch = getattr(group.worker, call.verb)(*call.args, *each, **extra)
+    report, batch = getattr(group.worker, call.verb.name)(*call.args, *each, **extra)
     answers: list[Any] = [(report, batch)]
     if not group.alone and group.num_ranks > 1:
         answers = [None] * group.num_ranks
@@ -128,13 +140,13 @@ def build_session(
         on_start(groups)
     out = run_dir if rank == 0 else run_dir / f"rank-{rank}"
     out.mkdir(parents=True, exist_ok=True)
-    progress = Progress(total_steps=total_steps(recipe.train, loaded["num_units"]["train"]))
+    progress = Progress(total_steps=total_steps(recipe.train, loaded.num_units["train"]))
     tracker = Tracker(out, attempt=1, resume_step=None)
     return UnsavedSession(
         recipe,
-        groups,
-        SpmdGroup("data", data, 0, 1, alone=True),
-        loaded["num_units"],
+        {role: ModelGroup(group) for role, group in groups.items()},
+        DataGroup(SpmdGroup("data", data, 0, 1, alone=True)),
+        loaded.num_units,
         tracker,
         coordinator=None,  # type: ignore[arg-type]
         progress=progress,
@@ -145,7 +157,7 @@ def build_session(
 def train(session: Session) -> None:
     """The loop of the recipe's algorithm, to its last step."""
     if session.recipe.algorithm.traits.sampled:
-        session.groups["policy"].call("sync_weights", 0).result()
+        session.groups["policy"].sync_weights(0).result()
         train_rl(session)
     else:
         train_supervised(session)

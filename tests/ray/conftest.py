@@ -10,7 +10,6 @@ import pytest
 
 from distft.groups.placement import Deadlines, Groups, GroupSpec, start_groups
 from distft.launch.on_ray.cluster import Cluster, connect
-from tests.ray.toy_worker import VERBS
 
 ROOT = str(Path(__file__).parents[2])
 
@@ -31,5 +30,5 @@ def toy(role: str, num_ranks: int = 1, **fields: Any) -> GroupSpec:
 
 def start(folder: Path, *specs: GroupSpec, **fields: Any) -> Groups:
     """Starts them with deadlines that no test reaches by accident."""
-    given: dict[str, Any] = {"attempt": 1, "deadlines": Deadlines(60.0, 20.0, 120.0), "verbs": VERBS} | fields
+    given: dict[str, Any] = {"attempt": 1, "deadlines": Deadlines(60.0, 20.0, 120.0)} | fields
     return start_groups(specs, log_dir=folder / "logs", **given)

@@ -13,11 +13,14 @@ import psutil
 import pytest
 import ray
 
+from distft.clients.asking import ask
 from distft.common.errors import EnvironmentFallsShort, RunFailed, UserError
+from distft.common.verb import declaration
 from distft.groups.handles import WorkerInfo, together
 from distft.groups.placement import Deadlines, Groups
 from distft.launch.on_ray.guard import processes_of
 from tests.ray.conftest import start, toy
+from tests.ray.toy_worker import ToyWorker
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster")]
 
@@ -51,7 +54,7 @@ def alone(tmp_path: Path) -> Iterator[Groups]:
 def test_an_exception_names_the_rank_at_once_and_ends_the_attempt(pair: Groups) -> None:
     started = time.monotonic()
     with pytest.raises(RunFailed) as caught:
-        together(pair["policy"].call("fail", "value", 1), pair["value"].call("linger", [0], 60))
+        together(ask(pair["policy"], ToyWorker.fail, "value", 1), ask(pair["value"], ToyWorker.linger, [0], 60))
     assert time.monotonic() - started < SEEN_S, "the other rank and group wait for a minute"
     failure, worker = caught.value, pair.workers["policy"][1]
     assert (failure.role, failure.rank, failure.node, failure.kind) == ("policy", 1, worker.node, "exception")
@@ -61,7 +64,15 @@ def test_an_exception_names_the_rank_at_once_and_ends_the_attempt(pair: Groups) 
     assert "Traceback (most recent call last)" in log
     assert "[attempt 3 policy-1]" in log
     with pytest.raises(RunFailed, match="a defect"):
-        pair["value"].call("nothing").result()
+        ask(pair["value"], ToyWorker.nothing).result()
+
+
+def test_a_failure_is_raised_to_whoever_waits_for_whatever(pair: Groups) -> None:
+    failing = ask(pair["policy"], ToyWorker.fail, "value", 0).start()
+    with pytest.raises(RunFailed, match="a defect"):
+        ask(pair["value"], ToyWorker.linger, [0], 60).result()
+    with pytest.raises(RunFailed, match="a defect"):
+        failing.result()
 
 
 def assert_death_is_seen(groups: Groups, victim: WorkerInfo) -> RunFailed:
@@ -69,7 +80,7 @@ def assert_death_is_seen(groups: Groups, victim: WorkerInfo) -> RunFailed:
     threading.Timer(0.5, os.kill, (victim.pid, signal.SIGKILL)).start()
     started = time.monotonic()
     with pytest.raises(RunFailed) as caught:
-        groups["policy"].call("linger", [0, 1], 60).result()
+        ask(groups["policy"], ToyWorker.linger, [0, 1], 60).result()
     seen = time.monotonic() - started - 0.5
     print(f"death of {caught.value.role} rank {caught.value.rank} seen after {seen:.2f} s")
     assert seen < SEEN_S
@@ -98,14 +109,14 @@ def test_the_death_of_an_idle_worker_is_seen_while_another_group_works(pair: Gro
 def test_a_death_explains_the_broken_connections_that_it_causes(alone: Groups) -> None:
     """Rank 1 dies; rank 0's collective breaks and says so first."""
     with pytest.raises(RunFailed) as caught:
-        alone["policy"].call("lose_peer", 1).result()
+        ask(alone["policy"], ToyWorker.lose_peer, 1).result()
     assert (caught.value.rank, caught.value.kind) == (1, "death")
 
 
 def test_a_deadline_names_the_silent_ranks_and_leaves_their_stacks(alone: Groups) -> None:
     """And then even a stopped process is ended."""
     with pytest.raises(RunFailed) as caught:
-        alone["policy"].call("linger", [1], 60, deadline_s=2.0).result()
+        alone["policy"].call(declaration(ToyWorker.linger), [1], 60, deadline_s=2.0).result()
     failure, silent = caught.value, alone.workers["policy"][1]
     assert (failure.role, failure.rank, failure.kind) == ("policy", 1, "deadline")
     assert failure.cause.startswith(f"no answer to linger within 2 s from rank 1 on {silent.node} at 'lingering'")

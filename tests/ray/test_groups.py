@@ -9,11 +9,14 @@ from pathlib import Path
 import psutil
 import pytest
 
+from distft.clients.asking import ask, each, rows
 from distft.common.errors import EnvironmentFallsShort
+from distft.common.verb import declaration
 from distft.groups.handles import DataRef, Part, WorkerInfo, together
 from distft.groups.placement import Groups
 from distft.launch.on_ray.cluster import Cluster
 from tests.ray.conftest import start, toy
+from tests.ray.toy_worker import ToyWorker
 
 pytestmark = pytest.mark.ray
 
@@ -62,7 +65,7 @@ def traced(trace: Path) -> list[str]:
 
 
 def test_workers_know_who_and_where_they_are(groups: Groups, ready: list[tuple[str, int]]) -> None:
-    facts = groups["policy"].call("facts").result().reports
+    facts = ask(groups["policy"], ToyWorker.facts).result().reports
     workers = groups.workers["policy"]
     assert [fact["rank"] for fact in facts] == [worker.rank for worker in workers] == [0, 1, 2, 3]
     assert [fact["pid"] for fact in facts] == [worker.pid for worker in workers]
@@ -73,12 +76,14 @@ def test_workers_know_who_and_where_they_are(groups: Groups, ready: list[tuple[s
 
 
 def test_all_verbs_of_a_rank_run_on_one_thread(groups: Groups) -> None:
-    threads = [tuple(fact["thread"] for fact in groups["policy"].call("facts").result().reports) for _ in range(5)]
+    threads = [
+        tuple(fact["thread"] for fact in ask(groups["policy"], ToyWorker.facts).result().reports) for _ in range(5)
+    ]
     assert len(set(threads)) == 1
 
 
 def test_every_way_of_output_ends_in_the_log_of_the_rank(groups: Groups) -> None:
-    groups["value"].call("speak", "hello").result()
+    ask(groups["value"], ToyWorker.speak, "hello").result()
     for worker in groups["value"].workers:
         text = Path(worker.log).read_text()
         assert Path(worker.log).name == f"value-{worker.rank}.log"
@@ -89,7 +94,7 @@ def test_every_way_of_output_ends_in_the_log_of_the_rank(groups: Groups) -> None
 
 def test_groups_that_share_devices_see_the_same_ones(groups: Groups) -> None:
     """The GPUs are only claimed; Ray hands them out all the same."""
-    seen = {role: groups[role].call("facts").result().report["gpus"] for role in groups}
+    seen = {role: ask(groups[role], ToyWorker.facts).result().report["gpus"] for role in groups}
     assert seen["trainer"] == seen["generator"]
     assert seen["trainer"] in ("0", "1")
     assert seen["policy"] in ("", None)
@@ -100,47 +105,47 @@ def test_groups_that_share_devices_see_the_same_ones(groups: Groups) -> None:
 
 
 def test_arguments_are_the_same_for_all_or_each_ranks_own(groups: Groups) -> None:
-    result = groups["value"].call("echo", "all", each=[(1,), (2,)], word="w").result()
+    result = ask(groups["value"], ToyWorker.echo, "all", each([1, 2]), word="w").result()
     assert result.reports == ((("all", 1), {"word": "w"}), (("all", 2), {"word": "w"}))
     assert result.report == result.reports[0]
     assert result.data is None
 
 
 def test_declared_ranks_run_and_declared_reports_travel(groups: Groups) -> None:
-    assert groups["policy"].call("host_store").result().reports == ((groups["policy"].workers[0].node_ip, 0),)
-    assert groups["policy"].call("quiet").result().reports == (0, None, None, None)
+    assert ask(groups["policy"], ToyWorker.host_store).result().reports == ((groups["policy"].workers[0].node_ip, 0),)
+    assert ask(groups["policy"], ToyWorker.quiet).result().reports == (0, None, None, None)
 
 
 def test_calls_that_cannot_be_right_are_refused_before_anything_is_sent(groups: Groups) -> None:
     value = groups["value"]
-    with pytest.raises(ValueError, match="verb 'doubel' is not declared; is 'double' meant"):
-        value.call("doubel")
+    with pytest.raises(AttributeError, match="declaration"):
+        ask(value, ToyWorker.take_peaks)  # type: ignore[arg-type]  # no verb
     with pytest.raises(ValueError, match=r"value\.echo: each has 1 entries for 2 ranks"):
-        value.call("echo", each=[(1,)])
+        ask(value, ToyWorker.echo, each([1]))
     with pytest.raises(ValueError, match="samples without data"):
-        value.call("double", samples=[[1], [2]])
+        ask(value, ToyWorker.double, batch=rows([], [[1], [2]]))
     with pytest.raises(ValueError, match="samples 2 are not among the 1 here"):
-        value.call("double", data=[DataRef((Part(None, (1,)),))], samples=[[1], [2]])
+        ask(value, ToyWorker.double, batch=rows([DataRef((Part(None, (1,)),))], [[1], [2]]))
 
 
 def test_rows_reach_the_rank_that_asked_for_them(groups: Groups) -> None:
-    made = groups["policy"].call("make", list(range(10))).result()
+    made = ask(groups["policy"], ToyWorker.make, list(range(10))).result()
     assert made.reports == (3, 3, 2, 2)
     assert made.data is not None
     assert [part.samples for part in made.data.parts] == [(0, 4, 8), (1, 5, 9), (2, 6), (3, 7)]
-    doubled = groups["value"].call("double", data=[made.data], samples=[[9, 0, 3], []]).result()
+    doubled = ask(groups["value"], ToyWorker.double, batch=rows([made.data], [[9, 0, 3], []])).result()
     assert [report["samples"] for report in doubled.reports] == [[9, 0, 3], []]
     assert doubled.data is not None
     assert doubled.data.samples == (9, 0, 3), "a rank without samples holds no part"
-    both = groups["value"].call("double", data=[made.data, doubled.data], samples=[[3], [0, 9]]).result()
+    both = ask(groups["value"], ToyWorker.double, batch=rows([made.data, doubled.data], [[3], [0, 9]])).result()
     assert both.reports[1]["columns"] == ["doubled", "sample", "score", "values"]
     assert both.reports[1]["values"][:3] == [0.0, 0.0, 0.0]
 
 
 def test_large_results_are_read_without_a_copy(groups: Groups) -> None:
-    made = groups["trainer"].call("make", [1, 2], 200_000).result()
+    made = ask(groups["trainer"], ToyWorker.make, [1, 2], 200_000).result()
     assert made.data is not None
-    read = groups["value"].call("double", data=[made.data], samples=[[1, 2], []]).result()
+    read = ask(groups["value"], ToyWorker.double, batch=rows([made.data], [[1, 2], []])).result()
     assert read.report["shared"]
 
 
@@ -149,9 +154,9 @@ def test_the_drivers_memory_does_not_grow_with_the_data(groups: Groups) -> None:
     process = psutil.Process()
 
     def round_trip(length: int) -> int:
-        made = groups["policy"].call("make", list(range(40)), length).result()
+        made = ask(groups["policy"], ToyWorker.make, list(range(40)), length).result()
         assert made.data is not None
-        sizes = groups["value"].call("size", data=[made.data], samples=[range(20), range(20, 40)]).result()
+        sizes = ask(groups["value"], ToyWorker.size, batch=rows([made.data], [range(20), range(20, 40)])).result()
         assert sizes.reports == (20 * length, 20 * length)
         return int(process.memory_info().rss)
 
@@ -166,7 +171,7 @@ def test_a_call_to_eight_workers_is_quick(groups: Groups) -> None:
     times = []
     for _ in range(20):
         started = time.perf_counter()
-        together(*(group.call("facts") for group in groups.values()))
+        together(*(ask(group, ToyWorker.facts) for group in groups.values()))
         times.append(time.perf_counter() - started)
     median = sorted(times)[10]
     print(f"no-op call to 8 workers: median {median * 1e3:.1f} ms, worst {max(times) * 1e3:.1f} ms")
@@ -177,12 +182,14 @@ def test_a_call_to_eight_workers_is_quick(groups: Groups) -> None:
 
 
 def test_groups_that_share_devices_take_turns_and_results_keep_their_order(groups: Groups, trace: Path) -> None:
-    together(groups["trainer"].call("work", "settle"), groups["generator"].call("work", "settle"))
+    together(ask(groups["trainer"], ToyWorker.work, "settle"), ask(groups["generator"], ToyWorker.work, "settle"))
     traced(trace)
     groups.take_busy(), groups.take_peaks()
     trainer, generator = groups["trainer"], groups["generator"]
     results = together(
-        generator.call("work", "generate", 0.1), trainer.call("work", "train", 0.1), trainer.call("work", "again")
+        ask(generator, ToyWorker.work, "generate", 0.1),
+        ask(trainer, ToyWorker.work, "train", 0.1),
+        ask(trainer, ToyWorker.work, "again"),
     )
     assert [result.report for result in results] == ["generate", "train", "again"]
     assert traced(trace) == [
@@ -193,16 +200,38 @@ def test_groups_that_share_devices_take_turns_and_results_keep_their_order(group
     assert 0.2 <= busy.computing < 0.3
     assert 0.1 <= busy.moving < 0.2, "the sleep, and the wake which takes no time"
     assert peaks == {role: {"allocated_peak": 9 + groups[role].num_ranks} for role in ("trainer", "generator")}
-    generator.call("facts").result()
+    ask(generator, ToyWorker.facts).result()
     assert traced(trace) == [], "a verb that needs no devices wakes nobody"
     assert groups.take_busy() == (0.0, 0.0)
 
 
 def test_groups_on_different_devices_work_at_once(groups: Groups, trace: Path) -> None:
     traced(trace)
-    together(groups["trainer"].call("work", "one", 1.0), groups["value"].call("work", "two", 1.0))
+    together(ask(groups["trainer"], ToyWorker.work, "one", 1.0), ask(groups["value"], ToyWorker.work, "two", 1.0))
     lines = [line for line in traced(trace) if not line.startswith(("sleep", "wake"))]
     assert sorted(lines[:3]) == ["one begins", "two begins", "two begins"]
+
+
+def test_a_started_call_goes_on_while_others_are_asked_and_keeps_its_place_on_its_devices(
+    groups: Groups, trace: Path
+) -> None:
+    ask(groups["trainer"], ToyWorker.work, "settle").result()
+    traced(trace)
+    slow = ask(groups["trainer"], ToyWorker.work, "slow", 0.5).start()
+    behind = ask(groups["generator"], ToyWorker.work, "behind").start()
+    assert ask(groups["policy"], ToyWorker.quiet).result().report == 0
+    assert traced(trace) == ["slow begins"], "a quick call of another group did not wait for it"
+    assert behind.result().report == "behind"
+    assert slow.result().report == "slow"
+    lines = [line for line in traced(trace) if not line.startswith(("sleep", "wake"))]
+    assert lines == ["slow ends", "behind begins", "behind ends"]
+
+
+def test_answers_that_lay_ready_beyond_their_deadline_are_in_time(groups: Groups) -> None:
+    """The driver was busy with something else."""
+    echo = groups["policy"].call(declaration(ToyWorker.echo), 1, deadline_s=0.3).start()
+    time.sleep(0.6)
+    assert echo.result().reports == (((1,), {}),) * 4
 
 
 # ---- placement

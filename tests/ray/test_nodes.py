@@ -13,11 +13,13 @@ import psutil
 import pytest
 import ray
 
+from distft.clients.asking import ask
 from distft.common.errors import RunFailed
 from distft.groups.handles import together
 from distft.groups.placement import Groups
 from distft.launch.on_ray.cluster import Cluster, connect
 from tests.ray.conftest import start, toy
+from tests.ray.toy_worker import ToyWorker
 
 pytestmark = pytest.mark.ray
 
@@ -72,7 +74,7 @@ def groups(second_node: psutil.Process, tmp_path_factory: pytest.TempPathFactory
 def test_ranks_lie_on_the_nodes_of_their_numbers(groups: Groups) -> None:
     here = ray.get_runtime_context().get_node_id()
     assert [worker.node_id == here for worker in groups.workers["value"]] == [True, False]
-    facts = groups["policy"].call("facts").result().reports
+    facts = ask(groups["policy"], ToyWorker.facts).result().reports
     by_node = [worker.node_id == here for worker in groups.workers["policy"]]
     assert by_node == [True, False, False], "ranks follow their nodes"
     assert [fact["local_rank"] for fact in facts] == [0, 0, 1]
@@ -82,7 +84,7 @@ def test_a_lost_node_is_seen_while_a_call_waits(groups: Groups, second_node: psu
     started = time.monotonic()
     second_node.kill()
     with pytest.raises(RunFailed) as caught:
-        together(groups["policy"].call("linger", [0], 60), groups["value"].call("linger", [0], 60))
+        together(ask(groups["policy"], ToyWorker.linger, [0], 60), ask(groups["value"], ToyWorker.linger, [0], 60))
     seen = time.monotonic() - started
     print(f"lost node seen after {seen:.2f} s: {caught.value}")
     assert seen < 5

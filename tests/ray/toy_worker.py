@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,31 +16,12 @@ import numpy as np
 from distft.batches import Batch, Ragged
 from distft.common.errors import UserError
 from distft.common.logging import stage
-from distft.groups.dispatch import Verb
+from distft.common.verb import DevicePart, OnDevice, verb
 
 log = logging.getLogger(__name__)
 
-VERBS = {
-    "host_store": Verb(ranks="first", on_device=False),
-    "sleep": Verb(on_device=False),
-    "wake": Verb(on_device=False),
-    "close": Verb(on_device=False),
-    "facts": Verb(on_device=False),
-    "work": Verb(),
-    "nothing": Verb(),
-    "quiet": Verb(reports="first"),
-    "echo": Verb(),
-    "speak": Verb(),
-    "make": Verb(),
-    "double": Verb(),
-    "size": Verb(),
-    "fail": Verb(),
-    "linger": Verb(),
-    "lose_peer": Verb(),
-}
 
-
-class ToyWorker:
+class ToyWorker(OnDevice):
     """Rank ``rank`` of ``world_size``; ``trace`` is a file that verbs on devices append to."""
 
     def __init__(
@@ -51,9 +32,11 @@ class ToyWorker:
         if rank == broken_rank:
             raise UserError("this model does not exist", where="models.policy.path", hint="is it spelled right?")
 
+    @verb(ranks="first", on_device=False)
     def host_store(self) -> tuple[tuple[str, int], None]:
         return (self.node_ip, self.rank), None
 
+    @verb(on_device=False)
     def facts(self) -> tuple[dict[str, Any], None]:
         """What the process sees of itself."""
         return {
@@ -67,15 +50,19 @@ class ToyWorker:
             "gpus": os.environ.get("CUDA_VISIBLE_DEVICES"),
         }, None
 
+    @verb()
     def nothing(self) -> tuple[None, None]:
         return None, None
 
+    @verb(reports="first")
     def quiet(self) -> tuple[int, None]:
         return self.rank, None
 
+    @verb()
     def echo(self, *args: Any, **kwargs: Any) -> tuple[Any, None]:
         return (args, kwargs), None
 
+    @verb()
     def speak(self, text: str) -> tuple[None, None]:
         """The same text by every way that output can take."""
         print(f"print {text}")
@@ -84,6 +71,7 @@ class ToyWorker:
         log.info("logging %s", text)
         return None, None
 
+    @verb()
     def work(self, name: str, seconds: float = 0.0) -> tuple[str, None]:
         self._note(f"{name} begins")
         time.sleep(seconds)
@@ -93,12 +81,12 @@ class ToyWorker:
     def take_peaks(self) -> dict[str, int]:
         return {"allocated_peak": 10 + self.rank}
 
-    def sleep(self, parts: Sequence[str]) -> tuple[None, None]:
+    def sleep(self, parts: Collection[DevicePart]) -> tuple[None, None]:
         self._note(f"sleep {' '.join(parts)}")
         time.sleep(0.1)
         return None, None
 
-    def wake(self, parts: Sequence[str]) -> tuple[None, None]:
+    def wake(self, parts: Collection[DevicePart]) -> tuple[None, None]:
         self._note(f"wake {' '.join(parts)}")
         return None, None
 
@@ -106,12 +94,14 @@ class ToyWorker:
         self._note("close")
         return None, None
 
+    @verb()
     def make(self, samples: Sequence[int], length: int = 3) -> tuple[int, Batch]:
         """Rows ``[sample] * length`` for this rank's share of the samples."""
         mine = np.array(samples[self.rank :: self.world_size], np.int64)
         rows = Ragged.split(np.repeat(mine.astype(np.float32), length), [length] * len(mine))
         return len(mine), Batch({"sample": mine, "values": rows, "score": mine.astype(np.float32)})
 
+    @verb()
     def double(self, *, batch: Batch) -> tuple[dict[str, Any], Batch]:
         """The samples got, whether the arrays lie in shared memory, and their scores doubled."""
         report = {"samples": batch.dense("sample").tolist(), "columns": sorted(batch.columns)}
@@ -122,9 +112,11 @@ class ToyWorker:
             return report, batch
         return report, Batch({"sample": batch.dense("sample"), "doubled": batch.dense("score") * 2})
 
+    @verb()
     def size(self, *, batch: Batch) -> tuple[int, None]:
         return len(batch.ragged("values").values) if len(batch) else 0, None
 
+    @verb()
     def fail(self, kind: str, rank: int) -> tuple[None, None]:
         """``rank`` goes wrong in the way asked for, the others wait as in a collective."""
         stage(f"about to fail: {kind}")
@@ -132,6 +124,7 @@ class ToyWorker:
             time.sleep(60)
         raise {"value": ValueError("a defect"), "user": UserError("no such column", where="data.train.0")}[kind]
 
+    @verb()
     def lose_peer(self, rank: int) -> tuple[None, None]:
         """``rank`` dies a little after the others have seen their connection to it break."""
         if self.rank == rank:
@@ -139,6 +132,7 @@ class ToyWorker:
             os.kill(os.getpid(), signal.SIGKILL)
         raise RuntimeError("Connection closed by peer")
 
+    @verb()
     def linger(self, ranks: Sequence[int], seconds: float) -> tuple[None, None]:
         """The given ranks take their time."""
         stage("lingering")

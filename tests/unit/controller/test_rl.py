@@ -6,8 +6,6 @@ What the calls compute is tested with real groups (tests/e2e); here it is the lo
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,72 +18,11 @@ from distft.controller.invariants import InvariantViolated
 from distft.controller.progress import Progress
 from distft.controller.rl import train_rl
 from distft.controller.session import Session
-from distft.groups.dispatch import VERBS
-from distft.groups.handles import Call, DataRef, Part, Result, WorkerInfo
 from distft.tracking.timing import Throughput
 from distft.tracking.tracker import Tracker
+from distft.workers.verbs import ModelVerbs
+from tests.harness.fake_groups import Said, fake_data, fake_model
 from tests.harness.loss_cases import LOSSES
-
-EQUAL = Difference(0.0, 0.0, 0.0)
-PROMPT, RESPONSE = 5, 3  # tokens
-
-
-@dataclass
-class Said:
-    """What the groups were asked, in order, and how they answer what credit says."""
-
-    together: list[tuple[str, ...]] = field(default_factory=list)
-    calls: list[Call] = field(default_factory=list)
-    states: list[dict[str, Any]] = field(default_factory=list)
-    trainer_difference: Difference = EQUAL
-    reference_difference: Difference | None = EQUAL
-
-    def run(self, calls: Sequence[Call]) -> tuple[Result, ...]:
-        self.together.append(tuple(f"{call.group.role}.{call.verb}" for call in calls))
-        self.calls.extend(calls)
-        return tuple(self._answer(call) for call in calls)
-
-    def _answer(self, call: Call) -> Result:
-        group, verb, brought = call.group, call.verb, f"{call.group.role}.{call.verb}"
-        samples = [s for source in call.data[:1] for s in source.samples]
-        report: Any = {"steps": [{"loss": 1.0, "seconds": 0.1, "num_tokens": 9}], "rss_bytes": 1, "version": 0}
-        if verb == "prompts":
-            samples = list(range(call.args[2] * call.args[3]))
-            report = {"lengths": [PROMPT] * len(samples), "units": samples}
-        elif verb == "generate":
-            report |= {"samples": samples, "lengths": [RESPONSE] * len(samples)}
-        elif verb == "function_scores":
-            report = {"rewards/one": 1.0}
-        elif verb == "reward_inputs":
-            report, samples = None, []
-        elif verb == "assign_credit":
-            self.states.append(call.args[0])
-            report = {
-                "metrics": {"kl_coef": 0.5},
-                "state": {"seen": call.args[0].get("seen", 0) + 1},
-                "trainer_difference": self.trainer_difference,
-                "reference_difference": self.reference_difference,
-            }
-        data = DataRef((Part(brought, tuple(samples)),)) if samples else None
-        return Result(report, (report,) * group.num_ranks if verb != "generate" else (report,), data, 0.5)
-
-
-@dataclass
-class Fake:
-    """The Protocol `Group`, which starts nothing."""
-
-    role: str
-    said: Said
-    num_ranks: int = 1
-    micro_batch_cost: int | None = None
-    workers: tuple[WorkerInfo, ...] = ()
-
-    def call(
-        self, verb: str, *args: Any, each: Any = None, data: Any = (), samples: Any = None,
-        deadline_s: float | None = None, **kwargs: Any,
-    ) -> Call:  # fmt: skip
-        assert verb in VERBS
-        return Call(self, verb, self.said.run, args, kwargs, each, tuple(data), samples, deadline_s)
 
 
 class Saving(Session):
@@ -98,10 +35,10 @@ class Saving(Session):
 def session(said: Said, folder: Path, *overrides: str, progress: Progress | None = None) -> Saving:
     recipe = load_recipe("ppo-tiny", ["evaluation.every=0", "checkpoint.every=2", "train.steps=2",
                                       "train.global_batch_size=4", *overrides])  # fmt: skip
-    groups = {role: Fake(role, said) for role in roles(recipe)}
+    groups = {role: fake_model(role, said) for role in roles(recipe)}
     tracker, throughput = Tracker(folder, attempt=1, resume_step=None), Throughput(num_gpus=1)
     nowhere: Any = None
-    return Saving(recipe, groups, Fake("data", said), {"train": 100}, tracker, nowhere,
+    return Saving(recipe, groups, fake_data(said), {"train": 100}, tracker, nowhere,
                   progress or Progress(total_steps=recipe.train.steps or 0), throughput)  # fmt: skip
 
 
@@ -119,8 +56,8 @@ PPO_ITERATION = [
 def test_an_iteration_asks_all_groups_at_once_where_it_can(tmp_path: Path) -> None:
     said = Said()
     train_rl(session(said, tmp_path, "tracking.samples_every=0"))
-    assert said.together == PPO_ITERATION * 2
-    updates = [call for call in said.calls if call.verb == "update"]
+    assert said.at_once == PPO_ITERATION * 2
+    updates = said.asked(ModelVerbs.update)
     assert [(call.group.role, call.args[0]) for call in updates[:2]] == [
         ("value", LOSSES["ppo_value"]), ("policy", LOSSES["ppo_policy"]),
     ]  # fmt: skip
@@ -134,8 +71,8 @@ def test_a_role_that_is_not_there_is_not_asked(tmp_path: Path) -> None:
     said = Said()
     train_rl(session(said, tmp_path, "tracking.samples_every=0", "train.steps=1",
                      "models.reward={functions: [os.path:join]}"))  # fmt: skip
-    assert ("policy.forward", "reference.forward", "value.forward") in said.together
-    assert ("data.function_scores",) in said.together
+    assert ("policy.forward", "reference.forward", "value.forward") in said.at_once
+    assert ("data.function_scores",) in said.at_once
     assert not [call for call in said.calls if call.group.role == "reward"]
 
 
@@ -145,7 +82,7 @@ def test_without_a_value_model_the_loop_is_the_same_less_its_calls(tmp_path: Pat
     train_rl(session(said, tmp_path, "tracking.samples_every=0", "rollout.samples_per_prompt=2", "train.steps=1",
                      f"algorithm={keys}", "models.value=null"))  # fmt: skip
     without = [tuple(one for one in names if not one.startswith("value.")) for names in PPO_ITERATION]
-    assert said.together == without
+    assert said.at_once == without
 
 
 def test_the_methods_state_goes_round_unread_and_into_the_checkpoint(tmp_path: Path) -> None:
@@ -163,9 +100,9 @@ def test_the_methods_state_goes_round_unread_and_into_the_checkpoint(tmp_path: P
 def test_a_held_policy_is_not_updated_and_its_rate_begins_with_its_own_first_step(tmp_path: Path) -> None:
     said = Said()
     train_rl(session(said, tmp_path, "tracking.samples_every=0", "algorithm.value_warmup_steps=1"))
-    asked = [names for names in said.together if "value.update" in names]
+    asked = [names for names in said.at_once if "value.update" in names]
     assert asked == [("value.update",), ("value.update", "policy.update")]
-    *_, value, policy = (call for call in said.calls if call.verb == "update")
+    *_, value, policy = said.asked(ModelVerbs.update)
     assert value.args[2:] == (4, 8), "optimizer steps so far, and in all"
     assert policy.args[2:] == (0, 4)
 
@@ -174,7 +111,7 @@ def test_epochs_and_minibatches_take_every_sample_once_a_pass(tmp_path: Path) ->
     """The samples of a prompt are units of their own: a minibatch may part them."""
     said = Said()
     train_rl(session(said, tmp_path, "tracking.samples_every=0", "train.steps=1", "rollout.samples_per_prompt=3"))
-    update = next(call for call in said.calls if call.verb == "update")
+    update = said.asked(ModelVerbs.update)[0]
     assert update.each is not None
     steps = [sorted(s for micro in step for s in micro) for step in update.each[0][0]]
     assert len(steps) == 2 * 2
@@ -186,10 +123,10 @@ def test_before_the_first_update_the_three_must_agree(tmp_path: Path, which: str
     said = Said(**{which: Difference(9.0, 9.0, 9.0)})
     with pytest.raises(InvariantViolated):
         train_rl(session(said, tmp_path))
-    assert not [call for call in said.calls if call.verb == "update"]
+    assert not said.asked(ModelVerbs.update)
 
 
 def test_without_a_reference_there_is_none_to_agree_with(tmp_path: Path) -> None:
     said = Said(reference_difference=None)
     train_rl(session(said, tmp_path, "tracking.samples_every=0", "train.steps=1"))
-    assert len([call for call in said.calls if call.verb == "update"]) == 2
+    assert len(said.asked(ModelVerbs.update)) == 2

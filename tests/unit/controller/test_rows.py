@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from distft.common.errors import StoppedOnRequest, UserError
 from distft.config.load import load_recipe
 from distft.controller.rows import prepare_rows, require_same_data
+from distft.workers.reports import RowsPrepared
 
 CONTENTS = {"data.train.0": "abc"}
 
@@ -21,12 +23,10 @@ class Answering:
     def __init__(self, *answers: tuple[bool, str, Mapping[str, str] | None]) -> None:
         self.answers, self.phases = list(answers), list[str]()
 
-    def call(self, verb: str, seconds: float) -> Any:
-        assert (verb, seconds > 0) == ("prepare_rows", True)
-        done, doing, contents = self.answers.pop(0)
-        report = {"done": done, "doing": doing, "contents": contents}
-        result = type("Result", (), {"report": report})
-        return type("Call", (), {"result": lambda _: result})()
+    def prepare_rows(self, seconds: float) -> Any:
+        assert seconds > 0
+        report = RowsPrepared(*self.answers.pop(0))
+        return SimpleNamespace(result=lambda: report)
 
     def phase(self, name: str) -> None:
         self.phases.append(name)

@@ -4,25 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from distft.experience.passes import Samples, Work, planned
-from distft.groups.handles import Call, DataRef, Group, Part
+from distft.clients.model_group import ModelGroup
+from distft.clients.samples import Samples
+from distft.experience.passes import Work, planned
+from distft.groups.handles import DataRef, Part
+from tests.harness.fake_groups import Fake, Said
 
 
-class Ranks:
+def ranks(number: int, micro_batch_cost: int | None = None) -> ModelGroup:
     """Only the number of ranks and the cost of a micro-batch are asked of a group here."""
-
-    role = "policy"
-    workers = ()
-
-    def __init__(self, num_ranks: int, micro_batch_cost: int | None = None) -> None:
-        self.num_ranks, self.micro_batch_cost = num_ranks, micro_batch_cost
-
-    def call(self, *_: object, **__: object) -> Call:
-        raise AssertionError("planning calls nobody")
-
-
-def ranks(number: int, micro_batch_cost: int | None = None) -> Group:
-    return Ranks(number, micro_batch_cost)
+    return ModelGroup(Fake("policy", Said(), number, micro_batch_cost))
 
 
 SAMPLES = Samples((DataRef((Part("ref", tuple(range(6))),)),), (5, 9, 3, 7, 7, 2), (0, 0, 1, 1, 2, 2))

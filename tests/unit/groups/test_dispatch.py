@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -8,14 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distft.batches import Batch, Ragged
+from distft.common.verb import Verb
 from distft.groups.dispatch import (
-    VERBS,
     Outcome,
     Request,
-    Verb,
     assemble,
     collect,
-    declared,
     regroup,
     request_for,
     samples_of,
@@ -30,9 +28,10 @@ def batch(samples: list[int], column: str = "values", factor: float = 1.0) -> Ba
     return Batch({"sample": np.array(samples, np.int64), column: rows, f"{column}_dense": dense})
 
 
-def call(verb: str = "forward", **fields: Any) -> Call:
-    group: Any = None
-    return Call(group=group, verb=verb, run=lambda _: (), **fields)
+def call(reports: Literal["first", "all"] = "all", **fields: Any) -> Call[Any]:
+    nobody: Any = None
+    verb = Verb("forward", reports=reports)
+    return Call(group=nobody, verb=verb, runner=nobody, read=lambda result: result, **fields)
 
 
 # ---- assembling
@@ -101,7 +100,7 @@ def test_missing_and_doubled_samples_are_named() -> None:
 def test_a_rank_gets_its_arguments_and_only_the_parts_with_its_samples() -> None:
     data = (DataRef((Part("a", (0, 1)), Part("b", (2, 3)))), DataRef((Part("c", (3, 2, 1, 0)),)))
     asked = call(args=("x",), each=((1,), (2,), (3,)), data=data, samples=((1,), (), (2, 0)), kwargs={"entropy": True})
-    sent = [request_for(asked, rank, Verb(), 60.0) for rank in range(3)]
+    sent = [request_for(asked, rank, 60.0) for rank in range(3)]
     assert [[part.ref for part in parts] for _, parts in sent] == [["a", "c"], [], ["a", "b", "c"]]
     assert [request.layout for request, _ in sent] == [(1, 1), (0, 0), (2, 1)]
     assert sent[2][0] == Request("forward", ("x", 3), {"entropy": True}, False, (2, 0), (2, 1), 60.0)
@@ -109,13 +108,13 @@ def test_a_rank_gets_its_arguments_and_only_the_parts_with_its_samples() -> None
 
 def test_all_parts_go_where_no_samples_are_asked_and_none_where_there_is_no_data() -> None:
     data = (DataRef((Part("a", (0,)), Part("b", (1,)))),)
-    request, parts = request_for(call(data=data), 1, Verb(), 1.0)
+    request, parts = request_for(call(data=data), 1, 1.0)
     assert (request.layout, request.samples, len(parts)) == ((2,), None, 2)
-    assert request_for(call(), 0, Verb(), 1.0)[0].layout is None
+    assert request_for(call(), 0, 1.0)[0].layout is None
 
 
 def test_reports_of_other_ranks_stay_at_home_where_declared() -> None:
-    kept = [request_for(call(), rank, Verb(reports="first"), 1.0)[0].keep_report for rank in (0, 1)]
+    kept = [request_for(call("first"), rank, 1.0)[0].keep_report for rank in (0, 1)]
     assert kept == [False, True]
 
 
@@ -123,12 +122,6 @@ def test_regroup_undoes_the_flattening() -> None:
     parts = [batch([i]) for i in range(5)]
     grouped = regroup(parts, (2, 0, 3))
     assert [[p.dense("sample")[0] for p in group] for group in grouped] == [[0, 1], [], [2, 3, 4]]
-
-
-def test_an_undeclared_verb_is_an_error_that_names_the_nearest() -> None:
-    assert declared("update", VERBS).deadline == "usual"
-    with pytest.raises(ValueError, match="verb 'forwrad' is not declared; is 'forward' meant"):
-        declared("forwrad", VERBS)
 
 
 # ---- from a rank

@@ -1,9 +1,9 @@
 from __future__ import annotations
 
-from distft.groups.dispatch import Verb
-from distft.groups.lanes import Devices, lanes
+from distft.common.verb import Verb
+from distft.groups.lanes import Devices
 
-STEP, PASS = Verb(states=True), Verb()
+STEP, PASS = Verb("update", states=True), Verb("forward")
 ALL = "weights states"
 SHARED = {"policy": "main", "reference": "main", "value": "own"}
 
@@ -13,14 +13,9 @@ def run(devices: Devices, role: str, verb: Verb | None = None) -> list[tuple[str
     asked = verb or STEP
     moves = devices.steps_before(role, asked)
     for move in moves:
-        devices.ran(move.role, move.verb, Verb(on_device=False), move.parts)
-    devices.ran(role, "forward", asked)
-    return [(move.role, move.verb, " ".join(move.parts)) for move in moves]
-
-
-def test_lanes_keep_the_order_of_the_calls_on_each_set() -> None:
-    found = lanes(["main", "own", "main", "third", "main"])
-    assert {name: list(positions) for name, positions in found.items()} == {"main": [0, 2, 4], "own": [1], "third": [3]}
+        devices.ran(move.role, move.verb, move.parts)
+    devices.ran(role, asked)
+    return [(move.role, move.verb.name, " ".join(move.parts)) for move in moves]
 
 
 def test_groups_that_share_devices_take_turns() -> None:
@@ -42,7 +37,7 @@ def test_a_group_alone_on_its_devices_neither_sleeps_nor_wakes() -> None:
 def test_verbs_that_need_no_devices_disturb_nobody() -> None:
     devices = Devices(SHARED, {})
     run(devices, "policy")
-    assert run(devices, "reference", Verb(on_device=False)) == []
+    assert run(devices, "reference", Verb("held", on_device=False)) == []
     assert run(devices, "policy") == [], "the reference holds nothing yet"
 
 

@@ -63,7 +63,7 @@ def live(
     made = worker.generate(Sampling(NEW_TOKENS), 1, 0, micro_batches, batch=batch)[1]
     found["responses"] = _by_sample(made, "response_ids")
     found["sampled"] = _by_sample(made, "sampled_logprobs")
-    report = worker.update("distft.algorithms.losses.sft:Sft", {}, 0, 1, [micro_batches], batch=batch)[0]["steps"][0]
+    report = worker.update("distft.algorithms.losses.sft:Sft", {}, 0, 1, [micro_batches], batch=batch)[0].steps[0]
     found["update"] = {name: report[name] for name in ("loss", "grad_norm")}
     found["after"] = _by_sample(worker.forward("logprobs", micro_batches, batch=batch)[1], "logprobs")
     worker.export(out)

@@ -104,17 +104,17 @@ def test_a_judging_list_is_sampled_over_its_sources(make: Callable[..., DataWork
 def test_prompts_are_repeated_and_numbered(make: Callable[..., DataWorker]) -> None:
     report, batch = make().prompts("train", 3, 2, 3)
     assert batch.dense("sample").tolist() == [0, 1, 2, 3, 4, 5]
-    assert batch.dense("unit").tolist() == report["units"] == [0, 1, 2, 3, 4, 5]  # nothing keeps a prompt's together
+    assert batch.dense("unit").tolist() == list(report.units) == [0, 1, 2, 3, 4, 5]  # nothing keeps a prompt's together
     assert batch.dense("group").tolist() == [0, 0, 0, 1, 1, 1]
-    assert report["lengths"][0] == report["lengths"][2] == len(batch.ragged("prompt_ids")[1])
-    assert report["lengths"][3] == len(batch.ragged("prompt_ids")[5])
+    assert report.lengths[0] == report.lengths[2] == len(batch.ragged("prompt_ids")[1])
+    assert report.lengths[3] == len(batch.ragged("prompt_ids")[5])
 
 
 def test_sizes_are_reported(make: Callable[..., DataWorker]) -> None:
     report: dict[str, Any] = make().report  # type: ignore[attr-defined]
-    assert sum(report["num_units"].values()) == len(ROWS)
-    assert report["same_reward_tokenizer"]
-    assert report["same_value_tokenizer"]
+    assert sum(report.num_units.values()) == len(ROWS)
+    assert report.same_reward_tokenizer
+    assert report.same_value_tokenizer
 
 
 def test_functions_are_weighted_and_see_the_rows_columns(make: Callable[..., DataWorker]) -> None:
@@ -161,7 +161,7 @@ def test_a_template_that_ends_no_turn_is_told(tmp_path: Path, template: str, tol
         [f"output_dir={tmp_path / 'run'}", f"models.policy={{path: {tmp_path / 'model'}}}", "data.eval=[]",
          f"data.train=[{{path: {tmp_path / 'chats.jsonl'}}}]", "data.test=[]", "evaluation.every=0"],
     )  # fmt: skip
-    warnings = DataWorker(recipe=recipe, starts=model_starts(recipe, tmp_path)).setup()[0]["warnings"]
+    warnings = DataWorker(recipe=recipe, starts=model_starts(recipe, tmp_path)).setup()[0].warnings
     assert ["<|endoftext|> is put behind each conversation" in warning for warning in warnings] == [True] * told
 
 
@@ -199,7 +199,7 @@ def test_a_reward_model_with_another_tokenizer_reads_the_text(make: Callable[...
     other.write_text("\n".join(json.dumps({"prompt": f"zzz qqq {i}"}) for i in range(50)))
     init = INIT.replace("}", ", tokenizer: {train_on: [{path: other.jsonl}]}}")
     worker = make(f"models.reward.init={init}")
-    assert not worker.report["same_reward_tokenizer"]  # type: ignore[attr-defined]
+    assert not worker.report.same_reward_tokenizer  # type: ignore[attr-defined]
     rollout = responses(worker, [" four<|end|>", "no idea<|end|>", " and so"])
     report, read = worker.reward_inputs("train", 0, 1, batch=rollout)
     assert read is not None
@@ -209,7 +209,7 @@ def test_a_reward_model_with_another_tokenizer_reads_the_text(make: Callable[...
         question = worker._tokenizer.decode(rollout.ragged("prompt_ids")[row])
         end = worker._reward_tokenizer.eos_token * (row < 2)  # what was cut at the limit has no end here either
         assert worker._reward_tokenizer.decode(ids) == question + text + end
-        assert report["lengths"][row] == len(ids)
+        assert report.lengths[row] == len(ids)
 
 
 def test_equal_tokenizers_need_no_second_reading(make: Callable[..., DataWorker]) -> None:
@@ -235,7 +235,7 @@ def test_a_reward_model_of_the_same_tokenizer_reads_to_where_its_training_rows_e
     assert read.ragged("prompt_ids")[0].tolist() == trained.prompt_ids
     assert read.ragged("response_ids")[0].tolist() == trained.response_ids
     assert worker._tokenizer.decode(read.ragged("response_ids")[1]) == "five"
-    assert report["lengths"][0] == len(trained)
+    assert report.lengths[0] == len(trained)
 
 
 def test_the_difference_looks_at_trained_tokens_only(make: Callable[..., DataWorker]) -> None:

@@ -31,7 +31,7 @@ def stops(rank: int, world: int, folder: str, named: tuple[str, ...] | None, tar
     """What the worker says, what its generator takes, and what it writes."""
     spec = RoleSpec("policy", Model(path=folder, dtype="float32"), "causal", None, longest=32, stop_tokens=named)
     worker = ModelWorker(spec=spec, rank=rank, world_size=world)
-    said = worker.setup(("", 0), folder, False)[0]["stop_tokens"]
+    said = list(worker.setup(("", 0), folder, False)[0].stop_tokens)
     worker.export(target)
     written = GenerationConfig.from_pretrained(target).eos_token_id
     worker.sync_weights(0)

@@ -36,13 +36,13 @@ def started(rank: int, world: int, folder: str, lora: Lora | None) -> Any:
 def synced(rank: int, world: int, folder: str, lora: Lora | None) -> dict[str, Any]:
     """Bytes of two syncs with a large step between them, and whether the twin has the trainer's weights after it."""
     worker = started(rank, world, folder, lora)
-    first = worker.sync_weights(0)[0]["bytes"]
+    first = worker.sync_weights(0)[0].bytes
     engine = worker._engine
     twin = worker._generator.generator.module
     before = {name: parameter.clone() for name, parameter in twin.named_parameters()}
     engine.backward(engine.forward(input_ids=torch.arange(3, 15).unsqueeze(0), select=torch.arange(12)).square().sum())
     engine.step(0.1)
-    second = worker.sync_weights(1)[0]["bytes"]
+    second = worker.sync_weights(1)[0].bytes
     now = {name.removeprefix("model."): tensor.clone() for name, tensor in engine.full_tensors()}
     return {
         "bytes": (first, second),

@@ -1,0 +1,80 @@
+"""The data worker."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from distft.batches import Difference
+from distft.clients.asking import ask, rows
+from distft.clients.samples import Samples, data_of, report_of
+from distft.groups.handles import Call, DataRef, Group, Result
+from distft.tracking.metrics import Sample
+from distft.workers.reports import Credited, Described, Loaded, RowsPrepared
+from distft.workers.verbs import DataVerbs
+
+
+@dataclass(frozen=True)
+class DataGroup:
+    """The data worker. Every method is a call that is not started yet: see ``groups.handles``."""
+
+    ranks: Group
+
+    def prepare_rows(self, seconds: float) -> Call[RowsPrepared]:
+        """Tokenises what is not tokenised yet, for about so long."""
+        return ask(self.ranks, DataVerbs.prepare_rows, seconds).reading(report_of)
+
+    def setup(self) -> Call[Loaded]:
+        """Loads what is left; what there is."""
+        return ask(self.ranks, DataVerbs.setup).reading(report_of)
+
+    # ---- samples
+
+    def batch(self, split: str, start: int, count: int) -> Call[Samples]:
+        """``count`` units of a split from position ``start``, ready to be trained on."""
+        return ask(self.ranks, DataVerbs.batch, split, start, count).reading(Samples.of)
+
+    def prompts(self, split: str, start: int, count: int, samples_per_prompt: int) -> Call[Samples]:
+        """``count`` prompts of a split from position ``start``, each so many times."""
+        return ask(self.ranks, DataVerbs.prompts, split, start, count, samples_per_prompt).reading(Samples.of)
+
+    def texts(self, limit: int, data: Sequence[DataRef]) -> Call[list[Sample]]:
+        """The first ``limit`` samples of a rollout as people read them."""
+        return ask(self.ranks, DataVerbs.texts, limit, batch=rows(data)).reading(report_of)
+
+    # ---- experience
+
+    def reward_inputs(self, rollout: Samples, split: str, start: int, samples_per_prompt: int) -> Call[Samples]:
+        """The rollout as the reward model reads it: itself, where that is in the same tokens with the same ends."""
+
+        def read(result: Result[Described | None]) -> Samples:
+            found = result.report
+            return rollout if found is None else Samples((data_of(result),), found.lengths, found.units)
+
+        asked = ask(
+            self.ranks, DataVerbs.reward_inputs, split, start, samples_per_prompt, batch=rows(rollout.data)
+        )  # fmt: skip
+        return asked.reading(read)
+
+    def function_scores(
+        self, rollout: Samples, split: str, start: int, samples_per_prompt: int
+    ) -> Call[tuple[dict[str, float], DataRef]]:
+        """The reward functions' means by name, and their weighted sum as column ``function_score``."""
+        return ask(
+            self.ranks, DataVerbs.function_scores, split, start, samples_per_prompt, batch=rows(rollout.data)
+        ).reading(lambda result: (result.report, data_of(result)))
+
+    def assign_credit(self, state: Mapping[str, Any], data: Sequence[DataRef]) -> Call[tuple[Credited, DataRef]]:
+        """What is said of a rollout with all its columns, and the columns of what its tokens are worth."""
+        return ask(self.ranks, DataVerbs.assign_credit, dict(state), batch=rows(data)).reading(
+            lambda result: (result.report, data_of(result))
+        )
+
+    def score_summary(self, data: Sequence[DataRef]) -> Call[dict[str, float]]:
+        """Means over a scored rollout."""
+        return ask(self.ranks, DataVerbs.score_summary, batch=rows(data)).reading(report_of)
+
+    def logprob_difference(self, one: str, other: str, data: Sequence[DataRef]) -> Call[Difference]:
+        """How far two token columns are apart over the trained tokens."""
+        return ask(self.ranks, DataVerbs.logprob_difference, one, other, batch=rows(data)).reading(report_of)

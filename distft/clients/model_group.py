@@ -1,0 +1,189 @@
+"""The ranks of a model role, or of a role that lives in another's group."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from distft.checkpoint.manifest import FileRecord, NotWritten
+from distft.clients.asking import ask, each, rows
+from distft.clients.samples import Samples, data_of, report_of
+from distft.groups.handles import Call, DataRef, Group, Result
+from distft.rollout.generator import Sampling
+from distft.workers.reports import Answers, Ready, Synced, Updated
+from distft.workers.verbs import MicroBatches, ModelVerbs, Reads, Store
+
+ByRank: TypeAlias = Sequence[MicroBatches]  # [rank][micro-batch] numbers of samples
+
+
+@dataclass(frozen=True)
+class UpdateSpec:
+    """A loss (its address) with its parameters, and where in the learning-rate schedule the update stands."""
+
+    loss: str
+    parameters: Mapping[str, Any]
+    first_step: int
+    total_steps: int
+    temperature: float = 1.0
+    target_kl: float | None = None
+
+
+@dataclass(frozen=True)
+class Generated:
+    """Responses in the object store; ``lengths`` in tokens by sample; ``version`` of the weights that wrote them."""
+
+    responses: DataRef
+    lengths: Mapping[int, int]
+    version: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class ModelGroup:
+    """All ranks of a role. ``guest``: a role that lives in the group of another, ``ranks``, and has no weights of its
+    own: the frozen base under that one's adapters answers for it, and it is only read.
+
+    Every method is a call that is not started yet: see ``groups.handles``.
+    """
+
+    ranks: Group
+    guest: str = ""
+
+    @property
+    def role(self) -> str:
+        return self.guest or self.ranks.role
+
+    @property
+    def num_ranks(self) -> int:
+        return self.ranks.num_ranks
+
+    @property
+    def micro_batch_cost(self) -> int | None:
+        """See ``handles.Group``."""
+        return self.ranks.micro_batch_cost
+
+    # ---- life
+
+    def host_store(self) -> Call[Store]:
+        """Opens the group's meeting point on its first rank."""
+        return ask(self._own(), ModelVerbs.host_store).reading(report_of)
+
+    def setup(self, store: Store, path: str, *, new_head: bool) -> Call[Ready]:
+        """Builds the sharded model from ``path``; ``new_head`` allows a scalar head to be started."""
+        return ask(self._own(), ModelVerbs.setup, store, path, new_head).reading(report_of)
+
+    # ---- computing
+
+    def forward(
+        self,
+        samples: Samples,
+        column: str,
+        micro_batches: ByRank,
+        *,
+        temperature: float = 1.0,
+        entropy: bool = False,
+        reads: Reads = "tokens",
+    ) -> Call[DataRef]:
+        """An evaluation pass; what it leaves has ``column`` and, if asked, ``entropy``."""
+        return ask(
+            self.ranks,
+            ModelVerbs.forward,
+            column,
+            each(micro_batches),
+            batch=_rows(samples, micro_batches),
+            temperature=temperature,
+            entropy=entropy,
+            reads=reads,
+            adapters=not self.guest,
+        ).reading(data_of)
+
+    def update(self, samples: Samples, spec: UpdateSpec, steps: Sequence[ByRank]) -> Call[Updated]:
+        """Optimizer steps over ``steps[step][rank]``, as the first rank reports them."""
+        by_rank: list[list[MicroBatches]] = [[step[rank] for step in steps] for rank in range(self.num_ranks)]
+        needed = [sorted({s for step in mine for micro in step for s in micro}) for mine in by_rank]
+        return ask(
+            self._own(),
+            ModelVerbs.update,
+            spec.loss,
+            dict(spec.parameters),
+            spec.first_step,
+            spec.total_steps,
+            each(by_rank),
+            batch=rows(samples.data, needed),
+            temperature=spec.temperature,
+            target_kl=spec.target_kl,
+        ).reading(report_of)
+
+    def evaluate(
+        self, samples: Samples, loss: str, parameters: Mapping[str, Any], micro_batches: ByRank
+    ) -> Call[dict[str, float]]:
+        """The loss and its metrics over the samples, without training."""
+        return ask(
+            self._own(),
+            ModelVerbs.evaluate,
+            loss,
+            dict(parameters),
+            each(micro_batches),
+            batch=_rows(samples, micro_batches),
+        ).reading(report_of)
+
+    # ---- generating
+
+    def sync_weights(self, version: int) -> Call[Synced]:
+        """The current weights to the generators, as ``version``."""
+        return ask(self._own(), ModelVerbs.sync_weights, version).reading(report_of)
+
+    def generate(
+        self, prompts: Samples, sampling: Sampling, micro_batches: ByRank, *, seed: int, iteration: int
+    ) -> Call[Generated]:
+        """Responses to the prompts."""
+        return ask(
+            self._own(),
+            ModelVerbs.generate,
+            sampling,
+            seed,
+            iteration,
+            each(micro_batches),
+            batch=_rows(prompts, micro_batches),
+        ).reading(_generated)
+
+    # ---- keeping
+
+    def save(self, staging: str) -> Call[tuple[FileRecord | NotWritten, ...]]:
+        """Every rank's share of a checkpoint: the files of all."""
+        return ask(self._own(), ModelVerbs.save, staging).reading(
+            lambda result: tuple(record for report in result.reports for record in report)
+        )
+
+    def load(self, checkpoint: str) -> Call[None]:
+        """What ``save`` wrote, on the same number of ranks."""
+        return ask(self._own(), ModelVerbs.load, checkpoint).reading(report_of)
+
+    def check_export(self) -> Call[None]:
+        """That what ``export`` will write can be read again. Its UserError is the user's."""
+        return ask(self._own(), ModelVerbs.check_export).reading(report_of)
+
+    def export(self, folder: str) -> Call[None]:
+        """A plain Hugging Face folder of the result."""
+        return ask(self._own(), ModelVerbs.export, folder).reading(report_of)
+
+    def _own(self) -> Group:
+        """The ranks, for what a guest is not asked. Raises ValueError."""
+        if self.guest:
+            raise ValueError(f"{self.guest} lives in the group of {self.ranks.role}: it is only read")
+        return self.ranks
+
+
+def _rows(samples: Samples, micro_batches: ByRank) -> Any:
+    """Each rank's rows in the order of its micro-batches."""
+    return rows(samples.data, [[sample for micro in rank for sample in micro] for rank in micro_batches])
+
+
+def _generated(result: Result[Answers]) -> Generated:
+    lengths = {
+        sample: length
+        for report in result.reports
+        for sample, length in zip(report.samples, report.lengths, strict=True)
+    }
+    return Generated(data_of(result), lengths, result.report.version, result.seconds)

@@ -1,0 +1,98 @@
+"""What workers report of their verbs: numbers and names for the controller. No torch: the driver reads these."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from distft.batches import Difference
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Elements of parameters, gradients and optimizer state on a rank, their bytes now by what they are, and the
+    resident bytes of its process."""
+
+    parameters: int
+    gradients: int
+    optimizer: int
+    bytes: Mapping[str, int]
+    rss_bytes: int
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A rank that has built its model, and in how many seconds. ``stop_tokens``: what its answers end with, where it
+    can answer."""
+
+    seconds: float
+    memory: Memory
+    stop_tokens: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Updated:
+    """The metrics of each optimizer step, equal on all ranks, and what this rank holds."""
+
+    steps: tuple[dict[str, float], ...]
+    memory: Memory
+
+
+@dataclass(frozen=True)
+class Synced:
+    """Bytes that a generator was sent of the weights, in how many seconds."""
+
+    bytes: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Answers:
+    """A rank's responses: which samples they answer, how many tokens each has, and which weights wrote them."""
+
+    version: int
+    samples: tuple[int, ...]
+    lengths: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class RowsPrepared:
+    """How far the rows are: whether it is ``done``, what is being done, and the hashes of the sources' ``contents`` by
+    their keys, once they are known."""
+
+    done: bool
+    doing: str
+    contents: Mapping[str, str] | None
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What the data worker has found: units and ``statistics`` (in words) of each split, ``warnings``, and whether the
+    reward and the value model's tokenizers are the policy's."""
+
+    num_units: Mapping[str, int]
+    statistics: Mapping[str, str]
+    warnings: tuple[str, ...]
+    same_reward_tokenizer: bool
+    same_value_tokenizer: bool
+
+
+@dataclass(frozen=True)
+class Described:
+    """What the controller may know of a batch: tokens of each sample, and which samples belong together."""
+
+    lengths: tuple[int, ...]
+    units: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Credited:
+    """What is said of a rollout once its tokens have their worth: the iteration's ``metrics``, the method's ``state``
+    for the next one, and how far the generator's (``trainer_difference``) and the reference's log-probs
+    (``reference_difference``; None without one) are from the trainer's."""
+
+    metrics: dict[str, float]
+    state: dict[str, Any]
+    trainer_difference: Difference
+    reference_difference: Difference | None

@@ -1,0 +1,190 @@
+"""Every verb of the workers, with its signature. No torch: the driver asks by these.
+
+A verb returns ``(report, columns)``; the columns stay in the object store. ``ModelWorker`` and ``DataWorker`` derive
+from these classes, the clients (`distft.clients`) ask for nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, Protocol, TypeAlias
+
+from distft.batches import Batch, Difference
+from distft.checkpoint.manifest import FileRecord, NotWritten
+from distft.common.verb import Ending, OnDevice, verb
+from distft.rollout.generator import Sampling
+from distft.tracking.metrics import Sample
+from distft.workers.reports import Answers, Credited, Described, Loaded, Memory, Ready, RowsPrepared, Synced, Updated
+
+MicroBatches: TypeAlias = Sequence[Sequence[int]]  # numbers of samples; an empty one is a dummy
+Store: TypeAlias = tuple[str, int]  # host and port where the ranks of a group meet
+Reads: TypeAlias = Literal["tokens", "last"]
+
+
+class ModelVerbs(OnDevice, Protocol):
+    """One rank of a model role. Every verb is collective, but for those of the first rank alone."""
+
+    # ---- life
+
+    @verb(ranks="first", on_device=False)
+    def host_store(self) -> tuple[Store, None]:
+        """Opens the group's meeting point on this rank."""
+        ...
+
+    @verb(deadline="setup", states=True)
+    def setup(self, store: Store, path: str, new_head: bool) -> tuple[Ready, None]:
+        """Joins the group and builds the sharded model from ``path``, a folder or hub name.
+
+        ``new_head`` allows a scalar head to be started where the weights have none.
+        """
+        ...
+
+    @verb(on_device=False)
+    def held(self) -> tuple[Memory, None]:
+        """What this rank holds now."""
+        ...
+
+    # ---- computing
+
+    @verb()
+    def forward(
+        self,
+        column: str,
+        micro_batches: MicroBatches,
+        *,
+        batch: Batch,
+        temperature: float = 1.0,
+        entropy: bool = False,
+        reads: Reads = "tokens",
+        adapters: bool = True,
+    ) -> tuple[None, Batch]:
+        """An evaluation pass: log-probs, values (``reads`` "tokens") or one scalar a sample ("last").
+
+        Without ``adapters`` it is the frozen base that answers.
+        The result has the samples of ``batch`` and the columns ``column`` and, if asked, ``entropy``.
+        """
+        ...
+
+    @verb(states=True)
+    def update(
+        self,
+        loss: str,
+        parameters: Mapping[str, Any],
+        first_step: int,
+        total_steps: int,
+        steps: Sequence[MicroBatches],
+        *,
+        batch: Batch,
+        temperature: float = 1.0,
+        target_kl: float | None = None,
+    ) -> tuple[Updated, None]:
+        """Optimizer steps ``first_step ...`` of ``total_steps`` with the loss of that address.
+
+        With ``target_kl`` the rest is left out after a step whose ``policy/approxkl_avg`` exceeds it.
+        """
+        ...
+
+    @verb(reports="first")
+    def evaluate(
+        self, loss: str, parameters: Mapping[str, Any], micro_batches: MicroBatches, *, batch: Batch
+    ) -> tuple[dict[str, float], None]:
+        """The loss and its metrics on held-out samples, without training."""
+        ...
+
+    # ---- generating
+
+    @verb()
+    def sync_weights(self, version: int) -> tuple[Synced, None]:
+        """The current weights into this rank's generator, which from then on answers with ``version``."""
+        ...
+
+    @verb(deadline="long")
+    def generate(
+        self, sampling: Sampling, seed: int, iteration: int, micro_batches: MicroBatches, *, batch: Batch
+    ) -> tuple[Answers, Batch]:
+        """Responses to the prompts of ``batch``."""
+        ...
+
+    # ---- keeping
+
+    @verb(deadline="long", states=True)
+    def save(self, staging: str) -> tuple[list[FileRecord | NotWritten], None]:
+        """This rank's share of a checkpoint; see ``keeping.save_share``."""
+        ...
+
+    @verb(deadline="setup", states=True)
+    def load(self, checkpoint: str) -> tuple[None, None]:
+        """What ``save`` wrote, on the same number of ranks."""
+        ...
+
+    @verb(deadline="setup", ranks="first", on_device=False)
+    def check_export(self) -> tuple[None, None]:
+        """What ``export`` will write can be read again. Raises UserError: before the first step, not after the last."""
+        ...
+
+    @verb(deadline="long", reports="first")
+    def export(self, folder: str) -> tuple[None, None]:
+        """A plain Hugging Face folder of the result; see ``keeping.export_result``."""
+        ...
+
+
+class DataVerbs(Ending, Protocol):
+    """The data worker, a process of its own. A position counts the units of a split, see ``data.sampler``."""
+
+    @verb(deadline="setup", on_device=False)
+    def prepare_rows(self, seconds: float) -> tuple[RowsPrepared, None]:
+        """Gets ready for about so long. Calls of this before ``setup`` keep that within its deadline."""
+        ...
+
+    @verb(deadline="setup", on_device=False)
+    def setup(self) -> tuple[Loaded, None]:
+        """What ``prepare_rows`` has left over; reports sizes."""
+        ...
+
+    # ---- samples
+
+    @verb(on_device=False)
+    def batch(self, split: str, start: int, count: int) -> tuple[Described, Batch]:
+        """``count`` units from position ``start``: tokens ready to be trained on."""
+        ...
+
+    @verb(on_device=False)
+    def prompts(self, split: str, start: int, count: int, samples_per_prompt: int) -> tuple[Described, Batch]:
+        """``count`` prompts from position ``start``, each ``samples_per_prompt`` times."""
+        ...
+
+    @verb(on_device=False)
+    def texts(self, limit: int, *, batch: Batch) -> tuple[list[Sample], None]:
+        """The first ``limit`` samples as people read them."""
+        ...
+
+    # ---- experience
+
+    @verb(on_device=False)
+    def reward_inputs(
+        self, split: str, start: int, samples_per_prompt: int, *, batch: Batch
+    ) -> tuple[Described | None, Batch | None]:
+        """The rollout as the reward model saw texts when it was trained; None where it is so already."""
+        ...
+
+    @verb(deadline="long", on_device=False)
+    def function_scores(
+        self, split: str, start: int, samples_per_prompt: int, *, batch: Batch
+    ) -> tuple[dict[str, float], Batch]:
+        """Column ``function_score``, the weighted sum of the reward functions; reports each one's mean by name."""
+        ...
+
+    @verb(on_device=False)
+    def assign_credit(self, state: Mapping[str, Any], *, batch: Batch) -> tuple[Credited, Batch]:
+        """The columns of the method's way of assigning credit. ``state``: what it left in the iteration before."""
+        ...
+
+    @verb(on_device=False)
+    def score_summary(self, *, batch: Batch) -> tuple[dict[str, float], None]:
+        """Mean and deviation of a rollout's scores, its mean KL per sequence, how long and how often it ended."""
+        ...
+
+    @verb(on_device=False)
+    def logprob_difference(self, one: str, other: str, *, batch: Batch) -> tuple[Difference, None]:
+        """How far two token columns are apart over the trained tokens."""
+        ...

@@ -1,0 +1,114 @@
+"""Groups that only write down what they are asked, for tests of the loops alone: who is called, in which order, with
+whose columns. What the calls compute is tested with real groups (tests/e2e)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from distft.batches import Difference
+from distft.clients.data_group import DataGroup
+from distft.clients.model_group import ModelGroup
+from distft.common.verb import Verb, declaration
+from distft.groups.handles import Call, DataRef, Part, Result, Wait, WorkerInfo
+from distft.workers.reports import Answers, Credited, Described, Memory, Synced, Updated
+from distft.workers.verbs import DataVerbs
+
+EQUAL = Difference(0.0, 0.0, 0.0)
+PROMPT, RESPONSE = 5, 3  # tokens
+MEMORY = Memory(0, 0, 0, {}, rss_bytes=1)
+
+
+@dataclass
+class Said:
+    """What the groups were asked, in order, and how they answer.
+
+    ``at_once``: the calls that were under way together when one of them was waited for, in the order of their start.
+    """
+
+    at_once: list[tuple[str, ...]] = field(default_factory=list)
+    calls: list[Call[Any]] = field(default_factory=list)
+    states: list[dict[str, Any]] = field(default_factory=list)
+    trainer_difference: Difference = EQUAL
+    reference_difference: Difference | None = EQUAL
+    loss: float = 1.0
+    _under_way: list[str] = field(default_factory=list)
+
+    def start(self, calls: Sequence[Call[Any]]) -> tuple[Wait, ...]:
+        self._under_way.extend(f"{call.group.role}.{call.verb.name}" for call in calls)
+        self.calls.extend(calls)
+        return tuple(partial(self._wait, call) for call in calls)
+
+    def _wait(self, call: Call[Any]) -> Result[Any]:
+        if self._under_way:
+            self.at_once.append(tuple(self._under_way))
+            self._under_way.clear()
+        return self._answer(call)
+
+    def asked(self, verb: Any) -> list[Call[Any]]:
+        """The calls of a verb."""
+        return [call for call in self.calls if call.verb == declaration(verb)]
+
+    def _answer(self, call: Call[Any]) -> Result[Any]:
+        samples = [s for source in call.data[:1] for s in source.samples]
+        if call.verb in (declaration(DataVerbs.prompts), declaration(DataVerbs.batch)):
+            _, _, count, *repeats = call.args
+            samples = list(range(count * (repeats[0] if repeats else 1)))
+        report = self._report(call, samples)
+        brought = None if call.verb == declaration(DataVerbs.reward_inputs) else f"{call.group.role}.{call.verb.name}"
+        data = DataRef((Part(brought, tuple(samples)),)) if samples and brought else None
+        return Result(report, (report,) * call.group.num_ranks, data, 0.5)
+
+    def _report(self, call: Call[Any], samples: list[int]) -> Any:
+        step = {"loss": self.loss, "seconds": 0.1, "num_tokens": 9}
+        match call.verb.name:
+            case "prompts" | "batch":
+                return Described((PROMPT,) * len(samples), tuple(samples))
+            case "generate":
+                return Answers(0, tuple(samples), (RESPONSE,) * len(samples))
+            case "function_scores":
+                return {"rewards/one": 1.0}
+            case "update":
+                return Updated((step,), MEMORY)
+            case "evaluate":
+                return step
+            case "sync_weights":
+                return Synced(1, 0.1)
+            case "logprob_difference":
+                return self.reference_difference
+            case "assign_credit":
+                self.states.append(call.args[0])
+                state = {"seen": call.args[0].get("seen", 0) + 1}
+                return Credited({"kl_coef": 0.5}, state, self.trainer_difference, self.reference_difference)
+            case "forward" | "reward_inputs":
+                return None
+        raise AssertionError(f"nobody asks for {call.verb.name} here")
+
+
+@dataclass
+class Fake:
+    """The Protocol `Group`, which starts nothing."""
+
+    role: str
+    said: Said
+    num_ranks: int = 1
+    micro_batch_cost: int | None = None
+    workers: tuple[WorkerInfo, ...] = ()
+
+    def call(
+        self, verb: Verb, *args: Any, each: Any = None, data: Any = (), samples: Any = None,
+        deadline_s: float | None = None, **kwargs: Any,
+    ) -> Call[Result[Any]]:  # fmt: skip
+        by_rank = None if samples is None else tuple(map(tuple, samples))
+        own = None if each is None else tuple(each)
+        return Call(self, verb, self.said, lambda result: result, args, kwargs, own, tuple(data), by_rank, deadline_s)
+
+
+def fake_model(role: str, said: Said) -> ModelGroup:
+    return ModelGroup(Fake(role, said))
+
+
+def fake_data(said: Said) -> DataGroup:
+    return DataGroup(Fake("data", said))

@@ -1,0 +1,55 @@
+"""What of a verb's reports the controller gets; and a role that lives in another's group: only read, never alone."""
+
+from __future__ import annotations
+
+import pytest
+
+from distft.clients.model_group import ModelGroup, UpdateSpec
+from distft.clients.samples import Samples
+from distft.groups.handles import DataRef, Part
+from distft.rollout.generator import Sampling
+from tests.harness.fake_groups import RESPONSE, Fake, Said
+
+SAMPLES = Samples((DataRef((Part("a", (0, 1, 2)),)),), (5, 6, 7), (0, 1, 2))
+
+
+def test_a_guests_forward_pass_is_the_hosts_without_adapters() -> None:
+    host = Fake("policy", Said(), num_ranks=2, micro_batch_cost=64)
+    guest = ModelGroup(host, guest="reference")
+    call = guest.forward(SAMPLES, "ref_logprobs", [[[0]], [[1, 2]]], temperature=0.5)
+    assert call.group is host
+    assert call.args == ("ref_logprobs",)
+    assert (call.kwargs["adapters"], call.kwargs["temperature"]) == (False, 0.5)
+    assert (guest.role, guest.num_ranks, guest.micro_batch_cost) == ("reference", 2, 64)
+    assert ModelGroup(host).forward(SAMPLES, "logprobs", [[[0]], [[1, 2]]]).kwargs["adapters"] is True
+
+
+def test_a_guest_cannot_be_trained_or_saved() -> None:
+    guest = ModelGroup(Fake("policy", Said()), guest="reference")
+    for ask in (
+        lambda: guest.update(SAMPLES, UpdateSpec("loss", {}, 0, 1), []),
+        lambda: guest.save("folder"),
+        lambda: guest.sync_weights(1),
+    ):
+        with pytest.raises(ValueError, match="reference lives in the group of policy: it is only read"):
+            ask()
+
+
+def test_every_rank_is_sent_the_rows_of_its_own_micro_batches_once() -> None:
+    group = ModelGroup(Fake("policy", Said(), num_ranks=2))
+    steps = [[[[2], [0]], [[1], []]], [[[0], []], [[2, 1]]]]
+    call = group.update(SAMPLES, UpdateSpec("loss", {"beta": 1}, 3, 9, 0.7, 0.2), steps)
+    assert call.args == ("loss", {"beta": 1}, 3, 9)
+    assert call.each == (([[[2], [0]], [[0], []]],), ([[[1], []], [[2, 1]]],))
+    assert call.samples == ((0, 2), (1, 2))
+    assert call.kwargs == {"temperature": 0.7, "target_kl": 0.2}
+
+
+def test_responses_are_told_by_sample() -> None:
+    said = Said()
+    made = (
+        ModelGroup(Fake("policy", said)).generate(SAMPLES, Sampling(4), [[[0, 2], [1]]], seed=1, iteration=2).result()
+    )
+    assert made.lengths == dict.fromkeys((0, 1, 2), RESPONSE)
+    assert made.responses.samples == (0, 1, 2)
+    assert (made.version, made.seconds) == (0, 0.5)
