@@ -65,6 +65,15 @@ class DataGroup:
             self.ranks, DataVerbs.function_scores, split, start, samples_per_prompt, batch=rows(rollout.data)
         ).reading(lambda result: (result.report, data_of(result)))
 
+    def informative(self, at_most: int, first: int, data: Sequence[DataRef]) -> Call[Samples]:
+        """Of a scored rollout the samples of the first prompts whose scores differ, numbered on from ``first``; there
+        may be none."""
+
+        def read(result: Result[Described]) -> Samples:
+            return Samples.of(result) if result.report.lengths else Samples((), (), ())
+
+        return ask(self.ranks, DataVerbs.informative, at_most, first, batch=rows(data)).reading(read)
+
     def assign_credit(self, state: Mapping[str, Any], data: Sequence[DataRef]) -> Call[tuple[Credited, DataRef]]:
         """What is said of a rollout with all its columns, and the columns of what its tokens are worth."""
         return ask(self.ranks, DataVerbs.assign_credit, dict(state), batch=rows(data)).reading(

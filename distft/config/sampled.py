@@ -90,9 +90,25 @@ class Rewarded(Sampled):
 class Grouped(Rewarded):
     """The base of those that compare the answers to one prompt."""
 
+    max_rounds: int = Field(
+        default=1, ge=1, le=100,
+        description="rounds of sampling at most in which a batch is filled with prompts whose answers differ in "
+        "score; 1: the others stay in it, and teach nothing",
+    )  # fmt: skip
+
+    def rounds(self) -> int:
+        """``max_rounds``."""
+        return self.max_rounds
+
     def rules(self, run: Run) -> Iterator[Problem]:
-        """A group has several answers."""
+        """A group has several answers; how many prompts an iteration takes is not known beforehand."""
         yield from super().rules(run)
+        if self.max_rounds > 1 and run.train.steps is None:
+            yield Problem.at(
+                "train.epochs",
+                f"cannot be counted: algorithm.max_rounds {self.max_rounds} takes as many prompts as a batch needs",
+                "train.steps in its place, or algorithm.max_rounds: 1",
+            )
         if run.rollout.samples_per_prompt < 2:
             yield Problem.at(
                 "rollout.samples_per_prompt",

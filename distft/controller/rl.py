@@ -1,7 +1,7 @@
 """The loop of every method that samples for itself: one iteration a step.
 
 for step in progress.steps():
-    rollouts   = policy.generate(prompts), scored
+    rollouts   = policy.generate(prompts), in as many rounds as the method asks for
     experience = log-probs, values of the models that there are -> what every token is worth
     report     = update(role, loss) of every trained role    together where they do not share devices
     weight sync; the method's state; log, checkpoint, evaluate
@@ -15,6 +15,7 @@ from dataclasses import asdict
 
 from distft.clients.model_group import UpdateSpec
 from distft.config.training import Role
+from distft.controller.collecting import collect
 from distft.controller.evaluating import evaluate_if_due
 from distft.controller.invariants import beyond_rounding, check_generator, check_reference
 from distft.controller.session import Session
@@ -28,29 +29,24 @@ log = logging.getLogger(__name__)
 
 def train_rl(session: Session) -> None:
     """Runs to the last iteration, from wherever the progress stands."""
-    progress, sampler = session.progress, session.sampler
+    progress = session.progress
     for step in progress.steps():
-        start, num_prompts = session.visits.take(progress.position)
         with session.phase("rollout"):
-            prompts = sampler.prompts("train", start, num_prompts)
-            rollout, generated = sampler.generate(prompts, step)
+            collected = collect(session, step)
+        rollout = collected.rollout
         with session.phase("experience"):
             bootstrap = session.recipe.algorithm.values_ends()
-            experience = build_experience(sampler, rollout, start, progress.method_state, bootstrap=bootstrap)
+            experience = build_experience(
+                session.sampler, rollout, collected.start, progress.method_state, bootstrap=bootstrap
+            )
         check_invariants(session, experience, step)
         with session.phase("update"):
             metrics, num_steps = update(session, experience, updates(session, step))
         sync_weights(session, step)
-        generated_tokens = sum(rollout.lengths) - sum(prompts.lengths)
-        metrics |= {
-            "rollout/tokens_per_second": generated_tokens / generated.seconds,
-            "rollout/staleness": float(step - 1 - generated.version),
-            "rollout/response_length": generated_tokens / len(rollout.lengths),
-        }
         write_samples(session, experience)
         progress.method_state = experience.state
-        progress.finish(position=start + num_prompts, num_tokens=rollout.num_tokens, optimizer_steps=num_steps)
-        session.log_step({**experience.metrics, **metrics}, rollout.lengths)
+        progress.finish(position=collected.end, num_tokens=rollout.num_tokens, optimizer_steps=num_steps)
+        session.log_step({**experience.metrics, **collected.metrics, **metrics}, rollout.lengths)
         evaluate_if_due(session)
         session.checkpoint_if_due()
 

@@ -35,18 +35,18 @@ class Experience:
 
 
 def build_experience(
-    sampler: Sampler, rollout: Samples, start: int, state: Mapping[str, Any], *, bootstrap: bool = False
+    sampler: Sampler, rollout: Samples, start: int | None, state: Mapping[str, Any], *, bootstrap: bool = False
 ) -> Experience:
-    """The experience of a rollout of the train prompts from position ``start``.
+    """The experience of a rollout of the train prompts from position ``start``; None: it has its scores already.
 
     ``state`` is what the method left in the iteration before; ``bootstrap``: it wants the value behind the last token
     too.
     """
     passes = logprob_passes(sampler, rollout, entropy=True) | value_passes(sampler, rollout, bootstrap=bootstrap)
-    scoring = sampler.model_scores(rollout, "train", start)
+    scoring = [] if start is None else sampler.model_scores(rollout, "train", start)
     results = together(*passes.values(), *scoring)
     columns = dict(zip(passes, results, strict=False))
-    means, scored = sampler.function_scores(rollout, "train", start)
+    means, scored = ({}, ()) if start is None else sampler.function_scores(rollout, "train", start)
     scores = (*results[len(passes) :], *scored)
     credited, worth = sampler.data.assign_credit(state, [*rollout.data, *columns.values(), *scores]).result()
     return Experience(

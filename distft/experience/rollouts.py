@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from distft.clients.data_group import DataGroup
 from distft.clients.model_group import Generated, ModelGroup
 from distft.clients.samples import Samples
+from distft.common.seeding import derive
 from distft.config.recipe import Recipe
 from distft.experience.passes import forward_pass, generate_pass
-from distft.groups.handles import Call, DataRef
+from distft.groups.handles import Call, DataRef, together
 from distft.rollout.generator import Sampling
 
 
@@ -30,14 +31,15 @@ class Sampler:
         repeats = self.recipe.rollout.samples_per_prompt
         return self.data.prompts(split, start, count, repeats).result()
 
-    def generate(self, prompts: Samples, iteration: int) -> tuple[Samples, Generated]:
-        """Responses of the policy's current generator weights, and lengths of prompt and response together."""
+    def generate(self, prompts: Samples, iteration: int, round_number: int = 0) -> tuple[Samples, Generated]:
+        """Responses of the policy's current generator weights, and lengths of prompt and response together. Every round
+        of an iteration draws anew."""
         recipe = self.recipe
         made = generate_pass(
             self.groups["policy"],
             prompts,
             sampling_of(recipe),
-            seed=recipe.seed,
+            seed=derive(recipe.seed, "round", round_number) if round_number else recipe.seed,
             iteration=iteration,
             max_batch=recipe.rollout.max_batch_per_rank,
         ).result()
@@ -60,6 +62,12 @@ class Sampler:
         if read is not rollout:
             cap = max(cap, *read.lengths)
         return [forward_pass(reward, read, "score", cap, reads="last")]
+
+    def scores(self, rollout: Samples, split: str, start: int) -> tuple[dict[str, float], tuple[DataRef, ...]]:
+        """All scores of a rollout, before anything else is asked of it; the functions' means by name."""
+        by_model = together(*self.model_scores(rollout, split, start))
+        means, by_function = self.function_scores(rollout, split, start)
+        return means, (*by_model, *by_function)
 
     def function_scores(self, rollout: Samples, split: str, start: int) -> tuple[dict[str, float], tuple[DataRef, ...]]:
         """The reward functions' means by name and their scores; nothing where the recipe names none."""

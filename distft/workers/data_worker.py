@@ -35,6 +35,7 @@ from distft.data.vocabulary import require_policys_tokens
 from distft.models.limits import embedding_rows, learned_positions
 from distft.models.tokenizer import load_tokenizer
 from distft.tracking.metrics import Sample
+from distft.workers.informative import informative
 from distft.workers.reports import Credited, Described, Loaded, RowsPrepared
 from distft.workers.reward_functions import asked, reward_function
 from distft.workers.reward_reading import as_trained, read_anew, within_positions
@@ -209,6 +210,12 @@ class DataWorker(DataVerbs):
             means[f"rewards/{name.rpartition(':')[2]}"] = float(scores.mean())
             total += weight * scores
         return means, Batch({"sample": batch.dense("sample"), "function_score": total})
+
+    def informative(self, at_most: int, first: int, *, batch: Batch) -> tuple[Described, Batch]:
+        """See ``workers.informative``; ``score`` is what models and functions say together."""
+        scored = self._with_score(batch).columns
+        chosen = informative(Batch({n: c for n, c in scored.items() if n != "function_score"}), at_most, first)
+        return _described(chosen), chosen
 
     def assign_credit(self, state: Mapping[str, Any], *, batch: Batch) -> tuple[Credited, Batch]:
         """See ``judged``. Model and function scores, where both are there, are added with their weights."""

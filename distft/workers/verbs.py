@@ -175,6 +175,11 @@ class DataVerbs(Ending, Protocol):
         ...
 
     @verb(on_device=False)
+    def informative(self, at_most: int, first: int, *, batch: Batch) -> tuple[Described, Batch]:
+        """The scored samples of the first ``at_most`` prompts whose scores differ, numbered on from ``first``."""
+        ...
+
+    @verb(on_device=False)
     def assign_credit(self, state: Mapping[str, Any], *, batch: Batch) -> tuple[Credited, Batch]:
         """The columns of the method's way of assigning credit. ``state``: what it left in the iteration before."""
         ...

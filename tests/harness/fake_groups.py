@@ -18,6 +18,7 @@ from distft.workers.verbs import DataVerbs
 
 EQUAL = Difference(0.0, 0.0, 0.0)
 PROMPT, RESPONSE = 5, 3  # tokens
+PER_PROMPT = 2
 MEMORY = Memory(0, 0, 0, {}, rss_bytes=1)
 
 
@@ -34,6 +35,7 @@ class Said:
     trainer_difference: Difference = EQUAL
     reference_difference: Difference | None = EQUAL
     loss: float = 1.0
+    differing: list[int] = field(default_factory=list)  # of each round, prompts whose PER_PROMPT scores differ
     _under_way: list[str] = field(default_factory=list)
 
     def start(self, calls: Sequence[Call[Any]]) -> tuple[Wait, ...]:
@@ -56,6 +58,9 @@ class Said:
         if call.verb in (declaration(DataVerbs.prompts), declaration(DataVerbs.batch)):
             _, _, count, *repeats = call.args
             samples = list(range(count * (repeats[0] if repeats else 1)))
+        if call.verb == declaration(DataVerbs.informative):
+            at_most, first = call.args
+            samples = [first + number for number in range(min(at_most, self.differing.pop(0)) * PER_PROMPT)]
         report = self._report(call, samples)
         brought = None if call.verb == declaration(DataVerbs.reward_inputs) else f"{call.group.role}.{call.verb.name}"
         data = DataRef((Part(brought, tuple(samples)),)) if samples and brought else None
@@ -64,7 +69,7 @@ class Said:
     def _report(self, call: Call[Any], samples: list[int]) -> Any:
         step = {"loss": self.loss, "seconds": 0.1, "num_tokens": 9}
         match call.verb.name:
-            case "prompts" | "batch":
+            case "prompts" | "batch" | "informative":
                 return Described((PROMPT,) * len(samples), tuple(samples))
             case "generate":
                 return Answers(0, tuple(samples), (RESPONSE,) * len(samples))

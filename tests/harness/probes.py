@@ -33,8 +33,8 @@ def rollouts_recorded() -> Iterator[list[Tokens]]:
     original = Sampler.generate
     found: list[Tokens] = []
 
-    def recorded(sampler: Sampler, prompts: Any, iteration: int) -> Any:
-        rollout, made = original(sampler, prompts, iteration)
+    def recorded(sampler: Sampler, prompts: Any, iteration: int, round_number: int = 0) -> Any:
+        rollout, made = original(sampler, prompts, iteration, round_number)
         if iteration != EVALUATION_ITERATION:
             found.append(tokens_of(made.responses))
         return rollout, made

@@ -17,7 +17,8 @@ _LOSS_KEYS = ("clip", "clip_high", "entropy_coef", "average", "constant_length")
 
 class Dapo(ClippedGroups):
     """Decoupled clip and dynamic sampling policy optimisation (Yu et al. 2025): a higher upper clip, the mean over all
-    tokens, no KL; ``overlong_after`` and ``overlong_buffer`` are its soft punishment, 16,384 and 4,096 in the paper."""
+    tokens, no KL, others in the place of prompts whose answers are all right or all wrong; ``overlong_after`` and
+    ``overlong_buffer`` are its soft punishment, 16,384 and 4,096 in the paper."""
 
     traits: ClassVar[Traits] = Traits(
         roles=_ROLES,
@@ -30,6 +31,10 @@ class Dapo(ClippedGroups):
         aligns=True,
     )
 
+    max_rounds: int = Field(
+        default=10, ge=1, le=100,
+        description="rounds of sampling at most that fill a batch with prompts whose answers differ in score",
+    )  # fmt: skip
     kind: Literal["dapo"] = Field(description="decoupled clip and dynamic sampling policy optimisation")
     clip: float = Field(default=0.2, gt=0, lt=1, description="policy ratio is clipped to [1 - clip, 1 + clip_high]")
     clip_high: float | None = Field(default=0.28, gt=0, description="upper clip of the ratio; null: the same as clip")

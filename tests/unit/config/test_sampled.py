@@ -68,6 +68,14 @@ def test_reinforce_pp_needs_several_answers_for_its_baseline_only(recipe: str) -
     assert several.algorithm.loss_of("policy")[1]["kl_coef"] == 0.01, "the KL is in the loss"
 
 
+def test_batches_that_are_filled_up_are_counted_in_steps(recipe: str) -> None:
+    by_epochs = ["algorithm.kind=dapo", "train.steps=null", "train.epochs=1"]
+    with pytest.raises(UserError, match="train.epochs.*max_rounds 10.*\n.*train.steps"):
+        load_recipe(recipe, by_epochs)
+    assert load_recipe(recipe, [*by_epochs, "algorithm.max_rounds=1"]).algorithm.rounds() == 1
+    assert load_recipe(recipe, ["algorithm.kind=dapo"]).algorithm.rounds() == 10
+
+
 def test_the_papers_numbers_are_the_defaults(recipe: str) -> None:
     found = {kind: load_recipe(recipe, [f"algorithm.kind={kind}"]).algorithm.loss_of("policy")[1] for kind in WITHOUT}
     assert (found["dapo"]["clip"], found["dapo"]["clip_high"], found["dapo"]["average"]) == (0.2, 0.28, "tokens")
