@@ -27,7 +27,8 @@ def command_of(case: Case, size: Size, work: Path, run_dir: Path) -> list[str]:
     """What is run; of a distft case the recipe and the cluster file are written."""
     models = work / "models"
     if case.program == "distft":
-        recipe, cluster = run_dir.with_suffix(".yaml"), work / ("capped.yaml" if case.capped else "one.yaml")
+        recipe, cluster = run_dir.with_suffix(".yaml"), run_dir.with_name(f"{run_dir.name}-on.yaml")
+        write_cluster(cluster, cap_gib=case.cap_gib, cpu=size == TINY)
         recipe.write_text(yaml.safe_dump(recipe_of(case, size, models, run_dir), sort_keys=False))
         verb = [sys.executable, "-m", "distft.cli", "train", str(recipe), "--cluster", str(cluster), "--quiet"]
         return [*verb, *case.options]
@@ -69,8 +70,6 @@ def main() -> int:
     size, work = TINY if asked.cpu else GPU, asked.out.absolute()
     work.mkdir(parents=True, exist_ok=True)
     write_models(size, work / "models")
-    for name, cap in (("one", None), ("capped", size.cap_gib)):
-        write_cluster(work / f"{name}.yaml", cap_gib=cap, cpu=bool(asked.cpu))
     wanted = [word for word in asked.only.split(",") if word]
     failed, lines = 0, []
     with (work / "results.jsonl").open("a", encoding="utf-8") as results:

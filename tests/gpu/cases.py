@@ -23,17 +23,18 @@ class Size:
     prompts: int
     new_tokens: int
     steps: int
-    cap_gib: float  # of the GPU, where roles must sleep
+    dpo_cap_gib: float  # of the GPU, where roles must sleep
+    ppo_cap_gib: float
 
 
-GPU = Size(2048, 1024, 16, 32_000, 2048, 8, 64, 256, 20, 57.0)
-TINY = Size(64, 64, 2, 1000, 64, 4, 4, 8, 3, 1.0)
+GPU = Size(2048, 1024, 16, 32_000, 2048, 8, 64, 256, 20, 47.0, 23.0)
+TINY = Size(64, 64, 2, 1000, 64, 4, 4, 8, 3, 1.0, 1.0)
 
 
 @dataclass(frozen=True)
 class Case:
     """One measurement. ``program``: distft with a recipe of ``kind`` and ``options`` as overrides, or a loop of TRL's
-    or ours with ``options`` as its own. ``capped``: the plan is told of a smaller GPU than there is.
+    or ours with ``options`` as its own. ``cap_gib``: the plan is told of a smaller GPU than there is.
     """
 
     part: str
@@ -41,7 +42,7 @@ class Case:
     program: Literal["distft", "trl", "bare"]
     kind: str
     options: tuple[str, ...] = ()
-    capped: bool = False
+    cap_gib: float | None = None
     needs_gpu: bool = False
 
 
@@ -75,30 +76,32 @@ def _plan_and_truth(size: Size) -> list[Case]:
     short = ("train.steps=3",)
     checkpointing = "models.policy.gradient_checkpointing=true"
     lora, nf4 = "models.policy.peft.method=lora", "models.policy.quantization.method=nf4"
-    settings: list[tuple[str, str, tuple[str, ...], bool]] = [
-        ("full", "sft", (), False),
-        ("checkpointing", "sft", (checkpointing,), False),
-        ("lora", "sft", (lora,), False),
-        ("nf4", "sft", (lora, nf4), False),
-        ("shared reference", "dpo", (lora, "placement.reference.share=policy"), False),
-        ("offloaded optimizer", "sft", ("models.policy.engine.offload_optimizer=cpu",), False),
-        ("dpo", "dpo", (), False),
-        ("ppo in turns", "ppo", (), True),
-        ("reward model", "reward", (), False),
-        ("float32", "sft", ("models.policy.dtype=float32", checkpointing), False),
+    settings: list[tuple[str, str, tuple[str, ...], float | None]] = [
+        ("full", "sft", (), None),
+        ("checkpointing", "sft", (checkpointing,), None),
+        ("lora", "sft", (lora,), None),
+        ("nf4", "sft", (lora, nf4), None),
+        ("shared reference", "dpo", (lora, "placement.reference.share=policy"), None),
+        ("offloaded optimizer", "sft", ("models.policy.engine.offload_optimizer=cpu",), None),
+        ("dpo", "dpo", (), None),
+        ("ppo in turns", "ppo", (), size.ppo_cap_gib),
+        ("reward model", "reward", (), None),
+        ("float32", "sft", ("models.policy.dtype=float32", checkpointing), None),
     ]
-    settings += [(f"{kind}, no kernels", kind, (PLAIN,), False) for kind in ("sft", "dpo")]
+    settings += [(f"{kind}, no kernels", kind, (PLAIN,), None) for kind in ("sft", "dpo")]
     return [
-        Case("plan", f"plan {name}", "distft", kind, (*_batch(size, kind), *options, *short), capped)
-        for name, kind, options, capped in settings
+        Case("plan", f"plan {name}", "distft", kind, (*_batch(size, kind), *options, *short), cap)
+        for name, kind, options, cap in settings
     ]
 
 
 def _asleep_and_away(size: Size) -> list[Case]:
     offload = "models.policy.engine.offload_optimizer=cpu"
     return [
-        Case("sleep", "dpo that must sleep", "distft", "dpo", _batch(size, "dpo"), capped=True),
-        Case("sleep", "ppo that must sleep", "distft", "ppo", (*_batch(size, "ppo"), "train.steps=4"), capped=True),
+        Case("sleep", "dpo that must sleep", "distft", "dpo", _batch(size, "dpo"), size.dpo_cap_gib),
+        Case(
+            "sleep", "ppo that must sleep", "distft", "ppo", (*_batch(size, "ppo"), "train.steps=4"), size.ppo_cap_gib
+        ),
         Case("offload", "sft, optimizer offloaded", "distft", "sft", (*_batch(size, "sft"), offload)),
     ]
 
