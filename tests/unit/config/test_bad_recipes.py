@@ -101,7 +101,7 @@ def test_override_is_refused(recipes: Callable[[str], str], kind: str, overrides
 EDITED = [
     (PPO, "  steps: 10", "  stepz: 10", ["my.yaml:17", "train.stepz", "unknown key stepz", "did you mean steps?"]),
     (PPO, "kind: ppo", "kind: ppoo", ["algorithm.kind (", "my.yaml:5", "unknown algorithm kind", "did you mean ppo?"]),
-    (PPO, "  kind: ppo", "  gamma: 1.0", ["algorithm.kind", "my.yaml:4", "is missing", "one of: dpo"]),
+    (PPO, "  kind: ppo", "  gamma: 1.0", ["algorithm.kind", "my.yaml:4", "is missing", "one of: ", " dpo,"]),
     (PPO, "name: example\n", "", ["name", "is missing", "run name"]),
     (PPO, "    path: some/policy", "    path: 7", ["models.policy.path", "my.yaml:8", "a text, not 7", '"7"']),
     (PPO, "train:\n  steps: 10\n", "train:\n", ["train (", "my.yaml:16", "not null", "leave the key out"]),

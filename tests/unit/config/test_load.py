@@ -171,7 +171,7 @@ def test_secrets_are_hidden_in_the_resolved_recipe(
 
 MISSING = [
     ("ppo-tin", ["no shipped recipe", "did you mean ppo-tiny?"]),
-    ("zzz", ["no shipped recipe", "shipped recipes: dpo-tiny"]),
+    ("zzz", ["no shipped recipe", "shipped recipes: ", " dpo-tiny,"]),
     ("ppo-tiny.yaml", ["no such file", "by their name: ppo-tiny"]),
     ("no/such/recipe.yaml", ["no such file", "shipped recipes:"]),
 ]
