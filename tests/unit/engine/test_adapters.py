@@ -18,10 +18,10 @@ from distft.models.quantization import four_bits
 from tests.unit.engine import rank_side
 from tests.unit.engine.group import Group
 from tests.unit.engine.rank_side import RATE, VOCABULARY, Setup
-from tests.unit.engine.test_engine import DECAY, STEPS, spread, steps_for
+from tests.unit.engine.test_engine import DECAY, STEPS, slow, spread, steps_for
 
 LORA = Lora(r=4, alpha=8.0)
-ON = [(0, 1), (0, 2), (1, 2), (2, 2), (3, 1), (3, 2)]
+ON = [(0, 1), (0, 2), (1, 2), (2, 2), (3, 1), (3, 2)]  # stage and number of ranks
 
 
 def of_peft(folder: str, started: dict[str, np.ndarray], *, nf4: bool) -> tuple[list[float], dict[str, np.ndarray]]:
@@ -50,7 +50,7 @@ def of_peft(folder: str, started: dict[str, np.ndarray], *, nf4: bool) -> tuple[
 
 @pytest.mark.parametrize("nf4", [False, True])
 @pytest.mark.parametrize(("stage", "world_size"), [
-    (0, 1), (3, 2), *(pytest.param(*on, marks=pytest.mark.slow) for on in ON if on not in ((0, 1), (3, 2)))
+    (0, 1), (3, 2), *(slow(*on) for on in ON if on not in ((0, 1), (3, 2)))
 ])  # fmt: skip
 def test_adapters_train_as_in_peft(
     groups: dict[int, Group], folder: str, stage: int, world_size: int, nf4: bool
@@ -83,8 +83,8 @@ def test_only_adapters_have_gradients_and_states(
 
 
 @pytest.mark.parametrize(("stage", "dtype", "nf4"), [
-    (0, "float32", False), (0, "bfloat16", True), (1, "float32", False), (2, "bfloat16", True),
-    (3, "float32", True), (3, "bfloat16", False),
+    (0, "float32", False), (2, "bfloat16", True), (3, "float32", True), (3, "bfloat16", False),
+    slow(0, "bfloat16", True), slow(1, "float32", False),
 ])  # fmt: skip
 def test_a_checkpoint_holds_adapters_only_and_goes_on_from_them(
     groups: dict[int, Group], folder: str, tmp_path: Path, stage: int, dtype: str, nf4: bool
@@ -105,8 +105,7 @@ def test_a_checkpoint_holds_adapters_only_and_goes_on_from_them(
     }
 
 
-@pytest.mark.parametrize("nf4", [False, True])
-@pytest.mark.parametrize("stage", [2, 3])
+@pytest.mark.parametrize(("stage", "nf4"), [(2, False), (3, True), slow(2, True), slow(3, False)])
 def test_a_sleep_leaves_nothing_and_changes_nothing(
     groups: dict[int, Group], folder: str, stage: int, nf4: bool
 ) -> None:
@@ -119,9 +118,11 @@ def test_a_sleep_leaves_nothing_and_changes_nothing(
     assert again == held
 
 
-@pytest.mark.parametrize("nf4", [False, True])
-@pytest.mark.parametrize(("stage", "offload"), [
-    (2, {"offload_optimizer": "cpu"}), (3, {"offload_optimizer": "cpu", "offload_parameters": "cpu"}),
+@pytest.mark.parametrize(("stage", "offload", "nf4"), [
+    (2, {"offload_optimizer": "cpu"}, True),
+    (3, {"offload_optimizer": "cpu", "offload_parameters": "cpu"}, False),
+    slow(2, {"offload_optimizer": "cpu"}, False),
+    slow(3, {"offload_optimizer": "cpu", "offload_parameters": "cpu"}, True),
 ])  # fmt: skip
 def test_offload_changes_no_number(
     groups: dict[int, Group], folder: str, stage: int, offload: dict[str, str], nf4: bool
