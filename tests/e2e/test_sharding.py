@@ -50,4 +50,4 @@ def test_four_ranks_hold_a_quarter_each(layouts: Layouts) -> None:
 
 @pytest.mark.ray
 def test_two_ray_actors_hold_half_each(layouts: Layouts) -> None:
-    check(layouts, layouts.ray(2)["ppo"], 2)
+    check(layouts, layouts.ray(2, "ppo"), 2)

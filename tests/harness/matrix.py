@@ -40,17 +40,22 @@ class Layouts:
         return self._spmd("alone", 1, recipes_alone(self.starts), self._losses("alone", plain=True))
 
     def torchrun(self, num_ranks: int) -> Mapping[str, Outcome]:
-        """DPO, PPO and GRPO on the ranks that torchrun starts."""
+        """PPO, GRPO and the few losses on the ranks that torchrun starts."""
         label = f"torchrun-{num_ranks}"
-        recipes = {**self.both, "grpo": group_recipe(self.starts, "grpo")}
+        recipes = {"ppo": self.both["ppo"], "grpo": group_recipe(self.starts, "grpo")}
         return self._spmd(label, num_ranks, recipes, self._losses(label))
 
-    def ray(self, num_ranks: int) -> Mapping[str, Outcome]:
-        """DPO and PPO as ``distft train`` runs them, with that many ranks a role."""
-        label = f"ray-{num_ranks}"
-        recipes = {name: with_ranks(recipe, num_ranks) for name, recipe in self.both.items()}
-        jobs = self.jobs(label, recipes)
-        return self._once(label, jobs, lambda: run_ray(jobs, self.folder / label))
+    def torchrun_dpo(self, num_ranks: int) -> Outcome:
+        """DPO on the ranks that torchrun starts."""
+        label = f"torchrun-{num_ranks}-dpo"
+        jobs = self.jobs(label, {"dpo": self.both["dpo"]})
+        return self._once(label, jobs, lambda: run_spmd(jobs, num_ranks, self.folder / label))["dpo"]
+
+    def ray(self, num_ranks: int, kind: str) -> Outcome:
+        """DPO or PPO as ``distft train`` runs them, with that many ranks a role."""
+        label = f"ray-{num_ranks}-{kind}"
+        jobs = self.jobs(label, {kind: with_ranks(self.both[kind], num_ranks)})
+        return self._once(label, jobs, lambda: run_ray(jobs, self.folder / label))[kind]
 
     def losses(self, num_ranks: int) -> Results:
         """The few losses of the default tests, on that many ranks."""
