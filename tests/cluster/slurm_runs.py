@@ -75,9 +75,16 @@ class Run:
         return "\n".join(f"==> {path.name}\n{path.read_text(errors='replace')[-3000:]}" for path in found)
 
 
-def submit(bed: SlurmBed, folder: Path, *words: str, steps: int = STEPS, cluster: str = "slurm-cpu") -> Run:
+def submit(
+    bed: SlurmBed,
+    folder: Path,
+    *words: str,
+    steps: int = STEPS,
+    cluster: str = "slurm-cpu",
+    recipe: Sequence[str] = PPO,
+) -> Run:
     """``distft submit slurm`` on this machine, as on a login node."""
-    done = submitting(bed, folder, *PPO, f"train.steps={steps}", f"output_dir={folder}", *words, cluster=cluster)
+    done = submitting(bed, folder, *recipe, f"train.steps={steps}", f"output_dir={folder}", *words, cluster=cluster)
     assert done.returncode == 0, done.stderr
     return Run(bed, done.stdout.strip(), folder)
 
@@ -99,9 +106,9 @@ def sbatch(bed: SlurmBed, folder: Path, *options: str, steps: int = STEPS, words
     return Run(bed, bed.sbatch(argv, env={"PYTHONPATH": str(ROOT)}), folder)
 
 
-def here(folder: Path, *, steps: int = STEPS) -> Path:
+def here(folder: Path, *, steps: int = STEPS, recipe: Sequence[str] = PPO) -> Path:
     """The same run on this one machine, undisturbed."""
-    command = [sys.executable, "-m", "distft.cli", "train", *PPO, f"train.steps={steps}", f"output_dir={folder}"]
+    command = [sys.executable, "-m", "distft.cli", "train", *recipe, f"train.steps={steps}", f"output_dir={folder}"]
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "SLURM_"))}
     done = subprocess.run(
         command, cwd=folder.parent, env=environment | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
