@@ -27,7 +27,6 @@ from distft.models.finite import require_finite
 from distft.models.padding import train_padding_too
 from distft.models.quantization import four_bits, keep_packing
 from distft.models.selected import SelectedLogits, SelectedScalars
-from distft.models.tokenizer import load_tokenizer as load_tokenizer
 from distft.models.unreadable import COPY, first_line, hint
 
 log = logging.getLogger(__name__)

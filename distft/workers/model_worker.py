@@ -32,12 +32,12 @@ from distft.models.liger import use_liger
 from distft.models.load import (
     load_causal,
     load_scalar,
-    load_tokenizer,
     start_head,
 )
 from distft.models.padding import padding, unread_token
 from distft.models.rope import settle_rope
 from distft.models.stops import stop_tokens
+from distft.models.tokenizer import load_tokenizer
 from distft.planning.positions import position_limit
 from distft.rollout.generator import Sampling
 from distft.workers.collate import collate
