@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
@@ -62,13 +62,29 @@ class _Part:
 def load_datasets(data: Data, kind: str, tokenizer: PreTrainedTokenizerBase, *, loss_on: str | None = None) -> Datasets:
     """``prepare_datasets`` in one go, with a store that is gone when this returns."""
     with tempfile.TemporaryDirectory(prefix="distft-rows-") as folder:
-        preparing = prepare_datasets(data, kind, tokenizer, Path(folder), loss_on=loss_on)
-        while True:
-            try:
-                next(preparing)
-            except StopIteration as done:
-                found: Datasets = done.value
-                return found
+        return _finished(prepare_datasets(data, kind, tokenizer, Path(folder), loss_on=loss_on))
+
+
+def load_list(
+    sources: Sequence[Source], data: Data, kind: str, tokenizer: PreTrainedTokenizerBase, *,
+    loss_on: str | None = None, name: ListName = "test",
+) -> TokenizedDataset:  # fmt: skip
+    """The rows of some sources, tokenised for a kind of algorithm as those of the list ``name`` would be: nothing is
+    split off, and nothing left out because another list has it. Raises as ``prepare_datasets``.
+    """
+    on_bad = BadRows(data, name)
+    with tempfile.TemporaryDirectory(prefix="distft-rows-") as folder:
+        parts = []
+        for number, source in enumerate(sources):
+            content = _finished(content_of(source, name, Path(folder)))
+            reading = _reading(source, name, kind, content)
+            task = Task(kind, loss_on, data, name, tokenizer)
+            found = _finished(store_rows(Path(folder) / str(number), reading, task))
+            parts.append(_Part(found, np.arange(len(found), dtype=np.int64)))
+            for bad in found.bad_rows(parts[-1].rows):
+                on_bad(bad)
+        start = Statistics(num_rows=sum(len(part.rows) for part in parts))
+        return _build(parts, [1.0] * len(parts), start, name, data)
 
 
 def prepare_datasets(
@@ -119,6 +135,15 @@ def _reading(source: Source, list_name: ListName, kind: str, content: Content) -
         check=content.require_unchanged,
         num_rows=num_rows,
     )
+
+
+def _finished(work: Generator[object, None, _Result]) -> _Result:
+    while True:
+        try:
+            next(work)
+        except StopIteration as done:
+            result: _Result = done.value
+            return result
 
 
 def _saying(work: Generator[str, None, _Result]) -> Generator[Preparing, None, _Result]:

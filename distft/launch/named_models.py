@@ -175,7 +175,8 @@ def _recipe_of(run_dir: Path) -> Recipe | None:
     if not (run_dir / RECIPE).is_file():
         return None
     try:
-        return found_again(load_recipe(str(run_dir / RECIPE)), run_dir)
+        kept = found_again(load_recipe(str(run_dir / RECIPE)), run_dir)
+        return kept.model_copy(update={"output_dir": str(run_dir.absolute())})  # it may have been moved
     except UserError:
         return None
 

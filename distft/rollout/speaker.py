@@ -42,11 +42,11 @@ class Question:
 
 @dataclass(frozen=True)
 class Answer:
-    """What was said: its ``text`` without special tokens; ``ended`` by itself, or cut at the limit; ``logprob`` of all
-    its tokens under the sampling temperature, in nats."""
+    """What was said: its ``text`` without special tokens; all its tokens' ``ids``; ``ended`` by itself, or cut at the
+    limit; ``logprob`` of all of them under the sampling temperature, in nats."""
 
     text: str
-    num_tokens: int
+    ids: tuple[int, ...]
     ended: bool
     logprob: float
 
@@ -134,7 +134,7 @@ class Speaker:
                     self.tokenizer, question.prompt, ids, made.ragged("response_ids")[row],
                     ended=bool(made.dense("ended")[row]), where=question.where,
                 ),
-                num_tokens=len(made.ragged("response_ids")[row]),
+                ids=tuple(made.ragged("response_ids")[row].tolist()),
                 ended=bool(made.dense("ended")[row]),
                 logprob=float(made.ragged("sampled_logprobs")[row].sum(dtype=np.float64)),
             )

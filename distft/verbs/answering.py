@@ -77,7 +77,7 @@ class Answering:
             "where": question.where,
             "prompt": given if isinstance(given, str) else as_dictionaries(given),
             "completion": answer.text,
-            "num_tokens": answer.num_tokens,
+            "num_tokens": len(answer.ids),
             "ended": answer.ended,
             "logprob": round(answer.logprob, 6),
             "seed": self.seed,

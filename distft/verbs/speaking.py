@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from distft.launch.named_models import Reading
     from distft.launch.speakers import Loaded
 
-_SETTING = re.compile(r"[a-z_]+(\.[a-z_]+)?=")
+_SETTING = re.compile(r"[a-z_]+(\.[a-z0-9_]+)*=")
 SAMPLING = "max_new_tokens min_new_tokens temperature top_p top_k samples_per_prompt"
 MODELS = "a folder, a hub name, run:<output_dir>, a checkpoint or an adapter; several answer side by side"
 

@@ -90,8 +90,8 @@ def test_the_table_of_adapters_is_what_the_plan_says(label: str, plans: list[tup
 def test_all_verbs_are_shown() -> None:
     shown = {shlex.split(command)[1] for command in COMMANDS}
     assert shown == {
-        "quickstart", "recipes", "plan", "train", "chat", "generate", "export", "submit", "status", "logs", "cancel",
-        "doctor",
+        "quickstart", "recipes", "plan", "train", "chat", "generate", "eval", "export", "submit", "status", "logs",
+        "cancel", "doctor",
     }  # fmt: skip
 
 

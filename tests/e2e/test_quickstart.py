@@ -15,6 +15,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from distft.cli import main
 from distft.data.builtin import dialogues
 from tests.harness.better_share import better_share
 
@@ -62,6 +63,19 @@ def test_ppo_raises_the_score_by_a_deviation_of_the_start(output: Path) -> None:
 
 def test_dpo_prefers_the_better_answer(output: Path) -> None:
     assert table(output, "dpo")["rewards/accuracies"]["after"] >= 0.85
+
+
+@pytest.mark.parametrize(("stage", "metric"), [("ppo", "objective/score"), ("dpo", "rewards/margins")])
+def test_eval_in_one_process_finds_what_the_run_found(
+    output: Path, stage: str, metric: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same rows, draws, reference and reward model, and for PPO the same tokens sampled."""
+    assert main(["eval", f"run:{output / stage}", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["rows"] == json.loads((output / stage / "before_after.json").read_text())["rows"]
+    assert told["models"][0]["metrics"][metric]["value"] == pytest.approx(
+        table(output, stage)[metric]["after"], abs=1e-4
+    )
 
 
 def test_four_groups_of_two_ranks(output: Path) -> None:

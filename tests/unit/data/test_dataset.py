@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 from distft.batches import Batch
 from distft.common.errors import UserError
 from distft.config.data import Data, Source
-from distft.data.dataset import Datasets, load_datasets, prepare_datasets
+from distft.data.dataset import Datasets, load_datasets, load_list, prepare_datasets
 from distft.data.formats import PromptExample
 from distft.data.tokenized import TokenizedDataset
 
@@ -249,3 +249,15 @@ def _prepared(data: Data, tokenizer: PreTrainedTokenizerFast, folder: Path) -> D
         except StopIteration as done:
             found: Datasets = done.value
             return found
+
+
+def test_a_list_alone_is_the_list_of_a_run(tokenizer: PreTrainedTokenizerFast, write: Write) -> None:
+    """Rows of train that ask the same are left out of train; the list that judges stays as it is."""
+    held = (Source(path=write(_plain(range(3, 8)), "test.jsonl")), BUILTIN)
+    data = Data(train=(Source(path=write(_plain(range(5)))),), test=held)
+    whole, alone = load_datasets(data, "sft", tokenizer).test, load_list(held, data, "sft", tokenizer)
+    assert whole is not None
+    assert alone.source_sizes == whole.source_sizes == (5, 40)
+    assert alone.rows(range(45)) == whole.rows(range(45))
+    both = [dataset.batch(range(45)).ragged("response_ids").values.tolist() for dataset in (alone, whole)]
+    assert both[0] == both[1]

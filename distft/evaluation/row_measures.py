@@ -1,0 +1,80 @@
+"""What rows say of a model, under the names that training's metrics have. Pure; numpy only.
+
+Of pairs the rows are chosen, rejected, chosen, ...
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from distft.evaluation.measures import Measure, mean, per, perplexity
+
+Column = npt.NDArray[np.float64]
+
+
+def of_answers(logprobs: Column, num_tokens: Column, num_correct: Column) -> dict[str, Measure]:
+    """Of given answers (see ``Likelihoods``): ``loss`` per token in nats, its ``perplexity``, and ``token_accuracy``,
+    the share of tokens that are the likeliest at their place."""
+    return {
+        "loss": per(-logprobs, num_tokens),
+        "perplexity": perplexity(-logprobs, num_tokens),
+        "token_accuracy": per(num_correct, num_tokens),
+    }
+
+
+def of_pairs(
+    logprobs: Column, num_tokens: Column, reference: Column | None = None, beta: float = 0.1
+) -> dict[str, Measure]:
+    """Which answer of a pair a policy prefers.
+
+    ``logps/accuracies``: the share of pairs whose chosen answer has the higher log-probability, in
+    ``mean_logps/accuracies`` per token. With a ``reference``'s log-probabilities also TRL's ``rewards/*``, those of
+    DPO: beta (log pi - log pi_ref).
+    """
+    chosen, rejected = logprobs[0::2], logprobs[1::2]
+    per_token = logprobs / np.maximum(num_tokens, 1)
+    found = {
+        "logps/chosen": mean(chosen),
+        "logps/rejected": mean(rejected),
+        "logps/accuracies": mean(chosen > rejected),
+        "mean_logps/accuracies": mean(per_token[0::2] > per_token[1::2]),
+    }
+    if reference is None:
+        return found
+    rewards = beta * (logprobs - reference)
+    won, lost = rewards[0::2], rewards[1::2]
+    return found | {
+        "rewards/chosen": mean(won),
+        "rewards/rejected": mean(lost),
+        "rewards/accuracies": mean(won > lost),
+        "rewards/margins": mean(won - lost),
+    }
+
+
+def of_rewards(scores: Column) -> dict[str, Measure]:
+    """A reward model on pairs: ``accuracy``, the share in which the chosen answer scores higher, the mean ``margin``,
+    and ``mean_reward`` over all answers."""
+    chosen, rejected = scores[0::2], scores[1::2]
+    return {
+        "accuracy": mean(chosen > rejected),
+        "margin": mean(chosen - rejected),
+        "mean_reward": mean((chosen + rejected) / 2),
+    }
+
+
+def of_samples(
+    lengths: Sequence[int], ended: Sequence[bool], scores: Column | None, repeats: int
+) -> dict[str, Measure]:
+    """What a model wrote itself, ``repeats`` answers a prompt: ``objective/score`` by a reward model, in its points,
+    ``objective/length`` in tokens, and the share that ``objective/ended`` by itself."""
+    columns = {} if scores is None else {"objective/score": mean(scores)}
+    columns |= {"objective/length": mean(lengths), "objective/ended": mean(ended)}
+    return {name: measure.grouped(repeats) for name, measure in columns.items()}
+
+
+def win_rate(first: Column, second: Column, repeats: int = 1) -> Measure:
+    """How often the second model's answer scores higher than the first's; a tie is half a win."""
+    return mean((second > first) + 0.5 * (second == first)).grouped(repeats)

@@ -1,0 +1,69 @@
+"""A reward model of this process."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from distft.batches import Batch, Ragged
+from distft.config.models import RewardModel
+from distft.data.encode import Encoder
+from distft.data.tokenizer_training import tokenizers_equal
+from distft.data.turn_end import plain_end, special_tokens, turn_end
+from distft.engine.process_group import accelerator
+from distft.evaluation.passes import rewards
+from distft.models.load import load_scalar
+from distft.models.padding import padding, unread_token
+from distft.models.selected import SelectedScalars
+from distft.models.tokenizer import load_tokenizer
+from distft.planning.positions import position_limit
+from distft.rollout.speaker import Answer, Question, Speaker
+from distft.workers.reward_reading import as_trained, read_anew, within_positions
+
+
+class Scorer:
+    """A scalar head on a decoder, with its tokenizer, on this process's accelerator."""
+
+    def __init__(self, name: str, tokenizer: Any, module: SelectedScalars) -> None:
+        self.name, self.tokenizer, self._module = name, tokenizer, module
+        config = module.model.config
+        self._pad_token, self._unread = padding(tokenizer, config) or 0, unread_token(tokenizer, config, trained=False)
+        self._positions = position_limit(config.to_dict())
+
+    @classmethod
+    def load(cls, name: str, model: RewardModel) -> Scorer:
+        """The model at ``model.path``. Raises UserError where there is no reward model or no tokenizer."""
+        assert model.path is not None
+        tokenizer = load_tokenizer(
+            model.path, trust_remote_code=model.trust_remote_code, chat_template=model.chat_template
+        )
+        module, _ = load_scalar(model.path, model, dropout=False, new_head=False)
+        return cls(name, tokenizer, module.requires_grad_(requires_grad=False).eval().to(accelerator()))
+
+    def of_rows(self, batch: Batch) -> npt.NDArray[np.float64]:
+        """The scores of rows in its own tokens; of those beyond its positions the beginning is left out."""
+        return rewards(self._module, within_positions(batch, self._positions), self._pad_token, self._unread)
+
+    def of_answers(
+        self, speaker: Speaker, questions: Sequence[Question], answers: Sequence[Answer]
+    ) -> npt.NDArray[np.float64]:
+        """The scores of a speaker's answers, read as a run's reward model reads them: its own tokens and template where
+        they are not the speaker's, and with the end that an answer has in a row of its training. Raises UserError for
+        a conversation where it has no template."""
+        numbers = np.arange(len(answers), dtype=np.int64)
+        ended = np.array([answer.ended for answer in answers], np.uint8)
+        rows = Batch({"sample": numbers, "unit": numbers, "ended": ended})
+        prompts = [question.prompt for question in questions]
+        if not tokenizers_equal(speaker.tokenizer, self.tokenizer):
+            texts = [answer.text for answer in answers]
+            return self.of_rows(read_anew(rows, prompts, texts, Encoder(self.tokenizer, "reward"), self.name))
+        spoken = rows.with_columns(
+            prompt_ids=Ragged.of([speaker.encoded(question) for question in questions], np.int32),
+            response_ids=Ragged.of([answer.ids for answer in answers], np.int32),
+        )
+        plain, chat = plain_end(self.tokenizer), turn_end(self.tokenizer)
+        ends = [plain if isinstance(prompt, str) else chat for prompt in prompts]
+        return self.of_rows(as_trained(spoken, ends, special_tokens(self.tokenizer)) or spoken)

@@ -1,0 +1,213 @@
+"""``distft eval``: models by name, rows by name, and what the ones make of the others. One process, no Ray."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from distft.common.errors import UserError
+from distft.config.find_method import traits_of
+from distft.config.models import RewardModel
+from distft.config.roles import longest_sequence, model_of, roles
+from distft.config.rollout_settings import rollout_settings
+from distft.config.training import Rollout
+from distft.data.formats import prompt_of
+from distft.data.tokenizer_training import tokenizers_equal
+from distft.evaluation import row_measures
+from distft.evaluation.measures import Measure
+from distft.evaluation.passes import likelihoods
+from distft.evaluation.scorer import Scorer
+from distft.evaluation.text_scores import text_measures
+from distft.launch.judged_rows import JudgedRows, Wanted, judged_rows, wanted_answer
+from distft.launch.named_models import NamedModel, Reading, find_model
+from distft.launch.starts import model_starts
+from distft.models.padding import padding
+from distft.planning.model_folders import fetched_folder
+from distft.rollout.speaker import Question, Speaker
+
+
+@dataclass(frozen=True)
+class Judging:
+    """How models are judged. ``answers``: whether they write some themselves; they take the likeliest token each time,
+    unless ``sampling`` says otherwise (``key=value``), or the recipe's method learns from samples."""
+
+    wanted: Wanted
+    reading: Reading
+    sampling: tuple[str, ...] = ()
+    answers: bool = True
+    reference: str | None = None
+    reward: str | None = None
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What a model made of the rows. ``scores``: of its own answers, ``repeats`` a row."""
+
+    name: str
+    rows: JudgedRows
+    measures: dict[str, Measure]
+    scores: npt.NDArray[np.float64] | None = None
+    repeats: int = 1
+    notes: list[str] = field(default_factory=list)
+
+
+def evaluate(names: Sequence[str], judging: Judging) -> list[Judged]:
+    """Each model on the same rows, one after the other. Raises UserError: models or rows that are not there, rows that
+    a model cannot be judged by; EnvironmentFallsShort: the hub does not answer."""
+    with tempfile.TemporaryDirectory(prefix="distft-models-") as folder:
+        scratch = Path(folder)
+        models = [find_model(name, scratch, adapter=judging.reading.adapter) for name in names]
+        if judging.wanted.recipe is None:
+            judging = replace(judging, wanted=replace(judging.wanted, recipe=models[0].recipe))
+        kind = judging.wanted.kind()
+        if any(model.is_reward_model for model in models) and traits_of(kind).unit.name != "pairs":
+            hint = "--rows pairs, with rows that have chosen and rejected answers"
+            raise UserError("a reward model is judged by pairs of answers", where="eval", hint=hint)
+        notes: list[str] = []
+        beside = _Beside(judging, scratch, notes)
+        judged = [
+            _by_rewards(model, judging) if model.is_reward_model else _of_policy(model, judging, beside)
+            for model in models
+        ]
+        for one, model in zip(judged, models, strict=True):
+            one.notes.extend(model.notes)
+        judged[0].notes.extend([*notes, *judged[0].rows.notes])
+        return judged
+
+
+class _Beside:
+    """The reference and the reward model that policies are judged with, where there are any: named, else the recipe's.
+    A recipe's that is not on this machine is left out, and noted."""
+
+    def __init__(self, judging: Judging, scratch: Path, notes: list[str]) -> None:
+        self._judging, self._scratch, self._notes = judging, scratch, notes
+        self._recipe = judging.wanted.recipe
+
+    def reference(self) -> Speaker | None:
+        """Loaded anew for every policy, so that it takes no memory while that one writes."""
+        judging = self._judging
+        if judging.reference is not None:
+            model = find_model(judging.reference, self._scratch)
+            return Speaker.load(model.name, model.section(Reading(dtype=judging.reading.dtype)), adapter=model.adapter)
+        path = self._start_of("reference")
+        if path is None or self._recipe is None:
+            return None
+        section = NamedModel("the reference", path).section(Reading(dtype=model_of(self._recipe, "reference").dtype))
+        return Speaker.load("the reference", section)
+
+    def scorer(self) -> Scorer | None:
+        """The reward model."""
+        if self._judging.reward is not None:
+            model = find_model(self._judging.reward, self._scratch)
+            return Scorer.load(model.name, _reward_section(model, self._judging.reading))
+        path = self._start_of("reward")
+        if path is None or self._recipe is None:
+            return None
+        own = model_of(self._recipe, "reward")
+        assert isinstance(own, RewardModel)
+        return Scorer.load("the reward model", own.model_copy(update={"path": path, "quantization": None}))
+
+    def _start_of(self, role: str) -> str | None:
+        """Where a role of the recipe started, if it is not the run's result and lies on this machine."""
+        recipe = self._recipe
+        if recipe is None or role not in roles(recipe) or role in recipe.algorithm.traits.trained:
+            return None
+        try:
+            path = model_starts(recipe, Path(recipe.output_dir).absolute())[role].path
+        except UserError as error:
+            self._note(f"without the recipe's {role} model: {error.what}")
+            return None
+        if fetched_folder(path) is None:
+            self._note(f"without the recipe's {role} model: {path} is not here")
+            return None
+        return path
+
+    def _note(self, text: str) -> None:
+        if text not in self._notes:
+            self._notes.append(text)
+
+
+def _by_rewards(model: NamedModel, judging: Judging) -> Judged:
+    scorer = Scorer.load(model.name, _reward_section(model, judging.reading))
+    rows = judged_rows(judging.wanted, scorer.tokenizer)
+    return Judged(model.name, rows, row_measures.of_rewards(scorer.of_rows(rows.dataset.batch(rows.units))))
+
+
+def _of_policy(model: NamedModel, judging: Judging, beside: _Beside) -> Judged:
+    recipe, longest = judging.wanted.recipe, None if model.recipe is None else longest_sequence(model.recipe)
+    speaker = Speaker.load(model.name, model.section(judging.reading), adapter=model.adapter, longest=longest)
+    rows = judged_rows(judging.wanted, speaker.tokenizer)
+    measures: dict[str, Measure] = {}
+    if rows.unit != "prompts":
+        batch = rows.dataset.batch(rows.units)
+        own = likelihoods(speaker.module, batch, _pad(speaker))
+        if rows.unit == "answers":
+            measures |= row_measures.of_answers(own.logprobs, own.num_tokens, own.num_correct)
+        else:
+            reference = _reference_logprobs(speaker, beside.reference(), batch)
+            beta = float(getattr(recipe.algorithm, "beta", 0.1)) if recipe is not None else 0.1
+            measures |= row_measures.of_pairs(own.logprobs, own.num_tokens, reference, beta)
+    if not _writes(rows, judging):
+        return Judged(model.name, rows, measures)
+    settings, greedy = _sampling(model, judging)
+    repeats, scorer = settings.samples_per_prompt, beside.scorer()
+    questions = _questions(rows, repeats)
+    answers = list(speaker.answers(questions, settings, judging.wanted.seed_used, greedy=greedy))
+    scores = None if scorer is None else scorer.of_answers(speaker, questions, answers)
+    if rows.unit != "prompts":
+        wanted = [wanted_answer(example) or "" for example in rows.examples for _ in range(repeats)]
+        found = text_measures([answer.text for answer in answers], wanted)
+        measures |= {name: one.grouped(repeats) for name, one in found.items()}
+    lengths, ended = [len(answer.ids) for answer in answers], [answer.ended for answer in answers]
+    measures |= row_measures.of_samples(lengths, ended, scores, repeats)
+    return Judged(model.name, rows, measures, scores, repeats)
+
+
+def _writes(rows: JudgedRows, judging: Judging) -> bool:
+    """Whether the model is asked: not of pairs, unless a reward model is named to judge what it says."""
+    asked = rows.unit != "pairs" or judging.reward is not None
+    return judging.answers and asked and all(prompt_of(example) for example in rows.examples)
+
+
+def _sampling(model: NamedModel, judging: Judging) -> tuple[Rollout, bool]:
+    recipe = judging.wanted.recipe or model.recipe
+    settings = rollout_settings(Rollout() if recipe is None else recipe.rollout, judging.sampling)
+    drawn = recipe is not None and recipe.algorithm.traits.sampled
+    named = {text.partition("=")[0].rpartition(".")[2] for text in judging.sampling}
+    return settings, not drawn and not named & {"temperature", "top_p", "top_k", "samples_per_prompt"}
+
+
+def _questions(rows: JudgedRows, repeats: int) -> list[Question]:
+    """The rows' prompts, numbered as in an evaluation within a run: by the same seed they have the same draws."""
+    return [
+        Question(prompt_of(example), number * repeats + sample, example.where)
+        for number, example in enumerate(rows.examples)
+        for sample in range(repeats)
+    ]
+
+
+def _reference_logprobs(speaker: Speaker, reference: Speaker | None, batch: Any) -> npt.NDArray[np.float64] | None:
+    if reference is None:
+        return None
+    if not tokenizers_equal(speaker.tokenizer, reference.tokenizer):
+        what = f"its tokenizer is not that of {speaker.name}: they do not read the same tokens"
+        raise UserError(what, where=reference.name, hint="--reference names the model that the policy started from")
+    return likelihoods(reference.module, batch, _pad(reference)).logprobs
+
+
+def _reward_section(model: NamedModel, reading: Reading) -> RewardModel:
+    if not model.is_reward_model:
+        what = "has no scalar head: it is not a reward model"
+        raise UserError(what, where=model.name, hint="train one with a `reward` recipe, or name a reward model")
+    section = model.section(Reading(dtype=reading.dtype, trust_remote_code=reading.trust_remote_code))
+    return RewardModel(path=model.path, dtype=section.dtype, trust_remote_code=section.trust_remote_code)
+
+
+def _pad(speaker: Speaker) -> int:
+    return padding(speaker.tokenizer, speaker.module.model.config) or 0

@@ -1,0 +1,107 @@
+"""What ``distft eval`` found: metrics with intervals, by source, and models against the first of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from distft.evaluation.bootstrap import LEVEL, Difference, Estimate, compare, estimate
+from distft.evaluation.measures import Measure
+from distft.evaluation.row_measures import win_rate
+from distft.launch.evaluate import Judged
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Against:
+    """A model's metrics minus the first's; ``win_rate``: how often a reward model prefers its answer."""
+
+    name: str
+    differences: Mapping[str, Difference]
+    win_rate: Estimate | None
+
+
+@dataclass(frozen=True)
+class Report:
+    """``metrics`` and ``by_source`` by model's name, in the order of the models; ``unit`` of ``num_rows``."""
+
+    unit: str
+    num_rows: int
+    num_rows_in_all: int
+    metrics: Sequence[tuple[str, Mapping[str, Estimate]]]
+    by_source: Mapping[str, Sequence[tuple[str, Mapping[str, Estimate]]]]
+    against: Sequence[Against]
+    notes: Sequence[str]
+
+    def as_json(self) -> dict[str, object]:
+        """For scripts."""
+        return {
+            "format": FORMAT,
+            "unit": self.unit,
+            "rows": self.num_rows,
+            "rows_in_all": self.num_rows_in_all,
+            "level": LEVEL,
+            "models": [{"name": name, "metrics": _plain(metrics)} for name, metrics in self.metrics],
+            "by_source": {
+                source: [{"name": name, "metrics": _plain(metrics)} for name, metrics in found]
+                for source, found in self.by_source.items()
+            },
+            "comparisons": [
+                {
+                    "first": self.metrics[0][0],
+                    "second": one.name,
+                    "differences": _plain(one.differences),
+                    "win_rate": None if one.win_rate is None else asdict(one.win_rate),
+                }
+                for one in self.against
+            ],
+            "notes": list(self.notes),
+        }
+
+
+def report(judged: Sequence[Judged]) -> Report:
+    """The figures of models that were judged on the same rows. A model that read others of them, because its tokenizer
+    makes some too long, is not compared, and noted."""
+    first, notes = judged[0], [note for one in judged for note in one.notes]
+    against = []
+    for one in judged[1:]:
+        if one.rows.places == first.rows.places and one.repeats == first.repeats:
+            against.append(_against(first, one))
+        else:
+            notes.append(f"{one.name} is not compared with {first.name}: it could not read the same rows")
+    sources = list(dict.fromkeys(first.rows.sources))
+    return Report(
+        unit=first.rows.unit,
+        num_rows=len(first.rows.units),
+        num_rows_in_all=first.rows.dataset.num_units,
+        metrics=[(one.name, _estimates(one.measures)) for one in judged],
+        by_source={
+            source: [(one.name, _estimates(_within(one, source))) for one in judged] for source in sources
+        } if len(sources) > 1 else {},
+        against=against,
+        notes=notes,
+    )  # fmt: skip
+
+
+def _within(judged: Judged, source: str) -> dict[str, Measure]:
+    chosen = np.flatnonzero(np.array(judged.rows.sources) == source)
+    return {name: measure.of(chosen) for name, measure in judged.measures.items()}
+
+
+def _estimates(measures: Mapping[str, Measure]) -> dict[str, Estimate]:
+    return {name: estimate(measure) for name, measure in measures.items() if len(measure.rows)}
+
+
+def _against(first: Judged, second: Judged) -> Against:
+    shared = [name for name in first.measures if name in second.measures]
+    wins = None
+    if first.scores is not None and second.scores is not None:
+        wins = estimate(win_rate(first.scores, second.scores, first.repeats))
+    return Against(second.name, {n: compare(first.measures[n], second.measures[n]) for n in shared}, wins)
+
+
+def _plain(found: Mapping[str, Estimate | Difference]) -> dict[str, dict[str, float]]:
+    return {name: asdict(one) for name, one in found.items()}

@@ -1,0 +1,89 @@
+"""``distft eval``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import TYPE_CHECKING
+
+from distft.common.errors import UserError
+from distft.verbs.speaking import SAMPLING, add_reading, reading_of, split_words
+from distft.verbs.warnings import warn
+
+if TYPE_CHECKING:
+    from distft.config.recipe import Recipe
+
+DESCRIPTION = "metrics of models on held-out rows, with intervals"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What may be typed after it."""
+    parser.add_argument(
+        "words", metavar="RECIPE_OR_MODEL... [key=value ...]", nargs="+",
+        help="a recipe (its run's result on its test rows), or a folder, hub name, run:<output_dir>, checkpoint or "
+        f"adapter; several are compared with the first; keys: {SAMPLING}, and those of the recipe",
+    )  # fmt: skip
+    parser.set_defaults(overrides=[])
+    add_reading(parser)
+    parser.add_argument("--data", action="append", metavar="PATH", help="judge by these rows; may be repeated")
+    parser.add_argument("--split", help="of a recipe test, eval or train (default: test, else eval); of data its own")
+    parser.add_argument("--rows", choices=["pairs", "answers", "prompts"], help="what a row is read as")
+    parser.add_argument("--limit", type=int, metavar="N", help="so many rows at most (default: the recipe's, else 256)")
+    parser.add_argument(
+        "--max-length", type=int, metavar="N", help="longest row, tokens (default: the recipe's, else 2048)"
+    )
+    parser.add_argument("--reference", metavar="MODEL", help="for DPO's margins of pairs (default: the recipe's)")
+    parser.add_argument(
+        "--reward", metavar="MODEL", help="a reward model that scores the answers (default: the recipe's)"
+    )
+    parser.add_argument("--no-answers", action="store_true", help="let no model write answers: likelihoods only")
+    parser.add_argument("--seed", type=int, help="of the rows and the draws (default: the recipe's, else 1)")
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Prints the figures. Raises UserError."""
+    for option in ("limit", "max_length"):
+        if (value := getattr(arguments, option)) is not None and value < 2:
+            raise UserError("must be at least 2", where=f"--{option.replace('_', '-')} {value}")
+    names, settings = split_words(arguments)
+    sampling = [text for text in settings if _is_sampling(text)]
+    recipe, names = _recipe(names, [text for text in settings if not _is_sampling(text)])
+    from distft.launch.evaluate import Judging, evaluate
+    from distft.launch.evaluation_report import report
+    from distft.launch.judged_rows import Wanted
+    from distft.verbs.eval_table import tables
+
+    wanted = Wanted(
+        recipe, tuple(arguments.data or ()), arguments.split, arguments.rows, arguments.limit, arguments.max_length,
+        arguments.seed,
+    )  # fmt: skip
+    judging = Judging(
+        wanted, reading_of(arguments), tuple(sampling), not arguments.no_answers, arguments.reference, arguments.reward
+    )
+    found = report(evaluate(names, judging))
+    warn(found.notes)
+    print(json.dumps(found.as_json()) if arguments.json else "\n".join(tables(found)))
+
+
+def _is_sampling(text: str) -> bool:
+    key = text.partition("=")[0]
+    return key in SAMPLING.split() or key.startswith("rollout.")
+
+
+def _recipe(names: list[str], overrides: list[str]) -> tuple[Recipe | None, list[str]]:
+    """The recipe, if the first name is one, and the names with its run in its place."""
+    from distft.config.load import load_recipe, shipped_recipes
+
+    shipped = [name for name, _ in shipped_recipes()]
+    named = [name for name in names if name in shipped or name.endswith((".yaml", ".yml"))]
+    if not named:
+        if overrides:
+            hint = f"name the recipe itself, or one of: {SAMPLING}"
+            raise UserError("is a key of recipes, and none is named", where=overrides[0], hint=hint)
+        return None, names
+    if len(named) > 1 or names[0] != named[0]:
+        what = "rows are read of one recipe, which comes first"
+        raise UserError(what, where=" ".join(names), hint="name the other models by run:<output_dir>")
+    recipe = load_recipe(named[0], overrides)
+    return recipe, [f"run:{recipe.output_dir}", *names[1:]]

@@ -1,0 +1,46 @@
+"""What ``distft eval`` shows to people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from distft.evaluation.bootstrap import LEVEL, Difference, Estimate
+from distft.launch.evaluation_report import Against, Report
+
+
+def tables(report: Report) -> Iterator[str]:
+    """The lines: all rows, each source, and what separates the models."""
+    of = f" of {report.num_rows_in_all}" if report.num_rows_in_all != report.num_rows else ""
+    yield f"{report.num_rows}{of} {report.unit}; in brackets intervals of {LEVEL:.0%} (bootstrap over rows)"
+    yield ""
+    yield from _table(report.metrics)
+    for source, metrics in report.by_source.items():
+        yield from ("", source, *_table(metrics))
+    for one in report.against:
+        yield from ("", f"{one.name}, compared with {report.metrics[0][0]} row by row", *_compared(one))
+
+
+def _table(metrics: Sequence[tuple[str, Mapping[str, Estimate]]]) -> Iterator[str]:
+    names = list(dict.fromkeys(name for _, found in metrics for name in found))
+    rows = [["metric", *(model for model, _ in metrics)]]
+    rows += [[name, *(_shown(found[name]) if name in found else "" for _, found in metrics)] for name in names]
+    yield from _aligned(rows)
+
+
+def _compared(one: Against) -> Iterator[str]:
+    rows = [["metric", "difference", "p"]]
+    rows += [[name, _shown(found), f"{found.p:.3f}"] for name, found in one.differences.items()]
+    yield from _aligned(rows)
+    if one.win_rate is not None:
+        yield f"its answer is preferred by the reward model in {_shown(one.win_rate)} of the rows (a tie is half)"
+
+
+def _shown(found: Estimate | Difference) -> str:
+    sign = "+" if isinstance(found, Difference) else ""
+    return f"{found.value:{sign}.4g} [{found.low:{sign}.4g}, {found.high:{sign}.4g}]"
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        yield "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()

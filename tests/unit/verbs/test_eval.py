@@ -1,0 +1,159 @@
+"""``distft eval``: rows of files and recipes, several models, several sources, and what is said of mistakes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sacrebleu import corpus_bleu
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from distft.config.load import load_recipe, resolved_yaml
+from tests.unit.verbs.conftest import Typed
+
+SHORT = "max_new_tokens=8"
+
+
+def write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
+    path.write_text("\n".join(json.dumps(row) for row in rows))
+    return path
+
+
+@pytest.fixture(scope="session")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Prompts with answers."""
+    folder = tmp_path_factory.mktemp("rows")
+    answers = [{"prompt": f"Question {number}:", "completion": f" Answer {number} is here."} for number in range(6)]
+    return write_rows(folder / "answers.jsonl", answers)
+
+
+@pytest.fixture(scope="session")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pairs")
+    found = [{"prompt": f"Ask {n}", "chosen": f" Yes, {n}.", "rejected": f" No. {n * n}"} for n in range(8)]
+    return write_rows(folder / "pairs.jsonl", found)
+
+
+@pytest.fixture(scope="session")
+def scorer(speaker: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A reward model with that tokenizer."""
+    folder = tmp_path_factory.mktemp("scorer") / "scorer"
+    model = AutoModelForSequenceClassification.from_pretrained(speaker, num_labels=1)
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(speaker).save_pretrained(folder)
+    return str(folder)
+
+
+def figures(output: str) -> dict[str, dict[str, float]]:
+    """The first model's."""
+    found: dict[str, dict[str, float]] = json.loads(output)["models"][0]["metrics"]
+    return found
+
+
+def test_answers_of_a_file(speaker: str, rows: Path, distft: Typed) -> None:
+    status, output, error = distft("eval", speaker, "--data", rows, "--json", SHORT)
+    found = figures(output)
+    assert (status, error, json.loads(output)["rows"]) == (0, "", 6)
+    assert list(found) == [
+        "loss", "perplexity", "token_accuracy", "exact_match", "f1", "rouge1", "rouge2", "rougeL", "rougeLsum", "bleu",
+        "chrf", "objective/length", "objective/ended",
+    ]  # fmt: skip
+    assert all(one["low"] <= one["value"] <= one["high"] for one in found.values())
+    _, generated, _ = distft("generate", speaker, "--prompts", rows, "--plain", "--greedy", "--json", SHORT)
+    written = [json.loads(line)["completion"] for line in generated.splitlines()]
+    references = [json.loads(line)["completion"] for line in rows.read_text().splitlines()]
+    assert found["bleu"]["value"] == pytest.approx(corpus_bleu(written, [references]).score)
+    _, output, _ = distft("eval", speaker, "--data", rows, "--json", "--no-answers")
+    assert list(figures(output)) == ["loss", "perplexity", "token_accuracy"]
+
+
+def test_models_are_compared_on_pairs_and_by_source(
+    speaker: str, other_speaker: str, pairs: Path, distft: Typed, tmp_path: Path
+) -> None:
+    more = write_rows(tmp_path / "more.jsonl", [{"prompt": "So?", "chosen": " So.", "rejected": " No!"}])
+    judge = ("eval", speaker, other_speaker, "--data", pairs, "--data", more, "--reference", speaker)
+    _, output, _ = distft(*judge, "--json")
+    found = json.loads(output)
+    assert (found["unit"], found["rows"], list(found["by_source"])) == ("pairs", 9, [str(pairs), str(more)])
+    own, other = (one["metrics"]["rewards/margins"]["value"] for one in found["models"])
+    assert own == 0.0  # its own reference
+    difference = found["comparisons"][0]["differences"]["rewards/margins"]
+    assert difference["value"] == pytest.approx(other - own)
+    assert 0 < difference["p"] <= 1
+    parts = [source[1]["metrics"]["rewards/margins"]["value"] for source in found["by_source"].values()]
+    assert other == pytest.approx((8 * parts[0] + parts[1]) / 9)
+    _, shown, _ = distft(*judge)
+    assert f"{other_speaker}, compared with {speaker} row by row" in shown
+    assert "rewards/margins" in shown
+
+
+def test_a_reward_model_alone_and_as_a_judge(
+    speaker: str, other_speaker: str, scorer: str, pairs: Path, distft: Typed
+) -> None:
+    _, output, _ = distft("eval", scorer, "--data", pairs, "--json")
+    assert list(figures(output)) == ["accuracy", "margin", "mean_reward"]
+    ask = ("eval", speaker, other_speaker, "--data", pairs, "--rows", "prompts", "--reward", scorer, "--json", SHORT)
+    _, output, _ = distft(*ask, "samples_per_prompt=2")
+    found = json.loads(output)
+    scores = [one["metrics"]["objective/score"]["value"] for one in found["models"]]
+    assert found["comparisons"][0]["differences"]["objective/score"]["value"] == pytest.approx(scores[1] - scores[0])
+    assert 0 <= found["comparisons"][0]["win_rate"]["value"] <= 1
+    assert distft(*ask, "samples_per_prompt=2")[1] == output
+    assert distft(*ask, "samples_per_prompt=2", "--seed", "9")[1] != output
+
+
+def test_a_recipe_is_judged_by_its_test_rows(speaker: str, distft: Typed, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(speaker, run / "final")
+    own = ("evaluation.max_samples=20", f"output_dir={run}")
+    _, by_recipe, _ = distft("eval", "sft-tiny", *own, "--no-answers", "--json")
+    (run / "recipe.yaml").write_text(resolved_yaml(load_recipe("sft-tiny", own)))
+    _, by_run, _ = distft("eval", f"run:{run}", "--no-answers", "--json")
+    assert json.loads(by_recipe)["rows"] == 20
+    assert json.loads(by_recipe)["rows_in_all"] == 300
+    assert figures(by_recipe) == figures(by_run)
+    _, by_eval, _ = distft("eval", "sft-tiny", *own, "--split", "eval", "--no-answers", "--json")
+    assert figures(by_eval) != figures(by_run)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ((), "there are no rows to judge by\n  --data PATH"),
+        (("--data", "nowhere.jsonl"), "there is no such file"),
+        (("train.steps=3",), "is a key of recipes, and none is named"),
+        (("sft-tiny",), "rows are read of one recipe, which comes first"),
+        (("--limit", "0"), "must be at least 2"),
+        (("--data", "builtin:dialogues", "--split", "tset"), "no split 'tset'\n  did you mean `split: test`?"),
+        (("--data", "builtin:dialogues", "--reward", "MODEL"), "has no scalar head: it is not a reward model"),
+        (("--data", "builtin:dialogues", "--no-answer"), "did you mean --no-answers?"),
+        (("--data", "builtin:dialogues", "temprature=1"), "is a key of recipes, and none is named"),
+    ],
+)
+def test_mistakes_get_one_message(
+    words: tuple[str, ...], said: str, speaker: str, distft: Typed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    status, output, error = distft("eval", speaker, *(speaker if word == "MODEL" else word for word in words))
+    assert (status, output) == (2, "")
+    assert said in error
+    assert "Traceback" not in error
+
+
+def test_a_recipe_without_its_run_names_the_command(
+    distft: Typed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    status, _, error = distft("eval", "sft-tiny")
+    assert status == 2
+    assert "make it with: distft train sft-tiny" in error
+
+
+def test_a_reward_model_needs_pairs(scorer: str, rows: Path, distft: Typed) -> None:
+    status, _, error = distft("eval", scorer, "--data", rows)
+    assert status == 2
+    assert "a reward model is judged by pairs of answers" in error
