@@ -246,7 +246,7 @@ def test_states_of_plain_jobs_that_end_well_and_badly(slurm: SlurmBed, shared_fo
 
 @pytest.mark.slow
 def test_state_of_a_job_whose_node_is_taken_out(slurm: SlurmBed, shared_folder: Path) -> None:
-    """Slurm ends it on all nodes; what is left says that it was Slurm, and the run can go on."""
+    """Slurm ends it on all nodes, with time for a checkpoint; what is left says that it was Slurm, and it can go on."""
     folder = new_folder(shared_folder, "a node goes")
     words = ["-N2", "--mem=8G", "-c2", "--no-requeue", f"--chdir={folder}", SCRIPT, "--python", sys.executable]
     endless = [*SFT[1:], "output_dir=run", "train.steps=100000", "checkpoint.every=50000"]
@@ -256,9 +256,11 @@ def test_state_of_a_job_whose_node_is_taken_out(slurm: SlurmBed, shared_folder: 
     try:
         assert slurm.wait(job, 120) == "NODE_FAIL"
         ended = state(slurm, "run", folder)
-        assert (ended["state"], ended["job"]["said"]) == ("failed", "NODE_FAIL"), ended
+        assert (ended["state"], ended["job"]["said"]) == ("stopped", "NODE_FAIL"), ended
+        assert checkpoints(folder / "run")
     finally:
-        slurm.run(["scontrol", "update", "NodeName=n2", "State=RESUME"])
+        # Its slurmd registers it again.
+        until(lambda: "DOWN" not in slurm.run(["scontrol", "show", "node", "n2"]).stdout, "the node's return")
 
 
 @pytest.mark.slow
