@@ -79,7 +79,8 @@ def barrier() -> None:
 def failing_together() -> Iterator[None]:
     """What raises in here on one rank raises on all of them (collective), so that none waits for another.
 
-    The others raise what the first failed rank raised, where that can travel.
+    All raise what the first failed rank raised, where that can travel; another failure is its cause. Under
+    ``zero.Init`` only rank 0 reads the weights: where it fails, the others find in their shards what memory held.
     """
     failure: Exception | None = None
     try:
@@ -89,10 +90,11 @@ def failing_together() -> Iterator[None]:
     mine = failure if failure is None or isinstance(failure, UserError) else DistftError(repr(failure))
     failures: list[Exception | None] = [None] * dist.get_world_size()
     dist.all_gather_object(failures, mine)
-    if failure is not None:
-        raise failure
     for rank, theirs in enumerate(failures):
+        if theirs is None:
+            continue
+        if failure is not None and rank == dist.get_rank():
+            raise failure
         if isinstance(theirs, UserError):
-            raise theirs
-        if theirs is not None:
-            raise DistftError(f"rank {rank} failed: {theirs}")
+            raise theirs from failure
+        raise DistftError(f"rank {rank} failed: {theirs}") from failure

@@ -271,13 +271,13 @@ def load_broken(rank: int, world: int, setup: Setup) -> tuple[str, str, bool]:
     return "", "", is_deepspeed_zero3_enabled()
 
 
-def fail_alone(rank: int, world: int, error: str) -> tuple[str, str]:
-    """What each rank raises when only the last one fails."""
-    errors = {"user": UserError("bad", where="here"), "other": ValueError("odd")}
+def fail(rank: int, world: int, errors: list[str]) -> tuple[str, str]:
+    """What each rank raises when ``errors[rank]`` is what it fails with."""
+    kinds = {"user": UserError(f"bad {rank}", where="here"), "other": ValueError(f"odd {rank}")}
     try:
         with process_group.failing_together():
-            if rank == world - 1:
-                raise errors[error]
+            if errors[rank]:
+                raise kinds[errors[rank]]
     except Exception as raised:
         return type(raised).__name__, str(raised)
     return "", ""

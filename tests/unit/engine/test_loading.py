@@ -79,12 +79,25 @@ def test_weights_that_are_no_numbers_end_all_ranks_with_the_same_words(
     assert f"{name} holds NaN or infinity" in answers[0][1]
 
 
-@pytest.mark.parametrize(("error", "others"), [("user", ("UserError", "here: bad")), ("other", ("DistftError", ""))])
-def test_one_ranks_failure_is_everyones(groups: dict[int, Group], error: str, others: tuple[str, str]) -> None:
-    first, last = groups[2].call(rank_side.fail_alone, error)
-    assert first[0] == others[0]
-    assert "rank 1 failed" in first[1] if error == "other" else first[1] == others[1]
-    assert last == (("UserError", "here: bad") if error == "user" else ("ValueError", "odd"))
+USER = ("UserError", "here: bad {0}")
+ODD = ("ValueError", "odd {0}")
+TOLD = ("DistftError", "rank {0} failed: ValueError('odd {0}')")
+
+
+@pytest.mark.parametrize(
+    ("errors", "first", "raised"),
+    [
+        (["", "user"], 1, [USER, USER]),
+        (["", "other"], 1, [TOLD, ODD]),
+        (["user", "user"], 0, [USER, USER]),
+        (["other", "user"], 0, [ODD, TOLD]),
+    ],
+)
+def test_the_first_ranks_failure_is_everyones(
+    groups: dict[int, Group], errors: list[str], first: int, raised: list[tuple[str, str]]
+) -> None:
+    answers = groups[2].call(rank_side.fail, errors)
+    assert answers == [(kind, words.format(first)) for kind, words in raised]
     assert groups[1].call(rank_side.reduce) == [([1.0, 2.0**-60], [1.0, 2.0**-60], [1.0, 2.0**-60])]
 
 
