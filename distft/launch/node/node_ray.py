@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from distft.common.errors import EnvironmentFallsShort
@@ -19,10 +19,12 @@ from distft.common.waiting import wait_until
 from distft.groups.bundles import NODE_LABEL
 from distft.launch.node import child
 from distft.launch.node.network import Address
+from distft.launch.on_ray import guard
 from distft.launch.on_ray.agent_probe import refuse_strangers
 from distft.launch.on_ray.private import PrivateRay
 
 _STARTED = b"Ray runtime started"  # printed when the node is known to the cluster
+_TOO_SLOW = b"The current node timed out during startup"  # Ray's own 30 s, which no setting lengthens
 _END_S = 6.0
 _LAST_LINES = 12
 _SHM_SHARE, _MEMORY_SHARE = 0.9, 0.3
@@ -59,11 +61,14 @@ class NodeRay(PrivateRay):
         spill: str | None,
         deadline: float,
         keep_on: Callable[[], None],
+        say: Callable[[str], None],
     ) -> str:
         """Starts it as the head (``head_address`` None) or joins; returns the cluster's address when this node is in.
 
         ``memory``: bytes of this node that the job may use. ``spill``: where objects go that do not fit.
-        ``deadline``: by the monotonic clock. ``keep_on`` is called while it waits, and may raise.
+        ``deadline``: by the monotonic clock. ``keep_on`` is called while it waits, and may raise; ``say`` is told
+        when Ray has given itself up as too slow, as on a busy node that reads it for the first time, and is started
+        once more.
         Raises EnvironmentFallsShort where it does not come up, or would let strangers run commands.
         """
         command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"]
@@ -74,9 +79,15 @@ class NodeRay(PrivateRay):
         command += [f"--num-gpus={gpus}", f"--object-store-memory={object_store_bytes(memory)}"]
         command += [f"--labels={NODE_LABEL}={self.number}"]
         command += [f"--object-spilling-directory={spill}"] if spill is not None else []
-        with open(self._output, "wb") as output:
-            self._process = child.start(command, self.environment, output=output)
-        self._wait(lambda: _STARTED in self._output.read_bytes(), "Ray", deadline, keep_on)
+        try:
+            self._start(command, deadline, keep_on)
+        except EnvironmentFallsShort as error:
+            if not self.ended or _TOO_SLOW not in self._output.read_bytes():
+                raise
+            say(f"{error.what}\nit is started once more")
+            guard.end_processes(str(self.folder))
+            shutil.rmtree(self.temporary, ignore_errors=True)
+            self._start(command, deadline, keep_on)
         self._wait(lambda: bool(_port(self.session)), "Ray's agent", deadline, keep_on)
         refuse_strangers(self.ip, _port(self.session), f"node {self.number}")
         return head_address or (self.temporary / "ray_current_cluster").read_text(encoding="ascii").strip()
@@ -89,6 +100,11 @@ class NodeRay(PrivateRay):
     def last_lines(self) -> list[str]:
         """What Ray's command printed last."""
         return last_lines(self._output, _LAST_LINES)
+
+    def _start(self, command: Sequence[str], deadline: float, keep_on: Callable[[], None]) -> None:
+        with open(self._output, "wb") as output:
+            self._process = child.start(command, self.environment, output=output)
+        self._wait(lambda: _STARTED in self._output.read_bytes(), "Ray", deadline, keep_on)
 
     def _wait(self, done: Callable[[], bool], what: str, deadline: float, keep_on: Callable[[], None]) -> None:
         def up() -> bool:

@@ -118,6 +118,7 @@ class Node:
             spill=self.job.cluster.scratch,
             deadline=self.deadline,
             keep_on=keep_on,
+            say=self.log.say,
         )
         self.log.say(f"Ray is up at {address}")
         return address

@@ -44,7 +44,13 @@ def _belongs(process: str, folder: str) -> bool:
 
 
 def end(folder: str) -> None:
-    """Kills the cluster's processes until none shows up any more, and removes its folder."""
+    """Kills the cluster's processes, and removes its folder."""
+    end_processes(folder)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def end_processes(folder: str) -> None:
+    """Kills the cluster's processes until none shows up any more."""
     until = time.monotonic() + _PERSISTENT_S
     quiet = 0
     while quiet < _QUIET_PASSES and time.monotonic() < until:
@@ -54,7 +60,6 @@ def end(folder: str) -> None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         time.sleep(0.2)
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 def main() -> None:
