@@ -11,6 +11,7 @@ denominator, so ranks must be *summed*; ``backward`` multiplies by the world siz
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, nullcontext
@@ -59,6 +60,11 @@ def writable(parameter: nn.Parameter) -> Iterator[Tensor]:
     gathered = deepspeed.zero.GatheredParameters([parameter], modifier_rank=0) if sharded else nullcontext()
     with gathered, torch.no_grad():
         yield parameter.data
+
+
+def preload() -> None:
+    """Imports what DeepSpeed imports when it first trains, in a process that will be forked."""
+    importlib.import_module("deepspeed.runtime.zero.muon.muon_optimizer")  # and with it torch's compiler
 
 
 class Engine:

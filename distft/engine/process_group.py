@@ -44,8 +44,8 @@ def join(rank: int, world_size: int, store: Any, *, timeout_s: float) -> None:
     import deepspeed
     import deepspeed.ops
 
-    # On a CPU DeepSpeed would compile a C++ operator here: 36 s, and a hang on a stale build lock.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    # It would ask a compiler what can be built, and on a CPU build an operator: 36 s, and a hang on a stale lock.
+    deepspeed.ops.__compatible_ops__ = {}
     # DeepSpeed still calls these by their old names, at every collective of every step.
     warnings.filterwarnings("ignore", r"`torch\.distributed\.\w+_tensor` is deprecated", FutureWarning)
     timeout = timedelta(seconds=timeout_s)

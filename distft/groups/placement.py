@@ -24,6 +24,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from distft.common.errors import EnvironmentFallsShort
 from distft.common.verb import Ending, declaration
+from distft.groups import fork_client
 from distft.groups.bundles import (
     Bundle,
     GroupSpec,
@@ -266,12 +267,20 @@ def _actor(spec: GroupSpec, place: int, num_gpus: float, placement: Any) -> Memb
             memory=spec.memory or None,
             max_restarts=0,
             max_task_retries=0,
-            runtime_env={"env_vars": dict(spec.env)},
+            runtime_env=_process(spec),
             scheduling_strategy=PlacementGroupSchedulingStrategy(placement, placement_group_bundle_index=place),
         )
         .remote()
     )
     return Member(spec.role, place, actor, actor.watch.remote())
+
+
+def _process(spec: GroupSpec) -> dict[str, Any]:
+    """How Ray starts a rank's process: by the node's fork server, where this Ray is ours and has one."""
+    if not spec.forked or fork_client.FOLDER not in os.environ:
+        return {"env_vars": dict(spec.env)}
+    module = spec.worker.partition(":")[0]
+    return {"env_vars": {**spec.env, fork_client.MODULE: module}, "py_executable": fork_client.command()}
 
 
 # ---- the end

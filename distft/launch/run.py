@@ -230,6 +230,7 @@ def group_specs(recipe: Recipe, plan: Plan, run_dir: Path) -> list[GroupSpec]:
                 spec={"spec": role_spec(recipe, group.role)},
                 node_of_rank=group.node_of_rank,
                 micro_batch_cost=group.micro_batch_cost,
+                forked=group.gpus_per_rank == 0,  # a driver of GPUs does not survive a fork
             )
             for group in plan.groups.values()
         ),

@@ -23,7 +23,7 @@ from distft.common.addresses import found_at
 from distft.common.errors import UserError
 from distft.common.logging import stage
 from distft.common.seeding import seed_everything
-from distft.engine import process_group
+from distft.engine import engine, process_group
 from distft.engine.asleep import Part
 from distft.engine.engine import Engine, writable
 from distft.engine.learning_rate import learning_rate
@@ -49,6 +49,11 @@ from distft.workers.update import Updater, model_outputs
 from distft.workers.verbs import MicroBatches, ModelVerbs, Reads, Store
 
 log = logging.getLogger(__name__)
+
+
+def preload() -> None:
+    """For ``groups.fork_server``: all that every rank imports sooner or later."""
+    engine.preload()
 
 
 class ModelWorker(ModelVerbs):

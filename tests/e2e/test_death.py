@@ -8,6 +8,7 @@ import signal
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.e2e.conftest import SFT, Start, Verb, checkpoints, computed, dpo, events, exit_record, ppo, weights
@@ -53,6 +54,8 @@ def assert_killing_ends(verb: Verb, role: str, rank: int, *, while_in: str = BUS
     """The run ends because of a rank that is sent SIGKILL while the policy is in a stage."""
     verb.wait_for_stage("policy-1", while_in)
     pid = verb.pid(role, rank)
+    parent = psutil.Process(psutil.Process(pid).ppid())
+    assert "distft.groups.fork_server" in parent.cmdline(), "a rank here is forked, not started"
     since = time.monotonic()
     os.kill(pid, signal.SIGKILL)
     assert_ends_because_of(verb, since, role, rank)

@@ -15,8 +15,9 @@ import distft
 from distft.common.errors import EnvironmentFallsShort
 from distft.config.cluster import Cluster
 from distft.config.redact import has_credentials, is_secret_key
+from distft.groups import fork_client
 from distft.launch.node.network import Address
-from distft.launch.on_ray.private import SETTINGS
+from distft.launch.on_ray.private import FORKS, SETTINGS
 from distft.planning.machine import PASSED_ON
 
 _NAMES = frozenset({
@@ -88,7 +89,7 @@ def node_environment(
     for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
         if cluster.network.interface is not None or name not in kept:
             kept[name] = address.interface
-    return kept | RAY_SETTINGS | {"RAY_AUTH_TOKEN_PATH": str(token)}
+    return kept | RAY_SETTINGS | {"RAY_AUTH_TOKEN_PATH": str(token)} | fork_client.settings(str(private / FORKS))
 
 
 RAY_SETTINGS = SETTINGS | {

@@ -25,9 +25,10 @@ from ray._raylet import Config  # type: ignore[attr-defined]
 
 from distft.common.errors import EnvironmentFallsShort, UserError
 from distft.config.cluster import Cluster as ClusterFile
+from distft.groups import fork_client
 from distft.launch.on_ray import nodes as ray_nodes
 from distft.launch.on_ray.agent_probe import refuse_strangers
-from distft.launch.on_ray.private import SETTINGS, PrivateRay, private_folder
+from distft.launch.on_ray.private import FORKS, SETTINGS, PrivateRay, private_folder
 from distft.planning.machine import Machine
 
 log = logging.getLogger(__name__)
@@ -218,6 +219,7 @@ def _apart_from_our_signals() -> Iterator[None]:
 def _environment(private: PrivateRay) -> Iterator[None]:
     """Ray's settings travel to its processes by the environment; ours is as before afterwards."""
     settings: dict[str, str | None] = {**SETTINGS, "RAY_AUTH_TOKEN": None, "RAY_AUTH_TOKEN_PATH": str(private.token)}
+    settings |= fork_client.settings(str(private.folder / FORKS))
     before = {name: os.environ.get(name) for name in settings}
     _set_environment(settings)
     try:

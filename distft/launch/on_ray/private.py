@@ -19,6 +19,7 @@ from distft.launch.on_ray import guard
 
 _LONGEST_FOLDER = 38  # bytes; Ray's socket paths add 66 to "<folder>/r", and 107 is what a socket path may have
 _KEPT_TAIL = 256 * 1024  # bytes of each of Ray's own logs kept of a run that failed
+FORKS = "f"  # in the private folder, for the fork servers
 SETTINGS = {
     "RAY_AUTH_MODE": "token",
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -27,6 +28,8 @@ SETTINGS = {
     "RAY_enable_worker_prestart": "0",
     # Ray would run workers at nice 15: next to any other process they would hardly run at all.
     "RAY_worker_niceness": "0",
+    # Its 60 s are short where the first worker of a busy node imports for all.
+    "RAY_worker_register_timeout_seconds": "180",
 }
 
 
@@ -42,7 +45,8 @@ def private_folder(scratch: str | None, token: str) -> Path:
             break
     if folder is None:
         folder = Path(tempfile.mkdtemp(prefix="dft-", dir="/tmp"))
-    (folder / "t").mkdir(mode=0o700)
+    for name in ("t", FORKS):
+        (folder / name).mkdir(mode=0o700)
     with open(folder / "token", "x", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
         file.write(token)
     return folder

@@ -1,0 +1,120 @@
+"""Workers forked by a server that has imported: each as if it had been started by itself, and started where none is."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from distft.common.waiting import wait_until
+from distft.groups import fork_client
+
+# What a worker says of itself; in place of Ray's own script.
+WORKER = """
+import json, os, random, sys, tempfile
+said = {"parent": os.getppid(), "argv": sys.argv, "name": __name__, "folder": os.getcwd(), "random": random.random(),
+        "path": sys.path[0], "own": os.environ.get("OWN"), "left": sorted(n for n in os.environ if n == "LEFT"),
+        "temporary": tempfile.gettempdir(), "imported": "toy" in sys.modules, "umask": os.umask(0)}
+if "torch" in sys.modules:
+    said["threads"] = sys.modules["torch"].get_num_threads()
+print(json.dumps(said))
+print("an error", file=sys.stderr)
+"""
+THREADS = "import threading, time\nthreading.Thread(target=time.sleep, args=(9,), daemon=True).start()"
+
+
+@pytest.fixture
+def raylet() -> Iterator[subprocess.Popen[bytes]]:
+    """What stands for the raylet: a process with which the servers end."""
+    with subprocess.Popen(["sleep", "600"]) as process:
+        yield process
+        process.kill()
+
+
+class Node:
+    """A node's folder, where workers are started as Ray starts them."""
+
+    def __init__(self, folder: Path, raylet: int, module: str) -> None:
+        self.folder = folder
+        (folder / "toy.py").write_text(module)
+        (folder / "worker.py").write_text(WORKER)
+        (folder / "f").mkdir(mode=0o700)
+        self.environment = os.environ | fork_client.settings(str(folder / "f")) | {
+            "PYTHONPATH": f"{folder}:{Path(fork_client.__file__).parents[2]}", fork_client.MODULE: "toy",
+            "RAY_RAYLET_PID": str(raylet),
+        }  # fmt: skip
+
+    def start(self, **own: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            f"umask 027; exec {fork_client.command()} {self.folder / 'worker.py'} --worker-id=1",
+            shell=True, executable="/bin/bash", text=True, cwd=self.folder, env=self.environment | own,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+
+    def servers(self) -> int:
+        return len(list((self.folder / "f").glob("*.log")))
+
+
+def said(process: subprocess.Popen[str]) -> dict[str, object]:
+    output, errors = process.communicate(timeout=60)
+    assert "an error" in errors, errors
+    return dict(json.loads(output))
+
+
+def test_workers_are_forked_and_each_is_as_if_it_had_been_started_by_itself(
+    tmp_path: Path, raylet: subprocess.Popen[bytes]
+) -> None:
+    node = Node(tmp_path, raylet.pid, "import os, torch\nos.environ['LEFT'] = '1'\n")
+    first, second = (node.start(OMP_NUM_THREADS=threads, RAY_JOB_ID=threads) for threads in ("1", "2"))
+    one, other = said(first), said(second)
+    assert node.servers() == 1
+    assert one["parent"] == other["parent"] != os.getpid()
+    assert (one["threads"], other["threads"]) == (1, 2)
+    assert one["random"] != other["random"]
+    for worker in (one, other):
+        assert worker["imported"]
+        assert worker["argv"] == [str(tmp_path / "worker.py"), "--worker-id=1"]
+        assert (worker["name"], worker["folder"], worker["path"]) == ("__main__", str(tmp_path), str(tmp_path))
+        assert worker["umask"] == 0o027
+        assert worker["left"] == []
+    with Path(f"/proc/{one['parent']}/cmdline").open("rb") as file:
+        assert b"distft.groups.fork_server" in file.read()
+    raylet.kill()
+    raylet.wait()
+    assert wait_until(lambda: not Path(f"/proc/{one['parent']}").exists(), 10.0)
+
+
+def test_another_environment_has_another_server(tmp_path: Path, raylet: subprocess.Popen[bytes]) -> None:
+    node = Node(tmp_path, raylet.pid, "")
+    started = [node.start(OWN=own, TMPDIR=str(tmp_path)) for own in ("a", "b", "a")]
+    answers = [said(each) for each in started]
+    assert [answer["own"] for answer in answers] == ["a", "b", "a"]
+    assert {answer["temporary"] for answer in answers} == {str(tmp_path)}
+    assert answers[0]["parent"] == answers[2]["parent"] != answers[1]["parent"]
+    assert node.servers() == 2
+
+
+@pytest.mark.parametrize(
+    ("module", "cause"),
+    [
+        ("raise ImportError('no such library')", "no such library"),
+        (
+            "import threading, time\nthreading.Thread(target=time.sleep, args=(9,), daemon=True).start()",
+            "cannot be forked",
+        ),
+    ],
+)
+def test_where_no_server_can_be_the_worker_starts_by_itself(
+    tmp_path: Path, raylet: subprocess.Popen[bytes], module: str, cause: str
+) -> None:
+    node = Node(tmp_path, raylet.pid, module)
+    worker = said(node.start())
+    assert worker["parent"] == os.getpid()
+    assert not worker["imported"]
+    assert worker["argv"] == [str(tmp_path / "worker.py"), "--worker-id=1"]
+    log = next((tmp_path / "f").glob("*.log"))
+    assert wait_until(lambda: cause in log.read_text(), 10.0)
