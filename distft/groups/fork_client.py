@@ -24,6 +24,8 @@ FOLDER = "DISTFT_FORK_FOLDER"
 MODULE = "DISTFT_FORK_MODULE"
 # What differs from worker to worker, and is read after the fork or set by it.
 _OWN = frozenset({"OMP_NUM_THREADS", "MKL_NUM_THREADS", "PWD", "OLDPWD", "SHLVL", "_"})
+# For the server: libraries that start their threads when they are loaded could not be forked.
+_NO_THREADS = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 _BACKLOG = 1024
 
 
@@ -81,6 +83,7 @@ def _serve(path: str) -> None:
         subprocess.Popen(
             [sys.executable, "-m", "distft.groups.fork_server", str(listening.fileno())],
             stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=[listening.fileno()], start_new_session=True,
+            env=os.environ | _NO_THREADS,
         )  # fmt: skip
 
 

@@ -69,11 +69,11 @@ def test_workers_are_forked_and_each_is_as_if_it_had_been_started_by_itself(
     tmp_path: Path, raylet: subprocess.Popen[bytes]
 ) -> None:
     node = Node(tmp_path, raylet.pid, "import os, torch\nos.environ['LEFT'] = '1'\n")
-    first, second = (node.start(OMP_NUM_THREADS=threads, RAY_JOB_ID=threads) for threads in ("1", "2"))
+    first, second = (node.start(OMP_NUM_THREADS=threads, RAY_JOB_ID=threads) for threads in ("2", "1"))
     one, other = said(first), said(second)
     assert node.servers() == 1
     assert one["parent"] == other["parent"] != os.getpid()
-    assert (one["threads"], other["threads"]) == (1, 2)
+    assert (one["threads"], other["threads"]) == (2, 1)
     assert one["random"] != other["random"]
     for worker in (one, other):
         assert worker["imported"]
