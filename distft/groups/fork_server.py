@@ -1,6 +1,6 @@
 """Imports what a rank needs once on a node, and forks a process for each rank that Ray starts there.
 
-    python -m distft.groups.fork_server DESCRIPTOR        (a socket that listens; started by ``fork_client``)
+    python -m distft.groups.fork_server DESCRIPTOR        (a socket that listens; started by ``worker_start``)
 
 Eight ranks that each import torch and transformers take a minute of processor time before the first of them does
 anything. Only for ranks without a GPU: no library may have spoken to a driver before the fork. It ends with its
@@ -23,7 +23,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from distft.groups.fork_client import MODULE
+from distft.groups.worker_start import MODULE
 
 _LOOK_MS = 1000  # how often it looks for children that have ended, and for its raylet
 _REQUEST_S = 10.0  # how long a request may take to come whole

@@ -24,7 +24,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from distft.common.errors import EnvironmentFallsShort
 from distft.common.verb import Ending, declaration
-from distft.groups import fork_client
+from distft.groups import worker_start
 from distft.groups.bundles import (
     Bundle,
     GroupSpec,
@@ -277,10 +277,8 @@ def _actor(spec: GroupSpec, place: int, num_gpus: float, placement: Any) -> Memb
 
 def _process(spec: GroupSpec) -> dict[str, Any]:
     """How Ray starts a rank's process: by the node's fork server, where this Ray is ours and has one."""
-    if not spec.forked or fork_client.FOLDER not in os.environ:
-        return {"env_vars": dict(spec.env)}
-    module = spec.worker.partition(":")[0]
-    return {"env_vars": {**spec.env, fork_client.MODULE: module}, "py_executable": fork_client.command()}
+    forked = {worker_start.MODULE: spec.worker.partition(":")[0]} if spec.forked else {}
+    return {"env_vars": {**spec.env, **forked}}
 
 
 # ---- the end

@@ -11,10 +11,12 @@ import pytest
 import ray
 
 from distft.common.errors import EnvironmentFallsShort
+from distft.launch.node.environment import RAY_SETTINGS
 from distft.launch.node.network import Address
 from distft.launch.node.node_ray import NodeRay
 from distft.launch.on_ray.guard import processes_of
-from distft.launch.on_ray.private import SETTINGS, private_folder
+from distft.launch.on_ray.private import private_folder
+from tests.ray.conftest import ROOT
 
 pytestmark = pytest.mark.ray
 
@@ -25,7 +27,7 @@ left = int(open({count!r}).read())
 if left:
     open({count!r}, "w").write(str(left - 1))
     sys.exit("Exception: The current node timed out during startup. This could happen because")
-os.environ.pop("PYTHONPATH")
+os.environ["PYTHONPATH"] = {root!r}
 os.execv(sys.executable, [sys.executable, "-m", "ray.scripts.scripts", *sys.argv[1:]])
 """
 
@@ -36,12 +38,12 @@ def node(tmp_path: Path) -> NodeRay:
     scripts.mkdir(parents=True)
     for package in (scripts.parent, scripts):
         (package / "__init__.py").touch()
-    (scripts / "scripts.py").write_text(SLOW.format(count=str(tmp_path / "count")))
+    (scripts / "scripts.py").write_text(SLOW.format(count=str(tmp_path / "count"), root=str(ROOT)))
     folder = private_folder(None, secrets.token_hex(32))
     environment = {
         name: value for name, value in os.environ.items() if name in ("PATH", "HOME", "LD_LIBRARY_PATH", "VIRTUAL_ENV")
     }
-    environment |= SETTINGS | {"RAY_AUTH_TOKEN_PATH": str(folder / "token"), "PYTHONPATH": str(tmp_path)}
+    environment |= RAY_SETTINGS | {"RAY_AUTH_TOKEN_PATH": str(folder / "token"), "PYTHONPATH": f"{tmp_path}:{ROOT}"}
     return NodeRay(folder, environment, Address(ray.util.get_node_ip_address(), ""), 0)
 
 
@@ -60,7 +62,9 @@ def test_a_ray_that_gave_itself_up_is_started_once_more(
     said: list[str] = []
     with node:
         assert start(node, tmp_path, 1, said).startswith(f"{node.ip}:")
-        assert processes_of(str(node.folder))
+        commands = [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in processes_of(str(node.folder))]
+        assert any(b"raylet" in command for command in commands)
+        assert not any(b"log_monitor" in command or b"monitor.py" in command for command in commands)
     assert len(said) == 1
     assert said[0].endswith("it is started once more")
     assert not processes_of(str(node.folder))

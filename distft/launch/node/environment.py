@@ -15,7 +15,7 @@ import distft
 from distft.common.errors import EnvironmentFallsShort
 from distft.config.cluster import Cluster
 from distft.config.redact import has_credentials, is_secret_key
-from distft.groups import fork_client
+from distft.groups import worker_start
 from distft.launch.node.network import Address
 from distft.launch.on_ray.private import FORKS, SETTINGS
 from distft.planning.machine import PASSED_ON
@@ -89,11 +89,11 @@ def node_environment(
     for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
         if cluster.network.interface is not None or name not in kept:
             kept[name] = address.interface
-    return kept | RAY_SETTINGS | {"RAY_AUTH_TOKEN_PATH": str(token)} | fork_client.settings(str(private / FORKS))
+    return kept | RAY_SETTINGS | {"RAY_AUTH_TOKEN_PATH": str(token)} | {worker_start.FOLDER: str(private / FORKS)}
 
 
 RAY_SETTINGS = SETTINGS | {
-    "RAY_START_HOOK": "distft.launch.on_ray.start_hook.without_client_server",
+    "RAY_START_HOOK": "distft.launch.on_ray.start_hook.lean",
     # Without it a node takes half a minute to leave.
     "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
 }

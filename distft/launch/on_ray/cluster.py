@@ -25,8 +25,9 @@ from ray._raylet import Config  # type: ignore[attr-defined]
 
 from distft.common.errors import EnvironmentFallsShort, UserError
 from distft.config.cluster import Cluster as ClusterFile
-from distft.groups import fork_client
+from distft.groups import worker_start
 from distft.launch.on_ray import nodes as ray_nodes
+from distft.launch.on_ray import start_hook
 from distft.launch.on_ray.agent_probe import refuse_strangers
 from distft.launch.on_ray.private import FORKS, SETTINGS, PrivateRay, private_folder
 from distft.planning.machine import Machine
@@ -185,7 +186,7 @@ def _start(folder: Path, num_cpus: float, num_gpus: int, object_store_bytes: int
     """Starts Ray; returns where its agent listens."""
     use_tokens()
     try:
-        with _apart_from_our_signals():
+        with _apart_from_our_signals(), _lean():
             context = _init(
                 address="local",
                 num_cpus=math.ceil(num_cpus),
@@ -216,10 +217,27 @@ def _apart_from_our_signals() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def _lean() -> Iterator[None]:
+    """``ray.init`` calls no start hook: what it makes of its arguments goes through ours here."""
+    made = ray._private.parameter.RayParams
+
+    def make(**arguments: Any) -> Any:
+        settings = made(**arguments)
+        start_hook.lean(settings, True)
+        return settings
+
+    ray._private.parameter.RayParams = make  # type: ignore[assignment, misc]
+    try:
+        yield
+    finally:
+        ray._private.parameter.RayParams = made  # type: ignore[misc]
+
+
+@contextlib.contextmanager
 def _environment(private: PrivateRay) -> Iterator[None]:
     """Ray's settings travel to its processes by the environment; ours is as before afterwards."""
     settings: dict[str, str | None] = {**SETTINGS, "RAY_AUTH_TOKEN": None, "RAY_AUTH_TOKEN_PATH": str(private.token)}
-    settings |= fork_client.settings(str(private.folder / FORKS))
+    settings |= {worker_start.FOLDER: str(private.folder / FORKS)}
     before = {name: os.environ.get(name) for name in settings}
     _set_environment(settings)
     try:

@@ -34,7 +34,7 @@ def processes_of(folder: str) -> list[int]:
 def _belongs(process: str, folder: str) -> bool:
     with open(f"{process}/cmdline", "rb") as file:
         command = file.read()
-    if not command.startswith(b"ray::") and b"/ray/" not in command and b"distft.groups.fork_" not in command:
+    if not command.startswith(b"ray::") and b"/ray/" not in command and b"distft.groups.fork_server" not in command:
         return False
     with open(f"{process}/environ", "rb") as file:
         if f"RAY_AUTH_TOKEN_PATH={folder}/".encode() in file.read():

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from distft.common.waiting import wait_until
-from distft.groups import fork_client
+from distft.groups import worker_start
 
 # What a worker says of itself; in place of Ray's own script.
 WORKER = """
@@ -25,6 +26,7 @@ print(json.dumps(said))
 print("an error", file=sys.stderr)
 """
 THREADS = "import threading, time\nthreading.Thread(target=time.sleep, args=(9,), daemon=True).start()"
+FORKED = {worker_start.MODULE: "toy"}
 
 
 @pytest.fixture
@@ -43,15 +45,20 @@ class Node:
         (folder / "toy.py").write_text(module)
         (folder / "worker.py").write_text(WORKER)
         (folder / "f").mkdir(mode=0o700)
-        self.environment = os.environ | fork_client.settings(str(folder / "f")) | {
-            "PYTHONPATH": f"{folder}:{Path(fork_client.__file__).parents[2]}", fork_client.MODULE: "toy",
-            "RAY_RAYLET_PID": str(raylet),
+        (folder / "setup_worker.py").write_text("import sys; print('Ray itself', *sys.argv[1:])")
+        self.environment = os.environ | {
+            worker_start.FOLDER: str(folder / "f"), "RAY_RAYLET_PID": str(raylet),
+            "PYTHONPATH": f"{folder}:{Path(worker_start.__file__).parents[2]}",
         }  # fmt: skip
+        self.environment.pop("OMP_NUM_THREADS", None)
 
-    def start(self, **own: str) -> subprocess.Popen[str]:
+    def start(self, *words: str, more: object = None, **own: str) -> subprocess.Popen[str]:
+        """As a raylet does; ``more``: what else the worker's runtime environment asks for."""
+        context = {"env_vars": own, "py_executable": sys.executable, "command_prefix": more}
+        command = [sys.executable, worker_start.__file__, str(self.folder / "worker.py"), "--worker-id=1"]
+        command += [f"--serialized-runtime-env-context={json.dumps(context)}", *(words or ["--language=PYTHON"])]
         return subprocess.Popen(
-            f"umask 027; exec {fork_client.command()} {self.folder / 'worker.py'} --worker-id=1",
-            shell=True, executable="/bin/bash", text=True, cwd=self.folder, env=self.environment | own,
+            command, text=True, cwd=self.folder, env=self.environment, umask=0o027,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
 
@@ -69,7 +76,7 @@ def test_workers_are_forked_and_each_is_as_if_it_had_been_started_by_itself(
     tmp_path: Path, raylet: subprocess.Popen[bytes]
 ) -> None:
     node = Node(tmp_path, raylet.pid, "import os, torch\nos.environ['LEFT'] = '1'\n")
-    first, second = (node.start(OMP_NUM_THREADS=threads, RAY_JOB_ID=threads) for threads in ("2", "1"))
+    first, second = (node.start(**FORKED, OMP_NUM_THREADS=threads, RAY_JOB_ID=threads) for threads in "21")
     one, other = said(first), said(second)
     assert node.servers() == 1
     assert one["parent"] == other["parent"] != os.getpid()
@@ -90,10 +97,11 @@ def test_workers_are_forked_and_each_is_as_if_it_had_been_started_by_itself(
 
 def test_another_environment_has_another_server(tmp_path: Path, raylet: subprocess.Popen[bytes]) -> None:
     node = Node(tmp_path, raylet.pid, "")
-    started = [node.start(OWN=own, TMPDIR=str(tmp_path)) for own in ("a", "b", "a")]
+    node.environment["HERE"] = str(tmp_path)
+    started = [node.start(**FORKED, OWN=own, TMPDIR="$HERE/f") for own in ("a", "b", "a")]
     answers = [said(each) for each in started]
     assert [answer["own"] for answer in answers] == ["a", "b", "a"]
-    assert {answer["temporary"] for answer in answers} == {str(tmp_path)}
+    assert {answer["temporary"] for answer in answers} == {str(tmp_path / "f")}
     assert answers[0]["parent"] == answers[2]["parent"] != answers[1]["parent"]
     assert node.servers() == 2
 
@@ -112,9 +120,23 @@ def test_where_no_server_can_be_the_worker_starts_by_itself(
     tmp_path: Path, raylet: subprocess.Popen[bytes], module: str, cause: str
 ) -> None:
     node = Node(tmp_path, raylet.pid, module)
-    worker = said(node.start())
+    worker = said(node.start(**FORKED))
     assert worker["parent"] == os.getpid()
     assert not worker["imported"]
     assert worker["argv"] == [str(tmp_path / "worker.py"), "--worker-id=1"]
     log = next((tmp_path / "f").glob("*.log"))
     assert wait_until(lambda: cause in log.read_text(), 10.0)
+
+
+def test_who_does_not_ask_for_it_is_started(tmp_path: Path, raylet: subprocess.Popen[bytes]) -> None:
+    node = Node(tmp_path, raylet.pid, "")
+    worker = said(node.start(OWN="a"))
+    assert (worker["parent"], worker["own"]) == (os.getpid(), "a")
+    assert node.servers() == 0
+
+
+def test_what_needs_more_than_variables_is_left_to_ray(tmp_path: Path, raylet: subprocess.Popen[bytes]) -> None:
+    node = Node(tmp_path, raylet.pid, "")
+    for process in (node.start("--language=JAVA"), node.start(more=["a container"])):
+        output, _ = process.communicate(timeout=60)
+        assert output.startswith(f"Ray itself {tmp_path / 'worker.py'} --worker-id=1 --serialized")

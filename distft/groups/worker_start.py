@@ -1,9 +1,10 @@
-"""Run by Ray in place of Python, to start a worker: the node's fork server becomes it, which has imported already.
+"""Run in place of Ray's own script (``setup_worker.py``), which imports Ray to start a worker; standard library only.
 
-    python -I -S fork_client.py default_worker.py ARGUMENTS...
+    python worker_start.py default_worker.py ARGUMENTS... --serialized-runtime-env-context=JSON --language=PYTHON
 
-The first one on a node starts the server; there is one for each environment that workers may have. Whatever goes
-wrong, Python itself is started, as Ray would have done. Standard library only.
+Sets the worker's environment. A worker whose module can be imported once for all is forked by the node's server, which
+has imported it. The first one starts the server; there is one for each environment that workers may have. Where it
+fails, and for every other worker, Python itself is started, as Ray would have done.
 """
 
 from __future__ import annotations
@@ -16,36 +17,47 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 # The private folder of the servers' sockets. A Ray that we started gives it to its processes, somebody else's has none.
 FOLDER = "DISTFT_FORK_FOLDER"
 # What a server imports before it forks.
 MODULE = "DISTFT_FORK_MODULE"
+_CONTEXT, _LANGUAGE = "--serialized-runtime-env-context=", "--language="
 # What differs from worker to worker, and is read after the fork or set by it.
-_OWN = frozenset({"OMP_NUM_THREADS", "MKL_NUM_THREADS", "PWD", "OLDPWD", "SHLVL", "_"})
+_OWN = frozenset({"OMP_NUM_THREADS", "MKL_NUM_THREADS"})
 # For the server: libraries that start their threads when they are loaded could not be forked.
 _NO_THREADS = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 _BACKLOG = 1024
 
 
-def command() -> str:
-    """What Ray is to run in place of Python, in the words of a shell on the node. ``DISTFT_*`` are the node's own."""
-    return '"$DISTFT_FORK_PYTHON" -I -S "$DISTFT_FORK_CLIENT"'
-
-
-def settings(folder: str) -> dict[str, str]:
-    """What the processes of a Ray of our own must know."""
-    return {FOLDER: folder, "DISTFT_FORK_PYTHON": sys.executable, "DISTFT_FORK_CLIENT": __file__}
-
-
 def main() -> None:
-    """Has the worker forked; where that fails, becomes it."""
-    worker = sys.argv[1:]
-    with contextlib.suppress(OSError, ValueError):
-        if _forked(worker, dict(os.environ)):
-            return
+    """Has the worker forked, or becomes it."""
+    words = sys.argv[1:]
+    worker = [word for word in words if not word.startswith((_CONTEXT, _LANGUAGE))]
+    script = next(place for place, word in enumerate(worker) if not word.startswith("-"))
+    variables = _variables(words)
+    if variables is None:
+        own = os.path.join(os.path.dirname(worker[script]), "setup_worker.py")
+        os.execv(sys.executable, [sys.executable, own, *words])
+    os.environ.update({name: os.path.expandvars(value) for name, value in variables.items()})
+    if FOLDER in os.environ and MODULE in os.environ:
+        with contextlib.suppress(OSError):
+            if _forked(worker[script:], dict(os.environ)):
+                return
     os.execv(sys.executable, [sys.executable, *worker])
+
+
+def _variables(words: Sequence[str]) -> dict[str, str] | None:
+    """The worker's own variables; None where it needs more than those, as a container or another language."""
+    texts = [word.removeprefix(_CONTEXT) for word in words if word.startswith(_CONTEXT)]
+    context: dict[str, Any] = json.loads(texts[0]) if texts else {}
+    variables = dict(context.pop("env_vars", None) or {})
+    python = context.pop("py_executable", None)
+    if any(context.values()) or python not in (None, sys.executable) or f"{_LANGUAGE}PYTHON" not in words:
+        return None
+    return variables
 
 
 def _forked(worker: list[str], environment: Mapping[str, str]) -> bool:
