@@ -20,6 +20,7 @@ from distft.verbs import (
     plan,
     quickstart,
     recipes,
+    report,
     status,
     submit,
     train,
@@ -55,6 +56,7 @@ VERBS: tuple[Verb, ...] = (
     status,
     logs,
     cancel,
+    report,
     doctor,
     calibrate,
 )  # as listed

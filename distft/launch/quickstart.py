@@ -40,7 +40,7 @@ def quickstart(output: Path, cluster: str) -> None:
 
     tables = _run_all(recipes, stages, plans, output, cluster, finished=finished)
     print(f"\n{before_after(tables)}\n")
-    print(f"run folders: {', '.join(str(output / stage) for stage in STAGES)}")
+    print(f"run folders, with a report.html in each: {', '.join(str(output / stage) for stage in STAGES)}")
     print(f"the aligned models: {output / 'ppo' / 'final'} and {output / 'dpo' / 'final'}")
     if finished:
         print(f"all four runs were finished already; for new ones: distft quickstart --output {output}-2")

@@ -44,6 +44,7 @@ from distft.launch.starts import model_starts, role_spec, starts_of_workers
 from distft.launch.stop_listener import stopped_by_request
 from distft.launch.stop_signals import stop_on_signal
 from distft.planning.plan import Plan
+from distft.report.run_page import REPORT, report_in_passing
 from distft.tracking.environment import write_environment
 from distft.tracking.exit import Ending, clear_exit, write_exit
 from distft.tracking.progress import make_progress
@@ -80,6 +81,11 @@ class Outcome:
         """The folder of the trained model."""
         return self.run_dir / "final"
 
+    @property
+    def report(self) -> Path:
+        """The page about the run; there unless it could not be written."""
+        return self.run_dir / REPORT
+
     def summary(self) -> dict[str, Any]:
         """The outcome for scripts."""
         return {
@@ -115,12 +121,16 @@ def run(prepared: Prepared, *, quiet: bool = False) -> Outcome:
         except BaseException as error:
             write_exit(run_dir, Ending.of(error), attempt)
             log.info("the run has ended: %s", Ending.of(error).kind, exc_info=True)
+            if isinstance(error, Exception):  # one that wants to be gone at once is not kept for a page
+                report_in_passing(run_dir)
             if not isinstance(error, DistftError):
                 error.add_note(f"the traceback is in {driver_log}")
             raise
+        else:
+            write_exit(run_dir, Ending.of(None), attempt)
+            report_in_passing(run_dir)
         finally:
             configure()
-        write_exit(run_dir, Ending.of(None), attempt)
     return Outcome(recipe.name, run_dir, table)
 
 

@@ -70,3 +70,5 @@ def _train(prepared: Prepared, *, quiet: bool, as_json: bool) -> None:
         if outcome.table:
             print(f"{before_after({name: outcome.table})}\n({outcome.judged_on})")
         print(f"{name}: done, the model is in {outcome.final}")
+        if outcome.report.is_file():
+            print(f"the report: {outcome.report}")

@@ -19,7 +19,7 @@ ALLOWED_AT_TOP = {
 PACKAGES = {
     "config", "recipes", "planning", "launch", "doctor", "calibration", "clients", "groups", "workers", "rollout",
     "experience", "algorithms", "engine", "models", "data", "controller", "checkpoint", "evaluation", "tracking",
-    "verbs", "common",
+    "verbs", "common", "report",
 }  # fmt: skip
 TEST_FOLDERS = {"unit", "ray", "e2e", "cluster", "gpu", "architecture", "benchmarks", "reference", "harness"}
 LONG_FILE, LONG_FUNCTION = 300, 60

@@ -17,7 +17,7 @@ from distft.cli import CLOSED_PIPE, INTERRUPTED, main
 from distft.common.errors import RunFailed, StoppedOnRequest
 from distft.planning.plan import Plan
 
-VERBS = ("quickstart", "train", "plan", "export", "recipes", "submit", "status", "logs", "cancel", "doctor")
+VERBS = ("quickstart", "train", "plan", "export", "recipes", "submit", "status", "logs", "cancel", "doctor", "report")
 DISTFT = [sys.executable, "-m", "distft.cli"]
 
 

@@ -78,6 +78,18 @@ def test_eval_in_one_process_finds_what_the_run_found(
     )
 
 
+@pytest.mark.parametrize(("stage", "metric"), [("sft", "loss"), ("ppo", "objective/scores"), ("dpo", "rewards/margins")])
+def test_each_run_left_its_report(output: Path, stage: str, metric: str) -> None:
+    text = (output / stage / "report.html").read_text(encoding="utf-8")
+    charts = re.search(r'<script type="application/json" id="charts">(.*?)</script>', text, re.DOTALL)
+    assert charts
+    drawn = {chart["name"]: chart["series"] for chart in json.loads(charts[1])}
+    lines = map(json.loads, (output / stage / "metrics.jsonl").read_text().splitlines())
+    expected = [line[metric] for line in lines if line["split"] == "train"]
+    assert drawn[metric][0]["y"] == pytest.approx(expected, rel=1e-4)
+    assert "It helped" in text
+
+
 def test_four_groups_of_two_ranks(output: Path) -> None:
     events = [json.loads(line) for line in (output / "ppo" / "events.jsonl").read_text().splitlines()]
     ready = {event["role"]: event["workers"] for event in events if event["event"] == "group_ready"}

@@ -1,0 +1,134 @@
+// Draws the charts of the page with BokehJS: linked steps, smoothing, values on hover, colours of light and dark.
+"use strict";
+(() => {
+  const charts = new Map(JSON.parse(document.getElementById("charts").textContent).map((chart) => [chart.name, chart]));
+  const drawn = [];
+  const dark = matchMedia("(prefers-color-scheme: dark)");
+  const whole = allSteps();
+  let shown = whole; // the steps that all charts show
+  let moving = false;
+  let factor = 0; // of smoothing
+
+  const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+  const numbers = (values) => values.map((value) => (value === null ? NaN : value));
+
+  const legends = (plot) => plot.center.filter((part) => part.type === "Legend");
+
+  // Exponential moving average, weighted so that the first values count in full (Adam's bias correction).
+  function smooth(values) {
+    let mean = 0, weight = 0;
+    return values.map((value) => {
+      if (!Number.isFinite(value)) return NaN;
+      mean = factor * mean + (1 - factor) * value;
+      weight = factor * weight + (1 - factor);
+      return mean / weight;
+    });
+  }
+
+  // A range for each chart: those of Bokeh belong to one document each. A zoom of one is handed to the others.
+  function stepsOf() {
+    const [start, end] = shown;
+    const range = new Bokeh.Range1d({ start, end });
+    const follow = () => { if (!moving) zoom(range.start, range.end); };
+    range.properties.start.change.connect(follow);
+    range.properties.end.change.connect(follow);
+    return range;
+  }
+
+  function zoom(start, end) {
+    moving = true;
+    shown = [start, end];
+    for (const { plot } of drawn) plot.x_range.setv({ start, end });
+    moving = false;
+  }
+
+  function allSteps() {
+    let low = Infinity, high = -Infinity;
+    for (const { series } of charts.values())
+      for (const { x } of series) { low = Math.min(low, x[0]); high = Math.max(high, x[x.length - 1]); }
+    const room = Math.max(0.5, (high - low) * 0.02);
+    return [low - room, high + room];
+  }
+
+  function draw(element) {
+    const chart = charts.get(element.dataset.chart);
+    if (element.drawn || chart === undefined) return;
+    element.drawn = true;
+    const plot = Bokeh.Plotting.figure({
+      height: 210, sizing_mode: "stretch_width", tools: "xbox_zoom,xpan,reset", toolbar_location: null,
+      x_range: stepsOf(), min_border_right: 12,
+    });
+    const level = Math.max(0, ...chart.series.flatMap(({ y }) => y.map(Math.abs)));
+    plot.y_range.default_span = level || 2; // of a curve that is flat
+    const lines = chart.series.map((one) => line(plot, one, chart.series.length > 1));
+    plot.toolbar.active_drag = plot.toolbar.tools[0];
+    const hover = new Bokeh.HoverTool({
+      mode: "vline", renderers: lines.map((one) => one.curve), tooltips: [["", "@label"], ["step", "@x{0,0}"], ["value", "@said"]],
+    });
+    plot.add_tools(hover);
+    if (chart.series.length > 1) {
+      for (const legend of legends(plot)) legend.setv({ orientation: "horizontal", label_text_font_size: "11px", padding: 2, spacing: 6,
+        margin: 0, border_line_color: null, background_fill_alpha: 0.6, click_policy: "hide" });
+    }
+    drawn.push({ plot, lines });
+    paint(drawn.at(-1));
+    Bokeh.Plotting.show(plot, element).then(() => letScroll(element));
+  }
+
+  // A finger that moves up or down over a chart scrolls the page; one that moves sideways zooms.
+  function letScroll(root) {
+    for (const element of root.querySelectorAll("*")) {
+      if (element.classList.contains("bk-events")) element.style.touchAction = "pan-y pinch-zoom";
+      if (element.shadowRoot) letScroll(element.shadowRoot);
+    }
+  }
+
+  function line(plot, one, named) {
+    const x = numbers(one.x), raw = numbers(one.y);
+    const said = raw.map((value) => (Number.isFinite(value) ? String(Number(value.toPrecision(5))) : "not a number"));
+    const source = new Bokeh.ColumnDataSource({ data: { x, y: raw, raw, said, label: x.map(() => one.label) } });
+    const held = one.split === "eval";
+    const options = named ? { legend_label: one.label } : {};
+    const faint = plot.line({ field: "x" }, { field: "raw" }, { source, line_width: 1, line_alpha: 0.25, visible: false });
+    const curve = plot.line({ field: "x" }, { field: "y" }, { source, line_width: 2, line_dash: held ? [6, 3] : [], ...options });
+    const dots = held || x.length < 2
+      ? plot.scatter({ field: "x" }, { field: "y" }, { source, size: 6, ...options }) : null;
+    return { one, source, faint, curve, dots, raw };
+  }
+
+  function paint({ plot, lines }) {
+    const ink = colour("--ink"), soft = colour("--soft"), rule = colour("--line"), paper = colour("--paper");
+    plot.setv({ background_fill_color: paper, border_fill_color: paper, outline_line_color: rule });
+    for (const axis of [...plot.xaxes, ...plot.yaxes])
+      axis.setv({ axis_line_color: rule, major_tick_line_color: rule, minor_tick_line_color: null,
+        major_label_text_color: soft, major_label_text_font_size: "11px" });
+    for (const axis of plot.yaxes) axis.formatter.setv({ power_limit_low: -4 });
+    for (const grid of [...plot.xgrids, ...plot.ygrids]) grid.setv({ grid_line_color: rule, grid_line_alpha: 0.6 });
+    for (const legend of legends(plot)) legend.setv({ label_text_color: ink, background_fill_color: paper });
+    const runs = new Set(lines.map(({ one }) => one.run)).size;
+    for (const { one, faint, curve, dots } of lines) {
+      const own = colour(`--c${(runs > 1 ? one.run : one.split === "eval" ? 1 : 0) % 6}`);
+      faint.glyph.line_color = own;
+      curve.glyph.line_color = own;
+      if (dots) dots.glyph.setv({ fill_color: own, line_color: own });
+    }
+  }
+
+  function update() {
+    for (const { lines } of drawn)
+      for (const { one, source, faint, raw } of lines) {
+        const smoothed = factor > 0 && one.split === "train";
+        faint.visible = smoothed;
+        source.data = { ...source.data, y: smoothed ? smooth(raw) : raw };
+      }
+  }
+
+  for (const element of document.querySelectorAll(".plot")) if (!element.closest("details")) draw(element);
+  for (const details of document.querySelectorAll("details"))
+    details.addEventListener("toggle", () => { if (details.open) { details.querySelectorAll(".plot").forEach(draw); update(); } });
+  document.getElementById("smoothing")?.addEventListener("input", (event) => { factor = Number(event.target.value); update(); });
+  document.getElementById("reset")?.addEventListener("click", () => zoom(...whole));
+  const repaint = () => drawn.forEach(paint);
+  dark.addEventListener("change", repaint);
+  addEventListener("beforeprint", repaint);
+})();

@@ -1,0 +1,119 @@
+"""The verdict in a sentence, and what was trained on what in another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from distft.report.charts import KNOWN, better
+from distft.report.run_data import RunData, part
+from distft.tracking.progress import duration
+
+# The metric that decides, by the first of these that the run has.
+HEADLINES = ("objective/score", "accuracy", "rewards/accuracies", "rewards/margins", "nll_loss", "loss")
+_PRECISION = 0.005  # of the value before: a smaller change says nothing
+
+
+class Change(NamedTuple):
+    """A held-out metric; ``word``: better, worse, the same, or empty where a change is neither."""
+
+    name: str
+    title: str
+    before: float
+    after: float
+    word: str
+
+
+def changes(run: RunData) -> list[Change]:
+    """The before/after table, with what each change means."""
+    return [
+        Change(name, KNOWN[name].title if name in KNOWN else "", before, after, _word(name, before, after))
+        for name, (before, after) in run.table.items()
+    ]
+
+
+def headline(run: RunData) -> Change | None:
+    """The one that decides."""
+    found = {change.name: change for change in changes(run)}
+    return next((found[name] for name in HEADLINES if name in found), None)
+
+
+def verdict(run: RunData) -> str:
+    """How it ended and whether it helped; honest where that is not known."""
+    ended, change = _ended(run), headline(run)
+    if change is None:
+        return f"{ended} {_last_seen(run)}".strip()
+    title = (KNOWN[change.name].title if change.name in KNOWN else change.name).lower().removesuffix(", held out")
+    moved = f"{title} went from {number(change.before)} to {number(change.after)}"
+    judged = {"better": f"It helped: {moved}", "worse": f"It got worse: {moved}"}
+    said = judged.get(change.word, f"It made no difference to speak of: {moved}")
+    return f"{ended} {said} on {_rows(run)}."
+
+
+def trained(run: RunData) -> str:
+    """``PPO of a policy of 0.9 M parameters, from builtin:dialogues (6,000 rows), on local.``"""
+    if not run.recipe:
+        return ""
+    name = next(iter(run.plan.memory), "") if run.plan else ""
+    role = "policy" if part(run.recipe, "models").get("policy") else name
+    size = run.plan.memory[role].parameters if run.plan and role in run.plan.memory else 0
+    model = part(part(run.recipe, "models"), role)
+    what = str(model.get("path") or "") or "a model from random weights"
+    parameters = f" ({size / 1e6:,.1f} M parameters)" if size else ""
+    where = f" on {run.plan.cluster}" if run.plan else ""
+    return f"{run.kind.upper()} of {what}{parameters}, trained on {', '.join(sources(run, 'train')) or '?'}{where}."
+
+
+def sources(run: RunData, split: str) -> list[str]:
+    """The paths of a split's data, as the recipe names them."""
+    listed = part(run.recipe, "data").get(split)
+    return [str(one.get("path")) for one in listed if isinstance(one, dict)] if isinstance(listed, list) else []
+
+
+def number(value: float) -> str:
+    """Four figures."""
+    return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"
+
+
+def _ended(run: RunData) -> str:
+    status = run.status
+    of = f" of {status.total_steps:,}" if status.total_steps and status.total_steps != status.step else ""
+    steps = f"{status.step:,}{of} steps"
+    words = {
+        "done": f"Finished {steps}", "failed": f"Failed after {steps}", "stopped": f"Stopped after {steps}",
+        "lost": f"Ended without a word after {steps}",
+    }  # fmt: skip
+    took = sum(one.ended - one.started for one in status.attempts if one.ended)
+    said = words.get(status.state, f"Not over: {steps} so far")
+    return f"{said} in {duration(took)}." if took else f"{said}."
+
+
+def _last_seen(run: RunData) -> str:
+    """Without a table: how far the training's own metric moved, which is no proof."""
+    for name in ("objective/scores", *HEADLINES):
+        curve = run.ledger.of("train").get(name)
+        if curve is not None and len(curve.finite) > 1:
+            title, seen = (KNOWN[name].title.lower() if name in KNOWN else name), curve.finite
+            moved = f"from {number(seen[0])} to {number(seen[-1])}"
+            return f"In training the {title} went {moved}; held-out rows have not been judged."
+    return "Nothing says yet whether it helped."
+
+
+def _word(name: str, before: float, after: float) -> str:
+    wanted = better(name)
+    if not wanted:
+        return ""
+    if abs(after - before) <= _PRECISION * abs(before):
+        return "the same"
+    return "better" if (after > before) == (wanted == "up") else "worse"
+
+
+def _rows(run: RunData) -> str:
+    return " ".join(_row_words(run)) or "held-out rows"
+
+
+def _row_words(run: RunData) -> Iterator[str]:
+    rows, of, split = (run.before_after.get(key) for key in ("rows", "rows_in_all", "split"))
+    if isinstance(rows, int):
+        yield f"{rows:,} of {of:,}" if isinstance(of, int) and of != rows else f"{rows:,}"
+        yield f"{split} rows" if split else "held-out rows"
