@@ -115,7 +115,9 @@ def _no_table(status: RunStatus, table: Mapping[str, Any]) -> str:
 def _cut(ledger: Ledger, torn: int) -> str:
     said = []
     if torn + ledger.num_torn:
-        said.append(f"{torn + ledger.num_torn} lines could not be read (torn by a crash?) and are left out.")
+        lost = torn + ledger.num_torn
+        lines = "1 line" if lost == 1 else f"{lost:,} lines"
+        said.append(f"Left out, as it could not be read (torn by a crash?): {lines}.")
     if ledger.stride > 1:
         said.append(
             f"Of the training steps one in {ledger.stride} is shown, as the report was written in passing: "

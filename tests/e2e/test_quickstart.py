@@ -78,7 +78,9 @@ def test_eval_in_one_process_finds_what_the_run_found(
     )
 
 
-@pytest.mark.parametrize(("stage", "metric"), [("sft", "loss"), ("ppo", "objective/scores"), ("dpo", "rewards/margins")])
+@pytest.mark.parametrize(
+    ("stage", "metric"), [("sft", "loss"), ("ppo", "objective/scores"), ("dpo", "rewards/margins")]
+)
 def test_each_run_left_its_report(output: Path, stage: str, metric: str) -> None:
     text = (output / stage / "report.html").read_text(encoding="utf-8")
     charts = re.search(r'<script type="application/json" id="charts">(.*?)</script>', text, re.DOTALL)
