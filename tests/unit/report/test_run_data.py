@@ -32,7 +32,8 @@ def test_what_is_missing_or_damaged_is_said(make_run: MakeRun) -> None:
         file.write('{"step": 6, "los')
     run = read_run(run_dir)
     said = " ".join(run.notes)
-    for words in ("without a word", "recipe.yaml is missing", "plan.json is of another version", "torn by a crash?): 1 line.",
+    for words in ("without a word", "recipe.yaml is missing", "plan.json is of another",
+                  "torn by a crash?): 1 line.",
                   "have not been judged"):  # fmt: skip
         assert words in said
     assert (run.plan, run.recipe, run.environment) == (None, {}, {})
