@@ -12,6 +12,7 @@ from distft.verbs import (
     calibrate,
     cancel,
     chat,
+    compare,
     doctor,
     eval,
     export,
@@ -57,6 +58,7 @@ VERBS: tuple[Verb, ...] = (
     logs,
     cancel,
     report,
+    compare,
     doctor,
     calibrate,
 )  # as listed

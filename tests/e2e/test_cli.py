@@ -17,7 +17,20 @@ from distft.cli import CLOSED_PIPE, INTERRUPTED, main
 from distft.common.errors import RunFailed, StoppedOnRequest
 from distft.planning.plan import Plan
 
-VERBS = ("quickstart", "train", "plan", "export", "recipes", "submit", "status", "logs", "cancel", "doctor", "report")
+VERBS = (
+    "quickstart",
+    "train",
+    "plan",
+    "export",
+    "recipes",
+    "submit",
+    "status",
+    "logs",
+    "cancel",
+    "doctor",
+    "report",
+    "compare",
+)
 DISTFT = [sys.executable, "-m", "distft.cli"]
 
 

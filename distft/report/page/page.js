@@ -2,6 +2,7 @@
 "use strict";
 (() => {
   const charts = new Map(JSON.parse(document.getElementById("charts").textContent).map((chart) => [chart.name, chart]));
+  const several = [...charts.values()].some(({ series }) => series.some(({ run }) => run > 0)); // runs: a colour each
   const drawn = [];
   const dark = matchMedia("(prefers-color-scheme: dark)");
   const whole = allSteps();
@@ -60,13 +61,14 @@
     });
     const level = Math.max(0, ...chart.series.flatMap(({ y }) => y.map(Math.abs)));
     plot.y_range.default_span = level || 2; // of a curve that is flat
-    const lines = chart.series.map((one) => line(plot, one, chart.series.length > 1));
+    const named = !several && chart.series.length > 1; // several runs are named once, above all charts
+    const lines = chart.series.map((one) => line(plot, one, named));
     plot.toolbar.active_drag = plot.toolbar.tools[0];
     const hover = new Bokeh.HoverTool({
       mode: "vline", renderers: lines.map((one) => one.curve), tooltips: [["", "@label"], ["step", "@x{0,0}"], ["value", "@said"]],
     });
     plot.add_tools(hover);
-    if (chart.series.length > 1) {
+    if (named) {
       for (const legend of legends(plot)) legend.setv({ orientation: "horizontal", label_text_font_size: "11px", padding: 2, spacing: 6,
         margin: 0, border_line_color: null, background_fill_alpha: 0.6, click_policy: "hide" });
     }
@@ -105,9 +107,8 @@
     for (const axis of plot.yaxes) axis.formatter.setv({ power_limit_low: -4 });
     for (const grid of [...plot.xgrids, ...plot.ygrids]) grid.setv({ grid_line_color: rule, grid_line_alpha: 0.6 });
     for (const legend of legends(plot)) legend.setv({ label_text_color: ink, background_fill_color: paper });
-    const runs = new Set(lines.map(({ one }) => one.run)).size;
     for (const { one, faint, curve, dots } of lines) {
-      const own = colour(`--c${(runs > 1 ? one.run : one.split === "eval" ? 1 : 0) % 6}`);
+      const own = colour(`--c${(several ? one.run : one.split === "eval" ? 1 : 0) % 6}`);
       faint.glyph.line_color = own;
       curve.glyph.line_color = own;
       if (dots) dots.glyph.setv({ fill_color: own, line_color: own });
