@@ -19,11 +19,11 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor
 
+from distft.common.verb import DevicePart
 from distft.engine.process_group import accelerator
 
 Fate: TypeAlias = Literal["gradient", "state", "frozen", "changing"]
-Part: TypeAlias = Literal["weights", "states"]
-BOTH: tuple[Part, ...] = ("weights", "states")
+BOTH: tuple[DevicePart, ...] = ("weights", "states")
 # Bytes taken from the system at once: torch rounds page-locked memory up to a power of two.
 CHUNK = 64 * 2**20
 ALIGNMENT = 256
@@ -44,7 +44,7 @@ class _Place:
     out: bool = False
 
     @property
-    def part(self) -> Part:
+    def part(self) -> DevicePart:
         return _part_of(self.fate)
 
 
@@ -56,7 +56,7 @@ class Asleep:
         self._rooms = _Rooms()
         self._transfers = _Transfers()
 
-    def sleep(self, tensors: Iterable[tuple[Tensor, Fate]], parts: Collection[Part] = BOTH) -> int:
+    def sleep(self, tensors: Iterable[tuple[Tensor, Fate]], parts: Collection[DevicePart] = BOTH) -> int:
         """Empties the storages of those tensors on the device that belong to ``parts``. Returns the bytes that were
         copied out.
         """
@@ -84,7 +84,7 @@ class Asleep:
             place.storage.resize_(0)
         return copied
 
-    def wake(self, parts: Collection[Part] = BOTH) -> int:
+    def wake(self, parts: Collection[DevicePart] = BOTH) -> int:
         """Fills the storages of ``parts`` again, in new memory of the device; the states are begun only, see
         ``finish``. Returns the bytes that are copied back.
         """
@@ -175,7 +175,7 @@ class _Rooms:
         self._spare.setdefault(size, []).append(room)
 
 
-def _part_of(fate: Fate) -> Part:
+def _part_of(fate: Fate) -> DevicePart:
     return "states" if fate in ("gradient", "state") else "weights"
 
 

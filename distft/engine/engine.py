@@ -25,12 +25,14 @@ from deepspeed.accelerator import get_accelerator
 from torch import Tensor, nn
 from transformers.integrations.deepspeed import HfDeepSpeedConfig, unset_hf_deepspeed_config
 
-from distft.common.errors import DistftError, EnvironmentFallsShort
+from distft.common.errors import EnvironmentFallsShort
+from distft.common.verb import DevicePart
 from distft.config.models import Engine as EngineConfig
 from distft.config.training import Optimizer
 from distft.engine import process_group
 from distft.engine.accumulation import accumulate_in_float32
-from distft.engine.asleep import BOTH, Asleep, Part
+from distft.engine.asleep import BOTH, Asleep
+from distft.engine.diverged import NonFiniteGradients
 from distft.engine.held import (
     Held,
     bytes_now,
@@ -47,10 +49,6 @@ from distft.engine.settings import deepspeed_settings
 
 GATHER_BYTES = 256 * 2**20
 CHECKPOINT_TAG = "engine"
-
-
-class NonFiniteGradients(DistftError):
-    """The gradients of a step are infinite or NaN."""
 
 
 @contextmanager
@@ -186,7 +184,7 @@ class Engine:
             self._engine.step()
             norm = float(self._engine.get_global_grad_norm())
         if not math.isfinite(norm) and self._dtype != "float16":
-            raise NonFiniteGradients(f"gradient norm is {norm}: the step was not taken")
+            raise NonFiniteGradients(f"gradient norm is {norm}", learning_rate)
         return norm
 
     def full_tensors(self, *, trained_only: bool = False) -> Iterator[tuple[str, Tensor]]:
@@ -251,7 +249,7 @@ class Engine:
         gradients = gradient_elements(optimizer, self.module, self.zero_stage)
         return Held(parameters, gradients, optimizer_elements(optimizer), bytes_now(self.module, optimizer))
 
-    def offload(self, parts: Collection[Part] = BOTH) -> int:
+    def offload(self, parts: Collection[DevicePart] = BOTH) -> int:
         """Moves those parts of what this rank holds to host memory, so that another role may use the accelerator.
         Between steps only: gradients are not kept. Returns the bytes copied.
         """
@@ -261,11 +259,11 @@ class Engine:
         torch.cuda.empty_cache()
         return copied
 
-    def sleep(self, parts: Collection[Part] = BOTH) -> int:
+    def sleep(self, parts: Collection[DevicePart] = BOTH) -> int:
         """As ``offload``, on any device."""
         return self._asleep.sleep(held_tensors(self.module, self._engine.optimizer if self.trained else None), parts)
 
-    def reload(self, parts: Collection[Part] = BOTH) -> int:
+    def reload(self, parts: Collection[DevicePart] = BOTH) -> int:
         """Moves them back; the states come while others compute, and are waited for where they are read. Returns the
         bytes copied.
         """

@@ -150,8 +150,9 @@ def _failure(error: Exception) -> Failure:
     kind = "exception"
     if isinstance(error, MemoryError) or type(error).__name__.endswith("OutOfMemoryError"):
         kind = "out_of_memory"
-    cause = "".join(traceback.format_exception_only(error)).strip().splitlines()[0]
     expected = error if isinstance(error, DistftError) else None
+    raised = "".join(traceback.format_exception_only(error)).strip().splitlines()[0]
+    cause = str(expected) if expected else raised  # of our own with what to do about it
     return Failure(cause, kind, time.time(), current_stage(), expected)
 
 

@@ -23,8 +23,8 @@ from distft.common.addresses import found_at
 from distft.common.errors import UserError
 from distft.common.logging import stage
 from distft.common.seeding import seed_everything
+from distft.common.verb import DevicePart
 from distft.engine import engine, process_group
-from distft.engine.asleep import Part
 from distft.engine.engine import Engine, writable
 from distft.engine.learning_rate import learning_rate
 from distft.models.adapters import add_lora, without_adapters
@@ -141,11 +141,11 @@ class ModelWorker(ModelVerbs):
         process_group.leave()
         return None, None
 
-    def sleep(self, parts: Collection[Part]) -> tuple[dict[str, int], None]:
+    def sleep(self, parts: Collection[DevicePart]) -> tuple[dict[str, int], None]:
         """Gives those parts of its accelerator's memory to another role; reports the bytes that went to the host."""
         return {"bytes": self._engine.offload(parts)}, None
 
-    def wake(self, parts: Collection[Part]) -> tuple[dict[str, int], None]:
+    def wake(self, parts: Collection[DevicePart]) -> tuple[dict[str, int], None]:
         """Takes them back; reports the bytes that come back."""
         return {"bytes": self._engine.reload(parts)}, None
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from distft.algorithms.losses.base import Loss, LossResult
 from distft.batches import Batch
-from distft.common.errors import DistftError
+from distft.engine.diverged import NonFiniteLoss
 from distft.engine.engine import Engine
 from distft.engine.process_group import reduce_scalars
 from distft.models.selected import Reading
@@ -20,10 +20,6 @@ from distft.workers.collate import MicroBatch, collate
 from distft.workers.verbs import MicroBatches
 
 COUNTS = ("tokens", "sequences", "units")
-
-
-class NonFiniteLoss(DistftError):
-    """A loss is infinite or NaN on some rank: found before the optimizer could take it in."""
 
 
 @dataclass
@@ -52,13 +48,13 @@ class StepSums:
         else:
             self.sums[name] = self.sums[name] + value
 
-    def reduced(self, denominators: dict[str, float]) -> dict[str, float]:
+    def reduced(self, denominators: dict[str, float], learning_rate: float | None) -> dict[str, float]:
         """The step's metrics over all ranks (collective); raises NonFiniteLoss on every rank together."""
         read = dict(zip(self.sums, torch.stack(list(self.sums.values())).tolist(), strict=True)) if self.sums else {}
         added = sorted(name for name, kind in self.kinds.items() if kind not in ("min", "max") and name != "loss")
         totals = reduce_scalars([read.get("loss", 0.0), *(read[name] for name in added)])
         if not math.isfinite(totals[0]):
-            raise NonFiniteLoss(f"the loss is {totals[0]}: the step was not taken")
+            raise NonFiniteLoss(f"the loss is {totals[0]}", learning_rate)
         metrics = {"loss": totals[0]}
         for name, total in zip(added, totals[1:], strict=True):
             metrics[name] = total / max(1.0, denominators.get(self.kinds[name], 1.0))
@@ -133,7 +129,7 @@ class Updater:
                 if rate is not None:
                     self.engine.backward(result.loss)
             sums.add(result)
-        metrics = loss.finalize(sums.reduced(denominators))
+        metrics = loss.finalize(sums.reduced(denominators, rate))
         metrics["num_tokens"] = denominators["tokens"]
         if rate is not None:
             metrics["grad_norm"] = self.engine.step(rate)

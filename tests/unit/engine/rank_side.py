@@ -20,7 +20,8 @@ from distft.config.models import Engine as EngineConfig
 from distft.config.models import Lora, Model, Quantization
 from distft.config.training import Optimizer
 from distft.engine import process_group
-from distft.engine.engine import Engine, NonFiniteGradients, writable
+from distft.engine.diverged import NonFiniteGradients
+from distft.engine.engine import Engine, writable
 from distft.models.adapters import add_lora
 from distft.models.load import DTYPES, load_causal, load_scalar, start_head
 from distft.models.selected import Reading, SelectedLogits

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from distft.batches import Batch
-from distft.common.errors import EnvironmentFallsShort, RunFailed, UserError
+from distft.common.errors import DistftError, EnvironmentFallsShort, RunFailed, UserError
 from distft.groups import shell as shell_module
 from distft.groups.dispatch import Outcome, Request
 from distft.groups.shell import Shell
@@ -47,6 +47,13 @@ def test_the_batch_is_put_together_before_the_verb_runs(shell: Shell) -> None:
     assert (outcome.report, outcome.samples) == (2, (6, 4))
     assert batch.dense("score").tolist() == [6.0, 4.0]
     assert run(shell, "keep", parts=(part,), layout=(1,), keep_report=True)[0].report is None
+
+
+def test_what_our_own_error_says_to_do_is_not_cut_off(shell: Shell) -> None:
+    outcome, _ = run(shell, "raised", DistftError("the loss is nan\n  learn more slowly"))
+    assert outcome.failure.cause == "the loss is nan\n  learn more slowly"
+    outcome, _ = run(shell, "raised", ValueError("a defect\nand its lines"))
+    assert outcome.failure.cause == "ValueError: a defect"
 
 
 def test_a_worker_with_a_device_says_what_its_verb_took(shell: Shell) -> None:

@@ -17,6 +17,7 @@ from distft.algorithms.losses.base import LossResult, Metric, Reduce
 from distft.algorithms.losses.sft import Sft
 from distft.batches import Batch, Ragged
 from distft.config.training import Optimizer
+from distft.engine.diverged import NonFiniteLoss
 from distft.models.selected import Reading
 from distft.workers.update import StepSums, Updater
 from tests.harness.plain_engine import PlainEngine
@@ -71,6 +72,19 @@ def test_numbers_are_read_once_a_step_however_many_micro_batches(alone: None) ->
     assert losses == pytest.approx([losses[0]] * 3)
 
 
+@pytest.mark.parametrize("rates", [None, [0.1]], ids=["measuring", "training"])
+def test_a_loss_that_is_no_number_is_told_with_what_to_do(alone: None, rates: list[float] | None) -> None:
+    tokens = Ragged.of([np.array([1, 2, 3])], np.int32)
+    batch = Batch({"prompt_ids": tokens, "response_ids": tokens, "unit": np.arange(1), "sample": np.arange(1)})
+    module = Tiny()
+    for parameter in module.parameters():
+        torch.nn.init.constant_(parameter, float("nan"))
+    engine: Any = PlainEngine(module, Optimizer())
+    with pytest.raises(NonFiniteLoss, match="the loss is nan") as caught:
+        Updater(engine, "causal", 0).run(batch, [[[0]]], Sft(), learning_rates=rates)
+    assert ("optimizer.learning_rate=0.01" in str(caught.value)) is (rates is not None)
+
+
 def test_the_sums_are_what_adding_them_one_by_one_gives(alone: None) -> None:
     rng = np.random.default_rng(3)
     rows = rng.normal(size=(300, 4)).astype(np.float32)
@@ -83,6 +97,6 @@ def test_the_sums_are_what_adding_them_one_by_one_gives(alone: None) -> None:
     loss = kl = 0.0
     for row in rows.tolist():
         loss, kl = loss + row[0], kl + row[1]
-    assert sums.reduced({"tokens": 7.0}) == {
+    assert sums.reduced({"tokens": 7.0}, 0.1) == {
         "loss": loss, "kl": kl / 7.0, "least": float(rows[:, 2].min()), "most": float(rows[:, 3].max())
     }  # fmt: skip
