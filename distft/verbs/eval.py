@@ -7,6 +7,7 @@ import json
 from typing import TYPE_CHECKING
 
 from distft.common.errors import UserError
+from distft.verbs.option_words import in_options
 from distft.verbs.speaking import SAMPLING, add_reading, reading_of, split_words
 from distft.verbs.warnings import warn
 
@@ -61,7 +62,8 @@ def run(arguments: argparse.Namespace) -> None:
     judging = Judging(
         wanted, reading_of(arguments), tuple(sampling), not arguments.no_answers, arguments.reference, arguments.reward
     )
-    found = report(evaluate(names, judging))
+    with in_options(recipe=recipe is not None):
+        found = report(evaluate(names, judging))
     warn(found.notes)
     print(json.dumps(found.as_json()) if arguments.json else "\n".join(tables(found)))
 

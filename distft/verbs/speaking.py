@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from distft.common.errors import UserError
+from distft.verbs.option_words import in_options
 from distft.verbs.warnings import warn
 
 if TYPE_CHECKING:
@@ -78,6 +79,6 @@ def speakers_of(arguments: argparse.Namespace, *, plain: bool | None) -> Iterato
     from distft.launch.speakers import open_speakers
 
     names, settings = split_words(arguments)
-    with open_speakers(names, reading_of(arguments), settings, plain=plain) as (models, rollout):
+    with in_options(), open_speakers(names, reading_of(arguments), settings, plain=plain) as (models, rollout):
         warn(note for model in models for note in model.notes)
         yield models, rollout

@@ -128,7 +128,7 @@ def test_a_recipe_is_judged_by_its_test_rows(speaker: str, distft: Typed, tmp_pa
         (("train.steps=3",), "is a key of recipes, and none is named"),
         (("sft-tiny",), "rows are read of one recipe, which comes first"),
         (("--limit", "0"), "must be at least 2"),
-        (("--data", "builtin:dialogues", "--split", "tset"), "no split 'tset'\n  did you mean `split: test`?"),
+        (("--data", "builtin:dialogues", "--split", "tset"), "no split 'tset'\n  did you mean `--split test`?"),
         (("--data", "builtin:dialogues", "--reward", "MODEL"), "has no scalar head: it is not a reward model"),
         (("--data", "builtin:dialogues", "--no-answer"), "did you mean --no-answers?"),
         (("--data", "builtin:dialogues", "temprature=1"), "is a key of recipes, and none is named"),

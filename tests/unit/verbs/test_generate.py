@@ -109,7 +109,7 @@ def test_without_a_template_texts_are_given_as_they_are(distft: Typed, tmp_path:
         (("--prompt", "x", "--prompts", "y"), "both --prompt and --prompts"),
         (("--prompt", "x", "--limit", "2"), "is for --prompts PATH"),
         (("--prompts", "nowhere.txt"), "there is no such file"),
-        (("--prompt", "x", "--stop", "<|nowhere|>"), "is no token of the policy's tokenizer"),
+        (("--prompt", "x", "--stop", "<|nowhere|>"), "--stop: '<|nowhere|>' is no token of the policy's tokenizer"),
         (("--prompt", "x", "--adapter", "."), "holds no adapter (adapter_config.json)"),
         (("--prompt", "x", "--chat-template", "chatmel"), "did you mean chatml?"),
         (("--prompt", "x", "--output", "nowhere/file.jsonl"), "nowhere/file.jsonl: cannot be written"),
