@@ -12,7 +12,7 @@ import pkgutil
 from functools import cache
 from pathlib import Path
 
-from distft.common.addresses import file_of, found_at
+from distft.common.addresses import file_of, files_behind, found_at
 from distft.common.errors import UserError
 from distft.config import algorithms
 from distft.config.method import Method, Traits, is_from_outside
@@ -44,12 +44,15 @@ def traits_of(kind: str) -> Traits:
     return method_of(kind).traits
 
 
-def in_full(kind: str, folder: Path) -> str:
+def in_full(kind: str, folder: Path, *, kept: bool = False) -> str:
     """A kind as any process understands it: a file's path absolute, looked for in ``folder``, the recipe's, and else
-    in the working folder."""
+    in the working folder. One that a run has ``kept`` may have moved: it is looked for there too, and is known by the
+    hash of its code."""
     place, _, name = kind.rpartition(":")
     if not place.endswith(".py"):
         return kind
+    if kept and not Path(place).is_file():
+        place = Path(place).name
     beside, here = (Path(one, Path(place).expanduser()).absolute() for one in (folder, Path.cwd()))
     return f"{here if here.is_file() and not beside.is_file() else beside}:{name}"
 
@@ -60,13 +63,13 @@ def said_in_full(kind: str) -> list[str]:
 
 
 def code_of(kind: str) -> str | None:
-    """A hash of the files that a method from outside is written in, its losses' included; None for one of the house.
-    Files of installed packages beside the method's own count too."""
+    """A hash of the files that a method from outside is written in, its losses' and what these import from beside
+    themselves included; None for one of the house. Files of installed packages beside the method's own count too."""
     if not is_from_outside(kind):
         return None
     addresses = [kind, *_named_by(method_of(kind))]
-    house = str(Path(algorithms.__path__[0]).parents[1])
-    files = {path for one in addresses if (path := file_of(one)) is not None and not str(path).startswith(house)}
+    house = Path(algorithms.__path__[0]).parents[1]
+    files = {path for one in addresses if (place := file_of(one)) is not None for path in files_behind(place, house)}
     return hashlib.sha256(b"\0".join(path.read_bytes() for path in sorted(files))).hexdigest()
 
 

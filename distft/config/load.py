@@ -44,7 +44,7 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
 def _name_method_in_full(data: dict[str, Any], folder: Path) -> None:
     algorithm = data.get("algorithm")
     if isinstance(algorithm, dict) and isinstance(kind := algorithm.get("kind"), str):
-        algorithm["kind"] = in_full(kind, folder)
+        algorithm["kind"] = in_full(kind, folder, kept="code" in algorithm)
 
 
 def check_recipe(tree: Tree) -> Recipe:

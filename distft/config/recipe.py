@@ -29,6 +29,7 @@ from distft.config.training import (
 UNKNOWN_KIND: Final = "unknown_kind"
 WITHOUT_KIND: Final = "without_kind"
 NO_METHOD: Final = "no_method"
+_GONE_HINT: Final = "put the file into the run folder, or call from the folder where it is: it is known by its code"
 _CHANGED: Final = "the method's code is not what this recipe was kept with (algorithm.code)"
 _CHANGED_HINT: Final = "put the former code back, or remove algorithm.code and give another output_dir"
 
@@ -49,7 +50,8 @@ def _of_its_kind(raw: Any) -> Any:
         raise PydanticCustomError(UNKNOWN_KIND, "unknown kind {kind}", {"kind": raw["kind"]}) from None
     except UserError as error:
         where = "" if error.where == raw["kind"] else f"{error.where}: "
-        raise PydanticCustomError(NO_METHOD, "{what}", {"what": where + error.what, "hint": error.hint}) from None
+        hint = _GONE_HINT if "code" in raw else error.hint
+        raise PydanticCustomError(NO_METHOD, "{what}", {"what": where + error.what, "hint": hint}) from None
     if "code" in raw and is_from_outside(str(raw["kind"])):
         if raw["code"] != code_of(str(raw["kind"])):
             raise PydanticCustomError(NO_METHOD, "{what}", {"what": _CHANGED, "hint": _CHANGED_HINT})

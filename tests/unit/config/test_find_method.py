@@ -121,6 +121,49 @@ def test_a_broken_file_is_the_users_error(tmp_path: Path, code: str, parts: list
         assert part in str(caught.value)
 
 
+def test_changed_code_beside_the_method_is_another_run_too(recipe: Path, tmp_path: Path) -> None:
+    """What its file imports from beside itself, by any way of writing, and what that imports."""
+    folder = recipe.parent
+    (folder / "lab").mkdir()
+    for name in ("terms.py", "lab/__init__.py", "lab/deeper.py", "lab/near.py", "unrelated.py"):
+        (folder / name).write_text("WEIGHT = 1\n")
+    (folder / "terms.py").write_text("from lab import deeper\n")
+    (folder / "lab/deeper.py").write_text("from . import near\nfrom .near import WEIGHT\n")
+    (folder / "mine.py").write_text("import terms\n" + WRITTEN.read_text())
+    run_dir = tmp_path / "run"
+    (run_dir / "final").mkdir(parents=True)
+    write_recipe(load_recipe(str(recipe), []), run_dir)
+    (folder / "unrelated.py").write_text("WEIGHT = 2\n")
+    require_same_run(load_recipe(str(recipe), []), run_dir)
+    for name in ("terms.py", "lab/__init__.py", "lab/deeper.py", "lab/near.py"):
+        former = (folder / name).read_text()
+        (folder / name).write_text(f"{former}OTHER = 2\n")
+        with pytest.raises(UserError, match="another recipe: algorithm.code"):
+            require_same_run(load_recipe(str(recipe), []), run_dir)
+        (folder / name).write_text(former)
+
+
+def test_a_kept_recipe_whose_method_has_moved(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says where the file may lie, and finds it there; other code of that name is not taken for it."""
+    run_dir, kept = tmp_path / "run", str(tmp_path / "run" / "recipe.yaml")
+    run_dir.mkdir()
+    write_recipe(load_recipe(str(recipe), []), run_dir)
+    code = (recipe.parent / "mine.py").read_text()
+    (recipe.parent / "mine.py").unlink()
+    with pytest.raises(UserError, match="there is no file .*mine.py\n.*put the file into the run folder, or call from"):
+        load_recipe(kept, [])
+    elsewhere = tmp_path / "elsewhere"
+    for folder in (run_dir, elsewhere):
+        folder.mkdir(exist_ok=True)
+        (folder / "mine.py").write_text(code)
+        monkeypatch.chdir(folder if folder == elsewhere else tmp_path)
+        assert load_recipe(kept, []).algorithm.kind == f"{folder}/mine.py:Unlikelihood"
+        (folder / "mine.py").unlink()
+    (run_dir / "mine.py").write_text(f"{code}OTHER = 1\n")
+    with pytest.raises(UserError, match="code is not what this recipe was kept with"):
+        load_recipe(kept, [])
+
+
 def test_changed_code_is_another_run(recipe: Path, tmp_path: Path) -> None:
     """At a resume from the first recipe, and for the recipe that the run keeps."""
     run_dir = tmp_path / "run"
