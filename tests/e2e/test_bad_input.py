@@ -209,6 +209,8 @@ MODELS = [
     dry("sft.yaml models.policy.path=./modl", "models.policy.path", "there is no folder ./modl", "did you mean model?"),
     dry("sft.yaml models.policy.path=modl", "models.policy.path", "neither a folder here", "did you mean model?"),
     dry("sft.yaml models.policy.path=some/hub-name", "models.policy.path", "HF_HUB_OFFLINE", "run:<output_dir>"),
+    dry("sft.yaml models.policy.path=HuggingFaceTB/SmolLM2-135M", "models.policy.path", "HF_HUB_OFFLINE",
+        "where there is a network: hf download HuggingFaceTB/SmolLM2-135M"),
     dry("sft.yaml models.policy.path=sft.yaml", "models.policy.path", "is a file, not a model folder", "did you mean"),
     dry("sft.yaml", "models.policy.path", "has no config.json", "give a model folder", without("model/config.json")),
     dry("sft.yaml", "models.policy.path", "has no weights", "copy", without("model/model.safetensors")),
@@ -504,7 +506,7 @@ def test_a_checkpoint_of_another_number_of_ranks(here: Path, capsys: pytest.Capt
 def test_through_a_process(here: Path) -> None:
     """What the tests above see is what a shell sees."""
     before = snapshot(here)
-    command = [sys.executable, "-m", "distft.cli", "train", "sft.yaml", "train.stepz=3"]
+    command = [sys.executable, "-m", "distft", "train", "sft.yaml", "train.stepz=3"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert_one_message(done.stderr)

@@ -166,7 +166,7 @@ def not_here(path: str, where: str) -> str:
     siblings = [entry.name for entry in folder.parent.glob("*/")] if folder.parent.is_dir() else []
     close = nearest(folder.name, siblings)
     meant = folder.parent / close if close else nearest_known(path) if not local else ""
-    near = f"did you mean {meant}?" if meant else ""
+    near = f"did you mean {meant}?" if meant and str(meant) != path else ""
     hint = near or "give a folder, a hub name, or run:<output_dir>"
     if folder.is_file():
         raise UserError(f"{path} is a file, not a model folder", where=where, hint=f"did you mean {folder.parent}?")
@@ -177,6 +177,8 @@ def not_here(path: str, where: str) -> str:
         if local_folder(path) is not None:
             what = f"{path} is not whole in the hub cache (weights and a tokenizer), {off}"
             raise UserError(what, where=where, hint=f"where there is a network: hf download {path}")
+        if not near and "/" in path:
+            hint = f"where there is a network: hf download {path}; or give a folder, or run:<output_dir>"
         raise UserError(f"{path} is neither a folder here nor in the hub cache, {off}", where=where, hint=hint)
     if known_config(str(meant)) is not None and "/" not in path:
         raise UserError(f"{path} is neither a folder here nor a hub name, which has an owner", where=where, hint=hint)
