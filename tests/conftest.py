@@ -6,8 +6,13 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 ROOT = Path(__file__).resolve().parent.parent
+
+# How long an example takes says how busy the machine is.
+settings.register_profile("distft", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("distft")
 
 # Before any test module imports torch, transformers or wandb, which read these once; and for the
 # processes that tests start.

@@ -231,7 +231,7 @@ def test_truncation_keeps_the_start_and_adds_nothing(tokenizer: PreTrainedTokeni
         assert cut.trains == (length > len(encoded.prompt_ids))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(prompt=st.text(alphabet="ab Pé\n:-🙂", max_size=12), answer=st.text(alphabet="ab Pé\n:-🙂", max_size=12))
 def test_prompts_are_what_generation_sees_and_no_text_is_lost(prompt: str, answer: str) -> None:
     tokenizer = _MERGING

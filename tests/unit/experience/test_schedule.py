@@ -61,7 +61,7 @@ def _check_waiting(result: Schedule, num_ranks: int) -> None:
 
 
 @given(unit_sizes(), st.integers(1, 9))
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 def test_every_guarantee_for_mixed_units(sample: tuple[list[int], list[int]], num_ranks: int) -> None:
     lengths, units = sample
     result = schedule(lengths, units, num_ranks, CAP)
@@ -95,7 +95,7 @@ def _fewest_bins_exhaustive(lengths: list[int], rows: int, cap: int) -> int:
 
 
 @given(st.lists(st.integers(1, 12), min_size=1, max_size=7), st.sampled_from([1, 2]), st.integers(1, 3))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_fewest_micro_batches_for_units_of_equal_size(lengths: list[int], rows: int, num_ranks: int) -> None:
     cap = 24
     samples = [length for length in lengths for _ in range(rows)]
@@ -105,7 +105,6 @@ def test_fewest_micro_batches_for_units_of_equal_size(lengths: list[int], rows: 
 
 
 @given(unit_sizes(), st.integers(1, 4))
-@settings(deadline=None)
 def test_mixed_units_need_at_most_twice_the_fewest(sample: tuple[list[int], list[int]], num_ranks: int) -> None:
     lengths, units = sample
     longest = {unit: max(n for n, other in zip(lengths, units, strict=True) if other == unit) for unit in units}
@@ -114,7 +113,6 @@ def test_mixed_units_need_at_most_twice_the_fewest(sample: tuple[list[int], list
 
 
 @given(unit_sizes(), st.integers(1, 9), st.integers(4, 8))
-@settings(deadline=None)
 def test_every_guarantee_with_a_cap_on_rows(sample: tuple[list[int], list[int]], num_ranks: int, max_rows: int) -> None:
     lengths, units = sample
     result = schedule(lengths, units, num_ranks, CAP, max_rows)
@@ -124,7 +122,7 @@ def test_every_guarantee_with_a_cap_on_rows(sample: tuple[list[int], list[int]],
 
 
 @given(unit_sizes(), st.integers(1, 9), st.integers(0, 60))
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 def test_every_guarantee_where_a_micro_batch_has_its_cost(
     sample: tuple[list[int], list[int]], num_ranks: int, each: int
 ) -> None:
@@ -149,7 +147,6 @@ def _least_cost(lengths: list[int], each: int, cap: int) -> int:
 
 
 @given(st.lists(st.integers(1, 30), min_size=1, max_size=8), st.integers(0, 40))
-@settings(deadline=None)
 def test_one_rank_computes_the_least_that_any_cutting_allows(lengths: list[int], each: int) -> None:
     result = schedule(lengths, range(len(lengths)), 1, CAP, micro_batch_cost=each)
     assert result.lasting + each * result.num_micro_batches == _least_cost(lengths, each, CAP)
@@ -218,13 +215,11 @@ def test_deterministic_and_a_function_of_values_only() -> None:
 
 def test_ten_thousand_samples_on_sixty_four_ranks_within_a_second() -> None:
     lengths = np.random.default_rng(0).integers(5, 2000, 10_000)
-    start = time.perf_counter()
-    result = schedule(lengths, np.arange(10_000) // 2, 64, 8192)
-    assert time.perf_counter() - start < 1.0
-    assert result.num_dummies == 0
-    start = time.perf_counter()
-    schedule(lengths, np.arange(10_000) // 2, 64, 8192, micro_batch_cost=256)
-    assert time.perf_counter() - start < 1.0
+    for cost in (None, 256):
+        start = time.process_time()  # what it takes itself: others may be busy here too
+        result = schedule(lengths, np.arange(10_000) // 2, 64, 8192, micro_batch_cost=cost)
+        assert time.process_time() - start < 1.0
+        assert cost or result.num_dummies == 0
 
 
 def test_a_unit_above_the_cap_is_named_with_the_cap_it_needs() -> None:
@@ -242,7 +237,6 @@ def test_arguments_that_are_no_sizes(lengths: list[int], units: list[int], num_r
 
 
 @given(unit_sizes(), st.integers(1, 5), st.integers(0, 2**40), st.integers(0, 3))
-@settings(deadline=None)
 def test_minibatches_are_an_even_partition_of_whole_units(
     sample: tuple[list[int], list[int]], count: int, seed: int, epoch: int
 ) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import inf
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from distft.config.models import Lora
@@ -100,7 +100,6 @@ def test_of_what_goes_on_at_once_the_longest_counts_and_a_fifth_of_the_rest() ->
     assert costs.overlapped(2.0, 0.0, 0.0) == 2.0
 
 
-@settings(deadline=None)
 @given(ranks=st.integers(1, 1024), nodes=st.integers(1, 1024), size=st.floats(0, 1e12))
 def test_collectives_take_a_positive_finite_time_that_grows_with_size(ranks: int, nodes: int, size: float) -> None:
     ring = costs.ring(H100, 8 * max(ranks, nodes), nodes)

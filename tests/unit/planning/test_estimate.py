@@ -76,7 +76,7 @@ def test_no_estimate_rather_than_a_guess(cluster: Any, known: bool, why: str) ->
     assert why_unknown(hardware_of(cluster, None), sizes_known=known) == why
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     kind=st.sampled_from(["sft", "reward", "dpo", "ppo"]),
     ranks=st.sampled_from([1, 2, 4, 8, 64, 1024, 8192]),

@@ -104,7 +104,7 @@ def test_where_nodes_have_too_little_memory_for_all_gpus_fewer_are_taken() -> No
     assert 0 < sum(found.arrangement.ranks.values()) < 18
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(nodes=st.integers(1, 64), memory=st.floats(20, 200), kind=st.sampled_from(["dpo", "ppo"]))
 def test_more_nodes_never_stop_fitting_and_the_chosen_one_fits(nodes: int, memory: float, kind: str) -> None:
     run, book = llama3(kind), SizeBook()

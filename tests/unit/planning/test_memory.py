@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from distft.config.models import Engine, Lora
@@ -207,7 +207,6 @@ def test_peak_is_what_is_held_at_once() -> None:
     assert peak(items, "host") == 100
 
 
-@settings(deadline=None)
 @given(
     stage=st.integers(0, 2),
     ranks=st.integers(2, 512),
@@ -221,7 +220,6 @@ def test_more_sharding_never_holds_more(stage: int, ranks: int, dtype: str, trai
     assert more <= less * (1 + 1e-6)  # stage 3 pads every tensor
 
 
-@settings(deadline=None)
 @given(
     stage=st.integers(0, 3),
     ranks=st.integers(2, 8192),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from distft.common.errors import EnvironmentFallsShort, UserError
@@ -83,7 +83,6 @@ def test_too_many_says_asked_available_and_what_fits(there: Hardware, said: str)
     assert caught.value.exit_status == 3
 
 
-@settings(deadline=None)
 @given(
     ranks=st.lists(st.integers(1, 6), min_size=1, max_size=4),
     nodes=st.integers(1, 5),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from distft.planning.shares import shares
@@ -30,7 +30,6 @@ def test_too_few_gpus_leave_nothing() -> None:
     assert shares(1, -4, 8) == ()
 
 
-@settings(deadline=None)
 @given(sets=st.integers(1, 4), free=st.integers(1, 8192), per_node=st.sampled_from([1, 4, 8]), fewer=st.booleans())
 def test_every_share_can_be_placed(sets: int, free: int, per_node: int, fewer: bool) -> None:
     found = shares(sets, free, per_node, fewer=fewer)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from distft.config.load import load_recipe
@@ -15,7 +15,6 @@ from tests.unit.launch.examples import cpu_cluster, gpu_cluster, recipe
 SEVENTY_B = "models.policy.path=meta-llama/Meta-Llama-3-70B-Instruct"
 
 
-@settings(deadline=None)
 @given(threshold=st.integers(1, 4000), low=st.integers(1, 4000))
 def test_the_smallest_number_is_found(threshold: int, low: int) -> None:
     tried: list[int] = []

@@ -74,7 +74,7 @@ def test_variables_are_those_that_the_cluster_file_names_and_values_from_here_ar
 WORDS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=30)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(WORDS, max_size=4), WORDS)
 def test_words_arrive_as_they_were_typed(tmp_path: Path, words: list[str], name: str) -> None:
     """Through a real shell, as Ray starts it; ``python`` there tells what it was given."""

@@ -142,7 +142,7 @@ PARTS = st.sampled_from(
 WORD = st.one_of(HOSTILE, st.lists(PARTS, min_size=1, max_size=5).map("".join))
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(name=WORD, run=WORD, overrides=st.lists(WORD, max_size=4), virtualenv=WORD)
 def test_what_is_pasted_is_what_is_run(
     tmp_path: Path, name: str, run: str, overrides: list[str], virtualenv: str
