@@ -9,9 +9,8 @@ from typing import Any, TypeAlias
 from distft.checkpoint.manifest import FileRecord, NotWritten
 from distft.clients.asking import ask, each, rows
 from distft.clients.samples import Samples, data_of, report_of
-from distft.groups.handles import Call, DataRef, Group, Result
-from distft.rollout.generator import Sampling
-from distft.workers.reports import Answers, Ready, Synced, Updated
+from distft.groups.handles import Call, DataRef, Group
+from distft.workers.reports import Ready, Updated
 from distft.workers.verbs import MicroBatches, ModelVerbs, Reads, Store
 
 ByRank: TypeAlias = Sequence[MicroBatches]  # [rank][micro-batch] numbers of samples
@@ -27,16 +26,6 @@ class UpdateSpec:
     total_steps: int
     temperature: float = 1.0
     target_kl: float | None = None
-
-
-@dataclass(frozen=True)
-class Generated:
-    """Responses in the object store; ``lengths`` in tokens by sample; ``version`` of the weights that wrote them."""
-
-    responses: DataRef
-    lengths: Mapping[int, int]
-    version: int
-    seconds: float
 
 
 @dataclass(frozen=True)
@@ -91,7 +80,7 @@ class ModelGroup:
             ModelVerbs.forward,
             column,
             each(micro_batches),
-            batch=_rows(samples, micro_batches),
+            batch=rows_of_ranks(samples, micro_batches),
             temperature=temperature,
             entropy=entropy,
             reads=reads,
@@ -125,28 +114,8 @@ class ModelGroup:
             loss,
             dict(parameters),
             each(micro_batches),
-            batch=_rows(samples, micro_batches),
+            batch=rows_of_ranks(samples, micro_batches),
         ).reading(report_of)
-
-    # ---- generating
-
-    def sync_weights(self, version: int) -> Call[Synced]:
-        """The current weights to the generators, as ``version``."""
-        return ask(self._own(), ModelVerbs.sync_weights, version).reading(report_of)
-
-    def generate(
-        self, prompts: Samples, sampling: Sampling, micro_batches: ByRank, *, seed: int, iteration: int
-    ) -> Call[Generated]:
-        """Responses to the prompts."""
-        return ask(
-            self._own(),
-            ModelVerbs.generate,
-            sampling,
-            seed,
-            iteration,
-            each(micro_batches),
-            batch=_rows(prompts, micro_batches),
-        ).reading(_generated)
 
     # ---- keeping
 
@@ -175,15 +144,6 @@ class ModelGroup:
         return self.ranks
 
 
-def _rows(samples: Samples, micro_batches: ByRank) -> Any:
+def rows_of_ranks(samples: Samples, micro_batches: ByRank) -> Any:
     """Each rank's rows in the order of its micro-batches."""
     return rows(samples.data, [[sample for micro in rank for sample in micro] for rank in micro_batches])
-
-
-def _generated(result: Result[Answers]) -> Generated:
-    lengths = {
-        sample: length
-        for report in result.reports
-        for sample, length in zip(report.samples, report.lengths, strict=True)
-    }
-    return Generated(data_of(result), lengths, result.report.version, result.seconds)

@@ -1,7 +1,7 @@
 """The loop of every method that samples for itself: one iteration a step.
 
 for step in progress.steps():
-    rollouts   = policy.generate(prompts), in as many rounds as the method asks for
+    rollouts   = generator.generate(prompts), in as many rounds as the method asks for
     experience = log-probs, values of the models that there are -> what every token is worth
     report     = update(role, loss) of every trained role    together where they do not share devices
     weight sync; the method's state; log, checkpoint, evaluate
@@ -128,7 +128,7 @@ def mean_of(history: Sequence[Mapping[str, float]]) -> dict[str, float]:
 def sync_weights(session: Session, version: int) -> None:
     """The policy's weights to its generator, as ``version`` (the number of the last finished iteration)."""
     with session.phase("weight_sync"):
-        session.groups["policy"].sync_weights(version).result()
+        session.generator.sync_weights(version).result()
 
 
 def write_samples(session: Session, experience: Experience) -> None:

@@ -15,6 +15,7 @@ import psutil
 
 from distft.checkpoint.coordinator import Coordinator, SaveFailed
 from distft.clients.data_group import DataGroup
+from distft.clients.generator_group import GeneratorGroup
 from distft.clients.model_group import ModelGroup
 from distft.common.errors import RunFailed, StoppedOnRequest
 from distft.config.recipe import Recipe
@@ -62,10 +63,15 @@ class Session:
         """Which units of train each step takes."""
         return Visits.of(self.recipe.train, self.num_units["train"])
 
+    @property
+    def generator(self) -> GeneratorGroup:
+        """Who answers prompts: the ranks of the policy."""
+        return GeneratorGroup(self.groups["policy"].ranks)
+
     @cached_property
     def sampler(self) -> Sampler:
         """Prompts to scored responses, for the methods that sample for themselves."""
-        return Sampler(self.recipe, self.data, self.groups)
+        return Sampler(self.recipe, self.data, self.groups, self.generator)
 
     def log_step(self, metrics: Mapping[str, float], lengths: Sequence[int]) -> None:
         """The line of the step just finished, over sequences of these lengths: speed, phases, peaks of memory."""

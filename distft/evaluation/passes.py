@@ -11,6 +11,8 @@ import torch
 
 from distft.algorithms.logprobs import token_logprobs
 from distft.batches import Batch
+from distft.models.families.causal import Causal
+from distft.models.families.scalar import Scalar
 from distft.models.selected import SelectedLogits, SelectedScalars
 from distft.workers.collate import collate
 
@@ -33,8 +35,8 @@ def likelihoods(module: SelectedLogits, batch: Batch, pad_token: int) -> Likelih
     device = next(module.parameters()).device
     found = np.zeros((3, len(batch)), np.float64)
     for rows in micro_batches(batch):
-        micro = collate(batch, rows, (), pad_token, device)
-        logits = module(input_ids=micro.input_ids, select=micro.select)
+        micro = collate(Causal(), batch, rows, (), pad_token, device)
+        logits = module(**micro.tensors, select=micro.select)
         logprobs = token_logprobs(logits, micro.targets)["logprobs"].double()
         correct = (logits.argmax(dim=-1) == micro.targets).double()
         each = torch.stack([logprobs, torch.ones_like(logprobs), correct]) * micro.loss.token_mask
@@ -49,8 +51,8 @@ def rewards(module: SelectedScalars, batch: Batch, pad_token: int, unread: int |
     device = next(module.parameters()).device
     found = np.zeros(len(batch), np.float64)
     for rows in micro_batches(batch):
-        micro = collate(batch, rows, (), pad_token, device, unread)
-        found[rows] = module(input_ids=micro.input_ids, select=micro.last).double().cpu().numpy()
+        micro = collate(Scalar(), batch, rows, (), pad_token, device, unread)
+        found[rows] = module(**micro.tensors, select=micro.last).double().cpu().numpy()
     return found
 
 

@@ -15,7 +15,7 @@ from distft.data.tokenizer_training import tokenizers_equal
 from distft.data.turn_end import plain_end, special_tokens, turn_end
 from distft.engine.process_group import accelerator
 from distft.evaluation.passes import rewards
-from distft.models.load import load_scalar
+from distft.models.families.scalar import load_scalar
 from distft.models.padding import padding, unread_token
 from distft.models.selected import SelectedScalars
 from distft.models.tokenizer import load_tokenizer

@@ -1,6 +1,6 @@
 """Prompts to scored responses: what every method that samples for itself begins with.
 
-prompts --policy.generate--> responses --reward model, reward functions--> scores
+prompts --generator.generate--> responses --reward model, reward functions--> scores
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from distft.clients.data_group import DataGroup
-from distft.clients.model_group import Generated, ModelGroup
+from distft.clients.generator_group import Generated, GeneratorGroup
+from distft.clients.model_group import ModelGroup
 from distft.clients.samples import Samples
 from distft.common.seeding import derive
 from distft.config.recipe import Recipe
@@ -20,11 +21,13 @@ from distft.rollout.generator import Sampling
 
 @dataclass(frozen=True)
 class Sampler:
-    """Who samples and scores: the data worker, and the groups by role; a role that the run has not is not there."""
+    """Who samples and scores: the data worker, the generator, and the groups by role; one that the run has not is not
+    there."""
 
     recipe: Recipe
     data: DataGroup
     groups: Mapping[str, ModelGroup]
+    generator: GeneratorGroup
 
     def prompts(self, split: str, start: int, count: int) -> Samples:
         """``count`` prompts from position ``start`` of a split, each ``rollout.samples_per_prompt`` times."""
@@ -36,7 +39,7 @@ class Sampler:
         of an iteration draws anew."""
         recipe = self.recipe
         made = generate_pass(
-            self.groups["policy"],
+            self.generator,
             prompts,
             sampling_of(recipe),
             seed=derive(recipe.seed, "round", round_number) if round_number else recipe.seed,

@@ -25,7 +25,7 @@ class GroupSpec:
     node_ip, local_rank`` and ``spec`` as keywords. ``node_of_rank``: ranks with equal numbers lie
     on one node, with different numbers on different ones, over all groups; None leaves it to Ray.
     ``memory``: bytes per rank that Ray is to set aside, 0 for none. ``micro_batch_cost``: see ``handles.Group``.
-    ``forked``: the worker's module can be imported once on a node for all ranks (see ``fork_server``).
+    ``preloaded``: a module that is imported once on a node for all ranks (see ``fork_server``); none where empty.
     """
 
     role: str
@@ -41,7 +41,7 @@ class GroupSpec:
     node_of_rank: tuple[int, ...] | None = None
     memory: int = 0
     micro_batch_cost: int | None = None
-    forked: bool = False
+    preloaded: str = ""
 
     def __post_init__(self) -> None:
         if self.node_of_rank is not None and len(self.node_of_rank) != self.num_ranks:

@@ -277,8 +277,8 @@ def _actor(spec: GroupSpec, place: int, num_gpus: float, placement: Any) -> Memb
 
 def _process(spec: GroupSpec) -> dict[str, Any]:
     """How Ray starts a rank's process: by the node's fork server, where this Ray is ours and has one."""
-    forked = {worker_start.MODULE: spec.worker.partition(":")[0]} if spec.forked else {}
-    return {"env_vars": {**spec.env, **forked}}
+    preloaded = {worker_start.MODULE: spec.preloaded} if spec.preloaded else {}
+    return {"env_vars": {**spec.env, **preloaded}}
 
 
 # ---- the end

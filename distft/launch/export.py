@@ -101,13 +101,12 @@ def _from_checkpoint(checkpoint: Path, target: Path) -> None:
         whole = consolidated_weights(checkpoint / role, trained_only=spec.model.peft is not None)
     from distft.models.buffers import kept_buffers
     from distft.models.export import export_model
-    from distft.models.load import empty_causal, empty_scalar
+    from distft.models.families.family import find_family
     from distft.models.reading_back import check_saved
-    from distft.models.stops import stop_tokens
     from distft.models.tokenizer import load_tokenizer
 
-    build = empty_causal if spec.head == "causal" else empty_scalar
-    model = build(start.path, spec.model)
+    family = find_family(spec.family)
+    model = family.empty(start.path, spec.model)
     check_saved(model, start.path)
     if spec.model.peft is not None:
         whole = _merged_into_start(spec, start.path, whole, target / "adapter")
@@ -117,8 +116,7 @@ def _from_checkpoint(checkpoint: Path, target: Path) -> None:
     buffers = {name: weights[name] for name in kept_buffers(model) if name in weights}
     weights = {name: tensor.to(once[name].dtype) for name, tensor in weights.items() if name in once} | buffers
     tokenizer = load_tokenizer(start.path, trust_remote_code=start.trust_remote_code, chat_template=start.chat_template)
-    stops = stop_tokens(tokenizer, model, spec.stop_tokens) if spec.head == "causal" else ()
-    export_model(model, weights, tokenizer, target, stops=stops)
+    export_model(model, weights, tokenizer, target, stops=family.stops(tokenizer, model, spec.stop_tokens))
 
 
 def _merged_into_start(spec: RoleSpec, start: str, trained: dict[str, Any], adapter: Path) -> dict[str, Any]:
@@ -128,20 +126,18 @@ def _merged_into_start(spec: RoleSpec, start: str, trained: dict[str, Any], adap
     from distft.models.adapters import add_lora, plain_tensors
     from distft.models.buffers import kept_buffers
     from distft.models.export import export_adapter
-    from distft.models.load import load_causal, load_scalar
+    from distft.models.families.family import find_family
 
     assert spec.model.peft is not None
-    if spec.head == "causal":
-        module: Any = load_causal(start, spec.model, dropout=spec.dropout)
-    else:
-        module, _ = load_scalar(start, spec.model, dropout=spec.dropout, new_head=True)
+    family = find_family(spec.family)
+    module = family.load(start, spec.model, dropout=spec.dropout, new_head=True).module
     add_lora(module.model, spec.model.peft, dropout=spec.dropout, seed=spec.seed)
     learned = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
     with torch.no_grad():
         for name, parameter in learned.items():
             parameter.copy_(trained[name])
     kept = {name.removeprefix("model."): parameter.detach() for name, parameter in learned.items()}
-    export_adapter(module.model, kept, start, adapter)
+    export_adapter(module.model, kept, start, adapter, family.peft_task)
     tensors = ((name, parameter.data) for name, parameter in module.named_parameters())
     buffers = {f"model.{name}": buffer for name, buffer in kept_buffers(module.model).items()}
     return {name: tensor.clone() for name, tensor in plain_tensors(tensors, module)} | buffers

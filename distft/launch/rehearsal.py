@@ -53,7 +53,7 @@ def _set_up(recipe: Recipe, found: Found | None, folder: Path) -> Iterator[str]:
     done = []
     for role, (start, new_head) in starts_of_workers(recipe, starts, loaded).items():
         spec, exported = role_spec(recipe, role), role == main_role(recipe)
-        asked = (start, new_head, exported, spec.head, spec.model)
+        asked = (start, new_head, exported, spec.family, spec.model)
         if asked not in done:
             rehearse_model(spec, start, new_head=new_head, exported=exported)
             done.append(asked)

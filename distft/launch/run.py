@@ -40,7 +40,7 @@ from distft.launch.preflight import remarks
 from distft.launch.prepare import Prepared, prepare
 from distft.launch.resume_point import check_data, check_files, resume_point
 from distft.launch.run_folder import fingerprint, next_attempt, write_recipe
-from distft.launch.starts import model_starts, role_spec, starts_of_workers
+from distft.launch.starts import model_starts, role_spec, starts_of_workers, worker_of
 from distft.launch.stop_listener import stopped_by_request
 from distft.launch.stop_signals import stop_on_signal
 from distft.planning.plan import Plan
@@ -55,7 +55,7 @@ from distft.workers.reports import Loaded
 
 DATA = "data"
 DATA_WORKER = "distft.workers.data_worker:DataWorker"
-MODEL_WORKER = "distft.workers.model_worker:ModelWorker"
+PRELOADED = "distft.workers.generator_worker"
 
 
 log = logging.getLogger(__name__)
@@ -230,7 +230,7 @@ def group_specs(recipe: Recipe, plan: Plan, run_dir: Path) -> list[GroupSpec]:
             GroupSpec(
                 role=group.role,
                 num_ranks=group.num_ranks,
-                worker=MODEL_WORKER,
+                worker=worker_of(recipe, group.role),
                 device_set=group.device_set,
                 beside=group.beside,
                 resting=group.resting,
@@ -240,7 +240,7 @@ def group_specs(recipe: Recipe, plan: Plan, run_dir: Path) -> list[GroupSpec]:
                 spec={"spec": role_spec(recipe, group.role)},
                 node_of_rank=group.node_of_rank,
                 micro_batch_cost=group.micro_batch_cost,
-                forked=group.gpus_per_rank == 0,  # a driver of GPUs does not survive a fork
+                preloaded="" if group.gpus_per_rank else PRELOADED,  # a driver of GPUs does not survive a fork
             )
             for group in plan.groups.values()
         ),
@@ -317,7 +317,7 @@ def _load_models(
 
 def _train(session: Session, run_dir: Path) -> dict[str, dict[str, float]]:
     if is_rl(session.recipe):
-        session.groups["policy"].sync_weights(session.progress.step).result()
+        session.generator.sync_weights(session.progress.step).result()
     if session.fresh:
         before(session)
     if is_rl(session.recipe):

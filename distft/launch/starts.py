@@ -9,12 +9,11 @@ from distft.common.seeding import derive
 from distft.config.load import resolve_path
 from distft.config.models import Model, Policy
 from distft.config.recipe import Recipe
-from distft.config.roles import longest_sequence, main_role, model_of, optimizer_of, roles, trained_roles
+from distft.config.roles import is_rl, longest_sequence, main_role, model_of, optimizer_of, roles, trained_roles
 from distft.data.chat_templates import NAMED, resolve_template
+from distft.models.families.table import family_of
 from distft.workers.reports import Loaded
 from distft.workers.spec import RoleSpec, Start
-
-CAUSAL_ROLES = ("policy", "reference")
 
 
 def model_starts(recipe: Recipe, run_dir: Path) -> dict[str, Start]:
@@ -75,6 +74,12 @@ def collective_timeout_s(recipe: Recipe) -> float:
     return recovery.deadline_factor * max(recovery.deadline_floor_s, recovery.start_deadline_s)
 
 
+def worker_of(recipe: Recipe, role: str) -> str:
+    """The address of every rank's class: the policy's answers prompts too, where the method samples."""
+    answers = role == "policy" and is_rl(recipe)
+    return "distft.workers." + ("generator_worker:GeneratorWorker" if answers else "model_worker:ModelWorker")
+
+
 def role_spec(recipe: Recipe, role: str) -> RoleSpec:
     """What every rank of a role is told at birth.
 
@@ -85,7 +90,7 @@ def role_spec(recipe: Recipe, role: str) -> RoleSpec:
     return RoleSpec(
         role=role,
         model=model.model_copy(update={"chat_template": _template(model, role)}),
-        head="causal" if role in CAUSAL_ROLES else "scalar",
+        family=family_of(role).name,
         optimizer=optimizer_of(recipe, role) if trained else None,
         longest=longest_sequence(recipe),
         dropout=trained and recipe.algorithm.traits.dropout,

@@ -47,17 +47,19 @@ def export_model(
     require_readable(model, _shapes(folder), f"the export in {folder}")
 
 
-def export_adapter(model: Any, trained: dict[str, Tensor], base: str, folder: Path) -> None:
+def export_adapter(model: Any, trained: dict[str, Tensor], base: str, folder: Path, task: str) -> None:
     """The adapter by itself, as PEFT reads it (``PeftModel.from_pretrained(base, folder)``).
 
-    ``trained`` are the parameters of the adapters, and of a scalar head that was trained with them.
+    ``trained`` are the parameters of the adapters, and of a head that was trained whole with them. ``task``: PEFT's
+    word for what the model's family does.
     """
     config = copy(model.peft_config[ADAPTER])
     config.base_model_name_or_path = base
     config.inference_mode = True
-    config.task_type = "CAUSAL_LM" if all(is_adapter(name) for name in trained) else "SEQ_CLS"
-    if config.task_type == "SEQ_CLS":
-        config.modules_to_save = ["score"]
+    config.task_type = task
+    whole = {name.rpartition(".")[0] for name in trained if not is_adapter(name)}
+    if whole:
+        config.modules_to_save = sorted(whole)
     config.save_pretrained(str(folder))
     tensors = {f"base_model.model.{name.replace(f'.{ADAPTER}.', '.')}": tensor for name, tensor in trained.items()}
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})

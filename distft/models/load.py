@@ -1,35 +1,28 @@
-"""Model folders and hub names to modules, with what alignment needs and Hugging Face leaves open."""
+"""Model folders and hub names to Hugging Face modules of any family, with what alignment needs and they leave open."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from copy import deepcopy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
-    AutoModelForSequenceClassification,
-    GenerationConfig,
 )
 from transformers.modeling_utils import set_zero3_state
 from transformers.utils import logging as transformers_logging
 
 from distft.common.errors import UserError
-from distft.config.models import Model, RewardModel
-from distft.models.dropout import switch_off
+from distft.config.models import Model
 from distft.models.finite import require_finite
 from distft.models.padding import train_padding_too
 from distft.models.quantization import four_bits, keep_packing
-from distft.models.selected import SelectedLogits, SelectedScalars
 from distft.models.unreadable import COPY, first_line, hint
-
-log = logging.getLogger(__name__)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -48,104 +41,17 @@ def written_dtype(path: str, model: Model) -> Literal["float32", "bfloat16", "fl
     return "bfloat16" if said == torch.bfloat16 else "float16" if said == torch.float16 else "float32"
 
 
-def load_causal(path: str, model: Model, *, dropout: bool, on_meta: bool = False) -> SelectedLogits:
-    """A causal language model, with ``dropout`` False every dropout of it 0, the functional one in attention too.
-
-    ``on_meta``: names and sizes only, from the files' headers, in no memory; what would raise raises the same.
-    Raises UserError for anything that is not one, or lacks weights.
-    """
-    written = load_config(path, model)
-    config = deepcopy(written)
-    if not dropout:
-        switch_off(config)
-    purpose = "as a causal language model"
-    module, missing = _from_pretrained(AutoModelForCausalLM, path, config, model, purpose, on_meta=on_meta)
-    if missing:
-        raise UserError(f"weights are missing: {_some(missing)}", where=path, hint=COPY)
-    fused = model.kernels != "none" and not on_meta
-    selected = SelectedLogits(module, written, fused=fused)
-    if fused and selected.logit_map is None:
-        log.info("%s: its logits are more than its head's product, so they are computed whole", type(module).__name__)
-    return selected
-
-
-def load_scalar(
-    path: str, model: Model, *, dropout: bool, new_head: bool, on_meta: bool = False
-) -> tuple[SelectedScalars, bool]:
-    """A backbone with a scalar head, and whether that head is fresh (still to be started by the caller); see
-    ``load_causal``.
-
-    Raises UserError when the head's weights are missing and ``new_head`` is False: a reward model with
-    a random head would score at random and nothing would tell.
-    """
-    written = load_config(path, model)
-    config = deepcopy(written)
-    if not dropout:
-        switch_off(config)
-    output = _rewarded_output(path, config, model)
-    purpose = "with a scalar head"
-    module, missing = _from_pretrained(
-        AutoModelForSequenceClassification, path, config, model, purpose, on_meta=on_meta
-    )
-    if not isinstance(getattr(module, "score", None), nn.Module):
-        raise UserError(
-            f"{type(module).__name__} has no head named `score` that reads one position",
-            where=path,
-            hint="take a decoder (Llama, Qwen, Gemma, GPT-2, ...) for reward and value models",
-        )
-    fresh = any(key.startswith("score.") for key in missing)
-    missing = [key for key in missing if not key.startswith("score.")]
-    if missing:
-        raise UserError(f"weights are missing: {_some(missing)}", where=path, hint=COPY)
-    if fresh and not new_head:
-        raise UserError(
-            "has no scalar head (score.weight): it is not a reward model",
-            where=path,
-            hint="train one with a `reward` recipe, or name a reward model",
-        )
-    probability = isinstance(model, RewardModel) and model.score == "probability"
-    return SelectedScalars(module, output, probability=probability, written=written), fresh
-
-
-def _rewarded_output(path: str, config: Any, model: Model) -> int:
-    """Which output of the head is the scalar: that of the label the recipe names, else the only one."""
-    label = model.label if isinstance(model, RewardModel) else None
-    if label is not None:
-        numbers = {str(name): int(number) for number, name in config.id2label.items()}
-        if label not in numbers:
-            raise UserError(f"has no label {label}", where=path, hint=f"it has: {', '.join(sorted(numbers))}")
-        return numbers[label]
-    is_classifier = any("SequenceClassification" in name for name in config.architectures or ())
-    if is_classifier and config.num_labels != 1:
-        raise UserError(
-            f"its head has {config.num_labels} outputs, a scalar head has one",
-            where=path,
-            hint="for a classifier's score name the output: models.reward.label",
-        )
-    config.num_labels = 1
-    return 0
-
-
-def empty_causal(path: str, model: Model) -> Any:
-    """The architecture of a causal language model, all of it on the meta device: for the export of weights
-    that lie elsewhere. Raises UserError when there is no model.
-    """
-    module = _without_weights(AutoModelForCausalLM, load_config(path, model), model)
-    with suppress(OSError):  # a folder need not have any; then they follow from config.json
-        module.generation_config = GenerationConfig.from_pretrained(path)
-    return module
-
-
-def empty_scalar(path: str, model: Model) -> Any:
-    """As ``empty_causal``, with a scalar head in place of the vocabulary's."""
-    config = load_config(path, model)
-    config.num_labels = 1
-    return _without_weights(AutoModelForSequenceClassification, config, model)
-
-
-def _without_weights(kind: Any, config: Any, model: Model) -> Any:
+def without_weights(kind: Any, config: Any, model: Model) -> Any:
+    """The architecture of an auto class of transformers, all of it on the meta device."""
     with torch.device("meta"):
         return kind.from_config(config, dtype=DTYPES[model.dtype], trust_remote_code=model.trust_remote_code)
+
+
+def require_all(missing: Sequence[str], path: str) -> None:
+    """Raises UserError where weights are missing."""
+    if missing:
+        some = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
+        raise UserError(f"weights are missing: {some}", where=path, hint=COPY)
 
 
 def start_head(weight: Tensor, seed: int) -> None:
@@ -174,7 +80,7 @@ def plain_twin(config: Any, dtype: torch.dtype, device: torch.device, *, trust_r
     return twin.eval()
 
 
-def _from_pretrained(
+def read_weights(
     kind: Any, path: str, config: Any, model: Model, purpose: str, *, on_meta: bool
 ) -> tuple[Any, list[str]]:
     """The module, ready to train, and the names of the weights that the folder lacks. Raises UserError also where
@@ -261,7 +167,3 @@ def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
         yield
     finally:
         torch.set_default_dtype(before)
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

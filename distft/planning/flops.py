@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from distft.config.roles import is_rl, roles
+from distft.models.families.table import family_of
 from distft.planning import costs
 from distft.planning.batch_arithmetic import batch_arithmetic
-from distft.planning.footprint import SCALAR_ROLES, Roles
+from distft.planning.footprint import Roles
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ def step_flops(facts: Roles) -> StepFlops:
         for work in (work for phase in recipe.algorithm.traits.phases for work in phase.works):
             if work.role not in there or work.does == "sync weights":
                 continue
-            sizes, read = facts.sizes(work.role), 0.0 if work.role in SCALAR_ROLES else share
+            sizes, read = facts.sizes(work.role), 0.0 if family_of(work.role).scalar else share
             if work.does == "update":
                 total += passes * costs.training_flops(sizes, 1, length, read, checkpointing=False)
             else:

@@ -10,6 +10,7 @@ from distft.config.load import resolve_path
 from distft.config.models import Model
 from distft.config.recipe import Recipe
 from distft.config.roles import is_rl, model_of, optimizer_of, trained_roles
+from distft.models.families.table import family_of
 from distft.planning.batch_arithmetic import batch_arithmetic
 from distft.planning.liger import has_liger, why_no_liger
 from distft.planning.memory import (
@@ -24,7 +25,6 @@ from distft.planning.memory import (
 )
 from distft.planning.model_sizes import ModelSizes, WrongTargets, sizes_from_init, sizes_from_path
 
-SCALAR_ROLES = ("reward", "value")
 # What stays on the GPU while a group sleeps: the engine moves its own states, the process and its generator stay.
 STAYS = ("process", "generation twin")
 # What is let go of in a sleep: between steps there are no gradients to keep.
@@ -110,7 +110,7 @@ class Roles:
     def sizes(self, role: str) -> ModelSizes:
         """The sizes of the role's model. Raises UserError where they are not to be found, WrongTargets."""
         try:
-            return self._book.sizes_of(self.model(role), scalar=role in SCALAR_ROLES)
+            return self._book.sizes_of(self.model(role), scalar=family_of(role).scalar)
         except WrongTargets as error:
             raise WrongTargets(error.what, where=f"models.{role}.peft.target_modules", hint=error.hint) from None
 
@@ -183,4 +183,4 @@ def _work(recipe: Recipe, role: str, ranks: int) -> Work:
         if role == "policy":
             at_once = min(recipe.rollout.max_batch_per_rank, everything)
             generation = Generation(at_once, batch.longest, recipe.rollout.weights == "gathered")
-    return Work(tokens=tokens, length=batch.longest, read=read, scalar=role in SCALAR_ROLES, generation=generation)
+    return Work(tokens=tokens, length=batch.longest, read=read, scalar=family_of(role).scalar, generation=generation)

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from distft.config.roles import is_rl, optimizer_of, trained_roles, unit_size
+from distft.models.families.table import family_of
 from distft.planning import costs
 from distft.planning.batch_arithmetic import batch_arithmetic
-from distft.planning.footprint import SCALAR_ROLES, Roles
+from distft.planning.footprint import Roles
 from distft.planning.hardware import Hardware
 from distft.planning.memory import BYTES, fused_chunk
 
@@ -108,7 +109,7 @@ class _RoleWork:
 
     def _read(self, tokens: float) -> float:
         """Tokens whose log-probabilities are computed: in RL the responses'."""
-        if self.role in SCALAR_ROLES:
+        if family_of(self.role).scalar:
             return 0.0
         return tokens * self.recipe.rollout.max_new_tokens / self.batch.longest if is_rl(self.recipe) else tokens
 

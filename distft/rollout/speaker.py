@@ -17,7 +17,7 @@ from distft.data.encode import Encoder
 from distft.data.formats import Content, PromptExample
 from distft.engine.process_group import accelerator
 from distft.models.adapters import merge_adapter
-from distft.models.load import load_causal
+from distft.models.families.causal import load_causal
 from distft.models.padding import padding
 from distft.models.rope import settle_rope
 from distft.models.selected import SelectedLogits

@@ -13,29 +13,24 @@ from torch import Tensor
 
 from distft.algorithms.losses.base import LossBatch
 from distft.batches import Batch, Ragged
+from distft.models.families.family import Family, ModelInputs
 
 DUMMY_ROWS = 2  # a dummy must look like a pair to the losses that take pairs
 
 
 @dataclass(frozen=True)
-class MicroBatch:
-    """``input_ids [rows, length]``; ``select`` and ``targets`` ``[num_tokens]``: see ``models.selected``.
-
-    Token k is predicted at flat position ``select[k]`` and is ``targets[k]``; ``places[k]`` is its index in
-    the flat response column of the whole batch. ``last [rows]`` are the flat positions of each row's end: of its last
-    token, or of the last one that is not ``unread``.
+class MicroBatch(ModelInputs):
+    """What a model is given, and what a loss is. ``places[k]``: the index of token k in the flat response column of the
+    whole batch.
     """
 
-    input_ids: Tensor
-    select: Tensor
-    targets: Tensor
-    last: Tensor
     places: npt.NDArray[np.int64]
     rows: Sequence[int]
     loss: LossBatch
 
 
 def collate(
+    family: Family,
     batch: Batch,
     rows: Sequence[int],
     columns: Sequence[str],
@@ -43,37 +38,31 @@ def collate(
     device: torch.device,
     unread: int | None = None,
 ) -> MicroBatch:
-    """The rows of a batch, right-padded; no rows give dummy work whose weight is zero. ``unread``: see ``MicroBatch``.
+    """The rows of a batch as the family takes them; no rows give dummy work whose weight is zero. ``unread``: see
+    ``Family.arrange``.
 
     Only response tokens with mask 1 are selected: nobody needs the logits of the others.
     """
     if not rows:
-        return _dummy(columns, pad_token, device)
+        return _dummy(family, columns, pad_token, device)
     prompts, responses = batch.ragged("prompt_ids"), batch.ragged("response_ids")
     mask = batch.ragged("response_mask") if "response_mask" in batch else None
-    width = max(1, *(len(prompts[row]) + len(responses[row]) for row in rows))
-    input_ids = np.full((len(rows), width), pad_token, dtype=np.int64)
-    last = np.zeros(len(rows), np.int64)
+    arranged = family.arrange([prompts[row] for row in rows], [responses[row] for row in rows], pad_token, unread)
     found: list[npt.NDArray[np.int64]] = []  # per row: [select, target, segment, place] x tokens
     for index, row in enumerate(rows):
-        prompt, response = prompts[row], responses[row]
-        length = len(prompt) + len(response)
-        input_ids[index, : len(prompt)] = prompt
-        input_ids[index, len(prompt) : length] = response
-        last[index] = index * width + _end(input_ids[index, :length], unread)
+        response = responses[row]
         wanted = np.flatnonzero(mask[row]) if mask is not None else np.arange(len(response))
-        before = index * width + len(prompt) - 1 + wanted
-        places = responses.offsets[row] + wanted
-        found.append(np.stack([before, response[wanted], np.full(len(wanted), index), places]).astype(np.int64))
+        select, places = arranged.first[index] + wanted, responses.offsets[row] + wanted
+        found.append(np.stack([select, response[wanted], np.full(len(wanted), index), places]).astype(np.int64))
     tokens = np.concatenate(found, axis=1)
     places, real = tokens[3], tokens.shape[1] > 0
     if not real:  # every token is masked: one that weighs nothing keeps the graph connected
         tokens = np.zeros((4, 1), np.int64)
     return MicroBatch(
-        input_ids=_tensor(input_ids, device),
+        tensors={name: _tensor(array, device) for name, array in arranged.arrays.items()},
         select=_tensor(tokens[0], device),
         targets=_tensor(tokens[1], device),
-        last=_tensor(last, device),
+        last=_tensor(arranged.last, device),
         places=places,
         rows=rows,
         loss=LossBatch(
@@ -83,12 +72,6 @@ def collate(
             columns={name: _column(batch, name, places, rows, device) for name in columns},
         ),
     )
-
-
-def _end(tokens: npt.NDArray[np.int64], unread: int | None) -> int:
-    """The place of the last token, or of the last that is not ``unread``; 0 where there is none."""
-    read = np.arange(len(tokens)) if unread is None else np.flatnonzero(tokens != unread)
-    return int(read[-1]) if len(read) else 0
 
 
 def _tensor(values: npt.NDArray[Any], device: torch.device) -> Tensor:
@@ -108,14 +91,14 @@ def _column(
     return _tensor(np.asarray(values, dtype=np.float32), device)
 
 
-def _dummy(columns: Sequence[str], pad_token: int, device: torch.device) -> MicroBatch:
-    zeros = torch.zeros(DUMMY_ROWS, dtype=torch.int64, device=device)
-    ends = torch.arange(DUMMY_ROWS, dtype=torch.int64, device=device) * 2
+def _dummy(family: Family, columns: Sequence[str], pad_token: int, device: torch.device) -> MicroBatch:
+    padding = [np.full(1, pad_token)] * DUMMY_ROWS
+    arranged = family.arrange(padding, padding, pad_token, None)
     return MicroBatch(
-        input_ids=torch.full((DUMMY_ROWS, 2), pad_token, dtype=torch.int64, device=device),
-        select=ends,
-        targets=zeros,
-        last=ends + 1,
+        tensors={name: _tensor(array, device) for name, array in arranged.arrays.items()},
+        select=_tensor(arranged.first, device),
+        targets=torch.zeros(DUMMY_ROWS, dtype=torch.int64, device=device),
+        last=_tensor(arranged.last, device),
         places=np.zeros(0, dtype=np.int64),
         rows=(),
         loss=LossBatch(

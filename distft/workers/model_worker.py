@@ -1,4 +1,4 @@
-"""One rank of a model role: builds it, forwards, updates, generates, saves. A plain class: no Ray here.
+"""One rank of a model role: builds it, forwards, updates, saves, exports. A plain class: no Ray here.
 
 Every verb is collective (all ranks of the group must be called) and returns ``(report, columns)``.
 """
@@ -20,40 +20,27 @@ from distft.algorithms.losses.build import build_loss
 from distft.batches import Batch, Ragged
 from distft.checkpoint.manifest import FileRecord, NotWritten
 from distft.common.addresses import found_at
-from distft.common.errors import UserError
 from distft.common.logging import stage
 from distft.common.seeding import seed_everything
 from distft.common.verb import DevicePart
-from distft.engine import engine, process_group
-from distft.engine.engine import Engine, writable
+from distft.engine import process_group
+from distft.engine.engine import Engine
 from distft.engine.learning_rate import learning_rate
-from distft.models.adapters import add_lora, without_adapters
-from distft.models.liger import use_liger
-from distft.models.load import (
-    load_causal,
-    load_scalar,
-    start_head,
-)
+from distft.models.adapters import without_adapters
+from distft.models.families.family import find_family
 from distft.models.padding import padding, unread_token
-from distft.models.rope import settle_rope
-from distft.models.stops import stop_tokens
 from distft.models.tokenizer import load_tokenizer
 from distft.planning.positions import position_limit
-from distft.rollout.generator import Sampling
 from distft.workers.collate import collate
-from distft.workers.keeping import export_result, load_share, require_readable, save_share
-from distft.workers.rank_generator import RankGenerator
-from distft.workers.reports import Answers, Memory, Ready, Synced, Updated
+from distft.workers.exporting import export_result, require_readable
+from distft.workers.loading import load_sharded, require_positions
+from distft.workers.reports import Memory, Ready, Updated
+from distft.workers.saving import load_share, save_share
 from distft.workers.spec import RoleSpec
-from distft.workers.update import Updater, model_outputs
+from distft.workers.update import Updater
 from distft.workers.verbs import MicroBatches, ModelVerbs, Reads, Store
 
 log = logging.getLogger(__name__)
-
-
-def preload() -> None:
-    """For ``groups.fork_server``: all that every rank imports sooner or later."""
-    engine.preload()
 
 
 class ModelWorker(ModelVerbs):
@@ -61,10 +48,10 @@ class ModelWorker(ModelVerbs):
 
     def __init__(self, *, spec: RoleSpec, rank: int, world_size: int, node_ip: str = "127.0.0.1", **_: Any) -> None:
         self.spec, self.rank, self.world_size = spec, rank, world_size
+        self._family = find_family(spec.family)
         self._engine_config = spec.model.engine.on(world_size)
         self._node_ip = node_ip
         self._store: Any = None
-        self._generator: RankGenerator | None = None
 
     # ---- life
 
@@ -88,47 +75,21 @@ class ModelWorker(ModelVerbs):
         self._tokenizer = load_tokenizer(
             path, trust_remote_code=spec.model.trust_remote_code, chat_template=spec.model.chat_template
         )
-        fresh = False
-        with Engine.sharded_loading(self._engine_config, spec.model.dtype):
-            if spec.head == "causal":
-                module: Any = load_causal(path, spec.model, dropout=spec.dropout)
-            else:
-                module, fresh = load_scalar(path, spec.model, dropout=spec.dropout, new_head=new_head)
-        if use_liger(module.model, spec.model.kernels, f"models.{spec.role}.kernels"):
-            log.info("layers are computed by Liger's kernels")
-        self._positions = position_limit(module.model.config.to_dict())
-        if spec.role != "reward":  # which may have a tokenizer, and so lengths, of its own
-            self._require_positions(spec.longest)
-        settle_rope(module.model, spec.longest)
-        if fresh:
-            with writable(module.model.score.weight) as weight:
-                start_head(weight, spec.seed)
-        if spec.model.peft is not None:
-            add_lora(module.model, spec.model.peft, dropout=spec.dropout, seed=spec.seed)
+        module = load_sharded(spec, path, self._engine_config, new_head=new_head)
         stage("sharding")
         self._engine = Engine(module, self._engine_config, spec.model.dtype, spec.optimizer)
         config = module.model.config
+        self._positions = position_limit(config.to_dict())
         self._pad_token = padding(self._tokenizer, config) or 0
         trained = spec.optimizer is not None
         self._unread = unread_token(self._tokenizer, config, trained=trained) if spec.role == "reward" else None
-        self._updater = Updater(self._engine, spec.head, self._pad_token, self._unread)
+        self._updater = Updater(self._engine, self._family, self._pad_token, self._unread)
         seed_everything(spec.seed + self.rank)
-        stops: tuple[str, ...] = ()
-        if spec.head == "causal":
-            stops = tuple(self._tokenizer.convert_ids_to_tokens(list(self._stop_tokens())))
+        stops = tuple(self._tokenizer.convert_ids_to_tokens(list(self._stop_tokens())))
+        if stops:
             log.info("answers end with %s", " or ".join(stops))
         stage("ready")
         return Ready(time.perf_counter() - started, self.held()[0], stops), None
-
-    def _require_positions(self, length: int) -> None:
-        """Raises UserError for a sequence of more tokens than the model has learned positions for."""
-        if self._positions is not None and length > self._positions:
-            raise UserError(
-                f"{self._path} has learned {self._positions} positions, a sequence has {length} tokens",
-                where=f"models.{self.spec.role}.path",
-                hint="shorter sequences (data.max_length, or in RL data.max_prompt_length and rollout.max_new_tokens), "
-                "or a model with more positions",
-            )
 
     def join(self, store: Store) -> tuple[None, None]:
         """Joins the group's communicator; roles that live in one process share it."""
@@ -185,19 +146,19 @@ class ModelWorker(ModelVerbs):
         """
         stage(f"forward {column}")
         rows_of = batch.rows_of_samples()
-        self._require_positions(_longest(batch))
+        require_positions(self._positions, _longest(batch), self.spec.role, self._path)
         self._engine.train(mode=False)
         dense = reads == "last"
         total = len(batch) if dense else (len(batch.ragged("response_ids").values) if len(batch) else 0)
         found = {column: np.zeros(total, np.float32)} | ({"entropy": np.zeros(total, np.float32)} if entropy else {})
-        source = {column: "logprobs" if self.spec.head == "causal" else "values", "entropy": "entropy"}
+        source = {column: self._family.main_output, "entropy": "entropy"}
         answered: list[tuple[Any, list[torch.Tensor]]] = []
         with torch.no_grad(), nullcontext() if adapters else without_adapters(self._engine.module):
             for samples in micro_batches:
                 rows = [rows_of[sample] for sample in samples]
-                micro = collate(batch, rows, (), self._pad_token, self._engine.device, self._unread)
+                micro = collate(self._family, batch, rows, (), self._pad_token, self._engine.device, self._unread)
                 wanted = ("logprobs", "entropy") if entropy else ("logprobs",)
-                outputs = model_outputs(self._engine, self.spec.head, micro, wanted, reads, temperature)
+                outputs = self._family.outputs(self._engine.forward, micro, wanted, reads, temperature)
                 places: Any = rows if dense else micro.places
                 if len(places):
                     answered.append((places, [outputs[source[name]].float() for name in found]))
@@ -254,28 +215,6 @@ class ModelWorker(ModelVerbs):
         self._engine.train(mode=self._engine.trained)
         return history[0], None
 
-    # ---- generating
-
-    def sync_weights(self, version: int) -> tuple[Synced, None]:
-        """The current weights into this rank's generator, which from then on answers with ``version``."""
-        stage(f"weight sync {version}")
-        if self._generator is None:
-            self._generator = RankGenerator(
-                self._engine, self.spec, self.world_size, stop_tokens=self._stop_tokens(), pad_token=self._pad_token
-            )
-        return self._generator.sync(version), None
-
-    def generate(
-        self, sampling: Sampling, seed: int, iteration: int, micro_batches: MicroBatches, *, batch: Batch
-    ) -> tuple[Answers, Batch]:
-        """Responses to the prompts of ``batch``; reports their lengths by sample and the weights' version."""
-        stage(f"generate iteration {iteration}")
-        assert self._generator is not None, "sync_weights comes first"
-        return self._generator.generate(sampling, seed, iteration, micro_batches, batch)
-
-    def _stop_tokens(self) -> tuple[int, ...]:
-        return stop_tokens(self._tokenizer, self._engine.module, self.spec.stop_tokens)
-
     # ---- keeping
 
     def save(self, staging: str) -> tuple[list[FileRecord | NotWritten], None]:
@@ -297,9 +236,12 @@ class ModelWorker(ModelVerbs):
     def export(self, folder: str) -> tuple[None, None]:
         """A plain Hugging Face folder of the result; see ``export_result``."""
         stage(f"exporting to {folder}")
-        stops = self._stop_tokens() if self.spec.head == "causal" else ()
+        stops = self._stop_tokens()
         export_result(self._engine, self.spec, self.rank, self._tokenizer, self._path, Path(folder), stops)
         return None, None
+
+    def _stop_tokens(self) -> tuple[int, ...]:
+        return self._family.stops(self._tokenizer, self._engine.module, self.spec.stop_tokens)
 
 
 def _longest(batch: Batch) -> int:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from distft.models.adapters import add_lora
+from distft.models.families.family import find_family
 from distft.models.finite import require_finite_files
-from distft.models.load import empty_causal, empty_scalar, load_causal, load_scalar
 from distft.models.reading_back import check_saved
 from distft.models.tokenizer import load_tokenizer
 from distft.planning.model_folders import fetched_folder
@@ -21,21 +19,14 @@ def rehearse_model(spec: RoleSpec, start: Start, *, new_head: bool, exported: bo
     """
     load_tokenizer(start.path, trust_remote_code=start.trust_remote_code, chat_template=start.chat_template)
     folder = None if start.init is not None else fetched_folder(start.path)
-    model = _from_config(spec, start.path) if folder is None else _on_meta(spec, start.path, new_head=new_head)
-    if folder is not None:
+    family = find_family(spec.family)
+    if folder is None:
+        model = family.empty(start.path, spec.model)
+    else:
+        loaded = family.load(start.path, spec.model, dropout=spec.dropout, new_head=new_head, on_meta=True)
+        model = loaded.module.model
         require_finite_files(folder)
     if exported:
         check_saved(model, start.path)
     if spec.model.peft is not None:
         add_lora(model, spec.model.peft, dropout=spec.dropout, seed=spec.seed)
-
-
-def _from_config(spec: RoleSpec, path: str) -> Any:
-    return (empty_causal if spec.head == "causal" else empty_scalar)(path, spec.model)
-
-
-def _on_meta(spec: RoleSpec, path: str, *, new_head: bool) -> Any:
-    if spec.head == "causal":
-        return load_causal(path, spec.model, dropout=spec.dropout, on_meta=True).model
-    module, _ = load_scalar(path, spec.model, dropout=spec.dropout, new_head=new_head, on_meta=True)
-    return module.model

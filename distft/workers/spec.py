@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from distft.config.models import Init, Model
 from distft.config.training import Optimizer
+from distft.models.families.table import FamilyName
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class RoleSpec:
 
     role: str
     model: Model
-    head: Literal["causal", "scalar"]
+    family: FamilyName
     optimizer: Optimizer | None
     longest: int
     dropout: bool = False

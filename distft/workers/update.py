@@ -15,8 +15,8 @@ from distft.batches import Batch
 from distft.engine.diverged import NonFiniteLoss
 from distft.engine.engine import Engine
 from distft.engine.process_group import reduce_scalars
-from distft.models.selected import Reading
-from distft.workers.collate import MicroBatch, collate
+from distft.models.families.family import Family
+from distft.workers.collate import collate
 from distft.workers.verbs import MicroBatches
 
 COUNTS = ("tokens", "sequences", "units")
@@ -69,12 +69,11 @@ class StepSums:
 class Updater:
     """Runs micro-batches of a loss through an engine; with ``train`` False only measures.
 
-    ``head`` says what the module returns: "causal" logits or "scalar" values; ``unread`` is the token at which no
-    reward is read.
+    ``unread`` is the token at which no reward is read.
     """
 
     engine: Engine
-    head: str
+    family: Family
     pad_token: int
     unread: int | None = None
     unit_size: int = 1
@@ -122,9 +121,9 @@ class Updater:
         sums = StepSums()
         for rows in step:
             columns = [*loss.columns, *(name for name in loss.optional_columns if name in batch)]
-            micro = collate(batch, rows, columns, self.pad_token, self.engine.device, self.unread)
+            micro = collate(self.family, batch, rows, columns, self.pad_token, self.engine.device, self.unread)
             with torch.set_grad_enabled(rate is not None):
-                outputs = model_outputs(self.engine, self.head, micro, loss.outputs, loss.reads, temperature)
+                outputs = self.family.outputs(self.engine.forward, micro, loss.outputs, loss.reads, temperature)
                 result = loss(outputs, micro.loss, denominators)
                 if rate is not None:
                     self.engine.backward(result.loss)
@@ -146,15 +145,3 @@ class Updater:
         tokens = sum(int(column[row].sum()) if name == "response_mask" else len(column[row]) for row in rows)
         units = len(set(batch.dense("unit")[rows].tolist()))
         return [float(tokens), float(len(rows)), float(units)]
-
-
-def model_outputs(
-    engine: Engine, head: str, micro: MicroBatch, wanted: Sequence[str], reads: str, temperature: float
-) -> dict[str, Tensor]:
-    """One forward pass: ``logprobs`` (and ``entropy``, ``logits_mean``) or ``values`` of the selected positions."""
-    select = micro.last if head == "scalar" and reads == "last" else micro.select
-    if head == "scalar":
-        return {"values": engine.forward(input_ids=micro.input_ids, select=select)}
-    reading = Reading(micro.targets, tuple(wanted), temperature)
-    found: dict[str, Tensor] = engine.forward(input_ids=micro.input_ids, select=select, reading=reading)
-    return found

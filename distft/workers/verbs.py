@@ -1,7 +1,7 @@
 """Every verb of the workers, with its signature. No torch: the driver asks by these.
 
-A verb returns ``(report, columns)``; the columns stay in the object store. ``ModelWorker`` and ``DataWorker`` derive
-from these classes, the clients (`distft.clients`) ask for nothing else.
+A verb returns ``(report, columns)``; the columns stay in the object store. ``ModelWorker``, ``GeneratorWorker`` and
+``DataWorker`` derive from these classes, the clients (`distft.clients`) ask for nothing else.
 """
 
 from __future__ import annotations
@@ -91,25 +91,11 @@ class ModelVerbs(OnDevice, Protocol):
         """The loss and its metrics on held-out samples, without training."""
         ...
 
-    # ---- generating
-
-    @verb()
-    def sync_weights(self, version: int) -> tuple[Synced, None]:
-        """The current weights into this rank's generator, which from then on answers with ``version``."""
-        ...
-
-    @verb(deadline="long")
-    def generate(
-        self, sampling: Sampling, seed: int, iteration: int, micro_batches: MicroBatches, *, batch: Batch
-    ) -> tuple[Answers, Batch]:
-        """Responses to the prompts of ``batch``."""
-        ...
-
     # ---- keeping
 
     @verb(deadline="long", states=True)
     def save(self, staging: str) -> tuple[list[FileRecord | NotWritten], None]:
-        """This rank's share of a checkpoint; see ``keeping.save_share``."""
+        """This rank's share of a checkpoint; see ``saving.save_share``."""
         ...
 
     @verb(deadline="setup", states=True)
@@ -124,7 +110,23 @@ class ModelVerbs(OnDevice, Protocol):
 
     @verb(deadline="long", reports="first")
     def export(self, folder: str) -> tuple[None, None]:
-        """A plain Hugging Face folder of the result; see ``keeping.export_result``."""
+        """A plain Hugging Face folder of the result; see ``exporting.export_result``."""
+        ...
+
+
+class GeneratorVerbs(ModelVerbs, Protocol):
+    """One rank of a policy that answers prompts too."""
+
+    @verb()
+    def sync_weights(self, version: int) -> tuple[Synced, None]:
+        """The current weights into this rank's generator, which from then on answers with ``version``."""
+        ...
+
+    @verb(deadline="long")
+    def generate(
+        self, sampling: Sampling, seed: int, iteration: int, micro_batches: MicroBatches, *, batch: Batch
+    ) -> tuple[Answers, Batch]:
+        """Responses to the prompts of ``batch``."""
         ...
 
 

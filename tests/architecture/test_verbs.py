@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 
-DECLARED = {"ModelVerbs", "DataVerbs"}
+DECLARED = {"ModelVerbs", "GeneratorVerbs", "DataVerbs"}
 MAY_ASK = {"clients", "groups"}  # groups ask their workers to sleep, to wake and to close
 
 

@@ -16,7 +16,8 @@ from distft.cli import main
 from distft.common.seeding import derive
 from distft.config.models import Lora, Model, Quantization
 from distft.models.adapters import add_lora, is_adapter
-from distft.models.load import load_causal, start_head
+from distft.models.families.causal import load_causal
+from distft.models.load import start_head
 from distft.models.quantization import four_bits, keep_packing
 from tests.e2e.conftest import SFT, SMALL, TINY, Start, computed, dpo, events, lines, ppo, starting, weights
 from tests.e2e.test_resume import disturb, run

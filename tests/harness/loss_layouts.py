@@ -26,7 +26,7 @@ from distft.config.models import Model
 from distft.config.training import Optimizer
 from distft.experience.passes import Work, update_pass
 from distft.groups.handles import DataRef, Part
-from distft.models.load import load_causal, load_scalar
+from distft.models.families.family import find_family
 from distft.workers.model_worker import ModelWorker
 from distft.workers.spec import RoleSpec
 from distft.workers.update import Updater
@@ -150,16 +150,15 @@ def _sharded(
 def _plain(name: str, parameters: Mapping[str, Any], path: str) -> Measured:
     """In plain torch, a unit at a time."""
     model = _model(path)
-    head = "scalar" if name in SCALAR else "causal"
-    loaded = load_scalar(path, model, dropout=False, new_head=False)[0] if head == "scalar" else None
-    engine: Any = PlainEngine(loaded or load_causal(path, model, dropout=False), OPTIMIZER)
+    family = find_family("scalar" if name in SCALAR else "causal")
+    engine: Any = PlainEngine(family.load(path, model, dropout=False).module, OPTIMIZER)
     norms: dict[str, float] = {}
     _before_step(engine, lambda: norms.update(_norms(engine.module, lambda parameter: parameter.grad)))
     batch = made_batch(name, shuffled=False)
     units = batch.dense("unit")
     step = [np.flatnonzero(units == unit).tolist() for unit in range(int(units.max()) + 1)]
     loss = build_loss(found_at(LOSSES[name]), dict(parameters))
-    updater = Updater(engine, head, pad_token=0)
+    updater = Updater(engine, family, pad_token=0)
     [metrics] = updater.run(batch, [step], loss, temperature=TEMPERATURE, learning_rates=[RATE])
     weights = {key: parameter.detach().clone() for key, parameter in engine.module.named_parameters()}
     return Measured(len(step), norms, _without_time(metrics), weights)

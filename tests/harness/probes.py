@@ -20,7 +20,7 @@ from distft.controller import rl
 from distft.evaluation.held_out import EVALUATION_ITERATION
 from distft.experience.rollouts import Sampler
 from distft.groups.handles import DataRef
-from distft.workers import rank_generator
+from distft.workers import generator_worker
 from distft.workers.verbs import ModelVerbs
 
 Tokens = list[list[int]]
@@ -60,7 +60,7 @@ def stale_generator() -> Iterator[None]:
 @contextmanager
 def stale_layer() -> Iterator[None]:
     """One tensor of the generator is not what the trainer has, from the first sync on."""
-    original: Any = getattr(rank_generator, COPY_WEIGHTS)
+    original: Any = getattr(generator_worker, COPY_WEIGHTS)
 
     def copied(tensors: Any, targets: Any) -> int:
         count = original(tensors, targets)
@@ -68,7 +68,7 @@ def stale_layer() -> Iterator[None]:
             targets[sorted(targets)[-2]].mul_(0.5)
         return int(count)
 
-    with patch.object(rank_generator, COPY_WEIGHTS, copied):
+    with patch.object(generator_worker, COPY_WEIGHTS, copied):
         yield
 
 

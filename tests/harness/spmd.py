@@ -17,6 +17,7 @@ import torch.distributed as dist
 
 from distft.clients.data_group import DataGroup
 from distft.clients.model_group import ModelGroup
+from distft.common.addresses import found_at
 from distft.common.verb import Verb
 from distft.config.recipe import Recipe
 from distft.config.roles import main_role, roles
@@ -27,11 +28,10 @@ from distft.controller.supervised import train_supervised
 from distft.controller.visits import total_steps
 from distft.groups.dispatch import assemble, samples_of
 from distft.groups.handles import Call, DataRef, Part, Result, Wait, WorkerInfo
-from distft.launch.starts import model_starts, role_spec
+from distft.launch.starts import model_starts, role_spec, worker_of
 from distft.tracking.timing import Throughput
 from distft.tracking.tracker import Tracker
 from distft.workers.data_worker import DataWorker
-from distft.workers.model_worker import ModelWorker
 
 
 @dataclass
@@ -123,7 +123,7 @@ def build_session(
     groups: dict[str, SpmdGroup] = {}
     first = True
     for role in roles(recipe):
-        worker = ModelWorker(spec=role_spec(recipe, role), rank=rank, world_size=num_ranks)
+        worker = found_at(worker_of(recipe, role))(spec=role_spec(recipe, role), rank=rank, world_size=num_ranks)
         if first and store is None:
             store = worker.host_store()[0]
         assert store is not None
@@ -157,7 +157,7 @@ def build_session(
 def train(session: Session) -> None:
     """The loop of the recipe's algorithm, to its last step."""
     if session.recipe.algorithm.traits.sampled:
-        session.groups["policy"].sync_weights(0).result()
+        session.generator.sync_weights(0).result()
         train_rl(session)
     else:
         train_supervised(session)

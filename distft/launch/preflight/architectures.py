@@ -14,7 +14,7 @@ from distft.config.data_rules import said_longest
 from distft.config.models import Model
 from distft.config.recipe import Recipe
 from distft.config.roles import is_rl, longest_sequence
-from distft.planning.footprint import SCALAR_ROLES
+from distft.models.families.table import family_of
 from distft.planning.positions import changing_rope, position_limit
 
 # The kernels of these families read the weights of some layers past their modules, and so past an adapter.
@@ -29,9 +29,9 @@ def check_architecture(config: Mapping[str, Any], folder: Path, role: str, model
     """The family is one that transformers has a decoder of, or whose own code is trusted. Raises UserError."""
     where = f"models.{role}.path"
     family = str(config.get("model_type") or "")
-    head = "AutoModelForCausalLM" if role not in SCALAR_ROLES else "AutoModelForSequenceClassification"
+    wanted = family_of(role)
     own_code = dict(config.get("auto_map") or {})
-    if head in own_code and model.trust_remote_code:
+    if wanted.auto_class in own_code and model.trust_remote_code:
         return
     if config.get("is_encoder_decoder"):
         raise UserError(
@@ -49,7 +49,7 @@ def check_architecture(config: Mapping[str, Any], folder: Path, role: str, model
             where=where,
             hint="take a decoder: Llama, Qwen, Gemma, Mistral, GPT-2, ...",
         )
-    if family in lists[_CAUSAL] and (role not in SCALAR_ROLES or family in lists[_CLASSIFIER]):
+    if family in lists[_CAUSAL] and (not wanted.scalar or family in lists[_CLASSIFIER]):
         return
     if family in lists[_CAUSAL]:
         raise UserError(

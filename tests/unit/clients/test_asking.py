@@ -7,7 +7,7 @@ import pytest
 from distft.clients.asking import ask, each, rows
 from distft.common.verb import declaration
 from distft.groups.handles import DataRef, Part
-from distft.workers.verbs import ModelVerbs
+from distft.workers.verbs import GeneratorVerbs, ModelVerbs
 from tests.harness.fake_groups import Fake, Said
 
 DATA = DataRef((Part("a", (0, 1)),))
@@ -25,7 +25,7 @@ def test_what_is_each_ranks_own_and_the_rows_are_told_from_the_rest() -> None:
 
 
 def test_a_verb_without_rows_is_sent_none() -> None:
-    call = ask(Fake("policy", Said()), ModelVerbs.sync_weights, 3)
+    call = ask(Fake("policy", Said()), GeneratorVerbs.sync_weights, 3)
     assert (call.args, call.each, call.data, call.samples) == ((3,), None, (), None)
 
 

@@ -7,8 +7,7 @@ import pytest
 from distft.clients.model_group import ModelGroup, UpdateSpec
 from distft.clients.samples import Samples
 from distft.groups.handles import DataRef, Part
-from distft.rollout.generator import Sampling
-from tests.harness.fake_groups import RESPONSE, Fake, Said
+from tests.harness.fake_groups import Fake, Said
 
 SAMPLES = Samples((DataRef((Part("a", (0, 1, 2)),)),), (5, 6, 7), (0, 1, 2))
 
@@ -29,7 +28,7 @@ def test_a_guest_cannot_be_trained_or_saved() -> None:
     for ask in (
         lambda: guest.update(SAMPLES, UpdateSpec("loss", {}, 0, 1), []),
         lambda: guest.save("folder"),
-        lambda: guest.sync_weights(1),
+        lambda: guest.evaluate(SAMPLES, "loss", {}, []),
     ):
         with pytest.raises(ValueError, match="reference lives in the group of policy: it is only read"):
             ask()
@@ -43,13 +42,3 @@ def test_every_rank_is_sent_the_rows_of_its_own_micro_batches_once() -> None:
     assert call.each == (([[[2], [0]], [[0], []]],), ([[[1], []], [[2, 1]]],))
     assert call.samples == ((0, 2), (1, 2))
     assert call.kwargs == {"temperature": 0.7, "target_kl": 0.2}
-
-
-def test_responses_are_told_by_sample() -> None:
-    said = Said()
-    made = (
-        ModelGroup(Fake("policy", said)).generate(SAMPLES, Sampling(4), [[[0, 2], [1]]], seed=1, iteration=2).result()
-    )
-    assert made.lengths == dict.fromkeys((0, 1, 2), RESPONSE)
-    assert made.responses.samples == (0, 1, 2)
-    assert (made.version, made.seconds) == (0, 0.5)

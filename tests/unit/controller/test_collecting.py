@@ -9,7 +9,7 @@ import pytest
 from distft.clients.samples import Samples
 from distft.controller.collecting import collect, joined
 from distft.groups.handles import DataRef, Part
-from distft.workers.verbs import DataVerbs, ModelVerbs
+from distft.workers.verbs import DataVerbs, GeneratorVerbs, ModelVerbs
 from tests.harness.fake_groups import PER_PROMPT, Said
 from tests.unit.controller.test_rl import Saving, session
 
@@ -30,7 +30,7 @@ def test_rounds_go_on_until_the_batch_is_full(tmp_path: Path) -> None:
     assert collected.rollout.data[0].samples == tuple(range(8)), "numbered on from round to round"
     assert [call.args for call in said.asked(DataVerbs.informative)] == [(4, 0), (3, 2), (3, 2)]
     assert [call.args[1] for call in said.asked(DataVerbs.prompts)] == [0, 4, 8], "every round asks the next prompts"
-    seeds = [call.args[1] for call in said.asked(ModelVerbs.generate)]
+    seeds = [call.args[1] for call in said.asked(GeneratorVerbs.generate)]
     assert len(set(seeds)) == 3, "and draws anew"
     assert seeds[0] == one.recipe.seed
     assert (collected.start, collected.end) == (None, 12)

@@ -23,7 +23,9 @@ from distft.engine import process_group
 from distft.engine.diverged import NonFiniteGradients
 from distft.engine.engine import Engine, writable
 from distft.models.adapters import add_lora
-from distft.models.load import DTYPES, load_causal, load_scalar, start_head
+from distft.models.families.causal import load_causal
+from distft.models.families.scalar import load_scalar
+from distft.models.load import DTYPES, start_head
 from distft.models.selected import Reading, SelectedLogits
 
 LENGTH = 12

@@ -12,7 +12,8 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from distft.batches import Batch, Ragged
 from distft.config.models import Policy, RewardModel
 from distft.evaluation.passes import likelihoods, micro_batches, rewards
-from distft.models.load import load_causal, load_scalar
+from distft.models.families.causal import load_causal
+from distft.models.families.scalar import load_scalar
 from tests.unit.models import tiny
 
 ROWS = [row.numpy() for row in tiny.rows((9, 4, 12, 6, 7))]

@@ -26,7 +26,7 @@ from distft.launch.rehearsal import rehearse
 from distft.launch.run import run
 from distft.launch.run_folder import fingerprint, write_recipe
 from distft.launch.starts import role_spec
-from distft.models.load import load_causal
+from distft.models.families.causal import load_causal
 from distft.workers import rehearsal
 from distft.workers.spec import Start
 from tests.reference.tiny_models import save_llama, train_tokenizer

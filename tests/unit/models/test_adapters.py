@@ -16,7 +16,8 @@ from distft.common.errors import UserError
 from distft.config.models import Lora, Model, Quantization
 from distft.models.adapters import ADAPTER, add_lora, is_adapter, plain_tensors
 from distft.models.export import export_adapter, export_model
-from distft.models.load import empty_causal, empty_scalar, load_causal, load_scalar
+from distft.models.families.causal import empty_causal, load_causal
+from distft.models.families.scalar import empty_scalar, load_scalar
 from tests.unit.models import tiny
 from tests.unit.models.families import write_family
 
@@ -57,12 +58,12 @@ def test_merged_it_computes_the_same(
         name.removeprefix("model."): tensor.clone()
         for name, tensor in plain_tensors(((n, p.data) for n, p in module.named_parameters()), module)
     }
-    build, opener = {
-        "causal": (empty_causal, AutoModelForCausalLM),
-        "scalar": (empty_scalar, AutoModelForSequenceClassification),
+    build, opener, task = {
+        "causal": (empty_causal, AutoModelForCausalLM, "CAUSAL_LM"),
+        "scalar": (empty_scalar, AutoModelForSequenceClassification, "SEQ_CLS"),
     }[kind]
     export_model(build(folder, Model(path=folder, dtype="float32")), weights, tiny.tokenizer(), tmp_path)
-    export_adapter(module.model, trained, folder, tmp_path / "adapter")  # type: ignore[arg-type]
+    export_adapter(module.model, trained, folder, tmp_path / "adapter", task)  # type: ignore[arg-type]
     wanted = computed(module)
     plain = Model(path=str(tmp_path), dtype="float32")
     if kind == "causal":

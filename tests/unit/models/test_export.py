@@ -24,7 +24,8 @@ from distft.batches import Batch, Ragged
 from distft.config.models import Model
 from distft.models.buffers import kept_buffers
 from distft.models.export import export_model
-from distft.models.load import empty_causal, load_causal, load_scalar
+from distft.models.families.causal import empty_causal, load_causal
+from distft.models.families.scalar import Scalar, load_scalar
 from distft.models.padding import unread_token
 from distft.workers.collate import collate
 from tests.unit.models import tiny
@@ -161,12 +162,12 @@ def test_an_exported_reward_model_scores_as_it_did(
     batch = Batch({"prompt_ids": Ragged.of([text[:1] for text in texts], np.int32),
                    "response_ids": Ragged.of([text[1:] for text in texts], np.int32)})  # fmt: skip
     unread = unread_token(tokenizer, module.model.config, trained=True)
-    micro = collate(batch, [0, 1, 2], (), tiny.PAD, torch.device("cpu"), unread)
+    micro = collate(Scalar(), batch, [0, 1, 2], (), tiny.PAD, torch.device("cpu"), unread)
     export_model(module.model, parameters(module.model), tokenizer, tmp_path, module.written)
     reopened = AutoModelForSequenceClassification.from_pretrained(tmp_path).eval()
     padded = AutoTokenizer.from_pretrained(tmp_path).pad({"input_ids": texts}, return_tensors="pt")
     with torch.no_grad():
-        ours = module(micro.input_ids, micro.last)
+        ours = module(micro.tensors["input_ids"], micro.last)
         theirs = reopened(**padded).logits[:, 0]
         alone = [reopened(input_ids=torch.tensor([text])).logits.item() for text in texts]
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)

@@ -14,8 +14,9 @@ from torch import nn
 from distft.common.errors import UserError
 from distft.config.models import Model
 from distft.models import finite
+from distft.models.families.causal import load_causal
+from distft.models.families.scalar import load_scalar
 from distft.models.finite import require_finite, require_finite_files
-from distft.models.load import load_causal, load_scalar
 
 NORM, DOWN = "model.layers.0.input_layernorm.weight", "model.layers.1.mlp.down_proj.weight"
 

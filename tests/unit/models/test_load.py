@@ -20,7 +20,9 @@ from transformers import (
 
 from distft.common.errors import UserError
 from distft.config.models import Model
-from distft.models.load import load_causal, load_scalar, plain_twin, start_head
+from distft.models.families.causal import load_causal
+from distft.models.families.scalar import load_scalar
+from distft.models.load import plain_twin, start_head
 from tests.unit.models import tiny
 
 

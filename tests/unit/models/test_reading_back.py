@@ -13,7 +13,8 @@ from transformers import MixtralConfig, MixtralForCausalLM
 from distft.common.errors import UserError
 from distft.config.models import Model
 from distft.models import reading_back
-from distft.models.load import empty_causal, empty_scalar
+from distft.models.families.causal import empty_causal
+from distft.models.families.scalar import empty_scalar
 from distft.models.reading_back import check_saved, require_readable, saved_shapes
 from tests.unit.models import tiny
 from tests.unit.models.families import FAMILIES, families, write_family

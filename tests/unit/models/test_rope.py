@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from distft.config.models import Model
-from distft.models.load import load_causal
+from distft.models.families.causal import load_causal
 from distft.models.rope import settle_rope
 from tests.unit.models import tiny
 from tests.unit.models.families import write_family

@@ -11,7 +11,8 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForSequenceClas
 
 from distft.algorithms import linear_logprobs
 from distft.config.models import Model
-from distft.models.load import load_causal, load_scalar
+from distft.models.families.causal import load_causal
+from distft.models.families.scalar import load_scalar
 from distft.models.selected import Reading, SelectedLogits, SelectedScalars
 from tests.unit.models import tiny
 

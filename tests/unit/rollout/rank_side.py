@@ -11,7 +11,8 @@ from distft.config.models import Engine as EngineConfig
 from distft.config.models import Model
 from distft.config.training import Optimizer
 from distft.engine.engine import Engine
-from distft.models.load import DTYPES, load_causal, plain_twin
+from distft.models.families.causal import load_causal
+from distft.models.load import DTYPES, plain_twin
 from distft.rollout.generator import Sampling
 from distft.rollout.hf import HfGenerator
 from distft.rollout.sampling import uniforms

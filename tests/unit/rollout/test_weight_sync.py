@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from distft.config.models import Model
-from distft.models.load import load_causal, plain_twin
+from distft.models.families.causal import load_causal
+from distft.models.load import plain_twin
 from distft.rollout.weight_sync import copy_weights
 from tests.unit.models import tiny
 

@@ -11,7 +11,7 @@ from distft.batches import Batch, Ragged
 from distft.config.models import Engine, Lora, Model, Quantization
 from distft.config.training import Optimizer
 from distft.rollout.generator import Sampling
-from distft.workers.model_worker import ModelWorker
+from distft.workers.generator_worker import GeneratorWorker
 from distft.workers.spec import RoleSpec
 from tests.unit.models import tiny
 
@@ -53,7 +53,7 @@ def live(
     engine = Engine(persistence_threshold=0, zero_stage=3)
     model = Model(path=folder, dtype="float32", peft=lora, quantization=quantization, engine=engine)
     spec = RoleSpec("policy", model, "causal", Optimizer(learning_rate=1e-2), longest=LONGEST)
-    worker = ModelWorker(spec=spec, rank=rank, world_size=world)
+    worker = GeneratorWorker(spec=spec, rank=rank, world_size=world)
     worker.setup(("", 0), folder, False)
     worker.check_export()
     micro_batches = SAMPLES[world][rank]

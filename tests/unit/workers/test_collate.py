@@ -7,10 +7,12 @@ import pytest
 import torch
 
 from distft.batches import Batch, Column, Ragged
+from distft.models.families.causal import Causal
 from distft.workers.collate import DUMMY_ROWS, collate
 
 CPU = torch.device("cpu")
 PAD = 9
+CAUSAL = Causal()
 
 
 def batch(*, masked: bool = False) -> Batch:
@@ -29,20 +31,20 @@ def batch(*, masked: bool = False) -> Batch:
 
 
 def test_each_token_is_read_where_it_is_predicted() -> None:
-    micro = collate(batch(), [0, 1], ["advantages"], PAD, CPU)
-    assert micro.input_ids.tolist() == [[1, 2, 3, 4, 5], [6, 7, PAD, PAD, PAD]]
+    micro = collate(CAUSAL, batch(), [0, 1], ["advantages"], PAD, CPU)
+    assert micro.tensors["input_ids"].tolist() == [[1, 2, 3, 4, 5], [6, 7, PAD, PAD, PAD]]
     assert micro.select.tolist() == [1, 2, 3, 5]  # the position before each response token, rows of five
     assert micro.targets.tolist() == [3, 4, 5, 7]
-    assert micro.input_ids.flatten()[micro.select].tolist() == [2, 3, 4, 6]
+    assert micro.tensors["input_ids"].flatten()[micro.select].tolist() == [2, 3, 4, 6]
     assert micro.loss.segments.tolist() == [0, 0, 0, 1]
     assert micro.loss.columns["advantages"].tolist() == pytest.approx([0.1, 0.2, 0.3, 0.4])
-    assert micro.input_ids.flatten()[micro.last].tolist() == [5, 7]
+    assert micro.tensors["input_ids"].flatten()[micro.last].tolist() == [5, 7]
     assert micro.loss.response_mask.all()
     assert micro.loss.sequence_mask.tolist() == [True, True]
 
 
 def test_rows_come_in_the_order_asked() -> None:
-    micro = collate(batch(), [1, 0], ["advantages", "score"], PAD, CPU)
+    micro = collate(CAUSAL, batch(), [1, 0], ["advantages", "score"], PAD, CPU)
     assert micro.targets.tolist() == [7, 3, 4, 5]
     assert micro.loss.columns["advantages"].tolist() == pytest.approx([0.4, 0.1, 0.2, 0.3])
     assert micro.loss.columns["score"].tolist() == [-1.5, 1.5]
@@ -50,22 +52,22 @@ def test_rows_come_in_the_order_asked() -> None:
 
 
 def test_masked_tokens_are_not_computed() -> None:
-    micro = collate(batch(masked=True), [0, 1], ["advantages"], PAD, CPU)
+    micro = collate(CAUSAL, batch(masked=True), [0, 1], ["advantages"], PAD, CPU)
     assert micro.targets.tolist() == [3, 5]
     assert micro.loss.columns["advantages"].tolist() == pytest.approx([0.1, 0.3])
 
 
 def test_a_micro_batch_without_a_token_weighs_nothing() -> None:
-    micro = collate(batch(masked=True), [1], ["advantages"], PAD, CPU)
+    micro = collate(CAUSAL, batch(masked=True), [1], ["advantages"], PAD, CPU)
     assert len(micro.select) == len(micro.targets) == 1
     assert not micro.loss.response_mask.any()
     assert len(micro.places) == 0
 
 
 def test_dummy_work_looks_like_a_pair_and_weighs_nothing() -> None:
-    micro = collate(batch(), [], ["advantages", "score"], PAD, CPU)
-    assert micro.input_ids.shape == (DUMMY_ROWS, 2)
-    assert int(micro.select.max()) < micro.input_ids.numel()
+    micro = collate(CAUSAL, batch(), [], ["advantages", "score"], PAD, CPU)
+    assert micro.tensors["input_ids"].shape == (DUMMY_ROWS, 2)
+    assert int(micro.select.max()) < micro.tensors["input_ids"].numel()
     assert not micro.loss.response_mask.any()
     assert not micro.loss.sequence_mask.any()
     assert set(micro.loss.columns) == {"advantages", "score"}
@@ -81,16 +83,18 @@ def test_a_sample_without_a_prompt_starts_at_its_second_token() -> None:
             "unit": np.arange(1),
         }
     )
-    micro = collate(text, [0], [], PAD, CPU)
+    micro = collate(CAUSAL, text, [0], [], PAD, CPU)
     assert micro.select.tolist() == [0, 1]
     assert micro.targets.tolist() == [4, 5]
 
 
 def test_a_reward_is_read_at_the_last_token_that_is_not_the_one_left_out() -> None:
     ended = batch().with_columns(response_ids=Ragged.of([[3, PAD, 4, PAD, PAD], [7]], np.int32))
-    ends = [collate(ended, [row], [], PAD, CPU, unread).last.tolist() for unread in (None, PAD) for row in (0, 1)]
+    ends = [
+        collate(CAUSAL, ended, [row], [], PAD, CPU, unread).last.tolist() for unread in (None, PAD) for row in (0, 1)
+    ]
     assert ends == [[6], [1], [4], [1]]
     nothing = batch().with_columns(
         prompt_ids=Ragged.of([[PAD], [6]], np.int32), response_ids=Ragged.of([[], [7]], np.int32)
     )
-    assert collate(nothing, [0], [], PAD, CPU, PAD).last.tolist() == [0]  # where transformers reads it
+    assert collate(CAUSAL, nothing, [0], [], PAD, CPU, PAD).last.tolist() == [0]  # where transformers reads it

@@ -9,7 +9,7 @@ import pytest
 from transformers import GenerationConfig
 
 from distft.config.models import Model
-from distft.workers.model_worker import ModelWorker
+from distft.workers.generator_worker import GeneratorWorker
 from distft.workers.spec import RoleSpec
 from tests.unit.engine.group import Group
 from tests.unit.models import tiny
@@ -30,7 +30,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
 def stops(rank: int, world: int, folder: str, named: tuple[str, ...] | None, target: str) -> dict[str, Any]:
     """What the worker says, what its generator takes, and what it writes."""
     spec = RoleSpec("policy", Model(path=folder, dtype="float32"), "causal", None, longest=32, stop_tokens=named)
-    worker = ModelWorker(spec=spec, rank=rank, world_size=world)
+    worker = GeneratorWorker(spec=spec, rank=rank, world_size=world)
     said = list(worker.setup(("", 0), folder, False)[0].stop_tokens)
     worker.export(target)
     written = GenerationConfig.from_pretrained(target).eos_token_id

@@ -18,6 +18,7 @@ from distft.algorithms.losses.sft import Sft
 from distft.batches import Batch, Ragged
 from distft.config.training import Optimizer
 from distft.engine.diverged import NonFiniteLoss
+from distft.models.families.causal import Causal
 from distft.models.selected import Reading
 from distft.workers.update import StepSums, Updater
 from tests.harness.plain_engine import PlainEngine
@@ -65,7 +66,7 @@ def test_numbers_are_read_once_a_step_however_many_micro_batches(alone: None) ->
         engine: Any = PlainEngine(Tiny(), Optimizer())
         step = [list(range(first, first + rows)) for first in range(0, 12, rows)]
         with CountReads() as counting:
-            [metrics] = Updater(engine, "causal", 0).run(batch, [step], Sft(), learning_rates=[0.1])
+            [metrics] = Updater(engine, Causal(), 0).run(batch, [step], Sft(), learning_rates=[0.1])
         reads.append(counting.count)
         losses.append(metrics["loss"])
     assert reads[0] == reads[1] == reads[2] > 0

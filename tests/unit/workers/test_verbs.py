@@ -10,13 +10,22 @@ import pytest
 
 from distft.common.verb import Ending, OnDevice, declaration, verbs_of
 from distft.workers.data_worker import DataWorker
+from distft.workers.generator_worker import GeneratorWorker
 from distft.workers.model_worker import ModelWorker
-from distft.workers.verbs import DataVerbs, ModelVerbs
+from distft.workers.verbs import DataVerbs, GeneratorVerbs, ModelVerbs
 
-WORKERS: list[tuple[type, type]] = [(ModelVerbs, ModelWorker), (DataVerbs, DataWorker)]
+WORKERS: list[tuple[type, type]] = [
+    (ModelVerbs, ModelWorker), (GeneratorVerbs, GeneratorWorker), (DataVerbs, DataWorker),
+]  # fmt: skip
 CASES = [(declared, worker, name) for declared, worker in WORKERS for name in verbs_of(declared)]
 # What workers do for the process they live in, not for the controller.
 NO_VERBS = {"take_peaks", "join"}
+
+
+def own(worker: type) -> dict[str, Any]:
+    """What it and the workers that it derives from define, without the declarations."""
+    kinds = [kind for kind in worker.__mro__ if kind is not object and not vars(kind).get("_is_protocol", False)]
+    return {name: value for kind in reversed(kinds) for name, value in vars(kind).items()}
 
 
 def parameters(function: Callable[..., Any]) -> list[tuple[str, Any, Any]]:
@@ -26,14 +35,14 @@ def parameters(function: Callable[..., Any]) -> list[tuple[str, Any, Any]]:
 
 @pytest.mark.parametrize(("declared", "worker", "name"), CASES, ids=[f"{case[1].__name__}.{case[2]}" for case in CASES])
 def test_a_verb_is_bound_to_the_workers_own(declared: type, worker: type, name: str) -> None:
-    real = vars(worker).get(name)
+    real = own(worker).get(name)
     assert real is not None, "declared, and not there"
     assert parameters(real) == parameters(getattr(declared, name))
 
 
 @pytest.mark.parametrize(("declared", "worker"), WORKERS)
 def test_whatever_can_be_asked_is_declared(declared: type, worker: type) -> None:
-    public = {name for name, value in vars(worker).items() if callable(value) and not name.startswith("_")}
+    public = {name for name, value in own(worker).items() if callable(value) and not name.startswith("_")}
     assert public - NO_VERBS == set(verbs_of(declared))
 
 
@@ -44,7 +53,9 @@ def test_what_groups_ask_by_themselves_is_among_them() -> None:
 
 def test_devices_are_asked_for_where_something_is_computed() -> None:
     needing = {name for name, verb in verbs_of(ModelVerbs).items() if verb.on_device}
-    assert needing == {"setup", "forward", "update", "evaluate", "sync_weights", "generate", "save", "load", "export"}
+    assert needing == {"setup", "forward", "update", "evaluate", "save", "load", "export"}
+    answering = {name for name, verb in verbs_of(GeneratorVerbs).items() if verb.on_device}
+    assert answering - needing == {"sync_weights", "generate"}
     assert {name for name in needing if verbs_of(ModelVerbs)[name].states} == {"setup", "update", "save", "load"}
     assert not any(verb.on_device for verb in verbs_of(DataVerbs).values())
 

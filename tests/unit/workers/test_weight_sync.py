@@ -10,8 +10,8 @@ import torch
 
 from distft.config.models import Engine, Lora, Model
 from distft.config.training import Optimizer
-from distft.workers import rank_generator
-from distft.workers.model_worker import ModelWorker
+from distft.workers import generator_worker
+from distft.workers.generator_worker import GeneratorWorker
 from distft.workers.spec import RoleSpec
 from tests.unit.engine.group import Group
 from tests.unit.models import tiny
@@ -28,7 +28,7 @@ def started(rank: int, world: int, folder: str, lora: Lora | None) -> Any:
     """A ZeRO-3 policy that generates from a twin."""
     model = Model(path=folder, dtype="float32", peft=lora, engine=Engine(persistence_threshold=0))
     spec = RoleSpec("policy", model, "causal", Optimizer(learning_rate=0.1), longest=32)
-    worker = ModelWorker(spec=spec, rank=rank, world_size=world)
+    worker = GeneratorWorker(spec=spec, rank=rank, world_size=world)
     worker.setup(("", 0), folder, False)
     return worker
 
@@ -69,20 +69,20 @@ def test_the_twin_has_the_trainers_weights_and_what_is_frozen_is_sent_once(
 def synced_short(rank: int, world: int, folder: str, lora: Lora | None) -> str:
     """The error of a twin with one parameter more than the trainer."""
     worker = started(rank, world, folder, lora)
-    plain = rank_generator.plain_twin
+    plain = generator_worker.plain_twin
 
     def larger(*args: Any, **options: Any) -> Any:
         twin = plain(*args, **options)
         twin.register_parameter("extra", torch.nn.Parameter(torch.zeros(3)))
         return twin
 
-    rank_generator.plain_twin = larger
+    generator_worker.plain_twin = larger
     try:
         worker.sync_weights(0)
     except ValueError as error:
         return str(error)
     finally:
-        rank_generator.plain_twin = plain
+        generator_worker.plain_twin = plain
     return ""
 
 

@@ -1,4 +1,4 @@
-"""A rank's generator: fed with the policy's weights, asked for responses."""
+"""A rank of a policy that answers prompts: its generator gets its weights, and is asked for responses."""
 
 from __future__ import annotations
 
@@ -9,18 +9,55 @@ from typing import Any
 import numpy as np
 
 from distft.batches import Batch, Ragged, concatenate
+from distft.common.logging import stage
+from distft.engine import engine
 from distft.engine.engine import Engine
 from distft.models.adapters import add_lora
 from distft.models.buffers import give_kept_buffers
+from distft.models.families.family import find_family
+from distft.models.families.table import FAMILIES
 from distft.models.load import DTYPES, plain_twin
 from distft.models.rope import settle_rope
 from distft.rollout.generator import Sampling
 from distft.rollout.hf import HfGenerator
 from distft.rollout.sampling import uniforms
 from distft.rollout.weight_sync import PREFIX, copy_weights
+from distft.workers.model_worker import ModelWorker
 from distft.workers.reports import Answers, Synced
 from distft.workers.spec import RoleSpec
-from distft.workers.verbs import MicroBatches
+from distft.workers.verbs import GeneratorVerbs, MicroBatches
+
+
+def preload() -> None:
+    """For ``groups.fork_server``: all that any rank of a model imports sooner or later, whatever its role."""
+    engine.preload()
+    for name in FAMILIES:
+        find_family(name)
+
+
+class GeneratorWorker(ModelWorker, GeneratorVerbs):
+    """A model's rank with a generator of that model beside it, which answers with the weights of the last sync."""
+
+    def __init__(self, **told: Any) -> None:
+        super().__init__(**told)
+        self._generator: RankGenerator | None = None
+
+    def sync_weights(self, version: int) -> tuple[Synced, None]:
+        """The current weights into this rank's generator, which from then on answers with ``version``."""
+        stage(f"weight sync {version}")
+        if self._generator is None:
+            self._generator = RankGenerator(
+                self._engine, self.spec, self.world_size, stop_tokens=self._stop_tokens(), pad_token=self._pad_token
+            )
+        return self._generator.sync(version), None
+
+    def generate(
+        self, sampling: Sampling, seed: int, iteration: int, micro_batches: MicroBatches, *, batch: Batch
+    ) -> tuple[Answers, Batch]:
+        """Responses to the prompts of ``batch``; reports their lengths by sample and the weights' version."""
+        stage(f"generate iteration {iteration}")
+        assert self._generator is not None, "sync_weights comes first"
+        return self._generator.generate(sampling, seed, iteration, micro_batches, batch)
 
 
 class RankGenerator:

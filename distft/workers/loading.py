@@ -1,0 +1,51 @@
+"""A role's model as its ranks build it: loaded into its shards, ready for the engine."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from distft.common.errors import UserError
+from distft.config.models import Engine as EngineConfig
+from distft.engine.engine import Engine, writable
+from distft.models.adapters import add_lora
+from distft.models.families.family import find_family
+from distft.models.liger import use_liger
+from distft.models.load import start_head
+from distft.models.rope import settle_rope
+from distft.planning.positions import position_limit
+from distft.workers.spec import RoleSpec
+
+log = logging.getLogger(__name__)
+
+
+def load_sharded(spec: RoleSpec, path: str, config: EngineConfig, *, new_head: bool) -> Any:
+    """The module of a role from ``path``, a new head started, with its kernels, ropes and adapters (collective).
+
+    Raises UserError as ``Family.load``, and as what it is then given does.
+    """
+    with Engine.sharded_loading(config, spec.model.dtype):
+        loaded = find_family(spec.family).load(path, spec.model, dropout=spec.dropout, new_head=new_head)
+    model = loaded.module.model
+    if use_liger(model, spec.model.kernels, f"models.{spec.role}.kernels"):
+        log.info("layers are computed by Liger's kernels")
+    if spec.role != "reward":  # which may have a tokenizer, and so lengths, of its own
+        require_positions(position_limit(model.config.to_dict()), spec.longest, spec.role, path)
+    settle_rope(model, spec.longest)
+    if loaded.new_head is not None:
+        with writable(loaded.new_head) as weight:
+            start_head(weight, spec.seed)
+    if spec.model.peft is not None:
+        add_lora(model, spec.model.peft, dropout=spec.dropout, seed=spec.seed)
+    return loaded.module
+
+
+def require_positions(positions: int | None, length: int, role: str, path: str) -> None:
+    """Raises UserError for a sequence of more tokens than the model at ``path`` has learned positions for."""
+    if positions is not None and length > positions:
+        raise UserError(
+            f"{path} has learned {positions} positions, a sequence has {length} tokens",
+            where=f"models.{role}.path",
+            hint="shorter sequences (data.max_length, or in RL data.max_prompt_length and rollout.max_new_tokens), "
+            "or a model with more positions",
+        )
