@@ -111,8 +111,6 @@ def update(session: Session, experience: Experience, due: list[Role]) -> tuple[d
 
 def named(role: str, metrics: dict[str, float]) -> dict[str, float]:
     """The metrics that several trained roles have, told apart: the policy's plain, another's marked."""
-    for helper in ("seconds", "num_tokens"):
-        metrics.pop(helper, None)
     if role == "policy":
         return metrics
     shared = ("loss", "grad_norm", "learning_rate")

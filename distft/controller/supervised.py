@@ -46,9 +46,7 @@ def train_supervised(session: Session) -> None:
             if following is not None:
                 following = with_reference(following, ahead)
         progress.finish(position=position, num_tokens=samples.num_tokens, optimizer_steps=1)
-        metrics = dict(updated.steps[0])
-        metrics.pop("seconds")
-        metrics |= {**work.metrics(), "memory/rss_bytes": updated.memory.rss_bytes}
+        metrics = {**updated.steps[0], **work.metrics(), "memory/rss_bytes": updated.memory.rss_bytes}
         session.log_step(metrics, samples.lengths)
         evaluate_if_due(session)
         session.checkpoint_if_due()

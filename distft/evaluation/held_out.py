@@ -26,10 +26,7 @@ def loss_metrics(
     if "reference" in groups:
         samples = samples.with_data(reference_pass(groups["reference"], samples, cap).result())
     loss, parameters = recipe.algorithm.loss_of(role)
-    metrics = dict(evaluate_pass(groups[role], samples, loss, parameters, cap).result())
-    for helper in ("seconds", "num_tokens"):
-        metrics.pop(helper, None)
-    return metrics
+    return evaluate_pass(groups[role], samples, loss, parameters, cap).result()
 
 
 def score_metrics(sampler: Sampler, split: str, count: int) -> dict[str, float]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -117,7 +116,6 @@ class Updater:
         temperature: float,
         rate: float | None,
     ) -> dict[str, float]:
-        started = time.perf_counter()
         sums = StepSums()
         for rows in step:
             columns = [*loss.columns, *(name for name in loss.optional_columns if name in batch)]
@@ -129,11 +127,9 @@ class Updater:
                     self.engine.backward(result.loss)
             sums.add(result)
         metrics = loss.finalize(sums.reduced(denominators, rate))
-        metrics["num_tokens"] = denominators["tokens"]
         if rate is not None:
             metrics["grad_norm"] = self.engine.step(rate)
             metrics["learning_rate"] = rate
-        metrics["seconds"] = time.perf_counter() - started
         return metrics
 
     def _counts(self, batch: Batch, step: MicroBatches) -> list[float]:

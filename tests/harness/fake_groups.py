@@ -67,7 +67,7 @@ class Said:
         return Result(report, (report,) * call.group.num_ranks, data, 0.5)
 
     def _report(self, call: Call[Any], samples: list[int]) -> Any:
-        step = {"loss": self.loss, "seconds": 0.1, "num_tokens": 9}
+        step = {"loss": self.loss}
         match call.verb.name:
             case "prompts" | "batch" | "informative":
                 return Described((PROMPT,) * len(samples), tuple(samples))

@@ -144,7 +144,7 @@ def _sharded(
     work = Work()
     [metrics] = update_pass(group, samples, [list(everyone)], update, split.max_tokens, work).result().steps
     weights = {key: tensor.detach().clone() for key, tensor in engine.full_tensors()}
-    return Measured(work.schedules[0].num_micro_batches, norms, _without_time(metrics), weights)
+    return Measured(work.schedules[0].num_micro_batches, norms, metrics, weights)
 
 
 def _plain(name: str, parameters: Mapping[str, Any], path: str) -> Measured:
@@ -161,7 +161,7 @@ def _plain(name: str, parameters: Mapping[str, Any], path: str) -> Measured:
     updater = Updater(engine, family, pad_token=0)
     [metrics] = updater.run(batch, [step], loss, temperature=TEMPERATURE, learning_rates=[RATE])
     weights = {key: parameter.detach().clone() for key, parameter in engine.module.named_parameters()}
-    return Measured(len(step), norms, _without_time(metrics), weights)
+    return Measured(len(step), norms, metrics, weights)
 
 
 def _model(path: str) -> Model:
@@ -185,7 +185,3 @@ def _norms(module: torch.nn.Module, gradient: Callable[[Any], torch.Tensor | Non
         found = gradient(parameter)
         norms[name] = 0.0 if found is None else float(found.double().norm())
     return norms
-
-
-def _without_time(metrics: Mapping[str, float]) -> dict[str, float]:
-    return {name: value for name, value in metrics.items() if name != "seconds"}
