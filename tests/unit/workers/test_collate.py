@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
 from distft.batches import Batch, Column, Ragged
 from distft.models.families.causal import Causal
+from distft.models.families.family import Arranged
 from distft.workers.collate import DUMMY_ROWS, collate
 
 CPU = torch.device("cpu")
@@ -41,6 +44,26 @@ def test_each_token_is_read_where_it_is_predicted() -> None:
     assert micro.tensors["input_ids"].flatten()[micro.last].tolist() == [5, 7]
     assert micro.loss.response_mask.all()
     assert micro.loss.sequence_mask.tolist() == [True, True]
+
+
+class Apart(Causal):
+    """As an encoder-decoder takes them: the prompt, and beside it the response moved on by one."""
+
+    def arrange(self, prompts: Any, responses: Any, pad_token: int, unread: int | None) -> Arranged:
+        width = max(map(len, responses))
+        decoded = [[0, *response[:-1].tolist()] + [pad_token] * (width - len(response)) for response in responses]
+        starts = np.arange(len(prompts)) * width
+        read = Causal.arrange(prompts, responses, pad_token, unread).last
+        return Arranged({"input_ids": np.stack(prompts), "decoder_input_ids": np.array(decoded)}, starts, read)
+
+
+def test_a_family_may_take_prompt_and_response_apart() -> None:
+    rows = batch().with_columns(prompt_ids=Ragged.of([[1, 2], [6, 8]], np.int32))
+    micro = collate(Apart(), rows, [0, 1], ["advantages"], PAD, CPU)
+    assert micro.tensors["input_ids"].tolist() == [[1, 2], [6, 8]]
+    assert micro.tensors["decoder_input_ids"].tolist() == [[0, 3, 4], [0, PAD, PAD]]
+    assert (micro.select.tolist(), micro.targets.tolist()) == ([0, 1, 2, 3], [3, 4, 5, 7])
+    assert collate(Apart(), rows, [], [], PAD, CPU).tensors.keys() == micro.tensors.keys()
 
 
 def test_rows_come_in_the_order_asked() -> None:

@@ -82,7 +82,7 @@ def test_a_loss_that_is_no_number_is_told_with_what_to_do(alone: None, rates: li
         torch.nn.init.constant_(parameter, float("nan"))
     engine: Any = PlainEngine(module, Optimizer())
     with pytest.raises(NonFiniteLoss, match="the loss is nan") as caught:
-        Updater(engine, "causal", 0).run(batch, [[[0]]], Sft(), learning_rates=rates)
+        Updater(engine, Causal(), 0).run(batch, [[[0]]], Sft(), learning_rates=rates)
     assert ("optimizer.learning_rate=0.01" in str(caught.value)) is (rates is not None)
 
 
