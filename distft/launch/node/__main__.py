@@ -19,10 +19,10 @@ from distft.common.errors import DistftError, EnvironmentFallsShort
 from distft.config.cluster import load_cluster
 from distft.config.load import load_recipe
 from distft.launch.node.detached import run_detached
-from distft.launch.node.head import Head
+from distft.launch.node.head import HeadNode
 from distft.launch.node.job import Job, job_of, parsed, with_task
 from distft.launch.node.part import Heard, NodeLog
-from distft.launch.node.worker_node import Worker
+from distft.launch.node.worker_node import WorkerNode
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -46,7 +46,7 @@ def _launch(job: Job, heard: Heard, listening: Callable[[], None]) -> int:
     heard.listen()
     listening()
     try:
-        return (Head if job.number == 0 else Worker)(job, NodeLog(job), heard).run()
+        return (HeadNode if job.number == 0 else WorkerNode)(job, NodeLog(job), heard).run()
     except (DistftError, OSError) as error:
         print(f"distft: node {job.name}: {error}", file=sys.stderr)
         return error.exit_status if isinstance(error, DistftError) else EnvironmentFallsShort.exit_status

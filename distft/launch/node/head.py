@@ -16,14 +16,14 @@ from distft.launch.node.driver import Driver
 from distft.launch.node.ending import Status
 from distft.launch.node.network import Address
 from distft.launch.node.node_ray import NodeRay
-from distft.launch.node.part import LEAVE_S, POLL_S, Node
+from distft.launch.node.part import LEAVE_S, POLL_S, NodePart
 from distft.tracking.jobs import JobRecord, add_job, read_jobs
 from distft.tracking.stop_request import forget_request, own_names, read_request
 
 _REPORT_S = 15.0
 
 
-class Head(Node):
+class HeadNode(NodePart):
     """Starts the attempt, runs the driver, and says how it ended."""
 
     def run(self) -> int:

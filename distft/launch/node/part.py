@@ -78,7 +78,7 @@ class NodeLog:
                 print(f"distft: {text}", flush=True)
 
 
-class Node:
+class NodePart:
     """What head and others have in common."""
 
     def __init__(self, job: Job, log: NodeLog, heard: Heard) -> None:

@@ -11,7 +11,7 @@ from distft.common.waiting import wait_until
 from distft.launch.node import ending
 from distft.launch.node.files import HEAD
 from distft.launch.node.node_ray import NodeRay
-from distft.launch.node.part import LEAVE_S, POLL_S, Node
+from distft.launch.node.part import LEAVE_S, POLL_S, NodePart
 from distft.tracking.last_ending import STATUS
 
 
@@ -19,7 +19,7 @@ class _Over(Exception):  # not an error: the head has said how it ended
     pass
 
 
-class Worker(Node):
+class WorkerNode(NodePart):
     """Brings this node's Ray into the cluster and keeps it there until the attempt has ended."""
 
     def run(self) -> int:
