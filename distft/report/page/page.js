@@ -22,7 +22,7 @@
       if (!Number.isFinite(value)) return NaN;
       mean = factor * mean + (1 - factor) * value;
       weight = factor * weight + (1 - factor);
-      return mean / weight;
+      return Number((mean / weight).toPrecision(9)); // rounding must not look like a change
     });
   }
 
@@ -100,7 +100,7 @@
 
   function paint({ plot, lines }) {
     const ink = colour("--ink"), soft = colour("--soft"), rule = colour("--line"), paper = colour("--paper");
-    plot.setv({ background_fill_color: paper, border_fill_color: paper, outline_line_color: rule });
+    plot.setv({ background_fill_color: null, border_fill_color: null, outline_line_color: rule });
     for (const axis of [...plot.xaxes, ...plot.yaxes])
       axis.setv({ axis_line_color: rule, major_tick_line_color: rule, minor_tick_line_color: null,
         major_label_text_color: soft, major_label_text_font_size: "11px" });
