@@ -8,7 +8,7 @@ an error, tags and non-text keys are refused.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -153,6 +153,18 @@ class _Builder:
 def dump_yaml(data: Mapping[str, Any]) -> str:
     """YAML that ``parse_yaml`` reads back to the same tree, keys in the given order."""
     return yaml.safe_dump(dict(data), sort_keys=False, allow_unicode=True, width=110)
+
+
+def leaves(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The values of a parsed file by their dotted keys; a list without sections in it is one value."""
+    if isinstance(tree, Mapping) and tree:
+        for key, value in tree.items():
+            yield from leaves(value, f"{prefix}.{key}" if prefix else str(key))
+    elif isinstance(tree, Sequence) and any(isinstance(item, Mapping) for item in tree):
+        for index, item in enumerate(tree):
+            yield from leaves(item, f"{prefix}.{index}")
+    else:
+        yield prefix, tree
 
 
 def _dotted(path: KeyPath) -> str:

@@ -9,8 +9,7 @@ from distft.common.files import write_json
 from distft.config.roles import is_rl
 from distft.controller.session import Session
 from distft.evaluation.held_out import loss_metrics, score_metrics
-
-TABLE = "before_after.json"
+from distft.tracking.metrics import BEFORE_AFTER
 
 
 def held_out_metrics(session: Session, split: str) -> dict[str, float]:
@@ -66,18 +65,18 @@ def after(session: Session, run_dir: Path) -> dict[str, dict[str, float]]:
         "format": 1, "split": test_split(session), "rows": count, "rows_in_all": of, "step": session.progress.step,
         "metrics": table,
     }  # fmt: skip
-    write_json(run_dir / TABLE, content)
+    write_json(run_dir / BEFORE_AFTER, content)
     return table
 
 
 def read_table(run_dir: Path) -> dict[str, dict[str, float]]:
     """The table of a run that has ended; empty where it has none."""
-    path = run_dir / TABLE
+    path = run_dir / BEFORE_AFTER
     return dict(json.loads(path.read_text())["metrics"]) if path.is_file() else {}
 
 
 def said_rows(run_dir: Path) -> str:
     """What the table of a run was measured on: ``256 of 9,000 test rows``; empty where it has none."""
-    path = run_dir / TABLE
+    path = run_dir / BEFORE_AFTER
     found = json.loads(path.read_text()) if path.is_file() else {}
     return f"{found['rows']:,} of {found['rows_in_all']:,} {found['split']} rows" if "rows" in found else ""

@@ -267,7 +267,7 @@ def _actor(spec: GroupSpec, place: int, num_gpus: float, placement: Any) -> Memb
             memory=spec.memory or None,
             max_restarts=0,
             max_task_retries=0,
-            runtime_env=_process(spec),
+            runtime_env={"env_vars": _environment(spec)},
             scheduling_strategy=PlacementGroupSchedulingStrategy(placement, placement_group_bundle_index=place),
         )
         .remote()
@@ -275,10 +275,9 @@ def _actor(spec: GroupSpec, place: int, num_gpus: float, placement: Any) -> Memb
     return Member(spec.role, place, actor, actor.watch.remote())
 
 
-def _process(spec: GroupSpec) -> dict[str, Any]:
-    """How Ray starts a rank's process: by the node's fork server, where this Ray is ours and has one."""
-    preloaded = {worker_start.MODULE: spec.preloaded} if spec.preloaded else {}
-    return {"env_vars": {**spec.env, **preloaded}}
+def _environment(spec: GroupSpec) -> dict[str, str]:
+    """Of a rank's process, and by it whether the node's fork server makes it, where this Ray is ours and has one."""
+    return {**spec.env, worker_start.MODULE: spec.preloaded} if spec.preloaded else dict(spec.env)
 
 
 # ---- the end

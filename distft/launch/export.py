@@ -15,8 +15,8 @@ from distft.common.errors import UserError
 from distft.config.load import load_recipe
 from distft.config.roles import main_role
 from distft.launch.kept_paths import found_again
-from distft.launch.run_folder import RECIPE
 from distft.launch.starts import model_starts, role_spec
+from distft.tracking.metrics import RECIPE
 from distft.workers.spec import RoleSpec
 
 

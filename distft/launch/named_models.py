@@ -22,9 +22,9 @@ from distft.data.sources import format_of, read_rows
 from distft.launch.export import export
 from distft.launch.kept_paths import found_again
 from distft.launch.preflight.models import check_folder, not_here
-from distft.launch.run_folder import RECIPE
 from distft.planning.model_folders import fetched_folder
 from distft.planning.model_sizes import read_config
+from distft.tracking.metrics import RECIPE
 
 _ADAPTER = "adapter_config.json"
 

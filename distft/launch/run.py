@@ -47,6 +47,7 @@ from distft.planning.plan import Plan
 from distft.report.run_page import REPORT, report_in_passing
 from distft.tracking.environment import write_environment
 from distft.tracking.exit import Ending, clear_exit, write_exit
+from distft.tracking.metrics import PLAN
 from distft.tracking.progress import make_progress
 from distft.tracking.timing import PhaseTimer, Throughput
 from distft.tracking.tracker import Tracker
@@ -144,7 +145,7 @@ def _attempt(
     if found is None:
         shutil.rmtree(run_dir / "init", ignore_errors=True)  # of another recipe, where this start was asked for
     write_recipe(recipe, run_dir)
-    write_atomic(run_dir / "plan.json", plan.model_dump_json(indent=1))
+    write_atomic(run_dir / PLAN, plan.model_dump_json(indent=1))
     environment = write_environment(run_dir)
     progress = Progress(total_steps=0)
     if found is not None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +14,11 @@ from distft.common.errors import UserError
 from distft.common.files import write_atomic
 from distft.config.load import resolved_yaml
 from distft.config.recipe import Recipe
-from distft.config.yaml_file import dump_yaml
+from distft.config.yaml_file import dump_yaml, leaves
 from distft.launch.kept_paths import anchored, same_place
 from distft.tracking.exit import read_exit
-from distft.tracking.metrics import METRICS
+from distft.tracking.metrics import METRICS, RECIPE
 
-RECIPE = "recipe.yaml"
 _SHOWN = 3  # changed keys named in a message
 # What may change between attempts: how far, how often, and how it is watched; not what is computed.
 _MAY_CHANGE = (
@@ -32,7 +30,7 @@ _MAY_CHANGE = (
 def essential(recipe: Recipe) -> dict[str, Any]:
     """The recipe's keys that decide what is computed, by dotted name."""
     tree = yaml.safe_load(resolved_yaml(recipe))
-    return {key: value for key, value in _leaves(tree) if not _may_change(key)}
+    return {key: value for key, value in leaves(tree) if not _may_change(key)}
 
 
 def fingerprint(recipe: Recipe) -> str:
@@ -48,7 +46,7 @@ def require_same_run(recipe: Recipe, run_dir: Path) -> None:
     path = run_dir / RECIPE
     if not path.is_file() or not has_steps(run_dir):
         return
-    former = {key: value for key, value in _leaves(yaml.safe_load(path.read_text())) if not _may_change(key)}
+    former = {key: value for key, value in leaves(yaml.safe_load(path.read_text())) if not _may_change(key)}
     now = essential(recipe)
     changed = [key for key in sorted({*former, *now}) if not same_place(key, former.get(key), now.get(key))]
     if changed:
@@ -99,17 +97,6 @@ def next_attempt(run_dir: Path) -> int:
         except (ValueError, AttributeError):
             continue
     return starts + 1
-
-
-def _leaves(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(tree, Mapping) and tree:
-        for key, value in tree.items():
-            yield from _leaves(value, f"{prefix}.{key}" if prefix else str(key))
-    elif isinstance(tree, Sequence) and any(isinstance(item, Mapping) for item in tree):
-        for index, item in enumerate(tree):
-            yield from _leaves(item, f"{prefix}.{index}")
-    else:
-        yield prefix, tree
 
 
 def _short(value: Any) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from distft.config.yaml_file import leaves
 from distft.evaluation.bootstrap import LEVEL, Estimate, estimate
 from distft.evaluation.measures import mean
 from distft.report.charts import KNOWN
@@ -64,7 +65,7 @@ def compare_runs(run_dirs: Sequence[Path]) -> Compared:
     known = [name for name in KNOWN if any(name in found for found in final.values())]
     return Compared(
         runs,
-        dict(_differences({label: dict(_leaves(run.recipe)) for label, run in runs.items()})),
+        dict(_differences({label: dict(leaves(run.recipe)) for label, run in runs.items()})),
         {name: _by_run(name, tables) for name in dict.fromkeys(name for table in tables.values() for name in table)},
         {name: _by_run(name, final) for name in known},
     )
@@ -102,14 +103,3 @@ def _differences(leaves: Mapping[str, Mapping[str, Any]]) -> Iterator[tuple[str,
         values = {label: found.get(key) for label, found in leaves.items()}
         if key not in _OWN and len({repr(value) for value in values.values()}) > 1:
             yield key, values
-
-
-def _leaves(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(tree, Mapping) and tree:
-        for key, value in tree.items():
-            yield from _leaves(value, f"{prefix}.{key}" if prefix else str(key))
-    elif isinstance(tree, list) and any(isinstance(item, Mapping) for item in tree):
-        for index, item in enumerate(tree):
-            yield from _leaves(item, f"{prefix}.{index}")
-    else:
-        yield prefix, tree

@@ -14,10 +14,9 @@ from pydantic import ValidationError
 from distft.planning.plan import Plan
 from distft.report.curves import Ledger, read_ledger
 from distft.tracking.environment import ENVIRONMENT
-from distft.tracking.metrics import EVENTS, FORMAT, METRICS, SAMPLES
+from distft.tracking.metrics import BEFORE_AFTER, EVENTS, FORMAT, METRICS, PLAN, RECIPE, SAMPLES
 from distft.tracking.run_status import RunStatus, run_status
 
-RECIPE, PLAN, BEFORE_AFTER = "recipe.yaml", "plan.json", "before_after.json"
 _MAX_BYTES = 64 * 1024 * 1024  # of a file other than the metrics; a larger one is read to there
 _GOING_ON = ("waiting", "starting", "running", "stopping")
 

@@ -10,6 +10,7 @@ from typing import Any
 from distft.planning.memory import peak
 from distft.report.run_data import RunData, part
 from distft.report.verdict import sources
+from distft.tracking.metrics import RECIPE
 from distft.tracking.progress import duration
 
 MIB, GIB = 2**20, 2**30
@@ -144,7 +145,7 @@ def commands(run: RunData) -> str:
     commit = part(run.environment, "commit").get("id")
     head = [f"git checkout {shlex.quote(str(commit))}   # in distft's checkout"] if commit else []
     words = [
-        "distft", "train", str(run.run_dir / "recipe.yaml"), "--cluster", cluster, f"output_dir={run.run_dir}-again",
+        "distft", "train", str(run.run_dir / RECIPE), "--cluster", cluster, f"output_dir={run.run_dir}-again",
     ]  # fmt: skip
     return "\n".join([*head, shlex.join(words)])
 

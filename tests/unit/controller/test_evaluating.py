@@ -11,7 +11,8 @@ from unittest.mock import patch
 import pytest
 
 from distft.controller import evaluating
-from distft.controller.evaluating import TABLE, after, said_rows
+from distft.controller.evaluating import after, said_rows
+from distft.tracking.metrics import BEFORE_AFTER
 
 
 @pytest.mark.parametrize(("test_rows", "said"), [(9000, "256 of 9,000 test rows"), (0, "40 of 40 eval rows")])
@@ -24,7 +25,9 @@ def test_the_table_says_how_many_rows_of_how_many(tmp_path: Path, test_rows: int
     with patch.object(evaluating, "held_out_metrics", lambda *_: {"loss": 1.0}):
         assert after(session, tmp_path) == {"loss": {"before": 2.0, "after": 1.0}}
     assert said_rows(tmp_path) == said
-    written = json.loads((tmp_path / TABLE).read_text())
-    (tmp_path / TABLE).write_text(json.dumps({"metrics": written["metrics"]}))  # a run of before: it says nothing
+    written = json.loads((tmp_path / BEFORE_AFTER).read_text())
+    (tmp_path / BEFORE_AFTER).write_text(
+        json.dumps({"metrics": written["metrics"]})
+    )  # a run of before: it says nothing
     assert said_rows(tmp_path) == ""
     assert said_rows(tmp_path / "nowhere") == ""
