@@ -12,7 +12,8 @@ from distft.common.errors import UserError
 from distft.config.load import load_recipe, resolve_path
 from distft.config.roles import model_of
 from distft.launch.kept_paths import found_again
-from distft.launch.run_folder import RECIPE, require_same_run, write_recipe
+from distft.launch.run_folder import require_same_run, write_recipe
+from distft.tracking.metrics import RECIPE
 from tests.unit.launch.examples import model_folder
 
 WORDS = ["models.policy.path=run:runs/sft", "models.reference.path=models/base", "models.reference.differs=true"]
