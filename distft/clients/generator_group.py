@@ -1,4 +1,4 @@
-"""The ranks of a policy, asked for responses."""
+"""Who answers prompts: the ranks of a policy, or engines that get its weights."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from distft.clients.model_group import ByRank, rows_of_ranks
 from distft.clients.samples import Samples, data_of, report_of
 from distft.groups.handles import Call, DataRef, Group, Result
 from distft.rollout.generator import Sampling
-from distft.workers.reports import Answers, Synced
-from distft.workers.verbs import GeneratorVerbs
+from distft.workers.reports import Answers, EngineReady, Sent, Synced
+from distft.workers.verbs import EngineVerbs, GeneratorVerbs, Store
 
 
 @dataclass(frozen=True)
@@ -25,18 +25,14 @@ class Generated:
 
 
 @dataclass(frozen=True)
-class GeneratorGroup:
-    """All ranks of a policy that answers prompts. Every method is a call that is not started yet."""
+class AnsweringGroup:
+    """All ranks that answer prompts. Every method is a call that is not started yet."""
 
     ranks: Group
 
     @property
     def num_ranks(self) -> int:
         return self.ranks.num_ranks
-
-    def sync_weights(self, version: int) -> Call[Synced]:
-        """The current weights to the generators, as ``version``."""
-        return ask(self.ranks, GeneratorVerbs.sync_weights, version).reading(report_of)
 
     def generate(
         self, prompts: Samples, sampling: Sampling, micro_batches: ByRank, *, seed: int, iteration: int
@@ -51,6 +47,36 @@ class GeneratorGroup:
             each(micro_batches),
             batch=rows_of_ranks(prompts, micro_batches),
         ).reading(_generated)
+
+
+@dataclass(frozen=True)
+class GeneratorGroup(AnsweringGroup):
+    """The ranks of a policy, which answer with its own weights."""
+
+    def sync_weights(self, version: int) -> Call[Synced]:
+        """The current weights to the generators, as ``version``."""
+        return ask(self.ranks, GeneratorVerbs.sync_weights, version).reading(report_of)
+
+
+@dataclass(frozen=True)
+class EngineGroup(AnsweringGroup):
+    """Engines of their own, which answer with what the ranks of a ``policy`` send them; those met at ``store``."""
+
+    policy: Group
+    store: Store
+
+    def send_weights(self, version: int) -> Call[Sent]:
+        """The policy's current weights to all engines, which must receive them at the same time."""
+        return ask(self.policy, GeneratorVerbs.send_weights, self.num_ranks, version).reading(report_of)
+
+    def receive_weights(self, version: int) -> Call[tuple[Sent, ...]]:
+        """What is sent, by every engine."""
+        return ask(self.ranks, EngineVerbs.receive_weights, self.store, version).reading(lambda result: result.reports)
+
+
+def engine_setup(engines: Group, path: str) -> Call[EngineReady]:
+    """Builds the engines for the model at ``path``."""
+    return ask(engines, EngineVerbs.setup, path).reading(report_of)
 
 
 def _generated(result: Result[Answers]) -> Generated:

@@ -11,7 +11,7 @@ No torch: a loss is named (``module:Class``), and found by the worker that compu
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol, SupportsIndex, TypeAlias
 
@@ -41,9 +41,10 @@ PROMPTS = Unit("prompts")  # each answered ``rollout.samples_per_prompt`` times;
 
 @dataclass(frozen=True)
 class Work:
-    """What a role does in a phase. ``ahead``: for the next step, while the others do this one's."""
+    """What a role does in a phase, or the engines that generate for it. ``ahead``: for the next step, while the others
+    do this one's."""
 
-    role: Role
+    role: Role | Literal["rollout"]
     does: Literal["update", "forward", "generate", "sync weights"]
     ahead: bool = False
 
@@ -117,16 +118,16 @@ class Traits:
         """What some role does for the next step while others do this one's."""
         return frozenset(work.does for phase in self.phases for work in phase.works if work.ahead)
 
-    @property
-    def at_once(self) -> tuple[tuple[Role, ...], ...]:
-        """Roles that compute at the same time, in the order of a step. What goes ahead counts by itself: it is done
-        long before the update that it runs beside."""
-        found: dict[tuple[Role, ...], None] = {}
-        for phase in self.phases:
-            for ahead in (True, False):
-                if together := tuple(work.role for work in phase.works if work.ahead is ahead):
-                    found[together] = None
-        return tuple(found)
+
+def at_once(phases: Sequence[Phase]) -> tuple[tuple[str, ...], ...]:
+    """Roles that compute at the same time, in the order of a step. What goes ahead counts by itself: it is done
+    long before the update that it runs beside."""
+    found: dict[tuple[str, ...], None] = {}
+    for phase in phases:
+        for ahead in (True, False):
+            if together := tuple(work.role for work in phase.works if work.ahead is ahead):
+                found[together] = None
+    return tuple(found)
 
 
 class Run(Protocol):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
+from distft.config.method import Phase, Work
 from distft.config.models import Engine, Model, Reference
 from distft.config.recipe import Recipe
 from distft.config.section import Section
@@ -37,6 +40,27 @@ def main_role(recipe: Recipe) -> Role:
 def is_rl(recipe: Recipe) -> bool:
     """Whether the algorithm samples its own responses."""
     return recipe.algorithm.traits.sampled
+
+
+def has_engines(recipe: Recipe) -> bool:
+    """Whether responses come from engines beside the policy's ranks; an ``auto`` that nobody has decided is none."""
+    return is_rl(recipe) and recipe.rollout.engine == "vllm"
+
+
+def phases(recipe: Recipe) -> tuple[Phase, ...]:
+    """What each role does in a step. Engines generate in the policy's place, and receive what it sends."""
+    said = recipe.algorithm.traits.phases
+    if not has_engines(recipe):
+        return said
+    return tuple(replace(phase, works=tuple(_with_engines(phase.works))) for phase in said)
+
+
+def _with_engines(works: Sequence[Work]) -> Iterator[Work]:
+    for work in works:
+        if work.does != "generate":
+            yield work
+        if work.does in ("generate", "sync weights"):
+            yield replace(work, role="rollout")
 
 
 def unit_size(recipe: Recipe) -> int:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from distft.common.errors import nearest
 from distft.config import roles as facts
 from distft.config.data_rules import DATA_RULES
+from distft.config.engines import engine_rules
 from distft.config.model_rules import MODEL_RULES
 from distft.config.models import Model
 from distft.config.problem import Problem
@@ -136,6 +137,7 @@ _RULES: tuple[Callable[[Recipe], Iterator[Problem]], ...] = (
     _length_of_run,
     *MODEL_RULES,
     _placement,
+    engine_rules,
     *DATA_RULES,
     _optimizers,
     _method,

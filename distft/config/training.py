@@ -53,7 +53,11 @@ class Train(Section):
 class Rollout(Section):
     """How responses are sampled (RL, and the samples of evaluation)."""
 
-    engine: Literal["hf"] = Field(default="hf", description="what generates")
+    engine: Literal["auto", "hf", "vllm"] = Field(
+        default="auto",
+        description="what generates: transformers on the policy's ranks (hf), or vLLM on devices of its own; "
+        "auto: vLLM where it is installed, takes the model and finds room, else hf; the plan says which",
+    )
     max_new_tokens: int = Field(default=128, ge=1, description="longest response, tokens")
     min_new_tokens: int = Field(default=0, ge=0, description="no end of sequence before this many tokens")
     temperature: float = Field(default=1.0, gt=0, le=10, description="logits are divided by this, in training too")
@@ -122,7 +126,7 @@ class Tracking(Section):
 
 
 class RolePlacement(Section):
-    """Where the ranks of one role live."""
+    """Where the ranks of one role live, or those that generate for it."""
 
     ranks: Annotated[int, Field(ge=1)] | Literal["auto"] = Field(
         default="auto", description="ranks of the role; auto: the plan chooses from the cluster"
@@ -140,6 +144,7 @@ class Placement(Section):
     reference: RolePlacement = Field(default_factory=RolePlacement, description="the frozen reference's ranks")
     reward: RolePlacement = Field(default_factory=RolePlacement, description="the reward model's ranks")
     value: RolePlacement = Field(default_factory=RolePlacement, description="the value model's ranks")
+    rollout: RolePlacement = Field(default_factory=RolePlacement, description="vLLM's engines, one a rank")
 
     def of(self, role: str) -> RolePlacement:
         """The placement of a role."""

@@ -126,7 +126,7 @@ def mean_of(history: Sequence[Mapping[str, float]]) -> dict[str, float]:
 def sync_weights(session: Session, version: int) -> None:
     """The policy's weights to its generator, as ``version`` (the number of the last finished iteration)."""
     with session.phase("weight_sync"):
-        session.generator.sync_weights(version).result()
+        session.weights.sync(version)
 
 
 def write_samples(session: Session, experience: Experience) -> None:

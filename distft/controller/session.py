@@ -15,7 +15,7 @@ import psutil
 
 from distft.checkpoint.coordinator import Coordinator, SaveFailed
 from distft.clients.data_group import DataGroup
-from distft.clients.generator_group import GeneratorGroup
+from distft.clients.generator_group import AnsweringGroup, EngineGroup, GeneratorGroup
 from distft.clients.model_group import ModelGroup
 from distft.common.errors import RunFailed, StoppedOnRequest
 from distft.config.recipe import Recipe
@@ -23,6 +23,7 @@ from distft.config.roles import trained_roles
 from distft.controller.progress import Progress
 from distft.controller.time_limit import TimeLimit
 from distft.controller.visits import Visits
+from distft.controller.weight_sync import WeightSync
 from distft.experience.rollouts import Sampler
 from distft.groups.handles import together
 from distft.tracking.timing import PhaseTimer, Throughput
@@ -36,6 +37,7 @@ log = logging.getLogger(__name__)
 class Session:
     """One attempt of a run. ``groups`` by role; ``data`` the data worker's; ``num_units`` units by split.
 
+    ``engines``: who answers prompts, where it is not the policy's own ranks.
     ``take_peaks`` answers what every group took of its devices at most since it was last asked, by role and name.
     """
 
@@ -49,6 +51,7 @@ class Session:
     throughput: Throughput
     timer: PhaseTimer = field(default_factory=PhaseTimer)
     take_peaks: Callable[[], Mapping[str, Mapping[str, int]]] = dict
+    engines: EngineGroup | None = None
     stop: threading.Event = field(default_factory=threading.Event)
     time_limit: TimeLimit = field(default_factory=TimeLimit.of)
     _started: float = field(default_factory=time.perf_counter)
@@ -64,9 +67,15 @@ class Session:
         return Visits.of(self.recipe.train, self.num_units["train"])
 
     @property
-    def generator(self) -> GeneratorGroup:
-        """Who answers prompts: the ranks of the policy."""
-        return GeneratorGroup(self.groups["policy"].ranks)
+    def generator(self) -> AnsweringGroup:
+        """Who answers prompts."""
+        return self.engines or GeneratorGroup(self.groups["policy"].ranks)
+
+    @cached_property
+    def weights(self) -> WeightSync:
+        """The way of the policy's weights to who answers prompts."""
+        policy = self.recipe.models.policy
+        return WeightSync(self.generator, policy.dtype if policy else "float32")
 
     @cached_property
     def sampler(self) -> Sampler:

@@ -115,10 +115,11 @@ def _disk(recipe: Recipe | None, cluster: Cluster) -> int:
     if recipe is None:
         return 0
     from distft.launch.preflight.checks import room_needed
+    from distft.planning.generation import installed_vllm
     from distft.planning.plan import make_plan
 
     try:
-        plan = make_plan(recipe, cluster, machine=this_machine())
+        plan = make_plan(recipe, cluster, machine=this_machine(), vllm=installed_vllm())
     except EnvironmentFallsShort:  # a plan for nodes that are not there: the report says so
         return 0
     return room_needed(recipe, plan)[1]

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from distft.clients.generator_group import Generated, GeneratorGroup
+from distft.clients.generator_group import AnsweringGroup, Generated
 from distft.clients.model_group import ModelGroup, UpdateSpec
 from distft.clients.samples import Samples
 from distft.experience.schedule import Schedule, schedule
@@ -71,7 +71,7 @@ def update_pass(
 
 
 def generate_pass(
-    group: GeneratorGroup, prompts: Samples, sampling: Sampling, *, seed: int, iteration: int, max_batch: int
+    group: AnsweringGroup, prompts: Samples, sampling: Sampling, *, seed: int, iteration: int, max_batch: int
 ) -> Call[Generated]:
     """Responses to all prompts, at most ``max_batch`` at once on a rank, prompts of like length together."""
     longest = max(prompts.lengths) + sampling.max_new_tokens

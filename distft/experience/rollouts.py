@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from distft.clients.data_group import DataGroup
-from distft.clients.generator_group import Generated, GeneratorGroup
+from distft.clients.generator_group import AnsweringGroup, Generated
 from distft.clients.model_group import ModelGroup
 from distft.clients.samples import Samples
 from distft.common.seeding import derive
@@ -27,7 +27,7 @@ class Sampler:
     recipe: Recipe
     data: DataGroup
     groups: Mapping[str, ModelGroup]
-    generator: GeneratorGroup
+    generator: AnsweringGroup
 
     def prompts(self, split: str, start: int, count: int) -> Samples:
         """``count`` prompts from position ``start`` of a split, each ``rollout.samples_per_prompt`` times."""

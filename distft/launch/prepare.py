@@ -17,6 +17,7 @@ from distft.config.recipe import Recipe
 from distft.launch.machine import this_machine
 from distft.launch.preflight.checks import check_output_dir, preflight
 from distft.launch.run_folder import is_finished, require_same_run
+from distft.planning.generation import installed_vllm, require_vllm
 from distft.planning.machine import Machine
 from distft.planning.plan import Plan, make_plan
 from distft.planning.rates import Rates, read_rates
@@ -49,7 +50,7 @@ def planned(recipe: Recipe, cluster_name: str, *, nodes: int | None = None) -> P
     node = cluster.node
     left_open = "auto" in (cluster.nodes, node.cpus, node.gpus, node.memory_gib)
     machine = _machine(cluster) if left_open else None
-    return make_plan(recipe, cluster, machine=machine, rates=_rates(cluster, machine))
+    return make_plan(recipe, cluster, machine=machine, rates=_rates(cluster, machine), vllm=installed_vllm())
 
 
 def prepare(recipe: Recipe, cluster_name: str, *, dry_run: bool = False) -> Prepared:
@@ -61,7 +62,9 @@ def prepare(recipe: Recipe, cluster_name: str, *, dry_run: bool = False) -> Prep
     if not (dry_run and cluster.kind == "slurm"):
         _require_reachable(cluster)
     machine = _machine(cluster)
-    plan = make_plan(recipe, cluster, machine=machine, rates=_rates(cluster, machine))
+    plan = make_plan(recipe, cluster, machine=machine, rates=_rates(cluster, machine), vllm=installed_vllm())
+    if not (dry_run and cluster.kind == "slurm"):
+        require_vllm(recipe, gpu=plan.hardware.gpus > 0)
     check_output_dir(Path(recipe.output_dir))  # before anything in it is looked for
     run_dir = Path(recipe.output_dir).absolute()
     if recipe.checkpoint.resume != "never":

@@ -18,11 +18,13 @@ from typing import Any
 from distft.checkpoint.coordinator import Coordinator, Found
 from distft.checkpoint.lease import Lease, acquire
 from distft.clients.data_group import DataGroup
+from distft.clients.generator_group import EngineGroup, engine_setup
 from distft.clients.model_group import ModelGroup
 from distft.common.errors import DistftError, StoppedOnRequest
 from distft.common.files import write_atomic
 from distft.common.logging import configure
 from distft.config.cluster import Cluster
+from distft.config.engines import ENGINES
 from distft.config.recipe import Recipe
 from distft.config.roles import is_rl, main_role, trained_roles
 from distft.controller.evaluating import after, before, read_table, said_rows
@@ -32,7 +34,7 @@ from distft.controller.rows import prepare_rows
 from distft.controller.session import Session
 from distft.controller.supervised import train_supervised
 from distft.controller.visits import total_steps
-from distft.groups.handles import together
+from distft.groups.handles import Group, together
 from distft.groups.placement import Deadlines, Groups, GroupSpec, start_groups
 from distft.launch.final import write_final
 from distft.launch.on_ray.cluster import connect
@@ -40,10 +42,10 @@ from distft.launch.preflight import remarks
 from distft.launch.prepare import Prepared, prepare
 from distft.launch.resume_point import check_data, check_files, resume_point
 from distft.launch.run_folder import fingerprint, next_attempt, write_recipe
-from distft.launch.starts import model_starts, role_spec, starts_of_workers, worker_of
+from distft.launch.starts import engine_spec, model_starts, role_spec, starts_of_workers, worker_of
 from distft.launch.stop_listener import stopped_by_request
 from distft.launch.stop_signals import stop_on_signal
-from distft.planning.plan import Plan
+from distft.planning.plan import GroupPlan, Plan
 from distft.report.run_page import REPORT, report_in_passing
 from distft.tracking.environment import write_environment
 from distft.tracking.exit import Ending, clear_exit, write_exit
@@ -53,9 +55,11 @@ from distft.tracking.timing import PhaseTimer, Throughput
 from distft.tracking.tracker import Tracker
 from distft.tracking.wandb_backend import wandb_options
 from distft.workers.reports import Loaded
+from distft.workers.spec import EngineSpec, RoleSpec
 
 DATA = "data"
 DATA_WORKER = "distft.workers.data_worker:DataWorker"
+ENGINE_WORKER = "distft.workers.engine_worker:EngineWorker"
 PRELOADED = "distft.workers.generator_worker"
 
 
@@ -231,21 +235,35 @@ def group_specs(recipe: Recipe, plan: Plan, run_dir: Path) -> list[GroupSpec]:
             GroupSpec(
                 role=group.role,
                 num_ranks=group.num_ranks,
-                worker=worker_of(recipe, group.role),
+                worker=ENGINE_WORKER if group.role == ENGINES else worker_of(recipe, group.role),
                 device_set=group.device_set,
                 beside=group.beside,
                 resting=group.resting,
                 cpus_per_rank=group.cpus_per_rank,
                 gpus_per_rank=group.gpus_per_rank,
                 env=group.env,
-                spec={"spec": role_spec(recipe, group.role)},
+                spec={"spec": _spec_of(recipe, plan, group.role)},
                 node_of_rank=group.node_of_rank,
                 micro_batch_cost=group.micro_batch_cost,
-                preloaded="" if group.gpus_per_rank else PRELOADED,  # a driver of GPUs does not survive a fork
+                preloaded=_preloaded(group),
             )
             for group in plan.groups.values()
         ),
     ]
+
+
+def _spec_of(recipe: Recipe, plan: Plan, group: str) -> RoleSpec | EngineSpec:
+    if group != ENGINES:
+        return role_spec(recipe, group)
+    assert plan.generation is not None
+    assert plan.generation.settings is not None
+    return engine_spec(recipe, plan.generation.settings)
+
+
+def _preloaded(group: GroupPlan) -> str:
+    """What is imported once for all ranks of a node. Not for GPUs, whose driver does not survive a fork, and not for
+    engines: vLLM starts threads."""
+    return "" if group.gpus_per_rank or group.role == ENGINES else PRELOADED
 
 
 def _set_up(
@@ -267,9 +285,9 @@ def _set_up(
     tracker.event("data_ready", **loaded.statistics)
     for warning in (*loaded.warnings, *remarks.on_rows(recipe, loaded.num_units)):
         log.warning(warning)
-    models = {role: ModelGroup(group) for role, group in groups.items() if role != DATA}
+    models = {role: ModelGroup(group) for role, group in groups.items() if role not in (DATA, ENGINES)}
     tracker.phase("loading models")
-    _load_models(recipe, run_dir, models, loaded, tracker)
+    engines = _load_models(recipe, run_dir, models, groups.get(ENGINES), loaded, tracker)
     for group in plan.groups.values():
         for role in group.roles[1:]:
             models[role] = ModelGroup(groups[group.role], guest=role)
@@ -296,29 +314,40 @@ def _set_up(
         Throughput(plan.num_devices, plan.flops.of if plan.flops else None, plan.hardware.flops),
         PhaseTimer(devices=groups.take_busy),
         groups.take_peaks,
+        engines,
         stop,
     )
 
 
 def _load_models(
-    recipe: Recipe, run_dir: Path, models: Mapping[str, ModelGroup], loaded: Loaded, tracker: Tracker
-) -> None:
+    recipe: Recipe,
+    run_dir: Path,
+    models: Mapping[str, ModelGroup],
+    engines: Group | None,
+    loaded: Loaded,
+    tracker: Tracker,
+) -> EngineGroup | None:
+    """Every model on its ranks, and the engines that generate, where there are some; those are returned."""
     starts = starts_of_workers(recipe, model_starts(recipe, run_dir), loaded)
     if "value" in models and not loaded.same_value_tokenizer:
         path = starts["value"][0].path
         tracker.event("value_start", cause="the reward model has another tokenizer", path=path)
     hosted = dict(zip(models, together(*(group.host_store() for group in models.values())), strict=True))
+    loading = [] if engines is None else [engine_setup(engines, starts["policy"][0].path).start()]
     calls = (
         group.setup(hosted[role], starts[role][0].path, new_head=starts[role][1]) for role, group in models.items()
     )
     ready = dict(zip(models, together(*calls), strict=True))
     if "policy" in ready:
         tracker.event("stop_tokens", tokens=ready["policy"].stop_tokens)
+    for engine in loading:
+        tracker.event("engines_ready", seconds=round(engine.result().seconds, 1))
+    return None if engines is None else EngineGroup(engines, models["policy"].ranks, hosted["policy"])
 
 
 def _train(session: Session, run_dir: Path) -> dict[str, dict[str, float]]:
     if is_rl(session.recipe):
-        session.generator.sync_weights(session.progress.step).result()
+        session.weights.sync(session.progress.step)
     if session.fresh:
         before(session)
     if is_rl(session.recipe):

@@ -12,8 +12,9 @@ from distft.config.recipe import Recipe
 from distft.config.roles import is_rl, longest_sequence, main_role, model_of, optimizer_of, roles, trained_roles
 from distft.data.chat_templates import NAMED, resolve_template
 from distft.models.families.table import family_of
+from distft.planning.generation import EngineSettings
 from distft.workers.reports import Loaded
-from distft.workers.spec import RoleSpec, Start
+from distft.workers.spec import EngineSpec, RoleSpec, Start
 
 
 def model_starts(recipe: Recipe, run_dir: Path) -> dict[str, Start]:
@@ -78,6 +79,11 @@ def worker_of(recipe: Recipe, role: str) -> str:
     """The address of every rank's class: the policy's answers prompts too, where the method samples."""
     answers = role == "policy" and is_rl(recipe)
     return "distft.workers." + ("generator_worker:GeneratorWorker" if answers else "model_worker:ModelWorker")
+
+
+def engine_spec(recipe: Recipe, settings: EngineSettings) -> EngineSpec:
+    """What every engine that generates is told at birth."""
+    return EngineSpec(settings, collective_timeout_s(recipe))
 
 
 def role_spec(recipe: Recipe, role: str) -> RoleSpec:

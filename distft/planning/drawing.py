@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 from textwrap import TextWrapper
 
+from distft.config.engines import ENGINES
 from distft.planning.memory import Item, at_rest, peak
 from distft.planning.plan import GroupPlan, Plan
 
@@ -103,8 +104,20 @@ def _batch(plan: Plan) -> str:
         f"in {_count(batch.micro_batches, 'micro-batch')} of up to {_count(batch.rows, 'row')}",
     ]
     if batch.generation_rounds:
-        lines.append(f"Generation: {_count(batch.generation_rounds, 'batch')} on each rank of the policy")
+        lines.append(_generation(plan))
     return "\n".join(lines)
+
+
+def _generation(plan: Plan) -> str:
+    generation = plan.generation
+    if generation is None or generation.settings is None:
+        why = f" (hf: {generation.why})" if generation and generation.why else ""
+        return f"Generation: {_count(plan.batch.generation_rounds, 'batch')} on each rank of the policy{why}"
+    why = f" ({generation.why})" if generation.why else ""
+    return (
+        f"Generation: {_count(plan.groups[ENGINES].num_ranks, 'vLLM engine')}, "
+        f"{_count(generation.settings.max_sequences, 'sequence')} at once in each{why}"
+    )
 
 
 def _count(number: int, word: str) -> str:

@@ -6,12 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from distft.common.errors import UserError
+from distft.config.engines import ENGINES
 from distft.config.load import resolve_path
 from distft.config.models import Model
 from distft.config.recipe import Recipe
-from distft.config.roles import is_rl, model_of, optimizer_of, trained_roles
+from distft.config.roles import has_engines, is_rl, model_of, optimizer_of, trained_roles
 from distft.models.families.table import family_of
 from distft.planning.batch_arithmetic import batch_arithmetic
+from distft.planning.generation import engine_items
 from distft.planning.liger import has_liger, why_no_liger
 from distft.planning.memory import (
     Compute,
@@ -102,15 +104,15 @@ class Roles:
         self._models: dict[str, Model] = {}
 
     def model(self, role: str) -> Model:
-        """The role's model with every default filled in."""
+        """The role's model with every default filled in; the policy's, for the engines that generate."""
         if role not in self._models:
-            self._models[role] = model_of(self.recipe, role)
+            self._models[role] = model_of(self.recipe, "policy" if role == ENGINES else role)
         return self._models[role]
 
     def sizes(self, role: str) -> ModelSizes:
         """The sizes of the role's model. Raises UserError where they are not to be found, WrongTargets."""
         try:
-            return self._book.sizes_of(self.model(role), scalar=family_of(role).scalar)
+            return self._book.sizes_of(self.model(role), scalar=role != ENGINES and family_of(role).scalar)
         except WrongTargets as error:
             raise WrongTargets(error.what, where=f"models.{role}.peft.target_modules", hint=error.hint) from None
 
@@ -124,6 +126,8 @@ def role_memory(roles: Roles, role: str, ranks: int, *, gpu: bool, shared: bool)
         if (model.path or "").startswith("run:") or isinstance(error, WrongTargets):
             raise
         return RoleMemory((), unknown=str(error).replace("\n  ", "; "))
+    if role == ENGINES:
+        return RoleMemory(tuple(engine_items(roles.recipe, sizes, ranks, gpu=gpu)), sizes.total)
     if model.kernels == "liger" and (missing := why_no_liger(sizes.family, gpu=gpu)):
         where, hint = f"models.{role}.kernels", "kernels: auto takes Liger's where they can be had"
         raise UserError(missing, where=where, hint=hint)
@@ -180,7 +184,7 @@ def _work(recipe: Recipe, role: str, ranks: int) -> Work:
     read, generation = tokens, None
     if is_rl(recipe):
         read = min(tokens, rows * recipe.rollout.max_new_tokens)
-        if role == "policy":
+        if role == "policy" and not has_engines(recipe):
             at_once = min(recipe.rollout.max_batch_per_rank, everything)
             generation = Generation(at_once, batch.longest, recipe.rollout.weights == "gathered")
     return Work(tokens=tokens, length=batch.longest, read=read, scalar=family_of(role).scalar, generation=generation)

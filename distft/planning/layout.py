@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from distft.config.method import Traits
 from distft.config.recipe import Recipe
-from distft.config.roles import longest_sequence, roles, samples_per_step
+from distft.config.roles import longest_sequence, phases, roles, samples_per_step
 from distft.planning.estimate import Estimate, Moves, estimated, step_seconds, why_unknown
 from distft.planning.footprint import (
     GroupMemory,
@@ -145,7 +145,7 @@ class Study:
             places = {root: Place(arrangement.ranks[root], nodes_of(chosen)) for root, chosen in spans.items()}
             tokens = samples_per_step(self._recipe) * longest_sequence(self._recipe)
             moves = Moves(groups, turns, self._hardware.rates.host_link)
-            estimate = estimated(self._timing, self._traits.phases, arrangement, places, moves, tokens)
+            estimate = estimated(self._timing, phases(self._recipe), arrangement, places, moves, tokens)
         found = loads(groups, arrangement, spans, self._hardware, self._traits.works_ahead, turns)
         return Layout(self._hardware, arrangement, spans, memory, found, turns, estimate, self.unknown)
 
@@ -161,7 +161,7 @@ class Study:
             for group, root in arrangement.set_of.items()
         }
         moves = Moves(groups, turns_of(groups, arrangement, self._hardware), self._hardware.rates.host_link)
-        return step_seconds(self._timing, self._traits.phases, arrangement, places, moves)
+        return step_seconds(self._timing, phases(self._recipe), arrangement, places, moves)
 
     def _role(self, role: str, ranks: int, *, shared: bool) -> RoleMemory:
         key = (role, ranks, shared)

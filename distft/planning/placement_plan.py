@@ -17,16 +17,20 @@ from itertools import pairwise
 from typing import NamedTuple
 
 from distft.common.errors import EnvironmentFallsShort, UserError
+from distft.config.engines import ENGINES
 from distft.config.recipe import Recipe
-from distft.config.roles import roles, trained_roles
+from distft.config.roles import has_engines, roles, trained_roles
 from distft.config.training import ROLES
 from distft.planning.hardware import Hardware
 from distft.planning.shares import shares
 
+_ORDER = (*ROLES, ENGINES)
+
 
 @dataclass(frozen=True)
 class Arrangement:
-    """Who lives with whom, and how many ranks: ``group_of`` role -> group, ``set_of`` group -> device set."""
+    """Who lives with whom, and how many ranks: ``group_of`` role -> group, ``set_of`` group -> device set. The engines
+    that generate count as a role here."""
 
     group_of: Mapping[str, str]
     set_of: Mapping[str, str]
@@ -117,7 +121,7 @@ def arrangements(recipe: Recipe, hardware: Hardware, *, fewer: bool = True) -> l
     also on a part of the GPUs only.
     """
     group_of, set_of = _said(recipe)
-    roots: list[str] = [role for role in ROLES if role in set_of.values()]
+    roots: list[str] = [root for root in _ORDER if root in set_of.values()]
     said = {root: recipe.placement.of(root).ranks for root in roots}
     fixed = {root: ranks for root, ranks in said.items() if ranks != "auto"}
     automatic = [root for root in roots if root not in fixed]
@@ -128,7 +132,7 @@ def arrangements(recipe: Recipe, hardware: Hardware, *, fewer: bool = True) -> l
     free = hardware.nodes * hardware.gpus - sum(fixed.values())
     trained = trained_roles(recipe)
     found = []
-    for guests in _partings(automatic, trained):
+    for guests in _partings([root for root in automatic if root != ENGINES], trained):
         together = {group: guests.get(root, root) for group, root in set_of.items()}
         hosts = sorted((root for root in automatic if root not in guests), key=lambda root: root not in trained)
         for ranks in shares(len(hosts), free, hardware.gpus, fewer=fewer):
@@ -155,7 +159,7 @@ def seats(arrangement: Arrangement, hardware: Hardware) -> dict[str, tuple[Span,
     """
     if sum(arrangement.ranks.values()) > hardware.nodes * hardware.slots:
         raise _too_many(arrangement, hardware)
-    order = [role for role in ROLES if role in arrangement.ranks]
+    order = [root for root in _ORDER if root in arrangement.ranks]
     if hardware.gpus:  # the largest first, so that the small ones fill the gaps
         order.sort(key=lambda root: -arrangement.ranks[root])
     runs = [_Run(0, hardware.nodes, 0)]
@@ -175,6 +179,8 @@ def seats(arrangement: Arrangement, hardware: Hardware) -> dict[str, tuple[Span,
 def _said(recipe: Recipe) -> tuple[dict[str, str], dict[str, str]]:
     """Role to group (``share``) and group to device set (``with``); the recipe's rules allow no chains of them."""
     group_of: dict[str, str] = {role: recipe.placement.of(role).share or role for role in roles(recipe)}
+    if has_engines(recipe):
+        group_of[ENGINES] = ENGINES
     groups: list[str] = [role for role, group in group_of.items() if role == group]
     return group_of, {group: recipe.placement.of(group).with_ or group for group in groups}
 
@@ -183,7 +189,10 @@ def _cpu_ranks(automatic: Sequence[str], fixed: Mapping[str, int], hardware: Har
     if hardware.nodes > 1:
         return dict.fromkeys(automatic, hardware.nodes)
     room = hardware.slots - sum(fixed.values())
-    return dict.fromkeys(automatic, 2 if hardware.cpus >= 2 and room >= 2 * len(automatic) else 1)
+    each = 2 if hardware.cpus >= 2 and room >= 2 * len(automatic) else 1
+    return {
+        root: 1 if root == ENGINES else each for root in automatic
+    }  # an engine is whole: a second one shards nothing
 
 
 class _Run(NamedTuple):

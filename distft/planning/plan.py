@@ -17,19 +17,22 @@ from pydantic import BaseModel, ConfigDict
 
 from distft.common.errors import UserError
 from distft.config.cluster import Cluster
-from distft.config.method import Unit
+from distft.config.engines import ENGINES
+from distft.config.method import Unit, at_once
 from distft.config.recipe import Recipe
-from distft.config.roles import main_role, model_of, roles
+from distft.config.roles import has_engines, is_rl, main_role, model_of, phases
 from distft.planning.batch_arithmetic import BatchArithmetic, batch_arithmetic
 from distft.planning.estimate import Estimate
 from distft.planning.flops import StepFlops, step_flops
 from distft.planning.footprint import RoleMemory, Roles, SizeBook
+from distft.planning.generation import Generation, engine_environment, engine_settings, settled
 from distft.planning.group_environment import group_environment
 from distft.planning.hardware import Hardware, hardware_of
 from distft.planning.layout import Layout, best_layout, fits
 from distft.planning.loads import Load
 from distft.planning.machine import Machine
 from distft.planning.micro_batch_cost import micro_batch_cost
+from distft.planning.model_sizes import ModelSizes
 from distft.planning.placement_plan import Span
 from distft.planning.rates import Rates
 from distft.planning.remedies import Remedy, Tried, remedies
@@ -109,7 +112,8 @@ class Plan(Frozen):
     ``fits`` is None where the sizes of a model are not known. ``phases``: roles that compute at the same
     time, in the order of a step. Memory in bytes. ``tight``: what is more than nine tenths full. ``flops``: what the
     models themselves ask for, None where their sizes are not known. ``estimate`` is None where ``estimate_unknown``
-    says what it lacks; ``smallest``: the fewest GPUs on which the recipe fits.
+    says what it lacks; ``smallest``: the fewest GPUs on which the recipe fits. ``generation``: what generates,
+    None where nothing is sampled.
     """
 
     format: Literal[1] = 1
@@ -133,6 +137,7 @@ class Plan(Frozen):
     estimate_unknown: str = ""
     smallest: Smallest | None = None
     remedies: tuple[Remedy, ...] = ()
+    generation: Generation | None = None
     notes: tuple[str, ...] = ()
 
     @property
@@ -153,19 +158,24 @@ class Plan(Frozen):
         raise KeyError(role)
 
 
-def make_plan(recipe: Recipe, cluster: Cluster, *, machine: Machine | None = None, rates: Rates | None = None) -> Plan:
+def make_plan(
+    recipe: Recipe, cluster: Cluster, *, machine: Machine | None = None, rates: Rates | None = None, vllm: str = ""
+) -> Plan:
     """The quickest arrangement that fits, else the one that comes nearest, with what would make it fit.
 
     ``machine`` fills in what the cluster file leaves to be found out: this machine for ``local``, the
     running cluster for ``ray``; what such a file says beyond it is refused. ``rates``: what was measured of it.
+    ``vllm``: the version of it that is installed there, empty for none.
 
     Raises EnvironmentFallsShort where there are too few CPUs, GPUs or nodes, UserError for a placement or a
     model that cannot be. That it does not fit into memory is no exception: see ``Plan.fits``.
     """
     book = SizeBook()
     hardware = hardware_of(cluster, machine, rates)
+    recipe, why = settled(recipe, hardware, _policy_sizes(recipe, book), vllm)
     layout = best_layout(recipe, hardware, book)
     plan = _written_out(recipe, cluster, machine, layout)
+    plan = plan.model_copy(update={"generation": _generation(recipe, why, layout, Roles(recipe, book))})
     if all(not memory.unknown for memory in layout.memory.values()):
         plan = plan.model_copy(update={"flops": step_flops(Roles(recipe, book))})
     if layout.fits is None:
@@ -189,6 +199,25 @@ def make_plan(recipe: Recipe, cluster: Cluster, *, machine: Machine | None = Non
 
     found = remedies(recipe, cluster, Tried(fit, seconds), gpu=hardware.gpus > 0)
     return plan.model_copy(update={"remedies": found})
+
+
+def _policy_sizes(recipe: Recipe, book: SizeBook) -> ModelSizes | None:
+    """The sizes of a policy that samples; None where they are not known."""
+    try:
+        return Roles(recipe, book).sizes("policy") if is_rl(recipe) else None
+    except UserError:
+        return None
+
+
+def _generation(recipe: Recipe, why: str, layout: Layout, facts: Roles) -> Generation | None:
+    """What generates; None where nothing is sampled."""
+    if not is_rl(recipe):
+        return None
+    if not has_engines(recipe):
+        return Generation("hf", why)
+    sizes = None if layout.memory[ENGINES].unknown else facts.sizes(ENGINES)
+    engines = layout.arrangement.ranks[ENGINES]
+    return Generation("vllm", why, engine_settings(recipe, engines, sizes, gpu=layout.hardware.gpus > 0))
 
 
 def _written_out(recipe: Recipe, cluster: Cluster, machine: Machine | None, layout: Layout) -> Plan:
@@ -218,7 +247,7 @@ def _written_out(recipe: Recipe, cluster: Cluster, machine: Machine | None, layo
             node=0, cpus=share.data_worker_cpus, env=group_environment(cluster, machine, gpus=0, threads=1)
         ),
         turns=dict(layout.turns),
-        phases=recipe.algorithm.traits.at_once,
+        phases=at_once(phases(recipe)),
         batch=batch,
         memory=dict(layout.memory),
         loads=layout.loads,
@@ -249,7 +278,7 @@ def _group(
     count = threads(recipe, group, arrangement, layout.spans, hardware)
     return GroupPlan(
         role=group,
-        roles=tuple(role for role in roles(recipe) if arrangement.group_of[role] == group),
+        roles=tuple(role for role, its in arrangement.group_of.items() if its == group),
         device_set=root,
         beside=layout.turns[group].awake,
         resting=layout.turns[group].resting,
@@ -257,13 +286,16 @@ def _group(
         cpus_per_rank=share.divided(share.cpus, len(layout.arrangement.members[root])),
         gpus_per_rank=share.gpus,
         threads=count,
-        micro_batch_cost=micro_batch_cost(
+        micro_batch_cost=None
+        if group == ENGINES
+        else micro_batch_cost(
             cluster,
             model_of(recipe, group).engine.on(len(ranks)),
             gpus=hardware.gpus,
             nodes=[rank.node for rank in ranks],
         ),
-        env=group_environment(cluster, machine, gpus=hardware.gpus, threads=count),
+        env=group_environment(cluster, machine, gpus=hardware.gpus, threads=count)
+        | (engine_environment(gpu=hardware.gpus > 0) if group == ENGINES else {}),
     )
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from distft.config.method import at_once
 from distft.config.recipe import Recipe
-from distft.config.roles import roles
+from distft.config.roles import phases
 from distft.planning.hardware import Hardware
 from distft.planning.placement_plan import Arrangement, Span, node_kinds
 
@@ -50,10 +51,10 @@ def threads(recipe: Recipe, group: str, arrangement: Arrangement, placed: Mappin
     if hardware.gpus:
         per_gpu = hardware.cpus // hardware.gpus
         return max(1, min(MOST_GPU_THREADS, per_gpu))
-    own = {role for role in roles(recipe) if arrangement.group_of[role] == group}
+    own = {role for role, its in arrangement.group_of.items() if its == group}
     kinds = [kind.ranks for kind in node_kinds(placed) if arrangement.set_of[group] in kind.ranks]
     busiest = 1
-    for phase in recipe.algorithm.traits.at_once:
+    for phase in at_once(phases(recipe)):
         if own.isdisjoint(phase):
             continue
         active = {arrangement.set_of[arrangement.group_of[role]] for role in phase if role in arrangement.group_of}

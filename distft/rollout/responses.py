@@ -28,3 +28,16 @@ def cut_responses(tokens: Array, logprobs: Array, stop_tokens: Sequence[int]) ->
             "ended": np.array(ended, np.uint8),
         }
     )
+
+
+def no_responses() -> Batch:
+    """What a rank without samples answers."""
+    empty = Ragged.of([], np.int32)
+    return Batch(
+        {
+            "response_ids": empty,
+            "sampled_logprobs": Ragged.of([], np.float32),
+            "ended": np.zeros(0, np.uint8),
+            "sample": np.zeros(0, np.int64),
+        }
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -27,27 +28,44 @@ class InverseCdf:
     """
 
     def __init__(self, draws: Tensor, sampling: Sampling, stop_tokens: tuple[int, ...]) -> None:
-        self._draws, self._sampling, self._stop_tokens = draws, sampling, list(stop_tokens)
+        self._draws, self._sampling, self._stop_tokens = draws, sampling, stop_tokens
         self.logprobs: list[Tensor] = []
 
     def __call__(self, _input_ids: Tensor, scores: Tensor) -> Tensor:
-        position, sampling = len(self.logprobs), self._sampling
-        plain = sampling.greedy or sampling.temperature == 1.0
-        scaled = scores.float() if plain else scores.float() / sampling.temperature
-        highest = scaled.amax(dim=-1, keepdim=True)
-        shares = (scaled - highest).exp_()
-        total = shares.sum(dim=-1, keepdim=True, dtype=torch.float64)
-        allowed = scaled
-        if position < sampling.min_new_tokens:
-            # Shares of what is left, not what is left of the shares: beside a certain end all of those can be 0.
-            allowed = scaled.index_fill(1, torch.tensor(self._stop_tokens, device=scaled.device), -torch.inf)
-            shares = (allowed - allowed.amax(dim=-1, keepdim=True)).exp_()
-        if sampling.greedy:
-            chosen = allowed.argmax(dim=-1, keepdim=True)
-        else:
-            chosen = choose(restrict(shares, sampling), self._draws[:, position])
-        self.logprobs.append((scaled.gather(1, chosen) - highest - total.log()).squeeze(1).float())
+        position = len(self.logprobs)
+        early = torch.full((len(scores),), position < self._sampling.min_new_tokens, device=scores.device)
+        chosen, logprobs = drawn(scores, self._draws[:, position], early, self._sampling, self._stop_tokens)
+        self.logprobs.append(logprobs)
         return scores.fill_(-torch.inf).scatter_(1, chosen, 0.0)
+
+
+def drawn(
+    scores: Tensor, draws: Tensor, early: Tensor, sampling: Sampling, stop_tokens: Sequence[int]
+) -> tuple[Tensor, Tensor]:
+    """The next token of each row, ``[rows, 1]``, and its log-prob under the sampling temperature, ``[rows]``.
+
+    ``scores [rows, vocabulary]`` are the model's; ``draws [rows]`` uniform numbers; no row that is ``early`` (bool
+    ``[rows]``) may end yet.
+    """
+    plain = sampling.greedy or sampling.temperature == 1.0
+    scaled = scores.float() if plain else scores.float() / sampling.temperature
+    highest = scaled.amax(dim=-1, keepdim=True)
+    shares = (scaled - highest).exp_()
+    total = shares.sum(dim=-1, keepdim=True, dtype=torch.float64)
+    allowed = scaled
+    if sampling.min_new_tokens and bool(early.any()):
+        # Shares of what is left, not what is left of the shares: beside a certain end all of those can be 0.
+        endless = scaled.index_fill(1, torch.tensor(list(stop_tokens), device=scaled.device), -torch.inf)
+        allowed = torch.where(early.unsqueeze(1), endless, scaled)
+        shares = (allowed - allowed.amax(dim=-1, keepdim=True)).exp_()
+    chosen = allowed.argmax(dim=-1, keepdim=True) if sampling.greedy else choose(restrict(shares, sampling), draws)
+    return chosen, logprob_of(chosen, scaled, highest, total)
+
+
+def logprob_of(tokens: Tensor, scaled: Tensor, highest: Tensor, total: Tensor) -> Tensor:
+    """Log-probs of ``tokens [rows, 1]``: ``scaled [rows, vocabulary]``, of which ``highest`` is the largest, and
+    ``total`` the sum of ``exp(scaled - highest)``, both ``[rows, 1]``."""
+    return (scaled.gather(1, tokens) - highest - total.log()).squeeze(1).float()
 
 
 def choose(shares: Tensor, draws: Tensor) -> Tensor:

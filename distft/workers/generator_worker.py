@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -20,10 +21,13 @@ from distft.models.load import DTYPES, plain_twin
 from distft.models.rope import settle_rope
 from distft.rollout.generator import Sampling
 from distft.rollout.hf import HfGenerator
+from distft.rollout.probe import probe_tokens
+from distft.rollout.responses import no_responses
 from distft.rollout.sampling import uniforms
+from distft.rollout.weight_channel import Announced, WeightChannel
 from distft.rollout.weight_sync import PREFIX, copy_weights
 from distft.workers.model_worker import ModelWorker
-from distft.workers.reports import Answers, Synced
+from distft.workers.reports import Answers, Sent, Synced
 from distft.workers.spec import RoleSpec
 from distft.workers.verbs import GeneratorVerbs, MicroBatches
 
@@ -41,6 +45,7 @@ class GeneratorWorker(ModelWorker, GeneratorVerbs):
     def __init__(self, **told: Any) -> None:
         super().__init__(**told)
         self._generator: RankGenerator | None = None
+        self._channel: WeightChannel | None = None
 
     def sync_weights(self, version: int) -> tuple[Synced, None]:
         """The current weights into this rank's generator, which from then on answers with ``version``."""
@@ -58,6 +63,34 @@ class GeneratorWorker(ModelWorker, GeneratorVerbs):
         stage(f"generate iteration {iteration}")
         assert self._generator is not None, "sync_weights comes first"
         return self._generator.generate(sampling, seed, iteration, micro_batches, batch)
+
+    def send_weights(self, num_generators: int, version: int) -> tuple[Sent, None]:
+        """The current weights, as ``version``, to generators that receive them now. All gather, rank 0 sends."""
+        stage(f"weight sync {version}")
+        started, sent = time.perf_counter(), 0
+        tensors = self._engine.full_tensors()
+        if self.rank == 0:
+            timeout_s = self.spec.collective_timeout_s
+            self._channel = self._channel or WeightChannel(self._store, 0, 1 + num_generators, timeout_s=timeout_s)
+            names = [name.removeprefix(PREFIX) for name, _ in self._engine.module.named_parameters()]
+            announced = Announced(version, names, self._stop_tokens())
+            sent = self._channel.send(announced, ((name.removeprefix(PREFIX), tensor) for name, tensor in tensors))
+        else:
+            collections.deque(tensors, maxlen=0)
+        seconds = time.perf_counter() - started
+        return Sent(version, sent, seconds, self._probe()), None
+
+    def _probe(self) -> tuple[float, ...]:
+        """The log-probs of the probe's tokens under the weights as they are now (collective)."""
+        model: Any = self._engine.module.model
+        rows = probe_tokens(model.config.get_text_config().vocab_size, self.spec.longest)
+        columns: dict[str, Any] = {
+            "prompt_ids": Ragged.of([row[:1] for row in rows], np.int32),
+            "response_ids": Ragged.of([row[1:] for row in rows], np.int32),
+            "sample": np.arange(len(rows)),
+        }
+        _, found = self.forward("probe", [[row] for row in range(len(rows))], batch=Batch(columns))
+        return tuple(found.ragged("probe").values.tolist())
 
 
 class RankGenerator:
@@ -114,7 +147,7 @@ class RankGenerator:
                 # Every rank must make the same forwards: work whose result nobody takes.
                 dummy = np.full(1, self._pad_token, np.int32)
                 self.generator.generate([dummy], [np.zeros(sampling.max_new_tokens)], sampling)
-        responses = concatenate(parts) if parts else _no_responses()
+        responses = concatenate(parts) if parts else no_responses()
         answered, lengths = responses.dense("sample"), responses.ragged("response_ids").lengths
         return Answers(self.generator.version, tuple(answered.tolist()), tuple(lengths.tolist())), responses
 
@@ -131,15 +164,3 @@ class RankGenerator:
         draws = [uniforms(seed, iteration, sample, sampling.max_new_tokens) for sample in samples]
         made = self.generator.generate(prompts, draws, sampling)
         return made.with_columns(sample=np.array(samples, np.int64))
-
-
-def _no_responses() -> Batch:
-    empty = Ragged.of([], np.int32)
-    return Batch(
-        {
-            "response_ids": empty,
-            "sampled_logprobs": Ragged.of([], np.float32),
-            "ended": np.zeros(0, np.uint8),
-            "sample": np.zeros(0, np.int64),
-        }
-    )

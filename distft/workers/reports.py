@@ -48,6 +48,25 @@ class Synced:
 
 
 @dataclass(frozen=True)
+class Sent:
+    """A weight sync as one end of it knows it: ``version`` and ``bytes`` of the weights, in how many seconds they were
+    there, and the log-probs that this end then gives the tokens of ``rollout.probe``."""
+
+    version: int
+    bytes: int
+    seconds: float
+    logprobs: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class EngineReady:
+    """A generator that has been built, in how many seconds."""
+
+    seconds: float
+    rss_bytes: int
+
+
+@dataclass(frozen=True)
 class Answers:
     """A rank's responses: which samples they answer, how many tokens each has, and which weights wrote them."""
 

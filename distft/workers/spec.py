@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from distft.config.models import Init, Model
 from distft.config.training import Optimizer
 from distft.models.families.table import FamilyName
+from distft.planning.generation import EngineSettings
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,14 @@ class RoleSpec:
     seed: int = 0
     stop_tokens: tuple[str, ...] | None = None
     gathered_generation: bool = True
+    collective_timeout_s: float = 600.0
+
+
+@dataclass(frozen=True)
+class EngineSpec:
+    """What every engine that generates is told at birth."""
+
+    settings: EngineSettings
     collective_timeout_s: float = 600.0
 
 

@@ -1,7 +1,7 @@
 """Every verb of the workers, with its signature. No torch: the driver asks by these.
 
-A verb returns ``(report, columns)``; the columns stay in the object store. ``ModelWorker``, ``GeneratorWorker`` and
-``DataWorker`` derive from these classes, the clients (`distft.clients`) ask for nothing else.
+A verb returns ``(report, columns)``; the columns stay in the object store. ``ModelWorker``, ``GeneratorWorker``,
+``EngineWorker`` and ``DataWorker`` derive from these classes, the clients (`distft.clients`) ask for nothing else.
 """
 
 from __future__ import annotations
@@ -14,7 +14,19 @@ from distft.checkpoint.manifest import FileRecord, NotWritten
 from distft.common.verb import Ending, OnDevice, verb
 from distft.rollout.generator import Sampling
 from distft.tracking.metrics import Sample
-from distft.workers.reports import Answers, Credited, Described, Loaded, Memory, Ready, RowsPrepared, Synced, Updated
+from distft.workers.reports import (
+    Answers,
+    Credited,
+    Described,
+    EngineReady,
+    Loaded,
+    Memory,
+    Ready,
+    RowsPrepared,
+    Sent,
+    Synced,
+    Updated,
+)
 
 MicroBatches: TypeAlias = Sequence[Sequence[int]]  # numbers of samples; an empty one is a dummy
 Store: TypeAlias = tuple[str, int]  # host and port where the ranks of a group meet
@@ -127,6 +139,33 @@ class GeneratorVerbs(ModelVerbs, Protocol):
         self, sampling: Sampling, seed: int, iteration: int, micro_batches: MicroBatches, *, batch: Batch
     ) -> tuple[Answers, Batch]:
         """Responses to the prompts of ``batch``."""
+        ...
+
+    @verb(deadline="long")
+    def send_weights(self, num_generators: int, version: int) -> tuple[Sent, None]:
+        """The current weights, as ``version``, to generators that are processes of their own and receive them now."""
+        ...
+
+
+class EngineVerbs(OnDevice, Protocol):
+    """A generator that is a process of its own, with a whole copy of the policy's weights. Ranks of such a group know
+    nothing of each other."""
+
+    @verb(deadline="setup")
+    def setup(self, path: str) -> tuple[EngineReady, None]:
+        """Builds the engine for the model at ``path``, a folder or hub name."""
+        ...
+
+    @verb(deadline="long")
+    def receive_weights(self, store: Store, version: int) -> tuple[Sent, None]:
+        """What the policy sends as ``version``. ``store``: where the policy's ranks met."""
+        ...
+
+    @verb(deadline="long")
+    def generate(
+        self, sampling: Sampling, seed: int, iteration: int, micro_batches: MicroBatches, *, batch: Batch
+    ) -> tuple[Answers, Batch]:
+        """Responses to the prompts of ``batch``, all of them handed over at once."""
         ...
 
 

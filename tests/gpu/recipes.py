@@ -75,7 +75,7 @@ def recipe_of(case: Case, size: Size, models: Path, run_dir: Path) -> dict[str, 
     if small:
         recipe["models"]["reward"] = {"path": str(models / "reward"), "dtype": "bfloat16"}
         recipe["algorithm"] |= {"epochs": 1, "minibatches": 2}
-        recipe["rollout"] = {"max_new_tokens": size.new_tokens, "max_batch_per_rank": size.prompts}
+        recipe["rollout"] = {"engine": "hf", "max_new_tokens": size.new_tokens, "max_batch_per_rank": size.prompts}
     return recipe
 
 

@@ -13,7 +13,7 @@ from distft.clients.data_group import DataGroup
 from distft.clients.model_group import ModelGroup
 from distft.common.verb import Verb, declaration
 from distft.groups.handles import Call, DataRef, Part, Result, Wait, WorkerInfo
-from distft.workers.reports import Answers, Credited, Described, Memory, Synced, Updated
+from distft.workers.reports import Answers, Credited, Described, Memory, Sent, Synced, Updated
 from distft.workers.verbs import DataVerbs
 
 EQUAL = Difference(0.0, 0.0, 0.0)
@@ -36,6 +36,7 @@ class Said:
     reference_difference: Difference | None = EQUAL
     loss: float = 1.0
     differing: list[int] = field(default_factory=list)  # of each round, prompts whose PER_PROMPT scores differ
+    probes: dict[str, tuple[float, ...]] = field(default_factory=dict)  # the log-probs of known tokens, by role
     _under_way: list[str] = field(default_factory=list)
 
     def start(self, calls: Sequence[Call[Any]]) -> tuple[Wait, ...]:
@@ -81,6 +82,8 @@ class Said:
                 return step
             case "sync_weights":
                 return Synced(1, 0.1)
+            case "send_weights" | "receive_weights":
+                return Sent(call.args[1], 1, 0.1, self.probes.get(call.group.role, (-1.0, -2.0)))
             case "logprob_difference":
                 return self.reference_difference
             case "assign_credit":

@@ -71,6 +71,7 @@ def ppo_recipe(
     made = recipe({"kind": "ppo", **PPO, **algorithm}, models, starts, steps=2, batch=PPO_PROMPTS, cap=cap)
     made["data"]["max_prompt_length"] = 40
     made["rollout"] = {
+        "engine": "hf",
         "max_new_tokens": NEW_TOKENS,
         "temperature": temperature,
         "samples_per_prompt": samples_per_prompt,
@@ -100,7 +101,7 @@ def group_recipe(
     made = recipe(keys, {"policy": model(starts.policy)}, starts, steps=steps, batch=prompts, cap=120)
     made["models"]["reward"] = {"functions": ["tests.harness.rules:letters_e"]}
     made["data"]["max_prompt_length"] = 40
-    made["rollout"] = {"max_new_tokens": NEW_TOKENS, "samples_per_prompt": samples_per_prompt}
+    made["rollout"] = {"engine": "hf", "max_new_tokens": NEW_TOKENS, "samples_per_prompt": samples_per_prompt}
     return made
 
 

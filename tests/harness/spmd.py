@@ -157,7 +157,7 @@ def build_session(
 def train(session: Session) -> None:
     """The loop of the recipe's algorithm, to its last step."""
     if session.recipe.algorithm.traits.sampled:
-        session.generator.sync_weights(0).result()
+        session.weights.sync(0)
         train_rl(session)
     else:
         train_supervised(session)

@@ -21,6 +21,7 @@ from distft.config.find_method import said_in_full
 from distft.config.load import recipe_file
 from distft.config.recipe import Recipe
 from distft.launch.preflight.checks import check_memory
+from distft.planning.generation import installed_vllm
 from distft.planning.machine import PASSED_ON
 from distft.planning.plan import make_plan
 from distft.tracking.stop_request import JOB
@@ -82,7 +83,7 @@ def ray_job(
     address = f"({SERVER} is not set)" if unsaid else server_address(cluster, environment)
     node = cluster.node
     if "auto" not in (cluster.nodes, node.cpus, node.gpus, node.memory_gib):
-        check_memory(make_plan(recipe, cluster))
+        check_memory(make_plan(recipe, cluster, vllm=installed_vllm()))
     run_dir = folder / recipe.output_dir
     prefix = f"distft-{_slug(recipe.name)}-{hashlib.sha256(str(run_dir).encode()).hexdigest()[:10]}"
     variables, passed_on = _environment(cluster, environment)

@@ -34,6 +34,7 @@ from distft.launch.slurm.options import (
     with_options,
 )
 from distft.launch.slurm.queue import login_environment
+from distft.planning.generation import installed_vllm
 from distft.planning.plan import Plan, make_plan
 from distft.planning.rates import read_rates
 from distft.tracking.jobs import JobRecord, add_job, alone, read_jobs
@@ -189,7 +190,7 @@ def _checked(recipe: Recipe, cluster: Cluster, *, waits: bool) -> Iterator[Check
     """It fits, and what it needs is there. One that waits for other jobs may need what they are still
     to make: then there is none yet."""
     try:
-        plan = make_plan(recipe, cluster, rates=read_rates(cluster, ""))
+        plan = make_plan(recipe, cluster, rates=read_rates(cluster, ""), vllm=installed_vllm())
         check_memory(plan)
         yield Checked(recipe, plan, preflight(recipe, plan, to_start=False))
     except UserError as error:

@@ -70,7 +70,7 @@ OVERRIDDEN = [
     ("ppo", ["optimizer.name=adam"], ["optimizer.name", '"adam" is not known', "did you mean adamw?"]),
     ("dpo", ["algorithm.loss=sigmod"], ["algorithm.loss", '"sigmod" is not known', "did you mean sigmoid?"]),
     ("ppo", ["data.train.0.format=hh-rlhf"], ["data.train.0.format", "is not known here", "did you mean hh_rlhf?"]),
-    ("ppo", ["rollout.engine=vlm"], ["rollout.engine", "is not known here", "must be hf"]),
+    ("ppo", ["rollout.engine=vlm"], ["rollout.engine", "is not known here", "did you mean vllm?"]),
     ("ppo", ["tracking.wandb.mode=off"], ["tracking.wandb.mode", '"off" is not known', "offline"]),
     ("ppo", ["placement.value.with=polcy"], ["placement.value.with", "is not known here", "did you mean policy?"]),
     # malformed overrides

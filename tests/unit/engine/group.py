@@ -18,16 +18,17 @@ SECONDS = 240
 
 
 class Group:
-    """``world_size`` processes with ranks 0, 1, ... ; use as a context manager."""
+    """``world_size`` processes with ranks 0, 1, ... ; use as a context manager. ``joined``: in one communicator."""
 
-    def __init__(self, world_size: int) -> None:
+    def __init__(self, world_size: int, *, joined: bool = True) -> None:
         self._store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
         context = multiprocessing.get_context("spawn")
         self._pipes = []
         self._processes = []
         for rank in range(world_size):
             ours, theirs = context.Pipe()
-            process = context.Process(target=_serve, args=(theirs, rank, world_size, self._store.port), daemon=True)
+            port = self._store.port if joined else None
+            process = context.Process(target=_serve, args=(theirs, rank, world_size, port), daemon=True)
             process.start()
             self._pipes.append(ours)
             self._processes.append(process)
@@ -58,12 +59,13 @@ class Group:
         return [value for _, value in answers]
 
 
-def _serve(pipe: Any, rank: int, world_size: int, port: int) -> None:
+def _serve(pipe: Any, rank: int, world_size: int, port: int | None) -> None:
     os.environ["DS_ACCELERATOR"] = "cpu"
     torch.set_num_threads(1)
     from distft.engine import process_group
 
-    process_group.join(rank, world_size, ("127.0.0.1", port), timeout_s=SECONDS)
+    if port is not None:
+        process_group.join(rank, world_size, ("127.0.0.1", port), timeout_s=SECONDS)
     while True:
         try:
             function, args, kwargs = pipe.recv()

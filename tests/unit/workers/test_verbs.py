@@ -10,12 +10,14 @@ import pytest
 
 from distft.common.verb import Ending, OnDevice, declaration, verbs_of
 from distft.workers.data_worker import DataWorker
+from distft.workers.engine_worker import EngineWorker
 from distft.workers.generator_worker import GeneratorWorker
 from distft.workers.model_worker import ModelWorker
-from distft.workers.verbs import DataVerbs, GeneratorVerbs, ModelVerbs
+from distft.workers.verbs import DataVerbs, EngineVerbs, GeneratorVerbs, ModelVerbs
 
 WORKERS: list[tuple[type, type]] = [
-    (ModelVerbs, ModelWorker), (GeneratorVerbs, GeneratorWorker), (DataVerbs, DataWorker),
+    (ModelVerbs, ModelWorker), (GeneratorVerbs, GeneratorWorker), (EngineVerbs, EngineWorker),
+    (DataVerbs, DataWorker),
 ]  # fmt: skip
 CASES = [(declared, worker, name) for declared, worker in WORKERS for name in verbs_of(declared)]
 # What workers do for the process they live in, not for the controller.
@@ -46,6 +48,11 @@ def test_whatever_can_be_asked_is_declared(declared: type, worker: type) -> None
     assert public - NO_VERBS == set(verbs_of(declared))
 
 
+def test_an_engine_is_asked_for_responses_as_a_policy_is() -> None:
+    assert declaration(EngineVerbs.generate) == declaration(GeneratorVerbs.generate)
+    assert parameters(EngineVerbs.generate) == parameters(GeneratorVerbs.generate)
+
+
 def test_what_groups_ask_by_themselves_is_among_them() -> None:
     assert verbs_of(OnDevice).items() <= verbs_of(ModelVerbs).items()
     assert verbs_of(Ending).items() <= verbs_of(DataVerbs).items()
@@ -55,7 +62,10 @@ def test_devices_are_asked_for_where_something_is_computed() -> None:
     needing = {name for name, verb in verbs_of(ModelVerbs).items() if verb.on_device}
     assert needing == {"setup", "forward", "update", "evaluate", "save", "load", "export"}
     answering = {name for name, verb in verbs_of(GeneratorVerbs).items() if verb.on_device}
-    assert answering - needing == {"sync_weights", "generate"}
+    assert answering - needing == {"sync_weights", "generate", "send_weights"}
+    assert {name for name, verb in verbs_of(EngineVerbs).items() if verb.on_device} == {
+        "setup", "receive_weights", "generate",
+    }  # fmt: skip
     assert {name for name in needing if verbs_of(ModelVerbs)[name].states} == {"setup", "update", "save", "load"}
     assert not any(verb.on_device for verb in verbs_of(DataVerbs).values())
 

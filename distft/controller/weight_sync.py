@@ -1,0 +1,78 @@
+"""The policy's weights to who answers prompts, and the proof that they have arrived.
+
+Engines of their own are probed after every sync: both sides say which log-probs the same known tokens have. A sync that
+was left out, is stale, lacks a part or ties what is not tied stops the run: its samples would look right for days.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from distft.batches import Difference
+from distft.clients.generator_group import AnsweringGroup, EngineGroup, GeneratorGroup
+from distft.controller.invariants import SAME_WEIGHTS, InvariantViolated
+from distft.workers.reports import Sent
+
+# Numbers of 16 bits round by some parts of a value: log-probs of unlikely tokens are large.
+_RELATIVE = {"float32": 0.0, "float16": 0.01, "bfloat16": 0.02}
+# An engine whose log-probs move by less than this share of the trainer's has not got the same weights ...
+_FOLLOWS = 0.1
+# ... where the trainer's moved by more than this share of what counts as the same.
+_MOVED = 0.1
+
+
+@dataclass
+class WeightSync:
+    """Brings weights of the element type ``dtype`` to ``generator``, and remembers the last proof."""
+
+    generator: AnsweringGroup
+    dtype: str
+    _last: tuple[Sent, tuple[Sent, ...]] | None = None
+
+    def sync(self, version: int) -> None:
+        """The current weights, as ``version``. Raises InvariantViolated where they did not arrive."""
+        if isinstance(self.generator, GeneratorGroup):
+            self.generator.sync_weights(version).result()
+            return
+        assert isinstance(self.generator, EngineGroup)
+        receiving = self.generator.receive_weights(version).start()
+        sent, received = self.generator.send_weights(version).result(), receiving.result()
+        check_sync(self.dtype, version, sent, received, self._last)
+        self._last = sent, received
+
+
+def check_sync(
+    dtype: str, version: int, sent: Sent, received: Sequence[Sent], last: tuple[Sent, Sequence[Sent]] | None
+) -> None:
+    """That every engine has what was sent, by its version, its bytes and its log-probs. ``last``: of the sync before.
+
+    Raises InvariantViolated, which says what is wrong with which engine.
+    """
+    for number, engine in enumerate(received):
+        who = f"weight sync {version}, engine {number}"
+        if engine.version != version:
+            raise _violated(f"{who}: skipped: it still answers with version {engine.version}")
+        if engine.bytes != sent.bytes:
+            raise _violated(f"{who}: partial: {engine.bytes:,} of {sent.bytes:,} bytes came")
+        apart = Difference.of(np.array(sent.logprobs), np.array(engine.logprobs))
+        allowed = SAME_WEIGHTS[dtype][0] + _RELATIVE[dtype] * float(np.abs(sent.logprobs).mean())
+        if not apart.mean <= allowed:
+            raise _violated(
+                f"{who}: its log-probs of known tokens differ from the trainer's by {apart.mean:.4g} nats in the mean "
+                f"(up to {allowed:.2g} is rounding): a part is stale or missing, or a tied head was not renewed"
+            )
+        if last is not None:
+            moved = Difference.of(np.array(sent.logprobs), np.array(last[0].logprobs)).mean
+            followed = Difference.of(np.array(engine.logprobs), np.array(last[1][number].logprobs)).mean
+            if moved > _MOVED * allowed and followed < _FOLLOWS * moved:
+                raise _violated(
+                    f"{who}: stale: the trainer's log-probs of known tokens moved by {moved:.2g} nats since version "
+                    f"{last[0].version}, the engine's by {followed:.2g}"
+                )
+
+
+def _violated(what: str) -> InvariantViolated:
+    return InvariantViolated(what, kind="invariant")
