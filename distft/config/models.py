@@ -32,7 +32,7 @@ class Init(Section):
     num_heads: int = Field(ge=1, description="attention heads")
     num_kv_heads: int | None = Field(default=None, ge=1, description="key/value heads; null: num_heads")
     vocab_size: int = Field(
-        ge=300, le=1_000_000, description="tokens of the tokenizer: 256 bytes, special tokens, merges"
+        ge=262, le=1_000_000, description="tokens of the tokenizer: 256 bytes, six special tokens or more, merges"
     )
     max_positions: int = Field(default=2048, ge=8, description="longest sequence, tokens")
     tie_embeddings: bool = Field(default=True, description="input and output embeddings are one tensor")

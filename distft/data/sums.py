@@ -1,33 +1,52 @@
-"""The embedded corpus ``builtin:sums``: additions of two small numbers, each pair of numbers in one split for good.
+"""The embedded corpora ``builtin:sums`` and ``builtin:slips``: additions of two numbers below 50, and wrong ones.
 
 Every row holds ``prompt`` (``17 + 8 =``), ``completion`` (`` 25``) and ``answer`` (``25``, for a reward that a rule
-checks). Training rows come in an order of their own, eval and test rows once each. ``a + b`` and ``b + a`` lie in the
-same split, so that no held-out sum has been seen the other way round. A constant, as ``builtin:dialogues``.
+checks). Each pair of numbers is in one split for good, ``a + b`` and ``b + a`` in the same one, so that no held-out
+sum has been seen the other way round. ``slips`` has the rows of ``sums`` ten times with another completion each: one
+in fifty is right, of the others the tens are one too many or too few. Who imitates it adds, and is nearly always wrong.
+Rows come in an order of their own. Constants, as ``builtin:dialogues``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from distft.data.builtin import Picker, Split
 
-LARGEST: Final = 19  # of an operand
-_SEED = 20_261_127
+LARGEST: Final = 49  # of an operand
+SLIPS_PER_SUM: Final = 10
+_SUMS_SEED, _SLIPS_SEED = 20_261_127, 20_261_128
 _HELD_OUT_PERCENT = 10  # of the pairs, for eval and for test each
+_OFF_BY: tuple[tuple[int, int], ...] = ((0, 2), (10, 49), (-10, 49))  # and how often
+
+_T = TypeVar("_T")
 
 
 def sums(split: Split = "train") -> Iterator[dict[str, Any]]:
-    """The rows of a split."""
+    """The rows of a split, true ones."""
     for a, b in _pairs()[split]:
-        yield {"prompt": f"{a} + {b} =", "completion": f" {a + b}", "answer": str(a + b)}
+        yield _row(a, b, a + b)
+
+
+def slips(split: Split = "train") -> Iterator[dict[str, Any]]:
+    """The rows of a split, nearly all wrong; never below zero."""
+    picker = Picker(_SLIPS_SEED)
+    pairs = _shuffled(list(_pairs()[split]) * SLIPS_PER_SUM, picker)
+    for a, b in pairs:
+        said = a + b + picker.weighted(_OFF_BY)
+        yield _row(a, b, said if said >= 0 else a + b + 10)
+
+
+def _row(a: int, b: int, said: int) -> dict[str, Any]:
+    return {"prompt": f"{a} + {b} =", "completion": f" {said}", "answer": str(a + b)}
 
 
 @cache
 def _pairs() -> dict[Split, list[tuple[int, int]]]:
     """Ordered pairs of each split, shuffled."""
-    picker = Picker(_SEED)
+    picker = Picker(_SUMS_SEED)
     shares: tuple[tuple[Split, int], ...] = (
         ("train", 100 - 2 * _HELD_OUT_PERCENT),
         ("eval", _HELD_OUT_PERCENT),
@@ -37,8 +56,11 @@ def _pairs() -> dict[Split, list[tuple[int, int]]]:
     for a in range(LARGEST + 1):
         for b in range(a, LARGEST + 1):
             found[picker.weighted(shares)] += sorted({(a, b), (b, a)})
-    for pairs in found.values():
-        for last in range(len(pairs) - 1, 0, -1):
-            other = picker.below(last + 1)
-            pairs[last], pairs[other] = pairs[other], pairs[last]
-    return found
+    return {split: _shuffled(pairs, picker) for split, pairs in found.items()}
+
+
+def _shuffled(rows: list[_T], picker: Picker) -> list[_T]:
+    for last in range(len(rows) - 1, 0, -1):
+        other = picker.below(last + 1)
+        rows[last], rows[other] = rows[other], rows[last]
+    return rows
