@@ -196,6 +196,11 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+def size_of(num_bytes: float) -> str:
+    """``3.2 MB``, ``1.25 GB``."""
+    return f"{num_bytes / 1e9:.2f} GB" if num_bytes >= 1e7 else f"{num_bytes / 1e6:.2f} MB"
+
+
 class _Pace:
     """Seconds per step over the last steps of this process: a resumed run does not count what it did not do."""
 

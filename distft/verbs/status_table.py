@@ -11,7 +11,7 @@ from rich.text import Text
 
 from distft.launch.jobs.known_jobs import known_jobs
 from distft.tracking.jobs import JobRecord, JobState
-from distft.tracking.progress import duration, headlines
+from distft.tracking.progress import duration, headlines, size_of
 from distft.tracking.run_status import Attempt, RunStatus, run_status
 
 _COLOURS = {"running": "green", "done": "green", "failed": "red", "lost": "red", "stopped": "yellow"}
@@ -60,8 +60,7 @@ def rows(status: RunStatus) -> list[tuple[str, str]]:
         found.append(("speed", f"{status.seconds_per_step:.3g} s a step"))
     if status.checkpoint:
         saved = status.checkpoint
-        size = f"{saved.bytes / 1e9:.2f} GB" if saved.bytes >= 1e7 else f"{saved.bytes / 1e6:.2f} MB"
-        found.append(("checkpoint", f"step {saved.step}, {size}, {_ago(saved.time)}"))
+        found.append(("checkpoint", f"step {saved.step}, {size_of(saved.bytes)}, {_ago(saved.time)}"))
     found += [("" if index else "attempts", _attempt(one)) for index, one in enumerate(status.attempts[-5:])]
     if status.owner:
         found.append(("process", f"{status.owner}; last heartbeat {status.heartbeat_age_s or 0:.0f} s ago"))

@@ -30,6 +30,8 @@ VERBS = (
     "doctor",
     "report",
     "compare",
+    "checkpoints",
+    "schema",
 )
 DISTFT = [sys.executable, "-m", "distft.cli"]
 

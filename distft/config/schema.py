@@ -1,0 +1,132 @@
+"""What a recipe may say, for editors and for people: JSON Schema, and every key with its default."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic_core import PydanticUndefined
+
+from distft.config.find_method import built_in_kinds, method_of
+from distft.config.recipe import Recipe
+
+_REFERENCE = "#/$defs/{model}"
+_FROM_OUTSIDE = {
+    "title": "a method from outside",
+    "type": "object",
+    "properties": {
+        "kind": {"type": "string", "pattern": ":", "description": "package.module:Class or ./file.py:Class"}
+    },
+    "required": ["kind"],
+}
+
+
+@dataclass(frozen=True)
+class Key:
+    """A key of the recipe by its dotted name; ``default`` is as it would be typed, empty where it must be given."""
+
+    name: str
+    type: str
+    default: str
+    description: str
+
+
+def recipe_schema() -> dict[str, Any]:
+    """The JSON Schema (draft 2020-12) of recipes: each built-in method with its own keys, those from outside with any.
+
+    What keys mean together (``distft plan`` says it) is not in it.
+    """
+    schema = Recipe.model_json_schema(ref_template=_REFERENCE)
+    methods = []
+    for kind in built_in_kinds():
+        method = method_of(kind)
+        found = method.model_json_schema(ref_template=_REFERENCE)
+        schema["$defs"] |= {**found.pop("$defs", {}), method.__name__: found}
+        methods.append({"$ref": _REFERENCE.format(model=method.__name__)})
+    schema["$defs"]["Method"] = {"oneOf": [*methods, _FROM_OUTSIDE]}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def recipe_keys() -> Iterator[Key]:
+    """Every key, in the order in which recipes have them; of ``algorithm`` those of each kind, as ``algorithm
+    (kind).key``. A section that was told before is a line that names where."""
+    schema, told = recipe_schema(), _Told()
+    for name, field in Recipe.model_fields.items():
+        if name == "algorithm":
+            for kind in built_in_kinds():
+                for key, of_method in method_of(kind).model_fields.items():
+                    if key != "kind":
+                        yield from _key(f"algorithm ({kind}).{key}", method_of(kind), key, of_method, schema, told)
+        else:
+            yield from _key(name, Recipe, name, field, schema, told)
+
+
+class _Told(dict[type[BaseModel], str]):
+    """Sections and where each was told first."""
+
+
+def _key(
+    at: str, owner: type[BaseModel], name: str, field: Any, schema: Mapping[str, Any], told: _Told
+) -> Iterator[Key]:
+    """The key itself, or those of the section that it holds."""
+    inner = _section_in(field.annotation)
+    if inner is None:
+        values = _type(_properties(owner, schema)[field.alias or name], schema)
+        yield Key(at, values, _default(field), field.description or "")
+        return
+    section, is_list = inner
+    here = f"{at}.0" if is_list else at
+    if section in told:
+        yield Key(here, f"as {told[section]}", _default(field), field.description or "")
+        return
+    told[section] = here
+    for key, of_section in section.model_fields.items():
+        yield from _key(f"{here}.{of_section.alias or key}", section, key, of_section, schema, told)
+
+
+def _section_in(annotation: Any) -> tuple[type[BaseModel], bool] | None:
+    """The section that a key holds, and whether it is a list of them; None for a plain value."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation, False
+    found = [_section_in(part) for part in getattr(annotation, "__args__", ())]
+    sections = [one for one in found if one is not None]
+    if len(sections) != 1:
+        return None
+    return sections[0][0], sections[0][1] or getattr(annotation, "__origin__", None) is tuple
+
+
+def _properties(owner: type[BaseModel], schema: Mapping[str, Any]) -> Mapping[str, Any]:
+    of_owner = schema if owner is Recipe else schema["$defs"][owner.__name__]
+    found: Mapping[str, Any] = of_owner["properties"]
+    return found
+
+
+def _type(told: Mapping[str, Any], schema: Mapping[str, Any]) -> str:
+    """``whole number >= 1``, ``a | b``, ``list of text``."""
+    if "$ref" in told:
+        return _type(schema["$defs"][told["$ref"].rpartition("/")[2]], schema)
+    if "anyOf" in told:
+        return " | ".join(dict.fromkeys(_type(one, schema) for one in told["anyOf"]))
+    if "enum" in told or "const" in told:
+        return " | ".join(str(one) for one in told.get("enum", [told.get("const")]))
+    name = told.get("type", "any")
+    if name == "array":
+        items = told.get("items") or {}
+        return f"list of {_type(items, schema)}" if items else "list"
+    words = {"integer": "whole number", "string": "text", "boolean": "true | false", "object": "mapping"}
+    bounds = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
+    limits = [f"{sign} {told[bound]}" for bound, sign in bounds.items() if bound in told]
+    return " ".join([words.get(name, name), ", ".join(limits)]).strip()
+
+
+def _default(field: Any) -> str:
+    if field.default_factory is not None:
+        value = field.default_factory()
+    elif field.default is PydanticUndefined:
+        return ""
+    else:
+        value = field.default
+    return json.dumps(value.model_dump(exclude_unset=True) if isinstance(value, BaseModel) else value)

@@ -1,0 +1,59 @@
+"""The schema takes what recipes may say, refuses what they may not, and names every key."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+
+from distft.config.find_method import built_in_kinds, method_of
+from distft.config.load import load_recipe, recipe_file, resolved_yaml, shipped_recipes
+from distft.config.schema import recipe_keys, recipe_schema
+
+SHIPPED = [name for name, _ in shipped_recipes()]
+CHECK = jsonschema.Draft202012Validator(recipe_schema())
+
+
+def shipped(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load(recipe_file(name).read_text())
+    return found
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_recipes_are_right_as_written_and_resolved(name: str) -> None:
+    CHECK.validate(shipped(name))
+    CHECK.validate(yaml.safe_load(resolved_yaml(load_recipe(name))))
+
+
+@pytest.mark.parametrize(
+    ("at", "value"),
+    [
+        ("algorithm", {"kind": "dpo", "bta": 0.1}),
+        ("algorithm", {"kind": "dop"}),
+        ("algorithm", {"kind": "dpo", "beta": 0}),
+        ("train", {"stepz": 3}),
+        ("seed", "one"),
+        ("sede", 1),
+    ],
+)
+def test_what_is_wrong_is_refused(at: str, value: Any) -> None:
+    assert not CHECK.is_valid({**shipped("dpo-tiny"), at: value})
+
+
+def test_a_method_from_outside_may_have_any_key() -> None:
+    CHECK.validate({**shipped("dpo-tiny"), "algorithm": {"kind": "./mine.py:Mine", "my_own": 0.5}})
+
+
+def test_every_key_is_told_once_with_its_words() -> None:
+    keys = {key.name: key for key in recipe_keys()}
+    assert len(keys) == len(list(recipe_keys()))
+    assert all(key.description and key.type for key in keys.values())
+    assert keys["train.global_batch_size"].type == "whole number >= 1"
+    assert keys["train.global_batch_size"].default == "64"
+    assert keys["data.train.0"].type == "as models.policy.init.tokenizer.train_on.0"
+    assert keys["name"].default == ""
+    for kind in built_in_kinds():
+        told = {name.rpartition(".")[2] for name in keys if name.startswith(f"algorithm ({kind}).")}
+        assert told == set(method_of(kind).model_fields) - {"kind"}
