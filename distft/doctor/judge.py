@@ -66,7 +66,7 @@ def versions(reports: Sequence[NodeReport]) -> Iterator[Finding]:
     else:
         packages = reports[0]["packages"]
         shown = ", ".join(f"{name} {packages[name]}" for name in ("distft", "torch", "ray", "deepspeed"))
-        yield Finding("versions", "ok", f"python {reports[0]['python']}, {shown}")
+        yield Finding("versions", "ok", f"python {reports[0]['python']}, {shown}, vLLM: {packages['vllm']}")
 
 
 def modules(reports: Sequence[NodeReport], cluster: Cluster) -> Iterator[Finding]:

@@ -23,8 +23,10 @@ from typing import Any
 import psutil
 
 from distft.launch.machine import available_cpus, free_memory, memory_limit, nvidia_smi
+from distft.planning.generation import installed_vllm
 
 PACKAGES = ("distft", "torch", "deepspeed", "transformers", "ray", "datasets", "numpy", "wandb")
+NO_VLLM = "none"  # which a node may do without, if all do
 # Where a Ray of somebody else's may already listen: its head, and its agents.
 KNOWN_PORTS = (6379, 52365)
 _PORT_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
@@ -41,7 +43,7 @@ def node_report(folder: Path, nonce: str, wandb_url: str) -> dict[str, Any]:
         "name": socket.gethostname(),
         "time": time.time(),
         "python": platform.python_version(),
-        "packages": {name: version(name) for name in PACKAGES},
+        "packages": {name: version(name) for name in PACKAGES} | {"vllm": installed_vllm() or NO_VLLM},
         "modules": [name for name in os.environ.get("LOADEDMODULES", "").split(":") if name],
         "cpus": available_cpus(),
         "memory": memory_limit(),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import time
 from collections.abc import Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from typing import Any
 
@@ -30,16 +32,17 @@ class EngineWorker(EngineVerbs):
     def __init__(self, *, spec: EngineSpec, rank: int, world_size: int, **_: Any) -> None:
         self.spec, self.rank, self.world_size = spec, rank, world_size
         self._channel: WeightChannel | None = None
+        # vLLM takes seconds to import: while the run still loads its data.
+        self._importing = ThreadPoolExecutor(1).submit(importlib.import_module, "distft.rollout.vllm_engine")
 
     def setup(self, path: str) -> tuple[EngineReady, None]:
         """Builds the engine for the model at ``path``. Raises UserError for a model that vLLM does not take."""
         started = time.perf_counter()
         stage("importing vLLM")
-        from distft.rollout.vllm_engine import VllmGenerator  # takes seconds, and not in every environment is it there
-
+        engine: Any = self._importing.result()
         stage(f"loading {path}")
         try:
-            self._generator = VllmGenerator(path, self.spec.settings)
+            self._generator = engine.VllmGenerator(path, self.spec.settings)
         except ValueError as error:
             raise UserError(
                 f"vLLM does not take the model at {path}: {str(error).strip().splitlines()[-1]}",

@@ -28,7 +28,7 @@ from distft.launch.slurm.options import batch_script
 from tests.unit.launch.slurm.slurm_examples import asked, everything
 
 GIB = 2**30
-PACKAGES = {"distft": "0.1", "torch": "2.13", "ray": "2.60", "deepspeed": "0.19"}
+PACKAGES = {"distft": "0.1", "torch": "2.13", "ray": "2.60", "deepspeed": "0.19", "vllm": "none"}
 GPU = {
     "name": "H100", "memory.total": "80000", "memory.used": "10", "temperature.gpu": "40", "compute_mode": "Default",
     "ecc.errors.uncorrected.volatile.total": "0", "clocks_event_reasons.hw_slowdown": "Not Active",
@@ -75,6 +75,7 @@ def test_nodes_that_say_nothing_are_named() -> None:
     [
         ({"packages": PACKAGES | {"distft": "0.2"}}, "distft 0.1 on n1; 0.2 on n2"),
         ({"packages": PACKAGES | {"distft": ""}}, "missing on n2"),
+        ({"packages": PACKAGES | {"vllm": "vllm 0.32.0"}}, "vllm none on n1; vllm 0.32.0 on n2"),
         ({"python": "3.12.1"}, "python 3.11.7 on n1; 3.12.1 on n2"),
     ],
 )  # fmt: skip
@@ -82,7 +83,9 @@ def test_other_versions_are_wrong(change: dict[str, Any], said: str) -> None:
     (finding,) = judge.versions([report("n1"), report("n2", **change)])
     assert finding.state == "wrong"
     assert said in finding.found
-    assert states(judge.versions([report("n1"), report("n2")])) == [("ok", ())]
+    found = list(judge.versions([report("n1"), report("n2")]))
+    assert states(found) == [("ok", ())]
+    assert found[0].found.endswith("vLLM: none")
 
 
 def test_modules_are_what_the_nodes_say() -> None:

@@ -44,6 +44,11 @@ class Group:
             if process.is_alive():
                 process.kill()
 
+    def kill(self) -> None:
+        """Ends the processes at once."""
+        for process in self._processes:
+            process.kill()
+
     def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> list[Any]:
         """What ``function(rank, world_size, *args, **kwargs)`` returns on each rank; raises the first failure."""
         for pipe in self._pipes:

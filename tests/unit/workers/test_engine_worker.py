@@ -164,6 +164,7 @@ def engines(folders: list[str]) -> Iterator[Group]:
     with group:
         group.call(built, folders)
         yield group
+        group.kill()  # vLLM takes its time to end, and there is nothing to end
 
 
 @pytest.fixture(scope="module", params=["tied", "untied"])
