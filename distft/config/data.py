@@ -9,12 +9,14 @@ from pydantic import Field
 from distft.config.section import Items, Section, WrittenPath
 
 Format: TypeAlias = Literal[
-    "auto", "text", "messages", "openai_chat", "sharegpt", "prompt_completion", "alpaca", "natural_instructions",
-    "preference", "prompt", "hh_rlhf", "dialogsum",
+    "auto", "text", "messages", "openai_chat", "sharegpt", "prompt_completion", "unpaired", "alpaca",
+    "natural_instructions", "preference", "prompt", "hh_rlhf", "dialogsum",
 ]  # fmt: skip
-# Formats by what a row of them is: a conversation, a prompt with its answer, two answers of which one is better.
+# Formats by what a row of them is: a conversation, a prompt with its answer, one that is labelled good or bad, two
+# answers of which one is better.
 TURNS = ("messages", "openai_chat", "sharegpt")
 ANSWERED = ("prompt_completion", "alpaca", "natural_instructions", "dialogsum")
+LABELLED = ("unpaired",)
 PAIRED = ("preference", "hh_rlhf")
 
 

@@ -30,12 +30,13 @@ LossOn: TypeAlias = Literal["completion", "assistant", "all"]
 class Unit:
     """What is counted in a batch and never divided between micro-batches: ``rows`` sequences under one name."""
 
-    name: Literal["sequences", "pairs", "prompts"]
+    name: Literal["sequences", "pairs", "answers", "prompts"]
     rows: int = 1
 
 
 SEQUENCES = Unit("sequences")
 PAIRS = Unit("pairs", rows=2)  # chosen, rejected
+ANSWERS = Unit("answers")  # each labelled good or bad; a pair is one of either
 PROMPTS = Unit("prompts")  # each answered ``rollout.samples_per_prompt`` times; a sample is a row
 
 
@@ -69,6 +70,8 @@ class NamedLoss:
 
 
 UPDATE_OF_POLICY = Phase("update", (Work("policy", "update"),))
+# What policy and reference say of the step's prompts with each other's answers: see ``experience.preference``.
+KL_BASELINE = Phase("baseline", (Work("policy", "forward"), Work("reference", "forward")))
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,11 @@ class Traits:
     def main(self) -> Role:
         """The role whose model is the run's result."""
         return self.trained[0]
+
+    @property
+    def kl_baseline(self) -> bool:
+        """Whether its loss measures every answer against the step's KL baseline (column ``baseline``)."""
+        return KL_BASELINE in self.phases
 
     @property
     def works_ahead(self) -> frozenset[str]:
@@ -216,6 +224,10 @@ class Method(Section):
     def values_ends(self) -> bool:
         """Whether the value model also guesses what would follow a response that was cut: a second pass."""
         return False
+
+    def on_labels(self, good: int, bad: int) -> Iterator[str]:  # noqa: ARG002 - for those who weigh them
+        """What a user should hear of so many answers that are labelled good and bad, before the run goes on."""
+        yield from ()
 
     def learned_tokens(self) -> LossOn | None:
         """Which tokens of a sequence are learned; None: what the format says."""

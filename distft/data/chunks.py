@@ -12,7 +12,7 @@ from distft.config.data import Data
 from distft.config.find_method import traits_of
 from distft.data.bad_rows import BadRow, BadRows, OnBadRow, Unusable
 from distft.data.formats import Example, Row
-from distft.data.readers import example_for
+from distft.data.readers import examples_for
 from distft.data.stored_rows import Records
 from distft.data.tokenise import tokenise
 
@@ -39,35 +39,35 @@ class Task:
         """Rows as records, each with its tokens or why it has none. UserError for a row that is wrong, or for more
         of them than ``data.max_dropped``."""
         on_bad = BadRows(self.data, self.list_name)
-        left_out: dict[int, Unusable | BadRow] = {}  # by place
-        examples: dict[int, Example] = {}
-        for place, item in enumerate(items):
+        read: list[tuple[str, Example | Unusable | BadRow]] = []  # where each stands, and what became of it
+        for item in items:
             try:
-                examples[place] = self._example(item, format_name)
+                read += [(item.where, example) for example in self._examples(item, format_name)]
             except Unusable as why:
-                left_out[place] = why
+                read.append((item.where, why))
             except BadRow as bad:
                 on_bad(bad)
-                left_out[place] = bad
-        found = tokenise(list(examples.values()), self.kind, self.tokenizer, self.data, self.loss_on, on_bad)
+                read.append((item.where, bad))
+        examples = [one for _, one in read if not isinstance(one, Unusable | BadRow)]
+        found = tokenise(examples, self.kind, self.tokenizer, self.data, self.loss_on, on_bad)
         kept = dict(zip(found.places, zip(found.sequences, found.truncated, strict=True), strict=True))
         records, number = Records(keep_columns=traits_of(self.kind).sampled), -1
-        for place, item in enumerate(items):
-            if place in left_out:
-                records.leave_out(item.where, None, left_out[place])
+        for where, one in read:
+            if isinstance(one, Unusable | BadRow):
+                records.leave_out(where, None, one)
                 continue
             number += 1
             if number in kept:
                 sequences, truncated = kept[number]
-                records.keep(examples[place], sequences, truncated=truncated)
+                records.keep(one, sequences, truncated=truncated)
             else:
-                records.leave_out(item.where, examples[place], found.bad.get(number) or found.reasons[number])
+                records.leave_out(where, one, found.bad.get(number) or found.reasons[number])
         return records.batch()
 
-    def _example(self, item: Item, format_name: str) -> Example:
+    def _examples(self, item: Item, format_name: str) -> tuple[Example, ...]:
         if isinstance(item, BadRow):
             raise item
-        return example_for(item, format_name, self.kind)
+        return examples_for(item, format_name, self.kind)
 
 
 def chunked(read: Callable[[OnBadRow], Iterator[Row]]) -> Iterator[list[Item]]:

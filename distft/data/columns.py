@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from distft.config.data import ANSWERED
 from distft.data.formats import COLUMNS, Row, aliases
+from distft.data.labels import yes_or_no
 
 _SYSTEM: Final = ("system", "system_prompt")
 _SECOND: Final = ("input", "context")  # what an instruction is about
-_PROMPTED: Final = ("preference", "prompt_completion", "prompt")
+_PROMPTED: Final = ("preference", "prompt_completion", "unpaired", "prompt")
 # Read where they are there, beside the columns that a format must have.
 _OPTIONAL: Final[dict[str, tuple[str, ...]]] = {
     "preference": ("prompt",),
@@ -49,6 +51,9 @@ def column_notes(row: Row, format_name: str) -> tuple[str, ...]:
     if prompted and (system := _named(row, _SYSTEM)):
         notes.append(f"`{system}` comes before the prompt")
         read.add(system)
+    if format_name in ANSWERED and yes_or_no(row.values.get("label")) is not None:
+        notes.append("answers whose `label` is false are left out")
+        read.add("label")
     text = [", ".join(notes)] if notes else []
     unread = [name for name, value in row.values.items() if name not in read and _says_something(value)]
     if unread:
@@ -67,7 +72,7 @@ def _named(row: Row, names: tuple[str, ...]) -> str:
 
 
 def _instructed(system: str, prompt: Any, values: dict[str, Any], format_name: str) -> Any:
-    answers = [values.get(name) for name in COLUMNS[format_name] if name != "prompt"]
+    answers = [values.get(name) for name in COLUMNS[format_name] if name not in ("prompt", "label")]
     if all(isinstance(part, str) for part in (prompt, *answers)):
         return f"{system}\n\n{prompt}"
     turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt

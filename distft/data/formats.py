@@ -8,6 +8,7 @@ format                   columns                                      example
 ``openai_chat``          messages, as OpenAI's fine-tuning has them   DialogueExample
 ``sharegpt``             conversations: from, value                   DialogueExample
 ``prompt_completion``    prompt, completion                           CompletionExample
+``unpaired``             prompt, completion, label: true or false     CompletionExample with its label
 ``alpaca``               instruction, output; input, system           CompletionExample of messages
 ``natural_instructions`` definition, inputs, targets                  CompletionExample
 ``preference``           chosen, rejected; prompt, or it is implicit  PreferenceExample
@@ -77,10 +78,11 @@ class DialogueExample(_Example):
 
 @dataclass(frozen=True)
 class CompletionExample(_Example):
-    """A prompt and its completion."""
+    """A prompt and its completion. ``label``: whether it is a good one; None: nobody says."""
 
     prompt: Content
     completion: Content
+    label: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,7 @@ COLUMNS: Final[dict[str, tuple[str, ...]]] = {
     "openai_chat": ("messages",),
     "sharegpt": ("conversations",),
     "prompt_completion": ("prompt", "completion"),
+    "unpaired": ("prompt", "completion", "label"),
     "alpaca": ("instruction", "output"),
     "natural_instructions": ("definition", "inputs", "targets"),
     "preference": ("chosen", "rejected"),

@@ -29,9 +29,11 @@ from distft.data.formats import (
     require_columns,
 )
 from distft.data.implicit_prompts import implicit_prompt, repeats_prompt
+from distft.data.labels import label, yes_or_no
 from distft.data.messages import FORM, from_sharegpt, parse_hh, parse_messages, wrong_type
 
 EMPTY_ANSWER: Final = "empty answer"  # one rule for all formats: what is imitated says something
+BAD_ANSWER: Final = "labelled false, as bad answers (`columns: {label: NAME}` on the source imitates them too)"
 _SUMMARY_PROMPT: Final = "Summarize the following conversation.\n\n{dialogue}\n\nSummary:"
 
 
@@ -44,14 +46,29 @@ def example_of(row: Row, format_name: str) -> Example:
 
 def example_for(row: Row, format_name: str, kind: str) -> Example:
     """The example a row stands for, of use to a kind of algorithm: what is to be answered needs a prompt, what is
-    imitated words. In a pair either side may be empty: to be silent, or not to be, is what it teaches.
+    imitated words, and nobody must have called it bad. Where answers are told apart one may be empty: to be silent, or
+    not to be, is what it teaches.
     """
     example, unit = example_of(row, format_name), traits_of(kind).unit.name
     if unit == "prompts" and not prompt_of(example):
         raise Unusable("no prompt")
     if unit == "sequences" and isinstance(example, PreferenceExample) and _is_empty(example.chosen):
         raise Unusable(EMPTY_ANSWER)
+    if unit == "sequences" and isinstance(example, CompletionExample) and yes_or_no(row.values.get("label")) is False:
+        raise Unusable(BAD_ANSWER)
     return example
+
+
+def examples_for(row: Row, format_name: str, kind: str) -> tuple[Example, ...]:
+    """As ``example_for``, but that of a pair two are made, a good answer and a bad one, where a kind of algorithm
+    learns from labelled answers."""
+    example = example_for(row, format_name, kind)
+    if traits_of(kind).unit.name != "answers" or not isinstance(example, PreferenceExample):
+        return (example,)
+    sides = ((example.chosen, True), (example.rejected, False))
+    return tuple(
+        CompletionExample(example.prompt, side, good, where=example.where, extra=example.extra) for side, good in sides
+    )
 
 
 def _text(row: Row) -> Example:
@@ -91,6 +108,15 @@ def _prompt_completion(row: Row) -> Example:
     if _is_empty(completion):
         raise Unusable(EMPTY_ANSWER)
     return CompletionExample(prompt, completion, where=row.where, extra=extra_columns(row))
+
+
+def _unpaired(row: Row) -> Example:
+    good = label(row.values["label"])
+    if good is None:
+        what = f"`label` is {row.values['label']!r}: it says neither that the answer is good nor that it is bad"
+        raise misshapen(row, what, "true or 1 for a good answer, false or 0 for a bad one")
+    prompt, (completion,) = _same_sort(row, _content(row, "prompt"), [_content(row, "completion")])
+    return CompletionExample(prompt, completion, good, where=row.where, extra=extra_columns(row))
 
 
 def _prompt(row: Row) -> Example:
@@ -158,6 +184,7 @@ _READERS: dict[str, Callable[[Row], Example]] = {
     "openai_chat": _messages,
     "sharegpt": _sharegpt,
     "prompt_completion": _prompt_completion,
+    "unpaired": _unpaired,
     "alpaca": _alpaca,
     "natural_instructions": _natural_instructions,
     "preference": _preference,

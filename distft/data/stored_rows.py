@@ -14,6 +14,7 @@ response_lengths    (chosen, rejected); none where the row is left out
 prompt_ids          int32, of all its sequences one after the other
 response_ids        int32, likewise
 mask                uint8, one for each response id; empty where all are 1
+label               whether its answer is a good one; null where nobody says
 ==================  ========================================================================
 """
 
@@ -34,7 +35,7 @@ import pyarrow.compute as pc  # type: ignore[import-untyped]
 from distft.data.bad_rows import BadRow
 from distft.data.encode import Encoded
 from distft.data.example_json import example_from, example_text
-from distft.data.formats import Example, prompt_key
+from distft.data.formats import CompletionExample, Example, prompt_key
 from distft.data.leaks import Traced, Traces, traces
 
 SCHEMA: Final = pa.schema(
@@ -54,6 +55,7 @@ SCHEMA: Final = pa.schema(
         ("prompt_ids", pa.list_(pa.int32())),
         ("response_ids", pa.list_(pa.int32())),
         ("mask", pa.list_(pa.uint8())),
+        ("label", pa.bool_()),
     ]
 )
 _NOTHING = Traces((), (), 0)
@@ -106,6 +108,7 @@ class Records:
             "prompt_ids": [token for sequence in sequences for token in sequence.prompt_ids],
             "response_ids": [token for sequence in sequences for token in sequence.response_ids],
             "mask": [] if all(mask) else mask,
+            "label": example.label if isinstance(example, CompletionExample) else None,
         }
         for name, value in values.items():
             self._columns[name].append(value)
@@ -209,6 +212,16 @@ class StoredRows:
             prompt_start, prompt_end = prompt_end, prompt_end + int(num_prompt)
             start, response_end = response_end, response_end + int(num_response)
             yield prompt[prompt_start:prompt_end], response[start:response_end], mask[start:response_end]
+
+    def label(self, row: int) -> bool | None:
+        """Whether a row's answer is a good one, if anybody says."""
+        number, place = self._find(row)
+        said: bool | None = self._batches[number].column("label")[place].as_py()
+        return said
+
+    def good(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        """Of rows that are labelled, whether each one's answer is good."""
+        return self._joined([pc.fill_null(batch.column("label"), False) for batch in self._batches], np.bool_)[rows]
 
     def example(self, row: int) -> Example:
         """What a usable row says."""

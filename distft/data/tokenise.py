@@ -81,7 +81,7 @@ def _encode(encoder: Encoder, example: Example, unit: Unit, loss_on: str | None)
     match unit.name:
         case "prompts":
             return (Encoded(encoder.prompt(example), [], []),)
-        case "sequences":
+        case "sequences" | "answers":
             return (encoder.supervised(example, loss_on),)
         case "pairs":
             return encoder.pair(example)

@@ -101,6 +101,12 @@ class TokenizedDataset:
         return np.concatenate([np.zeros(0, np.int64), *parts])
 
     @property
+    def num_good(self) -> int:
+        """Of units that are labelled answers, those that are called good."""
+        parts = [source.good(self._row_of[self._source_of == number]) for number, source in enumerate(self._sources)]
+        return sum(int(part.sum()) for part in parts)
+
+    @property
     def largest_id(self) -> int:
         """No token of the units has a higher number."""
         return max((source.largest_id for source in self._sources), default=0)
@@ -108,8 +114,8 @@ class TokenizedDataset:
     def batch(self, unit_indices: Sequence[int]) -> Batch:
         """The sequences of the units, in order; pairs as chosen, rejected.
 
-        Columns: prompt_ids, response_ids, response_mask (only where some token is 0), sample 0..n-1 and unit
-        0..u-1, numbered in the order given. ValueError for a data set of prompts.
+        Columns: prompt_ids, response_ids, response_mask (only where some token is 0), label (only where all rows have
+        one), sample 0..n-1 and unit 0..u-1, numbered in the order given. ValueError for a data set of prompts.
         """
         sequences = [sequence for unit in unit_indices for sequence in self._source(unit).sequences(self._row(unit))]
         prompts, responses, masks = ([sequence[part] for sequence in sequences] for part in range(3))
@@ -124,6 +130,9 @@ class TokenizedDataset:
         mask = Ragged.of(masks, np.uint8)
         if not mask.values.all():
             columns["response_mask"] = mask
+        labels = [self._source(unit).label(self._row(unit)) for unit in unit_indices]
+        if None not in labels:
+            columns["label"] = np.array(labels, np.uint8)
         return Batch(columns)
 
     def prompts(self, unit_indices: Sequence[int]) -> Batch:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from distft.evaluation.measures import Measure, mean, per, perplexity
+from distft.evaluation.measures import Measure, Numbers, mean, per, perplexity
 
 Column = npt.NDArray[np.float64]
 
@@ -54,6 +54,21 @@ def of_pairs(
     }
 
 
+def of_labelled(
+    logprobs: Column, good: npt.NDArray[np.bool_], reference: Column | None = None, beta: float = 0.1
+) -> dict[str, Measure]:
+    """Of answers that are good or bad by themselves: ``logps/{chosen,rejected}`` of the good and the bad ones, and with
+    a ``reference``'s log-probabilities TRL's ``rewards/{chosen,rejected}`` and ``rewards/margins``, beta (log pi -
+    log pi_ref)."""
+    found = _by_side("logps", logprobs, good)
+    if reference is None:
+        return found
+    rewards = beta * (logprobs - reference)
+    sides = _by_side("rewards", rewards, good)
+    both = np.concatenate([side.rows for side in sides.values()], axis=1)
+    return found | sides | {"rewards/margins": Measure(both, _margin)}
+
+
 def of_rewards(scores: Column) -> dict[str, Measure]:
     """A reward model on pairs: ``accuracy``, the share in which the chosen answer scores higher, the mean ``margin``,
     and ``mean_reward`` over all answers."""
@@ -78,3 +93,13 @@ def of_samples(
 def win_rate(first: Column, second: Column, repeats: int = 1) -> Measure:
     """How often the second model's answer scores higher than the first's; a tie is half a win."""
     return mean((second > first) + 0.5 * (second == first)).grouped(repeats)
+
+
+def _by_side(name: str, values: Column, good: npt.NDArray[np.bool_]) -> dict[str, Measure]:
+    return {f"{name}/{side}": per(values * of, of) for side, of in (("chosen", good), ("rejected", ~good))}
+
+
+def _margin(sums: Numbers) -> Numbers:
+    """Of (sum, count) of the good ones and (sum, count) of the bad ones the difference of the means."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(sums[:, 0] / sums[:, 1] - sums[:, 2] / sums[:, 3], np.float64)

@@ -152,7 +152,11 @@ def _of_policy(model: NamedModel, judging: Judging, beside: _Beside) -> Judged:
         else:
             reference = _reference_logprobs(speaker, beside.reference(), batch)
             beta = float(getattr(recipe.algorithm, "beta", 0.1)) if recipe is not None else 0.1
-            measures |= row_measures.of_pairs(own.logprobs, own.num_tokens, reference, beta)
+            if rows.unit == "pairs":
+                measures |= row_measures.of_pairs(own.logprobs, own.num_tokens, reference, beta)
+            else:
+                good = batch.dense("label").astype(bool)
+                measures |= row_measures.of_labelled(own.logprobs, good, reference, beta)
     if not _writes(rows, judging):
         return Judged(model.name, rows, measures)
     settings, greedy = _sampling(model, judging)
@@ -160,7 +164,7 @@ def _of_policy(model: NamedModel, judging: Judging, beside: _Beside) -> Judged:
     questions = _questions(rows, repeats)
     answers = list(speaker.answers(questions, settings, judging.wanted.seed_used, greedy=greedy))
     scores = None if scorer is None else scorer.of_answers(speaker, questions, answers)
-    if rows.unit != "prompts":
+    if rows.unit in ("pairs", "answers"):
         wanted = [wanted_answer(example) or "" for example in rows.examples for _ in range(repeats)]
         found = text_measures([answer.text for answer in answers], wanted)
         measures |= {name: one.grouped(repeats) for name, one in found.items()}
@@ -170,8 +174,8 @@ def _of_policy(model: NamedModel, judging: Judging, beside: _Beside) -> Judged:
 
 
 def _writes(rows: JudgedRows, judging: Judging) -> bool:
-    """Whether the model is asked: not of pairs, unless a reward model is named to judge what it says."""
-    asked = rows.unit != "pairs" or judging.reward is not None
+    """Whether the model is asked: not where answers are told apart, unless a reward model is named to judge its own."""
+    asked = rows.unit not in ("pairs", "labelled answers") or judging.reward is not None
     return judging.answers and asked and all(prompt_of(example) for example in rows.examples)
 
 

@@ -27,9 +27,11 @@ from distft.data.sampler import proportional_sample
 from distft.data.sources import read_rows
 from distft.data.tokenized import TokenizedDataset
 
-Unit = Literal["pairs", "answers", "prompts"]
+Unit = Literal["pairs", "answers", "labelled answers", "prompts"]
 _KINDS: dict[Unit, str] = {"pairs": "dpo", "answers": "sft", "prompts": "ppo"}
-_UNITS: dict[str, Unit] = {"pairs": "pairs", "sequences": "answers", "prompts": "prompts"}
+_UNITS: dict[str, Unit] = {
+    "pairs": "pairs", "sequences": "answers", "answers": "labelled answers", "prompts": "prompts"
+}  # fmt: skip
 MAX_LENGTH, MAX_ROWS = 2048, 256
 
 

@@ -96,7 +96,7 @@ def _span(group: GroupPlan) -> str:
 def _batch(plan: Plan) -> str:
     batch = plan.batch
     step = "An iteration" if batch.generation_rounds else "A step"
-    sequences = "" if batch.unit == "sequences" else f" = {_count(batch.sequences, 'sequence')}"
+    sequences = "" if batch.unit in ("sequences", "answers") else f" = {_count(batch.sequences, 'sequence')}"
     lines = [
         f"{step}: {batch.units} {batch.unit}{sequences} of at most {batch.longest} tokens ({batch.tokens:,} in all)",
         f"Update: {_count(batch.optimizer_steps, 'optimizer step')} of at most "

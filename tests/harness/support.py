@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from distft.config.data import ANSWERED, PAIRED, TURNS
+from distft.config.data import ANSWERED, LABELLED, PAIRED, TURNS
 from distft.config.find_method import built_in_kinds, method_of
 from distft.config.method import Method
 from distft.config.sampled import Grouped
 
 HEAD = ("`kind`", "method", "models (trained in bold)", "learns from")
 # What rows are called where a whole family of formats will do.
-FAMILIES = {TURNS: "conversations", ANSWERED: "prompt + completion", PAIRED: "prompt + chosen + rejected"}
+FAMILIES = {
+    TURNS: "conversations",
+    ANSWERED: "prompt + completion",
+    LABELLED: "prompt + completion + label",
+    PAIRED: "prompt + chosen + rejected",
+}
 
 
 def support_table() -> list[str]:

@@ -24,7 +24,7 @@ def on_models(recipe: Recipe) -> Iterator[str]:
 
 def on_rows(recipe: Recipe, num_units: Mapping[str, int]) -> Iterator[str]:
     """Fewer rows than a batch has, or held-out rows too few to tell anything; ``num_units`` by split."""
-    word = {"prompts": "prompts", "sequences": "rows", "pairs": "pairs"}[recipe.algorithm.traits.unit.name]
+    word = {"sequences": "rows"}.get(recipe.algorithm.traits.unit.name, recipe.algorithm.traits.unit.name)
     there, batch = num_units["train"], recipe.train.global_batch_size
     if there < batch:
         yield f"data.train: {_count(there, word)} where one batch has {batch} (train.global_batch_size)"

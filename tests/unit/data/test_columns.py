@@ -66,8 +66,11 @@ def test_what_is_read_as_what_and_what_is_not_is_said() -> None:
         "`instruction` is read as `prompt`, `input` follows it",
     )
     assert column_notes(_row(prompt="Hi?", **SIDES), "preference") == ()
-    (judged,) = column_notes(_row(prompt="Hi?", completion="No", label=False), "prompt_completion")
-    assert judged.startswith("not read: `label`")
+    judged = _row(prompt="Hi?", completion="No", label=False)
+    assert column_notes(judged, "prompt_completion") == ("answers whose `label` is false are left out",)
+    assert column_notes(judged, "unpaired") == ()
+    (kept,) = column_notes(_row(prompt="Hi?", completion="No", label="funny"), "prompt_completion")
+    assert kept.startswith("not read: `label`")
 
 
 def test_a_row_with_our_names_is_left_as_it_is() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from distft.evaluation.measures import Measure
-from distft.evaluation.row_measures import of_answers, of_pairs, of_rewards, of_samples, win_rate
+from distft.evaluation.row_measures import of_answers, of_labelled, of_pairs, of_rewards, of_samples, win_rate
 
 
 def values(measures: dict[str, Measure]) -> dict[str, float]:
@@ -50,3 +50,14 @@ def test_samples_of_a_prompt_are_one_row() -> None:
     assert values(found) == {"objective/score": 1.0, "objective/length": 4.0, "objective/ended": 0.75}
     assert {len(measure.rows) for measure in found.values()} == {2}
     assert "objective/score" not in of_samples([1], [True], None, repeats=1)
+
+
+def test_labelled_answers() -> None:
+    logprobs, reference = np.array([-4.0, -6.0, -9.0]), np.array([-5.0, -5.0, -6.0])
+    found = of_labelled(logprobs, np.array([True, False, False]), reference, beta=0.5)
+    assert {name: measure.total for name, measure in found.items()} == pytest.approx({
+        "logps/chosen": -4.0, "logps/rejected": -7.5, "rewards/chosen": 0.5, "rewards/rejected": -1.0,
+        "rewards/margins": 1.5,
+    })  # fmt: skip
+    assert found["rewards/margins"].of([0, 1]).total == 1.0
+    assert set(of_labelled(logprobs, np.array([True, False, False]))) == {"logps/chosen", "logps/rejected"}
