@@ -84,6 +84,14 @@ class DataGroup:
         """Means over a scored rollout."""
         return ask(self.ranks, DataVerbs.score_summary, batch=rows(data)).reading(report_of)
 
+    def mismatched(self, answers: Samples, longest: int) -> Call[Samples]:
+        """The prompts of given answers, each with another row's answer, cut to ``longest`` tokens in all."""
+        return ask(self.ranks, DataVerbs.mismatched, longest, batch=rows(answers.data[:1])).reading(Samples.of)
+
+    def kl_baseline(self, data: Sequence[DataRef]) -> Call[DataRef]:
+        """Column ``baseline`` for the answers of a step, of what is said of their mismatched ones."""
+        return ask(self.ranks, DataVerbs.kl_baseline, batch=rows(data)).reading(data_of)
+
     def logprob_difference(self, one: str, other: str, data: Sequence[DataRef]) -> Call[Difference]:
         """How far two token columns are apart over the trained tokens."""
         return ask(self.ranks, DataVerbs.logprob_difference, one, other, batch=rows(data)).reading(report_of)

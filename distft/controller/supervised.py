@@ -1,11 +1,12 @@
 """The loop of everything that learns from given rows: SFT, reward models, DPO and its kin.
 
 for step in progress.steps():
+    KL baseline of the samples                   where the method has one: by the policy as the last update left it
     update(trained group, samples)               started
     reference(samples of the next step)          started beside it: where they share no devices, at once
     both awaited; log, evaluate, checkpoint
 
-DPO's reference is frozen, so its pass over the next pairs need not wait for this update.
+The reference is frozen, so its pass over the next samples need not wait for this update.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from distft.controller.evaluating import evaluate_if_due
 from distft.controller.invariants import check_first_loss, check_reference
 from distft.controller.session import Session
 from distft.experience.passes import Work, evaluate_pass, forward_pass, update_pass
-from distft.experience.preference import reference_pass
+from distft.experience.preference import reference_pass, with_baseline
 from distft.groups.handles import DataRef, Pending
 
 
@@ -33,6 +34,7 @@ def train_supervised(session: Session) -> None:
         return
     position, samples = first_samples(session)
     for step in progress.steps():
+        samples = compared(session, samples)
         if step == 1:
             check_invariants(session, samples)
         next_position, following = take_step(session, step + 1, position)
@@ -82,6 +84,16 @@ def start_reference(session: Session, samples: Samples | None) -> Pending[DataRe
 def with_reference(samples: Samples, ahead: Pending[DataRef] | None) -> Samples:
     """The samples with what the reference's pass over them leaves."""
     return samples if ahead is None else samples.with_data(ahead.result())
+
+
+def compared(session: Session, samples: Samples) -> Samples:
+    """The samples with the step's KL baseline, for the methods that have one."""
+    recipe = session.recipe
+    if not recipe.algorithm.traits.kl_baseline:
+        return samples
+    with session.phase("baseline"):
+        longest, cap = recipe.data.max_length, recipe.train.max_tokens_per_rank
+        return with_baseline(samples, session.groups, session.data, longest, cap)
 
 
 def check_invariants(session: Session, samples: Samples) -> None:

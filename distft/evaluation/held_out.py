@@ -10,7 +10,7 @@ from distft.config.recipe import Recipe
 from distft.config.roles import main_role
 from distft.experience.experience import logprob_passes
 from distft.experience.passes import evaluate_pass
-from distft.experience.preference import reference_pass
+from distft.experience.preference import reference_pass, with_baseline
 from distft.experience.rollouts import Sampler
 from distft.groups.handles import together
 
@@ -25,6 +25,8 @@ def loss_metrics(
     role, cap = main_role(recipe), recipe.train.max_tokens_per_rank
     if "reference" in groups:
         samples = samples.with_data(reference_pass(groups["reference"], samples, cap).result())
+    if recipe.algorithm.traits.kl_baseline:
+        samples = with_baseline(samples, groups, data, recipe.data.max_length, cap)
     loss, parameters = recipe.algorithm.loss_of(role)
     return evaluate_pass(groups[role], samples, loss, parameters, cap).result()
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from distft.batches import Batch, Difference
 from distft.common.logging import stage
+from distft.config.method import ANSWERS
 from distft.config.recipe import Recipe
 from distft.data.bad_rows import BadRows
 from distft.data.dataset import Preparing, prepare_datasets
@@ -36,6 +37,7 @@ from distft.models.limits import embedding_rows, learned_positions
 from distft.models.tokenizer import load_tokenizer
 from distft.tracking.metrics import Sample
 from distft.workers.informative import informative
+from distft.workers.kl_baseline import kl_baseline, mismatched
 from distft.workers.reports import Credited, Described, Loaded, RowsPrepared
 from distft.workers.reward_functions import asked, reward_function
 from distft.workers.reward_reading import as_trained, read_anew, within_positions
@@ -92,6 +94,7 @@ class DataWorker(DataVerbs):
                 *hub_notes(self._recipe.data, self._recipe.algorithm.kind),
                 *warnings,
                 *self._without_an_end(),
+                *self._on_labels(),
             ),
             same_reward_tokenizer=self._same_tokenizer,
             same_value_tokenizer=self._same_value_tokenizer(),
@@ -241,6 +244,15 @@ class DataWorker(DataVerbs):
             "ended": float(batch.dense("ended").mean()),
         }, None
 
+    def mismatched(self, longest: int, *, batch: Batch) -> tuple[Described, Batch]:
+        """See ``workers.kl_baseline``."""
+        found = mismatched(batch, longest)
+        return _described(found), found
+
+    def kl_baseline(self, *, batch: Batch) -> tuple[None, Batch]:
+        """See ``workers.kl_baseline``."""
+        return None, kl_baseline(batch)
+
     def logprob_difference(self, one: str, other: str, *, batch: Batch) -> tuple[Difference, None]:
         """How far two token columns are apart over the trained tokens: a step-0 invariant's figures."""
         columns = [batch.ragged(name).values for name in (one, other)]
@@ -299,6 +311,15 @@ class DataWorker(DataVerbs):
             what = "the chat template ends a turn with no token of its own"
             eos = self._tokenizer.eos_token
             yield f"{what}: {eos} is put behind each conversation" if end.ids else f"{what}: no model learns to stop"
+
+    def _on_labels(self) -> Iterator[str]:
+        """What the method says of how many answers are labelled good and bad."""
+        if self._recipe.algorithm.traits.unit == ANSWERS:
+            train = self._datasets.train
+            good = train.num_good
+            yield from (
+                f"data.train: {said}" for said in self._recipe.algorithm.on_labels(good, train.num_units - good)
+            )
 
     def _require_known(self, datasets: Sequence[TokenizedDataset], start: Start) -> None:
         rows = embedding_rows(start.path, trust_remote_code=start.trust_remote_code)

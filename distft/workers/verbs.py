@@ -231,6 +231,16 @@ class DataVerbs(Ending, Protocol):
         ...
 
     @verb(on_device=False)
+    def mismatched(self, longest: int, *, batch: Batch) -> tuple[Described, Batch]:
+        """The prompts of given answers, each with the answer of another row."""
+        ...
+
+    @verb(on_device=False)
+    def kl_baseline(self, *, batch: Batch) -> tuple[None, Batch]:
+        """Column ``baseline`` of what policy and reference say of mismatched answers."""
+        ...
+
+    @verb(on_device=False)
     def logprob_difference(self, one: str, other: str, *, batch: Batch) -> tuple[Difference, None]:
         """How far two token columns are apart over the trained tokens."""
         ...

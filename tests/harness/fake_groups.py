@@ -70,7 +70,7 @@ class Said:
     def _report(self, call: Call[Any], samples: list[int]) -> Any:
         step = {"loss": self.loss}
         match call.verb.name:
-            case "prompts" | "batch" | "informative":
+            case "prompts" | "batch" | "informative" | "mismatched":
                 return Described((PROMPT,) * len(samples), tuple(samples))
             case "generate":
                 return Answers(0, tuple(samples), (RESPONSE,) * len(samples))
@@ -90,7 +90,7 @@ class Said:
                 self.states.append(call.args[0])
                 state = {"seen": call.args[0].get("seen", 0) + 1}
                 return Credited({"kl_coef": 0.5}, state, self.trainer_difference, self.reference_difference)
-            case "forward" | "reward_inputs":
+            case "forward" | "reward_inputs" | "kl_baseline":
                 return None
         raise AssertionError(f"nobody asks for {call.verb.name} here")
 

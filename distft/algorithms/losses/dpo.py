@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from distft.algorithms.losses.base import LossBatch, LossResult, Metric, total
+from distft.algorithms.losses.base import LossBatch, LossResult, total
+from distft.algorithms.losses.mean_logits import divided, mean_logits
 from distft.algorithms.losses.pairwise import pair_metrics, pairs
 from distft.algorithms.masking import at_least_float32, masked_sum, segment_sum
 
@@ -126,7 +127,6 @@ PAIR_LOSSES: dict[str, PairLoss] = {
     "sigmoid_norm": _sigmoid_norm,
 }
 _SMOOTHED = ("sigmoid", "robust", "exo_pair")
-_CHOSEN_TOKENS, _REJECTED_TOKENS = "num_tokens/chosen", "num_tokens/rejected"
 
 
 @dataclass(frozen=True)
@@ -188,25 +188,9 @@ class Dpo:
             nll = -logps[0::2] / lengths[0::2]
             per_pair = per_pair + self.rpo_alpha * nll
             metrics["nll_loss"] = total(nll, real, "units")
-        if "logits_mean" in outputs:
-            metrics |= _logits(outputs["logits_mean"], mask, batch.segments % 2 == 0)
+        metrics |= mean_logits(outputs, mask, batch.segments % 2 == 0)
         return LossResult(masked_sum(per_pair, real) / denominators["units"], metrics)
 
     def finalize(self, metrics: dict[str, float]) -> dict[str, float]:
         """Divides ``logits/*`` by their own token counts."""
-        result = dict(metrics)
-        for name, count in (("logits/chosen", _CHOSEN_TOKENS), ("logits/rejected", _REJECTED_TOKENS)):
-            if name in result:
-                result[name] /= max(result.pop(count), 1.0)
-        return result
-
-
-def _logits(logits_mean: Tensor, mask: Tensor, chosen: Tensor) -> dict[str, Metric]:
-    """Sums and counts, which `Dpo.finalize` divides: neither count is a global denominator."""
-    ones = torch.ones_like(logits_mean)
-    return {
-        "logits/chosen": total(logits_mean, mask & chosen, "sum"),
-        "logits/rejected": total(logits_mean, mask & ~chosen, "sum"),
-        _CHOSEN_TOKENS: total(ones, mask & chosen, "sum"),
-        _REJECTED_TOKENS: total(ones, mask & ~chosen, "sum"),
-    }
+        return divided(metrics)
