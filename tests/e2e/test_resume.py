@@ -76,6 +76,15 @@ def test_dpo_killed_in_the_middle_of_a_step(sft: Path, start: Start) -> None:
 
 
 @pytest.mark.slow
+def test_kto_killed_in_the_middle_of_a_step(sft: Path, start: Start) -> None:
+    """The baseline is that of the policy which the checkpoint holds."""
+    words = ("train", "kto-tiny", *dpo(sft)[2:])
+    undisturbed = run(start, *words, folder="undisturbed")
+    assert any(line["kl"] > 0 for line in computed(undisturbed))
+    assert_same(disturb(start, words, "Kto"), undisturbed)
+
+
+@pytest.mark.slow
 def test_ppo_killed_in_the_middle_of_a_step(sft: Path, start: Start) -> None:
     undisturbed = run(start, *ppo(sft), folder="undisturbed")
     assert_same(disturb(start, ppo(sft), "PpoPolicy", updates=4), undisturbed)

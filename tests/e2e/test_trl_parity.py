@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from tests.harness.compare import at_most, largest_metric_difference, largest_weight_difference
-from tests.harness.corpus import PAIRS, REWARD_ENDS
+from tests.harness.corpus import LABELLED, PAIRS, REWARD_ENDS
 from tests.harness.jobs import Outcome
 from tests.harness.layouts import run_spmd
 from tests.harness.matrix import FEW_ENDS, Layouts, outcomes
 from tests.harness.recipes import RATE, reward_end_recipe, supervised_recipe
-from tests.reference.trl_runs import TrlRun, run_dpo, run_reward, run_sft
+from tests.reference.trl_runs import TrlRun, run_dpo, run_kto, run_reward, run_sft
 
 pytest_plugins = ["tests.harness.fixtures"]
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
@@ -27,6 +27,12 @@ REWARD = [*EVERY, "accuracy", "margin", "min_reward", "mean_reward", "max_reward
 DPO = [
     *EVERY,
     *(f"rewards/{name}" for name in ("chosen", "rejected", "accuracies", "margins")),
+    *(f"{kind}/{side}" for kind in ("logps", "logits") for side in ("chosen", "rejected")),
+]
+KTO = [
+    *EVERY,
+    "kl",
+    *(f"rewards/{name}" for name in ("chosen", "rejected", "margins")),
     *(f"{kind}/{side}" for kind in ("logps", "logits") for side in ("chosen", "rejected")),
 ]
 OPTIONS: dict[str, Any] = {"batch_size": 4, "learning_rate": RATE, "steps": 5, "schedule": "linear"}
@@ -70,6 +76,13 @@ def test_dpo(layouts: Layouts) -> None:
     trl = run_dpo(layouts.starts.policy, PAIRS, max_length=20, **OPTIONS)
     assert any(len(sequence) == 20 for batch in trl.batches for sequence in batch.sequences)
     assert_same(layouts.alone()["trl-dpo"], trl, DPO, "policy")
+
+
+def test_kto(layouts: Layouts) -> None:
+    """With a divergence that moves the loss in some of the steps, and is below 0 in others."""
+    trl = run_kto(layouts.starts.policy, LABELLED, max_length=96, **OPTIONS)
+    assert [log["kl"] > 0.1 for log in trl.logs] == [False, True, False, True, False]
+    assert_same(layouts.alone()["trl-kto"], trl, KTO, "policy")
 
 
 KIN: dict[str, dict[str, Any]] = {

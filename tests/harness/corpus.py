@@ -26,6 +26,12 @@ PAIRS = [
 ]
 
 
+# Single answers that are good or bad, by turns.
+LABELLED = [
+    {"prompt": pair["prompt"], "completion": pair["rejected" if number % 2 else "chosen"], "label": number % 2 == 0}
+    for number, pair in enumerate(PAIRS)
+]
+
 # Reward models by what their rows end with: a family's template, or none; and whether EOS is the padding too, as it is
 # in TRL for a tokenizer without padding.
 REWARD_ENDS: dict[str, tuple[str | None, str]] = {
@@ -61,6 +67,7 @@ class Starts:
     value: Path
     byte_reward: Path  # a token is a byte: three to four times as many
     rows: Path
+    labelled: Path
 
     def reward_end(self, name: str) -> RewardStart:
         """One of ``REWARD_ENDS``, made when it is asked for."""
@@ -86,12 +93,14 @@ def make_starts(folder: Path) -> Starts:
     tokenizer.save_pretrained(other)
     rows = folder / "pairs.jsonl"
     rows.write_text("".join(json.dumps(pair) + "\n" for pair in PAIRS))
+    labelled = folder / "labelled.jsonl"
+    labelled.write_text("".join(json.dumps(row) + "\n" for row in LABELLED))
     reward = save_llama(folder / "reward", tokenizer, scalar_head=True, seed=2)
     value = save_llama(folder / "value", tokenizer, scalar_head=True, seed=3)
     byte_reward = save_llama(folder / "byte-reward", train_tokenizer((), 260), scalar_head=True, seed=4)
     for scalar in (reward, value, byte_reward):
         _make_decided(AutoModelForSequenceClassification, scalar)
-    return Starts(policy, other, reward, value, byte_reward, rows)
+    return Starts(policy, other, reward, value, byte_reward, rows, labelled)
 
 
 def _make_reward_end(start: RewardStart, family: str | None, pad: str) -> None:

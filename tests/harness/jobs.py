@@ -67,11 +67,19 @@ class Outcome:
     @cached_property
     def metrics(self) -> list[dict[str, float]]:
         """The training metrics of each step that any layout must agree on."""
+        return self._lines("train")
+
+    @cached_property
+    def held_out(self) -> list[dict[str, float]]:
+        """The metrics of each evaluation."""
+        return self._lines("eval")
+
+    def _lines(self, split: str) -> list[dict[str, float]]:
         lines = [json.loads(line) for line in (self.folder / "metrics.jsonl").read_text().splitlines()]
         return [
             {name: value for name, value in line.items() if _is_common(name, value)}
             for line in lines
-            if line.get("split", "train") == "train"
+            if line.get("split", "train") == split
         ]
 
     @cached_property

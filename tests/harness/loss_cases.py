@@ -43,4 +43,5 @@ MORE_CASES: list[Case] = [
     ("cispo", {"surrogate": "weighted", "average": "tokens", "clip_high": 0.5}),
     ("reinforce_pp", {"average": "tokens", "kl_coef": 0.1, "kl_estimator": "k2"}),
     ("cpo", {"label_smoothing": 0.1}),
+    ("kto", {"undesirable_weight": 1.5}),
 ]

@@ -18,6 +18,7 @@ from tests.harness.loss_layouts import Results
 from tests.harness.recipes import (
     dpo_recipe,
     group_recipe,
+    labelled_recipe,
     ppo_choices,
     ppo_recipe,
     reward_end_recipe,
@@ -127,6 +128,7 @@ def recipes_alone(starts: Starts) -> dict[str, dict[str, Any]]:
         "grpo": group_recipe(starts, "grpo"),
         "trl-sft": supervised_recipe(starts, {"kind": "sft"}, role="policy", path=starts.policy, max_length=20),
         "trl-dpo": supervised_recipe(starts, {"kind": "dpo"}, role="policy", path=starts.policy, max_length=20),
+        "trl-kto": labelled_recipe(starts),
         "trl-reward": supervised_recipe(starts, {"kind": "reward"}, role="reward", path=starts.reward),
         **{f"trl-reward-{name}": reward_end_recipe(starts, name) for name in FEW_ENDS},
         "ppo-stale": ppo_recipe(starts),

@@ -50,6 +50,25 @@ def dpo_recipe(starts: Starts, *, cap: int = 200, **algorithm: Any) -> dict[str,
     return recipe({"kind": "dpo", **algorithm}, policy, starts, steps=2, batch=6, cap=cap)
 
 
+# By name: the keys of ``algorithm``.
+PREFERENCE_METHODS: dict[str, dict[str, Any]] = {
+    "dpo": {"kind": "dpo"},
+    "orpo": {"kind": "orpo", "beta": 0.5},
+    "simpo": {"kind": "simpo"},
+    "cpo": {"kind": "cpo"},
+    "kto": {"kind": "kto", "undesirable_weight": 1.2},
+}
+
+
+def preference_recipe(starts: Starts, name: str, *, steps: int = 2) -> dict[str, Any]:
+    """Steps of six pairs, or of six answers, with a fifth of the prompts held out."""
+    policy = {"policy": model(starts.policy)}
+    made = recipe(PREFERENCE_METHODS[name], policy, starts, steps=steps, batch=6, cap=200)
+    made["data"]["holdout"] = 0.2
+    made["evaluation"] = {"every": max(1, steps // 3), "max_samples": 64}
+    return made
+
+
 def adapted(made: Mapping[str, Any], *, four_bits: bool = False) -> dict[str, Any]:
     """The recipe with adapters in the policy, and in the value model if it has one; their base in four bits or not."""
     models = {role: dict(section) for role, section in made["models"].items()}
@@ -123,6 +142,13 @@ def supervised_recipe(
     made = recipe(kind, {role: model(path)}, starts, steps=5, batch=4, cap=200)
     made["data"] |= {"shuffle": False, "max_length": max_length}
     made["optimizer"]["schedule"] = "linear"
+    return made
+
+
+def labelled_recipe(starts: Starts, **algorithm: Any) -> dict[str, Any]:
+    """The same of KTO, on single answers."""
+    made = supervised_recipe(starts, {"kind": "kto", **algorithm}, role="policy", path=starts.policy)
+    made["data"]["train"] = [{"path": str(starts.labelled)}]
     return made
 
 

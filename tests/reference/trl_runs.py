@@ -32,7 +32,16 @@ from peft import PeftModel
 from torch.utils.data import SequentialSampler
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
-from trl import DPOConfig, DPOTrainer, RewardConfig, RewardTrainer, SFTConfig, SFTTrainer
+from trl import (
+    DPOConfig,
+    DPOTrainer,
+    KTOConfig,
+    KTOTrainer,
+    RewardConfig,
+    RewardTrainer,
+    SFTConfig,
+    SFTTrainer,
+)  # fmt: skip
 
 Row = Mapping[str, Any]
 
@@ -189,6 +198,33 @@ def run_dpo(
 
     return run_trainer(
         make, DPOTrainer, rows, batch_size=batch_size, steps=steps, learning_rate=learning_rate,
+        schedule=schedule, max_length=max_length, max_grad_norm=max_grad_norm,
+    )  # fmt: skip
+
+
+def run_kto(
+    model: str | Path, rows: Sequence[Row], *, batch_size: int, learning_rate: float, steps: int = 5,
+    schedule: str = "constant", max_length: int = 512, max_grad_norm: float = 1.0, beta: float = 0.1, **options: Any,
+) -> TrlRun:  # fmt: skip
+    """``KTOTrainer``; rows ``prompt, completion, label``. The reference is the model's start; the KL term is that of
+    each batch, its answers moved on by one row. ``options``: ``desirable_weight`` ...
+
+    Logs ``loss, grad_norm, learning_rate, kl, rewards/{chosen,rejected,margins}, logps/*, logits/*, entropy,
+    num_tokens``.
+    """
+
+    def make(trainer: type, arguments: dict[str, Any], data: Dataset) -> Any:
+        config = KTOConfig(**arguments, disable_dropout=True, beta=beta, **options)
+        return trainer(
+            causal(model),
+            ref_model=causal(model),
+            args=config,
+            train_dataset=data,
+            processing_class=tokenizer_of(model),
+        )
+
+    return run_trainer(
+        make, KTOTrainer, rows, batch_size=batch_size, steps=steps, learning_rate=learning_rate,
         schedule=schedule, max_length=max_length, max_grad_norm=max_grad_norm,
     )  # fmt: skip
 

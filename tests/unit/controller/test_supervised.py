@@ -64,6 +64,31 @@ def test_the_references_pass_over_the_next_pairs_goes_on_beside_the_update(tmp_p
     assert [call.args[2:] for call in said.asked(ModelVerbs.update)] == [(0, 3), (1, 3), (2, 3)]
 
 
+def test_the_baseline_is_measured_before_each_update_by_the_weights_of_then(tmp_path: Path) -> None:
+    said = Said(loss=0.5)
+    run(said, "kto-tiny", tmp_path)
+    baseline = [("data.mismatched",), ("policy.forward", "reference.forward"), ("data.kl_baseline",)]
+    update = ("policy.update", "reference.forward")
+    assert said.at_once == [
+        ("data.batch",),
+        ("reference.forward",),
+        *baseline,
+        ("policy.forward",),
+        ("data.logprob_difference",),
+        ("policy.evaluate",),
+        ("data.batch",),
+        update,
+        *baseline,
+        ("data.batch",),
+        update,
+        *baseline,
+        ("policy.update",),
+    ]
+    for call in said.asked(ModelVerbs.update):
+        brought = [source.parts[0].ref for source in call.data]
+        assert brought == ["data.batch", "reference.forward", "data.kl_baseline"]
+
+
 def test_without_a_reference_there_is_nothing_beside_it(tmp_path: Path) -> None:
     said = Said()
     run(said, "sft-tiny", tmp_path)

@@ -71,6 +71,36 @@ def test_pairs_come_chosen_first(tokenizer: PreTrainedTokenizerFast, write: Writ
     assert len(train.prompts([2, 0])) == 2
 
 
+def test_labelled_answers(tokenizer: PreTrainedTokenizerFast, write: Write) -> None:
+    """Pairs beside single ones: each answer is a unit, and both of a pair are on the same side of the split."""
+    labelled = [{"prompt": f"Q {n}", "completion": f" one {n}", "label": n < 1} for n in range(3)]
+    pairs = [{"prompt": f"P {n}", "chosen": f" good {n}", "rejected": f" bad {n}"} for n in range(40)]
+    sources = (Source(path=write(labelled, "labelled.jsonl"), weight=2.0), Source(path=write(pairs, "pairs.jsonl")))
+    found = load_datasets(Data(train=sources, holdout=0.2), "kto", tokenizer)
+    assert found.eval is not None
+    assert found.test is not None
+    for pair in range(40):
+        assert [f"P {pair}" in _prompts(one) for one in (found.train, found.eval, found.test)].count(True) == 1
+    train = load_datasets(Data(train=sources), "kto", tokenizer).train
+    assert (train.num_units, train.unit_size, train.num_good) == (2 * 3 + 2 * 40, 1, 2 + 40)
+    batch = train.batch([0, 2, 6, 7])
+    expected = [" one 0<|end|>", " one 1<|end|>", " good 0<|end|>", " bad 0<|end|>"]
+    assert _decoded(tokenizer, batch, "response_ids") == expected
+    assert batch.dense("label").tolist() == [1, 0, 1, 0]
+    assert batch.dense("unit").tolist() == [0, 1, 2, 3]
+
+
+def test_answers_that_are_called_bad_are_not_imitated(tokenizer: PreTrainedTokenizerFast, write: Write) -> None:
+    rows = [{"prompt": f"Q {n}", "completion": f" one {n}", "label": n != 1} for n in range(3)]
+    path = write(rows)
+    train = load_datasets(Data(train=(Source(path=path),)), "sft", tokenizer).train
+    assert _prompts(train) == {"Q 0", "Q 2"}
+    (warning,) = train.statistics.warnings
+    assert warning.startswith("1 of 3 rows left out: 1 labelled false, as bad answers (`columns: {label: NAME}`")
+    renamed = Source(path=path, columns={"label": "kept"})  # the remedy
+    assert _prompts(load_datasets(Data(train=(renamed,)), "sft", tokenizer).train) == {"Q 0", "Q 1", "Q 2"}
+
+
 def test_prompts_for_rl(tokenizer: PreTrainedTokenizerFast, write: Write) -> None:
     data = Data(train=(Source(path=write(_plain(range(3), topic="greeting"))),), overlong="error")
     train = load_datasets(data, "ppo", tokenizer).train

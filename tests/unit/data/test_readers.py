@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from distft.common.errors import UserError
 from distft.data.bad_rows import Unusable
 from distft.data.formats import CompletionExample, DialogueExample, Message, PreferenceExample, Row, TextExample
-from distft.data.readers import example_for, example_of
+from distft.data.readers import example_for, example_of, examples_for
 
 
 def _read(format_name: str, **values: Any) -> Any:
@@ -251,3 +251,41 @@ def test_alpaca() -> None:
 def test_natural_instructions() -> None:
     example = _read("natural_instructions", definition=["Say the opposite."], inputs="hot", targets=["cold", "chilly"])
     assert (example.prompt, example.completion) == ("Say the opposite.\n\nInput: hot\n\nOutput:", " cold")
+
+
+@pytest.mark.parametrize(("said", "good"), [(True, True), ("False", False), (1, True), ("0", False), (0.0, False)])
+def test_labelled_answers(said: Any, good: bool) -> None:
+    assert _read("unpaired", prompt="a", completion=" b", label=said) == CompletionExample(
+        "a", " b", good, where="rows.jsonl:7", extra={"label": said}
+    )
+    example = _read("unpaired", prompt=[_turn("user", "a")], completion=[_turn("assistant", "b")], label=said)
+    assert (example.prompt, example.completion, example.label) == ((_user("a"),), (_assistant("b"),), good)
+    assert _read("unpaired", prompt="a", completion="", label=said).completion == ""  # to be silent may be right
+
+
+@pytest.mark.parametrize("said", ["good", 2, -1, [True], {}])
+def test_a_label_that_is_no_yes_or_no_is_named(said: Any) -> None:
+    with pytest.raises(UserError, match=r"(?s)rows.jsonl:7: `label` is .*true or 1 for a good answer"):
+        _read("unpaired", prompt="a", completion="b", label=said)
+
+
+def test_of_a_pair_two_labelled_answers_are_made() -> None:
+    row = Row({"prompt": "a", "chosen": "b", "rejected": "c"}, "rows.jsonl:7")
+    good, bad = examples_for(row, "preference", "kto")
+    assert [(one.completion, one.label, one.where) for one in (good, bad)] == [  # type: ignore[union-attr]
+        ("b", True, "rows.jsonl:7"), ("c", False, "rows.jsonl:7"),
+    ]  # fmt: skip
+    assert examples_for(row, "preference", "dpo") == (example_for(row, "preference", "dpo"),)
+
+
+@pytest.mark.parametrize(("said", "kept"), [(True, True), (False, False), ("false", False), (0, True), ("bad", True)])
+def test_what_is_imitated_is_not_labelled_as_bad(said: Any, kept: bool) -> None:
+    """A number or a word may be a class's; of a pair the better answer is imitated, whatever else is said of it."""
+    row = Row({"prompt": "a", "completion": "b", "label": said}, "rows.jsonl:7")
+    if kept:
+        assert example_for(row, "prompt_completion", "sft")
+    else:
+        with pytest.raises(Unusable, match="labelled false, as bad answers"):
+            example_for(row, "prompt_completion", "sft")
+    assert example_for(row, "prompt", "ppo")
+    assert example_for(Row({"prompt": "a", "chosen": "b", "rejected": "c", "label": said}, "x"), "preference", "sft")

@@ -275,3 +275,20 @@ def test_a_base_model_and_a_conversation_the_remedy_works_when_pasted(recipe: st
     batch = set_up(remedy).batch("train", 0, 1)[1]
     assert base.decode(batch.ragged("prompt_ids")[0]).startswith("<|im_start|>user\nWho?")
     assert base.eos_token_id in batch.ragged("response_ids")[0]
+
+
+def test_labelled_answers_are_counted_and_weighed(tmp_path: Path) -> None:
+    rows = [{"prompt": f"Q {n}", "completion": f" one {n}", "label": n % 4 == 0} for n in range(16)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+
+    def warnings(*overrides: str) -> tuple[str, ...]:
+        given = [f"output_dir={tmp_path}/run", f"data.train=[{{path: {tmp_path}/rows.jsonl}}]", "data.eval=[]",
+                 "data.test=[]", "evaluation.every=0", f"models.policy.init={INIT}"]  # fmt: skip
+        recipe = load_recipe("kto-tiny", [*given, *overrides])
+        return DataWorker(recipe=recipe, starts=model_starts(recipe, tmp_path)).setup()[0].warnings
+
+    (said,) = warnings()
+    assert said.startswith("data.train: 4 good answers and 12 bad ones")
+    remedy = said.rpartition(": ")[2]
+    assert remedy == "algorithm.desirable_weight=3.5"
+    assert warnings(remedy) == ()

@@ -19,6 +19,7 @@ from tests.harness.loss_cases import LOSSES
 
 NAN = float("nan")
 DUMMY = -1
+DENSE = ("label", "baseline")  # columns with a value for each sequence, not for each token
 CASES: list[tuple[str, dict[str, Any]]] = [
     ("sft", {}),
     ("reward", {}),
@@ -41,6 +42,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("reinforce_pp", {"average": "tokens", "kl_coef": 0.1, "kl_estimator": "k2"}),
     ("cpo", {"label_smoothing": 0.1}),
     ("rloo", {}),
+    ("kto", {"undesirable_weight": 1.5}),
 ]
 
 
@@ -59,8 +61,9 @@ def _unit(loss: Loss, lengths: Sequence[int], generator: torch.Generator) -> Uni
         # Every third token is an observation; the sequence of one token has none to train on.
         mask = torch.arange(length) % 3 != 0
         names = (*loss.columns, *loss.optional_columns)
-        made = {name: torch.rand(length, generator=generator) - 0.7 for name in names}
-        columns.append({name: torch.where(mask, value, NAN) for name, value in made.items()})
+        made = {name: torch.rand(length, generator=generator) - 0.7 for name in names if name not in DENSE}
+        dense = {name: torch.rand(1, generator=generator) for name in names if name in DENSE}
+        columns.append({name: torch.where(mask, value, NAN) for name, value in made.items()} | dense)
         shape = length if loss.reads == "tokens" else 1
         values = {name: torch.rand(shape, generator=generator) - 0.7 for name in loss.outputs}
         if loss.reads == "tokens":
@@ -169,7 +172,8 @@ def test_masked_tokens_get_no_gradient(name: str, params: dict[str, Any]) -> Non
 def test_all_dummies_give_zero_and_a_connected_graph(name: str, params: dict[str, Any], num_sequences: int) -> None:
     loss = build_loss(found_at(LOSSES[name]), params)
     segments = torch.arange(num_sequences).repeat_interleave(2)
-    columns = {column: torch.full((len(segments),), NAN) for column in (*loss.columns, *loss.optional_columns)}
+    names = (*loss.columns, *loss.optional_columns)
+    columns = {name: torch.full((num_sequences if name in DENSE else len(segments),), NAN) for name in names}
     real = torch.zeros(num_sequences, dtype=torch.bool)
     batch = LossBatch(torch.ones_like(segments, dtype=torch.bool), segments, real, columns)
     size = len(segments) if loss.reads == "tokens" else num_sequences
