@@ -12,6 +12,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from distft.checkpoint.coordinator import Found, newest_checkpoint
 from distft.checkpoint.layout import checkpoints_folder
@@ -23,6 +24,10 @@ from distft.launch.prepare import Prepared
 from distft.launch.resume_point import check_data, resume_point
 from distft.launch.starts import model_starts, role_spec, starts_of_workers
 
+if TYPE_CHECKING:
+    from distft.workers.data_worker import DataWorker
+    from distft.workers.spec import Start
+
 _SLICE_S = 1.0
 
 
@@ -31,20 +36,14 @@ def rehearse(prepared: Prepared) -> tuple[str, ...]:
     found = resume_point(
         prepared.recipe, prepared.plan, lambda: newest_checkpoint(checkpoints_folder(prepared.run_dir))
     )
-    with _in_quiet(), tempfile.TemporaryDirectory(prefix="distft-") as folder:
+    with in_quiet(), tempfile.TemporaryDirectory(prefix="distft-") as folder:
         return tuple(_set_up(prepared.recipe, found, Path(folder)))
 
 
 def _set_up(recipe: Recipe, found: Found | None, folder: Path) -> Iterator[str]:
-    from distft.workers.data_worker import DataWorker
     from distft.workers.rehearsal import rehearse_model
 
-    starts = model_starts(recipe, folder)
-    (folder / "init").mkdir()
-    store = store_folder(recipe.data.cache_dir, recipe.output_dir)
-    if not store.is_dir():  # where rows are kept already those that are added are kept too, else nothing
-        store = folder / "rows"
-    worker = DataWorker(recipe=recipe, starts=starts, weights=False, store=store)
+    worker, starts = data_worker(recipe, folder)
     contents = None
     while contents is None:
         contents = worker.prepare_rows(_SLICE_S)[0].contents
@@ -60,8 +59,21 @@ def _set_up(recipe: Recipe, found: Found | None, folder: Path) -> Iterator[str]:
     yield from (*loaded.warnings, *remarks.on_rows(recipe, loaded.num_units))
 
 
+def data_worker(recipe: Recipe, folder: Path) -> tuple[DataWorker, dict[str, Start]]:
+    """The run's data worker in this process, and where its models start. ``folder`` takes what it must write: models
+    from nothing, without weights, and rows where none are kept yet."""
+    from distft.workers.data_worker import DataWorker
+
+    starts = model_starts(recipe, folder)
+    (folder / "init").mkdir()
+    store = store_folder(recipe.data.cache_dir, recipe.output_dir)
+    if not store.is_dir():  # where rows are kept already those that are added are kept too, else nothing
+        store = folder / "rows"
+    return DataWorker(recipe=recipe, starts=starts, weights=False, store=store), starts
+
+
 @contextlib.contextmanager
-def _in_quiet() -> Iterator[None]:
+def in_quiet() -> Iterator[None]:
     """Standard output is the verb's own: what reward functions print while they are read goes beside it. Of the
     libraries' remarks, which stand in a run's logs, only errors are shown."""
     from transformers.utils import logging

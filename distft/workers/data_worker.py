@@ -28,6 +28,7 @@ from distft.data.formats import prompt_of
 from distft.data.known_tokens import require_known
 from distft.data.sampler import proportional_sample, take
 from distft.data.sources import corpus_texts, hub_notes
+from distft.data.splits import LIST_NAMES
 from distft.data.store import store_folder
 from distft.data.tokenized import TokenizedDataset
 from distft.data.tokenizer_training import tokenizers_equal, train_tokenizer
@@ -79,16 +80,15 @@ class DataWorker(DataVerbs):
         """What ``prepare_rows`` has left over; reports sizes."""
         for _ in self._preparing:
             pass
-        sets = {"train": self._datasets.train, "eval": self._datasets.eval, "test": self._datasets.test}
         main = "policy" if "policy" in self._starts else "reward"
-        self._require_known([dataset for dataset in sets.values() if dataset], self._starts[main])
-        statistics = {name: dataset.statistics for name, dataset in sets.items() if dataset}
+        self._require_known(list(self.lists.values()), self._starts[main])
+        statistics = {name: dataset.statistics for name, dataset in self.lists.items()}
         for name, found in statistics.items():
             for bad in found.bad:
                 log.info("left out of data.%s: %s: %s (hash %s)", name, bad.where, bad.what, bad.digest)
         warnings = [f"data.{name}: {text}" for name, found in statistics.items() for text in found.warnings]
         loaded = Loaded(
-            num_units={name: dataset.num_units if dataset else 0 for name, dataset in sets.items()},
+            num_units={name: self.lists[name].num_units if name in self.lists else 0 for name in LIST_NAMES},
             statistics={name: str(found) for name, found in statistics.items()},
             warnings=(
                 *hub_notes(self._recipe.data, self._recipe.algorithm.kind),
@@ -124,6 +124,17 @@ class DataWorker(DataVerbs):
             self._store,
             loss_on=recipe.algorithm.learned_tokens(),
         )
+
+    @property
+    def lists(self) -> dict[str, TokenizedDataset]:
+        """The lists that there are, by name, once it is set up."""
+        found = {"train": self._datasets.train, "eval": self._datasets.eval, "test": self._datasets.test}
+        return {name: dataset for name, dataset in found.items() if dataset}
+
+    @property
+    def tokenizer(self) -> Any:
+        """That of the model that is the run's result, once it is set up."""
+        return self._tokenizer
 
     def close(self) -> tuple[None, None]:
         """Nothing to leave."""

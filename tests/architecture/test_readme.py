@@ -91,7 +91,7 @@ def test_all_verbs_are_shown() -> None:
     shown = {shlex.split(command)[1] for command in COMMANDS}
     assert shown == {
         "quickstart", "recipes", "plan", "train", "chat", "generate", "eval", "export", "submit", "status", "logs",
-        "cancel", "doctor", "report", "compare", "checkpoints", "schema",
+        "cancel", "doctor", "report", "compare", "checkpoints", "schema", "data",
     }  # fmt: skip
 
 

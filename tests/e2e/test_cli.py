@@ -32,6 +32,7 @@ VERBS = (
     "compare",
     "checkpoints",
     "schema",
+    "data",
 )
 DISTFT = [sys.executable, "-m", "distft.cli"]
 

@@ -1,0 +1,129 @@
+"""What became of a recipe's rows, token by token: what is trained, where answers end, how long they are, what
+repeats."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from distft.batches import Batch
+from distft.data.tokenized import TokenizedDataset
+from distft.data.turn_end import plain_end, turn_end
+from distft.data.xray_result import Counts, Lengths, ListXRay, ShownSequence, Token
+
+MOST_COUNTED: Final = 20_000  # units of a list that are looked into; the lengths are those of all
+NUM_BARS: Final = 24
+_AT_ONCE = 256
+_QUANTILES: Final = (0.5, 0.9, 0.99, 1.0)
+_PAIR: Final = ("chosen", "rejected")
+
+
+def xray(name: str, dataset: TokenizedDataset, tokenizer: Any, *, num_shown: int) -> ListXRay:
+    """Looks into a list, and shows its first ``num_shown`` units token by token."""
+    stops = stop_tokens(tokenizer)
+    return ListXRay(
+        name=name,
+        statistics=str(dataset.statistics),
+        num_units=dataset.num_units,
+        answered=_is_answered(dataset),
+        counts=_counts(dataset, stops),
+        lengths=_lengths(dataset.lengths),
+        shown=tuple(_shown(dataset, range(min(num_shown, dataset.num_units)), tokenizer, stops)),
+    )
+
+
+def stop_tokens(tokenizer: Any) -> frozenset[int]:
+    """What ends an answer: the end of sequence, and the one of a turn in the chat template."""
+    ends = (plain_end(tokenizer), turn_end(tokenizer))
+    return frozenset(end.stop for end in ends if end is not None and end.stop is not None)
+
+
+def _is_answered(dataset: TokenizedDataset) -> bool:
+    try:
+        return "response_ids" in dataset.batch([0])
+    except ValueError:  # prompts
+        return False
+
+
+def _batch(dataset: TokenizedDataset, units: Sequence[int]) -> Batch:
+    try:
+        return dataset.batch(units)
+    except ValueError:
+        return dataset.prompts(units)
+
+
+def _counts(dataset: TokenizedDataset, stops: Collection[int]) -> Counts:
+    num_units = min(dataset.num_units, MOST_COUNTED)
+    units = np.linspace(0, dataset.num_units - 1, num_units).astype(int).tolist()
+    seen: set[int] = set()
+    tokens = trained = ending = sequences = repeated = 0
+    for start in range(0, num_units, _AT_ONCE):
+        batch = _batch(dataset, units[start : start + _AT_ONCE])
+        said: dict[int, tuple[bytes, ...]] = {}
+        for number, (prompt, response, mask) in enumerate(_rows(batch)):
+            sequences += 1
+            tokens += len(prompt) + len(response)
+            trained += int(mask.sum())
+            ending += bool(len(response)) and bool(mask[-1]) and int(response[-1]) in stops
+            unit = int(batch.dense("unit")[number])
+            said[unit] = (*said.get(unit, ()), prompt.tobytes(), response.tobytes())
+        for text in said.values():
+            repeated += hash(text) in seen
+            seen.add(hash(text))
+    return Counts(num_units, sequences, tokens, trained, ending, repeated)
+
+
+def _rows(batch: Batch) -> Iterator[tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]]:
+    """Prompt, response and mask of every sequence."""
+    for row in range(len(batch)):
+        prompt = batch.ragged("prompt_ids")[row]
+        response = batch.ragged("response_ids")[row] if "response_ids" in batch else prompt[:0]
+        mask = batch.ragged("response_mask")[row] if "response_mask" in batch else np.ones(len(response), np.uint8)
+        yield prompt, response, mask
+
+
+def _lengths(lengths: npt.NDArray[np.int64]) -> Lengths:
+    longest = int(lengths.max(initial=1))
+    width = -(-(longest + 1) // NUM_BARS)
+    edges = np.arange(0, longest + width + 1, width)
+    heights, _ = np.histogram(lengths, bins=edges)
+    names = {0.5: "median", 0.9: "90 %", 0.99: "99 %", 1.0: "longest"}
+    quantiles = {names[q]: int(np.quantile(lengths, q, method="higher")) for q in _QUANTILES} if len(lengths) else {}
+    return Lengths(quantiles, tuple(edges.tolist()), tuple(heights.tolist()))
+
+
+def _shown(
+    dataset: TokenizedDataset, units: Sequence[int], tokenizer: Any, stops: Collection[int]
+) -> Iterator[ShownSequence]:
+    if not len(units):
+        return
+    batch = _batch(dataset, units)
+    for number, (prompt, response, mask) in enumerate(_rows(batch)):
+        ids = [*prompt.tolist(), *response.tolist()]
+        pieces = _pieces(tokenizer, ids)
+        tokens = tuple(
+            Token(
+                one, piece, "prompt" if place < len(prompt) else "response",
+                trained=place >= len(prompt) and bool(mask[place - len(prompt)]), stop=one in stops,
+            )
+            for place, (one, piece) in enumerate(zip(ids, pieces, strict=True))
+        )  # fmt: skip
+        name = _PAIR[number % 2] if dataset.unit_size == 2 else ""
+        yield ShownSequence(units[int(batch.dense("unit")[number])], name, tokens)
+
+
+def _pieces(tokenizer: Any, ids: Sequence[int]) -> Iterator[str]:
+    """What each token adds to the text. A character whose bytes are divided between tokens is the last one's."""
+    written = ""
+    for end in range(1, len(ids) + 1):
+        text = tokenizer.decode(ids[:end], skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        whole = text.rstrip("\N{REPLACEMENT CHARACTER}") if end < len(ids) else text
+        if whole.startswith(written):
+            yield whole[len(written) :]
+            written = whole
+        else:  # a tokenizer that writes what came before otherwise
+            yield tokenizer.decode(ids[end - 1 : end])
+            written = text

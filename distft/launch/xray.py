@@ -1,0 +1,41 @@
+"""``distft data``: what the run's own data worker would make of the rows."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Collection
+from pathlib import Path
+
+from distft.common.errors import UserError
+from distft.config.recipe import Recipe
+from distft.data.xray_result import DataXRay
+from distft.launch.preflight.remarks import on_rows
+from distft.launch.rehearsal import data_worker, in_quiet
+
+
+def examine(recipe: Recipe, *, only: Collection[str] = (), num_shown: int = 2) -> DataXRay:
+    """Prepares the rows as a run would, and looks into the lists, or those named by ``only``.
+
+    Raises what reading the rows can raise (see ``prepare_datasets``), and UserError for a list that is not there.
+    """
+    from distft.data.xray import stop_tokens, xray
+
+    with in_quiet(), tempfile.TemporaryDirectory(prefix="distft-") as folder:
+        worker, _ = data_worker(recipe, Path(folder))
+        loaded, _ = worker.setup()
+        if missing := [name for name in only if name not in worker.lists]:
+            has = ", ".join(worker.lists)
+            raise UserError("the recipe has no such rows", where=f"data.{missing[0]}", hint=f"it has {has}")
+        tokenizer = worker.tokenizer
+        return DataXRay(
+            name=recipe.name,
+            kind=recipe.algorithm.kind,
+            template=tokenizer.chat_template or "",
+            stop_tokens=tuple(tokenizer.convert_ids_to_tokens(sorted(stop_tokens(tokenizer)))),
+            warnings=(*loaded.warnings, *on_rows(recipe, loaded.num_units)),
+            lists=tuple(
+                xray(name, found, tokenizer, num_shown=num_shown)
+                for name, found in worker.lists.items()
+                if not only or name in only
+            ),
+        )

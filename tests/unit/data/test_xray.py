@@ -1,0 +1,105 @@
+"""What is said of tokenised rows: which tokens are trained, where answers end, what repeats, how long they are."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from distft.cli import main
+from distft.config.data import Data, Source
+from distft.data import xray as module
+from distft.data.dataset import load_datasets
+from distft.data.tokenizer_training import train_tokenizer
+from distft.data.xray import xray
+from distft.data.xray_result import ListXRay
+
+LONG = " no" * 30
+RECIPE = """
+name: looked-at
+output_dir: out
+algorithm: {kind: sft}
+models: {policy: {init: {hidden_size: 32, num_layers: 1, num_heads: 2, vocab_size: 300, max_positions: 64}}}
+data: {train: [{path: rows.jsonl}], max_length: 24, max_prompt_length: 16}
+train: {steps: 1, global_batch_size: 2}
+"""
+
+
+def looked_at(tmp_path: Path, rows: Sequence[dict[str, object]], kind: str = "sft", max_length: int = 24) -> ListXRay:
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    tokenizer = train_tokenizer(["yes", "no"], 262)
+    data = Data(train=(Source(path=str(path)),), max_length=max_length, max_prompt_length=16)
+    return xray("train", load_datasets(data, kind, tokenizer).train, tokenizer, num_shown=2)
+
+
+def test_tokens_are_told_apart_and_their_texts_are_the_text(tmp_path: Path) -> None:
+    found = looked_at(tmp_path, [{"prompt": "Hé?", "completion": " é😀"}])
+    (shown,) = found.shown
+    assert "".join(token.text for token in shown.tokens) == "Hé? é😀<|end|>"
+    assert [token.part for token in shown.tokens] == ["prompt"] * 4 + ["response"] * 8  # bytes: no merges
+    assert [token.trained for token in shown.tokens] == [False] * 4 + [True] * 8
+    assert [token.stop for token in shown.tokens] == [False] * 11 + [True]
+    assert (found.counts.num_tokens, found.counts.num_trained, found.counts.num_ending) == (12, 8, 1)
+    assert not list(found.remarks())
+
+
+def test_what_is_cut_and_what_repeats_is_remarked_on(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": "a", "completion": " b"},
+        {"prompt": "a", "completion": LONG},
+        {"prompt": "a", "completion": " b"},
+    ]
+    found = looked_at(tmp_path, rows)
+    assert (found.counts.num_ending, found.counts.num_sequences, found.counts.num_repeated) == (2, 3, 1)
+    assert [re.sub(":.*|,.*", "", text) for text in found.remarks()] == [
+        "1 of 3 sequences end without a trained stop token", "1 of 3 units repeat an earlier one",
+    ]  # fmt: skip
+    assert found.lengths.quantiles == {"median": 4, "90 %": 24, "99 %": 24, "longest": 24}
+    bars = dict(zip(found.lengths.edges, found.lengths.heights, strict=False))
+    assert sum(bars.values()) == 3
+    assert (bars[4], bars[24]) == (2, 1)
+
+
+def test_a_pair_is_one_unit_of_two(tmp_path: Path) -> None:
+    found = looked_at(tmp_path, [{"prompt": "a", "chosen": " b", "rejected": " c"}] * 2, "dpo")
+    assert [(shown.unit, shown.name) for shown in found.shown] == [
+        (0, "chosen"), (0, "rejected"), (1, "chosen"), (1, "rejected"),
+    ]  # fmt: skip
+    assert (found.counts.num_units, found.counts.num_sequences, found.counts.num_repeated) == (2, 4, 1)
+
+
+def test_prompts_are_not_trained_and_nothing_is_missed(tmp_path: Path) -> None:
+    found = looked_at(tmp_path, [{"prompt": "a"}, {"prompt": "b"}], "grpo", max_length=200)
+    assert (found.answered, found.counts.num_trained, list(found.remarks())) == (False, 0, [])
+
+
+def test_a_large_list_is_counted_in_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MOST_COUNTED", 5)
+    found = looked_at(tmp_path, [{"prompt": "a", "completion": f" {number}"} for number in range(50)])
+    assert (found.num_units, found.counts.num_units, sum(found.lengths.heights)) == (50, 5, 50)
+
+
+def test_the_verb_shows_writes_and_refuses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    attack = "</pre><script>alert(1)</script>"
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"prompt": "ab", "completion": attack}) + "\n")
+    (tmp_path / "mine.yaml").write_text(RECIPE)
+    assert main(["data", "mine.yaml"]) == 0
+    out = capsys.readouterr().out
+    assert "an answer ends with <|end|>" in out
+    assert "ab\u27e6</pre><script>" in out
+    assert main(["data", "mine.yaml", "--html", "seen.html"]) == 0
+    page = (tmp_path / "seen.html").read_text()
+    assert "alert(1)</" not in page
+    assert "&lt;/" in page
+    assert main(["data", "mine.yaml", "--list", "eval"]) == 2
+    assert "it has train" in capsys.readouterr().err
+    assert main(["data", "mine.yaml", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["lists"][0]["counts"]["num_units"] == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine.yaml", "rows.jsonl", "seen.html"]
