@@ -16,6 +16,7 @@ from distft.tracking.progress import duration
 MIB, GIB = 2**20, 2**30
 _MAX_SAMPLES, _MAX_EVENTS, _MAX_TEXT = 12, 200, 4000
 _ALARMS = ("alarm", "failure", "checkpoint_failed", "generator_differs")
+_ALARM = ("name", "step", "said", "do")
 _ROUTINE = ("start", "group_ready", "data_ready", "stop_tokens", "ready", "invariants")
 Rows = list[tuple[str, str]]
 
@@ -178,6 +179,8 @@ def _cut(text: str) -> str:
 
 
 def _said(event: Mapping[str, Any]) -> str:
+    if event.get("event") == "alarm":
+        return _cut("{name} at step {step}: {said}. What helps: {do}".format_map({**dict.fromkeys(_ALARM), **event}))
     hidden = ("format", "time", "event")
     told = {name: value for name, value in event.items() if name not in hidden and value not in (None, "", [], {})}
     return _cut("; ".join(f"{name} {_plain(value)}" for name, value in told.items()))

@@ -10,7 +10,7 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -95,10 +95,12 @@ class MetricsLog:
 
     ``resume_step``: the step of the checkpoint the run goes on from; lines after it, of both splits,
     are cut off atomically. None: the run starts from the beginning, and so does the file.
-    Raises OSError if the file cannot be opened or cut.
+    ``on_kept`` is called with each line that stays. Raises OSError if the file cannot be opened or cut.
     """
 
-    def __init__(self, run_dir: Path, resume_step: int | None) -> None:
+    def __init__(
+        self, run_dir: Path, resume_step: int | None, on_kept: Callable[[Mapping[str, Any]], None] = lambda _: None
+    ) -> None:
         path = run_dir / METRICS
         self._written: set[tuple[int, str]] = set()
 
@@ -106,6 +108,7 @@ class MetricsLog:
             kept = resume_step is not None and _step(line) <= resume_step
             if kept:
                 self._written.add((line["step"], str(line.get("split"))))
+                on_kept(line)
             return kept
 
         self.num_cut = keep_lines(path, keep)

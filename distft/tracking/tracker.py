@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from distft.common.logging import stage
+from distft.tracking.alarms import Alarm, Watch
 from distft.tracking.metrics import EventsLog, MetricRecord, MetricsLog, Sample, SamplesLog, Split
 from distft.tracking.progress import Progress, QuietProgress
 from distft.tracking.wandb_backend import WandbBackend, WandbOptions
@@ -37,7 +38,8 @@ class Tracker:
     ) -> None:
         self.total_steps = total_steps
         self.progress: Progress = progress if progress is not None else QuietProgress()
-        self._metrics = MetricsLog(run_dir, resume_step)
+        self._watch = Watch(total_steps)
+        self._metrics = MetricsLog(run_dir, resume_step, self._recall)
         self._events = EventsLog(run_dir, attempt)
         self._samples = SamplesLog(run_dir, attempt)
         self._wandb = WandbBackend(run_dir, wandb) if wandb is not None and wandb.mode != "disabled" else None
@@ -48,7 +50,8 @@ class Tracker:
         return self._wandb.run_id if self._wandb is not None else None
 
     def log(self, step: int, values: Mapping[str, float], split: Split = "train") -> None:
-        """A line of metrics.jsonl, a row in W&B, and a step or an evaluation on the display."""
+        """A line of metrics.jsonl, a row in W&B, a step or an evaluation on the display; and an alarm where the
+        numbers raise one."""
         record = MetricRecord(step, split, values)
         self._metrics.write(record)
         if self._wandb is not None:
@@ -57,6 +60,18 @@ class Tracker:
             self.progress.step(step, self.total_steps, values)
         else:
             self.progress.held_out(step, values)
+        for alarm in self._watch.observe(step, split, values):
+            self._raise(step, alarm)
+
+    def _recall(self, line: Mapping[str, Any]) -> None:
+        """A line of before a resume: what it raised was said then."""
+        self._watch.observe(line["step"], "eval" if line.get("split") == "eval" else "train", line)
+
+    def _raise(self, step: int, alarm: Alarm) -> None:
+        self.event("alarm", name=alarm.name, step=step, said=alarm.said, do=alarm.do)
+        self.progress.note(f"alarm at step {step}: {alarm.name}: {alarm.said}; {alarm.do}")
+        if self._wandb is not None:
+            self._wandb.alert(f"{alarm.name} at step {step}", f"{alarm.said}; {alarm.do}")
 
     def samples(self, step: int, samples: Sequence[Sample]) -> None:
         """Lines of samples.jsonl and the table ``completions``."""

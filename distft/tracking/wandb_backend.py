@@ -113,6 +113,10 @@ class WandbBackend:
         rows = [[step, sample.prompt, sample.completion, sample.score] for sample in samples]
         self._submit(lambda run: run.log({"completions": _table(rows), "step": step}))
 
+    def alert(self, title: str, text: str) -> None:
+        """A W&B alert: a message, and mail where the user asked for that there."""
+        self._submit(lambda run: run.alert(title=title, text=text, level="WARN"))
+
     def close(self, exit_status: int = 0, timeout_s: float = 40.0) -> None:
         """Finish the run; give up, loudly, after ``timeout_s`` seconds. A second call does nothing."""
         if self._closed:

@@ -34,5 +34,6 @@ def test_exact_match_rises_on_sums_never_seen(tmp_path: Path, seed: int) -> None
     table = train("grpo-tiny", tmp_path / "grpo", seed, f"models.policy.path=run:{tmp_path / 'sft'}")
     exact = table["rewards/exact_match"]
     print(f"exact match of SFT alone {exact['before']:.3f}, after GRPO {exact['after']:.3f}")
+    assert '"alarm"' not in (tmp_path / "grpo" / "events.jsonl").read_text()
     assert 0 < exact["before"] < 0.1
     assert exact["after"] >= 0.6

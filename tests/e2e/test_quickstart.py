@@ -92,6 +92,13 @@ def test_each_run_left_its_report(output: Path, stage: str, metric: str) -> None
     assert "It helped" in text
 
 
+def test_no_run_that_is_well_raises_an_alarm(output: Path) -> None:
+    for stage in ("sft", "reward", "ppo", "dpo"):
+        events = [json.loads(line) for line in (output / stage / "events.jsonl").read_text().splitlines()]
+        assert events
+        assert not [event for event in events if event["event"] == "alarm"]
+
+
 def test_four_groups_of_two_ranks(output: Path) -> None:
     events = [json.loads(line) for line in (output / "ppo" / "events.jsonl").read_text().splitlines()]
     ready = {event["role"]: event["workers"] for event in events if event["event"] == "group_ready"}

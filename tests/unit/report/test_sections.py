@@ -11,6 +11,7 @@ from distft.arguments import parse
 from distft.report import sections
 from distft.report.run_data import read_run
 from distft.tracking.metrics import EventsLog, Sample, SamplesLog
+from distft.tracking.tracker import Tracker
 from tests.unit.report.conftest import MakeRun
 
 
@@ -58,6 +59,16 @@ def test_alarms_are_the_events_that_ask_for_a_look(make_run: MakeRun) -> None:
     run = read_run(run_dir)
     assert [one["said"] for one in sections.alarms(run)] == ["attempt 1; step 3; cause disk full"]
     assert [one["name"] for one in sections.events(run)] == ["done", "checkpoint_failed"]
+
+
+def test_an_alarm_is_said_as_a_sentence(make_run: MakeRun) -> None:
+    folder = make_run()
+    with Tracker(folder, attempt=2, resume_step=5) as tracker:
+        for step in range(6, 12):
+            tracker.log(step, {"grad_norm": 0.0})
+    (alarm,) = sections.alarms(read_run(folder))
+    assert alarm["said"].startswith("dead gradients at step 10: the gradient was zero for 5 steps")
+    assert "What helps: look at distft data" in alarm["said"]
 
 
 def test_data_and_environment(make_run: MakeRun) -> None:

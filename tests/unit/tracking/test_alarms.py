@@ -1,0 +1,112 @@
+"""Planted faults raise their alarm, once; runs that are well raise none."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+from distft.tracking.alarms import CHOSEN, ENTROPY, KL, LENGTH, LOSS, NORM, REJECTED, SCORES, STEP_KL, Watch
+from distft.tracking.progress import QuietProgress
+from distft.tracking.tracker import Tracker
+
+Curves = Mapping[str, Sequence[float]]
+
+
+def ramp(start: float, end: float, steps: int = 40) -> list[float]:
+    return [start + (end - start) * step / (steps - 1) for step in range(steps)]
+
+
+def raised(curves: Curves, total_steps: int | None = None) -> list[tuple[int, str]]:
+    watch = Watch(total_steps)
+    rows = zip(*curves.values(), strict=True)
+    return [
+        (step, alarm.name)
+        for step, row in enumerate(rows, 1)
+        for alarm in watch.observe(step, "train", dict(zip(curves, row, strict=True)))
+    ]
+
+
+PLANTED: list[tuple[str, Curves]] = [
+    ("entropy collapse", {ENTROPY: ramp(1.0, 0.001, 20) + [0.001] * 20}),
+    ("KL spike", {KL: [*[2.0] * 30, 12.0, *[2.0] * 9]}),
+    ("updates too large", {STEP_KL: [*[0.01] * 20, *[0.5] * 20]}),
+    ("dead gradients", {NORM: [*[1.0] * 20, *[0.0] * 20]}),
+    ("reward hacking?", {SCORES: ramp(0, 3), KL: ramp(0, 90), LENGTH: [20.0] * 40}),
+    ("reward hacking?", {SCORES: ramp(0, 3), KL: [5.0] * 40, LENGTH: ramp(20, 100)}),
+    ("reward hacking?", {SCORES: ramp(0, 3), KL: [5.0] * 40, LENGTH: ramp(90, 8)}),
+    ("chosen answers are unlearned", {CHOSEN: ramp(-100, -160), REJECTED: ramp(-100, -180)}),
+]
+# As the quickstart and grpo-tiny went, a value of every second or third step.
+HEALTHY: list[Curves] = [
+    {
+        CHOSEN: [-14, -13, -14, -16, -17, -17, -14, -15, -17, -16, -19, -17, -20, -18, -18],
+        REJECTED: [-9.3, -10, -14, -18, -20, -27, -28, -30, -36, -31, -34, -39, -40, -32, -33],
+        LOSS: [0.69, 0.65, 0.56, 0.45, 0.45, 0.3, 0.28, 0.26, 0.15, 0.23, 0.24, 0.21, 0.22, 0.21, 0.21],
+        NORM: [0.7] * 15,
+    },
+    {
+        ENTROPY: [0.95, 0.88, 0.93, 0.87, 0.91, 0.91, 0.91, 0.84, 0.86, 0.9, 0.81, 0.87, 0.88, 0.83, 0.9],
+        KL: [0, 0.52, 0.88, 2.7, 5, 5.5, 5.1, 4.2, 4.9, 3.8, 3.1, 4.8, 3.8, 5.2, 5.3],
+        STEP_KL: [0.009, *[0.001] * 14],
+        SCORES: [-1.2, 0.26, 0.28, 1.1, 1.4, 1.5, 1.7, 1.6, 1.9, 2.1, 1.9, 2.1, 2.2, 2.2, 2.2],
+        LENGTH: [15, 20, 20, 25, 28, 27, 26, 26, 26, 26, 26, 26, 26, 27, 24],
+        LOSS: [0] * 15,
+    },
+    {
+        ENTROPY: [0.31, 0.34, 0.31, 0.24, 0.2, 0.18, 0.12, 0.11, 0.13, 0.085, 0.1, 0.1, 0.086, 0.072, 0.072],
+        KL: [0, 0.69, 1.6, 2, 2.2, 2.6, 3.1, 2.7, 2.7, 2.5, 2.9, 2.7, 2.8, 2.7, 2.7],
+        SCORES: [0.096, 0.25, 0.42, 0.58, 0.62, 0.72, 0.83, 0.83, 0.79, 0.85, 0.87, 0.87, 0.86, 0.9, 0.9],
+        LENGTH: [4] * 15,
+    },
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "curves"), PLANTED, ids=[f"{one[0]}-{at}" for at, one in enumerate(PLANTED)])
+def test_what_is_planted_is_found_once(name: str, curves: Curves) -> None:
+    assert [alarm for _, alarm in raised(curves)] == [name]
+
+
+@pytest.mark.parametrize("curves", HEALTHY, ids=["dpo", "ppo", "grpo"])
+def test_a_run_that_is_well_raises_none(curves: Curves) -> None:
+    assert raised(curves, total_steps=15) == []
+
+
+def test_a_held_out_loss_that_rises_is_overfitting() -> None:
+    watch, found = Watch(), []
+    for step, (trained, held_out) in enumerate(zip(ramp(3, 0.1, 60), ramp(2, 1, 30) + ramp(1, 2, 30), strict=True), 1):
+        watch.observe(step, "train", {LOSS: trained})
+        found += watch.observe(step, "eval", {LOSS: held_out}) if step % 5 == 0 else []
+    assert [alarm.name for alarm in found] == ["overfitting"]
+    assert "rose to" in found[0].said
+
+
+@pytest.mark.parametrize(("end", "names"), [(2.0, ["underfitting"]), (1.0, [])])
+def test_a_loss_that_ends_where_it_began_is_said_at_the_end(end: float, names: list[str]) -> None:
+    noise = [0.01 * (-1) ** step for step in range(60)]
+    curve = [value + wobble for value, wobble in zip(ramp(2.0, end, 60), noise, strict=True)]
+    assert raised({LOSS: curve}, total_steps=60) == [(60, name) for name in names]
+
+
+def test_numbers_that_are_none_are_passed_over() -> None:
+    watch = Watch()
+    assert watch.observe(1, "train", {LOSS: float("nan"), NORM: None, KL: float("inf")}) == []
+    assert watch.of(LOSS).count == watch.of(NORM).count == watch.of(KL).count == 0
+
+
+def test_it_is_an_event_and_a_line_and_is_not_said_again_after_a_resume(tmp_path: Path) -> None:
+    class Seen(QuietProgress):
+        def note(self, text: str) -> None:
+            said.append(text)
+
+    said: list[str] = []
+    for attempt, resume, steps in ((1, None, range(1, 11)), (2, 8, range(9, 20))):
+        with Tracker(tmp_path, attempt=attempt, resume_step=resume, progress=Seen()) as tracker:
+            for step in steps:
+                tracker.log(step, {NORM: 0.0})
+    [event] = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
+    assert (event["event"], event["name"], event["step"], event["attempt"]) == ("alarm", "dead gradients", 5, 1)
+    assert len(said) == 1
+    assert said[0].startswith("alarm at step 5: dead gradients: the gradient was zero for 5 steps")
