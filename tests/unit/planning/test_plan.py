@@ -104,6 +104,7 @@ def test_golden_ppo_tiny_on_a_laptop() -> None:
         "env": {
             "OMP_NUM_THREADS": "1",
             "MKL_NUM_THREADS": "1",
+            "OMP_WAIT_POLICY": "PASSIVE",
             "TOKENIZERS_PARALLELISM": "false",
             "DS_ACCELERATOR": "cpu",
             "CUDA_VISIBLE_DEVICES": "",
