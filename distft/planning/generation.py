@@ -21,12 +21,13 @@ from distft.planning.hardware import Hardware
 from distft.planning.memory import BYTES, LOADED, PROCESS_GPU, PROCESS_HOST_GPU, Item
 from distft.planning.model_sizes import ModelSizes
 
-# In the rank's own process, on the runner that takes a sampler from outside, without a word to anybody.
+# In the rank's own process, on the runner that takes a sampler from outside, without a word to anybody; its messages go
+# to the rank's log (to arrange logging itself it would close that).
 _ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     "VLLM_USE_V2_MODEL_RUNNER": "0",
     "VLLM_NO_USAGE_STATS": "1",
-    "VLLM_LOGGING_LEVEL": "WARNING",
+    "VLLM_CONFIGURE_LOGGING": "0",
 }
 # A processor gains nothing from what is compiled, and may have no compiler.
 _ON_A_PROCESSOR = {"TORCHDYNAMO_DISABLE": "1"}

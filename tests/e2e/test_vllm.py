@@ -57,9 +57,14 @@ def trained(start: Start, recipe: str, *overrides: str, folder: str) -> Path:
     return verb.folder
 
 
+def iterations(folder: Path) -> list[dict[str, Any]]:
+    """What was computed in each."""
+    return [line for line in computed(folder) if line["split"] == "train"]
+
+
 def assert_proven(folder: Path) -> None:
     """The samples of every iteration are the trainer's own."""
-    found: list[dict[str, Any]] = [line for line in lines(folder, "metrics") if line["split"] == "train"]
+    found = iterations(folder)
     assert [line["step"] for line in found] == [1, 2]
     for line in found:
         assert 0 < line["rollout/trainer_logprob_difference_q999"] < SAME, "exactly 0: not another engine's"
@@ -73,6 +78,7 @@ def test_a_run_takes_vllm_by_itself_and_trains_on_its_samples(start: Start, grpo
     assert len(events(folder, "engines_ready")) == 1
     assert [group["role"] for group in events(folder, "group_ready")].count("rollout") == 1
     assert_proven(folder)
+    assert "stage: generate iteration 2" in (folder / "logs" / "rollout-0.log").read_text()
     assert (folder / "final" / "model.safetensors").is_file()
 
 
@@ -85,7 +91,7 @@ def test_two_engines_draw_what_hf_draws(start: Start, grpo: str) -> None:
     texts = [[sample["completion"] for sample in lines(folder, "samples")] for folder in (one, two, by_hf)]
     assert texts[0] == texts[1] == texts[2]
     assert len(set(texts[0])) > len(texts[0]) // 2
-    for ours, theirs in zip(computed(one), computed(by_hf), strict=True):
+    for ours, theirs in zip(iterations(one), iterations(by_hf), strict=True):
         assert ours["objective/scores"] == theirs["objective/scores"]
         assert ours["loss"] == pytest.approx(theirs["loss"], abs=1e-6)
     assert weights(one) == weights(by_hf)
