@@ -16,7 +16,7 @@ from tests.harness.jobs import Outcome
 from tests.harness.layouts import run_spmd
 from tests.harness.matrix import FEW_ENDS, Layouts, outcomes
 from tests.harness.recipes import RATE, reward_end_recipe, supervised_recipe
-from tests.reference.trl_runs import TrlRun, run_dpo, run_kto, run_reward, run_sft
+from tests.reference.trl_runs import TrlRun, run_dpo, run_kto, run_orpo, run_reward, run_sft
 
 pytest_plugins = ["tests.harness.fixtures"]
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
@@ -28,6 +28,14 @@ DPO = [
     *EVERY,
     *(f"rewards/{name}" for name in ("chosen", "rejected", "accuracies", "margins")),
     *(f"{kind}/{side}" for kind in ("logps", "logits") for side in ("chosen", "rejected")),
+]
+ORPO = [
+    "loss",
+    "grad_norm",
+    "learning_rate",
+    *("nll_loss", "log_odds_ratio", "log_odds_chosen"),
+    *(f"rewards/{name}" for name in ("chosen", "rejected", "accuracies", "margins")),
+    *(f"logps/{side}" for side in ("chosen", "rejected")),
 ]
 KTO = [
     *EVERY,
@@ -106,12 +114,13 @@ ENDS = [name for name in REWARD_ENDS if name not in FEW_ENDS]
 
 @pytest.fixture(scope="module")
 def kin(layouts: Layouts) -> dict[str, Outcome]:
-    """A run of each of DPO's kin, and of reward models on rows of the other families."""
+    """A run of each of DPO's kin, of ORPO, and of reward models on rows of the other families."""
     starts = layouts.starts
     recipes = {
         name: supervised_recipe(starts, {"kind": "dpo", "loss": name, **keys}, role="policy", path=starts.policy)
         for name, keys in KIN.items()
     } | {name: reward_end_recipe(starts, name) for name in ENDS}
+    recipes["orpo"] = supervised_recipe(starts, {"kind": "orpo"}, role="policy", path=starts.policy)
     jobs = layouts.jobs("kin", recipes)
     run_spmd(jobs, 1, layouts.folder / "kin")
     return outcomes(jobs)
@@ -122,6 +131,12 @@ def kin(layouts: Layouts) -> dict[str, Outcome]:
 def test_dpo_kin(layouts: Layouts, kin: dict[str, Outcome], loss: str) -> None:
     trl = run_dpo(layouts.starts.policy, PAIRS, max_length=96, loss_type=[loss], **KIN[loss], **OPTIONS)
     assert_same(kin[loss], trl, DPO, "policy")
+
+
+@pytest.mark.slow
+def test_orpo(layouts: Layouts, kin: dict[str, Outcome]) -> None:
+    trl = run_orpo(layouts.starts.policy, PAIRS, max_length=96, **OPTIONS)
+    assert_same(kin["orpo"], trl, ORPO, "policy")
 
 
 @pytest.mark.slow

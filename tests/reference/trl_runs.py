@@ -21,6 +21,7 @@ the rows, so that another trainer can be given the same tokens:
 from __future__ import annotations
 
 import tempfile
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -86,6 +87,12 @@ def recording(trainer_class: type, run: TrlRun) -> type:
 
 def unpadded(inputs: Mapping[str, torch.Tensor]) -> Batch:
     """A collated batch as lists of tokens; SFT marks learned tokens by labels, DPO by ``completion_mask``."""
+    if "chosen_input_ids" in inputs:
+        parts = ("input_ids", "attention_mask", "labels")
+        chosen, rejected = (
+            unpadded({part: inputs[f"{side}_{part}"] for part in parts}) for side in ("chosen", "rejected")
+        )
+        return Batch(chosen.sequences + rejected.sequences, chosen.learned + rejected.learned)
     ids = inputs["input_ids"]
     there = inputs["attention_mask"].bool() if "attention_mask" in inputs else torch.ones_like(ids, dtype=torch.bool)
     learned = inputs.get("completion_mask")
@@ -198,6 +205,34 @@ def run_dpo(
 
     return run_trainer(
         make, DPOTrainer, rows, batch_size=batch_size, steps=steps, learning_rate=learning_rate,
+        schedule=schedule, max_length=max_length, max_grad_norm=max_grad_norm,
+    )  # fmt: skip
+
+
+def run_orpo(
+    model: str | Path, rows: Sequence[Row], *, batch_size: int, learning_rate: float, steps: int = 5,
+    schedule: str = "constant", max_length: int = 512, max_grad_norm: float = 1.0, beta: float = 0.1, **options: Any,
+) -> TrlRun:  # fmt: skip
+    """``ORPOTrainer`` of ``trl.experimental``, but that it imitates as the paper says: the mean over the chosen
+    answer's own tokens, and every pair weighs the same. TRL's own takes the prompt's tokens too, all in one mean.
+
+    Logs ``loss, grad_norm, learning_rate, nll_loss, log_odds_ratio, log_odds_chosen, rewards/*, logps/*, logits/*``.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from trl.experimental.orpo import ORPOConfig, ORPOTrainer
+
+    class OfAnswers(ORPOTrainer):  # type: ignore[misc]
+        def concatenated_forward(self, *arguments: Any) -> tuple[Any, ...]:
+            chosen, *found, _ = super().concatenated_forward(*arguments)
+            return chosen, *found, -chosen.mean()
+
+    def make(trainer: type, arguments: dict[str, Any], data: Dataset) -> Any:
+        config = ORPOConfig(**arguments, disable_dropout=True, beta=beta, **options)
+        return trainer(causal(model), args=config, train_dataset=data, processing_class=tokenizer_of(model))
+
+    return run_trainer(
+        make, OfAnswers, rows, batch_size=batch_size, steps=steps, learning_rate=learning_rate,
         schedule=schedule, max_length=max_length, max_grad_norm=max_grad_norm,
     )  # fmt: skip
 
