@@ -7,7 +7,9 @@ or a defect, 75 stopped on request with a checkpoint written.
 from __future__ import annotations
 
 import difflib
+import time
 from collections.abc import Iterable
+from typing import Any
 
 
 class DistftError(Exception):
@@ -43,18 +45,29 @@ class EnvironmentFallsShort(UserError):
 
 
 class RunFailed(DistftError):
-    """A run died: names role, rank, node, the last stage reached and the log to read."""
+    """A run died: names role, rank, node, the last stage reached and the log to read.
 
-    def __init__(self, cause: str, *, role: str = "", rank: int | None = None, node: str = "",
-                 stage: str = "", log: str = "", kind: str = "failure") -> None:  # fmt: skip
+    ``would_repeat``: known to come again where the same is done again. ``raised``: when, by this process's monotonic
+    clock.
+    """
+
+    def __init__(self, cause: str, *, role: str = "", rank: int | None = None, node: str = "", stage: str = "",
+                 log: str = "", kind: str = "failure", would_repeat: bool = False) -> None:  # fmt: skip
         super().__init__(cause, role, rank, node, stage, log, kind)
         self.cause, self.role, self.rank, self.node = cause, role, rank, node
-        self.stage, self.log, self.kind = stage, log, kind
+        self.stage, self.log, self.kind, self.would_repeat = stage, log, kind, would_repeat
+        self.raised = time.monotonic()
 
     def __reduce__(self) -> tuple[object, ...]:
-        fields = {"role": self.role, "rank": self.rank, "node": self.node,
-                  "stage": self.stage, "log": self.log, "kind": self.kind}  # fmt: skip
-        return (_rebuild_run_failed, (self.cause, fields))
+        return (_rebuild_run_failed, (self.cause, self._fields()))
+
+    def because(self, cause: str) -> RunFailed:
+        """The same with another cause."""
+        return RunFailed(cause, **self._fields())
+
+    def _fields(self) -> dict[str, Any]:
+        return {"role": self.role, "rank": self.rank, "node": self.node, "stage": self.stage, "log": self.log,
+                "kind": self.kind, "would_repeat": self.would_repeat}  # fmt: skip
 
     def __str__(self) -> str:
         who = self.role + (f" rank {self.rank}" if self.rank is not None else "")
@@ -87,5 +100,5 @@ def _rebuild(kind: type[UserError], what: str, where: str, hint: str) -> UserErr
     return kind(what, where=where, hint=hint)
 
 
-def _rebuild_run_failed(cause: str, fields: dict[str, object]) -> RunFailed:
-    return RunFailed(cause, **fields)  # type: ignore[arg-type]
+def _rebuild_run_failed(cause: str, fields: dict[str, Any]) -> RunFailed:
+    return RunFailed(cause, **fields)

@@ -194,7 +194,9 @@ def _failed(member: Member, failure: Failure) -> _Trouble:
     own = failure.expected if isinstance(failure.expected, RunFailed) else None
     cause, kind = (own.cause, own.kind) if own else (failure.cause, failure.kind)
     order = 2 if own is None and _BROKEN_CONNECTION.search(cause) else 1
-    return _Trouble(order, failure.time, _run_failed(member, cause, kind, failure.stage))
+    # What a worker says in words of ours, such as that a step came out as no number, follows from what it was given.
+    repeats = failure.expected is not None
+    return _Trouble(order, failure.time, _run_failed(member, cause, kind, failure.stage, would_repeat=repeats))
 
 
 def _lost(member: Member, error: RayError, oom_kills: int) -> _Trouble:
@@ -235,12 +237,14 @@ def count_oom_kills(vmstat: Path = Path("/proc/vmstat")) -> int:
     return int(counts.get("oom_kill", 0))
 
 
-def _run_failed(member: Member, cause: str, kind: str, stage: str = "") -> RunFailed:
+def _run_failed(member: Member, cause: str, kind: str, stage: str = "", *, would_repeat: bool = False) -> RunFailed:
     info = member.info
     if info is None:
         return RunFailed(cause, role=member.role, rank=None, kind=kind, stage=stage or "starting its process")
-    stage = stage or last_stage(info.log)
-    return RunFailed(cause, role=member.role, rank=info.rank, node=info.node, stage=stage, log=info.log, kind=kind)
+    return RunFailed(
+        cause, role=member.role, rank=info.rank, node=info.node, stage=stage or last_stage(info.log), log=info.log,
+        kind=kind, would_repeat=would_repeat,
+    )  # fmt: skip
 
 
 def _too_late(asked: Asked, without_pulse: Collection[Member] = ()) -> RunFailed:

@@ -34,8 +34,5 @@ def failed_export(error: Exception, run_dir: Path) -> RunFailed:
             f"`distft export {newest} FOLDER` writes them elsewhere, and the same command tries again here"
         )
     if isinstance(error, RunFailed):
-        return RunFailed(
-            f"the export failed: {error.cause}\n  {remedy}",
-            role=error.role, rank=error.rank, node=error.node, stage=error.stage, log=error.log, kind=error.kind,
-        )  # fmt: skip
+        return error.because(f"the export failed: {error.cause}\n  {remedy}")
     return RunFailed(f"the export failed: {error}\n  {remedy}", kind="export")

@@ -74,7 +74,8 @@ def _run_all(
     finished: bool,
 ) -> dict[str, Table]:
     """One Ray for all stages, with room for the largest."""
-    from distft.launch.run import ray_for, train
+    from distft.launch.run import train
+    from distft.launch.supervise import ray_for
 
     tables: dict[str, Table] = {}
     with nullcontext() if finished else ray_for(plans, output):

@@ -19,7 +19,7 @@ _SAID = {"checkpoint": "checkpoint of step {step}", "resume": "going on from ste
 
 
 class Tracker:
-    """What the loops report to, for one attempt. A context manager that closes everything, on errors too.
+    """What the loops report to, from attempt to attempt. A context manager that closes everything, on errors too.
 
     ``resume_step``: the step the attempt goes on from, None from the beginning (metrics.jsonl is cut
     accordingly). ``total_steps`` for the display. ``wandb`` None or mode "disabled": no W&B.
@@ -37,6 +37,7 @@ class Tracker:
         progress: Progress | None = None,
     ) -> None:
         self.total_steps = total_steps
+        self._run_dir = run_dir
         self.progress: Progress = progress if progress is not None else QuietProgress()
         self._watch = Watch(total_steps)
         self._metrics = MetricsLog(run_dir, resume_step, self._recall)
@@ -48,6 +49,15 @@ class Tracker:
     def wandb_id(self) -> str | None:
         """For progress.json, so that a resumed run goes on in the same W&B run."""
         return self._wandb.run_id if self._wandb is not None else None
+
+    def go_on(self, attempt: int, resume_step: int | None) -> None:
+        """Another attempt in the same process: the ledgers as at its start; W&B and the display stay as they are.
+
+        Raises OSError.
+        """
+        self._metrics.close()
+        self._metrics = MetricsLog(self._run_dir, resume_step)
+        self._events.attempt = self._samples.attempt = attempt
 
     def log(self, step: int, values: Mapping[str, float], split: Split = "train") -> None:
         """A line of metrics.jsonl, a row in W&B, a step or an evaluation on the display; and an alarm where the

@@ -62,21 +62,57 @@ def assert_killing_ends(verb: Verb, role: str, rank: int, *, while_in: str = BUS
 
 
 def test_a_ppo_run_survives_the_death_of_a_worker_and_of_its_driver(sft: Path, start: Start) -> None:
-    """It ends at once; the same command goes on, and the end is that of a run nothing happened to."""
-    words = ppo(sft, "train.steps=4", *ONE_EACH)
+    """A worker's by itself, in the same process; after the driver's the same command goes on. The end is that of a run
+    nothing happened to."""
+    words = ppo(sft, "train.steps=4", "recovery.max_restarts=3", *ONE_EACH)
     undisturbed = start(*words, folder="undisturbed")
     assert undisturbed.end() == 0, undisturbed.output
-    assert_killing_ends(start(*words), "policy", 1)
     verb = start(*words)
+    verb.wait_for_stage("policy-1", BUSY)
+    os.kill(verb.pid("policy", 1), signal.SIGKILL)
     verb.wait_for_stage("policy-1", "update PpoPolicy from step 12\n")
     os.kill(verb.process.pid, signal.SIGKILL)
     assert verb.end() == -signal.SIGKILL
     verb.assert_nothing_left()
+    assert_restarted(verb, "policy", 1, from_step=2)
     verb = start(*words)
     assert verb.end() == 0, verb.output
     assert [(event["step"], event["attempt"]) for event in events(verb.folder, "resume")] == [(2, 2), (2, 3)]
+    assert exit_record(verb.folder)["attempt"] == 3
     assert computed(verb.folder) == computed(undisturbed.folder)
     assert weights(verb.folder) == weights(undisturbed.folder)
+
+
+def assert_restarted(verb: Verb, role: str, rank: int, *, from_step: int) -> None:
+    """Once, because of this worker, as the ledger and the terminal say."""
+    (failure,), (restart,) = events(verb.folder, "failure"), events(verb.folder, "restart")
+    print(f"{role} rank {rank}: trained again after {restart['seconds']:.1f} s")
+    node = os.uname().nodename
+    for event in (failure, restart):
+        assert (event["role"], event["rank"], event["node"]) == (role, rank, node)
+        assert "its process died: killed by a signal" in event["cause"]
+    assert (failure["attempt"], restart["attempt"], restart["from_step"]) == (1, 2, from_step)
+    assert f"attempt 1 has ended: {role} rank {rank} on {node}: its process died" in verb.output
+    assert f"restart 1 of 3, from the checkpoint of step {from_step}" in verb.output
+    assert "Traceback" not in verb.output
+
+
+@pytest.mark.slow
+def test_a_step_that_kills_its_rank_twice_ends_the_run(start: Start) -> None:
+    """It would do so for ever; and who started from the beginning is restarted from what the run has saved since."""
+    verb = start(*SFT, "recovery.max_restarts=3", "checkpoint.resume=never")
+    for _ in range(2):
+        verb.wait_for_stage("policy-1", "update Sft from step 2\n")
+        verb.log_starts["policy-1"] = (verb.folder / "logs" / "policy-1.log").stat().st_size
+        os.kill(verb.pid("policy", 1), signal.SIGKILL)
+    assert verb.end(60) == 1, verb.output
+    verb.assert_nothing_left()
+    assert [event["from_step"] for event in events(verb.folder, "restart")] == [2]
+    assert "step 3 has failed twice in the same way: another restart would not help" in verb.output
+    assert f"log: {verb.folder / 'logs' / 'policy-1.log'}" in verb.output
+    assert "Traceback" not in verb.output
+    ended = exit_record(verb.folder)
+    assert (ended["class"], ended["attempt"], ended["rank"]) == ("death", 2, 1)
 
 
 @pytest.mark.slow

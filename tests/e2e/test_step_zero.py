@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from distft.cli import main
-from distft.launch import run as launch
+from distft.launch import attempt
 from tests.harness.matrix import Layouts
 from tests.harness.probes import other_reference_weights
 from tests.harness.recipes import dpo_recipe, with_ranks, write_recipe
@@ -72,7 +72,7 @@ def test_a_recipe_that_names_another_reference_does_not_even_start(
 @pytest.mark.ray
 def test_the_command_says_so_and_exits_1(layouts: Layouts, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     recipe = write_recipe(with_ranks(dpo_recipe(layouts.starts), 1), tmp_path / "recipe.yaml", tmp_path / "run")
-    with other_reference_weights(launch, str(layouts.starts.other_policy)):
+    with other_reference_weights(attempt, str(layouts.starts.other_policy)):
         assert main(["train", recipe, "--quiet"]) == 1
     assert REFERENCE in capsys.readouterr().err
     assert '"invariant"' in (tmp_path / "run" / "exit.json").read_text()

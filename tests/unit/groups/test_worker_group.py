@@ -8,6 +8,7 @@ from ray.core.generated.common_pb2 import ActorDiedErrorContext
 from ray.exceptions import ActorDiedError
 
 from distft.common.errors import RunFailed, UserError
+from distft.engine.diverged import NonFiniteLoss
 from distft.groups.dispatch import Failure
 from distft.groups.handles import WorkerInfo
 from distft.groups.worker_group import Asked, Member, _failed, _lost, _too_late, count_oom_kills
@@ -34,6 +35,16 @@ def test_a_run_failure_of_a_worker_keeps_its_kind_and_gets_its_place() -> None:
     error = _failed(member(1), Failure("", "exception", 1.0, "s", RunFailed("not finite", kind="nan"))).error
     assert isinstance(error, RunFailed)
     assert (error.cause, error.kind, error.role, error.rank) == ("not finite", "nan", "policy", 1)
+
+
+def test_what_a_worker_says_in_our_words_would_come_again() -> None:
+    told = NonFiniteLoss("the loss is nan", 1e-3)
+    error = _failed(member(1), Failure(str(told), "exception", 1.0, "s", told)).error
+    assert isinstance(error, RunFailed)
+    assert error.would_repeat
+    other = _failed(member(1), Failure("RuntimeError: x", "exception", 1.0, "s")).error
+    assert isinstance(other, RunFailed)
+    assert not other.would_repeat
 
 
 def died(message: str) -> ActorDiedError:

@@ -91,3 +91,28 @@ def test_disabled_wandb_is_not_imported(tmp_path: Path, monkeypatch: pytest.Monk
         tracker.log(1, {"loss": 1.0})
         assert tracker.wandb_id is None
     assert "wandb" not in sys.modules
+
+
+def test_another_attempt_goes_on_in_the_same_ledgers(tmp_path: Path) -> None:
+    with Tracker(tmp_path, attempt=1, resume_step=None) as tracker:
+        for step in (1, 2, 3):
+            tracker.log(step, {"loss": float(step)})
+        tracker.samples(3, [Sample("q", "a")])
+        tracker.go_on(2, 2)
+        tracker.event("start")
+        tracker.log(3, {"loss": 30.0})
+        tracker.samples(3, [Sample("q", "b")])
+        tracker.go_on(3, None)
+        tracker.log(1, {"loss": 10.0})
+    assert [(line["step"], line["loss"]) for line in lines(tmp_path / "metrics.jsonl")] == [(1, 10.0)]
+    assert [line["attempt"] for line in lines(tmp_path / "events.jsonl")] == [2]
+    assert [line["attempt"] for line in lines(tmp_path / "samples.jsonl")] == [1, 2]
+
+
+def test_metrics_after_the_step_that_an_attempt_goes_on_from_are_cut_off(tmp_path: Path) -> None:
+    with Tracker(tmp_path, attempt=1, resume_step=None) as tracker:
+        for step in (1, 2, 3):
+            tracker.log(step, {"loss": float(step)})
+        tracker.go_on(2, 2)
+        tracker.log(3, {"loss": 30.0})
+    assert [line["loss"] for line in lines(tmp_path / "metrics.jsonl")] == [1.0, 2.0, 30.0]

@@ -1,0 +1,51 @@
+"""Whether a failed attempt is followed by another. Pure: what failed, where, and what became of the restarts before."""
+
+from __future__ import annotations
+
+from distft.common.errors import RunFailed
+
+# What may be over when it is tried again: a rank that died, or does not answer; an exception is judged closer.
+_MAY_PASS = frozenset({"death", "deadline", "out_of_memory", "exception"})
+
+
+class Restarts:
+    """Counts the restarts since the last checkpoint: at most ``most`` of them."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.used = 0
+        self._seen: set[tuple[object, ...]] = set()
+        self._memory_ran_out = False
+
+    def refused(self, failure: RunFailed, *, step: int, stepped: bool, saved: bool) -> str | None:
+        """Why there is no restart, "" where that needs no words; None: there is one, and it is counted.
+
+        ``step``: the one that failed. ``stepped``: this attempt had finished a step before; ``saved``: it had committed
+        a checkpoint, so that the count begins again.
+        """
+        if saved:
+            self.used, self._memory_ran_out = 0, False
+        if self.most == 0 or not _may_pass(failure, stepped):
+            return ""
+        alike = _signature(failure, step)
+        if alike in self._seen:
+            return f"step {step} has failed twice in the same way: another restart would not help"
+        if failure.kind == "out_of_memory" and self._memory_ran_out:
+            return "memory ran out again after a restart: the same run does not fit"
+        if self.used >= self.most:
+            return f"{self.used} restarts brought no new checkpoint (recovery.max_restarts)"
+        self._seen.add(alike)
+        self._memory_ran_out = self._memory_ran_out or failure.kind == "out_of_memory"
+        self.used += 1
+        return None
+
+
+def _may_pass(failure: RunFailed, stepped: bool) -> bool:
+    """An exception before the attempt's first step is of the recipe, the code or the machine, and comes again."""
+    return failure.kind in _MAY_PASS and not failure.would_repeat and (failure.kind != "exception" or stepped)
+
+
+def _signature(failure: RunFailed, step: int) -> tuple[object, ...]:
+    """The same for failures alike. An exception is often raised by all ranks, of which any is heard first."""
+    by = failure.cause if failure.kind == "exception" else failure.rank
+    return (step, failure.kind, failure.role, by, failure.stage)

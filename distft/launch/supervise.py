@@ -1,0 +1,202 @@
+"""From the lease on: one attempt after the other, in one Ray, until one comes to the end or none is to follow.
+
+The first failure of a rank ends the attempt, and all groups with it. The next starts from the newest checkpoint in the
+same process: Ray, and the fork servers that have imported what ranks need, live on.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import math
+import shutil
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from distft.checkpoint.coordinator import Coordinator, Found
+from distft.checkpoint.layout import checkpoints_folder, published
+from distft.checkpoint.lease import Lease
+from distft.common.errors import RunFailed, StoppedOnRequest
+from distft.common.files import write_atomic
+from distft.common.logging import configure
+from distft.config.cluster import Cluster
+from distft.controller.progress import Progress
+from distft.launch.attempt import set_up, started, train_session
+from distft.launch.on_ray.cluster import connect
+from distft.launch.prepare import Prepared
+from distft.launch.restarts import Restarts
+from distft.launch.resume_point import check_files, resume_point
+from distft.launch.run_folder import fingerprint, write_recipe
+from distft.launch.stop_listener import stopped_by_request
+from distft.launch.stop_signals import stop_on_signal
+from distft.planning.plan import Plan
+from distft.tracking.environment import write_environment
+from distft.tracking.exit import Ending
+from distft.tracking.metrics import PLAN
+from distft.tracking.progress import make_progress
+from distft.tracking.tracker import Tracker
+from distft.tracking.wandb_backend import wandb_options
+
+log = logging.getLogger(__name__)
+
+
+class Supervisor:
+    """A run whose folder is ours. ``attempt``: the number of the current one, ``first`` at the start."""
+
+    def __init__(self, prepared: Prepared, lease: Lease, first: int, *, quiet: bool = False) -> None:
+        self.attempt = first
+        self._recipe, self._cluster, self._plan = prepared.recipe, prepared.cluster, prepared.plan
+        self._run_dir, self._lease, self._quiet = prepared.run_dir, lease, quiet
+        self._restarts = Restarts(prepared.recipe.recovery.max_restarts)
+        self._stop = threading.Event()
+        self._coordinator = self._new_coordinator()
+        self._found: Found | None = None
+        self._progress = Progress(total_steps=0)
+
+    def run(self) -> dict[str, dict[str, float]]:
+        """The table before and after. Raises what ended the last attempt."""
+        recipe, run_dir = self._recipe, self._run_dir
+        self._coordinator.abandon_staging()
+        begin = resume_point(recipe, self._plan, self._coordinator.newest)
+        if recipe.checkpoint.resume != "auto":  # what the user goes back on steps aside, or a later start would find it
+            self._coordinator.rewind(begin.step if begin else -1)
+        check_files(recipe, begin)
+        self._go_to(begin)
+        write_recipe(recipe, run_dir)
+        write_atomic(run_dir / PLAN, self._plan.model_dump_json(indent=1))
+        with (
+            self._tracker() as tracker,
+            stop_on_signal() as self._stop,
+            stopped_by_request(run_dir, self._lease.token, self._stop),
+        ):
+            try:
+                self._tell_start(tracker)
+                with ray_for([self._plan], run_dir, self._cluster):
+                    return self._attempts(begin, tracker)
+            except BaseException as error:
+                self._tell_end(tracker, Ending.of(error))
+                raise
+
+    def _attempts(self, begin: Found | None, tracker: Tracker) -> dict[str, dict[str, float]]:
+        lost: _Lost | None = None
+        while True:
+            try:
+                return self._one(lost, tracker)
+            except RunFailed as error:
+                self._require_restart(error)
+                lost = _Lost(Ending.of(error), error.raised)
+                log.warning("attempt %d has ended: %s", self.attempt, error)
+            gc.collect()  # what the failed attempt held in the object store
+            self._tell_end(tracker, lost.ending)
+            self.attempt += 1
+            configure(self._run_dir / "logs" / "driver.log", attempt=self.attempt, terminal=True)
+            self._coordinator = self._new_coordinator()
+            self._coordinator.abandon_staging()
+            self._go_to(self._newest_since(begin))
+            whence = (
+                f"the checkpoint of step {self._begun}" if self._found else "the beginning: no checkpoint is there yet"
+            )
+            log.warning("restart %d of %d, from %s", self._restarts.used, self._restarts.most, whence)
+            tracker.go_on(self.attempt, self._begun if self._found else None)
+            self._tell_start(tracker)
+
+    def _one(self, lost: _Lost | None, tracker: Tracker) -> dict[str, dict[str, float]]:
+        """One attempt, after the one that was lost."""
+        recipe, plan, run_dir, progress = self._recipe, self._plan, self._run_dir, self._progress
+        with started(recipe, plan, run_dir, self.attempt, tracker) as groups:
+            session = set_up(
+                recipe, plan, run_dir, groups, tracker, self._coordinator, progress, self._found, self._stop
+            )
+            if lost is not None:
+                tracker.event("restart", cause=lost.ending.cause, role=lost.ending.role, rank=lost.ending.rank,
+                              node=lost.ending.node, from_step=self._begun, seconds=time.monotonic() - lost.since,
+                              number=self._restarts.used)  # fmt: skip
+            if self._stop.is_set():
+                raise StoppedOnRequest(f"stopped before step {progress.step + 1}: the same command goes on there")
+            return train_session(session, run_dir)
+
+    @property
+    def _begun(self) -> int:
+        """The step that this attempt goes on from."""
+        return self._found.step if self._found else 0
+
+    def _require_restart(self, error: RunFailed) -> None:
+        """Raises what ended the attempt where no other is to follow: nobody waits for one who asked the run to stop."""
+        saved = any(step > self._begun for step, _ in published(checkpoints_folder(self._run_dir)))
+        step = self._progress.step
+        why_not = "" if self._stop.is_set() else self._restarts.refused(
+            error, step=step + 1, stepped=step > self._begun, saved=saved
+        )  # fmt: skip
+        if why_not == "":
+            raise error
+        if why_not is not None:
+            raise error.because(f"{error.cause}; {why_not}") from error
+
+    def _newest_since(self, begin: Found | None) -> Found | None:
+        """The newest checkpoint of this run; before it has one, where it was told to begin."""
+        newest = self._coordinator.newest()
+        if newest is not None and (
+            self._recipe.checkpoint.resume == "auto" or begin is None or newest.step > begin.step
+        ):
+            return newest
+        return begin
+
+    def _go_to(self, found: Found | None) -> None:
+        """Where the attempt begins."""
+        self._found, self._progress = found, Progress(total_steps=0)
+        if found is not None:
+            self._progress.restore(found.progress)
+        else:
+            shutil.rmtree(self._run_dir / "init", ignore_errors=True)  # of another recipe, or half written
+
+    def _new_coordinator(self) -> Coordinator:
+        recipe = self._recipe
+        return Coordinator(self._run_dir, recipe.checkpoint.keep, self._lease,
+                           fingerprint=fingerprint(recipe), attempt=self.attempt)  # fmt: skip
+
+    def _tracker(self) -> Tracker:
+        recipe, environment = self._recipe, write_environment(self._run_dir)
+        commit = (environment.get("commit") or {}).get("id")
+        return Tracker(
+            self._run_dir,
+            attempt=self.attempt,
+            resume_step=self._begun if self._found else None,
+            total_steps=recipe.train.steps,
+            wandb=wandb_options(recipe, run_id=self._progress.wandb_id or None, commit=commit),
+            progress=make_progress(recipe.name, quiet=self._quiet),
+        )
+
+    def _tell_start(self, tracker: Tracker) -> None:
+        tracker.event("start", recipe=self._recipe.name, cluster=self._cluster.name)
+
+    def _tell_end(self, tracker: Tracker, ending: Ending) -> None:
+        name = "failure" if ending.exit_status == 1 else "stop"
+        tracker.event(name, step=self._progress.step, cause=ending.cause, role=ending.role, rank=ending.rank,
+                      node=ending.node, stage=ending.stage, log=ending.log)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Lost:
+    """The attempt that a restart follows: how it ended, and since when, by the monotonic clock."""
+
+    ending: Ending
+    since: float
+
+
+def ray_for(plans: Sequence[Plan], run_dir: Path, cluster: Cluster | None = None) -> AbstractContextManager[Any]:
+    """Ray with room for every bundle and the data worker of any of the plans; within another such block, that Ray."""
+    places = [[bundle for bundles in plan.device_sets.values() for bundle in bundles] for plan in plans]
+    return connect(
+        num_cpus=max(
+            sum(bundle.cpus for bundle in bundles) + plan.data_worker.cpus
+            for plan, bundles in zip(plans, places, strict=True)
+        ),
+        num_gpus=max(math.ceil(sum(bundle.gpus for bundle in bundles)) for bundles in places),
+        run_dir=run_dir,
+        open_agents=cluster is not None and cluster.authentication == "none",
+    )
