@@ -12,7 +12,7 @@ import math
 import shutil
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +28,7 @@ from distft.config.cluster import Cluster
 from distft.controller.progress import Progress
 from distft.launch.attempt import set_up, started, train_session
 from distft.launch.on_ray.cluster import connect
+from distft.launch.on_ray.nodes import lost_nodes, other_nodes
 from distft.launch.prepare import Prepared
 from distft.launch.restarts import Restarts
 from distft.launch.resume_point import check_files, resume_point
@@ -84,11 +85,12 @@ class Supervisor:
 
     def _attempts(self, begin: Found | None, tracker: Tracker) -> dict[str, dict[str, float]]:
         lost: _Lost | None = None
+        nodes = other_nodes()
         while True:
             try:
                 return self._one(lost, tracker)
             except RunFailed as error:
-                self._require_restart(error)
+                self._require_restart(error, nodes)
                 lost = _Lost(Ending.of(error), error.raised)
                 log.warning("attempt %d has ended: %s", self.attempt, error)
             gc.collect()  # what the failed attempt held in the object store
@@ -125,13 +127,16 @@ class Supervisor:
         """The step that this attempt goes on from."""
         return self._found.step if self._found else 0
 
-    def _require_restart(self, error: RunFailed) -> None:
-        """Raises what ended the attempt where no other is to follow: nobody waits for one who asked the run to stop."""
+    def _require_restart(self, error: RunFailed, nodes: Mapping[str, str]) -> None:
+        """Raises what ended the attempt where no other is to follow: nobody waits for one who asked the run to stop,
+        and there is no place for one without all the ``nodes``."""
         saved = any(step > self._begun for step, _ in published(checkpoints_folder(self._run_dir)))
         step = self._progress.step
         why_not = "" if self._stop.is_set() else self._restarts.refused(
             error, step=step + 1, stepped=step > self._begun, saved=saved
         )  # fmt: skip
+        if why_not is None and (gone := lost_nodes(nodes)):
+            why_not = f"{', '.join(gone)} does not answer any more, so that there is no restart"
         if why_not == "":
             raise error
         if why_not is not None:

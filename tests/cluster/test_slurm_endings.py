@@ -133,7 +133,7 @@ def test_scancel_leaves_nothing_and_is_final(slurm: SlurmBed, shared_folder: Pat
 
 
 def test_a_killed_rank_ends_the_job_with_its_last_lines(slurm: SlurmBed, shared_folder: Path) -> None:
-    run = submit(slurm, shared_folder / "killed", steps=2000)
+    run = submit(slurm, shared_folder / "killed", "recovery.max_restarts=0", steps=2000)
     run.wait_for_step(1)
     (ready,) = (event for event in events(run.folder, "group_ready") if event["role"] == "policy")
     victim = ready["workers"][1]

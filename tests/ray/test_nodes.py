@@ -18,6 +18,7 @@ from distft.common.errors import RunFailed
 from distft.groups.handles import together
 from distft.groups.placement import Groups
 from distft.launch.on_ray.cluster import Cluster, connect
+from distft.launch.on_ray.nodes import lost_nodes, other_nodes
 from tests.ray.conftest import start, toy
 from tests.ray.toy_worker import ToyWorker
 
@@ -81,6 +82,8 @@ def test_ranks_lie_on_the_nodes_of_their_numbers(groups: Groups) -> None:
 
 
 def test_a_lost_node_is_seen_while_a_call_waits(groups: Groups, second_node: psutil.Process) -> None:
+    nodes = other_nodes()
+    assert lost_nodes(nodes) == []
     started = time.monotonic()
     second_node.kill()
     with pytest.raises(RunFailed) as caught:
@@ -92,6 +95,7 @@ def test_a_lost_node_is_seen_while_a_call_waits(groups: Groups, second_node: psu
     assert (caught.value.role, caught.value.rank) in lost
     assert caught.value.kind in ("node", "death")
     assert Path(caught.value.log).exists()
+    assert lost_nodes(nodes) == list(nodes.values()), "whatever was seen of it: there is no restart without it"
     started = time.monotonic()
     groups.shutdown(kill=True)
     assert time.monotonic() - started < 15

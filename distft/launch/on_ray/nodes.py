@@ -24,6 +24,7 @@ from distft.planning.machine import GIB, PASSED_ON, Machine
 
 _AGENT_STARTS_S = 20.0
 ANSWER_S = 90.0  # the first task on a node starts a process there
+_STILL_S = 30.0  # one that has run our ranks has read what such a process reads
 _AGENT_KEY, _AGENT_NAMESPACE = "DASHBOARD_AGENT_ADDR_NODE_ID_PREFIX:", b"dashboard"
 # What must not differ: they pickle for each other, and compute together.
 SAME_EVERYWHERE = ("distft", "ray", "torch", "deepspeed", "transformers", "numpy")
@@ -120,6 +121,36 @@ def on_every_node(
         except Exception as error:
             answers[waiting[reference].node_id] = error
     return answers
+
+
+def other_nodes() -> dict[str, str]:
+    """The names of the cluster's live nodes but this one, by node id."""
+    here = ray.get_runtime_context().get_node_id()
+    nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    return {node["NodeID"]: node["NodeManagerHostname"] for node in nodes if node["NodeID"] != here}
+
+
+def lost_nodes(nodes: Mapping[str, str]) -> list[str]:
+    """The names of those of the nodes, by node id, that run no task any more. Ray's own list is a minute behind where
+    a network is cut."""
+
+    def answer() -> bool:
+        return True
+
+    remote = ray.remote(num_cpus=0, max_retries=0)(answer)
+    asked = {
+        remote.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node_id, soft=False)).remote(): name
+        for node_id, name in nodes.items()
+    }
+    done, silent = ray.wait(list(asked), num_returns=len(asked), timeout=_STILL_S) if asked else ([], [])
+    return sorted([asked[one] for one in silent] + [asked[one] for one in done if not _answered(one)])
+
+
+def _answered(reference: Any) -> bool:
+    try:
+        return bool(ray.get(reference))
+    except ray.exceptions.RayError:
+        return False
 
 
 def ask(nodes: Sequence[RayNode]) -> dict[str, NodeAnswer | Exception]:
