@@ -121,6 +121,7 @@ def _reap() -> None:
 
 def _become(asked: Asked) -> None:
     """Runs the worker's script as a process of its own would, which had just been started with its environment."""
+    os.setsid()  # Ray kills the process group of a worker that died: ours is not that of the server and its siblings
     for target, descriptor in zip((1, 2), asked.output, strict=True):
         os.dup2(descriptor, target)
         os.close(descriptor)

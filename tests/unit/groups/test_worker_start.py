@@ -19,7 +19,8 @@ WORKER = """
 import json, os, random, sys, tempfile
 said = {"parent": os.getppid(), "argv": sys.argv, "name": __name__, "folder": os.getcwd(), "random": random.random(),
         "path": sys.path[0], "own": os.environ.get("OWN"), "left": sorted(n for n in os.environ if n == "LEFT"),
-        "temporary": tempfile.gettempdir(), "imported": "toy" in sys.modules, "umask": os.umask(0)}
+        "temporary": tempfile.gettempdir(), "imported": "toy" in sys.modules, "umask": os.umask(0),
+        "leads": os.getpgrp() == os.getpid()}
 if "torch" in sys.modules:
     said["threads"] = sys.modules["torch"].get_num_threads()
 print(json.dumps(said))
@@ -87,6 +88,7 @@ def test_workers_are_forked_and_each_is_as_if_it_had_been_started_by_itself(
         assert worker["argv"] == [str(tmp_path / "worker.py"), "--worker-id=1"]
         assert (worker["name"], worker["folder"], worker["path"]) == ("__main__", str(tmp_path), str(tmp_path))
         assert worker["umask"] == 0o027
+        assert worker["leads"], "Ray kills the process group of a worker that died: not its siblings, nor their server"
         assert worker["left"] == []
     with Path(f"/proc/{one['parent']}/cmdline").open("rb") as file:
         assert b"distft.groups.fork_server" in file.read()
