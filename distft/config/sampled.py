@@ -121,7 +121,7 @@ class ClippedGroups(Grouped):
     """The base of those that learn from advantages within a group by the loss of
     ``distft.algorithms.losses.clipped``: what is theirs alone are defaults, and what of the loss is fixed."""
 
-    scale: bool = Field(default=True, description="advantages over the deviation of their group")
+    scale_rewards: bool = Field(default=True, description="advantages over the deviation of their group")
     average: Literal["sequences", "tokens", "constant"] = Field(
         default="sequences",
         description="what the loss is averaged over: the tokens of each response, then responses; all tokens; "

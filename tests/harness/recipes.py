@@ -102,7 +102,7 @@ def ppo_recipe(
 # By name: the keys of ``algorithm``.
 GROUP_METHODS: dict[str, dict[str, Any]] = {
     "grpo": {"kind": "grpo"},
-    "dr-grpo": {"kind": "grpo", "scale": False, "average": "constant", "constant_length": 10, "kl_coef": 0.0},
+    "dr-grpo": {"kind": "grpo", "scale_rewards": False, "average": "constant", "constant_length": 10, "kl_coef": 0.0},
     "rloo": {"kind": "rloo"},
     "reinforce-pp": {"kind": "reinforce_pp"},
     "reinforce-pp-baseline": {"kind": "reinforce_pp", "baseline": "group"},

@@ -17,7 +17,7 @@ from distft.algorithms.masking import at_least_float32, masked_sum, segment_sum
 
 @dataclass(frozen=True)
 class Cpo(PlainMetrics):
-    """``-(1-e) logsig(x) - e logsig(-x) + nll_coef NLL(chosen)/len``, x = beta (p_w - p_l), the mean over pairs.
+    """``-(1-e) logsig(x) - e logsig(-x) + nll_weight NLL(chosen)/len``, x = beta (p_w - p_l), the mean over pairs.
 
     Xu et al. 2024, eq. 4 and 5; p_w, p_l: log-probabilities of chosen and rejected, summed over the response;
     e = ``label_smoothing``. NLL is a mean over the answer's tokens, and every pair weighs the same (the paper writes
@@ -29,7 +29,7 @@ class Cpo(PlainMetrics):
 
     beta: float = 0.1
     label_smoothing: float = 0.0
-    nll_coef: float = 1.0
+    nll_weight: float = 1.0
 
     outputs: ClassVar[tuple[str, ...]] = ("logprobs",)
     reads: ClassVar[Literal["tokens", "last"]] = "tokens"
@@ -37,8 +37,8 @@ class Cpo(PlainMetrics):
     optional_columns: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
-        if not self.beta > 0 or self.nll_coef < 0:
-            raise ValueError(f"beta must be above 0 and nll_coef not below, not {self.beta} and {self.nll_coef}")
+        if not self.beta > 0 or self.nll_weight < 0:
+            raise ValueError(f"beta must be above 0 and nll_weight not below, not {self.beta} and {self.nll_weight}")
         if not 0 <= self.label_smoothing < 0.5:
             raise ValueError(f"label_smoothing must be in [0, 0.5), not {self.label_smoothing}")
 
@@ -55,7 +55,7 @@ class Cpo(PlainMetrics):
         chosen, rejected = logps[0::2], logps[1::2]
         x, e = self.beta * (chosen - rejected), self.label_smoothing
         nll = -chosen / lengths[0::2]
-        per_pair = -(1 - e) * F.logsigmoid(x) - e * F.logsigmoid(-x) + self.nll_coef * nll
+        per_pair = -(1 - e) * F.logsigmoid(x) - e * F.logsigmoid(-x) + self.nll_weight * nll
         metrics = pair_metrics((self.beta * chosen, self.beta * rejected), (chosen, rejected), real)
         metrics["nll_loss"] = total(nll, real, "units")
         return LossResult(masked_sum(per_pair, real) / denominators["units"], metrics)

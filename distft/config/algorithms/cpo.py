@@ -27,4 +27,4 @@ class Cpo(Method):
     kind: Literal["cpo"] = Field(description="contrastive preference optimisation")
     beta: float = Field(default=0.1, gt=0, le=100, description="scale of the difference of the log-probabilities")
     label_smoothing: float = Field(default=0.0, ge=0, lt=0.5, description="assumed share of flipped labels")
-    nll_coef: float = Field(default=1.0, ge=0, le=100, description="weight of the chosen answer's NLL per token")
+    nll_weight: float = Field(default=1.0, ge=0, le=100, description="weight of the chosen answer's NLL per token")

@@ -16,8 +16,8 @@ _LOSS_KEYS = ("clip", "clip_high", "kl_coef", "entropy_coef", "ratio", "surrogat
 
 
 class Grpo(ClippedGroups):
-    """Group relative policy optimisation (Shao et al. 2024); with ``scale: false`` and ``average: constant`` it is
-    Dr. GRPO (Liu et al. 2025). Other kinds are options of the same loss with their papers' numbers, and have no
+    """Group relative policy optimisation (Shao et al. 2024); with ``scale_rewards: false`` and ``average: constant`` it
+    is Dr. GRPO (Liu et al. 2025). Other kinds are options of the same loss with their papers' numbers, and have no
     reference; with a KL to one, they are this one with these options."""
 
     traits: ClassVar[Traits] = Traits(

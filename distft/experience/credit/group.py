@@ -31,21 +31,22 @@ class GroupSection(ScoreSection, Protocol):
     """The keys that are read here."""
 
     @property
-    def scale(self) -> bool: ...
+    def scale_rewards(self) -> bool: ...
     @property
     def importance_cap(self) -> float | None: ...
 
 
 def group(rollout: Batch, section: GroupSection, state: Mapping[str, Any]) -> Assigned:  # noqa: ARG001 - keeps none
-    """``advantages``: score minus its group's mean; with ``scale`` over the group's deviation (unbiased) + 1e-4, and
-    without as in Dr. GRPO (Liu et al. 2025). A group of equal scores gives exactly 0, and so does a group of one.
+    """``advantages``: score minus its group's mean; with ``scale_rewards`` over the group's deviation (unbiased)
+    + 1e-4, and without as in Dr. GRPO (Liu et al. 2025). A group of equal scores gives exactly 0, and so does a group
+    of one.
 
     Where there is a reference its log-probs go along: the KL is a term of the loss.
     """
     shape, scores = Padded.of(rollout), shaped_scores(rollout, section)
     found = group_moments(scores, rollout.dense("group"))
     advantages = scores - found.mean
-    if section.scale:
+    if section.scale_rewards:
         advantages = advantages / (found.deviation + EPSILON)
     advantages = torch.where(found.equal, 0.0, advantages)
     columns = {"advantages": spread(advantages, shape), **importance_columns(rollout, shape, section.importance_cap)}

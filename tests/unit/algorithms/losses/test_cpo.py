@@ -17,7 +17,7 @@ from tests.unit.algorithms.losses.pair_rows import random_rows, result
 def test_one_pair_by_hand() -> None:
     """Log-probs -3 ln 2 and -4 ln 2: at beta 2 the odds of the right order are 4, and imitation costs ln 2 a token."""
     chosen, rejected = torch.full((3,), math.log(0.5)), torch.full((2,), math.log(0.25))
-    found = result(Cpo(beta=2.0, nll_coef=0.5), [chosen, rejected])
+    found = result(Cpo(beta=2.0, nll_weight=0.5), [chosen, rejected])
     assert float(found.loss) == pytest.approx(math.log(5 / 4) + 0.5 * math.log(2), rel=1e-6)
     assert float(found.metrics["rewards/margins"].value) == pytest.approx(2 * math.log(2), rel=1e-6)
     assert float(found.metrics["nll_loss"].value) == pytest.approx(math.log(2), rel=1e-6)
@@ -49,7 +49,7 @@ def test_parity_with_trl(label_smoothing: float) -> None:
         assert float(found.metrics[name].value) / 3 == pytest.approx(float(value.mean()), rel=1e-5)
 
 
-@pytest.mark.parametrize("wrong", [{"beta": 0.0}, {"nll_coef": -1.0}, {"label_smoothing": 0.5}])
+@pytest.mark.parametrize("wrong", [{"beta": 0.0}, {"nll_weight": -1.0}, {"label_smoothing": 0.5}])
 def test_values_out_of_range_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="must be"):
         Cpo(**wrong)

@@ -13,7 +13,7 @@ from distft.experience.credit.group import EPSILON, group, shaped_scores
 
 @dataclass
 class Keys:
-    scale: bool = True
+    scale_rewards: bool = True
     missing_eos_penalty: float | None = None
     overlong_after: int | None = None
     overlong_buffer: int | None = None
@@ -63,19 +63,19 @@ def test_advantages_by_hand() -> None:
 
 
 def test_without_scaling_it_is_the_distance_from_the_mean() -> None:
-    assigned = group(rollout(), Keys(scale=False), {})
+    assigned = group(rollout(), Keys(scale_rewards=False), {})
     assert values_of(assigned.columns["advantages"]).tolist() == [-2, -2, 0, -1, -1, -1, 0, 3, 3, 0]
 
 
 def test_a_missing_end_is_paid_for() -> None:
     """Scores 1, 2, 6 - 3 and 0.1, 0.1 - 3, 0.1."""
-    assigned = group(rollout(), Keys(scale=False, missing_eos_penalty=3.0), {})
+    assigned = group(rollout(), Keys(scale_rewards=False, missing_eos_penalty=3.0), {})
     np.testing.assert_allclose(values_of(assigned.columns["advantages"]), [-1, -1, 1, 0, 0, 0, -2, 1, 1, 1], atol=1e-6)
 
 
 def test_long_answers_lose_up_to_a_point() -> None:
     """2, 3 and 2 tokens lose 1/4, 2/4 and 1/4 of a point; one of 1 token nothing, one of 9 a whole one."""
-    keys = Keys(scale=False, overlong_after=1, overlong_buffer=4)
+    keys = Keys(scale_rewards=False, overlong_after=1, overlong_buffer=4)
     scores = shaped_scores(rollout(), keys)
     np.testing.assert_allclose(scores, [0.75, 0.1, 1.5, 0.1, 5.75, 0.1], rtol=1e-6)
     longer = Ragged.split(np.arange(17, dtype=np.int32), [9, 1, 3, 1, 2, 1])
@@ -96,5 +96,5 @@ def test_one_answer_alone_teaches_nothing() -> None:
 
 def test_observations_are_worth_nothing() -> None:
     mask = Ragged.split(np.array([1, 0, 1, 1, 1, 1, 1, 1, 1, 1], np.uint8), [2, 1, 3, 1, 2, 1])
-    assigned = group(rollout(response_mask=mask), Keys(scale=False), {})
+    assigned = group(rollout(response_mask=mask), Keys(scale_rewards=False), {})
     assert values_of(assigned.columns["advantages"])[:2].tolist() == [-2, 0]
