@@ -157,7 +157,8 @@ def _flat(rows: Sequence[Sequence[int]]) -> tuple[Numbers, npt.NDArray[np.int64]
 
 def _any_of(hits: npt.NDArray[np.bool_], offsets: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
     before = np.concatenate([np.zeros(1, np.int64), np.cumsum(hits)])
-    return before[offsets[1:]] > before[offsets[:-1]]
+    found: npt.NDArray[np.bool_] = before[offsets[1:]] > before[offsets[:-1]]
+    return found
 
 
 def _number(said: Sequence[object]) -> int:

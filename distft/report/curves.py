@@ -43,7 +43,8 @@ class Curve:
     @property
     def finite(self) -> Numbers:
         """The values that are numbers."""
-        return self.y[np.isfinite(self.y)]
+        found: Numbers = self.y[np.isfinite(self.y)]
+        return found
 
     @property
     def not_finite(self) -> list[int]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from distft.verbs.recipe import add_recipe
 
-DESCRIPTION = "what a recipe's data becomes, token by token: what is trained, where it ends, lengths, what repeats"
+DESCRIPTION = "what a recipe's data becomes, token by token: what is trained, where answers end, lengths"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
