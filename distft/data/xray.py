@@ -3,7 +3,7 @@ repeats."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -21,47 +21,41 @@ _QUANTILES: Final = (0.5, 0.9, 0.99, 1.0)
 _PAIR: Final = ("chosen", "rejected")
 
 
-def xray(name: str, dataset: TokenizedDataset, tokenizer: Any, *, num_shown: int) -> ListXRay:
-    """Looks into a list, and shows its first ``num_shown`` units token by token."""
-    stops = stop_tokens(tokenizer)
+def xray(
+    name: str, dataset: TokenizedDataset, tokenizer: Any, stops: Collection[int], *, answered: bool, num_shown: int
+) -> ListXRay:
+    """Looks into a list, and shows its first ``num_shown`` units token by token. ``stops`` end an answer; ``answered``:
+    its units have answers, and are not prompts alone."""
+    batch_of = dataset.batch if answered else dataset.prompts
     return ListXRay(
         name=name,
         statistics=str(dataset.statistics),
         num_units=dataset.num_units,
-        answered=_is_answered(dataset),
-        counts=_counts(dataset, stops),
+        answered=answered,
+        counts=_counts(dataset.num_units, batch_of, stops),
         lengths=_lengths(dataset.lengths),
-        shown=tuple(_shown(dataset, range(min(num_shown, dataset.num_units)), tokenizer, stops)),
+        shown=tuple(
+            _shown(batch_of(range(min(num_shown, dataset.num_units))), tokenizer, stops, dataset.unit_size == 2)
+        ),
     )
 
 
-def stop_tokens(tokenizer: Any) -> frozenset[int]:
-    """What ends an answer: the end of sequence, and the one of a turn in the chat template."""
+def answer_ends(tokenizer: Any, named: Sequence[str] | None = None) -> frozenset[int]:
+    """What ends an answer: the tokens ``named`` in the recipe, else the end of sequence and the one of a turn in the
+    chat template. What a model's generation settings add is known when it is loaded."""
+    if named is not None:
+        return frozenset(tokenizer.convert_tokens_to_ids(list(named)))
     ends = (plain_end(tokenizer), turn_end(tokenizer))
     return frozenset(end.stop for end in ends if end is not None and end.stop is not None)
 
 
-def _is_answered(dataset: TokenizedDataset) -> bool:
-    try:
-        return "response_ids" in dataset.batch([0])
-    except ValueError:  # prompts
-        return False
-
-
-def _batch(dataset: TokenizedDataset, units: Sequence[int]) -> Batch:
-    try:
-        return dataset.batch(units)
-    except ValueError:
-        return dataset.prompts(units)
-
-
-def _counts(dataset: TokenizedDataset, stops: Collection[int]) -> Counts:
-    num_units = min(dataset.num_units, MOST_COUNTED)
-    units = np.linspace(0, dataset.num_units - 1, num_units).astype(int).tolist()
+def _counts(num_in_all: int, batch_of: Callable[[Sequence[int]], Batch], stops: Collection[int]) -> Counts:
+    num_units = min(num_in_all, MOST_COUNTED)
+    units = np.linspace(0, num_in_all - 1, num_units).astype(int).tolist()
     seen: set[int] = set()
     tokens = trained = ending = sequences = repeated = 0
     for start in range(0, num_units, _AT_ONCE):
-        batch = _batch(dataset, units[start : start + _AT_ONCE])
+        batch = batch_of(units[start : start + _AT_ONCE])
         said: dict[int, tuple[bytes, ...]] = {}
         for number, (prompt, response, mask) in enumerate(_rows(batch)):
             sequences += 1
@@ -95,35 +89,32 @@ def _lengths(lengths: npt.NDArray[np.int64]) -> Lengths:
     return Lengths(quantiles, tuple(edges.tolist()), tuple(heights.tolist()))
 
 
-def _shown(
-    dataset: TokenizedDataset, units: Sequence[int], tokenizer: Any, stops: Collection[int]
-) -> Iterator[ShownSequence]:
-    if not len(units):
-        return
-    batch = _batch(dataset, units)
+def _shown(batch: Batch, tokenizer: Any, stops: Collection[int], pairs: bool) -> Iterator[ShownSequence]:
     for number, (prompt, response, mask) in enumerate(_rows(batch)):
         ids = [*prompt.tolist(), *response.tolist()]
-        pieces = _pieces(tokenizer, ids)
         tokens = tuple(
             Token(
                 one, piece, "prompt" if place < len(prompt) else "response",
                 trained=place >= len(prompt) and bool(mask[place - len(prompt)]), stop=one in stops,
             )
-            for place, (one, piece) in enumerate(zip(ids, pieces, strict=True))
+            for place, (one, piece) in enumerate(zip(ids, _pieces(tokenizer, ids), strict=True))
         )  # fmt: skip
-        name = _PAIR[number % 2] if dataset.unit_size == 2 else ""
-        yield ShownSequence(units[int(batch.dense("unit")[number])], name, tokens)
+        yield ShownSequence(int(batch.dense("unit")[number]), _PAIR[number % 2] if pairs else "", tokens)
 
 
 def _pieces(tokenizer: Any, ids: Sequence[int]) -> Iterator[str]:
-    """What each token adds to the text. A character whose bytes are divided between tokens is the last one's."""
-    written = ""
+    """What each token adds to the text: to that of the piece before it, as tokenizers write the start of a text
+    otherwise. A character whose bytes are divided between tokens is the last one's."""
+    before = start = 0  # of the last piece, and of this one
     for end in range(1, len(ids) + 1):
-        text = tokenizer.decode(ids[:end], skip_special_tokens=False, clean_up_tokenization_spaces=False)
-        whole = text.rstrip("\N{REPLACEMENT CHARACTER}") if end < len(ids) else text
-        if whole.startswith(written):
-            yield whole[len(written) :]
-            written = whole
-        else:  # a tokenizer that writes what came before otherwise
-            yield tokenizer.decode(ids[end - 1 : end])
-            written = text
+        known, text = (_decoded(tokenizer, ids[before:until]) for until in (start, end))
+        if text.endswith("\N{REPLACEMENT CHARACTER}") and end < len(ids):
+            yield ""
+            continue
+        yield text[len(known) :]
+        before, start = start, end
+
+
+def _decoded(tokenizer: Any, ids: Sequence[int]) -> str:
+    text: str = tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    return text

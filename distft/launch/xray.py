@@ -18,7 +18,7 @@ def examine(recipe: Recipe, *, only: Collection[str] = (), num_shown: int = 2) -
 
     Raises what reading the rows can raise (see ``prepare_datasets``), and UserError for a list that is not there.
     """
-    from distft.data.xray import stop_tokens, xray
+    from distft.data.xray import answer_ends, xray
 
     with in_quiet(), tempfile.TemporaryDirectory(prefix="distft-") as folder:
         worker, _ = data_worker(recipe, Path(folder))
@@ -26,15 +26,16 @@ def examine(recipe: Recipe, *, only: Collection[str] = (), num_shown: int = 2) -
         if missing := [name for name in only if name not in worker.lists]:
             has = ", ".join(worker.lists)
             raise UserError("the recipe has no such rows", where=f"data.{missing[0]}", hint=f"it has {has}")
-        tokenizer = worker.tokenizer
+        tokenizer, policy = worker.tokenizer, recipe.models.policy
+        stops = answer_ends(tokenizer, policy.stop_tokens if policy else None)
         return DataXRay(
             name=recipe.name,
             kind=recipe.algorithm.kind,
             template=tokenizer.chat_template or "",
-            stop_tokens=tuple(tokenizer.convert_ids_to_tokens(sorted(stop_tokens(tokenizer)))),
+            stop_tokens=tuple(tokenizer.convert_ids_to_tokens(sorted(stops))),
             warnings=(*loaded.warnings, *on_rows(recipe, loaded.num_units)),
             lists=tuple(
-                xray(name, found, tokenizer, num_shown=num_shown)
+                xray(name, found, tokenizer, stops, answered=not recipe.algorithm.traits.sampled, num_shown=num_shown)
                 for name, found in worker.lists.items()
                 if not only or name in only
             ),

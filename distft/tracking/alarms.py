@@ -70,21 +70,21 @@ class _Series:
 
 
 class Watch:
-    """Looks at every line of metrics. ``total_steps``: where the run ends, None if that is not known."""
+    """Looks at every line of metrics, each once."""
 
-    def __init__(self, total_steps: int | None = None) -> None:
-        self._total_steps = total_steps
+    def __init__(self) -> None:
         self._series: dict[tuple[Split, str], _Series] = {}
         self._raised: set[str] = set()
 
-    def observe(self, step: int, split: Split, values: Mapping[str, float | None]) -> list[Alarm]:
-        """The alarms that this line raises. Values that are no numbers are passed over: the loops look after those."""
+    def observe(self, split: Split, values: Mapping[str, float | None], *, is_end: bool = False) -> list[Alarm]:
+        """The alarms that this line raises; ``is_end``: it is the run's last step. Values that are no numbers are
+        passed over: the loops look after those."""
         for name, value in values.items():
             if isinstance(value, int | float) and value == value and abs(value) != float("inf"):
                 self._series.setdefault((split, name), _Series()).add(value)
         rules = _OF_TRAINING if split == "train" else _OF_EVALUATION
         found = [alarm for rule in rules for alarm in rule(self)]
-        if split == "train" and step == self._total_steps:
+        if split == "train" and is_end:
             found += _no_progress(self)
         new = [alarm for alarm in found if alarm.name not in self._raised]
         self._raised.update(alarm.name for alarm in new)

@@ -39,7 +39,7 @@ class Tracker:
         self.total_steps = total_steps
         self._run_dir = run_dir
         self.progress: Progress = progress if progress is not None else QuietProgress()
-        self._watch = Watch(total_steps)
+        self._watch = Watch()
         self._metrics = MetricsLog(run_dir, resume_step, self._recall)
         self._events = EventsLog(run_dir, attempt)
         self._samples = SamplesLog(run_dir, attempt)
@@ -56,7 +56,8 @@ class Tracker:
         Raises OSError.
         """
         self._metrics.close()
-        self._metrics = MetricsLog(self._run_dir, resume_step)
+        self._watch = Watch()  # what it saw of the steps that are done again
+        self._metrics = MetricsLog(self._run_dir, resume_step, self._recall)
         self._events.attempt = self._samples.attempt = attempt
 
     def log(self, step: int, values: Mapping[str, float], split: Split = "train") -> None:
@@ -70,12 +71,12 @@ class Tracker:
             self.progress.step(step, self.total_steps, values)
         else:
             self.progress.held_out(step, values)
-        for alarm in self._watch.observe(step, split, values):
+        for alarm in self._watch.observe(split, values, is_end=step == self.total_steps):
             self._raise(step, alarm)
 
     def _recall(self, line: Mapping[str, Any]) -> None:
         """A line of before a resume: what it raised was said then."""
-        self._watch.observe(line["step"], "eval" if line.get("split") == "eval" else "train", line)
+        self._watch.observe("eval" if line.get("split") == "eval" else "train", line)
 
     def _raise(self, step: int, alarm: Alarm) -> None:
         self.event("alarm", name=alarm.name, step=step, said=alarm.said, do=alarm.do)

@@ -14,7 +14,7 @@ from distft.config.data import Data, Source
 from distft.data import xray as module
 from distft.data.dataset import load_datasets
 from distft.data.tokenizer_training import train_tokenizer
-from distft.data.xray import xray
+from distft.data.xray import answer_ends, xray
 from distft.data.xray_result import ListXRay
 
 LONG = " no" * 30
@@ -33,7 +33,8 @@ def looked_at(tmp_path: Path, rows: Sequence[dict[str, object]], kind: str = "sf
     path.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     tokenizer = train_tokenizer(["yes", "no"], 262)
     data = Data(train=(Source(path=str(path)),), max_length=max_length, max_prompt_length=16)
-    return xray("train", load_datasets(data, kind, tokenizer).train, tokenizer, num_shown=2)
+    dataset = load_datasets(data, kind, tokenizer).train
+    return xray("train", dataset, tokenizer, answer_ends(tokenizer), answered=kind != "grpo", num_shown=2)
 
 
 def test_tokens_are_told_apart_and_their_texts_are_the_text(tmp_path: Path) -> None:
@@ -75,6 +76,12 @@ def test_a_pair_is_one_unit_of_two(tmp_path: Path) -> None:
 def test_prompts_are_not_trained_and_nothing_is_missed(tmp_path: Path) -> None:
     found = looked_at(tmp_path, [{"prompt": "a"}, {"prompt": "b"}], "grpo", max_length=200)
     assert (found.answered, found.counts.num_trained, list(found.remarks())) == (False, 0, [])
+
+
+def test_the_recipe_may_name_what_ends_an_answer() -> None:
+    tokenizer = train_tokenizer(["yes", "no"], 262)
+    assert answer_ends(tokenizer) == {tokenizer.eos_token_id}
+    assert answer_ends(tokenizer, ["<|user|>"]) == {tokenizer.convert_tokens_to_ids("<|user|>")}
 
 
 def test_a_large_list_is_counted_in_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

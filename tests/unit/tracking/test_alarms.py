@@ -20,12 +20,12 @@ def ramp(start: float, end: float, steps: int = 40) -> list[float]:
 
 
 def raised(curves: Curves, total_steps: int | None = None) -> list[tuple[int, str]]:
-    watch = Watch(total_steps)
+    watch = Watch()
     rows = zip(*curves.values(), strict=True)
     return [
         (step, alarm.name)
         for step, row in enumerate(rows, 1)
-        for alarm in watch.observe(step, "train", dict(zip(curves, row, strict=True)))
+        for alarm in watch.observe("train", dict(zip(curves, row, strict=True)), is_end=step == total_steps)
     ]
 
 
@@ -77,8 +77,8 @@ def test_a_run_that_is_well_raises_none(curves: Curves) -> None:
 def test_a_held_out_loss_that_rises_is_overfitting() -> None:
     watch, found = Watch(), []
     for step, (trained, held_out) in enumerate(zip(ramp(3, 0.1, 60), ramp(2, 1, 30) + ramp(1, 2, 30), strict=True), 1):
-        watch.observe(step, "train", {LOSS: trained})
-        found += watch.observe(step, "eval", {LOSS: held_out}) if step % 5 == 0 else []
+        watch.observe("train", {LOSS: trained})
+        found += watch.observe("eval", {LOSS: held_out}) if step % 5 == 0 else []
     assert [alarm.name for alarm in found] == ["overfitting"]
     assert "rose to" in found[0].said
 
@@ -92,7 +92,7 @@ def test_a_loss_that_ends_where_it_began_is_said_at_the_end(end: float, names: l
 
 def test_numbers_that_are_none_are_passed_over() -> None:
     watch = Watch()
-    assert watch.observe(1, "train", {LOSS: float("nan"), NORM: None, KL: float("inf")}) == []
+    assert watch.observe("train", {LOSS: float("nan"), NORM: None, KL: float("inf")}) == []
     assert watch.of(LOSS).count == watch.of(NORM).count == watch.of(KL).count == 0
 
 
@@ -110,3 +110,25 @@ def test_it_is_an_event_and_a_line_and_is_not_said_again_after_a_resume(tmp_path
     assert (event["event"], event["name"], event["step"], event["attempt"]) == ("alarm", "dead gradients", 5, 1)
     assert len(said) == 1
     assert said[0].startswith("alarm at step 5: dead gradients: the gradient was zero for 5 steps")
+
+
+def test_the_end_is_known_from_when_the_rows_are(tmp_path: Path) -> None:
+    with Tracker(tmp_path, attempt=1, resume_step=None) as tracker:  # train.epochs: the steps are counted later
+        tracker.total_steps = 60
+        for step in range(1, 61):
+            tracker.log(step, {LOSS: 2.0 + 0.01 * (-1) ** step})
+    [event] = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
+    assert (event["name"], event["step"]) == ("underfitting", 60)
+
+
+def test_a_restart_in_the_process_counts_no_step_twice(tmp_path: Path) -> None:
+    with Tracker(tmp_path, attempt=1, resume_step=None) as tracker:
+        for step in range(1, 5):
+            tracker.log(step, {NORM: 0.0})
+        tracker.go_on(2, resume_step=2)
+        tracker.log(3, {NORM: 0.0})
+        assert not (tmp_path / "events.jsonl").exists() or not (tmp_path / "events.jsonl").read_text()
+        for step in (4, 5):
+            tracker.log(step, {NORM: 0.0})
+    [event] = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
+    assert (event["name"], event["step"], event["attempt"]) == ("dead gradients", 5, 2)
