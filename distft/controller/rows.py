@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable, Mapping
 from typing import Final
 
@@ -11,6 +10,7 @@ from distft.clients.data_group import DataGroup
 from distft.common.errors import StoppedOnRequest, UserError
 from distft.config.data import Source
 from distft.config.recipe import Recipe
+from distft.controller.stop_flag import StopFlag
 from distft.tracking.tracker import Tracker
 
 # The data worker works for so long at a time, and then says how far it is: a hung one is found, a busy one is not.
@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 def prepare_rows(
-    data: DataGroup, tracker: Tracker, stop: threading.Event, check: Callable[[Mapping[str, str]], None]
+    data: DataGroup, tracker: Tracker, stop: StopFlag, check: Callable[[Mapping[str, str]], None]
 ) -> Mapping[str, str]:
     """Has the data worker tokenise what is not tokenised yet. Returns the hash of each source's content by its key.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ from distft.common.errors import RunFailed, StoppedOnRequest
 from distft.config.recipe import Recipe
 from distft.config.roles import trained_roles
 from distft.controller.progress import Progress
+from distft.controller.stop_flag import StopFlag
 from distft.controller.time_limit import TimeLimit
 from distft.controller.visits import Visits
 from distft.controller.weight_sync import WeightSync
@@ -52,7 +52,7 @@ class Session:
     timer: PhaseTimer = field(default_factory=PhaseTimer)
     take_peaks: Callable[[], Mapping[str, Mapping[str, int]]] = dict
     engines: EngineGroup | None = None
-    stop: threading.Event = field(default_factory=threading.Event)
+    stop: StopFlag = field(default_factory=StopFlag)
     time_limit: TimeLimit = field(default_factory=TimeLimit.of)
     _started: float = field(default_factory=time.perf_counter)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +20,7 @@ from distft.controller.progress import Progress
 from distft.controller.rl import train_rl
 from distft.controller.rows import prepare_rows
 from distft.controller.session import Session
+from distft.controller.stop_flag import StopFlag
 from distft.controller.supervised import train_supervised
 from distft.controller.visits import total_steps
 from distft.groups.handles import Group, together
@@ -116,7 +116,7 @@ def set_up(
     coordinator: Coordinator,
     progress: Progress,
     found: Found | None,
-    stop: threading.Event,
+    stop: StopFlag,
 ) -> Session:
     """Loads data and models, and the checkpoint if there is one; then the run can go."""
     tracker.phase("loading data")

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from distft.common.errors import StoppedOnRequest
+from distft.controller.stop_flag import StopFlag
 from distft.tracking.stop_request import StopRequest, forget_request, own_names, read_request
 
 _EVERY_S = 2.0
@@ -19,7 +20,7 @@ _log = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
-def stopped_by_request(run_dir: Path, token: str, stop: threading.Event) -> Iterator[None]:
+def stopped_by_request(run_dir: Path, token: str, stop: StopFlag) -> Iterator[None]:
     """Sets ``stop`` when this run is asked to stop; asked to stop at once, it interrupts the main thread.
 
     The request is removed when the block ends, so that the same command goes on; the StoppedOnRequest that
@@ -45,7 +46,7 @@ def stopped_by_request(run_dir: Path, token: str, stop: threading.Event) -> Iter
         forget_request(run_dir)
 
 
-def _watch(asked: Callable[[], StopRequest | None], stop: threading.Event, ended: threading.Event) -> None:
+def _watch(asked: Callable[[], StopRequest | None], stop: StopFlag, ended: threading.Event) -> None:
     while True:
         request = asked()
         if request is not None:

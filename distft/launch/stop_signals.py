@@ -11,15 +11,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from distft.controller.stop_flag import StopFlag
+
 
 @contextmanager
-def stop_on_signal() -> Iterator[threading.Event]:
-    """SIGINT, SIGTERM or SIGHUP once: the event is set, to stop after this step, with a checkpoint. Twice: at once.
+def stop_on_signal() -> Iterator[StopFlag]:
+    """SIGINT, SIGTERM or SIGHUP once: the flag is set, to stop after this step, with a checkpoint. Twice: at once.
 
     A closed terminal sends SIGHUP itself, and the shell does so again: however often it comes it is one request. Where
     it is ignored (``nohup``) it stays so. Outside the main thread no signal is listened to.
     """
-    stop = threading.Event()
+    stop = StopFlag()
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return

@@ -10,7 +10,6 @@ import gc
 import logging
 import math
 import shutil
-import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -26,6 +25,7 @@ from distft.common.files import write_atomic
 from distft.common.logging import configure
 from distft.config.cluster import Cluster
 from distft.controller.progress import Progress
+from distft.controller.stop_flag import StopFlag
 from distft.launch.attempt import set_up, started, train_session
 from distft.launch.on_ray.cluster import connect
 from distft.launch.on_ray.nodes import lost_nodes, other_nodes
@@ -54,7 +54,7 @@ class Supervisor:
         self._recipe, self._cluster, self._plan = prepared.recipe, prepared.cluster, prepared.plan
         self._run_dir, self._lease, self._quiet = prepared.run_dir, lease, quiet
         self._restarts = Restarts(prepared.recipe.recovery.max_restarts)
-        self._stop = threading.Event()
+        self._stop = StopFlag()
         self._coordinator = self._new_coordinator()
         self._found: Found | None = None
         self._progress = Progress(total_steps=0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +11,7 @@ import pytest
 from distft.common.errors import StoppedOnRequest, UserError
 from distft.config.load import load_recipe
 from distft.controller.rows import prepare_rows, require_same_data
+from distft.controller.stop_flag import StopFlag
 from distft.workers.reports import RowsPrepared
 
 CONTENTS = {"data.train.0": "abc"}
@@ -36,14 +36,14 @@ def test_the_user_is_told_how_far_it_is_and_contents_are_checked_once_before_the
     worker = Answering((False, "hashing", None), (False, "", CONTENTS), (False, "tokenising", CONTENTS),
                        (True, "", CONTENTS))  # fmt: skip
     checked: list[tuple[Mapping[str, str], list[str]]] = []
-    found = prepare_rows(worker, worker, threading.Event(), lambda now: checked.append((now, list(worker.phases))))  # type: ignore[arg-type]
+    found = prepare_rows(worker, worker, StopFlag(), lambda now: checked.append((now, list(worker.phases))))  # type: ignore[arg-type]
     assert found == CONTENTS
     assert checked == [(CONTENTS, ["hashing"])]
     assert worker.phases == ["hashing", "tokenising"]
 
 
 def test_it_can_be_stopped() -> None:
-    stop = threading.Event()
+    stop = StopFlag()
     stop.set()
     worker = Answering((False, "tokenising", CONTENTS))
     with pytest.raises(StoppedOnRequest, match="while rows were tokenised"):

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import signal
-import threading
 import time
 from pathlib import Path
 
 import pytest
 
 from distft.common.errors import StoppedOnRequest
+from distft.controller.stop_flag import StopFlag
 from distft.launch import stop_listener
 from distft.launch.stop_listener import stopped_by_request
 from distft.tracking.exit import Ending
@@ -27,35 +27,42 @@ def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
+def _soon(stop: StopFlag, seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while not stop.is_set() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return stop.is_set()
+
+
 def test_the_owner_that_is_meant_hears_it_and_the_request_goes_with_its_end(tmp_path: Path) -> None:
-    stop = threading.Event()
+    stop = StopFlag()
     with stopped_by_request(tmp_path, "mine", stop):
-        assert not stop.wait(0.1)
+        assert not _soon(stop, 0.1)
         ask_to_stop(tmp_path, tokens=["mine"])
-        assert stop.wait(5)
+        assert _soon(stop, 5.0)
     assert not (tmp_path / STOP).exists(), "the same command goes on"
 
 
 def test_a_request_for_somebody_else_is_not_heard(tmp_path: Path) -> None:
-    stop = threading.Event()
+    stop = StopFlag()
     ask_to_stop(tmp_path, tokens=["his"], jobs=["17"])
     with stopped_by_request(tmp_path, "mine", stop):
-        assert not stop.wait(0.2)
+        assert not _soon(stop, 0.2)
 
 
 @pytest.mark.parametrize("variable", [JOB, "SLURM_JOB_ID"])
 def test_a_job_that_was_still_to_start_hears_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
     monkeypatch.setenv(variable, "17")
-    stop = threading.Event()
+    stop = StopFlag()
     ask_to_stop(tmp_path, jobs=["17"])
     with stopped_by_request(tmp_path, "mine", stop):
-        assert stop.wait(5)
+        assert _soon(stop, 5.0)
 
 
 @pytest.mark.parametrize("meant", [True, False])
 def test_what_was_cancelled_is_marked(tmp_path: Path, meant: bool) -> None:
     ask_to_stop(tmp_path, tokens=["mine" if meant else "his"])
-    with pytest.raises(StoppedOnRequest) as caught, stopped_by_request(tmp_path, "mine", threading.Event()):
+    with pytest.raises(StoppedOnRequest) as caught, stopped_by_request(tmp_path, "mine", StopFlag()):
         raise StoppedOnRequest("stopped")
     assert Ending.of(caught.value).kind == ("cancelled" if meant else "stopped")
 
@@ -66,7 +73,7 @@ def test_at_once_interrupts_the_main_thread(tmp_path: Path) -> None:
 
     former = signal.signal(signal.SIGTERM, interrupted)
     try:
-        with pytest.raises(KeyboardInterrupt), stopped_by_request(tmp_path, "mine", threading.Event()):  # noqa: PT012
+        with pytest.raises(KeyboardInterrupt), stopped_by_request(tmp_path, "mine", StopFlag()):  # noqa: PT012
             ask_to_stop(tmp_path, tokens=["mine"], now=True)
             time.sleep(5)
     finally:

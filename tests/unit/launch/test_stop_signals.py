@@ -7,8 +7,10 @@ import pty
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import pytest
 
@@ -57,12 +59,32 @@ def test_nohup_stays_nohup() -> None:
         signal.signal(signal.SIGHUP, former)
 
 
+def _hang_up_once_more_at_each_line(frame: FrameType, event: str, _argument: object) -> Callable[..., Any] | None:
+    if event == "line" and not frame.f_code.co_filename.endswith("signal.py"):
+        signal.raise_signal(signal.SIGHUP)
+    return _hang_up_once_more_at_each_line
+
+
+def test_a_hang_up_is_heard_wherever_the_handler_of_the_one_before_it_is() -> None:
+    """A lock that the handler holds would be waited for by its own second call: the run would hang for ever."""
+    with stop_on_signal() as stop:
+        former = sys.gettrace()
+        sys.settrace(_hang_up_once_more_at_each_line)
+        try:
+            stop.set()
+            signal.raise_signal(signal.SIGHUP)
+        finally:
+            sys.settrace(former)
+        assert stop.is_set()
+
+
 RUN = """
-import sys
+import sys, time
 from distft.launch.stop_signals import stop_on_signal
 with stop_on_signal() as stop:
     print("running", flush=True)
-    assert stop.wait(30)
+    while not stop.is_set():
+        time.sleep(0.01)
     print("a step more", flush=True)
     print("and a word", file=sys.stderr, flush=True)
 open(sys.argv[1], "w").write("checkpoint")
