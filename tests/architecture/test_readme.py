@@ -1,4 +1,4 @@
-"""Every command in the README is one that the program takes; every path it names is there."""
+"""Every command in the documentation is one that the program takes; every path it names is there."""
 
 from __future__ import annotations
 
@@ -19,9 +19,19 @@ from tests.harness.support import support_table
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
+FOLDERS = ("cluster_configs", "distft", "launchers", "slurm", "tests")
+BESIDE = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("README.md"))
+RECIPES = (ROOT / "distft" / "recipes" / "README.md").read_text(encoding="utf-8")
+PLAN = (ROOT / "cluster_configs" / "README.md").read_text(encoding="utf-8")
+DOCUMENTS = [README, *(path.read_text(encoding="utf-8") for path in BESIDE)]
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", "\n".join(DOCUMENTS), re.DOTALL)
 LINES = [line.split("  #")[0].strip() for kind, block in BLOCKS if kind == "bash" for line in block.splitlines()]
 COMMANDS = [part.strip() for line in LINES for part in line.split("&&") if part.strip().startswith("distft ")]
+MOST_LINES = 200
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.splitlines()) <= MOST_LINES, "what is for some readers goes beside what it describes"
 
 
 def test_the_first_two_blocks_are_install_and_test() -> None:
@@ -77,7 +87,7 @@ PPO_70B = (*DPO_70B, f"models.reward.path={LARGE}", "rollout.weights=sharded")
 def test_the_table_of_adapters_is_what_the_plan_says(label: str, plans: list[tuple[str, tuple[str, ...]]]) -> None:
     cluster = load_cluster("slurm-h100").model_copy(update={"nodes": 1})
     made = [make_plan(load_recipe(name, list(overrides)), cluster) for name, overrides in plans]
-    row = next(line for line in README.splitlines() if line.startswith(f"| {label}"))
+    row = next(line for line in PLAN.splitlines() if line.startswith(f"| {label}"))
     _, _, fewest, peaks, seconds, _ = (cell.strip() for cell in row.split("|"))
     assert fewest.split(" / ") == [str(plan.smallest.total) for plan in made if plan.smallest]
     assert all(plan.fits and plan.estimate for plan in made)
@@ -107,18 +117,18 @@ def test_every_shipped_recipe_is_named() -> None:
     names = [name for name, _ in shipped_recipes()]
     assert names
     for name in names:
-        assert f"`{name}`" in README
+        assert f"`{name}`" in RECIPES
 
 
 def test_the_table_of_methods_is_what_they_declare() -> None:
-    lines, table = README.splitlines(), support_table()
+    lines, table = RECIPES.splitlines(), support_table()
     start = lines.index(table[0])
     assert lines[start : start + len(table)] == table, "python -m tests.harness.support prints it"
     assert not lines[start + len(table)].startswith("|")
 
 
 def test_files_named_are_there() -> None:
-    named = re.findall(r"`((?:tests|distft|launchers|cluster_configs)/[\w./*-]+)`", README)
+    named = re.findall(rf"(?:`|^|[ (])((?:{'|'.join(FOLDERS)})/[\w./*-]*[\w*])", "\n".join(DOCUMENTS))
     assert named
     for path in named:
         assert path == "tests/run" or list(ROOT.glob(path)), path

@@ -1,4 +1,4 @@
-"""The table of methods that the README shows, made from what each one declares: ``python -m tests.harness.support``."""
+"""The table of methods in distft/recipes/README.md, made of what each declares: ``python -m tests.harness.support``."""
 
 from __future__ import annotations
 
