@@ -208,10 +208,10 @@ class Method(Section):
         """Passes over the experience of a step, and optimizer steps of each pass."""
         return 1, 1
 
-    def rounds(self) -> int:
-        """How often at most an iteration samples anew for prompts whose answers differ in score; 1: it takes what it
-        gets."""
-        return 1
+    def refills(self) -> int | None:
+        """How often at most an iteration samples anew in place of prompts whose answers are equal in score, which it
+        leaves out; None: it takes what it gets."""
+        return None
 
     def held_iterations(self, role: Role) -> int:  # noqa: ARG002 - for those who hold a role
         """The first iterations, in which a trained role is not updated yet."""

@@ -18,7 +18,7 @@ from distft.config.problem import Problem
 from distft.config.recipe import NO_METHOD, UNKNOWN_KIND, WITHOUT_KIND, Recipe
 from distft.config.yaml_file import KeyPath, Tree
 
-# What other trainers call things, and which key means it here.
+# What other trainers call things, and which key means it here; of several the first that the recipe's method has.
 _SYNONYMS = {
     "lr": "optimizer.learning_rate",
     "batch_size": "train.global_batch_size",
@@ -30,7 +30,9 @@ _SYNONYMS = {
     "iterations": "train.steps",
     "num_ppo_epochs": "algorithm.epochs",
     "num_mini_batches": "algorithm.minibatches",
-    "cliprange": "algorithm.clip",
+    "cliprange": "algorithm.clip algorithm.clip_low",
+    "epsilon": "algorithm.clip algorithm.clip_low",
+    "epsilon_high": "algorithm.clip_high",
     "cliprange_value": "algorithm.value_clip",
     "init_kl_coef": "algorithm.kl_coef",
     "loss_type": "algorithm.loss",
@@ -45,6 +47,8 @@ _SYNONYMS = {
     "dataset_name": "data.train",
     "max_seq_length": "data.max_length",
     "response_length": "rollout.max_new_tokens",
+    "max_completion_length": "rollout.max_new_tokens",
+    "num_generations": "rollout.samples_per_prompt",
     "save_steps": "checkpoint.every",
     "eval_steps": "evaluation.every",
     "save_total_limit": "checkpoint.keep",
@@ -206,9 +210,11 @@ def _nearest_key(path: KeyPath, data: Mapping[str, Any]) -> str:
     known = list(_fields(section)) if section else []
     if close := nearest(word, known):
         return f"did you mean {close}?"
-    if word in _SYNONYMS:
-        return f"here that is {_SYNONYMS[word]}"
-    elsewhere = [dotted for name, dotted in _every_key(Recipe, "", data) if name == word]
+    every = list(_every_key(Recipe, "", data))
+    if meant := _SYNONYMS.get(word, "").split():
+        there = {dotted for _, dotted in every}
+        return f"here that is {next((key for key in meant if key in there), meant[0])}"
+    elsewhere = [dotted for name, dotted in every if name == word]
     if elsewhere:
         return f"did you mean {min(elsewhere, key=len)}?"
     parent = ".".join(map(str, path[:-1])) or "the recipe"

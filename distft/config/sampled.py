@@ -90,24 +90,35 @@ class Rewarded(Sampled):
 class Grouped(Rewarded):
     """The base of those that compare the answers to one prompt."""
 
-    max_rounds: int = Field(
-        default=1, ge=1, le=100,
-        description="rounds of sampling at most in which a batch is filled with prompts whose answers differ in "
-        "score; 1: the others stay in it, and teach nothing",
+    group_filter: Literal["none", "equal_scores"] = Field(
+        default="none",
+        description="prompts that are left out of a batch: none, or those whose answers are equal in score, which "
+        "teach nothing",
+    )
+    max_refills: int = Field(
+        default=0, ge=0, le=100,
+        description="times at most that an iteration samples anew to fill the places of what group_filter left out; "
+        "0: its batch is smaller",
     )  # fmt: skip
 
-    def rounds(self) -> int:
-        """``max_rounds``."""
-        return self.max_rounds
+    def refills(self) -> int | None:
+        """``max_refills``, where prompts are left out."""
+        return None if self.group_filter == "none" else self.max_refills
 
     def rules(self, run: Run) -> Iterator[Problem]:
         """A group has several answers; how many prompts an iteration takes is not known beforehand."""
         yield from super().rules(run)
-        if self.max_rounds > 1 and run.train.steps is None:
+        if self.group_filter == "none" and self.max_refills != type(self).model_fields["max_refills"].default:
+            yield Problem.at(
+                "algorithm.max_refills",
+                "has no effect: no prompt is left out",
+                "algorithm.group_filter: equal_scores, or remove it",
+            )
+        elif self.refills() and run.train.steps is None:
             yield Problem.at(
                 "train.epochs",
-                f"cannot be counted: algorithm.max_rounds {self.max_rounds} takes as many prompts as a batch needs",
-                "train.steps in its place, or algorithm.max_rounds: 1",
+                f"cannot be counted: algorithm.max_refills {self.max_refills} takes as many prompts as a batch needs",
+                "train.steps in its place, or algorithm.max_refills: 0",
             )
         if run.rollout.samples_per_prompt < 2:
             yield Problem.at(
@@ -128,7 +139,9 @@ class ClippedGroups(Grouped):
         "or the same constant_length of every response",
     )
     constant_length: int | None = Field(default=None, ge=1, description="see average: constant; null: not that")
-    clip_high: float | None = Field(default=None, gt=0, description="upper clip of the ratio; null: the same as clip")
+    clip_high: float | None = Field(
+        default=None, gt=0, description="upper clip of the ratio; null: the same as clip_low"
+    )
     entropy_coef: float = Field(default=0.0, ge=0, le=10, description="weight of the entropy bonus")
     importance_cap: float | None = Field(
         default=None, ge=1,

@@ -38,11 +38,11 @@ class Round:
 
 
 def collect(session: Session, step: int) -> Collected:
-    """The responses of an iteration. Where the method fills its batch up, a batch that ``max_rounds`` could not fill is
+    """The responses of an iteration. Where the method leaves prompts out, a batch that its refills did not fill is
     smaller; one that nothing could be found for is the last round's, as it is."""
-    most = session.recipe.algorithm.rounds()
+    refills = session.recipe.algorithm.refills()
     first = sample(session, step, session.progress.position, 0)
-    if most == 1:
+    if refills is None:
         return Collected(first.rollout, first.start, first.end, metrics_of([first], step))
     per_prompt, wanted = session.recipe.rollout.samples_per_prompt, len(first.rollout.lengths)
     rounds, kept, means = [first], list[Samples](), list[dict[str, float]]()
@@ -54,11 +54,11 @@ def collect(session: Session, step: int) -> Collected:
         chosen = session.sampler.data.informative(room, num_kept, [*last.rollout.data, *scores]).result()
         kept += [chosen] if chosen.lengths else []
         num_kept += len(chosen.lengths)
-        if num_kept == wanted or len(rounds) == most:
+        if num_kept == wanted or len(rounds) > refills:
             break
         rounds.append(sample(session, step, last.end, len(rounds)))
     metrics = metrics_of(rounds, step) | {name: sum(one[name] for one in means) / len(means) for name in means[0]}
-    metrics |= {"rollout/rounds": float(len(rounds)), "rollout/filled": num_kept / wanted}
+    metrics |= {"rollout/refills": float(len(rounds) - 1), "rollout/filled": num_kept / wanted}
     return Collected(joined(kept) if kept else last.rollout.with_data(*scores), None, last.end, metrics)
 
 

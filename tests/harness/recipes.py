@@ -106,7 +106,7 @@ GROUP_METHODS: dict[str, dict[str, Any]] = {
     "rloo": {"kind": "rloo"},
     "reinforce-pp": {"kind": "reinforce_pp"},
     "reinforce-pp-baseline": {"kind": "reinforce_pp", "baseline": "group"},
-    "dapo": {"kind": "dapo", "overlong_after": 8, "overlong_buffer": 2, "max_rounds": 3},
+    "dapo": {"kind": "dapo", "overlong_after": 8, "overlong_buffer": 2, "max_refills": 2},
     "gspo": {"kind": "gspo"},
     "cispo": {"kind": "cispo"},
 }

@@ -33,7 +33,7 @@ _CHOICES = {
 
 @dataclass(frozen=True)
 class ClippedPolicy(RatioMetrics):
-    """``-min(r A, clip(r, 1 - clip, 1 + clip_high) A) + kl_coef KL - entropy_coef H`` of every token.
+    """``-min(r A, clip(r, 1 - clip_low, 1 + clip_high) A) + kl_coef KL - entropy_coef H`` of every token.
 
     Shao et al. 2024 (DeepSeekMath), eq. 3; the KL to the reference by ``kl_estimator`` (k3: eq. 4 there; k1 would have
     no gradient in the mean). The optional column ``importance_weights`` scales the first term.
@@ -52,7 +52,7 @@ class ClippedPolicy(RatioMetrics):
     Metrics, token means: those of `ratio_metrics` and `clip_metrics`, ``entropy`` and, with a ``kl_coef``, ``kl``.
     """
 
-    clip: float = 0.2
+    clip_low: float = 0.2
     clip_high: float | None = None
     kl_coef: float = 0.0
     kl_estimator: Literal["k2", "k3"] = "k3"
@@ -67,7 +67,7 @@ class ClippedPolicy(RatioMetrics):
     optional_columns: ClassVar[tuple[str, ...]] = ("importance_weights",)
 
     def __post_init__(self) -> None:
-        require_clip(self.clip, self.clip_high)
+        require_clip(self.clip_low, self.clip_high)
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} must be {' or '.join(choices)}, not {getattr(self, name)}")
@@ -88,10 +88,10 @@ class ClippedPolicy(RatioMetrics):
         if self.ratio == "sequences":
             log_ratio = (_summed(log_ratio, batch) / _lengths(log_ratio, batch))[batch.segments]
         if self.surrogate == "weighted":
-            high = self.clip if self.clip_high is None else self.clip_high
+            high = self.clip_low if self.clip_high is None else self.clip_high
             per_token, clipped = weighted_term(logprobs, log_ratio, advantages, high)
         else:
-            per_token, clipped = clipped_term(log_ratio, advantages, self.clip, self.clip_high)
+            per_token, clipped = clipped_term(log_ratio, advantages, self.clip_low, self.clip_high)
         if "importance_weights" in batch.columns:
             per_token = per_token * keep(batch.column("importance_weights"), mask)
         metrics = ratio_metrics(log_ratio, per_token, mask) | clip_metrics(log_ratio, clipped, mask)

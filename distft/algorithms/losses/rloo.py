@@ -23,7 +23,7 @@ from distft.algorithms.masking import keep, segment_sum
 
 @dataclass(frozen=True)
 class RlooPolicy(RatioMetrics):
-    """``-min(r A, clip(r, 1 - clip, 1 + clip) A)`` of every *response*, mean over responses.
+    """``-min(r A, clip(r, 1 - clip_low, 1 + clip_high) A)`` of every *response*, mean over responses.
 
     Ahmadian et al. 2024 ("Back to Basics"), section 2.3 and 3: r = pi(y | x) / pi_old(y | x), the product over the
     response's tokens. Where r is 1 (one optimizer step for each rollout) its gradient is REINFORCE's,
@@ -32,7 +32,8 @@ class RlooPolicy(RatioMetrics):
     Metrics: those of `ratio_metrics` and `clip_metrics`, over sequences, and the token mean ``entropy``.
     """
 
-    clip: float = 0.2
+    clip_low: float = 0.2
+    clip_high: float | None = None
 
     outputs: ClassVar[tuple[str, ...]] = ("logprobs", "entropy")
     reads: ClassVar[Literal["tokens", "last"]] = "tokens"
@@ -40,7 +41,7 @@ class RlooPolicy(RatioMetrics):
     optional_columns: ClassVar[tuple[str, ...]] = ()
 
     def __post_init__(self) -> None:
-        require_clip(self.clip)
+        require_clip(self.clip_low, self.clip_high)
 
     def __call__(
         self, outputs: Mapping[str, Tensor], batch: LossBatch, denominators: Mapping[str, float]
@@ -53,7 +54,7 @@ class RlooPolicy(RatioMetrics):
 
         logprobs, log_ratios, advantages = token_terms(outputs, batch)
         log_ratio, lengths = summed(log_ratios), summed(torch.ones_like(logprobs)).clamp(min=1)
-        per_sequence, clipped = clipped_term(log_ratio, summed(advantages) / lengths, self.clip)
+        per_sequence, clipped = clipped_term(log_ratio, summed(advantages) / lengths, self.clip_low, self.clip_high)
         metrics = ratio_metrics(log_ratio, per_sequence, real, "sequences")
         metrics |= clip_metrics(log_ratio, clipped, real, "sequences")
         if "entropy" in outputs:

@@ -12,7 +12,7 @@ from distft.config.sampled import ClippedGroups, sampled_phases
 from distft.config.training import Role
 
 _ROLES: tuple[Role, ...] = ("policy", "reward")
-_LOSS_KEYS = ("clip", "clip_high", "entropy_coef", "average", "constant_length")
+_LOSS_KEYS = ("clip_low", "clip_high", "entropy_coef", "average", "constant_length")
 
 
 class Dapo(ClippedGroups):
@@ -31,13 +31,23 @@ class Dapo(ClippedGroups):
         aligns=True,
     )
 
-    max_rounds: int = Field(
-        default=10, ge=1, le=100,
-        description="rounds of sampling at most that fill a batch with prompts whose answers differ in score",
+    group_filter: Literal["none", "equal_scores"] = Field(
+        default="equal_scores",
+        description="prompts that are left out of a batch: those whose answers are equal in score, as in the paper; "
+        "or none",
+    )
+    max_refills: int = Field(
+        default=9, ge=0, le=100,
+        description="times at most that an iteration samples anew to fill the places of what group_filter left out; "
+        "0: its batch is smaller",
     )  # fmt: skip
     kind: Literal["dapo"] = Field(description="decoupled clip and dynamic sampling policy optimisation")
-    clip: float = Field(default=0.2, gt=0, lt=1, description="policy ratio is clipped to [1 - clip, 1 + clip_high]")
-    clip_high: float | None = Field(default=0.28, gt=0, description="upper clip of the ratio; null: the same as clip")
+    clip_low: float = Field(
+        default=0.2, gt=0, lt=1, description="policy ratio is clipped to [1 - clip_low, 1 + clip_high]"
+    )
+    clip_high: float | None = Field(
+        default=0.28, gt=0, description="upper clip of the ratio; null: the same as clip_low"
+    )
     average: Literal["sequences", "tokens", "constant"] = Field(
         default="tokens",
         description="what the loss is averaged over: all tokens, as in the paper; the tokens of each response, then "

@@ -12,7 +12,7 @@ from distft.config.sampled import ClippedGroups, sampled_phases
 from distft.config.training import Role
 
 _ROLES: tuple[Role, ...] = ("policy", "reference", "reward")
-_LOSS_KEYS = ("clip", "clip_high", "kl_coef", "entropy_coef", "ratio", "surrogate", "average", "constant_length")
+_LOSS_KEYS = ("clip_low", "clip_high", "kl_coef", "entropy_coef", "ratio", "surrogate", "average", "constant_length")
 
 
 class Grpo(ClippedGroups):
@@ -35,7 +35,9 @@ class Grpo(ClippedGroups):
     kl_coef: float = Field(
         default=0.04, ge=0, le=100, description="weight of the per-token KL (k3) in the loss; 0: only reported"
     )
-    clip: float = Field(default=0.2, gt=0, lt=1, description="policy ratio is clipped to [1 - clip, 1 + clip_high]")
+    clip_low: float = Field(
+        default=0.2, gt=0, lt=1, description="policy ratio is clipped to [1 - clip_low, 1 + clip_high]"
+    )
     ratio: Literal["tokens", "sequences"] = Field(
         default="tokens", description="the ratio is each token's, or its geometric mean over a response"
     )

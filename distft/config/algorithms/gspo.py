@@ -12,7 +12,7 @@ from distft.config.sampled import ClippedGroups, sampled_phases
 from distft.config.training import Role
 
 _ROLES: tuple[Role, ...] = ("policy", "reward")
-_LOSS_KEYS = ("clip", "clip_high", "entropy_coef", "average", "constant_length")
+_LOSS_KEYS = ("clip_low", "clip_high", "entropy_coef", "average", "constant_length")
 
 
 class Gspo(ClippedGroups):
@@ -33,7 +33,9 @@ class Gspo(ClippedGroups):
     )
 
     kind: Literal["gspo"] = Field(description="group sequence policy optimisation")
-    clip: float = Field(
-        default=3e-4, gt=0, lt=1, description="ratio of a response is clipped to [1 - clip, 1 + clip_high]"
+    clip_low: float = Field(
+        default=3e-4, gt=0, lt=1, description="ratio of a response is clipped to [1 - clip_low, 1 + clip_high]"
     )
-    clip_high: float | None = Field(default=4e-4, gt=0, description="upper clip of the ratio; null: the same as clip")
+    clip_high: float | None = Field(
+        default=4e-4, gt=0, description="upper clip of the ratio; null: the same as clip_low"
+    )

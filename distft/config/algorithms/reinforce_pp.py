@@ -14,7 +14,7 @@ from distft.config.sampled import Rewarded, sampled_phases
 from distft.config.training import Role
 
 _ROLES: tuple[Role, ...] = ("policy", "reference", "reward")
-_LOSS_KEYS = ("clip", "clip_high", "entropy_coef", "kl_coef")
+_LOSS_KEYS = ("clip_low", "clip_high", "entropy_coef", "kl_coef")
 
 
 class ReinforcePp(Rewarded):
@@ -49,8 +49,12 @@ class ReinforcePp(Rewarded):
         default=0.01, ge=0, le=100, description="weight of the KL, in the reward or (baseline: group) in the loss"
     )
     gamma: float = Field(default=1.0, ge=0, le=1, description="discount per response token")
-    clip: float = Field(default=0.2, gt=0, lt=1, description="policy ratio is clipped to [1 - clip, 1 + clip_high]")
-    clip_high: float | None = Field(default=None, gt=0, description="upper clip of the ratio; null: the same as clip")
+    clip_low: float = Field(
+        default=0.2, gt=0, lt=1, description="policy ratio is clipped to [1 - clip_low, 1 + clip_high]"
+    )
+    clip_high: float | None = Field(
+        default=None, gt=0, description="upper clip of the ratio; null: the same as clip_low"
+    )
     entropy_coef: float = Field(default=0.0, ge=0, le=10, description="weight of the entropy bonus")
     importance_cap: float | None = Field(
         default=None, ge=1,

@@ -22,7 +22,7 @@ class Rloo(Grouped):
         trained=("policy",),
         unit=PROMPTS,
         formats=("prompt", *ANSWERED, *PAIRED, *TURNS),
-        losses={"policy": NamedLoss("distft.algorithms.losses.rloo:RlooPolicy", ("clip",))},
+        losses={"policy": NamedLoss("distft.algorithms.losses.rloo:RlooPolicy", ("clip_low", "clip_high"))},
         phases=sampled_phases(_ROLES, ("policy",)),
         credit="distft.experience.credit.leave_one_out:leave_one_out",
         aligns=True,
@@ -32,4 +32,9 @@ class Rloo(Grouped):
     kl_coef: float = Field(
         default=0.05, ge=0, le=100, description="weight of a response's KL in its reward; 0: only reported"
     )
-    clip: float = Field(default=0.2, gt=0, lt=1, description="ratio of a response is clipped to [1 - clip, 1 + clip]")
+    clip_low: float = Field(
+        default=0.2, gt=0, lt=1, description="ratio of a response is clipped to [1 - clip_low, 1 + clip_high]"
+    )
+    clip_high: float | None = Field(
+        default=None, gt=0, description="upper clip of the ratio; null: the same as clip_low"
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -70,16 +71,43 @@ def test_reinforce_pp_needs_several_answers_for_its_baseline_only(recipe: str) -
 
 def test_batches_that_are_filled_up_are_counted_in_steps(recipe: str) -> None:
     by_epochs = ["algorithm.kind=dapo", "train.steps=null", "train.epochs=1"]
-    with pytest.raises(UserError, match="train.epochs.*max_rounds 10.*\n.*train.steps"):
+    with pytest.raises(UserError, match="train.epochs.*max_refills 9.*\n.*train.steps"):
         load_recipe(recipe, by_epochs)
-    assert load_recipe(recipe, [*by_epochs, "algorithm.max_rounds=1"]).algorithm.rounds() == 1
-    assert load_recipe(recipe, ["algorithm.kind=dapo"]).algorithm.rounds() == 10
+    assert load_recipe(recipe, [*by_epochs, "algorithm.max_refills=0"]).algorithm.refills() == 0
+    assert load_recipe(recipe, ["algorithm.kind=dapo"]).algorithm.refills() == 9
+
+
+def test_what_is_left_out_is_said_before_it_is_refilled(recipe: str) -> None:
+    assert load_recipe(recipe, []).algorithm.refills() is None
+    with pytest.raises(UserError, match="max_refills.*no effect.*\n.*group_filter: equal_scores"):
+        load_recipe(recipe, ["algorithm.max_refills=3"])
+    remedied = ["algorithm.max_refills=3", "algorithm.group_filter=equal_scores"]
+    assert load_recipe(recipe, remedied).algorithm.refills() == 3
+    # DAPO's own number of refills is no mistake of who turns its filter off, whichever way the rows are counted.
+    unfiltered = ["algorithm.kind=dapo", "algorithm.group_filter=none", "train.steps=null", "train.epochs=1"]
+    assert load_recipe(recipe, unfiltered).algorithm.refills() is None
+
+
+@pytest.mark.parametrize(
+    ("word", "key"),
+    [
+        ("clip", "clip_"),
+        ("cliprange", "here that is algorithm.clip_low$"),
+        ("epsilon", "here that is algorithm.clip_low$"),
+        ("max_refill", "max_refills"),
+        ("num_generations", "here that is rollout.samples_per_prompt$"),
+    ],
+)
+def test_other_words_for_their_keys(recipe: str, word: str, key: str) -> None:
+    with pytest.raises(UserError, match=f"algorithm.{word} .*unknown key") as caught:
+        load_recipe(recipe, [f"algorithm.{word}=4"])
+    assert re.search(key, caught.value.hint)
 
 
 def test_the_papers_numbers_are_the_defaults(recipe: str) -> None:
     found = {kind: load_recipe(recipe, [f"algorithm.kind={kind}"]).algorithm.loss_of("policy")[1] for kind in WITHOUT}
-    assert (found["dapo"]["clip"], found["dapo"]["clip_high"], found["dapo"]["average"]) == (0.2, 0.28, "tokens")
-    assert (found["gspo"]["clip"], found["gspo"]["clip_high"], found["gspo"]["ratio"]) == (3e-4, 4e-4, "sequences")
+    assert (found["dapo"]["clip_low"], found["dapo"]["clip_high"], found["dapo"]["average"]) == (0.2, 0.28, "tokens")
+    assert (found["gspo"]["clip_low"], found["gspo"]["clip_high"], found["gspo"]["ratio"]) == (3e-4, 4e-4, "sequences")
     assert (found["cispo"]["surrogate"], found["cispo"]["average"]) == ("weighted", "tokens")
 
 

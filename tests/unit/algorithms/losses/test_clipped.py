@@ -88,7 +88,7 @@ def test_what_does_not_go_together_is_refused() -> None:
     for wrong in (
         {"average": "constant"},
         {"constant_length": 9},
-        {"clip": 0.0},
+        {"clip_low": 0.0},
         {"average": "mean"},
         {"ratio": "all"},
     ):
@@ -107,8 +107,9 @@ def trls(loss_type: str, beta: float, ours: ClippedPolicy, inputs: dict[str, Ten
     settings: Any = SimpleNamespace(
         _get_per_token_logps_and_entropies=lambda *_, **__: (logprobs, torch.zeros_like(logprobs), None),
         aux_loss_enabled=False, top_entropy_quantile=1.0, off_policy_mask_threshold=None, _entropy_bonus_enabled=False,
-        importance_sampling_level=ours.ratio.removesuffix("s"), beta=beta, loss_type=loss_type, epsilon_low=ours.clip,
-        epsilon_high=(loss_type == "cispo") + (ours.clip if ours.clip_high is None else ours.clip_high),
+        importance_sampling_level=ours.ratio.removesuffix("s"), beta=beta, loss_type=loss_type,
+        epsilon_low=ours.clip_low,
+        epsilon_high=(loss_type == "cispo") + (ours.clip_low if ours.clip_high is None else ours.clip_high),
         args=SimpleNamespace(delta=None, use_bias_correction_kl=False, steps_per_generation=1), use_vllm=False,
         max_completion_length=16, current_gradient_accumulation_steps=1, accelerator=gathering,
         model=SimpleNamespace(training=True), _metrics={"train": defaultdict(list)},
@@ -124,7 +125,7 @@ def trls(loss_type: str, beta: float, ours: ClippedPolicy, inputs: dict[str, Ten
         ("grpo", "grpo", {}),
         ("grpo", "dr_grpo", {"average": "constant", "constant_length": 16}),
         ("dapo", "dapo", {}),
-        ("gspo", "grpo", {"clip": 0.03, "clip_high": 0.04}),
+        ("gspo", "grpo", {"clip_low": 0.03, "clip_high": 0.04}),
         ("cispo", "cispo", {"clip_high": 0.2}),
     ],
 )

@@ -37,7 +37,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("grpo", {"average": "tokens", "clip_high": 0.28, "entropy_coef": 0.01}),
     ("grpo", {"average": "constant", "constant_length": 7}),
     ("dapo", {"average": "tokens", "clip_high": 0.28}),
-    ("gspo", {"ratio": "sequences", "clip": 0.03, "clip_high": 0.04}),
+    ("gspo", {"ratio": "sequences", "clip_low": 0.03, "clip_high": 0.04}),
     ("cispo", {"surrogate": "weighted", "average": "tokens", "clip_high": 0.5}),
     ("reinforce_pp", {"average": "tokens", "kl_coef": 0.1, "kl_estimator": "k2"}),
     ("cpo", {"label_smoothing": 0.1}),
