@@ -42,7 +42,9 @@ class Data(Section):
     max_length: int = Field(default=512, ge=2, description="longest prompt + response, tokens")
     max_prompt_length: int = Field(default=256, ge=1, description="longest prompt, tokens")
     overlong: Literal["truncate", "drop", "error"] = Field(
-        default="truncate", description="rows over the limit: keep the start, leave out, or stop (RL's default: error)"
+        default="truncate",
+        description="rows over the limit: keep the start (pretrain: all of it, in blocks), leave out, or stop (RL's "
+        "default: error)",
     )
     shuffle: bool = Field(default=True, description="a new order every epoch, from the seed")
     holdout: float = Field(

@@ -83,7 +83,8 @@ class Traits:
     ``losses``: one of each trained role. ``credit``: ``module:function`` of what samples, which says what each token of
     a rollout is worth (see ``distft.experience.credit.base``).
     ``dropout``: whether the model's own dropout is on in training; ``aligns``: it makes little of a model that cannot
-    speak yet, so random weights are remarked on.
+    speak yet, so random weights are remarked on; ``in_blocks``: what is longer than the limit is not cut off but
+    becomes several sequences, none of whose tokens is lost.
     """
 
     roles: tuple[Role, ...]
@@ -95,6 +96,7 @@ class Traits:
     credit: str = ""
     dropout: bool = False
     aligns: bool = False
+    in_blocks: bool = False
 
     def __post_init__(self) -> None:
         if not self.trained or not set(self.trained) <= set(self.roles):

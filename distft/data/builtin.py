@@ -29,10 +29,11 @@ BETTER_MARKS: Final = 3  # an answer with so many marks or more counts as a bett
 _SEED = 20_240_917
 _HELD_OUT_PERCENT = 6  # of the (thing, city) pairs, for eval and for test each
 
-_NAMES = ("Anna", "Ben", "Clara", "David", "Emma", "Frank", "Grace", "Henry", "Iris", "Jack", "Kate", "Leo",
-          "Mary", "Nick", "Olga", "Paul", "Rosa", "Sam", "Tina", "Victor")  # fmt: skip
-_CITIES = ("Athens", "Berlin", "Cairo", "Dublin", "Geneva", "Havana", "Istanbul", "Kyoto", "Lima", "London", "Madrid",
-           "Oslo", "Paris", "Prague", "Rome", "Seoul", "Sydney", "Tokyo", "Vienna", "Warsaw")  # fmt: skip
+NAMES: Final = ("Anna", "Ben", "Clara", "David", "Emma", "Frank", "Grace", "Henry", "Iris", "Jack", "Kate", "Leo",
+                "Mary", "Nick", "Olga", "Paul", "Rosa", "Sam", "Tina", "Victor")  # fmt: skip
+CITIES: Final = ("Athens", "Berlin", "Cairo", "Dublin", "Geneva", "Havana", "Istanbul", "Kyoto", "Lima", "London",
+                 "Madrid", "Oslo", "Paris", "Prague", "Rome", "Seoul", "Sydney", "Tokyo", "Vienna",
+                 "Warsaw")  # fmt: skip
 THINGS: Final = ("bag", "bike", "blanket", "book", "bowl", "camera", "carpet", "chair", "clock", "coat", "drum",
                  "guitar", "hat", "jacket", "kettle", "ladder", "lamp", "mirror", "phone", "radio", "sofa", "table",
                  "tent", "vase")  # fmt: skip
@@ -118,10 +119,10 @@ def dialogues(split: Split = "train") -> Iterator[dict[str, Any]]:
     picker = Picker(_SEED + SPLITS.index(split))
     seen: set[str] = set()
     while len(seen) < SIZES[split]:
-        slots = {"name": picker.one_of(_NAMES), "city": picker.one_of(_CITIES), "thing": picker.one_of(THINGS)}
+        slots = {"name": picker.one_of(NAMES), "city": picker.one_of(CITIES), "thing": picker.one_of(THINGS)}
         asks, advice = picker.one_of(_TOPICS)
         question = f"{picker.one_of(_INTRODUCTIONS)} {picker.one_of(asks)}".format(**slots)
-        if question in seen or _split_by_pair()[slots["thing"], slots["city"]] != split:
+        if question in seen or split_by_pair()[slots["thing"], slots["city"]] != split:
             continue
         seen.add(question)
         yield _row(picker, question, advice, slots)
@@ -166,11 +167,11 @@ def _answer(picker: Picker, style: Sequence[str], advice: Sequence[str], slots: 
 
 
 @cache
-def _split_by_pair() -> dict[tuple[str, str], str]:
+def split_by_pair() -> dict[tuple[str, str], str]:
     """Every pair of (thing, city) belongs to one split for good."""
     picker = Picker(_SEED + len(SPLITS))
     shares = (("train", 100 - 2 * _HELD_OUT_PERCENT), ("eval", _HELD_OUT_PERCENT), ("test", _HELD_OUT_PERCENT))
-    return {pair: picker.weighted(shares) for pair in product(THINGS, _CITIES)}
+    return {pair: picker.weighted(shares) for pair in product(THINGS, CITIES)}
 
 
 def _things(text: str) -> set[str]:

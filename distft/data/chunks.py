@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
@@ -11,6 +12,7 @@ import pyarrow as pa  # type: ignore[import-untyped]
 from distft.config.data import Data
 from distft.config.find_method import traits_of
 from distft.data.bad_rows import BadRow, BadRows, OnBadRow, Unusable
+from distft.data.encode import Encoded
 from distft.data.formats import Example, Row
 from distft.data.readers import examples_for
 from distft.data.stored_rows import Records
@@ -50,19 +52,27 @@ class Task:
                 read.append((item.where, bad))
         examples = [one for _, one in read if not isinstance(one, Unusable | BadRow)]
         found = tokenise(examples, self.kind, self.tokenizer, self.data, self.loss_on, on_bad)
-        kept = dict(zip(found.places, zip(found.sequences, found.truncated, strict=True), strict=True))
+        kept: dict[int, list[tuple[tuple[Encoded, ...], bool]]] = defaultdict(list)
+        for place, sequences, truncated in zip(found.places, found.sequences, found.truncated, strict=True):
+            kept[place].append((sequences, truncated))
         records, number = Records(keep_columns=traits_of(self.kind).sampled), -1
         for where, one in read:
             if isinstance(one, Unusable | BadRow):
                 records.leave_out(where, None, one)
                 continue
             number += 1
-            if number in kept:
-                sequences, truncated = kept[number]
+            if len(kept[number]) > 1:
+                records.keep_blocks(one, [(block, self._text(block)) for ((block,), _) in kept[number]])
+            elif kept[number]:
+                [(sequences, truncated)] = kept[number]
                 records.keep(one, sequences, truncated=truncated)
             else:
                 records.leave_out(where, one, found.bad.get(number) or found.reasons[number])
         return records.batch()
+
+    def _text(self, block: Encoded) -> str:
+        """What a block says, without what it repeats of the one before."""
+        return str(self.tokenizer.decode(block.response_ids, skip_special_tokens=True))
 
     def _examples(self, item: Item, format_name: str) -> tuple[Example, ...]:
         if isinstance(item, BadRow):

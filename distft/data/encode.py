@@ -56,6 +56,14 @@ class Encoded:
             mask=self.mask[:room],
         )
 
+    def blocks(self, max_length: int) -> list[Encoded]:
+        """Of a text without a prompt all of it, in sequences of at most ``max_length`` (2 or more) ids. Each begins
+        with the last id of the one before, as its prompt, so that every id but the text's first is trained on once."""
+        ids, new = self.response_ids, max_length - 1
+        rest = [ids[start : start + max_length] for start in range(new, len(ids) - 1, new)]
+        first = replace(self, response_ids=ids[:max_length], mask=self.mask[:max_length])
+        return [first, *(Encoded(block[:1], block[1:], [1] * (len(block) - 1)) for block in rest)]
+
     def followed(self, token: int) -> Encoded:
         """With one more token to train on."""
         return replace(self, response_ids=[*self.response_ids, token], mask=[*self.mask, 1])

@@ -30,11 +30,12 @@ from distft.data.formats import (
     texts_of,
 )
 from distft.data.readers import example_for, example_of
+from distft.data.stories import stories
 from distft.data.sums import slips, sums
 
 _BUILTIN = "builtin:"
 _CORPORA: dict[str, Callable[[Any], Iterator[dict[str, Any]]]] = {
-    "dialogues": dialogues, "sums": sums, "slips": slips
+    "dialogues": dialogues, "stories": stories, "sums": sums, "slips": slips
 }  # fmt: skip
 _FIRST_ROWS = 50
 _ANSWERS = (CompletionExample, PreferenceExample)  # examples that answer a prompt

@@ -23,6 +23,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
@@ -35,7 +36,7 @@ import pyarrow.compute as pc  # type: ignore[import-untyped]
 from distft.data.bad_rows import BadRow
 from distft.data.encode import Encoded
 from distft.data.example_json import example_from, example_text
-from distft.data.formats import CompletionExample, Example, prompt_key
+from distft.data.formats import CompletionExample, Example, TextExample, prompt_key
 from distft.data.leaks import Traced, Traces, traces
 
 SCHEMA: Final = pa.schema(
@@ -61,6 +62,18 @@ SCHEMA: Final = pa.schema(
 _NOTHING = Traces((), (), 0)
 
 
+@dataclass(frozen=True)
+class _Identity:
+    """What an example is known by: ``prompt_key``, and its traces."""
+
+    key: bytes | None
+    traces: Traces
+
+    @classmethod
+    def of(cls, example: Example | None) -> _Identity:
+        return cls(None, _NOTHING) if example is None else cls(bytes.fromhex(prompt_key(example)), traces(example))
+
+
 class Records:
     """Rows on their way into a record batch."""
 
@@ -78,6 +91,14 @@ class Records:
         """A row with its sequences."""
         self._add(example.where, example, None, sequences, truncated=truncated)
 
+    def keep_blocks(self, whole: Example, blocks: Sequence[tuple[Encoded, str]]) -> None:
+        """A text that was cut: a row for each block, which says what the block says. All have the key and the traces of
+        the whole, so that they are held out, or left out, together."""
+        identity = _Identity.of(whole)
+        for block, text in blocks:
+            example = TextExample(text, where=whole.where, extra=whole.extra)
+            self._add(whole.where, example, None, (block,), truncated=False, identity=identity)
+
     def batch(self) -> pa.RecordBatch:
         """All rows so far."""
         arrays = [
@@ -89,16 +110,16 @@ class Records:
         return pa.RecordBatch.from_arrays(arrays, schema=SCHEMA)
 
     def _add(self, where: str, example: Example | None, why: object, sequences: Sequence[Encoded], *,
-             truncated: bool) -> None:  # fmt: skip
-        found = _NOTHING if example is None else traces(example)
+             truncated: bool, identity: _Identity | None = None) -> None:  # fmt: skip
+        identity = identity or _Identity.of(example)
         mask = [flag for sequence in sequences for flag in sequence.mask]
         values = {
             "where": where,
             "example": None if example is None else example_text(example, keep_columns=self._keep_columns),
-            "key": None if example is None else bytes.fromhex(prompt_key(example)),
-            "asked": found.asked,
-            "answered": found.answered,
-            "num_own": found.num_own,
+            "key": identity.key,
+            "asked": identity.traces.asked,
+            "answered": identity.traces.answered,
+            "num_own": identity.traces.num_own,
             "dropped": None if why is None or isinstance(why, BadRow) else str(why),
             "bad": _bad_text(why) if isinstance(why, BadRow) else None,
             "truncated": truncated,

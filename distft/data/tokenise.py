@@ -21,13 +21,20 @@ if TYPE_CHECKING:
 
 @dataclass
 class Tokenised:
-    """What is left of a list of examples. A row has its sequences: 1, or 2 for a pair."""
+    """What is left of a list of examples. A row has its sequences: 1, or 2 for a pair; an example that was cut into
+    blocks is as many rows."""
 
     places: list[int] = field(default_factory=list)  # which examples
     sequences: list[tuple[Encoded, ...]] = field(default_factory=list)
     truncated: list[bool] = field(default_factory=list)
     reasons: dict[int, str] = field(default_factory=dict)  # why others are left out, by place
     bad: dict[int, BadRow] = field(default_factory=dict)  # rows that the chat template refuses, by place
+
+    def add(self, place: int, sequences: tuple[Encoded, ...], *, truncated: bool) -> None:
+        """One more row."""
+        self.places.append(place)
+        self.sequences.append(sequences)
+        self.truncated.append(truncated)
 
     @property
     def num_truncated(self) -> int:
@@ -45,8 +52,9 @@ def tokenise(examples: Sequence[Example], kind: str, tokenizer: PreTrainedTokeni
     """Encodes examples for a kind of algorithm and applies ``data.max_length`` (RL: ``max_prompt_length``).
 
     Over the limit, ``data.overlong`` decides: ``truncate`` keeps the start (a row with nothing left to train on is
-    dropped), ``drop`` leaves the row out, ``error`` is a UserError naming the row and its length. A chat prompt
-    is never truncated, as that would cut off where the assistant's turn begins: UserError.
+    dropped), or all of it in blocks where the kind of algorithm learns ``in_blocks``, ``drop`` leaves the row out,
+    ``error`` is a UserError naming the row and its length. A chat prompt is never truncated, as that would cut off
+    where the assistant's turn begins: UserError.
     ``on_bad`` is called with rows that the chat template refuses, in their order.
     """
     traits, found = traits_of(kind), Tokenised()
@@ -65,14 +73,16 @@ def tokenise(examples: Sequence[Example], kind: str, tokenizer: PreTrainedTokeni
                 found.reasons[place] = "over the limit"
                 continue
             _refuse_to_truncate(example, data.overlong, longest, limit, prompts=traits.sampled)
+            if traits.in_blocks:
+                for block in sequences[0].blocks(limit):
+                    found.add(place, (block,), truncated=False)
+                continue
             sequences = tuple(sequence.truncated(limit) for sequence in sequences)
         if not traits.sampled and not all(sequence.trains for sequence in sequences):
             within = " within the limit" if longest > limit else ""
             found.reasons[place] = f"nothing to train on{within}"
             continue
-        found.places.append(place)
-        found.sequences.append(sequences)
-        found.truncated.append(longest > limit)
+        found.add(place, sequences, truncated=longest > limit)
     return found
 
 

@@ -14,6 +14,8 @@ import pytest
 from distft.cli import main
 from tests.e2e.conftest import (
     SFT,
+    SMALL,
+    TINY,
     Start,
     Verb,
     checkpoints,
@@ -82,6 +84,15 @@ def test_kto_killed_in_the_middle_of_a_step(sft: Path, start: Start) -> None:
     undisturbed = run(start, *words, folder="undisturbed")
     assert any(line["kl"] > 0 for line in computed(undisturbed))
     assert_same(disturb(start, words, "Kto"), undisturbed)
+
+
+@pytest.mark.slow
+def test_pretrain_killed_in_the_middle_of_a_step(start: Start) -> None:
+    """Blocks of texts, which the tokenised rows keep."""
+    words = ("train", "pretrain-tiny", *TINY, *SMALL)
+    undisturbed = run(start, *words, folder="undisturbed")
+    assert computed(undisturbed)[-1]["perplexity"] > 1
+    assert_same(disturb(start, words, "Pretrain"), undisturbed)
 
 
 @pytest.mark.slow

@@ -44,4 +44,5 @@ MORE_CASES: list[Case] = [
     ("reinforce_pp", {"average": "tokens", "kl_coef": 0.1, "kl_estimator": "k2"}),
     ("cpo", {"label_smoothing": 0.1}),
     ("kto", {"undesirable_weight": 1.5}),
+    ("pretrain", {}),
 ]

@@ -59,6 +59,28 @@ def test_a_mask_comes_where_something_is_not_trained(tokenizer: PreTrainedTokeni
     assert batch.ragged("prompt_ids").lengths.tolist() == [0, 0]
 
 
+def test_the_blocks_of_a_text_are_rows_that_stay_on_one_side(tokenizer: PreTrainedTokenizerFast, write: Write) -> None:
+    texts = [
+        f"Story {number}. " + " ".join(f"It was day {day} of {number}." for day in range(9)) for number in range(30)
+    ]
+    data = Data(train=(Source(path=write([{"text": text} for text in texts])),), max_length=20, holdout=0.2)
+    found = load_datasets(data, "pretrain", tokenizer, loss_on="all")
+    sides = []
+    for dataset in (found.train, found.eval, found.test):
+        assert dataset is not None
+        units = range(dataset.num_units)
+        assert dataset.statistics.num_leaked == dataset.statistics.num_truncated == 0
+        batch, of_text = dataset.batch(units), dict[str, str]()
+        for unit, example in enumerate(dataset.rows(units)):
+            said = str(tokenizer.decode(batch.ragged("response_ids")[unit]))
+            assert said.removesuffix("<|end|>") == getattr(example, "text", None)
+            of_text[example.where] = of_text.get(example.where, "") + said
+        assert set(of_text.values()) <= {f"{text}<|end|>" for text in texts}  # whole, in order
+        sides.append(set(of_text.values()))
+    assert sum(map(len, sides)) == len(set().union(*sides)) == len(texts)
+    assert min(map(len, sides)) > 0
+
+
 def test_pairs_come_chosen_first(tokenizer: PreTrainedTokenizerFast, write: Write) -> None:
     rows = [{"prompt": "Q", "chosen": f" good {n}", "rejected": f" bad {n}"} for n in range(3)]
     train = load_datasets(Data(train=(Source(path=write(rows)),)), "dpo", tokenizer).train

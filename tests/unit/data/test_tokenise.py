@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from transformers import PreTrainedTokenizerFast
 
 from distft.common.errors import UserError
 from distft.config.data import Data
 from distft.data.bad_rows import BadRow
-from distft.data.formats import CompletionExample, Example, Message, PreferenceExample, PromptExample
+from distft.data.encode import Encoder
+from distft.data.formats import CompletionExample, Example, Message, PreferenceExample, PromptExample, TextExample
 from distft.data.tokenise import tokenise
 
 TELL = Message("assistant", "A friend.")
@@ -23,6 +26,28 @@ def test_truncate_keeps_the_start_without_an_end(tokenizer: PreTrainedTokenizerF
     (cut,) = found.sequences[1]
     assert len(cut) == 10
     assert tokenizer.eos_token_id not in cut.response_ids
+
+
+def test_of_a_long_text_every_token_is_trained_on_once(tokenizer: PreTrainedTokenizerFast) -> None:
+    rows: list[Example] = [
+        TextExample(SHORT, where="rows:1"),
+        TextExample("The quick brown fox. " * 20, where="rows:2"),
+    ]
+    whole = Encoder(tokenizer).supervised(rows[1], "all").response_ids
+    for limit in (2, 7, len(whole) - 1, len(whole)):
+        found = tokenise(rows[1:], "pretrain", tokenizer, Data(max_length=limit, max_prompt_length=1), "all")
+        blocks = [block for (block,) in found.sequences]
+        assert (set(found.places), found.num_truncated, dict(found.dropped)) == ({0}, 0, {})
+        assert all(2 <= len(block) <= limit for block in blocks)
+        trained = [token for block in blocks for token, one in zip(block.response_ids, block.mask, strict=True) if one]
+        assert trained == whole[1:]
+        ends = [(before.response_ids[-1:], block.prompt_ids) for before, block in pairwise(blocks)]
+        assert all(last == context for last, context in ends)  # what predicts a block's first token
+    assert whole[-1] == tokenizer.eos_token_id
+    found = tokenise(rows, "pretrain", tokenizer, Data(max_length=50), "all")
+    assert found.places == [0, *[1] * (len(found.places) - 1)]
+    for overlong, places in (("drop", [0]), ("truncate", found.places)):
+        assert tokenise(rows, "pretrain", tokenizer, Data(max_length=50, overlong=overlong), "all").places == places
 
 
 def test_drop(tokenizer: PreTrainedTokenizerFast) -> None:

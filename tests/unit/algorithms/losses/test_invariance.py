@@ -43,6 +43,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("cpo", {"label_smoothing": 0.1}),
     ("rloo", {}),
     ("kto", {"undesirable_weight": 1.5}),
+    ("pretrain", {}),
 ]
 
 
