@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from distft.common.errors import UserError, nearest
 from distft.config.find_method import code_of, in_full
-from distft.config.overrides import apply_overrides, parse_override
+from distft.config.overrides import Override, apply_overrides, parse_override
 from distft.config.problems import from_validation, report
 from distft.config.recipe import Recipe
 from distft.config.redact import redact
@@ -20,25 +20,39 @@ from distft.config.rules import violations
 from distft.config.yaml_file import Tree, dump_yaml, read_yaml
 
 _SHIPPED = Path(__file__).parent.parent / "recipes"
+_PIPELINES = _SHIPPED / "pipelines"
 _SUFFIXES = (".yaml", ".yml")
 
 
-def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
-    """The recipe of a shipped name or a YAML path, with ``a.b.c=value`` overrides.
+def load_recipe(name_or_path: str, overrides: Sequence[str | Override] = ()) -> Recipe:
+    """The recipe of a shipped name or a YAML path, with ``a.b.c=value`` overrides, as typed or parsed already.
 
     Giving ``models.X.path`` takes the recipe's ``models.X.init`` away and the other way round; likewise
     ``train.steps`` and ``train.epochs``.
 
     Raises one UserError that lists everything wrong: dotted key, file and line, what, the nearest right thing.
     """
-    parsed = [parse_override(text) for text in overrides]
+    parsed = [parse_override(one) if isinstance(one, str) else one for one in overrides]
     tree = read_yaml(recipe_file(name_or_path))
     if not isinstance(tree.data, dict):
         found = "is empty" if tree.data is None else "holds no mapping of keys"
         raise UserError(found, where=tree.source, hint="a recipe starts with format: 1; distft recipes lists examples")
+    if "stages" in tree.data:
+        hint = "distft train and plan take it whole; else name one of: " + ", ".join(_recipes_of(tree.data["stages"]))
+        raise UserError("is a pipeline; this takes one recipe", where=tree.where(("stages",)), hint=hint)
     apply_overrides(tree, parsed)
     _name_method_in_full(tree.data, recipe_file(name_or_path).parent)
     return check_recipe(tree)
+
+
+def _recipes_of(stages: Any) -> list[str]:
+    """The recipes of a pipeline's stages, as far as it is one."""
+    named = (
+        [stage.get("recipe") for stage in stages.values() if isinstance(stage, dict)]
+        if isinstance(stages, dict)
+        else []
+    )
+    return [str(one) for one in dict.fromkeys(named) if one]
 
 
 def _name_method_in_full(data: dict[str, Any], folder: Path) -> None:
@@ -60,7 +74,16 @@ def check_recipe(tree: Tree) -> Recipe:
 
 def shipped_recipes() -> list[tuple[str, str]]:
     """(name, one line about it) of every shipped recipe, by name."""
-    files = sorted(_SHIPPED.glob("*.yaml"))
+    return _described(_SHIPPED)
+
+
+def shipped_pipelines() -> list[tuple[str, str]]:
+    """(name, one line about it) of every shipped pipeline, by name."""
+    return _described(_PIPELINES)
+
+
+def _described(folder: Path) -> list[tuple[str, str]]:
+    files = sorted(folder.glob("*.yaml"))
     return [(file.stem, file.read_text(encoding="utf-8").split("\n", 1)[0].lstrip("# ")) for file in files]
 
 
@@ -93,10 +116,10 @@ def recipe_file(name_or_path: str) -> Path:
     path = Path(name_or_path)
     if path.is_file():
         return path
-    shipped = _SHIPPED / f"{name_or_path}.yaml"
-    names = [name for name, _ in shipped_recipes()]
+    pipelines = [name for name, _ in shipped_pipelines()]
+    names = [*(name for name, _ in shipped_recipes()), *pipelines]
     if name_or_path in names:
-        return shipped
+        return (_PIPELINES if name_or_path in pipelines else _SHIPPED) / f"{name_or_path}.yaml"
     if path.is_dir():
         inside = path / "recipe.yaml"
         hint = f"did you mean {inside}?" if inside.is_file() else "give a YAML file or a shipped recipe's name"

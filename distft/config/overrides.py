@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,11 +18,18 @@ _EITHER_OR_IN = re.compile(r"(?:models\.[a-z]+|train)$")
 
 @dataclass(frozen=True)
 class Override:
-    """One override: the key path, its value and the text it was written as."""
+    """One override: the key path, its value, the text that means it on a command line, and where it was written."""
 
     path: KeyPath
     value: Any
     text: str
+    where: str
+
+    @classmethod
+    def of(cls, path: KeyPath, value: Any, where: str) -> Override:
+        """The override that puts a value, which was written in a file at ``where``, at a key path."""
+        said = value if isinstance(value, str) and _reads_as_itself(value) else json.dumps(value, ensure_ascii=False)
+        return cls(path, value, f"{'.'.join(map(str, path))}={said}", where)
 
 
 def parse_override(text: str) -> Override:
@@ -38,7 +46,7 @@ def parse_override(text: str) -> Override:
     if not value.strip():
         raise UserError("has no value", where=where, hint=f"{key}=null takes a value away")
     path = tuple(int(part) if part.isdecimal() else part for part in key.split("."))
-    return Override(path, parse_yaml(value, where, lines=False).data, text)
+    return Override(path, parse_yaml(value, where, lines=False).data, text, where)
 
 
 def apply_overrides(tree: Tree, overrides: Sequence[Override]) -> None:
@@ -50,6 +58,13 @@ def apply_overrides(tree: Tree, overrides: Sequence[Override]) -> None:
         _drop_counterpart(tree, override, overrides)
     for override in overrides:
         _set(tree, override)
+
+
+def _reads_as_itself(text: str) -> bool:
+    try:
+        return bool(text.strip() == text and parse_yaml(text, "", lines=False).data == text)
+    except UserError:
+        return False
 
 
 def _drop_counterpart(tree: Tree, override: Override, overrides: Sequence[Override]) -> None:
@@ -80,8 +95,7 @@ def _get(node: Any, path: KeyPath) -> Any:
 
 
 def _set(tree: Tree, override: Override) -> None:
-    where = f"override {override.text}"
-    node = tree.data
+    where, node = override.where, tree.data
     for depth, part in enumerate(override.path):
         dotted = ".".join(map(str, override.path[:depth])) or "the recipe"
         last = depth == len(override.path) - 1

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import json
+from typing import TYPE_CHECKING
 
-from distft.verbs.recipe import add_recipe
+from distft.verbs.recipe import add_recipe, add_stage_cluster, clusters_of
+
+if TYPE_CHECKING:
+    from distft.planning.plan import Plan
 
 DESCRIPTION = "which rank goes where, batch arithmetic, memory"
 
@@ -12,18 +17,41 @@ DESCRIPTION = "which rank goes where, batch arithmetic, memory"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What may be typed after it."""
     add_recipe(parser)
+    add_stage_cluster(parser)
     parser.add_argument("--nodes", type=int, metavar="N", help="as if the cluster file said so many nodes")
     parser.add_argument("--must-fit", action="store_true", help="exit 3 where it is not known whether it fits")
     parser.add_argument("--json", action="store_true", help="print the plan as JSON")
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Draws it. Raises EnvironmentFallsShort, after it is drawn, where it does not fit."""
+    """Draws it, or those of a pipeline. Raises EnvironmentFallsShort, after all are drawn, where one does not fit."""
     from distft.config.load import load_recipe
+    from distft.config.pipeline import is_pipeline
     from distft.launch.preflight.checks import check_memory
     from distft.launch.prepare import planned
     from distft.planning.drawing import draw
 
-    plan = planned(load_recipe(arguments.recipe, arguments.overrides), arguments.cluster, nodes=arguments.nodes)
-    print(plan.model_dump_json(indent=1) if arguments.json else draw(plan))
-    check_memory(plan, must_know=arguments.must_fit)
+    if is_pipeline(arguments.recipe):
+        plans = _of_stages(arguments)
+        shown = {name: plan.model_dump(mode="json") for name, plan in plans.items()}
+        print(json.dumps(shown, indent=1) if arguments.json else "\n\n\n".join(map(draw, plans.values())))
+    else:
+        clusters_of([], arguments.stage_cluster)
+        plan = planned(load_recipe(arguments.recipe, arguments.overrides), arguments.cluster, nodes=arguments.nodes)
+        print(plan.model_dump_json(indent=1) if arguments.json else draw(plan))
+        plans = {plan.recipe: plan}
+    for plan in plans.values():
+        check_memory(plan, must_know=arguments.must_fit)
+
+
+def _of_stages(arguments: argparse.Namespace) -> dict[str, Plan]:
+    """The plan of every stage, by the sizes of what it will start from."""
+    from distft.config.pipeline import load_pipeline
+    from distft.launch.prepare import planned
+
+    stages = load_pipeline(arguments.recipe, arguments.overrides).stages
+    clusters = clusters_of([stage.name for stage in stages], arguments.stage_cluster)
+    return {
+        stage.name: planned(stage.shaped, clusters.get(stage.name, arguments.cluster), nodes=arguments.nodes)
+        for stage in stages
+    }

@@ -14,8 +14,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cluster", default="local", help="a shipped name or a YAML file (default: local)")
 
 
-def run(arguments: argparse.Namespace) -> None:
-    """Runs the four stages."""
-    from distft.launch.quickstart import quickstart
+def run(arguments: argparse.Namespace) -> int:
+    """Runs the shipped pipeline of this name."""
+    from distft.config.overrides import Override
+    from distft.config.pipeline import load_pipeline
+    from distft.verbs.training_pipeline import train_pipeline
 
-    quickstart(arguments.output, arguments.cluster)
+    pipeline = load_pipeline("quickstart", [Override.of(("output_dir",), str(arguments.output), "--output")])
+    return train_pipeline(pipeline, arguments.cluster, option="--output ")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
-DESCRIPTION = "the shipped recipes, a line each"
+DESCRIPTION = "the shipped recipes and pipelines, a line each"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,9 +15,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Lists them."""
-    from distft.config.load import shipped_recipes
+    from distft.config.load import shipped_pipelines, shipped_recipes
 
-    found = shipped_recipes()
+    found = [*shipped_recipes(), *shipped_pipelines()]
     if arguments.json:
         print(json.dumps([{"name": name, "description": text} for name, text in found]))
         return

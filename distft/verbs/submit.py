@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import argparse
 
-from distft.verbs.recipe import add_recipe
+from distft.verbs.recipe import add_recipe, add_stage_cluster, clusters_of
 
-DESCRIPTION = "train as a job of Slurm, or on a Ray cluster that runs already"
+DESCRIPTION = "train as a job of Slurm (a pipeline: dependent jobs), or on a Ray cluster that runs already"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What may be typed after it."""
     parser.add_argument("target", choices=("slurm", "ray"), help="who runs the job")
     add_recipe(parser, cluster=None)
+    add_stage_cluster(parser)
     parser.add_argument("--dry-run", action="store_true", help="print what would be submitted, submit nothing")
     parser.add_argument("--json", action="store_true", help="print the job as JSON, and do not follow it")
     parser.add_argument(
@@ -38,6 +39,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Submits the job; of one that is followed the exit status."""
+    from distft.config.pipeline import is_pipeline
+
+    if is_pipeline(arguments.recipe):
+        from distft.verbs.submitting_pipeline import submit_pipeline
+
+        return submit_pipeline(arguments)
     from distft.verbs.submitting import submit
 
+    clusters_of([], arguments.stage_cluster)
     return submit(arguments)

@@ -13,7 +13,7 @@ from distft.verbs.warnings import warn
 if TYPE_CHECKING:
     from distft.launch.prepare import Prepared
 
-DESCRIPTION = "run a recipe here, or go on where it stopped"
+DESCRIPTION = "run a recipe or a pipeline here, or go on where it stopped"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,8 +27,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Trains here, on the nodes of the allocation that this process is in, or not at all."""
     from distft.config.load import load_recipe
+    from distft.config.pipeline import is_pipeline
     from distft.launch.prepare import prepare
 
+    if is_pipeline(arguments.recipe):
+        return _stages(arguments)
     recipe = load_recipe(arguments.recipe, arguments.overrides)
     prepared = prepare(recipe, arguments.cluster, dry_run=arguments.dry_run)
     warn(prepared.warnings)
@@ -41,6 +44,17 @@ def run(arguments: argparse.Namespace) -> int:
         return train_in_allocation(prepared.recipe, arguments.recipe, arguments.overrides, arguments.cluster)
     _train(prepared, quiet=arguments.quiet, as_json=arguments.json)
     return 0
+
+
+def _stages(arguments: argparse.Namespace) -> int:
+    from distft.config.pipeline import load_pipeline
+    from distft.verbs.training_pipeline import rehearse_pipeline, train_pipeline
+
+    pipeline = load_pipeline(arguments.recipe, arguments.overrides)
+    if arguments.dry_run:
+        rehearse_pipeline(pipeline, arguments.cluster, as_json=arguments.json)
+        return 0
+    return train_pipeline(pipeline, arguments.cluster, quiet=arguments.quiet, as_json=arguments.json)
 
 
 def _rehearse(prepared: Prepared, *, as_json: bool) -> None:

@@ -12,7 +12,8 @@ import yaml
 from distft.arguments import parse
 from distft.cli import main
 from distft.config.cluster import load_cluster
-from distft.config.load import load_recipe, shipped_recipes
+from distft.config.load import load_recipe, shipped_pipelines, shipped_recipes
+from distft.config.pipeline import is_pipeline, load_pipeline
 from distft.planning.memory import peak
 from distft.planning.plan import make_plan
 from tests.harness.support import support_table
@@ -44,7 +45,8 @@ def test_the_first_two_blocks_are_install_and_test() -> None:
 def test_commands_are_taken(command: str) -> None:
     parsed = parse(shlex.split(command)[1:])
     if getattr(parsed, "recipe", None) and "{task}" not in command:  # filled in for each job of an array
-        assert load_recipe(parsed.recipe, parsed.overrides).name
+        load = load_pipeline if is_pipeline(parsed.recipe) else load_recipe
+        assert load(parsed.recipe, parsed.overrides).name
 
 
 @pytest.mark.parametrize("command", [command for command in COMMANDS if command.startswith("distft plan ")])
@@ -106,15 +108,22 @@ def test_all_verbs_are_shown() -> None:
 
 
 def test_the_recipe_shown_is_valid(tmp_path: Path) -> None:
-    shown = [block for kind, block in BLOCKS if kind == "yaml"]
+    shown = [block for kind, block in BLOCKS if kind == "yaml" and "stages:" not in block]
     assert len(shown) == 1
     path = tmp_path / "my-dpo.yaml"
     path.write_text(shown[0])
     assert load_recipe(str(path)).algorithm.kind == yaml.safe_load(shown[0])["algorithm"]["kind"]
 
 
+def test_the_pipeline_shown_is_valid(tmp_path: Path) -> None:
+    [shown] = [block for kind, block in BLOCKS if kind == "yaml" and "stages:" in block]
+    path = tmp_path / "my-pipeline.yaml"
+    path.write_text(shown)
+    assert [stage.needs for stage in load_pipeline(str(path)).stages] == [(), ("sft",), ("sft", "reward")]
+
+
 def test_every_shipped_recipe_is_named() -> None:
-    names = [name for name, _ in shipped_recipes()]
+    names = [name for name, _ in [*shipped_recipes(), *shipped_pipelines()]]
     assert names
     for name in names:
         assert f"`{name}`" in RECIPES

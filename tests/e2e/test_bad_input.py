@@ -459,7 +459,7 @@ def test_the_quickstart_on_a_machine_that_is_too_small(
     assert main(["quickstart"]) == 2
     told = capsys.readouterr()
     assert_one_message(told.err)
-    assert "ppo-tiny on local: does not fit: " in told.err
+    assert "quickstart-ppo on local: does not fit: " in told.err
     assert "of 4.0" in told.err
     assert told.out == ""
     assert snapshot(here) == before

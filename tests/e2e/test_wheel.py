@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from distft.config.load import shipped_recipes
+from distft.config.load import shipped_pipelines, shipped_recipes
 from tests.e2e.conftest import SFT
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
@@ -75,7 +75,9 @@ def test_the_login_node_verbs_work_in_an_empty_folder(installed: Path, tmp_path:
     assert "distft quickstart" in run([distft, "--help"], tmp_path).stdout
     recipes = run([distft, "recipes"], tmp_path)
     assert (recipes.returncode, recipes.stderr) == (0, "")
-    assert [line.split()[0] for line in recipes.stdout.splitlines()] == [name for name, _ in shipped_recipes()]
+    assert [line.split()[0] for line in recipes.stdout.splitlines()] == [
+        name for name, _ in [*shipped_recipes(), *shipped_pipelines()]
+    ]
     for cluster in ("one-node-8xh100", "slurm-cpu"):
         plan = run([distft, "plan", "ppo-tiny", "--cluster", cluster, "--json"], tmp_path)
         assert plan.returncode == 0, plan.stderr

@@ -43,7 +43,7 @@ from distft.tracking.jobs import JobRecord, add_job, alone, read_jobs
 @dataclass(frozen=True)
 class Wish:
     """What a person wants submitted. ``options``: keys of the cluster file's ``slurm`` section, ``key=value`` each;
-    the rest as in ``Asked``."""
+    ``waits``: what it needs is made by jobs that are still to be submitted; the rest as in ``Asked``."""
 
     source: str
     overrides: tuple[str, ...] = ()
@@ -52,6 +52,7 @@ class Wish:
     array: str | None = None
     sweep: tuple[str, ...] = ()
     options: tuple[str, ...] = ()
+    waits: bool = False
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ def prepare(wish: Wish) -> Submission:
         exported=exported(os.environ, cluster), after=wish.after, array=array, sweep=wish.sweep,
     )  # fmt: skip
     folders = tuple(map(Path, run_dirs(asked)))
-    checked = [one for recipe in recipes for one in _checked(recipe, cluster, waits=bool(wish.after))]
+    checked = [one for recipe in recipes for one in _checked(recipe, cluster, waits=bool(wish.after) or wish.waits)]
     return Submission(
         asked,
         _rendered(asked),
@@ -123,13 +124,13 @@ def prepare(wish: Wish) -> Submission:
     )
 
 
-def submit(prepared: Submission, *, once_ended: Sequence[str] = ()) -> Submission:
-    """Submits it; it starts once the jobs ``once_ended`` have ended.
+def submit(prepared: Submission, *, once_ended: Sequence[str] = (), after: Sequence[str] = ()) -> Submission:
+    """Submits it; it starts once the jobs ``once_ended`` have ended, and those ``after`` which it comes ended well.
 
     Raises UserError or EnvironmentFallsShort, also for what Slurm itself refuses; and where another job has been
     submitted for the same run meanwhile.
     """
-    asked = replace(prepared.asked, once_ended=tuple(once_ended))
+    asked = replace(prepared.asked, once_ended=tuple(once_ended), after=(*prepared.asked.after, *after))
     prepared = replace(prepared, asked=asked, rendered=_rendered(asked))
     cluster, environment = asked.cluster, login_environment(os.environ)
     _require_environment(cluster)

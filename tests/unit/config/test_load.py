@@ -245,7 +245,7 @@ def test_nothing_put_anywhere_gets_past_or_crashes(recipes: Callable[[str], str]
         values: tuple[object, ...] = (None, "x", "", -1.5, 10**9, True, [], [{}], {}, {"x": 1})
         for value in values:
             tree = Tree(copy.deepcopy(whole.data), {}, "whole")
-            apply_overrides(tree, [Override(key, value, "put")])
+            apply_overrides(tree, [Override(key, value, "put", "put")])
             error = _refusal(tree)
             assert error is None or (error.where and error.what)
 

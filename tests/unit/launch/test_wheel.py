@@ -57,9 +57,10 @@ def test_a_built_wheel_has_the_cluster_files_and_the_batch_script_and_finds_them
     ask = (
         "import sys; sys.path.insert(0, sys.argv[1]); import distft; print(distft.__file__)\n"
         "from distft.config.cluster import load_cluster, shipped_clusters\n"
-        "from distft.config.load import shipped_recipes\n"
+        "from distft.config.load import shipped_pipelines, shipped_recipes\n"
         "from distft.launch.slurm.options import batch_script\n"
-        "print([load_cluster(name).name for name, _ in shipped_clusters()], len(shipped_recipes()))\n"
+        "print([load_cluster(name).name for name, _ in shipped_clusters()], end=' ')\n"
+        "print(len(shipped_recipes()), len(shipped_pipelines()))\n"
         "print(batch_script())\n"
         "from distft.tracking.environment import commit; print(commit())"
     )
@@ -71,4 +72,6 @@ def test_a_built_wheel_has_the_cluster_files_and_the_batch_script_and_finds_them
     for name in ("train.sbatch", "distft.def"):
         assert Path(script).with_name(name).read_text() == (root / "slurm" / name).read_text()
     clusters = sorted(path.stem for path in (root / "cluster_configs").glob("*.yaml"))
-    assert answer == f"{clusters} {len(list((root / 'distft' / 'recipes').glob('*.yaml')))}"
+    recipes = root / "distft" / "recipes"
+    shipped = [len(list(folder.glob("*.yaml"))) for folder in (recipes, recipes / "pipelines")]
+    assert answer == f"{clusters} {shipped[0]} {shipped[1]}"

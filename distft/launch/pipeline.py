@@ -1,0 +1,70 @@
+"""What is looked at before the first stage of a pipeline starts: whether each of them can."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from distft.config.pipeline import Pipeline, Stage
+from distft.config.recipe import Recipe
+from distft.launch.preflight.checks import check_memory, check_output_dir, preflight
+from distft.launch.prepare import planned
+from distft.launch.run_folder import is_finished, require_same_run
+from distft.planning.plan import Plan
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A pipeline whose stages can all start, with the plan of each; ``finished``: those that have ended well."""
+
+    pipeline: Pipeline
+    plans: Mapping[str, Plan]
+    finished: frozenset[str]
+
+    @property
+    def left(self) -> list[Stage]:
+        """The stages that are still to be run."""
+        return [stage for stage in self.pipeline.stages if stage.name not in self.finished]
+
+    def recipe(self, stage: Stage) -> Recipe:
+        """The stage's recipe as far as it can be looked at now: with the models that it starts from, or with others
+        of the same sizes where these are still to be trained."""
+        return stage.recipe if self.finished.issuperset(stage.needs) else stage.shaped
+
+
+def ready(
+    pipeline: Pipeline,
+    cluster: str,
+    *,
+    clusters: Mapping[str, str] | None = None,
+    to_start: bool = True,
+    option: str = "output_dir=",
+) -> Ready:
+    """Looks at every stage: it fits on its cluster (``clusters`` by stage, else ``cluster``), its models and files are
+    there, and its folder holds no other run. ``option`` is how the folder is said. Nothing is started or written;
+    ``to_start`` False: nothing will be, from here.
+
+    Raises UserError or EnvironmentFallsShort for the first thing that is wrong.
+    """
+    plans = {stage.name: planned(stage.shaped, (clusters or {}).get(stage.name, cluster)) for stage in pipeline.stages}
+    for plan in plans.values():
+        check_memory(plan)
+    if to_start:
+        check_output_dir(Path(pipeline.output_dir), where=option.rstrip("= "), example=f"{option}FOLDER")
+    for stage in pipeline.stages:
+        if stage.recipe.checkpoint.resume != "never":
+            require_same_run(stage.recipe, folder(pipeline, stage))
+    found = Ready(pipeline, plans, frozenset(stage.name for stage in pipeline.stages if _is_done(pipeline, stage)))
+    for stage in found.left:
+        preflight(found.recipe(stage), plans[stage.name], to_start=to_start)
+    return found
+
+
+def folder(pipeline: Pipeline, stage: Stage) -> Path:
+    """The run folder of a stage."""
+    return Path(pipeline.output_dir) / stage.name
+
+
+def _is_done(pipeline: Pipeline, stage: Stage) -> bool:
+    return stage.recipe.checkpoint.resume != "never" and is_finished(stage.recipe, folder(pipeline, stage))

@@ -1,0 +1,116 @@
+"""What ``distft submit slurm`` does with a pipeline: a job a stage, each after those whose results it starts from."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+from typing import TYPE_CHECKING
+
+from distft.common.errors import DistftError, UserError
+from distft.config.pipeline import Pipeline, Stage, load_pipeline
+from distft.launch.jobs.cancel import stop
+from distft.launch.jobs.former_jobs import former_jobs
+from distft.launch.pipeline import Ready, folder, ready
+from distft.verbs.recipe import clusters_of
+
+if TYPE_CHECKING:
+    from distft.launch.slurm.submission import Submission
+
+_ONE_JOB = ("array", "sweep", "follow")  # options that mean a single job
+
+
+def submit_pipeline(arguments: argparse.Namespace) -> int:
+    """Submits the stages that are not finished. All are looked at first, and nothing is submitted where one of them is
+    refused. Raises UserError, EnvironmentFallsShort."""
+    pipeline = load_pipeline(arguments.recipe, arguments.overrides)
+    _refuse_options(arguments, pipeline)
+    clusters = clusters_of([stage.name for stage in pipeline.stages], arguments.stage_cluster)
+    found = ready(pipeline, arguments.cluster, clusters=clusters, to_start=False)
+    prepared = {stage.name: _prepared(stage, found, clusters, arguments) for stage in found.left}
+    if arguments.dry_run:
+        _show(found, prepared, as_json=arguments.json)
+    elif arguments.json:
+        print(json.dumps([_answer(one, stage) for stage, one in _submitted(found, prepared, arguments)]))
+    else:
+        for stage, one in _submitted(found, prepared, arguments):
+            print(one.job_id, flush=True)
+            print(f"distft: submitted stage {stage.name} as Slurm job {one.job_id}{_after(stage, found)}",
+                  file=sys.stderr, flush=True)  # fmt: skip
+        names = " ".join(shlex.quote(str(folder(pipeline, stage))) for stage in pipeline.stages)
+        print(f"  distft status {names}", file=sys.stderr)
+    return 0
+
+
+def _refuse_options(arguments: argparse.Namespace, pipeline: Pipeline) -> None:
+    first = shlex.join(pipeline.stages[0].words)
+    if arguments.target != "slurm":
+        where = f"submit {arguments.target}"
+        cluster = f" --cluster {arguments.cluster}" if arguments.cluster else ""
+        hint = f"a stage after the other: distft {where} {first}{cluster}"
+        raise UserError("a pipeline is submitted to Slurm, or trained here", where=where, hint=hint)
+    if arguments.cluster is None:
+        raise UserError("needs a cluster file", where="submit slurm", hint="--cluster slurm-cpu, say")
+    for option in _ONE_JOB:
+        if getattr(arguments, option):
+            hint = f"for a stage: distft submit slurm {first} --cluster {arguments.cluster} --{option} ..."
+            raise UserError("is an option of single jobs", where=f"--{option}", hint=hint)
+
+
+def _prepared(stage: Stage, found: Ready, clusters: dict[str, str], arguments: argparse.Namespace) -> Submission:
+    from distft.launch.slurm import submission as slurm
+
+    return slurm.prepare(slurm.Wish(
+        stage.source, stage.overrides, clusters.get(stage.name, arguments.cluster), tuple(arguments.after),
+        options=tuple(arguments.slurm_options), waits=not found.finished.issuperset(stage.needs),
+    ))  # fmt: skip
+
+
+def _submitted(
+    found: Ready, prepared: dict[str, Submission], arguments: argparse.Namespace
+) -> list[tuple[Stage, Submission]]:
+    """The submissions, in order. Raises UserError; where some have been submitted before, it says which."""
+    from distft.launch.slurm import submission as slurm
+
+    former = {
+        stage.name: former_jobs(prepared[stage.name].run_dirs, replace=arguments.replace, after=arguments.after)
+        for stage in found.left
+    }
+    done: list[tuple[Stage, Submission]] = []
+    jobs: dict[str, str] = {}
+    for stage in found.left:
+        ended = dict.fromkeys(job.record.job_id for each in former[stage.name].values() for job in each)
+        after = [jobs[name] for name in stage.needs if name in jobs]
+        try:
+            one = slurm.submit(prepared[stage.name], once_ended=tuple(ended), after=after)
+        except DistftError as error:
+            for earlier, _ in done:
+                print(f"distft: stage {earlier.name} is submitted already: distft cancel "
+                      f"{shlex.quote(str(folder(found.pipeline, earlier)))}", file=sys.stderr)  # fmt: skip
+            raise error
+        for run_dir, each in former[stage.name].items():
+            print(stop(run_dir, each), file=sys.stderr)
+        jobs[stage.name] = str(one.job_id)
+        done.append((stage, one))
+    return done
+
+
+def _show(found: Ready, prepared: dict[str, Submission], *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps([_answer(prepared[stage.name], stage) for stage in found.left]))
+        return
+    for stage in found.left:
+        print(f"# stage {stage.name}{_after(stage, found)}\n{prepared[stage.name].shell}")
+
+
+def _after(stage: Stage, found: Ready) -> str:
+    waits = [name for name in stage.needs if name not in found.finished]
+    return f", once {' and '.join(waits)} ended well" if waits else ""
+
+
+def _answer(one: Submission, stage: Stage) -> dict[str, object]:
+    return {
+        "stage": stage.name, "job_id": one.job_id, "after": list(stage.needs), "command": list(one.command),
+        "run_dir": str(one.run_dirs[0]), "warnings": list(one.warnings),
+    }  # fmt: skip

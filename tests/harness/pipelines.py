@@ -1,0 +1,43 @@
+"""A pipeline of three small stages: SFT, DPO from it, KTO from that."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from tests.e2e.conftest import SMALL, TINY
+
+STAGES = ("sft", "dpo", "kto")
+_SMALL = {
+    **dict(word.split("=") for word in SMALL if not word.startswith("data.")),
+    "optimizer.warmup_steps": "0",
+    "data.train": [{"path": "builtin:dialogues", "limit": 64}],
+    "data.eval": [{"path": "builtin:dialogues", "limit": 8}],
+    "data.test": [{"path": "builtin:dialogues", "limit": 8}],
+}
+
+
+def three_stages(path: Path) -> str:
+    """Writes the pipeline's file; returns its name as it is typed."""
+    common = _nested({key: json.loads(value) if isinstance(value, str) else value for key, value in _SMALL.items()})
+    tiny = _nested({word.partition("=")[0]: int(word.partition("=")[2]) for word in TINY})
+    stages = {
+        "sft": {"recipe": "sft-tiny", **tiny},
+        "dpo": {"recipe": "dpo-tiny", "models": {"policy": {"path": "stage:sft"}}},
+        "kto": {"recipe": "kto-tiny", "models": {"policy": {"path": "stage:dpo"}}},
+    }
+    path.write_text(json.dumps({"name": "three", "output_dir": "three", "common": common, "stages": stages}))
+    return str(path)
+
+
+def _nested(flat: dict[str, object]) -> dict[str, object]:
+    tree: dict[str, object] = {}
+    for key, value in flat.items():
+        node = tree
+        *parents, last = key.split(".")
+        for part in parents:
+            found = node.setdefault(part, {})
+            assert isinstance(found, dict)
+            node = found
+        node[last] = value
+    return tree
