@@ -75,14 +75,15 @@ class Found:
 class Coordinator:
     """The only writer of ``RUN/checkpoints``.
 
-    ``keep`` >= 1 newest checkpoints stay; ``fingerprint`` of the recipe and ``attempt`` go into the manifest.
+    ``keep`` >= 1 newest checkpoints stay, and that of the step ``pinned`` (0: none); ``fingerprint`` of the recipe and
+    ``attempt`` go into the manifest.
     """
 
     def __init__(self, run_dir: Path, keep: int, owner: Owner, *, fingerprint: str = "", attempt: int = 1) -> None:
         if keep < 1:
             raise ValueError(f"keep is {keep}: the newest checkpoint always stays")
         self.folder = checkpoints_folder(run_dir)
-        self.attempt = attempt
+        self.attempt, self.pinned = attempt, 0
         self._keep, self._owner, self._fingerprint = keep, owner, fingerprint
         self._damaged: set[Path] = set()
         self._staging: dict[int, Path] = {}
@@ -224,7 +225,7 @@ class Coordinator:
             _log.warning("old checkpoints could not be deleted: %s", error)
 
     def _retain(self, committed: Path) -> None:
-        """Keep the newest ``keep`` intact ones; delete what is older and has a manifest of ours."""
+        """Keep the newest ``keep`` intact ones and the pinned one; delete what is older and has a manifest of ours."""
         ours, intact = [], []
         for step, path in published(self.folder):
             try:
@@ -236,7 +237,7 @@ class Coordinator:
                 intact.append(step)
         oldest = min(sorted(intact, reverse=True)[: self._keep], default=0)
         for step, path in ours:
-            if step < oldest and path != committed:
+            if step < oldest and path != committed and step != self.pinned:
                 self._discard(path)
 
     def _discard(self, path: Path) -> None:

@@ -11,7 +11,7 @@ from distft.clients.asking import ask, rows
 from distft.clients.samples import Samples, data_of, report_of
 from distft.groups.handles import Call, DataRef, Group, Result
 from distft.tracking.metrics import Sample
-from distft.workers.reports import Credited, Described, Loaded, RowsPrepared
+from distft.workers.reports import Credited, Described, Judged, Loaded, RowsPrepared
 from distft.workers.verbs import DataVerbs
 
 
@@ -38,6 +38,14 @@ class DataGroup:
     def prompts(self, split: str, start: int, count: int, samples_per_prompt: int) -> Call[Samples]:
         """``count`` prompts of a split from position ``start``, each so many times."""
         return ask(self.ranks, DataVerbs.prompts, split, start, count, samples_per_prompt).reading(Samples.of)
+
+    def questions(self, split: str, count: int) -> Call[Samples]:
+        """The prompts of the first ``count`` held-out units that can be answered; there may be none."""
+        return ask(self.ranks, DataVerbs.questions, split, count).reading(_some)
+
+    def judge_answers(self, split: str, limit: int, data: Sequence[DataRef]) -> Call[Judged]:
+        """Answers to held-out prompts by ``evaluation.metrics``, and the first ``limit`` of them in words."""
+        return ask(self.ranks, DataVerbs.judge_answers, split, limit, batch=rows(data)).reading(report_of)
 
     def texts(self, limit: int, data: Sequence[DataRef]) -> Call[list[Sample]]:
         """The first ``limit`` samples of a rollout as people read them."""
@@ -68,11 +76,7 @@ class DataGroup:
     def informative(self, at_most: int, first: int, data: Sequence[DataRef]) -> Call[Samples]:
         """Of a scored rollout the samples of the first prompts whose scores differ, numbered on from ``first``; there
         may be none."""
-
-        def read(result: Result[Described]) -> Samples:
-            return Samples.of(result) if result.report.lengths else Samples((), (), ())
-
-        return ask(self.ranks, DataVerbs.informative, at_most, first, batch=rows(data)).reading(read)
+        return ask(self.ranks, DataVerbs.informative, at_most, first, batch=rows(data)).reading(_some)
 
     def assign_credit(self, state: Mapping[str, Any], data: Sequence[DataRef]) -> Call[tuple[Credited, DataRef]]:
         """What is said of a rollout with all its columns, and the columns of what its tokens are worth."""
@@ -95,3 +99,8 @@ class DataGroup:
     def logprob_difference(self, one: str, other: str, data: Sequence[DataRef]) -> Call[Difference]:
         """How far two token columns are apart over the trained tokens."""
         return ask(self.ranks, DataVerbs.logprob_difference, one, other, batch=rows(data)).reading(report_of)
+
+
+def _some(result: Result[Described]) -> Samples:
+    """Samples, of which there may be none."""
+    return Samples.of(result) if result.report.lengths else Samples((), (), ())

@@ -114,6 +114,11 @@ class Traits:
         return bool(self.credit)
 
     @property
+    def answers(self) -> bool:
+        """Whether the run's result answers prompts."""
+        return self.main == "policy"
+
+    @property
     def main(self) -> Role:
         """The role whose model is the run's result."""
         return self.trained[0]

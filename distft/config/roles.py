@@ -42,6 +42,19 @@ def is_rl(recipe: Recipe) -> bool:
     return recipe.algorithm.traits.sampled
 
 
+def answers_held_out(recipe: Recipe) -> bool:
+    """Whether the policy of a method that learns from given answers is asked for its own, when it is judged."""
+    judged = bool(recipe.data.eval or recipe.data.test or recipe.data.holdout)
+    if is_rl(recipe) or not recipe.algorithm.traits.answers or not judged:
+        return False
+    return bool(recipe.evaluation.metrics or recipe.tracking.samples_every)
+
+
+def num_held_out_answers(recipe: Recipe) -> int:
+    """How many answers such a policy gives at most in an evaluation."""
+    return recipe.evaluation.max_samples if recipe.evaluation.metrics else recipe.tracking.samples_count
+
+
 def has_engines(recipe: Recipe) -> bool:
     """Whether responses come from engines beside the policy's ranks; an ``auto`` that nobody has decided is none."""
     return is_rl(recipe) and recipe.rollout.engine == "vllm"

@@ -98,10 +98,26 @@ class Recovery(Section):
     start_deadline_s: float = Field(default=900, gt=0, description="the start of a group is given up after, seconds")
 
 
+AnswerMetric: TypeAlias = Literal["exact_match", "f1", "rouge1", "rouge2", "rougeL", "rougeLsum", "bleu", "chrf"]
+
+
 class Evaluation(Section):
     """Held-out metrics."""
 
     every: int = Field(default=0, ge=0, description="steps between evaluations; 0: only before and after")
+    metrics: Items[AnswerMetric] = Field(
+        default=(),
+        description="what the policy's own answers to held-out prompts are held against the rows' answers by, as "
+        "val/<name>; in RL they are sampled, else the likeliest token is taken",
+    )
+    best: str | None = Field(
+        default=None,
+        description="held-out metric by which final/ is chosen, such as loss or val/rougeL: its best checkpoint stays, "
+        "and is the result; null: the last step is",
+    )
+    patience: int = Field(
+        default=0, ge=0, description="evaluations without a better evaluation.best that end the run; 0: none do"
+    )
     max_samples: int = Field(
         default=256, ge=1, description="rows used per evaluation, a sample over all sources of the list"
     )

@@ -6,21 +6,31 @@ import json
 from pathlib import Path
 
 from distft.common.files import write_json
-from distft.config.roles import is_rl
+from distft.config.roles import answers_held_out, is_rl
+from distft.controller.choosing import note_evaluation, take_best
 from distft.controller.session import Session
-from distft.evaluation.held_out import loss_metrics, score_metrics
+from distft.evaluation.held_out import answers, loss_metrics, score_metrics
 from distft.tracking.metrics import BEFORE_AFTER
+from distft.workers.reports import Judged
 
 
-def held_out_metrics(session: Session, split: str) -> dict[str, float]:
-    """The held-out metrics of a split; empty where the run has no such rows."""
+def held_out(session: Session, split: str, *, shown: bool) -> Judged:
+    """The held-out metrics of a split, and with ``shown`` some answers to its prompts; empty where the run has no such
+    rows."""
     recipe, (count, of) = session.recipe, judged_rows(session, split)
     if not count:
-        return {}
+        return Judged({}, ())
+    num_shown = recipe.tracking.samples_count if shown and recipe.tracking.samples_every else 0
     with session.phase("evaluation", said=f"evaluation: {count:,} of {of:,} {split} rows"):
         if is_rl(recipe):
-            return score_metrics(session.sampler, split, count)
-        return loss_metrics(recipe, session.groups, session.data, split, count)
+            return score_metrics(session.sampler, split, count, num_shown)
+        metrics = loss_metrics(recipe, session.groups, session.data, split, count)
+    if not answers_held_out(recipe) or not (recipe.evaluation.metrics or num_shown):
+        return Judged(metrics, ())
+    with session.phase("answers", said=f"answers to {split} prompts"):
+        session.weights.sync(session.progress.step)
+        judged = answers(session.sampler, split, count, num_shown)
+    return Judged(metrics | judged.metrics, judged.samples)
 
 
 def judged_rows(session: Session, split: str) -> tuple[int, int]:
@@ -37,10 +47,16 @@ def evaluate_if_due(session: Session) -> None:
 
 
 def log_evaluation(session: Session) -> None:
-    """The eval split's metrics at the current step, if the run has such rows."""
-    metrics = held_out_metrics(session, "eval")
-    if metrics:
-        session.tracker.log(session.progress.step, metrics, split="eval")
+    """The eval split's metrics at the current step, if the run has such rows and they are not known yet."""
+    step = session.progress.step
+    if session.evaluated_at == step:
+        return
+    judged = held_out(session, "eval", shown=True)
+    session.evaluated_at = step
+    if judged.metrics:
+        session.tracker.log(step, judged.metrics, split="eval")
+        note_evaluation(session, judged.metrics)
+    session.tracker.samples(step, judged.samples, split="eval")
 
 
 def test_split(session: Session) -> str:
@@ -51,22 +67,30 @@ def test_split(session: Session) -> str:
 def before(session: Session) -> None:
     """The table's first column, kept with the progress so that a resumed run still has it."""
     log_evaluation(session)
-    session.progress.before = held_out_metrics(session, test_split(session))
+    session.progress.before = _judged(session)
 
 
 def after(session: Session, run_dir: Path) -> dict[str, dict[str, float]]:
     """The table: held-out metrics before and after, also in ``RUN/before_after.json``."""
     log_evaluation(session)
-    found = held_out_metrics(session, test_split(session))
+    take_best(session)
+    found = _judged(session)
     first = session.progress.before
     table = {name: {"before": first[name], "after": found[name]} for name in found if name in first}
     count, of = judged_rows(session, test_split(session))
+    step = session.result_step or session.progress.step
     content = {
-        "format": 1, "split": test_split(session), "rows": count, "rows_in_all": of, "step": session.progress.step,
-        "metrics": table,
+        "format": 1, "split": test_split(session), "rows": count, "rows_in_all": of, "step": step, "metrics": table,
     }  # fmt: skip
     write_json(run_dir / BEFORE_AFTER, content)
     return table
+
+
+def _judged(session: Session) -> dict[str, float]:
+    """The table's rows at the current weights; of a run without ``eval`` some answers are shown, too."""
+    judged = held_out(session, test_split(session), shown=not session.num_units.get("eval"))
+    session.tracker.samples(session.progress.step, judged.samples, split="eval")
+    return judged.metrics
 
 
 def read_table(run_dir: Path) -> dict[str, dict[str, float]]:

@@ -7,6 +7,17 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 
+@dataclass(frozen=True)
+class Best:
+    """The best evaluation by ``evaluation.best``: its ``step`` (0: none yet) and ``value``; ``seen``: the step of the
+    last evaluation, ``without``: how many there were since the best."""
+
+    step: int = 0
+    value: float = 0.0
+    seen: int = 0
+    without: int = 0
+
+
 @dataclass
 class Progress:
     """The controller's whole state.
@@ -15,7 +26,7 @@ class Progress:
     data behind it, counted from the beginning, ``num_tokens`` the tokens trained on, ``optimizer_steps`` those taken
     (for the learning-rate schedule). ``method_state`` is the algorithm's own (an adaptive coefficient, running moments
     ...): nobody else looks into it; ``data`` has the hash of each source's content by its key; ``before`` holds the
-    held-out metrics of the start.
+    held-out metrics of the start; ``ended_of``: the steps that were asked for when the run ended early, else 0.
     """
 
     total_steps: int
@@ -27,6 +38,8 @@ class Progress:
     wandb_id: str = ""
     data: dict[str, str] = field(default_factory=dict)
     before: dict[str, float] = field(default_factory=dict)
+    best: Best = Best()
+    ended_of: int = 0
     failed_saves: int = 0
 
     def steps(self) -> Iterator[int]:
@@ -41,6 +54,15 @@ class Progress:
         self.num_tokens += num_tokens
         self.optimizer_steps += optimizer_steps
 
+    def ask_for(self, total_steps: int) -> None:
+        """So many steps; but a run that ended early stays at its end, until it is asked for other ones."""
+        ended = self.ended_of == total_steps
+        self.total_steps, self.ended_of = (self.step, total_steps) if ended else (total_steps, 0)
+
+    def end_early(self) -> None:
+        """The step that was just done is the last."""
+        self.ended_of, self.total_steps = self.total_steps, self.step
+
     def state(self) -> dict[str, Any]:
         """For the checkpoint; the number of steps asked for is the recipe's business."""
         state = asdict(self)
@@ -53,5 +75,6 @@ class Progress:
         kl_coef, scores = state.pop("kl_coef", 0.0), state.pop("score_state", {})
         if kl_coef or scores:
             state["method_state"] = {"iterations": state["step"], "kl_coef": kl_coef, "scores": scores}
+        state["best"] = Best(**state.get("best", {}))
         for name, value in state.items():
             setattr(self, name, value)

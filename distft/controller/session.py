@@ -39,6 +39,8 @@ class Session:
 
     ``engines``: who answers prompts, where it is not the policy's own ranks.
     ``take_peaks`` answers what every group took of its devices at most since it was last asked, by role and name.
+    ``evaluated_at``: the step of the last evaluation of this attempt; ``save_due``: this step's checkpoint is wanted,
+    whatever ``checkpoint.every`` says; ``result_step``: the step that the result is of, None: the last.
     """
 
     recipe: Recipe
@@ -54,7 +56,15 @@ class Session:
     engines: EngineGroup | None = None
     stop: StopFlag = field(default_factory=StopFlag)
     time_limit: TimeLimit = field(default_factory=TimeLimit.of)
+    evaluated_at: int = -1
+    save_due: bool = False
+    result_step: int | None = None
     _started: float = field(default_factory=time.perf_counter)
+
+    @property
+    def going_on(self) -> bool:
+        """Whether there are steps left."""
+        return self.progress.step < self.progress.total_steps
 
     @property
     def fresh(self) -> bool:
@@ -110,10 +120,10 @@ class Session:
 
         It also ends by itself where the job's time has no room for one more step and its checkpoint.
         """
-        going_on = self.progress.step < self.progress.total_steps
+        going_on = self.going_on
         out_of_time = self.time_limit.too_near() if going_on else ""
         stop = self.stop.is_set() or bool(out_of_time)
-        if stop or not going_on or self.progress.step % self.recipe.checkpoint.every == 0:
+        if stop or not going_on or self.save_due or self.progress.step % self.recipe.checkpoint.every == 0:
             self.save()
         if stop and going_on:
             why = f" ({out_of_time})" if out_of_time else ""
@@ -147,7 +157,7 @@ class Session:
             except SaveFailed as error:
                 self._count_failed_save(error)
                 return
-            self.progress.failed_saves = 0
+            self.progress.failed_saves, self.save_due = 0, False
             self.time_limit.saw_save(time.perf_counter() - started)
             self.tracker.event("checkpoint", step=step, path=str(path))
 

@@ -1,4 +1,5 @@
-"""Held-out rows through the groups: the loss's own metrics, or for RL the scores of sampled responses."""
+"""Held-out rows through the groups: the loss's own metrics, or for RL the scores of sampled responses; and what the
+policy answers to their prompts."""
 
 from __future__ import annotations
 
@@ -13,6 +14,8 @@ from distft.experience.passes import evaluate_pass
 from distft.experience.preference import reference_pass, with_baseline
 from distft.experience.rollouts import Sampler
 from distft.groups.handles import together
+from distft.rollout.generator import Sampling
+from distft.workers.reports import Judged
 
 EVALUATION_ITERATION = 0  # training's iterations count from 1, so its draws are never used for evaluation
 
@@ -31,8 +34,9 @@ def loss_metrics(
     return evaluate_pass(groups[role], samples, loss, parameters, cap).result()
 
 
-def score_metrics(sampler: Sampler, split: str, count: int) -> dict[str, float]:
-    """Scores of responses sampled for ``count`` prompts of a split, and their KL to the reference, if there is one.
+def score_metrics(sampler: Sampler, split: str, count: int, num_shown: int) -> Judged:
+    """Scores of responses sampled for ``count`` prompts of a split, and their KL to the reference, if there is one;
+    ``num_shown`` of them to be read.
 
     Always the same draws, so that two evaluations differ by the policy alone.
     """
@@ -40,5 +44,24 @@ def score_metrics(sampler: Sampler, split: str, count: int) -> dict[str, float]:
     calls = [*logprob_passes(sampler, rollout).values(), *sampler.model_scores(rollout, split, 0)]
     found = together(*calls)
     means, scored = sampler.function_scores(rollout, split, 0)
-    summary = sampler.data.score_summary([*rollout.data, *found, *scored]).result()
-    return {f"objective/{name}": value for name, value in summary.items()} | means
+    data = [*rollout.data, *found, *scored]
+    summary = sampler.data.score_summary(data).result()
+    metrics = {f"objective/{name}": value for name, value in summary.items()} | means
+    if not (sampler.recipe.evaluation.metrics or num_shown):
+        return Judged(metrics, ())
+    judged = sampler.data.judge_answers(split, num_shown, data).result()
+    return Judged(metrics | judged.metrics, judged.samples)
+
+
+def answers(sampler: Sampler, split: str, count: int, num_shown: int) -> Judged:
+    """The policy's own answers to prompts of a split, the likeliest token each time, as ``distft eval`` takes them:
+    of ``count`` rows where ``evaluation.metrics`` wants some, else the ``num_shown`` that are to be read. The generator
+    has the weights already.
+    """
+    recipe = sampler.recipe
+    asked = sampler.data.questions(split, count if recipe.evaluation.metrics else num_shown).result()
+    if not asked.lengths:
+        return Judged({}, ())
+    settings = Sampling(recipe.rollout.max_new_tokens, recipe.rollout.min_new_tokens, greedy=True)
+    rollout, _ = sampler.generate(asked, EVALUATION_ITERATION, sampling=settings)
+    return sampler.data.judge_answers(split, num_shown, rollout.data).result()

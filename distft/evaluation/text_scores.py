@@ -17,23 +17,32 @@ import numpy as np
 from distft.evaluation.measures import Measure, Numbers, mean
 
 ROUGE = ("rouge1", "rouge2", "rougeL", "rougeLsum")
+NAMES = ("exact_match", "f1", *ROUGE, "bleu", "chrf")
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 
 
-def text_measures(answers: Sequence[str], references: Sequence[str]) -> dict[str, Measure]:
-    """``exact_match, f1, rouge1, rouge2, rougeL, rougeLsum`` (0 to 1) and ``bleu, chrf`` (0 to 100), of one reference
-    an answer."""
-    from sacrebleu.metrics.bleu import BLEU
-    from sacrebleu.metrics.chrf import CHRF
-
+def text_measures(
+    answers: Sequence[str], references: Sequence[str], names: Sequence[str] = NAMES
+) -> dict[str, Measure]:
+    """``exact_match, f1, rouge1, rouge2, rougeL, rougeLsum`` (0 to 1) and ``bleu, chrf`` (0 to 100), or those of
+    ``names``, of one reference an answer."""
     both = list(zip(answers, references, strict=True))
-    return {
-        "exact_match": mean([exact_match(answer, reference) for answer, reference in both]),
-        "f1": mean([token_f1(answer, reference) for answer, reference in both]),
-        **_rouge(answers, references),
-        "bleu": _of_corpus(BLEU(), answers, references),
-        "chrf": _of_corpus(CHRF(), answers, references),
-    }
+    found: dict[str, Measure] = {}
+    if "exact_match" in names:
+        found["exact_match"] = mean([exact_match(answer, reference) for answer, reference in both])
+    if "f1" in names:
+        found["f1"] = mean([token_f1(answer, reference) for answer, reference in both])
+    if rouge := [name for name in ROUGE if name in names]:
+        found |= _rouge(answers, references, rouge)
+    if "bleu" in names:
+        from sacrebleu.metrics.bleu import BLEU
+
+        found["bleu"] = _of_corpus(BLEU(), answers, references)
+    if "chrf" in names:
+        from sacrebleu.metrics.chrf import CHRF
+
+        found["chrf"] = _of_corpus(CHRF(), answers, references)
+    return found
 
 
 def exact_match(answer: str, reference: str) -> float:
@@ -57,12 +66,12 @@ def normalized(text: str) -> str:
     return " ".join(_ARTICLES.sub(" ", bare).split())
 
 
-def _rouge(answers: Sequence[str], references: Sequence[str]) -> dict[str, Measure]:
+def _rouge(answers: Sequence[str], references: Sequence[str], names: Sequence[str]) -> dict[str, Measure]:
     from rouge_score.rouge_scorer import RougeScorer
 
-    scorer = RougeScorer(list(ROUGE))
+    scorer = RougeScorer(list(names))
     scored = [scorer.score(reference, answer) for answer, reference in zip(answers, references, strict=True)]
-    return {name: mean([one[name].fmeasure for one in scored]) for name in ROUGE}
+    return {name: mean([one[name].fmeasure for one in scored]) for name in names}
 
 
 def _of_corpus(metric: Any, answers: Sequence[str], references: Sequence[str]) -> Measure:

@@ -34,14 +34,16 @@ class Sampler:
         repeats = self.recipe.rollout.samples_per_prompt
         return self.data.prompts(split, start, count, repeats).result()
 
-    def generate(self, prompts: Samples, iteration: int, round_number: int = 0) -> tuple[Samples, Generated]:
+    def generate(
+        self, prompts: Samples, iteration: int, round_number: int = 0, *, sampling: Sampling | None = None
+    ) -> tuple[Samples, Generated]:
         """Responses of the policy's current generator weights, and lengths of prompt and response together. Every round
-        of an iteration draws anew."""
+        of an iteration draws anew; ``sampling`` in the place of the recipe's."""
         recipe = self.recipe
         made = generate_pass(
             self.generator,
             prompts,
-            sampling_of(recipe),
+            sampling or sampling_of(recipe),
             seed=derive(recipe.seed, "round", round_number) if round_number else recipe.seed,
             iteration=iteration,
             max_batch=recipe.rollout.max_batch_per_rank,

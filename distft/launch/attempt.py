@@ -134,7 +134,8 @@ def set_up(
             models[role] = ModelGroup(groups[group.role], guest=role)
             tracker.event("guest", role=role, host=group.role)
     num_units = loaded.num_units
-    progress.total_steps = total_steps(recipe.train, num_units["train"], step=progress.step, position=progress.position)
+    progress.ask_for(total_steps(recipe.train, num_units["train"], step=progress.step, position=progress.position))
+    coordinator.pinned = progress.best.step
     if found is not None:
         tracker.phase(f"resuming from step {found.step}")
         together(*(models[role].load(str(found.path)) for role in trained_roles(recipe)))

@@ -19,12 +19,13 @@ from distft.config.rollout_settings import rollout_settings
 from distft.config.training import Rollout
 from distft.data.formats import prompt_of
 from distft.data.tokenizer_training import tokenizers_equal
+from distft.data.wanted import wanted_answer
 from distft.evaluation import row_measures
 from distft.evaluation.measures import Measure
 from distft.evaluation.passes import likelihoods
 from distft.evaluation.scorer import Scorer
 from distft.evaluation.text_scores import text_measures
-from distft.launch.judged_rows import JudgedRows, Wanted, judged_rows, wanted_answer
+from distft.launch.judged_rows import JudgedRows, Wanted, judged_rows
 from distft.launch.named_models import NamedModel, Reading, find_model
 from distft.launch.starts import model_starts
 from distft.models.padding import padding

@@ -14,15 +14,7 @@ from distft.config.find_method import traits_of
 from distft.config.recipe import Recipe
 from distft.data.bad_rows import BadRow
 from distft.data.dataset import load_datasets, load_list
-from distft.data.formats import (
-    CompletionExample,
-    Content,
-    DialogueExample,
-    Example,
-    PreferenceExample,
-    detect_format,
-    last_assistant,
-)
+from distft.data.formats import Example, detect_format
 from distft.data.sampler import proportional_sample
 from distft.data.sources import read_rows
 from distft.data.tokenized import TokenizedDataset
@@ -128,20 +120,6 @@ def judged_rows(wanted: Wanted, tokenizer: Any) -> JudgedRows:
         dataset, units, [named[source_of[unit]] for unit in units], _UNITS[traits_of(kind).unit.name],
         dataset.rows(units),
     )  # fmt: skip
-
-
-def wanted_answer(example: Example) -> str | None:
-    """The answer that a row gives, in words: the chosen one of two; None where it has none."""
-    content: Content
-    if isinstance(example, DialogueExample):
-        return example.messages[last_assistant(example.messages)].content
-    if isinstance(example, CompletionExample):
-        content = example.completion
-    elif isinstance(example, PreferenceExample):
-        content = example.chosen
-    else:
-        return None
-    return content if isinstance(content, str) else content[-1].content
 
 
 def _data(wanted: Wanted, *, sampled: bool) -> Data:

@@ -9,7 +9,16 @@ from distft.common.seeding import derive
 from distft.config.load import resolve_path
 from distft.config.models import Model, Policy
 from distft.config.recipe import Recipe
-from distft.config.roles import is_rl, longest_sequence, main_role, model_of, optimizer_of, roles, trained_roles
+from distft.config.roles import (
+    answers_held_out,
+    is_rl,
+    longest_sequence,
+    main_role,
+    model_of,
+    optimizer_of,
+    roles,
+    trained_roles,
+)
 from distft.data.chat_templates import NAMED, resolve_template
 from distft.models.families.table import family_of
 from distft.planning.generation import EngineSettings
@@ -76,8 +85,9 @@ def collective_timeout_s(recipe: Recipe) -> float:
 
 
 def worker_of(recipe: Recipe, role: str) -> str:
-    """The address of every rank's class: the policy's answers prompts too, where the method samples."""
-    answers = role == "policy" and is_rl(recipe)
+    """The address of every rank's class: the policy's answers prompts too, where the method samples or its answers are
+    judged."""
+    answers = role == "policy" and (is_rl(recipe) or answers_held_out(recipe))
     return "distft.workers." + ("generator_worker:GeneratorWorker" if answers else "model_worker:ModelWorker")
 
 
@@ -102,6 +112,7 @@ def role_spec(recipe: Recipe, role: str) -> RoleSpec:
         dropout=trained and recipe.algorithm.traits.dropout,
         seed=derive(recipe.seed, "role", role),
         stop_tokens=model.stop_tokens if isinstance(model, Policy) else None,
-        gathered_generation=recipe.rollout.weights == "gathered",
+        # What only answers when it is judged does so from its own weights: no copy is kept for the time between.
+        gathered_generation=is_rl(recipe) and recipe.rollout.weights == "gathered",
         collective_timeout_s=collective_timeout_s(recipe),
     )

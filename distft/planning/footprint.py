@@ -10,7 +10,15 @@ from distft.config.engines import ENGINES
 from distft.config.load import resolve_path
 from distft.config.models import Model
 from distft.config.recipe import Recipe
-from distft.config.roles import has_engines, is_rl, model_of, optimizer_of, trained_roles
+from distft.config.roles import (
+    answers_held_out,
+    has_engines,
+    is_rl,
+    model_of,
+    num_held_out_answers,
+    optimizer_of,
+    trained_roles,
+)
 from distft.models.families.table import family_of
 from distft.planning.batch_arithmetic import batch_arithmetic
 from distft.planning.generation import engine_items
@@ -187,4 +195,7 @@ def _work(recipe: Recipe, role: str, ranks: int) -> Work:
         if role == "policy" and not has_engines(recipe):
             at_once = min(recipe.rollout.max_batch_per_rank, everything)
             generation = Generation(at_once, batch.longest, recipe.rollout.weights == "gathered")
+    elif role == "policy" and answers_held_out(recipe):
+        at_once = min(recipe.rollout.max_batch_per_rank, -(-num_held_out_answers(recipe) // ranks))
+        generation = Generation(at_once, batch.longest + recipe.rollout.max_new_tokens, gathered=False)
     return Work(tokens=tokens, length=batch.longest, read=read, scalar=family_of(role).scalar, generation=generation)

@@ -18,9 +18,18 @@ from pydantic import BaseModel, ConfigDict
 from distft.common.errors import UserError
 from distft.config.cluster import Cluster
 from distft.config.engines import ENGINES
-from distft.config.method import Unit, at_once
+from distft.config.method import at_once
 from distft.config.recipe import Recipe
-from distft.config.roles import has_engines, is_rl, main_role, model_of, phases
+from distft.config.roles import (
+    answers_held_out,
+    has_engines,
+    is_rl,
+    main_role,
+    model_of,
+    num_held_out_answers,
+    phases,
+    unit_size,
+)
 from distft.planning.batch_arithmetic import BatchArithmetic, batch_arithmetic
 from distft.planning.estimate import Estimate
 from distft.planning.flops import StepFlops, step_flops
@@ -255,7 +264,7 @@ def _written_out(recipe: Recipe, cluster: Cluster, machine: Machine | None, layo
         tight=tuple(_tight(layout)),
         estimate=layout.estimate,
         estimate_unknown=layout.unknown,
-        notes=_notes(layout, batch, recipe.algorithm.traits.unit),
+        notes=_notes(recipe, layout, batch),
     )
 
 
@@ -307,14 +316,19 @@ def _tight(layout: Layout) -> Iterator[str]:
             yield f"{where}: {share:.0%} full"
 
 
-def _notes(layout: Layout, batch: BatchArithmetic, unit: Unit) -> tuple[str, ...]:
+def _notes(recipe: Recipe, layout: Layout, batch: BatchArithmetic) -> tuple[str, ...]:
     notes = [f"{role}: {memory.unknown}" for role, memory in layout.memory.items() if memory.unknown]
     for members in layout.arrangement.members.values():
         if len(members) > 1 and layout.hardware.gpus:
             notes += said(layout.turns, members, layout.hardware.gpu_memory)
         elif len(members) > 1:
             notes.append(f"{', '.join(members)} share the same cores, all of them in memory")
-    idle = batch.ranks - batch.sequences // unit.rows
+    if answers_held_out(recipe) and recipe.evaluation.metrics:
+        answers, new = num_held_out_answers(recipe), recipe.rollout.max_new_tokens
+        notes.append(
+            f"an evaluation lets the policy answer {answers} prompts with up to {new} tokens each, from its own weights"
+        )
+    idle = batch.ranks - batch.sequences // unit_size(recipe)
     if idle > 0:
         notes.append(f"{idle} of {batch.ranks} ranks have nothing to do: a step has {batch.units} {batch.unit}")
     free = layout.hardware.nodes * layout.hardware.gpus - sum(layout.arrangement.ranks.values())

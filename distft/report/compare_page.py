@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from distft.evaluation.bootstrap import LEVEL
-from distft.report.charts import KNOWN, Source, charts
+from distft.report.charts import Source, charts
 from distft.report.comparison import Compared
 from distft.report.page import render
 from distft.report.verdict import verdict
+from distft.tracking.glossary import KNOWN
 
 
 def compare_page(found: Compared) -> bytes:

@@ -12,9 +12,9 @@ import numpy as np
 from distft.config.yaml_file import leaves
 from distft.evaluation.bootstrap import LEVEL, Estimate, estimate
 from distft.evaluation.measures import mean
-from distft.report.charts import KNOWN
 from distft.report.curves import Curve
 from distft.report.run_data import RunData, read_run
+from distft.tracking.glossary import KNOWN
 
 FORMAT = 1
 _LAST = 0.2  # the part of the training steps that a final value is the mean of

@@ -26,10 +26,12 @@ def pairs_of_samples(run: RunData) -> list[dict[str, Any]]:
     lines = [one for one in run.samples if isinstance(one.get("step"), int) and isinstance(one.get("completion"), str)]
     if not lines:
         return []
+    first_said: dict[str, Mapping[str, Any]] = {}
     latest: dict[str, Mapping[str, Any]] = {}
-    for line in lines:
+    for line in sorted(lines, key=lambda line: line.get("split") != "eval"):  # held-out prompts first
+        first_said.setdefault(str(line.get("prompt")), line)
         latest[str(line.get("prompt"))] = line
-    again = [(one, latest[str(one.get("prompt"))]) for one in lines]
+    again = [(one, latest[prompt]) for prompt, one in first_said.items()]
     same = [pair for pair in again if pair[0]["step"] < pair[1]["step"]][:_MAX_SAMPLES]
     if same:
         return [{"early": _sample(early), "late": _sample(late), "same": True} for early, late in same]
@@ -171,6 +173,7 @@ def _sample(line: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "step": line["step"], "prompt": _cut(str(line.get("prompt", ""))), "completion": _cut(line["completion"]),
         "score": f"{score:.3g}" if isinstance(score, int | float) else "",
+        "wanted": _cut(str(line.get("wanted") or "")),
     }  # fmt: skip
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from distft.report.charts import KNOWN, better
 from distft.report.run_data import RunData, part
+from distft.tracking.glossary import KNOWN, better
 from distft.tracking.progress import duration
 
 # The metric that decides, by the first of these that the run has.

@@ -51,11 +51,13 @@ class MetricRecord:
 
 @dataclass(frozen=True)
 class Sample:
-    """A prompt, what the policy made of it, and its score (None: nothing scores)."""
+    """A prompt, what the policy made of it, its score (None: nothing scores), and the answer that the row itself gives
+    (None: it gives none)."""
 
     prompt: str
     completion: str
     score: float | None = None
+    wanted: str | None = None
 
 
 class _Ledger:
@@ -154,12 +156,14 @@ class SamplesLog:
         self._ledger = _Ledger(run_dir / SAMPLES)
         self.attempt = attempt
 
-    def write(self, step: int, samples: Sequence[Sample]) -> None:
-        """Add a line per sample."""
+    def write(self, step: int, samples: Sequence[Sample], split: Split = "train") -> None:
+        """Add a line per sample; ``split``: whether its prompt is one of training or held out."""
         for sample in samples:
             score = sample.score if sample.score is not None and math.isfinite(sample.score) else None
+            wanted = {} if sample.wanted is None else {"wanted": sample.wanted}
             self._ledger.add({"format": FORMAT, "attempt": self.attempt, "step": step, "time": time.time(),
-                              "prompt": sample.prompt, "completion": sample.completion, "score": score})  # fmt: skip
+                              "split": split, "prompt": sample.prompt, "completion": sample.completion,
+                              "score": score, **wanted})  # fmt: skip
 
     def close(self) -> None:
         """Close the file."""

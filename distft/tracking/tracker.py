@@ -84,9 +84,9 @@ class Tracker:
         if self._wandb is not None:
             self._wandb.alert(f"{alarm.name} at step {step}", f"{alarm.said}; {alarm.do}")
 
-    def samples(self, step: int, samples: Sequence[Sample]) -> None:
+    def samples(self, step: int, samples: Sequence[Sample], split: Split = "train") -> None:
         """Lines of samples.jsonl and the table ``completions``."""
-        self._samples.write(step, samples)
+        self._samples.write(step, samples, split)
         if self._wandb is not None and samples:
             self._wandb.samples(step, samples)
 

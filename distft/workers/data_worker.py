@@ -10,6 +10,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from distft.data.bad_rows import BadRows
 from distft.data.dataset import Preparing, prepare_datasets
 from distft.data.decode import answer_text, response_text
 from distft.data.encode import Encoder
-from distft.data.formats import prompt_of
+from distft.data.formats import Content, prompt_of
 from distft.data.known_tokens import require_known
 from distft.data.sampler import proportional_sample, take
 from distft.data.sources import corpus_texts, hub_notes
@@ -34,12 +35,14 @@ from distft.data.tokenized import TokenizedDataset
 from distft.data.tokenizer_training import tokenizers_equal, train_tokenizer
 from distft.data.turn_end import plain_end, special_tokens, turn_end
 from distft.data.vocabulary import require_policys_tokens
+from distft.data.wanted import wanted_answer
 from distft.models.limits import embedding_rows, learned_positions
 from distft.models.tokenizer import load_tokenizer
 from distft.tracking.metrics import Sample
+from distft.workers.held_out_answers import answer_metrics, questions, require_answers
 from distft.workers.informative import informative
 from distft.workers.kl_baseline import kl_baseline, mismatched
-from distft.workers.reports import Credited, Described, Loaded, RowsPrepared
+from distft.workers.reports import Credited, Described, Judged, Loaded, RowsPrepared
 from distft.workers.reward_functions import asked, reward_function
 from distft.workers.reward_reading import as_trained, read_anew, within_positions
 from distft.workers.spec import Start
@@ -82,6 +85,7 @@ class DataWorker(DataVerbs):
             pass
         main = "policy" if "policy" in self._starts else "reward"
         self._require_known(list(self.lists.values()), self._starts[main])
+        require_answers(self._recipe, self.lists)
         statistics = {name: dataset.statistics for name, dataset in self.lists.items()}
         for name, found in statistics.items():
             for bad in found.bad:
@@ -159,9 +163,31 @@ class DataWorker(DataVerbs):
         batch = prompts.take(groups).with_columns(sample=numbers, unit=numbers, group=groups)
         return _described(batch), batch
 
+    def questions(self, split: str, count: int) -> tuple[Described, Batch]:
+        """See ``workers.held_out_answers``."""
+        examples = self._split(split).rows(self._units(split, 0, count))
+        start = self._starts["policy"]
+        positions = learned_positions(start.path, trust_remote_code=start.trust_remote_code)
+        found = questions(examples, Encoder(self._tokenizer), positions, self._recipe)
+        return _described(found), found
+
+    def judge_answers(self, split: str, limit: int, *, batch: Batch) -> tuple[Judged, None]:
+        """Answers to held-out prompts by ``evaluation.metrics``, and the first ``limit`` of them in words."""
+        stage("held-out answers")
+        places = batch.dense("group").tolist()
+        examples = self._split(split).rows(self._units(split, 0, max(places) + 1))
+        asked = [examples[place] for place in places]
+        metrics: dict[str, float] = {}
+        if names := self._recipe.evaluation.metrics:
+            completions = self._completions([prompt_of(one) for one in asked], batch, [one.where for one in asked])
+            metrics = answer_metrics(names, asked, completions, batch)
+        samples, _ = self.texts(limit, batch=batch)
+        wanted = [wanted_answer(one) for one in asked]
+        return Judged(metrics, tuple(replace(one, wanted=wanted[at]) for at, one in enumerate(samples))), None
+
     def texts(self, limit: int, *, batch: Batch) -> tuple[list[Sample], None]:
         """The first ``limit`` samples as prompt, completion and score: for people to read."""
-        rows = []
+        rows, batch = [], self._with_score(batch)
         for index in range(min(limit, len(batch))):
             prompt, response = (batch.ragged(name)[index] for name in ("prompt_ids", "response_ids"))
             ended = bool(batch.dense("ended")[index])
@@ -291,13 +317,16 @@ class DataWorker(DataVerbs):
     ) -> tuple[list[Any], list[str]]:
         examples = self._split(split).rows(self._units(split, start, len(batch) // samples_per_prompt))
         prompts = [prompt_of(example) for example in examples for _ in range(samples_per_prompt)]
-        prompt_ids, response_ids = batch.ragged("prompt_ids"), batch.ragged("response_ids")
-        tokenizer, where = self._tokenizer, f"sample of position {start}"
-        completions = [
-            answer_text(tokenizer, prompt, prompt_ids[row], response_ids[row], ended=bool(ended), where=where)
-            for row, (prompt, ended) in enumerate(zip(prompts, batch.dense("ended"), strict=True))
+        return prompts, self._completions(prompts, batch, [f"sample of position {start}"] * len(prompts))
+
+    def _completions(self, prompts: Sequence[Content], batch: Batch, where: Sequence[str]) -> list[str]:
+        prompt_ids, response_ids, ended = batch.ragged("prompt_ids"), batch.ragged("response_ids"), batch.dense("ended")
+        return [
+            answer_text(
+                self._tokenizer, prompt, prompt_ids[row], response_ids[row], ended=bool(ended[row]), where=where[row]
+            )
+            for row, prompt in enumerate(prompts)
         ]
-        return prompts, completions
 
     def _extra_columns(self, split: str, start: int, samples_per_prompt: int, count: int) -> dict[str, list[Any]]:
         examples = self._split(split).rows(self._units(split, start, count // samples_per_prompt))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from distft.batches import Difference
+from distft.tracking.metrics import Sample
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,14 @@ class Described:
 
     lengths: tuple[int, ...]
     units: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Answers to held-out prompts held against the rows' own: ``metrics``, and some of them for people to read."""
+
+    metrics: dict[str, float]
+    samples: tuple[Sample, ...]
 
 
 @dataclass(frozen=True)

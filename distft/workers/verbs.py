@@ -19,6 +19,7 @@ from distft.workers.reports import (
     Credited,
     Described,
     EngineReady,
+    Judged,
     Loaded,
     Memory,
     Ready,
@@ -195,8 +196,18 @@ class DataVerbs(Ending, Protocol):
         ...
 
     @verb(on_device=False)
+    def questions(self, split: str, count: int) -> tuple[Described, Batch]:
+        """The prompts of the first ``count`` held-out units that can be answered; there may be none."""
+        ...
+
+    @verb(deadline="long", on_device=False)
+    def judge_answers(self, split: str, limit: int, *, batch: Batch) -> tuple[Judged, None]:
+        """Answers to held-out prompts by ``evaluation.metrics``, and the first ``limit`` of them in words."""
+        ...
+
+    @verb(on_device=False)
     def texts(self, limit: int, *, batch: Batch) -> tuple[list[Sample], None]:
-        """The first ``limit`` samples as people read them."""
+        """The first ``limit`` samples in words."""
         ...
 
     # ---- experience

@@ -229,7 +229,15 @@ def checkpoints(folder: Path) -> list[int]:
 # ---- small recipes
 
 
-SFT = ("train", "sft-tiny", *TINY, *SMALL, "optimizer.warmup_steps=0")
+SFT = (
+    "train",
+    "sft-tiny",
+    *TINY,
+    *SMALL,
+    "optimizer.warmup_steps=0",
+    "rollout.max_new_tokens=16",
+    "evaluation.metrics=[rougeL,f1]",
+)
 
 
 def dpo(path: Path | str, *more: str) -> tuple[str, ...]:

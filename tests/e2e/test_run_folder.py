@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from distft.cli import main
 from tests.e2e.conftest import SECRETS, SFT, URL_SECRET, Start, checkpoints, events, exit_record, lines, weights
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
@@ -27,6 +29,22 @@ def test_no_file_of_a_run_holds_a_secret(sft: Path) -> None:
     assert any(name.startswith("wandb/") for name in holding(sft, "example.org")), "the tag is there"
     for secret in (*SECRETS.values(), URL_SECRET):
         assert holding(sft, secret) == []
+
+
+def test_what_it_answers_before_and_after_is_kept_and_judged_as_eval_does(
+    sft: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    samples = lines(sft, "samples")
+    assert [one["step"] for one in samples] == [0] * 4 + [6] * 4
+    assert {one["split"] for one in samples} == {"eval"}
+    assert [one["prompt"] for one in samples[:4]] == [one["prompt"] for one in samples[4:]]
+    assert all(one["wanted"] for one in samples)
+    table = json.loads((sft / "before_after.json").read_text())["metrics"]
+    assert main(["eval", f"run:{sft}", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["models"][0]["metrics"]
+    for name in ("rougeL", "f1"):
+        assert table[f"val/{name}"]["after"] == pytest.approx(found[name]["value"], abs=1e-6)
+    assert table["objective/length"]["after"] == pytest.approx(found["objective/length"]["value"])
 
 
 def test_a_second_process_is_refused_naming_the_owner_and_a_failed_run_holds_no_secret(start: Start) -> None:

@@ -102,6 +102,16 @@ def test_retention_keeps_the_newest_and_what_is_not_ours(
     assert names() == ["best", step_name(1), step_name(30), step_name(40)]
 
 
+def test_the_pinned_one_stays_until_another_is(coordinator: Coordinator, names: Names) -> None:
+    coordinator.pinned = 10
+    for step in (10, 20, 30, 40):
+        save(coordinator, step)
+    assert names() == [step_name(10), step_name(30), step_name(40)]
+    coordinator.pinned = 50
+    save(coordinator, 50)
+    assert names() == [step_name(40), step_name(50)]
+
+
 def test_retention_goes_by_what_is_on_disk_also_in_a_new_process(tmp_path: Path, names: Names) -> None:
     first = Coordinator(tmp_path, 3, Mine())
     for step in (10, 20, 30):

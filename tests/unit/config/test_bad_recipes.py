@@ -14,6 +14,7 @@ from tests.unit.config.examples import PPO, SFT
 OVERRIDDEN = [
     # unknown keys, at each level
     ("ppo", ["trian.steps=3"], ["trian (override trian.steps=3)", "unknown key", "did you mean train?"]),
+    ("sft", ["evaluation.metrics=[rougel]"], ["evaluation.metrics.0", "rougel", "did you mean rougeL?"]),
     ("ppo", ["train.stepz=3"], ["train.stepz", "unknown key stepz", "did you mean steps?"]),
     ("ppo", ["algorithm.kl_coeff=0.1"], ["algorithm.kl_coeff", "unknown key", "did you mean kl_coef?"]),
     ("ppo", ["models.polcy.path=x"], ["models.polcy", "unknown key", "did you mean policy?"]),

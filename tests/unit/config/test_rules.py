@@ -105,6 +105,12 @@ BROKEN = [
     ("sft", ["data.train.0.columns={a: text, b: text}"], ["data.train.0.columns", "same name"]),
     ("sft", ["data.holdout=0.1", "data.eval=[{path: a}]", "data.test=[{path: b}]"], ["data.holdout", "splits nothing"]),
     ("sft", ["evaluation.every=5"], ["evaluation.every", "no rows to evaluate on", "holdout: 0.05"]),
+    ("sft", ["evaluation.metrics=[f1]"], ["evaluation.metrics", "no rows to evaluate on", "holdout: 0.05"]),
+    ("reward", ["evaluation.metrics=[f1]", "data.holdout=0.1"], ["evaluation.metrics", "answers prompts", "remove it"]),
+    ("sft", ["evaluation.patience=2"], ["evaluation.patience", "no metric to go by", "evaluation.best: loss"]),
+    ("sft", ["evaluation.best=loss"], ["evaluation.best", "before the end", "evaluation.every: 50"]),
+    ("sft", ["data.holdout=0.1", "evaluation={every: 5, best: val/f1}"],
+     ["evaluation.best", "f1 is not measured", "evaluation.metrics: [f1]"]),
     ("sft", ["data.train.0.format=text", "algorithm.loss_on=assistant"], ["algorithm.loss_on", "no assistant", "all"]),
     # lengths and batches
     ("sft", ["train.max_tokens_per_rank=511"], ["max_tokens_per_rank", "one sequence of 512 tokens", "at least 512"]),
@@ -140,6 +146,7 @@ KEPT = [
     ("sft", ["train.epochs=0.5"]),
     ("sft", ["data.max_length=100"]),  # the unused default of max_prompt_length is no contradiction
     ("sft", ["data.holdout=0.1", "evaluation.every=5"]),
+    ("sft", ["data.holdout=0.1", "evaluation={every: 5, metrics: [rougeL], best: val/rougeL, patience: 3}"]),
     ("sft", ["train.max_tokens_per_rank=512"]),
     ("sft", ["train.global_batch_size=1"]),
     ("dpo", ["algorithm={kind: dpo, loss: exo_pair, label_smoothing: 0.001}"]),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from distft.controller.progress import Progress
+from distft.controller.progress import Best, Progress
 
 
 def test_a_restored_progress_goes_on_where_it_was() -> None:
@@ -32,6 +32,22 @@ def test_the_number_of_steps_is_the_recipes() -> None:
     longer.restore(progress.state())
     assert list(zip(longer.steps(), range(1), strict=False)) == [(4, 0)]
     assert list(progress.steps()) == []
+
+
+def test_a_run_that_ended_early_stays_at_its_end_until_it_is_asked_for_more() -> None:
+    progress = Progress(total_steps=9)
+    for step in progress.steps():
+        progress.finish(position=step, num_tokens=1, optimizer_steps=1)
+        if step == 4:
+            progress.best = Best(2, 0.5, 4, 2)
+            progress.end_early()
+    again = Progress(total_steps=0)
+    again.restore(json.loads(json.dumps(progress.state())))
+    again.ask_for(9)
+    assert (again, list(again.steps())) == (progress, [])
+    again.ask_for(12)
+    assert next(again.steps()) == 5
+    assert again.total_steps == 12
 
 
 def test_a_checkpoint_of_before_keeps_what_ppo_had_learned_of_its_kl_and_scores() -> None:

@@ -40,6 +40,18 @@ def local(**changes: Any) -> Cluster:
     return load_cluster("local").model_copy(update=changes)
 
 
+def test_answers_that_are_judged_are_said_and_have_room() -> None:
+    """A key-value cache for those of a rank at once: 2 x layers x heads x width x rows x tokens x 4 bytes."""
+    keys = ["evaluation.metrics=[rougeL]", "evaluation.max_samples=100", "rollout.max_new_tokens=50"]
+    plan = make_plan(load_recipe("sft-tiny", keys), local(), machine=LAPTOP)
+    assert plan.notes == (
+        "an evaluation lets the policy answer 100 prompts with up to 50 tokens each, from its own weights",
+    )
+    [cache] = [item for item in plan.memory["policy"].items if item.name == "key-value cache"]
+    assert cache.bytes == 2 * 3 * 4 * 32 * 50 * (128 + 50) * 4
+    assert not [item for item in plan.memory["policy"].items if item.name == "generation twin"]
+
+
 @pytest.mark.parametrize("name", sorted(ON_A_LAPTOP))
 def test_tiny_recipes_on_a_laptop(name: str) -> None:
     plan = make_plan(load_recipe(name), local(), machine=LAPTOP)

@@ -38,6 +38,20 @@ def test_the_same_prompt_early_and_late(make_run: MakeRun) -> None:
     assert (pair["early"]["completion"], pair["late"]["completion"]) == ("Yes. 1", "Yes. 5")
 
 
+def test_a_prompt_is_shown_once_held_out_ones_first_with_the_rows_own_answer(make_run: MakeRun) -> None:
+    run_dir = make_run()
+    (run_dir / "samples.jsonl").unlink()
+    log = SamplesLog(run_dir, 1)
+    for step in (0, 5, 9):
+        log.write(step, [Sample("seen", f"s{step}")])
+        log.write(step, [Sample("held out", f"h{step}", wanted="right")], split="eval")
+    log.close()
+    found = sections.pairs_of_samples(read_run(run_dir))
+    assert [(one["early"]["completion"], one["late"]["completion"], one["late"]["wanted"]) for one in found] == [
+        ("h0", "h9", "right"), ("s0", "s9", ""),
+    ]  # fmt: skip
+
+
 def test_different_prompts_are_told_apart(make_run: MakeRun) -> None:
     run_dir = make_run()
     (run_dir / "samples.jsonl").unlink()
