@@ -46,6 +46,11 @@ def sequence_kl(logprobs: Tensor, ref_logprobs: Tensor, mask: Tensor) -> Tensor:
     return keep(logprobs - ref_logprobs, mask).sum(1)
 
 
+def mean_token_kl(logprobs: Tensor, ref_logprobs: Tensor, mask: Tensor) -> float:
+    """The mean of log pi - log pi_ref over the response tokens of all rows, ``[B, T]`` each, in nats; 0 without any."""
+    return float(keep(logprobs - ref_logprobs, mask).double().sum() / mask.sum().clamp(min=1))
+
+
 def adapted_kl_coef(kl_coef: float, observed: float, *, target: float, horizon: float, num_samples: int) -> float:
     """The next coefficient of the adaptive controller. The coefficient itself is all its state.
 

@@ -27,7 +27,7 @@ from tests.harness.jobs import Outcome
 from tests.harness.layouts import run_spmd
 from tests.harness.matrix import Layouts, outcomes
 from tests.harness.recipes import RATE, adapted, dpo_recipe, ppo_recipe, supervised_recipe
-from tests.reference.trl_runs import run_dpo
+from tests.reference.trl_runs import run_trl
 
 pytest_plugins = ["tests.harness.fixtures"]
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
@@ -199,7 +199,8 @@ def test_dpo_of_adapters_is_trls(layouts: Layouts, tmp_path: Path) -> None:
                     parameter.copy_(drawn[name])
         return peft
 
-    trl = run_dpo(
+    trl = run_trl(
+        "dpo",
         start,
         PAIRS,
         max_length=96,

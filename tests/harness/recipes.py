@@ -16,6 +16,7 @@ VALUE_RATE = 2e-3
 # Six samples: fewer than two a rank on four ranks. The three of a prompt are above the cap of a micro-batch.
 PPO_PROMPTS, PPO_SAMPLES = 2, 3
 NEW_TOKENS = 10
+TRL_PROMPTS, TRL_SAMPLES = 2, 4
 PPO: dict[str, Any] = {"epochs": 2, "minibatches": 2, "kl_coef": 0.1}
 ENGINE = {"zero_stage": 3, "persistence_threshold": 0}
 
@@ -142,6 +143,20 @@ def supervised_recipe(
     made = recipe(kind, {role: model(path)}, starts, steps=5, batch=4, cap=200)
     made["data"] |= {"shuffle": False, "max_length": max_length}
     made["optimizer"]["schedule"] = "linear"
+    return made
+
+
+def sampled_recipe(starts: Starts, **algorithm: Any) -> dict[str, Any]:
+    """Five iterations of four answers to two prompts, in the order of the file, each learned from twice.
+
+    By the policy whose padding token, which it samples like any other, has an embedding: at one of zeros a norm makes
+    a thousand of every rounding.
+    """
+    made = supervised_recipe(starts, {"epochs": 2, **algorithm}, role="policy", path=starts.other_policy)
+    made["models"]["reward"] = {"functions": ["tests.harness.rules:letters_e"]}
+    made["train"]["global_batch_size"] = TRL_PROMPTS
+    made["data"]["max_prompt_length"] = 40
+    made["rollout"] = {"engine": "hf", "max_new_tokens": NEW_TOKENS, "samples_per_prompt": TRL_SAMPLES}
     return made
 
 

@@ -16,14 +16,17 @@ the rows, so that another trainer can be given the same tokens:
 * a logged loss is the batch's own: SFT over tokens of the batch, DPO and reward over pairs.
   DPO's ``logits/*`` is the mean over completion tokens of the mean logit over the vocabulary.
 * the schedule: ``linear`` has no warm-up here; step k (from 0) of n uses ``lr * (1 - k / n)``.
+* what samples is given its answers: ``batch_size`` of them a step, ``num_generations`` to a prompt; an iteration is
+  ``num_iterations`` steps over the same answers, and what is said of these is logged at the first of them.
 """
 
 from __future__ import annotations
 
 import tempfile
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +39,14 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from trl import (
     DPOConfig,
     DPOTrainer,
+    GRPOConfig,
+    GRPOTrainer,
     KTOConfig,
     KTOTrainer,
     RewardConfig,
     RewardTrainer,
+    RLOOConfig,
+    RLOOTrainer,
     SFTConfig,
     SFTTrainer,
 )  # fmt: skip
@@ -70,7 +77,7 @@ class TrlRun:
     weights: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
-def recording(trainer_class: type, run: TrlRun) -> type:
+def in_order(trainer_class: type, run: TrlRun) -> type:
     """The trainer with rows taken in order and every batch written down."""
 
     class Recording(trainer_class):  # type: ignore[misc]
@@ -83,6 +90,19 @@ def recording(trainer_class: type, run: TrlRun) -> type:
             return step
 
     return Recording
+
+
+def answering(answers: Iterator[list[list[int]]], trainer_class: type, run: TrlRun) -> type:
+    """The trainer of what samples, its rows in order too, which takes ``answers`` in place of the model's own: those
+    of each iteration, the answers to a prompt together."""
+
+    class Answering(trainer_class):  # type: ignore[misc]
+        def _generate_single_turn(self, prompt_ids: list[list[int]], *_: Any) -> Any:
+            found = next(answers)
+            run.batches.append(Batch([p + a for p, a in zip(prompt_ids, found, strict=True)], []))
+            return (found, None) if issubclass(trainer_class, GRPOTrainer) else found
+
+    return Answering
 
 
 def unpadded(inputs: Mapping[str, torch.Tensor]) -> Batch:
@@ -105,119 +125,50 @@ def unpadded(inputs: Mapping[str, torch.Tensor]) -> Batch:
 
 
 def common_arguments(
-    folder: str, batch_size: int, steps: int, learning_rate: float, schedule: str, max_length: int, max_grad_norm: float
+    folder: str,
+    *,
+    batch_size: int,
+    learning_rate: float,
+    steps: int = 5,
+    schedule: str = "constant",
+    max_grad_norm: float = 1.0,
 ) -> dict[str, Any]:
     return {
         "output_dir": folder, "per_device_train_batch_size": batch_size, "gradient_accumulation_steps": 1,
         "max_steps": steps, "learning_rate": learning_rate, "lr_scheduler_type": schedule, "warmup_steps": 0,
-        "weight_decay": 0.0, "optim": "adamw_torch", "max_grad_norm": max_grad_norm, "max_length": max_length,
+        "weight_decay": 0.0, "optim": "adamw_torch", "max_grad_norm": max_grad_norm,
         "bf16": False, "fp16": False, "use_cpu": True, "gradient_checkpointing": False, "seed": 1,
         "logging_steps": 1, "logging_first_step": True, "report_to": "none", "save_strategy": "no",
         "disable_tqdm": True, "dataloader_num_workers": 0, "train_sampling_strategy": "sequential",
     }  # fmt: skip
 
 
-def run_trainer(
-    make: Callable[[type, dict[str, Any], Dataset], Any],
-    trainer_class: type,
-    rows: Sequence[Row],
-    **arguments: Any,
-) -> TrlRun:
-    """Builds the trainer by ``make(class, arguments, data)``, trains, and collects what it logged."""
-    run = TrlRun()
-    with tempfile.TemporaryDirectory() as folder:
-        data = Dataset.from_list([{**row, "row": number} for number, row in enumerate(rows)])
-        trainer = make(recording(trainer_class, run), common_arguments(folder, **arguments), data)
-        for callback in (PrinterCallback, ProgressCallback):
-            trainer.remove_callback(callback)
-        run.rows = list(trainer.train_dataset["row"])
-        trainer.train()
-        run.logs = [entry for entry in trainer.state.log_history if "loss" in entry]
-        trained = trainer.model.merge_and_unload() if isinstance(trainer.model, PeftModel) else trainer.model
-        run.weights = {name: value.detach().clone() for name, value in trained.state_dict().items()}
-    return run
-
-
 def causal(folder: str | Path) -> Any:
     return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attention_dropout=0.0)
 
 
-def run_sft(
-    model: str | Path, rows: Sequence[Row], *, batch_size: int, learning_rate: float, steps: int = 5,
-    schedule: str = "constant", max_length: int = 512, max_grad_norm: float = 1.0, **options: Any,
-) -> TrlRun:  # fmt: skip
-    """``SFTTrainer``: rows of ``text``, ``prompt`` + ``completion`` (completion learned only), or ``messages``.
-
-    Logs ``loss, grad_norm, learning_rate, mean_token_accuracy, entropy, num_tokens`` (tokens so far, without padding).
-    """
-
-    def make(trainer: type, arguments: dict[str, Any], data: Dataset) -> Any:
-        config = SFTConfig(**arguments, packing=False, **options)
-        return trainer(causal(model), args=config, train_dataset=data, processing_class=tokenizer_of(model))
-
-    return run_trainer(
-        make, SFTTrainer, rows, batch_size=batch_size, steps=steps, learning_rate=learning_rate,
-        schedule=schedule, max_length=max_length, max_grad_norm=max_grad_norm,
-    )  # fmt: skip
+def sampling(folder: str | Path) -> Any:
+    """Where the padding token may be sampled like any other, its embedding learns too: torch would hold it back."""
+    model = causal(folder)
+    model.get_input_embeddings().padding_idx = None
+    return model
 
 
-def run_reward(
-    model: str | Path, rows: Sequence[Row], *, batch_size: int, learning_rate: float, steps: int = 5,
-    schedule: str = "constant", max_length: int = 512, max_grad_norm: float = 1.0, **options: Any,
-) -> TrlRun:  # fmt: skip
-    """``RewardTrainer`` on a folder *with* a scalar head (``num_labels`` 1); rows ``[prompt,] chosen, rejected``.
-
-    Logs ``loss, grad_norm, learning_rate, accuracy, margin, min_reward, mean_reward, max_reward, num_tokens``.
-    """
-
-    def make(trainer: type, arguments: dict[str, Any], data: Dataset) -> Any:
-        config = RewardConfig(**arguments, disable_dropout=True, **options)
-        scorer = AutoModelForSequenceClassification.from_pretrained(model, dtype=torch.float32, num_labels=1)
-        tokenizer = AutoTokenizer.from_pretrained(model)
-        return trainer(scorer, args=config, train_dataset=data, processing_class=tokenizer)
-
-    return run_trainer(
-        make, RewardTrainer, rows, batch_size=batch_size, steps=steps, learning_rate=learning_rate,
-        schedule=schedule, max_length=max_length, max_grad_norm=max_grad_norm,
-    )  # fmt: skip
+def scalar(folder: str | Path) -> Any:
+    return AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32, num_labels=1)
 
 
-def run_dpo(
-    model: str | Path, rows: Sequence[Row], *, batch_size: int, learning_rate: float, steps: int = 5,
-    schedule: str = "constant", max_length: int = 512, max_grad_norm: float = 1.0, beta: float = 0.1,
-    reference: str | Path | None = None, adapted: Callable[[Any], Any] | None = None, **options: Any,
-) -> TrlRun:  # fmt: skip
-    """``DPOTrainer``; the reference is the model's start unless given. ``options``: ``loss_type`` ...
-
-    ``adapted`` makes a PEFT model of the start; then the reference is its base, and the weights are merged.
-
-    Logs ``loss, grad_norm, learning_rate, rewards/{chosen,rejected,accuracies,margins}, logps/*, logits/*, entropy,
-    mean_token_accuracy, num_tokens``.
-    """
-
-    def make(trainer: type, arguments: dict[str, Any], data: Dataset) -> Any:
-        config = DPOConfig(**arguments, disable_dropout=True, beta=beta, **options)
-        start = causal(model) if adapted is None else adapted(causal(model))
-        return trainer(
-            start, ref_model=causal(reference or model) if adapted is None else None, args=config, train_dataset=data,
-            processing_class=tokenizer_of(model),
-        )  # fmt: skip
-
-    return run_trainer(
-        make, DPOTrainer, rows, batch_size=batch_size, steps=steps, learning_rate=learning_rate,
-        schedule=schedule, max_length=max_length, max_grad_norm=max_grad_norm,
-    )  # fmt: skip
+def tokenizer_of(folder: str | Path) -> Any:
+    """The folder's tokenizer; refuses one whose padding is its EOS, which would hide the EOS from the loss."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
+        raise ValueError(f"{folder}: the tokenizer needs a padding token other than its EOS")
+    return tokenizer
 
 
-def run_orpo(
-    model: str | Path, rows: Sequence[Row], *, batch_size: int, learning_rate: float, steps: int = 5,
-    schedule: str = "constant", max_length: int = 512, max_grad_norm: float = 1.0, beta: float = 0.1, **options: Any,
-) -> TrlRun:  # fmt: skip
+def experimental_orpo() -> tuple[type, type]:
     """``ORPOTrainer`` of ``trl.experimental``, but that it imitates as the paper says: the mean over the chosen
-    answer's own tokens, and every pair weighs the same. TRL's own takes the prompt's tokens too, all in one mean.
-
-    Logs ``loss, grad_norm, learning_rate, nll_loss, log_odds_ratio, log_odds_chosen, rewards/*, logps/*, logits/*``.
-    """
+    answer's own tokens, and every pair weighs the same. TRL's own takes the prompt's tokens too, all in one mean."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from trl.experimental.orpo import ORPOConfig, ORPOTrainer
@@ -227,46 +178,78 @@ def run_orpo(
             chosen, *found, _ = super().concatenated_forward(*arguments)
             return chosen, *found, -chosen.mean()
 
-    def make(trainer: type, arguments: dict[str, Any], data: Dataset) -> Any:
-        config = ORPOConfig(**arguments, disable_dropout=True, beta=beta, **options)
-        return trainer(causal(model), args=config, train_dataset=data, processing_class=tokenizer_of(model))
-
-    return run_trainer(
-        make, OfAnswers, rows, batch_size=batch_size, steps=steps, learning_rate=learning_rate,
-        schedule=schedule, max_length=max_length, max_grad_norm=max_grad_norm,
-    )  # fmt: skip
+    return OfAnswers, ORPOConfig
 
 
-def run_kto(
-    model: str | Path, rows: Sequence[Row], *, batch_size: int, learning_rate: float, steps: int = 5,
-    schedule: str = "constant", max_length: int = 512, max_grad_norm: float = 1.0, beta: float = 0.1, **options: Any,
-) -> TrlRun:  # fmt: skip
-    """``KTOTrainer``; rows ``prompt, completion, label``. The reference is the model's start; the KL term is that of
-    each batch, its answers moved on by one row. ``options``: ``desirable_weight`` ...
+@dataclass(frozen=True)
+class Method:
+    """How TRL trains by a method. ``classes``: trainer and its config; ``keys`` of the config unless a run says
+    otherwise; ``referenced``: the trainer is given the reference."""
 
-    Logs ``loss, grad_norm, learning_rate, kl, rewards/{chosen,rejected,margins}, logps/*, logits/*, entropy,
-    num_tokens``.
+    classes: Callable[[], tuple[type, type]]
+    keys: Mapping[str, Any]
+    model: Callable[[str | Path], Any] = causal
+    tokenizer: Callable[[str | Path], Any] = tokenizer_of
+    referenced: bool = False
+
+
+_LIMITED = {"disable_dropout": True, "max_length": 512}
+_SAMPLING = {"disable_dropout": True, "shuffle_dataset": False}
+METHODS: dict[str, Method] = {
+    "sft": Method(lambda: (SFTTrainer, SFTConfig), {"packing": False, "max_length": 512}),
+    "reward": Method(lambda: (RewardTrainer, RewardConfig), _LIMITED, scalar, AutoTokenizer.from_pretrained),
+    "dpo": Method(lambda: (DPOTrainer, DPOConfig), {**_LIMITED, "beta": 0.1}, referenced=True),
+    "orpo": Method(experimental_orpo, {**_LIMITED, "beta": 0.1}),
+    "kto": Method(lambda: (KTOTrainer, KTOConfig), {**_LIMITED, "beta": 0.1}, referenced=True),
+    "grpo": Method(lambda: (GRPOTrainer, GRPOConfig), _SAMPLING, sampling),
+    "rloo": Method(lambda: (RLOOTrainer, RLOOConfig), _SAMPLING, sampling),
+}
+_TRAINERS_OWN = ("batch_size", "learning_rate", "steps", "schedule", "max_grad_norm")
+
+
+def run_trl(
+    method: str,
+    model: str | Path,
+    rows: Sequence[Row],
+    *,
+    reference: str | Path | None = None,
+    adapted: Callable[[Any], Any] | None = None,
+    answers: Sequence[list[list[int]]] = (),
+    rewards: Sequence[Callable[..., Any]] = (),
+    **options: Any,
+) -> TrlRun:
+    """A run of the trainer of ``METHODS``, and what it logged under TRL's names.
+
+    ``rows``: ``text``, ``prompt, completion`` or ``messages`` (sft, completion learned only), ``[prompt,] chosen,
+    rejected`` (reward, dpo, orpo), ``prompt, completion, label`` (kto), ``prompt`` (grpo, rloo). ``options``:
+    ``batch_size, learning_rate, steps, schedule, max_grad_norm``, and any key of TRL's config.
+
+    ``reference``: another than the model's start. ``adapted`` makes a PEFT model of the start; then the reference is
+    its base, and the weights are merged. ``answers``: of each iteration, in place of what grpo and rloo would sample,
+    for the reward functions ``rewards``.
     """
-
-    def make(trainer: type, arguments: dict[str, Any], data: Dataset) -> Any:
-        config = KTOConfig(**arguments, disable_dropout=True, beta=beta, **options)
-        return trainer(
-            causal(model),
-            ref_model=causal(model),
-            args=config,
-            train_dataset=data,
-            processing_class=tokenizer_of(model),
+    how = METHODS[method]
+    trainer_class, config_class = how.classes()
+    run = TrlRun()
+    recorded = partial(answering, iter(answers)) if answers else in_order
+    common = {name: options.pop(name) for name in _TRAINERS_OWN if name in options}
+    given: dict[str, Any] = {"reward_funcs": list(rewards)} if rewards else {}
+    if how.referenced:
+        given["ref_model"] = how.model(reference or model) if adapted is None else None
+    with tempfile.TemporaryDirectory() as folder:
+        start = how.model(model)
+        trainer = recorded(trainer_class, run)(
+            model=start if adapted is None else adapted(start),
+            args=config_class(**common_arguments(folder, **common), **{**how.keys, **options}),
+            train_dataset=Dataset.from_list([{**row, "row": number} for number, row in enumerate(rows)]),
+            processing_class=how.tokenizer(model),
+            **given,
         )
-
-    return run_trainer(
-        make, KTOTrainer, rows, batch_size=batch_size, steps=steps, learning_rate=learning_rate,
-        schedule=schedule, max_length=max_length, max_grad_norm=max_grad_norm,
-    )  # fmt: skip
-
-
-def tokenizer_of(folder: str | Path) -> Any:
-    """The folder's tokenizer; refuses one whose padding is its EOS, which would hide the EOS from the loss."""
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    if tokenizer.pad_token_id is None or tokenizer.pad_token_id == tokenizer.eos_token_id:
-        raise ValueError(f"{folder}: the tokenizer needs a padding token other than its EOS")
-    return tokenizer
+        for callback in (PrinterCallback, ProgressCallback):
+            trainer.remove_callback(callback)
+        run.rows = list(trainer.train_dataset["row"])
+        trainer.train()
+        run.logs = [entry for entry in trainer.state.log_history if "loss" in entry]
+        trained = trainer.model.merge_and_unload() if isinstance(trainer.model, PeftModel) else trainer.model
+        run.weights = {name: value.detach().clone() for name, value in trained.state_dict().items()}
+    return run

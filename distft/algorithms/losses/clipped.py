@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from distft.algorithms.kl import token_kl
-from distft.algorithms.losses.base import LossBatch, LossResult, total
+from distft.algorithms.losses.base import LossBatch, LossResult, Metric, total
 from distft.algorithms.losses.ratio import (
     RatioMetrics,
     clip_metrics,
@@ -49,7 +49,8 @@ class ClippedPolicy(RatioMetrics):
     response's sum over ``constant_length``, mean over responses: a long response weighs what its tokens weigh (Liu et
     al. 2025, Dr. GRPO, section 3.2).
 
-    Metrics, token means: those of `ratio_metrics` and `clip_metrics`, ``entropy`` and, with a ``kl_coef``, ``kl``.
+    Metrics, token means: those of `ratio_metrics`, ``entropy`` and, with a ``kl_coef``, ``kl``; and those of
+    `clip_metrics`, of responses where the ratio is theirs.
     """
 
     clip_low: float = 0.2
@@ -94,7 +95,7 @@ class ClippedPolicy(RatioMetrics):
             per_token, clipped = clipped_term(log_ratio, advantages, self.clip_low, self.clip_high)
         if "importance_weights" in batch.columns:
             per_token = per_token * keep(batch.column("importance_weights"), mask)
-        metrics = ratio_metrics(log_ratio, per_token, mask) | clip_metrics(log_ratio, clipped, mask)
+        metrics = ratio_metrics(log_ratio, per_token, mask) | self._clip_metrics(log_ratio, clipped, batch)
         if self.kl_coef:
             kl = token_kl(logprobs, keep(batch.column("ref_logprobs"), mask), self.kl_estimator)
             metrics["kl"] = total(kl, mask, "tokens")
@@ -104,6 +105,13 @@ class ClippedPolicy(RatioMetrics):
         if self.entropy_coef:
             per_token = per_token - self.entropy_coef * keep(outputs["entropy"], mask)
         return LossResult(self._averaged(per_token, batch, denominators), metrics)
+
+    def _clip_metrics(self, log_ratio: Tensor, clipped: Tensor, batch: LossBatch) -> dict[str, Metric]:
+        """Shares of what has a ratio of its own: tokens, or (as in TRL) responses."""
+        if self.ratio == "tokens":
+            return clip_metrics(log_ratio, clipped, batch.token_mask)
+        of_response = _summed(log_ratio, batch) / _lengths(log_ratio, batch)
+        return clip_metrics(of_response, _summed(clipped.float(), batch) > 0, batch.sequence_mask, "sequences")
 
     def _averaged(self, per_token: Tensor, batch: LossBatch, denominators: Mapping[str, float]) -> Tensor:
         mask = batch.token_mask

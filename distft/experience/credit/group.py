@@ -94,14 +94,14 @@ def group_moments(scores: Tensor, groups: Array) -> GroupMoments:
 def group_metrics(rollout: Batch, scores: Tensor) -> dict[str, float]:
     """What methods without a value model report of a rollout, under TRL's names.
 
-    ``reward`` mean of the shaped ``scores``; ``reward_std`` mean over samples of their group's deviation;
+    ``reward`` mean of the shaped ``scores``; ``reward_std`` their (unbiased) deviation over the whole rollout batch;
     ``frac_reward_zero_std`` the share whose group's scores are equal; ``completions/{mean,min,max}_length`` in tokens,
     observations not counted; ``completions/clipped_ratio`` the share that was cut at the limit.
     """
     found, lengths = group_moments(scores, rollout.dense("group")), Padded.of(rollout).mask.sum(1).double()
     return {
         "reward": float(scores.mean()),
-        "reward_std": float(found.deviation.mean()),
+        "reward_std": float(scores.std()) if len(scores) > 1 else 0.0,
         "frac_reward_zero_std": float(found.equal.double().mean()),
         "completions/mean_length": float(lengths.mean()),
         "completions/min_length": float(lengths.min()),

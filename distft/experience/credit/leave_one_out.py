@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import torch
 
-from distft.algorithms.kl import sequence_kl
+from distft.algorithms.kl import mean_token_kl, sequence_kl
 from distft.algorithms.rewards import penalty_terms
 from distft.batches import Batch
 from distft.experience.credit.base import Assigned, Padded, scores_of, spread
@@ -25,13 +25,14 @@ def leave_one_out(rollout: Batch, section: LeaveOneOutSection, state: Mapping[st
     """``advantages``: ``R_i - mean of R_j, j != i`` within a prompt's group, the same at every token of a response.
 
     ``R = score - kl_coef sum_t (log pi - log pi_ref)``: the KL is part of the sequence's reward. Needs at least two
-    samples of every prompt; ValueError for fewer.
+    samples of every prompt; ValueError for fewer. Reports the ``kl`` of a token, and the reward's two terms.
     """
     shape = Padded.of(rollout)
     rewards = shaped_scores(rollout, section)
     metrics = {**group_metrics(rollout, rewards), "kl_coef": section.kl_coef}
+    logprobs, reference = (shape.rectangle(rollout.ragged(f"{name}_logprobs")) for name in ("old", "ref"))
+    metrics["kl"] = mean_token_kl(logprobs, reference, shape.mask)
     if section.kl_coef:
-        logprobs, reference = (shape.rectangle(rollout.ragged(f"{name}_logprobs")) for name in ("old", "ref"))
         penalty = -section.kl_coef * (logprobs - reference)
         rewards = rewards - section.kl_coef * sequence_kl(logprobs, reference, shape.mask).double()
         terms = penalty_terms(scores_of(rollout), shape.mask, penalty)

@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol
 import torch
 
 from distft.algorithms.advantages import gae
-from distft.algorithms.kl import token_kl
+from distft.algorithms.kl import mean_token_kl, token_kl
 from distft.algorithms.masking import moments, whiten
 from distft.algorithms.rewards import penalty_terms, token_rewards
 from distft.batches import Batch
@@ -44,6 +44,7 @@ def whitened_returns(rollout: Batch, section: WhitenedSection, state: Mapping[st
     if in_reward:
         terms = penalty_terms(scores_of(rollout), shape.mask, -section.kl_coef * kl)
         metrics |= {name: float(value.double().mean()) for name, value in terms.items()}
+        metrics["kl"] = mean_token_kl(logprobs, reference, shape.mask)
     else:
         scores = scores - group_moments(scores, groups).mean
     rewards = token_rewards(scores.float(), kl, shape.mask, section.kl_coef if in_reward else 0.0)

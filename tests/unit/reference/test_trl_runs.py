@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from tests.reference import supervised_reference as plain
 from tests.reference.supervised_reference import Row
 from tests.reference.tiny_models import save_llama, train_tokenizer
-from tests.reference.trl_runs import Batch, TrlRun, run_dpo, run_reward, run_sft
+from tests.reference.trl_runs import Batch, TrlRun, run_trl
 
 STEPS, BATCH, RATE = 5, 4, 1e-3
 WORDS = ["red", "green", "blue", "old", "new", "warm", "cold", "quiet"]
@@ -58,7 +58,7 @@ def test_sft(folders: tuple[Path, Path], kind: str) -> None:
     rows = [{"text": p["prompt"] + p["chosen"]} for p in PAIRS]
     if kind == "completion":
         rows = [{"prompt": p["prompt"], "completion": p["chosen"]} for p in PAIRS]
-    run = run_sft(folders[0], rows, batch_size=BATCH, learning_rate=RATE, steps=STEPS)
+    run = run_trl("sft", folders[0], rows, batch_size=BATCH, learning_rate=RATE, steps=STEPS)
     assert run.rows == list(range(len(rows)))
     assert all(sequence[-1] == 1 for batch in run.batches for sequence in batch.sequences)  # EOS, and learned
     assert all(learned[-1] == 1 for batch in run.batches for learned in batch.learned)
@@ -71,7 +71,7 @@ def test_sft(folders: tuple[Path, Path], kind: str) -> None:
 
 
 def test_reward(folders: tuple[Path, Path]) -> None:
-    run = run_reward(folders[1], PAIRS, batch_size=BATCH, learning_rate=RATE, steps=STEPS)
+    run = run_trl("reward", folders[1], PAIRS, batch_size=BATCH, learning_rate=RATE, steps=STEPS)
     model = AutoModelForSequenceClassification.from_pretrained(folders[1], dtype=torch.float32)
     optimizer = adamw(model)
     steps = [
@@ -80,12 +80,12 @@ def test_reward(folders: tuple[Path, Path]) -> None:
     ]
     assert_close(run, steps, ["loss", "accuracy", "margin", "min_reward", "mean_reward", "max_reward", "grad_norm"])
     # Neither too long nor truncated: a pair with one side over the limit is left out.
-    short = run_reward(folders[1], PAIRS, batch_size=BATCH, learning_rate=RATE, steps=1, max_length=20)
+    short = run_trl("reward", folders[1], PAIRS, batch_size=BATCH, learning_rate=RATE, steps=1, max_length=20)
     assert 0 < len(short.rows) < len(PAIRS)
 
 
 def test_dpo(folders: tuple[Path, Path]) -> None:
-    run = run_dpo(folders[0], PAIRS, batch_size=BATCH, learning_rate=RATE, steps=STEPS)
+    run = run_trl("dpo", folders[0], PAIRS, batch_size=BATCH, learning_rate=RATE, steps=STEPS)
     policy, frozen = (AutoModelForCausalLM.from_pretrained(folders[0], dtype=torch.float32) for _ in range(2))
     optimizer = adamw(policy)
     steps = [plain.dpo_step(policy, frozen, optimizer, pairs_of(rows_of(batch)), 1.0) for batch in run.batches]
@@ -95,7 +95,6 @@ def test_dpo(folders: tuple[Path, Path]) -> None:
 
 
 def test_linear_schedule_as_described(folders: tuple[Path, Path]) -> None:
-    run = run_sft(
-        folders[0], [{"text": "a red house"}] * 8, batch_size=2, learning_rate=1.0, steps=4, schedule="linear"
-    )
+    rows = [{"text": "a red house"}] * 8
+    run = run_trl("sft", folders[0], rows, batch_size=2, learning_rate=1.0, steps=4, schedule="linear")
     assert [log["learning_rate"] for log in run.logs] == pytest.approx([1.0, 0.75, 0.5, 0.25])

@@ -62,7 +62,7 @@ def test_the_ratio_of_a_response_is_the_geometric_mean_of_its_tokens() -> None:
     """(1.5 x 0.5 x 1)^(1/3) = 0.9086 is inside the clip though 1.5 and 0.5 are not; 0.5 alone is clipped to 0.8."""
     loss, metrics = run(ClippedPolicy(ratio="sequences"), torch.tensor(RATIOS).log(), LENGTHS, **COLUMNS)
     assert loss.item() == pytest.approx((-(0.75 ** (1 / 3)) + 0.8) / 2, rel=1e-6)
-    assert (metrics["clip_ratio/low_mean"], metrics["clip_ratio/high_mean"]) == (0.25, 0.0)
+    assert (metrics["clip_ratio/low_mean"], metrics["clip_ratio/high_mean"]) == (0.5, 0.0)
 
 
 def test_a_weighted_token_keeps_its_gradient_beyond_the_bound() -> None:

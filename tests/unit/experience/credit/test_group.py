@@ -54,7 +54,7 @@ def test_advantages_by_hand() -> None:
     np.testing.assert_allclose(
         values_of(assigned.columns["advantages"]), [one, one, 0, two, two, two, 0, three, three, 0], rtol=1e-6
     )
-    expected = {"reward": 9.3 / 6, "reward_std": 7**0.5 / 2, "frac_reward_zero_std": 0.5}
+    expected = {"reward": 9.3 / 6, "reward_std": (26.615 / 5) ** 0.5, "frac_reward_zero_std": 0.5}
     ends = {"mean_length": 10 / 6, "min_length": 1.0, "max_length": 3.0, "clipped_ratio": 1 / 3}
     expected |= {f"completions/{name}": value for name, value in ends.items()}
     assert assigned.metrics == pytest.approx(expected)

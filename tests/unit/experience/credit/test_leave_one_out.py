@@ -33,6 +33,7 @@ def test_the_kl_is_part_of_the_sequences_reward() -> None:
     np.testing.assert_allclose(
         values_of(assigned.columns["advantages"])[[0, 3, 7]], [0 - 2.75, 0.5 - 2.5, 5 - 0.25], rtol=1e-5
     )
+    assert assigned.metrics["kl"] == pytest.approx(0.5)
     assert assigned.metrics["objective/non_score_reward"] == pytest.approx(-5 / 6)
     scores = (1 + 2 + 6 + 0.3) / 6
     assert assigned.metrics["objective/rlhf_reward"] == pytest.approx(scores - 5 / 6)
