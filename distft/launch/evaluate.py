@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,43 +19,19 @@ from distft.config.rollout_settings import rollout_settings
 from distft.config.training import Rollout
 from distft.data.formats import prompt_of
 from distft.data.tokenizer_training import tokenizers_equal
-from distft.data.wanted import wanted_answer
 from distft.evaluation import row_measures
 from distft.evaluation.measures import Measure
 from distft.evaluation.passes import likelihoods
 from distft.evaluation.scorer import Scorer
-from distft.evaluation.text_scores import text_measures
-from distft.launch.judged_rows import JudgedRows, Wanted, judged_rows
+from distft.launch.correctness import answer_measures
+from distft.launch.judged_rows import JudgedRows, judged_rows
+from distft.launch.judging import Judged, Judging
 from distft.launch.named_models import NamedModel, Reading, find_model
+from distft.launch.prompting import baselines
 from distft.launch.starts import model_starts
 from distft.models.padding import padding
 from distft.planning.model_folders import fetched_folder
 from distft.rollout.speaker import Question, Speaker
-
-
-@dataclass(frozen=True)
-class Judging:
-    """How models are judged. ``answers``: whether they write some themselves; they take the likeliest token each time,
-    unless ``sampling`` says otherwise (``key=value``), or the recipe's method learns from samples."""
-
-    wanted: Wanted
-    reading: Reading
-    sampling: tuple[str, ...] = ()
-    answers: bool = True
-    reference: str | None = None
-    reward: str | None = None
-
-
-@dataclass(frozen=True)
-class Judged:
-    """What a model made of the rows. ``scores``: of its own answers, ``repeats`` a row."""
-
-    name: str
-    rows: JudgedRows
-    measures: dict[str, Measure]
-    scores: npt.NDArray[np.float64] | None = None
-    repeats: int = 1
-    notes: list[str] = field(default_factory=list)
 
 
 def evaluate(names: Sequence[str], judging: Judging) -> list[Judged]:
@@ -78,6 +54,10 @@ def evaluate(names: Sequence[str], judging: Judging) -> list[Judged]:
         ]
         for one, model in zip(judged, models, strict=True):
             one.notes.extend(model.notes)
+        if judging.shots:
+            base = next((model for model in models if model.recipe is not None), models[0])
+            settings, greedy = _sampling(base, judging)
+            judged += baselines(base, judging, settings, greedy=greedy)
         judged[0].notes.extend([*notes, *judged[0].rows.notes])
         return judged
 
@@ -158,26 +138,25 @@ def _of_policy(model: NamedModel, judging: Judging, beside: _Beside) -> Judged:
             else:
                 good = batch.dense("label").astype(bool)
                 measures |= row_measures.of_labelled(own.logprobs, good, reference, beta)
+    trained = model.recipe is not None
     if not _writes(rows, judging):
-        return Judged(model.name, rows, measures)
+        return Judged(model.name, rows, measures, trained=trained)
     settings, greedy = _sampling(model, judging)
     repeats, scorer = settings.samples_per_prompt, beside.scorer()
     questions = _questions(rows, repeats)
     answers = list(speaker.answers(questions, settings, judging.wanted.seed_used, greedy=greedy))
     scores = None if scorer is None else scorer.of_answers(speaker, questions, answers)
-    if rows.unit in ("pairs", "answers"):
-        wanted = [wanted_answer(example) or "" for example in rows.examples for _ in range(repeats)]
-        found = text_measures([answer.text for answer in answers], wanted)
-        measures |= {name: one.grouped(repeats) for name, one in found.items()}
+    measures |= answer_measures(rows, [answer.text for answer in answers], repeats, judging.criterion)
     lengths, ended = [len(answer.ids) for answer in answers], [answer.ended for answer in answers]
     measures |= row_measures.of_samples(lengths, ended, scores, repeats)
-    return Judged(model.name, rows, measures, scores, repeats)
+    return Judged(model.name, rows, measures, scores, repeats, trained=trained)
 
 
 def _writes(rows: JudgedRows, judging: Judging) -> bool:
     """Whether the model is asked: not where answers are told apart, unless a reward model is named to judge its own."""
-    asked = rows.unit not in ("pairs", "labelled answers") or judging.reward is not None
-    return judging.answers and asked and all(prompt_of(example) for example in rows.examples)
+    wished = judging.reward is not None or judging.criterion is not None or judging.shots
+    asked = rows.unit not in ("pairs", "labelled answers") or wished
+    return judging.answers and bool(asked) and all(prompt_of(example) for example in rows.examples)
 
 
 def _sampling(model: NamedModel, judging: Judging) -> tuple[Rollout, bool]:

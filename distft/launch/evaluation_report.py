@@ -7,10 +7,12 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
+from distft.data.wanted import wanted_answer
 from distft.evaluation.bootstrap import LEVEL, Difference, Estimate, compare, estimate
 from distft.evaluation.measures import Measure
 from distft.evaluation.row_measures import win_rate
-from distft.launch.evaluate import Judged
+from distft.launch.correctness import CORRECT
+from distft.launch.judging import Judged
 
 FORMAT = 1
 
@@ -25,6 +27,28 @@ class Against:
 
 
 @dataclass(frozen=True)
+class Prompting:
+    """Whether prompting would have been enough: by how much ``metric`` of the ``trained`` model is above that of the
+    untouched one with the exemplars that help it most, ``best``, on the same rows."""
+
+    metric: str
+    trained: str
+    best: str
+    difference: Difference
+
+    @property
+    def verdict(self) -> str:
+        """In a sentence; a difference whose interval holds zero decides nothing."""
+        found, than = self.difference, f"{self.trained} against {self.best}, by {self.metric}"
+        said = f"{found.value:+.4g} [{found.low:+.4g}, {found.high:+.4g}]"
+        if found.low > 0:
+            return f"prompting would not have been enough: {said} ({than})"
+        if found.high < 0:
+            return f"prompting alone is better: {said} ({than})"
+        return f"prompting may have been enough: {said} holds zero ({than})"
+
+
+@dataclass(frozen=True)
 class Report:
     """``metrics`` and ``by_source`` by model's name, in the order of the models; ``unit`` of ``num_rows``."""
 
@@ -35,6 +59,7 @@ class Report:
     by_source: Mapping[str, Sequence[tuple[str, Mapping[str, Estimate]]]]
     against: Sequence[Against]
     notes: Sequence[str]
+    prompting: Prompting | None = None
 
     def as_json(self) -> dict[str, object]:
         """For scripts."""
@@ -58,6 +83,7 @@ class Report:
                 }
                 for one in self.against
             ],
+            "prompting": self.prompting and {**asdict(self.prompting), "verdict": self.prompting.verdict},
             "notes": list(self.notes),
         }
 
@@ -83,7 +109,27 @@ def report(judged: Sequence[Judged]) -> Report:
         } if len(sources) > 1 else {},
         against=against,
         notes=notes,
+        prompting=_prompting(judged),
     )  # fmt: skip
+
+
+_SHORT_ANSWER = 3  # words up to which an answer is right or wrong as a whole
+
+
+def _prompting(judged: Sequence[Judged]) -> Prompting | None:
+    trained = next((one for one in judged if one.trained), None)
+    shown = [one for one in judged if one.shots is not None and trained and one.rows.places == trained.rows.places]
+    if trained is None or not shown:
+        return None
+    by_criterion = [name for name in trained.measures if name == CORRECT or name.startswith("mean@")]
+    lengths = [len((wanted_answer(example) or "").split()) for example in trained.rows.examples]
+    by_length = "exact_match" if np.mean(lengths) <= _SHORT_ANSWER else "rougeL"
+    metric = next(iter(by_criterion), by_length)
+    if metric not in trained.measures:
+        return None
+    best = max(shown, key=lambda one: one.measures[metric].total)
+    difference = compare(best.measures[metric], trained.measures[metric])
+    return Prompting(metric, trained.name, best.name, difference)
 
 
 def _within(judged: Judged, source: str) -> dict[str, Measure]:

@@ -31,10 +31,10 @@ def last_number(
 ) -> list[float]:
     """Whether the last number of the completion is that of the answer: ``so 1,250.0 it is`` is right where the answer
     is ``1250``. ValueError for a row without an answer, or an answer without a number."""
-    rights = [_last_number(text) for text in _texts(answer)]
+    rights = [number_in(text) for text in _texts(answer)]
     if None in rights:
         raise ValueError(f"the answer {_texts(answer)[rights.index(None)]!r} has no number")
-    return [float(_last_number(text) == right) for text, right in zip(completions, rights, strict=True)]
+    return [float(number_in(text) == right) for text, right in zip(completions, rights, strict=True)]
 
 
 def _texts(answer: Sequence[Any] | None) -> list[str]:
@@ -43,6 +43,7 @@ def _texts(answer: Sequence[Any] | None) -> list[str]:
     return [str(one) for one in answer]
 
 
-def _last_number(text: str) -> Decimal | None:
+def number_in(text: str) -> Decimal | None:
+    """The last number of a text; None where it has none."""
     found = _NUMBER.findall(text)
     return Decimal(found[-1].replace(",", "")) if found else None

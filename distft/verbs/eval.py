@@ -37,6 +37,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--reward", metavar="MODEL", help="a reward model that scores the answers (default: the recipe's)"
     )
+    parser.add_argument(
+        "--correct", metavar="HOW",
+        help="which answers are right: exact, number (the last one), or module:function; samples_per_prompt=8 gives "
+        "pass@k, mean@8 and majority@k (default: exact)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--shots", metavar="N,...", help="also the untouched model behind so many answered rows of training: 0,1,4"
+    )
+    parser.add_argument("--shots-from", action="append", metavar="PATH", help="rows that exemplars are taken from")
     parser.add_argument("--no-answers", action="store_true", help="let no model write answers: likelihoods only")
     parser.add_argument("--seed", type=int, help="of the rows and the draws (default: the recipe's, else 1)")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
@@ -50,9 +59,11 @@ def run(arguments: argparse.Namespace) -> None:
     names, settings = split_words(arguments)
     sampling = [text for text in settings if _is_sampling(text)]
     recipe, names = _recipe(names, [text for text in settings if not _is_sampling(text)])
-    from distft.launch.evaluate import Judging, evaluate
+    from distft.launch.correctness import Criterion
+    from distft.launch.evaluate import evaluate
     from distft.launch.evaluation_report import report
     from distft.launch.judged_rows import Wanted
+    from distft.launch.judging import Judging
     from distft.verbs.eval_table import tables
 
     wanted = Wanted(
@@ -60,12 +71,26 @@ def run(arguments: argparse.Namespace) -> None:
         arguments.seed,
     )  # fmt: skip
     judging = Judging(
-        wanted, reading_of(arguments), tuple(sampling), not arguments.no_answers, arguments.reference, arguments.reward
-    )
+        wanted, reading_of(arguments), tuple(sampling), not arguments.no_answers, arguments.reference, arguments.reward,
+        None if arguments.correct is None else Criterion(arguments.correct), _shots(arguments),
+        tuple(arguments.shots_from or ()),
+    )  # fmt: skip
     with in_options(recipe=recipe is not None):
         found = report(evaluate(names, judging))
     warn(found.notes)
     print(json.dumps(found.as_json()) if arguments.json else "\n".join(tables(found)))
+
+
+def _shots(arguments: argparse.Namespace) -> tuple[int, ...]:
+    """``0,1,4``. Raises UserError for anything else."""
+    if arguments.shots is None:
+        return ()
+    if arguments.no_answers:
+        raise UserError("are of answers, and none are wanted", where="--shots", hint="leave --no-answers out")
+    parts = [part.strip() for part in arguments.shots.split(",")]
+    if not all(part.isdecimal() for part in parts):
+        raise UserError("are whole numbers", where=f"--shots {arguments.shots}", hint="for example --shots 0,1,4")
+    return tuple(sorted({int(part) for part in parts}))
 
 
 def _is_sampling(text: str) -> bool:

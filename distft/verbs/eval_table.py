@@ -18,6 +18,12 @@ def tables(report: Report) -> Iterator[str]:
         yield from ("", source, *_table(metrics))
     for one in report.against:
         yield from ("", f"{one.name}, compared with {report.metrics[0][0]} row by row", *_compared(one))
+    yield from _said(report)
+
+
+def _said(report: Report) -> Iterator[str]:
+    if report.prompting is not None:
+        yield from ("", report.prompting.verdict)
 
 
 def _table(metrics: Sequence[tuple[str, Mapping[str, Estimate]]]) -> Iterator[str]:

@@ -8,3 +8,8 @@ from typing import Any
 def letters_e(prompts: list[Any], completions: list[str], **_: Any) -> list[float]:
     """A quarter of a point for every ``e``, one point at most."""
     return [min(4, completion.count("e")) / 4 for completion in completions]
+
+
+def mostly_letters(prompts: list[Any], completions: list[str], **_: Any) -> list[float]:
+    """Which share of a completion's characters are letters."""
+    return [sum(map(str.isalpha, completion)) / max(1, len(completion)) for completion in completions]

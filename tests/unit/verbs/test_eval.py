@@ -71,6 +71,48 @@ def test_answers_of_a_file(speaker: str, rows: Path, distft: Typed) -> None:
     assert list(figures(output)) == ["loss", "perplexity", "token_accuracy"]
 
 
+def test_several_answers_to_a_prompt_and_which_are_right(speaker: str, rows: Path, distft: Typed) -> None:
+    several = ("eval", speaker, "--data", rows, "--json", SHORT, "samples_per_prompt=4", "temperature=1.0")
+    found = figures(distft(*several)[1])
+    names = ["pass@1", "pass@2", "pass@4", "mean@4", "majority@4"]
+    assert [name for name in found if "@" in name] == names
+    assert found["pass@1"]["value"] == pytest.approx(found["mean@4"]["value"])
+    found = figures(distft(*several, "--correct", "tests.harness.rules:mostly_letters")[1])
+    one, two, four = (found[f"pass@{k}"]["value"] for k in (1, 2, 4))
+    assert 0 < one < two <= four <= 1
+    found = figures(distft("eval", speaker, "--data", rows, "--json", SHORT, "--correct", "number")[1])
+    assert 0 <= found["correct"]["value"] <= 1
+
+
+def test_the_untouched_model_is_asked_behind_exemplars_and_a_run_is_held_against_it(
+    speaker: str, other_speaker: str, rows: Path, distft: Typed, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(other_speaker, run / "final")
+    train = write_rows(tmp_path / "train.jsonl", [
+        {"prompt": f"Question {n}:", "completion": f" Answer {n} is here."} for n in range(20)
+    ])  # fmt: skip
+    recipe = load_recipe("sft-tiny", [
+        f"models.policy={{path: {speaker}, dtype: float32}}", f"data={{train: [{{path: {train}}}], max_length: 64}}",
+        f"output_dir={run}", "evaluation.every=0", "rollout.max_new_tokens=8",
+    ])  # fmt: skip
+    (run / "recipe.yaml").write_text(resolved_yaml(recipe))
+    ask = ("eval", f"run:{run}", "--data", rows, "--shots", "0,2")
+    status, output, error = distft(*ask, "--json")
+    assert status == 0, error
+    found = json.loads(output)
+    assert [one["name"] for one in found["models"]] == [f"run:{run}", "the start, 0 shots", "the start, 2 shots"]
+    zero, two = (one["metrics"] for one in found["models"][1:])
+    assert zero["rougeL"] == figures(distft("eval", speaker, "--data", rows, "--json", SHORT)[1])["rougeL"]
+    assert two["chrf"] != zero["chrf"], "the exemplars are read"
+    told = found["prompting"]
+    best = max((zero, "the start, 0 shots"), (two, "the start, 2 shots"), key=lambda one: one[0]["rougeL"]["value"])
+    assert (told["metric"], told["best"]) == ("rougeL", best[1])
+    trained = found["models"][0]["metrics"]["rougeL"]["value"]
+    assert told["difference"]["value"] == pytest.approx(trained - best[0]["rougeL"]["value"])
+    assert told["verdict"] in distft(*ask)[1]
+
+
 def test_models_are_compared_on_pairs_and_by_source(
     speaker: str, other_speaker: str, pairs: Path, distft: Typed, tmp_path: Path
 ) -> None:
@@ -131,6 +173,9 @@ def test_a_recipe_is_judged_by_its_test_rows(speaker: str, distft: Typed, tmp_pa
         (("--data", "builtin:dialogues", "--split", "tset"), "no split 'tset'\n  did you mean `--split test`?"),
         (("--data", "builtin:dialogues", "--reward", "MODEL"), "has no scalar head: it is not a reward model"),
         (("--data", "builtin:dialogues", "--no-answer"), "did you mean --no-answers?"),
+        (("--data", "builtin:dialogues", "--correct", "exat"), "is no way to tell right answers"),
+        (("--data", "builtin:dialogues", "--shots", "one"), "for example --shots 0,1,4"),
+        (("--data", "builtin:sums", "--limit", "2", "--shots", "1", "max_new_tokens=2"), "--shots-from PATH"),
         (("--data", "builtin:dialogues", "temprature=1"), "is a key of recipes, and none is named"),
     ],
 )

@@ -1,0 +1,46 @@
+"""How ``distft eval`` judges models, and what it found of one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from distft.evaluation.measures import Measure
+from distft.launch.correctness import Criterion
+from distft.launch.judged_rows import JudgedRows, Wanted
+from distft.launch.named_models import Reading
+
+
+@dataclass(frozen=True)
+class Judging:
+    """How models are judged. ``answers``: whether they write some themselves; they take the likeliest token each time,
+    unless ``sampling`` says otherwise (``key=value``), or the recipe's method learns from samples. ``criterion``: which
+    are right; ``shots``: so many exemplars, of the files ``shots_from`` or the recipe's train list, are put before the
+    prompts of the untouched model."""
+
+    wanted: Wanted
+    reading: Reading
+    sampling: tuple[str, ...] = ()
+    answers: bool = True
+    reference: str | None = None
+    reward: str | None = None
+    criterion: Criterion | None = None
+    shots: tuple[int, ...] = ()
+    shots_from: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What a model made of the rows. ``scores``: of its own answers, ``repeats`` a row. ``shots``: of the untouched
+    model with so many exemplars; ``trained``: by a run."""
+
+    name: str
+    rows: JudgedRows
+    measures: dict[str, Measure]
+    scores: npt.NDArray[np.float64] | None = None
+    repeats: int = 1
+    notes: list[str] = field(default_factory=list)
+    shots: int | None = None
+    trained: bool = False
