@@ -138,6 +138,9 @@ class Tracking(Section):
 
     wandb: Wandb = Field(default_factory=Wandb, description="Weights & Biases")
     samples_every: int = Field(default=10, ge=0, description="steps between lines in samples.jsonl; 0: never")
+    timeline_steps: int = Field(
+        default=100, ge=0, description="steps of each attempt that timeline.json shows, who did what when; 0: none"
+    )
     samples_count: int = Field(default=8, ge=1, description="samples written each time")
 
 

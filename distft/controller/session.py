@@ -26,7 +26,7 @@ from distft.controller.visits import Visits
 from distft.controller.weight_sync import WeightSync
 from distft.experience.rollouts import Sampler
 from distft.groups.handles import together
-from distft.tracking.timing import PhaseTimer, Throughput
+from distft.tracking.timing import PhaseTimer, Span, Throughput
 from distft.tracking.tracker import Tracker
 
 MAX_FAILED_SAVES = 3
@@ -38,7 +38,8 @@ class Session:
     """One attempt of a run. ``groups`` by role; ``data`` the data worker's; ``num_units`` units by split.
 
     ``engines``: who answers prompts, where it is not the policy's own ranks.
-    ``take_peaks`` answers what every group took of its devices at most since it was last asked, by role and name.
+    ``take_peaks`` answers what every group took of its devices at most since it was last asked, by role and name;
+    ``take_spans`` what each rank did, and when.
     ``evaluated_at``: the step of the last evaluation of this attempt; ``save_due``: this step's checkpoint is wanted,
     whatever ``checkpoint.every`` says; ``result_step``: the step that the result is of, None: the last.
     """
@@ -53,6 +54,7 @@ class Session:
     throughput: Throughput
     timer: PhaseTimer = field(default_factory=PhaseTimer)
     take_peaks: Callable[[], Mapping[str, Mapping[str, int]]] = dict
+    take_spans: Callable[[], Sequence[Span]] = tuple
     engines: EngineGroup | None = None
     stop: StopFlag = field(default_factory=StopFlag)
     time_limit: TimeLimit = field(default_factory=TimeLimit.of)
@@ -113,6 +115,8 @@ class Session:
                 **self.timer.report(),
             },
         )
+
+        self.tracker.spans([*self.timer.take_spans(), *self.take_spans()])
 
     def checkpoint_if_due(self) -> None:
         """A checkpoint every ``checkpoint.every`` steps, after the last one, and when a stop was asked for, which then

@@ -119,13 +119,14 @@ class Failure:
 class Outcome:
     """The small half of a rank's answer; the batch, if any, stays in the object store.
 
-    ``samples`` are those of that batch, None without one. ``peaks``: bytes that the verb took of the device at most, by
-    what holds them; none without a device.
+    ``samples`` are those of that batch, None without one. ``ended``: when, in unix seconds. ``peaks``: bytes that the
+    verb took of the device at most, by what holds them; none without a device.
     """
 
     report: Any = None
     samples: tuple[int, ...] | None = None
     seconds: float = 0.0
+    ended: float = 0.0
     failure: Failure | None = None
     peaks: Mapping[str, int] = field(default_factory=dict)
 

@@ -44,7 +44,7 @@ from distft.groups.lanes import Devices
 from distft.groups.ray_handles import Attempt, RayGroup
 from distft.groups.shell import Birth
 from distft.groups.worker_group import Answers, Asked, Member, RankActor
-from distft.tracking.timing import Busy
+from distft.tracking.timing import Busy, Span
 
 __all__ = ["Deadlines", "GroupSpec", "Groups", "OnReady", "start_groups"]
 
@@ -88,6 +88,10 @@ class Groups(Mapping[str, RayGroup]):
     def take_busy(self) -> Busy:
         """What the devices did since the last call of this."""
         return self._attempt.take_busy()
+
+    def take_spans(self) -> list[Span]:
+        """What each rank did since the last call of this."""
+        return self._attempt.take_spans()
 
     def take_peaks(self) -> dict[str, dict[str, int]]:
         """By role what the fullest rank took of its device since the last call of this."""

@@ -17,7 +17,9 @@ from distft.groups.dispatch import collect, request_for
 from distft.groups.handles import Call, DataRef, Result, Wait, WorkerInfo
 from distft.groups.lanes import Devices
 from distft.groups.worker_group import Answers, Asked, Member
-from distft.tracking.timing import Busy
+from distft.tracking.timing import Busy, Span
+
+_MOST_SPANS = 10_000  # kept where nobody takes them
 
 
 class RayGroup:
@@ -117,6 +119,13 @@ class Attempt:
         self._computing: list[tuple[float, float]] = []
         self._moving: list[tuple[float, float]] = []
         self._peaks: dict[str, dict[str, int]] = {}
+        self._spans: deque[Span] = deque(maxlen=_MOST_SPANS)
+
+    def take_spans(self) -> list[Span]:
+        """What each rank did since the last call of this, by its node's clock; of very much the end."""
+        spans = list(self._spans)
+        self._spans.clear()
+        return spans
 
     def take_busy(self) -> Busy:
         """In how many seconds since the last call of this at least one group computed, or was moved while none did."""
@@ -202,6 +211,9 @@ class Attempt:
         if step.of is None or step.verb.on_device:
             now, spans = time.monotonic(), self._moving if step.of is None else self._computing
             spans.append((now - max(outcome.seconds for outcome in outcomes), now))
+        for rank, outcome in enumerate(outcomes):
+            start = outcome.ended - outcome.seconds
+            self._spans.append(Span(step.group.role, rank, step.verb.name, start, outcome.seconds))
         peaks = self._peaks.setdefault(step.group.role, {}) if any(outcome.peaks for outcome in outcomes) else {}
         for name, size in (pair for outcome in outcomes for pair in outcome.peaks.items()):
             peaks[name] = max(size, peaks.get(name, 0))

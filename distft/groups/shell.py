@@ -128,7 +128,7 @@ def _guarded(
         with _stacks_before(deadline_s):
             stage(verb)
             report, batch = work()
-            outcome = Outcome(report, samples_of(batch), time.perf_counter() - started)
+            outcome = Outcome(report, samples_of(batch), time.perf_counter() - started, time.time())
         stage(f"idle after {verb}")
     except Exception as error:
         log.exception("%s failed", verb)

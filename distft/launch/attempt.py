@@ -156,6 +156,7 @@ def set_up(
         Throughput(plan.num_devices, plan.flops.of if plan.flops else None, plan.hardware.flops),
         PhaseTimer(devices=groups.take_busy),
         groups.take_peaks,
+        groups.take_spans,
         engines,
         stop,
     )

@@ -174,6 +174,7 @@ class Supervisor:
             total_steps=recipe.train.steps,
             wandb=wandb_options(recipe, run_id=self._progress.wandb_id or None, commit=commit),
             progress=make_progress(recipe.name, quiet=self._quiet),
+            timeline_steps=recipe.tracking.timeline_steps,
         )
 
     def _tell_start(self, tracker: Tracker) -> None:

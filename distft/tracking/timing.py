@@ -18,6 +18,17 @@ class Busy(NamedTuple):
     moving: float = 0.0
 
 
+class Span(NamedTuple):
+    """What somebody did for a while: ``who`` (the controller, or a role), which ``rank`` of it; ``start`` in unix
+    seconds."""
+
+    who: str
+    rank: int
+    what: str
+    start: float
+    seconds: float
+
+
 class PhaseTimer:
     """Seconds by phase since the last report. Phases do not overlap: an inner one stops the outer's clock.
 
@@ -36,6 +47,8 @@ class PhaseTimer:
         self, clock: Callable[[], float] = time.perf_counter, devices: Callable[[], Busy] | None = None
     ) -> None:
         self._clock, self._devices = clock, devices
+        self._unix = time.time() - clock()  # of the clock's zero
+        self._spans: list[Span] = []
         self._seconds: dict[str, float] = {}
         self._used: dict[str, Busy] = {}
         self._open: list[str] = []
@@ -51,6 +64,11 @@ class PhaseTimer:
         finally:
             self._settle()
             self._open.pop()
+
+    def take_spans(self) -> list[Span]:
+        """The phases since the last call of this, up to the last change of phase; an interrupted one is several."""
+        spans, self._spans = self._spans, []
+        return spans
 
     def report(self) -> dict[str, float]:
         """``timing/<phase>`` and ``timing/step`` (all of it) in seconds, ``timing/idle_share`` the part
@@ -81,6 +99,8 @@ class PhaseTimer:
         now, name = self._clock(), self._open[-1] if self._open else ""
         if name:
             self._seconds[name] = self._seconds.get(name, 0.0) + now - self._mark
+            if now > self._mark:
+                self._spans.append(Span("controller", 0, name, self._unix + self._mark, now - self._mark))
         if self._devices is not None:
             used, more = self._used.get(name, Busy()), self._devices()
             self._used[name] = Busy(used.computing + more.computing, used.moving + more.moving)

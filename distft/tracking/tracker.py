@@ -12,6 +12,8 @@ from distft.common.logging import stage
 from distft.tracking.alarms import Alarm, Watch
 from distft.tracking.metrics import EventsLog, MetricRecord, MetricsLog, Sample, SamplesLog, Split
 from distft.tracking.progress import Progress, QuietProgress
+from distft.tracking.timeline import TIMELINE, Timeline
+from distft.tracking.timing import Span
 from distft.tracking.wandb_backend import WandbBackend, WandbOptions
 
 _log = logging.getLogger(__name__)
@@ -23,6 +25,7 @@ class Tracker:
 
     ``resume_step``: the step the attempt goes on from, None from the beginning (metrics.jsonl is cut
     accordingly). ``total_steps`` for the display. ``wandb`` None or mode "disabled": no W&B.
+    ``timeline_steps``: steps of an attempt in timeline.json.
     Raises OSError if the run folder cannot be written.
     """
 
@@ -35,6 +38,7 @@ class Tracker:
         total_steps: int | None = None,
         wandb: WandbOptions | None = None,
         progress: Progress | None = None,
+        timeline_steps: int = 0,
     ) -> None:
         self.total_steps = total_steps
         self._run_dir = run_dir
@@ -43,6 +47,8 @@ class Tracker:
         self._metrics = MetricsLog(run_dir, resume_step, self._recall)
         self._events = EventsLog(run_dir, attempt)
         self._samples = SamplesLog(run_dir, attempt)
+        self._timeline_steps = self._steps_left = timeline_steps
+        self._timeline = Timeline(run_dir) if timeline_steps else None
         self._wandb = WandbBackend(run_dir, wandb) if wandb is not None and wandb.mode != "disabled" else None
 
     @property
@@ -59,6 +65,7 @@ class Tracker:
         self._watch = Watch()  # what it saw of the steps that are done again
         self._metrics = MetricsLog(self._run_dir, resume_step, self._recall)
         self._events.attempt = self._samples.attempt = attempt
+        self._steps_left = self._timeline_steps
 
     def log(self, step: int, values: Mapping[str, float], split: Split = "train") -> None:
         """A line of metrics.jsonl, a row in W&B, a step or an evaluation on the display; and an alarm where the
@@ -90,6 +97,16 @@ class Tracker:
         if self._wandb is not None and samples:
             self._wandb.samples(step, samples)
 
+    def spans(self, spans: Sequence[Span]) -> None:
+        """What was done in a step, for timeline.json, which shows the first ``timeline_steps`` of an attempt."""
+        if self._timeline is not None and self._steps_left > 0:
+            self._steps_left -= 1
+            try:
+                self._timeline.write(spans)
+            except OSError as error:  # nothing depends on it
+                _log.warning("%s is not written further: %s", TIMELINE, error)
+                self._steps_left = 0
+
     def event(self, event: str, **fields: Any) -> None:
         """A line of events.jsonl; a checkpoint and a resume are said on the display too."""
         self._events.write(event, **fields)
@@ -106,6 +123,8 @@ class Tracker:
         self.progress.close()
         for ledger in (self._metrics, self._events, self._samples):
             ledger.close()
+        if self._timeline is not None:
+            self._timeline.close()
         if self._wandb is not None:
             self._wandb.close(exit_status)
 

@@ -108,6 +108,22 @@ def test_four_groups_of_two_ranks(output: Path) -> None:
     assert len(set(pids)) == len(pids) == 9  # eight ranks and the data worker
 
 
+def test_the_timeline_shows_what_every_rank_did(output: Path) -> None:
+    """Within a phase of the controller, as the clocks are one."""
+    shown = json.loads((output / "ppo" / "timeline.json").read_text())
+    names = {event["pid"]: event["args"]["name"] for event in shown if event["name"] == "process_name"}
+    bars = [(names[event["pid"]], event) for event in shown if event["ph"] == "X"]
+    for role in ("policy", "value"):
+        assert {event["tid"] for who, event in bars if who == role and event["name"] == "update"} == {0, 1}
+    phases = [event for who, event in bars if who == "controller" and event["name"] == "update"]
+    updates = [event for who, event in bars if who == "policy" and event["name"] == "update"]
+    for bar in updates:
+        assert any(
+            phase["ts"] - 1000 <= bar["ts"] and bar["ts"] + bar["dur"] <= phase["ts"] + phase["dur"] + 1000
+            for phase in phases
+        )
+
+
 @pytest.mark.parametrize("stage", ["sft", "ppo", "dpo"])
 def test_the_result_loads_and_reads_like_the_corpus(output: Path, stage: str) -> None:
     folder = output / stage / "final"

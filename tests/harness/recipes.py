@@ -41,7 +41,7 @@ def recipe(
         "optimizer": {"learning_rate": RATE},
         "train": {"steps": steps, "global_batch_size": batch, "max_tokens_per_rank": cap},
         "checkpoint": {"every": 1000},
-        "tracking": {"wandb": {"mode": "disabled"}, "samples_every": 0},
+        "tracking": {"wandb": {"mode": "disabled"}, "samples_every": 0, "timeline_steps": 0},
     }
 
 

@@ -184,7 +184,8 @@ def test_a_call_to_eight_workers_is_quick(groups: Groups) -> None:
 def test_groups_that_share_devices_take_turns_and_results_keep_their_order(groups: Groups, trace: Path) -> None:
     together(ask(groups["trainer"], ToyWorker.work, "settle"), ask(groups["generator"], ToyWorker.work, "settle"))
     traced(trace)
-    groups.take_busy(), groups.take_peaks()
+    groups.take_busy(), groups.take_peaks(), groups.take_spans()
+    asked = time.time()
     trainer, generator = groups["trainer"], groups["generator"]
     results = together(
         ask(generator, ToyWorker.work, "generate", 0.1),
@@ -197,8 +198,11 @@ def test_groups_that_share_devices_take_turns_and_results_keep_their_order(group
         "again begins", "again ends",
     ]  # fmt: skip
     busy, peaks = groups.take_busy(), groups.take_peaks()
-    assert 0.2 <= busy.computing < 0.3
-    assert 0.1 <= busy.moving < 0.2, "the sleep, and the wake which takes no time"
+    done = {(span.who, span.what): span for span in groups.take_spans() if span.rank == 0}
+    assert [*done] == [("generator", "work"), ("generator", "sleep"), ("trainer", "wake"), ("trainer", "work")]
+    assert all(asked < span.start < span.start + span.seconds < time.time() for span in done.values())
+    assert busy.computing >= 0.2
+    assert 0.1 <= busy.moving < busy.computing + busy.moving < time.time() - asked, "sleep and wake are no computing"
     assert peaks == {role: {"allocated_peak": 9 + groups[role].num_ranks} for role in ("trainer", "generator")}
     ask(generator, ToyWorker.facts).result()
     assert traced(trace) == [], "a verb that needs no devices wakes nobody"

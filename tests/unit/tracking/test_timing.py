@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from distft.tracking.timing import Busy, PhaseTimer, Throughput
@@ -78,6 +80,22 @@ def test_of_each_phase_what_was_moved_and_what_was_waited_for(clock: Clock) -> N
     assert report["timing/update/wait"] == 0.0
     assert "timing/update/transfer" not in report
     assert report["perf/idle_fraction"] == pytest.approx(1 - 3.25 / 5)
+
+
+def test_phases_as_spans_of_unix_time_an_interrupted_one_in_parts(clock: Clock) -> None:
+    timer, now = PhaseTimer(clock), time.time()
+    with timer.phase("outer"):
+        clock.now += 2.0
+        with timer.phase("inner"):
+            clock.now += 1.0
+        clock.now += 3.0
+    spans = timer.take_spans()
+    assert [(span.who, span.what, span.seconds) for span in spans] == [
+        ("controller", "outer", 2.0), ("controller", "inner", 1.0), ("controller", "outer", 3.0),
+    ]  # fmt: skip
+    assert spans[0].start == pytest.approx(now, abs=5)
+    assert [span.start - spans[0].start for span in spans] == pytest.approx([0.0, 2.0, 3.0])
+    assert timer.take_spans() == []
 
 
 def test_throughput_by_hand() -> None:

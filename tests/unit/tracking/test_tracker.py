@@ -9,6 +9,8 @@ import pytest
 
 from distft.tracking.metrics import Sample
 from distft.tracking.progress import QuietProgress
+from distft.tracking.timeline import TIMELINE
+from distft.tracking.timing import Span
 from distft.tracking.tracker import Tracker
 from distft.tracking.wandb_backend import WandbOptions
 
@@ -116,3 +118,23 @@ def test_metrics_after_the_step_that_an_attempt_goes_on_from_are_cut_off(tmp_pat
         tracker.go_on(2, 2)
         tracker.log(3, {"loss": 30.0})
     assert [line["loss"] for line in lines(tmp_path / "metrics.jsonl")] == [1.0, 2.0, 30.0]
+
+
+def test_the_timeline_shows_the_first_steps_of_each_attempt(tmp_path: Path) -> None:
+    with Tracker(tmp_path, attempt=1, resume_step=None, timeline_steps=2) as tracker:
+        for step in (1, 2, 3):
+            tracker.spans([Span("policy", 0, f"update {step}", float(step), 1.0)])
+        tracker.go_on(2, 2)
+        tracker.spans([Span("policy", 0, "update 3 again", 5.0, 1.0)])
+    bars = [event["name"] for event in json.loads((tmp_path / TIMELINE).read_text()) if event["ph"] == "X"]
+    assert bars == ["update 1", "update 2", "update 3 again"]
+
+
+def test_a_disk_without_room_for_the_timeline_does_not_matter(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / TIMELINE).symlink_to("/dev/full")
+    with Tracker(tmp_path, attempt=1, resume_step=None, timeline_steps=9) as tracker:
+        for step in (1, 2):
+            tracker.spans([Span("policy", 0, "update", 1.0, 1.0)])
+            tracker.log(step, {"loss": 1.0})
+    assert [line["step"] for line in lines(tmp_path / "metrics.jsonl")] == [1, 2]
+    assert caplog.text.count("timeline.json is not written further") == 1
