@@ -47,7 +47,7 @@ def verdict(run: RunData) -> str:
     moved = f"{title} went from {number(change.before)} to {number(change.after)}"
     judged = {"better": f"It helped: {moved}", "worse": f"It got worse: {moved}"}
     said = judged.get(change.word, f"It made no difference to speak of: {moved}")
-    return f"{ended} {said} on {_rows(run)}."
+    return f"{ended} {said} on {rows_judged(run)}."
 
 
 def trained(run: RunData) -> str:
@@ -108,7 +108,7 @@ def _word(name: str, before: float, after: float) -> str:
     return "better" if (after > before) == (wanted == "up") else "worse"
 
 
-def _rows(run: RunData) -> str:
+def rows_judged(run: RunData) -> str:
     return " ".join(_row_words(run)) or "held-out rows"
 
 

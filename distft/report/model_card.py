@@ -1,0 +1,81 @@
+"""The model card in ``final/``: what was trained from what on what, and what held-out rows say of it.
+
+Markdown behind a head that the hub reads. It says nothing that the run folder does not know, and nothing of a run's
+time or machine, so that a run that was resumed has the same card as one that was not.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import yaml
+
+from distft.report.run_data import RunData, part, read_run
+from distft.report.verdict import changes, number, rows_judged, sources
+
+CARD = "README.md"
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+_LIBRARIES = ("distft", "torch", "transformers", "deepspeed", "peft")
+
+
+def write_card(run_dir: Path, folder: Path, auto_class: str, *, answers: bool) -> None:
+    """The card of the run's result into the folder where it is written; see ``card``."""
+    lines = card(read_run(run_dir, max_lines=1), auto_class, answers=answers)
+    (folder / CARD).write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def card(run: RunData, auto_class: str, *, answers: bool) -> Iterator[str]:
+    """The lines. What the run folder lacks is left out. ``auto_class``: of transformers, which reads the model;
+    ``answers``: whether it answers prompts."""
+    base = _base(run)
+    head = {"library_name": "transformers", "tags": ["distft", run.kind]}
+    if _HUB_NAME.fullmatch(base):
+        head |= {"base_model": base}
+    yield from ("---", yaml.safe_dump(head, sort_keys=False).strip(), "---", "", f"# {run.name}", "")
+    yield f"{run.kind.upper()} of {base or 'a model from random weights'} by distft."
+    yield ""
+    for split, role in (("train", "Trained on"), ("eval", "Chosen by"), ("test", "Judged on")):
+        if found := sources(run, split):
+            yield f"- {role}: {', '.join(found)}"
+    holdout = part(run.recipe, "data").get("holdout")
+    if holdout:
+        yield f"- Held out of the training rows, by the hash of the prompt: {holdout:.0%}, for eval and for test each"
+    yield from _results(run)
+    yield from _use(auto_class, answers=answers)
+    yield from ("", "## The recipe", "", "```yaml", run.recipe_text.strip(), "```", "", _versions(run))
+    yield ""
+    yield "Licence, intended use and limits: those of the base model and of the data; nobody has added others here."
+
+
+def _base(run: RunData) -> str:
+    models = part(run.recipe, "models")
+    role = "policy" if models.get("policy") else next(iter(models), "")
+    return str(part(models, role).get("path") or "")
+
+
+def _results(run: RunData) -> Iterator[str]:
+    found = changes(run)
+    if not found:
+        yield from ("", "No held-out rows were there to judge it by.")
+        return
+    yield from ("", f"## On {rows_judged(run)}", "", "| metric | before | after |", "|---|---|---|")
+    for one in found:
+        title = f"{one.title} (`{one.name}`)" if one.title else f"`{one.name}`"
+        yield f"| {title} | {number(one.before)} | {number(one.after)} |"
+
+
+def _use(auto_class: str, *, answers: bool) -> Iterator[str]:
+    yield from ("", "## Use", "", "```python", f"from transformers import AutoTokenizer, {auto_class}", "")
+    yield f'model = {auto_class}.from_pretrained("FOLDER")'
+    yield from ('tokenizer = AutoTokenizer.from_pretrained("FOLDER")', "```")
+    if answers:
+        yield from ("", "`distft chat FOLDER` talks to it, `vllm serve FOLDER` serves it.")
+
+
+def _versions(run: RunData) -> str:
+    packages = part(run.environment, "packages")
+    named = [f"{name} {packages[name]}" for name in _LIBRARIES if name in packages]
+    commit = part(run.environment, "commit").get("id")
+    return f"Made with {', '.join(named) or 'versions that are not known'}{f', commit {commit}' if commit else ''}."

@@ -1,0 +1,48 @@
+"""The card beside the weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+
+from distft.report.model_card import CARD, card, write_card
+from distft.report.run_data import read_run
+
+from .conftest import MakeRun
+
+CAUSAL = "AutoModelForCausalLM"
+
+
+def test_the_card_says_what_the_run_folder_knows(make_run: MakeRun, tmp_path: Path) -> None:
+    write_card(make_run(), tmp_path, CAUSAL, answers=True)
+    _, head, text = (tmp_path / CARD).read_text().split("---\n", 2)
+    assert yaml.safe_load(head) == {"library_name": "transformers", "tags": ["distft", "ppo"]}
+    assert "# ppo-tiny" in text
+    assert "- Trained on: builtin:dialogues" in text
+    assert "## On 96 of 300 test rows" in text
+    assert "| Score, held out (`objective/score`) | 0 | 5 |" in text
+    assert f'{CAUSAL}.from_pretrained("FOLDER")' in text
+    recipe = yaml.safe_load(text.split("```yaml\n")[1].split("```")[0])
+    assert recipe["algorithm"]["kind"] == "ppo"
+    assert "Made with distft" in text
+
+
+def test_a_model_of_the_hub_is_named_for_the_hub_and_one_that_scores_is_not_talked_to(make_run: MakeRun) -> None:
+    run_dir = make_run()
+    tree = yaml.safe_load((run_dir / "recipe.yaml").read_text())
+    tree["models"]["policy"] = {"path": "someone/some-model"}
+    (run_dir / "recipe.yaml").write_text(yaml.safe_dump(tree))
+    text = "\n".join(card(read_run(run_dir), "AutoModelForSequenceClassification", answers=False))
+    assert yaml.safe_load(text.split("---\n")[1])["base_model"] == "someone/some-model"
+    assert "PPO of someone/some-model by distft." in text
+    assert "distft chat" not in text
+
+
+def test_what_is_missing_is_left_out(make_run: MakeRun) -> None:
+    run_dir = make_run()
+    for name in ("before_after.json", "environment.json", "metrics.jsonl"):
+        (run_dir / name).unlink()
+    text = "\n".join(card(read_run(run_dir), CAUSAL, answers=True))
+    assert "No held-out rows were there to judge it by." in text
+    assert "Made with versions that are not known." in text
