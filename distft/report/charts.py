@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from distft.report.curves import Curve, Ledger, thinned
-from distft.tracking.glossary import KNOWN, Known
+from distft.tracking.glossary import KNOWN, Known, known
 
 _MAX_NAMED_STEPS = 8
 
@@ -34,7 +34,7 @@ def charts(sources: Sequence[Source]) -> tuple[list[dict[str, Any]], list[dict[s
 
 
 def _chart(name: str, sources: Sequence[Source]) -> dict[str, Any]:
-    known = KNOWN.get(name, Known(name))
+    about = known(name) or Known(name)
     series, bad = [], []
     for number, source in enumerate(sources):
         for split, label in (("train", "training"), ("eval", "held out")):
@@ -46,7 +46,7 @@ def _chart(name: str, sources: Sequence[Source]) -> dict[str, Any]:
             series.append({"label": said, "split": split, "run": number, "x": x, "y": y})
             bad += [f"{said}: {_steps(curve)}"] if curve.not_finite else []
     note = f"Not a number, or infinite, in {'; '.join(bad)}." if bad else ""
-    return {"name": name, "title": known.title, "about": known.about, "note": note, "series": series}
+    return {"name": name, "title": about.title, "about": about.about, "note": note, "series": series}
 
 
 def _steps(curve: Curve) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 
@@ -55,6 +56,61 @@ KNOWN: Mapping[str, Known] = {
 }  # fmt: skip
 
 
+# The rest, exact names before patterns of names.
+OTHERS: Mapping[str, Known] = {
+    "epoch": Known("Epochs", "Passes over the training rows so far."),
+    "num_tokens": Known("Tokens so far", "Of everything trained on."),
+    "perplexity": Known("Perplexity", "e to the loss per token.", "down"),
+    "kl_coef": Known("KL coefficient", "Moves only where algorithm.kl_target is set."),
+    "log_odds_chosen": Known("Log odds ratio (ORPO)", "Of chosen over rejected; rises.", "up"),
+    "log_odds_ratio": Known("Log-sigmoid of the odds ratio (ORPO)", "Rises towards 0.", "up"),
+    "mean_reward": Known("Mean reward of the answers", "Has no level of its own: only differences count."),
+    "min_reward": Known("Lowest reward of a step"),
+    "max_reward": Known("Highest reward of a step"),
+    "reward_std": Known("Spread of rewards within a prompt", "0: the answers are all alike, and teach nothing."),
+    "frac_reward_zero_std": Known("Share of prompts whose answers are equal in score", "They teach nothing.", "down"),
+    "logits/chosen": Known("Mean logit of chosen"),
+    "logits/rejected": Known("Mean logit of rejected"),
+    "objective/entropy": Known("Entropy of a response", "The sum over its tokens, estimated by -log pi, nats."),
+    "objective/non_score_reward": Known("KL penalty of a response", "As it was subtracted."),
+    "objective/scores_std": Known("Spread of the scores", "Over the responses of an iteration."),
+    "objective/score_std": Known("Spread of the scores, held out"),
+    "objective/ended": Known("Share of answers that end by themselves", "Far below 1: rollout.max_new_tokens cuts."),
+    "policy/entropy_avg": Known("Entropy of a token in the update"),
+    "val/clipfrac_avg": Known("Clipped share of values"),
+    "val/num_eos_tokens": Known("Responses that ended by themselves", "0: no stop token is learned."),
+    "val/ratio": Known("Ratio of the policy to before", "Near 1."),
+    "val/ratio_var": Known("Variance of that ratio", "Near 0."),
+    "clip_ratio/*_mean": Known("Clipped share of tokens, below, above or both"),
+    "completions/*": Known("Lengths of completions, and the share cut at the limit", "Tokens."),
+    "rewards/*": Known("Mean of a reward function, by its name"),
+    "rollout/trainer_logprob_difference_*": Known(
+        "Generator against trainer", "Nats of a sampled token: 1e-6 in float32, about 0.01 in bfloat16."
+    ),
+    "rollout/importance_ess": Known("Effective share of samples", "1: the generator is the trainer."),
+    "rollout/staleness": Known("Iterations since the weights that sampled", "0 without overlap."),
+    "rollout/tokens_per_second": Known("Tokens generated a second"),
+    "rollout/refills": Known("Times an iteration sampled anew"),
+    "rollout/filled": Known("Share of the batch that was filled"),
+    "value/*": Known("Of the value model: loss, gradient norm, learning rate"),
+    "perf/tokens_per_second_per_gpu": Known("Tokens a second and device"),
+    "perf/mfu": Known("Model FLOPs over the peak of the cards", "0.4 to 0.55 is good."),
+    "perf/padding_fraction": Known("Share of padding", "Above 0.3: a higher train.max_tokens_per_rank.", "down"),
+    "perf/imbalance": Known("Longest rank over the mean, less 1", "0 is even.", "down"),
+    "perf/idle_fraction": Known("Share of a step in which no group computed", "", "down"),
+    "timing/step": Known("Seconds of a step"),
+    "timing/*": Known("Seconds of a step by phase, of which in wait and transfer"),
+    "memory/*": Known("Bytes: of processes, and of GPUs at most, by role"),
+}  # fmt: skip
+
+
+def known(name: str) -> Known | None:
+    """What is known of a metric: by its name, else by the first pattern that it fits."""
+    exact = KNOWN.get(name) or OTHERS.get(name)
+    return exact or next((about for pattern, about in OTHERS.items() if fnmatchcase(name, pattern)), None)
+
+
 def better(name: str) -> str:
     """ "up", "down" or "" where neither is better by itself."""
-    return KNOWN[name].better if name in KNOWN else ""
+    found = known(name)
+    return found.better if found else ""

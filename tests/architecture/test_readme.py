@@ -14,6 +14,7 @@ from distft.cli import main
 from distft.config.cluster import load_cluster
 from distft.config.load import load_recipe, shipped_pipelines, shipped_recipes
 from distft.config.pipeline import is_pipeline, load_pipeline
+from distft.config.schema import recipe_keys
 from distft.planning.memory import peak
 from distft.planning.plan import make_plan
 from tests.harness.support import support_table
@@ -134,6 +135,22 @@ def test_the_table_of_methods_is_what_they_declare() -> None:
     start = lines.index(table[0])
     assert lines[start : start + len(table)] == table, "python -m tests.harness.support prints it"
     assert not lines[start + len(table)].startswith("|")
+
+
+SECTIONS = ("algorithm", "models", "placement", "data", "optimizer", "train", "rollout", "checkpoint", "recovery",
+            "evaluation", "tracking")  # fmt: skip
+KEYS = [re.sub(r"algorithm \(\w+\)", "algorithm", key.name) for key in recipe_keys()]
+NAMED_KEYS = sorted(set(re.findall(rf"`((?:{'|'.join(SECTIONS)})(?:\.[a-z0-9_]+)+)(?:[=:`])", "\n".join(DOCUMENTS))))
+
+
+@pytest.mark.parametrize("named", NAMED_KEYS)
+def test_keys_named_are_keys(named: str) -> None:
+    """The schema tells a section where it first stands: roles have the policy's, the recipe its optimizer."""
+    told = [re.sub(r"\.\d+(?=\.|$)", ".0", named)]
+    told.append(re.sub(r"^(models|placement)\.(reference|reward|value|rollout)\b", r"\1.policy", told[0]))
+    told.append(re.sub(r"^optimizer\b", "models.policy.optimizer", told[0]))
+    told.append(re.sub(r"^data\.(train|eval|test)\.0", "models.policy.init.tokenizer.train_on.0", told[0]))
+    assert any(key == one or key.startswith(f"{one}.") for key in KEYS for one in told), named
 
 
 def test_files_named_are_there() -> None:

@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from distft.cli import main
 from distft.data.builtin import dialogues
+from distft.tracking.glossary import known
 from tests.harness.better_share import better_share
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
@@ -97,6 +98,26 @@ def test_no_run_that_is_well_raises_an_alarm(output: Path) -> None:
         events = [json.loads(line) for line in (output / stage / "events.jsonl").read_text().splitlines()]
         assert events
         assert not [event for event in events if event["event"] == "alarm"]
+
+
+def test_every_metric_is_in_the_glossary(output: Path) -> None:
+    for stage in STAGES:
+        lines = map(json.loads, (output / stage / "metrics.jsonl").read_text().splitlines())
+        names = {name for line in lines for name in line} - {"format", "step", "time", "split", "nonfinite"}
+        assert names
+        assert [name for name in sorted(names) if known(name) is None] == []
+
+
+@pytest.mark.parametrize("stage", ["sft", "dpo"])
+def test_what_it_says_before_during_and_after_is_kept(output: Path, stage: str) -> None:
+    lines = [json.loads(line) for line in (output / stage / "samples.jsonl").read_text().splitlines()]
+    steps = sorted({line["step"] for line in lines})
+    assert steps[0] == 0
+    assert len(steps) >= 3
+    before, after = ([line for line in lines if line["step"] == step] for step in (steps[0], steps[-1]))
+    assert [line["prompt"] for line in before] == [line["prompt"] for line in after]
+    assert all(line["completion"] and line["wanted"] for line in after)
+    assert "## On" in (output / stage / "final" / "README.md").read_text()
 
 
 def test_four_groups_of_two_ranks(output: Path) -> None:
