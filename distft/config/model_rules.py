@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,6 +11,7 @@ from distft.config.data_rules import said_longest
 from distft.config.models import Init, Model, Reference, RewardModel
 from distft.config.problem import Problem
 from distft.config.recipe import Recipe
+from distft.config.reward_rules import reward_rules
 from distft.config.training import ROLES, RolePlacement
 
 
@@ -51,7 +51,7 @@ def _starts(recipe: Recipe) -> Iterator[Problem]:
 
 
 def _may_start_elsewhere(recipe: Recipe, role: str, model: Model) -> bool:
-    by_functions = isinstance(model, RewardModel) and bool(model.functions) and role not in facts.trained_roles(recipe)
+    by_functions = isinstance(model, RewardModel) and model.texts_are_scored and role not in facts.trained_roles(recipe)
     return role in ("reference", "value") or by_functions
 
 
@@ -255,45 +255,6 @@ def _said(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value and value.model_dump(mode="json"))
 
 
-def _reward(recipe: Recipe) -> Iterator[Problem]:
-    reward = recipe.models.reward
-    if reward is None or "reward" not in facts.known_roles(recipe):
-        return
-    trained = "reward" in facts.trained_roles(recipe)
-    for function in reward.functions:
-        if not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", function):
-            yield Problem.at(
-                "models.reward.functions", f"{function} is not module:function", "for example my_rewards:brevity"
-            )
-    if len(set(reward.functions)) < len(reward.functions):
-        yield Problem.at("models.reward.functions", "names a function twice", "give it a larger weight instead")
-    if reward.weights is not None and len(reward.weights) != len(reward.functions):
-        yield Problem.at(
-            "models.reward.weights",
-            f"has {len(reward.weights)} numbers for {len(reward.functions)} functions",
-            "one number per function",
-        )
-    if trained:
-        wrong = {"functions": reward.functions, "label": reward.label, "score": reward.score != "logit"}
-        for key in [key for key, value in wrong.items() if value]:
-            yield Problem.at(
-                f"models.reward.{key}", "is for rewarding with a finished model; here it is trained", "remove it"
-            )
-        return
-    if reward.score == "probability" and reward.label is None:
-        yield Problem.at("models.reward.score", "a probability is that of a label, and none is named", "add label: ...")
-    if reward.label is not None and reward.path is None:
-        yield Problem.at("models.reward.label", "names a label of a classifier, but there is no path", "add path: ...")
-    if reward.weight != 1 and not reward.functions:
-        yield Problem.at(
-            "models.reward.weight", "has no effect: there is no function to weigh the model against", "remove it"
-        )
-    elif reward.weight == 0 and (reward.path or reward.init):
-        yield Problem.at(
-            "models.reward.weight", "at 0 the reward model would count for nothing", "remove its path or init"
-        )
-
-
 MODEL_RULES: tuple[Callable[[Recipe], Iterator[Problem]], ...] = (
     _which_models,
     _starts,
@@ -301,5 +262,5 @@ MODEL_RULES: tuple[Callable[[Recipe], Iterator[Problem]], ...] = (
     _precision_and_engine,
     _reference,
     _sharing,
-    _reward,
+    reward_rules,
 )

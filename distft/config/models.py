@@ -150,16 +150,42 @@ class Reference(Model):
     )
 
 
+class HttpReward(Section):
+    """Scores asked of a server: see ``distft.rollout.http_rewards``."""
+
+    name: str = Field(pattern=r"^[A-Za-z_][\w\-]*$", description="what its scores are logged as: rewards/<name>")
+    url: str = Field(pattern=r"^https?://[^\s/]+", description="where completions are sent to by POST")
+    weight: float = Field(default=1.0, description="weight of its scores")
+    token_env: str | None = Field(
+        default=None, pattern=r"^[A-Za-z_]\w*$",
+        description="environment variable with the token that it is shown (Authorization: Bearer); null: none",
+    )  # fmt: skip
+    batch_size: int = Field(default=64, ge=1, description="completions in a request")
+    connections: int = Field(default=4, ge=1, le=256, description="requests under way at once")
+    timeout: float = Field(default=60.0, gt=0, le=3600, description="seconds that one request may take")
+    deadline: float = Field(
+        default=300.0, gt=0, le=550,
+        description="seconds in which all scores of an iteration must be there, what is asked again included; then the "
+        "run ends",
+    )  # fmt: skip
+
+
 class RewardModel(Model):
-    """What gives scores: a model, functions, or both."""
+    """What gives scores: a model, functions, servers, or several of them."""
 
     functions: Items[str] = Field(default=(), description="reward functions, module:function")
     weights: Items[float] | None = Field(default=None, description="weight of each function's score; null: all 1")
-    weight: float = Field(default=1.0, description="weight of the model's score beside the functions'")
+    http: Items[HttpReward] = Field(default=(), description="servers that give scores")
+    weight: float = Field(default=1.0, description="weight of the model's score beside the others'")
     score: Literal["logit", "probability"] = Field(default="logit", description="what a classifier's score is")
     label: str | None = Field(
         default=None, min_length=1, description="the classifier's label that is rewarded; null: the only output"
     )
+
+    @property
+    def texts_are_scored(self) -> bool:
+        """Whether functions or servers give scores, so that no model need."""
+        return bool(self.functions or self.http)
 
 
 class Models(Section):

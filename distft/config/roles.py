@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from distft.config.method import Phase, Work
-from distft.config.models import Engine, Model, Reference
+from distft.config.models import Engine, HttpReward, Model, Reference
 from distft.config.recipe import Recipe
 from distft.config.section import Section
 from distft.config.training import Optimizer, Role
@@ -99,6 +99,11 @@ def reward_functions(recipe: Recipe) -> tuple[str, ...]:
     return recipe.models.reward.functions if recipe.models.reward else ()
 
 
+def reward_servers(recipe: Recipe) -> tuple[HttpReward, ...]:
+    """The servers that give scores."""
+    return recipe.models.reward.http if recipe.models.reward else ()
+
+
 def model_of(recipe: Recipe, role: str) -> Model:
     """The role's model with every default filled in.
 
@@ -148,7 +153,7 @@ def _has_reward_model(recipe: Recipe) -> bool:
     reward = recipe.models.reward
     if reward is None or "reward" in trained_roles(recipe):
         return True
-    return bool(reward.path or reward.init or not reward.functions)
+    return bool(reward.path or reward.init or not reward.texts_are_scored)
 
 
 def _inherited(recipe: Recipe, given: Model | None, role: str) -> Model | None:

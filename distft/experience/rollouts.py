@@ -75,9 +75,9 @@ class Sampler:
         return means, (*by_model, *by_function)
 
     def function_scores(self, rollout: Samples, split: str, start: int) -> tuple[dict[str, float], tuple[DataRef, ...]]:
-        """The reward functions' means by name and their scores; nothing where the recipe names none."""
+        """Means by name and scores of reward functions and servers; nothing where the recipe names none."""
         reward = self.recipe.models.reward
-        if reward is None or not reward.functions:
+        if reward is None or not reward.texts_are_scored:
             return {}, ()
         repeats = self.recipe.rollout.samples_per_prompt
         means, scores = self.data.function_scores(rollout, split, start, repeats).result()

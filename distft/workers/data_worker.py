@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -43,7 +43,7 @@ from distft.workers.held_out_answers import answer_metrics, questions, require_a
 from distft.workers.informative import informative
 from distft.workers.kl_baseline import kl_baseline, mismatched
 from distft.workers.reports import Credited, Described, Judged, Loaded, RowsPrepared
-from distft.workers.reward_functions import asked, reward_function
+from distft.workers.reward_functions import TextReward, text_rewards
 from distft.workers.reward_reading import as_trained, read_anew, within_positions
 from distft.workers.spec import Start
 from distft.workers.verbs import DataVerbs
@@ -63,7 +63,7 @@ class DataWorker(DataVerbs):
         self._starts = dict(starts)
         self._weights = weights
         self._store = store or store_folder(recipe.data.cache_dir, recipe.output_dir)
-        self._functions: list[Callable[..., Sequence[float]]] = []
+        self._rewards: list[TextReward] = []
         self._contents: Mapping[str, str] | None = None
         self._preparing = self._prepare()
 
@@ -120,7 +120,7 @@ class DataWorker(DataVerbs):
         if (reward := self._starts.get("reward")) is not None:
             self._reward_positions = learned_positions(reward.path, trust_remote_code=reward.trust_remote_code)
         if recipe.models.reward is not None:
-            self._functions = [reward_function(name) for name in recipe.models.reward.functions]
+            self._rewards = text_rewards(recipe.models.reward)
         self._datasets = yield from prepare_datasets(
             recipe.data,
             recipe.algorithm.kind,
@@ -231,24 +231,21 @@ class DataWorker(DataVerbs):
     def function_scores(
         self, split: str, start: int, samples_per_prompt: int, *, batch: Batch
     ) -> tuple[dict[str, float], Batch]:
-        """Column ``function_score``, the weighted sum of the reward functions; reports each one's mean by name.
+        """Column ``function_score``, the weighted sum of reward functions and servers; reports each one's mean by name.
 
         A function is called as ``f(prompts, completions, **columns)`` and answers a number for each completion.
-        Raises UserError, naming the function, for an exception in it, a wrong number of answers, NaN or infinity.
+        Raises UserError, naming it, for an exception in it, a wrong number of answers, NaN or infinity.
         """
-        reward = self._recipe.models.reward
-        assert reward is not None
         stage("reward functions")
         prompts, completions = self._prompts_and_completions(split, start, samples_per_prompt, batch)
         texts = [p if isinstance(p, str) else [{"role": m.role, "content": m.content} for m in p] for p in prompts]
         extra = self._extra_columns(split, start, samples_per_prompt, len(batch))
         total = np.zeros(len(batch), np.float32)
         means: dict[str, float] = {}
-        weights = reward.weights or (1.0,) * len(self._functions)
-        for name, function, weight in zip(reward.functions, self._functions, weights, strict=True):
-            scores = asked(name, function, texts, completions, extra)
-            means[f"rewards/{name.rpartition(':')[2]}"] = float(scores.mean())
-            total += weight * scores
+        for reward in self._rewards:
+            scores = reward.ask(texts, completions, extra)
+            means[f"rewards/{reward.name}"] = float(scores.mean())
+            total += reward.weight * scores
         return means, Batch({"sample": batch.dense("sample"), "function_score": total})
 
     def informative(self, at_most: int, first: int, *, batch: Batch) -> tuple[Described, Batch]:

@@ -1,4 +1,4 @@
-"""Reward functions of the user's: found by name, asked for a score of each completion, and held to their answers."""
+"""What scores texts: reward functions of the user's, found by name and held to their answers, and servers."""
 
 from __future__ import annotations
 
@@ -8,18 +8,54 @@ import logging
 import math
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from numbers import Real
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from distft.batches import Array
 from distft.common.errors import UserError
+from distft.config.models import HttpReward, RewardModel
+from distft.rollout.http_rewards import scores_by_http, token_of
 
 log = logging.getLogger(__name__)
 
+Ask: TypeAlias = Callable[[Sequence[Any], Sequence[str], Mapping[str, Any]], Array]
+
 _ANSWERS = "it is called as f(prompts, completions, **columns) and answers one finite number for each completion"
+
+
+@dataclass(frozen=True)
+class TextReward:
+    """One of them. ``name``: what its scores are logged as; ``ask``: prompts, completions and columns to a score of
+    each completion, float32."""
+
+    name: str
+    weight: float
+    ask: Ask
+
+
+def text_rewards(section: RewardModel) -> list[TextReward]:
+    """All that the recipe names, ready to be asked. Raises UserError for a function or a token that is not there."""
+    weights = section.weights or (1.0,) * len(section.functions)
+    functions = [
+        TextReward(name.rpartition(":")[2], weight, partial(asked, name, reward_function(name)))
+        for name, weight in zip(section.functions, weights, strict=True)
+    ]
+    servers = [_of_server(server, f"models.reward.http.{number}") for number, server in enumerate(section.http)]
+    return functions + servers
+
+
+def _of_server(server: HttpReward, where: str) -> TextReward:
+    token_of(server, where)
+
+    def ask(prompts: Sequence[Any], completions: Sequence[str], columns: Mapping[str, Any]) -> Array:
+        return np.array(scores_by_http(server, where, prompts, completions, columns), np.float32)
+
+    return TextReward(server.name, server.weight, ask)
 
 
 def reward_function(name: str) -> Callable[..., Any]:

@@ -254,6 +254,19 @@ def ppo(path: Path | str, *more: str) -> tuple[str, ...]:
     )  # fmt: skip
 
 
+def grouped(path: Path | str, **algorithm: Any) -> tuple[str, ...]:
+    """A run of a group method from the model of a run folder, scored by ``rules.py`` (of the harness) where it is
+    started: a policy of two ranks."""
+    keys = json.dumps({"epochs": 2, "minibatches": 2, **algorithm})
+    return (
+        "train", "grpo-tiny", f"algorithm={keys}", f"models.policy={{path: run:{path}, dtype: float32}}",
+        "models.reward.functions=[rules:letters_e]", "placement={policy: {ranks: 2}}",
+        "data.train.0.path=builtin:dialogues", "data.eval.0.path=builtin:dialogues",
+        "data.test.0.path=builtin:dialogues", "data.max_length=96", "data.max_prompt_length=64",
+        *SMALL, "train.global_batch_size=4", "rollout.max_new_tokens=10", "rollout.samples_per_prompt=4",
+    )  # fmt: skip
+
+
 @pytest.fixture(scope="session")
 def sft(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run folder of a finished SFT run with a tiny model: where other runs start."""

@@ -23,10 +23,13 @@ from tests.e2e.conftest import (
     dpo,
     events,
     exit_record,
+    grouped,
     lines,
     ppo,
     weights,
 )
+from tests.harness import rules
+from tests.harness.recipes import GROUP_METHODS
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
@@ -110,6 +113,19 @@ def test_ppo_killed_while_it_generates(sft: Path, start: Start) -> None:
     kill_driver(verb, "generate iteration 6\n")
     assert checkpoints(verb.folder) == [2, 4]
     assert_same(run(start, *words, folder="disturbed"), undisturbed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", GROUP_METHODS)
+def test_group_methods_killed_in_the_middle_of_a_step(sft: Path, tmp_path: Path, start: Start, method: str) -> None:
+    """Dynamic sampling too, whose iterations take as many prompts as they need."""
+    shutil.copy(rules.__file__, tmp_path)
+    words = grouped(sft, **GROUP_METHODS[method])
+    undisturbed = run(start, *words, folder="undisturbed")
+    loss = "RlooPolicy" if method == "rloo" else "ClippedPolicy"
+    assert_same(disturb(start, words, loss, updates=4), undisturbed)
+    refills = [line["rollout/refills"] for line in computed(undisturbed) if "rollout/refills" in line]
+    assert any(refills) == (method == "dapo")
 
 
 @pytest.mark.slow

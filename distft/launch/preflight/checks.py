@@ -17,7 +17,7 @@ from distft.checkpoint.layout import checkpoints_folder, published
 from distft.common.errors import EnvironmentFallsShort, UserError, nearest
 from distft.config.data import Source
 from distft.config.recipe import Recipe
-from distft.config.roles import main_role, model_of, optimizer_of, reward_functions, trained_roles
+from distft.config.roles import main_role, model_of, optimizer_of, reward_functions, reward_servers, trained_roles
 from distft.data.bad_rows import BadRows, OnBadRow, stop
 from distft.data.sources import check_rows, is_builtin, source_files
 from distft.launch.machine import free_memory, this_machine
@@ -28,6 +28,7 @@ from distft.launch.preflight.reward_functions import check_reward_function
 from distft.planning.machine import GIB, Machine
 from distft.planning.memory import BYTES
 from distft.planning.plan import Plan
+from distft.rollout.http_rewards import token_of
 
 # Rows of each source that are parsed; the data worker reads them all.
 FIRST_ROWS = 50
@@ -53,6 +54,8 @@ def preflight(recipe: Recipe, plan: Plan, *, machine: Machine | None = None, to_
             check_output_dir(Path(recipe.data.cache_dir), **store)
     for function in reward_functions(recipe):
         check_reward_function(function)
+    for number, server in enumerate(reward_servers(recipe)):
+        token_of(server, f"models.reward.http.{number}")
     warnings = [*remarks.on_models(recipe), *check_models(recipe)]
     for at, list_name, source in _sources(recipe):
         bad = BadRows(recipe.data, list_name)

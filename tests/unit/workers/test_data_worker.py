@@ -21,6 +21,7 @@ from distft.launch.starts import model_starts
 from distft.workers.data_worker import DataWorker
 from distft.workers.reward_functions import reward_function
 from tests.harness.chat_templates import family_tokenizer
+from tests.harness.judge import judging
 
 ROWS = [{"prompt": f"How much is {i} and {i}?", "answer": str(2 * i)} for i in range(40)]
 INIT = "{hidden_size: 16, num_layers: 1, num_heads: 2, vocab_size: 300, max_positions: 128}"
@@ -127,6 +128,22 @@ def test_functions_are_weighted_and_see_the_rows_columns(make: Callable[..., Dat
     expected = [0.5 * len(answers[0]) + 10.0, 0.5 * len("no idea")]
     assert scored.dense("function_score").tolist() == pytest.approx(expected)
     assert means["rewards/right"] == pytest.approx(0.5)
+
+
+def test_a_model_functions_and_servers_are_added_with_their_weights(make: Callable[..., DataWorker]) -> None:
+    with judging() as judge:
+        worker = make(
+            "models.reward.functions=[scores_of_test:right]", "models.reward.weights=[10.0]",
+            f"models.reward.http=[{{name: long, url: {judge.url}, weight: 0.5}}]", "models.reward.weight=2.0",
+        )  # fmt: skip
+        rollout = responses(worker, ["no idea", "neither"])
+        means, scored = worker.function_scores("train", 0, 1, batch=rollout)
+    (asked,) = judge.requests
+    assert asked["completions"] == ["no idea", "neither"]
+    assert asked["columns"].keys() == {"answer"}
+    assert means == {"rewards/right": 0.0, "rewards/long": 7.0}
+    both = rollout.with_columns(score=np.array([1.0, -1.0], np.float32), function_score=scored.dense("function_score"))
+    assert worker._with_score(both).dense("score").tolist() == [5.5, 1.5]
 
 
 @pytest.mark.parametrize(

@@ -236,6 +236,11 @@ def test_reward_functions_and_models_are_checked(tmp_path: Path, monkeypatch: py
     wanted = ready(tmp_path, "ppo", models=models)
     with pytest.raises(UserError, match="there is no module no"):
         preflight(wanted, on_laptop(wanted), machine=LAPTOP)
+    models["reward"] = {"http": ({"name": "judge", "url": "http://judge/", "token_env": "JUDGES_WORD"},)}
+    wanted = ready(tmp_path, "ppo", models=models)
+    monkeypatch.delenv("JUDGES_WORD", raising=False)
+    with pytest.raises(UserError, match="models.reward.http.0.token_env.*JUDGES_WORD is not set"):
+        preflight(wanted, on_laptop(wanted), machine=LAPTOP)
     folder = model_folder(tmp_path / "m")
     (folder / "tokenizer.json").unlink()
     wanted = ready(tmp_path, models={"policy": {"path": str(folder)}})

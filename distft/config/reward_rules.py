@@ -1,0 +1,94 @@
+"""What gives scores: functions, servers and a finished model go together, and are told apart."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from urllib.parse import parse_qsl, urlsplit
+
+from distft.config import roles as facts
+from distft.config.models import RewardModel
+from distft.config.problem import Problem
+from distft.config.recipe import Recipe
+from distft.config.redact import has_credentials, is_secret_key
+
+
+def reward_rules(recipe: Recipe) -> Iterator[Problem]:
+    """The rules of ``models.reward``."""
+    reward = recipe.models.reward
+    if reward is None or "reward" not in facts.known_roles(recipe):
+        return
+    yield from _functions(reward)
+    yield from _servers(reward)
+    if "reward" in facts.trained_roles(recipe):
+        yield from _trained(reward)
+    else:
+        yield from _finished(reward)
+
+
+def _functions(reward: RewardModel) -> Iterator[Problem]:
+    for function in reward.functions:
+        if not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", function):
+            yield Problem.at(
+                "models.reward.functions", f"{function} is not module:function", "for example my_rewards:brevity"
+            )
+    if len(set(reward.functions)) < len(reward.functions):
+        yield Problem.at("models.reward.functions", "names a function twice", "give it a larger weight instead")
+    else:
+        yield from _told_apart(reward)
+    if reward.weights is not None and len(reward.weights) != len(reward.functions):
+        yield Problem.at(
+            "models.reward.weights",
+            f"has {len(reward.weights)} numbers for {len(reward.functions)} functions",
+            "one number per function",
+        )
+
+
+def _servers(reward: RewardModel) -> Iterator[Problem]:
+    for number, server in enumerate(reward.http):
+        secret = [key for key, _ in parse_qsl(urlsplit(server.url).query) if is_secret_key(key)]
+        if secret or has_credentials(server.url):
+            yield Problem.at(
+                f"models.reward.http.{number}.url",
+                "holds a secret, which would be written into the run folder",
+                "leave it out and name an environment variable: token_env: MY_TOKEN",
+            )
+
+
+def _trained(reward: RewardModel) -> Iterator[Problem]:
+    wrong = {
+        "functions": reward.functions,
+        "http": reward.http,
+        "label": reward.label,
+        "score": reward.score != "logit",
+    }
+    for key in [key for key, value in wrong.items() if value]:
+        yield Problem.at(
+            f"models.reward.{key}", "is for rewarding with a finished model; here it is trained", "remove it"
+        )
+
+
+def _finished(reward: RewardModel) -> Iterator[Problem]:
+    if reward.score == "probability" and reward.label is None:
+        yield Problem.at("models.reward.score", "a probability is that of a label, and none is named", "add label: ...")
+    if reward.label is not None and reward.path is None:
+        yield Problem.at("models.reward.label", "names a label of a classifier, but there is no path", "add path: ...")
+    if reward.weight != 1 and not reward.texts_are_scored:
+        yield Problem.at(
+            "models.reward.weight", "has no effect: there is nothing to weigh the model against", "remove it"
+        )
+    elif reward.weight == 0 and (reward.path or reward.init):
+        yield Problem.at(
+            "models.reward.weight", "at 0 the reward model would count for nothing", "remove its path or init"
+        )
+
+
+def _told_apart(reward: RewardModel) -> Iterator[Problem]:
+    """Scores are logged as ``rewards/<name>``, so no two names are alike."""
+    at = {f"models.reward.functions.{number}": name.rpartition(":")[2] for number, name in enumerate(reward.functions)}
+    at |= {f"models.reward.http.{number}.name": server.name for number, server in enumerate(reward.http)}
+    seen: dict[str, str] = {}
+    for key, name in at.items():
+        if name in seen:
+            yield Problem.at(key, f"is logged as rewards/{name}, and so is {seen[name]}", "give one another name")
+        seen.setdefault(name, key)

@@ -1,0 +1,64 @@
+"""A real HTTP server that gives scores, and remembers what it was asked."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+Answer = tuple[int, bytes, dict[str, str]]  # status, body, headers
+
+
+def lengths(body: dict[str, Any]) -> Answer:
+    return 200, json.dumps({"scores": [len(one) for one in body["completions"]]}).encode(), {}
+
+
+@dataclass
+class Judge:
+    """A server: ``answer`` says what it answers to each request that it got."""
+
+    url: str = ""
+    answer: Callable[[dict[str, Any]], Answer] = lengths
+    requests: list[dict[str, Any]] = field(default_factory=list)
+    tokens: list[str | None] = field(default_factory=list)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def then(self, *answers: Answer) -> None:
+        """These first, then as before."""
+        left = list(answers)
+        self.answer = lambda body: left.pop(0) if left else lengths(body)
+
+
+@contextmanager
+def judging() -> Iterator[Judge]:
+    """One that answers with the length of each completion until it is told otherwise."""
+    found = Judge()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            with found.lock:
+                found.requests.append(body)
+                found.tokens.append(self.headers["Authorization"])
+                status, content, headers = found.answer(body)
+            with suppress(ConnectionError):  # who asked may not wait any more
+                self.send_response(status)
+                for name, value in {**headers, "Content-Length": str(len(content))}.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                self.wfile.write(content)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        found.url = f"http://127.0.0.1:{server.server_port}/score"
+        yield found
+        server.shutdown()
+        thread.join()
