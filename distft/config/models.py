@@ -175,6 +175,10 @@ class RewardModel(Model):
 
     functions: Items[str] = Field(default=(), description="reward functions, module:function")
     weights: Items[float] | None = Field(default=None, description="weight of each function's score; null: all 1")
+    arguments: dict[str, dict[str, str | int | float | bool]] = Field(
+        default_factory=dict,
+        description="of a function, by its name without the module: argument -> value",
+    )
     http: Items[HttpReward] = Field(default=(), description="servers that give scores")
     weight: float = Field(default=1.0, description="weight of the model's score beside the others'")
     score: Literal["logit", "probability"] = Field(default="logit", description="what a classifier's score is")

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from urllib.parse import parse_qsl, urlsplit
 
+from distft.common.errors import nearest
 from distft.config import roles as facts
 from distft.config.models import RewardModel
 from distft.config.problem import Problem
@@ -36,6 +37,14 @@ def _functions(reward: RewardModel) -> Iterator[Problem]:
         yield Problem.at("models.reward.functions", "names a function twice", "give it a larger weight instead")
     else:
         yield from _told_apart(reward)
+    names = [name.rpartition(":")[2] for name in reward.functions]
+    for name in reward.arguments.keys() - set(names):
+        close = nearest(name, names)
+        yield Problem.at(
+            f"models.reward.arguments.{name}",
+            "no such function is named in models.reward.functions",
+            f"did you mean {close}?" if close else f"there {'are' if names else 'is'} {', '.join(names) or 'none'}",
+        )
     if reward.weights is not None and len(reward.weights) != len(reward.functions):
         yield Problem.at(
             "models.reward.weights",

@@ -10,15 +10,15 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from numbers import Real
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from distft.batches import Array
-from distft.common.errors import UserError
+from distft.common.errors import UserError, nearest
 from distft.config.models import HttpReward, RewardModel
+from distft.rollout import rewards
 from distft.rollout.http_rewards import scores_by_http, token_of
 
 log = logging.getLogger(__name__)
@@ -42,11 +42,34 @@ def text_rewards(section: RewardModel) -> list[TextReward]:
     """All that the recipe names, ready to be asked. Raises UserError for a function or a token that is not there."""
     weights = section.weights or (1.0,) * len(section.functions)
     functions = [
-        TextReward(name.rpartition(":")[2], weight, partial(asked, name, reward_function(name)))
-        for name, weight in zip(section.functions, weights, strict=True)
+        _of_function(name, weight, section.arguments) for name, weight in zip(section.functions, weights, strict=True)
     ]
     servers = [_of_server(server, f"models.reward.http.{number}") for number, server in enumerate(section.http)]
     return functions + servers
+
+
+def _of_function(address: str, weight: float, all_arguments: Mapping[str, Mapping[str, Any]]) -> TextReward:
+    function, name = reward_function(address), address.rpartition(":")[2]
+    arguments = all_arguments.get(name, {})
+    for key in arguments:
+        _require_named(function, key, where=f"models.reward.arguments.{name}.{key}")
+
+    def ask(prompts: Sequence[Any], completions: Sequence[str], columns: Mapping[str, Any]) -> Array:
+        return asked(address, function, prompts, completions, {**columns, **arguments})
+
+    if address.startswith(f"{rewards.__name__}:"):
+        ask([], [], {"answer": []})  # a rule of the house says at once what is wrong with its arguments
+    return TextReward(name, weight, ask)
+
+
+def _require_named(function: Callable[..., Any], key: str, *, where: str) -> None:
+    """What only ``**columns`` would take in is a word misspelt."""
+    parameters = list(inspect.signature(function).parameters.values())[2:]  # behind prompts and completions
+    named = [one.name for one in parameters if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)]
+    if key not in named:
+        close = nearest(key, named)
+        hint = f"did you mean {close}?" if close else f"it names: {', '.join(named) or 'none'}"
+        raise UserError(f"{function.__name__} names no argument {key}", where=where, hint=hint)
 
 
 def _of_server(server: HttpReward, where: str) -> TextReward:

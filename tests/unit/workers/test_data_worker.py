@@ -157,6 +157,35 @@ def test_a_bad_answer_is_the_functions(make: Callable[..., DataWorker], name: st
     assert f"scores_of_test:{name}" in caught.value.where
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message", "hint"),
+    [
+        ("{}", "TypeError.*pattern", "one finite number"),
+        ("{matches: {patern: x}}", "matches names no argument patern", "did you mean pattern"),
+        ("{matches: {pattern: '('}}", "no regular expression", "one finite number"),
+        ("{matches: {pattern: x}, length: {limit: 3}}", "length names no argument limit", "it names: none"),
+    ],
+)
+def test_wrong_arguments_are_said_before_anything_is_asked(
+    make: Callable[..., DataWorker], arguments: str, message: str, hint: str
+) -> None:
+    functions = "models.reward.functions=[distft.rollout.rewards:matches, scores_of_test:length]"
+    with pytest.raises(UserError, match=message) as caught:
+        make(functions, f"models.reward.arguments={arguments}")
+    assert hint in caught.value.hint
+
+
+def test_functions_are_given_their_arguments(make: Callable[..., DataWorker]) -> None:
+    names = ", ".join(f"distft.rollout.rewards:{name}" for name in ("matches", "length_penalty", "exact_match"))
+    worker = make(
+        f"models.reward.functions=[{names}]",
+        "models.reward.arguments={matches: {pattern: 'no (i.*)'}, length_penalty: {limit: 0, buffer: 14}}",
+    )
+    means, scored = worker.function_scores("train", 0, 1, batch=responses(worker, ["no idea", "neither"]))
+    assert means == {"rewards/matches": 0.0, "rewards/length_penalty": -0.5, "rewards/exact_match": 0.0}
+    assert scored.dense("function_score").tolist() == [-0.5, -0.5]
+
+
 def test_a_missing_function_names_those_that_are_there(make: Callable[..., DataWorker]) -> None:
     with pytest.raises(UserError, match="has no function lenght") as caught:
         reward_function("scores_of_test:lenght")
