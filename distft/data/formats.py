@@ -12,6 +12,7 @@ format                   columns                                      example
 ``alpaca``               instruction, output; input, system           CompletionExample of messages
 ``natural_instructions`` definition, inputs, targets                  CompletionExample
 ``preference``           chosen, rejected; prompt, or it is implicit  PreferenceExample
+``corrections``          prompt, completion, corrected                PreferenceExample, corrected before completion
 ``prompt``               prompt                                       PromptExample
 ``hh_rlhf``              chosen, rejected: whole dialogues as text    PreferenceExample
 ``dialogsum``            dialogue, summary                            CompletionExample
@@ -30,7 +31,6 @@ from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
 from distft.common.errors import UserError, nearest
-from distft.config.data import PAIRED
 from distft.config.find_method import traits_of
 from distft.data.bad_rows import BadRow
 
@@ -113,6 +113,7 @@ COLUMNS: Final[dict[str, tuple[str, ...]]] = {
     "natural_instructions": ("definition", "inputs", "targets"),
     "preference": ("chosen", "rejected"),
     "hh_rlhf": ("chosen", "rejected"),
+    "corrections": ("prompt", "completion", "corrected"),
     "dialogsum": ("dialogue", "summary"),
     "text": ("text",),
     "prompt": ("prompt",),
@@ -123,12 +124,14 @@ ALIASES: Final[dict[str, tuple[str, ...]]] = {
 }
 # Columns that have a meaning here whatever the format; the others are handed to reward functions.
 KNOWN_COLUMNS: Final = frozenset({
-    "messages", "prompt", "completion", "chosen", "rejected", "dialogue", "summary", "text", "conversations",
+    "messages", "prompt", "completion", "corrected", "chosen", "rejected", "dialogue", "summary", "text",
+    "conversations",
 })  # fmt: skip
 
 
 def detect_format(row: Row, kind: str) -> str:
-    """The format of a source, from its first row's columns and what the kind of algorithm takes.
+    """The format of a source, from its first row's columns and what the kind of algorithm takes. An answer beside its
+    correction is no answer to be imitated as it is.
 
     BadRow naming the columns that are there and those that were looked for.
     """
@@ -138,9 +141,9 @@ def detect_format(row: Row, kind: str) -> str:
     found = found or [name for name in takes if present.union(aliases(row, name)).issuperset(COLUMNS[name])]
     if not found:
         raise _no_format(row, kind, present)
-    if set(PAIRED) <= set(found) and found[0] in ("preference", "prompt") and _is_hh(row):
+    if {"preference", "hh_rlhf"} <= set(found) and found[0] in ("preference", "prompt") and _is_hh(row):
         return "hh_rlhf"
-    return found[0]
+    return "corrections" if "corrections" in found else found[0]
 
 
 def aliases(row: Row, format_name: str) -> dict[str, str]:

@@ -33,6 +33,7 @@ from distft.data.labels import label, yes_or_no
 from distft.data.messages import FORM, from_sharegpt, parse_hh, parse_messages, wrong_type
 
 EMPTY_ANSWER: Final = "empty answer"  # one rule for all formats: what is imitated says something
+SAME: Final = "chosen and rejected are the same"
 BAD_ANSWER: Final = "labelled false, as bad answers (`columns: {label: NAME}` on the source imitates them too)"
 _SUMMARY_PROMPT: Final = "Summarize the following conversation.\n\n{dialogue}\n\nSummary:"
 
@@ -50,6 +51,8 @@ def example_for(row: Row, format_name: str, kind: str) -> Example:
     not to be, is what it teaches.
     """
     example, unit = example_of(row, format_name), traits_of(kind).unit.name
+    if unit == "pairs" and isinstance(example, PreferenceExample) and example.chosen == example.rejected:
+        raise Unusable(SAME)
     if unit == "prompts" and not prompt_of(example):
         raise Unusable("no prompt")
     if unit == "sequences" and isinstance(example, PreferenceExample) and _is_empty(example.chosen):
@@ -61,11 +64,11 @@ def example_for(row: Row, format_name: str, kind: str) -> Example:
 
 def examples_for(row: Row, format_name: str, kind: str) -> tuple[Example, ...]:
     """As ``example_for``, but that of a pair two are made, a good answer and a bad one, where a kind of algorithm
-    learns from labelled answers."""
+    learns from labelled answers; of an answer that was left as it is a good one."""
     example = example_for(row, format_name, kind)
     if traits_of(kind).unit.name != "answers" or not isinstance(example, PreferenceExample):
         return (example,)
-    sides = ((example.chosen, True), (example.rejected, False))
+    sides = ((example.chosen, True), (example.rejected, False))[: 1 if example.chosen == example.rejected else 2]
     return tuple(
         CompletionExample(example.prompt, side, good, where=example.where, extra=example.extra) for side, good in sides
     )
@@ -139,6 +142,13 @@ def _preference(row: Row) -> Example:
     return _pair(row, prompt, sides[0], sides[1])
 
 
+def _corrections(row: Row) -> Example:
+    """An answer and what it was corrected to. One that was left as it is tells nothing apart, but may be imitated."""
+    answers = [_content(row, "corrected"), _content(row, "completion")]
+    prompt, (corrected, answer) = _same_sort(row, _content(row, "prompt"), answers)
+    return PreferenceExample(prompt, corrected, answer, where=row.where, extra=extra_columns(row))
+
+
 def _hh_rlhf(row: Row) -> Example:
     """Whole dialogues: the prompt is what both have in common up to the assistant's turn in which they part."""
     chosen, rejected = (parse_hh(row, column) for column in ("chosen", "rejected"))
@@ -188,6 +198,7 @@ _READERS: dict[str, Callable[[Row], Example]] = {
     "alpaca": _alpaca,
     "natural_instructions": _natural_instructions,
     "preference": _preference,
+    "corrections": _corrections,
     "prompt": _prompt,
     "hh_rlhf": _hh_rlhf,
     "dialogsum": _dialogsum,
@@ -196,7 +207,7 @@ _READERS: dict[str, Callable[[Row], Example]] = {
 
 def _pair(row: Row, prompt: Content, chosen: Content, rejected: Content) -> Example:
     if chosen == rejected:
-        raise Unusable("chosen and rejected are the same")
+        raise Unusable(SAME)
     if not isinstance(chosen, str) and not prompt:
         raise Unusable("the two dialogues have no common beginning")
     for name, side in (("chosen", chosen), ("rejected", rejected)):

@@ -47,6 +47,10 @@ def _row(**values: Any) -> Row:
         ({"chosen": HH, "rejected": HH}, "ppo", "hh_rlhf"),
         ({"chosen": HH, "rejected": HH}, "sft", "hh_rlhf"),
         ({"chosen": "plain", "rejected": HH}, "dpo", "preference"),
+        ({"prompt": "a", "completion": "b", "corrected": "c"}, "sft", "corrections"),
+        ({"question": "a", "answer": "b", "corrected": "c"}, "dpo", "corrections"),
+        ({"prompt": "a", "completion": "b", "corrected": "c"}, "kto", "corrections"),
+        ({"prompt": "a", "completion": "b", "corrected": None}, "sft", "prompt_completion"),
         ({"dialogue": "a", "summary": "b"}, "sft", "dialogsum"),
         ({"text": "a", "messages": None}, "sft", "text"),
     ],
@@ -76,7 +80,7 @@ def test_a_later_row_without_a_column_is_named() -> None:
 
 def test_each_kind_refuses_what_it_cannot_use() -> None:
     check_format("preference", "dpo", "x")
-    with pytest.raises(UserError, match="reward takes: preference, hh_rlhf"):
+    with pytest.raises(UserError, match="reward takes: preference, hh_rlhf, corrections"):
         check_format("messages", "reward", "x")
     with pytest.raises(UserError, match="ppo cannot be trained on rows of format text"):
         check_format("text", "ppo", "x")

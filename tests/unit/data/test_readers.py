@@ -289,3 +289,27 @@ def test_what_is_imitated_is_not_labelled_as_bad(said: Any, kept: bool) -> None:
             example_for(row, "prompt_completion", "sft")
     assert example_for(row, "prompt", "ppo")
     assert example_for(Row({"prompt": "a", "chosen": "b", "rejected": "c", "label": said}, "x"), "preference", "sft")
+
+
+def _corrected(kind: str, corrected: Any, completion: Any = "5") -> Any:
+    row = Row({"prompt": "2 + 2?", "completion": completion, "corrected": corrected}, "rows.jsonl:7")
+    return examples_for(row, "corrections", kind)
+
+
+def test_a_correction_is_a_pair_two_labelled_answers_or_what_is_imitated() -> None:
+    pair = PreferenceExample("2 + 2?", "4", "5", where="rows.jsonl:7")
+    assert _corrected("dpo", "4") == _corrected("sft", "4") == (pair,)
+    assert [(one.completion, one.label) for one in _corrected("kto", "4")] == [("4", True), ("5", False)]
+    turns = _corrected("dpo", [_turn("assistant", "4")])[0]
+    assert (turns.prompt, turns.chosen, turns.rejected) == ((_user("2 + 2?"),), (_assistant("4"),), (_assistant("5"),))
+
+
+def test_an_answer_that_was_left_as_it_is_is_a_good_one_and_no_pair() -> None:
+    assert [one.chosen for one in _corrected("sft", "5")] == ["5"]
+    assert [(one.completion, one.label) for one in _corrected("kto", "5")] == [("5", True)]
+    with pytest.raises(Unusable, match="the same"):
+        _corrected("dpo", "5")
+    with pytest.raises(Unusable, match="empty answer"):
+        _corrected("sft", " ")
+    with pytest.raises(UserError, match="`corrected` is null"):
+        _corrected("sft", None)
