@@ -50,6 +50,11 @@ class Data(Section):
     holdout: float = Field(
         default=0.0, ge=0, lt=0.5, description="share of train split off by hash for eval, and again for test"
     )
+    on_leak: Literal["drop", "warn", "fail"] = Field(
+        default="drop",
+        description="rows of train that ask what held-out rows ask, or hold one with its answer: leave out, keep and "
+        "warn, or stop; said as an alarm",
+    )
     on_bad_row: Literal["fail", "drop"] = Field(
         default="fail", description="rows that are malformed or that the chat template refuses: stop, or leave out"
     )

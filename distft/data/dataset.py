@@ -20,6 +20,7 @@ from distft.config.data import Data, Source
 from distft.data.bad_rows import BadRows
 from distft.data.chunks import Task
 from distft.data.fingerprint import Content, content_of, tokens_key
+from distft.data.formats import Example
 from distft.data.leak_guard import leaked
 from distft.data.sources import format_of, read_rows
 from distft.data.splits import LIST_NAMES, ListName, held_out, mix
@@ -159,13 +160,13 @@ def _saying(work: Generator[str, None, _Result]) -> Generator[Preparing, None, _
 def _datasets(lists: dict[ListName, list[_Part]], data: Data) -> Datasets:
     _split_off(lists, data.holdout)
     num_rows = {name: sum(len(part.rows) for part in parts) for name, parts in lists.items()}
-    num_leaked = _leave_out_leaks(lists)
+    num_leaked = _look_for_leaks(lists, data)
     built: dict[str, TokenizedDataset | None] = dict.fromkeys(LIST_NAMES)
     for name in LIST_NAMES:
         if not num_rows[name] and not getattr(data, name) and not data.holdout:
             continue
         weights = [source.weight for source in data.train] if name == "train" else [1.0] * len(lists[name])
-        start = Statistics(num_rows=num_rows[name], num_leaked=num_leaked[name])
+        start = Statistics(num_rows=num_rows[name], num_leaked=num_leaked[name], leaks_stay=data.on_leak == "warn")
         built[name] = _build(lists[name], weights, start, name, data)
     train = built["train"]
     assert train is not None
@@ -186,8 +187,9 @@ def _split_off(lists: dict[ListName, list[_Part]], holdout: float) -> None:
     lists["train"] = kept
 
 
-def _leave_out_leaks(lists: dict[ListName, list[_Part]]) -> dict[ListName, int]:
-    """Removes from train what eval or test ask too, and from eval what test asks; says how many."""
+def _look_for_leaks(lists: dict[ListName, list[_Part]], data: Data) -> dict[ListName, int]:
+    """How many rows of train eval or test ask too, and of eval test asks; they are removed unless ``data.on_leak`` says
+    otherwise. Raises UserError naming the first where that is to stop a run."""
     removed: dict[ListName, int] = dict.fromkeys(LIST_NAMES, 0)
     usable = {
         name: [_Part(p.source, p.rows[p.source.usable()[p.rows]]) for p in parts] for name, parts in lists.items()
@@ -200,8 +202,17 @@ def _leave_out_leaks(lists: dict[ListName, list[_Part]]) -> dict[ListName, int]:
         for place, part in enumerate(lists[name]):
             leaks = leaked(part.source, part.rows, judged) if judged else np.zeros(len(part.rows), np.bool_)
             removed[name] += int(leaks.sum())
-            lists[name][place] = _Part(part.source, part.rows[~leaks])
+            if data.on_leak == "fail" and leaks.any():
+                raise _leak(name, part.source.example(int(part.rows[leaks][0])))
+            if data.on_leak == "drop":
+                lists[name][place] = _Part(part.source, part.rows[~leaks])
     return removed
+
+
+def _leak(name: ListName, row: Example) -> UserError:
+    what = f"this row of data.{name} asks what a held-out row asks, or holds one with its answer"
+    hint = "take it out, or data.on_leak=drop leaves such rows out and says how many"
+    return UserError(what, where=row.where, hint=hint)
 
 
 def _build(parts: list[_Part], weights: list[float], start: Statistics, name: str, data: Data) -> TokenizedDataset:

@@ -24,7 +24,8 @@ class Statistics:
     num_units: int = 0  # kept rows, counted as often as their source's weight says
     num_truncated: int = 0
     num_moved: int = 0  # the chat template writes the prompt differently once it is answered
-    num_leaked: int = 0  # left out because a list that judges asks the same
+    num_leaked: int = 0  # a list that judges asks the same
+    leaks_stay: bool = False  # else they are left out
     num_tokens: int = 0
     longest: int = 0
     dropped: dict[str, int] = field(default_factory=dict)  # reason -> rows that nothing can be learned from
@@ -55,7 +56,8 @@ class Statistics:
         notes += [f"{count} dropped ({reason})" for reason, count in sorted(self.dropped.items())]
         notes += [f"{count} bad ({reason})" for reason, count in sorted(self.bad_by_reason.items())]
         if self.num_leaked:
-            notes.append(f"{self.num_leaked} left out because held-out rows ask the same")
+            what = "ask what held-out rows ask" if self.leaks_stay else "left out because held-out rows ask the same"
+            notes.append(f"{self.num_leaked} {what}")
         if self.num_moved:
             notes.append(f"{self.num_moved} with a prompt that the chat template rewrites when it is answered")
         return ", ".join([*notes, f"longest {self.longest} tokens", f"{self.num_tokens} tokens in all"])

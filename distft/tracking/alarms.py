@@ -95,6 +95,16 @@ class Watch:
         return self._series.get((split, name), _Series())
 
 
+def leakage(leaked: Mapping[str, int], *, stay: bool) -> Alarm:
+    """Rows of lists that ask what rows ask which judge, by list. ``stay``: they are trained on all the same."""
+    counted = " and ".join(f"{count:,} rows of data.{name}" for name, count in leaked.items())
+    what = "stay in it: held-out metrics flatter" if stay else "are left out"
+    return Alarm(
+        "leakage", f"{counted} ask what held-out rows ask, or hold one with its answer, and {what}",
+        "data.on_leak=fail names the first of them; take them out where they come from",
+    )  # fmt: skip
+
+
 def _entropy_collapse(watch: Watch) -> Iterator[Alarm]:
     entropy = watch.of(ENTROPY)
     if entropy.has_both and entropy.late < min(_COLLAPSED_NATS, _COLLAPSED_SHARE * entropy.early):

@@ -79,13 +79,14 @@ class Tracker:
         else:
             self.progress.held_out(step, values)
         for alarm in self._watch.observe(split, values, is_end=step == self.total_steps):
-            self._raise(step, alarm)
+            self.alarm(step, alarm)
 
     def _recall(self, line: Mapping[str, Any]) -> None:
         """A line of before a resume: what it raised was said then."""
         self._watch.observe("eval" if line.get("split") == "eval" else "train", line)
 
-    def _raise(self, step: int, alarm: Alarm) -> None:
+    def alarm(self, step: int, alarm: Alarm) -> None:
+        """An event, a line on the display, an alert of W&B."""
         self.event("alarm", name=alarm.name, step=step, said=alarm.said, do=alarm.do)
         self.progress.note(f"alarm at step {step}: {alarm.name}: {alarm.said}; {alarm.do}")
         if self._wandb is not None:

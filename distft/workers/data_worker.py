@@ -94,6 +94,7 @@ class DataWorker(DataVerbs):
         loaded = Loaded(
             num_units={name: self.lists[name].num_units if name in self.lists else 0 for name in LIST_NAMES},
             statistics={name: str(found) for name, found in statistics.items()},
+            leaked={name: found.num_leaked for name, found in statistics.items() if found.num_leaked},
             warnings=(
                 *hub_notes(self._recipe.data, self._recipe.algorithm.kind),
                 *warnings,

@@ -88,11 +88,13 @@ class RowsPrepared:
 
 @dataclass(frozen=True)
 class Loaded:
-    """What the data worker has found: units and ``statistics`` (in words) of each split, ``warnings``, and whether the
-    reward and the value model's tokenizers are the policy's."""
+    """What the data worker has found: units and ``statistics`` (in words) of each split, how many of its rows
+    ``leaked`` (of the lists that have such), ``warnings``, and whether the reward and the value model's tokenizers are
+    the policy's."""
 
     num_units: Mapping[str, int]
     statistics: Mapping[str, str]
+    leaked: Mapping[str, int]
     warnings: tuple[str, ...]
     same_reward_tokenizer: bool
     same_value_tokenizer: bool

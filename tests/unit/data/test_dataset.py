@@ -189,6 +189,19 @@ def test_leaks_are_removed_and_told(tokenizer: PreTrainedTokenizerFast, write: W
     assert (sets.test.num_units, sets.test.statistics.num_leaked) == (3, 0)
 
 
+def test_leaks_stay_or_stop_the_run_by_choice(tokenizer: PreTrainedTokenizerFast, write: Write) -> None:
+    train, held = (Source(path=write(_plain(numbers), f"{name}.jsonl"))
+                   for name, numbers in (("train", range(10)), ("eval", range(8, 12))))  # fmt: skip
+    sets = load_datasets(Data(train=(train,), eval=(held,), on_leak="warn"), "sft", tokenizer)
+    assert (sets.train.num_units, sets.train.statistics.num_leaked) == (10, 2)
+    assert "2 ask what held-out rows ask" in str(sets.train.statistics)
+    with pytest.raises(UserError, match="this row of data.train asks what a held-out row asks") as told:
+        load_datasets(Data(train=(train,), eval=(held,), on_leak="fail"), "sft", tokenizer)
+    assert told.value.where.endswith("train.jsonl:9")
+    well = Source(path=write(_plain(range(20, 24)), "other.jsonl"))
+    assert load_datasets(Data(train=(train,), eval=(well,), on_leak="fail"), "sft", tokenizer).train.num_units == 10
+
+
 def test_training_on_the_test_rows_alone_is_refused(tokenizer: PreTrainedTokenizerFast, write: Write) -> None:
     source = Source(path=write(_plain(range(3))))
     with pytest.raises(UserError, match="data.train: no row is left of 3\n  3 left out because held-out"):

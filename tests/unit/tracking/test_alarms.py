@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from distft.tracking.alarms import CHOSEN, ENTROPY, KL, LENGTH, LOSS, NORM, REJECTED, SCORES, STEP_KL, Watch
+from distft.tracking.alarms import CHOSEN, ENTROPY, KL, LENGTH, LOSS, NORM, REJECTED, SCORES, STEP_KL, Watch, leakage
 from distft.tracking.progress import QuietProgress
 from distft.tracking.tracker import Tracker
 
@@ -132,3 +132,13 @@ def test_a_restart_in_the_process_counts_no_step_twice(tmp_path: Path) -> None:
             tracker.log(step, {NORM: 0.0})
     [event] = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
     assert (event["name"], event["step"], event["attempt"]) == ("dead gradients", 5, 2)
+
+
+def test_leaked_rows_are_an_event_that_says_what_became_of_them(tmp_path: Path) -> None:
+    with Tracker(tmp_path, attempt=1, resume_step=None) as tracker:
+        tracker.alarm(0, leakage({"train": 1200, "eval": 2}, stay=False))
+    [event] = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
+    assert (event["event"], event["name"], event["step"]) == ("alarm", "leakage", 0)
+    assert event["said"].startswith("1,200 rows of data.train and 2 rows of data.eval ask what held-out rows ask")
+    assert event["said"].endswith("are left out")
+    assert "held-out metrics flatter" in leakage({"train": 1}, stay=True).said

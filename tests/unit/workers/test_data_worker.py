@@ -118,6 +118,16 @@ def test_sizes_are_reported(make: Callable[..., DataWorker]) -> None:
     assert report.same_value_tokenizer
 
 
+def test_leaked_rows_are_counted_and_none_where_there_are_none(make: Callable[..., DataWorker], folder: Path) -> None:
+    planted = folder / "planted.jsonl"
+    planted.write_text("\n".join(map(json.dumps, [ROWS[3], ROWS[5], {"prompt": "New?", "answer": "1"}])))
+    lists = ("data.eval=[{path: planted.jsonl}]", "data.holdout=0")
+    assert make(*lists).report.leaked == {"train": 2}  # type: ignore[attr-defined]
+    kept = make(*lists, "data.on_leak=warn").report  # type: ignore[attr-defined]
+    assert (kept.leaked, kept.num_units["train"]) == ({"train": 2}, 40)
+    assert make().report.leaked == {}  # type: ignore[attr-defined]
+
+
 def test_functions_are_weighted_and_see_the_rows_columns(make: Callable[..., DataWorker]) -> None:
     worker = make(
         "models.reward.functions=[scores_of_test:length, scores_of_test:right]", "models.reward.weights=[0.5, 10.0]"
