@@ -43,6 +43,10 @@ class DataGroup:
         """The prompts of the first ``count`` held-out units that can be answered; there may be none."""
         return ask(self.ranks, DataVerbs.questions, split, count).reading(_some)
 
+    def general_text(self) -> Call[Samples]:
+        """The text of ``evaluation.general``."""
+        return ask(self.ranks, DataVerbs.general_text).reading(Samples.of)
+
     def judge_answers(self, split: str, limit: int, data: Sequence[DataRef]) -> Call[Judged]:
         """Answers to held-out prompts by ``evaluation.metrics``, and the first ``limit`` of them in words."""
         return ask(self.ranks, DataVerbs.judge_answers, split, limit, batch=rows(data)).reading(report_of)

@@ -19,6 +19,9 @@ def evaluation_rules(recipe: Recipe) -> Iterator[Problem]:
         yield Problem.at(
             "evaluation.metrics", "there are no rows to evaluate on", "add data.eval, or data.holdout: 0.05"
         )
+    if evaluation.general is not None and not recipe.algorithm.traits.answers:
+        what = f"{recipe.algorithm.name} trains no model that continues text"
+        yield Problem.at("evaluation.general", what, "remove it")
     if evaluation.patience and evaluation.best is None:
         yield Problem.at("evaluation.patience", "has no metric to go by", "for example evaluation.best: loss")
     if evaluation.best is None:

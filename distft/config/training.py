@@ -110,6 +110,11 @@ class Evaluation(Section):
         description="what the policy's own answers to held-out prompts are held against the rows' answers by, as "
         "val/<name>; in RL they are sampled, else the likeliest token is taken",
     )
+    general: WrittenPath | None = Field(
+        default=None,
+        description="text that has nothing to do with the run's data, to see what is forgotten: a file, a data set, or "
+        "builtin; its loss per token is val/general_loss",
+    )
     best: str | None = Field(
         default=None,
         description="held-out metric by which final/ is chosen, such as loss or val/rougeL: its best checkpoint stays, "

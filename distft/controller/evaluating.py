@@ -9,7 +9,7 @@ from distft.common.files import write_json
 from distft.config.roles import answers_held_out, is_rl
 from distft.controller.choosing import note_evaluation, take_best
 from distft.controller.session import Session
-from distft.evaluation.held_out import answers, loss_metrics, score_metrics
+from distft.evaluation.held_out import answers, general_loss, loss_metrics, score_metrics
 from distft.tracking.metrics import BEFORE_AFTER
 from distft.workers.reports import Judged
 
@@ -22,9 +22,11 @@ def held_out(session: Session, split: str, *, shown: bool) -> Judged:
         return Judged({}, ())
     num_shown = recipe.tracking.samples_count if shown and recipe.tracking.samples_every else 0
     with session.phase("evaluation", said=f"evaluation: {count:,} of {of:,} {split} rows"):
+        general = general_loss(recipe, session.groups, session.data)
         if is_rl(recipe):
-            return score_metrics(session.sampler, split, count, num_shown)
-        metrics = loss_metrics(recipe, session.groups, session.data, split, count)
+            judged = score_metrics(session.sampler, split, count, num_shown)
+            return Judged(judged.metrics | general, judged.samples)
+        metrics = loss_metrics(recipe, session.groups, session.data, split, count) | general
     if not answers_held_out(recipe) or not (recipe.evaluation.metrics or num_shown):
         return Judged(metrics, ())
     with session.phase("answers", said=f"answers to {split} prompts"):

@@ -17,6 +17,7 @@ from distft.groups.handles import together
 from distft.rollout.generator import Sampling
 from distft.workers.reports import Judged
 
+_TOKEN_NLL = "distft.algorithms.losses.sft:Sft"
 EVALUATION_ITERATION = 0  # training's iterations count from 1, so its draws are never used for evaluation
 
 
@@ -51,6 +52,15 @@ def score_metrics(sampler: Sampler, split: str, count: int, num_shown: int) -> J
         return Judged(metrics, ())
     judged = sampler.data.judge_answers(split, num_shown, data).result()
     return Judged(metrics | judged.metrics, judged.samples)
+
+
+def general_loss(recipe: Recipe, groups: Mapping[str, ModelGroup], data: DataGroup) -> dict[str, float]:
+    """The policy's loss per token of the text of ``evaluation.general``, nats; nothing where the recipe names none."""
+    if recipe.evaluation.general is None:
+        return {}
+    samples, cap = data.general_text().result(), recipe.train.max_tokens_per_rank
+    found = evaluate_pass(groups["policy"], samples, _TOKEN_NLL, {}, cap).result()
+    return {"val/general_loss": found["loss"]}
 
 
 def answers(sampler: Sampler, split: str, count: int, num_shown: int) -> Judged:

@@ -23,12 +23,13 @@ _DEAD_NORM, _DEAD_STEPS = 1e-7, 5
 _FAR_NATS = 40.0  # KL of a response to the reference
 _LENGTH_TIMES = 3.0
 _OVERFIT_TIMES = 1.1
+_FORGOTTEN_TIMES, _FORGOTTEN_NATS = 1.1, 0.1  # loss of general text over its start
 _UNLEARNED_SHARE, _UNLEARNED_NATS = 0.2, 5.0
 _SAME_AT_LEAST = 50  # steps after which a loss should be lower
 
 SCORES, KL, LENGTH = "objective/scores", "objective/kl", "rollout/response_length"
 ENTROPY, STEP_KL, NORM = "objective/token_entropy", "policy/approxkl_avg", "grad_norm"
-CHOSEN, REJECTED, LOSS = "logps/chosen", "logps/rejected", "loss"
+CHOSEN, REJECTED, LOSS, GENERAL = "logps/chosen", "logps/rejected", "loss", "val/general_loss"
 
 
 @dataclass(frozen=True)
@@ -190,6 +191,19 @@ def _overfitting(watch: Watch) -> Iterator[Alarm]:
         )
 
 
+def _forgetting(watch: Watch) -> Iterator[Alarm]:
+    general = watch.of(GENERAL, "eval")
+    if general.count < 2:
+        return
+    first, last = general.first[0], general.last[-1]
+    if last > max(_FORGOTTEN_TIMES * first, first + _FORGOTTEN_NATS):
+        yield Alarm(
+            "forgetting", f"the loss of general text rose from {first:.4g} to {last:.4g} nats a token",
+            "a lower optimizer.learning_rate, fewer steps, models.policy.peft.method=lora, or general rows mixed into "
+            "data.train",
+        )  # fmt: skip
+
+
 def _no_progress(watch: Watch) -> Iterator[Alarm]:
     """At the end of training on given answers: of what samples the loss says nothing, and there are scores."""
     loss = watch.of(LOSS)
@@ -207,4 +221,4 @@ _Rule = Callable[[Watch], Iterator[Alarm]]
 _OF_TRAINING: Final[tuple[_Rule, ...]] = (
     _entropy_collapse, _kl_spike, _update_too_fast, _dead_gradients, _reward_hacking, _chosen_unlearned,
 )  # fmt: skip
-_OF_EVALUATION: Final[tuple[_Rule, ...]] = (_overfitting,)
+_OF_EVALUATION: Final[tuple[_Rule, ...]] = (_overfitting, _forgetting)

@@ -36,6 +36,7 @@ KNOWN: Mapping[str, Known] = {
     "rewards/rejected": Known("Reward of rejected"),
     "logps/chosen": Known("Log-probability of chosen", "Below its start: the chosen answers are unlearned."),
     "logps/rejected": Known("Log-probability of rejected"),
+    "val/general_loss": Known("Loss of general text", "Above its start: what was known is being forgotten.", "down"),
     "val/exact_match": Known("Exact match", "Answers equal to the row's: case, punctuation and articles aside.", "up"),
     "val/f1": Known("F1 of words", "Words that an answer and the row's have in common.", "up"),
     "val/rouge1": Known("ROUGE-1", "Words in common, F-measure.", "up"),

@@ -21,6 +21,7 @@ from distft.batches import Batch, Difference
 from distft.common.logging import stage
 from distft.config.method import ANSWERS
 from distft.config.recipe import Recipe
+from distft.config.roles import longest_sequence
 from distft.data.bad_rows import BadRows
 from distft.data.dataset import Preparing, prepare_datasets
 from distft.data.decode import answer_text, response_text
@@ -39,6 +40,7 @@ from distft.data.wanted import wanted_answer
 from distft.models.limits import embedding_rows, learned_positions
 from distft.models.tokenizer import load_tokenizer
 from distft.tracking.metrics import Sample
+from distft.workers.general_text import general_text
 from distft.workers.held_out_answers import answer_metrics, questions, require_answers
 from distft.workers.informative import informative
 from distft.workers.kl_baseline import kl_baseline, mismatched
@@ -86,6 +88,8 @@ class DataWorker(DataVerbs):
         main = "policy" if "policy" in self._starts else "reward"
         self._require_known(list(self.lists.values()), self._starts[main])
         require_answers(self._recipe, self.lists)
+        if self._recipe.evaluation.general is not None:
+            self._general = self._general_text()
         statistics = {name: dataset.statistics for name, dataset in self.lists.items()}
         for name, found in statistics.items():
             for bad in found.bad:
@@ -171,6 +175,10 @@ class DataWorker(DataVerbs):
         positions = learned_positions(start.path, trust_remote_code=start.trust_remote_code)
         found = questions(examples, Encoder(self._tokenizer), positions, self._recipe)
         return _described(found), found
+
+    def general_text(self) -> tuple[Described, Batch]:
+        """The text of ``evaluation.general``, as it was found at the start."""
+        return _described(self._general), self._general
 
     def judge_answers(self, split: str, limit: int, *, batch: Batch) -> tuple[Judged, None]:
         """Answers to held-out prompts by ``evaluation.metrics``, and the first ``limit`` of them in words."""
@@ -297,6 +305,12 @@ class DataWorker(DataVerbs):
         return Difference.of(*columns), None
 
     # ---- inside
+
+    def _general_text(self) -> Batch:
+        recipe = self._recipe
+        assert recipe.evaluation.general is not None
+        count, longest = recipe.evaluation.max_samples, longest_sequence(recipe)
+        return general_text(recipe.evaluation.general, Encoder(self._tokenizer), count, longest)
 
     def _split(self, split: str) -> TokenizedDataset:
         dataset = getattr(self._datasets, split)

@@ -200,6 +200,11 @@ class DataVerbs(Ending, Protocol):
         """The prompts of the first ``count`` held-out units that can be answered; there may be none."""
         ...
 
+    @verb(on_device=False)
+    def general_text(self) -> tuple[Described, Batch]:
+        """The text of ``evaluation.general``, ready to be evaluated."""
+        ...
+
     @verb(deadline="long", on_device=False)
     def judge_answers(self, split: str, limit: int, *, batch: Batch) -> tuple[Judged, None]:
         """Answers to held-out prompts by ``evaluation.metrics``, and the first ``limit`` of them in words."""

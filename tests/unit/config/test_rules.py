@@ -128,6 +128,7 @@ BROKEN = [
     ("sft", ["evaluation.every=5"], ["evaluation.every", "no rows to evaluate on", "holdout: 0.05"]),
     ("sft", ["evaluation.metrics=[f1]"], ["evaluation.metrics", "no rows to evaluate on", "holdout: 0.05"]),
     ("reward", ["evaluation.metrics=[f1]", "data.holdout=0.1"], ["evaluation.metrics", "answers prompts", "remove it"]),
+    ("reward", ["evaluation.general=builtin"], ["evaluation.general", "continues text", "remove it"]),
     ("sft", ["evaluation.patience=2"], ["evaluation.patience", "no metric to go by", "evaluation.best: loss"]),
     ("sft", ["evaluation.best=loss"], ["evaluation.best", "before the end", "evaluation.every: 50"]),
     ("sft", ["data.holdout=0.1", "evaluation={every: 5, best: val/f1}"],

@@ -8,7 +8,20 @@ from pathlib import Path
 
 import pytest
 
-from distft.tracking.alarms import CHOSEN, ENTROPY, KL, LENGTH, LOSS, NORM, REJECTED, SCORES, STEP_KL, Watch, leakage
+from distft.tracking.alarms import (
+    CHOSEN,
+    ENTROPY,
+    GENERAL,
+    KL,
+    LENGTH,
+    LOSS,
+    NORM,
+    REJECTED,
+    SCORES,
+    STEP_KL,
+    Watch,
+    leakage,
+)
 from distft.tracking.progress import QuietProgress
 from distft.tracking.tracker import Tracker
 
@@ -142,3 +155,15 @@ def test_leaked_rows_are_an_event_that_says_what_became_of_them(tmp_path: Path) 
     assert event["said"].startswith("1,200 rows of data.train and 2 rows of data.eval ask what held-out rows ask")
     assert event["said"].endswith("are left out")
     assert "held-out metrics flatter" in leakage({"train": 1}, stay=True).said
+
+
+@pytest.mark.parametrize(("losses", "told"), [
+    ([3.0, 3.1, 3.2, 3.5], [4]), ([0.2, 0.25, 0.29, 0.31], [4]),  # a tenth more, and a tenth of a nat
+    ([3.0, 3.2, 2.9, 3.1], []), ([6.0, 5.0, 4.0, 4.9], []), ([0.2, 0.24, 0.25, 0.29], []),
+])  # fmt: skip
+def test_text_that_becomes_less_likely_than_at_the_start_is_being_forgotten(
+    losses: list[float], told: list[int]
+) -> None:
+    watch = Watch()
+    found = [number for number, loss in enumerate(losses, 1) for _ in watch.observe("eval", {GENERAL: loss})]
+    assert found == told

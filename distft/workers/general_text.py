@@ -1,0 +1,51 @@
+"""Text that has nothing to do with a run's data: how likely the policy still finds it shows what it has forgotten."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+
+import numpy as np
+
+from distft.batches import Batch, Ragged
+from distft.common.errors import UserError
+from distft.config.data import Source
+from distft.data.bad_rows import Unusable
+from distft.data.encode import Encoded, Encoder
+from distft.data.formats import TextExample, texts_of
+from distft.data.readers import example_for
+from distft.data.sources import format_of, read_rows
+
+BUILTIN = "builtin"
+_STORIES = "builtin:stories"
+_KIND = "sft"
+
+
+def general_text(path: str, encoder: Encoder, count: int, longest: int) -> Batch:
+    """The first ``count`` texts of a source (its test split, where it has splits), each cut to ``longest`` tokens, all
+    but its first token to be predicted. Of rows that are no plain text everything that is said counts.
+
+    Raises what reading a source can raise; UserError where nothing is in it.
+    """
+    found = list(islice(_encoded(path, encoder, longest), count))
+    if not found:
+        raise UserError("there is no text in it", where=f"evaluation.general: {path}", hint="name rows with a text")
+    numbers = np.arange(len(found), dtype=np.int64)
+    return Batch({
+        "prompt_ids": Ragged.of([one.prompt_ids for one in found], np.int32),
+        "response_ids": Ragged.of([one.response_ids for one in found], np.int32),
+        "response_mask": Ragged.of([one.mask for one in found], np.uint8), "sample": numbers, "unit": numbers,
+    })  # fmt: skip
+
+
+def _encoded(path: str, encoder: Encoder, longest: int) -> Iterator[Encoded]:
+    source, format_name = Source(path=_STORIES if path == BUILTIN else path), ""
+    for row in read_rows(source, "test"):
+        format_name = format_name or format_of(source, row, _KIND)
+        try:
+            text = "\n".join(texts_of(example_for(row, format_name, _KIND)))
+        except Unusable:
+            continue
+        encoded = encoder.supervised(TextExample(text, where=row.where), "all").truncated(longest)
+        if encoded.trains:
+            yield encoded
