@@ -50,6 +50,12 @@ def answers_held_out(recipe: Recipe) -> bool:
     return bool(recipe.evaluation.metrics or recipe.tracking.samples_every)
 
 
+def scores_pairs(recipe: Recipe) -> bool:
+    """Whether the run's result is a reward model that learns from pairs."""
+    traits = recipe.algorithm.traits
+    return traits.main == "reward" and traits.unit.name == "pairs"
+
+
 def num_held_out_answers(recipe: Recipe) -> int:
     """How many answers such a policy gives at most in an evaluation."""
     return recipe.evaluation.max_samples if recipe.evaluation.metrics else recipe.tracking.samples_count

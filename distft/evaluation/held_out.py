@@ -10,7 +10,7 @@ from distft.clients.model_group import ModelGroup
 from distft.config.recipe import Recipe
 from distft.config.roles import main_role
 from distft.experience.experience import logprob_passes
-from distft.experience.passes import evaluate_pass
+from distft.experience.passes import evaluate_pass, forward_pass
 from distft.experience.preference import reference_pass, with_baseline
 from distft.experience.rollouts import Sampler
 from distft.groups.handles import together
@@ -52,6 +52,14 @@ def score_metrics(sampler: Sampler, split: str, count: int, num_shown: int) -> J
         return Judged(metrics, ())
     judged = sampler.data.judge_answers(split, num_shown, data).result()
     return Judged(metrics | judged.metrics, judged.samples)
+
+
+def scored_pairs(recipe: Recipe, groups: Mapping[str, ModelGroup], data: DataGroup, split: str, count: int) -> Judged:
+    """The scores of the two answers of ``count`` held-out pairs by a reward model, to be read."""
+    role, cap = main_role(recipe), recipe.train.max_tokens_per_rank
+    pairs = data.batch(split, 0, count).result()
+    scores = forward_pass(groups[role], pairs, "score", cap, reads="last").result()
+    return Judged({}, tuple(data.texts(2 * count, [*pairs.data, scores]).result()))
 
 
 def general_loss(recipe: Recipe, groups: Mapping[str, ModelGroup], data: DataGroup) -> dict[str, float]:

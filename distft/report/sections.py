@@ -29,9 +29,10 @@ def pairs_of_samples(run: RunData) -> list[dict[str, Any]]:
     first_said: dict[str, Mapping[str, Any]] = {}
     latest: dict[str, Mapping[str, Any]] = {}
     for line in sorted(lines, key=lambda line: line.get("split") != "eval"):  # held-out prompts first
-        first_said.setdefault(str(line.get("prompt")), line)
-        latest[str(line.get("prompt"))] = line
-    again = [(one, latest[prompt]) for prompt, one in first_said.items()]
+        asked = f"{line.get('side')} {line.get('prompt')}"
+        first_said.setdefault(asked, line)
+        latest[asked] = line
+    again = [(one, latest[asked]) for asked, one in first_said.items()]
     same = [pair for pair in again if pair[0]["step"] < pair[1]["step"]][:_MAX_SAMPLES]
     if same:
         return [{"early": _sample(early), "late": _sample(late), "same": True} for early, late in same]
@@ -173,7 +174,7 @@ def _sample(line: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "step": line["step"], "prompt": _cut(str(line.get("prompt", ""))), "completion": _cut(line["completion"]),
         "score": f"{score:.3g}" if isinstance(score, int | float) else "",
-        "wanted": _cut(str(line.get("wanted") or "")),
+        "wanted": _cut(str(line.get("wanted") or "")), "side": str(line.get("side") or ""),
     }  # fmt: skip
 
 

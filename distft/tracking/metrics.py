@@ -52,12 +52,13 @@ class MetricRecord:
 @dataclass(frozen=True)
 class Sample:
     """A prompt, what the policy made of it, its score (None: nothing scores), and the answer that the row itself gives
-    (None: it gives none)."""
+    (None: it gives none). Of a row's pair that a reward model scores, ``side`` says which answer this is."""
 
     prompt: str
     completion: str
     score: float | None = None
     wanted: str | None = None
+    side: Literal["chosen", "rejected"] | None = None
 
 
 class _Ledger:
@@ -160,10 +161,11 @@ class SamplesLog:
         """Add a line per sample; ``split``: whether its prompt is one of training or held out."""
         for sample in samples:
             score = sample.score if sample.score is not None and math.isfinite(sample.score) else None
-            wanted = {} if sample.wanted is None else {"wanted": sample.wanted}
+            more = {"wanted": sample.wanted, "side": sample.side}
+            told = {name: value for name, value in more.items() if value is not None}
             self._ledger.add({"format": FORMAT, "attempt": self.attempt, "step": step, "time": time.time(),
                               "split": split, "prompt": sample.prompt, "completion": sample.completion,
-                              "score": score, **wanted})  # fmt: skip
+                              "score": score, **told})  # fmt: skip
 
     def close(self) -> None:
         """Close the file."""

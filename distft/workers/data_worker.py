@@ -13,7 +13,7 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -50,6 +50,7 @@ from distft.workers.reward_reading import as_trained, read_anew, within_position
 from distft.workers.spec import Start
 from distft.workers.verbs import DataVerbs
 
+SIDES: tuple[Literal["chosen", "rejected"], ...] = ("chosen", "rejected")
 log = logging.getLogger(__name__)
 
 
@@ -199,12 +200,14 @@ class DataWorker(DataVerbs):
         rows, batch = [], self._with_score(batch)
         for index in range(min(limit, len(batch))):
             prompt, response = (batch.ragged(name)[index] for name in ("prompt_ids", "response_ids"))
-            ended = bool(batch.dense("ended")[index])
+            given = "ended" not in batch
+            ended = given or bool(batch.dense("ended")[index])
             rows.append(
                 Sample(
                     self._tokenizer.decode(prompt),
                     response_text(self._tokenizer, prompt, response, ended=ended),
                     float(batch.dense("score")[index]) if "score" in batch else None,
+                    side=SIDES[index % 2] if given else None,
                 )
             )
         return rows, None

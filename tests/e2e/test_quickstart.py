@@ -120,6 +120,15 @@ def test_what_it_says_before_during_and_after_is_kept(output: Path, stage: str) 
     assert "## On" in (output / stage / "final" / "README.md").read_text()
 
 
+def test_the_reward_model_scores_both_answers_before_and_after(output: Path) -> None:
+    lines = [json.loads(line) for line in (output / "reward" / "samples.jsonl").read_text().splitlines()]
+    last = [line for line in lines if line["step"] == max(line["step"] for line in lines)]
+    assert {line["step"] for line in lines} > {0}
+    assert [line["side"] for line in last] == ["chosen", "rejected"] * (len(last) // 2)
+    right = [chosen["score"] > rejected["score"] for chosen, rejected in zip(last[0::2], last[1::2], strict=True)]
+    assert sum(right) > len(right) / 2
+
+
 def test_four_groups_of_two_ranks(output: Path) -> None:
     events = [json.loads(line) for line in (output / "ppo" / "events.jsonl").read_text().splitlines()]
     ready = {event["role"]: event["workers"] for event in events if event["event"] == "group_ready"}

@@ -13,7 +13,8 @@ from distft.clients.data_group import DataGroup
 from distft.clients.model_group import ModelGroup
 from distft.common.verb import Verb, declaration
 from distft.groups.handles import Call, DataRef, Part, Result, Wait, WorkerInfo
-from distft.workers.reports import Answers, Credited, Described, Memory, Sent, Synced, Updated
+from distft.tracking.metrics import Sample
+from distft.workers.reports import Answers, Credited, Described, Judged, Memory, Sent, Synced, Updated
 from distft.workers.verbs import DataVerbs
 
 EQUAL = Difference(0.0, 0.0, 0.0)
@@ -56,6 +57,10 @@ class Said:
 
     def _answer(self, call: Call[Any]) -> Result[Any]:
         samples = [s for source in call.data[:1] for s in source.samples]
+        if call.verb == declaration(DataVerbs.general_text):
+            samples = [0, 1]
+        if call.verb == declaration(DataVerbs.questions):
+            samples = list(range(call.args[1]))
         if call.verb in (declaration(DataVerbs.prompts), declaration(DataVerbs.batch)):
             _, _, count, *repeats = call.args
             samples = list(range(count * (repeats[0] if repeats else 1)))
@@ -70,10 +75,16 @@ class Said:
     def _report(self, call: Call[Any], samples: list[int]) -> Any:
         step = {"loss": self.loss}
         match call.verb.name:
-            case "prompts" | "batch" | "informative" | "mismatched":
+            case "prompts" | "batch" | "informative" | "mismatched" | "questions" | "general_text":
                 return Described((PROMPT,) * len(samples), tuple(samples))
             case "generate":
                 return Answers(0, tuple(samples), (RESPONSE,) * len(samples))
+            case "judge_answers":
+                return Judged({"val/f1": 0.5}, (Sample("p", "c"),) * call.args[1])
+            case "texts":
+                return [Sample("p", "c", 1.0)] * call.args[0]
+            case "score_summary":
+                return {"score": 1.0}
             case "function_scores":
                 return {"rewards/one": 1.0}
             case "update":

@@ -52,6 +52,18 @@ def test_a_prompt_is_shown_once_held_out_ones_first_with_the_rows_own_answer(mak
     ]  # fmt: skip
 
 
+def test_the_two_answers_of_a_pair_are_not_taken_for_one(make_run: MakeRun) -> None:
+    run_dir = make_run()
+    (run_dir / "samples.jsonl").unlink()
+    log = SamplesLog(run_dir, 1)
+    for step in (0, 9):
+        pair = [Sample("p", "yes", float(step), side="chosen"), Sample("p", "no", -float(step), side="rejected")]
+        log.write(step, pair, split="eval")
+    log.close()
+    found = sections.pairs_of_samples(read_run(run_dir))
+    assert [(one["late"]["side"], one["late"]["score"]) for one in found] == [("chosen", "9"), ("rejected", "-9")]
+
+
 def test_different_prompts_are_told_apart(make_run: MakeRun) -> None:
     run_dir = make_run()
     (run_dir / "samples.jsonl").unlink()
