@@ -236,13 +236,14 @@ SFT = (
     *SMALL,
     "optimizer.warmup_steps=0",
     "rollout.max_new_tokens=16",
-    "evaluation.metrics=[rougeL,f1]",
+    "tracking.samples_every=0",
 )
 
 
 def dpo(path: Path | str, *more: str) -> tuple[str, ...]:
     """A DPO run from the model of a run folder: policy and reference of two ranks."""
-    return ("train", "dpo-tiny", f"models.policy.path=run:{path}", *SMALL, "optimizer.warmup_steps=0", *more)
+    words = (*SMALL, "optimizer.warmup_steps=0", "tracking.samples_every=0")
+    return ("train", "dpo-tiny", f"models.policy.path=run:{path}", *words, *more)
 
 
 def ppo(path: Path | str, *more: str) -> tuple[str, ...]:
@@ -273,7 +274,8 @@ def sft(tmp_path_factory: pytest.TempPathFactory) -> Path:
     workplace = tmp_path_factory.mktemp("sft")
     with starting(workplace) as start:
         tag = f'tracking.wandb.tags=["https://user:{URL_SECRET}@example.org"]'
-        verb = start(*SFT, tag, "checkpoint.every=4", folder="run")  # the last of its 6 steps is one all the same
+        judged = ("tracking.samples_every=2", "evaluation.metrics=[rougeL,f1]")
+        verb = start(*SFT, tag, *judged, "checkpoint.every=4", folder="run")  # the last of its 6 steps is one, too
         assert verb.end() == 0, verb.output
         verb.assert_nothing_left()
     return workplace / "run"
