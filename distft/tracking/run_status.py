@@ -85,9 +85,14 @@ class RunStatus:
         return {"format": 1, **asdict(self)}
 
 
+def holds_run(folder: Path) -> bool:
+    """Whether a run lies in the folder, or is to: a job was submitted for it."""
+    return any((folder / name).is_file() for name in (EVENTS, JOBS, EXIT, LEASE))
+
+
 def run_status(run_dir: Path, known: Sequence[KnownJob] = ()) -> RunStatus:
     """``known``: what schedulers say of the run's jobs. Raises UserError where no run lies in the folder."""
-    if not any((run_dir / name).is_file() for name in (EVENTS, JOBS, EXIT, LEASE)):
+    if not holds_run(run_dir):
         inside = [path.parent.name for path in run_dir.glob(f"*/{EVENTS}")][:4]
         hint = f"did you mean {run_dir / inside[0]}?" if inside else "give the output_dir of a run"
         what = "no run lies in this folder" if run_dir.is_dir() else "there is no such folder"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -14,7 +13,7 @@ from distft.tracking.jobs import JobRecord, JobState
 from distft.tracking.progress import duration, headlines, size_of
 from distft.tracking.run_status import Attempt, RunStatus, run_status
 
-_COLOURS = {"running": "green", "done": "green", "failed": "red", "lost": "red", "stopped": "yellow"}
+COLOURS = {"running": "green", "done": "green", "failed": "red", "lost": "red", "stopped": "yellow"}
 _MEANING = {
     "waiting": "the job has not started yet",
     "stopping": "asked to stop; a checkpoint comes first",
@@ -33,15 +32,15 @@ def status_of(run_dir: Path) -> RunStatus:
     return run_status(run_dir, known_jobs(run_dir))
 
 
-def show(status: RunStatus, console: Console | None = None) -> None:
-    """Prints the table."""
-    table = Table(show_header=False, box=None, pad_edge=False)
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
+def table(status: RunStatus) -> Table:
+    """All of it, of one run."""
+    shown = Table(show_header=False, box=None, pad_edge=False)
+    shown.add_column(style="bold", no_wrap=True)
+    shown.add_column(overflow="fold")
     for name, value in rows(status):
-        style = _COLOURS.get(status.state, "") if name == "state" else ""
-        table.add_row(name, Text(value, style=style))
-    (console or Console()).print(table)
+        style = COLOURS.get(status.state, "") if name == "state" else ""
+        shown.add_row(name, Text(value, style=style))
+    return shown
 
 
 def rows(status: RunStatus) -> list[tuple[str, str]]:

@@ -20,7 +20,7 @@ from distft.tracking.exit import Ending, write_exit
 from distft.tracking.jobs import JobRecord, JobState, KnownJob, add_job
 from distft.tracking.run_status import RunStatus, run_status
 from distft.tracking.stop_request import ask_to_stop
-from distft.verbs.status_table import rows, show
+from distft.verbs.status_table import rows, table
 
 START = time.time() - 1000
 
@@ -241,7 +241,7 @@ def test_json_and_table(run_dir: Path) -> None:
     assert told["format"] == 1
     assert told["attempts"][1]["from_step"] == 10
     console = Console(record=True, width=100, file=(run_dir / "out").open("w"))
-    show(status, console)
+    console.print(table(status))
     text = console.export_text()
     assert re.search(r"step +14 of 100", text)
     assert "lost: nobody holds the run" in text
