@@ -23,6 +23,7 @@ sample, unit        dense int64: number of the sample and of its unit within the
 group               dense int64: number of the prompt that a sampled response answers; not a unit
 score               dense float32: what a reward model or function said of the sample
 label               dense uint8: 1 = a good answer, 0 = a bad one
+margin              dense float32: by how much the better answer of a pair is better; the same of both, missing = 0
 baseline            dense float32: the KL baseline, one number for all samples of an optimizer step
 ended               dense uint8: 1 = the response ended by itself (EOS), 0 = cut at the limit
 ==================  ====================================================================

@@ -11,7 +11,8 @@ format                   columns                                      example
 ``unpaired``             prompt, completion, label: true or false     CompletionExample with its label
 ``alpaca``               instruction, output; input, system           CompletionExample of messages
 ``natural_instructions`` definition, inputs, targets                  CompletionExample
-``preference``           chosen, rejected; prompt, or it is implicit  PreferenceExample
+``preference``           chosen, rejected; prompt, or it is implicit  PreferenceExample; of a reward model's rows
+                         (a number ``margin``)                        with its margin
 ``corrections``          prompt, completion, corrected                PreferenceExample, corrected before completion
 ``prompt``               prompt                                       PromptExample
 ``hh_rlhf``              chosen, rejected: whole dialogues as text    PreferenceExample
@@ -87,11 +88,13 @@ class CompletionExample(_Example):
 
 @dataclass(frozen=True)
 class PreferenceExample(_Example):
-    """Two answers to one prompt, the first the better one."""
+    """Two answers to one prompt, the first the better one. ``margin``: by how much, in points of a reward model; None:
+    nobody says."""
 
     prompt: Content
     chosen: Content
     rejected: Content
+    margin: float | None = None
 
 
 @dataclass(frozen=True)

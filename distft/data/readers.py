@@ -6,7 +6,9 @@ A reader gives an example, or raises ``Unusable`` for a row that is well formed 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Final
 
 from distft.config.find_method import traits_of
@@ -59,6 +61,8 @@ def example_for(row: Row, format_name: str, kind: str) -> Example:
         raise Unusable(EMPTY_ANSWER)
     if unit == "sequences" and isinstance(example, CompletionExample) and yes_or_no(row.values.get("label")) is False:
         raise Unusable(BAD_ANSWER)
+    if traits_of(kind).main == "reward" and isinstance(example, PreferenceExample):
+        return replace(example, margin=_margin(row))
     return example
 
 
@@ -72,6 +76,21 @@ def examples_for(row: Row, format_name: str, kind: str) -> tuple[Example, ...]:
     return tuple(
         CompletionExample(example.prompt, side, good, where=example.where, extra=example.extra) for side, good in sides
     )
+
+
+def _margin(row: Row) -> float | None:
+    """A finite number, written as a text in a .csv file."""
+    said = row.values.get("margin")
+    if said is None or said == "":
+        return None
+    try:
+        found = math.nan if isinstance(said, bool) else float(said)
+    except (TypeError, ValueError):
+        found = math.nan
+    if not math.isfinite(found):
+        what = f"`margin` is {said!r}: it is no number by which the chosen answer is better"
+        raise misshapen(row, what, "a number such as 1.5, or nothing; columns: {margin: NAME} reads NAME in its place")
+    return found
 
 
 def _text(row: Row) -> Example:

@@ -15,6 +15,7 @@ prompt_ids          int32, of all its sequences one after the other
 response_ids        int32, likewise
 mask                uint8, one for each response id; empty where all are 1
 label               whether its answer is a good one; null where nobody says
+margin              by how much the better answer of a pair is better; null where nobody says
 ==================  ========================================================================
 """
 
@@ -36,7 +37,7 @@ import pyarrow.compute as pc  # type: ignore[import-untyped]
 from distft.data.bad_rows import BadRow
 from distft.data.encode import Encoded
 from distft.data.example_json import example_from, example_text
-from distft.data.formats import CompletionExample, Example, TextExample, prompt_key
+from distft.data.formats import CompletionExample, Example, PreferenceExample, TextExample, prompt_key
 from distft.data.leaks import Traced, Traces, traces
 
 SCHEMA: Final = pa.schema(
@@ -57,6 +58,7 @@ SCHEMA: Final = pa.schema(
         ("response_ids", pa.list_(pa.int32())),
         ("mask", pa.list_(pa.uint8())),
         ("label", pa.bool_()),
+        ("margin", pa.float64()),
     ]
 )
 _NOTHING = Traces((), (), 0)
@@ -130,6 +132,7 @@ class Records:
             "response_ids": [token for sequence in sequences for token in sequence.response_ids],
             "mask": [] if all(mask) else mask,
             "label": example.label if isinstance(example, CompletionExample) else None,
+            "margin": example.margin if isinstance(example, PreferenceExample) else None,
         }
         for name, value in values.items():
             self._columns[name].append(value)
@@ -238,6 +241,12 @@ class StoredRows:
         """Whether a row's answer is a good one, if anybody says."""
         number, place = self._find(row)
         said: bool | None = self._batches[number].column("label")[place].as_py()
+        return said
+
+    def margin(self, row: int) -> float | None:
+        """By how much the better answer of a row is better, if anybody says."""
+        number, place = self._find(row)
+        said: float | None = self._batches[number].column("margin")[place].as_py()
         return said
 
     def good(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:

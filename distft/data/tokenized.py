@@ -117,7 +117,8 @@ class TokenizedDataset:
         """The sequences of the units, in order; pairs as chosen, rejected.
 
         Columns: prompt_ids, response_ids, response_mask (only where some token is 0), label (only where all rows have
-        one), sample 0..n-1 and unit 0..u-1, numbered in the order given. ValueError for a data set of prompts.
+        one), margin (only where some pair has one; 0 of the others), sample 0..n-1 and unit 0..u-1, numbered in the
+        order given. ValueError for a data set of prompts.
         """
         sequences = [sequence for unit in unit_indices for sequence in self._source(unit).sequences(self._row(unit))]
         prompts, responses, masks = ([sequence[part] for sequence in sequences] for part in range(3))
@@ -135,6 +136,9 @@ class TokenizedDataset:
         labels = [self._source(unit).label(self._row(unit)) for unit in unit_indices]
         if None not in labels:
             columns["label"] = np.array(labels, np.uint8)
+        margins = [self._source(unit).margin(self._row(unit)) for unit in unit_indices]
+        if any(margins):
+            columns["margin"] = np.repeat(np.array([margin or 0.0 for margin in margins], np.float32), self._unit_size)
         return Batch(columns)
 
     def prompts(self, unit_indices: Sequence[int]) -> Batch:

@@ -114,6 +114,7 @@ def made_batch(name: str, *, shuffled: bool) -> Batch:
             "advantages": column(0.0, 1.0),
             "values": column(0.0, 0.5),
             "returns": column(0.3, 1.0),
+            "margin": np.repeat(rng.random(NUM_SAMPLES // 2), 2).astype(np.float32),
             "label": (rng.random(NUM_SAMPLES) < 0.5).astype(np.uint8),
             "baseline": np.full(NUM_SAMPLES, 0.4, np.float32),
             "unit": units,

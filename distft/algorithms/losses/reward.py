@@ -19,8 +19,9 @@ from distft.algorithms.masking import at_least_float32, keep, masked_sum
 class Reward(PlainMetrics):
     """``-logsig(r_w - r_l - margin) + center_coef (r_w + r_l)^2``, mean over pairs.
 
-    Bradley-Terry likelihood as in Ouyang et al. 2022 (InstructGPT, eq. 1), with the fixed margin of
-    Touvron et al. 2023 (Llama 2, eq. 2) and the centring term of Eisenstein et al. 2023.
+    Bradley-Terry likelihood as in Ouyang et al. 2022 (InstructGPT, eq. 1), with the margin of Touvron et al. 2023
+    (Llama 2, eq. 2) and the centring term of Eisenstein et al. 2023. The optional column ``margin`` of a pair (the same
+    number at both sides) is added to the loss's own, which is of every pair.
 
     Metrics: ``accuracy`` (share of pairs with r_w > r_l), ``margin`` (mean r_w - r_l) and
     ``min_reward, mean_reward, max_reward`` over all rewards, chosen and rejected, of the step.
@@ -32,7 +33,7 @@ class Reward(PlainMetrics):
     outputs: ClassVar[tuple[str, ...]] = ("values",)
     reads: ClassVar[Literal["tokens", "last"]] = "last"
     columns: ClassVar[tuple[str, ...]] = ()
-    optional_columns: ClassVar[tuple[str, ...]] = ()
+    optional_columns: ClassVar[tuple[str, ...]] = ("margin",)
 
     def __post_init__(self) -> None:
         if self.center_coef < 0:
@@ -47,7 +48,10 @@ class Reward(PlainMetrics):
             return dummy
         chosen, rejected = rewards[0::2], rewards[1::2]
         real = batch.sequence_mask[0::2] & batch.sequence_mask[1::2]
-        per_pair = -F.logsigmoid(chosen - rejected - self.margin) + self.center_coef * (chosen + rejected).square()
+        margin: float | Tensor = self.margin
+        if "margin" in batch.columns:
+            margin = margin + keep(batch.column("margin"), batch.sequence_mask)[0::2]
+        per_pair = -F.logsigmoid(chosen - rejected - margin) + self.center_coef * (chosen + rejected).square()
         loss = masked_sum(per_pair, real) / denominators["units"]
         return LossResult(loss, _metrics(rewards.detach(), batch.sequence_mask, real))
 

@@ -27,4 +27,4 @@ class Reward(Method):
     center_coef: float = Field(
         default=0.0, ge=0, le=10, description="weight of (chosen + rejected)^2, which keeps rewards around zero"
     )
-    margin: float = Field(default=0.0, ge=0, description="reward difference demanded of every pair, in reward units")
+    margin: float = Field(default=0.0, ge=0, description="reward difference demanded of every pair, beside its own")

@@ -93,6 +93,18 @@ def test_pairs_come_chosen_first(tokenizer: PreTrainedTokenizerFast, write: Writ
     assert len(train.prompts([2, 0])) == 2
 
 
+def test_margins_of_pairs(tokenizer: PreTrainedTokenizerFast, write: Write) -> None:
+    """Where some have one, of the others 0; a batch without any, and another method's, has no such column."""
+    rows = [
+        {"prompt": "Q", "chosen": f" good {n}", "rejected": f" bad {n}", "margin": [1.5, None, 0][n]} for n in range(3)
+    ]
+    data = Data(train=(Source(path=write(rows)),))
+    train = load_datasets(data, "reward", tokenizer).train
+    assert train.batch([0, 1, 2]).dense("margin").tolist() == [1.5, 1.5, 0, 0, 0, 0]
+    assert "margin" not in train.batch([1, 2])
+    assert "margin" not in load_datasets(data, "dpo", tokenizer).train.batch([0, 1, 2])
+
+
 def test_labelled_answers(tokenizer: PreTrainedTokenizerFast, write: Write) -> None:
     """Pairs beside single ones: each answer is a unit, and both of a pair are on the same side of the split."""
     labelled = [{"prompt": f"Q {n}", "completion": f" one {n}", "label": n < 1} for n in range(3)]

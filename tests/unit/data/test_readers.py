@@ -269,6 +269,21 @@ def test_a_label_that_is_no_yes_or_no_is_named(said: Any) -> None:
         _read("unpaired", prompt="a", completion="b", label=said)
 
 
+@pytest.mark.parametrize(("said", "margin"), [(1.5, 1.5), (2, 2.0), ("0.5", 0.5), (-1, -1.0), (None, None), ("", None)])
+def test_the_margin_of_a_pair_is_a_reward_models(said: Any, margin: float | None) -> None:
+    row = Row({"prompt": "a", "chosen": "b", "rejected": "c", "margin": said}, "rows.jsonl:7")
+    assert example_for(row, "preference", "reward").margin == margin  # type: ignore[union-attr]
+    assert example_for(row, "preference", "dpo").margin is None  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("said", ["much", True, float("nan"), float("inf"), [1.0]])
+def test_a_margin_that_is_no_number_is_named(said: Any) -> None:
+    row = Row({"prompt": "a", "chosen": "b", "rejected": "c", "margin": said}, "rows.jsonl:7")
+    with pytest.raises(UserError, match=r"(?s)rows.jsonl:7: `margin` is .*a number such as"):
+        example_for(row, "preference", "reward")
+    assert example_for(row, "preference", "dpo")
+
+
 def test_of_a_pair_two_labelled_answers_are_made() -> None:
     row = Row({"prompt": "a", "chosen": "b", "rejected": "c"}, "rows.jsonl:7")
     good, bad = examples_for(row, "preference", "kto")

@@ -19,7 +19,7 @@ from tests.harness.loss_cases import LOSSES
 
 NAN = float("nan")
 DUMMY = -1
-DENSE = ("label", "baseline")  # columns with a value for each sequence, not for each token
+DENSE = ("label", "baseline", "margin")  # columns with a value for each sequence, not for each token
 CASES: list[tuple[str, dict[str, Any]]] = [
     ("sft", {}),
     ("reward", {}),

@@ -13,9 +13,9 @@ from distft.algorithms.losses.reward import Reward
 SCORES = [2.0, 1.0, -1.0, 0.5, 3.0, 3.0]  # chosen, rejected, chosen, ...
 
 
-def _ours(loss: Reward, scores: torch.Tensor) -> tuple[torch.Tensor, dict[str, float]]:
+def _ours(loss: Reward, scores: torch.Tensor, **columns: torch.Tensor) -> tuple[torch.Tensor, dict[str, float]]:
     count = len(scores)
-    batch = LossBatch(torch.ones(count).bool(), torch.arange(count), torch.ones(count).bool(), {})
+    batch = LossBatch(torch.ones(count).bool(), torch.arange(count), torch.ones(count).bool(), columns)
     denominators = {"tokens": float(count), "sequences": float(count), "units": count / 2}
     result = loss({"values": scores}, batch, denominators)
     metrics = {name: m.value.item() / denominators.get(m.reduce, 1.0) for name, m in result.metrics.items()}
@@ -33,13 +33,17 @@ def test_hand_worked() -> None:
 
 
 @pytest.mark.parametrize("center", [0.0, 0.01])
-@pytest.mark.parametrize("margin", [0.0, 0.7])
-def test_parity_with_trl(center: float, margin: float) -> None:
+@pytest.mark.parametrize("margins", [[0.0, 0.0, 0.0], [0.7, 0.7, 0.7], [0.0, 2.5, -0.5]])
+@pytest.mark.parametrize("by_row", [True, False])
+def test_parity_with_trl(center: float, margins: list[float], by_row: bool) -> None:
     """RewardTrainer.compute_loss itself, on a model that answers with given rewards."""
     from trl import RewardTrainer
 
     ours = torch.tensor(SCORES, requires_grad=True)
-    loss, metrics = _ours(Reward(center_coef=center, margin=margin), ours)
+    # What the rows say and what is asked of every pair are added up.
+    of_all = margins[0] if not by_row else 0.25
+    of_rows = torch.tensor(margins).repeat_interleave(2) - of_all
+    loss, metrics = _ours(Reward(center_coef=center, margin=of_all), ours, margin=of_rows)
     loss.backward()
 
     theirs = torch.tensor(SCORES, requires_grad=True)
@@ -52,7 +56,7 @@ def test_parity_with_trl(center: float, margin: float) -> None:
         _metrics={"eval": logged},
         _total_train_tokens=0,
     )
-    inputs = {"margin": torch.full((3,), margin)} if margin else {}
+    inputs = {"margin": torch.tensor(margins)}
     expected = RewardTrainer.compute_loss(trainer, lambda **_: SimpleNamespace(logits=logits), inputs)
     expected.backward()
     torch.testing.assert_close(loss, expected)
