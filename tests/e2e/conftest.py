@@ -261,7 +261,7 @@ def grouped(path: Path | str, **algorithm: Any) -> tuple[str, ...]:
     keys = json.dumps({"epochs": 2, "minibatches": 2, **algorithm})
     return (
         "train", "grpo-tiny", f"algorithm={keys}", f"models.policy={{path: run:{path}, dtype: float32}}",
-        "models.reward.functions=[rules:letters_e]", "placement={policy: {ranks: 2}}",
+        "models.reward.functions=[rules:one_in_four]", "placement={policy: {ranks: 2}}",
         "data.train.0.path=builtin:dialogues", "data.eval.0.path=builtin:dialogues",
         "data.test.0.path=builtin:dialogues", "data.max_length=96", "data.max_prompt_length=64",
         *SMALL, "train.global_batch_size=4", "rollout.max_new_tokens=10", "rollout.samples_per_prompt=4",

@@ -13,3 +13,8 @@ def letters_e(prompts: list[Any], completions: list[str], **_: Any) -> list[floa
 def mostly_letters(prompts: list[Any], completions: list[str], **_: Any) -> list[float]:
     """Which share of a completion's characters are letters."""
     return [sum(map(str.isalpha, completion)) / max(1, len(completion)) for completion in completions]
+
+
+def one_in_four(prompts: list[Any], completions: list[str], **_: Any) -> list[float]:
+    """A point for about one completion of four, by its bytes: the answers to many prompts are equal in score."""
+    return [float(sum(completion.encode()) % 4 == 0) for completion in completions]
