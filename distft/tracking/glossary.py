@@ -68,7 +68,7 @@ OTHERS: Mapping[str, Known] = {
     "mean_reward": Known("Mean reward of the answers", "Has no level of its own: only differences count."),
     "min_reward": Known("Lowest reward of a step"),
     "max_reward": Known("Highest reward of a step"),
-    "reward_std": Known("Spread of rewards within a prompt", "0: the answers are all alike, and teach nothing."),
+    "reward_std": Known("Spread of rewards", "Over all answers of an iteration."),
     "frac_reward_zero_std": Known("Share of prompts whose answers are equal in score", "They teach nothing.", "down"),
     "logits/chosen": Known("Mean logit of chosen"),
     "logits/rejected": Known("Mean logit of rejected"),
@@ -84,7 +84,7 @@ OTHERS: Mapping[str, Known] = {
     "val/ratio_var": Known("Variance of that ratio", "Near 0."),
     "clip_ratio/*_mean": Known("Clipped share of tokens, below, above or both"),
     "completions/*": Known("Lengths of completions, and the share cut at the limit", "Tokens."),
-    "rewards/*": Known("Mean of a reward function, by its name"),
+    "rewards/*": Known("Mean of a reward function or server, by its name"),
     "rollout/trainer_logprob_difference_*": Known(
         "Generator against trainer", "Nats of a sampled token: 1e-6 in float32, about 0.01 in bfloat16."
     ),
