@@ -62,7 +62,7 @@ class DataGroup:
 
         def read(result: Result[Described | None]) -> Samples:
             found = result.report
-            return rollout if found is None else Samples((data_of(result),), found.lengths, found.units)
+            return rollout if found is None else Samples.described((data_of(result),), found)
 
         asked = ask(
             self.ranks, DataVerbs.reward_inputs, split, start, samples_per_prompt, batch=rows(rollout.data)

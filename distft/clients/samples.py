@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from distft.groups.handles import DataRef, Result
@@ -16,21 +16,27 @@ class Samples:
     """Where their columns are, how long they are, what belongs together.
 
     ``lengths[i]`` tokens (prompt and response) and ``units[i]`` of sample i; ``data`` references to columns
-    over these samples.
+    over these samples. ``answers[i]`` of the tokens are the response's, where the model reads it apart; else empty.
     """
 
     data: tuple[DataRef, ...]
     lengths: tuple[int, ...]
     units: tuple[int, ...]
+    answers: tuple[int, ...] = ()
 
     @classmethod
     def of(cls, result: Result[Described]) -> Samples:
         """Those that a verb of the data worker brought."""
-        return cls((data_of(result),), result.report.lengths, result.report.units)
+        return cls.described((data_of(result),), result.report)
+
+    @classmethod
+    def described(cls, data: tuple[DataRef, ...], report: Described) -> Samples:
+        """Those of columns that lie there."""
+        return cls(data, report.lengths, report.units, report.answers)
 
     def with_data(self, *more: DataRef) -> Samples:
         """The same samples with further columns."""
-        return Samples((*self.data, *more), self.lengths, self.units)
+        return replace(self, data=(*self.data, *more))
 
     @property
     def num_tokens(self) -> int:

@@ -40,7 +40,12 @@ class Data(Section):
     eval: Items[Source] = Field(default=(), description="rows for selection and early stopping")
     test: Items[Source] = Field(default=(), description="rows for the before/after table at the end")
     max_length: int = Field(default=512, ge=2, description="longest prompt + response, tokens")
-    max_prompt_length: int = Field(default=256, ge=1, description="longest prompt, tokens")
+    max_prompt_length: int = Field(
+        default=256,
+        ge=1,
+        description="longest prompt, tokens; of an encoder-decoder in every method, which leaves the rest of "
+        "max_length to the answer",
+    )
     overlong: Literal["truncate", "drop", "error"] = Field(
         default="truncate",
         description="rows over the limit: keep the start (pretrain: all of it, in blocks), leave out, or stop (RL's "
@@ -67,3 +72,10 @@ class Data(Section):
         description="folder of the tokenised rows, seen by all nodes, used by all runs; null: .distft-rows beside "
         "the run folder",
     )
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        """Tokens of a prompt and of an answer at most, where a model reads them apart: ``max_prompt_length`` and what
+        it leaves of ``max_length``; a default that leaves nothing is half of it."""
+        prompt = self.max_prompt_length if self.max_prompt_length < self.max_length else self.max_length // 2
+        return prompt, self.max_length - prompt

@@ -94,6 +94,11 @@ def longest_sequence(recipe: Recipe) -> int:
     return recipe.data.max_length
 
 
+def longest_sides(recipe: Recipe) -> tuple[int, int]:
+    """Tokens of the longest prompt and of the longest answer, where a model reads them apart."""
+    return (recipe.data.max_prompt_length, recipe.rollout.max_new_tokens) if is_rl(recipe) else recipe.data.sides
+
+
 def samples_per_step(recipe: Recipe) -> int:
     """Sequences of one step over all ranks: sft rows, 2 a pair, prompts times samples in RL."""
     per_unit = recipe.rollout.samples_per_prompt if is_rl(recipe) else unit_size(recipe)

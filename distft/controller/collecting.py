@@ -87,4 +87,5 @@ def joined(parts: Sequence[Samples]) -> Samples:
         (DataRef(tuple(part for samples in parts for part in samples.data[0].parts)),),
         tuple(length for samples in parts for length in samples.lengths),
         tuple(unit for samples in parts for unit in samples.units),
+        tuple(answer for samples in parts for answer in samples.answers),
     )

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 from distft.batches import Array
+from distft.data.apart import reads_apart
 from distft.data.bad_rows import BadRow
 from distft.data.encode import Encoder
 from distft.data.formats import Content
@@ -27,6 +28,8 @@ def response_text(tokenizer: PreTrainedTokenizerBase, prompt_ids: Ids, response_
     special = {*tokenizer.all_special_ids, *(i for i, t in tokenizer.added_tokens_decoder.items() if t.special)}
     prompt = [int(token) for token in prompt_ids]
     response = [int(token) for token in response_ids[: len(response_ids) - ended] if int(token) not in special]
+    if reads_apart(tokenizer):
+        return _text(tokenizer, response)
     before = _text(tokenizer, prompt).rstrip(_HALF_A_CHARACTER)
     return _text(tokenizer, prompt + response).removeprefix(before)
 
@@ -41,7 +44,7 @@ def answer_text(
     `` [/INST] answer``). Where the answer without its first space becomes the same tokens, that space is theirs.
     """
     text = response_text(tokenizer, prompt_ids, response_ids, ended=ended)
-    if not text.startswith(" ") or not text.strip():
+    if reads_apart(tokenizer) or not text.startswith(" ") or not text.strip():
         return text
     try:
         again = Encoder(tokenizer).answer(prompt, text[1:], where)

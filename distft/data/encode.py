@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from distft.common.errors import UserError
+from distft.config.data import Data
 from distft.data.formats import (
     CompletionExample,
     Content,
@@ -81,6 +82,15 @@ class Encoded:
         return any(self.mask)
 
 
+@dataclass(frozen=True)
+class Over:
+    """A sequence, or its part, of ``length`` tokens where the ``key`` allows ``limit``."""
+
+    length: int
+    limit: int
+    key: str
+
+
 class Encoder:
     """Encodes examples with the tokenizer of one role's model."""
 
@@ -115,7 +125,7 @@ class Encoder:
         if not isinstance(example, CompletionExample):
             raise UserError("a prompt alone has nothing to imitate", where=example.where, hint="give it a completion")
         if not isinstance(example.prompt, str) and loss_on == "assistant":
-            return self._dialogue(example.prompt + _as_messages(example.completion), "assistant", example.where)
+            return self._dialogue(example.prompt + as_messages(example.completion), "assistant", example.where)
         encoded = self.answer(example.prompt, example.completion, example.where)
         return self._whole(encoded.prompt_ids + encoded.response_ids) if loss_on == "all" else encoded
 
@@ -144,7 +154,7 @@ class Encoder:
         of an answer to nothing."""
         if isinstance(prompt, str):
             return self._plain_answer(prompt, str(answer))
-        messages = _as_messages(answer)
+        messages = as_messages(answer)
         return self._ended(self._conversational_answer(prompt, messages, where), messages)
 
     def cut_answer(self, prompt: Content, answer: str, where: str) -> Encoded:
@@ -157,6 +167,21 @@ class Encoder:
             return self._moved(self._ids(before), self._ids(text))
         ids, (border,) = self._cut(text, [len(before)])
         return _masked(ids, [0] * border + [1] * (len(ids) - border), border)
+
+    def over(self, sequence: Encoded, data: Data, *, sampled: bool) -> Over | None:
+        """By how much a sequence exceeds what ``data`` allows; None where it fits. ``sampled``: a prompt alone."""
+        limit, key = (
+            (data.max_prompt_length, "data.max_prompt_length") if sampled else (data.max_length, "data.max_length")
+        )
+        return Over(len(sequence), limit, key) if len(sequence) > limit else None
+
+    def room(self, prompt_ids: Sequence[int], positions: int) -> int:
+        """Tokens that an answer to the prompt can have, of a model with so many positions; below 1: none."""
+        return positions - len(prompt_ids)
+
+    def cut(self, sequence: Encoded, data: Data, *, sampled: bool) -> Encoded:
+        """The sequence as ``data`` allows it: its start."""
+        return sequence.truncated(data.max_prompt_length if sampled else data.max_length)
 
     def _plain_answer(self, prompt: str, answer: str, *, ended: bool = True) -> Encoded:
         ids, (border,) = self._cut(prompt + answer, [len(prompt)])
@@ -196,7 +221,7 @@ class Encoder:
 
     def _dialogue(self, messages: Messages, loss_on: str, where: str) -> Encoded:
         require_template(self._tokenizer, where, self._role)
-        last = _last_learned(messages)
+        last = last_learned(messages)
         alone = sum(message.role == "assistant" for message in messages) == 1 and not has_marks(self._tokenizer, where)
         if last and (loss_on == "completion" or (loss_on == "assistant" and alone)):
             return self.answer(messages[:last], messages[last : last + 1], where)
@@ -253,7 +278,7 @@ class Encoder:
         return ids if self._eos is None or ids[-1:] == [self._eos] else [*ids, self._eos]
 
 
-def _last_learned(messages: Messages) -> int:
+def last_learned(messages: Messages) -> int:
     """The place of the assistant's last turn that is to be learned; 0 where there is none."""
     return max((at for at, one in enumerate(messages) if one.role == "assistant" and one.trains), default=0)
 
@@ -284,5 +309,5 @@ def _mask_of(length: int, borders: Sequence[int]) -> list[int]:
     return mask
 
 
-def _as_messages(content: Content) -> Messages:
+def as_messages(content: Content) -> Messages:
     return (Message("assistant", content),) if isinstance(content, str) else content

@@ -12,7 +12,8 @@ from distft.config.data import Data
 from distft.config.find_method import traits_of
 from distft.config.method import Unit
 from distft.data.bad_rows import BadRow, OnBadRow, stop
-from distft.data.encode import Encoded, Encoder
+from distft.data.encode import Encoded, Encoder, Over
+from distft.data.encode_apart import encoder_for
 from distft.data.formats import Example, prompt_of
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def tokenise(examples: Sequence[Example], kind: str, tokenizer: PreTrainedTokeni
     ``on_bad`` is called with rows that the chat template refuses, in their order.
     """
     traits, found = traits_of(kind), Tokenised()
-    encoder = Encoder(tokenizer, "reward" if traits.main == "reward" else "policy")
+    encoder = encoder_for(tokenizer, "reward" if traits.main == "reward" else "policy")
     for place, example in enumerate(examples):
         try:
             sequences = _encode(encoder, example, traits.unit, loss_on)
@@ -66,23 +67,23 @@ def tokenise(examples: Sequence[Example], kind: str, tokenizer: PreTrainedTokeni
             on_bad(bad)
             found.bad[place] = bad
             continue
-        limit = data.max_prompt_length if traits.sampled else data.max_length
-        longest = max(len(sequence) for sequence in sequences)
-        if longest > limit:
+        overs = [encoder.over(sequence, data, sampled=traits.sampled) for sequence in sequences]
+        over = max((one for one in overs if one is not None), key=lambda one: one.length, default=None)
+        if over is not None:
             if data.overlong == "drop":
                 found.reasons[place] = "over the limit"
                 continue
-            _refuse_to_truncate(example, data.overlong, longest, limit, prompts=traits.sampled)
+            _refuse_to_truncate(example, data.overlong, over, prompts=traits.sampled)
             if traits.in_blocks:
-                for block in sequences[0].blocks(limit):
+                for block in sequences[0].blocks(over.limit):
                     found.add(place, (block,), truncated=False)
                 continue
-            sequences = tuple(sequence.truncated(limit) for sequence in sequences)
+            sequences = tuple(encoder.cut(sequence, data, sampled=traits.sampled) for sequence in sequences)
         if not traits.sampled and not all(sequence.trains for sequence in sequences):
-            within = " within the limit" if longest > limit else ""
+            within = " within the limit" if over is not None else ""
             found.reasons[place] = f"nothing to train on{within}"
             continue
-        found.add(place, sequences, truncated=longest > limit)
+        found.add(place, sequences, truncated=over is not None)
     return found
 
 
@@ -97,13 +98,12 @@ def _encode(encoder: Encoder, example: Example, unit: Unit, loss_on: str | None)
             return encoder.pair(example)
 
 
-def _refuse_to_truncate(example: Example, overlong: str, length: int, limit: int, *, prompts: bool) -> None:
+def _refuse_to_truncate(example: Example, overlong: str, over: Over, *, prompts: bool) -> None:
     """UserError where an over-long row must not be cut."""
-    key = "data.max_prompt_length" if prompts else "data.max_length"
     conversation = prompts and not isinstance(prompt_of(example), str)
     if overlong == "error" or conversation:
-        what = f"the {'prompt' if prompts else 'row'} has {length} tokens, {key} is {limit}"
+        what = f"the {'prompt' if prompts else 'row'} has {over.length} tokens, {over.key} is {over.limit}"
         if overlong != "error":
             what += "; cutting its end would cut off where the assistant's turn begins"
         cures = "drop" if prompts else "truncate or drop"
-        raise UserError(what, where=example.where, hint=f"raise {key}, or set `data.overlong` to {cures}")
+        raise UserError(what, where=example.where, hint=f"raise {over.key}, or set `data.overlong` to {cures}")

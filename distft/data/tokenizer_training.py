@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from distft.common.errors import UserError
+from distft.data.apart import reads_apart
 from distft.data.chat_templates import resolve_template
 
 if TYPE_CHECKING:
@@ -75,7 +76,8 @@ def serialised_tokenizer(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any] |
     serialised.pop("truncation", None)
     serialised.pop("padding", None)
     named = {name: str(getattr(tokenizer, name)) for name in ("bos_token", "eos_token", "pad_token", "unk_token")}
-    return {"backend": serialised, "named": named, "template": tokenizer.chat_template}
+    apart = {"apart": True} if reads_apart(tokenizer) else {}
+    return {"backend": serialised, "named": named, "template": tokenizer.chat_template, **apart}
 
 
 def _special_tokens(template: str) -> list[str]:

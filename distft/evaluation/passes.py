@@ -11,7 +11,7 @@ import torch
 
 from distft.algorithms.logprobs import token_logprobs
 from distft.batches import Batch
-from distft.models.families.causal import Causal
+from distft.models.families.family import Family
 from distft.models.families.scalar import Scalar
 from distft.models.selected import SelectedLogits, SelectedScalars
 from distft.workers.collate import collate
@@ -30,12 +30,12 @@ class Likelihoods:
 
 
 @torch.no_grad()
-def likelihoods(module: SelectedLogits, batch: Batch, pad_token: int) -> Likelihoods:
-    """What the model says of the answers of a batch (``prompt_ids``, ``response_ids``, ``response_mask``)."""
+def likelihoods(family: Family, module: SelectedLogits, batch: Batch, pad_token: int) -> Likelihoods:
+    """What the model, one of that family, says of a batch's answers (``prompt_ids, response_ids, response_mask``)."""
     device = next(module.parameters()).device
     found = np.zeros((3, len(batch)), np.float64)
     for rows in micro_batches(batch):
-        micro = collate(Causal(), batch, rows, (), pad_token, device)
+        micro = collate(family, batch, rows, (), pad_token, device)
         logits = module(**micro.tensors, select=micro.select)
         logprobs = token_logprobs(logits, micro.targets)["logprobs"].double()
         correct = (logits.argmax(dim=-1) == micro.targets).double()

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from distft.batches import Batch, Ragged
 from distft.config.models import RewardModel
-from distft.data.encode import Encoder
+from distft.data.encode_apart import encoder_for
 from distft.data.tokenizer_training import tokenizers_equal
 from distft.data.turn_end import plain_end, special_tokens, turn_end
 from distft.engine.process_group import accelerator
@@ -59,7 +59,7 @@ class Scorer:
         prompts = [question.prompt for question in questions]
         if not tokenizers_equal(speaker.tokenizer, self.tokenizer):
             texts = [answer.text for answer in answers]
-            return self.of_rows(read_anew(rows, prompts, texts, Encoder(self.tokenizer, "reward"), self.name))
+            return self.of_rows(read_anew(rows, prompts, texts, encoder_for(self.tokenizer, "reward"), self.name))
         spoken = rows.with_columns(
             prompt_ids=Ragged.of([speaker.encoded(question) for question in questions], np.int32),
             response_ids=Ragged.of([answer.ids for answer in answers], np.int32),

@@ -42,6 +42,7 @@ def planned(samples: Samples, group: ModelGroup, max_tokens: int, chosen: Sequen
         group.num_ranks,
         max_tokens,
         micro_batch_cost=group.micro_batch_cost,
+        answers=[samples.answers[i] for i in numbers] if samples.answers else (),
     )
     if chosen is None:
         return plan

@@ -49,7 +49,8 @@ class Sampler:
             max_batch=recipe.rollout.max_batch_per_rank,
         ).result()
         lengths = tuple(length + made.lengths[sample] for sample, length in enumerate(prompts.lengths))
-        return Samples((*prompts.data, made.responses), lengths, prompts.units), made
+        answers = tuple(made.lengths[sample] for sample in range(len(lengths))) if prompts.answers else ()
+        return Samples((*prompts.data, made.responses), lengths, prompts.units, answers), made
 
     def model_scores(self, rollout: Samples, split: str, start: int) -> list[Call[DataRef]]:
         """The reward model's pass, if there is one: over the policy's own tokens where the tokenizers are equal, else

@@ -13,7 +13,8 @@ cheapest, by dynamic programming. What takes the ranks less long is taken.
 Guarantees (tested):
 
 * every sample is in exactly one micro-batch, units whole and in order;
-* cost = rows x longest row (what padding computes) is within the cap, and rows within theirs;
+* cost = rows x longest row (what padding computes) is within the cap, and rows within theirs; where prompt and response
+  are read apart, the longest row is the longest prompt and the longest response;
 * every rank has the same number M of micro-batches. Without a ``micro_batch_cost`` M is the fewest
   possible if all units have the same number of rows; with mixed units the number of micro-batches is
   below twice the fewest. With it, ``lasting + M x micro_batch_cost`` is never above that of the fewest;
@@ -86,6 +87,7 @@ def schedule(
     max_tokens: int,
     max_rows: int | None = None,
     micro_batch_cost: int | None = None,
+    answers: Sequence[int] | Ints = (),
 ) -> Schedule:
     """Deal samples out to ranks and micro-batches.
 
@@ -96,6 +98,8 @@ def schedule(
         max_tokens: cap on rows x longest row of a micro-batch.
         max_rows: cap on rows of a micro-batch, if any.
         micro_batch_cost: tokens in whose time a micro-batch more could be begun; None: as few as possible.
+        answers: of ``lengths`` the tokens of each sample's response, where the model reads prompt and response apart,
+            each padded to the longest of its own kind; else none.
 
     Returns:
         A schedule of at least one micro-batch per rank, dummies if there is no sample.
@@ -111,10 +115,12 @@ def schedule(
         )
     members = _members(units)
     sizes = np.array([len(samples) for samples in members], np.int64)
-    longest = np.array([max(rows[samples]) for samples in members], np.int64)
+    beside = np.asarray(answers, np.int64)
+    parts = np.stack([rows - beside, beside] if len(answers) else [rows], axis=1)
+    longest = np.array([parts[samples].max(axis=0) for samples in members], np.int64).reshape(-1, parts.shape[1])
     names = [int(units[samples[0]]) for samples in members]
-    _require_fitting(names, sizes, longest, max_tokens, max_rows)
-    order = np.argsort(-longest, kind="stable")
+    _require_fitting(names, sizes, longest.sum(axis=1), max_tokens, max_rows)
+    order = np.argsort(-longest.sum(axis=1), kind="stable")
     bins = _Bins(sizes[order], longest[order], len(rows) if max_rows is None else max_rows)
 
     def dealt(cuts: Sequence[tuple[int, int]]) -> Schedule:
@@ -145,26 +151,38 @@ def _require_fitting(names: list[int], sizes: Ints, longest: Ints, max_tokens: i
 
 
 class _Bins:
-    """Runs of units sorted by longest row, longest first: a run's cost needs its first unit only."""
+    """Runs of units sorted by longest row, longest first. ``longest [units, parts]``: each part of a row is padded to
+    the longest of the run; of rows of one part that is the run's first unit."""
 
     def __init__(self, sizes: Ints, longest: Ints, max_rows: int) -> None:
         self.longest, self.max_rows = longest, max_rows
         self.rows = np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)])
-        self.heaviest_unit = int((sizes * longest).max(initial=0))
+        self.heaviest_unit = int((sizes * longest.sum(axis=1)).max(initial=0))
 
     def __len__(self) -> int:
         return len(self.longest)
 
     def cost(self, start: int, stop: int) -> int:
         """Padded tokens of units ``start`` to ``stop``."""
-        return int((self.rows[stop] - self.rows[start]) * self.longest[start])
+        one = self.longest.shape[1] == 1
+        longest = self.longest[start, 0] if one else self.longest[start:stop].max(axis=0).sum()
+        return int((self.rows[stop] - self.rows[start]) * longest)
+
+    def costs_to(self, low: int, stop: int) -> Ints:
+        """``cost(start, stop)`` of every start from ``low`` on: the later, the less."""
+        longest = np.maximum.accumulate(self.longest[low:stop][::-1], axis=0)[::-1].sum(axis=1)
+        return np.asarray((self.rows[stop] - self.rows[low:stop]) * longest, np.int64)
 
     def fill(self, cap: int) -> list[tuple[int, int]]:
         """Fill bins one after the other up to ``cap`` (at least `heaviest_unit`)."""
         cuts, start = [], 0
         while start < len(self):
-            fits = self.rows[start] + min(self.max_rows, cap // max(1, int(self.longest[start])))
+            fits = self.rows[start] + min(self.max_rows, cap // max(1, int(self.longest[start].sum())))
             stop = max(start + 1, int(np.searchsorted(self.rows, fits, side="right")) - 1)
+            if self.longest.shape[1] > 1:  # the longest of one kind may stand behind the longest whole
+                longest = np.maximum.accumulate(self.longest[start:stop], axis=0).sum(axis=1)
+                costs = (self.rows[start + 1 : stop + 1] - self.rows[start]) * longest
+                stop = start + max(1, int(np.searchsorted(costs, cap, side="right")))
             cuts.append((start, stop))
             start = stop
         return cuts
@@ -200,7 +218,7 @@ def _cheapest(bins: _Bins, max_tokens: int, each: int) -> list[tuple[int, int]]:
     for stop in range(1, len(bins) + 1):
         while bins.cost(low, stop) > max_tokens or bins.rows[stop] - bins.rows[low] > bins.max_rows:
             low += 1
-        costs = best[low:stop] + (bins.rows[stop] - bins.rows[low:stop]) * bins.longest[low:stop] + each
+        costs = best[low:stop] + bins.costs_to(low, stop) + each
         begun[stop] = low + int(np.argmin(costs))
         best[stop] = costs[begun[stop] - low]
     cuts, stop = [], len(bins)

@@ -127,7 +127,7 @@ def _of_policy(model: NamedModel, judging: Judging, beside: _Beside) -> Judged:
     measures: dict[str, Measure] = {}
     if rows.unit != "prompts":
         batch = rows.dataset.batch(rows.units)
-        own = likelihoods(speaker.module, batch, _pad(speaker))
+        own = likelihoods(speaker.family, speaker.module, batch, _pad(speaker))
         if rows.unit == "answers":
             measures |= row_measures.of_answers(own.logprobs, own.num_tokens, own.num_correct)
         else:
@@ -182,7 +182,7 @@ def _reference_logprobs(speaker: Speaker, reference: Speaker | None, batch: Any)
     if not tokenizers_equal(speaker.tokenizer, reference.tokenizer):
         what = f"its tokenizer is not that of {speaker.name}: they do not read the same tokens"
         raise UserError(what, where=reference.name, hint="--reference names the model that the policy started from")
-    return likelihoods(reference.module, batch, _pad(reference)).logprobs
+    return likelihoods(reference.family, reference.module, batch, _pad(reference)).logprobs
 
 
 def _reward_section(model: NamedModel, reading: Reading) -> RewardModel:

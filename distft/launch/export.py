@@ -6,6 +6,7 @@ import contextlib
 import io
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -101,10 +102,11 @@ def _from_checkpoint(checkpoint: Path, target: Path) -> None:
         whole = consolidated_weights(checkpoint / role, trained_only=spec.model.peft is not None)
     from distft.models.buffers import kept_buffers
     from distft.models.export import export_model
-    from distft.models.families.family import find_family
+    from distft.models.families.family import family_at, find_family
     from distft.models.reading_back import check_saved
     from distft.models.tokenizer import load_tokenizer
 
+    spec = replace(spec, family=family_at(spec.family, start.path, spec.model))
     family = find_family(spec.family)
     model = family.empty(start.path, spec.model)
     check_saved(model, start.path)

@@ -13,6 +13,7 @@ from distft.config.roles import (
     answers_held_out,
     is_rl,
     longest_sequence,
+    longest_sides,
     main_role,
     model_of,
     optimizer_of,
@@ -115,4 +116,5 @@ def role_spec(recipe: Recipe, role: str) -> RoleSpec:
         # What only answers when it is judged does so from its own weights: no copy is kept for the time between.
         gathered_generation=is_rl(recipe) and recipe.rollout.weights == "gathered",
         collective_timeout_s=collective_timeout_s(recipe),
+        longest_prompt=longest_sides(recipe)[0],
     )

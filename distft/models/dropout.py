@@ -22,6 +22,15 @@ def switch_off(config: Any) -> None:
         _set(config, path, 0.0)
 
 
+def keep_layers(config: Any) -> None:
+    """Sets every layer dropout of a config to 0 (BART's and OPT's ``layerdrop``), those of nested configs too: ranks
+    that share a layer would wait for the one that leaves it out.
+    """
+    for path in _dropouts(config):
+        if "layerdrop" in path[-1]:
+            _set(config, path, 0.0)
+
+
 @contextmanager
 def as_written(config: Any, written: Any) -> Iterator[None]:
     """While open, ``config`` has the dropouts of ``written``, the config that its model was loaded with: for files

@@ -18,6 +18,7 @@ from distft.models.dropout import as_written
 from distft.models.load import quiet_transformers
 from distft.models.padding import padding
 from distft.models.reading_back import own_shapes, require_readable
+from distft.models.tying import say_untied
 
 
 def export_model(
@@ -42,6 +43,7 @@ def export_model(
         raise ValueError(f"export to {folder} is incomplete: {', '.join(sorted(wrong)[:5])}")
     with as_written(model.config, written or model.config), _saveable(model, tokenizer, stops), quiet_transformers():
         model.save_pretrained(folder, state_dict=dict(weights))
+    say_untied(model, folder)
     tokenizer.save_pretrained(folder)
     _readable_alike(folder, folder / "config.json")
     require_readable(model, _shapes(folder), f"the export in {folder}")

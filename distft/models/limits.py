@@ -21,6 +21,15 @@ def embedding_rows(path: str, *, trust_remote_code: bool = False) -> int | None:
     return rows
 
 
+def is_apart(path: str, *, trust_remote_code: bool = False) -> bool:
+    """Whether the model there is an encoder-decoder; False where its config is not there."""
+    written = _written(path)
+    if written:
+        return bool(written.get("is_encoder_decoder"))
+    config = _config(path, trust_remote_code=trust_remote_code)
+    return bool(getattr(config, "is_encoder_decoder", False))
+
+
 def learned_positions(path: str, *, trust_remote_code: bool = False) -> int | None:
     """The longest sequence, in tokens, that the model there has positions for; None where they have no end, or its
     config is not there."""

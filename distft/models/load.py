@@ -5,15 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-)
+from transformers import AutoConfig, PreTrainedModel
 from transformers.modeling_utils import set_zero3_state
 from transformers.utils import logging as transformers_logging
 
@@ -42,9 +40,12 @@ def written_dtype(path: str, model: Model) -> Literal["float32", "bfloat16", "fl
 
 
 def without_weights(kind: Any, config: Any, model: Model) -> Any:
-    """The architecture of an auto class of transformers, all of it on the meta device."""
+    """The architecture of a class of transformers, an auto class too, all of it on the meta device."""
+    dtype = DTYPES[model.dtype]
     with torch.device("meta"):
-        return kind.from_config(config, dtype=DTYPES[model.dtype], trust_remote_code=model.trust_remote_code)
+        if isinstance(kind, type) and issubclass(kind, PreTrainedModel):
+            return kind._from_config(config, dtype=dtype)  # type: ignore[no-untyped-call]
+        return kind.from_config(config, dtype=dtype, trust_remote_code=model.trust_remote_code)
 
 
 def require_all(missing: Sequence[str], path: str) -> None:
@@ -62,20 +63,18 @@ def start_head(weight: Tensor, seed: int) -> None:
         weight.copy_(start.to(weight.dtype))
 
 
-def plain_twin(config: Any, dtype: torch.dtype, device: torch.device, *, trust_remote_code: bool = False) -> Any:
-    """An unsharded model of the same architecture for generation; its weights come by weight sync.
+def plain_twin(model: Any, dtype: torch.dtype, device: torch.device) -> Any:
+    """An unsharded model of the same class and config for generation; its weights come by weight sync.
 
     The tokens that it samples are only as right as that sync, which is why its log-probs are compared
     with the trainer's in every iteration. Random numbers for dropout go on as if it had not been built.
     """
     forked = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=forked), torch.device(device):
-        twin = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]
-            config,
-            dtype=dtype,
-            attn_implementation=config._attn_implementation,
-            trust_remote_code=trust_remote_code,
+        twin = type(model)._from_config(
+            deepcopy(model.config), dtype=dtype, attn_implementation=model.config._attn_implementation
         )
+    twin.generation_config = deepcopy(model.generation_config)
     twin.requires_grad_(requires_grad=False)
     return twin.eval()
 

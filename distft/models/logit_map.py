@@ -19,7 +19,7 @@ from distft.algorithms.linear_logprobs import LogitMap
 
 _TOLERANCE = 1e-5
 # What a model raises that asks its backbone or its head for more than they answer here.
-_CONFUSED = (AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError)
+CONFUSED = (AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError)
 
 
 def find_logit_map(model: Any) -> LogitMap | None:
@@ -37,10 +37,10 @@ def find_logit_map(model: Any) -> LogitMap | None:
         return products.clone()
 
     try:
-        with torch.no_grad(), _answering(backbone, lambda *_, **__: _Answer(states)), _answering(head, answer):
+        with torch.no_grad(), answering(backbone, lambda *_, **__: Answer(states)), answering(head, answer):
             ids = torch.zeros(states.shape[:2], dtype=torch.int64)
             logits = model.forward(input_ids=ids, use_cache=False).logits
-    except _CONFUSED:
+    except CONFUSED:
         return None
     if len(read) != 1 or not torch.equal(read[0], states) or logits.shape != products.shape:
         return None
@@ -58,7 +58,7 @@ def _fitted(products: Tensor, logits: Tensor, cap: float | None) -> LogitMap:
     return LogitMap(scale, cap or None)
 
 
-class _Answer:
+class Answer:
     """What a backbone returns, under any of the names that models have for it; of all else nothing."""
 
     def __init__(self, states: Tensor) -> None:
@@ -72,7 +72,7 @@ class _Answer:
 
 
 @contextmanager
-def _answering(part: nn.Module, answer: Callable[..., Any]) -> Iterator[None]:
+def answering(part: nn.Module, answer: Callable[..., Any]) -> Iterator[None]:
     """While open, the part computes nothing but answers this."""
     own = part.__dict__.get("forward")
     part.__dict__["forward"] = answer

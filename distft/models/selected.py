@@ -77,10 +77,14 @@ class SelectedLogits(nn.Module):
             head.logit_map = self.logit_map
         head.register_forward_pre_hook(self._narrow)
 
+    def around(self, model: Any) -> SelectedLogits:
+        """The same of another model, which was made of this one's."""
+        return SelectedLogits(model, self.written)
+
     def _narrow(self, _module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
         if self._select is None:
             return None
-        return (_selected(args[0], self._select).unsqueeze(0),)
+        return (selected(args[0], self._select).unsqueeze(0),)
 
     def forward(
         self, input_ids: Tensor, select: Tensor, position_ids: Tensor | None = None, reading: Reading | None = None
@@ -92,7 +96,7 @@ class SelectedLogits(nn.Module):
         if reading is not None and self.logit_map is not None:
             backbone, head = self.model.get_decoder(), self.model.get_output_embeddings()
             hidden = backbone(input_ids=input_ids, position_ids=position_ids, use_cache=False).last_hidden_state
-            return head(_selected(hidden, select), reading)
+            return head(selected(hidden, select), reading)
         self._select = select
         try:
             output = self.model(input_ids=input_ids, position_ids=position_ids, use_cache=False)
@@ -104,7 +108,8 @@ class SelectedLogits(nn.Module):
         return token_logprobs(logits, reading.targets, outputs=reading.outputs, temperature=reading.temperature)
 
 
-def _selected(hidden: Tensor, select: Tensor) -> Tensor:
+def selected(hidden: Tensor, select: Tensor) -> Tensor:
+    """``[rows, length, width]`` at flat positions, ``[num_tokens, width]``."""
     return hidden.reshape(-1, hidden.shape[-1]).index_select(0, select)
 
 
@@ -140,7 +145,7 @@ class SelectedScalars(nn.Module):
         """Scalars ``[num_tokens]`` in float32."""
         backbone = self.model.base_model
         hidden = backbone(input_ids=input_ids, position_ids=position_ids, use_cache=False).last_hidden_state
-        scores = self.model.score(_selected(hidden, select)).to(torch.float32)
+        scores = self.model.score(selected(hidden, select)).to(torch.float32)
         if self._probability:
             scores = scores.softmax(dim=-1)
         return cast(Tensor, scores[:, self._output])

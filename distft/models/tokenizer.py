@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from distft.common.errors import UserError
+from distft.data.apart import mark_apart
 from distft.data.chat_templates import fitted, resolve_template
+from distft.models.limits import is_apart
 from distft.models.unreadable import first_line, hint
 from distft.planning.model_folders import local_folder
 
@@ -34,6 +36,8 @@ def load_tokenizer(path: str, *, trust_remote_code: bool = False, chat_template:
         tokenizer = _read(path, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:
         raise UserError(f"no tokenizer can be read there: {first_line(error)}", where=path, hint=hint(error)) from error
+    if is_apart(path, trust_remote_code=trust_remote_code):
+        mark_apart(tokenizer)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     if chat_template is not None:

@@ -31,6 +31,7 @@ from distft.config.roles import (
     unit_size,
 )
 from distft.planning.batch_arithmetic import BatchArithmetic, batch_arithmetic
+from distft.planning.encoder_decoders import require_possible
 from distft.planning.estimate import Estimate
 from distft.planning.flops import StepFlops, step_flops
 from distft.planning.footprint import RoleMemory, Roles, SizeBook
@@ -179,6 +180,7 @@ def make_plan(
     Raises EnvironmentFallsShort where there are too few CPUs, GPUs or nodes, UserError for a placement or a
     model that cannot be. That it does not fit into memory is no exception: see ``Plan.fits``.
     """
+    require_possible(recipe)
     book = SizeBook()
     hardware = hardware_of(cluster, machine, rates)
     recipe, why = settled(recipe, hardware, _policy_sizes(recipe, book), vllm)

@@ -18,6 +18,10 @@ _TABLES = {
         ("bert", "electra", "rembert", "megatron-bert", *_BEHIND_PADDING), ("max_position_embeddings", 512)
     ),
     "mpt": ("max_seq_len", 2048),
+    # Of an encoder-decoder both sides have a table of that size.
+    **dict.fromkeys(("bart", "marian", "pegasus"), ("max_position_embeddings", 1024)),
+    "blenderbot": ("max_position_embeddings", 128),
+    "blenderbot-small": ("max_position_embeddings", 512),
 }
 
 

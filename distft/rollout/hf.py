@@ -13,6 +13,7 @@ from transformers import GenerationConfig
 from transformers.generation.streamers import BaseStreamer
 
 from distft.batches import Array, Batch
+from distft.models.encoder_decoder import answer_start
 from distft.rollout.generator import Sampling
 from distft.rollout.responses import cut_responses
 from distft.rollout.sampling import InverseCdf
@@ -29,6 +30,8 @@ class HfGenerator:
         self._module = module
         self._stop_tokens, self._pad_token = stop_tokens, pad_token
         self._synchronized = synchronized
+        self._apart = bool(module.config.is_encoder_decoder)
+        self._start = answer_start(module, "the model") if self._apart else None
         self.version = -1
 
     @property
@@ -51,7 +54,8 @@ class HfGenerator:
         device = next(self._module.parameters()).device
         input_ids, attention_mask = self._padded(prompts)
         draws = torch.from_numpy(np.stack(list(uniforms))).to(device)
-        sampler = InverseCdf(draws, sampling, self._stop_tokens)
+        forced = getattr(self._module.generation_config, "forced_bos_token_id", None) if self._apart else None
+        sampler = InverseCdf(draws, sampling, self._stop_tokens, first=forced)
         with _alone(self._module):
             output = self._module.generate(
                 input_ids=input_ids.to(device),
@@ -61,20 +65,23 @@ class HfGenerator:
                 synced_gpus=self._synchronized,
                 streamer=None if listener is None else _Streamer(listener),
             )
-        tokens = output[:, input_ids.shape[1] :].cpu().numpy()
+        # Behind the prompt; of an encoder-decoder behind the token that starts an answer.
+        tokens = output[:, 1 if self._apart else input_ids.shape[1] :].cpu().numpy()
         logprobs = torch.stack(sampler.logprobs, dim=1)[:, : tokens.shape[1]].cpu().numpy()
         return cut_responses(tokens, logprobs, self._stop_tokens)
 
     def _padded(self, prompts: Sequence[Array]) -> tuple[Tensor, Tensor]:
-        """``input_ids`` and ``attention_mask``, both ``[rows, longest]``, padded on the left."""
+        """``input_ids`` and ``attention_mask``, both ``[rows, longest]``, padded on the left; for an encoder, which
+        counts its positions from there, on the right."""
         if not all(len(prompt) for prompt in prompts):
             raise ValueError("a prompt has no tokens")
         longest = max(len(prompt) for prompt in prompts)
         input_ids = torch.full((len(prompts), longest), self._pad_token, dtype=torch.int64)
         attention_mask = torch.zeros_like(input_ids)
         for row, prompt in enumerate(prompts):
-            input_ids[row, longest - len(prompt) :] = torch.from_numpy(prompt.astype(np.int64))
-            attention_mask[row, longest - len(prompt) :] = 1
+            start = 0 if self._apart else longest - len(prompt)
+            input_ids[row, start : start + len(prompt)] = torch.from_numpy(prompt.astype(np.int64))
+            attention_mask[row, start : start + len(prompt)] = 1
         return input_ids, attention_mask
 
     def _settings(self, sampling: Sampling) -> GenerationConfig:
@@ -83,6 +90,7 @@ class HfGenerator:
             do_sample=False,
             eos_token_id=list(self._stop_tokens),
             pad_token_id=self._pad_token,
+            decoder_start_token_id=self._start,
             use_cache=True,
         )
 

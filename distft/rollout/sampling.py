@@ -27,25 +27,37 @@ class InverseCdf:
     once a token, so it goes over ``[rows, vocabulary]`` as few times as it can, and overwrites its input.
     """
 
-    def __init__(self, draws: Tensor, sampling: Sampling, stop_tokens: tuple[int, ...]) -> None:
-        self._draws, self._sampling, self._stop_tokens = draws, sampling, stop_tokens
+    def __init__(
+        self, draws: Tensor, sampling: Sampling, stop_tokens: tuple[int, ...], first: int | None = None
+    ) -> None:
+        """``first``: the token that the model's settings force an answer to begin with, whatever is drawn."""
+        self._draws, self._sampling, self._stop_tokens, self._first = draws, sampling, stop_tokens, first
         self.logprobs: list[Tensor] = []
 
     def __call__(self, _input_ids: Tensor, scores: Tensor) -> Tensor:
         position = len(self.logprobs)
         early = torch.full((len(scores),), position < self._sampling.min_new_tokens, device=scores.device)
-        chosen, logprobs = drawn(scores, self._draws[:, position], early, self._sampling, self._stop_tokens)
+        forced = self._first if position == 0 else None
+        chosen, logprobs = drawn(
+            scores, self._draws[:, position], early, self._sampling, self._stop_tokens, forced=forced
+        )
         self.logprobs.append(logprobs)
         return scores.fill_(-torch.inf).scatter_(1, chosen, 0.0)
 
 
 def drawn(
-    scores: Tensor, draws: Tensor, early: Tensor, sampling: Sampling, stop_tokens: Sequence[int]
+    scores: Tensor,
+    draws: Tensor,
+    early: Tensor,
+    sampling: Sampling,
+    stop_tokens: Sequence[int],
+    *,
+    forced: int | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The next token of each row, ``[rows, 1]``, and its log-prob under the sampling temperature, ``[rows]``.
 
     ``scores [rows, vocabulary]`` are the model's; ``draws [rows]`` uniform numbers; no row that is ``early`` (bool
-    ``[rows]``) may end yet.
+    ``[rows]``) may end yet; a ``forced`` token is taken whatever is drawn.
     """
     plain = sampling.greedy or sampling.temperature == 1.0
     scaled = scores.float() if plain else scores.float() / sampling.temperature
@@ -58,7 +70,12 @@ def drawn(
         endless = scaled.index_fill(1, torch.tensor(list(stop_tokens), device=scaled.device), -torch.inf)
         allowed = torch.where(early.unsqueeze(1), endless, scaled)
         shares = (allowed - allowed.amax(dim=-1, keepdim=True)).exp_()
-    chosen = allowed.argmax(dim=-1, keepdim=True) if sampling.greedy else choose(restrict(shares, sampling), draws)
+    if forced is not None:
+        chosen = torch.full_like(highest, forced, dtype=torch.int64)
+    elif sampling.greedy:
+        chosen = allowed.argmax(dim=-1, keepdim=True)
+    else:
+        chosen = choose(restrict(shares, sampling), draws)
     return chosen, logprob_of(chosen, scaled, highest, total)
 
 

@@ -13,11 +13,12 @@ from distft.common.errors import UserError
 from distft.config.models import Policy
 from distft.config.training import Rollout
 from distft.data.decode import answer_text
-from distft.data.encode import Encoder
+from distft.data.encode_apart import encoder_for
 from distft.data.formats import Content, PromptExample
 from distft.engine.process_group import accelerator
 from distft.models.adapters import merge_adapter
-from distft.models.families.causal import load_causal
+from distft.models.families.family import Family, family_at, find_family
+from distft.models.families.table import family_of
 from distft.models.padding import padding
 from distft.models.rope import settle_rope
 from distft.models.selected import SelectedLogits
@@ -52,13 +53,16 @@ class Answer:
 
 
 class Speaker:
-    """A causal language model with its tokenizer, on this process's accelerator."""
+    """A language model with its tokenizer, on this process's accelerator."""
 
-    def __init__(self, name: str, tokenizer: Any, module: SelectedLogits, stops: tuple[int, ...]) -> None:
+    def __init__(
+        self, name: str, tokenizer: Any, module: SelectedLogits, family: Family, stops: tuple[int, ...]
+    ) -> None:
         self.name, self.tokenizer, self.module, self.stop_tokens = name, tokenizer, module, stops
+        self.family = family
         config = module.model.config
         self._positions = position_limit(config.to_dict())
-        self._encoder = Encoder(tokenizer)
+        self._encoder = encoder_for(tokenizer)
         self._generator = HfGenerator(
             module.model, stop_tokens=stops, pad_token=padding(tokenizer, config) or 0, synchronized=False
         )
@@ -68,19 +72,20 @@ class Speaker:
         """The model at ``model.path``, with the PEFT ``adapter`` of that folder added. ``longest``: the tokens of the
         longest sequence, for ropes that depend on it; None: as transformers chooses them, by what it sees.
 
-        Raises UserError where there is no causal language model, no tokenizer, or no such adapter.
+        Raises UserError where there is no language model, no tokenizer, or no such adapter.
         """
         assert model.path is not None
         tokenizer = load_tokenizer(
             model.path, trust_remote_code=model.trust_remote_code, chat_template=model.chat_template
         )
-        module = load_causal(model.path, model, dropout=False)
+        family = find_family(family_at(family_of("policy").name, model.path, model))
+        module: SelectedLogits = family.load(model.path, model, dropout=False).module
         if adapter is not None:
-            module = SelectedLogits(merge_adapter(module.model, adapter), module.written)
+            module = module.around(merge_adapter(module.model, adapter))
         if longest is not None:
             settle_rope(module.model, longest)
         module.requires_grad_(requires_grad=False).eval().to(accelerator())
-        return cls(name, tokenizer, module, stop_tokens(tokenizer, module, model.stop_tokens))
+        return cls(name, tokenizer, module, family, stop_tokens(tokenizer, module, model.stop_tokens))
 
     def encoded(self, question: Question) -> Array:
         """The ids of a prompt, as a run's generator would see them. Raises UserError, as ``Encoder.prompt``."""
@@ -142,12 +147,14 @@ class Speaker:
         ]  # fmt: skip
 
     def _require_room(self, ids: Array, settings: Rollout, question: Question) -> None:
-        needed = len(ids) + settings.max_new_tokens
-        if self._positions is not None and needed > self._positions:
+        new, limit = settings.max_new_tokens, self._positions
+        needed = self.family.positions(len(ids), new)
+        if limit is not None and needed > limit:
+            room = [most for most in (limit, limit - len(ids)) if self.family.positions(len(ids), most) <= limit]
+            fits = max(room, default=0)
             raise UserError(
-                f"{self.name} has learned {self._positions} positions: {len(ids)} tokens of prompt and "
-                f"{settings.max_new_tokens} new ones are {needed}",
+                f"{self.name} has learned {limit} positions: {len(ids)} tokens of prompt and {new} new ones are "
+                f"{needed}",
                 where=question.where,
-                hint=f"max_new_tokens={self._positions - len(ids)} fits" if len(ids) < self._positions else
-                "a shorter prompt, or a model with more positions",
-            )  # fmt: skip
+                hint=f"max_new_tokens={fits} fits" if fits > 0 else "a shorter prompt, or a model with more positions",
+            )

@@ -22,10 +22,11 @@ from distft.common.logging import stage
 from distft.config.method import ANSWERS
 from distft.config.recipe import Recipe
 from distft.config.roles import longest_sequence
+from distft.data.apart import reads_apart
 from distft.data.bad_rows import BadRows
 from distft.data.dataset import Preparing, prepare_datasets
 from distft.data.decode import answer_text, response_text
-from distft.data.encode import Encoder
+from distft.data.encode_apart import encoder_for
 from distft.data.formats import Content, prompt_of
 from distft.data.known_tokens import require_known
 from distft.data.sampler import proportional_sample, take
@@ -155,7 +156,7 @@ class DataWorker(DataVerbs):
     def batch(self, split: str, start: int, count: int) -> tuple[Described, Batch]:
         """``count`` units from position ``start``: tokens ready to be trained on, and their lengths and units."""
         batch = self._split(split).batch(self._units(split, start, count))
-        return _described(batch), batch
+        return _described(batch, self._tokenizer), batch
 
     def prompts(self, split: str, start: int, count: int, samples_per_prompt: int) -> tuple[Described, Batch]:
         """``count`` prompts from position ``start``, each ``samples_per_prompt`` times.
@@ -167,19 +168,19 @@ class DataWorker(DataVerbs):
         groups = np.repeat(np.arange(len(prompts), dtype=np.int64), samples_per_prompt)
         numbers = np.arange(len(groups), dtype=np.int64)
         batch = prompts.take(groups).with_columns(sample=numbers, unit=numbers, group=groups)
-        return _described(batch), batch
+        return _described(batch, self._tokenizer), batch
 
     def questions(self, split: str, count: int) -> tuple[Described, Batch]:
         """See ``workers.held_out_answers``."""
         examples = self._split(split).rows(self._units(split, 0, count))
         start = self._starts["policy"]
         positions = learned_positions(start.path, trust_remote_code=start.trust_remote_code)
-        found = questions(examples, Encoder(self._tokenizer), positions, self._recipe)
-        return _described(found), found
+        found = questions(examples, encoder_for(self._tokenizer), positions, self._recipe)
+        return _described(found, self._tokenizer), found
 
     def general_text(self) -> tuple[Described, Batch]:
         """The text of ``evaluation.general``, as it was found at the start."""
-        return _described(self._general), self._general
+        return _described(self._general, self._tokenizer), self._general
 
     def judge_answers(self, split: str, limit: int, *, batch: Batch) -> tuple[Judged, None]:
         """Answers to held-out prompts by ``evaluation.metrics``, and the first ``limit`` of them in words."""
@@ -234,11 +235,13 @@ class DataWorker(DataVerbs):
             read = as_trained(batch, ends, special_tokens(self._tokenizer))
         else:
             texts = self._prompts_and_completions(split, start, samples_per_prompt, batch)
-            read = read_anew(batch, *texts, Encoder(self._reward_tokenizer, "reward"), f"sample of position {start}")
+            read = read_anew(
+                batch, *texts, encoder_for(self._reward_tokenizer, "reward"), f"sample of position {start}"
+            )
         if read is None:
             return None, None
         read = within_positions(read, self._reward_positions)
-        return _described(read), read
+        return _described(read, self._reward_tokenizer), read
 
     def function_scores(
         self, split: str, start: int, samples_per_prompt: int, *, batch: Batch
@@ -264,7 +267,7 @@ class DataWorker(DataVerbs):
         """See ``workers.informative``; ``score`` is what models and functions say together."""
         scored = self._with_score(batch).columns
         chosen = informative(Batch({n: c for n, c in scored.items() if n != "function_score"}), at_most, first)
-        return _described(chosen), chosen
+        return _described(chosen, self._tokenizer), chosen
 
     def assign_credit(self, state: Mapping[str, Any], *, batch: Batch) -> tuple[Credited, Batch]:
         """See ``judged``. Model and function scores, where both are there, are added with their weights."""
@@ -293,7 +296,7 @@ class DataWorker(DataVerbs):
     def mismatched(self, longest: int, *, batch: Batch) -> tuple[Described, Batch]:
         """See ``workers.kl_baseline``."""
         found = mismatched(batch, longest)
-        return _described(found), found
+        return _described(found, self._tokenizer), found
 
     def kl_baseline(self, *, batch: Batch) -> tuple[None, Batch]:
         """See ``workers.kl_baseline``."""
@@ -313,7 +316,7 @@ class DataWorker(DataVerbs):
         recipe = self._recipe
         assert recipe.evaluation.general is not None
         count, longest = recipe.evaluation.max_samples, longest_sequence(recipe)
-        return general_text(recipe.evaluation.general, Encoder(self._tokenizer), count, longest)
+        return general_text(recipe.evaluation.general, encoder_for(self._tokenizer), count, longest)
 
     def _split(self, split: str) -> TokenizedDataset:
         dataset = getattr(self._datasets, split)
@@ -419,9 +422,12 @@ class DataWorker(DataVerbs):
         draft.rename(start.path)
 
 
-def _described(batch: Batch) -> Described:
+def _described(batch: Batch, tokenizer: Any) -> Described:
     """What the controller may know of a batch: numbers of tokens, and which samples belong together."""
-    lengths = batch.ragged("prompt_ids").lengths
-    if "response_ids" in batch:
-        lengths = lengths + batch.ragged("response_ids").lengths
-    return Described(tuple(lengths.tolist()), tuple(batch.dense("unit").tolist()))
+    prompts = batch.ragged("prompt_ids").lengths
+    answers = batch.ragged("response_ids").lengths if "response_ids" in batch else np.zeros_like(prompts)
+    return Described(
+        tuple((prompts + answers).tolist()),
+        tuple(batch.dense("unit").tolist()),
+        tuple(answers.tolist()) if reads_apart(tokenizer) else (),
+    )

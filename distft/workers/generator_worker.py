@@ -111,9 +111,7 @@ class RankGenerator:
     def _twin(self) -> Any:
         model = self._spec.model
         ours: Any = self._engine.module.model
-        twin = plain_twin(
-            ours.config, DTYPES[model.dtype], self._engine.device, trust_remote_code=model.trust_remote_code
-        )
+        twin = plain_twin(ours, DTYPES[model.dtype], self._engine.device)
         give_kept_buffers(ours, twin)
         settle_rope(twin, self._spec.longest)
         if model.peft is not None:

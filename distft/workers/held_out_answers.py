@@ -48,11 +48,12 @@ def questions(examples: Sequence[Example], encoder: Encoder, positions: int | No
         for number, example in enumerate(examples)
         if prompt_of(example) and (not wanted or wanted_answer(example) is not None)
     ]
-    fitting = [(number, ids) for number, ids in asked if positions is None or len(ids) + new <= positions]
+    fitting = [(number, ids) for number, ids in asked if positions is None or encoder.room(ids, positions) >= new]
     if asked and not fitting and wanted and positions is not None:
         shortest = min(len(ids) for _, ids in asked)
+        room = max(encoder.room(ids, positions) for _, ids in asked)
         what = f"{new} new tokens behind prompts of {shortest} and more are beyond the model's {positions} positions"
-        raise UserError(what, where="rollout.max_new_tokens", hint=f"at most {positions - shortest}")
+        raise UserError(what, where="rollout.max_new_tokens", hint=f"at most {room}")
     order = np.arange(len(fitting), dtype=np.int64)
     return Batch({
         "prompt_ids": Ragged.of([ids for _, ids in fitting], np.int32), "sample": order, "unit": order,

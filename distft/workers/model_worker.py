@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from distft.engine import process_group
 from distft.engine.engine import Engine
 from distft.engine.learning_rate import learning_rate
 from distft.models.adapters import without_adapters
-from distft.models.families.family import find_family
+from distft.models.families.family import family_at, find_family
 from distft.models.padding import padding, unread_token
 from distft.models.tokenizer import load_tokenizer
 from distft.planning.positions import position_limit
@@ -48,7 +49,6 @@ class ModelWorker(ModelVerbs):
 
     def __init__(self, *, spec: RoleSpec, rank: int, world_size: int, node_ip: str = "127.0.0.1", **_: Any) -> None:
         self.spec, self.rank, self.world_size = spec, rank, world_size
-        self._family = find_family(spec.family)
         self._engine_config = spec.model.engine.on(world_size)
         self._node_ip = node_ip
         self._store: Any = None
@@ -70,7 +70,8 @@ class ModelWorker(ModelVerbs):
         self.join(store)
         seed_everything(self.spec.seed)
         stage(f"loading {path}")
-        spec = self.spec
+        spec = self.spec = replace(self.spec, family=family_at(self.spec.family, path, self.spec.model))
+        self._family = find_family(spec.family)
         self._path = path
         self._tokenizer = load_tokenizer(
             path, trust_remote_code=spec.model.trust_remote_code, chat_template=spec.model.chat_template
@@ -146,7 +147,7 @@ class ModelWorker(ModelVerbs):
         """
         stage(f"forward {column}")
         rows_of = batch.rows_of_samples()
-        require_positions(self._positions, _longest(batch), self.spec.role, self._path)
+        require_positions(self._positions, self._longest(batch), self.spec.role, self._path)
         self._engine.train(mode=False)
         dense = reads == "last"
         total = len(batch) if dense else (len(batch.ragged("response_ids").values) if len(batch) else 0)
@@ -243,7 +244,9 @@ class ModelWorker(ModelVerbs):
     def _stop_tokens(self) -> tuple[int, ...]:
         return self._family.stops(self._tokenizer, self._engine.module, self.spec.stop_tokens)
 
-
-def _longest(batch: Batch) -> int:
-    """Tokens of the longest sample."""
-    return int((batch.ragged("prompt_ids").lengths + batch.ragged("response_ids").lengths).max()) if len(batch) else 0
+    def _longest(self, batch: Batch) -> int:
+        """Positions that the longest sample needs."""
+        if not len(batch):
+            return 0
+        both = zip(batch.ragged("prompt_ids").lengths, batch.ragged("response_ids").lengths, strict=True)
+        return max(self._family.positions(int(prompt), int(response)) for prompt, response in both)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from distft.models.adapters import add_lora
-from distft.models.families.family import find_family
+from distft.models.families.family import family_at, find_family
 from distft.models.finite import require_finite_files
 from distft.models.reading_back import check_saved
 from distft.models.tokenizer import load_tokenizer
@@ -19,7 +19,7 @@ def rehearse_model(spec: RoleSpec, start: Start, *, new_head: bool, exported: bo
     """
     load_tokenizer(start.path, trust_remote_code=start.trust_remote_code, chat_template=start.chat_template)
     folder = None if start.init is not None else fetched_folder(start.path)
-    family = find_family(spec.family)
+    family = find_family(family_at(spec.family, start.path, spec.model))
     if folder is None:
         model = family.empty(start.path, spec.model)
     else:

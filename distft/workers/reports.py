@@ -102,10 +102,12 @@ class Loaded:
 
 @dataclass(frozen=True)
 class Described:
-    """What the controller may know of a batch: tokens of each sample, and which samples belong together."""
+    """What the controller may know of a batch: tokens of each sample, and which samples belong together. ``answers``:
+    of these tokens the response's, where prompt and response are read apart; else empty."""
 
     lengths: tuple[int, ...]
     units: tuple[int, ...]
+    answers: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,9 @@ from distft.common.errors import UserError, nearest
 from distft.config.data_rules import said_longest
 from distft.config.models import Model
 from distft.config.recipe import Recipe
-from distft.config.roles import is_rl, longest_sequence
+from distft.config.roles import is_rl, longest_sequence, longest_sides
 from distft.models.families.table import family_of
+from distft.planning.encoder_decoders import is_encoder_decoder, require_tried
 from distft.planning.positions import changing_rope, position_limit
 
 # The kernels of these families read the weights of some layers past their modules, and so past an adapter.
@@ -26,19 +27,17 @@ _MASKED = "MODEL_FOR_MASKED_LM_MAPPING_NAMES"
 
 
 def check_architecture(config: Mapping[str, Any], folder: Path, role: str, model: Model) -> None:
-    """The family is one that transformers has a decoder of, or whose own code is trusted. Raises UserError."""
+    """The family is one that transformers has a decoder of, an encoder-decoder that was tried, or one whose own code is
+    trusted. Raises UserError."""
     where = f"models.{role}.path"
     family = str(config.get("model_type") or "")
     wanted = family_of(role)
     own_code = dict(config.get("auto_map") or {})
     if wanted.auto_class in own_code and model.trust_remote_code:
         return
-    if config.get("is_encoder_decoder"):
-        raise UserError(
-            f"{folder} is an encoder-decoder ({family}); only decoders are trained here",
-            where=where,
-            hint="take a decoder: Llama, Qwen, Gemma, Mistral, GPT-2, ...",
-        )
+    if is_encoder_decoder(config) and not wanted.scalar:
+        require_tried(config, where)
+        return
     lists = _families()
     if lists is None:  # no transformers on a login node: the run will say it
         return
@@ -89,7 +88,9 @@ def check_positions(config: Mapping[str, Any], role: str, recipe: Recipe) -> Ite
     """The run's longest sequence has positions. Raises UserError; yields a warning where rope changes on the way."""
     longest = longest_sequence(recipe)
     limit = position_limit(config)
-    if limit is not None and longest > limit:
+    if limit is not None and is_encoder_decoder(config):
+        _check_sides(config, role, recipe, limit)
+    elif limit is not None and longest > limit:
         raise UserError(
             f"{config['model_type']} has learned {limit} positions, a sequence may have {longest} tokens "
             f"({said_longest(recipe)})",
@@ -101,6 +102,22 @@ def check_positions(config: Mapping[str, Any], role: str, recipe: Recipe) -> Ite
         yield (
             f"models.{role}: its rope ({kind}) changes beyond {original} tokens, and sequences may have {longest} "
             f"({said_longest(recipe)}): all rows are computed as in a sequence of {longest}, short ones too"
+        )
+
+
+def _check_sides(config: Mapping[str, Any], role: str, recipe: Recipe, limit: int) -> None:
+    """Encoder and decoder each have positions for the longest prompt and the longest answer. Raises UserError."""
+    prompt, answer = longest_sides(recipe)
+    if max(prompt, answer) > limit:
+        at_most = min(prompt, limit)
+        other = f"rollout.max_new_tokens={min(answer, limit)}" if is_rl(recipe) else (
+            f"data.max_length={at_most + min(answer, limit)}"
+        )  # fmt: skip
+        raise UserError(
+            f"{config['model_type']} has learned {limit} positions on each side; a prompt may have {prompt} tokens, "
+            f"an answer {answer}",
+            where=f"models.{role}.path",
+            hint=f"data.max_prompt_length={at_most} {other}, or a model with more positions",
         )
 
 

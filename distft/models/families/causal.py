@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, GenerationConfig
 
 from distft.config.models import Model
-from distft.models.dropout import switch_off
+from distft.models.dropout import keep_layers, switch_off
 from distft.models.families.decoder import in_one_row
 from distft.models.families.family import Family, Loaded, ModelInputs
 from distft.models.load import load_config, read_weights, require_all, without_weights
@@ -30,6 +30,7 @@ def load_causal(path: str, model: Model, *, dropout: bool, on_meta: bool = False
     """
     written = load_config(path, model)
     config = deepcopy(written)
+    keep_layers(config)
     if not dropout:
         switch_off(config)
     purpose = "as a causal language model"
@@ -65,6 +66,10 @@ class Causal(Family):
         """See ``load_causal``; its head is never new."""
         del new_head
         return Loaded(load_causal(path, model, dropout=dropout, on_meta=on_meta))
+
+    def positions(self, prompt: int, response: int) -> int:
+        """See ``Family``: one behind the other."""
+        return prompt + response
 
     def outputs(
         self, forward: Callable[..., Any], inputs: ModelInputs, wanted: Sequence[str], reads: str, temperature: float

@@ -12,7 +12,8 @@ import numpy.typing as npt
 from torch import Tensor, nn
 
 from distft.config.models import Model
-from distft.models.families.table import FAMILIES, FamilyName
+from distft.models.families.table import FAMILIES, FamilyName, family_in
+from distft.models.load import load_config
 
 Ints: TypeAlias = npt.NDArray[np.int64]
 
@@ -77,6 +78,10 @@ class Family(Protocol):
         """The rows of a micro-batch, padded. A row has been read at its last token that is not ``unread``."""
         ...
 
+    def positions(self, prompt: int, response: int) -> int:
+        """How many positions a model must have for a prompt and a response of so many tokens."""
+        ...
+
     def outputs(
         self, forward: Callable[..., Any], inputs: ModelInputs, wanted: Sequence[str], reads: str, temperature: float
     ) -> dict[str, Tensor]:
@@ -89,6 +94,11 @@ class Family(Protocol):
     def stops(self, tokenizer: Any, module: Any, named: Sequence[str] | None) -> tuple[int, ...]:
         """The tokens that end a response, see ``models.stops``; none where it gives no responses."""
         ...
+
+
+def family_at(name: FamilyName, path: str, model: Model) -> FamilyName:
+    """The family that does the work of ``name`` with the model at ``path``. Raises UserError where there is none."""
+    return family_in(name, load_config(path, model).to_dict()).name
 
 
 def find_family(name: FamilyName) -> Family:

@@ -92,6 +92,10 @@ class Scalar(Family):
         module, fresh = load_scalar(path, model, dropout=dropout, new_head=new_head, on_meta=on_meta)
         return Loaded(module, module.model.score.weight if fresh else None)
 
+    def positions(self, prompt: int, response: int) -> int:
+        """See ``Family``: one behind the other."""
+        return prompt + response
+
     def outputs(
         self, forward: Callable[..., Any], inputs: ModelInputs, wanted: Sequence[str], reads: str, temperature: float
     ) -> dict[str, Tensor]:

@@ -1,31 +1,41 @@
-"""The families of models by name, and which one each role is of. No torch here: plan and preflight read it."""
+"""The families of models by name, and which one each role's model is of. No torch here: plan and preflight read it."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
-FamilyName: TypeAlias = Literal["causal", "scalar"]
+FamilyName: TypeAlias = Literal["causal", "scalar", "seq2seq"]
 
 
 @dataclass(frozen=True)
 class Entry:
     """``implementation``: the ``Family`` of that name, ``module:Class``; ``auto_class``: of transformers, which reads
-    its files; ``scalar``: its head gives one number a token, not one for each token of the vocabulary.
+    its files; ``scalar``: its head gives one number a token, not one for each token of the vocabulary; ``apart``: it
+    reads a prompt in an encoder, and writes the answer in a decoder.
     """
 
     name: FamilyName
     implementation: str
     auto_class: str
     scalar: bool = False
+    apart: bool = False
 
 
 CAUSAL = Entry("causal", "distft.models.families.causal:Causal", "AutoModelForCausalLM")
 SCALAR = Entry("scalar", "distft.models.families.scalar:Scalar", "AutoModelForSequenceClassification", scalar=True)
-FAMILIES = {entry.name: entry for entry in (CAUSAL, SCALAR)}
+SEQ2SEQ = Entry("seq2seq", "distft.models.families.seq2seq:Seq2Seq", "AutoModelForSeq2SeqLM", apart=True)
+FAMILIES = {entry.name: entry for entry in (CAUSAL, SCALAR, SEQ2SEQ)}
 _OF_ROLE = {"policy": CAUSAL, "reference": CAUSAL, "reward": SCALAR, "value": SCALAR}
 
 
-def family_of(role: str) -> Entry:
-    """The family of a role's model. Raises KeyError for what is no role."""
-    return _OF_ROLE[role]
+def family_of(role: str, config: Mapping[str, Any] | None = None) -> Entry:
+    """The family of a role's model, by what its config.json says; without one that of a decoder. Raises KeyError for
+    what is no role."""
+    return family_in(_OF_ROLE[role].name, config or {})
+
+
+def family_in(name: FamilyName, config: Mapping[str, Any]) -> Entry:
+    """The family that does the work of ``name`` with a model of that config."""
+    return SEQ2SEQ if name == CAUSAL.name and config.get("is_encoder_decoder") else FAMILIES[name]

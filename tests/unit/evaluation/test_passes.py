@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from distft.batches import Batch, Ragged
 from distft.config.models import Policy, RewardModel
 from distft.evaluation.passes import likelihoods, micro_batches, rewards
-from distft.models.families.causal import load_causal
+from distft.models.families.causal import Causal, load_causal
 from distft.models.families.scalar import load_scalar
 from tests.unit.models import tiny
 
@@ -41,7 +41,8 @@ def batch() -> Batch:
 
 
 def test_likelihoods_are_those_of_the_model(folder: Path, batch: Batch) -> None:
-    found = likelihoods(load_causal(str(folder), Policy(path=str(folder), dtype="float32"), dropout=False), batch, 0)
+    module = load_causal(str(folder), Policy(path=str(folder), dtype="float32"), dropout=False)
+    found = likelihoods(Causal(), module, batch, 0)
     plain = AutoModelForCausalLM.from_pretrained(folder).eval()
     for number, row in enumerate(ROWS):
         with torch.no_grad():

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from typing import Any
 
 import numpy as np
 import pytest
@@ -67,6 +68,28 @@ def test_every_guarantee_for_mixed_units(sample: tuple[list[int], list[int]], nu
     result = schedule(lengths, units, num_ranks, CAP)
     _check(result, lengths, units, num_ranks, CAP)
     _check_waiting(result, num_ranks)
+
+
+@given(unit_sizes(), st.integers(1, 9), st.randoms(use_true_random=False), st.sampled_from([None, 0, 7, 60]))
+@settings(max_examples=60)
+def test_prompt_and_response_read_apart_are_padded_apart(
+    sample: tuple[list[int], list[int]], num_ranks: int, random: Any, each: int | None
+) -> None:
+    """The cap holds for rows x (longest prompt + longest response), which a longest whole row would not show."""
+    lengths, units = sample
+    answers = [random.randint(0, length) for length in lengths]
+    cap = 2 * CAP
+    result = schedule(lengths, units, num_ranks, cap, micro_batch_cost=each, answers=answers)
+    filled = _filled(result)
+    assert sorted(itertools.chain(*filled)) == list(range(len(lengths)))
+    assert len({tuple(map(len, result.micro_batches))}) == 1
+    for rank, costs in zip(result.micro_batches, result.costs, strict=True):
+        for samples, cost in zip(rank, costs, strict=True):
+            prompts = max((lengths[one] - answers[one] for one in samples), default=0)
+            assert cost == len(samples) * (prompts + max((answers[one] for one in samples), default=0)) <= cap
+    assert result.num_tokens == sum(lengths)
+    one_kind = schedule(lengths, units, num_ranks, cap, micro_batch_cost=each, answers=[0] * len(lengths))
+    assert one_kind == schedule(lengths, units, num_ranks, cap, micro_batch_cost=each)
 
 
 def _fewest_bins(lengths: list[int], cap: int) -> int:

@@ -145,7 +145,7 @@ def test_the_twin_is_the_model_once_it_has_its_weights(
     folder = model_folder(architecture)
     plain = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
     torch.manual_seed(5)
-    twin = plain_twin(plain.config, dtype, torch.device("cpu"))
+    twin = plain_twin(plain, dtype, torch.device("cpu"))
     after = torch.rand(1)
     torch.manual_seed(5)
     assert torch.equal(after, torch.rand(1))  # building it draws nothing from the trainer's stream

@@ -64,7 +64,7 @@ def twin_and_sharded(rank: int, world: int, folder: str, dtype: str, stage: int)
     engine = build(folder, dtype, stage)
     norms = [train_step(engine)]
     module: Any = engine.module
-    twin = plain_twin(module.model.config, DTYPES[dtype], torch.device("cpu"))
+    twin = plain_twin(module.model, DTYPES[dtype], torch.device("cpu"))
     copy_weights(engine.full_tensors(), dict(twin.named_parameters()))
     mine = list(range(rank, len(PROMPTS), world))
     options: dict[str, Any] = {"stop_tokens": STOPS, "pad_token": tiny.PAD}

@@ -20,7 +20,7 @@ def pair(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Any, Any]:
     """A trainer's module, not sharded here, and an empty twin."""
     folder = tiny.write_model(tmp_path, "llama", tied=request.param == "tied")
     trainer = load_causal(folder, Model(path=folder, dtype="bfloat16"), dropout=False)
-    return trainer, plain_twin(trainer.model.config, torch.bfloat16, torch.device("cpu"))
+    return trainer, plain_twin(trainer.model, torch.bfloat16, torch.device("cpu"))
 
 
 def test_every_weight_arrives(pair: tuple[Any, Any]) -> None:

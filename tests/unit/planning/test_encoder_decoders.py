@@ -1,0 +1,43 @@
+"""What an encoder-decoder cannot do is said by the plan, with what it can."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from distft.common.errors import UserError
+from distft.config.load import load_recipe
+from distft.config.recipe import Recipe
+from distft.planning.encoder_decoders import require_possible
+
+
+def folder(path: Path, model_type: str = "t5") -> str:
+    path.mkdir(exist_ok=True)
+    (path / "config.json").write_text(json.dumps({"model_type": model_type, "is_encoder_decoder": True}))
+    return str(path)
+
+
+def with_policy(name: str, path: str, *more: str) -> Recipe:
+    return load_recipe(name, [f"models.policy.path={path}", "models.policy.init=null", *more])
+
+
+@pytest.mark.parametrize("name", ["sft-tiny", "dpo-tiny", "orpo-tiny", "kto-tiny", "grpo-tiny"])
+def test_what_works_passes(tmp_path: Path, name: str) -> None:
+    require_possible(with_policy(name, folder(tmp_path / "t5")))
+
+
+def test_what_does_not_is_refused_with_what_does(tmp_path: Path) -> None:
+    t5 = folder(tmp_path / "t5")
+    with pytest.raises(UserError, match=r"ppo needs a value model of the policy's tokens, and t5 has none.*\n.*grpo"):
+        require_possible(with_policy("ppo-tiny", t5))
+    with pytest.raises(UserError, match=r"encoder-decoder, and a reward model here is a decoder"):
+        require_possible(load_recipe("reward-tiny", [f"models.reward.path={t5}", "models.reward.init=null"]))
+    with pytest.raises(UserError, match=r"mbart is an encoder-decoder that has not been compared"):
+        require_possible(with_policy("sft-tiny", folder(tmp_path / "mbart", "mbart")))
+    with pytest.raises(UserError, match=r"vLLM has no t5"):
+        require_possible(with_policy("grpo-tiny", t5, "rollout.engine=vllm"))
+    four_bits = ("models.policy.quantization.method=nf4", "models.policy.peft.method=lora")
+    with pytest.raises(UserError, match=r"not put in four bits"):
+        require_possible(with_policy("sft-tiny", t5, *four_bits))

@@ -1,0 +1,121 @@
+"""Encoder-decoders learn, answer, are kept and exported as plain transformers would have it, on two ranks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForSeq2SeqLM
+
+from distft.config.models import Lora
+from tests.unit.engine.group import Group
+from tests.unit.models.encoder_decoders import ENCODER_DECODERS, has_own_head, write_encoder_decoder
+from tests.unit.workers import encoder_decoder_side as side
+from tests.unit.workers.family_side import NEW_TOKENS, live, rows
+from tests.unit.workers.test_families import CLOSE, merged
+
+LOSSES: dict[str, tuple[str, dict[str, Any]]] = {
+    "sft": ("distft.algorithms.losses.sft:Sft", {}),
+    "dpo": ("distft.algorithms.losses.dpo:Dpo", {"beta": 0.1}),
+    "orpo": ("distft.algorithms.losses.orpo:Orpo", {"beta": 0.1}),
+    "simpo": ("distft.algorithms.losses.simpo:Simpo", {"beta": 2.0, "gamma": 1.0}),
+    "cpo": ("distft.algorithms.losses.cpo:Cpo", {"beta": 0.1}),
+    "kto": ("distft.algorithms.losses.kto:Kto", {"beta": 0.1}),
+}
+slow = pytest.mark.slow
+MAIN = ("t5", "flan-t5", "bart", "bart-untied")
+# Method, model and ZeRO stage.
+CELLS = [
+    ("sft", "flan-t5", 3),
+    ("dpo", "bart", 2),
+    *(pytest.param("sft", name, stage, marks=slow) for name in MAIN for stage in (0, 2)),
+    *(pytest.param(method, name, 3, marks=slow) for method in LOSSES for name in ("flan-t5", "bart-untied")),
+]
+KEPT = [("flan-t5", 3), *(pytest.param(name, stage, marks=slow) for name in MAIN for stage in (0, 2, 3))]
+ADAPTED = [
+    ("t5", ("q", "v")),
+    *(pytest.param(name, "all-linear", marks=slow) for name in MAIN),
+    pytest.param("bart", ("q_proj", "v_proj"), marks=slow),
+]
+
+
+def logprobs(model: Any, prompt: list[int], response: list[int]) -> torch.Tensor:
+    """What transformers says of a response, its row alone."""
+    with torch.no_grad():
+        logits = model(input_ids=torch.tensor([prompt]), labels=torch.tensor([response])).logits[0]
+    return torch.log_softmax(logits.float(), dim=-1).gather(1, torch.tensor(response)[:, None])[:, 0]
+
+
+def largest(model: Any, found: dict[int, list[float]], responses: dict[int, list[int]] | None = None) -> float:
+    """The largest difference of a token's log-prob to transformers'."""
+    assert sorted(found) == list(range(len(rows())))
+    wanted = {}
+    for sample in found:
+        prompt, response = rows()[sample]
+        wanted[sample] = logprobs(model, prompt, [int(token) for token in (responses or {}).get(sample, response)])
+    return max((wanted[sample] - torch.tensor(values)).abs().max().item() for sample, values in found.items())
+
+
+@pytest.mark.parametrize(
+    "name", [name if name == "flan-t5" else pytest.param(name, marks=slow) for name in ENCODER_DECODERS]
+)
+def test_a_familys_life(groups: dict[int, Group], tmp_path: Path, name: str) -> None:
+    """Sharded, a head of its own stays so from loading to export; the generator says what the trainer says."""
+    folder, out = write_encoder_decoder(tmp_path / "start", name), tmp_path / "out"
+    answers = groups[2].call(live, folder, str(out))
+    start: Any = AutoModelForSeq2SeqLM.from_pretrained(folder).eval()
+    reopened: Any = AutoModelForSeq2SeqLM.from_pretrained(out, dtype=torch.float32).eval()
+    responses: Any = merged(answers, "responses")
+    assert largest(start, merged(answers, "before")) < CLOSE
+    assert all(1 <= len(response) <= NEW_TOKENS for response in responses.values())
+    assert largest(start, merged(answers, "sampled"), responses) < CLOSE
+    assert largest(reopened, merged(answers, "after")) < CLOSE
+    assert largest(start, merged(answers, "after")) > 20 * CLOSE  # it was trained at all
+    assert has_own_head(reopened) == has_own_head(start) == ENCODER_DECODERS[name][1]
+
+
+@pytest.mark.parametrize(("method", "name", "stage"), CELLS)
+def test_it_learns_what_plain_transformers_learns(
+    groups: dict[int, Group], tmp_path: Path, method: str, name: str, stage: int
+) -> None:
+    folder, out = write_encoder_decoder(tmp_path / "start", name), tmp_path / "out"
+    loss, keys = LOSSES[method]
+    steps = groups[2].call(side.learn, folder, str(out), loss, keys, stage, None)[0]
+    losses, wanted = side.plainly(folder, loss, keys)
+    assert [step["loss"] for step in steps] == pytest.approx(losses, rel=1e-5)
+    found = side.weights_of(out)
+    assert found.keys() == wanted.keys()
+    for key, tensor in wanted.items():
+        torch.testing.assert_close(found[key], tensor, rtol=1e-4, atol=0.02 * side.RATE, msg=key)
+
+
+@pytest.mark.parametrize(("name", "stage"), KEPT)
+def test_it_is_kept_bit_for_bit(groups: dict[int, Group], tmp_path: Path, name: str, stage: int) -> None:
+    folder, out = write_encoder_decoder(tmp_path / "start", name), tmp_path / "out"
+    assert all(groups[2].call(side.kept, folder, str(out), stage))
+    before, after = side.weights_of(Path(folder)), side.weights_of(out)
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+    assert ("lm_head.weight" in after) == ENCODER_DECODERS[name][1]
+
+
+@pytest.mark.parametrize(("name", "targets"), ADAPTED)
+def test_adapters_start_at_their_base_and_are_read_by_peft(
+    groups: dict[int, Group], tmp_path: Path, name: str, targets: Any
+) -> None:
+    """DPO with the adapter-free base as its reference: the first loss is ln 2; merged and by PEFT it is one model."""
+    folder, out = write_encoder_decoder(tmp_path / "start", name), tmp_path / "out"
+    loss, keys = LOSSES["dpo"]
+    steps = groups[2].call(side.learn, folder, str(out), loss, keys, 3, Lora(r=4, target_modules=targets))[0]
+    assert steps[0]["loss"] == pytest.approx(0.6931472, abs=1e-5)
+    assert steps[-1]["loss"] < steps[0]["loss"]
+    start: Any = AutoModelForSeq2SeqLM.from_pretrained(folder)
+    by_peft: Any = PeftModel.from_pretrained(start, out / "adapter").eval()
+    merged_model: Any = AutoModelForSeq2SeqLM.from_pretrained(out, dtype=torch.float32).eval()
+    for prompt, response in rows():
+        alike = logprobs(merged_model, prompt, response)
+        torch.testing.assert_close(logprobs(by_peft, prompt, response), alike, rtol=0, atol=1e-5)
+    assert has_own_head(merged_model) == ENCODER_DECODERS[name][1]
