@@ -224,6 +224,8 @@ def sizes_from_init(init: Init) -> ModelSizes:
 def sizes_from_folder(folder: Path) -> ModelSizes:
     """From a model folder. Raises UserError when neither config.json nor safetensors headers tell."""
     config = read_config(folder)
+    if config.get("is_encoder_decoder") and "lm_head.weight" in tensor_shapes(folder):
+        config["tie_word_embeddings"] = False  # transformers 5 writes of every T5 that it is tied
     if str(config.get("model_type")) in FAMILIES:
         return sizes_from_config(config, where=str(folder / "config.json"))
     shapes = tensor_shapes(folder)
