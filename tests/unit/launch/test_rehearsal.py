@@ -121,7 +121,7 @@ CUSTOM = {"auto_map": {"AutoConfig": "mine.Mine", "AutoModelForCausalLM": "mine.
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"model_type": "t5", "is_encoder_decoder": True}, "is an encoder-decoder"),
+        ({"model_type": "mbart", "is_encoder_decoder": True}, "is an encoder-decoder"),
         ({"model_type": "brand_new"}, "no causal language model of type brand_new"),
         (CUSTOM, "models.policy.trust_remote_code=true"),
         ({"model_type": "gpt2", "n_positions": 4}, "has learned 4 positions"),

@@ -25,9 +25,9 @@ OWN_CODE = {"model_type": "foo", "auto_map": {"AutoModelForCausalLM": "modeling_
     ("config", "role", "said"),
     [
         (
-            {"model_type": "t5", "is_encoder_decoder": True},
+            {"model_type": "mbart", "is_encoder_decoder": True},
             "policy",
-            r"is an encoder-decoder \(t5\).*\n.*take a decoder",
+            r"mbart is an encoder-decoder that has not been compared.*\n.*take a decoder",
         ),
         ({"model_type": "bert"}, "policy", r"is an encoder \(bert\): its tokens see what follows.*\n.*take a decoder"),
         ({"model_type": "roberta", "is_decoder": False}, "reward", r"is an encoder \(roberta\)"),
