@@ -99,28 +99,41 @@ def _problems(data: Mapping[str, Any]) -> Iterator[Problem]:
     if data.get("format", 1) != 1:
         yield Problem(("format",), f"{data['format']!r} is not known here", "format: 1")
     for key in _OWN:
-        if not isinstance(data.get(key), str) or not data[key]:
-            yield Problem((key,), "is missing", f"{key}: {'my-pipeline' if key == 'name' else 'runs/my-pipeline'}")
-    if not isinstance(data.get("common", {}), Mapping):
+        if not isinstance(data.get(key), str) or not data[key].strip():
+            what = "must be a text" if data.get(key) is not None else "is missing"
+            yield Problem((key,), what, f"{key}: {'my-pipeline' if key == 'name' else 'runs/my-pipeline'}")
+    common = data.get("common", {})
+    if not isinstance(common, Mapping):
         yield Problem(("common",), "must be a mapping of keys", "common: {seed: 3}")
+    else:
+        yield from _not_here(common, ("common",))
     stages = data["stages"]
     if not isinstance(stages, Mapping) or not stages:
         yield Problem(("stages",), "must be a mapping of stages", "stages: {sft: {recipe: sft-tiny}}")
         return
     for name, stage in stages.items():
-        yield from _stage_problems(name, stage)
+        yield from _stage_problems(name, stage, stages)
 
 
-def _stage_problems(name: str, stage: Any) -> Iterator[Problem]:
+def _stage_problems(name: str, stage: Any, stages: Mapping[str, Any]) -> Iterator[Problem]:
     if not _NAME.fullmatch(name):
         yield Problem(("stages", name), f"{name!r} is no name of a stage", "letters, digits, dashes, underscores")
     if not isinstance(stage, Mapping) or not isinstance(stage.get("recipe"), str):
-        yield Problem(("stages", name, "recipe"), "is missing", f"stages.{name}: {{recipe: a shipped name or a file}}")
+        others = ", ".join(other for other in stages if other != name)
+        hint = f"stages.{name}: {{recipe: a shipped name or a file}}" + (f"; other stages: {others}" if others else "")
+        yield Problem(("stages", name, "recipe"), f"the stage {name} has no recipe", hint)
         return
-    for key in _OWN:
-        if key in stage:
-            yield Problem(("stages", name, key), f"a stage has its {key} from the pipeline",
-                          f"remove it, and set the pipeline's {key}")  # fmt: skip
+    yield from _not_here(stage, ("stages", name))
+
+
+def _not_here(section: Mapping[str, Any], at: KeyPath) -> Iterator[Problem]:
+    """Keys that a stage has from its pipeline, or that each has for itself."""
+    for key in (*_OWN, "recipe") if at == ("common",) else _OWN:
+        if key in section and key == "recipe":
+            yield Problem((*at, key), "each stage has a recipe of its own", "name it in each stage")
+        elif key in section:
+            hint = f"remove it, and set the pipeline's {key}"
+            yield Problem((*at, key), f"a stage has its {key} from the pipeline", hint)
 
 
 # ---- a stage
@@ -130,7 +143,7 @@ def _stage(name: str, tree: Tree, folder: Path, before: Mapping[str, Stage]) -> 
     title, output_dir = tree.data["name"], tree.data["output_dir"]
     source = _source(tree.data["stages"][name]["recipe"], folder, tree.where(("stages", name, "recipe")))
     keys = _keys(name, tree)
-    needs = {path: _needed(value, path, where, before) for path, (value, where) in keys.items() if _is_stage(value)}
+    needs = {path: _needed(value, path, where, before) for path, (value, where) in keys.items() if _names_stage(value)}
     overrides = [
         Override.of(("output_dir",), f"{output_dir}/{name}", tree.where(("output_dir",))),
         Override.of(("name",), f"{title}-{name}", tree.where(("name",))),
@@ -162,7 +175,12 @@ def _keys(name: str, tree: Tree) -> dict[KeyPath, tuple[Any, str]]:
     return found
 
 
-def _is_stage(value: Any) -> bool:
+def _names_stage(value: Any) -> bool:
+    """Whether a value names a stage, somewhere in it."""
+    if isinstance(value, Mapping):
+        return any(map(_names_stage, value.values()))
+    if isinstance(value, list):
+        return any(map(_names_stage, value))
     return isinstance(value, str) and value.startswith(_STAGE)
 
 
@@ -188,11 +206,12 @@ def _leaves(node: Any, path: KeyPath) -> Iterator[tuple[KeyPath, Any]]:
         yield path, node
 
 
-def _needed(value: str, path: KeyPath, where: str, before: Mapping[str, Stage]) -> Stage:
+def _needed(value: Any, path: KeyPath, where: str, before: Mapping[str, Stage]) -> Stage:
     """The stage that a model's path names. Raises UserError."""
+    if not isinstance(value, str) or path[0] != "models" or path[-1] != "path":
+        hint = f"models.policy.path: {_STAGE}NAME; data is named by its file"
+        raise UserError(f"{_STAGE}NAME can be a model's path only", where=where, hint=hint)
     name = value.removeprefix(_STAGE)
-    if path[0] != "models" or path[-1] != "path":
-        raise UserError(f"{value} can be a model's path only", where=where, hint=f"models.policy.path: {value}")
     if name not in before:
         close = nearest(name, before)
         hint = f"did you mean {_STAGE}{close}? " if close else ""

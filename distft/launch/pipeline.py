@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from distft.common.errors import UserError
 from distft.config.pipeline import Pipeline, Stage
 from distft.config.recipe import Recipe
 from distft.launch.preflight.checks import check_memory, check_output_dir, preflight
@@ -56,9 +57,22 @@ def ready(
         if stage.recipe.checkpoint.resume != "never":
             require_same_run(stage.recipe, folder(pipeline, stage))
     found = Ready(pipeline, plans, frozenset(stage.name for stage in pipeline.stages if _is_done(pipeline, stage)))
+    _require_order(found)
     for stage in found.left:
         preflight(found.recipe(stage), plans[stage.name], to_start=to_start)
     return found
+
+
+def _require_order(found: Ready) -> None:
+    """What is finished must have started from what is there: else a new model would stand beside an old result."""
+    for stage in found.pipeline.stages:
+        again = [name for name in stage.needs if name not in found.finished]
+        if stage.name in found.finished and again:
+            where = folder(found.pipeline, stage)
+            raise UserError(
+                f"stage {stage.name} is finished, but started from stage {again[0]}, which is to be trained anew",
+                where=str(where), hint=f"move {where} away, or give another output_dir",
+            )  # fmt: skip
 
 
 def folder(pipeline: Pipeline, stage: Stage) -> Path:

@@ -100,9 +100,9 @@ def _is_sampling(text: str) -> bool:
 
 def _recipe(names: list[str], overrides: list[str]) -> tuple[Recipe | None, list[str]]:
     """The recipe, if the first name is one, and the names with its run in its place."""
-    from distft.config.load import load_recipe, shipped_recipes
+    from distft.config.load import load_recipe, shipped_pipelines, shipped_recipes
 
-    shipped = [name for name, _ in shipped_recipes()]
+    shipped = [name for name, _ in [*shipped_recipes(), *shipped_pipelines()]]
     named = [name for name in names if name in shipped or name.endswith((".yaml", ".yml"))]
     if not named:
         if overrides:

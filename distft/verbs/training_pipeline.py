@@ -34,7 +34,7 @@ def train_pipeline(
 
     started, found = time.monotonic(), ready(pipeline, cluster, option=option)
     if load_cluster(cluster).kind == "slurm" and not os.environ.get("RAY_ADDRESS"):
-        return _in_allocation(found, cluster)
+        return _in_allocation(found, cluster)  # each stage's job speaks for itself, as one of `distft submit` does
     outcomes: dict[str, Outcome] = {}
     with _ray(found, cluster):
         for stage in pipeline.stages:

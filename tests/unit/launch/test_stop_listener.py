@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from distft.tracking.stop_request import (
     JOB,
     STOP,
     ask_to_stop,
+    read_request,
 )
 
 
@@ -27,27 +29,42 @@ def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-def _soon(stop: StopFlag, seconds: float) -> bool:
-    deadline = time.monotonic() + seconds
-    while not stop.is_set() and time.monotonic() < deadline:
+@pytest.fixture
+def looks(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """A look of the thread at the folder each."""
+    seen: list[Path] = []
+
+    def looking(run_dir: Path) -> object:
+        seen.append(run_dir)
+        return read_request(run_dir)
+
+    monkeypatch.setattr(stop_listener, "read_request", looking)
+    return seen
+
+
+def _until(condition: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + 60
+    while not condition() and time.monotonic() < deadline:
         time.sleep(0.01)
-    return stop.is_set()
+    return condition()
 
 
-def test_the_owner_that_is_meant_hears_it_and_the_request_goes_with_its_end(tmp_path: Path) -> None:
+def test_the_owner_that_is_meant_hears_it_and_the_request_goes_with_its_end(tmp_path: Path, looks: list[Path]) -> None:
     stop = StopFlag()
     with stopped_by_request(tmp_path, "mine", stop):
-        assert not _soon(stop, 0.1)
+        assert _until(lambda: bool(looks))
+        assert not stop.is_set()
         ask_to_stop(tmp_path, tokens=["mine"])
-        assert _soon(stop, 5.0)
+        assert _until(stop.is_set)
     assert not (tmp_path / STOP).exists(), "the same command goes on"
 
 
-def test_a_request_for_somebody_else_is_not_heard(tmp_path: Path) -> None:
+def test_a_request_for_somebody_else_is_not_heard(tmp_path: Path, looks: list[Path]) -> None:
     stop = StopFlag()
     ask_to_stop(tmp_path, tokens=["his"], jobs=["17"])
     with stopped_by_request(tmp_path, "mine", stop):
-        assert not _soon(stop, 0.2)
+        assert _until(lambda: len(looks) > 1)
+        assert not stop.is_set()
 
 
 @pytest.mark.parametrize("variable", [JOB, "SLURM_JOB_ID"])
@@ -56,7 +73,7 @@ def test_a_job_that_was_still_to_start_hears_it(tmp_path: Path, monkeypatch: pyt
     stop = StopFlag()
     ask_to_stop(tmp_path, jobs=["17"])
     with stopped_by_request(tmp_path, "mine", stop):
-        assert _soon(stop, 5.0)
+        assert _until(stop.is_set)
 
 
 @pytest.mark.parametrize("meant", [True, False])
@@ -75,6 +92,6 @@ def test_at_once_interrupts_the_main_thread(tmp_path: Path) -> None:
     try:
         with pytest.raises(KeyboardInterrupt), stopped_by_request(tmp_path, "mine", StopFlag()):  # noqa: PT012
             ask_to_stop(tmp_path, tokens=["mine"], now=True)
-            time.sleep(5)
+            time.sleep(60)
     finally:
         signal.signal(signal.SIGTERM, former)
