@@ -10,6 +10,7 @@ from distft.common.errors import RunFailed
 from distft.config.roles import main_role
 from distft.controller.session import Session
 from distft.models.families.table import family_of
+from distft.planning.model_sizes import read_config
 from distft.report.model_card import write_card
 
 
@@ -20,7 +21,7 @@ def write_final(session: Session, run_dir: Path) -> None:
         shutil.rmtree(draft, ignore_errors=True)
         session.groups[main_role(session.recipe)].export(str(draft)).result()
         recipe = session.recipe
-        auto_class = family_of(main_role(recipe)).auto_class
+        auto_class = family_of(main_role(recipe), read_config(draft)).auto_class
         write_card(run_dir, draft, auto_class, answers=recipe.algorithm.traits.answers)
         shutil.rmtree(final, ignore_errors=True)
         draft.rename(final)
