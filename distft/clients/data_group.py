@@ -47,9 +47,9 @@ class DataGroup:
         """The text of ``evaluation.general``."""
         return ask(self.ranks, DataVerbs.general_text).reading(Samples.of)
 
-    def judge_answers(self, split: str, limit: int, data: Sequence[DataRef]) -> Call[Judged]:
-        """Answers to held-out prompts by ``evaluation.metrics``, and the first ``limit`` of them in words."""
-        return ask(self.ranks, DataVerbs.judge_answers, split, limit, batch=rows(data)).reading(report_of)
+    def judge_answers(self, split: str, count: int, limit: int, data: Sequence[DataRef]) -> Call[Judged]:
+        """Answers to prompts of ``count`` held-out units by ``evaluation.metrics``, the first ``limit`` in words."""
+        return ask(self.ranks, DataVerbs.judge_answers, split, count, limit, batch=rows(data)).reading(report_of)
 
     def texts(self, limit: int, data: Sequence[DataRef]) -> Call[list[Sample]]:
         """The first ``limit`` samples of a rollout as people read them."""

@@ -50,7 +50,7 @@ def score_metrics(sampler: Sampler, split: str, count: int, num_shown: int) -> J
     metrics = {f"objective/{name}": value for name, value in summary.items()} | means
     if not (sampler.recipe.evaluation.metrics or num_shown):
         return Judged(metrics, ())
-    judged = sampler.data.judge_answers(split, num_shown, data).result()
+    judged = sampler.data.judge_answers(split, count, num_shown, data).result()
     return Judged(metrics | judged.metrics, judged.samples)
 
 
@@ -77,9 +77,10 @@ def answers(sampler: Sampler, split: str, count: int, num_shown: int) -> Judged:
     has the weights already.
     """
     recipe = sampler.recipe
-    asked = sampler.data.questions(split, count if recipe.evaluation.metrics else num_shown).result()
+    num_asked = count if recipe.evaluation.metrics else num_shown
+    asked = sampler.data.questions(split, num_asked).result()
     if not asked.lengths:
         return Judged({}, ())
     settings = Sampling(recipe.rollout.max_new_tokens, recipe.rollout.min_new_tokens, greedy=True)
     rollout, _ = sampler.generate(asked, EVALUATION_ITERATION, sampling=settings)
-    return sampler.data.judge_answers(split, num_shown, rollout.data).result()
+    return sampler.data.judge_answers(split, num_asked, num_shown, rollout.data).result()

@@ -182,12 +182,14 @@ class DataWorker(DataVerbs):
         """The text of ``evaluation.general``, as it was found at the start."""
         return _described(self._general, self._tokenizer), self._general
 
-    def judge_answers(self, split: str, limit: int, *, batch: Batch) -> tuple[Judged, None]:
-        """Answers to held-out prompts by ``evaluation.metrics``, and the first ``limit`` of them in words."""
+    def judge_answers(self, split: str, count: int, limit: int, *, batch: Batch) -> tuple[Judged, None]:
+        """Answers to prompts of ``count`` held-out units by ``evaluation.metrics``, the first ``limit`` in words.
+
+        ``count`` as it was asked for: ``group`` numbers the rows within that sample, and a smaller one has others.
+        """
         stage("held-out answers")
-        places = batch.dense("group").tolist()
-        examples = self._split(split).rows(self._units(split, 0, max(places) + 1))
-        asked = [examples[place] for place in places]
+        examples = self._split(split).rows(self._units(split, 0, count))
+        asked = [examples[place] for place in batch.dense("group").tolist()]
         metrics: dict[str, float] = {}
         if names := self._recipe.evaluation.metrics:
             completions = self._completions([prompt_of(one) for one in asked], batch, [one.where for one in asked])

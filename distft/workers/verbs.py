@@ -206,8 +206,8 @@ class DataVerbs(Ending, Protocol):
         ...
 
     @verb(deadline="long", on_device=False)
-    def judge_answers(self, split: str, limit: int, *, batch: Batch) -> tuple[Judged, None]:
-        """Answers to held-out prompts by ``evaluation.metrics``, and the first ``limit`` of them in words."""
+    def judge_answers(self, split: str, count: int, limit: int, *, batch: Batch) -> tuple[Judged, None]:
+        """Answers to prompts of ``count`` held-out units by ``evaluation.metrics``, the first ``limit`` in words."""
         ...
 
     @verb(on_device=False)

@@ -80,7 +80,7 @@ class Said:
             case "generate":
                 return Answers(0, tuple(samples), (RESPONSE,) * len(samples))
             case "judge_answers":
-                return Judged({"val/f1": 0.5}, (Sample("p", "c"),) * call.args[1])
+                return Judged({"val/f1": 0.5}, (Sample("p", "c"),) * call.args[2])
             case "texts":
                 return [Sample("p", "c", 1.0)] * call.args[0]
             case "score_summary":

@@ -102,6 +102,26 @@ def test_a_judging_list_is_sampled_over_its_sources(make: Callable[..., DataWork
     assert texts == asked, "reward functions are given the rows that were asked"
 
 
+def test_answers_are_held_against_the_rows_that_were_asked(make: Callable[..., DataWorker], folder: Path) -> None:
+    """Where the last rows of the sample cannot be asked, as here all of the second source, for want of an answer."""
+    answered, other = folder / "answered.jsonl", folder / "unanswered.jsonl"
+    answered.write_text("\n".join(json.dumps({"prompt": f"Say {i}", "answer": str(i)}) for i in range(60)))
+    other.write_text("\n".join(json.dumps({"prompt": f"Nobody says {i}"}) for i in range(30)))
+    worker = make(
+        "data.eval=[{path: answered.jsonl}, {path: unanswered.jsonl}]", "data.holdout=0",
+        "evaluation.metrics=[exact_match]",
+    )  # fmt: skip
+    asked = worker.questions("eval", 9)[1]
+    prompts = [worker.tokenizer.decode(asked.ragged("prompt_ids")[at]) for at in range(len(asked))]
+    assert len(prompts) == 6
+    own = [prompt.split()[-1] for prompt in prompts]
+    ids = [worker.tokenizer(text, add_special_tokens=False)["input_ids"] for text in own]
+    rollout = asked.with_columns(response_ids=Ragged.of(ids, np.int32), ended=np.zeros(len(own), np.uint8))
+    judged = worker.judge_answers("eval", 9, 6, batch=rollout)[0]
+    assert judged.metrics["val/exact_match"] == 1.0
+    assert [sample.wanted for sample in judged.samples] == own
+
+
 def test_prompts_are_repeated_and_numbered(make: Callable[..., DataWorker]) -> None:
     report, batch = make().prompts("train", 3, 2, 3)
     assert batch.dense("sample").tolist() == [0, 1, 2, 3, 4, 5]
@@ -116,6 +136,18 @@ def test_sizes_are_reported(make: Callable[..., DataWorker]) -> None:
     assert sum(report.num_units.values()) == len(ROWS)
     assert report.same_reward_tokenizer
     assert report.same_value_tokenizer
+
+
+@pytest.mark.parametrize(("content", "told"), [(None, "no such file"), ('{"text": 3}', "general.jsonl:1")])
+def test_general_text_is_read_before_any_model_is_loaded(
+    make: Callable[..., DataWorker], folder: Path, content: str | None, told: str
+) -> None:
+    (folder / "general.jsonl").unlink(missing_ok=True)
+    if content is not None:
+        (folder / "general.jsonl").write_text(content)
+    with pytest.raises(UserError) as caught:
+        make("evaluation.general=general.jsonl")
+    assert told in str(caught.value)
 
 
 def test_leaked_rows_are_counted_and_none_where_there_are_none(make: Callable[..., DataWorker], folder: Path) -> None:
