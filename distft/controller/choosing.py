@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 from distft.checkpoint.layout import published
 from distft.checkpoint.manifest import faults
@@ -35,14 +36,15 @@ def note_evaluation(session: Session, metrics: Mapping[str, float]) -> None:
         close = nearest(evaluation.best, metrics)
         hint = f"did you mean {close}?" if close else f"one of: {', '.join(sorted(metrics))}"
         raise UserError(f"{evaluation.best} is none of this run's held-out metrics", where="evaluation.best", hint=hint)
-    value, best = metrics[evaluation.best], progress.best
+    value = metrics[evaluation.best]
+    best = progress.best if progress.best.metric == evaluation.best else Best(metric=evaluation.best)
     if progress.step == 0 or progress.step <= max(best.step, best.seen):
         return
     if math.isfinite(value) and (not best.step or _is_better(evaluation.best, value, best.value)):
-        progress.best = Best(progress.step, value, progress.step, 0)
+        progress.former, progress.best = best, Best(progress.step, value, progress.step, 0, evaluation.best)
         session.coordinator.pinned, session.save_due = progress.step, True
         return
-    progress.best = Best(best.step, best.value, progress.step, best.without + 1)
+    progress.best = replace(best, seen=progress.step, without=best.without + 1)
     if evaluation.patience and progress.best.without >= evaluation.patience and session.going_on:
         session.tracker.event("stopped_early", step=progress.step, metric=evaluation.best, best=best.value,
                               best_step=best.step)  # fmt: skip
@@ -57,7 +59,7 @@ def take_best(session: Session) -> None:
     """The trained weights of the best evaluation back into the groups. Raises RunFailed where its checkpoint is gone or
     damaged."""
     best, progress = session.progress.best, session.progress
-    if session.recipe.evaluation.best is None or not best.step or best.step == progress.step:
+    if session.recipe.evaluation.best != best.metric or not best.step or best.step == progress.step:
         return
     path = dict(published(session.coordinator.folder)).get(best.step)
     wrong = "is not there any more" if path is None else "; ".join(faults(path))

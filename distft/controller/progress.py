@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 
 @dataclass(frozen=True)
 class Best:
-    """The best evaluation by ``evaluation.best``: its ``step`` (0: none yet) and ``value``; ``seen``: the step of the
-    last evaluation, ``without``: how many there were since the best."""
+    """The best evaluation by ``metric``: its ``step`` (0: none yet) and ``value``; ``seen``: the step of the last
+    evaluation, ``without``: how many there were since the best."""
 
     step: int = 0
     value: float = 0.0
     seen: int = 0
     without: int = 0
+    metric: str = ""
 
 
 @dataclass
@@ -26,7 +27,8 @@ class Progress:
     data behind it, counted from the beginning, ``num_tokens`` the tokens trained on, ``optimizer_steps`` those taken
     (for the learning-rate schedule). ``method_state`` is the algorithm's own (an adaptive coefficient, running moments
     ...): nobody else looks into it; ``data`` has the hash of each source's content by its key; ``before`` holds the
-    held-out metrics of the start; ``ended_of``: the steps that were asked for when the run ended early, else 0.
+    held-out metrics of the start; ``former``: the best before this step's; ``ended_of``: the steps that were asked for
+    when the run ended early, else 0.
     """
 
     total_steps: int
@@ -39,6 +41,7 @@ class Progress:
     data: dict[str, str] = field(default_factory=dict)
     before: dict[str, float] = field(default_factory=dict)
     best: Best = Best()
+    former: Best = Best()
     ended_of: int = 0
     failed_saves: int = 0
 
@@ -63,10 +66,16 @@ class Progress:
         """The step that was just done is the last."""
         self.ended_of, self.total_steps = self.total_steps, self.step
 
+    def take_back_best(self) -> None:
+        """This step's checkpoint could not be written. If it is the best, the former one is again, as there is nothing
+        else to go back to; but after the last step the weights are at hand."""
+        if self.best.step == self.step and self.step < self.total_steps:
+            self.best = replace(self.former, seen=self.step)
+
     def state(self) -> dict[str, Any]:
         """For the checkpoint; the number of steps asked for is the recipe's business."""
         state = asdict(self)
-        del state["total_steps"], state["failed_saves"]
+        del state["total_steps"], state["failed_saves"], state["former"]
         return state
 
     def restore(self, state: dict[str, Any]) -> None:

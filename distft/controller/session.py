@@ -171,6 +171,8 @@ class Session:
 
     def _count_failed_save(self, error: SaveFailed) -> None:
         self.progress.failed_saves += 1
+        self.progress.take_back_best()
+        self.coordinator.pinned, self.save_due = self.progress.best.step, False
         self.tracker.event("checkpoint_failed", step=self.progress.step, cause=str(error))
         log.error("%s; the run goes on", error)
         if self.progress.failed_saves >= MAX_FAILED_SAVES:

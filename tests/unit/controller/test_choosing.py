@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from distft.checkpoint.coordinator import Coordinator
+from distft.checkpoint.coordinator import Coordinator, SaveFailed
 from distft.checkpoint.layout import step_name
 from distft.checkpoint.manifest import record_files
 from distft.common.errors import RunFailed, UserError
@@ -30,12 +30,22 @@ class Mine:
 
 
 class Saving(Session):
+    failing = 0  # the step whose files are cut short behind their ranks' back
+
     def save(self) -> None:
         """What a run does, without the groups' own files."""
-        staging = self.coordinator.begin(self.progress.step)
-        (staging / "weights").write_text(str(self.progress.step))
-        self.coordinator.commit(self.progress.step, record_files(staging, ["weights"]), self._state(), {"policy": 1})
-        self.save_due = False
+        step = self.progress.step
+        staging = self.coordinator.begin(step)
+        (staging / "weights").write_text(str(step))
+        records = record_files(staging, ["weights"])
+        if step == self.failing:
+            (staging / "weights").write_text("")
+        try:
+            self.coordinator.commit(step, records, self._state(), {"policy": 1})
+        except SaveFailed as error:
+            self._count_failed_save(error)
+            return
+        self.progress.failed_saves, self.save_due = 0, False
 
 
 @pytest.fixture
@@ -64,8 +74,8 @@ def run(session: Saving, name: str, values: list[float]) -> list[int]:
 
 
 @pytest.mark.parametrize(("name", "values", "best"), [
-    ("loss", [3.0, 1.0, 2.0, 1.0, float("nan")], Best(2, 1.0, 5, 3)),  # a tie goes to the earlier
-    ("rewards/accuracies", [0.2, 0.9, 0.4, 0.8, 0.1], Best(2, 0.9, 5, 3)),
+    ("loss", [3.0, 1.0, 2.0, 1.0, float("nan")], Best(2, 1.0, 5, 3, "loss")),  # a tie goes to the earlier
+    ("rewards/accuracies", [0.2, 0.9, 0.4, 0.8, 0.1], Best(2, 0.9, 5, 3, "rewards/accuracies")),
 ])  # fmt: skip
 def test_the_best_checkpoint_stays_and_is_the_result(
     tmp_path: Path, said: Said, name: str, values: list[float], best: Best
@@ -100,7 +110,45 @@ def test_the_start_does_not_count_and_no_step_counts_twice(tmp_path: Path, said:
     run(one, "loss", [3.0, 4.0])
     seen = one.progress.best
     note_evaluation(one, {"loss": 0.1})  # the same step once more, after a restart
-    assert one.progress.best == seen == Best(1, 3.0, 2, 1)
+    assert one.progress.best == seen == Best(1, 3.0, 2, 1, "loss")
+
+
+@pytest.mark.parametrize(("values", "failing", "best", "there"), [
+    ([3.0, 2.0, 1.0, 2.5, 2.6], 3, Best(2, 2.0, 5, 2, "loss"), [2, 5]),
+    ([3.0, 2.0, 1.0, 1.5, 2.6], 3, Best(4, 1.5, 5, 1, "loss"), [4, 5]),
+    ([3.0, 2.0], 1, Best(2, 2.0, 2, 0, "loss"), [2]),
+])  # fmt: skip
+def test_a_best_step_that_could_not_be_saved_is_not_the_best(
+    tmp_path: Path, said: Said, values: list[float], failing: int, best: Best, there: list[int]
+) -> None:
+    one = session(tmp_path, said, "evaluation.best=loss", total=len(values))
+    one.failing = failing
+    assert run(one, "loss", values) == there, "the former best stays while there is no better one on the disk"
+    assert (one.progress.best, one.coordinator.pinned) == (best, best.step)
+    take_best(one)
+    assert one.result_step == (best.step if best.step < len(values) else None)
+
+
+def test_a_best_last_step_needs_no_checkpoint(tmp_path: Path, said: Said) -> None:
+    one = session(tmp_path, said, "evaluation.best=loss", total=2)
+    one.failing = 2
+    run(one, "loss", [3.0, 1.0])
+    take_best(one)
+    assert (one.progress.best.step, one.result_step, said.asked(ModelVerbs.load)) == (2, None, [])
+
+
+def test_another_metric_begins_anew(tmp_path: Path, said: Said) -> None:
+    """As after a resume with another ``evaluation.best``: a share of 0.4 is not held against a loss of 2.3."""
+    one = session(tmp_path, said, "evaluation.best=loss", total=4)
+    run(one, "loss", [2.3, 2.5])
+    later = session(tmp_path, said, "evaluation.best=rewards/accuracies", "evaluation.patience=2", total=4)
+    later.progress.restore(one.progress.state())
+    take_best(later)
+    assert later.result_step is None, "nobody asked for the best loss"
+    run(later, "rewards/accuracies", [0.4, 0.3])
+    assert later.progress.best == Best(3, 0.4, 4, 1, "rewards/accuracies")
+    assert later.going_on is False
+    assert later.progress.ended_of == 0, "one without a better one is not two"
 
 
 def test_a_metric_that_is_not_there_is_said_before_the_first_step(tmp_path: Path, said: Said) -> None:
