@@ -10,7 +10,7 @@ from distft.config.section import Items, Section, WrittenPath
 
 Format: TypeAlias = Literal[
     "auto", "text", "messages", "openai_chat", "sharegpt", "prompt_completion", "unpaired", "alpaca",
-    "natural_instructions", "preference", "corrections", "prompt", "hh_rlhf", "dialogsum",
+    "natural_instructions", "classification", "preference", "corrections", "prompt", "hh_rlhf", "dialogsum",
 ]  # fmt: skip
 # Formats by what a row of them is: a conversation, a prompt with its answer, one that is labelled good or bad, two
 # answers of which one is better.
@@ -18,6 +18,7 @@ TURNS = ("messages", "openai_chat", "sharegpt")
 ANSWERED = ("prompt_completion", "alpaca", "natural_instructions", "dialogsum")
 LABELLED = ("unpaired",)
 PAIRED = ("preference", "hh_rlhf", "corrections")
+CLASSIFIED = ("classification",)  # a text, or a pair of them, with the name of its class
 
 
 class Source(Section):

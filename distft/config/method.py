@@ -11,7 +11,7 @@ No torch: a loss is named (``module:Class``), and found by the worker that compu
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol, SupportsIndex, TypeAlias
 
@@ -239,6 +239,14 @@ class Method(Section):
     def learned_tokens(self) -> LossOn | None:
         """Which tokens of a sequence are learned; None: what the format says."""
         return None
+
+    def head_labels(self) -> tuple[str, ...]:
+        """What the outputs of the trained model's head are called, where they have names; then it is a classifier."""
+        return ()
+
+    def with_labels(self, read: Callable[[], tuple[str, ...]]) -> Method:  # noqa: ARG002 - for those who have some
+        """The method with the labels that ``read`` finds in the data, where it has labels and names none."""
+        return self
 
     def first_loss(self) -> FirstLoss | None:
         """What the loss must be before the first update, where the policy is the reference; None: not known."""

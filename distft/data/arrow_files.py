@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow as pa  # type: ignore[import-untyped]
 
 from distft.common.files import sync_file, sync_folder
-from distft.data.stored_rows import SCHEMA
+from distft.data.records import SCHEMA
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from distft.data.bad_rows import BadRow, BadRows, OnBadRow, Unusable
 from distft.data.encode import Encoded
 from distft.data.formats import Example, Row
 from distft.data.readers import examples_for
-from distft.data.stored_rows import Records
+from distft.data.records import Records
 from distft.data.tokenise import tokenise
 
 if TYPE_CHECKING:

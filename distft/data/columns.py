@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from distft.config.data import ANSWERED
+from distft.config.data import ANSWERED, CLASSIFIED
 from distft.data.formats import COLUMNS, Row, aliases
 from distft.data.labels import yes_or_no
 
@@ -16,6 +16,7 @@ _OPTIONAL: Final[dict[str, tuple[str, ...]]] = {
     "preference": ("prompt",),
     "alpaca": ("input", *_SYSTEM),
     "sharegpt": _SYSTEM,
+    "classification": ("text_pair",),
 }
 
 
@@ -25,10 +26,12 @@ def under_our_names(row: Row, format_name: str) -> Row:
     An instruction is followed by its ``input``, after a blank line. A ``system`` text comes before the prompt: as a
     turn where there are turns, else as text, after which a blank line follows.
     """
-    if format_name not in _PROMPTED:
+    if format_name not in (*_PROMPTED, *CLASSIFIED):
         return row
     found = aliases(row, format_name)
     values: dict[str, Any] = {**row.values, **{ours: row.values[theirs] for ours, theirs in found.items()}}
+    if format_name in CLASSIFIED:
+        return Row(values, row.where)
     prompt = values.get("prompt")
     if second := _second(row, found):
         prompt = f"{prompt}\n\n{values[second]}"
@@ -42,7 +45,7 @@ def under_our_names(row: Row, format_name: str) -> Row:
 def column_notes(row: Row, format_name: str) -> tuple[str, ...]:
     """What a user should know about how the columns of such rows are read."""
     notes = []
-    found = aliases(row, format_name) if format_name in _PROMPTED else {}
+    found = aliases(row, format_name) if format_name in (*_PROMPTED, *CLASSIFIED) else {}
     notes += [f"`{theirs}` is read as `{ours}`" for ours, theirs in found.items()]
     if second := _second(row, found):
         notes.append(f"`{second}` follows it")

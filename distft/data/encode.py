@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from distft.common.errors import UserError
 from distft.config.data import Data
 from distft.data.formats import (
+    ClassifiedExample,
     CompletionExample,
     Content,
     DialogueExample,
@@ -137,6 +138,13 @@ class Encoder:
         chosen, rejected = (self.answer(example.prompt, side, example.where) for side in sides)
         border = min(len(chosen.prompt_ids), len(rejected.prompt_ids))  # unequal only where a template moved one
         return chosen.bordered(border), rejected.bordered(border)
+
+    def classified(self, example: ClassifiedExample) -> Encoded:
+        """A text, or a pair, as the tokenizer itself puts it together, for that is how a pipeline reads it. All of it
+        is an answer to nothing, no token of which is predicted."""
+        texts = [example.text, *([] if example.text_pair is None else [example.text_pair])]
+        ids = list(self._tokenizer(*texts)["input_ids"])
+        return Encoded([], ids, [1] * len(ids))
 
     def prompt(self, example: Example) -> list[int]:
         """The ids that generation starts from."""

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 from distft.common.errors import UserError
 from distft.config.data import Data
 from distft.data.apart import reads_apart
+from distft.data.both_ways import reads_both_ways
 from distft.data.encode import Encoded, Encoder, Over, as_messages, last_learned
+from distft.data.encode_pairs import PairEncoder
 from distft.data.formats import CompletionExample, Content, DialogueExample, Example, Messages, TextExample, prompt_of
 from distft.data.templates import render, render_cut, render_prompt, require_template, unfit
 
@@ -22,6 +24,8 @@ _ONLY_ANSWERS = "an encoder-decoder learns the answer to a prompt and nothing el
 
 def encoder_for(tokenizer: PreTrainedTokenizerBase, role: str = "policy") -> Encoder:
     """What encodes examples for the model of that tokenizer, in one of the roles."""
+    if reads_both_ways(tokenizer):
+        return PairEncoder(tokenizer, role)
     return (ApartEncoder if reads_apart(tokenizer) else Encoder)(tokenizer, role)
 
 

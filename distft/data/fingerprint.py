@@ -22,6 +22,7 @@ from distft.common.files import write_json
 from distft.config.data import Data, Source
 from distft.config.find_method import traits_of
 from distft.data.apart import reads_apart
+from distft.data.both_ways import reads_both_ways
 from distft.data.sources import hub_dataset, is_builtin, source_files
 from distft.data.splits import LIST_NAMES
 from distft.data.tokenizer_training import serialised_tokenizer
@@ -129,7 +130,7 @@ def _tokenizer(tokenizer: PreTrainedTokenizerBase) -> Any:
         return serialised
     named = {name: str(value) for name, value in sorted(tokenizer.special_tokens_map.items())}
     return [type(tokenizer).__qualname__, sorted(tokenizer.get_vocab().items()), named, tokenizer.chat_template,
-            tokenizer.name_or_path, reads_apart(tokenizer)]  # fmt: skip
+            tokenizer.name_or_path, reads_apart(tokenizer), reads_both_ways(tokenizer)]  # fmt: skip
 
 
 def _hash(path: Path) -> Generator[str, None, tuple[str, int]]:

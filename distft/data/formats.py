@@ -1,4 +1,4 @@
-"""What a row means: examples of five kinds, made from the columns of a row.
+"""What a row means: examples of six kinds, made from the columns of a row.
 
 ======================== ============================================ ==========================================
 format                   columns                                      example
@@ -17,6 +17,7 @@ format                   columns                                      example
 ``prompt``               prompt                                       PromptExample
 ``hh_rlhf``              chosen, rejected: whole dialogues as text    PreferenceExample
 ``dialogsum``            dialogue, summary                            CompletionExample
+``classification``       text, label; text_pair                       ClassifiedExample
 ======================== ============================================ ==========================================
 
 ``prompt`` and ``completion`` go by other names too: see ``aliases``.
@@ -104,7 +105,18 @@ class PromptExample(_Example):
     prompt: Content
 
 
-Example: TypeAlias = TextExample | DialogueExample | CompletionExample | PreferenceExample | PromptExample
+@dataclass(frozen=True)
+class ClassifiedExample(_Example):
+    """A text, or a pair of them, and the name of its class."""
+
+    text: str
+    label: str
+    text_pair: str | None = None
+
+
+Example: TypeAlias = (
+    TextExample | DialogueExample | CompletionExample | PreferenceExample | PromptExample | ClassifiedExample
+)
 
 COLUMNS: Final[dict[str, tuple[str, ...]]] = {
     "messages": ("messages",),
@@ -118,6 +130,7 @@ COLUMNS: Final[dict[str, tuple[str, ...]]] = {
     "hh_rlhf": ("chosen", "rejected"),
     "corrections": ("prompt", "completion", "corrected"),
     "dialogsum": ("dialogue", "summary"),
+    "classification": ("text", "label"),
     "text": ("text",),
     "prompt": ("prompt",),
 }
@@ -154,6 +167,7 @@ def aliases(row: Row, format_name: str) -> dict[str, str]:
     an instruction or a query is a prompt. Not where the answers are whole conversations, which have their prompt.
     """
     wanted = ("prompt",) if format_name == "preference" else COLUMNS[format_name]
+    names = {"text": ("prompt",)} if format_name == "classification" else ALIASES
     side = row.values.get("chosen")
     if format_name == "preference" and isinstance(side, list) and not _begins_with_an_answer(side):
         return {}
@@ -161,7 +175,7 @@ def aliases(row: Row, format_name: str) -> dict[str, str]:
         ours: theirs
         for ours in wanted
         if row.values.get(ours) is None
-        for theirs in [next((name for name in ALIASES.get(ours, ()) if isinstance(row.values.get(name), str)), "")]
+        for theirs in [next((name for name in names.get(ours, ()) if isinstance(row.values.get(name), str)), "")]
         if theirs
     }
 
@@ -209,7 +223,7 @@ def extra_columns(row: Row) -> dict[str, Any]:
 
 def prompt_of(example: Example) -> Content:
     """What the answer of an example answers; of a dialogue all before the assistant's last turn; "" of a text."""
-    if isinstance(example, TextExample):
+    if isinstance(example, TextExample | ClassifiedExample):
         return ""
     if isinstance(example, DialogueExample):
         return example.messages[: last_assistant(example.messages)]
@@ -221,6 +235,8 @@ def texts_of(example: Example) -> list[str]:
     parts: list[Content]
     if isinstance(example, TextExample):
         parts = [example.text]
+    elif isinstance(example, ClassifiedExample):
+        parts = [example.text, *([] if example.text_pair is None else [example.text_pair])]
     elif isinstance(example, DialogueExample):
         parts = [example.messages]
     elif isinstance(example, CompletionExample):

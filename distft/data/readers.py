@@ -15,6 +15,7 @@ from distft.config.find_method import traits_of
 from distft.data.bad_rows import Unusable
 from distft.data.columns import under_our_names
 from distft.data.formats import (
+    ClassifiedExample,
     CompletionExample,
     Content,
     DialogueExample,
@@ -195,6 +196,20 @@ def _alpaca(row: Row) -> Example:
     return CompletionExample(prompt, (Message("assistant", answer),), where=row.where, extra=extra_columns(row))
 
 
+def _classification(row: Row) -> Example:
+    """A text, or a pair of them, by the name of its class; a number is a name too."""
+    said, pair = row.values["label"], row.values.get("text_pair")
+    if isinstance(said, float) and said.is_integer():
+        said = int(said)
+    if not isinstance(said, str | int) or not str(said).strip():
+        raise wrong_type(row, "label", "a name or a whole number", said)
+    text = _plain_text(row, "text")
+    if not text.strip():
+        raise Unusable("empty text")
+    second = None if pair is None else _plain_text(row, "text_pair")
+    return ClassifiedExample(text, str(said).strip(), second, where=row.where, extra=extra_columns(row))
+
+
 def _natural_instructions(row: Row) -> Example:
     """A task's definition, an instance of it and its (first) answer."""
     definition, targets = _joined(row.values["definition"]), row.values["targets"]
@@ -221,6 +236,7 @@ _READERS: dict[str, Callable[[Row], Example]] = {
     "prompt": _prompt,
     "hh_rlhf": _hh_rlhf,
     "dialogsum": _dialogsum,
+    "classification": _classification,
 }
 
 

@@ -14,7 +14,7 @@ from distft.config.method import Unit
 from distft.data.bad_rows import BadRow, OnBadRow, stop
 from distft.data.encode import Encoded, Encoder, Over
 from distft.data.encode_apart import encoder_for
-from distft.data.formats import Example, prompt_of
+from distft.data.formats import ClassifiedExample, Example, prompt_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -92,6 +92,8 @@ def _encode(encoder: Encoder, example: Example, unit: Unit, loss_on: str | None)
     match unit.name:
         case "prompts":
             return (Encoded(encoder.prompt(example), [], []),)
+        case "sequences" if isinstance(example, ClassifiedExample):
+            return (encoder.classified(example),)
         case "sequences" | "answers":
             return (encoder.supervised(example, loss_on),)
         case "pairs":

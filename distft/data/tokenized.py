@@ -148,6 +148,10 @@ class TokenizedDataset:
         number = np.arange(len(unit_indices), dtype=np.int64)
         return Batch({"prompt_ids": Ragged.of(prompts, np.int32), "sample": number, "unit": number})
 
+    def class_names(self, unit_indices: Sequence[int]) -> list[str | None]:
+        """The name of the class of each unit's text; None where it has none."""
+        return [self._source(unit).class_name(self._row(unit)) for unit in unit_indices]
+
     def rows(self, unit_indices: Sequence[int]) -> list[Example]:
         """The examples of the units: their text, and in RL the columns that no format knows in ``extra``."""
         return [self._source(unit).example(self._row(unit)) for unit in unit_indices]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from distft.common.errors import UserError
 from distft.data.apart import reads_apart
+from distft.data.both_ways import reads_both_ways
 from distft.data.chat_templates import resolve_template
 
 if TYPE_CHECKING:
@@ -77,7 +78,10 @@ def serialised_tokenizer(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any] |
     serialised.pop("padding", None)
     named = {name: str(getattr(tokenizer, name)) for name in ("bos_token", "eos_token", "pad_token", "unk_token")}
     apart = {"apart": True} if reads_apart(tokenizer) else {}
-    return {"backend": serialised, "named": named, "template": tokenizer.chat_template, **apart}
+    both_ways = {"both_ways": True} if reads_both_ways(tokenizer) else {}
+    return {
+        "backend": serialised, "named": named, "template": tokenizer.chat_template, **apart, **both_ways
+    }  # fmt: skip
 
 
 def _special_tokens(template: str) -> list[str]:

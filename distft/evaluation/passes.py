@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import nn
 
 from distft.algorithms.logprobs import token_logprobs
 from distft.batches import Batch
 from distft.models.families.family import Family
-from distft.models.families.scalar import Scalar
-from distft.models.selected import SelectedLogits, SelectedScalars
+from distft.models.selected import SelectedLogits
 from distft.workers.collate import collate
 
 TOKENS_AT_ONCE = 4096  # padding included; more only where one row alone is longer
@@ -46,14 +46,34 @@ def likelihoods(family: Family, module: SelectedLogits, batch: Batch, pad_token:
 
 
 @torch.no_grad()
-def rewards(module: SelectedScalars, batch: Batch, pad_token: int, unread: int | None) -> npt.NDArray[np.float64]:
-    """The reward of each row, read at its last token, or at the last that is not ``unread``; ``[num_rows]``."""
+def rewards(
+    family: Family, module: nn.Module, batch: Batch, pad_token: int, unread: int | None
+) -> npt.NDArray[np.float64]:
+    """The reward of each row by a model of the ``family``, a decoder's read at the row's last token, or at the last
+    that is not ``unread``; ``[num_rows]``."""
     device = next(module.parameters()).device
     found = np.zeros(len(batch), np.float64)
     for rows in micro_batches(batch):
-        micro = collate(Scalar(), batch, rows, (), pad_token, device, unread)
-        found[rows] = module(**micro.tensors, select=micro.last).double().cpu().numpy()
+        micro = collate(family, batch, rows, (), pad_token, device, unread)
+        found[rows] = family.outputs(module, micro, ("values",), "last", 1.0)["values"].double().cpu().numpy()
     return found
+
+
+@torch.no_grad()
+def chosen_labels(
+    family: Family, module: nn.Module, batch: Batch, pad_token: int, unread: int | None
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    """Of each row the label that the classifier takes for the likeliest, by number, and the log-probability of the one
+    in column ``label``; ``[num_rows]`` each."""
+    device = next(module.parameters()).device
+    answers, logprobs = np.zeros(len(batch), np.int64), np.zeros(len(batch), np.float64)
+    for rows in micro_batches(batch):
+        micro = collate(family, batch, rows, ("label",), pad_token, device, unread)
+        logits = family.outputs(module, micro, ("logits",), "last", 1.0)["logits"]
+        wanted = micro.loss.column("label").long()[:, None]
+        answers[rows] = logits.argmax(dim=-1).cpu().numpy()
+        logprobs[rows] = logits.double().log_softmax(dim=-1).gather(1, wanted)[:, 0].cpu().numpy()
+    return answers, logprobs
 
 
 def micro_batches(batch: Batch, tokens: int = TOKENS_AT_ONCE) -> Iterator[list[int]]:

@@ -5,7 +5,8 @@ Of pairs the rows are chosen, rejected, chosen, ...
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -80,6 +81,36 @@ def of_rewards(scores: Column) -> dict[str, Measure]:
     }
 
 
+def of_classes(
+    answers: npt.NDArray[np.int64], wanted: npt.NDArray[np.int64], logprobs: Column, labels: Sequence[str]
+) -> dict[str, Measure]:
+    """Of a classifier's answers, as numbers of ``labels``: see ``losses.classification``. ``logprobs``: of the labels
+    that are ``wanted``."""
+    called, there = (np.eye(len(labels))[column] for column in (answers, wanted))
+    counts = np.concatenate([called * there, called, there], axis=1)
+
+    def f1(sums: Numbers) -> Numbers:
+        right, said, given = np.split(sums, 3, axis=1)
+        return np.where(said + given > 0, 2 * right / np.maximum(said + given, 1), 0.0)
+
+    def macro(sums: Numbers) -> Numbers:
+        _, said, given = np.split(sums, 3, axis=1)
+        return np.asarray(f1(sums).sum(axis=1) / np.maximum((said + given > 0).sum(axis=1), 1), np.float64)
+
+    def matthews(sums: Numbers) -> Numbers:
+        right, said, given = np.split(sums, 3, axis=1)
+        size = given.sum(axis=1)
+        spread = (size**2 - (said**2).sum(axis=1)) * (size**2 - (given**2).sum(axis=1))
+        upper = right.sum(axis=1) * size - (said * given).sum(axis=1)
+        return np.where(spread > 0, upper / np.sqrt(np.where(spread > 0, spread, 1.0)), 0.0)
+
+    one_by_one = {
+        f"f1/{label}": Measure(counts, partial(_column_of, f1, number)) for number, label in enumerate(labels)
+    }
+    found = {"loss": mean(-logprobs), "accuracy": mean(answers == wanted)}
+    return found | {"macro_f1": Measure(counts, macro), "mcc": Measure(counts, matthews)} | one_by_one
+
+
 def of_samples(
     lengths: Sequence[int], ended: Sequence[bool], scores: Column | None, repeats: int
 ) -> dict[str, Measure]:
@@ -93,6 +124,10 @@ def of_samples(
 def win_rate(first: Column, second: Column, repeats: int = 1) -> Measure:
     """How often the second model's answer scores higher than the first's; a tie is half a win."""
     return mean((second > first) + 0.5 * (second == first)).grouped(repeats)
+
+
+def _column_of(scores: Callable[[Numbers], Numbers], number: int, sums: Numbers) -> Numbers:
+    return np.asarray(scores(sums)[:, number], np.float64)
 
 
 def _by_side(name: str, values: Column, good: npt.NDArray[np.bool_]) -> dict[str, Measure]:

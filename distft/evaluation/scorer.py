@@ -14,10 +14,10 @@ from distft.data.encode_apart import encoder_for
 from distft.data.tokenizer_training import tokenizers_equal
 from distft.data.turn_end import plain_end, special_tokens, turn_end
 from distft.engine.process_group import accelerator
-from distft.evaluation.passes import rewards
-from distft.models.families.scalar import load_scalar
+from distft.evaluation.passes import chosen_labels, rewards
+from distft.models.families.family import Family, family_at, find_family
+from distft.models.families.table import family_of
 from distft.models.padding import padding, unread_token
-from distft.models.selected import SelectedScalars
 from distft.models.tokenizer import load_tokenizer
 from distft.planning.positions import position_limit
 from distft.rollout.speaker import Answer, Question, Speaker
@@ -25,27 +25,34 @@ from distft.workers.reward_reading import as_trained, read_anew, within_position
 
 
 class Scorer:
-    """A scalar head on a decoder, with its tokenizer, on this process's accelerator."""
+    """A model with a scalar head, or a classifier's, with its tokenizer, on this process's accelerator."""
 
-    def __init__(self, name: str, tokenizer: Any, module: SelectedScalars) -> None:
-        self.name, self.tokenizer, self._module = name, tokenizer, module
+    def __init__(self, name: str, tokenizer: Any, family: Family, module: Any) -> None:
+        self.name, self.tokenizer, self._family, self._module = name, tokenizer, family, module
         config = module.model.config
         self._pad_token, self._unread = padding(tokenizer, config) or 0, unread_token(tokenizer, config, trained=False)
         self._positions = position_limit(config.to_dict())
 
     @classmethod
-    def load(cls, name: str, model: RewardModel) -> Scorer:
-        """The model at ``model.path``. Raises UserError where there is no reward model or no tokenizer."""
+    def load(cls, name: str, model: RewardModel, labels: tuple[str, ...] = ()) -> Scorer:
+        """The model at ``model.path``, a classifier of the ``labels`` where there are any. Raises UserError where there
+        is none, or no tokenizer."""
         assert model.path is not None
         tokenizer = load_tokenizer(
             model.path, trust_remote_code=model.trust_remote_code, chat_template=model.chat_template
         )
-        module, _ = load_scalar(model.path, model, dropout=False, new_head=False)
-        return cls(name, tokenizer, module.requires_grad_(requires_grad=False).eval().to(accelerator()))
+        family = find_family(family_at(family_of("reward").name, model.path, model), labels)
+        module = family.load(model.path, model, dropout=False).module
+        return cls(name, tokenizer, family, module.requires_grad_(requires_grad=False).eval().to(accelerator()))
 
     def of_rows(self, batch: Batch) -> npt.NDArray[np.float64]:
         """The scores of rows in its own tokens; of those beyond its positions the beginning is left out."""
-        return rewards(self._module, within_positions(batch, self._positions), self._pad_token, self._unread)
+        batch = within_positions(batch, self._positions)
+        return rewards(self._family, self._module, batch, self._pad_token, self._unread)
+
+    def of_classes(self, batch: Batch) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+        """See ``chosen_labels``."""
+        return chosen_labels(self._family, self._module, batch, self._pad_token, self._unread)
 
     def of_answers(
         self, speaker: Speaker, questions: Sequence[Question], answers: Sequence[Answer]
@@ -59,7 +66,8 @@ class Scorer:
         prompts = [question.prompt for question in questions]
         if not tokenizers_equal(speaker.tokenizer, self.tokenizer):
             texts = [answer.text for answer in answers]
-            return self.of_rows(read_anew(rows, prompts, texts, encoder_for(self.tokenizer, "reward"), self.name))
+            encoder = encoder_for(self.tokenizer, "reward")
+            return self.of_rows(read_anew(rows, prompts, texts, encoder, self.name, self._positions))
         spoken = rows.with_columns(
             prompt_ids=Ragged.of([speaker.encoded(question) for question in questions], np.int32),
             response_ids=Ragged.of([answer.ids for answer in answers], np.int32),

@@ -12,11 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 from distft.common.errors import UserError
+from distft.config.data import CLASSIFIED
 from distft.config.find_method import traits_of
 from distft.config.models import RewardModel
 from distft.config.roles import longest_sequence, model_of, roles
 from distft.config.rollout_settings import rollout_settings
 from distft.config.training import Rollout
+from distft.data.class_labels import numbers_of
 from distft.data.formats import prompt_of
 from distft.data.tokenizer_training import tokenizers_equal
 from distft.evaluation import row_measures
@@ -43,6 +45,8 @@ def evaluate(names: Sequence[str], judging: Judging) -> list[Judged]:
         if judging.wanted.recipe is None:
             judging = replace(judging, wanted=replace(judging.wanted, recipe=models[0].recipe))
         kind = judging.wanted.kind()
+        if traits_of(kind).formats == CLASSIFIED:
+            return [_by_labels(model, judging) for model in models]
         if any(model.is_reward_model for model in models) and traits_of(kind).unit.name != "pairs":
             hint = "--rows pairs, with rows that have chosen and rejected answers"
             raise UserError("a reward model is judged by pairs of answers", where="eval", hint=hint)
@@ -118,6 +122,20 @@ def _by_rewards(model: NamedModel, judging: Judging) -> Judged:
     scorer = Scorer.load(model.name, _reward_section(model, judging.reading))
     rows = judged_rows(judging.wanted, scorer.tokenizer)
     return Judged(model.name, rows, row_measures.of_rewards(scorer.of_rows(rows.dataset.batch(rows.units))))
+
+
+def _by_labels(model: NamedModel, judging: Judging) -> Judged:
+    """A classifier, by rows whose labels are among its own."""
+    labels = model.labels
+    if len(labels) < 2:
+        hint = "train one with a `classification` recipe, or judge it by other rows: --rows pairs"
+        raise UserError("is no classifier of labels", where=model.name, hint=hint)
+    scorer = Scorer.load(model.name, _reward_section(model, judging.reading), labels)
+    rows = judged_rows(judging.wanted, scorer.tokenizer)
+    wanted = numbers_of(rows.dataset.class_names(rows.units), labels)
+    answers, logprobs = scorer.of_classes(rows.dataset.batch(rows.units).with_columns(label=wanted))
+    measures = row_measures.of_classes(answers, wanted, logprobs, labels)
+    return Judged(model.name, rows, measures, notes=[*model.notes, *rows.notes])
 
 
 def _of_policy(model: NamedModel, judging: Judging, beside: _Beside) -> Judged:

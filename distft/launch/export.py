@@ -107,7 +107,7 @@ def _from_checkpoint(checkpoint: Path, target: Path) -> None:
     from distft.models.tokenizer import load_tokenizer
 
     spec = replace(spec, family=family_at(spec.family, start.path, spec.model))
-    family = find_family(spec.family)
+    family = find_family(spec.family, spec.labels)
     model = family.empty(start.path, spec.model)
     check_saved(model, start.path)
     if spec.model.peft is not None:
@@ -131,7 +131,7 @@ def _merged_into_start(spec: RoleSpec, start: str, trained: dict[str, Any], adap
     from distft.models.families.family import find_family
 
     assert spec.model.peft is not None
-    family = find_family(spec.family)
+    family = find_family(spec.family, spec.labels)
     module = family.load(start, spec.model, dropout=spec.dropout, new_head=True).module
     add_lora(module.model, spec.model.peft, dropout=spec.dropout, seed=spec.seed)
     learned = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}

@@ -58,6 +58,14 @@ class NamedModel:
         names = read_config(folder).get("architectures") if folder is not None else None
         return any("SequenceClassification" in str(name) for name in names or ())
 
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """What the outputs of its head are called, in their order; none where it is not on this machine, or is no
+        classifier."""
+        folder = fetched_folder(self.path)
+        named = read_config(folder).get("id2label") if folder is not None and self.is_reward_model else None
+        return tuple(str(name) for _, name in sorted(dict(named or {}).items(), key=lambda item: int(item[0])))
+
     def section(self, reading: Reading) -> Policy:
         """The model as a recipe would say it; of a run as its recipe does. Raises UserError for a chat template that is
         none, and what reading the model's config raises."""

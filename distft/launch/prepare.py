@@ -14,6 +14,8 @@ from distft.checkpoint.lease import refuse_if_held
 from distft.common.errors import EnvironmentFallsShort, UserError
 from distft.config.cluster import Cluster, load_cluster
 from distft.config.recipe import Recipe
+from distft.config.rules import check
+from distft.data.class_labels import labels_in
 from distft.launch.machine import this_machine
 from distft.launch.preflight.checks import check_output_dir, preflight
 from distft.launch.run_folder import is_finished, require_same_run
@@ -58,7 +60,7 @@ def prepare(recipe: Recipe, cluster_name: str, *, dry_run: bool = False) -> Prep
 
     A ``dry_run`` for a Slurm cluster works on a login node, too: its file says all of it.
     """
-    cluster = load_cluster(cluster_name)
+    recipe, cluster = with_labels(recipe), load_cluster(cluster_name)
     if not (dry_run and cluster.kind == "slurm"):
         _require_reachable(cluster)
     machine = _machine(cluster)
@@ -75,6 +77,17 @@ def prepare(recipe: Recipe, cluster_name: str, *, dry_run: bool = False) -> Prep
     warnings = preflight(recipe, plan)
     refuse_if_held(run_dir)
     return Prepared(recipe, cluster, plan, run_dir, warnings=warnings)
+
+
+def with_labels(recipe: Recipe) -> Recipe:
+    """The recipe with the labels of its data, where it trains a classifier and names none. Raises UserError where there
+    are none, and what reading the data can raise."""
+    algorithm = recipe.algorithm.with_labels(lambda: labels_in(recipe.data.train))
+    if algorithm is recipe.algorithm:
+        return recipe
+    named = recipe.model_copy(update={"algorithm": algorithm})
+    check(named)
+    return named
 
 
 def _with_nodes(cluster: Cluster, nodes: int) -> Cluster:

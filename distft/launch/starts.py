@@ -117,4 +117,5 @@ def role_spec(recipe: Recipe, role: str) -> RoleSpec:
         gathered_generation=is_rl(recipe) and recipe.rollout.weights == "gathered",
         collective_timeout_s=collective_timeout_s(recipe),
         longest_prompt=longest_sides(recipe)[0],
+        labels=recipe.algorithm.head_labels() if trained else (),
     )

@@ -26,7 +26,7 @@ _A, _B, _BASE = f"lora_A.{ADAPTER}.weight", f"lora_B.{ADAPTER}.weight", "base_la
 def add_lora(model: Any, lora: Lora, *, dropout: bool, seed: int) -> None:
     """Freezes the model and gives its linear layers adapters, A drawn from ``seed`` (Kaiming uniform) and B zero.
 
-    A scalar head (``score``) is trained whole: it is new, or small. Adapters have the model's dtype; their float32
+    A scoring head is trained whole: it is new, or small. Adapters have the model's dtype; their float32
     copies are the optimizer's. Raises UserError for target modules that the model does not have.
     """
     from peft import LoraConfig, inject_adapter_in_model
@@ -54,13 +54,22 @@ def add_lora(model: Any, lora: Lora, *, dropout: bool, seed: int) -> None:
                 where="target_modules of the adapters",
                 hint="name other layers, or train the whole model: peft=null",
             ) from error
-    head = getattr(model, "score", None)
     for name, parameter in model.named_parameters():
         if is_adapter(name):
             parameter.data = parameter.data.to(dtype)
             parameter.requires_grad_(requires_grad=True)
-    if isinstance(head, nn.Module):
+    for head in scoring_heads(model):
         head.requires_grad_(requires_grad=True)
+
+
+def scoring_heads(model: Any) -> list[nn.Module]:
+    """What turns states into scores: all that lies beside the backbone, and an encoder's pooler in it. None of a
+    language model."""
+    backbone = getattr(model, model.base_model_prefix, None)
+    if backbone is None or model.get_output_embeddings() is not None:
+        return []
+    pooler = getattr(backbone, "pooler", None)
+    return [part for part in (*model.children(), pooler) if part is not None and part is not backbone]
 
 
 def merge_adapter(model: Any, folder: str) -> Any:
@@ -155,7 +164,8 @@ def _beside_experts(config: Any, model: Any, lora: Lora) -> list[str]:
 
 def _targets(model: Any, lora: Lora) -> list[str]:
     """Full names of the layers that get an adapter. Raises UserError."""
-    heads = (model.get_output_embeddings(), getattr(model, "score", None))
+    of_heads = [part for head in scoring_heads(model) for part in head.modules()]
+    heads = (model.get_output_embeddings(), *of_heads)
     linear = [
         name
         for name, part in model.named_modules()

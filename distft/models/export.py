@@ -80,8 +80,9 @@ def _saveable(model: Any, tokenizer: Any, stops: Sequence[int]) -> Iterator[None
     """The model's settings as a user wants to find them, for as long as they are written."""
     config, generation = model.config, getattr(model, "generation_config", None)
     text = config.get_text_config()
-    before = config.use_cache, getattr(text, "pad_token_id", None)
-    config.use_cache = True
+    before = getattr(config, "use_cache", None), getattr(text, "pad_token_id", None)
+    if before[0] is not None:  # an encoder has no cache to use
+        config.use_cache = True
     if before[1] is None or hasattr(model, "score"):  # a reward model is read where this token begins
         text.pad_token_id = padding(tokenizer, config)
     if generation is not None:
@@ -89,7 +90,9 @@ def _saveable(model: Any, tokenizer: Any, stops: Sequence[int]) -> Iterator[None
     try:
         yield
     finally:
-        config.use_cache, text.pad_token_id = before
+        text.pad_token_id = before[1]
+        if before[0] is not None:
+            config.use_cache = before[0]
         if generation is not None:
             model.generation_config = generation
 

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from distft.models.families.table import encodes
 from distft.planning.model_folders import local_folder
 from distft.planning.positions import position_limit
 
@@ -38,6 +39,15 @@ def learned_positions(path: str, *, trust_remote_code: bool = False) -> int | No
         return position_limit(written)
     config = _config(path, trust_remote_code=trust_remote_code)
     return None if config is None else position_limit(config.to_dict())
+
+
+def is_encoder(path: str, *, trust_remote_code: bool = False) -> bool:
+    """Whether the model there is an encoder; False where its config is not there."""
+    written = _written(path)
+    if "model_type" in written and "auto_map" not in written:
+        return encodes(written)
+    config = _config(path, trust_remote_code=trust_remote_code)
+    return config is not None and encodes(config.to_dict())
 
 
 def _written(path: str) -> Mapping[str, Any]:

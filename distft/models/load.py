@@ -55,10 +55,14 @@ def require_all(missing: Sequence[str], path: str) -> None:
         raise UserError(f"weights are missing: {some}", where=path, hint=COPY)
 
 
-def start_head(weight: Tensor, seed: int) -> None:
-    """Starts a scalar head: normal with std 1/sqrt(hidden + 1) (Stiennon et al. 2020, appendix), same on any layout."""
+def start_head(weight: Tensor, seed: int, name: str = "") -> None:
+    """Starts a parameter of a new head, same on any layout: a matrix normal with std 1/sqrt(inputs + 1) (Stiennon et
+    al. 2020, appendix), the weight of a ``norm`` one, what is added zero."""
     generator = torch.Generator().manual_seed(seed)
-    start = torch.randn(weight.shape, generator=generator) / (weight.shape[-1] + 1) ** 0.5
+    if weight.dim() > 1:
+        start = torch.randn(weight.shape, generator=generator) / (weight.shape[-1] + 1) ** 0.5
+    else:
+        start = torch.full(weight.shape, float("norm" in name and name.endswith("weight")))
     with torch.no_grad():
         weight.copy_(start.to(weight.dtype))
 

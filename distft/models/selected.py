@@ -141,11 +141,15 @@ class SelectedScalars(nn.Module):
             # The same module with its parameters, names and sharding; only how it multiplies is another matter.
             model.score.__class__ = Float32Head
 
-    def forward(self, input_ids: Tensor, select: Tensor, position_ids: Tensor | None = None) -> Tensor:
-        """Scalars ``[num_tokens]`` in float32."""
+    def forward(
+        self, input_ids: Tensor, select: Tensor, position_ids: Tensor | None = None, *, every_output: bool = False
+    ) -> Tensor:
+        """Scalars ``[num_tokens]`` in float32; with ``every_output`` the logits ``[num_tokens, outputs]``."""
         backbone = self.model.base_model
         hidden = backbone(input_ids=input_ids, position_ids=position_ids, use_cache=False).last_hidden_state
         scores = self.model.score(selected(hidden, select)).to(torch.float32)
+        if every_output:
+            return cast(Tensor, scores)
         if self._probability:
             scores = scores.softmax(dim=-1)
         return cast(Tensor, scores[:, self._output])

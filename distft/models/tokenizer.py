@@ -15,8 +15,9 @@ from typing import Any
 
 from distft.common.errors import UserError
 from distft.data.apart import mark_apart
+from distft.data.both_ways import mark_both_ways
 from distft.data.chat_templates import fitted, resolve_template
-from distft.models.limits import is_apart
+from distft.models.limits import is_apart, is_encoder
 from distft.models.unreadable import first_line, hint
 from distft.planning.model_folders import local_folder
 
@@ -38,6 +39,8 @@ def load_tokenizer(path: str, *, trust_remote_code: bool = False, chat_template:
         raise UserError(f"no tokenizer can be read there: {first_line(error)}", where=path, hint=hint(error)) from error
     if is_apart(path, trust_remote_code=trust_remote_code):
         mark_apart(tokenizer)
+    if is_encoder(path, trust_remote_code=trust_remote_code):
+        mark_both_ways(tokenizer)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     if chat_template is not None:

@@ -24,6 +24,8 @@ from distft.config.recipe import Recipe
 from distft.config.roles import longest_sequence
 from distft.data.apart import reads_apart
 from distft.data.bad_rows import BadRows
+from distft.data.both_ways import reads_both_ways
+from distft.data.class_labels import numbers_of
 from distft.data.dataset import Preparing, prepare_datasets
 from distft.data.decode import answer_text, response_text
 from distft.data.encode_apart import encoder_for
@@ -92,6 +94,9 @@ class DataWorker(DataVerbs):
         require_answers(self._recipe, self.lists)
         if self._recipe.evaluation.general is not None:
             self._general = self._general_text()
+        if labels := self._recipe.algorithm.head_labels():
+            for dataset in self.lists.values():
+                numbers_of(dataset.class_names(range(dataset.num_units)), labels)
         statistics = {name: dataset.statistics for name, dataset in self.lists.items()}
         for name, found in statistics.items():
             for bad in found.bad:
@@ -155,7 +160,10 @@ class DataWorker(DataVerbs):
 
     def batch(self, split: str, start: int, count: int) -> tuple[Described, Batch]:
         """``count`` units from position ``start``: tokens ready to be trained on, and their lengths and units."""
-        batch = self._split(split).batch(self._units(split, start, count))
+        units, dataset = self._units(split, start, count), self._split(split)
+        batch = dataset.batch(units)
+        if labels := self._recipe.algorithm.head_labels():
+            batch = batch.with_columns(label=numbers_of(dataset.class_names(units), labels))
         return _described(batch, self._tokenizer), batch
 
     def prompts(self, split: str, start: int, count: int, samples_per_prompt: int) -> tuple[Described, Batch]:
@@ -237,9 +245,8 @@ class DataWorker(DataVerbs):
             read = as_trained(batch, ends, special_tokens(self._tokenizer))
         else:
             texts = self._prompts_and_completions(split, start, samples_per_prompt, batch)
-            read = read_anew(
-                batch, *texts, encoder_for(self._reward_tokenizer, "reward"), f"sample of position {start}"
-            )
+            encoder, where = encoder_for(self._reward_tokenizer, "reward"), f"sample of position {start}"
+            read = read_anew(batch, *texts, encoder, where, self._reward_positions)
         if read is None:
             return None, None
         read = within_positions(read, self._reward_positions)
@@ -364,7 +371,7 @@ class DataWorker(DataVerbs):
 
     def _without_an_end(self) -> Iterator[str]:
         """A warning where conversations are trained on whose template ends none."""
-        end = turn_end(self._tokenizer)
+        end = None if reads_both_ways(self._tokenizer) else turn_end(self._tokenizer)
         if end is None or not end.appended or self._recipe.algorithm.traits.sampled:
             return
         if not isinstance(prompt_of(self._datasets.train.rows([0])[0]), str):

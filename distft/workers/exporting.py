@@ -48,10 +48,12 @@ def export_result(
             for name, tensor in engine.full_tensors(trained_only=True)
         }
         if rank == 0:
-            export_adapter(module.model, trained, path, folder / "adapter", find_family(spec.family).peft_task)
+            export_adapter(
+                module.model, trained, path, folder / "adapter", find_family(spec.family, spec.labels).peft_task
+            )
     process_group.barrier()
 
 
 def _plain_model(spec: RoleSpec, path: str) -> Any:
     """The architecture without adapters and quantization, and without weights."""
-    return find_family(spec.family).empty(path, spec.model)
+    return find_family(spec.family, spec.labels).empty(path, spec.model)

@@ -24,19 +24,19 @@ def load_sharded(spec: RoleSpec, path: str, config: EngineConfig, *, new_head: b
 
     Raises UserError as ``Family.load``, and as what it is then given does.
     """
-    family = find_family(spec.family)
+    family = find_family(spec.family, spec.labels)
     with Engine.sharded_loading(config, spec.model.dtype):
         loaded = family.load(path, spec.model, dropout=spec.dropout, new_head=new_head)
     model = loaded.module.model
     if use_liger(model, spec.model.kernels, f"models.{spec.role}.kernels"):
         log.info("layers are computed by Liger's kernels")
-    if spec.role != "reward":  # which may have a tokenizer, and so lengths, of its own
+    if spec.role != "reward" or spec.optimizer is not None:  # a frozen one may have tokens, and so lengths, of its own
         longest = family.positions(spec.longest_prompt, spec.longest - spec.longest_prompt)
         require_positions(position_limit(model.config.to_dict()), longest, spec.role, path)
     settle_rope(model, spec.longest)
-    if loaded.new_head is not None:
-        with writable(loaded.new_head) as weight:
-            start_head(weight, spec.seed)
+    for number, (name, parameter) in enumerate(sorted(loaded.new_head.items())):
+        with writable(parameter) as weight:
+            start_head(weight, spec.seed + number, name)
     if spec.model.peft is not None:
         add_lora(model, spec.model.peft, dropout=spec.dropout, seed=spec.seed)
     return loaded.module

@@ -71,7 +71,7 @@ class ModelWorker(ModelVerbs):
         seed_everything(self.spec.seed)
         stage(f"loading {path}")
         spec = self.spec = replace(self.spec, family=family_at(self.spec.family, path, self.spec.model))
-        self._family = find_family(spec.family)
+        self._family = find_family(spec.family, spec.labels)
         self._path = path
         self._tokenizer = load_tokenizer(
             path, trust_remote_code=spec.model.trust_remote_code, chat_template=spec.model.chat_template

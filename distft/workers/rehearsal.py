@@ -19,7 +19,7 @@ def rehearse_model(spec: RoleSpec, start: Start, *, new_head: bool, exported: bo
     """
     load_tokenizer(start.path, trust_remote_code=start.trust_remote_code, chat_template=start.chat_template)
     folder = None if start.init is not None else fetched_folder(start.path)
-    family = find_family(family_at(spec.family, start.path, spec.model))
+    family = find_family(family_at(spec.family, start.path, spec.model), spec.labels)
     if folder is None:
         model = family.empty(start.path, spec.model)
     else:

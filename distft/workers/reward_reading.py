@@ -10,7 +10,8 @@ import numpy as np
 
 from distft.batches import Array, Batch, Ragged
 from distft.data.bad_rows import BadRow
-from distft.data.encode import Encoder
+from distft.data.encode import Encoded, Encoder
+from distft.data.encode_pairs import PairEncoder
 from distft.data.formats import Content
 from distft.data.turn_end import TurnEnd
 
@@ -40,20 +41,24 @@ def as_trained(batch: Batch, ends: Sequence[TurnEnd | None], special: Collection
 
 
 def read_anew(
-    batch: Batch, prompts: Sequence[Content], completions: Sequence[str], encoder: Encoder, where: str
-) -> Batch:
+    batch: Batch, prompts: Sequence[Content], completions: Sequence[str], encoder: Encoder, where: str,
+    limit: int | None = None,
+) -> Batch:  # fmt: skip
     """The same columns in the reward model's own tokens, from the text: through its template, as at its training.
 
     A response that was cut at the limit has no end in these tokens either. One that the template refuses, which a
-    policy may write at any time, follows the prompt as it is.
+    policy may write at any time, follows the prompt as it is. An encoder reads at most ``limit`` tokens of it, as at
+    its training; of others see ``within_positions``.
     """
-    encoded = []
+    encoded: list[Encoded] = []
     for prompt, completion, ended in zip(prompts, completions, batch.dense("ended"), strict=True):
         try:
             read_as = encoder.answer if ended else encoder.cut_answer
             encoded.append(read_as(prompt, completion, where))
         except BadRow:
             encoded.append(encoder.cut_answer(prompt, completion, where))
+    if limit is not None and isinstance(encoder, PairEncoder):
+        encoded = [encoder.within(one, limit) for one in encoded]
     return _columns(batch, [one.prompt_ids for one in encoded], [one.response_ids for one in encoded])
 
 

@@ -14,7 +14,8 @@ from distft.planning.generation import EngineSettings
 class RoleSpec:
     """One role's model as every one of its ranks must build it. ``optimizer`` None means frozen; ``stop_tokens`` None
     that nobody named any; ``longest`` is the longest sequence of the run, in tokens, of which ``longest_prompt`` are
-    the prompt's at most, where that is said. ``family``: that of a decoder, until the model is looked at.
+    the prompt's at most, where that is said. ``family``: that of a decoder, until the model is looked at. ``labels``
+    are a trained classifier's.
     """
 
     role: str
@@ -28,6 +29,7 @@ class RoleSpec:
     gathered_generation: bool = True
     collective_timeout_s: float = 600.0
     longest_prompt: int = 0
+    labels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

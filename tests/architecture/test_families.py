@@ -32,6 +32,6 @@ def test_a_family_is_where_the_table_says(name: FamilyName) -> None:
 
 
 def test_every_role_has_one() -> None:
-    configs: list[dict[str, bool]] = [{}, {"is_encoder_decoder": True}]
+    configs: list[dict[str, object]] = [{}, {"is_encoder_decoder": True}, {"model_type": "bert"}]
     found = {family_of(role, config).name for role in get_args(Role) for config in configs}
     assert found == set(get_args(FamilyName))

@@ -45,4 +45,5 @@ MORE_CASES: list[Case] = [
     ("cpo", {"label_smoothing": 0.1}),
     ("kto", {"undesirable_weight": 1.5}),
     ("pretrain", {}),
+    ("classification", {"labels": ("no", "yes"), "class_weights": {"yes": 3.0}}),
 ]

@@ -27,6 +27,8 @@ from distft.config.training import Optimizer
 from distft.experience.passes import Work, update_pass
 from distft.groups.handles import DataRef, Part
 from distft.models.families.family import find_family
+from distft.models.families.table import FamilyName
+from distft.models.load import start_head
 from distft.workers.model_worker import ModelWorker
 from distft.workers.spec import RoleSpec
 from distft.workers.update import Updater
@@ -40,6 +42,7 @@ NUM_SAMPLES = 14
 VOCABULARY = 300
 TEMPERATURE = 0.9
 SCALAR = ("reward", "ppo_value")
+CLASSIFIERS = ("classification",)  # whose head is new
 PAIRED = tuple(kind for kind in built_in_kinds() if traits_of(kind).unit == PAIRS)
 # At Adam's usual eps of 1e-8 one weight of one loss (apo_zero), whose gradient is as small as that, ended 4 allowances
 # apart: rounding, amplified. The gradients themselves are compared before the step.
@@ -130,9 +133,10 @@ def _sharded(
     name: str, parameters: Mapping[str, Any], split: Split, path: str, rank: int, num_ranks: int,
     store: tuple[str, int],
 ) -> Measured:  # fmt: skip
-    spec = RoleSpec("policy", _model(path), "scalar" if name in SCALAR else "causal", OPTIMIZER, longest=64)
+    labels = tuple(parameters.get("labels", ()))
+    spec = RoleSpec("policy", _model(path), _family(name), OPTIMIZER, longest=64, labels=labels)
     worker = ModelWorker(spec=spec, rank=rank, world_size=num_ranks)
-    worker.setup(store, path, False)
+    worker.setup(store, path, name in CLASSIFIERS)
     engine = worker._engine
     norms: dict[str, float] = {}
     _before_step(engine, lambda: norms.update(_norms(engine.module, safe_get_full_grad)))
@@ -153,8 +157,11 @@ def _sharded(
 def _plain(name: str, parameters: Mapping[str, Any], path: str) -> Measured:
     """In plain torch, a unit at a time."""
     model = _model(path)
-    family = find_family("scalar" if name in SCALAR else "causal")
-    engine: Any = PlainEngine(family.load(path, model, dropout=False).module, OPTIMIZER)
+    family = find_family(_family(name), tuple(parameters.get("labels", ())))
+    loaded = family.load(path, model, dropout=False, new_head=name in CLASSIFIERS)
+    for number, (part, parameter) in enumerate(sorted(loaded.new_head.items())):
+        start_head(parameter, number, part)
+    engine: Any = PlainEngine(loaded.module, OPTIMIZER)
     norms: dict[str, float] = {}
     _before_step(engine, lambda: norms.update(_norms(engine.module, lambda parameter: parameter.grad)))
     batch = made_batch(name, shuffled=False)
@@ -165,6 +172,10 @@ def _plain(name: str, parameters: Mapping[str, Any], path: str) -> Measured:
     [metrics] = updater.run(batch, [step], loss, temperature=TEMPERATURE, learning_rates=[RATE])
     weights = {key: parameter.detach().clone() for key, parameter in engine.module.named_parameters()}
     return Measured(len(step), norms, metrics, weights)
+
+
+def _family(name: str) -> FamilyName:
+    return "scalar" if name in (*SCALAR, *CLASSIFIERS) else "causal"
 
 
 def _model(path: str) -> Model:

@@ -7,14 +7,14 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from distft.common.errors import UserError, nearest
 from distft.config.data_rules import said_longest
 from distft.config.models import Model
 from distft.config.recipe import Recipe
 from distft.config.roles import is_rl, longest_sequence, longest_sides
-from distft.models.families.table import family_of
+from distft.models.families.table import ENCODERS, encodes, family_of
 from distft.planning.encoder_decoders import is_encoder_decoder, require_tried
 from distft.planning.positions import changing_rope, position_limit
 
@@ -31,7 +31,7 @@ def check_architecture(config: Mapping[str, Any], folder: Path, role: str, model
     trusted. Raises UserError."""
     where = f"models.{role}.path"
     family = str(config.get("model_type") or "")
-    wanted = family_of(role)
+    wanted = family_of(role, config)
     own_code = dict(config.get("auto_map") or {})
     if wanted.auto_class in own_code and model.trust_remote_code:
         return
@@ -42,12 +42,9 @@ def check_architecture(config: Mapping[str, Any], folder: Path, role: str, model
     if lists is None:  # no transformers on a login node: the run will say it
         return
     if family in lists[_MASKED] and not config.get("is_decoder"):
-        # transformers loads it as a causal model all the same, where a token sees the answer that it is to learn.
-        raise UserError(
-            f"{folder} is an encoder ({family}): its tokens see what follows them; only decoders are trained here",
-            where=where,
-            hint="take a decoder: Llama, Qwen, Gemma, Mistral, GPT-2, ...",
-        )
+        if role == "reward" and encodes(config):
+            return
+        _refuse_encoder(family, folder, role)
     if family in lists[_CAUSAL] and (not wanted.scalar or family in lists[_CLASSIFIER]):
         return
     if family in lists[_CAUSAL]:
@@ -69,6 +66,18 @@ def check_architecture(config: Mapping[str, Any], folder: Path, role: str, model
         hint=f"the nearest that it knows is {close}; a newer transformers may know it" if close
         else "a newer transformers may know it",
     )  # fmt: skip
+
+
+def _refuse_encoder(family: str, folder: Path, role: str) -> NoReturn:
+    """transformers loads most of them as causal models all the same: tokens would see the answer they are to learn."""
+    what = f"{folder} is an encoder ({family}): its tokens see what follows them, so that it cannot write an answer"
+    hint = "take a decoder: Llama, Qwen, Gemma, Mistral, GPT-2, ..."
+    if role == "value":
+        what += ", nor say of a half one what it is worth"
+    if role == "reward":
+        what = f"{folder} is an encoder of type {family}, which is not among those that are known to work here"
+        hint = f"take one of type {', '.join(ENCODERS)}, or a decoder"
+    raise UserError(what, where=f"models.{role}.path", hint=hint)
 
 
 def check_adapters(config: Mapping[str, Any], role: str, model: Model) -> None:

@@ -17,6 +17,7 @@ from distft.data.chat_templates import resolve_template
 from distft.data.vocabulary import require_policys_tokens, require_token
 from distft.launch.preflight.architectures import check_adapters, check_architecture, check_positions
 from distft.launch.preflight.hub import check_on_hub, is_offline
+from distft.models.families.table import encodes
 from distft.planning.known_models import known_config, nearest_known
 from distft.planning.model_folders import TOKENIZER_FILES, fetched_folder, has_tokenizer, has_weight_files, local_folder
 from distft.planning.model_sizes import read_config
@@ -49,6 +50,8 @@ def check_models(recipe: Recipe) -> Iterator[str]:
         if folder not in folders.values():
             check_folder(folder, f"models.{role}.path")
         config = read_config(folder)
+        if role == "value" and encodes(config) and getattr(recipe.models.value, "path", None) is None:
+            continue  # it starts from the policy: another tokenizer's model was never an option
         check_architecture(config, folder, role, model)
         check_adapters(config, role, model)
         yield from check_positions(config, role, recipe)

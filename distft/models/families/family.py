@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any, Protocol, TypeAlias
 
@@ -21,11 +21,11 @@ Ints: TypeAlias = npt.NDArray[np.int64]
 @dataclass(frozen=True)
 class Loaded:
     """``module``: the Hugging Face model as ``module.model``, the config of its files as ``module.written``.
-    ``new_head``: the weight that no file had, for the caller to start.
+    ``new_head``: the weights that no file had, by name, for the caller to start.
     """
 
     module: Any
-    new_head: nn.Parameter | None = None
+    new_head: Mapping[str, nn.Parameter] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -101,8 +101,9 @@ def family_at(name: FamilyName, path: str, model: Model) -> FamilyName:
     return family_in(name, load_config(path, model).to_dict()).name
 
 
-def find_family(name: FamilyName) -> Family:
-    """The family of that name."""
+def find_family(name: FamilyName, labels: tuple[str, ...] = ()) -> Family:
+    """The family of that name. ``labels``: what the outputs of its heads are called, of a classifier."""
     module, _, kind = FAMILIES[name].implementation.partition(":")
-    family: Family = getattr(import_module(module), kind)()
+    named = {"labels": labels} if labels else {}
+    family: Family = getattr(import_module(module), kind)(**named)
     return family

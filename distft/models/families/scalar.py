@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from copy import deepcopy
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
@@ -14,15 +15,16 @@ from distft.config.models import Model, RewardModel
 from distft.models.dropout import switch_off
 from distft.models.families.decoder import in_one_row
 from distft.models.families.family import Family, Loaded, ModelInputs
-from distft.models.load import load_config, read_weights, require_all, without_weights
+from distft.models.families.head import new_parts, settle_outputs
+from distft.models.load import load_config, read_weights, without_weights
 from distft.models.selected import SelectedScalars
 
 
 def load_scalar(
-    path: str, model: Model, *, dropout: bool, new_head: bool, on_meta: bool = False
+    path: str, model: Model, *, dropout: bool, new_head: bool, on_meta: bool = False, labels: Sequence[str] = ()
 ) -> tuple[SelectedScalars, bool]:
-    """A backbone with a scalar head, and whether that head is fresh (still to be started by the caller); see
-    ``load_causal``.
+    """A backbone with a scalar head, or one with an output for each of the ``labels``, and whether that head is fresh
+    (still to be started by the caller); see ``load_causal``.
 
     Raises UserError when the head's weights are missing and ``new_head`` is False: a reward model with
     a random head would score at random and nothing would tell.
@@ -31,7 +33,7 @@ def load_scalar(
     config = deepcopy(written)
     if not dropout:
         switch_off(config)
-    output = _rewarded_output(path, config, model)
+    output = settle_outputs(path, config, model, labels)
     purpose = "with a scalar head"
     module, missing = read_weights(AutoModelForSequenceClassification, path, config, model, purpose, on_meta=on_meta)
     if not isinstance(getattr(module, "score", None), nn.Module):
@@ -40,57 +42,41 @@ def load_scalar(
             where=path,
             hint="take a decoder (Llama, Qwen, Gemma, GPT-2, ...) for reward and value models",
         )
-    fresh = any(key.startswith("score.") for key in missing)
-    missing = [key for key in missing if not key.startswith("score.")]
-    require_all(missing, path)
-    if fresh and not new_head:
-        raise UserError(
-            "has no scalar head (score.weight): it is not a reward model",
-            where=path,
-            hint="train one with a `reward` recipe, or name a reward model",
-        )
+    fresh = bool(new_parts(missing, ("score.weight", "score.bias"), path, allowed=new_head))
     probability = isinstance(model, RewardModel) and model.score == "probability"
     return SelectedScalars(module, output, probability=probability, written=written), fresh
 
 
-def _rewarded_output(path: str, config: Any, model: Model) -> int:
-    """Which output of the head is the scalar: that of the label the recipe names, else the only one."""
-    label = model.label if isinstance(model, RewardModel) else None
-    if label is not None:
-        numbers = {str(name): int(number) for number, name in config.id2label.items()}
-        if label not in numbers:
-            raise UserError(f"has no label {label}", where=path, hint=f"it has: {', '.join(sorted(numbers))}")
-        return numbers[label]
-    is_classifier = any("SequenceClassification" in name for name in config.architectures or ())
-    if is_classifier and config.num_labels != 1:
-        raise UserError(
-            f"its head has {config.num_labels} outputs, a scalar head has one",
-            where=path,
-            hint="for a classifier's score name the output: models.reward.label",
-        )
-    config.num_labels = 1
-    return 0
-
-
-def empty_scalar(path: str, model: Model) -> Any:
-    """As ``empty_causal``, with a scalar head in place of the vocabulary's."""
+def empty_scalar(path: str, model: Model, labels: Sequence[str] = ()) -> Any:
+    """As ``empty_causal``, with a scalar head, or one for the ``labels``, in place of the vocabulary's."""
     config = load_config(path, model)
-    config.num_labels = 1
+    if labels:
+        settle_outputs(path, config, model, labels)
+    else:
+        config.num_labels = 1
     return without_weights(AutoModelForSequenceClassification, config, model)
 
 
+@dataclass(frozen=True)
 class Scalar(Family):
-    """See ``Family``: output ``values``."""
+    """See ``Family``: outputs ``values``, and ``logits`` of all outputs. ``labels``: of a classifier to be trained."""
+
+    labels: tuple[str, ...] = ()
 
     main_output = "values"
     peft_task = "SEQ_CLS"
-    empty = staticmethod(empty_scalar)
     arrange = staticmethod(in_one_row)
 
     def load(self, path: str, model: Model, *, dropout: bool, new_head: bool = False, on_meta: bool = False) -> Loaded:
         """See ``load_scalar``."""
-        module, fresh = load_scalar(path, model, dropout=dropout, new_head=new_head, on_meta=on_meta)
-        return Loaded(module, module.model.score.weight if fresh else None)
+        module, fresh = load_scalar(
+            path, model, dropout=dropout, new_head=new_head, on_meta=on_meta, labels=self.labels
+        )
+        return Loaded(module, {"score.weight": module.model.score.weight} if fresh else {})
+
+    def empty(self, path: str, model: Model) -> Any:
+        """See ``empty_scalar``."""
+        return empty_scalar(path, model, self.labels)
 
     def positions(self, prompt: int, response: int) -> int:
         """See ``Family``: one behind the other."""
@@ -100,8 +86,11 @@ class Scalar(Family):
         self, forward: Callable[..., Any], inputs: ModelInputs, wanted: Sequence[str], reads: str, temperature: float
     ) -> dict[str, Tensor]:
         """See ``Family``: where a token is predicted, a value is read; of whole rows at their ends."""
-        del wanted, temperature
-        return {"values": forward(**inputs.tensors, select=inputs.last if reads == "last" else inputs.select)}
+        del temperature
+        select = inputs.last if reads == "last" else inputs.select
+        if "logits" in wanted:
+            return {"logits": forward(**inputs.tensors, select=select, every_output=True)}
+        return {"values": forward(**inputs.tensors, select=select)}
 
     def stops(self, tokenizer: Any, module: Any, named: Sequence[str] | None) -> tuple[int, ...]:
         """None: it gives no responses."""

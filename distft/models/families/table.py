@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-FamilyName: TypeAlias = Literal["causal", "scalar", "seq2seq"]
+FamilyName: TypeAlias = Literal["causal", "scalar", "seq2seq", "encoder"]
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,10 @@ class Entry:
 CAUSAL = Entry("causal", "distft.models.families.causal:Causal", "AutoModelForCausalLM")
 SCALAR = Entry("scalar", "distft.models.families.scalar:Scalar", "AutoModelForSequenceClassification", scalar=True)
 SEQ2SEQ = Entry("seq2seq", "distft.models.families.seq2seq:Seq2Seq", "AutoModelForSeq2SeqLM", apart=True)
-FAMILIES = {entry.name: entry for entry in (CAUSAL, SCALAR, SEQ2SEQ)}
+ENCODER = Entry("encoder", "distft.models.families.encoder:Encoder", "AutoModelForSequenceClassification", scalar=True)
+FAMILIES = {entry.name: entry for entry in (CAUSAL, SCALAR, SEQ2SEQ, ENCODER)}
+# Model types of encoders that are known to work here.
+ENCODERS = ("bert", "roberta", "modernbert", "deberta-v2")
 _OF_ROLE = {"policy": CAUSAL, "reference": CAUSAL, "reward": SCALAR, "value": SCALAR}
 
 
@@ -38,4 +41,11 @@ def family_of(role: str, config: Mapping[str, Any] | None = None) -> Entry:
 
 def family_in(name: FamilyName, config: Mapping[str, Any]) -> Entry:
     """The family that does the work of ``name`` with a model of that config."""
+    if name == SCALAR.name and encodes(config):
+        return ENCODER
     return SEQ2SEQ if name == CAUSAL.name and config.get("is_encoder_decoder") else FAMILIES[name]
+
+
+def encodes(config: Mapping[str, Any]) -> bool:
+    """Whether a model of that config is an encoder: every token sees all others."""
+    return config.get("model_type") in ENCODERS and not config.get("is_decoder")

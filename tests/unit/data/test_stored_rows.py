@@ -14,7 +14,8 @@ from distft.data.arrow_files import appearing
 from distft.data.encode import Encoded
 from distft.data.example_json import example_from, example_text
 from distft.data.formats import DialogueExample, Example, Message, PreferenceExample, PromptExample, TextExample
-from distft.data.stored_rows import Records, StoredRows
+from distft.data.records import Records
+from distft.data.stored_rows import StoredRows
 
 PAIR = PreferenceExample("Q", "yes", "no", where="rows:1")
 SIDES = (Encoded([1, 2], [3, 4], [1, 1]), Encoded([1, 2], [5], [1], moved=True))

@@ -13,7 +13,7 @@ from distft.batches import Batch, Ragged
 from distft.config.models import Policy, RewardModel
 from distft.evaluation.passes import likelihoods, micro_batches, rewards
 from distft.models.families.causal import Causal, load_causal
-from distft.models.families.scalar import load_scalar
+from distft.models.families.scalar import Scalar, load_scalar
 from tests.unit.models import tiny
 
 ROWS = [row.numpy() for row in tiny.rows((9, 4, 12, 6, 7))]
@@ -61,7 +61,7 @@ def test_rewards_are_read_at_the_last_token(folder: Path, batch: Batch, tmp_path
     module, _ = load_scalar(
         str(tmp_path), RewardModel(path=str(tmp_path), dtype="float32"), dropout=False, new_head=False
     )
-    found = rewards(module, batch, 0, None)
+    found = rewards(Scalar(), module, batch, 0, None)
     with torch.no_grad():
         alone = [float(plain(torch.from_numpy(row)[None]).logits) for row in ROWS]
     assert found == pytest.approx(np.array(alone), abs=1e-4)

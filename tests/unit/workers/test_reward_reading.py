@@ -10,10 +10,13 @@ import trl
 
 from distft.batches import Batch, Ragged
 from distft.data.encode import Encoder
-from distft.data.formats import Message, PromptExample
+from distft.data.encode_apart import encoder_for
+from distft.data.formats import Content, Message, PromptExample
 from distft.data.turn_end import TurnEnd, special_tokens, turn_end
+from distft.models.tokenizer import load_tokenizer
 from distft.workers.reward_reading import as_trained, read_anew, within_positions
 from tests.harness.chat_templates import FAMILIES, family_tokenizer
+from tests.unit.models.encoders import words, write_encoder
 
 ASK, TELL = Message("user", "Who is there?"), Message("assistant", "A friend.")
 
@@ -115,3 +118,18 @@ def test_of_what_is_too_long_for_the_positions_the_end_is_read() -> None:
     assert found == [[[1, 2, 3], [4]], [[2, 3], [4, 5, 6]], [[], [6, 7, 8, 9, 10]]]
     for enough in (10, None):
         assert within_positions(batch, enough) is batch
+
+
+def test_an_encoder_reads_an_answer_as_its_pair_of_texts_and_within_its_positions(tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(write_encoder(tmp_path, "bert", num_labels=2))
+    prompts: list[Content] = [words(*range(10, 30)), (Message("user", words(5, 6)),)]
+    batch = Batch({"sample": np.arange(2), "unit": np.arange(2), "ended": np.array([1, 0], np.uint8)})
+    answers = [words(40, 41), words(42)]
+    for limit in (None, 12):
+        read = read_anew(batch, prompts, answers, encoder_for(tokenizer, "reward"), "here", limit)
+        for row, (first, second) in enumerate(((words(*range(10, 30)), answers[0]), (words(5, 6), answers[1]))):
+            whole = tokenizer(first, second)["input_ids"]
+            found = [*read.ragged("prompt_ids")[row], *read.ragged("response_ids")[row]]
+            over = max(0, len(whole) - (limit or len(whole)))
+            assert found == [whole[0], *whole[1 + over :]]
+            assert read.ragged("response_ids")[row].tolist() == whole[-1 - len(second.split()) :]

@@ -44,6 +44,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("rloo", {}),
     ("kto", {"undesirable_weight": 1.5}),
     ("pretrain", {}),
+    ("classification", {"labels": ("no", "yes"), "class_weights": {"yes": 3.0}}),
 ]
 
 
@@ -66,7 +67,9 @@ def _unit(loss: Loss, lengths: Sequence[int], generator: torch.Generator) -> Uni
         dense = {name: torch.rand(1, generator=generator) for name in names if name in DENSE}
         columns.append({name: torch.where(mask, value, NAN) for name, value in made.items()} | dense)
         shape = length if loss.reads == "tokens" else 1
-        values = {name: torch.rand(shape, generator=generator) - 0.7 for name in loss.outputs}
+        values = {name: torch.rand(shape, generator=generator) - 0.7 for name in loss.outputs if name != "logits"}
+        if "logits" in loss.outputs:
+            values["logits"] = torch.rand(shape, 2, generator=generator)
         if loss.reads == "tokens":
             values = {name: torch.where(mask, value, NAN) for name, value in values.items()}
         masks.append(mask)
@@ -178,7 +181,10 @@ def test_all_dummies_give_zero_and_a_connected_graph(name: str, params: dict[str
     real = torch.zeros(num_sequences, dtype=torch.bool)
     batch = LossBatch(torch.ones_like(segments, dtype=torch.bool), segments, real, columns)
     size = len(segments) if loss.reads == "tokens" else num_sequences
-    outputs = {output: torch.full((size,), 3.0, requires_grad=True) for output in loss.outputs}
+    outputs = {
+        output: torch.full((size, 2) if output == "logits" else (size,), 3.0, requires_grad=True)
+        for output in loss.outputs
+    }
     result = loss(outputs, batch, {"tokens": 5.0, "sequences": 2.0, "units": 1.0})
     result.loss.backward()
     first = outputs[loss.outputs[0]]

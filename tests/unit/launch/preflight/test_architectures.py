@@ -13,6 +13,7 @@ from transformers import CONFIG_MAPPING
 from distft.common.errors import UserError
 from distft.config.models import Lora, Model
 from distft.launch.preflight.architectures import check_adapters, check_architecture, check_positions
+from distft.models.families.table import ENCODERS
 from tests.unit.launch.examples import recipe
 from tests.unit.models.families import FAMILIES
 
@@ -30,7 +31,13 @@ OWN_CODE = {"model_type": "foo", "auto_map": {"AutoModelForCausalLM": "modeling_
             r"mbart is an encoder-decoder that has not been compared.*\n.*take a decoder",
         ),
         ({"model_type": "bert"}, "policy", r"is an encoder \(bert\): its tokens see what follows.*\n.*take a decoder"),
-        ({"model_type": "roberta", "is_decoder": False}, "reward", r"is an encoder \(roberta\)"),
+        ({"model_type": "roberta", "is_decoder": False}, "reference", r"is an encoder \(roberta\)"),
+        ({"model_type": "deberta-v2"}, "value", r"is an encoder .*nor say of a half one what it is worth"),
+        (
+            {"model_type": "electra"},
+            "reward",
+            r"of type electra, which is not among .*\n.*take one of type bert",
+        ),
         (
             {"model_type": "qwen9"},
             "policy",
@@ -53,6 +60,11 @@ def test_trusted_code_and_all_families_pass() -> None:
     for kind, sizes in FAMILIES.values():
         config = CONFIG_MAPPING[kind](**sizes).to_dict()
         check_architecture(config, FOLDER, "policy", Model(path="x"))
+
+
+def test_an_encoder_may_be_a_reward_model() -> None:
+    for kind in ENCODERS:
+        check_architecture({"model_type": kind}, FOLDER, "reward", Model(path="x"))
 
 
 def test_torch_is_not_needed() -> None:
