@@ -10,7 +10,6 @@ from __future__ import annotations
 import http.client
 import json
 import logging
-import math
 import os
 import threading
 import time
@@ -18,12 +17,14 @@ import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from distft.common.errors import EnvironmentFallsShort, UserError
 from distft.config.models import HttpReward
 from distft.config.redact import HIDDEN
+from distft.rollout.scores import finite_scores
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +49,8 @@ _OPENER = urllib.request.build_opener(_NoRedirect)
 
 
 def token_of(server: HttpReward, where: str) -> str | None:
-    """The value of ``token_env``; None where none is asked for. Raises UserError where it is not set."""
+    """The value of ``token_env``; None where none is asked for. Raises UserError where it is not set, or is nothing
+    that a header can hold: that error would quote it."""
     if server.token_env is None:
         return None
     token = os.environ.get(server.token_env, "").strip()
@@ -58,6 +60,12 @@ def token_of(server: HttpReward, where: str) -> str | None:
             f"the environment variable {name} is not set",
             where=f"{where}.token_env",
             hint=f"export {name}=...; on a cluster also environment: {{{name}: null}} in the cluster file",
+        )
+    if not (token.isascii() and token.isprintable()):
+        raise UserError(
+            f"the environment variable {server.token_env} holds no token: a line break, or what is not printable ASCII",
+            where=f"{where}.token_env",
+            hint="is it the token alone, in one line?",
         )
     return token
 
@@ -76,16 +84,15 @@ def scores_by_http(
         {"prompts": prompts[one], "completions": completions[one], "columns": {n: c[one] for n, c in columns.items()}}
         for one in rows
     ]
-    with ThreadPoolExecutor(server.connections) as pool:
+    pool = ThreadPoolExecutor(server.connections)  # no with: its end waits for the requests under way
+    try:
         found = [pool.submit(asking.scores, body) for body in bodies]
-        try:
-            for one in wait(found, return_when=FIRST_EXCEPTION).done:
-                one.result()
-            return [score for one in found for score in one.result()]
-        except BaseException:
-            asking.given_up.set()  # nobody goes on asking for what is of no use any more
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+        for one in wait(found, return_when=FIRST_EXCEPTION).done:
+            one.result()
+        return [score for one in found for score in one.result()]
+    finally:
+        asking.given_up.set()  # nobody goes on asking for what is of no use any more
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 @dataclass(frozen=True)
@@ -127,25 +134,35 @@ class _Asking:
             with _OPENER.open(request, timeout=min(self.server.timeout, left)) as response:
                 return self._whole(response)
         except urllib.error.HTTPError as error:
-            with error:
-                said = self._shown(error.read(4 * _SHOWN))
+            said = self._said(error)
             if error.code in _PASSING or error.code >= 500:
                 raise _NotYet(f"status {error.code}: {said}") from None
             raise UserError(f"status {error.code}: {said}", where=self.where, hint=self._refused(error.code)) from None
         except urllib.error.URLError as error:
             raise _NotYet(str(error.reason)) from None
+        except (http.client.InvalidURL, UnicodeError) as error:  # a host's name that is none is a UnicodeError
+            raise UserError(f"cannot be asked: {error}", where=self.where, hint="is the url right?") from None
         except (OSError, http.client.HTTPException) as error:
             raise _NotYet(f"{type(error).__name__}: {error}") from None
 
     def _whole(self, response: Any) -> bytes:
-        """The body, if it is there in time: a timeout is of each piece only."""
+        """The body, if all of it is there in time: a timeout is of each piece only, and the end of a connection ends
+        the pieces without an error."""
         until = min(self.until, time.monotonic() + self.server.timeout)
         pieces = []
         while piece := response.read1(1 << 16):
             pieces.append(piece)
             if time.monotonic() > until:
                 raise TimeoutError("the answer took too long")
+        if response.length:  # what is still to come
+            raise http.client.IncompleteRead(b"".join(pieces), response.length)
         return b"".join(pieces)
+
+    def _said(self, error: urllib.error.HTTPError) -> str:
+        """What stands in a refusal, if it arrived."""
+        with error, suppress(OSError, http.client.HTTPException):
+            return self._shown(error.read(4 * _SHOWN))
+        return "nothing"
 
     def _read(self, answer: bytes, count: int) -> list[float]:
         """The scores of an answer. Raises UserError for what is none."""
@@ -156,12 +173,10 @@ class _Asking:
         scores = found.get("scores") if isinstance(found, dict) else None
         if not isinstance(scores, list):
             raise self._wrong(f"answered no list of scores: {self._shown(answer)}")
-        if len(scores) != count:
-            raise self._wrong(f"answered {len(scores)} scores for {count} completions")
         for index, score in enumerate(scores):
-            if isinstance(score, bool) or not isinstance(score, int | float) or not math.isfinite(score):
-                raise self._wrong(f"answered {score!r} for completion {index} of a request")
-        return [float(score) for score in scores]
+            if isinstance(score, bool):  # a number in Python, but not in JSON
+                raise self._wrong(f"answered {score!r} for completion {index}")
+        return finite_scores(scores, count, where=self.where, hint=_ANSWERS)
 
     def _wrong(self, what: str) -> UserError:
         return UserError(what, where=self.where, hint=_ANSWERS)

@@ -5,12 +5,10 @@ from __future__ import annotations
 import importlib
 import inspect
 import logging
-import math
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from numbers import Real
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -20,6 +18,7 @@ from distft.common.errors import UserError, nearest
 from distft.config.models import HttpReward, RewardModel
 from distft.rollout import rewards
 from distft.rollout.http_rewards import scores_by_http, token_of
+from distft.rollout.scores import finite_scores
 
 log = logging.getLogger(__name__)
 
@@ -115,13 +114,7 @@ def asked(name: str, function: Callable[..., Any], prompts: Any, completions: An
     except Exception as error:
         log.exception("%s", where)
         raise UserError(f"raised {type(error).__name__}: {error}", where=where, hint=_ANSWERS) from error
-    if len(answers) != len(completions):
-        what = f"answered {len(answers)} scores for {len(completions)} completions"
-        raise UserError(what, where=where, hint=_ANSWERS)
-    for index, answer in enumerate(answers):
-        if not isinstance(answer, Real) or not math.isfinite(answer):
-            raise UserError(f"answered {answer!r} for completion {index}", where=where, hint=_ANSWERS)
-    return np.array(answers, np.float32)
+    return np.array(finite_scores(answers, len(completions), where=where, hint=_ANSWERS), np.float32)
 
 
 def _plain_number(answer: Any) -> Any:

@@ -29,8 +29,8 @@ class Judge:
 
     def then(self, *answers: Answer) -> None:
         """These first, then as before."""
-        left = list(answers)
-        self.answer = lambda body: left.pop(0) if left else lengths(body)
+        left = iter(answers)
+        self.answer = lambda body: next(left, None) or lengths(body)
 
 
 @contextmanager
@@ -44,10 +44,10 @@ def judging() -> Iterator[Judge]:
             with found.lock:
                 found.requests.append(body)
                 found.tokens.append(self.headers["Authorization"])
-                status, content, headers = found.answer(body)
+            status, content, headers = found.answer(body)
             with suppress(ConnectionError):  # who asked may not wait any more
                 self.send_response(status)
-                for name, value in {**headers, "Content-Length": str(len(content))}.items():
+                for name, value in {"Content-Length": str(len(content)), **headers}.items():
                     self.send_header(name, value)
                 self.end_headers()
                 self.wfile.write(content)
@@ -56,9 +56,11 @@ def judging() -> Iterator[Judge]:
             pass
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
         thread.start()
         found.url = f"http://127.0.0.1:{server.server_port}/score"
-        yield found
-        server.shutdown()
-        thread.join()
+        try:
+            yield found
+        finally:
+            server.shutdown()
+            thread.join()

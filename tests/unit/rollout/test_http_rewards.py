@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from distft.common.errors import EnvironmentFallsShort, UserError
 from distft.config.models import HttpReward
 from distft.rollout import http_rewards
 from distft.rollout.http_rewards import scores_by_http
-from tests.harness.judge import Judge, judging, lengths
+from tests.harness.judge import Answer, Judge, judging, lengths
 
 WHERE = "models.reward.http.0"
 TOKEN = "canary-of-the-judge"
@@ -56,10 +57,28 @@ def test_what_may_pass_is_asked_again(judge: Judge, status: int) -> None:
 
 
 @pytest.mark.parametrize(
+    "cut",
+    [
+        (200, b'{"scores": [1', {"Content-Length": "100"}),
+        (200, b"", {"Content-Length": "100"}),
+        (200, b"64\r\n{", {"Transfer-Encoding": "chunked"}),
+        (503, b"64\r\nbu", {"Transfer-Encoding": "chunked"}),
+    ],
+)
+def test_an_answer_that_is_cut_off_is_asked_again(judge: Judge, cut: Answer) -> None:
+    judge.then(cut)
+    assert ask(judge) == [1.0, 3.0, 2.0]
+    assert len(judge.requests) == 2
+
+
+@pytest.mark.parametrize(
     ("status", "content", "what"),
     [
         (200, b'{"scores": [1, NaN, 2]}', "answered nan for completion 1"),
         (200, b'{"scores": [1, Infinity, 2]}', "answered inf for completion 1"),
+        (200, b'{"scores": [1, 1e39, 2]}', "answered 1e+39 for completion 1"),
+        (200, b'{"scores": [1, -3.5e38, 2]}', "answered -3.5e+38 for completion 1"),
+        (200, b'{"scores": [1, ' + b"7" * 400 + b", 2]}", "answered 777777"),
         (200, b'{"scores": [1, null, 2]}', "answered None for completion 1"),
         (200, b'{"scores": [1, "2", 2]}', "answered '2' for completion 1"),
         (200, b'{"scores": [1, true, 2]}', "answered True for completion 1"),
@@ -91,11 +110,46 @@ def test_one_wrong_batch_is_enough(judge: Judge) -> None:
         ask(judge, batch_size=1, connections=3)
 
 
+def test_an_error_waits_for_no_other_request(judge: Judge) -> None:
+    others, released, waited_for = threading.Semaphore(0), threading.Event(), []
+
+    def answer(body: dict[str, Any]) -> Answer:
+        if body["completions"] == ["cc"]:
+            others.acquire(timeout=60), others.acquire(timeout=60)
+            return 400, b"", {}
+        others.release()
+        waited_for.append(not released.wait(60))
+        return lengths(body)
+
+    judge.answer = answer
+    try:
+        with pytest.raises(UserError, match="status 400"):
+            ask(judge, batch_size=1, connections=3)
+        assert waited_for == []
+    finally:
+        released.set()
+
+
+def test_a_test_that_fails_leaves_no_server_behind() -> None:
+    before = set(threading.enumerate())
+    with suppress(ZeroDivisionError), judging():
+        raise ZeroDivisionError
+    assert set(threading.enumerate()) <= before
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:x/y", "http://127.0.0.1/a b", "http://a..b/"])
+def test_a_url_that_cannot_be_asked_is_said_at_once(url: str) -> None:
+    with pytest.raises(UserError, match="cannot be asked") as caught:
+        scores_by_http(HttpReward(name="judge", url=url), WHERE, PROMPTS, COMPLETIONS, {})
+    assert url in caught.value.where
+    assert caught.value.exit_status == 2
+
+
 def test_a_server_that_is_not_there_ends_the_run_after_its_deadline() -> None:
     with socket.socket() as bound:  # nobody listens
         bound.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{bound.getsockname()[1]}/"
-        with pytest.raises(EnvironmentFallsShort, match="gave no scores within 0.05 s, asked .*refused") as caught:
+        with pytest.raises(EnvironmentFallsShort, match="gave no scores within 0.05 s, asked .* times: .") as caught:
             scores_by_http(HttpReward(name="judge", url=url, deadline=0.05), WHERE, PROMPTS, COMPLETIONS, {})
     assert url in caught.value.where
     assert caught.value.exit_status == 3
@@ -126,6 +180,22 @@ def test_the_token_comes_from_the_environment_and_is_told_to_nobody(
     monkeypatch.delenv("JUDGES_WORD")
     with pytest.raises(UserError, match="JUDGES_WORD is not set"):
         ask(judge, token_env="JUDGES_WORD")
+
+
+@pytest.mark.parametrize("token", ["abc\nSECRETPART", "abc\rSECRETPART", "SECRETPART-\u65e5", "SECRETPART\udcff"])
+def test_a_token_that_no_header_can_hold_is_told_to_nobody(
+    judge: Judge, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, token: str
+) -> None:
+    monkeypatch.setenv("JUDGES_WORD", token)
+    with pytest.raises(UserError, match="JUDGES_WORD holds no token") as caught:
+        ask(judge, token_env="JUDGES_WORD")
+    assert caught.value.where == f"{WHERE}.token_env"
+    assert caught.value.exit_status == 2
+    assert "SECRETPART" not in f"{caught.value!r} {caught.value.__cause__!r} {caplog.text}"
+    assert judge.requests == []
+    monkeypatch.setenv("JUDGES_WORD", f" {TOKEN}\r\n")
+    assert ask(judge, token_env="JUDGES_WORD") == [1.0, 3.0, 2.0]
+    assert judge.tokens == [f"Bearer {TOKEN}"]
 
 
 def test_the_token_goes_nowhere_else(judge: Judge, monkeypatch: pytest.MonkeyPatch) -> None:

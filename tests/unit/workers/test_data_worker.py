@@ -38,6 +38,12 @@ def short(prompts, completions, **columns):
 def nan(prompts, completions, **columns):
     return [float("nan")] * len(completions)
 
+def large(prompts, completions, **columns):
+    return [1e39] * len(completions)
+
+def larger(prompts, completions, **columns):
+    return [10**400] * len(completions)
+
 def broken(prompts, completions, **columns):
     raise KeyError("oops")
 """
@@ -190,7 +196,13 @@ def test_a_model_functions_and_servers_are_added_with_their_weights(make: Callab
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("short", "answered 1 scores for 2"), ("nan", "answered nan for completion 0"), ("broken", "KeyError: 'oops'")],
+    [
+        ("short", "answered 1 scores for 2"),
+        ("nan", "answered nan for completion 0"),
+        ("large", r"answered 1e\+39 for completion 0, which float32 cannot hold"),
+        ("larger", "answered 10000"),
+        ("broken", "KeyError: 'oops'"),
+    ],
 )
 def test_a_bad_answer_is_the_functions(make: Callable[..., DataWorker], name: str, message: str) -> None:
     worker = make(f"models.reward.functions=[scores_of_test:{name}]")
