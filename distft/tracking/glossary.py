@@ -111,6 +111,11 @@ def known(name: str) -> Known | None:
     return exact or next((about for pattern, about in OTHERS.items() if fnmatchcase(name, pattern)), None)
 
 
+def directed() -> list[str]:
+    """The names of the metrics that are better by being higher or lower."""
+    return [name for names in (KNOWN, OTHERS) for name, about in names.items() if about.better]
+
+
 def better(name: str) -> str:
     """ "up", "down" or "" where neither is better by itself."""
     found = known(name)

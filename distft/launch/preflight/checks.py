@@ -16,6 +16,7 @@ from pathlib import Path
 from distft.checkpoint.layout import checkpoints_folder, published
 from distft.common.errors import EnvironmentFallsShort, UserError, nearest
 from distft.config.data import Source
+from distft.config.evaluation_rules import example_of_best
 from distft.config.recipe import Recipe
 from distft.config.roles import main_role, model_of, optimizer_of, reward_functions, reward_servers, trained_roles
 from distft.data.bad_rows import BadRows, OnBadRow, stop
@@ -29,6 +30,7 @@ from distft.planning.machine import GIB, Machine
 from distft.planning.memory import BYTES
 from distft.planning.plan import Plan
 from distft.rollout.http_rewards import token_of
+from distft.tracking.glossary import better, directed
 
 # Rows of each source that are parsed; the data worker reads them all.
 FIRST_ROWS = 50
@@ -52,6 +54,7 @@ def preflight(recipe: Recipe, plan: Plan, *, machine: Machine | None = None, to_
                 "example": "data.cache_dir=FOLDER",
             }
             check_output_dir(Path(recipe.data.cache_dir), **store)
+    check_choice(recipe)
     for function in reward_functions(recipe):
         check_reward_function(function)
     for number, server in enumerate(reward_servers(recipe)):
@@ -63,6 +66,23 @@ def preflight(recipe: Recipe, plan: Plan, *, machine: Machine | None = None, to_
     if to_start:
         check_disk(recipe, plan)
     return (*warnings, *_short_of_memory(plan))
+
+
+def check_choice(recipe: Recipe) -> None:
+    """The metric of ``evaluation.best`` is better in one direction: by its meaning, or as a reward function that counts
+    for its answers. Raises UserError."""
+    best, reward = recipe.evaluation.best, recipe.models.reward
+    if best is None or better(best):
+        return
+    names = [name.rpartition(":")[2] for name in reward_functions(recipe)]
+    weights = dict(zip(names, (reward and reward.weights) or (1.0,) * len(names), strict=True))
+    weights |= {server.name: server.weight for server in reward_servers(recipe)}
+    weight = weights.get(best.removeprefix("rewards/"), 0) if best.startswith("rewards/") else 0
+    if weight > 0:
+        return
+    close = "" if weight else nearest(best, directed())
+    hint = f"did you mean {close}?" if close else example_of_best(recipe)
+    raise UserError(f"{best} is not better by being higher or lower", where="evaluation.best", hint=hint)
 
 
 def check_machine(plan: Plan, machine: Machine) -> None:

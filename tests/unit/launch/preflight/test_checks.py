@@ -17,6 +17,7 @@ from distft.config.cluster import load_cluster
 from distft.config.recipe import Recipe
 from distft.launch.preflight import checks as checks
 from distft.launch.preflight.checks import (
+    check_choice,
     check_disk,
     check_machine,
     check_memory,
@@ -44,6 +45,23 @@ def test_a_right_recipe_passes_and_leaves_nothing_behind(kind: str, tmp_path: Pa
     assert all("random weights (init)" in warning for warning in said)
     assert len(said) == {"dpo": 1, "ppo": 2}.get(kind, 0)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("best", "told"), [
+    ("objective/kl", "objective/score"),
+    ("rewards/acuracies", "did you mean rewards/accuracies?"),
+    ("rewards/brief", "for example evaluation.best: objective/score"),  # counts against the answers
+    ("what", "for example evaluation.best: objective/score"),
+])  # fmt: skip
+def test_a_run_is_chosen_by_what_is_better_in_one_direction(best: str, told: str) -> None:
+    rewards = {"functions": ["my:right", "my:brief"], "weights": [1.0, -0.5]}
+    keys = {"models.reward": rewards, "data.holdout": 0.1}
+    for right in ("objective/score", "rewards/right"):
+        check_choice(recipe("ppo", keys | {"evaluation": {"every": 5, "best": right}}))
+    with pytest.raises(UserError) as caught:
+        check_choice(recipe("ppo", keys | {"evaluation": {"every": 5, "best": best}}))
+    assert caught.value.where == "evaluation.best"
+    assert told in caught.value.hint
 
 
 def test_an_existing_run_folder_is_kept(tmp_path: Path) -> None:
