@@ -26,18 +26,19 @@ def write_final(session: Session, run_dir: Path) -> None:
         shutil.rmtree(final, ignore_errors=True)
         draft.rename(final)
     except Exception as error:
-        raise failed_export(error, run_dir) from error
+        raise failed_export(error, run_dir, session.result_step) from error
 
 
-def failed_export(error: Exception, run_dir: Path) -> RunFailed:
-    """What ended the export, with the checkpoint that holds what was trained and the command that exports it."""
+def failed_export(error: Exception, run_dir: Path, result_step: int | None) -> RunFailed:
+    """What ended the export, with the checkpoint that holds the result (of ``result_step``; None: the newest) and the
+    command that exports it."""
     checkpoints = published(checkpoints_folder(run_dir))
     remedy = "no checkpoint could be written either"
     if checkpoints:
-        step, newest = checkpoints[0]
+        step, path = next((one for one in checkpoints if one[0] == result_step), checkpoints[0])
         remedy = (
-            f"nothing is lost: {newest} holds the weights of step {step}, "
-            f"`distft export {newest} FOLDER` writes them elsewhere, and the same command tries again here"
+            f"nothing is lost: {path} holds the weights of step {step}, "
+            f"`distft export {path} FOLDER` writes them elsewhere, and the same command tries again here"
         )
     if isinstance(error, RunFailed):
         return error.because(f"the export failed: {error.cause}\n  {remedy}")

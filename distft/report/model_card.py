@@ -31,12 +31,13 @@ def card(run: RunData, auto_class: str, *, answers: bool) -> Iterator[str]:
     ``answers``: whether it answers prompts."""
     base = _base(run)
     head = {"library_name": "transformers", "tags": ["distft", run.kind]}
-    if _HUB_NAME.fullmatch(base):
+    if _HUB_NAME.fullmatch(base) and not Path(base).expanduser().is_dir():  # runs/sft is a folder, and comes first
         head |= {"base_model": base}
     yield from ("---", yaml.safe_dump(head, sort_keys=False).strip(), "---", "", f"# {run.name}", "")
     yield f"{run.kind.upper()} of {base or 'a model from random weights'} by distft."
     yield ""
-    for split, role in (("train", "Trained on"), ("eval", "Chosen by"), ("test", "Judged on")):
+    eval_role = "Chosen by" if part(run.recipe, "evaluation").get("best") else "Evaluated on"
+    for split, role in (("train", "Trained on"), ("eval", eval_role), ("test", "Judged on")):
         if found := sources(run, split):
             yield f"- {role}: {', '.join(found)}"
     holdout = part(run.recipe, "data").get("holdout")

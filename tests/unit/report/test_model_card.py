@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import yaml
 
 from distft.report.model_card import CARD, card, write_card
@@ -37,6 +38,30 @@ def test_a_model_of_the_hub_is_named_for_the_hub_and_one_that_scores_is_not_talk
     assert yaml.safe_load(text.split("---\n")[1])["base_model"] == "someone/some-model"
     assert "PPO of someone/some-model by distft." in text
     assert "distft chat" not in text
+
+
+def test_a_folder_is_no_base_model_of_the_hub(
+    make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_dir = make_run()
+    tree = yaml.safe_load((run_dir / "recipe.yaml").read_text())
+    tree["models"]["policy"] = {"path": "runs/sft"}
+    (run_dir / "recipe.yaml").write_text(yaml.safe_dump(tree))
+    (tmp_path / "runs" / "sft").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    text = "\n".join(card(read_run(run_dir), CAUSAL, answers=True))
+    assert "base_model" not in yaml.safe_load(text.split("---\n")[1])
+
+
+@pytest.mark.parametrize(
+    ("best", "told"), [(None, "- Evaluated on: builtin"), ("objective/score", "- Chosen by: builtin")]
+)
+def test_only_rows_that_chose_are_said_to_have_chosen(make_run: MakeRun, best: str | None, told: str) -> None:
+    run_dir = make_run()
+    tree = yaml.safe_load((run_dir / "recipe.yaml").read_text())
+    tree["evaluation"]["best"] = best
+    (run_dir / "recipe.yaml").write_text(yaml.safe_dump(tree))
+    assert told in "\n".join(card(read_run(run_dir), CAUSAL, answers=True))
 
 
 def test_what_is_missing_is_left_out(make_run: MakeRun) -> None:
