@@ -16,6 +16,7 @@ from distft.evaluation.at_k import of_attempts
 from distft.evaluation.measures import Measure, mean
 from distft.evaluation.text_scores import exact_match, normalized, text_measures
 from distft.launch.judged_rows import JudgedRows
+from distft.launch.preflight.reward_functions import check_reward_function
 from distft.rollout.rewards import last_number, number_in
 from distft.workers.reward_functions import asked, reward_function
 
@@ -33,7 +34,14 @@ class Criterion:
     def __post_init__(self) -> None:
         if self.name not in NAMED and ":" not in self.name:
             hint = f"{', '.join(NAMED)}, or module:function, as a reward function"
-            raise UserError("is no way to tell right answers", where=f"--correct {self.name}", hint=hint)
+            raise UserError("is no way to tell right answers", where=self._where, hint=hint)
+        if self.name not in NAMED:  # at once: answers take long, and would be lost
+            check_reward_function(self.name, self._where)
+            reward_function(self.name, self._where)
+
+    @property
+    def _where(self) -> str:
+        return f"--correct {self.name}"
 
     def right(
         self, rows: JudgedRows, wanted: Sequence[str], texts: Sequence[str], repeats: int
@@ -53,7 +61,7 @@ class Criterion:
         extra = [dict(example.extra) for example in rows.examples for _ in range(repeats)]
         names = {name for one in extra for name in one}
         columns = {name: [one.get(name) for one in extra] for name in names} | {ANSWER: list(wanted)}
-        return asked(self.name, reward_function(self.name), content, list(texts), columns) > 0.5
+        return asked(self.name, reward_function(self.name, self._where), content, list(texts), columns) > 0.5
 
     def vote(self, text: str) -> Hashable:
         """What an answer has to be like to count as the same."""

@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 
 Ask: TypeAlias = Callable[[Sequence[Any], Sequence[str], Mapping[str, Any]], Array]
 
+FUNCTIONS = "models.reward.functions"
 _ANSWERS = "it is called as f(prompts, completions, **columns) and answers one finite number for each completion"
 
 
@@ -80,8 +81,9 @@ def _of_server(server: HttpReward, where: str) -> TextReward:
     return TextReward(server.name, server.weight, ask)
 
 
-def reward_function(name: str) -> Callable[..., Any]:
-    """``module:function``, importable from the working directory too. Raises UserError."""
+def reward_function(name: str, where: str = FUNCTIONS) -> Callable[..., Any]:
+    """``module:function``, importable from the working directory too. Raises UserError, which says ``where`` it was
+    named."""
     module_name, _, function_name = name.partition(":")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
@@ -93,13 +95,13 @@ def reward_function(name: str) -> Callable[..., Any]:
         hint = (
             "is it installed here?" if isinstance(error, ImportError) else f"python -c 'import {module_name}' shows it"
         )
-        raise UserError(what, where="models.reward.functions", hint=hint) from error
+        raise UserError(what, where=where, hint=hint) from error
     function = getattr(module, function_name, None)
     if not callable(function):
         known = [key for key, value in vars(module).items() if inspect.isfunction(value)]
         raise UserError(
             f"{module_name} has no function {function_name}",
-            where="models.reward.functions",
+            where=where,
             hint=f"it has: {', '.join(sorted(known)) or 'no functions'}",
         )
     return function  # type: ignore[no-any-return]

@@ -12,8 +12,9 @@ from distft.common.errors import UserError, nearest
 WHERE = "models.reward.functions"
 
 
-def check_reward_function(name: str) -> None:
-    """``module:function`` names a Python file on the path that defines the function. Raises UserError."""
+def check_reward_function(name: str, where: str = WHERE) -> None:
+    """``module:function`` names a Python file on the path that defines the function. Raises UserError, which says
+    ``where`` it was named."""
     module, _, function = name.partition(":")
     source = _source_of(module)
     if source is None:
@@ -21,7 +22,7 @@ def check_reward_function(name: str) -> None:
         close = nearest(module, here)
         looked = f"looked for {module.replace('.', '/')}.py in {Path.cwd()} and on Python's path"
         hint = f"did you mean {close}:{function}?" if close else looked
-        raise UserError(f"there is no module {module}", where=WHERE, hint=hint)
+        raise UserError(f"there is no module {module}", where=where, hint=hint)
     try:
         tree = ast.parse(source.read_text(encoding="utf-8"))
     except (OSError, ValueError, SyntaxError) as error:
@@ -33,7 +34,7 @@ def check_reward_function(name: str) -> None:
     if function not in names and "*" not in names:
         close = nearest(function, names)
         raise UserError(
-            f"{source} defines no {function}", where=WHERE, hint=f"did you mean {module}:{close}?" if close else ""
+            f"{source} defines no {function}", where=where, hint=f"did you mean {module}:{close}?" if close else ""
         )
 
 
