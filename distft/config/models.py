@@ -164,7 +164,7 @@ class HttpReward(Section):
     connections: int = Field(default=4, ge=1, le=256, description="requests under way at once")
     timeout: float = Field(default=60.0, gt=0, le=3600, description="seconds that one request may take")
     deadline: float = Field(
-        default=300.0, gt=0, le=550,
+        default=240.0, gt=0, le=86400,
         description="seconds in which all scores of an iteration must be there, what is asked again included; then the "
         "run ends",
     )  # fmt: skip

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, quote, urlsplit
 
 from distft.common.errors import nearest
 from distft.config import roles as facts
@@ -12,6 +13,9 @@ from distft.config.models import RewardModel
 from distft.config.problem import Problem
 from distft.config.recipe import Recipe
 from distft.config.redact import has_credentials, is_secret_key
+
+_ASKING = 0.9  # of a call's shortest deadline, at most, for servers; the rest is for functions and the way back
+_SENT = "".join(chr(code) for code in range(0x21, 0x7F))  # what HTTP sends as it stands
 
 
 def reward_rules(recipe: Recipe) -> Iterator[Problem]:
@@ -21,6 +25,7 @@ def reward_rules(recipe: Recipe) -> Iterator[Problem]:
         return
     yield from _functions(reward)
     yield from _servers(reward)
+    yield from _time_to_ask(reward, recipe.recovery.deadline_floor_s)
     if "reward" in facts.trained_roles(recipe):
         yield from _trained(reward)
     else:
@@ -43,7 +48,7 @@ def _functions(reward: RewardModel) -> Iterator[Problem]:
         yield Problem.at(
             f"models.reward.arguments.{name}",
             "no such function is named in models.reward.functions",
-            f"did you mean {close}?" if close else f"there {'are' if names else 'is'} {', '.join(names) or 'none'}",
+            f"did you mean {close}?" if close else f"named there: {', '.join(names) or 'none'}",
         )
     if reward.weights is not None and len(reward.weights) != len(reward.functions):
         yield Problem.at(
@@ -55,13 +60,46 @@ def _functions(reward: RewardModel) -> Iterator[Problem]:
 
 def _servers(reward: RewardModel) -> Iterator[Problem]:
     for number, server in enumerate(reward.http):
-        secret = [key for key, _ in parse_qsl(urlsplit(server.url).query) if is_secret_key(key)]
+        key = f"models.reward.http.{number}.url"
+        secret = [name for name, _ in parse_qsl(server.url.partition("?")[2]) if is_secret_key(name)]
         if secret or has_credentials(server.url):
             yield Problem.at(
-                f"models.reward.http.{number}.url",
+                key,
                 "holds a secret, which would be written into the run folder",
                 "leave it out and name an environment variable: token_env: MY_TOKEN",
             )
+        elif not (right := _sendable(server.url)):
+            yield Problem.at(key, "names no host, or no port that is one", "for example http://127.0.0.1:8000/score")
+        elif right != server.url:
+            yield Problem.at(key, "holds what HTTP cannot send: a space, or a character beyond ASCII", f"write {right}")
+
+
+def _sendable(url: str) -> str:
+    """The URL with all encoded that HTTP cannot send; "" where it names no server."""
+    written = re.match(r"https?://([^/?#]*)", url)
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port  # a port that is none is a ValueError
+        address = parts.netloc.encode("idna").decode()
+        rest = quote(url[written.end() :], safe=_SENT) if written else ""
+    except ValueError:
+        return ""
+    if not host or not written or re.search(r"[\s\x00-\x1f\x7f]", written[1]):
+        return ""
+    return f"{parts.scheme}://{address}{rest}"
+
+
+def _time_to_ask(reward: RewardModel, floor: float) -> Iterator[Problem]:
+    """Servers are asked one after the other, in one call, which must not count as hung meanwhile."""
+    asking = sum(server.deadline for server in reward.http)
+    needed = asking / _ASKING
+    if needed > floor:
+        yield Problem.at(
+            "models.reward.http",
+            f"may take {asking:g} s, the sum of the deadlines: more than {_ASKING:.0%} of recovery.deadline_floor_s "
+            f"({floor:g} s), after which the call may count as hung",
+            f"lower the deadlines, or write recovery.deadline_floor_s: {math.ceil(needed)}",
+        )
 
 
 def _trained(reward: RewardModel) -> Iterator[Problem]:
