@@ -12,7 +12,7 @@ import yaml
 from distft.checkpoint.layout import checkpoints_folder, published
 from distft.common.errors import UserError
 from distft.common.files import write_atomic
-from distft.config.load import resolved_yaml
+from distft.config.load import load_recipe, resolved_yaml
 from distft.config.recipe import Recipe
 from distft.config.yaml_file import dump_yaml, leaves
 from distft.launch.kept_paths import anchored, same_place
@@ -46,8 +46,7 @@ def require_same_run(recipe: Recipe, run_dir: Path) -> None:
     path = run_dir / RECIPE
     if not path.is_file() or not has_steps(run_dir):
         return
-    former = {key: value for key, value in leaves(yaml.safe_load(path.read_text())) if not _may_change(key)}
-    now = essential(recipe)
+    former, now = _kept(path), essential(recipe)
     changed = [key for key in sorted({*former, *now}) if not same_place(key, former.get(key), now.get(key))]
     if changed:
         shown = [f"{key}: {_short(former.get(key))} there, {_short(now.get(key))} now" for key in changed[:_SHOWN]]
@@ -57,6 +56,15 @@ def require_same_run(recipe: Recipe, run_dir: Path) -> None:
             where=str(run_dir),
             hint="give another output_dir, or start again in this one with checkpoint.resume=never",
         )
+
+
+def _kept(path: Path) -> dict[str, Any]:
+    """The keys that decide what is computed, of a recipe that a run has kept: with today's defaults for those that
+    came after it, and as they stand where it cannot be read as a recipe any more."""
+    try:
+        return essential(load_recipe(str(path)))
+    except UserError:
+        return {key: value for key, value in leaves(yaml.safe_load(path.read_text())) if not _may_change(key)}
 
 
 def has_steps(run_dir: Path) -> bool:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 
 from distft.common.errors import UserError
 from distft.config.load import load_recipe
@@ -49,6 +50,22 @@ def test_another_recipe_is_refused_by_its_key(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"optimizer.learning_rate: 0.004 there, 0.5 now"):
         require_same_run(changed, tmp_path)
     assert fingerprint(changed) != fingerprint(load_recipe("sft-tiny"))
+
+
+def test_keys_that_came_after_a_run_are_no_change_unless_they_are_said(tmp_path: Path) -> None:
+    """A run that an older distft has begun goes on; one with a key that is gone is another recipe's."""
+    write_recipe(load_recipe("sft-tiny"), tmp_path)
+    (tmp_path / "metrics.jsonl").write_text(STEP)
+    path = tmp_path / "recipe.yaml"
+    kept = yaml.safe_load(path.read_text())
+    del kept["data"]["on_leak"], kept["algorithm"]["loss_on"]
+    path.write_text(yaml.safe_dump(kept))
+    require_same_run(load_recipe("sft-tiny"), tmp_path)
+    with pytest.raises(UserError, match=r"data\.on_leak: drop there, fail now"):
+        require_same_run(load_recipe("sft-tiny", ["data.on_leak=fail"]), tmp_path)
+    path.write_text(yaml.safe_dump({**kept, "gone": 1}))
+    with pytest.raises(UserError, match="gone: 1 there, null now"):
+        require_same_run(load_recipe("sft-tiny"), tmp_path)
 
 
 @pytest.mark.parametrize("override", ["train.steps=7", "checkpoint.every=3", "name=other", "evaluation.every=9"])
