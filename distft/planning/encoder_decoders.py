@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from distft.common.errors import UserError, nearest
+from distft.config.find_method import built_in_kinds, traits_of
 from distft.config.load import resolve_path
 from distft.config.recipe import Recipe
 from distft.config.roles import has_engines, model_of, roles
@@ -15,7 +16,6 @@ from distft.planning.model_sizes import read_config
 
 # By model_type: those whose loss, generation and export have been compared with transformers'.
 TRIED: Final = ("bart", "blenderbot", "blenderbot-small", "longt5", "marian", "mt5", "pegasus", "t5", "umt5")
-_WORKS: Final = "sft, dpo, orpo, simpo, cpo, kto and the group methods (grpo, rloo, ...) train one"
 
 
 def is_encoder_decoder(config: Mapping[str, Any]) -> bool:
@@ -49,7 +49,7 @@ def require_possible(recipe: Recipe) -> None:
                 where=where,
                 hint="name a decoder's reward model, or functions: models.reward.functions"
                 if role == "reward"
-                else f"{_WORKS}; ppo needs a value model",
+                else f"{_works()}; ppo needs a value model",
             )
         require_tried(config, where)
         if model.quantization is not None:
@@ -68,13 +68,13 @@ def _require_method(recipe: Recipe, family: str) -> None:
             f"{recipe.algorithm.name} needs a value model of the policy's tokens, and {family} has none: it is an "
             "encoder-decoder",
             where="algorithm.kind",
-            hint=_WORKS,
+            hint=_works(),
         )
     if recipe.algorithm.traits.in_blocks:
         raise UserError(
             f"{recipe.algorithm.name} learns texts without a prompt, and {family} is an encoder-decoder",
             where="algorithm.kind",
-            hint=f"a decoder for raw texts; {_WORKS}",
+            hint=f"a decoder for raw texts; {_works()}",
         )
     if recipe.evaluation.general is not None:
         what = f"forgetting is measured on texts without a prompt, which {family} cannot read: it is an encoder-decoder"
@@ -83,6 +83,13 @@ def _require_method(recipe: Recipe, family: str) -> None:
         raise UserError(
             f"vLLM has no {family}: it is an encoder-decoder", where="rollout.engine: vllm", hint="rollout.engine=hf"
         )
+
+
+def _works() -> str:
+    """The methods of the house that train one, by their traits."""
+    of = {kind: traits_of(kind) for kind in built_in_kinds()}
+    kinds = [kind for kind, it in of.items() if it.answers and "value" not in it.roles and not it.in_blocks]
+    return f"{', '.join(kinds)} train one"
 
 
 def _config(path: str) -> Mapping[str, Any]:
