@@ -82,6 +82,7 @@ OTHERS: Mapping[str, Known] = {
     "val/num_eos_tokens": Known("Responses that ended by themselves", "0: no stop token is learned."),
     "val/ratio": Known("Ratio of the policy to before", "Near 1."),
     "val/ratio_var": Known("Variance of that ratio", "Near 0."),
+    "f1/*": Known("F1 of a label", "Of its precision and recall on rows; 1 is perfect.", "up"),
     "clip_ratio/*_mean": Known("Clipped share of tokens, below, above or both"),
     "completions/*": Known("Lengths of completions, and the share cut at the limit", "Tokens."),
     "rewards/*": Known("Mean of a reward function or server, by its name"),
