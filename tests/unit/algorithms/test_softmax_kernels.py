@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 import torch
 from torch import Tensor
@@ -12,8 +10,6 @@ from distft.algorithms.linear_logprobs import LogitMap
 from distft.algorithms.logprobs import OUTPUTS, token_logprobs
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-if DEVICE == "cpu":
-    os.environ["TRITON_INTERPRET"] = "1"
 pytest.importorskip("triton", reason="Triton comes with torch for GPUs")
 
 from distft.algorithms import softmax_kernels  # noqa: E402
