@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 from distft.batches import Array
-from distft.data.apart import reads_apart
 from distft.data.bad_rows import BadRow
 from distft.data.encode import Encoder
 from distft.data.formats import Content
+from distft.data.reading_marks import reads_apart
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

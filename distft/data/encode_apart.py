@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING
 
 from distft.common.errors import UserError
 from distft.config.data import Data
-from distft.data.apart import reads_apart
-from distft.data.both_ways import reads_both_ways
 from distft.data.encode import Encoded, Encoder, Over, as_messages, last_learned
 from distft.data.encode_pairs import PairEncoder
 from distft.data.formats import CompletionExample, Content, DialogueExample, Example, Messages, TextExample, prompt_of
+from distft.data.reading_marks import reads_apart, reads_both_ways
 from distft.data.templates import render, render_cut, render_prompt, require_template, unfit
 
 if TYPE_CHECKING:

@@ -21,8 +21,7 @@ from distft.common.errors import UserError
 from distft.common.files import write_json
 from distft.config.data import Data, Source
 from distft.config.find_method import traits_of
-from distft.data.apart import reads_apart
-from distft.data.both_ways import reads_both_ways
+from distft.data.reading_marks import reads_apart, reads_both_ways
 from distft.data.sources import hub_dataset, is_builtin, source_files
 from distft.data.splits import LIST_NAMES
 from distft.data.tokenizer_training import serialised_tokenizer

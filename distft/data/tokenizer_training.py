@@ -8,9 +8,8 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from distft.common.errors import UserError
-from distft.data.apart import reads_apart
-from distft.data.both_ways import reads_both_ways
 from distft.data.chat_templates import resolve_template
+from distft.data.reading_marks import reads_apart, reads_both_ways
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast

@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from distft.common.errors import UserError
-from distft.data.apart import mark_apart
-from distft.data.both_ways import mark_both_ways
 from distft.data.chat_templates import fitted, resolve_template
+from distft.data.reading_marks import mark_apart, mark_both_ways
 from distft.models.limits import is_apart, is_encoder
 from distft.models.unreadable import first_line, hint
 from distft.planning.model_folders import local_folder

@@ -22,15 +22,14 @@ from distft.common.logging import stage
 from distft.config.method import ANSWERS
 from distft.config.recipe import Recipe
 from distft.config.roles import longest_sequence
-from distft.data.apart import reads_apart
 from distft.data.bad_rows import BadRows
-from distft.data.both_ways import reads_both_ways
 from distft.data.class_labels import numbers_of
 from distft.data.dataset import Preparing, prepare_datasets
 from distft.data.decode import answer_text, response_text
 from distft.data.encode_apart import encoder_for
 from distft.data.formats import Content, prompt_of
 from distft.data.known_tokens import require_known
+from distft.data.reading_marks import reads_apart, reads_both_ways
 from distft.data.sampler import proportional_sample, take
 from distft.data.sources import corpus_texts, hub_notes
 from distft.data.splits import LIST_NAMES

@@ -9,12 +9,12 @@ from tokenizers.processors import TemplateProcessing
 
 from distft.common.errors import UserError
 from distft.config.data import Data
-from distft.data.apart import mark_apart
 from distft.data.bad_rows import BadRow
 from distft.data.decode import response_text
 from distft.data.encode import Encoder
 from distft.data.encode_apart import ApartEncoder, encoder_for
 from distft.data.formats import CompletionExample, DialogueExample, Message, PreferenceExample, TextExample
+from distft.data.reading_marks import mark_apart
 from distft.data.tokenise import tokenise
 from distft.data.tokenizer_training import tokenizers_equal
 from tests.unit.models import tiny
