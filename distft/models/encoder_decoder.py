@@ -9,10 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from distft.algorithms.linear_logprobs import LogitMap
-from distft.algorithms.logprobs import token_logprobs
 from distft.common.errors import UserError
 from distft.models.logit_map import CONFUSED, Answer, answering
-from distft.models.selected import LogprobHead, Reading, SelectedLogits, selected
+from distft.models.selected import LogprobHead, Reading, SelectedLogits, as_read, selected
 
 
 class SelectedAnswers(SelectedLogits):
@@ -59,9 +58,7 @@ class SelectedAnswers(SelectedLogits):
         finally:
             self._select = None
         logits = cast(Tensor, output.logits).squeeze(0)
-        if reading is None:
-            return logits
-        return token_logprobs(logits, reading.targets, outputs=reading.outputs, temperature=reading.temperature)
+        return as_read(logits, reading)
 
 
 def answer_start(model: Any, path: str) -> int:

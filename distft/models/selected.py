@@ -103,9 +103,14 @@ class SelectedLogits(nn.Module):
         finally:
             self._select = None
         logits = cast(Tensor, output.logits).squeeze(0)
-        if reading is None:
-            return logits
-        return token_logprobs(logits, reading.targets, outputs=reading.outputs, temperature=reading.temperature)
+        return as_read(logits, reading)
+
+
+def as_read(logits: Tensor, reading: Reading | None) -> Tensor | dict[str, Tensor]:
+    """Whole logits ``[num_tokens, vocabulary]``, or what is read of them."""
+    if reading is None:
+        return logits
+    return token_logprobs(logits, reading.targets, outputs=reading.outputs, temperature=reading.temperature)
 
 
 def selected(hidden: Tensor, select: Tensor) -> Tensor:

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
 from contextlib import suppress
 from copy import deepcopy
 from typing import Any
 
-from torch import Tensor
 from transformers import AutoModelForCausalLM, GenerationConfig
 
 from distft.config.models import Model
 from distft.models.dropout import keep_layers, switch_off
 from distft.models.families.decoder import in_one_row
-from distft.models.families.family import Family, Loaded, ModelInputs
+from distft.models.families.family import Loaded
+from distft.models.families.speaking import Speaking
 from distft.models.load import load_config, read_weights, require_all, without_weights
-from distft.models.selected import Reading, SelectedLogits
-from distft.models.stops import stop_tokens
+from distft.models.selected import SelectedLogits
 
 log = logging.getLogger(__name__)
 
@@ -53,14 +51,12 @@ def empty_causal(path: str, model: Model) -> Any:
     return module
 
 
-class Causal(Family):
-    """See ``Family``: outputs ``logprobs``, ``entropy``, ``logits_mean``."""
+class Causal(Speaking):
+    """See ``Speaking``."""
 
-    main_output = "logprobs"
     peft_task = "CAUSAL_LM"
     empty = staticmethod(empty_causal)
     arrange = staticmethod(in_one_row)
-    stops = staticmethod(stop_tokens)
 
     def load(self, path: str, model: Model, *, dropout: bool, new_head: bool = False, on_meta: bool = False) -> Loaded:
         """See ``load_causal``; its head is never new."""
@@ -70,12 +66,3 @@ class Causal(Family):
     def positions(self, prompt: int, response: int) -> int:
         """See ``Family``: one behind the other."""
         return prompt + response
-
-    def outputs(
-        self, forward: Callable[..., Any], inputs: ModelInputs, wanted: Sequence[str], reads: str, temperature: float
-    ) -> dict[str, Tensor]:
-        """See ``Family``: of tokens, whatever ``reads`` says."""
-        del reads
-        reading = Reading(inputs.targets, tuple(wanted), temperature)
-        found: dict[str, Tensor] = forward(**inputs.tensors, select=inputs.select, reading=reading)
-        return found

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from copy import deepcopy
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from torch import Tensor
 from transformers import GenerationConfig
 
 from distft.config.models import Model
 from distft.models.dropout import keep_layers, switch_off
 from distft.models.encoder_decoder import SelectedAnswers
-from distft.models.families.family import Arranged, Family, Loaded, ModelInputs
+from distft.models.families.family import Arranged, Loaded
+from distft.models.families.speaking import Speaking
 from distft.models.load import load_config, read_weights, require_all, without_weights
-from distft.models.selected import Reading
-from distft.models.stops import stop_tokens
 from distft.models.tying import seq2seq_class
 from distft.planning.encoder_decoders import require_tried
 
@@ -76,14 +74,12 @@ def apart(
     return Arranged(arrays, np.arange(len(prompts), dtype=np.int64) * written, last)
 
 
-class Seq2Seq(Family):
-    """See ``Family``: outputs ``logprobs``, ``entropy``, ``logits_mean``."""
+class Seq2Seq(Speaking):
+    """See ``Speaking``."""
 
-    main_output = "logprobs"
     peft_task = "SEQ_2_SEQ_LM"
     empty = staticmethod(empty_seq2seq)
     arrange = staticmethod(apart)
-    stops = staticmethod(stop_tokens)
 
     def load(self, path: str, model: Model, *, dropout: bool, new_head: bool = False, on_meta: bool = False) -> Loaded:
         """See ``load_seq2seq``; its head is never new."""
@@ -93,12 +89,3 @@ class Seq2Seq(Family):
     def positions(self, prompt: int, response: int) -> int:
         """See ``Family``: each side has its own."""
         return max(prompt, response)
-
-    def outputs(
-        self, forward: Callable[..., Any], inputs: ModelInputs, wanted: Sequence[str], reads: str, temperature: float
-    ) -> dict[str, Tensor]:
-        """See ``Family``: of tokens, whatever ``reads`` says."""
-        del reads
-        reading = Reading(inputs.targets, tuple(wanted), temperature)
-        found: dict[str, Tensor] = forward(**inputs.tensors, select=inputs.select, reading=reading)
-        return found
