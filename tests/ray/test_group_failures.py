@@ -24,7 +24,7 @@ from tests.ray.toy_worker import ToyWorker
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster")]
 
-SEEN_S = 5.0  # a death must be noticed within this
+SEEN_S = 30.0  # what is waited for takes a minute; a death is noticed in one or two seconds on an idle machine
 
 
 def alive(pids: list[int]) -> list[int]:
@@ -129,7 +129,7 @@ def test_a_deadline_names_the_silent_ranks_and_leaves_their_stacks(alone: Groups
     os.kill(left[0], signal.SIGSTOP)
     started = time.monotonic()
     alone.shutdown(kill=True)
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 45
     assert alive(left) == []
 
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 import pytest
@@ -132,31 +131,3 @@ def test_wrong_arguments_are_named(changes: dict[str, object], message: str) -> 
     logits, targets = _example()
     with pytest.raises(ValueError, match=message):
         token_logprobs(**{"logits": logits, "targets": targets, **changes})
-
-
-@pytest.mark.slow
-def test_not_slower_than_cross_entropy_in_float32() -> None:
-    """Processor time of one thread: what else the machine does counts little."""
-    logits = torch.randn(2048, 2048, dtype=torch.bfloat16)
-    targets = torch.randint(0, 2048, (2048,))
-
-    def plain() -> None:
-        F.cross_entropy(logits.detach().requires_grad_().float(), targets).backward()
-
-    def chunked() -> None:
-        token_logprobs(logits.detach().requires_grad_(), targets)["logprobs"].mean().backward()
-
-    def best(function: Callable[[], None]) -> float:
-        seconds = []
-        for _ in range(15):
-            start = time.process_time()
-            function()
-            seconds.append(time.process_time() - start)
-        return min(seconds)
-
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        assert best(chunked) < 1.3 * best(plain)
-    finally:
-        torch.set_num_threads(threads)

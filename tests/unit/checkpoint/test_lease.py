@@ -201,12 +201,12 @@ def test_a_former_owner_that_wakes_up_knows_and_leaves_the_new_one_alone(tmp_pat
 def test_patience_waits_for_a_lease_to_go_stale(tmp_path: Path) -> None:
     acquire(tmp_path).release()
     (tmp_path / "lease.json").write_text(json.dumps({**vars(module.Owner.this_process()), "machine": "other"}))
-    age(tmp_path, 58.5)
+    since = time.monotonic()
+    age(tmp_path, 57)
     with pytest.raises(UserError):
         acquire(tmp_path)
-    since = time.monotonic()
     with acquire(tmp_path, patience_s=30):
-        assert 1.0 < time.monotonic() - since < 15
+        assert time.monotonic() - since > 2.9
 
 
 def test_the_heartbeat_renews_the_lease_and_needs_no_space(tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ def test_the_whole_group_ends() -> None:
     assert os.getpgid(process.pid) == process.pid != os.getpgid(0)
     started = time.monotonic()
     child.end(process, 0.3)
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 30, "both would sleep for a minute"
     assert gone(grandchild)
 
 

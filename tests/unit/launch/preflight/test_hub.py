@@ -66,7 +66,7 @@ def test_a_hub_that_is_silent_is_given_up_soon(monkeypatch: pytest.MonkeyPatch) 
         since = time.monotonic()
         with pytest.raises(EnvironmentFallsShort, match="the hub does not answer") as caught:
             check_on_hub("model", "someone/there", where="models.policy.path")
-        assert time.monotonic() - since < 5
+        assert time.monotonic() - since < 30
     assert caught.value.exit_status == 3
     assert "hf download someone/there" in caught.value.hint
     assert "\n" not in caught.value.hint
