@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 import torch.distributed as dist
 
 from distft.rollout import weight_channel
+from distft.rollout.shared_slots import CannotShare, SharedSlots
 from distft.rollout.weight_channel import Announced, WeightChannel, WeightSyncFailed
 
 TENSORS = {
@@ -23,15 +25,30 @@ TENSORS = {
 ALL = Announced(4, list(TENSORS), (2, 9))
 
 
-@pytest.fixture
-def ends(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[WeightChannel]]:
+@pytest.fixture(params=["shared", "broadcast", "one is elsewhere"])
+def ends(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[WeightChannel]]:
     """The trainer's and those of two generators, with buckets that hold a few tensors."""
     monkeypatch.setattr(weight_channel, "PACKED_BYTES", 256)
+    if request.param == "broadcast":
+        monkeypatch.setattr(SharedSlots, "make", failing(OSError("no memory")))
+    elif request.param == "one is elsewhere":
+        opened = SharedSlots.open
+        answers = itertools.cycle([opened, failing(CannotShare("another machine"))])
+        monkeypatch.setattr(SharedSlots, "open", lambda *told: next(answers)(*told))
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     with ThreadPoolExecutor(3) as pool:
         opening = [pool.submit(WeightChannel, store if rank == 0 else ("127.0.0.1", store.port), rank, 3, timeout_s=20)
                    for rank in range(3)]  # fmt: skip
-        yield [one.result() for one in opening]
+        yield (ends := [one.result() for one in opening])
+        assert [end._shared for end in ends] == [request.param == "shared"] * 3
+        assert not any(end._unread for end in ends)
+
+
+def failing(error: Exception) -> Callable[..., Any]:
+    def fail(*_: Any) -> Any:
+        raise error
+
+    return fail
 
 
 def sent(ends: list[WeightChannel], announced: Announced, tensors: dict[str, torch.Tensor]) -> list[Any]:
