@@ -22,7 +22,8 @@ def read_prompts(path: str, *, split: str | None = None, limit: int | None = Non
 
     Raises what reading a source can raise; UserError for a row without a prompt, or where there is none at all.
     """
-    found = _lines(Path(path).expanduser()) if path.endswith(".txt") else _rows(path, split)
+    text = path.endswith(".txt")
+    found = _lines(Path(path).expanduser()) if text else prompts_of(Source(path=path, split=split), "test")
     number = 0
     for number, prompt in enumerate(found, 1):
         yield prompt
@@ -30,6 +31,17 @@ def read_prompts(path: str, *, split: str | None = None, limit: int | None = Non
             return
     if not number:
         raise UserError("there is no prompt in it", where=path, hint="a .txt file has a prompt a line")
+
+
+def prompts_of(source: Source, list_name: str) -> Iterator[tuple[Content, str]]:
+    """The prompts of a source of the list of that name, and where each stands. Raises as ``read_prompts``."""
+    format_name = ""
+    for row in read_rows(source, list_name):
+        format_name = format_name or format_of(source, row, _KIND)
+        try:
+            yield prompt_of(example_for(row, format_name, _KIND)), row.where
+        except Unusable as why:
+            raise UserError(f"cannot be answered: {why}", where=row.where, hint="leave the row out") from why
 
 
 def as_conversation(prompt: Content, system: str | None) -> Content:
@@ -50,13 +62,3 @@ def _lines(path: Path) -> Iterator[tuple[Content, str]]:
     for number, line in enumerate(text.splitlines(), 1):
         if line.strip():
             yield line, f"{path}:{number}"
-
-
-def _rows(path: str, split: str | None) -> Iterator[tuple[Content, str]]:
-    source, format_name = Source(path=path, split=split), ""
-    for row in read_rows(source, "test"):
-        format_name = format_name or format_of(source, row, _KIND)
-        try:
-            yield prompt_of(example_for(row, format_name, _KIND)), row.where
-        except Unusable as why:
-            raise UserError(f"cannot be answered: {why}", where=row.where, hint="leave the row out") from why

@@ -24,8 +24,8 @@ def render(template: str, **values: Any) -> bytes:
     """
     text = _templates().get_template(template).render(
         style=Markup((_PAGE / "page.css").read_text(encoding="utf-8")),
-        script=_script((_PAGE / "page.js").read_text(encoding="utf-8")),
-        library=_library(), written=time.strftime("%Y-%m-%d %H:%M:%S"), **values,
+        script=lambda name: _script((_PAGE / name).read_text(encoding="utf-8")),
+        library=_library, written=time.strftime("%Y-%m-%d %H:%M:%S"), **values,
     )  # fmt: skip
     return text.encode("utf-8", "replace")  # half of a surrogate pair, as a tokenizer may give
 

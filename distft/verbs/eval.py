@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-from typing import TYPE_CHECKING
 
 from distft.common.errors import UserError
 from distft.verbs.option_words import in_options
-from distft.verbs.speaking import SAMPLING, add_reading, reading_of, split_words
+from distft.verbs.speaking import SAMPLING, add_reading, reading_of, recipe_and_models
 from distft.verbs.warnings import warn
-
-if TYPE_CHECKING:
-    from distft.config.recipe import Recipe
 
 DESCRIPTION = "metrics of models on held-out rows, with intervals"
 
@@ -56,9 +52,7 @@ def run(arguments: argparse.Namespace) -> None:
     for option in ("limit", "max_length"):
         if (value := getattr(arguments, option)) is not None and value < 2:
             raise UserError("must be at least 2", where=f"--{option.replace('_', '-')} {value}")
-    names, settings = split_words(arguments)
-    sampling = [text for text in settings if _is_sampling(text)]
-    recipe, names = _recipe(names, [text for text in settings if not _is_sampling(text)])
+    recipe, names, sampling = recipe_and_models(arguments)
     from distft.launch.correctness import Criterion
     from distft.launch.evaluate import evaluate
     from distft.launch.evaluation_report import report
@@ -91,26 +85,3 @@ def _shots(arguments: argparse.Namespace) -> tuple[int, ...]:
     if not all(part.isdecimal() for part in parts):
         raise UserError("are whole numbers", where=f"--shots {arguments.shots}", hint="for example --shots 0,1,4")
     return tuple(sorted({int(part) for part in parts}))
-
-
-def _is_sampling(text: str) -> bool:
-    key = text.partition("=")[0]
-    return key in SAMPLING.split() or key.startswith("rollout.")
-
-
-def _recipe(names: list[str], overrides: list[str]) -> tuple[Recipe | None, list[str]]:
-    """The recipe, if the first name is one, and the names with its run in its place."""
-    from distft.config.load import load_recipe, shipped_pipelines, shipped_recipes
-
-    shipped = [name for name, _ in [*shipped_recipes(), *shipped_pipelines()]]
-    named = [name for name in names if name in shipped or name.endswith((".yaml", ".yml"))]
-    if not named:
-        if overrides:
-            hint = f"name the recipe itself, or one of: {SAMPLING}"
-            raise UserError("is a key of recipes, and none is named", where=overrides[0], hint=hint)
-        return None, names
-    if len(named) > 1 or names[0] != named[0]:
-        what = "rows are read of one recipe, which comes first"
-        raise UserError(what, where=" ".join(names), hint="name the other models by run:<output_dir>")
-    recipe = load_recipe(named[0], overrides)
-    return recipe, [f"run:{recipe.output_dir}", *names[1:]]

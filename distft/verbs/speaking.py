@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,7 @@ from distft.verbs.option_words import in_options
 from distft.verbs.warnings import warn
 
 if TYPE_CHECKING:
+    from distft.config.recipe import Recipe
     from distft.config.training import Rollout
     from distft.launch.named_models import Reading
     from distft.launch.speakers import Loaded
@@ -26,6 +27,11 @@ def add_speakers(parser: argparse.ArgumentParser) -> None:
     """The models, their adapters, templates and seeds."""
     parser.add_argument("words", metavar="MODEL... [key=value ...]", nargs="+", help=f"{MODELS}; sampling: {SAMPLING}")
     parser.set_defaults(overrides=[])
+    add_asking(parser)
+
+
+def add_asking(parser: argparse.ArgumentParser) -> None:
+    """How models are read, and how they are asked."""
     add_reading(parser)
     parser.add_argument("--system", metavar="TEXT", help="what the system says first")
     given = parser.add_mutually_exclusive_group()
@@ -55,6 +61,33 @@ def split_words(arguments: argparse.Namespace) -> tuple[list[str], list[str]]:
     return names, settings
 
 
+def recipe_and_models(arguments: argparse.Namespace) -> tuple[Recipe | None, list[str], list[str]]:
+    """The recipe, if the first word is one; the models, with its run in its place; and the settings of sampling. Raises
+    UserError."""
+    from distft.config.load import load_recipe, shipped_pipelines, shipped_recipes
+
+    names, settings = split_words(arguments)
+    sampling = [text for text in settings if _is_sampling(text)]
+    overrides = [text for text in settings if not _is_sampling(text)]
+    shipped = [name for name, _ in [*shipped_recipes(), *shipped_pipelines()]]
+    named = [name for name in names if name in shipped or name.endswith((".yaml", ".yml"))]
+    if not named:
+        if overrides:
+            hint = f"name the recipe itself, or one of: {SAMPLING}"
+            raise UserError("is a key of recipes, and none is named", where=overrides[0], hint=hint)
+        return None, names, sampling
+    if len(named) > 1 or names[0] != named[0]:
+        what = "rows are read of one recipe, which comes first"
+        raise UserError(what, where=" ".join(names), hint="name the other models by run:<output_dir>")
+    recipe = load_recipe(named[0], overrides)
+    return recipe, [f"run:{recipe.output_dir}", *names[1:]], sampling
+
+
+def _is_sampling(text: str) -> bool:
+    key = text.partition("=")[0]
+    return key in SAMPLING.split() or key.startswith("rollout.")
+
+
 def given_plain(arguments: argparse.Namespace) -> bool | None:
     """Whether texts are given as they are; None where nobody said so."""
     return True if arguments.plain else False if arguments.chat else None
@@ -76,9 +109,18 @@ def reading_of(arguments: argparse.Namespace) -> Reading:
 @contextmanager
 def speakers_of(arguments: argparse.Namespace, *, plain: bool | None) -> Iterator[tuple[list[Loaded], Rollout]]:
     """The models, loaded, and how they are sampled; what there is to say of them goes to standard error."""
+    names, settings = split_words(arguments)
+    with open_named(names, settings, arguments, plain=plain) as opened:
+        yield opened
+
+
+@contextmanager
+def open_named(
+    names: Sequence[str], settings: Sequence[str], arguments: argparse.Namespace, *, plain: bool | None
+) -> Iterator[tuple[list[Loaded], Rollout]]:
+    """As ``speakers_of``, of the models of those names."""
     from distft.launch.speakers import open_speakers
 
-    names, settings = split_words(arguments)
     with in_options(), open_speakers(names, reading_of(arguments), settings, plain=plain) as (models, rollout):
         warn(note for model in models for note in model.notes)
         yield models, rollout

@@ -104,7 +104,7 @@ def test_all_verbs_are_shown() -> None:
     shown = {shlex.split(command)[1] for command in COMMANDS}
     assert shown == {
         "quickstart", "recipes", "plan", "train", "chat", "generate", "eval", "export", "submit", "status", "logs",
-        "cancel", "doctor", "report", "compare", "checkpoints", "schema", "data",
+        "cancel", "doctor", "report", "compare", "checkpoints", "schema", "data", "collect",
     }  # fmt: skip
 
 
