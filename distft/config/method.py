@@ -20,8 +20,9 @@ from pydantic import Field
 from distft.common.addresses import found_at
 from distft.config.data import Data
 from distft.config.problem import Problem
+from distft.config.role_table import Role
 from distft.config.section import Section
-from distft.config.training import Role, Rollout, Train
+from distft.config.training import Rollout, Train
 
 LossOn: TypeAlias = Literal["completion", "assistant", "all"]
 
@@ -78,7 +79,7 @@ KL_BASELINE = Phase("baseline", (Work("policy", "forward"), Work("reference", "f
 class Traits:
     """What the house must know of a method; what a step of it is.
 
-    ``roles`` stand in the order policy, reference, reward, value; the first of ``trained`` is the run's result.
+    ``roles`` stand in the order of ``role_table.ROLES``; the first of ``trained`` is the run's result.
     ``formats``: what it can be trained on, in the order in which ``format: auto`` tries them.
     ``losses``: one of each trained role. ``credit``: ``module:function`` of what samples, which says what each token of
     a rollout is worth (see ``distft.experience.credit.base``).

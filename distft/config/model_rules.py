@@ -12,7 +12,8 @@ from distft.config.models import Init, Model, Reference, RewardModel
 from distft.config.problem import Problem
 from distft.config.recipe import Recipe
 from distft.config.reward_rules import reward_rules
-from distft.config.training import ROLES, RolePlacement
+from distft.config.role_table import INHERITING, ROLES, SAME_TOKENS
+from distft.config.training import RolePlacement
 
 
 def _which_models(recipe: Recipe) -> Iterator[Problem]:
@@ -25,7 +26,7 @@ def _which_models(recipe: Recipe) -> Iterator[Problem]:
         if getattr(recipe.placement, role) != RolePlacement() and role not in taken:
             yield Problem.at(f"placement.{role}", f"{kind} has no role {role}", f"{listed}; remove it")
     for role in taken:
-        if getattr(recipe.models, role) is None and role not in ("reference", "value"):
+        if getattr(recipe.models, role) is None and role not in INHERITING:
             yield Problem.at(f"models.{role}", f"is missing: {kind} needs it", _start_hint(role))
 
 
@@ -44,7 +45,7 @@ def _starts(recipe: Recipe) -> Iterator[Problem]:
             yield Problem.at(at, "has neither path nor init", _start_hint(role))
         if model.path is not None:
             yield from _path(recipe, at, model.path)
-        elif model.trust_remote_code and (model.init is not None or role not in ("reference", "value")):
+        elif model.trust_remote_code and (model.init is not None or role not in INHERITING):
             yield Problem.at(
                 f"{at}.trust_remote_code", "needs a path: there is no remote code without one", "remove it"
             )
@@ -52,7 +53,7 @@ def _starts(recipe: Recipe) -> Iterator[Problem]:
 
 def _may_start_elsewhere(recipe: Recipe, role: str, model: Model) -> bool:
     by_functions = isinstance(model, RewardModel) and model.texts_are_scored and role not in facts.trained_roles(recipe)
-    return role in ("reference", "value") or by_functions
+    return role in INHERITING or by_functions
 
 
 def _path(recipe: Recipe, at: str, path: str) -> Iterator[Problem]:
@@ -119,9 +120,9 @@ def _heads(at: str, init: Init) -> Iterator[Problem]:
 
 
 def _same_vocabulary(recipe: Recipe) -> Iterator[Problem]:
-    """A reference or value model scores the policy's tokens, so it has the policy's vocabulary."""
+    """What reads the policy's tokens has the policy's vocabulary."""
     policy = recipe.models.policy
-    for role in ("reference", "value"):
+    for role in SAME_TOKENS:
         model: Model | None = getattr(recipe.models, role)
         if policy is None or policy.init is None or model is None or model.init is None:
             continue

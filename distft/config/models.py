@@ -1,4 +1,4 @@
-"""The models of the four roles: where they start, in which precision, on which engine."""
+"""The models of the roles: where they start, in which precision, on which engine."""
 
 from __future__ import annotations
 
@@ -197,6 +197,7 @@ class Models(Section):
 
     policy: Policy | None = Field(default=None, description="the trained policy")
     reference: Reference | None = Field(default=None, description="null: the policy's start")
+    teacher: Model | None = Field(default=None, description="the frozen model that is learned from")
     reward: RewardModel | None = Field(default=None, description="gives scores (ppo) or is trained (reward)")
     value: Model | None = Field(
         default=None, description="null: the reward model's backbone where its tokenizer is the policy's, else policy's"

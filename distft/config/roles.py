@@ -9,16 +9,15 @@ from typing import TypeVar
 from distft.config.method import Phase, Work
 from distft.config.models import Engine, HttpReward, Model, Reference
 from distft.config.recipe import Recipe
+from distft.config.role_table import INHERITING, Role
 from distft.config.section import Section
-from distft.config.training import Optimizer, Role
+from distft.config.training import Optimizer
 
 _Section = TypeVar("_Section", bound=Section)
 
-_INHERITS = ("reference", "value")
-
 
 def known_roles(recipe: Recipe) -> tuple[Role, ...]:
-    """The roles that the algorithm takes, in the order policy, reference, reward, value."""
+    """The roles that the algorithm takes, in the order of ``role_table.ROLES``."""
     return recipe.algorithm.traits.roles
 
 
@@ -127,7 +126,7 @@ def model_of(recipe: Recipe, role: str) -> Model:
     if role not in roles(recipe):
         raise KeyError(role)
     given: Model | None = getattr(recipe.models, role)
-    if role in _INHERITS:
+    if role in INHERITING:
         given = _inherited(recipe, given, role)
     if given is None:
         raise KeyError(role)

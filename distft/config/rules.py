@@ -19,7 +19,7 @@ from distft.config.models import Model
 from distft.config.problem import Problem
 from distft.config.problems import report
 from distft.config.recipe import Recipe
-from distft.config.training import ROLES
+from distft.config.role_table import ROLES
 from distft.config.yaml_file import Tree
 
 

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from distft.config.method import Method, Phase, Run, Work
 from distft.config.problem import Problem
-from distft.config.training import Role
+from distft.config.role_table import Role
 
 
 def sampled_phases(roles: Sequence[Role], trained: Sequence[Role]) -> tuple[Phase, ...]:

@@ -6,12 +6,11 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field
 
+from distft.config.role_table import Role
 from distft.config.section import Items, Numeral, Section, WrittenPath
 
-Role: TypeAlias = Literal["policy", "reference", "reward", "value"]
 Decay: TypeAlias = Annotated[float, Field(ge=0, lt=1)]
 Betas: TypeAlias = Annotated[tuple[Decay, Decay], Field(strict=False)]
-ROLES: tuple[Role, ...] = ("policy", "reference", "reward", "value")
 
 
 class Optimizer(Section):
@@ -166,6 +165,7 @@ class Placement(Section):
 
     policy: RolePlacement = Field(default_factory=RolePlacement, description="the trained policy's ranks")
     reference: RolePlacement = Field(default_factory=RolePlacement, description="the frozen reference's ranks")
+    teacher: RolePlacement = Field(default_factory=RolePlacement, description="the frozen teacher's ranks")
     reward: RolePlacement = Field(default_factory=RolePlacement, description="the reward model's ranks")
     value: RolePlacement = Field(default_factory=RolePlacement, description="the value model's ranks")
     rollout: RolePlacement = Field(default_factory=RolePlacement, description="vLLM's engines, one a rank")

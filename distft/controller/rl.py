@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 from distft.clients.model_group import UpdateSpec
-from distft.config.training import Role
+from distft.config.role_table import Role
 from distft.controller.collecting import collect
 from distft.controller.evaluating import evaluate_if_due
 from distft.controller.invariants import beyond_rounding, check_generator, check_reference

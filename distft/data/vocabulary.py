@@ -5,17 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from distft.common.errors import UserError, nearest
-
-_CURES = {
-    "reference": "the reference must share the policy's tokenizer; by default it is the policy's start",
-    "value": "the value model must share the policy's tokenizer; without a start of its own it begins as the reward "
-    "model where that one's is the policy's, else as the policy",
-}
+from distft.config.role_table import ROLE_FACTS
 
 
 def require_policys_tokens(role: str, theirs: Mapping[str, int], policys: Mapping[str, int], *, key: str) -> None:
-    """Policy and ``role`` (reference or value, begun from ``models.<role>.<key>``) give the same numbers to the same
-    tokens. Raises UserError: every log-probability or value would be of another text.
+    """Policy and ``role`` (one of ``SAME_TOKENS``, begun from ``models.<role>.<key>``) give the same numbers to
+    the same tokens. Raises UserError: every log-probability or value would be of another text.
     """
     if theirs == policys:
         return
@@ -24,7 +19,7 @@ def require_policys_tokens(role: str, theirs: Mapping[str, int], policys: Mappin
         f"its tokenizer is not the policy's: {len(theirs)} tokens here, {len(policys)} there; "
         f"{different!r} is {theirs.get(different)} here and {policys.get(different)} there",
         where=f"models.{role}.{key}",
-        hint=_CURES[role],
+        hint=ROLE_FACTS[role].same_tokens,
     )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from distft.config.recipe import Recipe
+from distft.config.role_table import ROLES
 
 _RUN = "run:"
 _KEYS = ("path", "chat_template")
@@ -40,9 +41,9 @@ def same_place(key: str, kept: Any, now: Any) -> bool:
 
 def found_again(recipe: Recipe, run_dir: Path) -> Recipe:
     """The recipe of a run folder with the model paths that are not there any more replaced by what lies beside it."""
-    found = {
+    found: dict[str, Any] = {
         role: model.model_copy(update={"path": _beside(model.path, run_dir)})
-        for role in ("policy", "reference", "reward", "value")
+        for role in ROLES
         if (model := getattr(recipe.models, role)) is not None and model.path
     }
     return recipe.model_copy(update={"models": recipe.models.model_copy(update=found)})

@@ -9,6 +9,7 @@ from distft.common.seeding import derive
 from distft.config.load import resolve_path
 from distft.config.models import Model, Policy
 from distft.config.recipe import Recipe
+from distft.config.role_table import INHERITING
 from distft.config.roles import (
     answers_held_out,
     is_rl,
@@ -74,7 +75,7 @@ def start_owner(recipe: Recipe, role: str) -> str:
         return role
     if role == "value" and "reward" in roles(recipe):
         return "reward"
-    return "policy" if role in ("reference", "value") else role
+    return "policy" if role in INHERITING else role
 
 
 def collective_timeout_s(recipe: Recipe) -> float:

@@ -19,8 +19,8 @@ from typing import NamedTuple
 from distft.common.errors import EnvironmentFallsShort, UserError
 from distft.config.engines import ENGINES
 from distft.config.recipe import Recipe
+from distft.config.role_table import ROLES
 from distft.config.roles import has_engines, roles, trained_roles
-from distft.config.training import ROLES
 from distft.planning.hardware import Hardware
 from distft.planning.shares import shares
 

@@ -13,11 +13,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import IO, Any
 
+from distft.config.role_table import ROLES
 from distft.tracking.timing import Span
 
 TIMELINE = "timeline.json"
 # From top to bottom; whoever is not named comes below.
-_ORDER = ("controller", "data", "rollout", "policy", "reference", "reward", "value")
+_ORDER = ("controller", "data", "rollout", *ROLES)
 _END = b"\n]\n"
 
 

@@ -21,6 +21,7 @@ from distft.batches import Batch, Difference
 from distft.common.logging import stage
 from distft.config.method import ANSWERS
 from distft.config.recipe import Recipe
+from distft.config.role_table import SAME_TOKENS
 from distft.config.roles import longest_sequence
 from distft.data.bad_rows import BadRows
 from distft.data.class_labels import numbers_of
@@ -400,7 +401,7 @@ class DataWorker(DataVerbs):
         Raises UserError for a start that the recipe names for a model that reads the policy's tokens, and that numbers
         them otherwise.
         """
-        for role in ("reference", "value"):
+        for role in SAME_TOKENS:
             given = getattr(self._recipe.models, role) if role in self._starts else None
             if given is not None and (given.path or given.init):
                 theirs = self._load_tokenizer(role).get_vocab()

@@ -8,7 +8,7 @@ from typing import get_args
 
 import pytest
 
-from distft.config.training import Role
+from distft.config.role_table import Role
 from distft.models.families.family import find_family
 from distft.models.families.table import FAMILIES, FamilyName, family_of
 

@@ -8,8 +8,8 @@ from pydantic import Field
 
 from distft.config.data import ANSWERED, PAIRED, TURNS
 from distft.config.method import PROMPTS, NamedLoss, Traits
+from distft.config.role_table import Role
 from distft.config.sampled import ClippedGroups, sampled_phases
-from distft.config.training import Role
 
 _ROLES: tuple[Role, ...] = ("policy", "reward")
 _LOSS_KEYS = ("clip_low", "clip_high", "entropy_coef", "average", "constant_length")

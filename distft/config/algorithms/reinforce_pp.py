@@ -10,8 +10,8 @@ from pydantic import Field
 from distft.config.data import ANSWERED, PAIRED, TURNS
 from distft.config.method import PROMPTS, NamedLoss, Run, Traits
 from distft.config.problem import Problem
+from distft.config.role_table import Role
 from distft.config.sampled import Rewarded, sampled_phases
-from distft.config.training import Role
 
 _ROLES: tuple[Role, ...] = ("policy", "reference", "reward")
 _LOSS_KEYS = ("clip_low", "clip_high", "entropy_coef", "kl_coef")

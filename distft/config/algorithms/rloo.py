@@ -8,8 +8,8 @@ from pydantic import Field
 
 from distft.config.data import ANSWERED, PAIRED, TURNS
 from distft.config.method import PROMPTS, NamedLoss, Traits
+from distft.config.role_table import Role
 from distft.config.sampled import Grouped, sampled_phases
-from distft.config.training import Role
 
 _ROLES: tuple[Role, ...] = ("policy", "reference", "reward")
 

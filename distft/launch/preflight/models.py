@@ -12,6 +12,7 @@ from distft.common.errors import UserError, nearest
 from distft.config.load import resolve_path
 from distft.config.models import RewardModel
 from distft.config.recipe import Recipe
+from distft.config.role_table import SAME_TOKENS
 from distft.config.roles import is_rl, model_of, roles
 from distft.data.chat_templates import resolve_template
 from distft.data.vocabulary import require_policys_tokens, require_token
@@ -58,7 +59,7 @@ def check_models(recipe: Recipe) -> Iterator[str]:
         folders[role] = folder
     if is_rl(recipe) and "reward" in folders:
         check_head(folders["reward"], model_of(recipe, "reward"))
-    for role in ("reference", "value"):
+    for role in SAME_TOKENS:
         given = getattr(recipe.models, role)
         if "policy" in folders and role in folders and given is not None and given.path:
             check_same_tokenizer(folders["policy"], folders[role], role)
@@ -145,7 +146,7 @@ def check_head(folder: Path, model: Any) -> None:
 
 
 def check_same_tokenizer(policy: Path, other: Path, role: str) -> None:
-    """Policy and reference or value model give the same numbers to the same tokens. Raises UserError."""
+    """Policy and ``role`` (one of ``SAME_TOKENS``) give the same numbers to the same tokens. Raises UserError."""
     if _same_file(policy / "tokenizer.json", other / "tokenizer.json"):
         return
     ours, theirs = _vocabulary(policy), _vocabulary(other)

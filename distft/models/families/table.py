@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
+from distft.config.role_table import ROLE_FACTS
+
 FamilyName: TypeAlias = Literal["causal", "scalar", "seq2seq", "encoder"]
 
 
@@ -30,13 +32,12 @@ ENCODER = Entry("encoder", "distft.models.families.encoder:Encoder", "AutoModelF
 FAMILIES = {entry.name: entry for entry in (CAUSAL, SCALAR, SEQ2SEQ, ENCODER)}
 # Model types of encoders that are known to work here.
 ENCODERS = ("bert", "roberta", "modernbert", "deberta-v2")
-_OF_ROLE = {"policy": CAUSAL, "reference": CAUSAL, "reward": SCALAR, "value": SCALAR}
 
 
 def family_of(role: str, config: Mapping[str, Any] | None = None) -> Entry:
     """The family of a role's model, by what its config.json says; without one that of a decoder. Raises KeyError for
     what is no role."""
-    return family_in(_OF_ROLE[role].name, config or {})
+    return family_in((SCALAR if ROLE_FACTS[role].scalar else CAUSAL).name, config or {})
 
 
 def family_in(name: FamilyName, config: Mapping[str, Any]) -> Entry:

@@ -9,10 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distft.common.errors import EnvironmentFallsShort, UserError
-from distft.config.training import ROLES
 from distft.planning.hardware import Hardware
 from distft.planning.placement_plan import Arrangement, Seat, Span, arrangements, node_kinds, seats
 from tests.unit.launch.examples import recipe
+
+ROLES = ("policy", "reference", "reward", "value")  # of ppo
 
 
 def hardware(nodes: int = 1, cpus: int = 2, gpus: int = 0, ranks_per_cpu: int = 4) -> Hardware:
