@@ -19,6 +19,8 @@ response_mask       uint8 [t_i], 0 = observation/other speaker; missing column =
                     nothing predicts it
 old_logprobs, ref_logprobs, logprobs, entropy, values, rewards, advantages, returns
                     float32 [t_i], aligned with response_ids
+teacher_logprobs    float32 [t_i, width], what the teacher told of each token: see ``algorithms.divergences``
+teacher_ids         int32 [t_i, width - 1], the tokens that it named; missing: all, in their order
 sample, unit        dense int64: number of the sample and of its unit within the step
 group               dense int64: number of the prompt that a sampled response answers; not a unit
 score               dense float32: what a reward model or function said of the sample
@@ -43,7 +45,10 @@ Array: TypeAlias = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class Ragged:
-    """Rows of unequal length in one contiguous array: row i is ``values[offsets[i]:offsets[i+1]]``."""
+    """Rows of unequal length in one contiguous array: row i is ``values[offsets[i]:offsets[i+1]]``.
+
+    A token has one value, or as many as ``values`` is wide.
+    """
 
     values: Array
     offsets: npt.NDArray[np.int64]
@@ -77,6 +82,8 @@ class Ragged:
 
     def take(self, rows: Sequence[int] | Array) -> Ragged:
         """The given rows, in that order."""
+        if not len(rows):
+            return Ragged(self.values[:0], np.zeros(1, np.int64))
         return Ragged.of([self[int(row)] for row in rows], self.values.dtype)
 
 

@@ -87,6 +87,19 @@ class ModelGroup:
             adapters=not self.guest,
         ).reading(data_of)
 
+    def distributions(
+        self, samples: Samples, micro_batches: ByRank, *, top_k: int | None, temperature: float
+    ) -> Call[DataRef]:
+        """What a teacher tells of every token of the samples."""
+        return ask(
+            self._own(),
+            ModelVerbs.distributions,
+            top_k,
+            each(micro_batches),
+            batch=rows_of_ranks(samples, micro_batches),
+            temperature=temperature,
+        ).reading(data_of)
+
     def update(self, samples: Samples, spec: UpdateSpec, steps: Sequence[ByRank]) -> Call[Updated]:
         """Optimizer steps over ``steps[step][rank]``, as the first rank reports them."""
         by_rank: list[list[MicroBatches]] = [[step[rank] for step in steps] for rank in range(self.num_ranks)]

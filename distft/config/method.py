@@ -70,6 +70,20 @@ class NamedLoss:
     fixed: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Telling:
+    """What a teacher tells of each token of an answer: the log-probabilities of its ``top_k`` likeliest next tokens and
+    of all others together, or of all (None), at a ``temperature``."""
+
+    top_k: int | None
+    temperature: float
+
+    def bytes_of(self, vocab: int) -> int:
+        """Of one token: a float32 for each outcome, an int32 for each token that is named."""
+        named = min(self.top_k or vocab, vocab)
+        return 4 * vocab if self.top_k is None else 4 * (named + 1) + 4 * named
+
+
 UPDATE_OF_POLICY = Phase("update", (Work("policy", "update"),))
 # What policy and reference say of the step's prompts with each other's answers: see ``experience.preference``.
 KL_BASELINE = Phase("baseline", (Work("policy", "forward"), Work("reference", "forward")))
@@ -239,6 +253,10 @@ class Method(Section):
 
     def learned_tokens(self) -> LossOn | None:
         """Which tokens of a sequence are learned; None: what the format says."""
+        return None
+
+    def telling(self) -> Telling | None:
+        """What the teacher tells, of a method that has one."""
         return None
 
     def head_labels(self) -> tuple[str, ...]:

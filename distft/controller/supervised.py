@@ -3,14 +3,15 @@
 for step in progress.steps():
     KL baseline of the samples                   where the method has one: by the policy as the last update left it
     update(trained group, samples)               started
-    reference(samples of the next step)          started beside it: where they share no devices, at once
-    both awaited; log, evaluate, checkpoint
+    reference, teacher(samples of the next step) started beside it: where they share no devices, at once
+    all awaited; log, evaluate, checkpoint
 
-The reference is frozen, so its pass over the next samples need not wait for this update.
+Reference and teacher are frozen, so their pass over the next samples need not wait for this update.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 
 from distft.clients.model_group import UpdateSpec
@@ -20,7 +21,7 @@ from distft.controller.evaluating import evaluate_if_due
 from distft.controller.invariants import check_first_loss, check_reference
 from distft.controller.session import Session
 from distft.experience.passes import Work, evaluate_pass, forward_pass, update_pass
-from distft.experience.preference import reference_pass, with_baseline
+from distft.experience.preference import frozen_passes, with_baseline
 from distft.groups.handles import DataRef, Pending
 
 
@@ -43,10 +44,10 @@ def train_supervised(session: Session) -> None:
         with session.phase("update"):
             everything = [list(range(len(samples.lengths)))]
             updating = update_pass(group, samples, everything, spec, cap, work).start()
-            ahead = start_reference(session, following)
+            ahead = start_frozen(session, following)
             updated = updating.result()
             if following is not None:
-                following = with_reference(following, ahead)
+                following = with_frozen(following, ahead)
         progress.finish(position=position, num_tokens=samples.num_tokens, optimizer_steps=1)
         metrics = {**updated.steps[0], **work.metrics(), "memory/rss_bytes": updated.memory.rss_bytes}
         session.log_step(metrics, samples.lengths)
@@ -57,12 +58,12 @@ def train_supervised(session: Session) -> None:
 
 
 def first_samples(session: Session) -> tuple[int, Samples]:
-    """The samples of the step that comes first, with the reference's log-probs where the loss needs them, and the
-    position behind them."""
+    """The samples of the step that comes first, with what frozen models say of them where the loss needs it, and
+    the position behind them."""
     position, samples = take_step(session, session.progress.step + 1, session.progress.position)
     assert samples is not None, "there is no step left"
-    with session.timer.phase("reference"):
-        return position, with_reference(samples, start_reference(session, samples))
+    with session.timer.phase("teacher" if "teacher" in session.groups else "reference"):
+        return position, with_frozen(samples, start_frozen(session, samples))
 
 
 def take_step(session: Session, step: int, position: int) -> tuple[int, Samples | None]:
@@ -74,16 +75,18 @@ def take_step(session: Session, step: int, position: int) -> tuple[int, Samples 
         return start + count, session.data.batch("train", start, count).result()
 
 
-def start_reference(session: Session, samples: Samples | None) -> Pending[DataRef] | None:
-    """Starts the reference's pass over the samples, for the algorithms that have one."""
-    if samples is None or "reference" not in session.groups:
-        return None
-    return reference_pass(session.groups["reference"], samples, session.recipe.train.max_tokens_per_rank).start()
+def start_frozen(session: Session, samples: Samples | None) -> list[Pending[DataRef]]:
+    """Starts what frozen models say of the samples, for the algorithms that have some."""
+    if samples is None:
+        return []
+    recipe = session.recipe
+    calls = frozen_passes(session.groups, recipe.algorithm, samples, recipe.train.max_tokens_per_rank)
+    return [call.start() for call in calls]
 
 
-def with_reference(samples: Samples, ahead: Pending[DataRef] | None) -> Samples:
-    """The samples with what the reference's pass over them leaves."""
-    return samples if ahead is None else samples.with_data(ahead.result())
+def with_frozen(samples: Samples, ahead: Sequence[Pending[DataRef]]) -> Samples:
+    """The samples with what those passes leave."""
+    return samples.with_data(*(pending.result() for pending in ahead))
 
 
 def compared(session: Session, samples: Samples) -> Samples:

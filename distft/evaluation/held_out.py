@@ -11,7 +11,7 @@ from distft.config.recipe import Recipe
 from distft.config.roles import main_role
 from distft.experience.experience import logprob_passes
 from distft.experience.passes import evaluate_pass, forward_pass
-from distft.experience.preference import reference_pass, with_baseline
+from distft.experience.preference import frozen_passes, with_baseline
 from distft.experience.rollouts import Sampler
 from distft.groups.handles import together
 from distft.rollout.generator import Sampling
@@ -27,8 +27,7 @@ def loss_metrics(
     """The loss and its metrics on ``count`` units of a split, means over all of them."""
     samples = data.batch(split, 0, count).result()
     role, cap = main_role(recipe), recipe.train.max_tokens_per_rank
-    if "reference" in groups:
-        samples = samples.with_data(reference_pass(groups["reference"], samples, cap).result())
+    samples = samples.with_data(*together(*frozen_passes(groups, recipe.algorithm, samples, cap)))
     if recipe.algorithm.traits.kl_baseline:
         samples = with_baseline(samples, groups, data, recipe.data.max_length, cap)
     loss, parameters = recipe.algorithm.loss_of(role)

@@ -12,6 +12,7 @@ from typing import Any
 from distft.clients.generator_group import AnsweringGroup, Generated
 from distft.clients.model_group import ModelGroup, UpdateSpec
 from distft.clients.samples import Samples
+from distft.config.method import Telling
 from distft.experience.schedule import Schedule, schedule
 from distft.groups.handles import Call, DataRef
 from distft.rollout.generator import Sampling
@@ -53,6 +54,12 @@ def planned(samples: Samples, group: ModelGroup, max_tokens: int, chosen: Sequen
 def forward_pass(group: ModelGroup, samples: Samples, column: str, max_tokens: int, **options: Any) -> Call[DataRef]:
     """An evaluation forward of all samples, which leaves ``column``. ``options``: see ``ModelGroup.forward``."""
     return group.forward(samples, column, planned(samples, group, max_tokens).micro_batches, **options)
+
+
+def distributions_pass(group: ModelGroup, samples: Samples, telling: Telling, max_tokens: int) -> Call[DataRef]:
+    """What a teacher tells of all samples, which leaves ``teacher_logprobs`` and perhaps ``teacher_ids``."""
+    plan = planned(samples, group, max_tokens)
+    return group.distributions(samples, plan.micro_batches, top_k=telling.top_k, temperature=telling.temperature)
 
 
 def evaluate_pass(

@@ -1,5 +1,5 @@
-"""Given answers to what preference methods train on: the reference's log-probs beside them, and a baseline for those
-that measure against one.
+"""Given answers to what the policy trains on: what frozen models say of them, the reference's log-probs or a teacher's
+distributions; and a baseline for those that measure against one.
 
     answers ── data worker: each prompt with another row's answer ─► mismatched
                                     together: policy logprobs | reference ref_logprobs
@@ -13,8 +13,23 @@ from collections.abc import Mapping
 from distft.clients.data_group import DataGroup
 from distft.clients.model_group import ModelGroup
 from distft.clients.samples import Samples
-from distft.experience.passes import forward_pass
+from distft.config.method import Method
+from distft.experience.passes import distributions_pass, forward_pass
 from distft.groups.handles import Call, DataRef, together
+
+
+def frozen_passes(
+    groups: Mapping[str, ModelGroup], algorithm: Method, samples: Samples, max_tokens: int
+) -> list[Call[DataRef]]:
+    """What each frozen model of the method says of the samples, not started yet; none where it has none."""
+    calls = []
+    if "reference" in groups:
+        calls.append(reference_pass(groups["reference"], samples, max_tokens))
+    if "teacher" in groups:
+        telling = algorithm.telling()
+        assert telling is not None, f"{algorithm.name} has a teacher and does not say what it tells"
+        calls.append(distributions_pass(groups["teacher"], samples, telling, max_tokens))
+    return calls
 
 
 def reference_pass(reference: ModelGroup, samples: Samples, max_tokens: int) -> Call[DataRef]:

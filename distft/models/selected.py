@@ -22,6 +22,7 @@ from torch.nn import functional
 
 from distft.algorithms.linear_logprobs import LogitMap, chunk_of, linear_logprobs
 from distft.algorithms.logprobs import token_logprobs
+from distft.algorithms.measured import Measure, measured
 from distft.models.logit_map import find_logit_map
 
 
@@ -34,6 +35,18 @@ class LogprobHead(nn.Linear):
         """``[..., in]`` to logits; with ``reading``, ``[num_tokens, in]`` to names and ``[num_tokens]``."""
         if reading is None:
             return super().forward(hidden)
+        if reading.measure is not None:
+            return self._measured(hidden, reading, reading.measure)
+        return self._read(hidden, reading)
+
+    def _measured(self, hidden: Tensor, reading: Reading, measure: Measure) -> dict[str, Tensor]:
+        read = self._read(hidden, reading) if reading.outputs else {}
+        return read | measured(
+            hidden, reading.targets, measure, head=self.weight, bias=self.bias, logit_map=self.logit_map,
+            temperature=reading.temperature,
+        )  # fmt: skip
+
+    def _read(self, hidden: Tensor, reading: Reading) -> dict[str, Tensor]:
         told: dict[str, Any] = {"outputs": reading.outputs, "temperature": reading.temperature}
         if len(hidden) * self.out_features > chunk_of(hidden.device):
             return linear_logprobs(
@@ -45,11 +58,13 @@ class LogprobHead(nn.Linear):
 
 @dataclass(frozen=True)
 class Reading:
-    """What is asked of the tokens ``targets [num_tokens]``, one a selected position: see ``token_logprobs``."""
+    """What is asked of the tokens ``targets [num_tokens]``, one a selected position: see ``token_logprobs``; and what
+    ``measure`` answers besides."""
 
     targets: Tensor
     outputs: Sequence[str] = ("logprobs",)
     temperature: float = 1.0
+    measure: Measure | None = None
 
 
 class SelectedLogits(nn.Module):
@@ -110,7 +125,9 @@ def as_read(logits: Tensor, reading: Reading | None) -> Tensor | dict[str, Tenso
     """Whole logits ``[num_tokens, vocabulary]``, or what is read of them."""
     if reading is None:
         return logits
-    return token_logprobs(logits, reading.targets, outputs=reading.outputs, temperature=reading.temperature)
+    told: dict[str, Any] = {"temperature": reading.temperature}
+    read = token_logprobs(logits, reading.targets, outputs=reading.outputs, **told) if reading.outputs else {}
+    return read if reading.measure is None else read | measured(logits, reading.targets, reading.measure, **told)
 
 
 def selected(hidden: Tensor, select: Tensor) -> Tensor:

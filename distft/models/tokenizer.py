@@ -47,6 +47,11 @@ def load_tokenizer(path: str, *, trust_remote_code: bool = False, chat_template:
     return tokenizer
 
 
+def num_tokens(tokenizer: Any) -> int:
+    """One more than the highest number of a token: what a head must have rows for."""
+    return max(tokenizer.get_vocab().values(), default=-1) + 1
+
+
 def _read(path: str, *, trust_remote_code: bool) -> Any:
     if is_general(local_folder(path)):
         from transformers import PreTrainedTokenizerFast

@@ -34,6 +34,7 @@ from distft.planning.memory import (
     rank_items,
 )
 from distft.planning.model_sizes import ModelSizes, WrongTargets, sizes_from_init, sizes_from_path
+from distft.planning.teaching import student_items, teacher_items
 
 # What stays on the GPU while a group sleeps: the engine moves its own states, the process and its generator stay.
 STAYS = ("process", "generation twin")
@@ -143,8 +144,21 @@ def role_memory(roles: Roles, role: str, ranks: int, *, gpu: bool, shared: bool)
     if shared:
         frozen = replace(compute, trained=False)
         return RoleMemory(tuple(activation_items(sizes, frozen, work)), sizes.total)
-    items = rank_items(sizes, model.engine.on(ranks), compute, work, ranks)
+    told = _told_items(roles.recipe, role, sizes, work, ranks, gpu=gpu)
+    items = rank_items(sizes, model.engine.on(ranks), compute, work, ranks, told)
     return RoleMemory(tuple(items), sizes.total, sizes.trained.total if compute.trained else 0)
+
+
+def _told_items(recipe: Recipe, role: str, sizes: ModelSizes, work: Work, ranks: int, *, gpu: bool) -> list[Item]:
+    """What teacher and policy hold of a teacher's distributions, of a method that has a teacher."""
+    telling = recipe.algorithm.telling()
+    if telling is None or role not in ("policy", "teacher"):
+        return []
+    batch = batch_arithmetic(recipe, ranks)
+    share = -(-batch.sequences // ranks) * batch.longest
+    if role == "teacher":
+        return teacher_items(telling, sizes.vocab, share, work.read)
+    return student_items(telling, sizes, share, work.read, dtype=model_of(recipe, role).dtype, gpu=gpu)
 
 
 def group_memory(items: Sequence[Item], *, gpu: bool) -> GroupMemory:

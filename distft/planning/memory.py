@@ -96,13 +96,16 @@ class Compute:
         return BYTES[self.dtype]
 
 
-def rank_items(sizes: ModelSizes, engine: Engine, compute: Compute, work: Work, ranks: int) -> list[Item]:
-    """All items of one rank of a role, those of 0 bytes left out."""
+def rank_items(
+    sizes: ModelSizes, engine: Engine, compute: Compute, work: Work, ranks: int, more: Iterable[Item] = ()
+) -> list[Item]:
+    """All items of one rank of a role and what the method adds to them (``more``), those of 0 bytes left out."""
     items = [
         *state_items(sizes, engine, compute, ranks),
         *buffer_items(sizes, engine, compute, ranks),
         *activation_items(sizes, compute, work),
         *_generation_items(sizes, compute, work, ranks),
+        *more,
     ]
     held = [Item("process", PROCESS_HOST)]
     if compute.gpu:

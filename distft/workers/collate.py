@@ -85,10 +85,11 @@ def _column(
 ) -> Tensor:
     column = batch.columns[name]
     if isinstance(column, Ragged):
-        values = column.values[places] if len(places) else np.zeros(1, np.float32)
+        values = column.values[places] if len(places) else np.zeros((1, *column.values.shape[1:]), column.values.dtype)
     else:
         values = column[list(rows)]
-    return _tensor(np.asarray(values, dtype=np.float32), device)
+    numbers = isinstance(column, Ragged) and values.dtype.kind == "i"
+    return _tensor(np.asarray(values, dtype=np.int64 if numbers else np.float32), device)
 
 
 def _dummy(family: Family, columns: Sequence[str], pad_token: int, device: torch.device) -> MicroBatch:

@@ -17,6 +17,7 @@ import numpy as np
 import psutil
 import torch
 
+from distft.algorithms.divergences import Told
 from distft.algorithms.losses.build import build_loss
 from distft.batches import Batch, Ragged
 from distft.checkpoint.manifest import FileRecord, NotWritten
@@ -30,9 +31,10 @@ from distft.engine.learning_rate import learning_rate
 from distft.models.adapters import without_adapters
 from distft.models.families.family import family_at, find_family
 from distft.models.padding import padding, unread_token
-from distft.models.tokenizer import load_tokenizer
+from distft.models.tokenizer import load_tokenizer, num_tokens
 from distft.planning.positions import position_limit
 from distft.workers.collate import collate
+from distft.workers.distributions import distributions
 from distft.workers.exporting import export_result, require_readable
 from distft.workers.loading import load_sharded, require_positions
 from distft.workers.reports import Memory, Ready, Updated
@@ -84,7 +86,7 @@ class ModelWorker(ModelVerbs):
         self._pad_token = padding(self._tokenizer, config) or 0
         trained = spec.optimizer is not None
         self._unread = unread_token(self._tokenizer, config, trained=trained) if spec.role == "reward" else None
-        self._updater = Updater(self._engine, self._family, self._pad_token, self._unread)
+        self._updater = Updater(self._engine, self._family, self._pad_token, self._unread, num_tokens(self._tokenizer))
         seed_everything(spec.seed + self.rank)
         stops = tuple(self._tokenizer.convert_ids_to_tokens(list(self._stop_tokens())))
         if stops:
@@ -172,6 +174,18 @@ class ModelWorker(ModelVerbs):
             lengths = batch.ragged("response_ids").lengths if len(batch) and not dense else np.zeros(0, np.int64)
             columns[name] = values if dense else Ragged.split(values, lengths)
         return None, Batch(columns)
+
+    def distributions(
+        self, top_k: int | None, micro_batches: MicroBatches, *, batch: Batch, temperature: float = 1.0
+    ) -> tuple[None, Batch]:
+        """What a teacher tells of each token; see ``workers.distributions``."""
+        stage("distributions")
+        require_positions(self._positions, self._longest(batch), self.spec.role, self._path)
+        self._engine.train(mode=False)
+        told = Told(top_k, self._updater.num_tokens)
+        columns = distributions(self._engine, self._family, batch, micro_batches, told, temperature, self._pad_token)
+        self._engine.train(mode=self._engine.trained)
+        return None, columns
 
     def update(
         self,

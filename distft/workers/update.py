@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from distft.algorithms.losses.base import Loss, LossResult
+from distft.algorithms.losses.base import Loss, LossResult, MeasuringLoss
 from distft.batches import Batch
 from distft.engine.diverged import NonFiniteLoss
 from distft.engine.engine import Engine
@@ -68,14 +68,14 @@ class StepSums:
 class Updater:
     """Runs micro-batches of a loss through an engine; with ``train`` False only measures.
 
-    ``unread`` is the token at which no reward is read.
+    ``unread`` is the token at which no reward is read, ``num_tokens`` how many the tokenizer has.
     """
 
     engine: Engine
     family: Family
     pad_token: int
     unread: int | None = None
-    unit_size: int = 1
+    num_tokens: int = 0
 
     def run(
         self,
@@ -120,6 +120,8 @@ class Updater:
         for rows in step:
             columns = [*loss.columns, *(name for name in loss.optional_columns if name in batch)]
             micro = collate(self.family, batch, rows, columns, self.pad_token, self.engine.device, self.unread)
+            if isinstance(loss, MeasuringLoss):
+                micro = replace(micro, measure=loss.measure(micro.loss, self.num_tokens))
             with torch.set_grad_enabled(rate is not None):
                 outputs = self.family.outputs(self.engine.forward, micro, loss.outputs, loss.reads, temperature)
                 result = loss(outputs, micro.loss, denominators)

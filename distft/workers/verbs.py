@@ -78,6 +78,14 @@ class ModelVerbs(OnDevice, Protocol):
         """
         ...
 
+    @verb()
+    def distributions(
+        self, top_k: int | None, micro_batches: MicroBatches, *, batch: Batch, temperature: float = 1.0
+    ) -> tuple[None, Batch]:
+        """What a teacher tells of each token: ``teacher_logprobs`` of its ``top_k`` likeliest next tokens
+        ``teacher_ids`` and of all others together; None: of all."""
+        ...
+
     @verb(states=True)
     def update(
         self,

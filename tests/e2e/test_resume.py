@@ -90,6 +90,20 @@ def test_kto_killed_in_the_middle_of_a_step(sft: Path, start: Start) -> None:
 
 
 @pytest.mark.slow
+def test_distill_killed_in_the_middle_of_a_step(sft: Path, start: Start) -> None:
+    """The teacher reads the rows of the step again that was under way; nothing of it is in a checkpoint."""
+    words = (
+        "train", "distill-tiny", *TINY, f"models.teacher.path=run:{sft}", "models.teacher.init=null", *SMALL,
+        "algorithm.divergence=js", "optimizer.warmup_steps=0", "tracking.samples_every=0",
+    )  # fmt: skip
+    undisturbed = run(start, *words, folder="undisturbed")
+    rests = [line["teacher_rest"] for line in computed(undisturbed) if "teacher_rest" in line]
+    assert all(0 < rest < 1 for rest in rests)
+    assert not list(undisturbed.glob("checkpoints/*/teacher"))
+    assert_same(disturb(start, words, "Distill"), undisturbed)
+
+
+@pytest.mark.slow
 def test_pretrain_killed_in_the_middle_of_a_step(start: Start) -> None:
     """Blocks of texts, which the tokenised rows keep."""
     words = ("train", "pretrain-tiny", *TINY, *SMALL)

@@ -29,6 +29,7 @@ FEW_CASES: list[Case] = [
     ("simpo", {"gamma": 0.5}),
     ("grpo", {"kl_coef": 0.1}),
     ("rloo", {}),
+    ("distill", {"divergence": "js", "beta": 0.3}),
 ]
 MORE_CASES: list[Case] = [
     ("reward", {}),
@@ -45,5 +46,7 @@ MORE_CASES: list[Case] = [
     ("cpo", {"label_smoothing": 0.1}),
     ("kto", {"undesirable_weight": 1.5}),
     ("pretrain", {}),
+    ("distill", {"temperature": 2.0}),
+    ("distill", {"divergence": "reverse"}),
     ("classification", {"labels": ("no", "yes"), "class_weights": {"yes": 3.0}}),
 ]

@@ -29,6 +29,7 @@ from distft.groups.handles import DataRef, Part
 from distft.models.families.family import find_family
 from distft.models.families.table import FamilyName
 from distft.models.load import start_head
+from distft.models.tokenizer import load_tokenizer, num_tokens
 from distft.workers.model_worker import ModelWorker
 from distft.workers.spec import RoleSpec
 from distft.workers.update import Updater
@@ -40,6 +41,7 @@ from tests.harness.spmd import SpmdGroup
 RATE = 1e-3
 NUM_SAMPLES = 14
 VOCABULARY = 300
+NAMED = 4  # tokens that a teacher names
 TEMPERATURE = 0.9
 SCALAR = ("reward", "ppo_value")
 CLASSIFIERS = ("classification",)  # whose head is new
@@ -105,6 +107,9 @@ def made_batch(name: str, *, shuffled: bool) -> Batch:
     def column(mean: float, spread: float) -> Ragged:
         return Ragged.of([rng.normal(mean, spread, len(row)) for row in responses], np.float32)
 
+    told = np.log(rng.dirichlet(np.ones(NAMED + 1), sum(map(len, responses)))).astype(np.float32)
+    named = np.stack([rng.choice(VOCABULARY, NAMED, replace=False) for _ in told]).astype(np.int32)
+    lengths = [len(row) for row in responses]
     members = 2 if name in PAIRED else 1
     units = np.arange(NUM_SAMPLES) // members
     batch = Batch(
@@ -120,6 +125,8 @@ def made_batch(name: str, *, shuffled: bool) -> Batch:
             "margin": np.repeat(rng.random(NUM_SAMPLES // 2), 2).astype(np.float32),
             "label": (rng.random(NUM_SAMPLES) < 0.5).astype(np.uint8),
             "baseline": np.full(NUM_SAMPLES, 0.4, np.float32),
+            "teacher_logprobs": Ragged.split(told, lengths),
+            "teacher_ids": Ragged.split(named, lengths),
             "unit": units,
         }
     )
@@ -168,7 +175,7 @@ def _plain(name: str, parameters: Mapping[str, Any], path: str) -> Measured:
     units = batch.dense("unit")
     step = [np.flatnonzero(units == unit).tolist() for unit in range(int(units.max()) + 1)]
     loss = build_loss(found_at(LOSSES[name]), dict(parameters))
-    updater = Updater(engine, family, pad_token=0)
+    updater = Updater(engine, family, pad_token=0, num_tokens=num_tokens(load_tokenizer(path)))
     [metrics] = updater.run(batch, [step], loss, temperature=TEMPERATURE, learning_rates=[RATE])
     weights = {key: parameter.detach().clone() for key, parameter in engine.module.named_parameters()}
     return Measured(len(step), norms, metrics, weights)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
 from torch import Tensor
 
 from distft.algorithms.masking import at_least_float32, keep
+from distft.algorithms.measured import Measure
 
 Reduce: TypeAlias = Literal["tokens", "sequences", "units", "sum", "min", "max"]
 
@@ -21,7 +22,8 @@ class LossBatch:
         response_mask: bool ``[num_tokens]``; False = observation or other speaker, not trained on.
         segments: int64 ``[num_tokens]``: the sequence a token belongs to.
         sequence_mask: bool ``[num_sequences]``; False for dummies, which weigh nothing.
-        columns: float ``[num_tokens]`` or ``[num_sequences]``, named as in `distft.batches`.
+        columns: float ``[num_tokens]`` or ``[num_sequences]``, named as in `distft.batches`; ``[num_tokens, width]``
+            where a token has several, and int64 where those are whole numbers.
     """
 
     response_mask: Tensor
@@ -99,6 +101,14 @@ class Loss(Protocol):
 
     def finalize(self, metrics: dict[str, float]) -> dict[str, float]:
         """Metrics of the step from the reduced ones: ratios of sums, variances. No helper names remain."""
+
+
+@runtime_checkable
+class MeasuringLoss(Loss, Protocol):
+    """A loss that asks more of tokens than the house knows: some of its ``outputs`` are a measure's."""
+
+    def measure(self, batch: LossBatch, num_tokens: int) -> Measure:
+        """What to read of the logits of this micro-batch's tokens. ``num_tokens``: those of the tokenizer."""
 
 
 class PlainMetrics:

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor, nn
 
+from distft.algorithms.measured import Measure
 from distft.config.models import Model
 from distft.models.families.table import FAMILIES, FamilyName, family_in
 from distft.models.load import load_config
@@ -44,13 +45,15 @@ class Arranged:
 @dataclass(frozen=True)
 class ModelInputs:
     """``tensors`` by the names of the module's arguments. ``select``, ``targets`` ``[num_tokens]``: token k is
-    predicted at flat position ``select[k]`` and is ``targets[k]``. ``last [rows]``: see ``Arranged``.
+    predicted at flat position ``select[k]`` and is ``targets[k]``. ``last [rows]``: see ``Arranged``. ``measure``: what
+    else is to be known of the tokens, of a family that gives each its likelihood.
     """
 
     tensors: Mapping[str, Tensor]
     select: Tensor
     targets: Tensor
     last: Tensor
+    measure: Measure | None = field(default=None, kw_only=True)
 
 
 class Family(Protocol):

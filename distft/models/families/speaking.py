@@ -13,7 +13,7 @@ from distft.models.stops import stop_tokens
 
 
 class Speaking(Family):
-    """See ``Family``: outputs ``logprobs``, ``entropy``, ``logits_mean``."""
+    """See ``Family``: outputs ``logprobs``, ``entropy``, ``logits_mean``, and what a measure answers."""
 
     main_output = "logprobs"
     stops = staticmethod(stop_tokens)
@@ -23,6 +23,8 @@ class Speaking(Family):
     ) -> dict[str, Tensor]:
         """See ``Family``: of tokens, whatever ``reads`` says."""
         del reads
-        reading = Reading(inputs.targets, tuple(wanted), temperature)
+        measure = inputs.measure
+        plain = wanted if measure is None else [name for name in wanted if name not in measure.names]
+        reading = Reading(inputs.targets, tuple(plain), temperature, measure)
         found: dict[str, Tensor] = forward(**inputs.tensors, select=inputs.select, reading=reading)
         return found

@@ -89,6 +89,25 @@ def test_the_baseline_is_measured_before_each_update_by_the_weights_of_then(tmp_
         assert brought == ["data.batch", "reference.forward", "data.kl_baseline"]
 
 
+def test_the_teacher_reads_the_next_rows_beside_the_update(tmp_path: Path) -> None:
+    """And what it must be equal to is nothing: no invariants."""
+    said = Said(loss=0.5)
+    run(said, "distill-tiny", tmp_path)
+    update = ("policy.update", "teacher.distributions")
+    assert said.at_once == [
+        ("data.batch",),
+        ("teacher.distributions",),
+        ("data.batch",),
+        update,
+        ("data.batch",),
+        update,
+        ("policy.update",),
+    ]
+    for call in said.asked(ModelVerbs.update):
+        assert [source.parts[0].ref for source in call.data] == ["data.batch", "teacher.distributions"]
+    assert [call.args[0] for call in said.asked(ModelVerbs.distributions)] == [32] * 3
+
+
 def test_without_a_reference_there_is_nothing_beside_it(tmp_path: Path) -> None:
     said = Said()
     run(said, "sft-tiny", tmp_path)

@@ -46,6 +46,19 @@ def test_each_token_is_read_where_it_is_predicted() -> None:
     assert micro.loss.sequence_mask.tolist() == [True, True]
 
 
+def test_a_token_may_have_several_numbers() -> None:
+    told = Ragged.split(np.arange(8, dtype=np.float32).reshape(4, 2), [3, 1])
+    ids = Ragged.split(np.array([[2**24 + 1], [2], [3], [4]], np.int32), [3, 1])
+    given = batch(masked=True).with_columns(teacher_logprobs=told, teacher_ids=ids)
+    columns = collate(CAUSAL, given, [1, 0], ["teacher_logprobs", "teacher_ids"], PAD, CPU).loss.columns
+    assert columns["teacher_logprobs"].tolist() == [[0, 1], [4, 5]]
+    assert columns["teacher_ids"].tolist() == [[2**24 + 1], [3]], "whole numbers stay whole"
+    nothing = collate(CAUSAL, given, [1], ["teacher_logprobs", "teacher_ids"], PAD, CPU)
+    assert nothing.loss.columns["teacher_logprobs"].shape == (1, 2), "of a row without a learned token"
+    assert len(given.take([]).ragged("teacher_ids").values) == 0
+    assert given.take([1, 0]).ragged("teacher_logprobs")[1].tolist() == [[0, 1], [2, 3], [4, 5]]
+
+
 class Apart(Causal):
     """As an encoder-decoder takes them: the prompt, and beside it the response moved on by one."""
 

@@ -276,6 +276,26 @@ def test_a_value_model_of_another_tokenizer_is_not_replaced_in_silence(
     assert caught.value.where == "models.value.init"
 
 
+def test_a_teacher_of_another_tokenizer_is_refused(folder: Path) -> None:
+    other = folder / "others.jsonl"
+    other.write_text("\n".join(json.dumps({"prompt": f"zzz qqq {i}", "completion": "x"}) for i in range(50)))
+    recipe = load_recipe(
+        "distill-tiny",
+        [
+            f"output_dir={folder / 'run'}",
+            f"models.teacher.init.tokenizer={{train_on: [{{path: {other}}}]}}",
+            "data.train.0.limit=20",
+            "data.eval=[]",
+            "data.test=[]",
+            "evaluation.every=0",
+        ],
+    )
+    with pytest.raises(UserError, match="its tokenizer is not the policy's") as caught:
+        DataWorker(recipe=recipe, starts=model_starts(recipe, folder / "run")).setup()
+    assert caught.value.where == "models.teacher.init"
+    assert "one family of models" in caught.value.hint
+
+
 def test_a_token_without_a_row_in_the_embedding_is_refused_where_a_row_has_it(
     make: Callable[..., DataWorker], folder: Path
 ) -> None:

@@ -44,6 +44,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("rloo", {}),
     ("kto", {"undesirable_weight": 1.5}),
     ("pretrain", {}),
+    ("distill", {}),
     ("classification", {"labels": ("no", "yes"), "class_weights": {"yes": 3.0}}),
 ]
 
