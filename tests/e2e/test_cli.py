@@ -99,6 +99,29 @@ def test_recipes_are_a_line_each(capsys: pytest.CaptureFixture[str]) -> None:
     assert any(line.startswith("ppo-tiny ") and "PPO" in line for line in told)
 
 
+@pytest.mark.parametrize("name", ["sft-tiny", "quickstart", "slurm-h100"])
+def test_what_is_shipped_is_shown_and_copied(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    copy = tmp_path / "mine.yaml"
+    assert main(["recipes", "show", name]) == 0
+    shown = capsys.readouterr().out
+    assert f"name: {name}\n" in shown
+    assert main(["recipes", "copy", name, str(copy)]) == 0
+    assert copy.read_text() == shown
+    assert main(["recipes", "copy", name, str(copy)]) == 2, "no file is overwritten"
+    assert "is there already" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("words", "said"), [
+    ("show stf-tiny", "did you mean sft-tiny?"),
+    ("shwo sft-tiny", "did you mean show?"),
+    ("copy sft-tiny", "distft recipes copy NAME FILE"),
+    ("copy sft-tiny nowhere/mine.yaml", "cannot be written"),
+])  # fmt: skip
+def test_mistakes_about_recipes(words: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["recipes", *words.split()]) == 2
+    assert said in capsys.readouterr().err
+
+
 def test_a_plan_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", "sft-tiny", "--json"]) == 0
     plan = Plan.model_validate_json(capsys.readouterr().out)
