@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from distft.batches import Difference
+from distft.checkpoint.manifest import FileRecord, NotWritten
 from distft.clients.asking import ask, rows
+from distft.clients.generator_group import Generated
 from distft.clients.samples import Samples, data_of, report_of
 from distft.groups.handles import Call, DataRef, Group, Result
 from distft.tracking.metrics import Sample
@@ -81,6 +83,19 @@ class DataGroup:
         """Of a scored rollout the samples of the first prompts whose scores differ, numbered on from ``first``; there
         may be none."""
         return ask(self.ranks, DataVerbs.informative, at_most, first, batch=rows(data)).reading(_some)
+
+    def keep_responses(self, staging: str, responses: DataRef) -> Call[tuple[FileRecord | NotWritten, ...]]:
+        """Responses into the checkpoint that is being written there: its file."""
+        asked = ask(self.ranks, DataVerbs.keep_responses, staging, batch=rows([responses]))
+        return asked.reading(lambda result: tuple(result.report))
+
+    def kept_responses(self, checkpoint: str, version: int, seconds: float) -> Call[Generated]:
+        """Those that a checkpoint keeps, which weights of that version wrote."""
+
+        def read(result: Result[Described]) -> Generated:
+            return Generated(data_of(result), dict(enumerate(result.report.lengths)), version, seconds)
+
+        return ask(self.ranks, DataVerbs.kept_responses, checkpoint).reading(read)
 
     def assign_credit(self, state: Mapping[str, Any], data: Sequence[DataRef]) -> Call[tuple[Credited, DataRef]]:
         """What is said of a rollout with all its columns, and the columns of what its tokens are worth."""

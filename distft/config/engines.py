@@ -37,5 +37,12 @@ def engine_rules(recipe: Recipe) -> Iterator[Problem]:
             yield Problem.at(
                 f"placement.rollout.{word}", "is not to be had: engines have devices of their own", "remove it"
             )
+    if recipe.rollout.overlap and (engine == "hf" or not is_rl(recipe)):
+        yield Problem.at(
+            "rollout.overlap",
+            "is 1: hf generates on the policy's ranks, which learn meanwhile" if is_rl(recipe)
+            else f"has no effect: {recipe.algorithm.name} does not sample",
+            "rollout.engine: vllm, or rollout.overlap: 0" if is_rl(recipe) else "0",
+        )  # fmt: skip
     if place.ranks != "auto" and (engine == "hf" or not is_rl(recipe)):
         yield Problem.at("placement.rollout.ranks", "has no effect: hf generates on the policy's ranks", "auto")

@@ -66,11 +66,21 @@ def has_engines(recipe: Recipe) -> bool:
 
 
 def phases(recipe: Recipe) -> tuple[Phase, ...]:
-    """What each role does in a step. Engines generate in the policy's place, and receive what it sends."""
+    """What each role does in a step. Engines generate in the policy's place, and receive what it sends; with
+    ``rollout.overlap`` they generate beside the update."""
     said = recipe.algorithm.traits.phases
     if not has_engines(recipe):
         return said
-    return tuple(replace(phase, works=tuple(_with_engines(phase.works))) for phase in said)
+    found = [replace(phase, works=tuple(_with_engines(phase.works))) for phase in said]
+    if not recipe.rollout.overlap:
+        return tuple(found)
+    generating = [work for phase in found for work in phase.works if work.does == "generate"]
+    others = [replace(phase, works=tuple(work for work in phase.works if work not in generating)) for phase in found]
+    updated = {work for phase in found for work in phase.works if work.does == "update"}
+    return tuple(
+        replace(phase, works=(*phase.works, *generating)) if updated & set(phase.works) else phase
+        for phase in others if phase.works
+    )  # fmt: skip
 
 
 def _with_engines(works: Sequence[Work]) -> Iterator[Work]:

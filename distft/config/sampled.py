@@ -35,7 +35,7 @@ class Sampled(Method):
     )
 
     def rules(self, run: Run) -> Iterator[Problem]:
-        """Steps that there are no samples for, and a limit that nothing can reach."""
+        """Steps that there are no samples for, a limit that nothing can reach, old samples taken for new ones."""
         samples = run.train.global_batch_size * run.rollout.samples_per_prompt
         if self.minibatches > samples:
             yield Problem.at(
@@ -48,6 +48,19 @@ class Sampled(Method):
                 "algorithm.target_kl",
                 "has no effect with one optimizer step an iteration",
                 "raise epochs or minibatches, or remove it",
+            )
+        if run.rollout.overlap and "importance_cap" not in type(self).model_fields:
+            yield Problem.at(
+                "rollout.overlap",
+                f"is 1: {self.name} has no correction for samples that are older than the policy",
+                "rollout.overlap: 0, or a method with importance_cap, such as grpo",
+            )
+        elif run.rollout.overlap and getattr(self, "importance_cap", None) is None:
+            yield Problem.at(
+                "algorithm.importance_cap",
+                "is null, and with rollout.overlap: 1 samples are older than the policy: their tokens must weigh what "
+                "the policy makes of them",
+                "algorithm.importance_cap: 2.0",
             )
 
     def optimizer_steps(self) -> tuple[int, int]:

@@ -63,8 +63,10 @@ class Rollout(Section):
     top_p: float = Field(default=1.0, gt=0, le=1, description="nucleus sampling: probability mass kept; 1: all")
     top_k: int = Field(default=0, ge=0, description="likeliest tokens kept; 0: all")
     samples_per_prompt: int = Field(default=1, ge=1, le=1024, description="responses per prompt")
-    overlap: Annotated[Literal[0], Numeral] = Field(
-        default=0, description="iterations that generation may run ahead of training"
+    overlap: Annotated[Literal[0, 1], Numeral] = Field(
+        default=0,
+        description="iterations that generation runs ahead of training: 1: engines sample the next iteration's "
+        "responses while the policy learns from this one's, which are then one update older than the policy",
     )
     max_batch_per_rank: int = Field(default=64, ge=1, description="sequences generated at once on a rank")
     weights: Literal["gathered", "sharded"] = Field(

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from distft.clients.samples import Samples
+from distft.controller.ahead import Begun, Round, begin_round
 from distft.controller.session import Session
 from distft.groups.handles import DataRef
 
@@ -23,18 +24,6 @@ class Collected:
     start: int | None
     end: int
     metrics: dict[str, float]
-
-
-@dataclass(frozen=True)
-class Round:
-    """All answers to the prompts between two positions, and what making them took."""
-
-    rollout: Samples
-    start: int
-    end: int
-    num_tokens: int
-    seconds: float
-    version: int
 
 
 def collect(session: Session, step: int) -> Collected:
@@ -63,20 +52,27 @@ def collect(session: Session, step: int) -> Collected:
 
 
 def sample(session: Session, step: int, position: int, number: int) -> Round:
-    """A round: the answers to the prompts that come next at a position."""
+    """A round: the answers to the prompts that come next at a position. The first one may have been sampled already."""
+    if number == 0 and session.ahead is not None:
+        found, session.ahead = session.ahead, None
+        return found
     start, count = session.visits.take(position)
-    prompts = session.sampler.prompts("train", start, count)
-    rollout, made = session.sampler.generate(prompts, step, number)
-    num_tokens = sum(rollout.lengths) - sum(prompts.lengths)
-    return Round(rollout, start, start + count, num_tokens, made.seconds, made.version)
+    return begin_round(session.sampler, step, number, start, count).round()
+
+
+def begin_next(session: Session, step: int, position: int) -> Begun | None:
+    """Begins the first round of the iteration after ``step``, where generation runs ahead and there is one."""
+    if not session.recipe.rollout.overlap or step == session.progress.total_steps:
+        return None
+    return begin_round(session.sampler, step + 1, 0, *session.visits.take(position))
 
 
 def metrics_of(rounds: Sequence[Round], step: int) -> dict[str, float]:
     """Of all responses, kept or not."""
     tokens = sum(one.num_tokens for one in rounds)
     return {
-        "rollout/tokens_per_second": tokens / sum(one.seconds for one in rounds),
-        "rollout/staleness": float(step - 1 - rounds[0].version),
+        "rollout/tokens_per_second": tokens / sum(one.made.seconds for one in rounds),
+        "rollout/staleness": float(step - 1 - rounds[0].made.version),
         "rollout/response_length": tokens / sum(len(one.rollout.lengths) for one in rounds),
     }
 

@@ -28,7 +28,7 @@ class Progress:
     (for the learning-rate schedule). ``method_state`` is the algorithm's own (an adaptive coefficient, running moments
     ...): nobody else looks into it; ``data`` has the hash of each source's content by its key; ``before`` holds the
     held-out metrics of the start; ``former``: the best before this step's; ``ended_of``: the steps that were asked for
-    when the run ended early, else 0.
+    when the run ended early, else 0; ``ahead``: which responses of the next iteration the checkpoint keeps.
     """
 
     total_steps: int
@@ -43,6 +43,7 @@ class Progress:
     best: Best = Best()
     former: Best = Best()
     ended_of: int = 0
+    ahead: dict[str, Any] = field(default_factory=dict)
     failed_saves: int = 0
 
     def steps(self) -> Iterator[int]:

@@ -2,6 +2,7 @@
 
 for step in progress.steps():
     rollouts   = generator.generate(prompts), in as many rounds as the method asks for
+    with overlap the generator begins the next iteration's, which are waited for before the weight sync
     experience = log-probs, values of the models that there are -> what every token is worth
     report     = update(role, loss) of every trained role    together where they do not share devices
     weight sync; the method's state; log, checkpoint, evaluate
@@ -15,7 +16,7 @@ from dataclasses import asdict
 
 from distft.clients.model_group import UpdateSpec
 from distft.config.role_table import Role
-from distft.controller.collecting import collect
+from distft.controller.collecting import Collected, begin_next, collect
 from distft.controller.evaluating import evaluate_if_due
 from distft.controller.invariants import beyond_rounding, check_generator, check_reference
 from distft.controller.session import Session
@@ -34,14 +35,18 @@ def train_rl(session: Session) -> None:
         with session.phase("rollout"):
             collected = collect(session, step)
         rollout = collected.rollout
+        begun = begin_next(session, step, collected.end)
         with session.phase("experience"):
             bootstrap = session.recipe.algorithm.values_ends()
             experience = build_experience(
                 session.sampler, rollout, collected.start, progress.method_state, bootstrap=bootstrap
             )
-        check_invariants(session, experience, step)
+        check_invariants(session, experience, collected, step)
         with session.phase("update"):
             metrics, num_steps = update(session, experience, updates(session, step))
+        if begun is not None:
+            with session.phase("rollout"):
+                session.ahead = begun.round()
         sync_weights(session, step)
         write_samples(session, experience)
         progress.method_state = experience.state
@@ -51,9 +56,9 @@ def train_rl(session: Session) -> None:
         session.checkpoint_if_due()
 
 
-def check_invariants(session: Session, experience: Experience, step: int) -> None:
+def check_invariants(session: Session, experience: Experience, collected: Collected, step: int) -> None:
     """Before the first update: policy = reference (where there is one) = generator. Later a generator that differs is
-    a warning."""
+    a warning, but for one that samples ahead: it has other weights."""
     if step == 1:
         reference = experience.reference_difference
         if reference is not None:
@@ -61,6 +66,8 @@ def check_invariants(session: Session, experience: Experience, step: int) -> Non
         check_generator(session.recipe, experience.trainer_difference)
         found = {} if reference is None else {"reference_difference": asdict(reference)}
         session.tracker.event("invariants", **found)
+    elif collected.metrics["rollout/staleness"]:
+        return
     elif beyond := beyond_rounding(session.recipe, experience.trainer_difference):
         session.tracker.event("generator_differs", step=step, **asdict(experience.trainer_difference))
         log.warning("iteration %d: the generator's log-probs differ from the trainer's by %s", step, beyond)

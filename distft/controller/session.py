@@ -19,6 +19,7 @@ from distft.clients.model_group import ModelGroup
 from distft.common.errors import RunFailed, StoppedOnRequest
 from distft.config.recipe import Recipe
 from distft.config.roles import trained_roles
+from distft.controller.ahead import Round, kept_round
 from distft.controller.progress import Progress
 from distft.controller.stop_flag import StopFlag
 from distft.controller.time_limit import TimeLimit
@@ -41,7 +42,8 @@ class Session:
     ``take_peaks`` answers what every group took of its devices at most since it was last asked, by role and name;
     ``take_spans`` what each rank did, and when.
     ``evaluated_at``: the step of the last evaluation of this attempt; ``save_due``: this step's checkpoint is wanted,
-    whatever ``checkpoint.every`` says; ``result_step``: the step that the result is of, None: the last.
+    whatever ``checkpoint.every`` says; ``result_step``: the step that the result is of, None: the last;
+    ``ahead``: the next iteration's responses, where they have been sampled already.
     """
 
     recipe: Recipe
@@ -61,6 +63,7 @@ class Session:
     evaluated_at: int = -1
     save_due: bool = False
     result_step: int | None = None
+    ahead: Round | None = None
     _started: float = field(default_factory=time.perf_counter)
 
     @property
@@ -154,8 +157,10 @@ class Session:
             step = self.progress.step
             try:
                 staging = self.coordinator.begin(step)
-                saved = together(*(self.groups[role].save(str(staging)) for role in roles))
-                files = [record for records in saved for record in records]
+                saving = [self.groups[role].save(str(staging)) for role in roles]
+                if self.ahead is not None:
+                    saving.append(self.data.keep_responses(str(staging), self.ahead.made.responses))
+                files = [record for records in together(*saving) for record in records]
                 sizes: dict[str, int] = {role: self.groups[role].num_ranks for role in roles}
                 path = self.coordinator.commit(step, files, self._state(), sizes)
             except SaveFailed as error:
@@ -167,7 +172,13 @@ class Session:
 
     def _state(self) -> dict[str, Any]:
         self.progress.wandb_id = self.tracker.wandb_id or ""
+        self.progress.ahead = {} if self.ahead is None else self.ahead.place
         return self.progress.state()
+
+    def take_ahead(self, checkpoint: str) -> None:
+        """The responses that a checkpoint keeps for the next iteration, if it does."""
+        if self.progress.ahead:
+            self.ahead = kept_round(self.sampler, self.progress.ahead, checkpoint)
 
     def _count_failed_save(self, error: SaveFailed) -> None:
         self.progress.failed_saves += 1

@@ -12,7 +12,7 @@ from distft.config.roles import main_role
 from distft.experience.experience import logprob_passes
 from distft.experience.passes import evaluate_pass, forward_pass
 from distft.experience.preference import frozen_passes, with_baseline
-from distft.experience.rollouts import Sampler
+from distft.experience.rollouts import Sampler, answered
 from distft.groups.handles import together
 from distft.rollout.generator import Sampling
 from distft.workers.reports import Judged
@@ -40,7 +40,8 @@ def score_metrics(sampler: Sampler, split: str, count: int, num_shown: int) -> J
 
     Always the same draws, so that two evaluations differ by the policy alone.
     """
-    rollout, _ = sampler.generate(sampler.prompts(split, 0, count), EVALUATION_ITERATION)
+    prompts = sampler.prompts(split, 0, count)
+    rollout = answered(prompts, sampler.generate(prompts, EVALUATION_ITERATION).result())
     calls = [*logprob_passes(sampler, rollout).values(), *sampler.model_scores(rollout, split, 0)]
     found = together(*calls)
     means, scored = sampler.function_scores(rollout, split, 0)
@@ -81,5 +82,5 @@ def answers(sampler: Sampler, split: str, count: int, num_shown: int) -> Judged:
     if not asked.lengths:
         return Judged({}, ())
     settings = Sampling(recipe.rollout.max_new_tokens, recipe.rollout.min_new_tokens, greedy=True)
-    rollout, _ = sampler.generate(asked, EVALUATION_ITERATION, sampling=settings)
+    rollout = answered(asked, sampler.generate(asked, EVALUATION_ITERATION, sampling=settings).result())
     return sampler.data.judge_answers(split, num_asked, num_shown, rollout.data).result()

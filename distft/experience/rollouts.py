@@ -36,21 +36,18 @@ class Sampler:
 
     def generate(
         self, prompts: Samples, iteration: int, round_number: int = 0, *, sampling: Sampling | None = None
-    ) -> tuple[Samples, Generated]:
-        """Responses of the policy's current generator weights, and lengths of prompt and response together. Every round
-        of an iteration draws anew; ``sampling`` in the place of the recipe's."""
+    ) -> Call[Generated]:
+        """Responses of the generator's current weights. Every round of an iteration draws anew; ``sampling`` in the
+        place of the recipe's."""
         recipe = self.recipe
-        made = generate_pass(
+        return generate_pass(
             self.generator,
             prompts,
             sampling or sampling_of(recipe),
             seed=derive(recipe.seed, "round", round_number) if round_number else recipe.seed,
             iteration=iteration,
             max_batch=recipe.rollout.max_batch_per_rank,
-        ).result()
-        lengths = tuple(length + made.lengths[sample] for sample, length in enumerate(prompts.lengths))
-        answers = tuple(made.lengths[sample] for sample in range(len(lengths))) if prompts.answers else ()
-        return Samples((*prompts.data, made.responses), lengths, prompts.units, answers), made
+        )
 
     def model_scores(self, rollout: Samples, split: str, start: int) -> list[Call[DataRef]]:
         """The reward model's pass, if there is one: over the policy's own tokens where the tokenizers are equal, else
@@ -83,6 +80,13 @@ class Sampler:
         repeats = self.recipe.rollout.samples_per_prompt
         means, scores = self.data.function_scores(rollout, split, start, repeats).result()
         return means, (scores,)
+
+
+def answered(prompts: Samples, made: Generated) -> Samples:
+    """Prompts with their responses: lengths are of both together."""
+    lengths = tuple(length + made.lengths[sample] for sample, length in enumerate(prompts.lengths))
+    answers = tuple(made.lengths[sample] for sample in range(len(lengths))) if prompts.answers else ()
+    return Samples((*prompts.data, made.responses), lengths, prompts.units, answers)
 
 
 def sampling_of(recipe: Recipe) -> Sampling:

@@ -148,7 +148,7 @@ def set_up(
     models[main_role(recipe)].check_export().result()
     tracker.total_steps = progress.total_steps
     tracker.event("ready", step=progress.step, total_steps=progress.total_steps)
-    return Session(
+    session = Session(
         recipe,
         models,
         data,
@@ -163,6 +163,9 @@ def set_up(
         engines,
         stop,
     )
+    if found is not None:
+        session.take_ahead(str(found.path))
+    return session
 
 
 def _load_models(

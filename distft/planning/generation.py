@@ -108,6 +108,9 @@ def settled(recipe: Recipe, hardware: Hardware, sizes: ModelSizes | None, vllm: 
     if recipe.rollout.engine != "auto":
         return recipe, ""
     against = next(_against(recipe, hardware, sizes, vllm), "")
+    if against and recipe.rollout.overlap:
+        what = f"is 1, for which generation needs engines of its own, and rollout.engine: auto finds hf: {against}"
+        raise UserError(what, where="rollout.overlap", hint="rollout.overlap=0 goes without them")
     engine = "hf" if against else "vllm"
     rollout = recipe.rollout.model_copy(update={"engine": engine})
     return recipe.model_copy(update={"rollout": rollout}), against or f"{vllm} is installed"

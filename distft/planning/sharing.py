@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from distft.config.engines import ENGINES
 from distft.config.method import at_once
 from distft.config.recipe import Recipe
 from distft.config.roles import phases
@@ -55,8 +56,9 @@ def threads(recipe: Recipe, group: str, arrangement: Arrangement, placed: Mappin
     kinds = [kind.ranks for kind in node_kinds(placed) if arrangement.set_of[group] in kind.ranks]
     busiest = 1
     for phase in at_once(phases(recipe)):
-        if own.isdisjoint(phase):
+        at_work = {*phase, ENGINES} if recipe.rollout.overlap else phase
+        if own.isdisjoint(at_work):
             continue
-        active = {arrangement.set_of[arrangement.group_of[role]] for role in phase if role in arrangement.group_of}
+        active = {arrangement.set_of[arrangement.group_of[role]] for role in at_work if role in arrangement.group_of}
         busiest = max(busiest, *(sum(ranks.get(root, 0) for root in active) for ranks in kinds))
     return max(1, hardware.cpus // busiest)

@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from safetensors import SafetensorError
 
 from distft.batches import Batch, Difference
+from distft.checkpoint.manifest import FileRecord, NotWritten, record_files
 from distft.common.logging import stage
 from distft.config.method import ANSWERS
 from distft.config.recipe import Recipe
@@ -46,6 +48,7 @@ from distft.tracking.metrics import Sample
 from distft.workers.general_text import general_text
 from distft.workers.held_out_answers import answer_metrics, questions, require_answers
 from distft.workers.informative import informative
+from distft.workers.kept_batch import read_batch, write_batch
 from distft.workers.kl_baseline import kl_baseline, mismatched
 from distft.workers.reports import Credited, Described, Judged, Loaded, RowsPrepared
 from distft.workers.reward_functions import TextReward, text_rewards
@@ -53,6 +56,7 @@ from distft.workers.reward_reading import as_trained, read_anew, within_position
 from distft.workers.spec import Start
 from distft.workers.verbs import DataVerbs
 
+KEPT_RESPONSES = "rollout/ahead.safetensors"
 SIDES: tuple[Literal["chosen", "rejected"], ...] = ("chosen", "rejected")
 log = logging.getLogger(__name__)
 
@@ -277,6 +281,19 @@ class DataWorker(DataVerbs):
         scored = self._with_score(batch).columns
         chosen = informative(Batch({n: c for n, c in scored.items() if n != "function_score"}), at_most, first)
         return _described(chosen, self._tokenizer), chosen
+
+    def keep_responses(self, staging: str, *, batch: Batch) -> tuple[list[FileRecord | NotWritten], None]:
+        """As ``rollout/ahead.safetensors``. A disk that refuses it is reported, and the run goes on."""
+        try:
+            write_batch(Path(staging) / KEPT_RESPONSES, batch)
+            return [*record_files(Path(staging), [KEPT_RESPONSES])], None
+        except (OSError, SafetensorError) as error:  # safetensors reports a full disk as an error of its own
+            return [NotWritten(f"data worker: {error}")], None
+
+    def kept_responses(self, checkpoint: str) -> tuple[Described, Batch]:
+        """What ``keep_responses`` wrote."""
+        batch = read_batch(Path(checkpoint) / KEPT_RESPONSES)
+        return Described(tuple(batch.ragged("response_ids").lengths.tolist()), tuple(range(len(batch)))), batch
 
     def assign_credit(self, state: Mapping[str, Any], *, batch: Batch) -> tuple[Credited, Batch]:
         """See ``judged``. Model and function scores, where both are there, are added with their weights."""

@@ -244,6 +244,16 @@ class DataVerbs(Ending, Protocol):
         """The scored samples of the first ``at_most`` prompts whose scores differ, numbered on from ``first``."""
         ...
 
+    @verb(deadline="long", on_device=False)
+    def keep_responses(self, staging: str, *, batch: Batch) -> tuple[list[FileRecord | NotWritten], None]:
+        """Responses into a checkpoint: they wait for their iteration."""
+        ...
+
+    @verb(deadline="long", on_device=False)
+    def kept_responses(self, checkpoint: str) -> tuple[Described, Batch]:
+        """What ``keep_responses`` wrote; described by the responses alone, in the order of their samples."""
+        ...
+
     @verb(on_device=False)
     def assign_credit(self, state: Mapping[str, Any], *, batch: Batch) -> tuple[Credited, Batch]:
         """The columns of the method's way of assigning credit. ``state``: what it left in the iteration before."""

@@ -50,8 +50,11 @@ def root_on_path() -> dict[str, str]:
     return {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])}
 
 
+AHEAD = ("rollout.overlap=1", "algorithm.importance_cap=2.0")
+
+
 def trained(start: Start, recipe: str, *overrides: str, folder: str) -> Path:
-    verb = start("train", recipe, *SMALL, "train.steps=2", *overrides, folder=folder, **root_on_path())
+    verb = start("train", recipe, *SMALL, *overrides, folder=folder, **root_on_path())
     assert verb.end() == 0, verb.output
     verb.assert_nothing_left()
     return verb.folder
@@ -62,32 +65,58 @@ def iterations(folder: Path) -> list[dict[str, Any]]:
     return [line for line in computed(folder) if line["split"] == "train"]
 
 
-def assert_proven(folder: Path) -> None:
-    """The samples of every iteration are the trainer's own."""
+def assert_proven(folder: Path, staleness: list[float]) -> None:
+    """The samples of every iteration are the trainer's own, or those of its weights one update ago."""
     found = iterations(folder)
-    assert [line["step"] for line in found] == [1, 2]
+    assert [line["rollout/staleness"] for line in found] == staleness
     for line in found:
-        assert 0 < line["rollout/trainer_logprob_difference_q999"] < SAME, "exactly 0: not another engine's"
-        assert line["rollout/staleness"] == 0
+        apart = line["rollout/trainer_logprob_difference_q999"]
+        assert (SAME if line["rollout/staleness"] else 0) < apart, "exactly 0: not another engine's"
+        assert apart < (1 if line["rollout/staleness"] else SAME)
 
 
-def test_a_run_takes_vllm_by_itself_and_trains_on_its_samples(start: Start, grpo: str) -> None:
-    folder = trained(start, grpo, folder="run")
+def test_a_run_takes_vllm_by_itself_and_trains_on_what_it_sampled_ahead(start: Start, grpo: str) -> None:
+    folder = trained(start, grpo, *AHEAD, "train.steps=3", folder="run")
     plan = json.loads((folder / "plan.json").read_text())
     assert (plan["generation"]["engine"], plan["generation"]["why"]) == ("vllm", f"{installed_vllm()} is installed")
     assert len(events(folder, "engines_ready")) == 1
     assert [group["role"] for group in events(folder, "group_ready")].count("rollout") == 1
-    assert_proven(folder)
-    assert "stage: generate iteration 2" in (folder / "logs" / "rollout-0.log").read_text()
+    assert_proven(folder, [0, 1, 1])
+    assert "stage: generate iteration 3" in (folder / "logs" / "rollout-0.log").read_text()
+    assert (folder / "checkpoints" / "step_00000002" / "rollout" / "ahead.safetensors").is_file()
     assert (folder / "final" / "model.safetensors").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engines", [1, 2])
+def test_a_run_that_samples_ahead_is_killed_and_goes_on_bit_for_bit(start: Start, grpo: str, engines: int) -> None:
+    """Two stops: between checkpoints by a kill, and by a signal, whose checkpoint comes where none was due."""
+    words = ("train", grpo, *SMALL, *AHEAD, f"placement.rollout.ranks={engines}", "train.steps=5")
+    killed = start(*words, folder="run", **root_on_path())
+    killed.wait_for_stage("rollout-0", "generate iteration 5")
+    os.kill(killed.process.pid, signal.SIGKILL)
+    killed.end(60)
+    again = start(*words, folder="run", **root_on_path())
+    assert again.end() == 0, again.output
+    stopped = start(*words, "checkpoint.every=100", folder="stopped", **root_on_path())
+    stopped.wait_for_stage("rollout-0", "generate iteration 3")
+    os.kill(stopped.process.pid, signal.SIGTERM)
+    assert stopped.end(120) == 75, stopped.output
+    on = start(*words, "checkpoint.every=100", folder="stopped", **root_on_path())
+    assert on.end() == 0, on.output
+    undisturbed = trained(start, grpo, *words[2 + len(SMALL) :], folder="undisturbed")
+    for folder in (again.folder, on.folder):
+        assert iterations(folder) == iterations(undisturbed)
+        assert weights(folder) == weights(undisturbed)
 
 
 @pytest.mark.slow
 def test_two_engines_draw_what_hf_draws(start: Start, grpo: str) -> None:
     """The same tokens, so the same training: bit for bit between numbers of engines, near to it beside ``hf``."""
-    one = trained(start, grpo, folder="one")
-    two = trained(start, grpo, "placement.rollout.ranks=2", folder="two")
-    by_hf = trained(start, grpo, "rollout.engine=hf", folder="hf")
+    one = trained(start, grpo, "train.steps=2", folder="one")
+    two = trained(start, grpo, "train.steps=2", "placement.rollout.ranks=2", folder="two")
+    by_hf = trained(start, grpo, "train.steps=2", "rollout.engine=hf", folder="hf")
+    assert_proven(one, [0, 0])
     texts = [[sample["completion"] for sample in lines(folder, "samples")] for folder in (one, two, by_hf)]
     assert texts[0] == texts[1] == texts[2]
     assert len(set(texts[0])) > len(texts[0]) // 2

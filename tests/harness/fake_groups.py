@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 from distft.batches import Difference
+from distft.checkpoint.manifest import FileRecord
 from distft.clients.data_group import DataGroup
 from distft.clients.model_group import ModelGroup
 from distft.common.verb import Verb, declaration
@@ -38,6 +39,7 @@ class Said:
     loss: float = 1.0
     differing: list[int] = field(default_factory=list)  # of each round, prompts whose PER_PROMPT scores differ
     probes: dict[str, tuple[float, ...]] = field(default_factory=dict)  # the log-probs of known tokens, by role
+    version: int = 0  # of the weights that engines have
     _under_way: list[str] = field(default_factory=list)
 
     def start(self, calls: Sequence[Call[Any]]) -> tuple[Wait, ...]:
@@ -59,6 +61,8 @@ class Said:
         samples = [s for source in call.data[:1] for s in source.samples]
         if call.verb == declaration(DataVerbs.general_text):
             samples = [0, 1]
+        if call.verb == declaration(DataVerbs.kept_responses):
+            samples = list(range(4))
         if call.verb == declaration(DataVerbs.questions):
             samples = list(range(call.args[1]))
         if call.verb in (declaration(DataVerbs.prompts), declaration(DataVerbs.batch)):
@@ -75,10 +79,14 @@ class Said:
     def _report(self, call: Call[Any], samples: list[int]) -> Any:
         step = {"loss": self.loss}
         match call.verb.name:
+            case "keep_responses":
+                return [FileRecord("rollout/ahead.safetensors", 1, "")]
+            case "kept_responses":
+                return Described((RESPONSE,) * len(samples), tuple(samples))
             case "prompts" | "batch" | "informative" | "mismatched" | "questions" | "general_text":
                 return Described((PROMPT,) * len(samples), tuple(samples))
             case "generate":
-                return Answers(0, tuple(samples), (RESPONSE,) * len(samples))
+                return Answers(self.version, tuple(samples), (RESPONSE,) * len(samples))
             case "judge_answers":
                 return Judged({"val/f1": 0.5}, (Sample("p", "c"),) * call.args[2])
             case "texts":
@@ -94,6 +102,7 @@ class Said:
             case "sync_weights":
                 return Synced(1, 0.1)
             case "send_weights" | "receive_weights":
+                self.version = call.args[1]
                 return Sent(call.args[1], 1, 0.1, self.probes.get(call.group.role, (-1.0, -2.0)))
             case "logprob_difference":
                 return self.reference_difference

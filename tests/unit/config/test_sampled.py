@@ -135,3 +135,27 @@ def test_long_answers(recipe: str, overrides: list[str], said: str, remedy: list
 def test_what_all_of_them_refuse(recipe: str, override: str, said: str) -> None:
     with pytest.raises(UserError, match=said):
         load_recipe(recipe, [override])
+
+
+AHEAD = ("rollout.engine=vllm", "rollout.overlap=1")
+
+
+@pytest.mark.parametrize("kind", ["grpo", "dapo", "gspo", "cispo", "reinforce_pp"])
+def test_older_samples_are_corrected_and_the_remedy_works(recipe: str, kind: str) -> None:
+    with pytest.raises(UserError, match="algorithm.importance_cap.*is null") as caught:
+        load_recipe(recipe, [f"algorithm.kind={kind}", *AHEAD])
+    assert caught.value.hint == "algorithm.importance_cap: 2.0"
+    loaded = load_recipe(recipe, [f"algorithm.kind={kind}", *AHEAD, "algorithm.importance_cap=2.0"])
+    assert loaded.rollout.overlap == 1
+
+
+def test_a_method_without_that_correction_does_not_sample_ahead(recipe: str) -> None:
+    with pytest.raises(UserError, match="rollout.overlap.*rloo has no correction"):
+        load_recipe(recipe, ["algorithm.kind=rloo", *AHEAD])
+
+
+def test_ranks_that_learn_cannot_sample_meanwhile(recipe: str) -> None:
+    with pytest.raises(UserError, match="rollout.overlap.*hf generates on the policy's ranks"):
+        load_recipe(recipe, ["rollout.engine=hf", "rollout.overlap=1", "algorithm.importance_cap=2.0"])
+    with pytest.raises(UserError, match="rollout.overlap.*sft does not sample"):
+        load_recipe("sft-tiny", ["rollout.overlap=1"])

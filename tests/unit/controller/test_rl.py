@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 
 from distft.batches import Difference
+from distft.clients.generator_group import EngineGroup
+from distft.common.errors import StoppedOnRequest
 from distft.config.load import load_recipe
 from distft.config.roles import roles
 from distft.controller.invariants import InvariantViolated
@@ -20,8 +22,8 @@ from distft.controller.rl import train_rl
 from distft.controller.session import Session
 from distft.tracking.timing import Throughput
 from distft.tracking.tracker import Tracker
-from distft.workers.verbs import ModelVerbs
-from tests.harness.fake_groups import Said, fake_data, fake_model
+from distft.workers.verbs import DataVerbs, GeneratorVerbs, ModelVerbs
+from tests.harness.fake_groups import Fake, Said, fake_data, fake_model
 from tests.harness.loss_cases import LOSSES
 
 
@@ -130,3 +132,68 @@ def test_without_a_reference_there_is_none_to_agree_with(tmp_path: Path) -> None
     said = Said(reference_difference=None)
     train_rl(session(said, tmp_path, "tracking.samples_every=0", "train.steps=1"))
     assert len(said.asked(ModelVerbs.update)) == 2
+
+
+def ahead(said: Said, folder: Path, progress: Progress | None = None) -> Saving:
+    """A run of three iterations whose engines sample ahead."""
+    one = session(said, folder, "rollout.engine=vllm", "rollout.overlap=1", "algorithm.importance_cap=2.0",
+                  "tracking.samples_every=0", "train.steps=3", progress=progress)  # fmt: skip
+    one.engines = EngineGroup(Fake("rollout", said), Fake("policy", said), ("host", 1))
+    return one
+
+
+def logged(folder: Path, name: str) -> list[float]:
+    return [json.loads(line)[name] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+AHEAD = [
+    ("data.prompts",),
+    ("rollout.generate", "data.reward_inputs"),
+    ("policy.forward", "reference.forward", "value.forward", "reward.forward"),
+    ("data.assign_credit",),
+    ("value.update", "policy.update"),
+    ("rollout.receive_weights", "policy.send_weights"),
+]
+
+
+def test_engines_sample_the_next_iteration_while_this_one_is_trained_on(tmp_path: Path) -> None:
+    """From after its own responses on until the weights are sent; none are begun for an iteration that never comes."""
+    said = Said(trainer_difference=Difference(9.0, 9.0, 9.0))
+    with pytest.raises(InvariantViolated, match="generator"):
+        train_rl(ahead(said, tmp_path))
+    said = Said()
+    train_rl(ahead(said, tmp_path / "run"))
+    first, last = [("data.prompts",), ("rollout.generate",)], [("data.reward_inputs",), *AHEAD[2:]]
+    assert said.at_once == [*first, *AHEAD, *AHEAD, *last]
+    assert [call.args[1] for call in said.asked(DataVerbs.prompts)] == [0, 4, 8]
+    assert [call.args[2] for call in said.asked(GeneratorVerbs.generate)] == [1, 2, 3], "draws are the iteration's"
+    assert logged(tmp_path / "run", "rollout/staleness") == [0.0, 1.0, 1.0]
+
+
+def test_what_was_sampled_ahead_is_kept_with_the_checkpoint_and_taken_from_it(tmp_path: Path) -> None:
+    said = Said()
+    stopped = ahead(said, tmp_path / "stopped")
+    stopped.stop.set()
+    with pytest.raises(StoppedOnRequest):
+        train_rl(stopped)
+    state = json.loads(stopped.kept)
+    assert state["ahead"] == {"start": 4, "end": 8, "version": 0, "seconds": 0.5}
+    said, progress = Said(version=1), Progress(total_steps=3)
+    progress.restore(state)
+    again = ahead(said, tmp_path / "again", progress)
+    again.take_ahead("the/checkpoint")
+    train_rl(again)
+    assert [call.args for call in said.asked(DataVerbs.kept_responses)] == [("the/checkpoint",)]
+    assert [call.args[1] for call in said.asked(DataVerbs.prompts)] == [4, 8]
+    assert [call.args[2] for call in said.asked(GeneratorVerbs.generate)] == [3]
+    assert logged(tmp_path / "again", "rollout/staleness") == [1.0, 1.0]
+    assert json.loads(again.kept)["ahead"] == {}, "there is no iteration after the last"
+
+
+@pytest.mark.parametrize(("overlap", "warnings"), [(1, 0), (0, 1)])
+def test_a_generator_with_older_weights_may_differ(tmp_path: Path, overlap: int, warnings: int) -> None:
+    said = Said(trainer_difference=Difference(9.0, 9.0, 9.0), version=1 - overlap)
+    one = ahead(said, tmp_path, Progress(total_steps=2, step=1, position=4))
+    train_rl(one)
+    assert logged(tmp_path, "rollout/staleness") == [overlap]
+    assert (tmp_path / "events.jsonl").read_text().count("generator_differs") == warnings

