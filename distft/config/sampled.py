@@ -53,7 +53,7 @@ class Sampled(Method):
             yield Problem.at(
                 "rollout.overlap",
                 f"is 1: {self.name} has no correction for samples that are older than the policy",
-                "rollout.overlap: 0, or a method with importance_cap, such as grpo",
+                "rollout.overlap: 0, or a method that has importance_cap",
             )
         elif run.rollout.overlap and getattr(self, "importance_cap", None) is None:
             yield Problem.at(
