@@ -12,6 +12,7 @@ import yaml
 
 from distft.arguments import parse
 from distft.cli import main
+from distft.common.errors import UserError
 from distft.config.cluster import load_cluster
 from distft.config.load import load_recipe, shipped_pipelines, shipped_recipes
 from distft.config.pipeline import is_pipeline, load_pipeline
@@ -30,6 +31,7 @@ DOCUMENTS = [README, *(path.read_text(encoding="utf-8") for path in BESIDE)]
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", "\n".join(DOCUMENTS), re.DOTALL)
 LINES = [line.split("  #")[0].strip() for kind, block in BLOCKS if kind == "bash" for line in block.splitlines()]
 COMMANDS = [part.strip() for line in LINES for part in line.split("&&") if part.strip().startswith("distft ")]
+WITHIN = sorted(set(re.findall(r"`(distft [^`]+)`", re.sub(r"```.*?```", "", "\n".join(DOCUMENTS), flags=re.DOTALL))))
 MOST_LINES = 200
 
 
@@ -60,6 +62,15 @@ def test_commands_are_taken(command: str) -> None:
     if getattr(parsed, "recipe", None) and "{task}" not in command:  # filled in for each job of an array
         load = load_pipeline if is_pipeline(parsed.recipe) else load_recipe
         assert load(parsed.recipe, parsed.overrides).name
+
+
+@pytest.mark.parametrize("command", WITHIN)
+def test_commands_within_sentences_are_taken(command: str) -> None:
+    """A verb alone is its name; what stands behind it is what it takes."""
+    try:
+        parse(shlex.split(command)[1:])
+    except UserError as error:
+        assert "arguments are required" in error.what, error
 
 
 @pytest.mark.parametrize("command", [command for command in COMMANDS if command.startswith("distft plan ")])
