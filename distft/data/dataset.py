@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, TypeAlias, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +22,8 @@ from distft.data.chunks import Task
 from distft.data.fingerprint import Content, content_of, tokens_key
 from distft.data.formats import Example
 from distft.data.leak_guard import leaked
-from distft.data.sources import format_of, read_rows
+from distft.data.overlaps import near_duplicates
+from distft.data.sources import format_of, is_builtin, read_rows
 from distft.data.splits import LIST_NAMES, ListName, held_out, mix
 from distft.data.store import Reading, store_rows
 from distft.data.stored_rows import StoredRows
@@ -161,12 +162,20 @@ def _datasets(lists: dict[ListName, list[_Part]], data: Data) -> Datasets:
     _split_off(lists, data.holdout)
     num_rows = {name: sum(len(part.rows) for part in parts) for name, parts in lists.items()}
     num_leaked = _look_for_leaks(lists, data)
+    alike = {
+        name: near_duplicates([(part.source, part.rows) for part in lists[name]], judged)
+        for name, judged in _judging(lists)
+        if not all(map(is_builtin, data.train))  # made of a few templates, and split by what they speak of
+    }
     built: dict[str, TokenizedDataset | None] = dict.fromkeys(LIST_NAMES)
     for name in LIST_NAMES:
         if not num_rows[name] and not getattr(data, name) and not data.holdout:
             continue
         weights = [source.weight for source in data.train] if name == "train" else [1.0] * len(lists[name])
-        start = Statistics(num_rows=num_rows[name], num_leaked=num_leaked[name], leaks_stay=data.on_leak == "warn")
+        start = Statistics(
+            num_rows=num_rows[name], num_leaked=num_leaked[name], leaks_stay=data.on_leak == "warn",
+            alike=alike.get(name),
+        )  # fmt: skip
         built[name] = _build(lists[name], weights, start, name, data)
     train = built["train"]
     assert train is not None
@@ -191,14 +200,7 @@ def _look_for_leaks(lists: dict[ListName, list[_Part]], data: Data) -> dict[List
     """How many rows of train eval or test ask too, and of eval test asks; they are removed unless ``data.on_leak`` says
     otherwise. Raises UserError naming the first where that is to stop a run."""
     removed: dict[ListName, int] = dict.fromkeys(LIST_NAMES, 0)
-    usable = {
-        name: [_Part(p.source, p.rows[p.source.usable()[p.rows]]) for p in parts] for name, parts in lists.items()
-    }
-    judging: tuple[tuple[ListName, list[_Part]], ...] = (
-        ("train", usable["eval"] + usable["test"]), ("eval", usable["test"]),
-    )  # fmt: skip
-    for name, judges in judging:
-        judged = [(part.source, part.rows) for part in judges if len(part.rows)]
+    for name, judged in _judging(lists):
         for place, part in enumerate(lists[name]):
             leaks = leaked(part.source, part.rows, judged) if judged else np.zeros(len(part.rows), np.bool_)
             removed[name] += int(leaks.sum())
@@ -207,6 +209,16 @@ def _look_for_leaks(lists: dict[ListName, list[_Part]], data: Data) -> dict[List
             if data.on_leak == "drop":
                 lists[name][place] = _Part(part.source, part.rows[~leaks])
     return removed
+
+
+def _judging(lists: dict[ListName, list[_Part]]) -> Iterator[tuple[ListName, list[tuple[StoredRows, Rows]]]]:
+    """A list, and the usable rows that judge what is learned from it."""
+    usable = {
+        name: [(part.source, part.rows[part.source.usable()[part.rows]]) for part in parts]
+        for name, parts in lists.items()
+    }
+    for name, judges in (("train", usable["eval"] + usable["test"]), ("eval", usable["test"])):
+        yield cast("ListName", name), [(source, rows) for source, rows in judges if len(rows)]
 
 
 def _leak(name: ListName, row: Example) -> UserError:

@@ -119,6 +119,13 @@ class StoredRows:
             start, response_end = response_end, response_end + int(num_response)
             yield prompt[prompt_start:prompt_end], response[start:response_end], mask[start:response_end]
 
+    def parts(self, name: str) -> Iterator[tuple[npt.NDArray[Any], npt.NDArray[np.int64], int]]:
+        """A column of lists, part by part as it lies on the disk: the values, where each row's begin and the last one's
+        end, and the number of the first row."""
+        for number, start in enumerate(self._starts[:-1].tolist()):
+            values, offsets = self._lists(number, name)
+            yield values[offsets[0] : offsets[-1]], offsets.astype(np.int64) - int(offsets[0]), start
+
     def label(self, row: int) -> bool | None:
         """Whether a row's answer is a good one, if anybody says."""
         number, place = self._find(row)

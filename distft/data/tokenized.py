@@ -12,6 +12,7 @@ import numpy.typing as npt
 from distft.batches import Batch, Column, Ragged
 from distft.data.bad_rows import BadRow
 from distft.data.formats import Example
+from distft.data.overlaps import Alike
 from distft.data.stored_rows import StoredRows
 
 
@@ -26,6 +27,7 @@ class Statistics:
     num_moved: int = 0  # the chat template writes the prompt differently once it is answered
     num_leaked: int = 0  # a list that judges asks the same
     leaks_stay: bool = False  # else they are left out
+    alike: Alike | None = None  # nearly the same as rows that judge; they stay
     num_tokens: int = 0
     longest: int = 0
     dropped: dict[str, int] = field(default_factory=dict)  # reason -> rows that nothing can be learned from
@@ -58,6 +60,8 @@ class Statistics:
         if self.num_leaked:
             what = "ask what held-out rows ask" if self.leaks_stay else "left out because held-out rows ask the same"
             notes.append(f"{self.num_leaked} {what}")
+        if self.alike:
+            notes.append(f"{self.alike.count} nearly the same as held-out rows")
         if self.num_moved:
             notes.append(f"{self.num_moved} with a prompt that the chat template rewrites when it is answered")
         return ", ".join([*notes, f"longest {self.longest} tokens", f"{self.num_tokens} tokens in all"])

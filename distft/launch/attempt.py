@@ -30,7 +30,7 @@ from distft.launch.preflight import remarks
 from distft.launch.resume_point import check_data
 from distft.launch.starts import engine_spec, model_starts, role_spec, starts_of_workers, worker_of
 from distft.planning.plan import GroupPlan, Plan
-from distft.tracking.alarms import leakage
+from distft.tracking.alarms import leakage, near_leakage
 from distft.tracking.timing import PhaseTimer, Throughput
 from distft.tracking.tracker import Tracker
 from distft.workers.reports import Loaded
@@ -127,6 +127,8 @@ def set_up(
     tracker.event("data_ready", **loaded.statistics)
     if loaded.leaked and found is None:
         tracker.alarm(0, leakage(loaded.leaked, stay=recipe.data.on_leak == "warn"))
+    if loaded.alike and found is None:
+        tracker.alarm(0, near_leakage(loaded.alike))
     for warning in (*loaded.warnings, *remarks.on_rows(recipe, loaded.num_units)):
         log.warning(warning)
     models = {role: ModelGroup(group) for role, group in groups.items() if role not in (DATA, ENGINES)}

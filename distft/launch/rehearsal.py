@@ -23,7 +23,7 @@ from distft.launch.preflight import remarks
 from distft.launch.prepare import Prepared
 from distft.launch.resume_point import check_data, resume_point
 from distft.launch.starts import model_starts, role_spec, starts_of_workers
-from distft.tracking.alarms import leakage
+from distft.tracking.alarms import leakage, near_leakage
 
 if TYPE_CHECKING:
     from distft.workers.data_worker import DataWorker
@@ -59,6 +59,9 @@ def _set_up(recipe: Recipe, found: Found | None, folder: Path) -> Iterator[str]:
             done.append(asked)
     if loaded.leaked:
         alarm = leakage(loaded.leaked, stay=recipe.data.on_leak == "warn")
+        yield f"{alarm.name}: {alarm.said}; {alarm.do}"
+    if loaded.alike:
+        alarm = near_leakage(loaded.alike)
         yield f"{alarm.name}: {alarm.said}; {alarm.do}"
     yield from (*loaded.warnings, *remarks.on_rows(recipe, loaded.num_units))
 

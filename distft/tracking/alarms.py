@@ -106,6 +106,19 @@ def leakage(leaked: Mapping[str, int], *, stay: bool) -> Alarm:
     )  # fmt: skip
 
 
+def near_leakage(alike: Mapping[str, tuple[int, str, str]]) -> Alarm:
+    """Rows of lists that are nearly the same as rows that judge, by list: how many, where the first stands, and where
+    its like. They stay: it is for a person to say whether they give anything away."""
+    counted = " and ".join(
+        f"{count:,} rows of data.{name} (the first {first}, like {judged})"
+        for name, (count, first, judged) in alike.items()
+    )
+    return Alarm(
+        "near leakage", f"{counted} hold at least half of a held-out row word for word: held-out metrics may flatter",
+        "read the two; take one out of each such pair, or hold out by topic or source in place of by row",
+    )  # fmt: skip
+
+
 def _entropy_collapse(watch: Watch) -> Iterator[Alarm]:
     entropy = watch.of(ENTROPY)
     if entropy.has_both and entropy.late < min(_COLLAPSED_NATS, _COLLAPSED_SHARE * entropy.early):

@@ -10,7 +10,7 @@ import logging
 import os
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import astuple, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
@@ -118,6 +118,7 @@ class DataWorker(DataVerbs):
             ),
             same_reward_tokenizer=self._same_tokenizer,
             same_value_tokenizer=self._same_value_tokenizer(),
+            alike={name: astuple(found.alike) for name, found in statistics.items() if found.alike},
         )
         return loaded, None
 

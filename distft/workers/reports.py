@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from distft.batches import Difference
@@ -89,7 +89,8 @@ class RowsPrepared:
 @dataclass(frozen=True)
 class Loaded:
     """What the data worker has found: units and ``statistics`` (in words) of each split, how many of its rows
-    ``leaked`` (of the lists that have such), ``warnings``, and whether the reward and the value model's tokenizers are
+    ``leaked`` (of the lists that have such), and are ``alike`` what judges (how many, where the first stands and where
+    its like), ``warnings``, and whether the reward and the value model's tokenizers are
     the policy's."""
 
     num_units: Mapping[str, int]
@@ -98,6 +99,7 @@ class Loaded:
     warnings: tuple[str, ...]
     same_reward_tokenizer: bool
     same_value_tokenizer: bool
+    alike: Mapping[str, tuple[int, str, str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
