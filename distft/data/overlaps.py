@@ -23,6 +23,7 @@ SHARE: Final = 0.5  # of a judged row's runs, from which on another row is nearl
 FEWEST: Final = 8  # runs of a judged row: of less, 20 tokens, half says nothing
 COMMON: Final = 10  # judged rows that may hold a run
 MOST_TOKENS: Final = 2**27  # of a source: what comes behind is not looked at
+_LAST_BUCKET: Final = np.uint64(2**24 - 1)
 _FACTOR: Final = np.uint64(0x9E3779B97F4A7C15)  # odd: multiplying by it loses nothing modulo 2^64
 
 
@@ -37,11 +38,13 @@ class Alike:
 
 @dataclass(frozen=True)
 class _Judged:
-    """The runs of judged rows, sorted, and whose each is; ``totals``: how many each judged row has."""
+    """The runs of judged rows, sorted, and whose each is; ``totals``: how many each judged row has. ``likely``: the
+    buckets in which there is a run: most of what is asked is in none, and need not be looked for."""
 
     runs: Numbers
     owners: Rows
     totals: Rows
+    likely: npt.NDArray[np.bool_]
 
 
 def near_duplicates(
@@ -89,13 +92,15 @@ def _judged(judges: Sequence[tuple[StoredRows, Rows]]) -> _Judged:
     rare = pairs[counts[which] <= COMMON] if len(pairs) else pairs
     totals = np.bincount(rare["row"], minlength=before)
     enough = rare[totals[rare["row"]] >= FEWEST]
-    return _Judged(enough["run"].copy(), enough["row"].copy(), totals)
+    likely = np.zeros(int(_LAST_BUCKET) + 1, np.bool_)
+    likely[enough["run"] & _LAST_BUCKET] = True
+    return _Judged(enough["run"].copy(), enough["row"].copy(), totals, likely)
 
 
 def _mark(found: Rows, numbers: Numbers, rows: Rows, judged: _Judged) -> None:
     """Writes the judged row of each row that holds enough of one."""
-    hits = np.isin(numbers, judged.runs)
-    held = np.unique(_pairs(numbers[hits], rows[hits]))
+    likely = np.flatnonzero(judged.likely[numbers & _LAST_BUCKET])
+    held = np.unique(_pairs(numbers[likely], rows[likely]))
     start = np.searchsorted(judged.runs, held["run"], side="left")
     count = np.searchsorted(judged.runs, held["run"], side="right") - start
     inner = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
