@@ -1,4 +1,4 @@
-"""The forward pass of an encoder-decoder, its head computed only where a loss looks; see ``selected``."""
+"""The forward passes of an encoder-decoder, its head computed only where a loss looks; see ``selected``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from distft.algorithms.linear_logprobs import LogitMap
 from distft.common.errors import UserError
 from distft.models.logit_map import CONFUSED, Answer, answering
-from distft.models.selected import LogprobHead, Reading, SelectedLogits, as_read, selected
+from distft.models.selected import Float32Head, LogprobHead, Reading, SelectedLogits, as_read, selected
 
 
 class SelectedAnswers(SelectedLogits):
@@ -59,6 +59,36 @@ class SelectedAnswers(SelectedLogits):
             self._select = None
         logits = cast(Tensor, output.logits).squeeze(0)
         return as_read(logits, reading)
+
+
+class AnswerValues(nn.Module):
+    """An encoder-decoder with a head of one output on single states of its decoder, in float32
+    (``AutoModelForSequenceClassification`` of T5 and BART). ``path``, and what is raised: see ``SelectedAnswers``.
+    """
+
+    def __init__(self, model: Any, path: str, written: Any = None) -> None:
+        super().__init__()
+        self.model = model
+        self.written = written or model.config
+        self._start = answer_start(model, path)
+        for part in model.classification_head.modules():
+            if type(part) is nn.Linear:  # the same module, as in ``SelectedScalars``
+                part.__class__ = Float32Head
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, answer_ids: Tensor, select: Tensor) -> Tensor:
+        """Scalars ``[num_states]`` in float32. ``input_ids``, ``attention_mask``, ``answer_ids``: see
+        ``SelectedAnswers``; ``select`` as flat indices of ``rows * (longest answer + 1)``: state k of a row has read k
+        tokens of its answer.
+        """
+        before = answer_ids.new_full((len(answer_ids), 1), self._start)
+        hidden = self.model.base_model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            decoder_input_ids=torch.cat([before, answer_ids], dim=1),
+            use_cache=False,
+        ).last_hidden_state
+        scalars = self.model.classification_head(selected(hidden, select)).to(torch.float32)
+        return cast(Tensor, scalars[:, 0])
 
 
 def answer_start(model: Any, path: str) -> int:

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from distft.common.errors import UserError, nearest
 from distft.config.find_method import built_in_kinds, traits_of
 from distft.config.load import resolve_path
+from distft.config.models import Model
 from distft.config.recipe import Recipe
 from distft.config.roles import has_engines, model_of, roles
+from distft.models.families.table import encodes
 from distft.planning.known_models import known_config
 from distft.planning.model_folders import local_folder
 from distft.planning.model_sizes import read_config
 
 # By model_type: those whose loss, generation and export have been compared with transformers'.
 TRIED: Final = ("bart", "blenderbot", "blenderbot-small", "longt5", "marian", "mt5", "pegasus", "t5", "umt5")
+# Those of them of which transformers has a head on the decoder's states.
+WITH_VALUES: Final = ("bart", "mt5", "t5", "umt5")
 
 
 def is_encoder_decoder(config: Mapping[str, Any]) -> bool:
@@ -35,23 +39,54 @@ def require_tried(config: Mapping[str, Any], where: str) -> None:
         )
 
 
+def require_values(config: Mapping[str, Any], where: str) -> None:
+    """The encoder-decoder of that config has a head for values in transformers. Raises UserError."""
+    require_tried(config, where)
+    family = str(config.get("model_type"))
+    if family not in WITH_VALUES:
+        raise UserError(
+            f"transformers has no scalar head for {family}, so that it cannot say what half an answer is worth",
+            where=where,
+            hint=f"{', '.join(WITH_VALUES)} have one; {_without_values()} need none",
+        )
+
+
+def refuse_reward(config: Mapping[str, Any], where: str) -> NoReturn:
+    """transformers' heads of T5 and BART read prompt and answer as one text, on both sides."""
+    raise UserError(
+        f"{config.get('model_type')} is an encoder-decoder: as a classifier transformers reads the same whole text in "
+        "its encoder and in its decoder, and no run here reads so",
+        where=where,
+        hint="take an encoder (BERT, RoBERTa, ModernBERT, DeBERTa) or a decoder for scores and labels, or functions: "
+        "models.reward.functions",
+    )
+
+
+def with_value_start(recipe: Recipe) -> Model:
+    """The value model, as ``model_of`` has it; where the reward model, from which it would start, reads otherwise than
+    the policy does, it starts from the policy. Raises KeyError for a run without one."""
+    value, policy = model_of(recipe, "value"), model_of(recipe, "policy")
+    own = recipe.models.value
+    if own is not None and (own.path or own.init):
+        return value
+    found = _config_of(value)
+    if not encodes(found) and is_encoder_decoder(found) == is_encoder_decoder(_config_of(policy)):
+        return value
+    return value.model_copy(update={"path": policy.path, "init": policy.init})
+
+
 def require_possible(recipe: Recipe) -> None:
     """What the recipe asks of its encoder-decoders can be had. Raises UserError."""
     for role in roles(recipe):
-        model = model_of(recipe, role)
-        config = _config(model.path) if model.path else {}
+        model = with_value_start(recipe) if role == "value" else model_of(recipe, role)
+        config, where = _config_of(model), f"models.{role}.path"
+        if role == "value":
+            _require_alike(recipe, model, config)
         if not is_encoder_decoder(config):
             continue
-        where = f"models.{role}.path"
-        if role in ("reward", "value"):
-            raise UserError(
-                f"{config.get('model_type')} is an encoder-decoder, and a {role} model here is a decoder",
-                where=where,
-                hint="name a decoder's reward model, or functions: models.reward.functions"
-                if role == "reward"
-                else f"{_works()}; ppo needs a value model",
-            )
-        require_tried(config, where)
+        if role == "reward":
+            refuse_reward(config, where)
+        (require_values if role == "value" else require_tried)(config, where)
         if model.quantization is not None:
             raise UserError(
                 "the linear layers of an encoder-decoder are not put in four bits",
@@ -62,14 +97,20 @@ def require_possible(recipe: Recipe) -> None:
             _require_method(recipe, str(config.get("model_type")))
 
 
-def _require_method(recipe: Recipe, family: str) -> None:
-    if "value" in roles(recipe):
+def _require_alike(recipe: Recipe, value: Model, config: Mapping[str, Any]) -> None:
+    """A value model reads the policy's tokens where the policy reads them."""
+    policy = _config_of(model_of(recipe, "policy"))
+    if policy and config and is_encoder_decoder(policy) != is_encoder_decoder(config):
+        one, other = ("an encoder-decoder" if is_encoder_decoder(each) else "a decoder" for each in (policy, config))
         raise UserError(
-            f"{recipe.algorithm.name} needs a value model of the policy's tokens, and {family} has none: it is an "
-            "encoder-decoder",
-            where="algorithm.kind",
-            hint=_works(),
+            f"the policy is {one} ({policy.get('model_type')}), {value.path} is {other} ({config.get('model_type')}), "
+            "and a value model reads the policy's tokens as the policy does",
+            where="models.value.path",
+            hint="models.value.path=null starts it from the policy, its head new",
         )
+
+
+def _require_method(recipe: Recipe, family: str) -> None:
     if recipe.algorithm.traits.in_blocks:
         raise UserError(
             f"{recipe.algorithm.name} learns texts without a prompt, and {family} is an encoder-decoder",
@@ -88,13 +129,20 @@ def _require_method(recipe: Recipe, family: str) -> None:
 def _works() -> str:
     """The methods of the house that train one, by their traits."""
     of = {kind: traits_of(kind) for kind in built_in_kinds()}
-    kinds = [kind for kind, it in of.items() if it.answers and "value" not in it.roles and not it.in_blocks]
-    return f"{', '.join(kinds)} train one"
+    return f"{', '.join(kind for kind, it in of.items() if it.answers and not it.in_blocks)} train one"
 
 
-def _config(path: str) -> Mapping[str, Any]:
-    """What is known of the model there without asking the hub."""
-    resolved = resolve_path(path)
+def _without_values() -> str:
+    """The methods that sample without a value model."""
+    of = {kind: traits_of(kind) for kind in built_in_kinds()}
+    return ", ".join(kind for kind, it in of.items() if it.sampled and "value" not in it.roles)
+
+
+def _config_of(model: Model) -> Mapping[str, Any]:
+    """What is known of the model without asking the hub; nothing of one that is made at the start."""
+    if model.path is None:
+        return {}
+    resolved = resolve_path(model.path)
     folder = local_folder(resolved)
     if folder is None:
         return known_config(resolved) or {}

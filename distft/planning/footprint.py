@@ -21,6 +21,7 @@ from distft.config.roles import (
 )
 from distft.models.families.table import family_of
 from distft.planning.batch_arithmetic import batch_arithmetic
+from distft.planning.encoder_decoders import with_value_start
 from distft.planning.generation import engine_items
 from distft.planning.liger import has_liger, why_no_liger
 from distft.planning.memory import (
@@ -115,7 +116,8 @@ class Roles:
     def model(self, role: str) -> Model:
         """The role's model with every default filled in; the policy's, for the engines that generate."""
         if role not in self._models:
-            self._models[role] = model_of(self.recipe, "policy" if role == ENGINES else role)
+            named = "policy" if role == ENGINES else role
+            self._models[role] = with_value_start(self.recipe) if role == "value" else model_of(self.recipe, named)
         return self._models[role]
 
     def sizes(self, role: str) -> ModelSizes:

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from distft.config.models import Init, Lora, Quantization
 
 
+# What the tensors of a scalar head are called in these tables.
+SCORE = "score"
 # Weights that share one scale in four bits, and scales that share one in turn (bitsandbytes' defaults); bytes of the
 # tables that both are read with, and of the scales' mean.
 BLOCK, BLOCK_OF_BLOCKS = 64, 256
@@ -135,7 +137,8 @@ class ModelSizes(TensorTable):
     @property
     def vocab_head(self) -> int:
         """Elements of the matrix that makes logits; 0 where one number is made."""
-        return self.hidden * self.vocab if self.tied or self.of("head") > self.hidden else 0
+        own = sum(one.total for one in self.tensors if one.block == "head" and one.name != SCORE)
+        return self.hidden * self.vocab if self.tied or own > self.hidden else 0
 
     def _active(self, tensors: Iterable[Tensors]) -> int:
         layers = (one for one in tensors if one.block == "layers")
@@ -162,7 +165,7 @@ class ModelSizes(TensorTable):
 
         Raises WrongTargets for layers that it does not have.
         """
-        frozen = [replace(one, trained=one.name == "score") for one in self.tensors]
+        frozen = [replace(one, trained=one.name == SCORE) for one in self.tensors]
         chosen = [one for one in self.tensors if one.linear]
         if lora.target_modules != "all-linear":
             known = dict.fromkeys(name for one in chosen for name in self._modules(one))
@@ -185,9 +188,12 @@ class ModelSizes(TensorTable):
         return by_family[tensors.name] if by_family else (tensors.name.removesuffix(".weight").rpartition(".")[2],)
 
     def with_scalar_head(self) -> ModelSizes:
-        """The same backbone with one output in the place of the vocabulary (reward and value models)."""
+        """The same backbone with one output in the place of the vocabulary (reward and value models); of an
+        encoder-decoder behind a hidden layer, both with biases."""
         backbone = tuple(tensors for tensors in self.tensors if tensors.block != "head")
-        return replace(self, tensors=(*backbone, Tensors("score", "head", (1, self.hidden))), tied=False)
+        hidden = (self.hidden, self.hidden), (self.hidden,), (1,)
+        shapes = ((1, self.hidden), *(hidden if self.encoder_decoder else ()))
+        return replace(self, tensors=(*backbone, *(Tensors(SCORE, "head", shape) for shape in shapes)), tied=False)
 
 
 def sizes_from_config(config: Mapping[str, Any], *, where: str = "config.json") -> ModelSizes:

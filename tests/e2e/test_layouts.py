@@ -15,8 +15,8 @@ from tests.harness.compare import at_most, largest_metric_difference, largest_we
 from tests.harness.jobs import Outcome
 from tests.harness.layouts import run_spmd
 from tests.harness.matrix import Layouts, outcomes
-from tests.harness.plain import PlainDpo, PlainPpo, plain_dpo, plain_ppo
-from tests.harness.recipes import RATE, VALUE_RATE, dpo_recipe, ppo_recipe
+from tests.harness.plain import PlainDpo, PlainPpo, plain_apart_ppo, plain_dpo, plain_ppo
+from tests.harness.recipes import RATE, VALUE_RATE, apart_ppo_recipe, dpo_recipe, ppo_recipe
 
 pytest_plugins = ["tests.harness.fixtures"]
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
@@ -64,6 +64,19 @@ def test_ppo_alone_is_plain_torch(layouts: Layouts, ppo: PlainPpo) -> None:
     assert abs(ppo.iterations[1].metrics["objective/kl"]) > 1e-2
     assert largest_metric_difference(got.metrics, ppo.metrics()) <= at_most(METRICS)
     assert_weights_agree("ppo", got, ppo.weights)
+
+
+def test_ppo_of_an_encoder_decoder_is_plain_torch_alone_and_on_four_ranks(layouts: Layouts) -> None:
+    got = layouts.alone()["ppo-apart"]
+    plain = plain_apart_ppo(layouts.starts, apart_ppo_recipe(layouts.starts))
+    assert got.rollouts == plain.rollouts()
+    ended = [sample.ended for iteration in plain.iterations for sample in iteration.samples]
+    assert 0 < sum(ended) < len(ended)
+    assert plain.iterations[1].metrics["objective/scores"] > 0
+    assert abs(plain.iterations[1].metrics["objective/kl"]) > 1e-2
+    assert largest_metric_difference(got.metrics, plain.metrics()) <= at_most(METRICS)
+    assert_weights_agree("ppo", got, plain.weights)
+    assert_agree("ppo", layouts.torchrun(4)["ppo-apart"], got)
 
 
 @pytest.mark.slow

@@ -7,11 +7,13 @@ import os
 import re
 import shutil
 import signal
+from itertools import islice
 from pathlib import Path
 
 import pytest
 
 from distft.cli import main
+from distft.data.builtin import dialogues
 from tests.e2e.conftest import (
     SFT,
     SMALL,
@@ -30,6 +32,7 @@ from tests.e2e.conftest import (
 )
 from tests.harness import rules
 from tests.harness.recipes import GROUP_METHODS
+from tests.reference.tiny_models import read_t5, save_t5, train_tokenizer
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
@@ -116,6 +119,18 @@ def test_pretrain_killed_in_the_middle_of_a_step(start: Start) -> None:
 def test_ppo_killed_in_the_middle_of_a_step(sft: Path, start: Start) -> None:
     undisturbed = run(start, *ppo(sft), folder="undisturbed")
     assert_same(disturb(start, ppo(sft), "PpoPolicy", updates=4), undisturbed)
+
+
+@pytest.mark.slow
+def test_ppo_of_an_encoder_decoder_killed_in_the_middle_of_a_step(tmp_path: Path, start: Start) -> None:
+    """Its value model starts from it, the head new; its own head is one of its own to the end."""
+    texts = [turn["content"] for row in islice(dialogues(), 100) for turn in row["messages"]]
+    policy = save_t5(tmp_path / "t5", train_tokenizer(texts, 400), seed=1)
+    words = ("train", "ppo-tiny", f"models.policy.path={policy}", *ppo("")[3:])
+    undisturbed = run(start, *words, folder="undisturbed")
+    assert events(undisturbed, "value_start")[0]["path"] == str(policy)
+    assert_same(disturb(start, words, "PpoPolicy", updates=4), undisturbed)
+    read_t5(undisturbed / "final")
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from tests.harness.chat_templates import family_tokenizer
-from tests.reference.tiny_models import save_llama, train_tokenizer
+from tests.reference.tiny_models import read_t5, save_llama, save_t5, train_tokenizer
 
 WORDS = ("red", "green", "blue", "old", "new", "warm", "cold", "quiet")
 EOS_LOGIT = 3.5  # some responses end, some are cut: see _make_some_end
@@ -66,6 +66,8 @@ class Starts:
     reward: Path
     value: Path
     byte_reward: Path  # a token is a byte: three to four times as many
+    apart: Path  # an encoder-decoder with a head of its own
+    apart_value: Path
     rows: Path
     labelled: Path
 
@@ -100,7 +102,10 @@ def make_starts(folder: Path) -> Starts:
     byte_reward = save_llama(folder / "byte-reward", train_tokenizer((), 260), scalar_head=True, seed=4)
     for scalar in (reward, value, byte_reward):
         _make_decided(AutoModelForSequenceClassification, scalar)
-    return Starts(policy, other, reward, value, byte_reward, rows, labelled)
+    apart = save_t5(folder / "apart", tokenizer, seed=5)
+    _make_some_answers_end(apart, tokenizer)
+    apart_value = save_t5(folder / "apart-value", tokenizer, scalar_head=True, seed=6)
+    return Starts(policy, other, reward, value, byte_reward, apart, apart_value, rows, labelled)
 
 
 def _make_reward_end(start: RewardStart, family: str | None, pad: str) -> None:
@@ -140,4 +145,17 @@ def _make_some_end(folder: Path, tokenizer: Any) -> None:
         states = [model.model(torch.tensor([prompt])).last_hidden_state[0] for prompt in prompts]
         towards = torch.cat(states).mean(dim=0)
         model.model.embed_tokens.weight[tokenizer.eos_token_id] = EOS_LOGIT * towards / towards.square().sum()
+    model.save_pretrained(folder)
+
+
+def _make_some_answers_end(folder: Path, tokenizer: Any) -> None:
+    """The same of an encoder-decoder, whose answers are any tokens."""
+    model = read_t5(folder)
+    torch.manual_seed(7)
+    with torch.no_grad():
+        ids = torch.randint(2, len(tokenizer), (8, 12))
+        towards = model.base_model.decoder(
+            input_ids=ids, encoder_hidden_states=model.encoder(ids).last_hidden_state
+        ).last_hidden_state.mean(dim=(0, 1))
+        model.lm_head.weight[tokenizer.eos_token_id] = EOS_LOGIT * towards / towards.square().sum()
     model.save_pretrained(folder)

@@ -16,6 +16,7 @@ from tests.harness.layouts import run_ray, run_spmd
 from tests.harness.loss_cases import FEW_CASES, Case
 from tests.harness.loss_layouts import Results
 from tests.harness.recipes import (
+    apart_ppo_recipe,
     dpo_recipe,
     group_recipe,
     labelled_recipe,
@@ -44,7 +45,11 @@ class Layouts:
     def torchrun(self, num_ranks: int) -> Mapping[str, Outcome]:
         """PPO, GRPO and the few losses on the ranks that torchrun starts."""
         label = f"torchrun-{num_ranks}"
-        recipes = {"ppo": self.both["ppo"], "grpo": group_recipe(self.starts, "grpo")}
+        recipes = {
+            "ppo": self.both["ppo"],
+            "ppo-apart": apart_ppo_recipe(self.starts),
+            "grpo": group_recipe(self.starts, "grpo"),
+        }
         return self._spmd(label, num_ranks, recipes, self._losses(label))
 
     def torchrun_dpo(self, num_ranks: int) -> Outcome:
@@ -126,6 +131,7 @@ def recipes_alone(starts: Starts) -> dict[str, dict[str, Any]]:
     recipes = {
         "dpo": dpo_recipe(starts),
         "ppo": ppo_recipe(starts),
+        "ppo-apart": apart_ppo_recipe(starts),
         "grpo": group_recipe(starts, "grpo"),
         "trl-sft": supervised_recipe(starts, {"kind": "sft"}, role="policy", path=starts.policy, max_length=20),
         "trl-dpo": supervised_recipe(starts, {"kind": "dpo"}, role="policy", path=starts.policy, max_length=20),

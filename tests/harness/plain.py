@@ -6,7 +6,7 @@ units, the minibatches and the uniform numbers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,8 +18,10 @@ from distft.experience.schedule import minibatches
 from distft.rollout.sampling import uniforms
 from tests.harness.corpus import PAIRS, Starts
 from tests.harness.recipes import NEW_TOKENS, RATE, VALUE_RATE
+from tests.harness.rules import letters_e
 from tests.reference import ppo_reference as ppo
 from tests.reference.supervised_reference import Row, dpo_step
+from tests.reference.tiny_models import read_t5
 
 Weights = dict[str, torch.Tensor]
 
@@ -66,9 +68,25 @@ def plain_dpo(starts: Starts, recipe: Mapping[str, Any]) -> PlainDpo:
 
 def plain_ppo(starts: Starts, recipe: Mapping[str, Any]) -> PlainPpo:
     """The PPO run of ``ppo_recipe`` with whatever algorithm keys it has."""
-    tokenizer = AutoTokenizer.from_pretrained(starts.policy)
     policy, reference = (causal(starts.policy) for _ in range(2))
-    reward, value = scalar(starts.reward), scalar(starts.value)
+    return _plain_ppo(starts, recipe, policy, reference, scalar(starts.reward), scalar(starts.value))
+
+
+def plain_apart_ppo(starts: Starts, recipe: Mapping[str, Any]) -> PlainPpo:
+    """The PPO run of ``apart_ppo_recipe``: an encoder-decoder, scored by a rule."""
+    policy, reference = (_all_trained(read_t5(starts.apart)) for _ in range(2))
+    tokenizer = AutoTokenizer.from_pretrained(starts.policy)
+
+    def rule(response: Sequence[int]) -> float:
+        return letters_e([""], [tokenizer.decode(list(response), skip_special_tokens=True)])[0]
+
+    return _plain_ppo(starts, recipe, policy, reference, rule, scalar(starts.apart_value))
+
+
+def _plain_ppo(
+    starts: Starts, recipe: Mapping[str, Any], policy: Any, reference: Any, reward: ppo.Reward, value: Any
+) -> PlainPpo:
+    tokenizer = AutoTokenizer.from_pretrained(starts.policy)
     keys = dict(recipe["algorithm"])
     epochs, number = keys.pop("epochs"), keys.pop("minibatches")
     del keys["kind"]

@@ -100,6 +100,13 @@ def ppo_recipe(
     return made
 
 
+def apart_ppo_recipe(starts: Starts) -> dict[str, Any]:
+    """The same of an encoder-decoder, scored by a rule; cut answers are worth what the value model says behind them."""
+    made = ppo_recipe(replace(starts, policy=starts.apart, value=starts.apart_value), truncated="bootstrap", gamma=0.95)
+    made["models"]["reward"] = {"functions": ["tests.harness.rules:letters_e"]}
+    return made
+
+
 # By name: the keys of ``algorithm``.
 GROUP_METHODS: dict[str, dict[str, Any]] = {
     "grpo": {"kind": "grpo"},

@@ -13,12 +13,15 @@ Where the specification is silent, this file says what it does and why.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+Reward: TypeAlias = nn.Module | Callable[[Sequence[int]], float]
 
 
 @dataclass(frozen=True)
@@ -83,16 +86,29 @@ class Iteration:
 # --- reading the models -------------------------------------------------------------------------
 
 
-def next_token_logits(policy: nn.Module, tokens: Sequence[int], temperature: float) -> Tensor:
-    """``[len(tokens), vocab]`` float32: row i, divided by the temperature, says what follows token i."""
-    logits: Tensor = policy(input_ids=torch.tensor([list(tokens)]), use_cache=False).logits[0]
-    return logits.float() / temperature
+def next_token_logits(policy: nn.Module, prompt: Sequence[int], response: Sequence[int], temperature: float) -> Tensor:
+    """``[t + 1, vocab]`` float32: row i, divided by the temperature, says what follows i tokens of the response.
+
+    An encoder reads the prompt, and its decoder the response behind a token that starts it; a decoder reads the one
+    behind the other.
+    """
+    apart = policy.config.is_encoder_decoder  # type: ignore[union-attr]
+    logits: Tensor = policy(**inputs(policy, prompt, response), use_cache=False).logits[0]
+    return (logits if apart else logits[len(prompt) - 1 :]).float() / temperature
+
+
+def inputs(model: nn.Module, prompt: Sequence[int], response: Sequence[int]) -> dict[str, Tensor]:
+    """What the model is called with, for one row."""
+    config: Any = model.config
+    if not config.is_encoder_decoder:
+        return {"input_ids": torch.tensor([[*prompt, *response]])}
+    told = torch.tensor([[config.decoder_start_token_id, *response]])
+    return {"input_ids": torch.tensor([list(prompt)]), "decoder_input_ids": told}
 
 
 def response_logits(policy: nn.Module, prompt: Sequence[int], response: Sequence[int], temperature: float) -> Tensor:
     """``[t, vocab]``: row i is the distribution that response token i was drawn from."""
-    logits = next_token_logits(policy, [*prompt, *response], temperature)
-    return logits[len(prompt) - 1 : len(prompt) + len(response) - 1]
+    return next_token_logits(policy, prompt, response, temperature)[:-1]
 
 
 def chosen_logprobs(logits: Tensor, response: Sequence[int]) -> Tensor:
@@ -104,6 +120,15 @@ def scalars(model: nn.Module, tokens: Sequence[int]) -> Tensor:
     """``[len(tokens)]``: the scalar head at every position of a ``*ForSequenceClassification`` with one label."""
     hidden = model.model(input_ids=torch.tensor([list(tokens)]), use_cache=False).last_hidden_state  # type: ignore[operator]
     out: Tensor = model.score(hidden)[0, :, 0]  # type: ignore[operator]
+    return out.float()
+
+
+def values_around(model: nn.Module, prompt: Sequence[int], response: Sequence[int]) -> Tensor:
+    """``[t + 1]``: the value before each response token, and behind the last."""
+    if not model.config.is_encoder_decoder:  # type: ignore[union-attr]
+        return scalars(model, [*prompt, *response])[len(prompt) - 1 :]
+    states = model.base_model(**inputs(model, prompt, response), use_cache=False).last_hidden_state  # type: ignore[operator]
+    out: Tensor = model.classification_head(states)[0, :, 0]  # type: ignore[operator]
     return out.float()
 
 
@@ -125,7 +150,7 @@ def respond(policy: nn.Module, prompt: Sequence[int], uniforms: Tensor, settings
     """
     response: list[int] = []
     for position in range(settings.max_new_tokens):
-        logits = next_token_logits(policy, [*prompt, *response], settings.temperature)[-1]
+        logits = next_token_logits(policy, prompt, response, settings.temperature)[-1]
         response.append(draw(logits, float(uniforms[position])))
         if response[-1] == settings.eos_id:
             return response, True
@@ -134,7 +159,7 @@ def respond(policy: nn.Module, prompt: Sequence[int], uniforms: Tensor, settings
 
 @torch.no_grad()
 def roll_out(
-    policy: nn.Module, reference: nn.Module, reward: nn.Module, value: nn.Module,
+    policy: nn.Module, reference: nn.Module, reward: Reward, value: nn.Module,
     prompt: Sequence[int], uniforms: Tensor, settings: Settings,
 ) -> Sample:  # fmt: skip
     """A response and all that the four models say of it.
@@ -142,16 +167,17 @@ def roll_out(
     values[i] is the value *before* response token i is emitted: the head read at the token in front of it.
     """
     response, ended = respond(policy, prompt, uniforms, settings)
-    value_at = scalars(value, [*prompt, *response])
+    value_at = values_around(value, prompt, response)
+    scored = float(scalars(reward, [*prompt, *response])[-1]) if isinstance(reward, nn.Module) else reward(response)
     return Sample(
         prompt=list(prompt),
         response=response,
         ended=ended,
         old_logprobs=chosen_logprobs(response_logits(policy, prompt, response, settings.temperature), response),
         ref_logprobs=chosen_logprobs(response_logits(reference, prompt, response, settings.temperature), response),
-        values=value_at[len(prompt) - 1 : -1],
+        values=value_at[:-1],
         value_after=float(value_at[-1]),
-        raw_score=float(scalars(reward, [*prompt, *response])[-1]),
+        raw_score=scored,
     )
 
 
@@ -309,7 +335,7 @@ def update_value(
     """One optimizer step of the value model over a minibatch; explained variance is that of the old values."""
     losses, clipped = [], []
     for sample in minibatch:
-        values = scalars(value, [*sample.prompt, *sample.response])[len(sample.prompt) - 1 : -1]
+        values = values_around(value, sample.prompt, sample.response)[:-1]
         loss, is_clipped = value_terms(values, sample.values, sample.returns, settings.value_clip)
         losses.append(loss)
         clipped.append(is_clipped)
@@ -349,7 +375,7 @@ def rollout_metrics(samples: list[Sample], kl_coef: float) -> dict[str, float]:
 def run_ppo(
     policy: nn.Module,
     reference: nn.Module,
-    reward: nn.Module,
+    reward: Reward,
     value: nn.Module,
     prompts: Sequence[Sequence[Sequence[int]]],
     uniforms: Sequence[Tensor],
@@ -359,14 +385,15 @@ def run_ppo(
     """Trains ``policy`` and ``value`` in place; returns what every iteration saw and did.
 
     Args:
-        policy, reference: causal language models, float32, dropout off.
-        reward, value: ``*ForSequenceClassification`` with one label.
+        policy, reference: causal language models or encoder-decoders, float32, dropout off.
+        reward, value: ``*ForSequenceClassification`` with one label; a reward may be a function of the response.
         prompts: ``[iteration][sample]`` token lists; a prompt sampled twice stands here twice.
         uniforms: ``[iteration]`` tensors ``[n, max_new_tokens]``.
         minibatches: ``[iteration][epoch][minibatch]`` lists of sample numbers; one optimizer step each.
     """
     for model in (policy, reference, reward, value):
-        model.eval()
+        if isinstance(model, nn.Module):
+            model.eval()
     kl_coef = settings.kl_coef
     policy_optimizer = adamw(policy, settings.learning_rate, settings)
     value_optimizer = adamw(value, settings.value_learning_rate or settings.learning_rate, settings)

@@ -1,13 +1,23 @@
-"""Llamas of any size with a byte-level BPE tokenizer trained on the spot, saved as Hugging Face folders."""
+"""Llamas and T5s of any size with a byte-level BPE tokenizer trained on the spot, saved as Hugging Face folders."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import ByteLevelBPETokenizer
-from transformers import LlamaConfig, LlamaForCausalLM, LlamaForSequenceClassification, PreTrainedTokenizerFast
+from torch import nn
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    LlamaForSequenceClassification,
+    PreTrainedTokenizerFast,
+    T5Config,
+    T5ForConditionalGeneration,
+    T5ForSequenceClassification,
+)
 
 SPECIALS = ["<pad>", "<eos>", "<|user|>", "<|assistant|>"]
 CHAT_TEMPLATE = (
@@ -49,3 +59,36 @@ def save_llama(
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return Path(folder)
+
+
+def save_t5(
+    folder: str | Path, tokenizer: PreTrainedTokenizerFast, *, scalar_head: bool = False, seed: int = 0,
+    hidden_size: int = 32, num_layers: int = 2, num_heads: int = 2,
+) -> Path:  # fmt: skip
+    """A freshly initialised T5, as flan-T5 is built, with a head of its own (or a scalar one), and the tokenizer."""
+    torch.manual_seed(seed)
+    config = T5Config(
+        vocab_size=len(tokenizer), d_model=hidden_size, d_kv=hidden_size // num_heads, d_ff=2 * hidden_size,
+        num_layers=num_layers, num_heads=num_heads, feed_forward_proj="gated-gelu", dropout_rate=0.0,
+        pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id,
+        decoder_start_token_id=tokenizer.pad_token_id, num_labels=1, tie_word_embeddings=False,
+    )  # fmt: skip
+    model: Any = (T5ForSequenceClassification if scalar_head else T5ForConditionalGeneration)(config)
+    if not scalar_head:
+        _untie(model, torch.randn(config.vocab_size, hidden_size) / 4)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return Path(folder)
+
+
+def read_t5(folder: str | Path) -> Any:
+    """What ``save_t5`` wrote; transformers finds a head unlike the embedding, and leaves it alone."""
+    model: Any = T5ForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+    assert model.lm_head.weight is not model.shared.weight
+    return model
+
+
+def _untie(model: Any, head: torch.Tensor) -> None:
+    """transformers makes every T5 a tied one, whatever it is told."""
+    model.lm_head.weight = nn.Parameter(head)
+    model.all_tied_weights_keys.pop("lm_head.weight")

@@ -15,7 +15,7 @@ from distft.config.models import Model
 from distft.config.recipe import Recipe
 from distft.config.roles import is_rl, longest_sequence, longest_sides
 from distft.models.families.table import ENCODERS, encodes, family_of
-from distft.planning.encoder_decoders import is_encoder_decoder, require_tried
+from distft.planning.encoder_decoders import is_encoder_decoder, refuse_reward, require_tried, require_values
 from distft.planning.positions import changing_rope, position_limit
 
 # The kernels of these families read the weights of some layers past their modules, and so past an adapter.
@@ -35,8 +35,10 @@ def check_architecture(config: Mapping[str, Any], folder: Path, role: str, model
     own_code = dict(config.get("auto_map") or {})
     if wanted.auto_class in own_code and model.trust_remote_code:
         return
-    if is_encoder_decoder(config) and not wanted.scalar:
-        require_tried(config, where)
+    if is_encoder_decoder(config):
+        if role == "reward":
+            refuse_reward(config, where)
+        (require_values if wanted.scalar else require_tried)(config, where)
         return
     lists = _families()
     if lists is None:  # no transformers on a login node: the run will say it
@@ -115,12 +117,14 @@ def check_positions(config: Mapping[str, Any], role: str, recipe: Recipe) -> Ite
 
 
 def _check_sides(config: Mapping[str, Any], role: str, recipe: Recipe, limit: int) -> None:
-    """Encoder and decoder each have positions for the longest prompt and the longest answer. Raises UserError."""
+    """Encoder and decoder each have positions for the longest prompt and the longest answer; a value model one more,
+    for what it says behind all of that. Raises UserError."""
     prompt, answer = longest_sides(recipe)
-    if max(prompt, answer) > limit:
+    room = limit - 1 if family_of(role, config).scalar else limit
+    if prompt > limit or answer > room:
         at_most = min(prompt, limit)
-        other = f"rollout.max_new_tokens={min(answer, limit)}" if is_rl(recipe) else (
-            f"data.max_length={at_most + min(answer, limit)}"
+        other = f"rollout.max_new_tokens={min(answer, room)}" if is_rl(recipe) else (
+            f"data.max_length={at_most + min(answer, room)}"
         )  # fmt: skip
         raise UserError(
             f"{config['model_type']} has learned {limit} positions on each side; a prompt may have {prompt} tokens, "

@@ -18,7 +18,7 @@ from distft.data.chat_templates import resolve_template
 from distft.data.vocabulary import require_policys_tokens, require_token
 from distft.launch.preflight.architectures import check_adapters, check_architecture, check_positions
 from distft.launch.preflight.hub import check_on_hub, is_offline
-from distft.models.families.table import encodes
+from distft.planning.encoder_decoders import with_value_start
 from distft.planning.known_models import known_config, nearest_known
 from distft.planning.model_folders import TOKENIZER_FILES, fetched_folder, has_tokenizer, has_weight_files, local_folder
 from distft.planning.model_sizes import read_config
@@ -36,7 +36,7 @@ def check_models(recipe: Recipe) -> Iterator[str]:
     """
     folders: dict[str, Path] = {}
     for role in roles(recipe):
-        model = model_of(recipe, role)
+        model = with_value_start(recipe) if role == "value" else model_of(recipe, role)
         if model.chat_template is not None:
             resolve_template(model.chat_template, f"models.{role}.chat_template")
         if model.init is not None:
@@ -51,8 +51,6 @@ def check_models(recipe: Recipe) -> Iterator[str]:
         if folder not in folders.values():
             check_folder(folder, f"models.{role}.path")
         config = read_config(folder)
-        if role == "value" and encodes(config) and getattr(recipe.models.value, "path", None) is None:
-            continue  # it starts from the policy: another tokenizer's model was never an option
         check_architecture(config, folder, role, model)
         check_adapters(config, role, model)
         yield from check_positions(config, role, recipe)

@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeAlias
 
 from distft.config.role_table import ROLE_FACTS
 
-FamilyName: TypeAlias = Literal["causal", "scalar", "seq2seq", "encoder"]
+FamilyName: TypeAlias = Literal["causal", "scalar", "seq2seq", "seq2seq_scalar", "encoder"]
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,15 @@ class Entry:
 CAUSAL = Entry("causal", "distft.models.families.causal:Causal", "AutoModelForCausalLM")
 SCALAR = Entry("scalar", "distft.models.families.scalar:Scalar", "AutoModelForSequenceClassification", scalar=True)
 SEQ2SEQ = Entry("seq2seq", "distft.models.families.seq2seq:Seq2Seq", "AutoModelForSeq2SeqLM", apart=True)
+SEQ2SEQ_SCALAR = Entry(
+    "seq2seq_scalar",
+    "distft.models.families.seq2seq_scalar:Seq2SeqScalar",
+    "AutoModelForSequenceClassification",
+    scalar=True,
+    apart=True,
+)
 ENCODER = Entry("encoder", "distft.models.families.encoder:Encoder", "AutoModelForSequenceClassification", scalar=True)
-FAMILIES = {entry.name: entry for entry in (CAUSAL, SCALAR, SEQ2SEQ, ENCODER)}
+FAMILIES = {entry.name: entry for entry in (CAUSAL, SCALAR, SEQ2SEQ, SEQ2SEQ_SCALAR, ENCODER)}
 # Model types of encoders that are known to work here.
 ENCODERS = ("bert", "roberta", "modernbert", "deberta-v2")
 
@@ -44,7 +51,8 @@ def family_in(name: FamilyName, config: Mapping[str, Any]) -> Entry:
     """The family that does the work of ``name`` with a model of that config."""
     if name == SCALAR.name and encodes(config):
         return ENCODER
-    return SEQ2SEQ if name == CAUSAL.name and config.get("is_encoder_decoder") else FAMILIES[name]
+    apart = {CAUSAL.name: SEQ2SEQ, SCALAR.name: SEQ2SEQ_SCALAR} if config.get("is_encoder_decoder") else {}
+    return apart.get(name, FAMILIES[name])
 
 
 def encodes(config: Mapping[str, Any]) -> bool:

@@ -15,7 +15,9 @@ from distft.planning.encoder_decoders import require_possible
 
 def folder(path: Path, model_type: str = "t5") -> str:
     path.mkdir(exist_ok=True)
-    (path / "config.json").write_text(json.dumps({"model_type": model_type, "is_encoder_decoder": True}))
+    (path / "config.json").write_text(
+        json.dumps({"model_type": model_type, "is_encoder_decoder": model_type != "llama"})
+    )
     return str(path)
 
 
@@ -23,7 +25,7 @@ def with_policy(name: str, path: str, *more: str) -> Recipe:
     return load_recipe(name, [f"models.policy.path={path}", "models.policy.init=null", *more])
 
 
-WORKS = {"sft-tiny", "dpo-tiny", "orpo-tiny", "kto-tiny", "grpo-tiny"}
+WORKS = {"sft-tiny", "dpo-tiny", "orpo-tiny", "kto-tiny", "grpo-tiny", "ppo-tiny"}
 
 
 def refused(recipe: Recipe) -> bool:
@@ -36,20 +38,24 @@ def refused(recipe: Recipe) -> bool:
 
 def test_what_works_passes_and_nothing_else(tmp_path: Path) -> None:
     path = folder(tmp_path / "t5")
-    told = {name: refused(with_policy(name, path)) for name in (*WORKS, "ppo-tiny", "pretrain-tiny")}
+    told = {name: refused(with_policy(name, path)) for name in (*WORKS, "pretrain-tiny")}
     assert {name for name, no in told.items() if not no} == WORKS
 
 
 def test_what_does_not_is_refused_with_what_does(tmp_path: Path) -> None:
-    t5 = folder(tmp_path / "t5")
-    with pytest.raises(UserError, match=r"ppo needs a value model of the policy's tokens, and t5 has none.*\n.*grpo"):
-        require_possible(with_policy("ppo-tiny", t5))
-    with pytest.raises(UserError, match=r"encoder-decoder, and a reward model here is a decoder"):
+    t5, llama = folder(tmp_path / "t5"), folder(tmp_path / "llama", "llama")
+    pegasus = folder(tmp_path / "pegasus", "pegasus")
+    with pytest.raises(UserError, match=r"no scalar head for pegasus.*\n.*bart, mt5, t5, umt5 have one; .*grpo"):
+        require_possible(with_policy("ppo-tiny", pegasus))
+    with pytest.raises(UserError, match=r"t5 is an encoder-decoder: as a classifier.*\n.*take an encoder"):
         require_possible(load_recipe("reward-tiny", [f"models.reward.path={t5}", "models.reward.init=null"]))
     with pytest.raises(UserError, match=r"mbart is an encoder-decoder that has not been compared"):
         require_possible(with_policy("sft-tiny", folder(tmp_path / "mbart", "mbart")))
     with pytest.raises(UserError, match=r"vLLM has no t5"):
         require_possible(with_policy("grpo-tiny", t5, "rollout.engine=vllm"))
+    for policy, value in ((t5, llama), (llama, t5)):
+        with pytest.raises(UserError, match=r"value model reads the policy's tokens as the policy does.*\n.*path=null"):
+            require_possible(with_policy("ppo-tiny", policy, f"models.value.path={value}"))
     four_bits = ("models.policy.quantization.method=nf4", "models.policy.peft.method=lora")
     with pytest.raises(UserError, match=r"not put in four bits"):
         require_possible(with_policy("sft-tiny", t5, *four_bits))
