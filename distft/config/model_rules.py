@@ -87,7 +87,10 @@ def _initial_sizes(recipe: Recipe) -> Iterator[Problem]:
             continue
         at, init = f"models.{role}.init", model.init
         yield from _heads(at, init)
-        if longest > init.max_positions:
+        if init.architecture == "bert" and role != "reward":
+            what = "an encoder writes no answer, nor says of a half one what it is worth"
+            yield Problem.at(f"{at}.architecture", what, "llama or t5; bert is for models.reward")
+        if longest > init.max_positions and init.architecture != "t5":
             yield Problem.at(
                 f"{at}.max_positions",
                 f"{init.max_positions} is less than {said_longest(recipe)}",
@@ -104,13 +107,15 @@ def _heads(at: str, init: Init) -> Iterator[Problem]:
             f"{init.hidden_size} does not divide by num_heads {init.num_heads}",
             f"for example {near}",
         )
-    elif (init.hidden_size // init.num_heads) % 2:
+    elif (init.hidden_size // init.num_heads) % 2 and init.architecture == "llama":
         yield Problem.at(
             f"{at}.num_heads",
             f"a head of {init.hidden_size // init.num_heads} is odd: rotary positions need an even size",
             f"hidden_size {init.num_heads * (init.hidden_size // init.num_heads + 1)}",
         )
-    if init.num_heads % init.key_value_heads:
+    if init.key_value_heads != init.num_heads and init.architecture != "llama":
+        yield Problem.at(f"{at}.num_kv_heads", f"{init.architecture} has as many of them as num_heads", "remove it")
+    elif init.num_heads % init.key_value_heads:
         fits = [n for n in range(1, init.num_heads + 1) if init.num_heads % n == 0]
         yield Problem.at(
             f"{at}.num_kv_heads",

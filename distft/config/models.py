@@ -23,18 +23,22 @@ class TokenizerInit(Section):
 class Init(Section):
     """A model with random weights, from the recipe's seed, for runs that start from nothing."""
 
-    architecture: Literal["llama"] = Field(default="llama", description="model family")
+    architecture: Literal["llama", "t5", "bert"] = Field(
+        default="llama",
+        description="model family: llama, a decoder; t5, an encoder-decoder (gated, as flan-T5); bert, an encoder, of "
+        "reward models only",
+    )
     hidden_size: int = Field(ge=8, description="width of the residual stream")
     intermediate_size: int | None = Field(
         default=None, ge=8, description="width of the feed-forward layers; null: 4 x hidden_size"
     )
-    num_layers: int = Field(ge=1, le=1000, description="transformer layers")
+    num_layers: int = Field(ge=1, le=1000, description="transformer layers; of t5 in encoder and decoder each")
     num_heads: int = Field(ge=1, description="attention heads")
     num_kv_heads: int | None = Field(default=None, ge=1, description="key/value heads; null: num_heads")
     vocab_size: int = Field(
         ge=262, le=1_000_000, description="tokens of the tokenizer: 256 bytes, six special tokens or more, merges"
     )
-    max_positions: int = Field(default=2048, ge=8, description="longest sequence, tokens")
+    max_positions: int = Field(default=2048, ge=8, description="longest sequence, tokens; t5 has no end")
     tie_embeddings: bool = Field(default=True, description="input and output embeddings are one tensor")
     tokenizer: TokenizerInit = Field(default_factory=TokenizerInit, description="the tokenizer trained with it")
 

@@ -155,7 +155,8 @@ def _stage(name: str, tree: Tree, folder: Path, before: Mapping[str, Stage]) -> 
             shaped.append(_start(path, needs[path]))
         else:
             overrides.append(Override.of(path, value, where))
-            shaped.append(overrides[-1])
+            if not _names_an_output(path, needs):
+                shaped.append(overrides[-1])
     return Stage(
         name,
         source,
@@ -204,6 +205,11 @@ def _leaves(node: Any, path: KeyPath) -> Iterator[tuple[KeyPath, Any]]:
             yield from _leaves(value, (*path, key))
     else:
         yield path, node
+
+
+def _names_an_output(path: KeyPath, needs: Mapping[KeyPath, Stage]) -> bool:
+    """Whether the key is about one output of a classifier that a stage trains: what that starts from has none yet."""
+    return path[-1] in ("label", "score") and (*path[:-1], "path") in needs
 
 
 def _needed(value: Any, path: KeyPath, where: str, before: Mapping[str, Stage]) -> Stage:

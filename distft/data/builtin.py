@@ -135,8 +135,12 @@ def marks(question: str, answer: str) -> int:
     polite = any(answer.startswith(opening.split("{")[0]) for opening in _OPENINGS)
     about = bool(asked) and named == asked
     closes = any(_ends_with(answer, closing) for closing in _CLOSINGS)
-    rude = any(rude in answer for rude in _RUDE_MARKS)
-    return int(polite) + int(about) + int(closes) + int(bool(answer.strip()) and not rude)
+    return int(polite) + int(about) + int(closes) + int(bool(answer.strip()) and not is_rude(answer))
+
+
+def is_rude(answer: str) -> bool:
+    """Whether an answer of ``dialogues``, or one like them, says something rude."""
+    return any(rude in answer for rude in _RUDE_MARKS)
 
 
 def _row(picker: Picker, question: str, advice: Sequence[str], slots: dict[str, str]) -> dict[str, Any]:

@@ -29,13 +29,14 @@ from distft.data.formats import (
     prompt_of,
     texts_of,
 )
+from distft.data.manners import manners
 from distft.data.readers import example_for, example_of
 from distft.data.stories import stories
 from distft.data.sums import slips, sums
 
 _BUILTIN = "builtin:"
 _CORPORA: dict[str, Callable[[Any], Iterator[dict[str, Any]]]] = {
-    "dialogues": dialogues, "stories": stories, "sums": sums, "slips": slips
+    "dialogues": dialogues, "manners": manners, "stories": stories, "sums": sums, "slips": slips
 }  # fmt: skip
 _FIRST_ROWS = 50
 _ANSWERS = (CompletionExample, PreferenceExample)  # examples that answer a prompt

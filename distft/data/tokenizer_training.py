@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from distft.common.errors import UserError
 from distft.data.chat_templates import resolve_template
@@ -15,23 +15,33 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 PAD, END = "<|pad|>", "<|end|>"
+FIRST, SEPARATOR, MASK = "<|first|>", "<|separator|>", "<|mask|>"
 _MARKER = re.compile(r"<\|[a-z_]+\|>")
 _ROLES = ("system", "user", "assistant", "tool")
 
 
-def train_tokenizer(texts: Iterable[str], vocab_size: int, chat_template: str = "default") -> PreTrainedTokenizerFast:
+Reader: TypeAlias = Literal["llama", "t5", "bert"]
+
+
+def train_tokenizer(
+    texts: Iterable[str], vocab_size: int, chat_template: str = "default", *, reader: Reader = "llama"
+) -> PreTrainedTokenizerFast:
     """Byte-level BPE over ``texts`` with at most ``vocab_size`` entries, specials included.
 
     Special tokens: ``<|pad|>`` (0), ``<|end|>`` (1: end of sequence and of a turn), the turn markers of the
     default template and any other ``<|word|>`` the template spells out. No BOS. Deterministic: the same
     texts in the same order give the same tokenizer. A small corpus gives fewer entries than asked: size
     the model by ``len(tokenizer)`` or larger. UserError where ``vocab_size`` cannot hold the bytes.
+
+    ``reader``: what kind of model reads it. Behind a text for a T5 stands ``<|end|>``; a text for a BERT, or a pair of
+    them, stands between ``<|first|>`` and ``<|separator|>``, and in place of a chat template and ``<|end|>`` there is
+    a ``<|mask|>``.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
-    template = resolve_template(chat_template)
-    specials = _special_tokens(template)
+    template = None if reader == "bert" else resolve_template(chat_template)
+    specials = [PAD, FIRST, SEPARATOR, MASK] if template is None else _special_tokens(template)
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     if vocab_size < len(alphabet) + len(specials):
         raise UserError(
@@ -45,15 +55,32 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, chat_template: str = 
         vocab_size=vocab_size, min_frequency=2, special_tokens=specials, initial_alphabet=alphabet, show_progress=False
     )
     backend.train_from_iterator(texts, trainer=trainer)
+    _put_around(backend, reader)
+    named: dict[str, Any] = {"eos_token": END, "additional_special_tokens": specials[2:]}
+    if template is None:
+        types = ["input_ids", "token_type_ids", "attention_mask"]
+        named = {"cls_token": FIRST, "sep_token": SEPARATOR, "mask_token": MASK, "model_input_names": types}
     tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
-        tokenizer_object=backend,
-        pad_token=PAD,
-        eos_token=END,
-        additional_special_tokens=specials[2:],
-        clean_up_tokenization_spaces=False,
+        tokenizer_object=backend, pad_token=PAD, clean_up_tokenization_spaces=False, **named
     )
     tokenizer.chat_template = template
     return tokenizer
+
+
+def _put_around(backend: Any, reader: Reader) -> None:
+    """What the tokenizer is to write around a text."""
+    from tokenizers.processors import TemplateProcessing
+
+    around: dict[Reader, tuple[str, str | None, tuple[str, ...]]] = {
+        "t5": (f"$A {END}", None, (END,)),
+        "bert": (
+            f"{FIRST} $A {SEPARATOR}", f"{FIRST} $A {SEPARATOR} $B:1 {SEPARATOR}:1", (FIRST, SEPARATOR)
+        ),
+    }  # fmt: skip
+    if reader in around:
+        single, pair, marks = around[reader]
+        numbered = [(token, backend.token_to_id(token)) for token in marks]
+        backend.post_processor = TemplateProcessing(single=single, pair=pair, special_tokens=numbered)
 
 
 def tokenizers_equal(a: PreTrainedTokenizerBase, b: PreTrainedTokenizerBase) -> bool:

@@ -36,7 +36,7 @@ def seq2seq_class(path: str, config: Any, *, fetch: bool) -> Any:
         return AutoModelForSeq2SeqLM
     folder = _fetched(path) if fetch else fetched_folder(path)
     own = has_own_head(folder) if folder is not None else not getattr(config, "scale_decoder_outputs", False)
-    return _untied(kind) if own else AutoModelForSeq2SeqLM
+    return untied(kind) if own else AutoModelForSeq2SeqLM
 
 
 def has_own_head(folder: Path) -> bool:
@@ -65,7 +65,8 @@ def say_untied(model: Any, folder: Path) -> None:
 
 
 @cache
-def _untied(kind: type[Any]) -> type[Any]:
+def untied(kind: type[Any]) -> type[Any]:
+    """That class of an encoder-decoder, its head always one of its own."""
     kept = {name: source for name, source in _ties(kind).items() if name != _HEAD}
     return type(kind.__name__, (kind,), {"_tied_weights_keys": kept, "__module__": kind.__module__})
 

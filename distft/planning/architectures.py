@@ -162,6 +162,22 @@ def t5(config: Config) -> list[Tensors]:
     return tensors + _head(config, hidden, tied_by_default=config["model_type"] == "t5")
 
 
+def bert(config: Config) -> list[Tensors]:
+    """BERT: learned positions and kinds of text, LayerNorm behind attention and MLP, biases everywhere. No pooler: it
+    is part of a scalar head."""
+    hidden, layers = config["hidden_size"], config["num_hidden_layers"]
+    tensors = [
+        Tensors("embedding", "embedding", (config["vocab_size"], hidden)),
+        Tensors("positions", "embedding", (config.get("max_position_embeddings", 512), hidden)),
+        Tensors("kinds", "embedding", (config.get("type_vocab_size", 2), hidden)),
+        Tensors("norm", "layers", (hidden,), 4 * layers),
+        Tensors("first_norm", "norm", (hidden,), 2),
+    ]
+    for name in ("q", "k", "v", "o"):
+        tensors += _linear(f"attention.{name}", hidden, hidden, layers, bias=True)
+    return tensors + _mlp(hidden, config["intermediate_size"], layers)
+
+
 FAMILIES: dict[str, Callable[[Config], list[Tensors]]] = {
     **dict.fromkeys(
         (
@@ -175,6 +191,7 @@ FAMILIES: dict[str, Callable[[Config], list[Tensors]]] = {
     "opt": opt,
     "t5": t5,
     "mt5": t5,
+    "bert": bert,
 }  # fmt: skip
 
 _LLAMA_MODULES: dict[str, tuple[str, ...]] = {
@@ -203,6 +220,10 @@ MODULES: dict[str, dict[str, tuple[str, ...]]] = {
         "attention.q": ("q_proj",), "attention.k": ("k_proj",), "attention.v": ("v_proj",),
         "attention.o": ("out_proj",), "mlp.up": ("fc1",), "mlp.down": ("fc2",),
         "projection": ("project_in", "project_out"),
+    },
+    "bert": {
+        "attention.q": ("query",), "attention.k": ("key",), "attention.v": ("value",), "attention.o": ("dense",),
+        "mlp.up": ("dense",), "mlp.down": ("dense",),
     },
     "t5": _T5_MODULES,
     "mt5": _T5_MODULES,

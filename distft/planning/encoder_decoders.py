@@ -79,9 +79,9 @@ def require_possible(recipe: Recipe) -> None:
     """What the recipe asks of its encoder-decoders can be had. Raises UserError."""
     for role in roles(recipe):
         model = with_value_start(recipe) if role == "value" else model_of(recipe, role)
-        config, where = _config_of(model), f"models.{role}.path"
+        config, where = _config_of(model), f"models.{role}.{'init' if model.init is not None else 'path'}"
         if role == "value":
-            _require_alike(recipe, model, config)
+            _require_alike(recipe, config)
         if not is_encoder_decoder(config):
             continue
         if role == "reward":
@@ -97,16 +97,16 @@ def require_possible(recipe: Recipe) -> None:
             _require_method(recipe, str(config.get("model_type")))
 
 
-def _require_alike(recipe: Recipe, value: Model, config: Mapping[str, Any]) -> None:
+def _require_alike(recipe: Recipe, config: Mapping[str, Any]) -> None:
     """A value model reads the policy's tokens where the policy reads them."""
     policy = _config_of(model_of(recipe, "policy"))
     if policy and config and is_encoder_decoder(policy) != is_encoder_decoder(config):
         one, other = ("an encoder-decoder" if is_encoder_decoder(each) else "a decoder" for each in (policy, config))
         raise UserError(
-            f"the policy is {one} ({policy.get('model_type')}), {value.path} is {other} ({config.get('model_type')}), "
-            "and a value model reads the policy's tokens as the policy does",
-            where="models.value.path",
-            hint="models.value.path=null starts it from the policy, its head new",
+            f"the policy is {one} ({policy.get('model_type')}), the value model {other} ({config.get('model_type')}), "
+            "which would read the policy's tokens otherwise than the policy does",
+            where="models.value",
+            hint="models.value=null starts it from the policy, its head new",
         )
 
 
@@ -139,7 +139,10 @@ def _without_values() -> str:
 
 
 def _config_of(model: Model) -> Mapping[str, Any]:
-    """What is known of the model without asking the hub; nothing of one that is made at the start."""
+    """What is known of the model without asking the hub."""
+    if model.init is not None:
+        kind = model.init.architecture
+        return {"model_type": kind, "is_encoder_decoder": kind == "t5"}
     if model.path is None:
         return {}
     resolved = resolve_path(model.path)

@@ -188,11 +188,12 @@ class ModelSizes(TensorTable):
         return by_family[tensors.name] if by_family else (tensors.name.removesuffix(".weight").rpartition(".")[2],)
 
     def with_scalar_head(self) -> ModelSizes:
-        """The same backbone with one output in the place of the vocabulary (reward and value models); of an
-        encoder-decoder behind a hidden layer, both with biases."""
+        """The same backbone with one output in the place of the vocabulary (reward and value models); of encoders and
+        encoder-decoders behind a hidden layer, both with biases."""
         backbone = tuple(tensors for tensors in self.tensors if tensors.block != "head")
         hidden = (self.hidden, self.hidden), (self.hidden,), (1,)
-        shapes = ((1, self.hidden), *(hidden if self.encoder_decoder else ()))
+        deep = self.encoder_decoder or self.family == "bert"
+        shapes = ((1, self.hidden), *(hidden if deep else ()))
         return replace(self, tensors=(*backbone, *(Tensors(SCORE, "head", shape) for shape in shapes)), tied=False)
 
 
@@ -212,19 +213,27 @@ def sizes_from_config(config: Mapping[str, Any], *, where: str = "config.json") 
 
 
 def sizes_from_init(init: Init) -> ModelSizes:
-    """From the recipe's ``init:`` (always a Llama)."""
-    return sizes_from_config(
-        {
-            "model_type": "llama",
+    """From the recipe's ``init:``."""
+    if init.architecture == "t5":
+        sizes: dict[str, Any] = {
+            "d_model": init.hidden_size,
+            "d_ff": init.feed_forward_size,
+            "d_kv": init.hidden_size // init.num_heads,
+            "num_layers": init.num_layers,
+            "num_heads": init.num_heads,
+            "feed_forward_proj": "gated-gelu",
+        }
+    else:
+        sizes = {
             "hidden_size": init.hidden_size,
-            "intermediate_size": init.intermediate_size or 4 * init.hidden_size,
+            "intermediate_size": init.feed_forward_size,
             "num_hidden_layers": init.num_layers,
             "num_attention_heads": init.num_heads,
-            "num_key_value_heads": init.num_kv_heads or init.num_heads,
-            "vocab_size": init.vocab_size,
-            "tie_word_embeddings": init.tie_embeddings,
+            "num_key_value_heads": init.key_value_heads,
+            "max_position_embeddings": init.max_positions,
         }
-    )
+    said = {"vocab_size": init.vocab_size, "tie_word_embeddings": init.tie_embeddings}
+    return sizes_from_config({"model_type": init.architecture, **sizes, **said})
 
 
 def sizes_from_folder(folder: Path) -> ModelSizes:

@@ -443,7 +443,9 @@ class DataWorker(DataVerbs):
         sources = start.init.tokenizer.train_on or self._recipe.data.train
         bad = BadRows(self._recipe.data, "train")
         texts = (text for source in sources for text in corpus_texts(source, bad))
-        tokenizer = train_tokenizer(texts, start.init.vocab_size, start.init.tokenizer.chat_template)
+        tokenizer = train_tokenizer(
+            texts, start.init.vocab_size, start.init.tokenizer.chat_template, reader=start.init.architecture
+        )
         draft = Path(f"{start.path}.draft-{os.getpid()}")
         create_model(start.init, tokenizer, draft, seed=start.seed, weights=weights)
         draft.rename(start.path)

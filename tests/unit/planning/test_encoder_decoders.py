@@ -54,7 +54,7 @@ def test_what_does_not_is_refused_with_what_does(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"vLLM has no t5"):
         require_possible(with_policy("grpo-tiny", t5, "rollout.engine=vllm"))
     for policy, value in ((t5, llama), (llama, t5)):
-        with pytest.raises(UserError, match=r"value model reads the policy's tokens as the policy does.*\n.*path=null"):
+        with pytest.raises(UserError, match=r"read the policy's tokens otherwise.*\n.*models\.value=null"):
             require_possible(with_policy("ppo-tiny", policy, f"models.value.path={value}"))
     four_bits = ("models.policy.quantization.method=nf4", "models.policy.peft.method=lora")
     with pytest.raises(UserError, match=r"not put in four bits"):

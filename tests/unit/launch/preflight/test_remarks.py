@@ -18,7 +18,7 @@ def test_ppo_from_nothing_is_said_to_be() -> None:
     assert [said.split(":")[0] for said in on_models(load_recipe("ppo-tiny", trained[:1]))] == ["models.reward"]
 
 
-FROM_NOTHING = ("ppo-tiny", "cpo-tiny", "dpo-tiny", "grpo-tiny", "kto-tiny", "simpo-tiny")
+FROM_NOTHING = ("ppo-tiny", "cpo-tiny", "dpo-tiny", "grpo-tiny", "kto-tiny", "simpo-tiny", "t5-ppo-tiny")
 
 
 @pytest.mark.parametrize("name", [name for name, _ in shipped_recipes() if name not in FROM_NOTHING])
