@@ -99,7 +99,8 @@ class Traits:
     a rollout is worth (see ``distft.experience.credit.base``).
     ``dropout``: whether the model's own dropout is on in training; ``aligns``: it makes little of a model that cannot
     speak yet, so random weights are remarked on; ``in_blocks``: what is longer than the limit is not cut off but
-    becomes several sequences, none of whose tokens is lost.
+    becomes several sequences, none of whose tokens is lost; ``corrupts``: a text is made into something to be
+    restored, anew at every visit (see ``Method.corruption``), a long one in blocks.
     """
 
     roles: tuple[Role, ...]
@@ -112,6 +113,7 @@ class Traits:
     dropout: bool = False
     aligns: bool = False
     in_blocks: bool = False
+    corrupts: bool = False
 
     def __post_init__(self) -> None:
         if not self.trained or not set(self.trained) <= set(self.roles):
@@ -131,7 +133,7 @@ class Traits:
     @property
     def answers(self) -> bool:
         """Whether the run's result answers prompts."""
-        return self.main == "policy"
+        return self.main == "policy" and not self.corrupts
 
     @property
     def main(self) -> Role:
@@ -257,6 +259,11 @@ class Method(Section):
 
     def telling(self) -> Telling | None:
         """What the teacher tells, of a method that has one."""
+        return None
+
+    def corruption(self) -> tuple[str, dict[str, Any]] | None:
+        """Of what corrupts its texts: ``module:Class`` of a ``distft.data.corruption.Corruption``, and what it is built
+        with beside the tokenizer."""
         return None
 
     def head_labels(self) -> tuple[str, ...]:

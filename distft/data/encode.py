@@ -130,6 +130,16 @@ class Encoder:
         encoded = self.answer(example.prompt, example.completion, example.where)
         return self._whole(encoded.prompt_ids + encoded.response_ids) if loss_on == "all" else encoded
 
+    @property
+    def num_around(self) -> int:
+        """Tokens that a text which is corrupted has around it, and that count by ``data.max_length``."""
+        return 0
+
+    def text(self, example: Example) -> list[int]:
+        """The ids of a plain text, nothing put around them."""
+        assert isinstance(example, TextExample)
+        return self._ids(example.text)
+
     def pair(self, example: Example) -> tuple[Encoded, Encoded]:
         """The two answers of a preference: (chosen, rejected)."""
         if not isinstance(example, PreferenceExample):

@@ -113,7 +113,8 @@ def tokens_key(source: Source, content: Content, kind: str, loss_on: str | None,
 def _made_by(kind: str) -> list[Any]:
     """What of a method decides on tokens: how a row is read and made into a unit, and for which model."""
     traits = traits_of(kind)
-    return [traits.unit.name, traits.formats, traits.main == "reward", traits.sampled, traits.in_blocks]
+    blocks = [traits.in_blocks, traits.corrupts]
+    return [traits.unit.name, traits.formats, traits.main == "reward", traits.sampled, *blocks]
 
 
 @cache

@@ -61,6 +61,9 @@ def tokenise(examples: Sequence[Example], kind: str, tokenizer: PreTrainedTokeni
     traits, found = traits_of(kind), Tokenised()
     encoder = encoder_for(tokenizer, "reward" if traits.main == "reward" else "policy")
     for place, example in enumerate(examples):
+        if traits.corrupts:
+            _add_blocks(found, place, example, encoder, data)
+            continue
         try:
             sequences = _encode(encoder, example, traits.unit, loss_on)
         except BadRow as bad:
@@ -85,6 +88,23 @@ def tokenise(examples: Sequence[Example], kind: str, tokenizer: PreTrainedTokeni
             continue
         found.add(place, sequences, truncated=over is not None)
     return found
+
+
+def _add_blocks(found: Tokenised, place: int, example: Example, encoder: Encoder, data: Data) -> None:
+    """A text that is to be corrupted: all of it, in blocks that share no token. One token has nothing to be restored
+    by."""
+    ids, limit = encoder.text(example), data.max_length - encoder.num_around
+    if len(ids) > limit:
+        if data.overlong == "drop":
+            found.reasons[place] = "over the limit"
+            return
+        over = Over(len(ids) + encoder.num_around, data.max_length, "data.max_length")
+        _refuse_to_truncate(example, data.overlong, over, prompts=False)
+    blocks = [block for start in range(0, len(ids), limit) if len(block := ids[start : start + limit]) > 1]
+    if not blocks:
+        found.reasons[place] = "nothing to train on"
+    for block in blocks:
+        found.add(place, (Encoded([], block, [1] * len(block)),), truncated=False)
 
 
 def _encode(encoder: Encoder, example: Example, unit: Unit, loss_on: str | None) -> tuple[Encoded, ...]:

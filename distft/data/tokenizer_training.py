@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 PAD, END = "<|pad|>", "<|end|>"
 FIRST, SEPARATOR, MASK = "<|first|>", "<|separator|>", "<|mask|>"
+SENTINELS = tuple(f"<extra_id_{number}>" for number in range(32))
 _MARKER = re.compile(r"<\|[a-z_]+\|>")
 _ROLES = ("system", "user", "assistant", "tool")
 
@@ -33,7 +34,8 @@ def train_tokenizer(
     texts in the same order give the same tokenizer. A small corpus gives fewer entries than asked: size
     the model by ``len(tokenizer)`` or larger. UserError where ``vocab_size`` cannot hold the bytes.
 
-    ``reader``: what kind of model reads it. Behind a text for a T5 stands ``<|end|>``; a text for a BERT, or a pair of
+    ``reader``: what kind of model reads it. Behind a text for a T5 stands ``<|end|>``, and there are sentinels for
+    the spans that are taken out of one (see ``span_corruption``); a text for a BERT, or a pair of
     them, stands between ``<|first|>`` and ``<|separator|>``, and in place of a chat template and ``<|end|>`` there is
     a ``<|mask|>``.
     """
@@ -42,6 +44,7 @@ def train_tokenizer(
 
     template = None if reader == "bert" else resolve_template(chat_template)
     specials = [PAD, FIRST, SEPARATOR, MASK] if template is None else _special_tokens(template)
+    specials += SENTINELS if reader == "t5" else ()
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     if vocab_size < len(alphabet) + len(specials):
         raise UserError(

@@ -22,11 +22,13 @@ _PAIR: Final = ("chosen", "rejected")
 
 
 def xray(
-    name: str, dataset: TokenizedDataset, tokenizer: Any, stops: Collection[int], *, answered: bool, num_shown: int
-) -> ListXRay:
-    """Looks into a list, and shows its first ``num_shown`` units token by token. ``stops`` end an answer; ``answered``:
-    its units have answers, and are not prompts alone."""
-    batch_of = dataset.batch if answered else dataset.prompts
+    name: str, dataset: TokenizedDataset, learned: Callable[[Sequence[int]], Batch] | None, tokenizer: Any,
+    stops: Collection[int], *, num_shown: int,
+) -> ListXRay:  # fmt: skip
+    """Looks into a list, and shows its first ``num_shown`` units token by token. ``learned``: units as they are learned
+    from; None: they are prompts alone. ``stops`` end an answer."""
+    answered = learned is not None
+    batch_of = dataset.prompts if learned is None else learned
     return ListXRay(
         name=name,
         statistics=str(dataset.statistics),

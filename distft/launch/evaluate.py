@@ -45,6 +45,9 @@ def evaluate(names: Sequence[str], judging: Judging) -> list[Judged]:
         if judging.wanted.recipe is None:
             judging = replace(judging, wanted=replace(judging.wanted, recipe=models[0].recipe))
         kind = judging.wanted.kind()
+        if traits_of(kind).corrupts:
+            what = f"{kind} is judged within its run, by texts that are corrupted there"
+            raise UserError(what, where="eval", hint="see val/loss in metrics.jsonl and the report")
         if traits_of(kind).formats == CLASSIFIED:
             return [_by_labels(model, judging) for model in models]
         if any(model.is_reward_model for model in models) and traits_of(kind).unit.name != "pairs":

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from distft.batches import Batch
 from distft.common.errors import UserError
 from distft.config.recipe import Recipe
 from distft.data.xray_result import DataXRay
 from distft.launch.preflight.remarks import on_rows
 from distft.launch.rehearsal import data_worker, in_quiet
+
+if TYPE_CHECKING:
+    from distft.workers.data_worker import DataWorker
 
 
 def examine(recipe: Recipe, *, only: Collection[str] = (), num_shown: int = 2) -> DataXRay:
@@ -35,8 +40,13 @@ def examine(recipe: Recipe, *, only: Collection[str] = (), num_shown: int = 2) -
             stop_tokens=tuple(tokenizer.convert_ids_to_tokens(sorted(stops))),
             warnings=(*loaded.warnings, *on_rows(recipe, loaded.num_units)),
             lists=tuple(
-                xray(name, found, tokenizer, stops, answered=not recipe.algorithm.traits.sampled, num_shown=num_shown)
+                xray(name, found, _learned(worker, recipe, name), tokenizer, stops, num_shown=num_shown)
                 for name, found in worker.lists.items()
                 if not only or name in only
             ),
         )
+
+
+def _learned(worker: DataWorker, recipe: Recipe, name: str) -> Callable[[Sequence[int]], Batch] | None:
+    """Units of a list as a first visit finds them; None of a method that answers prompts itself."""
+    return None if recipe.algorithm.traits.sampled else lambda units: worker.learned(name, units, units)

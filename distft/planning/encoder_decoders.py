@@ -115,7 +115,7 @@ def _require_method(recipe: Recipe, family: str) -> None:
         raise UserError(
             f"{recipe.algorithm.name} learns texts without a prompt, and {family} is an encoder-decoder",
             where="algorithm.kind",
-            hint=f"a decoder for raw texts; {_works()}",
+            hint=f"algorithm.kind=span learns raw texts with T5 and its kin, else take a decoder; {_works()}",
         )
     if recipe.evaluation.general is not None:
         what = f"forgetting is measured on texts without a prompt, which {family} cannot read: it is an encoder-decoder"

@@ -21,12 +21,14 @@ from safetensors import SafetensorError
 from distft.batches import Batch, Difference
 from distft.checkpoint.manifest import FileRecord, NotWritten, record_files
 from distft.common.logging import stage
+from distft.common.seeding import derive
 from distft.config.method import ANSWERS
 from distft.config.recipe import Recipe
 from distft.config.role_table import SAME_TOKENS
 from distft.config.roles import longest_sequence
 from distft.data.bad_rows import BadRows
 from distft.data.class_labels import numbers_of
+from distft.data.corruption import corrupted, corruption_of
 from distft.data.dataset import Preparing, prepare_datasets
 from distft.data.decode import answer_text, response_text
 from distft.data.encode_apart import encoder_for
@@ -132,6 +134,7 @@ class DataWorker(DataVerbs):
             import_module("distft.workers.judging")
         main = "policy" if "policy" in self._starts else "reward"
         self._tokenizer = self._load_tokenizer(main)
+        self._corruption = corruption_of(recipe.algorithm, self._tokenizer)
         self._reward_tokenizer = self._load_tokenizer("reward") if "reward" in self._starts else self._tokenizer
         self._same_tokenizer = tokenizers_equal(self._tokenizer, self._reward_tokenizer)
         if (reward := self._starts.get("reward")) is not None:
@@ -165,11 +168,21 @@ class DataWorker(DataVerbs):
 
     def batch(self, split: str, start: int, count: int) -> tuple[Described, Batch]:
         """``count`` units from position ``start``: tokens ready to be trained on, and their lengths and units."""
-        units, dataset = self._units(split, start, count), self._split(split)
+        units = self._units(split, start, count)
+        batch = self.learned(split, units, range(start, start + count) if split == "train" else units)
+        return _described(batch, self._tokenizer), batch
+
+    def learned(self, split: str, units: Sequence[int], visits: Sequence[int]) -> Batch:
+        """Those units as they are learned from at those visits of a list: a text that is corrupted is so anew at each.
+        One that judges is always visited by its own number."""
+        dataset = self._split(split)
         batch = dataset.batch(units)
         if labels := self._recipe.algorithm.head_labels():
             batch = batch.with_columns(label=numbers_of(dataset.class_names(units), labels))
-        return _described(batch, self._tokenizer), batch
+        if self._corruption is not None:
+            seeds = [derive(self._recipe.seed, "corruption", split, visit) for visit in visits]
+            batch = corrupted(batch, self._corruption, seeds)
+        return batch
 
     def prompts(self, split: str, start: int, count: int, samples_per_prompt: int) -> tuple[Described, Batch]:
         """``count`` prompts from position ``start``, each ``samples_per_prompt`` times.

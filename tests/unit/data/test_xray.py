@@ -34,7 +34,8 @@ def looked_at(tmp_path: Path, rows: Sequence[dict[str, object]], kind: str = "sf
     tokenizer = train_tokenizer(["yes", "no"], 262)
     data = Data(train=(Source(path=str(path)),), max_length=max_length, max_prompt_length=16)
     dataset = load_datasets(data, kind, tokenizer).train
-    return xray("train", dataset, tokenizer, answer_ends(tokenizer), answered=kind != "grpo", num_shown=2)
+    learned = None if kind == "grpo" else dataset.batch
+    return xray("train", dataset, learned, tokenizer, answer_ends(tokenizer), num_shown=2)
 
 
 def test_tokens_are_told_apart_and_their_texts_are_the_text(tmp_path: Path) -> None:
