@@ -100,7 +100,8 @@ class Traits:
     ``dropout``: whether the model's own dropout is on in training; ``aligns``: it makes little of a model that cannot
     speak yet, so random weights are remarked on; ``in_blocks``: what is longer than the limit is not cut off but
     becomes several sequences, none of whose tokens is lost; ``corrupts``: a text is made into something to be
-    restored, anew at every visit (see ``Method.corruption``), a long one in blocks.
+    restored, anew at every visit (see ``Method.corruption``), a long one in blocks: ``spans`` by an encoder-decoder,
+    ``masks`` by an encoder.
     """
 
     roles: tuple[Role, ...]
@@ -113,7 +114,7 @@ class Traits:
     dropout: bool = False
     aligns: bool = False
     in_blocks: bool = False
-    corrupts: bool = False
+    corrupts: Literal["", "spans", "masks"] = ""
 
     def __post_init__(self) -> None:
         if not self.trained or not set(self.trained) <= set(self.roles):

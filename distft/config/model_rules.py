@@ -87,9 +87,9 @@ def _initial_sizes(recipe: Recipe) -> Iterator[Problem]:
             continue
         at, init = f"models.{role}.init", model.init
         yield from _heads(at, init)
-        if init.architecture == "bert" and role != "reward":
+        if init.architecture == "bert" and role != "reward" and recipe.algorithm.traits.corrupts != "masks":
             what = "an encoder writes no answer, nor says of a half one what it is worth"
-            yield Problem.at(f"{at}.architecture", what, "llama or t5; bert is for models.reward")
+            yield Problem.at(f"{at}.architecture", what, "llama or t5; bert is for models.reward, and for mlm")
         if longest > init.max_positions and init.architecture != "t5":
             yield Problem.at(
                 f"{at}.max_positions",

@@ -25,8 +25,8 @@ class Init(Section):
 
     architecture: Literal["llama", "t5", "bert"] = Field(
         default="llama",
-        description="model family: llama, a decoder; t5, an encoder-decoder (gated, as flan-T5); bert, an encoder, of "
-        "reward models only",
+        description="model family: llama, a decoder; t5, an encoder-decoder (gated, as flan-T5); bert, an encoder: a "
+        "reward model, or what mlm trains",
     )
     hidden_size: int = Field(ge=8, description="width of the residual stream")
     intermediate_size: int | None = Field(

@@ -29,6 +29,11 @@ class PairEncoder(Encoder):
         self._behind = len(single) - len(self._prefix) - len(first)  # special tokens behind the last text
         self._between = len(pair) - len(self._prefix) - len(first) - len(second) - self._behind
 
+    @property
+    def num_around(self) -> int:
+        """See ``Encoder``: what is before a text and behind it."""
+        return len(self._prefix) + self._behind
+
     def supervised(self, example: Example, loss_on: str | None) -> NoReturn:
         """Nothing that an encoder could do. Raises UserError."""
         del loss_on

@@ -163,8 +163,8 @@ def t5(config: Config) -> list[Tensors]:
 
 
 def bert(config: Config) -> list[Tensors]:
-    """BERT: learned positions and kinds of text, LayerNorm behind attention and MLP, biases everywhere. No pooler: it
-    is part of a scalar head."""
+    """BERT with its head for masked tokens, the embedding behind a layer of its own: learned positions and kinds of
+    text, LayerNorm behind attention and MLP, biases everywhere. No pooler: it is part of a scalar head."""
     hidden, layers = config["hidden_size"], config["num_hidden_layers"]
     tensors = [
         Tensors("embedding", "embedding", (config["vocab_size"], hidden)),
@@ -175,7 +175,12 @@ def bert(config: Config) -> list[Tensors]:
     ]
     for name in ("q", "k", "v", "o"):
         tensors += _linear(f"attention.{name}", hidden, hidden, layers, bias=True)
-    return tensors + _mlp(hidden, config["intermediate_size"], layers)
+    head = [
+        Tensors("head.transform", "head", (hidden, hidden), linear=True),
+        Tensors("head.small", "head", (hidden,), 3),
+        Tensors("head.bias", "head", (config["vocab_size"],)),
+    ]
+    return tensors + _mlp(hidden, config["intermediate_size"], layers) + head
 
 
 FAMILIES: dict[str, Callable[[Config], list[Tensors]]] = {
@@ -223,7 +228,7 @@ MODULES: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "bert": {
         "attention.q": ("query",), "attention.k": ("key",), "attention.v": ("value",), "attention.o": ("dense",),
-        "mlp.up": ("dense",), "mlp.down": ("dense",),
+        "mlp.up": ("dense",), "mlp.down": ("dense",), "head.transform": ("dense",),
     },
     "t5": _T5_MODULES,
     "mt5": _T5_MODULES,

@@ -76,7 +76,9 @@ def with_value_start(recipe: Recipe) -> Model:
 
 
 def require_possible(recipe: Recipe) -> None:
-    """What the recipe asks of its encoder-decoders can be had. Raises UserError."""
+    """What the recipe asks of its encoder-decoders can be had, and what needs one, or an encoder, has one. Raises
+    UserError."""
+    _require_restorer(recipe)
     for role in roles(recipe):
         model = with_value_start(recipe) if role == "value" else model_of(recipe, role)
         config, where = _config_of(model), f"models.{role}.{'init' if model.init is not None else 'path'}"
@@ -95,6 +97,20 @@ def require_possible(recipe: Recipe) -> None:
             )
         if role == "policy":
             _require_method(recipe, str(config.get("model_type")))
+
+
+def _require_restorer(recipe: Recipe) -> None:
+    """What restores a corrupted text is a model that can."""
+    corrupts = recipe.algorithm.traits.corrupts
+    config = _config_of(model_of(recipe, "policy")) if corrupts else {}
+    if config and not (is_encoder_decoder(config) if corrupts == "spans" else encodes(config)):
+        wanted = "an encoder-decoder (t5, mt5, umt5, longt5)" if corrupts == "spans" else "an encoder (BERT and kin)"
+        raise UserError(
+            f"{recipe.algorithm.name} is learned by {wanted}, and {config.get('model_type')} is none",
+            where="algorithm.kind",
+            hint="algorithm.kind=pretrain learns raw texts with a decoder, span with an encoder-decoder, mlm with an "
+            "encoder",
+        )
 
 
 def _require_alike(recipe: Recipe, config: Mapping[str, Any]) -> None:

@@ -170,7 +170,10 @@ class DataWorker(DataVerbs):
         """``count`` units from position ``start``: tokens ready to be trained on, and their lengths and units."""
         units = self._units(split, start, count)
         batch = self.learned(split, units, range(start, start + count) if split == "train" else units)
-        return _described(batch, self._tokenizer), batch
+        described = _described(batch, self._tokenizer)
+        if self._recipe.algorithm.traits.corrupts == "masks":  # what is read and what is learned are one text
+            described = replace(described, lengths=tuple(batch.ragged("prompt_ids").lengths.tolist()))
+        return described, batch
 
     def learned(self, split: str, units: Sequence[int], visits: Sequence[int]) -> Batch:
         """Those units as they are learned from at those visits of a list: a text that is corrupted is so anew at each.

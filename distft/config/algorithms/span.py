@@ -20,7 +20,7 @@ class Span(Method):
         losses={"policy": NamedLoss("distft.algorithms.losses.sft:Sft", keys=())},
         phases=(UPDATE_OF_POLICY,),
         dropout=True,
-        corrupts=True,
+        corrupts="spans",
     )
 
     kind: Literal["span"] = Field(description="span corruption on raw text, for T5 and its kin")

@@ -26,9 +26,11 @@ _CAUSAL, _CLASSIFIER = "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES", "MODEL_FOR_SEQUENCE_
 _MASKED = "MODEL_FOR_MASKED_LM_MAPPING_NAMES"
 
 
-def check_architecture(config: Mapping[str, Any], folder: Path, role: str, model: Model) -> None:
+def check_architecture(
+    config: Mapping[str, Any], folder: Path, role: str, model: Model, *, masks: bool = False
+) -> None:
     """The family is one that transformers has a decoder of, an encoder-decoder that was tried, or one whose own code is
-    trusted. Raises UserError."""
+    trusted; of what restores ``masks`` an encoder. Raises UserError."""
     where = f"models.{role}.path"
     family = str(config.get("model_type") or "")
     wanted = family_of(role, config)
@@ -44,9 +46,9 @@ def check_architecture(config: Mapping[str, Any], folder: Path, role: str, model
     if lists is None:  # no transformers on a login node: the run will say it
         return
     if family in lists[_MASKED] and not config.get("is_decoder"):
-        if role == "reward" and encodes(config):
+        if (role == "reward" or masks) and encodes(config):
             return
-        _refuse_encoder(family, folder, role)
+        _refuse_encoder(family, folder, role, masks=masks)
     if family in lists[_CAUSAL] and (not wanted.scalar or family in lists[_CLASSIFIER]):
         return
     if family in lists[_CAUSAL]:
@@ -70,15 +72,15 @@ def check_architecture(config: Mapping[str, Any], folder: Path, role: str, model
     )  # fmt: skip
 
 
-def _refuse_encoder(family: str, folder: Path, role: str) -> NoReturn:
+def _refuse_encoder(family: str, folder: Path, role: str, *, masks: bool) -> NoReturn:
     """transformers loads most of them as causal models all the same: tokens would see the answer they are to learn."""
     what = f"{folder} is an encoder ({family}): its tokens see what follows them, so that it cannot write an answer"
     hint = "take a decoder: Llama, Qwen, Gemma, Mistral, GPT-2, ..."
     if role == "value":
         what += ", nor say of a half one what it is worth"
-    if role == "reward":
+    if role == "reward" or masks:
         what = f"{folder} is an encoder of type {family}, which is not among those that are known to work here"
-        hint = f"take one of type {', '.join(ENCODERS)}, or a decoder"
+        hint = f"take one of type {', '.join(ENCODERS)}{'' if masks else ', or a decoder'}"
     raise UserError(what, where=f"models.{role}.path", hint=hint)
 
 

@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeAlias
 
 from distft.config.role_table import ROLE_FACTS
 
-FamilyName: TypeAlias = Literal["causal", "scalar", "seq2seq", "seq2seq_scalar", "encoder"]
+FamilyName: TypeAlias = Literal["causal", "scalar", "seq2seq", "seq2seq_scalar", "encoder", "masked_lm"]
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,8 @@ SEQ2SEQ_SCALAR = Entry(
     apart=True,
 )
 ENCODER = Entry("encoder", "distft.models.families.encoder:Encoder", "AutoModelForSequenceClassification", scalar=True)
-FAMILIES = {entry.name: entry for entry in (CAUSAL, SCALAR, SEQ2SEQ, SEQ2SEQ_SCALAR, ENCODER)}
+MASKED_LM = Entry("masked_lm", "distft.models.families.masked_lm:MaskedLm", "AutoModelForMaskedLM")
+FAMILIES = {entry.name: entry for entry in (CAUSAL, SCALAR, SEQ2SEQ, SEQ2SEQ_SCALAR, ENCODER, MASKED_LM)}
 # Model types of encoders that are known to work here.
 ENCODERS = ("bert", "roberta", "modernbert", "deberta-v2")
 
@@ -49,10 +50,12 @@ def family_of(role: str, config: Mapping[str, Any] | None = None) -> Entry:
 
 def family_in(name: FamilyName, config: Mapping[str, Any]) -> Entry:
     """The family that does the work of ``name`` with a model of that config."""
-    if name == SCALAR.name and encodes(config):
-        return ENCODER
-    apart = {CAUSAL.name: SEQ2SEQ, SCALAR.name: SEQ2SEQ_SCALAR} if config.get("is_encoder_decoder") else {}
-    return apart.get(name, FAMILIES[name])
+    others: dict[FamilyName, Entry] = {}
+    if config.get("is_encoder_decoder"):
+        others = {CAUSAL.name: SEQ2SEQ, SCALAR.name: SEQ2SEQ_SCALAR}
+    elif encodes(config):
+        others = {CAUSAL.name: MASKED_LM, SCALAR.name: ENCODER}
+    return others.get(name, FAMILIES[name])
 
 
 def encodes(config: Mapping[str, Any]) -> bool:

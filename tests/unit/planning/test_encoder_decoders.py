@@ -16,7 +16,7 @@ from distft.planning.encoder_decoders import require_possible
 def folder(path: Path, model_type: str = "t5") -> str:
     path.mkdir(exist_ok=True)
     (path / "config.json").write_text(
-        json.dumps({"model_type": model_type, "is_encoder_decoder": model_type != "llama"})
+        json.dumps({"model_type": model_type, "is_encoder_decoder": model_type not in ("llama", "bert")})
     )
     return str(path)
 
@@ -40,6 +40,15 @@ def test_what_works_passes_and_nothing_else(tmp_path: Path) -> None:
     path = folder(tmp_path / "t5")
     told = {name: refused(with_policy(name, path)) for name in (*WORKS, "pretrain-tiny")}
     assert {name for name, no in told.items() if not no} == WORKS
+
+
+def test_what_restores_a_corrupted_text_is_a_model_that_can(tmp_path: Path) -> None:
+    t5, llama, bert = (folder(tmp_path / name, name) for name in ("t5", "llama", "bert"))
+    for name, right in (("span-tiny", t5), ("mlm-tiny", bert)):
+        require_possible(with_policy(name, right))
+        for wrong in {t5, llama, bert} - {right}:
+            with pytest.raises(UserError, match=r"is learned by an encoder.* is none\n.*pretrain learns raw texts"):
+                require_possible(with_policy(name, wrong))
 
 
 def test_what_does_not_is_refused_with_what_does(tmp_path: Path) -> None:

@@ -61,6 +61,7 @@ CASES: list[tuple[str, str, dict[str, Any]]] = [
     ("T5Config", "AutoModelForSeq2SeqLM", T5 | {"feed_forward_proj": "gated-gelu", "num_decoder_layers": 2}),
     ("MT5Config", "AutoModelForSeq2SeqLM", T5),
     ("BertConfig", "AutoModelForSequenceClassification", NEOX),
+    ("BertConfig", "AutoModelForMaskedLM", NEOX),
     ("T5Config", "AutoModelForSequenceClassification", T5),
     ("MT5Config", "AutoModelForSequenceClassification", T5),
     ("LlamaConfig", "AutoModelForSequenceClassification", SMALL),

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForSeq2SeqLM
+from transformers import AutoModelForMaskedLM, AutoModelForSeq2SeqLM
 
 from distft.algorithms.losses.sft import Sft
 from distft.batches import Batch
@@ -17,7 +17,7 @@ from distft.config.load import load_recipe
 from distft.config.models import Model
 from distft.launch.starts import model_starts
 from distft.models.families.family import family_at, find_family
-from distft.workers.collate import collate
+from distft.workers.collate import MicroBatch, collate
 from distft.workers.data_worker import DataWorker
 
 SIZES = ("hidden_size=16", "num_layers=1", "num_heads=2", "vocab_size=330")
@@ -37,16 +37,11 @@ def make(tmp_path: Path) -> Callable[..., DataWorker]:
 
 
 def rows(batch: Batch) -> list[tuple[list[int], list[int], list[int]]]:
-    columns = [
-        batch.ragged(name) if name in batch else None for name in ("prompt_ids", "response_ids", "response_mask")
-    ]
-    return [
-        tuple([1] * len(columns[1][row]) if column is None else column[row].tolist() for column in columns)  # type: ignore[index, misc]
-        for row in range(len(batch))
-    ]
+    read, answers, learned = (batch.ragged(name) for name in ("prompt_ids", "response_ids", "response_mask"))
+    return [(read[row].tolist(), answers[row].tolist(), learned[row].tolist()) for row in range(len(batch))]
 
 
-NAMES = ("span-tiny",)
+NAMES = ("span-tiny", "mlm-tiny")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -65,21 +60,44 @@ def test_a_visit_is_drawn_by_itself_and_by_the_seed(make: Callable[..., DataWork
 def test_spans_are_learned_as_transformers_learns_them(make: Callable[..., DataWorker], tmp_path: Path) -> None:
     """The loss of a batch, all rows padded beside each other, and theirs of each row alone."""
     batch = make("span-tiny").batch("train", 0, 8)[1]
-    folder = str(tmp_path / "init" / "policy")
-    model = Model(path=folder, dtype="float32")
-    family = find_family(family_at("causal", folder, model))
-    module = family.load(folder, model, dropout=False).module
-    micro = collate(family, batch, range(8), (), 0, torch.device("cpu"))
-    with torch.no_grad():
-        outputs = family.outputs(module, micro, Sft.outputs, "tokens", 1.0)
-        loss = Sft()(outputs, micro.loss, {"tokens": float(len(micro.targets))}).loss
-    plain: Any = AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=torch.float32).eval()
+    loss, micro = loss_of(batch, tmp_path)
+    plain: Any = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "init" / "policy", dtype=torch.float32).eval()
     with torch.no_grad():
         sums = [
             float(plain(input_ids=torch.tensor([read]), labels=torch.tensor([answer])).loss) * len(answer)
             for read, answer, _ in rows(batch)
         ]
-    assert float(loss) == pytest.approx(sum(sums) / len(micro.targets), rel=1e-5)
+    assert loss == pytest.approx(sum(sums) / len(micro.targets), rel=1e-5)
+
+
+def test_masks_are_learned_as_transformers_learns_them(make: Callable[..., DataWorker], tmp_path: Path) -> None:
+    described, batch = make("mlm-tiny").batch("train", 0, 8)
+    assert described.lengths == tuple(len(read) for read, _, _ in rows(batch))
+    loss, micro = loss_of(batch, tmp_path)
+    plain: Any = AutoModelForMaskedLM.from_pretrained(tmp_path / "init" / "policy", dtype=torch.float32).eval()
+    sums = []
+    for read, whole, learned in rows(batch):
+        labels = torch.where(torch.tensor([learned]) == 1, torch.tensor([whole]), -100)
+        with torch.no_grad():
+            sums.append(float(plain(input_ids=torch.tensor([read]), labels=labels).loss) * sum(learned))
+    assert loss == pytest.approx(sum(sums) / len(micro.targets), rel=1e-5)
+
+
+def loss_of(batch: Batch, run: Path) -> tuple[float, MicroBatch]:
+    """Of all rows, padded beside each other."""
+    folder = str(run / "init" / "policy")
+    model = Model(path=folder, dtype="float32")
+    family = find_family(family_at("causal", folder, model))
+    module = family.load(folder, model, dropout=False).module.eval()
+    micro = collate(family, batch, range(len(batch)), (), 0, torch.device("cpu"))
+    with torch.no_grad():
+        outputs = family.outputs(module, micro, Sft.outputs, "tokens", 1.0)
+    return float(Sft()(outputs, micro.loss, {"tokens": float(len(micro.targets))}).loss), micro
+
+
+def test_a_decoder_has_no_masks_to_restore(make: Callable[..., DataWorker]) -> None:
+    with pytest.raises(UserError, match="no token that masks others.*\n.*BERT, RoBERTa"):
+        make("mlm-tiny", "models.policy.init.architecture=llama")
 
 
 def test_a_decoder_has_no_spans_to_restore(make: Callable[..., DataWorker]) -> None:
