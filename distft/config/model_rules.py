@@ -89,7 +89,9 @@ def _initial_sizes(recipe: Recipe) -> Iterator[Problem]:
         yield from _heads(at, init)
         if init.architecture == "bert" and role != "reward" and recipe.algorithm.traits.corrupts != "masks":
             what = "an encoder writes no answer, nor says of a half one what it is worth"
-            yield Problem.at(f"{at}.architecture", what, "llama or t5; bert is for models.reward, and for mlm")
+            yield Problem.at(
+                f"{at}.architecture", what, "llama or t5; bert is for models.reward, and for what learns masked tokens"
+            )
         if longest > init.max_positions and init.architecture != "t5":
             yield Problem.at(
                 f"{at}.max_positions",

@@ -26,7 +26,7 @@ class Init(Section):
     architecture: Literal["llama", "t5", "bert"] = Field(
         default="llama",
         description="model family: llama, a decoder; t5, an encoder-decoder (gated, as flan-T5); bert, an encoder: a "
-        "reward model, or what mlm trains",
+        "reward model, or what learns masked tokens",
     )
     hidden_size: int = Field(ge=8, description="width of the residual stream")
     intermediate_size: int | None = Field(

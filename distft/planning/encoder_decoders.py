@@ -108,8 +108,7 @@ def _require_restorer(recipe: Recipe) -> None:
         raise UserError(
             f"{recipe.algorithm.name} is learned by {wanted}, and {config.get('model_type')} is none",
             where="algorithm.kind",
-            hint="algorithm.kind=pretrain learns raw texts with a decoder, span with an encoder-decoder, mlm with an "
-            "encoder",
+            hint=_on_raw_texts(),
         )
 
 
@@ -131,7 +130,7 @@ def _require_method(recipe: Recipe, family: str) -> None:
         raise UserError(
             f"{recipe.algorithm.name} learns texts without a prompt, and {family} is an encoder-decoder",
             where="algorithm.kind",
-            hint=f"algorithm.kind=span learns raw texts with T5 and its kin, else take a decoder; {_works()}",
+            hint=f"{_on_raw_texts()}; {_works()}",
         )
     if recipe.evaluation.general is not None:
         what = f"forgetting is measured on texts without a prompt, which {family} cannot read: it is an encoder-decoder"
@@ -146,6 +145,18 @@ def _works() -> str:
     """The methods of the house that train one, by their traits."""
     of = {kind: traits_of(kind) for kind in built_in_kinds()}
     return f"{', '.join(kind for kind, it in of.items() if it.answers and not it.in_blocks)} train one"
+
+
+def _on_raw_texts() -> str:
+    """Which methods learn raw texts, and with what."""
+    of = {kind: traits_of(kind) for kind in built_in_kinds()}
+    by = (
+        ("a decoder", [kind for kind, it in of.items() if it.in_blocks]),
+        ("T5 and its kin", [kind for kind, it in of.items() if it.corrupts == "spans"]),
+        ("an encoder", [kind for kind, it in of.items() if it.corrupts == "masks"]),
+    )
+    said = ", with ".join(f"{model} {' and '.join(kinds)}" for model, kinds in by)
+    return f"raw texts are learned with {said}"
 
 
 def _without_values() -> str:
