@@ -43,7 +43,7 @@ def test_it_learns_what_plain_transformers_learns(
     folder = start(tmp_path, kind)
     model: Any = AutoModelForMaskedLM.from_pretrained(folder, dtype=torch.float32).eval()
     model.get_input_embeddings().padding_idx = None
-    adam, losses = torch.optim.AdamW(model.parameters(), lr=side.RATE, weight_decay=0.0), []
+    adam, losses = torch.optim.AdamW(model.parameters(), lr=side.RATE, eps=side.EPS, weight_decay=0.0), []
     for _ in range(side.STEPS):
         adam.zero_grad()
         loss = loss_of(model)
