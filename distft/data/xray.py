@@ -34,6 +34,7 @@ def xray(
         statistics=str(dataset.statistics),
         num_units=dataset.num_units,
         answered=answered,
+        ended=bool(stops),
         counts=_counts(dataset.num_units, batch_of, stops),
         lengths=_lengths(dataset.lengths),
         shown=tuple(

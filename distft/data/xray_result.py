@@ -54,12 +54,14 @@ class Lengths:
 
 @dataclass(frozen=True)
 class ListXRay:
-    """One list. ``answered`` is False for prompts, which the policy answers itself: nothing of them is trained."""
+    """One list. ``answered`` is False for prompts, which the policy answers itself: nothing of them is trained;
+    ``ended`` is False of what writes nothing: no token of it ends an answer."""
 
     name: str
     statistics: str
     num_units: int
     answered: bool
+    ended: bool
     counts: Counts
     lengths: Lengths
     shown: tuple[ShownSequence, ...]
@@ -69,7 +71,7 @@ class ListXRay:
         counts = self.counts
         if self.answered and not counts.num_trained:
             yield "no token is trained"
-        if self.answered and counts.num_ending < counts.num_sequences:
+        if self.answered and self.ended and counts.num_ending < counts.num_sequences:
             missing = counts.num_sequences - counts.num_ending
             yield (
                 f"{missing} of {counts.num_sequences} sequences end without a trained stop token: cut at "

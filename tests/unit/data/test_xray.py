@@ -49,6 +49,22 @@ def test_tokens_are_told_apart_and_their_texts_are_the_text(tmp_path: Path) -> N
     assert not list(found.remarks())
 
 
+def test_corrupted_texts_are_shown_as_they_are_learned(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is read, with masks, and the text; that an encoder's text has no end is no fault."""
+    monkeypatch.chdir(tmp_path)
+    assert main(["data", "mlm-tiny", "--list", "train", "--json", "data.train.0.limit=20", "data.cache_dir=rows"]) == 0
+    (found,) = json.loads(capsys.readouterr().out)["lists"]
+    tokens = found["shown"][0]["tokens"]
+    read, learned = ([one for one in tokens if one["part"] == part] for part in ("prompt", "response"))
+    assert len(read) == len(learned)
+    hidden = [place for place, one in enumerate(read) if one["text"] == "<|mask|>"]
+    assert hidden
+    assert all(learned[place]["trained"] for place in hidden)
+    assert (found["answered"], found["ended"]) == (True, False)
+
+
 def test_what_is_cut_and_what_repeats_is_remarked_on(tmp_path: Path) -> None:
     rows = [
         {"prompt": "a", "completion": " b"},
