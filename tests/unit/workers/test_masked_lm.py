@@ -63,7 +63,8 @@ def test_it_learns_what_plain_transformers_learns(
         assert not wanted
 
 
-@pytest.mark.parametrize("kind", ["bert", pytest.param("modernbert", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["bert", "modernbert"])
 def test_adapters_are_read_by_peft(groups: dict[int, Group], tmp_path: Path, kind: str) -> None:
     folder, out = start(tmp_path, kind), tmp_path / "out"
     answers = groups[2].call(side.learn, folder, str(out), 3, Lora(r=4))
