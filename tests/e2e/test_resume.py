@@ -116,6 +116,15 @@ def test_pretrain_killed_in_the_middle_of_a_step(start: Start) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["mlm-tiny", "span-tiny"])
+def test_corrupted_texts_killed_in_the_middle_of_a_step(start: Start, name: str) -> None:
+    """What is hidden of a text follows from its visit: with dropout in neither, all that is drawn."""
+    words = ("train", name, *TINY, *SMALL, "optimizer.warmup_steps=0")
+    undisturbed = run(start, *words, folder="undisturbed")
+    assert_same(disturb(start, words, "Sft"), undisturbed)
+
+
+@pytest.mark.slow
 def test_ppo_killed_in_the_middle_of_a_step(sft: Path, start: Start) -> None:
     undisturbed = run(start, *ppo(sft), folder="undisturbed")
     assert_same(disturb(start, ppo(sft), "PpoPolicy", updates=4), undisturbed)
