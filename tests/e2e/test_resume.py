@@ -118,7 +118,7 @@ def test_pretrain_killed_in_the_middle_of_a_step(start: Start) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["mlm-tiny", "span-tiny"])
 def test_corrupted_texts_killed_in_the_middle_of_a_step(start: Start, name: str) -> None:
-    """What is hidden of a text follows from its visit: with dropout in neither, all that is drawn."""
+    """What is hidden of a text follows from its visit, and from nothing that a checkpoint holds."""
     words = ("train", name, *TINY, *SMALL, "optimizer.warmup_steps=0")
     undisturbed = run(start, *words, folder="undisturbed")
     assert_same(disturb(start, words, "Sft"), undisturbed)

@@ -14,26 +14,23 @@ FamilyName: TypeAlias = Literal["causal", "scalar", "seq2seq", "seq2seq_scalar",
 @dataclass(frozen=True)
 class Entry:
     """``implementation``: the ``Family`` of that name, ``module:Class``; ``auto_class``: of transformers, which reads
-    its files; ``scalar``: its head gives one number a token, not one for each token of the vocabulary; ``apart``: it
-    reads a prompt in an encoder, and writes the answer in a decoder.
+    its files; ``scalar``: its head gives one number a token, not one for each token of the vocabulary.
     """
 
     name: FamilyName
     implementation: str
     auto_class: str
     scalar: bool = False
-    apart: bool = False
 
 
 CAUSAL = Entry("causal", "distft.models.families.causal:Causal", "AutoModelForCausalLM")
 SCALAR = Entry("scalar", "distft.models.families.scalar:Scalar", "AutoModelForSequenceClassification", scalar=True)
-SEQ2SEQ = Entry("seq2seq", "distft.models.families.seq2seq:Seq2Seq", "AutoModelForSeq2SeqLM", apart=True)
+SEQ2SEQ = Entry("seq2seq", "distft.models.families.seq2seq:Seq2Seq", "AutoModelForSeq2SeqLM")
 SEQ2SEQ_SCALAR = Entry(
     "seq2seq_scalar",
     "distft.models.families.seq2seq_scalar:Seq2SeqScalar",
     "AutoModelForSequenceClassification",
     scalar=True,
-    apart=True,
 )
 ENCODER = Entry("encoder", "distft.models.families.encoder:Encoder", "AutoModelForSequenceClassification", scalar=True)
 MASKED_LM = Entry("masked_lm", "distft.models.families.masked_lm:MaskedLm", "AutoModelForMaskedLM")
