@@ -24,6 +24,7 @@ teacher_ids         int32 [t_i, width - 1], the tokens that it named; missing: a
 sample, unit        dense int64: number of the sample and of its unit within the step
 group               dense int64: number of the prompt that a sampled response answers; not a unit
 score               dense float32: what a reward model or function said of the sample
+source              dense int64: number of the source in its list of data, where that has several
 label               dense uint8: 1 = a good answer, 0 = a bad one
 margin              dense float32: by how much the better answer of a pair is better; the same of both, missing = 0
 baseline            dense float32: the KL baseline, one number for all samples of an optimizer step

@@ -18,7 +18,10 @@ ByRank: TypeAlias = Sequence[MicroBatches]  # [rank][micro-batch] numbers of sam
 
 @dataclass(frozen=True)
 class UpdateSpec:
-    """A loss (its address) with its parameters, and where in the learning-rate schedule the update stands."""
+    """A loss (its address) with its parameters, and where in the learning-rate schedule the update stands.
+
+    ``num_sources``: of how many sources of data the loss is told one by one (column ``source``); 0: of none.
+    """
 
     loss: str
     parameters: Mapping[str, Any]
@@ -26,6 +29,7 @@ class UpdateSpec:
     total_steps: int
     temperature: float = 1.0
     target_kl: float | None = None
+    num_sources: int = 0
 
 
 @dataclass(frozen=True)
@@ -115,10 +119,11 @@ class ModelGroup:
             batch=rows(samples.data, needed),
             temperature=spec.temperature,
             target_kl=spec.target_kl,
+            num_sources=spec.num_sources,
         ).reading(report_of)
 
     def evaluate(
-        self, samples: Samples, loss: str, parameters: Mapping[str, Any], micro_batches: ByRank
+        self, samples: Samples, loss: str, parameters: Mapping[str, Any], micro_batches: ByRank, num_sources: int = 0
     ) -> Call[dict[str, float]]:
         """The loss and its metrics over the samples, without training."""
         return ask(
@@ -128,6 +133,7 @@ class ModelGroup:
             dict(parameters),
             each(micro_batches),
             batch=rows_of_ranks(samples, micro_batches),
+            num_sources=num_sources,
         ).reading(report_of)
 
     # ---- keeping

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from typing import Literal, TypeAlias
 
 from pydantic import Field
@@ -29,9 +31,32 @@ class Source(Section):
     split: str | None = Field(
         default=None, min_length=1, description="split of a hub data set; null: that of the list it stands in"
     )
+    name: str | None = Field(
+        default=None, pattern=r"^[A-Za-z0-9][\w.\-]{0,63}$",
+        description="what its metrics are called, loss_by_source/<name>; null: the last part of the path",
+    )  # fmt: skip
     weight: float = Field(default=1.0, gt=0, description="visits of each row per epoch: 2 twice, 0.5 half of them")
+    share: float | None = Field(
+        default=None, gt=0, lt=1,
+        description="in train, in place of weight: share of an epoch's rows that are this source's, whatever its size "
+        "(rehearsal of old data); which ones goes on from epoch to epoch, in an order from the seed",
+    )  # fmt: skip
     columns: dict[str, str] = Field(default_factory=dict, description="renames: name in the file -> name of the format")
     limit: int | None = Field(default=None, ge=1, description="rows read at most; null: all")
+
+
+def source_names(sources: Sequence[Source]) -> tuple[str, ...]:
+    """What the metrics of each source of a list are called: no name twice."""
+    found: list[str] = []
+    for source in sources:
+        last = re.split(r"[/:]", source.path.rstrip("/"))[-1]
+        name = source.name or re.sub(r"\W+", "_", last.partition(".")[0]).strip("_") or "source"
+        number = 2
+        unique = name
+        while unique in found:
+            unique, number = f"{name}_{number}", number + 1
+        found.append(unique)
+    return tuple(found)
 
 
 class Data(Section):
@@ -73,6 +98,12 @@ class Data(Section):
         description="folder of the tokenised rows, seen by all nodes, used by all runs; null: .distft-rows beside "
         "the run folder",
     )
+
+    def told_apart(self, list_name: str) -> tuple[str, ...]:
+        """The names of a list's sources whose losses are told one by one: none where there is one alone. What
+        ``holdout`` splits off has the sources of train."""
+        sources = getattr(self, list_name) or self.train
+        return source_names(sources) if len(sources) > 1 else ()
 
     @property
     def sides(self) -> tuple[int, int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from distft.config import roles as facts
 from distft.config.data import Source
@@ -22,6 +22,8 @@ def _sources(recipe: Recipe) -> Iterator[Problem]:
             if source.format not in ("auto", *traits.formats):
                 hint = f"it needs {traits.unit.name}: {', '.join(traits.formats)}"
                 yield Problem.at(f"{at}.format", f"{kind} cannot learn from {source.format} rows", hint)
+        yield from _names(name, sources)
+    yield from _shares(recipe)
     if data.holdout > 0 and data.eval and data.test:
         yield Problem.at(
             "data.holdout", "splits nothing off: eval and test are given", "remove holdout, or eval or test"
@@ -39,6 +41,33 @@ def _source(at: str, source: Source) -> Iterator[Problem]:
         yield Problem.at(f"{at}.path", "names nothing", "for example builtin:dialogues")
     if len(set(source.columns.values())) < len(source.columns):
         yield Problem.at(f"{at}.columns", "renames two columns to the same name", "one name each")
+
+
+def _names(list_name: str, sources: Sequence[Source]) -> Iterator[Problem]:
+    said = [source.name for source in sources]
+    for index, name in enumerate(said):
+        if name is not None and name in said[:index]:
+            yield Problem.at(f"data.{list_name}.{index}.name", f"{name} is another source's too", "one name each")
+
+
+def _shares(recipe: Recipe) -> Iterator[Problem]:
+    """A share is one of an epoch, whose length follows from the sources without one."""
+    data = recipe.data
+    for list_name in ("eval", "test"):
+        for index, source in enumerate(getattr(data, list_name)):
+            if source.share is not None:
+                at = f"data.{list_name}.{index}.share"
+                yield Problem.at(at, "has no effect: rows that judge are all read, or a sample of them", "remove it")
+    shares = [source.share for source in data.train]
+    for index, source in enumerate(data.train):
+        if source.share is not None and source.weight != 1.0:
+            yield Problem.at(f"data.train.{index}.weight", "is given beside share", "keep one of the two")
+    given = [share for share in shares if share is not None]
+    if given and len(given) == len(shares):
+        what = "every source has a share: an epoch is as long as the sources without one"
+        yield Problem.at("data.train", what, "remove the share of the source that is to be seen whole")
+    if sum(given) >= 1:
+        yield Problem.at("data.train", f"shares of {sum(given):g} leave nothing for the others", "less than 1 together")
 
 
 def _lengths(recipe: Recipe) -> Iterator[Problem]:

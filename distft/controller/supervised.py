@@ -23,6 +23,7 @@ from distft.controller.session import Session
 from distft.experience.passes import Work, evaluate_pass, forward_pass, update_pass
 from distft.experience.preference import frozen_passes, with_baseline
 from distft.groups.handles import DataRef, Pending
+from distft.workers.reports import named_by_source
 
 
 def train_supervised(session: Session) -> None:
@@ -31,6 +32,7 @@ def train_supervised(session: Session) -> None:
     role, cap = main_role(recipe), recipe.train.max_tokens_per_rank
     group = session.groups[role]
     loss, parameters = recipe.algorithm.loss_of(role)
+    names = recipe.data.told_apart("train")
     if progress.step >= progress.total_steps:  # it died between the last step and the export
         return
     position, samples = first_samples(session)
@@ -40,7 +42,7 @@ def train_supervised(session: Session) -> None:
             check_invariants(session, samples)
         next_position, following = take_step(session, step + 1, position)
         work = Work()
-        spec = UpdateSpec(loss, parameters, progress.optimizer_steps, progress.total_steps)
+        spec = UpdateSpec(loss, parameters, progress.optimizer_steps, progress.total_steps, num_sources=len(names))
         with session.phase("update"):
             everything = [list(range(len(samples.lengths)))]
             updating = update_pass(group, samples, everything, spec, cap, work).start()
@@ -49,7 +51,11 @@ def train_supervised(session: Session) -> None:
             if following is not None:
                 following = with_frozen(following, ahead)
         progress.finish(position=position, num_tokens=samples.num_tokens, optimizer_steps=1)
-        metrics = {**updated.steps[0], **work.metrics(), "memory/rss_bytes": updated.memory.rss_bytes}
+        metrics = {
+            **named_by_source(updated.steps[0], names),
+            **work.metrics(),
+            "memory/rss_bytes": updated.memory.rss_bytes,
+        }
         session.log_step(metrics, samples.lengths)
         evaluate_if_due(session)
         session.checkpoint_if_due()

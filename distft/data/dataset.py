@@ -19,6 +19,7 @@ from distft.common.errors import UserError
 from distft.config.data import Data, Source
 from distft.data.bad_rows import BadRows
 from distft.data.chunks import Task
+from distft.data.epochs import Epochs
 from distft.data.fingerprint import Content, content_of, tokens_key
 from distft.data.formats import Example
 from distft.data.leak_guard import leaked
@@ -86,7 +87,7 @@ def load_list(
             for bad in found.bad_rows(parts[-1].rows):
                 on_bad(bad)
         start = Statistics(num_rows=sum(len(part.rows) for part in parts))
-        return _build(parts, [1.0] * len(parts), start, name, data)
+        return _build(parts, [1.0] * len(parts), [None] * len(parts), start, name, data)
 
 
 def prepare_datasets(
@@ -172,11 +173,12 @@ def _datasets(lists: dict[ListName, list[_Part]], data: Data) -> Datasets:
         if not num_rows[name] and not getattr(data, name) and not data.holdout:
             continue
         weights = [source.weight for source in data.train] if name == "train" else [1.0] * len(lists[name])
+        shares = [source.share for source in data.train] if name == "train" else [None] * len(lists[name])
         start = Statistics(
             num_rows=num_rows[name], num_leaked=num_leaked[name], leaks_stay=data.on_leak == "warn",
             alike=alike.get(name),
         )  # fmt: skip
-        built[name] = _build(lists[name], weights, start, name, data)
+        built[name] = _build(lists[name], weights, shares, start, name, data)
     train = built["train"]
     assert train is not None
     return Datasets(train, built["eval"], built["test"])
@@ -227,7 +229,9 @@ def _leak(name: ListName, row: Example) -> UserError:
     return UserError(what, where=row.where, hint=hint)
 
 
-def _build(parts: list[_Part], weights: list[float], start: Statistics, name: str, data: Data) -> TokenizedDataset:
+def _build(
+    parts: list[_Part], weights: list[float], shares: Sequence[float | None], start: Statistics, name: str, data: Data
+) -> TokenizedDataset:
     """Counts what a list has become of and mixes its sources."""
     kept = [part.rows[part.source.kept()[part.rows]] for part in parts]
     report = start
@@ -239,8 +243,12 @@ def _build(parts: list[_Part], weights: list[float], start: Statistics, name: st
     row_of = np.zeros(len(place_of), np.int64)
     for number, rows in enumerate(kept):
         row_of[source_of == number] = rows[place_of[source_of == number]]
-    report = replace(report, num_units=len(row_of))
-    return TokenizedDataset([part.source for part in parts], source_of, row_of, report)
+    sizes = tuple(np.bincount(source_of, minlength=len(parts)).tolist())
+    epochs = Epochs(sizes, tuple(shares))
+    if not sum(size for size, share in zip(sizes, shares, strict=True) if share is None):
+        raise _nothing_left(report, name, data)
+    report = replace(report, num_units=epochs.num_units)
+    return TokenizedDataset([part.source for part in parts], source_of, row_of, report, epochs)
 
 
 def _added(report: Statistics, part: _Part, kept: Rows) -> Statistics:

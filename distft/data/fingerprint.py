@@ -106,7 +106,7 @@ def tokens_key(source: Source, content: Content, kind: str, loss_on: str | None,
     """Equal where the rows of a source become the same tokens: by content, tokenizer, template, limits and algorithm,
     and by the code that makes them."""
     limits = data.model_dump(mode="json", exclude=_NOT_THE_TOKENS)
-    read = source.model_dump(mode="json", exclude={"weight"})
+    read = source.model_dump(mode="json", exclude={"weight", "share", "name"})
     return _digest(_code(), read, content.digest, *_made_by(kind), loss_on, limits, _tokenizer(tokenizer))[:32]
 
 

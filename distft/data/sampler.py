@@ -24,9 +24,10 @@ def order(num_units: int, seed: int, epoch: int, shuffle: bool) -> npt.NDArray[n
     return _shuffled(num_units, seed, epoch)
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=16)
 def _shuffled(num_units: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
-    """Kept for the batches of an epoch: of millions of units it takes a good part of a second."""
+    """Kept for the batches of an epoch, and of sources that have orders of their own: of millions of units it takes a
+    good part of a second."""
     key = np.array([seed % 2**64, epoch], dtype=np.uint64)
     words = np.random.Philox(key=key).random_raw(num_units)
     found = np.argsort(words, kind="stable").astype(np.int64)

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from distft.batches import Batch, Column, Ragged
 from distft.data.bad_rows import BadRow
+from distft.data.epochs import Epochs
 from distft.data.formats import Example
 from distft.data.overlaps import Alike
 from distft.data.stored_rows import StoredRows
@@ -22,7 +23,7 @@ class Statistics:
 
     num_rows: int = 0  # rows read, or split off for this list
     num_kept: int = 0
-    num_units: int = 0  # kept rows, counted as often as their source's weight says
+    num_units: int = 0  # visits of an epoch, by the sources' weights and shares
     num_truncated: int = 0
     num_moved: int = 0  # the chat template writes the prompt differently once it is answered
     num_leaked: int = 0  # a list that judges asks the same
@@ -52,7 +53,7 @@ class Statistics:
     def __str__(self) -> str:
         notes = [f"{self.num_kept} of {self.num_rows} rows kept"]
         if self.num_units != self.num_kept:
-            notes.append(f"{self.num_units} visits an epoch by weight")
+            notes.append(f"{self.num_units} visits an epoch by weight or share")
         if self.num_truncated:
             notes.append(f"{self.num_truncated} truncated")
         notes += [f"{count} dropped ({reason})" for reason, count in sorted(self.dropped.items())]
@@ -75,16 +76,17 @@ class TokenizedDataset:
     """The units of one list: sequences, pairs (``unit_size`` 2) or prompts (no answers)."""
 
     def __init__(self, sources: Sequence[StoredRows], source_of: npt.NDArray[np.int32], row_of: npt.NDArray[np.int64],
-                 statistics: Statistics) -> None:  # fmt: skip
-        """``source_of`` and ``row_of``: for each unit the number of its source and of the row there."""
+                 statistics: Statistics, epochs: Epochs) -> None:  # fmt: skip
+        """``source_of`` and ``row_of``: for each unit the number of its source and of the row there. ``epochs``: how
+        often and when a unit is visited."""
         self._sources = list(sources)
         self._source_of, self._row_of = source_of, row_of
         self._unit_size = max((source.unit_size for source in self._sources), default=1)
-        self.statistics = statistics
+        self.statistics, self.epochs = statistics, epochs
 
     @property
     def num_units(self) -> int:
-        """Units of one epoch."""
+        """Units that there are; an epoch visits ``epochs.num_units``."""
         return len(self._row_of)
 
     @property
@@ -95,7 +97,11 @@ class TokenizedDataset:
     @property
     def source_sizes(self) -> tuple[int, ...]:
         """Units of each source; the units are ordered by source."""
-        return tuple(np.bincount(self._source_of, minlength=len(self._sources)).tolist())
+        return self.epochs.sizes
+
+    def sources(self, unit_indices: Sequence[int]) -> npt.NDArray[np.int64]:
+        """The number of the source of each sequence of the units."""
+        return np.repeat(self._source_of[list(unit_indices)].astype(np.int64), self._unit_size)
 
     @property
     def lengths(self) -> npt.NDArray[np.int64]:

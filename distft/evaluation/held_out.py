@@ -15,7 +15,7 @@ from distft.experience.preference import frozen_passes, with_baseline
 from distft.experience.rollouts import Sampler, answered
 from distft.groups.handles import together
 from distft.rollout.generator import Sampling
-from distft.workers.reports import Judged
+from distft.workers.reports import Judged, named_by_source
 
 _TOKEN_NLL = "distft.algorithms.losses.sft:Sft"
 EVALUATION_ITERATION = 0  # training's iterations count from 1, so its draws are never used for evaluation
@@ -31,7 +31,8 @@ def loss_metrics(
     if recipe.algorithm.traits.kl_baseline:
         samples = with_baseline(samples, groups, data, recipe.data.max_length, cap)
     loss, parameters = recipe.algorithm.loss_of(role)
-    return evaluate_pass(groups[role], samples, loss, parameters, cap).result()
+    names = recipe.data.told_apart(split)
+    return named_by_source(evaluate_pass(groups[role], samples, loss, parameters, cap, len(names)).result(), names)
 
 
 def score_metrics(sampler: Sampler, split: str, count: int, num_shown: int) -> Judged:

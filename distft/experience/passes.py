@@ -63,10 +63,10 @@ def distributions_pass(group: ModelGroup, samples: Samples, telling: Telling, ma
 
 
 def evaluate_pass(
-    group: ModelGroup, samples: Samples, loss: str, parameters: Mapping[str, Any], max_tokens: int
+    group: ModelGroup, samples: Samples, loss: str, parameters: Mapping[str, Any], max_tokens: int, num_sources: int = 0
 ) -> Call[dict[str, float]]:
     """The loss and its metrics over all samples, without training."""
-    return group.evaluate(samples, loss, parameters, planned(samples, group, max_tokens).micro_batches)
+    return group.evaluate(samples, loss, parameters, planned(samples, group, max_tokens).micro_batches, num_sources)
 
 
 def update_pass(

@@ -68,6 +68,7 @@ OTHERS: Mapping[str, Known] = {
     "mean_reward": Known("Mean reward of the answers", "Has no level of its own: only differences count."),
     "min_reward": Known("Lowest reward of a step"),
     "max_reward": Known("Highest reward of a step"),
+    "loss_by_source/*": Known("Loss of a source's rows", "data.<list>.<number>.name, where there are several.", "down"),
     "teacher_rest": Known("Probability of what the teacher does not name", "Told as one: see algorithm.top_k."),
     "reward_std": Known("Spread of rewards", "Over all answers of an iteration."),
     "frac_reward_zero_std": Known("Share of prompts whose answers are equal in score", "They teach nothing.", "down"),

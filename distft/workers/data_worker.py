@@ -35,7 +35,7 @@ from distft.data.encode_apart import encoder_for
 from distft.data.formats import Content, prompt_of
 from distft.data.known_tokens import require_known
 from distft.data.reading_marks import reads_apart, reads_both_ways
-from distft.data.sampler import proportional_sample, take
+from distft.data.sampler import proportional_sample
 from distft.data.sources import corpus_texts, hub_notes
 from distft.data.splits import LIST_NAMES
 from distft.data.store import store_folder
@@ -109,7 +109,7 @@ class DataWorker(DataVerbs):
                 log.info("left out of data.%s: %s: %s (hash %s)", name, bad.where, bad.what, bad.digest)
         warnings = [f"data.{name}: {text}" for name, found in statistics.items() for text in found.warnings]
         loaded = Loaded(
-            num_units={name: self.lists[name].num_units if name in self.lists else 0 for name in LIST_NAMES},
+            num_units={name: self.lists[name].epochs.num_units if name in self.lists else 0 for name in LIST_NAMES},
             statistics={name: str(found) for name, found in statistics.items()},
             leaked={name: found.num_leaked for name, found in statistics.items() if found.num_leaked},
             warnings=(
@@ -185,6 +185,8 @@ class DataWorker(DataVerbs):
         if self._corruption is not None:
             seeds = [derive(self._recipe.seed, "corruption", split, visit) for visit in visits]
             batch = corrupted(batch, self._corruption, seeds)
+        if self._recipe.data.told_apart(split):
+            batch = batch.with_columns(source=dataset.sources(units))
         return batch
 
     def prompts(self, split: str, start: int, count: int, samples_per_prompt: int) -> tuple[Described, Batch]:
@@ -370,7 +372,7 @@ class DataWorker(DataVerbs):
         """Of train by position; of a list that judges, always from its beginning, a sample over its sources."""
         dataset, seed = self._split(split), self._recipe.seed
         if split == "train":
-            return [unit for _, unit in take(dataset.num_units, start, count, seed, self._recipe.data.shuffle)]
+            return dataset.epochs.units(start, count, seed, self._recipe.data.shuffle)
         return proportional_sample(dataset.source_sizes, start + count, seed)[start:]
 
     def _prompts_and_completions(

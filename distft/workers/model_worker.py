@@ -198,6 +198,7 @@ class ModelWorker(ModelVerbs):
         batch: Batch,
         temperature: float = 1.0,
         target_kl: float | None = None,
+        num_sources: int = 0,
     ) -> tuple[Updated, None]:
         """Optimizer steps ``first_step ...`` of ``total_steps``; reports each step's metrics, equal on all ranks.
 
@@ -217,16 +218,19 @@ class ModelWorker(ModelVerbs):
             temperature=temperature,
             learning_rates=rates,
             stop=beyond,
+            num_sources=num_sources,
         )
         return Updated(tuple(history), self.held()[0]), None
 
     def evaluate(
-        self, loss: str, parameters: Mapping[str, Any], micro_batches: MicroBatches, *, batch: Batch
-    ) -> tuple[dict[str, float], None]:
+        self, loss: str, parameters: Mapping[str, Any], micro_batches: MicroBatches, *, batch: Batch,
+        num_sources: int = 0,
+    ) -> tuple[dict[str, float], None]:  # fmt: skip
         """The loss and its metrics on held-out samples, without training."""
         stage(f"evaluate {loss.rpartition(':')[2]}")
         self._engine.train(mode=False)
-        history = self._updater.run(batch, [micro_batches], build_loss(found_at(loss), dict(parameters)))
+        built = build_loss(found_at(loss), dict(parameters))
+        history = self._updater.run(batch, [micro_batches], built, num_sources=num_sources)
         self._engine.train(mode=self._engine.trained)
         return history[0], None
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from distft.batches import Difference
 from distft.tracking.metrics import Sample
+
+# The loss of single sources of data, by their numbers.
+BY_SOURCE = "loss_by_source"
 
 
 @dataclass(frozen=True)
@@ -130,3 +133,9 @@ class Credited:
     state: dict[str, Any]
     trainer_difference: Difference
     reference_difference: Difference | None
+
+
+def named_by_source(metrics: Mapping[str, float], names: Sequence[str]) -> dict[str, float]:
+    """The metrics of ``BY_SOURCE`` with the numbers of sources replaced by their names."""
+    numbers = {f"{BY_SOURCE}/{number}": f"{BY_SOURCE}/{name}" for number, name in enumerate(names)}
+    return {numbers.get(name, name): value for name, value in metrics.items()}

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from distft.algorithms.losses.base import Loss, LossResult, MeasuringLoss
+from distft.algorithms.losses.base import Loss, LossResult, MeasuringLoss, Metric
 from distft.batches import Batch
 from distft.engine.diverged import NonFiniteLoss
 from distft.engine.engine import Engine
 from distft.engine.process_group import reduce_scalars
 from distft.models.families.family import Family
+from distft.workers.by_source import SourceLosses
 from distft.workers.collate import collate
 from distft.workers.verbs import MicroBatches
 
@@ -34,7 +36,11 @@ class StepSums:
     def add(self, result: LossResult) -> None:
         """Takes in one micro-batch, without waiting for it."""
         self._add("loss", result.loss, "sum")
-        for name, metric in result.metrics.items():
+        self.add_metrics(result.metrics)
+
+    def add_metrics(self, metrics: Mapping[str, Metric]) -> None:
+        """Takes in more of it."""
+        for name, metric in metrics.items():
             self._add(name, metric.value, metric.reduce)
 
     def _add(self, name: str, value: Tensor, kind: str) -> None:
@@ -86,22 +92,26 @@ class Updater:
         temperature: float = 1.0,
         learning_rates: Sequence[float] | None = None,
         stop: Callable[[dict[str, float]], bool] | None = None,
+        num_sources: int = 0,
     ) -> list[dict[str, float]]:
         """The metrics of each optimizer step, equal on every rank (collective).
 
         ``steps[i]`` are this rank's micro-batches of optimizer step i, as row numbers of ``batch``.
         ``learning_rates`` None measures without training. ``stop`` ends the update early; it sees
-        reduced metrics, so all ranks agree.
+        reduced metrics, so all ranks agree. With ``num_sources`` the loss of each source's rows is told besides (column
+        ``source``), as ``loss_by_source/<number>``.
         """
         rows_of = batch.rows_of_samples()
         steps = [[[rows_of[sample] for sample in micro] for micro in step] for step in steps]
-        counts = [self._counts(batch, step) for step in steps]
-        totals = iter(reduce_scalars([count for step in counts for count in step]))
-        denominators = [{name: max(1.0, next(totals)) for name in COUNTS} for _ in steps]
+        parts = [step for whole in steps for step in self._parts(batch, whole, num_sources)]
+        totals = iter(reduce_scalars([count for part in parts for count in self._counts(batch, part)]))
+        counts = [[{name: next(totals) for name in COUNTS} for _ in range(1 + num_sources)] for _ in steps]
         history: list[dict[str, float]] = []
         for index, step in enumerate(steps):
             rate = learning_rates[index] if learning_rates is not None else None
-            metrics = self._step(batch, step, loss, denominators[index], temperature, rate)
+            whole, *of_sources = counts[index]
+            sources = SourceLosses([_at_least_one(one) if one["sequences"] else None for one in of_sources])
+            metrics = self._step(batch, step, loss, _at_least_one(whole), sources, temperature, rate)
             history.append(metrics)
             if stop is not None and stop(metrics):
                 break
@@ -113,6 +123,7 @@ class Updater:
         step: MicroBatches,
         loss: Loss,
         denominators: dict[str, float],
+        sources: SourceLosses,
         temperature: float,
         rate: float | None,
     ) -> dict[str, float]:
@@ -128,11 +139,20 @@ class Updater:
                 if rate is not None:
                     self.engine.backward(result.loss)
             sums.add(result)
+            sums.add_metrics(sources.of(loss, outputs, batch, rows, micro.loss))
         metrics = loss.finalize(sums.reduced(denominators, rate))
         if rate is not None:
             metrics["grad_norm"] = self.engine.step(rate)
             metrics["learning_rate"] = rate
         return metrics
+
+    def _parts(self, batch: Batch, step: MicroBatches, num_sources: int) -> list[MicroBatches]:
+        """A step, and of each source the part of it that is its rows."""
+        of = batch.dense("source") if num_sources and len(batch) else np.zeros(0, np.int64)
+        return [
+            step,
+            *([[row for row in micro if of[row] == number] for micro in step] for number in range(num_sources)),
+        ]
 
     def _counts(self, batch: Batch, step: MicroBatches) -> list[float]:
         rows = [row for micro in step for row in micro]
@@ -143,3 +163,7 @@ class Updater:
         tokens = sum(int(column[row].sum()) if name == "response_mask" else len(column[row]) for row in rows)
         units = len(set(batch.dense("unit")[rows].tolist()))
         return [float(tokens), float(len(rows)), float(units)]
+
+
+def _at_least_one(counts: dict[str, float]) -> dict[str, float]:
+    return {name: max(1.0, count) for name, count in counts.items()}

@@ -98,6 +98,7 @@ class ModelVerbs(OnDevice, Protocol):
         batch: Batch,
         temperature: float = 1.0,
         target_kl: float | None = None,
+        num_sources: int = 0,
     ) -> tuple[Updated, None]:
         """Optimizer steps ``first_step ...`` of ``total_steps`` with the loss of that address.
 
@@ -107,8 +108,9 @@ class ModelVerbs(OnDevice, Protocol):
 
     @verb(reports="first")
     def evaluate(
-        self, loss: str, parameters: Mapping[str, Any], micro_batches: MicroBatches, *, batch: Batch
-    ) -> tuple[dict[str, float], None]:
+        self, loss: str, parameters: Mapping[str, Any], micro_batches: MicroBatches, *, batch: Batch,
+        num_sources: int = 0,
+    ) -> tuple[dict[str, float], None]:  # fmt: skip
         """The loss and its metrics on held-out samples, without training."""
         ...
 

@@ -107,6 +107,17 @@ def test_distill_killed_in_the_middle_of_a_step(sft: Path, start: Start) -> None
 
 
 @pytest.mark.slow
+def test_a_mixture_killed_in_the_middle_of_a_step(start: Start) -> None:
+    """Old rows go on where they were, and each source's loss is told."""
+    words = (*SFT, "data.train=[{path: builtin:dialogues, limit: 30}, {path: builtin:sums, share: 0.3}]")
+    undisturbed = run(start, *words, folder="undisturbed")
+    [last] = [line for line in lines(undisturbed, "metrics") if line["split"] == "train" and line["step"] == 6]
+    assert last["epoch"] == pytest.approx(6 * 8 / (30 + 13)), "13 of 43 are 0.3"
+    assert {"loss_by_source/dialogues", "loss_by_source/sums"} <= last.keys()
+    assert_same(disturb(start, words, "Sft"), undisturbed)
+
+
+@pytest.mark.slow
 def test_pretrain_killed_in_the_middle_of_a_step(start: Start) -> None:
     """Blocks of texts, which the tokenised rows keep."""
     words = ("train", "pretrain-tiny", *TINY, *SMALL)

@@ -41,4 +41,4 @@ def test_every_rank_is_sent_the_rows_of_its_own_micro_batches_once() -> None:
     assert call.args == ("loss", {"beta": 1}, 3, 9)
     assert call.each == (([[[2], [0]], [[0], []]],), ([[[1], []], [[2, 1]]],))
     assert call.samples == ((0, 2), (1, 2))
-    assert call.kwargs == {"temperature": 0.7, "target_kl": 0.2}
+    assert call.kwargs == {"temperature": 0.7, "target_kl": 0.2, "num_sources": 0}

@@ -228,7 +228,7 @@ def test_sources_are_mixed_by_weight(tokenizer: PreTrainedTokenizerFast, write: 
     assert train.num_units == train.statistics.num_units == 25
     assert all(asked.count(f"Question {number}?") == 2 for number in range(10))
     assert sum(f"Question {number}?" in asked for number in range(100, 110)) == 5
-    assert "25 visits an epoch by weight" in str(train.statistics)
+    assert "25 visits an epoch by weight or share" in str(train.statistics)
 
 
 def test_statistics(tokenizer: PreTrainedTokenizerFast, write: Write) -> None:

@@ -93,6 +93,7 @@ CHANGES: list[tuple[dict[str, Any], bool]] = [
     ({"source": Source(path="a.jsonl", limit=3)}, True),
     ({"data": Data(shuffle=False, holdout=0.1, num_workers=2, cache_dir="elsewhere")}, False),
     ({"source": Source(path="a.jsonl", weight=2.0)}, False),
+    ({"source": Source(path="a.jsonl", share=0.2, name="old")}, False),
 ]
 
 
