@@ -258,6 +258,10 @@ class Method(Section):
         """Which tokens of a sequence are learned; None: what the format says."""
         return None
 
+    def embedding_noise(self) -> float:
+        """Alpha of the noise on the embeddings of what is trained on; 0: none."""
+        return 0.0
+
     def telling(self) -> Telling | None:
         """What the teacher tells, of a method that has one."""
         return None

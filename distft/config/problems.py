@@ -42,6 +42,7 @@ _SYNONYMS = {
     "teacher_model": "models.teacher.path",
     "teacher_model_name_or_path": "models.teacher.path",
     "lmbda": "algorithm.on_policy",
+    "neftune_noise_alpha": "algorithm.neftune_alpha",
     "loss_top_k": "algorithm.top_k",
     "reward_model": "models.reward.path",
     "value_model": "models.value.path",

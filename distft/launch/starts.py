@@ -119,4 +119,5 @@ def role_spec(recipe: Recipe, role: str) -> RoleSpec:
         collective_timeout_s=collective_timeout_s(recipe),
         longest_prompt=longest_sides(recipe)[0],
         labels=recipe.algorithm.head_labels() if trained else (),
+        noise_alpha=recipe.algorithm.embedding_noise() if trained else 0.0,
     )

@@ -132,6 +132,9 @@ def _require_method(recipe: Recipe, family: str) -> None:
             where="algorithm.kind",
             hint=f"{_on_raw_texts()}; {_works()}",
         )
+    if recipe.algorithm.embedding_noise():
+        what = f"{family} is an encoder-decoder: whose embeddings the noise would be on, nobody has compared"
+        raise UserError(what, where="algorithm.neftune_alpha", hint="algorithm.neftune_alpha=0")
     if recipe.evaluation.general is not None:
         what = f"forgetting is measured on texts without a prompt, which {family} cannot read: it is an encoder-decoder"
         raise UserError(what, where="evaluation.general", hint="evaluation.general=null")

@@ -146,8 +146,10 @@ def role_memory(roles: Roles, role: str, ranks: int, *, gpu: bool, shared: bool)
     if shared:
         frozen = replace(compute, trained=False)
         return RoleMemory(tuple(activation_items(sizes, frozen, work)), sizes.total)
-    told = _told_items(roles.recipe, role, sizes, work, ranks, gpu=gpu)
-    items = rank_items(sizes, model.engine.on(ranks), compute, work, ranks, told)
+    more = _told_items(roles.recipe, role, sizes, work, ranks, gpu=gpu)
+    if compute.trained and roles.recipe.algorithm.embedding_noise():  # in float32, and as it is added
+        more.append(Item("noise on the embeddings", work.tokens * sizes.hidden * (4 + compute.size), "training"))
+    items = rank_items(sizes, model.engine.on(ranks), compute, work, ranks, more)
     return RoleMemory(tuple(items), sizes.total, sizes.trained.total if compute.trained else 0)
 
 

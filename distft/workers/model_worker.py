@@ -29,6 +29,7 @@ from distft.engine import process_group
 from distft.engine.engine import Engine
 from distft.engine.learning_rate import learning_rate
 from distft.models.adapters import without_adapters
+from distft.models.embedding_noise import EmbeddingNoise
 from distft.models.families.family import family_at, find_family
 from distft.models.padding import padding, unread_token
 from distft.models.tokenizer import load_tokenizer, num_tokens
@@ -86,7 +87,9 @@ class ModelWorker(ModelVerbs):
         self._pad_token = padding(self._tokenizer, config) or 0
         trained = spec.optimizer is not None
         self._unread = unread_token(self._tokenizer, config, trained=trained) if spec.role == "reward" else None
-        self._updater = Updater(self._engine, self._family, self._pad_token, self._unread, num_tokens(self._tokenizer))
+        noise = EmbeddingNoise(module.model, spec.noise_alpha, spec.seed) if spec.noise_alpha else None
+        vocabulary = num_tokens(self._tokenizer)
+        self._updater = Updater(self._engine, self._family, self._pad_token, self._unread, vocabulary, noise)
         seed_everything(spec.seed + self.rank)
         stops = tuple(self._tokenizer.convert_ids_to_tokens(list(self._stop_tokens())))
         if stops:
@@ -219,6 +222,7 @@ class ModelWorker(ModelVerbs):
             learning_rates=rates,
             stop=beyond,
             num_sources=num_sources,
+            first_step=first_step,
         )
         return Updated(tuple(history), self.held()[0]), None
 

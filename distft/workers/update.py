@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -15,6 +16,7 @@ from distft.batches import Batch
 from distft.engine.diverged import NonFiniteLoss
 from distft.engine.engine import Engine
 from distft.engine.process_group import reduce_scalars
+from distft.models.embedding_noise import EmbeddingNoise
 from distft.models.families.family import Family
 from distft.workers.by_source import SourceLosses
 from distft.workers.collate import collate
@@ -74,7 +76,8 @@ class StepSums:
 class Updater:
     """Runs micro-batches of a loss through an engine; with ``train`` False only measures.
 
-    ``unread`` is the token at which no reward is read, ``num_tokens`` how many the tokenizer has.
+    ``unread`` is the token at which no reward is read, ``num_tokens`` how many the tokenizer has, ``noise`` what
+    is added to the embeddings in training.
     """
 
     engine: Engine
@@ -82,6 +85,7 @@ class Updater:
     pad_token: int
     unread: int | None = None
     num_tokens: int = 0
+    noise: EmbeddingNoise | None = None
 
     def run(
         self,
@@ -93,10 +97,12 @@ class Updater:
         learning_rates: Sequence[float] | None = None,
         stop: Callable[[dict[str, float]], bool] | None = None,
         num_sources: int = 0,
+        first_step: int = 0,
     ) -> list[dict[str, float]]:
         """The metrics of each optimizer step, equal on every rank (collective).
 
         ``steps[i]`` are this rank's micro-batches of optimizer step i, as row numbers of ``batch``.
+        ``first_step`` is the first one's number in the run.
         ``learning_rates`` None measures without training. ``stop`` ends the update early; it sees
         reduced metrics, so all ranks agree. With ``num_sources`` the loss of each source's rows is told besides (column
         ``source``), as ``loss_by_source/<number>``.
@@ -111,7 +117,8 @@ class Updater:
             rate = learning_rates[index] if learning_rates is not None else None
             whole, *of_sources = counts[index]
             sources = SourceLosses([_at_least_one(one) if one["sequences"] else None for one in of_sources])
-            metrics = self._step(batch, step, loss, _at_least_one(whole), sources, temperature, rate)
+            number = first_step + index
+            metrics = self._step(batch, step, loss, _at_least_one(whole), sources, temperature, rate, number)
             history.append(metrics)
             if stop is not None and stop(metrics):
                 break
@@ -126,6 +133,7 @@ class Updater:
         sources: SourceLosses,
         temperature: float,
         rate: float | None,
+        number: int,
     ) -> dict[str, float]:
         sums = StepSums()
         for rows in step:
@@ -133,7 +141,8 @@ class Updater:
             micro = collate(self.family, batch, rows, columns, self.pad_token, self.engine.device, self.unread)
             if isinstance(loss, MeasuringLoss):
                 micro = replace(micro, measure=loss.measure(micro.loss, self.num_tokens))
-            with torch.set_grad_enabled(rate is not None):
+            noise = nullcontext() if rate is None else self._noise(batch, number, rows)
+            with torch.set_grad_enabled(rate is not None), noise:
                 outputs = self.family.outputs(self.engine.forward, micro, loss.outputs, loss.reads, temperature)
                 result = loss(outputs, micro.loss, denominators)
                 if rate is not None:
@@ -145,6 +154,13 @@ class Updater:
             metrics["grad_norm"] = self.engine.step(rate)
             metrics["learning_rate"] = rate
         return metrics
+
+    def _noise(self, batch: Batch, step: int, rows: Sequence[int]) -> AbstractContextManager[None]:
+        if self.noise is None:
+            return nullcontext()
+        samples = batch.dense("sample")[list(rows)].tolist() if len(rows) else []
+        lengths = [len(batch.ragged("prompt_ids")[row]) + len(batch.ragged("response_ids")[row]) for row in rows]
+        return self.noise.on(step, samples, lengths)
 
     def _parts(self, batch: Batch, step: MicroBatches, num_sources: int) -> list[MicroBatches]:
         """A step, and of each source the part of it that is its rows."""

@@ -118,6 +118,14 @@ def test_a_mixture_killed_in_the_middle_of_a_step(start: Start) -> None:
 
 
 @pytest.mark.slow
+def test_noise_on_embeddings_killed_in_the_middle_of_a_step(start: Start) -> None:
+    words = (*SFT, "algorithm.neftune_alpha=10.0")
+    undisturbed = run(start, *words, folder="undisturbed")
+    assert computed(run(start, *SFT, folder="still")) != computed(undisturbed)
+    assert_same(disturb(start, words, "Sft"), undisturbed)
+
+
+@pytest.mark.slow
 def test_pretrain_killed_in_the_middle_of_a_step(start: Start) -> None:
     """Blocks of texts, which the tokenised rows keep."""
     words = ("train", "pretrain-tiny", *TINY, *SMALL)

@@ -25,3 +25,12 @@ class Sft(GivenAnswers):
     )
 
     kind: Literal["sft"] = Field(description="supervised fine-tuning")
+    neftune_alpha: float = Field(
+        default=0.0, ge=0, le=1000,
+        description="noise on the embeddings of what is trained on, uniform up to alpha / sqrt(tokens of the row x "
+        "width) (NEFTune, 5 to 15 in the paper); 0: none",
+    )  # fmt: skip
+
+    def embedding_noise(self) -> float:
+        """``neftune_alpha``."""
+        return self.neftune_alpha

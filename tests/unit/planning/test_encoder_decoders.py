@@ -67,6 +67,8 @@ def test_what_does_not_is_refused_with_what_does(tmp_path: Path) -> None:
     for policy, value in ((t5, llama), (llama, t5)):
         with pytest.raises(UserError, match=r"read the policy's tokens otherwise.*\n.*models\.value=null"):
             require_possible(with_policy("ppo-tiny", policy, f"models.value.path={value}"))
+    with pytest.raises(UserError, match=r"encoder-decoder: whose embeddings the noise would be on"):
+        require_possible(with_policy("sft-tiny", t5, "algorithm.neftune_alpha=5"))
     four_bits = ("models.policy.quantization.method=nf4", "models.policy.peft.method=lora")
     with pytest.raises(UserError, match=r"not put in four bits"):
         require_possible(with_policy("sft-tiny", t5, *four_bits))

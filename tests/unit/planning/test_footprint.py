@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from distft.planning.footprint import GroupMemory, group_memory, needed_in_turns
+from distft.config.load import load_recipe
+from distft.planning.footprint import GroupMemory, Roles, SizeBook, group_memory, needed_in_turns, role_memory
 from distft.planning.memory import Item
 
 POLICY = [
@@ -51,3 +52,10 @@ def test_a_gpu_shared_in_turns_holds_one_awake_and_the_rest_asleep() -> None:
     assert needed_in_turns([policy]) == 75
     assert needed_in_turns([policy, frozen]) == 75 + 1
     assert needed_in_turns([frozen, frozen]) == 14 + 1
+
+
+def test_noise_on_embeddings_is_counted_where_there_is_some() -> None:
+    for alpha, expected in (("0", []), ("5", [1024 * 128 * 8])):
+        roles = Roles(load_recipe("sft-tiny", [f"algorithm.neftune_alpha={alpha}"]), SizeBook())
+        items = role_memory(roles, "policy", 2, gpu=True, shared=False).items
+        assert [item.bytes for item in items if item.name == "noise on the embeddings"] == expected
