@@ -23,6 +23,16 @@ PAIRED = ("preference", "hh_rlhf", "corrections")
 CLASSIFIED = ("classification",)  # a text, or a pair of them, with the name of its class
 
 
+class Instructions(Section):
+    """What of a task of Natural Instructions stands in the prompt of each of its instances."""
+
+    definition: bool = Field(default=True, description="what is to be done")
+    things_to_avoid: bool = Field(default=False, description="what is not to be done (the first edition's tasks)")
+    positive: int = Field(default=0, ge=0, description="examples with right answers, at most")
+    negative: int = Field(default=0, ge=0, description="examples with wrong answers, at most")
+    explanations: bool = Field(default=False, description="why the examples' answers are right or wrong")
+
+
 class Source(Section):
     """One file, folder, hub data set or embedded corpus."""
 
@@ -43,6 +53,9 @@ class Source(Section):
     )  # fmt: skip
     columns: dict[str, str] = Field(default_factory=dict, description="renames: name in the file -> name of the format")
     limit: int | None = Field(default=None, ge=1, description="rows read at most; null: all")
+    instructions: Instructions | None = Field(
+        default=None, description="what of a natural_instructions task its prompts hold; null: its definition, untitled"
+    )
 
 
 def source_names(sources: Sequence[Source]) -> tuple[str, ...]:

@@ -39,6 +39,16 @@ def _source(at: str, source: Source) -> Iterator[Problem]:
         yield Problem.at(f"{at}.path", "run: names a model, not data", "a hub name, a file, a folder or builtin:<name>")
     if source.path.strip() in ("", "builtin:"):
         yield Problem.at(f"{at}.path", "names nothing", "for example builtin:dialogues")
+    wanted = source.instructions
+    if wanted is not None and source.format != "natural_instructions":
+        what = "are those of natural_instructions rows"
+        yield Problem.at(f"{at}.instructions", what, f"{at}.format=natural_instructions, or remove it")
+    elif wanted is not None and not (wanted.definition or wanted.positive or wanted.negative):
+        what = "leave nothing that says what is to be done"
+        yield Problem.at(f"{at}.instructions", what, "definition: true, or examples: positive: 2")
+    elif wanted is not None and wanted.explanations and not (wanted.positive or wanted.negative):
+        what = "has no effect: explanations are those of examples"
+        yield Problem.at(f"{at}.instructions.explanations", what, "positive: 2, or remove it")
     if len(set(source.columns.values())) < len(source.columns):
         yield Problem.at(f"{at}.columns", "renames two columns to the same name", "one name each")
 

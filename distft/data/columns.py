@@ -19,6 +19,11 @@ _OPTIONAL: Final[dict[str, tuple[str, ...]]] = {
     "classification": ("text_pair",),
 }
 
+# What there is of a task of Natural Instructions beside its definition, and the wish that puts it into the prompt.
+OF_A_TASK: Final = {
+    "things_to_avoid": "things_to_avoid: true", "positive_examples": "positive: 2", "negative_examples": "negative: 1",
+}  # fmt: skip
+
 
 def under_our_names(row: Row, format_name: str) -> Row:
     """The row with ``prompt`` and ``completion`` where other columns stand for them.
@@ -59,6 +64,11 @@ def column_notes(row: Row, format_name: str) -> tuple[str, ...]:
         read.add("label")
     text = [", ".join(notes)] if notes else []
     unread = [name for name, value in row.values.items() if name not in read and _says_something(value)]
+    if format_name == "natural_instructions" and (of_task := [name for name in unread if name in OF_A_TASK]):
+        unread = [name for name in unread if name not in of_task]
+        listed = ", ".join(f"`{name}`" for name in of_task)
+        wish = f"`instructions: {{{OF_A_TASK[of_task[0]]}}}` on the source, with format: natural_instructions,"
+        text.append(f"not in the prompt: {listed} ({wish} puts them there)")
     if unread:
         listed = ", ".join(f"`{name}`" for name in unread)
         text.append(f"not read: {listed} (`columns: {{{unread[0]}: NAME}}` on the source reads it as NAME)")

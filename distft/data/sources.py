@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -30,6 +30,7 @@ from distft.data.formats import (
     texts_of,
 )
 from distft.data.manners import manners
+from distft.data.natural_instructions import instances, instructed
 from distft.data.readers import example_for, example_of
 from distft.data.stories import stories
 from distft.data.sums import slips, sums
@@ -54,7 +55,7 @@ class Checked:
 
 
 def read_rows(source: Source, list_name: str = "train", on_bad: OnBadRow = stop) -> Iterator[Row]:
-    """The rows of a source, columns renamed, ``limit`` applied.
+    """The rows of a source, columns renamed, ``limit`` applied. A task of Natural Instructions is a row an instance.
 
     ``list_name`` (train, eval or test) is the list the source stands in: it names the split where the source
     does not. Local folders give the files of that split where file names tell splits apart, else all files.
@@ -63,8 +64,12 @@ def read_rows(source: Source, list_name: str = "train", on_bad: OnBadRow = stop)
 
     UserError: missing or unreadable sources, unknown splits. EnvironmentFallsShort: the hub cannot be reached.
     """
-    rows = _rows_of(source, list_name, on_bad)
-    return islice(_all_renamed(rows, source.columns, on_bad) if source.columns else rows, source.limit)
+    rows = _each(instances, _rows_of(source, list_name, on_bad), on_bad)
+    if source.columns:
+        rows = _each(lambda row: (_renamed(row, source.columns),), rows, on_bad)
+    if (wanted := source.instructions) is not None:
+        rows = _each(lambda row: (instructed(row, wanted),), rows, on_bad)
+    return islice(rows, source.limit)
 
 
 def format_of(source: Source, first: Row, kind: str) -> str:
@@ -236,10 +241,11 @@ def _not_found(path: str, error: Exception) -> UserError:
     return UserError(f"neither a file here nor a data set of the hub: {_first_line(error)}", where=path, hint=hint)
 
 
-def _all_renamed(rows: Iterator[Row], columns: Mapping[str, str], on_bad: OnBadRow) -> Iterator[Row]:
+def _each(change: Callable[[Row], Iterable[Row]], rows: Iterator[Row], on_bad: OnBadRow) -> Iterator[Row]:
+    """What every row becomes; a bad one is told, and nothing more of it comes."""
     for row in rows:
         try:
-            yield _renamed(row, columns)
+            yield from change(row)
         except BadRow as bad:
             on_bad(bad)
 
