@@ -98,6 +98,13 @@ def assert_restarted(verb: Verb, role: str, rank: int, *, from_step: int) -> Non
 
 
 @pytest.mark.slow
+def test_a_dead_teacher_is_named(sft: Path, start: Start) -> None:
+    words = ("train", "distill-tiny", *SFT[2:], f"models.teacher.path=run:{sft}", "models.teacher.init=null")
+    verb = start(*words, "placement.teacher.ranks=1", "recovery.max_restarts=0")
+    assert_killing_ends(verb, "teacher", 0, while_in="update Distill from step 2\n")
+
+
+@pytest.mark.slow
 def test_a_step_that_kills_its_rank_twice_ends_the_run(start: Start) -> None:
     """It would do so for ever; and who started from the beginning is restarted from what the run has saved since."""
     verb = start(*SFT, "recovery.max_restarts=3", "checkpoint.resume=never")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from distft.algorithms.divergences import Compared, Told
+from distft.algorithms.divergences import Compared, Divergence, Told
 from distft.algorithms.linear_logprobs import LogitMap
 from distft.algorithms.measured import measured
 
@@ -55,6 +55,34 @@ def test_chunks_change_nothing(top_k: int | None, logit_map: LogitMap, elements:
     for read in (found, expected):
         (read["divergence"] * data["weights"]).sum().backward()
     for name in named:
+        torch.testing.assert_close(ours[name].grad, theirs[name].grad, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("cap", [None, 3.0])
+@pytest.mark.parametrize(("kind", "beta"), [("forward", 0.0), ("reverse", 1.0), ("js", 0.3)])
+def test_parity_with_trls_chunked_distillation(kind: Divergence, beta: float, cap: float | None) -> None:
+    """Its kernel over hidden states and heads of both models: values, and the gradients of states and head."""
+    from trl.kernels.chunked_divergence import ChunkedDivergenceFunction
+
+    data, other = given(), given(seed=9)
+    ours, theirs = (
+        {name: data[name].clone().requires_grad_() for name in ("hidden", "head", "bias")} for _ in range(2)
+    )
+    expected, _ = ChunkedDivergenceFunction.apply(
+        theirs["hidden"], theirs["head"], theirs["bias"], other["hidden"], other["head"], other["bias"], beta,
+        TEMPERATURE, 0.5, cap, 1.0, None,
+    )  # fmt: skip
+    logits = functional.linear(other["hidden"], other["head"], other["bias"]) / TEMPERATURE
+    nothing = torch.zeros(TOKENS, dtype=torch.int64)
+    told = Told(None, VOCAB)(logits, nothing, slice(0, TOKENS))["teacher_logprobs"]
+    found = measured(
+        ours["hidden"], data["targets"], Compared(told, None, kind, 0.3, TEMPERATURE, VOCAB), head=ours["head"],
+        bias=ours["bias"], logit_map=LogitMap(scale=0.5, cap=cap), chunk_elements=3 * VOCAB,
+    )["divergence"]  # fmt: skip
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    for read in (found, expected):
+        (read * data["weights"]).sum().backward()
+    for name in ("hidden", "head", "bias"):
         torch.testing.assert_close(ours[name].grad, theirs[name].grad, rtol=1e-5, atol=1e-6)
 
 
