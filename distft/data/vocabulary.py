@@ -23,6 +23,17 @@ def require_policys_tokens(role: str, theirs: Mapping[str, int], policys: Mappin
     )
 
 
+def require_rows(role: str, num_tokens: int, rows: int | None) -> None:
+    """The head of a model whose distributions are compared has a row for each token. Raises UserError."""
+    if rows is not None and rows < num_tokens:
+        raise UserError(
+            f"its tokenizer has {num_tokens} tokens, the model's head only {rows} rows: some can be neither told nor "
+            "learned",
+            where=f"models.{role}.path",
+            hint="a model whose head was grown with its tokenizer (resize_token_embeddings), saved again",
+        )
+
+
 def require_token(name: str, vocabulary: Mapping[str, int]) -> int:
     """The number of a stop token that the recipe names. Raises UserError."""
     if name not in vocabulary:

@@ -42,10 +42,10 @@ from distft.data.store import store_folder
 from distft.data.tokenized import TokenizedDataset
 from distft.data.tokenizer_training import tokenizers_equal, train_tokenizer
 from distft.data.turn_end import plain_end, special_tokens, turn_end
-from distft.data.vocabulary import require_policys_tokens
+from distft.data.vocabulary import require_policys_tokens, require_rows
 from distft.data.wanted import wanted_answer
 from distft.models.limits import embedding_rows, learned_positions
-from distft.models.tokenizer import load_tokenizer
+from distft.models.tokenizer import load_tokenizer, num_tokens
 from distft.tracking.metrics import Sample
 from distft.workers.general_text import general_text
 from distft.workers.held_out_answers import answer_metrics, questions, require_answers
@@ -97,6 +97,10 @@ class DataWorker(DataVerbs):
             pass
         main = "policy" if "policy" in self._starts else "reward"
         self._require_known(list(self.lists.values()), self._starts[main])
+        if self._recipe.algorithm.telling() is not None:
+            for role, start in self._starts.items():
+                rows = embedding_rows(start.path, trust_remote_code=start.trust_remote_code)
+                require_rows(role, num_tokens(self._tokenizer), rows)
         require_answers(self._recipe, self.lists)
         if self._recipe.evaluation.general is not None:
             self._general = self._general_text()

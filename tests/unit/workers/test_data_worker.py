@@ -296,6 +296,23 @@ def test_a_teacher_of_another_tokenizer_is_refused(folder: Path) -> None:
     assert "one family of models" in caught.value.hint
 
 
+def test_a_teacher_that_lacks_a_row_for_a_token_is_refused(folder: Path) -> None:
+    tokenizer = family_tokenizer("qwen", [row["prompt"] for row in ROWS])
+    for name, missing in (("whole", 0), ("short", 1)):
+        LlamaConfig(vocab_size=len(tokenizer) - missing).save_pretrained(folder / name)
+        tokenizer.save_pretrained(folder / name)
+    (folder / "answers.jsonl").write_text("\n".join(json.dumps({**row, "completion": "x"}) for row in ROWS))
+    recipe = load_recipe(
+        "distill-tiny",
+        [f"output_dir={folder / 'run'}", f"models.policy={{path: {folder / 'whole'}}}",
+         f"models.teacher={{path: {folder / 'short'}}}", f"data.train=[{{path: {folder / 'answers.jsonl'}}}]",
+         "data.eval=[]", "data.test=[]", "evaluation.every=0"],
+    )  # fmt: skip
+    with pytest.raises(UserError, match="some can be neither told nor learned") as caught:
+        DataWorker(recipe=recipe, starts=model_starts(recipe, folder / "run")).setup()
+    assert caught.value.where == "models.teacher.path"
+
+
 def test_a_token_without_a_row_in_the_embedding_is_refused_where_a_row_has_it(
     make: Callable[..., DataWorker], folder: Path
 ) -> None:
