@@ -10,6 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForSequenceClassification
 
 from distft.algorithms import linear_logprobs
+from distft.algorithms.divergences import Compared
 from distft.config.models import Model
 from distft.models.families.causal import load_causal
 from distft.models.families.scalar import load_scalar
@@ -165,3 +166,27 @@ def test_the_head_computes_in_float32_over_a_bfloat16_backbone(model_folder: Cal
     scores.sum().backward()
     assert weight.grad is not None
     torch.testing.assert_close(weight.grad[0], hidden.float().sum(0).bfloat16())
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gemma2"])
+def test_a_measure_is_answered_by_the_fused_head_and_by_plain_logits(
+    model_folder: Callable[..., str], architecture: str
+) -> None:
+    """Beside what else is asked; with the same gradients, soft cap and all."""
+    folder = model_folder(architecture)
+    ids, select = padded(LENGTHS)
+    teacher = torch.randn(len(select), tiny.VOCABULARY, generator=torch.Generator().manual_seed(3)).log_softmax(-1)
+    measure = Compared(teacher, None, "js", 0.4, 1.5, tiny.VOCABULARY)
+    reading = Reading(torch.randint(3, tiny.VOCABULARY, select.shape), ("entropy",), 0.7, measure)
+    found: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {}
+    for kernels in ("none", "auto"):
+        model = Model.model_validate({"path": folder, "dtype": "float32", "kernels": kernels})
+        ours = load_causal(folder, model, dropout=False)
+        assert (ours.logit_map is None) == (kernels == "none")
+        outputs = ours(input_ids=ids, select=select, reading=reading)
+        assert outputs.keys() == {"entropy", *measure.names}
+        (outputs["divergence"].sum() - 0.5 * outputs["entropy"].sum()).backward()
+        found[kernels] = outputs, {name: parameter.grad for name, parameter in ours.model.named_parameters()}
+    for plain, fused in zip(found["none"], found["auto"], strict=True):
+        for name, wanted in plain.items():
+            torch.testing.assert_close(fused[name], wanted, rtol=1e-5, atol=1e-5, msg=name)
