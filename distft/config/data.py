@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 from pydantic import Field
 
@@ -12,14 +12,16 @@ from distft.config.section import Items, Section, WrittenPath
 
 Format: TypeAlias = Literal[
     "auto", "text", "messages", "openai_chat", "sharegpt", "prompt_completion", "unpaired", "alpaca",
-    "natural_instructions", "classification", "preference", "corrections", "prompt", "hh_rlhf", "dialogsum",
+    "natural_instructions", "classification", "preference", "corrections", "rankings", "prompt", "hh_rlhf", "dialogsum",
 ]  # fmt: skip
 # Formats by what a row of them is: a conversation, a prompt with its answer, one that is labelled good or bad, two
-# answers of which one is better.
+# answers of which one is better, several in an order.
 TURNS = ("messages", "openai_chat", "sharegpt")
 ANSWERED = ("prompt_completion", "alpaca", "natural_instructions", "dialogsum")
 LABELLED = ("unpaired",)
 PAIRED = ("preference", "hh_rlhf", "corrections")
+RANKED = ("rankings",)
+MOST_ANSWERS: Final = 64  # of a ranking: it is one unit, all of which goes into one micro-batch
 CLASSIFIED = ("classification",)  # a text, or a pair of them, with the name of its class
 
 

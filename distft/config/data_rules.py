@@ -102,7 +102,8 @@ def _lengths(recipe: Recipe) -> Iterator[Problem]:
         )
     needed = longest * size
     if recipe.train.max_tokens_per_rank < needed:
-        unit = f"a pair of {size} x {longest} tokens" if size > 1 else f"one sequence of {longest} tokens"
+        unit = "one sequence of" if size == 1 else f"{'a pair' if size == 2 else 'a ranking'} of {size} x"
+        unit = f"{unit} {longest} tokens"
         yield Problem.at(
             "train.max_tokens_per_rank",
             f"{recipe.train.max_tokens_per_rank} does not hold {unit}",

@@ -229,6 +229,10 @@ class Method(Section):
         keys = set(type(self).model_fields) - {"kind"} if loss.keys is None else set(loss.keys)
         return self.address(loss.address), {**loss.fixed, **self.model_dump(include=keys)}
 
+    def unit_rows(self) -> int:
+        """Sequences of one unit at most: they stay in one micro-batch."""
+        return self.traits.unit.rows
+
     def optimizer_steps(self) -> tuple[int, int]:
         """Passes over the experience of a step, and optimizer steps of each pass."""
         return 1, 1

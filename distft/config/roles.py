@@ -92,8 +92,8 @@ def _with_engines(works: Sequence[Work]) -> Iterator[Work]:
 
 
 def unit_size(recipe: Recipe) -> int:
-    """Sequences that must stay in one micro-batch: 2 for pairs, else 1."""
-    return recipe.algorithm.traits.unit.rows
+    """Sequences that must stay in one micro-batch, at most: 2 for pairs, more for rankings, else 1."""
+    return recipe.algorithm.unit_rows()
 
 
 def longest_sequence(recipe: Recipe) -> int:
@@ -109,7 +109,7 @@ def longest_sides(recipe: Recipe) -> tuple[int, int]:
 
 
 def samples_per_step(recipe: Recipe) -> int:
-    """Sequences of one step over all ranks: sft rows, 2 a pair, prompts times samples in RL."""
+    """Sequences of one step over all ranks, at most: sft rows, 2 a pair, prompts times samples in RL."""
     per_unit = recipe.rollout.samples_per_prompt if is_rl(recipe) else unit_size(recipe)
     return recipe.train.global_batch_size * per_unit
 

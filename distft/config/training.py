@@ -42,7 +42,9 @@ class Train(Section):
         "null: smaller with epochs, fill with steps",
     )
     global_batch_size: int = Field(
-        default=64, ge=1, description="per step over all ranks: sequences (sft), pairs (dpo, reward), prompts (ppo)"
+        default=64,
+        ge=1,
+        description="per step over all ranks: sequences (sft), pairs or rankings (dpo, reward), prompts (ppo)",
     )
     max_tokens_per_rank: int = Field(
         default=4096, ge=2, description="tokens of one micro-batch on one rank, padding included"

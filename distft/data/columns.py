@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from distft.config.data import ANSWERED, CLASSIFIED
+from distft.config.data import ANSWERED, CLASSIFIED, RANKED
 from distft.data.formats import COLUMNS, Row, aliases
 from distft.data.labels import yes_or_no
 
 _SYSTEM: Final = ("system", "system_prompt")
 _SECOND: Final = ("input", "context")  # what an instruction is about
-_PROMPTED: Final = ("preference", "corrections", "prompt_completion", "unpaired", "prompt")
+_PROMPTED: Final = ("preference", "corrections", "rankings", "prompt_completion", "unpaired", "prompt")
 # Read where they are there, beside the columns that a format must have.
 _OPTIONAL: Final[dict[str, tuple[str, ...]]] = {
     "preference": ("prompt",),
@@ -85,7 +85,9 @@ def _named(row: Row, names: tuple[str, ...]) -> str:
 
 
 def _instructed(system: str, prompt: Any, values: dict[str, Any], format_name: str) -> Any:
-    answers = [values.get(name) for name in COLUMNS[format_name] if name not in ("prompt", "label")]
+    answers = [values.get(name) for name in COLUMNS[format_name] if name not in ("prompt", "label", "ranks")]
+    if format_name in RANKED and isinstance(answers[0], list):
+        answers = answers[0]
     if all(isinstance(part, str) for part in (prompt, *answers)):
         return f"{system}\n\n{prompt}"
     turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt

@@ -24,6 +24,7 @@ from distft.data.formats import (
     Message,
     Messages,
     PreferenceExample,
+    RankingExample,
     TextExample,
     prompt_of,
 )
@@ -140,14 +141,17 @@ class Encoder:
         assert isinstance(example, TextExample)
         return self._ids(example.text)
 
-    def pair(self, example: Example) -> tuple[Encoded, Encoded]:
-        """The two answers of a preference: (chosen, rejected)."""
-        if not isinstance(example, PreferenceExample):
+    def compared(self, example: Example) -> tuple[Encoded, ...]:
+        """The answers of a preference, (chosen, rejected), or of a ranking, the best first."""
+        if isinstance(example, PreferenceExample):
+            sides: tuple[Content, ...] = (example.chosen, example.rejected)
+        elif isinstance(example, RankingExample):
+            sides = example.completions
+        else:
             raise UserError("the row has no pair of answers", where=example.where, hint="give it chosen and rejected")
-        sides = (example.chosen, example.rejected)
-        chosen, rejected = (self.answer(example.prompt, side, example.where) for side in sides)
-        border = min(len(chosen.prompt_ids), len(rejected.prompt_ids))  # unequal only where a template moved one
-        return chosen.bordered(border), rejected.bordered(border)
+        encoded = [self.answer(example.prompt, side, example.where) for side in sides]
+        border = min(len(one.prompt_ids) for one in encoded)  # unequal only where a template moved one
+        return tuple(one.bordered(border) for one in encoded)
 
     def classified(self, example: ClassifiedExample) -> Encoded:
         """A text, or a pair, as the tokenizer itself puts it together, for that is how a pipeline reads it. All of it

@@ -44,11 +44,15 @@ def example_from(text: bytes, where: str) -> Example:
 
 
 def _content(value: Any) -> Any:
-    return [vars(message) for message in value] if isinstance(value, tuple) else value
+    if isinstance(value, Message):
+        return vars(value)
+    return [_content(item) for item in value] if isinstance(value, tuple) else value
 
 
 def _messages(value: Any) -> Any:
-    return tuple(Message(**item) for item in value) if isinstance(value, list) else value
+    if isinstance(value, dict):
+        return Message(**value)
+    return tuple(_messages(item) for item in value) if isinstance(value, list) else value
 
 
 def _formless(example: Example) -> str:

@@ -1,4 +1,4 @@
-"""What a row means: examples of six kinds, made from the columns of a row.
+"""What a row means: examples of seven kinds, made from the columns of a row.
 
 ======================== ============================================ ==========================================
 format                   columns                                      example
@@ -14,6 +14,8 @@ format                   columns                                      example
 ``preference``           chosen, rejected; prompt, or it is implicit  PreferenceExample; of a reward model's rows
                          (a number ``margin``)                        with its margin
 ``corrections``          prompt, completion, corrected                PreferenceExample, corrected before completion
+``rankings``             prompt, completions, ranks: 1 the best,      RankingExample, the best answer first; of what
+                         equal where neither is better                learns from pairs a PreferenceExample of each
 ``prompt``               prompt                                       PromptExample
 ``hh_rlhf``              chosen, rejected: whole dialogues as text    PreferenceExample
 ``dialogsum``            dialogue, summary                            CompletionExample
@@ -28,7 +30,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
@@ -99,6 +101,23 @@ class PreferenceExample(_Example):
 
 
 @dataclass(frozen=True)
+class RankingExample(_Example):
+    """Two answers or more to one prompt, the better before the worse. ``ranks``: 0 of the best, equal where neither is
+    better, with at least two different ones."""
+
+    prompt: Content
+    completions: tuple[Content, ...]
+    ranks: tuple[int, ...]
+
+    def pairs(self) -> Iterator[PreferenceExample]:
+        """One for every two answers of which one is better."""
+        for worse, rejected in enumerate(self.completions):
+            for better, chosen in enumerate(self.completions[:worse]):
+                if self.ranks[better] < self.ranks[worse]:
+                    yield PreferenceExample(self.prompt, chosen, rejected, where=self.where, extra=self.extra)
+
+
+@dataclass(frozen=True)
 class PromptExample(_Example):
     """A prompt alone."""
 
@@ -115,8 +134,9 @@ class ClassifiedExample(_Example):
 
 
 Example: TypeAlias = (
-    TextExample | DialogueExample | CompletionExample | PreferenceExample | PromptExample | ClassifiedExample
-)
+    TextExample | DialogueExample | CompletionExample | PreferenceExample | RankingExample | PromptExample
+    | ClassifiedExample
+)  # fmt: skip
 
 COLUMNS: Final[dict[str, tuple[str, ...]]] = {
     "messages": ("messages",),
@@ -129,6 +149,7 @@ COLUMNS: Final[dict[str, tuple[str, ...]]] = {
     "preference": ("chosen", "rejected"),
     "hh_rlhf": ("chosen", "rejected"),
     "corrections": ("prompt", "completion", "corrected"),
+    "rankings": ("prompt", "completions", "ranks"),
     "dialogsum": ("dialogue", "summary"),
     "classification": ("text", "label"),
     "text": ("text",),
@@ -141,7 +162,7 @@ ALIASES: Final[dict[str, tuple[str, ...]]] = {
 # Columns that have a meaning here whatever the format; the others are handed to reward functions.
 KNOWN_COLUMNS: Final = frozenset({
     "messages", "prompt", "completion", "corrected", "chosen", "rejected", "dialogue", "summary", "text",
-    "conversations",
+    "conversations", "completions", "ranks",
 })  # fmt: skip
 
 
@@ -243,6 +264,8 @@ def texts_of(example: Example) -> list[str]:
         parts = [example.prompt, example.completion]
     elif isinstance(example, PreferenceExample):
         parts = [example.prompt, example.chosen, example.rejected]
+    elif isinstance(example, RankingExample):
+        parts = [example.prompt, *example.completions]
     else:
         parts = [example.prompt]
     texts = [[part] if isinstance(part, str) else [message.content for message in part] for part in parts]

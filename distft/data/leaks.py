@@ -23,6 +23,7 @@ from distft.data.formats import (
     DialogueExample,
     Example,
     PreferenceExample,
+    RankingExample,
     last_assistant,
     prompt_of,
     texts_of,
@@ -72,6 +73,8 @@ def conversations(example: Example) -> list[list[Turn]]:
         answers = (example.completion,)
     elif isinstance(example, PreferenceExample):
         answers = (example.chosen, example.rejected)
+    elif isinstance(example, RankingExample):
+        answers = example.completions
     question = turns(prompt_of(example))
     return [question + turns(answer, "assistant") for answer in answers] or [question]
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Final
 
+from distft.config.data import MOST_ANSWERS
 from distft.config.find_method import traits_of
 from distft.data.bad_rows import Unusable
 from distft.data.columns import under_our_names
@@ -24,6 +25,7 @@ from distft.data.formats import (
     Messages,
     PreferenceExample,
     PromptExample,
+    RankingExample,
     Row,
     TextExample,
     extra_columns,
@@ -38,6 +40,7 @@ from distft.data.messages import FORM, from_sharegpt, parse_hh, parse_messages, 
 EMPTY_ANSWER: Final = "empty answer"  # one rule for all formats: what is imitated says something
 SAME: Final = "chosen and rejected are the same"
 BAD_ANSWER: Final = "labelled false, as bad answers (`columns: {label: NAME}` on the source imitates them too)"
+RANKS: Final = "a number for each answer, 1 for the best, 2 for the next; equal ones where neither is better"
 _SUMMARY_PROMPT: Final = "Summarize the following conversation.\n\n{dialogue}\n\nSummary:"
 
 
@@ -69,8 +72,11 @@ def example_for(row: Row, format_name: str, kind: str) -> Example:
 
 def examples_for(row: Row, format_name: str, kind: str) -> tuple[Example, ...]:
     """As ``example_for``, but that of a pair two are made, a good answer and a bad one, where a kind of algorithm
-    learns from labelled answers; of an answer that was left as it is a good one."""
+    learns from labelled answers; of an answer that was left as it is a good one. Of a ranking all pairs are made, save
+    for a reward model, which reads each answer once for all of them."""
     example = example_for(row, format_name, kind)
+    if isinstance(example, RankingExample) and traits_of(kind).main != "reward":
+        return tuple(example.pairs())
     if traits_of(kind).unit.name != "answers" or not isinstance(example, PreferenceExample):
         return (example,)
     sides = ((example.chosen, True), (example.rejected, False))[: 1 if example.chosen == example.rejected else 2]
@@ -169,6 +175,37 @@ def _corrections(row: Row) -> Example:
     return PreferenceExample(prompt, corrected, answer, where=row.where, extra=extra_columns(row))
 
 
+def _rankings(row: Row) -> Example:
+    """Answers in any order, and a number of each: the less, the better."""
+    given, numbers = row.values["completions"], row.values["ranks"]
+    for column, value, wanted in (("completions", given, "a list of answers"), ("ranks", numbers, "a list of numbers")):
+        if not isinstance(value, list | tuple):
+            raise wrong_type(row, column, wanted, value)
+    if len(given) != len(numbers):
+        raise misshapen(row, f"`completions` has {len(given)} answers, `ranks` {len(numbers)} numbers", RANKS)
+    if len(given) > MOST_ANSWERS:
+        hint = f"rank at most {MOST_ANSWERS} of them in a row"
+        raise misshapen(row, f"`completions` has {len(given)} answers: they are compared in one micro-batch", hint)
+    for number in numbers:
+        if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
+            raise misshapen(row, f"`ranks` has {number!r}, which is no number", RANKS)
+    if len(given) < 2:
+        raise Unusable("fewer than two answers")
+    answers = [one if isinstance(one, str) else parse_messages(row, f"completions {place}", one)
+               for place, one in enumerate(given, 1)]  # fmt: skip
+    prompt, answers = _same_sort(row, _content(row, "prompt"), answers)
+    said: dict[Content, float] = {}
+    if any(said.setdefault(answer, rank) != rank for answer, rank in zip(answers, numbers, strict=True)):
+        raise Unusable("the same answer with different ranks")
+    levels = sorted(set(numbers))
+    if len(levels) < 2:
+        raise Unusable("all answers have the same rank")
+    order = sorted(range(len(answers)), key=lambda place: numbers[place])
+    ranks = tuple(levels.index(numbers[place]) for place in order)
+    completions = tuple(answers[place] for place in order)
+    return RankingExample(prompt, completions, ranks, where=row.where, extra=extra_columns(row))
+
+
 def _hh_rlhf(row: Row) -> Example:
     """Whole dialogues: the prompt is what both have in common up to the assistant's turn in which they part."""
     chosen, rejected = (parse_hh(row, column) for column in ("chosen", "rejected"))
@@ -233,6 +270,7 @@ _READERS: dict[str, Callable[[Row], Example]] = {
     "natural_instructions": _natural_instructions,
     "preference": _preference,
     "corrections": _corrections,
+    "rankings": _rankings,
     "prompt": _prompt,
     "hh_rlhf": _hh_rlhf,
     "dialogsum": _dialogsum,

@@ -9,13 +9,14 @@ num_own
 dropped             why nothing can be learned from the row; null where something can
 bad                 what is wrong with the row, as JSON; null where nothing is
 truncated, moved    see ``Statistics``
-prompt_lengths      int32, tokens of each of its sequences: 1, or 2 for a pair
-response_lengths    (chosen, rejected); none where the row is left out
+prompt_lengths      int32, tokens of each of its sequences: 1, 2 of a pair (chosen, rejected),
+response_lengths    all answers of a ranking; none where the row is left out
 prompt_ids          int32, of all its sequences one after the other
 response_ids        int32, likewise
 mask                uint8, one for each response id; empty where all are 1
 label               whether its answer is a good one; null where nobody says
 margin              by how much the better answer of a pair is better; null where nobody says
+ranks               uint8, one for each sequence of a pair or ranking, 0 the best; else none
 class               the name of the class of its text; null where it has none
 ==================  ========================================================================
 """
@@ -38,6 +39,7 @@ from distft.data.formats import (
     CompletionExample,
     Example,
     PreferenceExample,
+    RankingExample,
     TextExample,
     prompt_key,
 )
@@ -62,6 +64,7 @@ SCHEMA: Final = pa.schema(
         ("mask", pa.list_(pa.uint8())),
         ("label", pa.bool_()),
         ("margin", pa.float64()),
+        ("ranks", pa.list_(pa.uint8())),
         ("class", pa.string()),
     ]
 )
@@ -137,10 +140,18 @@ class Records:
             "mask": [] if all(mask) else mask,
             "label": example.label if isinstance(example, CompletionExample) else None,
             "margin": example.margin if isinstance(example, PreferenceExample) else None,
+            "ranks": _ranks(example) if len(sequences) > 1 else (),
             "class": example.label if isinstance(example, ClassifiedExample) else None,
         }
         for name, value in values.items():
             self._columns[name].append(value)
+
+
+def _ranks(example: Example | None) -> Sequence[int]:
+    """Of several answers to one prompt, in their order."""
+    if isinstance(example, RankingExample):
+        return example.ranks
+    return (0, 1) if isinstance(example, PreferenceExample) else ()
 
 
 def _bad_text(bad: BadRow) -> str:

@@ -22,6 +22,7 @@ from distft.data.formats import (
     KNOWN_COLUMNS,
     CompletionExample,
     PreferenceExample,
+    RankingExample,
     Row,
     check_format,
     detect_format,
@@ -40,7 +41,7 @@ _CORPORA: dict[str, Callable[[Any], Iterator[dict[str, Any]]]] = {
     "dialogues": dialogues, "manners": manners, "stories": stories, "sums": sums, "slips": slips
 }  # fmt: skip
 _FIRST_ROWS = 50
-_ANSWERS = (CompletionExample, PreferenceExample)  # examples that answer a prompt
+_ANSWERS = (CompletionExample, PreferenceExample, RankingExample)  # examples that answer a prompt
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)?")
 
 

@@ -36,12 +36,6 @@ class StoredRows:
         return int(self._starts[-1])
 
     @cached_property
-    def unit_size(self) -> int:
-        """Sequences of a row: 1, or 2 for a pair. 1 where no row is kept."""
-        return max((int(np.diff(self._lists(number, "prompt_lengths")[1]).max(initial=0))
-                    for number in range(len(self._batches))), default=0) or 1  # fmt: skip
-
-    @cached_property
     def largest_id(self) -> int:
         """The highest number of a token of the kept rows."""
         columns = [(number, name) for number in range(len(self._batches)) for name in ("prompt_ids", "response_ids")]
@@ -73,12 +67,19 @@ class StoredRows:
         num_own = self._joined([batch.column("num_own") for batch in self._batches], np.uint8)
         return Traced(*asked, *answered, num_own)
 
+    def sizes(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """How many sequences each of the rows has, int64: 1, 2 of a pair, more of a ranking, 0 of one left out."""
+        parts = [np.diff(self._lists(number, "prompt_lengths")[1]) for number in range(len(self._batches))]
+        found: npt.NDArray[np.int64] = np.concatenate([np.zeros(0, np.int64), *parts])[rows]
+        return found
+
     def lengths(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """Tokens of the sequences of kept rows, int64 [rows, unit_size]."""
+        """Tokens of the sequences of kept rows, one row's after the other's, int64."""
         (prompts, offsets), (responses, _) = (self._all_lists(name, np.int32) for name in _LENGTHS)
         totals: npt.NDArray[np.int64] = prompts.astype(np.int64) + responses
-        places = offsets[rows][:, None] + np.arange(self.unit_size)
-        found: npt.NDArray[np.int64] = totals[places]
+        sizes = self.sizes(rows)
+        behind = np.cumsum(sizes)
+        found: npt.NDArray[np.int64] = totals[np.arange(sizes.sum()) + np.repeat(offsets[rows] - behind + sizes, sizes)]
         return found
 
     def count(self, flag: str, rows: npt.NDArray[np.int64]) -> int:
@@ -137,6 +138,11 @@ class StoredRows:
         number, place = self._find(row)
         said: float | None = self._batches[number].column("margin")[place].as_py()
         return said
+
+    def ranks(self, row: int) -> npt.NDArray[np.uint8]:
+        """Of the answers of a pair or ranking which is better: 0 the best. None of a row that compares nothing."""
+        number, place = self._find(row)
+        return self._list(number, "ranks", place)
 
     def class_name(self, row: int) -> str | None:
         """The name of the class of a row's text, if it has one."""

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 @dataclass
 class Tokenised:
-    """What is left of a list of examples. A row has its sequences: 1, or 2 for a pair; an example that was cut into
+    """What is left of a list of examples. A row has its sequences: 1, 2 of a pair, or
+    all answers of a ranking; an example that was cut into
     blocks is as many rows."""
 
     places: list[int] = field(default_factory=list)  # which examples
@@ -108,7 +109,7 @@ def _add_blocks(found: Tokenised, place: int, example: Example, encoder: Encoder
 
 
 def _encode(encoder: Encoder, example: Example, unit: Unit, loss_on: str | None) -> tuple[Encoded, ...]:
-    """The sequences of a unit, which of a pair are two."""
+    """The sequences of a unit: of a pair two, of a ranking all its answers."""
     match unit.name:
         case "prompts":
             return (Encoded(encoder.prompt(example), [], []),)
@@ -117,7 +118,7 @@ def _encode(encoder: Encoder, example: Example, unit: Unit, loss_on: str | None)
         case "sequences" | "answers":
             return (encoder.supervised(example, loss_on),)
         case "pairs":
-            return encoder.pair(example)
+            return encoder.compared(example)
 
 
 def _refuse_to_truncate(example: Example, overlong: str, over: Over, *, prompts: bool) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +17,8 @@ from distft.data.epochs import Epochs
 from distft.data.formats import Example
 from distft.data.overlaps import Alike
 from distft.data.stored_rows import StoredRows
+
+Rows: TypeAlias = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,8 @@ def _counted(reasons: dict[str, int]) -> str:
 
 
 class TokenizedDataset:
-    """The units of one list: sequences, pairs (``unit_size`` 2) or prompts (no answers)."""
+    """The units of one list: sequences, pairs (``unit_size`` 2), rankings (of up to ``unit_size`` answers) or prompts
+    (no answers)."""
 
     def __init__(self, sources: Sequence[StoredRows], source_of: npt.NDArray[np.int32], row_of: npt.NDArray[np.int64],
                  statistics: Statistics, epochs: Epochs) -> None:  # fmt: skip
@@ -81,7 +86,6 @@ class TokenizedDataset:
         often and when a unit is visited."""
         self._sources = list(sources)
         self._source_of, self._row_of = source_of, row_of
-        self._unit_size = max((source.unit_size for source in self._sources), default=1)
         self.statistics, self.epochs = statistics, epochs
 
     @property
@@ -91,8 +95,13 @@ class TokenizedDataset:
 
     @property
     def unit_size(self) -> int:
-        """Sequences of a unit: 1, or 2 for pairs."""
-        return self._unit_size
+        """Sequences of a unit at most: 1, 2 of pairs, more of rankings."""
+        return int(self.sizes.max(initial=0)) or 1
+
+    @cached_property
+    def sizes(self) -> npt.NDArray[np.int64]:
+        """Sequences of each unit, int64 [num_units]."""
+        return self._of_rows(StoredRows.sizes)
 
     @property
     def source_sizes(self) -> tuple[int, ...]:
@@ -101,16 +110,13 @@ class TokenizedDataset:
 
     def sources(self, unit_indices: Sequence[int]) -> npt.NDArray[np.int64]:
         """The number of the source of each sequence of the units."""
-        return np.repeat(self._source_of[list(unit_indices)].astype(np.int64), self._unit_size)
+        units = list(unit_indices)
+        return np.repeat(self._source_of[units].astype(np.int64), self.sizes[units])
 
     @property
     def lengths(self) -> npt.NDArray[np.int64]:
-        """Tokens of each sequence, int64 [num_units * unit_size], units in order (a pair: chosen, rejected)."""
-        parts = [
-            source.lengths(self._row_of[self._source_of == number]).reshape(-1)
-            for number, source in enumerate(self._sources)
-        ]
-        return np.concatenate([np.zeros(0, np.int64), *parts])
+        """Tokens of each sequence, int64, units in order (a pair: chosen, rejected; a ranking: the best first)."""
+        return self._of_rows(StoredRows.lengths)
 
     @property
     def num_good(self) -> int:
@@ -124,13 +130,14 @@ class TokenizedDataset:
         return max((source.largest_id for source in self._sources), default=0)
 
     def batch(self, unit_indices: Sequence[int]) -> Batch:
-        """The sequences of the units, in order; pairs as chosen, rejected.
+        """The sequences of the units, in order; pairs as chosen, rejected, rankings the best first.
 
         Columns: prompt_ids, response_ids, response_mask (only where some token is 0), label (only where all rows have
-        one), margin (only where some pair has one; 0 of the others), sample 0..n-1 and unit 0..u-1, numbered in the
-        order given. ValueError for a data set of prompts.
+        one), rank (of pairs and rankings), margin (only where some pair has one; 0 of the others), sample 0..n-1 and
+        unit 0..u-1, numbered in the order given. ValueError for a data set of prompts.
         """
-        sequences = [sequence for unit in unit_indices for sequence in self._source(unit).sequences(self._row(unit))]
+        rows = [list(self._source(unit).sequences(self._row(unit))) for unit in unit_indices]
+        sequences, sizes = [sequence for row in rows for sequence in row], list(map(len, rows))
         prompts, responses, masks = ([sequence[part] for sequence in sequences] for part in range(3))
         if sequences and not any(map(len, responses)):
             raise ValueError("a data set of prompts has no responses: use prompts()")
@@ -138,7 +145,7 @@ class TokenizedDataset:
             "prompt_ids": Ragged.of(prompts, np.int32),
             "response_ids": Ragged.of(responses, np.int32),
             "sample": np.arange(len(sequences), dtype=np.int64),
-            "unit": np.repeat(np.arange(len(unit_indices), dtype=np.int64), self._unit_size),
+            "unit": np.repeat(np.arange(len(unit_indices), dtype=np.int64), sizes),
         }
         mask = Ragged.of(masks, np.uint8)
         if not mask.values.all():
@@ -148,7 +155,10 @@ class TokenizedDataset:
             columns["label"] = np.array(labels, np.uint8)
         margins = [self._source(unit).margin(self._row(unit)) for unit in unit_indices]
         if any(margins):
-            columns["margin"] = np.repeat(np.array([margin or 0.0 for margin in margins], np.float32), self._unit_size)
+            columns["margin"] = np.repeat(np.array([margin or 0.0 for margin in margins], np.float32), sizes)
+        ranks = [self._source(unit).ranks(self._row(unit)) for unit in unit_indices]
+        if sum(map(len, ranks)) == len(sequences) > 0:
+            columns["rank"] = np.concatenate(ranks)
         return Batch(columns)
 
     def prompts(self, unit_indices: Sequence[int]) -> Batch:
@@ -165,6 +175,10 @@ class TokenizedDataset:
     def rows(self, unit_indices: Sequence[int]) -> list[Example]:
         """The examples of the units: their text, and in RL the columns that no format knows in ``extra``."""
         return [self._source(unit).example(self._row(unit)) for unit in unit_indices]
+
+    def _of_rows(self, what: Callable[[StoredRows, Rows], Rows]) -> Rows:
+        parts = [what(source, self._row_of[self._source_of == number]) for number, source in enumerate(self._sources)]
+        return np.concatenate([np.zeros(0, np.int64), *parts])
 
     def _source(self, unit: int) -> StoredRows:
         return self._sources[int(self._source_of[unit])]

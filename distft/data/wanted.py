@@ -9,6 +9,7 @@ from distft.data.formats import (
     Example,
     PreferenceExample,
     PromptExample,
+    RankingExample,
     last_assistant,
 )
 
@@ -16,8 +17,8 @@ ANSWER = "answer"  # the column of a row that is else a prompt
 
 
 def wanted_answer(example: Example) -> str | None:
-    """The chosen one of two, the assistant's last turn, the column ``answer`` beside a prompt; None where the row has
-    none, or calls its own a bad one."""
+    """The chosen one of two, the best of several, the assistant's last turn, the column ``answer`` beside a prompt;
+    None where the row has none, or calls its own a bad one."""
     content: Content
     if isinstance(example, DialogueExample):
         return example.messages[last_assistant(example.messages)].content
@@ -30,6 +31,8 @@ def wanted_answer(example: Example) -> str | None:
         content = example.completion
     elif isinstance(example, PreferenceExample):
         content = example.chosen
+    elif isinstance(example, RankingExample):
+        content = example.completions[0]
     else:
         return None
     return content if isinstance(content, str) else content[-1].content

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from distft.batches import Batch
+from distft.data.sides import sides
 from distft.data.tokenized import TokenizedDataset
 from distft.data.turn_end import plain_end, turn_end
 from distft.data.xray_result import Counts, Lengths, ListXRay, ShownSequence, Token
@@ -18,7 +19,6 @@ MOST_COUNTED: Final = 20_000  # units of a list that are looked into; the length
 NUM_BARS: Final = 24
 _AT_ONCE = 256
 _QUANTILES: Final = (0.5, 0.9, 0.99, 1.0)
-_PAIR: Final = ("chosen", "rejected")
 
 
 def xray(
@@ -37,9 +37,7 @@ def xray(
         ended=bool(stops),
         counts=_counts(dataset.num_units, batch_of, stops),
         lengths=_lengths(dataset.lengths),
-        shown=tuple(
-            _shown(batch_of(range(min(num_shown, dataset.num_units))), tokenizer, stops, dataset.unit_size == 2)
-        ),
+        shown=tuple(_shown(batch_of(range(min(num_shown, dataset.num_units))), tokenizer, stops)),
     )
 
 
@@ -92,7 +90,8 @@ def _lengths(lengths: npt.NDArray[np.int64]) -> Lengths:
     return Lengths(quantiles, tuple(edges.tolist()), tuple(heights.tolist()))
 
 
-def _shown(batch: Batch, tokenizer: Any, stops: Collection[int], pairs: bool) -> Iterator[ShownSequence]:
+def _shown(batch: Batch, tokenizer: Any, stops: Collection[int]) -> Iterator[ShownSequence]:
+    names = sides(batch)
     for number, (prompt, response, mask) in enumerate(_rows(batch)):
         ids = [*prompt.tolist(), *response.tolist()]
         tokens = tuple(
@@ -102,7 +101,7 @@ def _shown(batch: Batch, tokenizer: Any, stops: Collection[int], pairs: bool) ->
             )
             for place, (one, piece) in enumerate(zip(ids, _pieces(tokenizer, ids), strict=True))
         )  # fmt: skip
-        yield ShownSequence(int(batch.dense("unit")[number]), _PAIR[number % 2] if pairs else "", tokens)
+        yield ShownSequence(int(batch.dense("unit")[number]), names[number], tokens)
 
 
 def _pieces(tokenizer: Any, ids: Sequence[int]) -> Iterator[str]:

@@ -21,7 +21,7 @@ class Token:
 
 @dataclass(frozen=True)
 class ShownSequence:
-    """A tokenised sequence of a unit. ``name``: chosen or rejected of a pair, else nothing."""
+    """A tokenised sequence of a unit. ``name``: see ``sides``."""
 
     unit: int
     name: str

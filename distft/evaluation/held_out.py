@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from distft.clients.data_group import DataGroup
 from distft.clients.model_group import ModelGroup
 from distft.config.recipe import Recipe
-from distft.config.roles import main_role
+from distft.config.roles import main_role, unit_size
 from distft.experience.experience import logprob_passes
 from distft.experience.passes import evaluate_pass, forward_pass
 from distft.experience.preference import frozen_passes, with_baseline
@@ -56,11 +56,11 @@ def score_metrics(sampler: Sampler, split: str, count: int, num_shown: int) -> J
 
 
 def scored_pairs(recipe: Recipe, groups: Mapping[str, ModelGroup], data: DataGroup, split: str, count: int) -> Judged:
-    """The scores of the two answers of ``count`` held-out pairs by a reward model, to be read."""
+    """The scores of the answers of ``count`` held-out pairs or rankings by a reward model, to be read."""
     role, cap = main_role(recipe), recipe.train.max_tokens_per_rank
     pairs = data.batch(split, 0, count).result()
     scores = forward_pass(groups[role], pairs, "score", cap, reads="last").result()
-    return Judged({}, tuple(data.texts(2 * count, [*pairs.data, scores]).result()))
+    return Judged({}, tuple(data.texts(unit_size(recipe) * count, [*pairs.data, scores]).result()))
 
 
 def general_loss(recipe: Recipe, groups: Mapping[str, ModelGroup], data: DataGroup) -> dict[str, float]:

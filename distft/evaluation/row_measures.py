@@ -70,15 +70,16 @@ def of_labelled(
     return found | sides | {"rewards/margins": Measure(both, _margin)}
 
 
-def of_rewards(scores: Column) -> dict[str, Measure]:
-    """A reward model on pairs: ``accuracy``, the share in which the chosen answer scores higher, the mean ``margin``,
-    and ``mean_reward`` over all answers."""
-    chosen, rejected = scores[0::2], scores[1::2]
-    return {
-        "accuracy": mean(chosen > rejected),
-        "margin": mean(chosen - rejected),
-        "mean_reward": mean((chosen + rejected) / 2),
-    }
+def of_rewards(scores: Column, units: npt.NDArray[np.int64], ranks: npt.NDArray[np.uint8]) -> dict[str, Measure]:
+    """A reward model on pairs or rankings, each a row: ``accuracy``, the share of all pairs in which the better answer
+    (that of lower rank) scores higher, their mean ``margin``, and ``mean_reward`` over all answers. ``units [n]``, in
+    order: whose answers they are."""
+    right, margins, pairs, rewards, answers = sums = np.zeros((5, len(np.unique(units))))
+    for place, unit in enumerate(np.unique(units)):
+        own, rank = scores[units == unit], ranks[units == unit]
+        apart = (own[:, None] - own)[rank[:, None] < rank]
+        sums[:, place] = (apart > 0).sum(), apart.sum(), len(apart), own.sum(), len(own)
+    return {"accuracy": per(right, pairs), "margin": per(margins, pairs), "mean_reward": per(rewards, answers)}
 
 
 def of_classes(

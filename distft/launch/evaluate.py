@@ -124,7 +124,9 @@ class _Beside:
 def _by_rewards(model: NamedModel, judging: Judging) -> Judged:
     scorer = Scorer.load(model.name, _reward_section(model, judging.reading))
     rows = judged_rows(judging.wanted, scorer.tokenizer)
-    return Judged(model.name, rows, row_measures.of_rewards(scorer.of_rows(rows.dataset.batch(rows.units))))
+    batch = rows.dataset.batch(rows.units)
+    measures = row_measures.of_rewards(scorer.of_rows(batch), batch.dense("unit"), batch.dense("rank"))
+    return Judged(model.name, rows, measures)
 
 
 def _by_labels(model: NamedModel, judging: Judging) -> Judged:
@@ -144,7 +146,7 @@ def _by_labels(model: NamedModel, judging: Judging) -> Judged:
 def _of_policy(model: NamedModel, judging: Judging, beside: _Beside) -> Judged:
     recipe, longest = judging.wanted.recipe, None if model.recipe is None else longest_sequence(model.recipe)
     speaker = Speaker.load(model.name, model.section(judging.reading), adapter=model.adapter, longest=longest)
-    rows = judged_rows(judging.wanted, speaker.tokenizer)
+    rows = judged_rows(judging.wanted.for_policy(), speaker.tokenizer)
     measures: dict[str, Measure] = {}
     if rows.unit != "prompts":
         batch = rows.dataset.batch(rows.units)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy as np
 from distft.common.errors import UserError
 from distft.config.data import Data, Source
 from distft.config.find_method import traits_of
+from distft.config.method import PAIRS
 from distft.config.recipe import Recipe
 from distft.data.bad_rows import BadRow
 from distft.data.dataset import load_datasets, load_list
@@ -58,6 +59,11 @@ class Wanted:
                 continue
             return _KINDS[unit]
         return _KINDS["prompts"]
+
+    def for_policy(self) -> Wanted:
+        """What a policy is judged by: not by the rankings that a reward model reads as one, but by their pairs."""
+        traits = traits_of(self.kind())
+        return replace(self, unit="pairs") if traits.main == "reward" and traits.unit == PAIRS else self
 
     @property
     def seed_used(self) -> int:

@@ -52,13 +52,13 @@ class MetricRecord:
 @dataclass(frozen=True)
 class Sample:
     """A prompt, what the policy made of it, its score (None: nothing scores), and the answer that the row itself gives
-    (None: it gives none). Of a row's pair that a reward model scores, ``side`` says which answer this is."""
+    (None: it gives none). Of a row's answers that a reward model scores, ``side`` says which this is."""
 
     prompt: str
     completion: str
     score: float | None = None
     wanted: str | None = None
-    side: Literal["chosen", "rejected"] | None = None
+    side: str | None = None
 
 
 class _Ledger:

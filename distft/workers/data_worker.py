@@ -13,7 +13,7 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import astuple, replace
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
@@ -36,6 +36,7 @@ from distft.data.formats import Content, prompt_of
 from distft.data.known_tokens import require_known
 from distft.data.reading_marks import reads_apart, reads_both_ways
 from distft.data.sampler import proportional_sample
+from distft.data.sides import sides
 from distft.data.sources import corpus_texts, hub_notes
 from distft.data.splits import LIST_NAMES
 from distft.data.store import store_folder
@@ -44,6 +45,7 @@ from distft.data.tokenizer_training import tokenizers_equal, train_tokenizer
 from distft.data.turn_end import plain_end, special_tokens, turn_end
 from distft.data.vocabulary import require_policys_tokens, require_rows
 from distft.data.wanted import wanted_answer
+from distft.data.whole_units import require_whole
 from distft.models.limits import embedding_rows, learned_positions
 from distft.models.tokenizer import load_tokenizer, num_tokens
 from distft.tracking.metrics import Sample
@@ -59,7 +61,6 @@ from distft.workers.spec import Start
 from distft.workers.verbs import DataVerbs
 
 KEPT_RESPONSES = "rollout/ahead.safetensors"
-SIDES: tuple[Literal["chosen", "rejected"], ...] = ("chosen", "rejected")
 log = logging.getLogger(__name__)
 
 
@@ -101,6 +102,7 @@ class DataWorker(DataVerbs):
             for role, start in self._starts.items():
                 rows = embedding_rows(start.path, trust_remote_code=start.trust_remote_code)
                 require_rows(role, num_tokens(self._tokenizer), rows)
+        require_whole(self.lists, self._recipe.algorithm.unit_rows())
         require_answers(self._recipe, self.lists)
         if self._recipe.evaluation.general is not None:
             self._general = self._general_text()
@@ -236,6 +238,7 @@ class DataWorker(DataVerbs):
     def texts(self, limit: int, *, batch: Batch) -> tuple[list[Sample], None]:
         """The first ``limit`` samples as prompt, completion and score: for people to read."""
         rows, batch = [], self._with_score(batch)
+        names = sides(batch)
         for index in range(min(limit, len(batch))):
             prompt, response = (batch.ragged(name)[index] for name in ("prompt_ids", "response_ids"))
             given = "ended" not in batch
@@ -245,7 +248,7 @@ class DataWorker(DataVerbs):
                     self._tokenizer.decode(prompt),
                     response_text(self._tokenizer, prompt, response, ended=ended),
                     float(batch.dense("score")[index]) if "score" in batch else None,
-                    side=SIDES[index % 2] if given else None,
+                    side=names[index] or None,
                 )
             )
         return rows, None

@@ -37,9 +37,9 @@ from tests.reference.tiny_models import read_t5, save_t5, train_tokenizer
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
 
-def kill_driver(verb: Verb, stage: str) -> None:
+def kill_driver(verb: Verb, stage: str, worker: str = "policy-1") -> None:
     """SIGKILL in the middle of a step: while the policy's ranks are in ``stage``."""
-    verb.wait_for_stage("policy-1", stage)
+    verb.wait_for_stage(worker, stage)
     os.kill(verb.process.pid, signal.SIGKILL)
     assert verb.end() == -signal.SIGKILL
     print(f"after SIGKILL of the driver nothing was left after {verb.assert_nothing_left():.1f} s")
@@ -59,13 +59,13 @@ def run(start: Start, *words: str, folder: str) -> Path:
     return verb.folder
 
 
-def disturb(start: Start, words: tuple[str, ...], loss: str, updates: int = 1) -> Path:
+def disturb(start: Start, words: tuple[str, ...], loss: str, updates: int = 1, worker: str = "policy-1") -> Path:
     """Killed in the middle of step 4, whose checkpoint before is of step 2; then started again to the end.
 
     ``updates``: optimizer steps of the policy in one step.
     """
     verb = start(*words, folder="disturbed")
-    kill_driver(verb, f"update {loss} from step {3 * updates}\n")
+    kill_driver(verb, f"update {loss} from step {3 * updates}\n", worker)
     assert checkpoints(verb.folder) == [2]
     assert [line["step"] for line in lines(verb.folder, "metrics") if line["split"] == "train"] == [1, 2, 3]
     verb = start(*words, folder="disturbed")

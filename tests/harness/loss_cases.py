@@ -10,17 +10,18 @@ from distft.config.find_method import built_in_kinds, traits_of
 
 Case = tuple[str, dict[str, Any]]
 
-# By name: where every loss of the house is.
+# By name: where every loss of the house is. That of rankings is the reward model's, too.
 LOSSES: dict[str, str] = {
     kind if len(losses) == 1 else f"{kind}_{role}": loss.address
     for kind in built_in_kinds()
     for losses in [traits_of(kind).losses]
     for role, loss in losses.items()
-}
+} | {"rankings": "distft.algorithms.losses.rankings:Rankings"}
 
 FEW_CASES: list[Case] = [
     ("sft", {}),
     ("reward", {"center_coef": 0.1, "margin": 0.5}),
+    ("rankings", {"center_coef": 0.1, "margin": 0.5}),
     ("dpo", {"loss": "sigmoid", "label_smoothing": 0.1, "rpo_alpha": 1.0}),
     ("dpo", {"loss": "ipo"}),
     ("ppo_policy", {"clip_high": 0.28, "dual_clip": 1.5, "entropy_coef": 0.01}),

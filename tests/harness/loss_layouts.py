@@ -43,7 +43,10 @@ NUM_SAMPLES = 14
 VOCABULARY = 300
 NAMED = 4  # tokens that a teacher names
 TEMPERATURE = 0.9
-SCALAR = ("reward", "ppo_value")
+SCALAR = ("reward", "rankings", "ppo_value")
+# Answers to each prompt and their ranks, ties among them, where a loss learns from rankings.
+RANKED = [2, 2, 2, 3, 3, 2]
+RANKS = [0, 1, 0, 1, 0, 1, 0, 1, 1, 0, 1, 2, 0, 1]
 CLASSIFIERS = ("classification",)  # whose head is new
 PAIRED = tuple(kind for kind in built_in_kinds() if traits_of(kind).unit == PAIRS)
 # At Adam's usual eps of 1e-8 one weight of one loss (apo_zero), whose gradient is as small as that, ended 4 allowances
@@ -110,8 +113,8 @@ def made_batch(name: str, *, shuffled: bool) -> Batch:
     told = np.log(rng.dirichlet(np.ones(NAMED + 1), sum(map(len, responses)))).astype(np.float32)
     named = np.stack([rng.choice(VOCABULARY, NAMED, replace=False) for _ in told]).astype(np.int32)
     lengths = [len(row) for row in responses]
-    members = 2 if name in PAIRED else 1
-    units = np.arange(NUM_SAMPLES) // members
+    sizes = RANKED if name == "rankings" else [2 if name in PAIRED else 1] * NUM_SAMPLES
+    units = np.repeat(np.arange(len(sizes)), sizes)[:NUM_SAMPLES]
     batch = Batch(
         {
             "prompt_ids": Ragged.of(prompts, np.int32),
@@ -127,12 +130,15 @@ def made_batch(name: str, *, shuffled: bool) -> Batch:
             "baseline": np.full(NUM_SAMPLES, 0.4, np.float32),
             "teacher_logprobs": Ragged.split(told, lengths),
             "teacher_ids": Ragged.split(named, lengths),
+            "rank": np.array(RANKS, np.uint8),
             "unit": units,
         }
     )
     if shuffled:
-        order = np.random.default_rng(8).permutation(NUM_SAMPLES // members)
-        batch = batch.take(np.concatenate([np.flatnonzero(units == unit) for unit in order]))
+        order = np.random.default_rng(8).permutation(int(units[-1]) + 1)
+        members = [np.flatnonzero(units == unit) for unit in order]
+        batch = batch.take(np.concatenate(members))
+        units = np.repeat(np.arange(len(members)), list(map(len, members)))
     return batch.with_columns(sample=np.arange(NUM_SAMPLES), unit=units)
 
 

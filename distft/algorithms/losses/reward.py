@@ -53,15 +53,15 @@ class Reward(PlainMetrics):
             margin = margin + keep(batch.column("margin"), batch.sequence_mask)[0::2]
         per_pair = -F.logsigmoid(chosen - rejected - margin) + self.center_coef * (chosen + rejected).square()
         loss = masked_sum(per_pair, real) / denominators["units"]
-        return LossResult(loss, _metrics(rewards.detach(), batch.sequence_mask, real))
+        differences, metrics = (chosen - rejected).detach(), reward_metrics(rewards.detach(), batch.sequence_mask)
+        metrics |= {"accuracy": total(differences > 0, real, "units"), "margin": total(differences, real, "units")}
+        return LossResult(loss, metrics)
 
 
-def _metrics(rewards: Tensor, sequences: Tensor, real: Tensor) -> dict[str, Metric]:
-    chosen, rejected = rewards[0::2], rewards[1::2]
+def reward_metrics(rewards: Tensor, sequences: Tensor) -> dict[str, Metric]:
+    """``min_reward, mean_reward, max_reward`` over ``rewards`` of the ``sequences`` that are real."""
     infinity = rewards.new_full((1,), torch.inf, dtype=torch.float64)
     return {
-        "accuracy": total(chosen > rejected, real, "units"),
-        "margin": total(chosen - rejected, real, "units"),
         "mean_reward": total(rewards, sequences, "sequences"),
         "min_reward": Metric(torch.cat([torch.where(sequences, rewards.double(), infinity), infinity]).min(), "min"),
         "max_reward": Metric(torch.cat([torch.where(sequences, rewards.double(), -infinity), -infinity]).max(), "max"),

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from distft.config.data import PAIRED
+from distft.config.data import PAIRED, RANKED
 from distft.config.method import PAIRS, UPDATE_OF_POLICY, Method, NamedLoss, Traits
 
 
@@ -18,7 +18,7 @@ class Cpo(Method):
         roles=("policy",),
         trained=("policy",),
         unit=PAIRS,
-        formats=PAIRED,
+        formats=(*PAIRED, *RANKED),
         losses={"policy": NamedLoss("distft.algorithms.losses.cpo:Cpo")},
         phases=(UPDATE_OF_POLICY,),
         aligns=True,

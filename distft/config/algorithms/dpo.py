@@ -8,7 +8,7 @@ from typing import ClassVar, Literal, TypeAlias
 
 from pydantic import Field
 
-from distft.config.data import PAIRED
+from distft.config.data import PAIRED, RANKED
 from distft.config.method import PAIRS, FirstLoss, Method, NamedLoss, Phase, Run, Traits, Work
 from distft.config.problem import Problem
 
@@ -28,7 +28,7 @@ class Dpo(Method):
         roles=("policy", "reference"),
         trained=("policy",),
         unit=PAIRS,
-        formats=PAIRED,
+        formats=(*PAIRED, *RANKED),
         losses={"policy": NamedLoss("distft.algorithms.losses.dpo:Dpo", _LOSS_KEYS)},
         phases=(Phase("update", (Work("policy", "update"), Work("reference", "forward", ahead=True))),),
         aligns=True,

@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from distft.config.data import PAIRED
+from distft.config.data import PAIRED, RANKED
 from distft.config.method import PAIRS, UPDATE_OF_POLICY, Method, NamedLoss, Traits
 
 
@@ -17,7 +17,7 @@ class Orpo(Method):
         roles=("policy",),
         trained=("policy",),
         unit=PAIRS,
-        formats=PAIRED,
+        formats=(*PAIRED, *RANKED),
         losses={"policy": NamedLoss("distft.algorithms.losses.orpo:Orpo", keys=("beta",))},
         phases=(UPDATE_OF_POLICY,),
     )

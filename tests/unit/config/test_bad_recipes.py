@@ -50,6 +50,10 @@ OVERRIDDEN = [
     ("ppo", ["optimizer.betas=[0.9]"], ["optimizer.betas", "missing", "two"]),
     ("ppo", ["format=true"], ["format", "a whole number, not true", "version"]),
     ("ppo", ["models.policy.engine.zero_stage=true"], ["zero_stage", "a whole number, not true", "sharded"]),
+    # rankings
+    ("dpo", ["algorithm.kind=kto", "data.train.0.format=rankings"], ["data.train.0.format", "rankings", "unpaired"]),
+    ("reward", ["algorithm.max_answers=1"], ["algorithm.max_answers", "at least 2, not 1", "most answers"]),
+    ("reward", ["algorithm.max_answers=9"], ["train.max_tokens_per_rank", "a ranking of 9 x 512", "at least 4608"]),
     # bounds
     ("ppo", ["train.steps=0"], ["train.steps", "at least 1, not 0", "steps to train"]),
     ("ppo", ["optimizer.learning_rate=-1e-5"], ["optimizer.learning_rate", "greater than 0", "learning_rate:"]),

@@ -15,6 +15,7 @@ from distft.config.data import Data, Source
 from distft.data.dataset import Datasets, load_datasets, load_list, prepare_datasets
 from distft.data.formats import PromptExample
 from distft.data.tokenized import TokenizedDataset
+from distft.data.whole_units import require_whole
 
 Write = Callable[..., str]
 BUILTIN = Source(path="builtin:dialogues", limit=40)
@@ -103,6 +104,43 @@ def test_margins_of_pairs(tokenizer: PreTrainedTokenizerFast, write: Write) -> N
     assert train.batch([0, 1, 2]).dense("margin").tolist() == [1.5, 1.5, 0, 0, 0, 0]
     assert "margin" not in train.batch([1, 2])
     assert "margin" not in load_datasets(data, "dpo", tokenizer).train.batch([0, 1, 2])
+
+
+def test_rankings_of_unequal_sizes(tokenizer: PreTrainedTokenizerFast, write: Write) -> None:
+    """Beside pairs: a reward model reads each answer once, the best first; what learns from pairs gets all of them."""
+    ranked = [
+        {"prompt": "Q 0", "completions": [" c", " a", " b"], "ranks": [3, 1, 2]},
+        {"prompt": "Q 1", "completions": [" d", " e", " f", " g"], "ranks": [2.5, 1, 2.5, 1]},
+    ]
+    pairs = [{"prompt": "Q 2", "chosen": " good", "rejected": " bad", "margin": 0.5}]
+    sources = (Source(path=write(ranked, "ranked.jsonl")), Source(path=write(pairs, "pairs.jsonl")))
+    train = load_datasets(Data(train=sources), "reward", tokenizer).train
+    assert (train.num_units, train.unit_size, train.sizes.tolist(), len(train.lengths)) == (3, 4, [3, 4, 2], 9)
+    batch = train.batch([1, 2, 0])
+    said = [text.removesuffix("<|end|>") for text in _decoded(tokenizer, batch, "response_ids")]
+    assert said == [" e", " g", " d", " f", " good", " bad", " a", " b", " c"]
+    assert _prompts(train) == {"Q 0", "Q 1", "Q 2"}
+    assert batch.dense("unit").tolist() == [0, 0, 0, 0, 1, 1, 2, 2, 2]
+    assert batch.dense("rank").tolist() == [0, 0, 1, 1, 0, 1, 0, 1, 2]
+    assert batch.dense("margin").tolist() == [0] * 4 + [0.5] * 2 + [0] * 3
+
+    two = load_datasets(Data(train=sources), "dpo", tokenizer).train
+    assert (two.num_units, two.unit_size) == (3 + 4 + 1, 2)
+    said = [text.removesuffix("<|end|>") for text in _decoded(tokenizer, two.batch(range(7)), "response_ids")]
+    first = [(" a", " b"), (" a", " c"), (" b", " c")]
+    assert list(zip(said[0::2], said[1::2], strict=True)) == [
+        *first, (" e", " d"), (" g", " d"), (" e", " f"), (" g", " f"),
+    ]  # fmt: skip
+
+
+def test_rankings_beyond_the_plan_are_named(tokenizer: PreTrainedTokenizerFast, write: Write) -> None:
+    rows = [{"prompt": "Q", "completions": [" a", " b", " c"][: 2 + n], "ranks": [1, 2, 3][: 2 + n]} for n in range(2)]
+    train = load_datasets(Data(train=(Source(path=write(rows)),)), "reward", tokenizer).train
+    require_whole({"train": train}, 3)
+    with pytest.raises(UserError, match=r"ranks 3 answers, algorithm\.max_answers is 2") as caught:
+        require_whole({"train": train}, 2)
+    assert caught.value.where.endswith("rows.jsonl:2")
+    assert caught.value.hint == "algorithm.max_answers=3"
 
 
 def test_labelled_answers(tokenizer: PreTrainedTokenizerFast, write: Write) -> None:

@@ -138,7 +138,7 @@ def test_a_generation_prompt_that_answers_do_not_have_moves_the_border(merging: 
 def test_both_sides_of_a_pair_have_the_same_prompt_even_when_moved(merging: PreTrainedTokenizerFast) -> None:
     merging.chat_template = THINKING
     sides = ((Message("assistant", "<think>a"),), (Message("assistant", "b"),))
-    chosen, rejected = Encoder(merging).pair(PreferenceExample((ASK,), *sides))
+    chosen, rejected = Encoder(merging).compared(PreferenceExample((ASK,), *sides))
     assert chosen.prompt_ids == rejected.prompt_ids
     assert len(chosen.mask) == len(chosen.response_ids)
     assert merging.decode(chosen.response_ids) == "<think>a<|end|>"
@@ -214,7 +214,7 @@ def test_other_speakers_within_an_answer_are_masked(tokenizer: PreTrainedTokeniz
 def test_what_has_no_answer_or_no_prompt_is_named(tokenizer: PreTrainedTokenizerFast) -> None:
     encoder = Encoder(tokenizer)
     with pytest.raises(UserError, match="rows:3: the row has no pair"):
-        encoder.pair(PromptExample("a", where="rows:3"))
+        encoder.compared(PromptExample("a", where="rows:3"))
     with pytest.raises(UserError, match="rows:3: a prompt alone"):
         encoder.supervised(PromptExample("a", where="rows:3"), None)
     with pytest.raises(UserError, match="rows:3: the row has no prompt"):

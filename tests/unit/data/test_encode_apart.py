@@ -60,7 +60,7 @@ def test_an_answer_ends_even_where_the_tokenizer_ends_no_text() -> None:
 
 
 def test_a_pair_has_one_prompt() -> None:
-    chosen, rejected = encoder_for(apart()).pair(PreferenceExample("w3", "w4", "w5 w6", where="x"))
+    chosen, rejected = encoder_for(apart()).compared(PreferenceExample("w3", "w4", "w5 w6", where="x"))
     assert chosen.prompt_ids == rejected.prompt_ids == [3, 2]
     assert (chosen.response_ids, rejected.response_ids) == ([4, 2], [5, 6, 2])
 

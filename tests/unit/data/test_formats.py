@@ -51,6 +51,8 @@ def _row(**values: Any) -> Row:
         ({"question": "a", "answer": "b", "corrected": "c"}, "dpo", "corrections"),
         ({"prompt": "a", "completion": "b", "corrected": "c"}, "kto", "corrections"),
         ({"prompt": "a", "completion": "b", "corrected": None}, "sft", "prompt_completion"),
+        ({"prompt": "a", "completions": ["b", "c"], "ranks": [1, 2]}, "reward", "rankings"),
+        ({"question": "a", "completions": ["b", "c"], "ranks": [1, 2]}, "dpo", "rankings"),
         ({"dialogue": "a", "summary": "b"}, "sft", "dialogsum"),
         ({"text": "a", "messages": None}, "sft", "text"),
     ],

@@ -8,7 +8,15 @@ from hypothesis import strategies as st
 
 from distft.common.errors import UserError
 from distft.data.bad_rows import Unusable
-from distft.data.formats import CompletionExample, DialogueExample, Message, PreferenceExample, Row, TextExample
+from distft.data.formats import (
+    CompletionExample,
+    DialogueExample,
+    Message,
+    PreferenceExample,
+    RankingExample,
+    Row,
+    TextExample,
+)
 from distft.data.readers import example_for, example_of, examples_for
 
 
@@ -78,6 +86,9 @@ def test_wrong_messages_are_named(messages: Any, what: str) -> None:
         ("preference", {"prompt": "a", "chosen": "b", "rejected": "b"}, "the same"),
         ("preference", {"chosen": [_turn("user", "a")], "rejected": [_turn("user", "b")]}, "no common beginning"),
         ("dialogsum", {"dialogue": "a", "summary": " "}, "empty answer"),
+        ("rankings", {"prompt": "a", "completions": ["b"], "ranks": [1]}, "fewer than two answers"),
+        ("rankings", {"prompt": "a", "completions": ["b", "c"], "ranks": [1, 1]}, "all answers have the same rank"),
+        ("rankings", {"prompt": "a", "completions": ["b", "c", "b"], "ranks": [1, 2, 3]}, "with different ranks"),
     ],
 )
 def test_rows_to_leave_out_give_their_reason(format_name: str, values: dict[str, Any], reason: str) -> None:
@@ -103,6 +114,46 @@ def test_sides_that_repeat_the_prompt_are_relieved_of_it(prompt: Any) -> None:
     example = _read("preference", prompt=prompt, **sides)
     assert example.prompt == (_user("a"),)
     assert (example.chosen, example.rejected) == ((_assistant("chosen"),), (_assistant("rejected"),))
+
+
+def test_rankings_come_best_first_and_as_pairs() -> None:
+    example = _read("rankings", prompt="a", completions=["d", "b", "c", "e"], ranks=[7, -1.5, 2, 7], model="m")
+    assert example == RankingExample(
+        "a", ("b", "c", "d", "e"), (0, 1, 2, 2), where="rows.jsonl:7", extra={"model": "m"}
+    )
+    pairs = [(pair.chosen, pair.rejected) for pair in example.pairs()]
+    assert pairs == [("b", "c"), ("b", "d"), ("c", "d"), ("b", "e"), ("c", "e")]
+
+
+def test_rankings_of_messages_beside_texts() -> None:
+    example = _read("rankings", prompt="a", completions=[[_turn("assistant", "b")], "c"], ranks=[2, 1])
+    assert (example.prompt, example.completions) == ((_user("a"),), ((_assistant("c"),), (_assistant("b"),)))
+
+
+@pytest.mark.parametrize(
+    ("values", "what"),
+    [
+        ({"completions": "b", "ranks": [1]}, "`completions` must be a list of answers, not a text"),
+        ({"completions": ["b", "c"], "ranks": "1 2"}, "`ranks` must be a list of numbers, not a text"),
+        ({"completions": ["b", "c"], "ranks": [1]}, "`completions` has 2 answers, `ranks` 1 numbers"),
+        ({"completions": ["b", "c"], "ranks": [1, "2"]}, "`ranks` has '2', which is no number"),
+        ({"completions": ["b", "c"], "ranks": [1, float("nan")]}, "`ranks` has nan, which is no number"),
+        ({"completions": ["b", "c"], "ranks": [True, False]}, "`ranks` has True, which is no number"),
+        ({"completions": ["b", 3], "ranks": [1, 2]}, "`completions 2` must be a list of messages, not a number"),
+        ({"completions": ["b"] * 65, "ranks": [1] * 65}, "65 answers: they are compared in one micro-batch"),
+        ({"completions": ["b", "c"], "ranking": [1, 2]}, "did you mean `ranking`"),
+    ],
+)
+def test_wrong_rankings_are_named(values: dict[str, Any], what: str) -> None:
+    with pytest.raises(UserError) as caught:
+        _read("rankings", prompt="a", **values)
+    assert caught.value.where == "rows.jsonl:7"
+    assert what in str(caught.value)
+
+
+def test_a_system_text_before_ranked_texts_stays_a_text() -> None:
+    example = _read("rankings", system="Be brief.", prompt="a", completions=["b", "c"], ranks=[1, 2])
+    assert example.prompt == "Be brief.\n\na"
 
 
 def test_mixed_sides_are_refused() -> None:

@@ -7,13 +7,22 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from distft.common.errors import UserError
 from distft.data.arrow_files import appearing
 from distft.data.encode import Encoded
 from distft.data.example_json import example_from, example_text
-from distft.data.formats import DialogueExample, Example, Message, PreferenceExample, PromptExample, TextExample
+from distft.data.formats import (
+    DialogueExample,
+    Example,
+    Message,
+    PreferenceExample,
+    PromptExample,
+    RankingExample,
+    TextExample,
+)
 from distft.data.records import Records
 from distft.data.stored_rows import StoredRows
 
@@ -32,14 +41,16 @@ def test_pairs_come_back_as_they_went(tmp_path: Path) -> None:
         for _ in range(2):
             writer.write_batch(records.batch())
     found = StoredRows(tmp_path / "rows.arrow")
-    assert (len(found), found.unit_size) == (8, 2)
+    assert len(found) == 8
     assert found.usable().tolist() == [False, True, True, True] * 2
     assert found.kept().tolist() == [False, True, False, True] * 2
     for row, sides in ((1, SIDES), (5, SIDES), (3, masked), (7, masked)):
         for got, side in zip(found.sequences(row), sides, strict=True):
             assert [part.tolist() for part in got] == [side.prompt_ids, side.response_ids, side.mask]
     kept = found.kept().nonzero()[0]
-    assert found.lengths(kept).tolist() == [[4, 3], [2, 1]] * 2
+    assert found.lengths(kept).tolist() == [4, 3, 2, 1] * 2
+    assert found.sizes(np.arange(8)).tolist() == [0, 2, 0, 2] * 2
+    assert [found.ranks(row).tolist() for row in range(4)] == [[], [0, 1], [], [0, 1]]
     assert (found.count("truncated", kept), found.count("moved", kept)) == (2, 2)
     assert found.reasons(found.usable().nonzero()[0]) == {"over the limit": 2}
     assert found.example(5) == PAIR
@@ -56,6 +67,10 @@ EXAMPLES: list[Example] = [
     DialogueExample((Message("user", "a"), Message("assistant", "b")), where="x:2"),
     PreferenceExample((Message("user", "a"),), (Message("assistant", "b"),), (Message("assistant", "c"),)),
     PromptExample("a", where="x:3", extra=EXTRA),
+    RankingExample("a", ("b", "c", "d"), (0, 1, 1), where="x:4"),
+    RankingExample(
+        (Message("user", "a"),), ((Message("assistant", "b"),), (Message("assistant", "c", trains=False),)), (0, 1)
+    ),
 ]
 
 

@@ -90,6 +90,19 @@ def test_a_pair_is_one_unit_of_two(tmp_path: Path) -> None:
     assert (found.counts.num_units, found.counts.num_sequences, found.counts.num_repeated) == (2, 4, 1)
 
 
+def test_a_ranking_is_one_unit_of_all_its_answers(tmp_path: Path) -> None:
+    rows: list[dict[str, object]] = [
+        {"prompt": "a", "completions": [" b", " c", " d"], "ranks": [2, 1, 2]},
+        {"prompt": "a", "completions": [" c", " b"], "ranks": [2, 1]},
+    ]
+    found = looked_at(tmp_path, rows, "reward")
+    assert [(shown.unit, shown.name) for shown in found.shown] == [
+        (0, "answer 1 of 3, rank 1"), (0, "answer 2 of 3, rank 2"), (0, "answer 3 of 3, rank 2"),
+        (1, "chosen"), (1, "rejected"),
+    ]  # fmt: skip
+    assert (found.counts.num_units, found.counts.num_sequences) == (2, 5)
+
+
 def test_prompts_are_not_trained_and_nothing_is_missed(tmp_path: Path) -> None:
     found = looked_at(tmp_path, [{"prompt": "a"}, {"prompt": "b"}], "grpo", max_length=200)
     assert (found.answered, found.counts.num_trained, list(found.remarks())) == (False, 0, [])

@@ -39,10 +39,19 @@ def test_pairs() -> None:
 
 
 def test_rewards_and_wins() -> None:
-    assert values(of_rewards(np.array([2.0, 1.0, 0.0, 3.0]))) == {"accuracy": 0.5, "margin": -1.0, "mean_reward": 1.5}
+    found = of_rewards(np.array([2.0, 1.0, 0.0, 3.0]), np.array([0, 0, 1, 1]), np.array([0, 1, 0, 1], np.uint8))
+    assert values(found) == {"accuracy": 0.5, "margin": -1.0, "mean_reward": 1.5}
     first, second = np.array([0.0, 1.0, 2.0, 5.0]), np.array([1.0, 1.0, 1.0, 6.0])
     assert win_rate(first, second).total == (1 + 0.5 + 0 + 1) / 4
     assert len(win_rate(first, second, repeats=2).rows) == 2
+
+
+def test_rewards_of_rankings_are_of_all_their_pairs() -> None:
+    """Three answers, the last two tied, and a pair: two prompts are two rows to be drawn, with three pairs in all."""
+    scores, units = np.array([2.0, 3.0, 0.0, 1.0, 0.5]), np.array([0, 0, 0, 1, 1])
+    found = of_rewards(scores, units, np.array([0, 1, 1, 0, 1], np.uint8))
+    assert values(found) == pytest.approx({"accuracy": 2 / 3, "margin": 1.5 / 3, "mean_reward": 1.3})
+    assert {len(measure.rows) for measure in found.values()} == {2}
 
 
 def test_samples_of_a_prompt_are_one_row() -> None:

@@ -19,11 +19,13 @@ from tests.harness.loss_cases import LOSSES
 
 NAN = float("nan")
 DUMMY = -1
-DENSE = ("label", "baseline", "margin")  # columns with a value for each sequence, not for each token
+DENSE = ("label", "baseline", "margin", "unit", "rank")  # columns with a value for each sequence, not for each token
 CASES: list[tuple[str, dict[str, Any]]] = [
     ("sft", {}),
     ("reward", {}),
     ("reward", {"center_coef": 0.1, "margin": 0.5}),
+    ("rankings", {}),
+    ("rankings", {"center_coef": 0.1, "margin": 0.5}),
     *(("dpo", {"loss": name, "label_smoothing": 0.1 * (name == "exo_pair")}) for name in PAIR_LOSSES),
     ("dpo", {"label_smoothing": 0.1, "rpo_alpha": 1.0}),
     ("dpo", {"loss": "robust", "label_smoothing": 0.1}),
@@ -51,21 +53,23 @@ CASES: list[tuple[str, dict[str, Any]]] = [
 
 @dataclass
 class Unit:
-    """Two sequences (a pair for the losses of pairs): per sequence a mask, columns and outputs."""
+    """Two sequences (a pair for the losses of pairs), of rankings more: per sequence a mask, columns and outputs."""
 
     masks: list[Tensor]
     columns: list[dict[str, Tensor]]
     outputs: list[dict[str, Tensor]]
 
 
-def _unit(loss: Loss, lengths: Sequence[int], generator: torch.Generator) -> Unit:
+def _unit(loss: Loss, number: int, lengths: Sequence[int], generator: torch.Generator) -> Unit:
     masks, columns, outputs = [], [], []
-    for length in lengths:
+    for place, length in enumerate(lengths):
         # Every third token is an observation; the sequence of one token has none to train on.
         mask = torch.arange(length) % 3 != 0
         names = (*loss.columns, *loss.optional_columns)
         made = {name: torch.rand(length, generator=generator) - 0.7 for name in names if name not in DENSE}
         dense = {name: torch.rand(1, generator=generator) for name in names if name in DENSE}
+        told = {"unit": number, "rank": min(place, 2)}  # the last of four is tied with the third
+        dense |= {name: torch.tensor([float(value)]) for name, value in told.items() if name in names}
         columns.append({name: torch.where(mask, value, NAN) for name, value in made.items()} | dense)
         shape = length if loss.reads == "tokens" else 1
         values = {name: torch.rand(shape, generator=generator) - 0.7 for name in loss.outputs if name != "logits"}
@@ -80,7 +84,10 @@ def _unit(loss: Loss, lengths: Sequence[int], generator: torch.Generator) -> Uni
 
 def _world(loss: Loss) -> list[Unit]:
     generator = torch.Generator().manual_seed(5)
-    return [_unit(loss, lengths, generator) for lengths in ((7, 3), (1, 5), (12, 12), (4, 9), (30, 2), (6, 1))]
+    lengths: tuple[tuple[int, ...], ...] = ((7, 3), (1, 5), (12, 12), (4, 9), (30, 2), (6, 1))
+    if "rank" in loss.columns:
+        lengths = ((7, 3), (1, 5, 3, 2), (12, 12, 1), (4, 9), (30, 2, 2, 4), (6, 1, 2))
+    return [_unit(loss, number, row, generator) for number, row in enumerate(lengths)]
 
 
 def _micro_batch(loss: Loss, world: list[Unit], units: Sequence[int]) -> tuple[LossBatch, dict[str, Tensor]]:
@@ -104,7 +111,11 @@ def _micro_batch(loss: Loss, world: list[Unit], units: Sequence[int]) -> tuple[L
 
 def _denominators(world: list[Unit]) -> dict[str, float]:
     tokens = sum(int(mask.sum()) for unit in world for mask in unit.masks)
-    return {"tokens": float(tokens), "sequences": 2.0 * len(world), "units": float(len(world))}
+    return {
+        "tokens": float(tokens),
+        "sequences": float(sum(len(unit.masks) for unit in world)),
+        "units": float(len(world)),
+    }
 
 
 def _reduced(parts: list[dict[str, Metric]], denominators: dict[str, float]) -> dict[str, float]:
