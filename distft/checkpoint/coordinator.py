@@ -38,6 +38,7 @@ from distft.checkpoint.manifest import (
     record_files,
     size_faults,
 )
+from distft.checkpoint.role_layout import RoleLayout
 from distft.common.errors import DistftError, UserError
 from distft.common.files import sync_folder, write_synced
 
@@ -108,18 +109,18 @@ class Coordinator:
         step: int,
         files: Iterable[FileRecord | NotWritten],
         progress: Mapping[str, Any],
-        world_sizes: Mapping[str, int],
+        layouts: Mapping[str, RoleLayout],
     ) -> Path:
         """Publish what all ranks have reported since ``begin(step)``; then delete what ``keep`` does not cover.
 
-        ``progress``: the controller's state, as JSON. ``world_sizes``: ranks per role. Raises
+        ``progress``: the controller's state, as JSON. ``layouts``: of the ranks, by role. Raises
         SaveFailed (the staging folder is removed, the former checkpoints are as before), LeaseLost
         (nothing is touched), KeyError without a ``begin``.
         """
         staging = self._staging[step]
         try:
             self._require("commit", step)
-            self._seal(staging, step, files, progress, world_sizes)
+            self._seal(staging, step, files, progress, layouts)
             self._require("commit", step)
             path = self._publish(staging, step)
         except (OSError, SaveFailed) as error:
@@ -188,7 +189,7 @@ class Coordinator:
         return moved
 
     def _seal(self, staging: Path, step: int, files: Iterable[FileRecord | NotWritten],
-              progress: Mapping[str, Any], world_sizes: Mapping[str, int]) -> None:  # fmt: skip
+              progress: Mapping[str, Any], layouts: Mapping[str, RoleLayout]) -> None:  # fmt: skip
         """progress.json and the manifest, on the disk. The files' content was synced by their ranks."""
         records = _merged(files)
         missing = size_faults(staging, records)
@@ -196,7 +197,7 @@ class Coordinator:
             raise SaveFailed("; ".join(missing))
         write_synced(staging / PROGRESS, json.dumps(progress, allow_nan=False, indent=1) + "\n")
         records += record_files(staging, [PROGRESS])
-        manifest = Manifest(step, tuple(records), world_sizes, self._fingerprint, self._owner.token, self.attempt,
+        manifest = Manifest(step, tuple(records), layouts, self._fingerprint, self._owner.token, self.attempt,
                             time.time())  # fmt: skip
         manifest.write(staging)
 

@@ -8,14 +8,15 @@ import os
 import stat
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from distft.checkpoint.layout import MANIFEST, step_of
+from distft.checkpoint.role_layout import RoleLayout
 from distft.common.files import sha256_file, sync_file, sync_folder, write_json
 
-FORMAT = 1
+FORMAT = 2  # 1: shards as DeepSpeed writes them, for the same ranks only
 _HASHING_THREADS = 8
 
 
@@ -45,13 +46,13 @@ class NotWritten:
 class Manifest:
     """What a checkpoint consists of and where it comes from.
 
-    ``world_sizes``: ranks per role that wrote it. ``fingerprint``: of the recipe. ``owner``: token
+    ``layouts``: of the ranks that wrote it, by role. ``fingerprint``: of the recipe. ``owner``: token
     of the lease under which it was committed. ``time``: unix seconds.
     """
 
     step: int
     files: tuple[FileRecord, ...]
-    world_sizes: Mapping[str, int]
+    layouts: Mapping[str, RoleLayout]
     fingerprint: str
     owner: str
     attempt: int
@@ -70,7 +71,7 @@ class Manifest:
     def _body(self) -> dict[str, Any]:
         return {
             "format": FORMAT, "step": self.step, "time": self.time, "attempt": self.attempt, "owner": self.owner,
-            "fingerprint": self.fingerprint, "world_sizes": dict(self.world_sizes),
+            "fingerprint": self.fingerprint, "layouts": {role: asdict(layout) for role, layout in self.layouts.items()},
             "files": [{"path": f.path, "size": f.size, "sha256": f.sha256} for f in self.files],
         }  # fmt: skip
 
@@ -87,13 +88,15 @@ def read_manifest(folder: Path) -> Manifest:
     if not isinstance(body, dict):
         raise ManifestError(f"{MANIFEST} is not a mapping")
     if body.get("format") != FORMAT:
-        raise ManifestError(f"{MANIFEST} has format {body.get('format')!r}, this distft reads format {FORMAT}")
+        raise ManifestError(f"{MANIFEST} has format {body.get('format')!r}, this distft reads format {FORMAT}: "
+                            "what wrote it can go on with it")  # fmt: skip
     if body.pop("sha256", None) != _digest(body):
         raise ManifestError(f"{MANIFEST} does not match its own hash: it was changed after the commit")
     try:
         return Manifest(
             step=int(body["step"]), time=float(body["time"]), attempt=int(body["attempt"]), owner=str(body["owner"]),
-            fingerprint=str(body["fingerprint"]), world_sizes={k: int(v) for k, v in body["world_sizes"].items()},
+            fingerprint=str(body["fingerprint"]),
+            layouts={role: _layout(layout) for role, layout in body["layouts"].items()},
             files=tuple(FileRecord(f["path"], f["size"], f["sha256"]) for f in body["files"]),
         )  # fmt: skip
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -168,6 +171,10 @@ def _hash_fault(folder: Path, record: FileRecord) -> str:
     except OSError as error:
         return f"{record.path} cannot be read: {error}"
     return "" if actual == record.sha256 else f"{record.path} was changed or damaged: its hash differs"
+
+
+def _layout(kept: Mapping[str, Any]) -> RoleLayout:
+    return RoleLayout(int(kept["ranks"]), int(kept["zero_stage"]), tuple(str(part) for part in kept["offloaded"]))
 
 
 def _digest(body: Mapping[str, Any]) -> str:

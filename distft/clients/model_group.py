@@ -145,7 +145,7 @@ class ModelGroup:
         )
 
     def load(self, checkpoint: str) -> Call[None]:
-        """What ``save`` wrote, on the same number of ranks."""
+        """What ``save`` wrote, on any number of ranks."""
         return ask(self._own(), ModelVerbs.load, checkpoint).reading(report_of)
 
     def check_export(self) -> Call[None]:

@@ -13,6 +13,7 @@ from typing import Any
 import psutil
 
 from distft.checkpoint.coordinator import Coordinator, SaveFailed
+from distft.checkpoint.role_layout import RoleLayout, layout_of
 from distft.clients.data_group import DataGroup
 from distft.clients.generator_group import AnsweringGroup, EngineGroup, GeneratorGroup
 from distft.clients.model_group import ModelGroup
@@ -161,8 +162,10 @@ class Session:
                 if self.ahead is not None:
                     saving.append(self.data.keep_responses(str(staging), self.ahead.made.responses))
                 files = [record for records in together(*saving) for record in records]
-                sizes: dict[str, int] = {role: self.groups[role].num_ranks for role in roles}
-                path = self.coordinator.commit(step, files, self._state(), sizes)
+                layouts: dict[str, RoleLayout] = {
+                    role: layout_of(self.recipe, role, self.groups[role].num_ranks) for role in roles
+                }
+                path = self.coordinator.commit(step, files, self._state(), layouts)
             except SaveFailed as error:
                 self._count_failed_save(error)
                 return

@@ -42,13 +42,12 @@ from distft.engine.held import (
     parameter_elements,
 )
 from distft.engine.optimizer import build_optimizer
-from distft.engine.patient_files import PatientFiles
 from distft.engine.process_group import accelerator
 from distft.engine.replicated import ReplicatedStep
 from distft.engine.settings import deepspeed_settings
+from distft.engine.states import load_states, save_states
 
 GATHER_BYTES = 256 * 2**20
-CHECKPOINT_TAG = "engine"
 
 
 @contextmanager
@@ -95,14 +94,7 @@ class Engine:
             config=deepspeed_settings(config, self._dtype, max_grad_norm=clipped, trained=True),
             dist_init_required=False,
         )
-        # Scripts that DeepSpeed would leave in every checkpoint, listed in no manifest.
-        self._engine._copy_recovery_script = lambda _folder: None
         self._entry = self._engine
-        self._files = PatientFiles(self._engine)
-        self._partly_frozen = any(not parameter.requires_grad for parameter in module.parameters())
-        if self._partly_frozen:
-            self._engine.module_state_dict = self._trained_state
-            self._engine.load_module_state_dict = self._load_trained
         self.train(mode=True)
         if self._dtype != "float32":
             accumulate_in_float32(module, self._engine.optimizer, self.zero_stage)
@@ -200,45 +192,18 @@ class Engine:
                 for name, parameter in bucket:
                     yield name, parameter.data
 
-    def _trained_state(self, **_: Any) -> dict[str, Tensor]:
-        """What a checkpoint of adapters keeps of the module: neither the frozen base nor its quantization."""
-        trained = {name: p.data for name, p in self._module.named_parameters() if p.requires_grad}
-        return trained | dict(self._module.named_buffers())
-
-    def _load_trained(self, checkpoint: dict[str, Any], **_: Any) -> None:
-        """The other way. Raises RuntimeError where names do not fit: an adapter would silently start anew."""
-        found, wanted = checkpoint["module"], self._trained_state()
-        if different := sorted(found.keys() ^ wanted.keys()):
-            raise RuntimeError(f"the checkpoint was written for other adapters: {', '.join(different[:3])}")
-        with torch.no_grad():
-            for name, tensor in wanted.items():
-                if tensor.shape == found[name].shape:  # sharded ones come with the optimizer's copies
-                    tensor.copy_(found[name])
-
     def save(self, folder: Path) -> None:
-        """Parameters, optimizer and loss-scale state, a file a rank (collective; every file may take minutes).
-
-        Of a partly frozen module only what is trained: the rest is where the run started, and loaded from there.
-        Raises OSError or RuntimeError on a rank whose files the disk refused, when all ranks are through.
-        """
+        """This rank's file of what is trained; what is frozen lies where the run started. Raises OSError."""
         self._asleep.finish()
-        self._engine.save_checkpoint(
-            str(folder), tag=CHECKPOINT_TAG, save_latest=False, exclude_frozen_parameters=self._partly_frozen
-        )
-        self._files.raise_refused()
+        save_states(self._module, self._engine.optimizer, self.zero_stage, folder)
 
     def load(self, folder: Path) -> None:
-        """What ``save`` wrote, on the same number of ranks (collective).
+        """What ``save`` wrote on the ranks of this or any other layout (collective).
 
-        Raises FileNotFoundError: DeepSpeed answers a missing checkpoint with (None, None), after which
-        training would start from scratch, or with an assertion without words.
+        Raises FileNotFoundError where there is nothing, UserError where it is of other weights or another optimizer.
         """
         self._asleep.finish()
-        path = None
-        if (folder / CHECKPOINT_TAG).is_dir():
-            path, _ = self._engine.load_checkpoint(str(folder), tag=CHECKPOINT_TAG)
-        if path is None:
-            raise FileNotFoundError(f"no engine state in {folder}")
+        load_states(self._module, self._engine.optimizer, self.zero_stage, folder)
 
     def held(self) -> Held:
         """What this rank holds now."""

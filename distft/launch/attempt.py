@@ -27,7 +27,7 @@ from distft.groups.handles import Group, together
 from distft.groups.placement import Deadlines, Groups, GroupSpec, start_groups
 from distft.launch.final import write_final
 from distft.launch.preflight import remarks
-from distft.launch.resume_point import check_data
+from distft.launch.resume_point import changed_layouts, check_data
 from distft.launch.starts import engine_spec, model_starts, role_spec, starts_of_workers, worker_of
 from distft.planning.plan import GroupPlan, Plan
 from distft.tracking.alarms import leakage, near_leakage
@@ -144,7 +144,10 @@ def set_up(
     if found is not None:
         tracker.phase(f"resuming from step {found.step}")
         together(*(models[role].load(str(found.path)) for role in trained_roles(recipe)))
-        tracker.event("resume", step=found.step, path=str(found.path),
+        changed = changed_layouts(recipe, plan, found)
+        for role, how in changed.items():
+            log.warning("%s goes on in another layout: %s", role, how)
+        tracker.event("resume", step=found.step, path=str(found.path), changed=changed,
                       rejected=[f"{path.name}: {why}" for path, why in found.rejected])  # fmt: skip
     tracker.phase("checking the export")
     models[main_role(recipe)].check_export().result()

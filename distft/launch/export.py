@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import os
 import shutil
 from dataclasses import replace
@@ -95,17 +93,14 @@ def _from_checkpoint(checkpoint: Path, target: Path) -> None:
     role = main_role(recipe)
     start, spec = model_starts(recipe, run_dir)[role], role_spec(recipe, role)
 
-    # DeepSpeed talks to the terminal while it is imported and while it merges.
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        from distft.engine.offline import consolidated_weights
-
-        whole = consolidated_weights(checkpoint / role, trained_only=spec.model.peft is not None)
+    from distft.engine.states import whole_weights
     from distft.models.buffers import kept_buffers
     from distft.models.export import export_model
     from distft.models.families.family import family_at, find_family
     from distft.models.reading_back import check_saved
     from distft.models.tokenizer import load_tokenizer
 
+    whole = whole_weights(checkpoint / role)
     spec = replace(spec, family=family_at(spec.family, start.path, spec.model))
     family = find_family(spec.family, spec.labels)
     model = family.empty(start.path, spec.model)

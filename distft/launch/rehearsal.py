@@ -21,7 +21,7 @@ from distft.config.roles import main_role
 from distft.data.store import store_folder
 from distft.launch.preflight import remarks
 from distft.launch.prepare import Prepared
-from distft.launch.resume_point import check_data, resume_point
+from distft.launch.resume_point import changed_layouts, check_data, resume_point
 from distft.launch.starts import model_starts, role_spec, starts_of_workers
 from distft.tracking.alarms import leakage, near_leakage
 
@@ -34,11 +34,13 @@ _SLICE_S = 1.0
 
 def rehearse(prepared: Prepared) -> tuple[str, ...]:
     """Raises what the start of the run would raise (see ``run``). Returns warnings."""
-    found = resume_point(
-        prepared.recipe, prepared.plan, lambda: newest_checkpoint(checkpoints_folder(prepared.run_dir))
-    )
+    found = resume_point(prepared.recipe, lambda: newest_checkpoint(checkpoints_folder(prepared.run_dir)))
+    changed = changed_layouts(prepared.recipe, prepared.plan, found) if found else {}
     with in_quiet(), tempfile.TemporaryDirectory(prefix="distft-") as folder:
-        return tuple(_set_up(prepared.recipe, found, Path(folder)))
+        return (
+            *(f"{role} goes on in another layout: {how}" for role, how in changed.items()),
+            *_set_up(prepared.recipe, found, Path(folder)),
+        )
 
 
 def _set_up(recipe: Recipe, found: Found | None, folder: Path) -> Iterator[str]:

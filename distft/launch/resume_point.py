@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from distft.checkpoint.coordinator import Found, named_checkpoint
-from distft.common.errors import UserError
+from distft.checkpoint.role_layout import layout_of
 from distft.config.recipe import Recipe
 from distft.controller.rows import require_same_data
 from distft.data.fingerprint import contents_of_files
@@ -20,10 +20,10 @@ from distft.planning.plan import Plan
 log = logging.getLogger(__name__)
 
 
-def resume_point(recipe: Recipe, plan: Plan, newest: Callable[[], Found | None]) -> Found | None:
+def resume_point(recipe: Recipe, newest: Callable[[], Found | None]) -> Found | None:
     """What ``checkpoint.resume`` asks for; None: from the beginning. ``newest`` finds the run folder's newest.
 
-    Raises UserError for a checkpoint that cannot be used, or was written by another number of ranks.
+    Raises UserError for a checkpoint that cannot be used.
     """
     resume = recipe.checkpoint.resume
     if resume == "never":
@@ -33,15 +33,13 @@ def resume_point(recipe: Recipe, plan: Plan, newest: Callable[[], Found | None])
         return None
     if resume != "auto" and found.manifest.fingerprint != fingerprint(recipe):
         log.warning("%s was written by another recipe than this one", found.path)
-    for role, ranks in found.manifest.world_sizes.items():
-        now = plan.group_of(role).num_ranks
-        if now != ranks:
-            raise UserError(
-                f"the checkpoint of step {found.step} was written by {ranks} {role} ranks, the plan has {now}",
-                where=str(found.path),
-                hint=f"set placement.{role}.ranks={ranks}",
-            )
     return found
+
+
+def changed_layouts(recipe: Recipe, plan: Plan, found: Found) -> dict[str, str]:
+    """What the run goes on with in another way than the checkpoint was written, by role, as it was and is."""
+    now = {role: layout_of(recipe, role, plan.group_of(role).num_ranks) for role in found.manifest.layouts}
+    return {role: f"{then} -> {now[role]}" for role, then in found.manifest.layouts.items() if then != now[role]}
 
 
 def check_files(recipe: Recipe, found: Found | None) -> None:

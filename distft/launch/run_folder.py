@@ -14,16 +14,17 @@ from distft.common.errors import UserError
 from distft.common.files import write_atomic
 from distft.config.load import load_recipe, resolved_yaml
 from distft.config.recipe import Recipe
+from distft.config.role_table import ROLES
 from distft.config.yaml_file import dump_yaml, leaves
 from distft.launch.kept_paths import anchored, same_place
 from distft.tracking.exit import read_exit
 from distft.tracking.metrics import METRICS, RECIPE
 
 _SHOWN = 3  # changed keys named in a message
-# What may change between attempts: how far, how often, and how it is watched; not what is computed.
+# What may change between attempts: how far, how often, how it is watched, and on what; not what is computed.
 _MAY_CHANGE = (
     "name", "output_dir", "train.steps", "train.epochs", "checkpoint", "recovery", "evaluation", "tracking",
-    "data.num_workers", "data.cache_dir",
+    "data.num_workers", "data.cache_dir", "placement", *(f"models.{role}.engine" for role in ROLES),
 )  # fmt: skip
 
 

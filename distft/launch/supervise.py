@@ -63,7 +63,7 @@ class Supervisor:
         """The table before and after. Raises what ended the last attempt."""
         recipe, run_dir = self._recipe, self._run_dir
         self._coordinator.abandon_staging()
-        begin = resume_point(recipe, self._plan, self._coordinator.newest)
+        begin = resume_point(recipe, self._coordinator.newest)
         if recipe.checkpoint.resume != "auto":  # what the user goes back on steps aside, or a later start would find it
             self._coordinator.rewind(begin.step if begin else -1)
         check_files(recipe, begin)

@@ -31,7 +31,7 @@ def _origin(one: Listed) -> tuple[str, str, str, str]:
     if kept is None:
         return "?", "?", "?", "?"
     written = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(kept.time))
-    ranks = ", ".join(f"{role} {number}" for role, number in kept.world_sizes.items())
+    ranks = ", ".join(f"{role} {layout.ranks}" for role, layout in kept.layouts.items())
     return written, size_of(kept.num_bytes), ranks, str(kept.attempt)
 
 

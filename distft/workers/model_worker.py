@@ -243,10 +243,10 @@ class ModelWorker(ModelVerbs):
     def save(self, staging: str) -> tuple[list[FileRecord | NotWritten], None]:
         """This rank's share of a checkpoint; see ``save_share``."""
         stage(f"saving to {staging}")
-        return save_share(self._engine, self.spec.role, self.rank, self.world_size, Path(staging)), None
+        return save_share(self._engine, self.spec.role, self.rank, Path(staging)), None
 
     def load(self, checkpoint: str) -> tuple[None, None]:
-        """What ``save`` wrote, on the same number of ranks."""
+        """What ``save`` wrote, on any number of ranks."""
         stage(f"loading {checkpoint}")
         load_share(self._engine, self.spec.role, self.rank, Path(checkpoint))
         return None, None

@@ -9,38 +9,37 @@ import torch
 
 from distft.checkpoint.manifest import FileRecord, NotWritten, record_files
 from distft.common.seeding import restore_rng_state, rng_state
-from distft.engine import process_group
 from distft.engine.engine import Engine
+from distft.engine.shards import shard_file
 
 
-def save_share(engine: Engine, role: str, rank: int, world_size: int, staging: Path) -> list[FileRecord | NotWritten]:
-    """This rank's share of a checkpoint, under ``staging/<role>``: synced, hashed and reported (collective).
+def save_share(engine: Engine, role: str, rank: int, staging: Path) -> list[FileRecord | NotWritten]:
+    """This rank's share of a checkpoint, under ``staging/<role>``: synced, hashed and reported.
 
     A disk that refuses it is reported too, as NotWritten: the run goes on with the checkpoint before.
     """
     target = staging / role
+    rng = rng_file(target, rank)
     try:
         engine.save(target)
-        torch.save(rng_state(), target / f"rng_{rank}.pt")
-        failure = ""
+        torch.save(rng_state(), rng)
+        mine = (shard_file(target, rank), rng)
+        return [*record_files(staging, [path.relative_to(staging).as_posix() for path in mine])]
     except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
-        failure = f"{role} rank {rank}: {error}{_free_space(staging)}"
-    process_group.barrier()
-    if failure:
-        return [NotWritten(failure)]
-    names = sorted(path.relative_to(staging).as_posix() for path in target.rglob("*") if path.is_file())
-    shared = [name for name in names if not name.startswith(f"{role}/rng_")]
-    mine = [*shared[rank::world_size], f"{role}/rng_{rank}.pt"]
-    try:
-        return [*record_files(staging, mine)]
-    except OSError as error:
-        return [NotWritten(f"{role} rank {rank}: {error}")]
+        return [NotWritten(f"{role} rank {rank}: {error}{_free_space(staging)}")]
 
 
 def load_share(engine: Engine, role: str, rank: int, checkpoint: Path) -> None:
-    """What ``save_share`` wrote, on the same number of ranks."""
+    """What the ranks of any layout saved. A rank more than they were keeps the random numbers that it was born with."""
     engine.load(checkpoint / role)
-    restore_rng_state(torch.load(checkpoint / role / f"rng_{rank}.pt", weights_only=True))
+    rng = rng_file(checkpoint / role, rank)
+    if rng.is_file():
+        restore_rng_state(torch.load(rng, weights_only=True))
+
+
+def rng_file(folder: Path, rank: int) -> Path:
+    """Where a rank's random number generators stand."""
+    return folder / f"rng_{rank}.pt"
 
 
 def _free_space(folder: Path) -> str:

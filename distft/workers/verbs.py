@@ -123,7 +123,7 @@ class ModelVerbs(OnDevice, Protocol):
 
     @verb(deadline="setup", states=True)
     def load(self, checkpoint: str) -> tuple[None, None]:
-        """What ``save`` wrote, on the same number of ranks."""
+        """What ``save`` wrote, on any number of ranks."""
         ...
 
     @verb(deadline="setup", ranks="first", on_device=False)

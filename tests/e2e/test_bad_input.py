@@ -25,6 +25,7 @@ from distft.batches import Ragged
 from distft.checkpoint.coordinator import Coordinator
 from distft.checkpoint.lease import acquire
 from distft.checkpoint.manifest import record_files
+from distft.checkpoint.role_layout import RoleLayout
 from distft.cli import main
 from distft.common.errors import UserError
 from distft.config.load import load_recipe
@@ -347,7 +348,9 @@ def checkpoint(folder: Path) -> Path:
         staging = coordinator.begin(1)
         (staging / "policy").mkdir()
         (staging / "policy" / "rank_0.pt").write_bytes(b"weights")
-        return coordinator.commit(1, record_files(staging, ["policy/rank_0.pt"]), {"step": 1}, {"policy": 1})
+        return coordinator.commit(
+            1, record_files(staging, ["policy/rank_0.pt"]), {"step": 1}, {"policy": RoleLayout(1, 0)}
+        )
 
 
 def damaged(folder: Path) -> None:

@@ -58,7 +58,7 @@ def test_a_run_without_a_result_gives_its_newest_whole_checkpoint(
 
     earlier, newest = sorted((run / "checkpoints").glob("step_*"))[-2:]
     before = export(earlier, tmp_path / "earlier", capsys)
-    torn = next(newest.rglob("*optim_states.pt"))
+    torn = next(newest.rglob("states_1.safetensors"))
     torn.write_bytes(torn.read_bytes()[:-10])
     assert export(run, tmp_path / "fallback", capsys) == before
     assert before["model.safetensors"] != wanted["model.safetensors"]

@@ -263,15 +263,6 @@ def test_a_changed_recipe_is_refused_naming_the_key(sft: Path, start: Start) -> 
     assert "checkpoint.resume=never" in message
 
 
-def test_another_number_of_ranks_is_refused(sft: Path, start: Start, tmp_path: Path) -> None:
-    message = refused(start, sft, *SFT, "placement.policy.ranks=1")
-    assert "placement.policy.ranks: auto there, 1 now" in message
-    one_rank = [*SFT, "placement.policy.ranks=1", f"checkpoint.resume={sft}"]
-    message = refused(start, tmp_path / "new", *one_rank)
-    assert "the checkpoint of step 6 was written by 2 policy ranks, the plan has 1" in message
-    assert "placement.policy.ranks=2" in message
-
-
 def test_an_explicit_checkpoint_that_is_not_there_is_refused(sft: Path, start: Start, tmp_path: Path) -> None:
     message = refused(start, tmp_path / "new", *SFT, f"checkpoint.resume={sft / 'checkpoints' / 'step_00000099'}")
     assert f"checkpoint.resume: there is no folder {sft / 'checkpoints' / 'step_00000099'}" in message

@@ -165,12 +165,11 @@ def _shortened(path: Path | str) -> str:
 
 
 def checkpoint_bytes(recipe: Recipe, plan: Plan) -> int:
-    """Bytes of one checkpoint: of what each role trains, parameters, float32 master weights and Adam's two states."""
-    total = 0
-    for role in trained_roles(recipe):
-        states = 12 if optimizer_of(recipe, role).name == "adamw" else 4
-        total += plan.memory[role].trained * (BYTES[model_of(recipe, role).dtype] + states)
-    return total
+    """Bytes of one checkpoint: of what each role trains, the weights in float32 and Adam's two states, once."""
+    return sum(
+        plan.memory[role].trained * (12 if optimizer_of(recipe, role).name == "adamw" else 4)
+        for role in trained_roles(recipe)
+    )
 
 
 def room_needed(recipe: Recipe, plan: Plan) -> tuple[int, int]:

@@ -8,6 +8,9 @@ import pytest
 
 from distft.checkpoint.coordinator import Coordinator
 from distft.checkpoint.manifest import record_files
+from distft.checkpoint.role_layout import RoleLayout
+
+LAYOUTS = {"policy": RoleLayout(2, 3, ("optimizer",)), "value": RoleLayout(1, 0)}
 
 
 class Mine:
@@ -30,7 +33,7 @@ def save(
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(content + name.encode() + str(step).encode())
         reports += record_files(staging, [name])
-    return coordinator.commit(step, reports, progress or {"step": step}, {"policy": 2, "value": 1})
+    return coordinator.commit(step, reports, progress or {"step": step}, LAYOUTS)
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from distft.checkpoint.lease import LeaseLost, acquire
 from distft.checkpoint.manifest import FileRecord, NotWritten, faults
 from distft.common.errors import UserError
 
-from .conftest import Mine, save
+from .conftest import LAYOUTS, Mine, save
 
 Names = Callable[[], list[str]]
 
@@ -36,7 +36,7 @@ def test_a_committed_checkpoint_is_found_with_its_progress(coordinator: Coordina
     assert found is not None
     assert (found.path, found.step, found.rejected) == (path, 50, ())
     assert found.progress == {"step": 50, "kl_coef": 0.1, "wandb_id": "x"}
-    assert found.manifest.world_sizes == {"policy": 2, "value": 1}
+    assert found.manifest.layouts == LAYOUTS
     assert (found.manifest.owner, found.manifest.fingerprint) == ("mine", "abc")
     assert names() == ["step_00000050"]
 

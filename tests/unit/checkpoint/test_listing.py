@@ -10,6 +10,7 @@ from rich.console import Console
 from distft.checkpoint.layout import checkpoints_folder, step_name
 from distft.checkpoint.listing import list_checkpoints
 from distft.checkpoint.manifest import Manifest, record_files
+from distft.checkpoint.role_layout import RoleLayout
 from distft.cli import main
 from distft.common.errors import UserError
 from distft.verbs.checkpoints_table import show
@@ -23,7 +24,7 @@ def run_dir(tmp_path: Path) -> Path:
         (folder / "policy").mkdir(parents=True)
         (folder / "policy" / "rank_00.pt").write_bytes(bytes(1000))
         records = record_files(folder, ["policy/rank_00.pt"])
-        Manifest(step, tuple(records), {"policy": 2}, "recipe", "owner", 1, 1e9 + step).write(folder)
+        Manifest(step, tuple(records), {"policy": RoleLayout(2, 3)}, "recipe", "owner", 1, 1e9 + step).write(folder)
     damaged = bytearray(1000)
     damaged[500] ^= 1
     (folder / "policy" / "rank_00.pt").write_bytes(damaged)

@@ -14,6 +14,7 @@ from distft.checkpoint.manifest import (
     read_manifest,
     record_files,
 )
+from distft.checkpoint.role_layout import RoleLayout
 
 
 @pytest.fixture
@@ -23,16 +24,16 @@ def folder(tmp_path: Path) -> Path:
     (path / "policy" / "rank_0.pt").write_bytes(bytes(range(256)) * 50_000)
     (path / "progress.json").write_text("{}")
     records = record_files(path, ["policy/rank_0.pt", "progress.json"])
-    Manifest(50, tuple(records), {"policy": 2}, "fingerprint", "token", 3, 12.5).write(path)
+    Manifest(50, tuple(records), {"policy": RoleLayout(2, 3)}, "fingerprint", "token", 3, 12.5).write(path)
     return path
 
 
 def test_round_trip(folder: Path) -> None:
     manifest = read_manifest(folder)
-    assert (manifest.step, manifest.world_sizes, manifest.fingerprint) == (50, {"policy": 2}, "fingerprint")
+    assert (manifest.step, manifest.layouts, manifest.fingerprint) == (50, {"policy": RoleLayout(2, 3)}, "fingerprint")
     assert (manifest.owner, manifest.attempt, manifest.time) == ("token", 3, 12.5)
     assert manifest.num_bytes == 256 * 50_000 + 2
-    assert json.loads((folder / "manifest.json").read_text())["format"] == 1
+    assert json.loads((folder / "manifest.json").read_text())["format"] == 2
     assert faults(folder) == []
 
 
@@ -72,8 +73,8 @@ def test_no_manifest(folder: Path) -> None:
     ("old", "new", "reason"),
     [
         ('"step": 50', '"step": 60', "own hash"),
-        ('"policy": 2', '"policy": 4', "own hash"),
-        ('"format": 1', '"format": 9', "format 9"),
+        ('"ranks": 2', '"ranks": 4', "own hash"),
+        ('"format": 2', '"format": 1', "format 1, this distft reads format 2: what wrote it can go on with it"),
         ("{", "[", "cannot be read"),
     ],
 )

@@ -11,6 +11,7 @@ import pytest
 from distft.checkpoint.coordinator import Coordinator, SaveFailed
 from distft.checkpoint.layout import step_name
 from distft.checkpoint.manifest import record_files
+from distft.checkpoint.role_layout import RoleLayout
 from distft.common.errors import RunFailed, UserError
 from distft.config.load import load_recipe
 from distft.controller.choosing import note_evaluation, take_best
@@ -41,7 +42,7 @@ class Saving(Session):
         if step == self.failing:
             (staging / "weights").write_text("")
         try:
-            self.coordinator.commit(step, records, self._state(), {"policy": 1})
+            self.coordinator.commit(step, records, self._state(), {"policy": RoleLayout(1, 0)})
         except SaveFailed as error:
             self._count_failed_save(error)
             return

@@ -179,12 +179,38 @@ def save_and_go_on(rank: int, world: int, setup: Setup, folder: str, first: Any,
     return {"norms": (norms, repeated), "weights": (undisturbed, weights(fresh))}
 
 
+def train_and_save(rank: int, world: int, setup: Setup, folder: str, first: Any, then: Any) -> dict[str, Any]:
+    """Trains, saves, trains on."""
+    engine = setup.build()
+    take_steps(engine, rank, first)
+    engine.save(Path(folder))
+    kept = weights(engine)
+    return {"kept": kept, "norms": take_steps(engine, rank, then), "weights": weights(engine)}
+
+
+def load_and_go_on(rank: int, world: int, setup: Setup, folder: str, then: Any) -> dict[str, Any]:
+    """Loads into a fresh engine and trains on, from a checkpoint of any layout."""
+    engine = setup.build()
+    engine.load(Path(folder))
+    kept = weights(engine)
+    return {"kept": kept, "norms": take_steps(engine, rank, then), "weights": weights(engine)}
+
+
+def refused_load(rank: int, world: int, setup: Setup, folder: str) -> str:
+    """The message with which a checkpoint is refused."""
+    try:
+        setup.build().load(Path(folder))
+    except UserError as error:
+        return str(error)
+    return ""
+
+
 def load_missing(rank: int, world: int, setup: Setup, folder: str) -> str:
     """The error of a checkpoint that is not there."""
     engine = setup.build()
     try:
         engine.load(Path(folder))
-    except FileNotFoundError as error:
+    except (FileNotFoundError, DistftError) as error:
         return str(error)
     return ""
 

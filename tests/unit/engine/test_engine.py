@@ -227,14 +227,15 @@ def test_going_on_from_a_checkpoint_is_the_same_run(
         norms, weights = answer["norms"], answer["weights"]
         assert norms[0] == norms[1]
         assert spread(weights[0], weights[1]) == (0.0, 0.0)
-    assert [path.name for path in tmp_path.iterdir()] == ["engine"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["states_0.safetensors", "states_1.safetensors"]
 
 
 @pytest.mark.parametrize("stage", FIRST_AND_LAST)
 def test_a_missing_checkpoint_raises(groups: dict[int, Group], folder: str, tmp_path: Path, stage: int) -> None:
     for place in (tmp_path, tmp_path / "none"):
         answers = groups[2].call(rank_side.load_missing, Setup(folder, stage), str(place))
-        assert answers == [f"no engine state in {place}"] * 2
+        assert answers[0] == f"no engine state in {place}"
+        assert answers[0] in answers[1]
 
 
 @pytest.mark.parametrize("stage", [2, 3])

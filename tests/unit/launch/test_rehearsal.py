@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from distft.checkpoint.coordinator import Coordinator
 from distft.checkpoint.lease import acquire
 from distft.checkpoint.manifest import record_files
+from distft.checkpoint.role_layout import RoleLayout
 from distft.cli import main
 from distft.common.errors import UserError
 from distft.config.load import load_recipe
@@ -190,7 +191,7 @@ def test_rows_that_are_not_those_of_the_checkpoint(here: Path) -> None:
         (staging / "policy").mkdir()
         (staging / "policy" / "rank_0.pt").write_bytes(b"weights")
         state = {"step": 1, "data": {"data.train.0": "another hash"}}
-        coordinator.commit(1, record_files(staging, ["policy/rank_0.pt"]), state, {"policy": 1})
+        coordinator.commit(1, record_files(staging, ["policy/rank_0.pt"]), state, {"policy": RoleLayout(1, 0)})
     error = refused("placement.policy.ranks=1")
     assert "rows.jsonl is not what it was when the checkpoint of step 1 was written" in error.what
     assert "checkpoint.changed_data=accept" in error.hint
@@ -198,6 +199,9 @@ def test_rows_that_are_not_those_of_the_checkpoint(here: Path) -> None:
         run(prepare(recipe, "local"), quiet=True)
     assert str(caught.value) == str(error)
     assert not (run_dir / "plan.json").exists()
+    accepted = load_recipe("sft.yaml", ["placement.policy.ranks=2", "checkpoint.changed_data=accept"])
+    layout = "policy goes on in another layout: 1 rank at ZeRO stage 0 -> 2 ranks at ZeRO stage 3"
+    assert layout in rehearse(prepare(accepted, "local"))
     assert (
         rehearse(prepare(load_recipe("sft.yaml", ["placement.policy.ranks=1", "checkpoint.resume=never"]), "local"))
         == ()

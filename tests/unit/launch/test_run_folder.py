@@ -68,8 +68,11 @@ def test_keys_that_came_after_a_run_are_no_change_unless_they_are_said(tmp_path:
         require_same_run(load_recipe("sft-tiny"), tmp_path)
 
 
-@pytest.mark.parametrize("override", ["train.steps=7", "checkpoint.every=3", "name=other", "evaluation.every=9"])
-def test_how_far_and_how_watched_may_change(tmp_path: Path, override: str) -> None:
+@pytest.mark.parametrize("override", [
+    "train.steps=7", "checkpoint.every=3", "name=other", "evaluation.every=9",
+    "placement.policy.ranks=1", "models.policy.engine.zero_stage=2", "models.policy.engine={offload_optimizer: cpu}",
+])  # fmt: skip
+def test_how_far_on_what_and_how_watched_may_change(tmp_path: Path, override: str) -> None:
     write_recipe(load_recipe("sft-tiny"), tmp_path)
     require_same_run(load_recipe("sft-tiny", [override]), tmp_path)
     assert fingerprint(load_recipe("sft-tiny", [override])) == fingerprint(load_recipe("sft-tiny"))

@@ -1,0 +1,150 @@
+"""What training is about on this rank, to files and back: weights in float32, the optimizer's states, the loss scale.
+
+The files know parameters by name and place and nothing of ranks, ZeRO stages or offload, so that any layout goes on
+from them: where it is the one that wrote them, bit for bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from distft.common.errors import UserError
+from distft.engine.pieces import Piece, pieces_here
+from distft.engine.process_group import failing_together
+from distft.engine.shards import Shards, piece_key, shard_file, write_shard
+from distft.models.buffers import kept_buffers
+
+WEIGHT = "weight"
+# Of float16's scale, as far as both of DeepSpeed's holders of it have them.
+_SCALE = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
+
+
+def save_states(module: nn.Module, optimizer: Any, zero_stage: int, folder: Path) -> None:
+    """This rank's file: its shards; where nothing is sharded, its part of what all ranks hold. Raises OSError."""
+    rank, inner = dist.get_rank(), _bare(optimizer)
+    pieces = pieces_here(module, optimizer, zero_stage)
+    if zero_stage == 0:
+        parts = (piece.part(rank, dist.get_world_size()) for piece in pieces)
+        pieces = [piece for piece in parts if piece.length]
+    facts = {
+        "shapes": _shapes(module),
+        "optimizer": type(inner).__name__,
+        "states": sorted({kind for state in inner.state.values() for kind in state} - {"step"}),
+        "step": max((float(state["step"]) for state in inner.state.values() if "step" in state), default=None),
+        "scale": _scale(optimizer),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    buffers = kept_buffers(module) if rank == 0 else {}
+    write_shard(shard_file(folder, rank), list(_tensors(pieces, inner)), buffers, facts)
+
+
+def load_states(module: nn.Module, optimizer: Any, zero_stage: int, folder: Path) -> None:
+    """What the ranks of any layout saved (collective). Raises FileNotFoundError where nothing is, UserError for what
+    was saved of other weights or by another optimizer, on all ranks."""
+    with failing_together():
+        shards = Shards(folder, dist.get_rank())
+        _require_same(shards.facts, module, _bare(optimizer), folder)
+    with failing_together():
+        if zero_stage == 3:
+            optimizer.checkpoint_event_prologue()  # what is kept whole becomes shards, and is gathered anew below
+        _read(shards, module, optimizer, zero_stage)
+    _publish(optimizer, zero_stage)
+
+
+def whole_weights(folder: Path) -> dict[str, Tensor]:
+    """All trained parameters, whole, in float32, and the buffers that belong to them, by name, without the ranks that
+    saved them. Raises FileNotFoundError where there are none."""
+    shards = Shards(folder)
+    found = {}
+    for name, shape in shards.facts["shapes"].items():
+        found[name] = torch.empty(shape)
+        shards.read(WEIGHT, name, 0, found[name].view(-1))
+    return found | shards.buffers()
+
+
+def _tensors(pieces: list[Piece], inner: Any) -> Iterator[tuple[str, Tensor]]:
+    for piece in pieces:
+        yield piece_key(WEIGHT, piece.start, piece.name), piece.of(piece.owner)
+        for kind, tensor in inner.state.get(piece.owner, {}).items():
+            if kind != "step":
+                yield piece_key(kind, piece.start, piece.name), piece.of(tensor)
+
+
+def _read(shards: Shards, module: nn.Module, optimizer: Any, zero_stage: int) -> None:
+    inner, facts = _bare(optimizer), shards.facts
+    pieces = pieces_here(module, optimizer, zero_stage)
+    inner.state.clear()
+    for owner in {id(piece.owner): piece.owner for piece in pieces}.values() if facts["states"] else ():
+        inner.state[owner] = {"step": torch.tensor(facts["step"], dtype=torch.float32, device=owner.device)} | {
+            kind: torch.zeros_like(owner) for kind in facts["states"]
+        }
+    for piece in pieces:
+        shards.read(WEIGHT, piece.name, piece.start, piece.of(piece.owner))
+        for kind in facts["states"]:
+            shards.read(kind, piece.name, piece.start, piece.of(inner.state[piece.owner][kind]))
+    if buffers := kept_buffers(module):
+        there = shards.buffers()
+        for name, buffer in buffers.items():
+            buffer.copy_(there[name])
+    holder = _scale_holder(optimizer)
+    for name, value in facts["scale"].items():
+        if hasattr(holder, name):
+            setattr(holder, name, value)
+
+
+def _publish(optimizer: Any, zero_stage: int) -> None:
+    """From the float32 weights to those that the model computes with (collective at stages 1 to 3)."""
+    with torch.no_grad():
+        if zero_stage == 3:
+            for number, master in enumerate(optimizer.fp32_partitioned_groups_flat):
+                optimizer.fp16_partitioned_groups_flat[number].copy_(master)
+                optimizer._unflatten_partitioned_parameters(number)
+            optimizer.checkpoint_event_epilogue()
+        elif zero_stage > 0:
+            optimizer.update_lp_params()
+        else:
+            for weights, masters in zip(getattr(optimizer, "fp16_groups", ()), getattr(optimizer, "fp32_groups", ()),
+                                        strict=True):  # fmt: skip
+                torch._foreach_copy_(weights, masters)
+
+
+def _require_same(facts: dict[str, Any], module: nn.Module, inner: Any, folder: Path) -> None:
+    there, here = facts["shapes"], _shapes(module)
+    hint = "go on with the recipe that wrote it, or start from its exported model (distft export)"
+    for name in sorted({*there, *here}):
+        if there.get(name) != here.get(name):
+            said = [f"of shape {shape}" if (shape := found.get(name)) else "not trained" for found in (there, here)]
+            what = f"the checkpoint is of other weights: {name} is {said[0]} there, {said[1]} here"
+            raise UserError(what, where=str(folder), hint=hint)
+    if facts["optimizer"] != type(inner).__name__:
+        what = f"the checkpoint has the states of {facts['optimizer']}, the recipe trains with {type(inner).__name__}"
+        raise UserError(what, where=str(folder), hint=hint)
+
+
+def _shapes(module: nn.Module) -> dict[str, list[int]]:
+    """The whole shapes of what is trained, by name."""
+    return {
+        name: list(getattr(parameter, "ds_shape", parameter.shape))
+        for name, parameter in module.named_parameters()
+        if parameter.requires_grad
+    }
+
+
+def _bare(optimizer: Any) -> Any:
+    """torch's optimizer, within DeepSpeed's."""
+    return getattr(optimizer, "optimizer", optimizer)
+
+
+def _scale_holder(optimizer: Any) -> Any:
+    return getattr(optimizer, "loss_scale_config", None) or getattr(optimizer, "loss_scaler", None)
+
+
+def _scale(optimizer: Any) -> dict[str, float]:
+    holder = _scale_holder(optimizer)
+    return {name: value for name in _SCALE if (value := getattr(holder, name, None)) is not None}
