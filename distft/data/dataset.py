@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _Result = TypeVar("_Result")
+_WITHOUT = "data.holdout=0 evaluation.every=0 does without held-out rows"
 Rows: TypeAlias = npt.NDArray[np.int64]
 
 
@@ -271,7 +272,9 @@ def _nothing_left(report: Statistics, name: str, data: Data) -> UserError:
     if report.num_leaked:
         reasons.append(f"{report.num_leaked} left out because held-out rows ask the same")
     if name != "train" and not getattr(data, name):
-        hint = f"`data.holdout: {data.holdout}` of so few rows is none: raise it, or give data.{name}"
+        hint = f"`data.holdout: {data.holdout}` of so few rows is none: raise it, or give data.{name}; {_WITHOUT}"
+    elif not reasons and data.holdout:
+        hint = f"`data.holdout: {data.holdout}` leaves none of so few rows: lower it; {_WITHOUT}"
     else:
         hint = "; ".join(reasons)
     return UserError(f"no row is left of {report.num_rows}", where=f"data.{name}", hint=hint)
