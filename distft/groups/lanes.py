@@ -65,6 +65,10 @@ class Devices:
         elif verb.on_device and role not in self._here:
             self._here[role] = PARTS
 
+    def asleep(self, role: str) -> bool:
+        """Whether a group that has run has no weights on its devices."""
+        return "weights" not in self._here.get(role, PARTS)
+
     def _staying(self, role: str, other: str) -> tuple[DevicePart, ...]:
         if other in self._beside.get(role, ()):
             return PARTS

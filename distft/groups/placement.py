@@ -44,6 +44,7 @@ from distft.groups.lanes import Devices
 from distft.groups.ray_handles import Attempt, RayGroup
 from distft.groups.shell import Birth
 from distft.groups.worker_group import Answers, Asked, Member, RankActor
+from distft.tracking.progress import GroupState
 from distft.tracking.timing import Busy, Span
 
 __all__ = ["Deadlines", "GroupSpec", "Groups", "OnReady", "start_groups"]
@@ -84,6 +85,10 @@ class Groups(Mapping[str, RayGroup]):
     def workers(self) -> dict[str, tuple[WorkerInfo, ...]]:
         """Where every rank of every role runs."""
         return {role: group.workers for role, group in self.items()}
+
+    def states(self) -> dict[str, GroupState]:
+        """What every group does now. Another thread may ask."""
+        return self._attempt.states()
 
     def take_busy(self) -> Busy:
         """What the devices did since the last call of this."""

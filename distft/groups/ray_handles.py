@@ -17,9 +17,17 @@ from distft.groups.dispatch import collect, request_for
 from distft.groups.handles import Call, DataRef, Result, Wait, WorkerInfo
 from distft.groups.lanes import Devices
 from distft.groups.worker_group import Answers, Asked, Member
+from distft.tracking.progress import GroupState
 from distft.tracking.timing import Busy, Span
 
 _MOST_SPANS = 10_000  # kept where nobody takes them
+# Verbs as people say what is being done; the others by their names.
+_DOING = {
+    "setup": "loading", "load": "loading", "forward": "reading", "update": "training", "evaluate": "evaluating",
+    "generate": "generating", "sync_weights": "syncing", "send_weights": "syncing", "receive_weights": "syncing",
+    "save": "saving", "export": "exporting", "function_scores": "scoring", "assign_credit": "scoring",
+    "sleep": "falling asleep", "wake": "waking",
+}  # fmt: skip
 
 
 class RayGroup:
@@ -120,6 +128,18 @@ class Attempt:
         self._moving: list[tuple[float, float]] = []
         self._peaks: dict[str, dict[str, int]] = {}
         self._spans: deque[Span] = deque(maxlen=_MOST_SPANS)
+
+    def states(self) -> dict[str, GroupState]:
+        """What every group does now. Another thread may ask."""
+        running = {step.group.role: step for step in list(self._running.values())}
+        found = {}
+        for role, group in list(self.groups.items()):
+            if (step := running.get(role)) is not None:
+                doing = _DOING.get(step.verb.name, step.verb.name.replace("_", " "))
+                found[role] = GroupState(group.num_ranks, doing, step.asked.started)
+            else:
+                found[role] = GroupState(group.num_ranks, "asleep" if self.devices.asleep(role) else "idle")
+        return found
 
     def take_spans(self) -> list[Span]:
         """What each rank did since the last call of this, by its node's clock; of very much the end."""

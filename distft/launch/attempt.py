@@ -58,6 +58,7 @@ def started(recipe: Recipe, plan: Plan, run_dir: Path, attempt: int, tracker: Tr
 
     specs = group_specs(recipe, plan, run_dir)
     with start_groups(specs, log_dir=run_dir / "logs", attempt=attempt, deadlines=deadlines, on_ready=ready) as groups:
+        tracker.progress.watch(groups.states)
         yield groups
 
 

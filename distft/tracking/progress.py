@@ -1,29 +1,36 @@
-"""What a person sees while a run goes on: a live line on a terminal, elsewhere a plain line now and then."""
+"""What a person sees while a run goes on: a live view on a terminal, elsewhere a plain line now and then."""
 
 from __future__ import annotations
 
 import contextlib
 import sys
 import time
-from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Protocol, Self, TextIO
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn
-from rich.progress import Progress as Bar
+from distft.tracking.pace import Pace
 
 # The few numbers worth a place on the line: name of the metric, what the line calls it.
 HEADLINES = (
     ("objective/scores", "score"), ("reward", "reward"), ("objective/kl", "kl"), ("kl", "kl"), ("loss", "loss"),
-    ("loss/policy_avg", "policy loss"), ("rewards/accuracies", "accuracy"), ("accuracy", "accuracy"),
+    ("loss/policy_avg", "loss"), ("rewards/accuracies", "accuracy"), ("accuracy", "accuracy"),
     ("rewards/margins", "margin"), ("margin", "margin"),
 )  # fmt: skip
+SPEED = "tokens/s"
 _MAX_HEADLINES = 3
-_PACE_STEPS = 20
 _EVERY_S = 10.0  # between plain lines of steps: all of them stand in metrics.jsonl
 _MAX_HELD_OUT = 6
+
+
+@dataclass(frozen=True)
+class GroupState:
+    """``doing``, in a word, since ``since`` (monotonic seconds; None where nothing is going on)."""
+
+    ranks: int
+    doing: str
+    since: float | None = None
 
 
 class Progress(Protocol):
@@ -45,6 +52,14 @@ class Progress(Protocol):
         """Something that happened and is worth a line: a checkpoint, say."""
         ...
 
+    def alarm(self, text: str) -> None:
+        """Something that should be looked at."""
+        ...
+
+    def watch(self, states: Callable[[], Mapping[str, GroupState]]) -> None:
+        """Who can be asked what each group does."""
+        ...
+
     def close(self) -> None:
         """Stop drawing; a second call does nothing."""
         ...
@@ -60,7 +75,11 @@ def make_progress(name: str, *, quiet: bool = False, stream: TextIO | None = Non
     out = stream if stream is not None else sys.stdout
     if quiet:
         return QuietProgress()
-    return LiveProgress(name, out) if out.isatty() else PlainProgress(name, out)
+    if not out.isatty():
+        return PlainProgress(name, out)
+    from distft.tracking.live_view import LiveProgress
+
+    return LiveProgress(name, out)
 
 
 class QuietProgress:
@@ -77,6 +96,13 @@ class QuietProgress:
 
     def note(self, text: str) -> None:
         """Nothing to show."""
+
+    def alarm(self, text: str) -> None:
+        """As any other line."""
+        self.note(text)
+
+    def watch(self, states: Callable[[], Mapping[str, GroupState]]) -> None:
+        """Nobody is asked."""
 
     def close(self) -> None:
         """Nothing to stop."""
@@ -96,7 +122,7 @@ class PlainProgress(QuietProgress):
 
     def __init__(self, name: str, stream: TextIO) -> None:
         self._name, self._stream = name, stream
-        self._pace = _Pace()
+        self._pace = Pace()
         self._stepped: float | None = None  # when the last line of a step was written
 
     def phase(self, name: str) -> None:
@@ -120,7 +146,7 @@ class PlainProgress(QuietProgress):
 
     def held_out(self, step: int, metrics: Mapping[str, float]) -> None:
         """``held out after step 50: loss 1.2  accuracy 0.7``."""
-        self.note(_said_held_out(step, metrics))
+        self.note(said_held_out(step, metrics))
 
     def note(self, text: str) -> None:
         """A line of its own."""
@@ -132,57 +158,23 @@ class PlainProgress(QuietProgress):
             print(line, file=self._stream, flush=True)
 
 
-class LiveProgress(QuietProgress):
-    """One line that is redrawn, below whatever else is printed."""
-
-    def __init__(self, name: str, stream: TextIO) -> None:
-        self._pace = _Pace()
-        self._bar = Bar(
-            TextColumn("[bold]{task.description}"), TextColumn("{task.fields[phase]}"), BarColumn(bar_width=24),
-            MofNCompleteColumn(), TextColumn("{task.fields[numbers]}", markup=False),
-            console=Console(file=stream), transient=False, refresh_per_second=4,
-        )  # fmt: skip
-        self._task: TaskID = self._bar.add_task(name, total=None, phase="", numbers="")
-        self._open = True
-        self._bar.start()
-
-    def phase(self, name: str) -> None:
-        """Shown before the bar."""
-        self._bar.update(self._task, phase=name)
-
-    def step(self, step: int, total: int | None, metrics: Mapping[str, float]) -> None:
-        """The bar, the headlines, and the time left."""
-        self._pace.observe(step)
-        left = self._pace.left(step, total)
-        numbers = [*headlines(metrics), *([f"{duration(left)} left"] if left is not None else [])]
-        self._bar.update(self._task, completed=step, total=total, numbers="  ".join(numbers))
-
-    def held_out(self, step: int, metrics: Mapping[str, float]) -> None:
-        """A line above the bar."""
-        self.note(_said_held_out(step, metrics))
-
-    def note(self, text: str) -> None:
-        """A line above the bar."""
-        self._bar.console.print(text, markup=False, highlight=False)
-
-    def close(self) -> None:
-        """Leave the last state on the screen and show the cursor again."""
-        if self._open:
-            self._open = False
-            self._bar.stop()
+def headline_values(metrics: Mapping[str, float], at_most: int | None = None) -> dict[str, float]:
+    """The known metrics worth a place, the first ``at_most`` by what they are called, and the speed."""
+    shown: dict[str, float] = {}
+    for name, label in HEADLINES:
+        if name in metrics and label not in shown and (at_most is None or len(shown) < at_most):
+            shown[label] = metrics[name]
+    speed = metrics.get("perf/tokens_per_second")
+    return shown if speed is None else {**shown, SPEED: speed}
 
 
 def headlines(metrics: Mapping[str, float]) -> list[str]:
-    """The first few known metrics and the speed, as text."""
-    shown: dict[str, str] = {}
-    for name, label in HEADLINES:
-        if name in metrics and label not in shown and len(shown) < _MAX_HEADLINES:
-            shown[label] = f"{label} {metrics[name]:.4g}"
-    speed = metrics.get("perf/tokens_per_second")
-    return [*shown.values(), *([f"{speed:,.0f} tokens/s"] if speed is not None else [])]
+    """The first few of them, as text."""
+    found = headline_values(metrics, _MAX_HEADLINES)
+    return [f"{value:,.0f} {label}" if label == SPEED else f"{label} {value:.4g}" for label, value in found.items()]
 
 
-def _said_held_out(step: int, metrics: Mapping[str, float]) -> str:
+def said_held_out(step: int, metrics: Mapping[str, float]) -> str:
     values = [f"{name} {value:.4g}" for name, value in metrics.items()]
     more = [f"and {len(values) - _MAX_HELD_OUT} more"] if len(values) > _MAX_HELD_OUT else []
     return f"held out after step {step}: {'  '.join([*values[:_MAX_HELD_OUT], *more])}"
@@ -199,19 +191,3 @@ def duration(seconds: float) -> str:
 def size_of(num_bytes: float) -> str:
     """``3.2 MB``, ``1.25 GB``."""
     return f"{num_bytes / 1e9:.2f} GB" if num_bytes >= 1e7 else f"{num_bytes / 1e6:.2f} MB"
-
-
-class _Pace:
-    """Seconds per step over the last steps of this process: a resumed run does not count what it did not do."""
-
-    def __init__(self) -> None:
-        self._marks: deque[tuple[int, float]] = deque(maxlen=_PACE_STEPS)
-
-    def observe(self, step: int) -> None:
-        self._marks.append((step, time.monotonic()))
-
-    def left(self, step: int, total: int | None) -> float | None:
-        first, since = self._marks[0]
-        if total is None or step <= first:
-            return None
-        return (time.monotonic() - since) / (step - first) * max(0, total - step)

@@ -88,7 +88,7 @@ class Tracker:
     def alarm(self, step: int, alarm: Alarm) -> None:
         """An event, a line on the display, an alert of W&B."""
         self.event("alarm", name=alarm.name, step=step, said=alarm.said, do=alarm.do)
-        self.progress.note(f"alarm at step {step}: {alarm.name}: {alarm.said}; {alarm.do}")
+        self.progress.alarm(f"alarm at step {step}: {alarm.name}: {alarm.said}; {alarm.do}")
         if self._wandb is not None:
             self._wandb.alert(f"{alarm.name} at step {step}", f"{alarm.said}; {alarm.do}")
 

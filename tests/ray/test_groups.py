@@ -15,6 +15,7 @@ from distft.common.verb import declaration
 from distft.groups.handles import DataRef, Part, WorkerInfo, together
 from distft.groups.placement import Groups
 from distft.launch.on_ray.cluster import Cluster
+from distft.tracking.progress import GroupState
 from tests.ray.conftest import start, toy
 from tests.ray.toy_worker import ToyWorker
 
@@ -195,6 +196,13 @@ def test_groups_that_share_devices_take_turns_and_results_keep_their_order(group
     assert peaks == {role: {"allocated_peak": 9 + groups[role].num_ranks} for role in ("trainer", "generator")}
     ask(generator, ToyWorker.facts).result()
     assert traced(trace) == [], "a verb that needs no devices wakes nobody"
+    working = ask(trainer, ToyWorker.work, "on", 0.1).start()
+    assert {role: state.doing for role, state in groups.states().items()} == {
+        "policy": "idle", "value": "idle", "trainer": "work", "generator": "asleep",
+    }  # fmt: skip
+    working.result()
+    assert groups.states()["trainer"] == GroupState(trainer.num_ranks, "idle")
+    traced(trace), groups.take_busy()
     assert groups.take_busy() == (0.0, 0.0)
 
 

@@ -23,6 +23,7 @@ def test_groups_that_share_devices_take_turns() -> None:
     assert run(devices, "policy") == []
     assert run(devices, "policy") == []
     assert run(devices, "reference") == [("policy", "sleep", ALL)], "never slept, so not woken"
+    assert [role for role in SHARED if devices.asleep(role)] == ["policy"]
     assert run(devices, "policy") == [("reference", "sleep", ALL), ("policy", "wake", ALL)]
     assert run(devices, "policy") == []
 

@@ -1,15 +1,13 @@
 from __future__ import annotations
 
 import io
-import logging as standard
 import re
-import sys
 import time
 
 import pytest
 
+from distft.tracking.live_view import LiveProgress
 from distft.tracking.progress import (
-    LiveProgress,
     PlainProgress,
     QuietProgress,
     duration,
@@ -71,8 +69,8 @@ def test_plain_lines_have_the_time_and_the_pace(monkeypatch: pytest.MonkeyPatch)
     assert [STAMP.sub("", line) for line in lines] == [
         "ppo-tiny: start groups",
         "ppo-tiny: rollout",
-        "ppo-tiny: step 51/60  score 0.25  kl 0.01  policy loss -0.5  1,234 tokens/s",
-        "ppo-tiny: step 52/60  score 0.25  kl 0.01  policy loss -0.5  1,234 tokens/s  80 s left",
+        "ppo-tiny: step 51/60  score 0.25  kl 0.01  loss -0.5  1,234 tokens/s",
+        "ppo-tiny: step 52/60  score 0.25  kl 0.01  loss -0.5  1,234 tokens/s  80 s left",
     ]
 
 
@@ -103,51 +101,6 @@ def test_a_closed_pipe_does_not_stop_the_run() -> None:
     progress.step(1, None, {})
     # each was tried and given up, and the run went on
     assert [STAMP.sub("", text) for text in out.refused] == ["a: x", "a: step 1"]
-
-
-def test_live_shows_the_numbers_and_gives_the_terminal_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setenv("COLUMNS", "140")
-    out = Terminal()
-
-    def failing_run() -> None:
-        with make_progress("dpo-tiny", stream=out) as progress:
-            progress.phase("update")
-            progress.step(2, 5, {"loss": 0.6931, "note": 1.0})
-            progress.held_out(2, {"accuracy": 0.75})
-            progress.note("checkpoint of step 2")
-            raise KeyError("x")
-
-    with pytest.raises(KeyError):
-        failing_run()
-    text = out.getvalue()
-    assert "dpo-tiny" in text
-    assert "2/5" in text
-    assert "loss 0.6931" in text
-    assert "held out after step 2: accuracy 0.75" in text
-    assert "checkpoint of step 2" in text
-    assert text.rindex("\x1b[?25h") > text.rindex("\x1b[?25l")  # the cursor is shown again
-
-
-def test_log_lines_go_through_a_live_display(monkeypatch: pytest.MonkeyPatch) -> None:
-    from distft.common import logging
-
-    level = standard.getLogger().level
-    monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setattr(sys, "stderr", Terminal())
-    plain_stderr = sys.stderr
-    out = Terminal()
-    logging.configure(None, terminal=True)
-    try:
-        with make_progress("a", stream=out):
-            standard.getLogger("x").warning("from the log")
-    finally:
-        logging.configure(None)
-        standard.captureWarnings(False)
-        standard.getLogger().setLevel(level)
-    assert "from the log" in out.getvalue()
-    assert isinstance(plain_stderr, Terminal)
-    assert "from the log" not in plain_stderr.getvalue()
 
 
 def test_headlines_choose_three_and_never_one_twice() -> None:
