@@ -36,10 +36,10 @@ from distft.launch.run_folder import fingerprint, write_recipe
 from distft.launch.stop_listener import stopped_by_request
 from distft.launch.stop_signals import stop_on_signal
 from distft.planning.plan import Plan
+from distft.tracking.display import make_progress
 from distft.tracking.environment import write_environment
 from distft.tracking.exit import Ending
 from distft.tracking.metrics import PLAN
-from distft.tracking.progress import make_progress
 from distft.tracking.tracker import Tracker
 from distft.tracking.wandb_backend import wandb_options
 

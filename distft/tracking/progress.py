@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -68,18 +67,6 @@ class Progress(Protocol):
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
                  trace: TracebackType | None) -> None: ...  # fmt: skip
-
-
-def make_progress(name: str, *, quiet: bool = False, stream: TextIO | None = None) -> Progress:
-    """Nothing if ``quiet`` (``--json``), live if ``stream`` (stdout) is a terminal, else plain lines."""
-    out = stream if stream is not None else sys.stdout
-    if quiet:
-        return QuietProgress()
-    if not out.isatty():
-        return PlainProgress(name, out)
-    from distft.tracking.live_view import LiveProgress
-
-    return LiveProgress(name, out)
 
 
 class QuietProgress:

@@ -11,8 +11,9 @@ import time
 import pytest
 from rich.console import Console
 
+from distft.tracking.display import make_progress
 from distft.tracking.live_view import SEEN, LiveProgress, sparkline
-from distft.tracking.progress import GroupState, make_progress
+from distft.tracking.progress import GroupState
 
 
 class Terminal(io.StringIO):

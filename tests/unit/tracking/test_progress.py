@@ -6,13 +6,13 @@ import time
 
 import pytest
 
+from distft.tracking.display import make_progress
 from distft.tracking.live_view import LiveProgress
 from distft.tracking.progress import (
     PlainProgress,
     QuietProgress,
     duration,
     headlines,
-    make_progress,
 )
 
 
