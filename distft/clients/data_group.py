@@ -59,15 +59,18 @@ class DataGroup:
 
     # ---- experience
 
-    def reward_inputs(self, rollout: Samples, split: str, start: int, samples_per_prompt: int) -> Call[Samples]:
-        """The rollout as the reward model reads it: itself, where that is in the same tokens with the same ends."""
+    def reward_inputs(
+        self, rollout: Samples, role: str, split: str, start: int, samples_per_prompt: int
+    ) -> Call[Samples]:
+        """The rollout as the reward model of that role reads it: itself, where that is in the same tokens with the
+        same ends."""
 
         def read(result: Result[Described | None]) -> Samples:
             found = result.report
             return rollout if found is None else Samples.described((data_of(result),), found)
 
         asked = ask(
-            self.ranks, DataVerbs.reward_inputs, split, start, samples_per_prompt, batch=rows(rollout.data)
+            self.ranks, DataVerbs.reward_inputs, role, split, start, samples_per_prompt, batch=rows(rollout.data)
         )  # fmt: skip
         return asked.reading(read)
 
@@ -78,6 +81,12 @@ class DataGroup:
         return ask(
             self.ranks, DataVerbs.function_scores, split, start, samples_per_prompt, batch=rows(rollout.data)
         ).reading(lambda result: (result.report, data_of(result)))
+
+    def weigh_scores(self, data: Sequence[DataRef]) -> Call[tuple[dict[str, float], DataRef]]:
+        """The means of several reward models' scores by name, and their weighted sum as column ``score``."""
+        return ask(self.ranks, DataVerbs.weigh_scores, batch=rows(data)).reading(
+            lambda result: (result.report, data_of(result))
+        )
 
     def informative(self, at_most: int, first: int, data: Sequence[DataRef]) -> Call[Samples]:
         """Of a scored rollout the samples of the first prompts whose scores differ, numbered on from ``first``; there

@@ -46,7 +46,7 @@ class Work:
     """What a role does in a phase, or the engines that generate for it. ``ahead``: for the next step, while the others
     do this one's."""
 
-    role: Role | Literal["rollout"]
+    role: str
     does: Literal["update", "forward", "generate", "sync weights"]
     ahead: bool = False
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from distft.common.errors import nearest
 from distft.config import roles as facts
 from distft.config.data_rules import said_longest
 from distft.config.models import Init, Model, Reference, RewardModel
@@ -20,19 +22,37 @@ def _which_models(recipe: Recipe) -> Iterator[Problem]:
     kind, taken = recipe.algorithm.name, facts.known_roles(recipe)
     listed = f"{kind} takes: {', '.join(taken)}"
     for role in ROLES:
-        given = getattr(recipe.models, role)
+        given = recipe.models.of(role)
         if given is not None and role not in taken:
             yield Problem.at(f"models.{role}", f"{kind} has no {role} model", f"{listed}; remove it")
         if getattr(recipe.placement, role) != RolePlacement() and role not in taken:
             yield Problem.at(f"placement.{role}", f"{kind} has no role {role}", f"{listed}; remove it")
-    for role in taken:
-        if getattr(recipe.models, role) is None and role not in INHERITING:
-            yield Problem.at(f"models.{role}", f"is missing: {kind} needs it", _start_hint(role))
+    yield from _further(recipe, listed)
+    for needed in taken:
+        if recipe.models.of(needed) is None and needed not in INHERITING:
+            yield Problem.at(f"models.{needed}", f"is missing: {kind} needs it", _start_hint(needed))
+
+
+def _further(recipe: Recipe, listed: str) -> Iterator[Problem]:
+    """Reward models beside the first: of a method that scores, each placement that of a model."""
+    kind, named = recipe.algorithm.name, recipe.models.rewards
+    if named and not facts.further_rewards(recipe):
+        trained = "reward" in facts.trained_roles(recipe)
+        what = "trains one reward model" if trained else "scores nothing"
+        yield Problem.at("models.rewards", f"{kind} {what}", f"{listed}; remove it")
+    for name in named:
+        if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+            hint = "small letters, digits and underscores, a letter first"
+            yield Problem.at(f"models.rewards.{name}", "is no name of a role", hint)
+    for name in recipe.placement.rewards.keys() - named.keys():
+        close = nearest(name, named)
+        hint = f"did you mean {close}?" if close else f"named there: {', '.join(named) or 'none'}"
+        yield Problem.at(f"placement.rewards.{name}", "no such model is named in models.rewards", hint)
 
 
 def _starts(recipe: Recipe) -> Iterator[Problem]:
     for role in facts.known_roles(recipe):
-        model: Model | None = getattr(recipe.models, role)
+        model: Model | None = recipe.models.of(role)
         if model is None:
             continue
         at = f"models.{role}"
@@ -82,7 +102,7 @@ def _start_hint(role: str) -> str:
 def _initial_sizes(recipe: Recipe) -> Iterator[Problem]:
     longest = facts.longest_sequence(recipe)
     for role in facts.known_roles(recipe):
-        model: Model | None = getattr(recipe.models, role)
+        model: Model | None = recipe.models.of(role)
         if model is None or model.init is None:
             continue
         at, init = f"models.{role}.init", model.init
@@ -130,7 +150,7 @@ def _same_vocabulary(recipe: Recipe) -> Iterator[Problem]:
     """What reads the policy's tokens has the policy's vocabulary."""
     policy = recipe.models.policy
     for role in SAME_TOKENS:
-        model: Model | None = getattr(recipe.models, role)
+        model: Model | None = recipe.models.of(role)
         if policy is None or policy.init is None or model is None or model.init is None:
             continue
         if model.init.vocab_size != policy.init.vocab_size:
@@ -144,7 +164,7 @@ def _same_vocabulary(recipe: Recipe) -> Iterator[Problem]:
 def _precision_and_engine(recipe: Recipe) -> Iterator[Problem]:
     trained = facts.trained_roles(recipe)
     for role in facts.roles(recipe):
-        if getattr(recipe.models, role) is None:
+        if recipe.models.of(role) is None:
             continue
         model = facts.model_of(recipe, role)
         at, engine = f"models.{role}", model.engine

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from distft.config.data import Source
+from distft.config.role_table import FURTHER
 from distft.config.section import Items, Numeral, Section, WrittenPath
 from distft.config.training import Optimizer
 
@@ -174,7 +176,17 @@ class HttpReward(Section):
     )  # fmt: skip
 
 
-class RewardModel(Model):
+class ScoringModel(Model):
+    """A model that gives scores."""
+
+    weight: float = Field(default=1.0, description="weight of the model's score beside the others'")
+    score: Literal["logit", "probability"] = Field(default="logit", description="what a classifier's score is")
+    label: str | None = Field(
+        default=None, min_length=1, description="the classifier's label that is rewarded; null: the only output"
+    )
+
+
+class RewardModel(ScoringModel):
     """What gives scores: a model, functions, servers, or several of them."""
 
     functions: Items[str] = Field(default=(), description="reward functions, module:function")
@@ -184,11 +196,6 @@ class RewardModel(Model):
         description="of a function, by its name without the module: argument -> value",
     )
     http: Items[HttpReward] = Field(default=(), description="servers that give scores")
-    weight: float = Field(default=1.0, description="weight of the model's score beside the others'")
-    score: Literal["logit", "probability"] = Field(default="logit", description="what a classifier's score is")
-    label: str | None = Field(
-        default=None, min_length=1, description="the classifier's label that is rewarded; null: the only output"
-    )
 
     @property
     def texts_are_scored(self) -> bool:
@@ -203,6 +210,23 @@ class Models(Section):
     reference: Reference | None = Field(default=None, description="null: the policy's start")
     teacher: Model | None = Field(default=None, description="the frozen model that is learned from")
     reward: RewardModel | None = Field(default=None, description="gives scores (ppo) or is trained (reward)")
+    rewards: dict[str, ScoringModel] = Field(
+        default_factory=dict,
+        description="further reward models by name, each a group of its own; their weighted scores are added",
+    )
     value: Model | None = Field(
         default=None, description="null: the reward model's backbone where its tokenizer is the policy's, else policy's"
     )
+
+    def of(self, role: str) -> Model | None:
+        """What is said of a role's model; None: nothing. AttributeError for what is no role."""
+        if role.startswith(FURTHER):
+            return self.rewards.get(role.removeprefix(FURTHER))
+        found: Model | None = getattr(self, role)
+        return found
+
+    def having(self, models: Mapping[str, Model]) -> Models:
+        """The same with those models in the place of what is said of their roles."""
+        further = {role.removeprefix(FURTHER): model for role, model in models.items() if role.startswith(FURTHER)}
+        others = {role: model for role, model in models.items() if not role.startswith(FURTHER)}
+        return self.model_copy(update=others | {"rewards": self.rewards | further} if further else others)

@@ -96,15 +96,17 @@ def from_validation(error: ValidationError, data: Mapping[str, Any]) -> list[Pro
 
 
 def section_at(path: KeyPath, data: Mapping[str, Any]) -> type[BaseModel] | None:
-    """The section class at a key path, for a list that of its items; None where there is no section."""
+    """The section class at a key path, for a list or named ones that of its items; None where there is no section."""
     section: type[BaseModel] | None = Recipe
+    named = False  # whether what follows is a name, and no key
     for depth, part in enumerate(path):
-        if isinstance(part, int):
+        if isinstance(part, int) or named:
+            named = False
             continue
         field = _fields(section).get(part) if section is not None else None
         if field is None:
             return None
-        choices = _sections(field.annotation)
+        choices, named = _sections(field.annotation), typing.get_origin(field.annotation) is dict
         section = _chosen(choices, data, path[: depth + 1])
     return section
 
@@ -201,11 +203,15 @@ def _sections(annotation: Any) -> list[type[BaseModel]]:
 
 
 def _every_key(section: type[BaseModel], prefix: str, data: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
-    """(last part, dotted key) of every key under a section, lists left out."""
+    """(last part, dotted key) of every key under a section, lists and named ones left out."""
     for name, field in _fields(section).items():
         yield name, prefix + name
         inner = _chosen(_sections(field.annotation), data, (prefix + name,))
-        if inner is not None and "tuple" not in str(field.annotation):
+        if (
+            inner is not None
+            and typing.get_origin(field.annotation) is not dict
+            and "tuple" not in str(field.annotation)
+        ):
             yield from _every_key(inner, f"{prefix}{name}.", data)
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from urllib.parse import parse_qsl, quote, urlsplit
 
 from distft.common.errors import nearest
 from distft.config import roles as facts
-from distft.config.models import RewardModel
+from distft.config.models import RewardModel, ScoringModel
 from distft.config.problem import Problem
 from distft.config.recipe import Recipe
 from distft.config.redact import has_credentials, is_secret_key
@@ -23,16 +23,18 @@ def reward_rules(recipe: Recipe) -> Iterator[Problem]:
     reward = recipe.models.reward
     if reward is None or "reward" not in facts.known_roles(recipe):
         return
-    yield from _functions(reward)
+    yield from _functions(reward, tuple(recipe.models.rewards))
     yield from _servers(reward)
     yield from _time_to_ask(reward, recipe.recovery.deadline_floor_s)
     if "reward" in facts.trained_roles(recipe):
         yield from _trained(reward)
-    else:
-        yield from _finished(reward)
+        return
+    yield from _finished(reward, "models.reward", alone=not (reward.texts_are_scored or recipe.models.rewards))
+    for name, further in recipe.models.rewards.items():
+        yield from _finished(further, f"models.rewards.{name}", alone=False)
 
 
-def _functions(reward: RewardModel) -> Iterator[Problem]:
+def _functions(reward: RewardModel, further: Sequence[str]) -> Iterator[Problem]:
     for function in reward.functions:
         if not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", function):
             yield Problem.at(
@@ -41,7 +43,7 @@ def _functions(reward: RewardModel) -> Iterator[Problem]:
     if len(set(reward.functions)) < len(reward.functions):
         yield Problem.at("models.reward.functions", "names a function twice", "give it a larger weight instead")
     else:
-        yield from _told_apart(reward)
+        yield from _told_apart(reward, further)
     names = [name.rpartition(":")[2] for name in reward.functions]
     for name in reward.arguments.keys() - set(names):
         close = nearest(name, names)
@@ -115,24 +117,23 @@ def _trained(reward: RewardModel) -> Iterator[Problem]:
         )
 
 
-def _finished(reward: RewardModel) -> Iterator[Problem]:
-    if reward.score == "probability" and reward.label is None:
-        yield Problem.at("models.reward.score", "a probability is that of a label, and none is named", "add label: ...")
-    if reward.label is not None and reward.path is None:
-        yield Problem.at("models.reward.label", "names a label of a classifier, but there is no path", "add path: ...")
-    if reward.weight != 1 and not reward.texts_are_scored:
-        yield Problem.at(
-            "models.reward.weight", "has no effect: there is nothing to weigh the model against", "remove it"
-        )
-    elif reward.weight == 0 and (reward.path or reward.init):
-        yield Problem.at(
-            "models.reward.weight", "at 0 the reward model would count for nothing", "remove its path or init"
-        )
+def _finished(model: ScoringModel, at: str, *, alone: bool) -> Iterator[Problem]:
+    if model.score == "probability" and model.label is None:
+        yield Problem.at(f"{at}.score", "a probability is that of a label, and none is named", "add label: ...")
+    if model.label is not None and model.path is None:
+        yield Problem.at(f"{at}.label", "names a label of a classifier, but there is no path", "add path: ...")
+    if model.weight != 1 and alone:
+        yield Problem.at(f"{at}.weight", "has no effect: there is nothing to weigh the model against", "remove it")
+    elif model.weight == 0 and (model.path or model.init):
+        hint = "remove its path or init" if at == "models.reward" else f"remove {at}"
+        yield Problem.at(f"{at}.weight", "at 0 the reward model would count for nothing", hint)
 
 
-def _told_apart(reward: RewardModel) -> Iterator[Problem]:
-    """Scores are logged as ``rewards/<name>``, so no two names are alike."""
-    at = {f"models.reward.functions.{number}": name.rpartition(":")[2] for number, name in enumerate(reward.functions)}
+def _told_apart(reward: RewardModel, further: Sequence[str]) -> Iterator[Problem]:
+    """Scores are logged as ``rewards/<name>``, so no two names are alike; with further models the first is `reward`."""
+    at = {"models.reward": "reward"} if further and (reward.path or reward.init) else {}
+    at |= {f"models.rewards.{name}": name for name in further}
+    at |= {f"models.reward.functions.{number}": name.rpartition(":")[2] for number, name in enumerate(reward.functions)}
     at |= {f"models.reward.http.{number}.name": server.name for number, server in enumerate(reward.http)}
     seen: dict[str, str] = {}
     for key, name in at.items():

@@ -46,3 +46,20 @@ ROLE_FACTS: Final[Mapping[str, RoleFacts]] = {
 SAME_TOKENS: Final[tuple[Role, ...]] = tuple(role for role in ROLES if ROLE_FACTS[role].same_tokens)
 # Roles that may be left out.
 INHERITING: Final[tuple[Role, ...]] = tuple(role for role in ROLES if ROLE_FACTS[role].inherits)
+# Further reward models are roles too, called as their keys in ``models`` and ``placement``: rewards.<name>.
+FURTHER: Final = "rewards."
+
+
+def facts_of(role: str) -> RoleFacts:
+    """What follows from a role. Raises KeyError for what is none."""
+    return ROLE_FACTS["reward" if role.startswith(FURTHER) else role]
+
+
+def gives_scores(role: str) -> bool:
+    """Whether the role's model gives scores: the reward model, or a further one."""
+    return role == "reward" or role.startswith(FURTHER)
+
+
+def score_column(role: str) -> str:
+    """The column of what a reward model says."""
+    return "score" if role == "reward" else f"score/{role.removeprefix(FURTHER)}"

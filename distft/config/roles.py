@@ -9,19 +9,30 @@ from typing import TypeVar
 from distft.config.method import Phase, Work
 from distft.config.models import Engine, HttpReward, Model, Reference
 from distft.config.recipe import Recipe
-from distft.config.role_table import INHERITING, Role
+from distft.config.role_table import FURTHER, INHERITING, Role
 from distft.config.section import Section
 from distft.config.training import Optimizer
 
 _Section = TypeVar("_Section", bound=Section)
 
 
-def known_roles(recipe: Recipe) -> tuple[Role, ...]:
-    """The roles that the algorithm takes, in the order of ``role_table.ROLES``."""
-    return recipe.algorithm.traits.roles
+def known_roles(recipe: Recipe) -> tuple[str, ...]:
+    """The roles that the algorithm takes, in the order of ``role_table.ROLES``; further reward models, where the recipe
+    has any, behind the first."""
+    found: list[str] = []
+    for role in recipe.algorithm.traits.roles:
+        found += [role, *further_rewards(recipe)] if role == "reward" else [role]
+    return tuple(found)
 
 
-def roles(recipe: Recipe) -> tuple[Role, ...]:
+def further_rewards(recipe: Recipe) -> tuple[str, ...]:
+    """The roles of the reward models beside the first, which is not trained."""
+    if "reward" not in recipe.algorithm.traits.roles or "reward" in trained_roles(recipe):
+        return ()
+    return tuple(f"{FURTHER}{name}" for name in recipe.models.rewards)
+
+
+def roles(recipe: Recipe) -> tuple[str, ...]:
     """The roles of the run: as ``known_roles``, without the reward model where functions alone give the scores."""
     return tuple(role for role in known_roles(recipe) if role != "reward" or _has_reward_model(recipe))
 
@@ -67,8 +78,10 @@ def has_engines(recipe: Recipe) -> bool:
 
 def phases(recipe: Recipe) -> tuple[Phase, ...]:
     """What each role does in a step. Engines generate in the policy's place, and receive what it sends; with
-    ``rollout.overlap`` they generate beside the update."""
+    ``rollout.overlap`` they generate beside the update. Further reward models do what the first does."""
     said = recipe.algorithm.traits.phases
+    if further := further_rewards(recipe):
+        said = tuple(replace(phase, works=tuple(_with_further(phase.works, further))) for phase in said)
     if not has_engines(recipe):
         return said
     found = [replace(phase, works=tuple(_with_engines(phase.works))) for phase in said]
@@ -81,6 +94,13 @@ def phases(recipe: Recipe) -> tuple[Phase, ...]:
         replace(phase, works=(*phase.works, *generating)) if updated & set(phase.works) else phase
         for phase in others if phase.works
     )  # fmt: skip
+
+
+def _with_further(works: Sequence[Work], further: Sequence[str]) -> Iterator[Work]:
+    for work in works:
+        yield work
+        if work.role == "reward":
+            yield from (replace(work, role=role) for role in further)
 
 
 def _with_engines(works: Sequence[Work]) -> Iterator[Work]:
@@ -135,7 +155,7 @@ def model_of(recipe: Recipe, role: str) -> Model:
     """
     if role not in roles(recipe):
         raise KeyError(role)
-    given: Model | None = getattr(recipe.models, role)
+    given: Model | None = recipe.models.of(role)
     if role in INHERITING:
         given = _inherited(recipe, given, role)
     if given is None:
@@ -149,7 +169,7 @@ def optimizer_of(recipe: Recipe, role: str) -> Optimizer:
     """The role's optimizer: its own keys over the recipe's. Raises KeyError for a role that is not trained."""
     if role not in trained_roles(recipe):
         raise KeyError(role)
-    model: Model | None = getattr(recipe.models, role)
+    model: Model | None = recipe.models.of(role)
     own = model.optimizer if model else None
     return recipe.optimizer if own is None else _over(recipe.optimizer, own)
 
@@ -161,12 +181,12 @@ def resolved(recipe: Recipe) -> Recipe:
     """
     models: dict[str, Model] = {}
     for role in known_roles(recipe):
-        given: Model | None = getattr(recipe.models, role)
+        given: Model | None = recipe.models.of(role)
         if given is None:
             continue
         full = model_of(recipe, role) if role in roles(recipe) else given
         models[role] = full.model_copy(update={"path": given.path, "init": given.init})
-    return recipe.model_copy(update={"models": recipe.models.model_copy(update=models)})
+    return recipe.model_copy(update={"models": recipe.models.having(models)})
 
 
 def _has_reward_model(recipe: Recipe) -> bool:

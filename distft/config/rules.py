@@ -71,7 +71,7 @@ def _length_of_run(recipe: Recipe) -> Iterator[Problem]:
 def _warmups(recipe: Recipe) -> Iterator[tuple[str, int]]:
     yield "optimizer.warmup_steps", recipe.optimizer.warmup_steps
     for role in facts.trained_roles(recipe):
-        model: Model | None = getattr(recipe.models, role)
+        model: Model | None = recipe.models.of(role)
         if model is not None and model.optimizer is not None:
             yield f"models.{role}.optimizer.warmup_steps", model.optimizer.warmup_steps
 
@@ -119,7 +119,7 @@ def _neighbour(recipe: Recipe, role: str, word: str, other: str) -> Iterator[Pro
 
 def _optimizers(recipe: Recipe) -> Iterator[Problem]:
     for role in facts.trained_roles(recipe):
-        model: Model | None = getattr(recipe.models, role)
+        model: Model | None = recipe.models.of(role)
         own = model is not None and model.optimizer is not None
         optimizer = facts.optimizer_of(recipe, role)
         if optimizer.schedule == "constant" and optimizer.min_ratio > 0:

@@ -77,8 +77,8 @@ def _key(
         values = _type(_properties(owner, schema)[field.alias or name], schema)
         yield Key(at, values, _default(field), field.description or "")
         return
-    section, is_list = inner
-    here = f"{at}.0" if is_list else at
+    section, item = inner
+    here = at + item
     if section in told:
         yield Key(here, f"as {told[section]}", _default(field), field.description or "")
         return
@@ -87,15 +87,17 @@ def _key(
         yield from _key(f"{here}.{of_section.alias or key}", section, key, of_section, schema, told)
 
 
-def _section_in(annotation: Any) -> tuple[type[BaseModel], bool] | None:
-    """The section that a key holds, and whether it is a list of them; None for a plain value."""
+def _section_in(annotation: Any) -> tuple[type[BaseModel], str] | None:
+    """The section that a key holds, and what follows the key: of a list of them ``.0``, of named ones ``.NAME``; None
+    for a plain value."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation, False
+        return annotation, ""
     found = [_section_in(part) for part in getattr(annotation, "__args__", ())]
     sections = [one for one in found if one is not None]
     if len(sections) != 1:
         return None
-    return sections[0][0], sections[0][1] or getattr(annotation, "__origin__", None) is tuple
+    items: dict[Any, str] = {tuple: ".0", dict: ".NAME"}
+    return sections[0][0], sections[0][1] or items.get(getattr(annotation, "__origin__", None), "")
 
 
 def _properties(owner: type[BaseModel], schema: Mapping[str, Any]) -> Mapping[str, Any]:

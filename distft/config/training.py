@@ -6,7 +6,7 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field
 
-from distft.config.role_table import Role
+from distft.config.role_table import FURTHER, Role
 from distft.config.section import Items, Numeral, Section, WrittenPath
 
 Decay: TypeAlias = Annotated[float, Field(ge=0, lt=1)]
@@ -171,11 +171,16 @@ class Placement(Section):
     reference: RolePlacement = Field(default_factory=RolePlacement, description="the frozen reference's ranks")
     teacher: RolePlacement = Field(default_factory=RolePlacement, description="the frozen teacher's ranks")
     reward: RolePlacement = Field(default_factory=RolePlacement, description="the reward model's ranks")
+    rewards: dict[str, RolePlacement] = Field(
+        default_factory=dict, description="further reward models' ranks, each by the name of its model"
+    )
     value: RolePlacement = Field(default_factory=RolePlacement, description="the value model's ranks")
     rollout: RolePlacement = Field(default_factory=RolePlacement, description="vLLM's engines, one a rank")
 
     def of(self, role: str) -> RolePlacement:
         """The placement of a role."""
+        if role.startswith(FURTHER):
+            return self.rewards.get(role.removeprefix(FURTHER), RolePlacement())
         placement = getattr(self, role)
         if not isinstance(placement, RolePlacement):
             raise KeyError(role)

@@ -43,10 +43,10 @@ def score_metrics(sampler: Sampler, split: str, count: int, num_shown: int) -> J
     """
     prompts = sampler.prompts(split, 0, count)
     rollout = answered(prompts, sampler.generate(prompts, EVALUATION_ITERATION).result())
-    calls = [*logprob_passes(sampler, rollout).values(), *sampler.model_scores(rollout, split, 0)]
-    found = together(*calls)
-    means, scored = sampler.function_scores(rollout, split, 0)
-    data = [*rollout.data, *found, *scored]
+    passes = list(logprob_passes(sampler, rollout).values())
+    found = together(*passes, *sampler.model_scores(rollout, split, 0))
+    means, scored = sampler.with_function_scores(found[len(passes) :], rollout, split, 0)
+    data = [*rollout.data, *found[: len(passes)], *scored]
     summary = sampler.data.score_summary(data).result()
     metrics = {f"objective/{name}": value for name, value in summary.items()} | means
     if not (sampler.recipe.evaluation.metrics or num_shown):

@@ -46,8 +46,9 @@ def build_experience(
     scoring = [] if start is None else sampler.model_scores(rollout, "train", start)
     results = together(*passes.values(), *scoring)
     columns = dict(zip(passes, results, strict=False))
-    means, scored = ({}, ()) if start is None else sampler.function_scores(rollout, "train", start)
-    scores = (*results[len(passes) :], *scored)
+    means, scores = dict[str, float](), tuple[DataRef, ...]()
+    if start is not None:
+        means, scores = sampler.with_function_scores(results[len(passes) :], rollout, "train", start)
     credited, worth = sampler.data.assign_credit(state, [*rollout.data, *columns.values(), *scores]).result()
     return Experience(
         of_role={role: rollout.with_data(columns[role], worth) for role in columns if role in sampler.groups},

@@ -5,7 +5,7 @@ prompts --generator.generate--> responses --reward model, reward functions--> sc
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from distft.clients.data_group import DataGroup
@@ -14,6 +14,7 @@ from distft.clients.model_group import ModelGroup
 from distft.clients.samples import Samples
 from distft.common.seeding import derive
 from distft.config.recipe import Recipe
+from distft.config.role_table import gives_scores, score_column
 from distft.experience.passes import forward_pass, generate_pass
 from distft.groups.handles import Call, DataRef, together
 from distft.rollout.generator import Sampling
@@ -50,27 +51,37 @@ class Sampler:
         )
 
     def model_scores(self, rollout: Samples, split: str, start: int) -> list[Call[DataRef]]:
-        """The reward model's pass, if there is one: over the policy's own tokens where the tokenizers are equal, else
-        over its own.
+        """The pass of each reward model, if there is one: over the policy's own tokens where the tokenizers are equal,
+        else over its own.
 
         How long a text is in another tokenizer's tokens shows in its iteration only. Where one sample alone is above
         ``train.max_tokens_per_rank``, this pass has micro-batches of its length: it has no gradients and no logits to
         hold, and a score of a text without its end would be of another text.
         """
-        reward = self.groups.get("reward")
-        if reward is None:
-            return []
-        repeats, cap = self.recipe.rollout.samples_per_prompt, self.recipe.train.max_tokens_per_rank
-        read = self.data.reward_inputs(rollout, split, start, repeats).result()
-        if read is not rollout:
-            cap = max(cap, *read.lengths)
-        return [forward_pass(reward, read, "score", cap, reads="last")]
+        calls, repeats = [], self.recipe.rollout.samples_per_prompt
+        for role in filter(gives_scores, self.groups):
+            read = self.data.reward_inputs(rollout, role, split, start, repeats).result()
+            cap = self.recipe.train.max_tokens_per_rank
+            if read is not rollout:
+                cap = max(cap, *read.lengths)
+            calls.append(forward_pass(self.groups[role], read, score_column(role), cap, reads="last"))
+        return calls
 
     def scores(self, rollout: Samples, split: str, start: int) -> tuple[dict[str, float], tuple[DataRef, ...]]:
-        """All scores of a rollout, before anything else is asked of it; the functions' means by name."""
-        by_model = together(*self.model_scores(rollout, split, start))
-        means, by_function = self.function_scores(rollout, split, start)
-        return means, (*by_model, *by_function)
+        """All scores of a rollout, before anything else is asked of it; see ``with_function_scores``."""
+        return self.with_function_scores(together(*self.model_scores(rollout, split, start)), rollout, split, start)
+
+    def with_function_scores(
+        self, by_model: Sequence[DataRef], rollout: Samples, split: str, start: int
+    ) -> tuple[dict[str, float], tuple[DataRef, ...]]:
+        """What models have said of a rollout, and functions and servers say: each one's mean by name, that of a reward
+        model only where there are several, and the scores."""
+        means: dict[str, float] = {}
+        if self.recipe.models.rewards:
+            means, weighed = self.data.weigh_scores(by_model).result()
+            by_model = [weighed]
+        more, by_function = self.function_scores(rollout, split, start)
+        return means | more, (*by_model, *by_function)
 
     def function_scores(self, rollout: Samples, split: str, start: int) -> tuple[dict[str, float], tuple[DataRef, ...]]:
         """Means by name and scores of reward functions and servers; nothing where the recipe names none."""

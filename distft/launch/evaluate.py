@@ -98,6 +98,8 @@ class _Beside:
         if path is None or self._recipe is None:
             return None
         own = model_of(self._recipe, "reward")
+        if further := self._recipe.models.rewards:
+            self._note(f"scored by models.reward alone, without {', '.join(further)}: --reward MODEL takes another")
         assert isinstance(own, RewardModel)
         return Scorer.load("the reward model", own.model_copy(update={"path": path, "quantization": None}))
 

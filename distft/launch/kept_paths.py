@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from distft.config.recipe import Recipe
-from distft.config.role_table import ROLES
+from distft.config.role_table import FURTHER, ROLES
 
 _RUN = "run:"
 _KEYS = ("path", "chat_template")
@@ -43,10 +43,10 @@ def found_again(recipe: Recipe, run_dir: Path) -> Recipe:
     """The recipe of a run folder with the model paths that are not there any more replaced by what lies beside it."""
     found: dict[str, Any] = {
         role: model.model_copy(update={"path": _beside(model.path, run_dir)})
-        for role in ROLES
-        if (model := getattr(recipe.models, role)) is not None and model.path
+        for role in (*ROLES, *(f"{FURTHER}{name}" for name in recipe.models.rewards))
+        if (model := recipe.models.of(role)) is not None and model.path
     }
-    return recipe.model_copy(update={"models": recipe.models.model_copy(update=found)})
+    return recipe.model_copy(update={"models": recipe.models.having(found)})
 
 
 def _absolute(path: str) -> str:

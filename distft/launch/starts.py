@@ -70,7 +70,7 @@ def _template(model: Model, role: str) -> str | None:
 
 def start_owner(recipe: Recipe, role: str) -> str:
     """The role whose start this role has: itself, or the one that it inherits from."""
-    given = getattr(recipe.models, role)
+    given = recipe.models.of(role)
     if given is not None and (given.path or given.init):
         return role
     if role == "value" and "reward" in roles(recipe):

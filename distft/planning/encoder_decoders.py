@@ -10,6 +10,7 @@ from distft.config.find_method import built_in_kinds, traits_of
 from distft.config.load import resolve_path
 from distft.config.models import Model
 from distft.config.recipe import Recipe
+from distft.config.role_table import gives_scores
 from distft.config.roles import has_engines, model_of, roles
 from distft.models.families.table import encodes
 from distft.planning.known_models import known_config
@@ -86,7 +87,7 @@ def require_possible(recipe: Recipe) -> None:
             _require_alike(recipe, config)
         if not is_encoder_decoder(config):
             continue
-        if role == "reward":
+        if gives_scores(role):
             refuse_reward(config, where)
         (require_values if role == "value" else require_tried)(config, where)
         if model.quantization is not None:

@@ -19,12 +19,17 @@ from typing import NamedTuple
 from distft.common.errors import EnvironmentFallsShort, UserError
 from distft.config.engines import ENGINES
 from distft.config.recipe import Recipe
-from distft.config.role_table import ROLES
+from distft.config.role_table import ROLES, gives_scores
 from distft.config.roles import has_engines, roles, trained_roles
 from distft.planning.hardware import Hardware
 from distft.planning.shares import shares
 
 _ORDER = (*ROLES, ENGINES)
+
+
+def _place(root: str) -> tuple[int, str]:
+    """Where a device set stands among others: as its role, further reward models behind the first."""
+    return _ORDER.index("reward" if gives_scores(root) else root), root
 
 
 @dataclass(frozen=True)
@@ -121,7 +126,7 @@ def arrangements(recipe: Recipe, hardware: Hardware, *, fewer: bool = True) -> l
     also on a part of the GPUs only.
     """
     group_of, set_of = _said(recipe)
-    roots: list[str] = [root for root in _ORDER if root in set_of.values()]
+    roots = sorted(set(set_of.values()), key=_place)
     said = {root: recipe.placement.of(root).ranks for root in roots}
     fixed = {root: ranks for root, ranks in said.items() if ranks != "auto"}
     automatic = [root for root in roots if root not in fixed]
@@ -159,7 +164,7 @@ def seats(arrangement: Arrangement, hardware: Hardware) -> dict[str, tuple[Span,
     """
     if sum(arrangement.ranks.values()) > hardware.nodes * hardware.slots:
         raise _too_many(arrangement, hardware)
-    order = [root for root in _ORDER if root in arrangement.ranks]
+    order = sorted(arrangement.ranks, key=_place)
     if hardware.gpus:  # the largest first, so that the small ones fill the gaps
         order.sort(key=lambda root: -arrangement.ranks[root])
     runs = [_Run(0, hardware.nodes, 0)]

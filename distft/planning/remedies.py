@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from distft.config.cluster import Cluster
 from distft.config.models import Lora, Quantization
 from distft.config.recipe import Recipe
+from distft.config.role_table import ROLES
 from distft.config.roles import is_rl, longest_sequence, model_of, roles, trained_roles, unit_size
 from distft.planning.smallest import MOST_NODES, fewest
 
@@ -110,7 +111,7 @@ def with_overrides(recipe: Recipe, overrides: dict[str, Any]) -> Recipe:
     """The recipe with dotted keys set; sections that were not given are filled with the role's defaults first."""
     for key, value in overrides.items():
         parts = key.split(".")
-        if parts[0] == "models" and getattr(recipe.models, parts[1]) is None:
+        if parts[0] == "models" and parts[1] in ROLES and getattr(recipe.models, parts[1]) is None:
             recipe = _set(recipe, parts[:2], model_of(recipe, parts[1]))
         recipe = _set(recipe, parts, value)
     return recipe
@@ -118,7 +119,10 @@ def with_overrides(recipe: Recipe, overrides: dict[str, Any]) -> Recipe:
 
 def _set(section: Any, parts: list[str], value: Any) -> Any:
     name = "with_" if parts[0] == "with" else parts[0]
-    inner = value if len(parts) == 1 else _set(getattr(section, name), parts[1:], value)
+    there = section.get(name) if isinstance(section, dict) else getattr(section, name)
+    inner = value if len(parts) == 1 else _set(there, parts[1:], value)
+    if isinstance(section, dict):
+        return {**section, name: inner}
     assert isinstance(section, BaseModel)
     changed = section.model_copy(update={name: inner})
     changed.__pydantic_fields_set__.add(name)

@@ -87,7 +87,7 @@ OTHERS: Mapping[str, Known] = {
     "f1/*": Known("F1 of a label", "Of its precision and recall on rows; 1 is perfect.", "up"),
     "clip_ratio/*_mean": Known("Clipped share of tokens, below, above or both"),
     "completions/*": Known("Lengths of completions, and the share cut at the limit", "Tokens."),
-    "rewards/*": Known("Mean of a reward function or server, by its name"),
+    "rewards/*": Known("Mean of a reward function, server or one of several reward models, by its name"),
     "rollout/trainer_logprob_difference_*": Known(
         "Generator against trainer", "Nats of a sampled token: 1e-6 in float32, about 0.01 in bfloat16."
     ),

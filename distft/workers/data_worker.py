@@ -23,8 +23,9 @@ from distft.checkpoint.manifest import FileRecord, NotWritten, record_files
 from distft.common.logging import stage
 from distft.common.seeding import derive
 from distft.config.method import ANSWERS
+from distft.config.models import ScoringModel
 from distft.config.recipe import Recipe
-from distft.config.role_table import SAME_TOKENS
+from distft.config.role_table import FURTHER, SAME_TOKENS, gives_scores, score_column
 from distft.config.roles import longest_sequence
 from distft.data.bad_rows import BadRows
 from distft.data.class_labels import numbers_of
@@ -56,7 +57,7 @@ from distft.workers.kept_batch import read_batch, write_batch
 from distft.workers.kl_baseline import kl_baseline, mismatched
 from distft.workers.reports import Credited, Described, Judged, Loaded, RowsPrepared
 from distft.workers.reward_functions import TextReward, text_rewards
-from distft.workers.reward_reading import as_trained, read_anew, within_positions
+from distft.workers.reward_reading import Reader, as_trained, read_anew, within_positions
 from distft.workers.spec import Start
 from distft.workers.verbs import DataVerbs
 
@@ -124,7 +125,7 @@ class DataWorker(DataVerbs):
                 *self._without_an_end(),
                 *self._on_labels(),
             ),
-            same_reward_tokenizer=self._same_tokenizer,
+            same_reward_tokenizer=all(reader.same for reader in self._readers.values()),
             same_value_tokenizer=self._same_value_tokenizer(),
             alike={name: astuple(found.alike) for name, found in statistics.items() if found.alike},
         )
@@ -141,10 +142,7 @@ class DataWorker(DataVerbs):
         main = "policy" if "policy" in self._starts else "reward"
         self._tokenizer = self._load_tokenizer(main)
         self._corruption = corruption_of(recipe.algorithm, self._tokenizer)
-        self._reward_tokenizer = self._load_tokenizer("reward") if "reward" in self._starts else self._tokenizer
-        self._same_tokenizer = tokenizers_equal(self._tokenizer, self._reward_tokenizer)
-        if (reward := self._starts.get("reward")) is not None:
-            self._reward_positions = learned_positions(reward.path, trust_remote_code=reward.trust_remote_code)
+        self._readers = {role: self._reader(role) for role in filter(gives_scores, self._starts)}
         if recipe.models.reward is not None:
             self._rewards = text_rewards(recipe.models.reward)
         self._datasets = yield from prepare_datasets(
@@ -256,15 +254,16 @@ class DataWorker(DataVerbs):
     # ---- experience
 
     def reward_inputs(
-        self, split: str, start: int, samples_per_prompt: int, *, batch: Batch
+        self, role: str, split: str, start: int, samples_per_prompt: int, *, batch: Batch
     ) -> tuple[Described | None, Batch | None]:
-        """The rollout as the reward model saw texts when it was trained; None where it is so already.
+        """The rollout as the reward model of that role saw texts when it was trained; None where it is so already.
 
         Where its tokenizer is not proven to be the policy's, the *text* is read anew, through the reward model's
         template: see ``read_anew``. Else only the ends are looked at: see ``as_trained``.
         """
         read: Batch | None
-        if self._same_tokenizer:
+        reader = self._readers[role]
+        if reader.same:
             plain, chat = plain_end(self._tokenizer), turn_end(self._tokenizer)
             examples = self._split(split).rows(self._units(split, start, len(batch) // samples_per_prompt))
             ends = [
@@ -275,12 +274,24 @@ class DataWorker(DataVerbs):
             read = as_trained(batch, ends, special_tokens(self._tokenizer))
         else:
             texts = self._prompts_and_completions(split, start, samples_per_prompt, batch)
-            encoder, where = encoder_for(self._reward_tokenizer, "reward"), f"sample of position {start}"
-            read = read_anew(batch, *texts, encoder, where, self._reward_positions)
+            encoder, where = encoder_for(reader.tokenizer, role), f"sample of position {start}"
+            read = read_anew(batch, *texts, encoder, where, reader.positions)
         if read is None:
             return None, None
-        read = within_positions(read, self._reward_positions)
-        return _described(read, self._reward_tokenizer), read
+        read = within_positions(read, reader.positions)
+        return _described(read, reader.tokenizer), read
+
+    def weigh_scores(self, *, batch: Batch) -> tuple[dict[str, float], Batch]:
+        """Column ``score``, the weighted sum of what several reward models say, each in its own (``score_column``);
+        reports each one's mean by name."""
+        total = np.zeros(len(batch), np.float32)
+        means: dict[str, float] = {}
+        for role in self._readers:
+            model, scores = self._recipe.models.of(role), batch.dense(score_column(role))
+            assert isinstance(model, ScoringModel)
+            means[f"rewards/{role.removeprefix(FURTHER)}"] = float(scores.astype(np.float64).mean())
+            total += np.float32(model.weight) * scores
+        return means, Batch({"sample": batch.dense("sample"), "score": total})
 
     def function_scores(
         self, split: str, start: int, samples_per_prompt: int, *, batch: Batch
@@ -409,7 +420,8 @@ class DataWorker(DataVerbs):
         if "function_score" not in batch:
             return batch
         reward = self._recipe.models.reward
-        model = batch.dense("score") * (reward.weight if reward else 1.0) if "score" in batch else 0.0
+        weight = reward.weight if reward and not self._recipe.models.rewards else 1.0  # several are weighed already
+        model = batch.dense("score") * weight if "score" in batch else 0.0
         return batch.with_columns(score=(batch.dense("function_score") + model).astype(np.float32))
 
     def _without_an_end(self) -> Iterator[str]:
@@ -445,7 +457,7 @@ class DataWorker(DataVerbs):
         them otherwise.
         """
         for role in SAME_TOKENS:
-            given = getattr(self._recipe.models, role) if role in self._starts else None
+            given = self._recipe.models.of(role) if role in self._starts else None
             if given is not None and (given.path or given.init):
                 theirs = self._load_tokenizer(role).get_vocab()
                 key = "path" if given.path else "init"
@@ -453,6 +465,11 @@ class DataWorker(DataVerbs):
                 if role == "value":
                     return True
         return "value" not in self._starts or tokenizers_equal(self._tokenizer, self._load_tokenizer("value"))
+
+    def _reader(self, role: str) -> Reader:
+        start, tokenizer = self._starts[role], self._load_tokenizer(role)
+        positions = learned_positions(start.path, trust_remote_code=start.trust_remote_code)
+        return Reader(tokenizer, tokenizers_equal(self._tokenizer, tokenizer), positions)
 
     def _load_tokenizer(self, role: str) -> Any:
         start = self._starts[role]

@@ -7,6 +7,7 @@ from typing import Any
 
 from distft.common.errors import UserError
 from distft.config.models import Engine as EngineConfig
+from distft.config.role_table import gives_scores
 from distft.engine.engine import Engine, writable
 from distft.models.adapters import add_lora
 from distft.models.families.family import find_family
@@ -30,7 +31,8 @@ def load_sharded(spec: RoleSpec, path: str, config: EngineConfig, *, new_head: b
     model = loaded.module.model
     if use_liger(model, spec.model.kernels, f"models.{spec.role}.kernels"):
         log.info("layers are computed by Liger's kernels")
-    if spec.role != "reward" or spec.optimizer is not None:  # a frozen one may have tokens, and so lengths, of its own
+    # One that gives scores and is frozen may have tokens, and so lengths, of its own.
+    if spec.optimizer is not None or not gives_scores(spec.role):
         longest = family.positions(spec.longest_prompt, spec.longest - spec.longest_prompt)
         require_positions(position_limit(model.config.to_dict()), longest, spec.role, path)
     settle_rope(model, spec.longest)

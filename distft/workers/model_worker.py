@@ -25,6 +25,7 @@ from distft.common.addresses import found_at
 from distft.common.logging import stage
 from distft.common.seeding import seed_everything
 from distft.common.verb import DevicePart
+from distft.config.role_table import gives_scores
 from distft.engine import process_group
 from distft.engine.engine import Engine
 from distft.engine.learning_rate import learning_rate
@@ -86,7 +87,7 @@ class ModelWorker(ModelVerbs):
         self._positions = position_limit(config.to_dict())
         self._pad_token = padding(self._tokenizer, config) or 0
         trained = spec.optimizer is not None
-        self._unread = unread_token(self._tokenizer, config, trained=trained) if spec.role == "reward" else None
+        self._unread = unread_token(self._tokenizer, config, trained=trained) if gives_scores(spec.role) else None
         noise = EmbeddingNoise(module.model, spec.noise_alpha, spec.seed) if spec.noise_alpha else None
         vocabulary = num_tokens(self._tokenizer)
         self._updater = Updater(self._engine, self._family, self._pad_token, self._unread, vocabulary, noise)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Sequence
-from typing import TypeAlias
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -18,6 +19,16 @@ from distft.data.turn_end import TurnEnd
 log = logging.getLogger(__name__)
 
 Ids: TypeAlias = Sequence[int] | Array
+
+
+@dataclass(frozen=True)
+class Reader:
+    """How a reward model reads: its tokenizer, whether that is proven to be the policy's (``same``), and the most
+    positions that it has learned, where there is a limit."""
+
+    tokenizer: Any
+    same: bool
+    positions: int | None
 
 
 def as_trained(batch: Batch, ends: Sequence[TurnEnd | None], special: Collection[int]) -> Batch | None:

@@ -229,9 +229,9 @@ class DataVerbs(Ending, Protocol):
 
     @verb(on_device=False)
     def reward_inputs(
-        self, split: str, start: int, samples_per_prompt: int, *, batch: Batch
+        self, role: str, split: str, start: int, samples_per_prompt: int, *, batch: Batch
     ) -> tuple[Described | None, Batch | None]:
-        """The rollout as the reward model saw texts when it was trained; None where it is so already."""
+        """The rollout as the reward model of that role saw texts when it was trained; None where it is so already."""
         ...
 
     @verb(deadline="long", on_device=False)
@@ -239,6 +239,11 @@ class DataVerbs(Ending, Protocol):
         self, split: str, start: int, samples_per_prompt: int, *, batch: Batch
     ) -> tuple[dict[str, float], Batch]:
         """Column ``function_score``, the weighted sum of the reward functions; reports each one's mean by name."""
+        ...
+
+    @verb(on_device=False)
+    def weigh_scores(self, *, batch: Batch) -> tuple[dict[str, float], Batch]:
+        """Column ``score``, the weighted sum of what several reward models say; reports each one's mean by name."""
         ...
 
     @verb(on_device=False)

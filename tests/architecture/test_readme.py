@@ -175,7 +175,7 @@ NAMED_KEYS = sorted(set(re.findall(rf"`((?:{'|'.join(SECTIONS)})(?:\.[a-z0-9_]+)
 @pytest.mark.parametrize("named", NAMED_KEYS)
 def test_keys_named_are_keys(named: str) -> None:
     """The schema tells a section where it first stands: roles have the policy's, the recipe its optimizer."""
-    told = [re.sub(r"\.\d+(?=\.|$)", ".0", named)]
+    told = [re.sub(r"\.rewards\.\w+", ".rewards.NAME", re.sub(r"\.\d+(?=\.|$)", ".0", named))]
     told.append(re.sub(r"^(models|placement)\.(reference|reward|value|rollout)\b", r"\1.policy", told[0]))
     told.append(re.sub(r"^optimizer\b", "models.policy.optimizer", told[0]))
     told.append(re.sub(r"^data\.(train|eval|test)\.0", "models.policy.init.tokenizer.train_on.0", told[0]))

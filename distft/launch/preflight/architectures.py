@@ -13,6 +13,7 @@ from distft.common.errors import UserError, nearest
 from distft.config.data_rules import said_longest
 from distft.config.models import Model
 from distft.config.recipe import Recipe
+from distft.config.role_table import gives_scores
 from distft.config.roles import is_rl, longest_sequence, longest_sides
 from distft.models.families.table import ENCODERS, encodes, family_of
 from distft.planning.encoder_decoders import is_encoder_decoder, refuse_reward, require_tried, require_values
@@ -46,7 +47,7 @@ def check_architecture(
     if lists is None:  # no transformers on a login node: the run will say it
         return
     if family in lists[_MASKED] and not config.get("is_decoder"):
-        if (role == "reward" or masks) and encodes(config):
+        if (gives_scores(role) or masks) and encodes(config):
             return
         _refuse_encoder(family, folder, role, masks=masks)
     if family in lists[_CAUSAL] and (not wanted.scalar or family in lists[_CLASSIFIER]):
@@ -78,7 +79,7 @@ def _refuse_encoder(family: str, folder: Path, role: str, *, masks: bool) -> NoR
     hint = "take a decoder: Llama, Qwen, Gemma, Mistral, GPT-2, ..."
     if role == "value":
         what += ", nor say of a half one what it is worth"
-    if role == "reward" or masks:
+    if gives_scores(role) or masks:
         what = f"{folder} is an encoder of type {family}, which is not among those that are known to work here"
         hint = f"take one of type {', '.join(ENCODERS)}{'' if masks else ', or a decoder'}"
     raise UserError(what, where=f"models.{role}.path", hint=hint)

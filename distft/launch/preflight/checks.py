@@ -69,14 +69,17 @@ def preflight(recipe: Recipe, plan: Plan, *, machine: Machine | None = None, to_
 
 
 def check_choice(recipe: Recipe) -> None:
-    """The metric of ``evaluation.best`` is better in one direction: by its meaning, or as a reward function that counts
-    for its answers. Raises UserError."""
+    """The metric of ``evaluation.best`` is better in one direction: by its meaning, or as a reward function or model
+    that counts for its answers. Raises UserError."""
     best, reward = recipe.evaluation.best, recipe.models.reward
     if best is None or better(best):
         return
     names = [name.rpartition(":")[2] for name in reward_functions(recipe)]
     weights = dict(zip(names, (reward and reward.weights) or (1.0,) * len(names), strict=True))
     weights |= {server.name: server.weight for server in reward_servers(recipe)}
+    weights |= {name: model.weight for name, model in recipe.models.rewards.items()}
+    if recipe.models.rewards and reward is not None:
+        weights["reward"] = reward.weight
     weight = weights.get(best.removeprefix("rewards/"), 0) if best.startswith("rewards/") else 0
     if weight > 0:
         return

@@ -10,9 +10,9 @@ from typing import Any
 
 from distft.common.errors import UserError, nearest
 from distft.config.load import resolve_path
-from distft.config.models import RewardModel
+from distft.config.models import ScoringModel
 from distft.config.recipe import Recipe
-from distft.config.role_table import SAME_TOKENS
+from distft.config.role_table import SAME_TOKENS, gives_scores
 from distft.config.roles import is_rl, model_of, roles
 from distft.data.chat_templates import resolve_template
 from distft.data.vocabulary import require_policys_tokens, require_token
@@ -55,10 +55,10 @@ def check_models(recipe: Recipe) -> Iterator[str]:
         check_adapters(config, role, model)
         yield from check_positions(config, role, recipe)
         folders[role] = folder
-    if is_rl(recipe) and "reward" in folders:
-        check_head(folders["reward"], model_of(recipe, "reward"))
+    for role in filter(gives_scores, folders if is_rl(recipe) else ()):
+        check_head(folders[role], model_of(recipe, role), f"models.{role}")
     for role in SAME_TOKENS:
-        given = getattr(recipe.models, role)
+        given = recipe.models.of(role)
         if "policy" in folders and role in folders and given is not None and given.path:
             check_same_tokenizer(folders["policy"], folders[role], role)
     policy = recipe.models.policy
@@ -110,7 +110,7 @@ def check_folder(folder: Path, where: str) -> None:
         )
 
 
-def check_head(folder: Path, model: Any) -> None:
+def check_head(folder: Path, model: Any, where: str = "models.reward") -> None:
     """A reward model's weights hold a scalar head, read from the files' headers. Raises UserError."""
     shapes = tensor_shapes(folder)
     if not shapes:
@@ -119,11 +119,11 @@ def check_head(folder: Path, model: Any) -> None:
     if not found:
         raise UserError(
             f"{weight_files(folder)[0]} holds no scalar head ({HEAD_KEYS[0]}): it is not a reward model",
-            where="models.reward.path",
+            where=f"{where}.path",
             hint="train one with a `reward` recipe, or name a reward model",
         )
     outputs = shapes[found[0]][0]
-    if outputs == 1 or not isinstance(model, RewardModel):
+    if outputs == 1 or not isinstance(model, ScoringModel):
         return
     # transformers writes no labels where they are its own.
     written = read_config(folder).get("id2label") or {number: f"LABEL_{number}" for number in range(outputs)}
@@ -131,14 +131,14 @@ def check_head(folder: Path, model: Any) -> None:
     if model.label is None:
         raise UserError(
             f"{folder} has {outputs} outputs ({found[0]}), a reward is one",
-            where="models.reward.label",
+            where=f"{where}.label",
             hint=f"name the label that is rewarded: one of {', '.join(labels)}",
         )
     if model.label not in labels:
         close = nearest(model.label, labels)
         raise UserError(
             f"{folder} has no label {model.label}",
-            where="models.reward.label",
+            where=f"{where}.label",
             hint=f"did you mean {close}?" if close else f"one of: {', '.join(labels)}",
         )
 

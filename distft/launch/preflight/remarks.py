@@ -17,7 +17,7 @@ def on_models(recipe: Recipe) -> Iterator[str]:
     told = {"policy": "what it learns is not what the method is for", "reward": "its scores mean nothing"}
     paths = {"policy": "run:<output_dir of an sft run>", "reward": "run:<output_dir of a reward run>"}
     for role, meaning in told.items():
-        model = getattr(recipe.models, role)
+        model = recipe.models.of(role)
         if role in roles(recipe) and model is not None and model.init is not None:
             yield f"models.{role}: random weights (init): {meaning}; the real thing: models.{role}.path={paths[role]}"
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification
 
-from distft.config.models import Model, RewardModel
+from distft.config.models import Model, ScoringModel
 from distft.models.dropout import switch_off
 from distft.models.families.family import Arranged, Family, Loaded, ModelInputs
 from distft.models.families.head import new_parts, settle_outputs
@@ -94,7 +94,7 @@ class Encoder(Family):
         named = dict(module.named_parameters())
         own = [name for name in named if _is_of_head(name, module.base_model_prefix)]
         fresh = new_parts(missing, own, path, allowed=new_head)
-        probability = isinstance(model, RewardModel) and model.score == "probability"
+        probability = isinstance(model, ScoringModel) and model.score == "probability"
         scores = EncoderScores(module, output, probability=probability, written=written)
         return Loaded(scores, {name: named[name] for name in fresh})
 

@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from distft.common.errors import UserError
-from distft.config.models import Model, RewardModel
+from distft.config.models import Model, ScoringModel
 from distft.models.load import require_all
 
 
@@ -56,7 +56,7 @@ def _is_classifier(config: Any) -> bool:
 
 def _rewarded_output(path: str, config: Any, model: Model) -> int:
     """Which output of the head is the scalar: that of the label the recipe names, else the only one."""
-    label = model.label if isinstance(model, RewardModel) else None
+    label = model.label if isinstance(model, ScoringModel) else None
     if label is not None:
         numbers = {str(name): int(number) for number, name in config.id2label.items()}
         if label not in numbers:

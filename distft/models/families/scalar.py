@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification
 
 from distft.common.errors import UserError
-from distft.config.models import Model, RewardModel
+from distft.config.models import Model, ScoringModel
 from distft.models.dropout import switch_off
 from distft.models.families.decoder import in_one_row
 from distft.models.families.family import Family, Loaded, ModelInputs
@@ -43,7 +43,7 @@ def load_scalar(
             hint="take a decoder (Llama, Qwen, Gemma, GPT-2, ...) for reward and value models",
         )
     fresh = bool(new_parts(missing, ("score.weight", "score.bias"), path, allowed=new_head))
-    probability = isinstance(model, RewardModel) and model.score == "probability"
+    probability = isinstance(model, ScoringModel) and model.score == "probability"
     return SelectedScalars(module, output, probability=probability, written=written), fresh
 
 

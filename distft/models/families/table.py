@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-from distft.config.role_table import ROLE_FACTS
+from distft.config.role_table import facts_of
 
 FamilyName: TypeAlias = Literal["causal", "scalar", "seq2seq", "seq2seq_scalar", "encoder", "masked_lm"]
 
@@ -42,7 +42,7 @@ ENCODERS = ("bert", "roberta", "modernbert", "deberta-v2")
 def family_of(role: str, config: Mapping[str, Any] | None = None) -> Entry:
     """The family of a role's model, by what its config.json says; without one that of a decoder. Raises KeyError for
     what is no role."""
-    return family_in((SCALAR if ROLE_FACTS[role].scalar else CAUSAL).name, config or {})
+    return family_in((SCALAR if facts_of(role).scalar else CAUSAL).name, config or {})
 
 
 def family_in(name: FamilyName, config: Mapping[str, Any]) -> Entry:

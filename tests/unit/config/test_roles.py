@@ -41,6 +41,21 @@ def test_roles_and_units(
     assert facts.is_rl(recipe) == (kind == "ppo")
 
 
+def test_further_reward_models_are_roles_behind_the_first(recipes: Callable[[str], str]) -> None:
+    further = ["models.rewards={harmless: {path: some/other, label: nothate, weight: 0.5}, brief: {path: some/third}}"]
+    recipe = load_recipe(recipes("ppo"), [*further, "placement.rewards.brief.with=reward"])
+    named = ("rewards.harmless", "rewards.brief")
+    assert facts.roles(recipe) == ("policy", "reference", "reward", *named, "value")
+    assert facts.model_of(recipe, "rewards.harmless").path == "some/other"
+    assert facts.model_of(recipe, "value").path == "some/reward"
+    assert recipe.placement.of("rewards.brief").with_ == "reward"
+    [scoring] = [phase for phase in facts.phases(recipe) if any(work.role == "reward" for work in phase.works)]
+    assert [work.does for work in scoring.works if work.role in named] == ["forward", "forward"]
+    assert facts.resolved(recipe).models.rewards == recipe.models.rewards
+    alone = load_recipe(recipes("ppo"), [*further, FUNCTIONS_ONLY])
+    assert facts.roles(alone) == ("policy", "reference", *named, "value")
+
+
 def test_functions_alone_need_no_reward_group(recipes: Callable[[str], str]) -> None:
     recipe = load_recipe(recipes("ppo"), [FUNCTIONS_ONLY])
     assert facts.roles(recipe) == ("policy", "reference", "value")

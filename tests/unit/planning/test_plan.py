@@ -145,6 +145,20 @@ def test_without_a_value_model_there_is_no_group_memory_or_time_of_one() -> None
     assert plan.batch.sequences == 4 * plan.batch.units
 
 
+def test_every_reward_model_is_a_group_of_its_own() -> None:
+    further = "models.rewards={safe: {path: some/model, dtype: bfloat16}, brief: {path: other/model}}"
+    overrides = [further, "placement.rewards.safe.ranks=1"]
+    plan = make_plan(load_recipe("ppo-tiny", overrides), load_cluster("slurm-cpu"))
+    assert [*plan.groups] == ["policy", "reference", "reward", "rewards.safe", "rewards.brief", "value"]
+    assert plan.groups["rewards.safe"].num_ranks == 1
+    assert {*plan.memory} == {*plan.groups}
+    plan = make_plan(load_recipe("llama3-ppo", ["models.rewards.safe={path: meta-llama/Llama-3.1-8B-Instruct}"]),
+                     load_cluster("slurm-h100"))  # fmt: skip
+    assert plan.memory["rewards.safe"].parameters == plan.memory["reward"].parameters > 0
+    assert plan.estimate is not None
+    assert "rewards.safe" in {time.role for phase in plan.estimate.phases for time in phase.roles}
+
+
 def test_threads_are_the_cores_over_the_ranks_that_compute_at_once() -> None:
     machine = Machine(cpus=16, memory_gib=64.0)
     threads = {

@@ -194,6 +194,20 @@ def test_a_model_functions_and_servers_are_added_with_their_weights(make: Callab
     assert worker._with_score(both).dense("score").tolist() == [5.5, 1.5]
 
 
+def test_several_reward_models_are_weighed_and_each_is_told(make: Callable[..., DataWorker]) -> None:
+    further = f"{{safe: {{init: {INIT}, weight: -0.5}}, brief: {{init: {INIT}}}}}"
+    functions = "models.reward.functions=[scores_of_test:length]"
+    worker = make(f"models.rewards={further}", "models.reward.weight=2.0", functions)
+    rollout = responses(worker, ["a", "b"])
+    said = {"score": [1.0, -1.0], "score/safe": [2.0, 4.0], "score/brief": [0.25, 0.5]}
+    columns = {name: np.array(values, np.float32) for name, values in said.items()}
+    means, weighed = worker.weigh_scores(batch=rollout.with_columns(**columns))
+    assert means == {"rewards/reward": 0.0, "rewards/safe": 3.0, "rewards/brief": 0.375}
+    assert weighed.dense("score").tolist() == [2.0 - 1.0 + 0.25, -2.0 - 2.0 + 0.5]
+    beside = rollout.with_columns(score=weighed.dense("score"), function_score=np.array([1.0, 1.0], np.float32))
+    assert worker._with_score(beside).dense("score").tolist() == [2.25, -2.5]
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
@@ -338,20 +352,22 @@ def test_a_reward_model_with_another_tokenizer_reads_the_text(make: Callable[...
     worker = make(f"models.reward.init={init}")
     assert not worker.report.same_reward_tokenizer  # type: ignore[attr-defined]
     rollout = responses(worker, [" four<|end|>", "no idea<|end|>", " and so"])
-    report, read = worker.reward_inputs("train", 0, 1, batch=rollout)
+    report, read = worker.reward_inputs("reward", "train", 0, 1, batch=rollout)
     assert read is not None
     assert report is not None
     for row, text in enumerate([" four", "no idea", " and so"]):
         ids = [*read.ragged("prompt_ids")[row], *read.ragged("response_ids")[row]]
         question = worker._tokenizer.decode(rollout.ragged("prompt_ids")[row])
-        end = worker._reward_tokenizer.eos_token * (row < 2)  # what was cut at the limit has no end here either
-        assert worker._reward_tokenizer.decode(ids) == question + text + end
+        end = worker._readers["reward"].tokenizer.eos_token * (
+            row < 2
+        )  # what was cut at the limit has no end here either
+        assert worker._readers["reward"].tokenizer.decode(ids) == question + text + end
         assert report.lengths[row] == len(ids)
 
 
 def test_equal_tokenizers_need_no_second_reading(make: Callable[..., DataWorker]) -> None:
     worker = make()
-    assert worker.reward_inputs("train", 0, 1, batch=responses(worker, ["a<|end|>"])) == (None, None)
+    assert worker.reward_inputs("reward", "train", 0, 1, batch=responses(worker, ["a<|end|>"])) == (None, None)
 
 
 def test_a_reward_model_of_the_same_tokenizer_reads_to_where_its_training_rows_end(
@@ -363,7 +379,7 @@ def test_a_reward_model_of_the_same_tokenizer_reads_to_where_its_training_rows_e
     paths = [f"models.{role}={{path: {folder / 'chatml'}}}" for role in ("policy", "reward")]
     worker = make(*paths, "data.train=[{path: chats.jsonl}]")
     rollout = responses(worker, ["four<|im_end|>", "five"])
-    report, read = worker.reward_inputs("train", 0, 1, batch=rollout)
+    report, read = worker.reward_inputs("reward", "train", 0, 1, batch=rollout)
     assert read is not None
     assert report is not None
     encoder = Encoder(worker._tokenizer)
