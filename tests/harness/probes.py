@@ -15,6 +15,7 @@ import torch
 
 from distft.batches import Batch, concatenate
 from distft.clients.asking import ask
+from distft.clients.generator_group import Generated
 from distft.clients.model_group import ModelGroup
 from distft.controller import rl
 from distft.evaluation.held_out import EVALUATION_ITERATION
@@ -33,11 +34,13 @@ def rollouts_recorded() -> Iterator[list[Tokens]]:
     original = Sampler.generate
     found: list[Tokens] = []
 
-    def recorded(sampler: Sampler, prompts: Any, iteration: int, round_number: int = 0) -> Any:
-        rollout, made = original(sampler, prompts, iteration, round_number)
-        if iteration != EVALUATION_ITERATION:
-            found.append(tokens_of(made.responses))
-        return rollout, made
+    def recorded(sampler: Sampler, prompts: Any, iteration: int, round_number: int = 0, **options: Any) -> Any:
+        call = original(sampler, prompts, iteration, round_number, **options)
+        return call if iteration == EVALUATION_ITERATION else call.reading(noted)
+
+    def noted(made: Generated) -> Generated:
+        found.append(tokens_of(made.responses))
+        return made
 
     with patch.object(Sampler, "generate", recorded):
         yield found
