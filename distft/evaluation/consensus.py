@@ -36,6 +36,7 @@ class Consensus:
     among them because as many say one as the other."""
 
     pairs: list[RowValues]
+    rankings: list[RowValues]
     ratings: list[RowValues]
     corrections: list[RowValues]
     num_tied_pairs: int
@@ -60,20 +61,23 @@ def agreement(labels: Sequence[Labels]) -> Agreement:
 
 def consensus(labels: Sequence[Labels]) -> Consensus:
     """Pairs: by majority for each pair of answers, of those who ranked them, else rated them; ties have no vote.
+    Rankings: the mean of the mid-ranks that each of them gave (Borda's count); none where all are the same.
     Ratings: an answer is good (``label``) where its mean lies above the middle of the scale, bad below. Corrections:
     every one that somebody made; an answer that all left as it was is its own.
     """
     pairs: list[RowValues] = []
+    rankings: list[RowValues] = []
     ratings: list[RowValues] = []
     corrections: list[RowValues] = []
     tied = middling = 0
     for judged in by_item(labels):
         found, num_tied = _pairs(judged)
         pairs, tied = pairs + found, tied + num_tied
+        rankings += _rankings(judged)
         found, num_middling = _ratings(judged)
         ratings, middling = ratings + found, middling + num_middling
         corrections += _corrections(judged)
-    return Consensus(pairs, ratings, corrections, tied, middling)
+    return Consensus(pairs, rankings, ratings, corrections, tied, middling)
 
 
 def by_item(labels: Sequence[Labels]) -> Iterator[list[Labels]]:
@@ -100,6 +104,17 @@ def _pairs(judged: Sequence[Labels]) -> tuple[list[RowValues], int]:
             "agreement": round(max(for_a, for_b) / len(orders), 4), "num_labellers": len(orders),
         })  # fmt: skip
     return found, tied
+
+
+def _rankings(judged: Sequence[Labels]) -> Iterator[RowValues]:
+    orders = [mid_ranks(order) for one in judged if (order := _order(one)) is not None]
+    means = [round(fmean(ranks), 4) for ranks in zip(*orders, strict=True)]
+    if len(set(means)) > 1:
+        item = judged[0].item
+        yield {
+            "prompt": item.written_prompt, "completions": list(item.completions), "ranks": means,
+            "num_labellers": len(orders),
+        }  # fmt: skip
 
 
 def _order(one: Labels) -> Sequence[int] | None:

@@ -16,7 +16,10 @@ _LEAST_ALPHA: Final = 0.667
 
 def rows_by_file(rows: Consensus) -> dict[str, list[RowValues]]:
     """Name of a file -> its rows; none without rows."""
-    named = {"pairs.jsonl": rows.pairs, "ratings.jsonl": rows.ratings, "corrections.jsonl": rows.corrections}
+    named = {
+        "pairs.jsonl": rows.pairs, "rankings.jsonl": rows.rankings, "ratings.jsonl": rows.ratings,
+        "corrections.jsonl": rows.corrections,
+    }  # fmt: skip
     return {name: found for name, found in named.items() if found}
 
 

@@ -65,18 +65,20 @@ def test_answers_are_ranked_by_two_and_a_reward_model_learns_it(
     assert found["tau"] == pytest.approx(sum(taus) / NUM_PROMPTS)
     assert [kendall_tau(a, b) for a, b in zip(*ranks, strict=True)] == pytest.approx(taus)
     assert found["tied_pairs"] == NUM_PROMPTS
-    assert found["rows"] == {"pairs": sum(size * (size - 1) // 2 - 1 for size in sizes)}
+    assert found["rows"] == {"pairs": sum(size * (size - 1) // 2 - 1 for size in sizes), "rankings": NUM_PROMPTS}
     pairs = [json.loads(line) for line in (folder / "pairs.jsonl").read_text().splitlines()]
     assert all(len(one["chosen"]) <= len(one["rejected"]) for one in pairs)
 
-    rows = f"data.train=[{{path: {folder / 'pairs.jsonl'}}}]"
-    verb = start(
-        "train", "reward-tiny", *(word for word in SMALL if not word.startswith("data.")), rows, "data.eval=[]",
-        "data.test=[]", f"models.reward.path=run:{sft}", "train.steps=60", "optimizer.learning_rate=1e-3",
-    )  # fmt: skip
-    assert verb.end() == 0, verb.output
-    accuracies = [line["accuracy"] for line in lines(verb.folder, "metrics") if line["split"] == "train"]
-    assert sum(accuracies[-10:]) / 10 > 0.9 > sum(accuracies[:5]) / 5
+    for name, more in (("pairs", ()), ("rankings", ("algorithm.max_answers=4",))):
+        rows = f"data.train=[{{path: {folder / name}.jsonl}}]"
+        verb = start(
+            "train", "reward-tiny", *(word for word in SMALL if not word.startswith("data.")), rows, "data.eval=[]",
+            "data.test=[]", f"models.reward.path=run:{sft}", "train.steps=60", "optimizer.learning_rate=1e-3", *more,
+            folder=name,
+        )  # fmt: skip
+        assert verb.end() == 0, verb.output
+        accuracies = [line["accuracy"] for line in lines(verb.folder, "metrics") if line["split"] == "train"]
+        assert sum(accuracies[-10:]) / 10 > 0.9 > sum(accuracies[:5]) / 5, name
 
 
 def _labelled(folder: Path, name: str) -> Path:

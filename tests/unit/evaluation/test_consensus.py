@@ -78,6 +78,17 @@ def test_ratings_are_good_or_bad_answers_and_pairs_where_nobody_ranked() -> None
     assert [getattr(one, "label", None) for one in examples] == [True, False]
 
 
+def test_rankings_are_means_of_mid_ranks() -> None:
+    """1 2 3 and 2 1 3: 1.5, 1.5, 3; beside 1 2 2, whose mid-ranks are 1, 2.5, 2.5."""
+    labels = [said("Ana", (1, 2, 3)), said("Ben", (2, 1, 3)), said("Cleo", (1, 2, 2))]
+    assert [row["ranks"] for row in consensus(labels[:2]).rankings] == [[1.5, 1.5, 3.0]]
+    [row] = consensus(labels).rankings
+    assert row["ranks"] == pytest.approx([4 / 3, 11 / 6, 17 / 6], abs=1e-4)
+    assert consensus([said("Ana", (1, 1, 1))]).rankings == []
+    example = example_for(Row(row, "r:1"), "rankings", "reward")
+    assert (example.completions, example.ranks) == (("one", "two", "three"), (0, 1, 2))  # type: ignore[union-attr]
+
+
 def test_every_correction_is_kept() -> None:
     labels = [said("Ana", corrections=("ONE", None, None)), said("Ben", corrections=("One", "two", None))]
     found = [(row["completion"], row["corrected"]) for row in consensus(labels).corrections]

@@ -77,7 +77,7 @@ def test_labels_of_two_are_read_back(distft: Typed, tmp_path: Path) -> None:
         ("Which 0?", "one", "three"), ("Which 0?", "two", "three")
     ]  # fmt: skip
     _, output, _ = distft("collect", "--read", files[0], "--json")
-    assert json.loads(output)["rows"] == {"pairs": 6}
+    assert json.loads(output)["rows"] == {"pairs": 6, "rankings": 2}
     assert distft("collect", "--read", *files, "--output", tmp_path)[0] == 2, "no file is overwritten"
 
 
