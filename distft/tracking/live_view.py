@@ -9,12 +9,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
-from typing import TextIO, TypeAlias
+from typing import Any, TextIO, TypeAlias, cast
 
 from rich.console import Console, ConsoleOptions, OverflowMethod, RenderResult
 from rich.live import Live
@@ -38,15 +38,15 @@ States: TypeAlias = Callable[[], Mapping[str, GroupState]]
 
 @dataclass
 class _Shown:
-    """What is on the screen."""
+    """What is on the screen. Drawn by a thread of its own: what changes is replaced whole."""
 
     name: str
     phase: str = ""
     step: int = 0
     total: int | None = None
     left: float | None = None
-    courses: dict[str, deque[float]] = field(default_factory=dict)
-    alarms: deque[str] = field(default_factory=lambda: deque(maxlen=_ALARMS))
+    courses: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    alarms: tuple[str, ...] = ()
     states: States = dict
 
     def __rich_console__(self, _console: Console, options: ConsoleOptions) -> RenderResult:
@@ -99,13 +99,33 @@ def _grid(rows: Sequence[_Row]) -> Table:
     return table
 
 
+class _Patient:
+    """A terminal that may be closed: what is written then is lost."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
 class LiveProgress(QuietProgress):
-    """Some lines that are redrawn, below whatever else is printed. Raises nothing where ``stream`` goes away."""
+    """Some lines that are redrawn, below whatever else is printed. The run goes on where ``stream`` goes away."""
 
     def __init__(self, name: str, stream: TextIO) -> None:
         self._pace = Pace()
         self._shown = _Shown(name)
-        self._live = Live(self._shown, console=Console(file=stream), refresh_per_second=4, transient=False)
+        console = Console(file=cast(TextIO, _Patient(stream)))
+        self._live = Live(self._shown, console=console, refresh_per_second=4, transient=False)
         self._open = True
         self._live.start()
 
@@ -121,8 +141,9 @@ class LiveProgress(QuietProgress):
         """The bar, the numbers, and the time left."""
         self._pace.observe(step)
         self._shown.step, self._shown.total, self._shown.left = step, total, self._pace.left(step, total)
-        for label, value in headline_values(metrics).items():
-            self._shown.courses.setdefault(label, deque(maxlen=SEEN)).append(value)
+        former = self._shown.courses
+        now = {label: (*former.get(label, ()), value)[-SEEN:] for label, value in headline_values(metrics).items()}
+        self._shown.courses = {**former, **now}
 
     def held_out(self, step: int, metrics: Mapping[str, float]) -> None:
         """A line above."""
@@ -135,7 +156,7 @@ class LiveProgress(QuietProgress):
     def alarm(self, text: str) -> None:
         """A line above, and one that stays."""
         self.note(text)
-        self._shown.alarms.append(text)
+        self._shown.alarms = (*self._shown.alarms, text)[-_ALARMS:]
 
     def close(self) -> None:
         """Leave the last state on the screen and show the cursor again."""

@@ -86,6 +86,29 @@ def test_sparklines_reach_from_the_least_to_the_greatest() -> None:
     assert sparkline([]) == ""
 
 
+class Closed(Terminal):
+    """A terminal whose window was closed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.refused = 0
+
+    def write(self, text: str) -> int:
+        self.refused += 1
+        raise OSError(5, "Input/output error")
+
+
+def test_a_closed_terminal_does_not_stop_the_run() -> None:
+    out = Closed()
+    with LiveProgress("a", out) as live:
+        live.phase("update")
+        live.step(1, 2, {"loss": 1.0})
+        live.note("checkpoint of step 1")
+        live.alarm("alarm")
+        live._live.refresh()
+    assert out.refused > 3
+
+
 def test_only_the_last_steps_are_drawn() -> None:
     live = LiveProgress("a", Terminal())
     for step in range(1, 1000):
