@@ -95,7 +95,8 @@ def test_recipes_are_a_line_each(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["recipes"]) == 0
     told = capsys.readouterr().out.splitlines()
     names = [line.split()[0] for line in told]
-    assert names == [*sorted(name for name in names if name != "quickstart"), "quickstart"], "recipes, then pipelines"
+    pipelines = ["detox-tiny", "quickstart"]
+    assert names == [*sorted(set(names) - set(pipelines)), *pipelines], "recipes, then pipelines"
     assert any(line.startswith("ppo-tiny ") and "PPO" in line for line in told)
 
 
@@ -107,6 +108,8 @@ def test_what_is_shipped_is_shown_and_copied(name: str, tmp_path: Path, capsys: 
     assert f"name: {name}\n" in shown
     assert main(["recipes", "copy", name, str(copy)]) == 0
     assert copy.read_text() == shown
+    used = f"--cluster {copy}" if name == "slurm-h100" else "distft plan, distft train"
+    assert capsys.readouterr().out == f"{copy} is yours: change it, then {used}\n"
     assert main(["recipes", "copy", name, str(copy)]) == 2, "no file is overwritten"
     assert "is there already" in capsys.readouterr().err
 
@@ -114,7 +117,12 @@ def test_what_is_shipped_is_shown_and_copied(name: str, tmp_path: Path, capsys: 
 @pytest.mark.parametrize(("words", "said"), [
     ("show stf-tiny", "did you mean sft-tiny?"),
     ("shwo sft-tiny", "did you mean show?"),
-    ("copy sft-tiny", "distft recipes copy NAME FILE"),
+    ("show slurm-h10", "did you mean slurm-h100?"),
+    ("show", "recipes show: no NAME is given\n  for example distft recipes show sft-tiny"),
+    ("copy sft-tiny", "recipes copy sft-tiny: no FILE is given\n  for example distft recipes copy sft-tiny mine.yaml"),
+    ("copy", "recipes copy: no NAME and no FILE is given"),
+    ("show sft-tiny dpo-tiny", "dpo-tiny: is more than is asked for"),
+    ("show sft-tiny --json", "--json: is of the list alone"),
     ("copy sft-tiny nowhere/mine.yaml", "cannot be written"),
 ])  # fmt: skip
 def test_mistakes_about_recipes(words: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
