@@ -61,16 +61,18 @@ class Source(Section):
 
 
 def source_names(sources: Sequence[Source]) -> tuple[str, ...]:
-    """What the metrics of each source of a list are called: no name twice."""
+    """What the metrics of each source of a list are called: as it says itself, else the last part of its path, with a
+    number where that is another's."""
+    taken = {source.name for source in sources if source.name}
     found: list[str] = []
     for source in sources:
         last = re.split(r"[/:]", source.path.rstrip("/"))[-1]
-        name = source.name or re.sub(r"\W+", "_", last.partition(".")[0]).strip("_") or "source"
+        name = unique = re.sub(r"\W+", "_", last.partition(".")[0]).strip("_") or "source"
         number = 2
-        unique = name
-        while unique in found:
+        while unique in taken:
             unique, number = f"{name}_{number}", number + 1
-        found.append(unique)
+        found.append(source.name or unique)
+        taken.add(found[-1])
     return tuple(found)
 
 

@@ -15,6 +15,11 @@ def test_names_are_told_from_the_paths() -> None:
     assert found == ("dialogues", "new_rows", "some_set", "rows", "rows_2", "rows_3", "mine")
 
 
+def test_a_name_that_is_said_stays_where_a_path_before_it_gives_the_same() -> None:
+    found = source_names([Source(path="a/rows.csv"), Source(path="b.csv", name="rows"), Source(path="c/rows/")])
+    assert found == ("rows_2", "rows", "rows_3")
+
+
 def test_they_are_told_apart_where_there_are_several() -> None:
     one, other = Source(path="one.jsonl"), Source(path="other.jsonl")
     assert Data(train=(one, other), eval=(one,)).told_apart("train") == ("one", "other")
