@@ -219,12 +219,15 @@ def _nearest_key(path: KeyPath, data: Mapping[str, Any]) -> str:
     word = str(path[-1])
     section = section_at(path[:-1], data)
     known = list(_fields(section)) if section else []
-    if close := nearest(word, known):
-        return f"did you mean {close}?"
     every = list(_every_key(Recipe, "", data))
     if meant := _SYNONYMS.get(word, "").split():
         there = {dotted for _, dotted in every}
-        return f"here that is {next((key for key in meant if key in there), meant[0])}"
+        if found := next((key for key in meant if key in there), None):
+            return f"here that is {found}"
+    if close := nearest(word, known):
+        return f"did you mean {close}?"
+    if meant:
+        return f"here that is {meant[0]}"
     elsewhere = [dotted for name, dotted in every if name == word]
     if elsewhere:
         return f"did you mean {min(elsewhere, key=len)}?"

@@ -32,6 +32,7 @@ OVERRIDDEN = [
     ("ppo", ["lr=1e-5"], ["lr (override lr=1e-5)", "unknown key lr", "here that is optimizer.learning_rate"]),
     ("ppo", ["num_train_epochs=1"], ["num_train_epochs", "unknown key", "train.epochs"]),
     ("ppo", ["algorithm.cliprange=0.2"], ["algorithm.cliprange", "unknown key", "clip"]),
+    ("sft", ["algorithm.kind=distill", "algorithm.loss_top_k=3"], ["loss_top_k", "here that is algorithm.top_k"]),
     ("ppo", ["qqqq=1"], ["qqqq", "unknown key", "keys of the recipe: format, name"]),
     # wrong types
     ("ppo", ["train.steps=ten"], ["train.steps", 'a whole number, not "ten"', "steps to train"]),
