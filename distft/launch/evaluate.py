@@ -26,7 +26,7 @@ from distft.evaluation.measures import Measure
 from distft.evaluation.passes import likelihoods
 from distft.evaluation.scorer import Scorer
 from distft.launch.correctness import answer_measures
-from distft.launch.judged_rows import JudgedRows, judged_rows
+from distft.launch.judged_rows import JudgedRows, Wanted, judged_rows
 from distft.launch.judging import Judged, Judging
 from distft.launch.named_models import NamedModel, Reading, find_model
 from distft.launch.prompting import baselines
@@ -41,13 +41,12 @@ def evaluate(names: Sequence[str], judging: Judging) -> list[Judged]:
     a model cannot be judged by; EnvironmentFallsShort: the hub does not answer."""
     with tempfile.TemporaryDirectory(prefix="distft-models-") as folder:
         scratch = Path(folder)
+        _require_judged_here(judging.wanted)
         models = [find_model(name, scratch, adapter=judging.reading.adapter) for name in names]
         if judging.wanted.recipe is None:
             judging = replace(judging, wanted=replace(judging.wanted, recipe=models[0].recipe))
+        _require_judged_here(judging.wanted)
         kind = judging.wanted.kind()
-        if traits_of(kind).corrupts:
-            what = f"{kind} is judged within its run, by texts that are corrupted there"
-            raise UserError(what, where="eval", hint="see val/loss in metrics.jsonl and the report")
         if traits_of(kind).formats == CLASSIFIED:
             return [_by_labels(model, judging) for model in models]
         if any(model.is_reward_model for model in models) and traits_of(kind).unit.name != "pairs":
@@ -67,6 +66,14 @@ def evaluate(names: Sequence[str], judging: Judging) -> list[Judged]:
             judged += baselines(base, judging, settings, greedy=greedy)
         judged[0].notes.extend([*notes, *judged[0].rows.notes])
         return judged
+
+
+def _require_judged_here(wanted: Wanted) -> None:
+    recipe = wanted.recipe
+    if recipe is not None and traits_of(wanted.kind()).corrupts:
+        what = f"{wanted.kind()} is judged within its run, by texts that are corrupted there"
+        hint = f"the lines of split eval in {recipe.output_dir}/metrics.jsonl have its loss"
+        raise UserError(what, where="eval", hint=f"{hint}, and so has: distft report {recipe.output_dir}")
 
 
 class _Beside:

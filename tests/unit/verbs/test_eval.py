@@ -200,6 +200,17 @@ def test_a_recipe_without_its_run_names_the_command(
     assert "make it with: distft train sft-tiny" in error
 
 
+@pytest.mark.parametrize("recipe", ["mlm-tiny", "span-tiny"])
+def test_texts_that_a_run_corrupts_are_judged_in_it(
+    recipe: str, distft: Typed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    status, _, error = distft("eval", recipe)  # before its run is looked for
+    assert status == 2
+    assert "is judged within its run" in error
+    assert f"the lines of split eval in runs/{recipe}/metrics.jsonl have its loss" in error
+
+
 def test_a_reward_model_needs_pairs(scorer: str, rows: Path, distft: Typed) -> None:
     status, _, error = distft("eval", scorer, "--data", rows)
     assert status == 2
