@@ -28,7 +28,7 @@ from distft.evaluation.scorer import Scorer
 from distft.launch.correctness import answer_measures
 from distft.launch.judged_rows import JudgedRows, Wanted, judged_rows
 from distft.launch.judging import Judged, Judging
-from distft.launch.named_models import NamedModel, Reading, find_model
+from distft.launch.named_models import NamedModel, Reading, find_model, require_speakers
 from distft.launch.prompting import baselines
 from distft.launch.starts import model_starts
 from distft.models.padding import padding
@@ -52,6 +52,7 @@ def evaluate(names: Sequence[str], judging: Judging) -> list[Judged]:
         if any(model.is_reward_model for model in models) and traits_of(kind).unit.name != "pairs":
             hint = "--rows pairs, with rows that have chosen and rejected answers"
             raise UserError("a reward model is judged by pairs of answers", where="eval", hint=hint)
+        require_speakers([model for model in models if not model.is_reward_model])
         notes: list[str] = []
         beside = _Beside(judging, scratch, notes)
         judged = [
@@ -89,6 +90,7 @@ class _Beside:
         judging = self._judging
         if judging.reference is not None:
             model = find_model(judging.reference, self._scratch)
+            require_speakers([model])
             return Speaker.load(model.name, model.section(Reading(dtype=judging.reading.dtype)), adapter=model.adapter)
         path = self._start_of("reference")
         if path is None or self._recipe is None:

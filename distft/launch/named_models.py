@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from distft.checkpoint.layout import MANIFEST, checkpoints_folder, published
 from distft.common.errors import UserError
@@ -22,6 +23,7 @@ from distft.data.sources import format_of, read_rows
 from distft.launch.export import export
 from distft.launch.kept_paths import found_again
 from distft.launch.preflight.models import check_folder, not_here
+from distft.models.families.table import encodes
 from distft.planning.model_folders import fetched_folder
 from distft.planning.model_sizes import read_config
 from distft.tracking.metrics import RECIPE
@@ -54,17 +56,24 @@ class NamedModel:
     @property
     def is_reward_model(self) -> bool:
         """Whether it has a scalar head, or one of several labels, in place of the vocabulary's."""
-        folder = fetched_folder(self.path)
-        names = read_config(folder).get("architectures") if folder is not None else None
-        return any("SequenceClassification" in str(name) for name in names or ())
+        return any("SequenceClassification" in str(name) for name in self._config.get("architectures") or ())
+
+    @property
+    def is_masked_lm(self) -> bool:
+        """Whether it is an encoder that scores nothing: every token sees all others, so it cannot write on."""
+        return encodes(self._config) and not self.is_reward_model
 
     @property
     def labels(self) -> tuple[str, ...]:
         """What the outputs of its head are called, in their order; none where it is not on this machine, or is no
         classifier."""
-        folder = fetched_folder(self.path)
-        named = read_config(folder).get("id2label") if folder is not None and self.is_reward_model else None
+        named = self._config.get("id2label") if self.is_reward_model else None
         return tuple(str(name) for _, name in sorted(dict(named or {}).items(), key=lambda item: int(item[0])))
+
+    @property
+    def _config(self) -> dict[str, Any]:
+        folder = fetched_folder(self.path)
+        return {} if folder is None else read_config(folder)
 
     def section(self, reading: Reading) -> Policy:
         """The model as a recipe would say it; of a run as its recipe does. Raises UserError for a chat template that is
@@ -190,8 +199,12 @@ def _recipe_of(run_dir: Path) -> Recipe | None:
 
 
 def require_speakers(models: Sequence[NamedModel]) -> None:
-    """None of them is a reward model. Raises UserError."""
+    """None of them is a reward model, or an encoder of another kind. Raises UserError."""
     for one in models:
         if one.is_reward_model:
             what = "is a reward model: it scores answers and writes none"
             raise UserError(what, where=one.name, hint=f"distft eval {one.name} --data FILE judges its scores")
+        if one.is_masked_lm:
+            what = "is an encoder: it fills in masked words, and writes no answers"
+            hint = "name a decoder or an encoder-decoder; transformers' fill-mask pipeline shows what this one restores"
+            raise UserError(what, where=one.name, hint=hint)

@@ -12,10 +12,14 @@ from transformers import AutoModelForCausalLM
 
 from distft.common.errors import UserError
 from distft.config.load import load_recipe, resolved_yaml
+from distft.launch.evaluate import evaluate
+from distft.launch.judged_rows import Wanted
+from distft.launch.judging import Judging
 from distft.launch.named_models import NamedModel, Reading, find_model, require_speakers, speaks_plainly
 from distft.launch.speakers import open_speakers
 from tests.harness.speakers import write_speaker
 from tests.unit.launch.examples import model_folder
+from tests.unit.models.encoders import write_encoder
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +115,19 @@ def test_a_reward_model_does_not_speak(tmp_path: Path) -> None:
     (folder / "config.json").write_text(text + ', "architectures": ["LlamaForSequenceClassification"]}')
     with pytest.raises(UserError, match=r"is a reward model.*\n.*distft eval"):
         require_speakers([find_model(str(folder), tmp_path)])
+
+
+def test_an_encoder_neither_speaks_nor_is_judged_as_what_does(folder: Path, tmp_path: Path) -> None:
+    bert, scorer = (write_encoder(tmp_path / f"bert-{labels}", "bert", num_labels=labels) for labels in (None, 1))
+    said = r"bert-None: is an encoder: .*writes no answers\n.*fill-mask"
+    assert not find_model(scorer, tmp_path).is_masked_lm
+    with pytest.raises(UserError, match=said), open_speakers([str(folder), bert], Reading(), [], plain=None):
+        pass
+    rows = tmp_path / "pairs.jsonl"
+    rows.write_text('{"prompt": "Q", "chosen": "a", "rejected": "b"}\n')
+    for names, reference in (([bert], None), ([str(folder)], bert)):
+        with pytest.raises(UserError, match=said):
+            evaluate(names, Judging(Wanted(files=(str(rows),)), Reading(), answers=False, reference=reference))
 
 
 @pytest.mark.parametrize(
