@@ -66,7 +66,7 @@ def test_ppo_alone_is_plain_torch(layouts: Layouts, ppo: PlainPpo) -> None:
     assert_weights_agree("ppo", got, ppo.weights)
 
 
-def test_ppo_of_an_encoder_decoder_is_plain_torch_alone_and_on_four_ranks(layouts: Layouts) -> None:
+def test_ppo_of_an_encoder_decoder_alone_is_plain_torch(layouts: Layouts) -> None:
     got = layouts.alone()["ppo-apart"]
     plain = plain_apart_ppo(layouts.starts, apart_ppo_recipe(layouts.starts))
     assert got.rollouts == plain.rollouts()
@@ -76,7 +76,12 @@ def test_ppo_of_an_encoder_decoder_is_plain_torch_alone_and_on_four_ranks(layout
     assert abs(plain.iterations[1].metrics["objective/kl"]) > 1e-2
     assert largest_metric_difference(got.metrics, plain.metrics()) <= at_most(METRICS)
     assert_weights_agree("ppo", got, plain.weights)
-    assert_agree("ppo", layouts.torchrun(4)["ppo-apart"], got)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_ranks", [2, 4])
+def test_ppo_of_an_encoder_decoder_on_torchruns_ranks(layouts: Layouts, num_ranks: int) -> None:
+    assert_agree("ppo", layouts.torchrun_one(num_ranks, "ppo-apart"), layouts.alone()["ppo-apart"])
 
 
 @pytest.mark.slow
@@ -119,7 +124,7 @@ def test_two_ranks_of_torchrun(layouts: Layouts) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("num_ranks", [2, 4])
 def test_dpo_of_torchruns_ranks(layouts: Layouts, num_ranks: int) -> None:
-    assert_agree("dpo", layouts.torchrun_dpo(num_ranks), layouts.alone()["dpo"])
+    assert_agree("dpo", layouts.torchrun_one(num_ranks, "dpo"), layouts.alone()["dpo"])
 
 
 @pytest.mark.slow

@@ -45,18 +45,15 @@ class Layouts:
     def torchrun(self, num_ranks: int) -> Mapping[str, Outcome]:
         """PPO, GRPO and the few losses on the ranks that torchrun starts."""
         label = f"torchrun-{num_ranks}"
-        recipes = {
-            "ppo": self.both["ppo"],
-            "ppo-apart": apart_ppo_recipe(self.starts),
-            "grpo": group_recipe(self.starts, "grpo"),
-        }
+        recipes = {"ppo": self.both["ppo"], "grpo": group_recipe(self.starts, "grpo")}
         return self._spmd(label, num_ranks, recipes, self._losses(label))
 
-    def torchrun_dpo(self, num_ranks: int) -> Outcome:
-        """DPO on the ranks that torchrun starts."""
-        label = f"torchrun-{num_ranks}-dpo"
-        jobs = self.jobs(label, {"dpo": self.both["dpo"]})
-        return self._once(label, jobs, lambda: run_spmd(jobs, num_ranks, self.folder / label))["dpo"]
+    def torchrun_one(self, num_ranks: int, kind: str) -> Outcome:
+        """DPO, or PPO of an encoder-decoder, on the ranks that torchrun starts."""
+        label = f"torchrun-{num_ranks}-{kind}"
+        recipe = apart_ppo_recipe(self.starts) if kind == "ppo-apart" else self.both[kind]
+        jobs = self.jobs(label, {kind: recipe})
+        return self._once(label, jobs, lambda: run_spmd(jobs, num_ranks, self.folder / label))[kind]
 
     def ray(self, num_ranks: int, kind: str) -> Outcome:
         """DPO or PPO as ``distft train`` runs them, with that many ranks a role."""

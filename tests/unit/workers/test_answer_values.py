@@ -66,6 +66,7 @@ def test_a_value_models_life(groups: dict[int, Group], tmp_path: Path, name: str
         assert all(answer["same"] for answer in answers)
 
 
+@slow
 def test_the_policy_is_a_start_and_the_head_is_new(groups: dict[int, Group], tmp_path: Path) -> None:
     """A head of its own stays out; with adapters the new one is trained whole; the same on any layout."""
     folder, found = write_encoder_decoder(tmp_path / "start", "flan-t5"), []
