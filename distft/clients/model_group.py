@@ -148,6 +148,14 @@ class ModelGroup:
         """What ``save`` wrote, on any number of ranks."""
         return ask(self._own(), ModelVerbs.load, checkpoint).reading(report_of)
 
+    def write_weights(self, folder: str) -> Call[None]:
+        """All weights into a folder, for ``take_weights`` of another group."""
+        return ask(self._own(), ModelVerbs.write_weights, folder).reading(report_of)
+
+    def take_weights(self, folder: str, share: float) -> Call[None]:
+        """A share of the weights that lie there, and the rest of its own."""
+        return ask(self._own(), ModelVerbs.take_weights, folder, share).reading(report_of)
+
     def check_export(self) -> Call[None]:
         """That what ``export`` will write can be read again. Its UserError is the user's."""
         return ask(self._own(), ModelVerbs.check_export).reading(report_of)

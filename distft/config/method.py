@@ -183,6 +183,15 @@ class FirstLoss:
     slope: float
 
 
+@dataclass(frozen=True)
+class Renewal:
+    """How a frozen reference follows the policy: behind every ``every``-th step its weights become ``share`` of the
+    policy's and the rest of its own."""
+
+    every: int
+    share: float
+
+
 def is_from_outside(kind: str) -> bool:
     """Whether a kind is the address of a class, and not the name of a file of the house."""
     return ":" in kind
@@ -282,6 +291,10 @@ class Method(Section):
     def with_labels(self, read: Callable[[], tuple[str, ...]]) -> Method:  # noqa: ARG002 - for those who have some
         """The method with the labels that ``read`` finds in the data, where it has labels and names none."""
         return self
+
+    def renewal(self) -> Renewal | None:
+        """How the reference follows the policy; None: it stays as it started."""
+        return None
 
     def first_loss(self) -> FirstLoss | None:
         """What the loss must be before the first update, where the policy is the reference; None: not known."""

@@ -249,6 +249,23 @@ def _reference(recipe: Recipe) -> Iterator[Problem]:
             )
 
 
+def _renewal(recipe: Recipe) -> Iterator[Problem]:
+    """A reference that follows the policy takes over whole weights of the same names."""
+    reference, policy = recipe.models.reference, recipe.models.policy
+    if recipe.algorithm.renewal() is None or policy is None or "reference" not in facts.roles(recipe):
+        return
+    at, stays = "algorithm.sync_every", "or algorithm.sync_every=0: it stays"
+    if policy.peft is not None:
+        what = "a policy of adapters has no whole weights that the reference could follow"
+        yield Problem.at(at, what, f"models.policy.peft: null, {stays}")
+    elif facts.model_of(recipe, "reference").quantization is not None:
+        what = "a reference in four bits cannot be written to"
+        yield Problem.at(at, what, f"models.reference.quantization: null, {stays}")
+    elif reference is not None and reference.differs:
+        what = "the reference is meant to be another model than the policy, and does not follow it"
+        yield Problem.at(at, what, f"remove models.reference.differs, {stays}")
+
+
 def _sharing(recipe: Recipe) -> Iterator[Problem]:
     """Who may live in another's group: a reference that is the base under the policy's adapters."""
     policy = recipe.models.policy
@@ -289,6 +306,7 @@ MODEL_RULES: tuple[Callable[[Recipe], Iterator[Problem]], ...] = (
     _initial_sizes,
     _precision_and_engine,
     _reference,
+    _renewal,
     _sharing,
     reward_rules,
 )

@@ -42,6 +42,12 @@ def trained_roles(recipe: Recipe) -> tuple[Role, ...]:
     return recipe.algorithm.traits.trained
 
 
+def kept_roles(recipe: Recipe) -> tuple[str, ...]:
+    """The roles that a checkpoint holds: those that are updated, and a reference that does not stay as it started."""
+    renewed = recipe.algorithm.renewal() is not None and "reference" in roles(recipe)
+    return (*trained_roles(recipe), *(("reference",) if renewed else ()))
+
+
 def main_role(recipe: Recipe) -> Role:
     """The role whose model is the run's result (``final/``)."""
     return recipe.algorithm.traits.main

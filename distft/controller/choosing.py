@@ -14,7 +14,7 @@ from dataclasses import replace
 from distft.checkpoint.layout import published
 from distft.checkpoint.manifest import faults
 from distft.common.errors import RunFailed, UserError, nearest
-from distft.config.roles import is_rl, trained_roles
+from distft.config.roles import is_rl, kept_roles
 from distft.controller.progress import Best
 from distft.controller.session import Session
 from distft.groups.handles import together
@@ -69,7 +69,7 @@ def take_best(session: Session) -> None:
             "evaluation.best=null takes the last step for the result", kind="checkpoint", would_repeat=True,
         )  # fmt: skip
     with session.phase("best", said=f"going back to step {best.step}, the best by {session.recipe.evaluation.best}"):
-        together(*(session.groups[role].load(str(path)) for role in trained_roles(session.recipe)))
+        together(*(session.groups[role].load(str(path)) for role in kept_roles(session.recipe)))
         session.result_step = best.step
         session.tracker.event("best", step=best.step, metric=session.recipe.evaluation.best, value=best.value)
         if is_rl(session.recipe):

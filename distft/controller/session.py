@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -19,7 +21,7 @@ from distft.clients.generator_group import AnsweringGroup, EngineGroup, Generato
 from distft.clients.model_group import ModelGroup
 from distft.common.errors import RunFailed, StoppedOnRequest
 from distft.config.recipe import Recipe
-from distft.config.roles import trained_roles
+from distft.config.roles import kept_roles
 from distft.controller.ahead import Round, kept_round
 from distft.controller.progress import Progress
 from distft.controller.stop_flag import StopFlag
@@ -32,6 +34,7 @@ from distft.tracking.timing import PhaseTimer, Span, Throughput
 from distft.tracking.tracker import Tracker
 
 MAX_FAILED_SAVES = 3
+PASSING = ".passing"
 log = logging.getLogger(__name__)
 
 
@@ -147,14 +150,24 @@ class Session:
             self.tracker.phase(said or name.replace("_", " "))
             yield
 
+    @contextmanager
+    def passing_folder(self) -> Iterator[Path]:
+        """A folder that all nodes see, for what one group leaves to another; gone when the block ends."""
+        folder = self.coordinator.folder.parent / PASSING
+        shutil.rmtree(folder, ignore_errors=True)  # of a former attempt
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
     def save(self) -> None:
-        """All trained groups into one checkpoint (RELIABILITY's commit protocol).
+        """All groups whose models change into one checkpoint (RELIABILITY's commit protocol).
 
         A failed save is loud and the run goes on; after MAX_FAILED_SAVES in a row it ends.
         """
         started = time.perf_counter()
         with self.phase("checkpoint"):
-            roles = trained_roles(self.recipe)
+            roles = kept_roles(self.recipe)
             step = self.progress.step
             try:
                 staging = self.coordinator.begin(step)

@@ -6,7 +6,8 @@ for step in progress.steps():
     reference, teacher(samples of the next step) started beside it: where they share no devices, at once
     all awaited; log, evaluate, checkpoint
 
-Reference and teacher are frozen, so their pass over the next samples need not wait for this update.
+Reference and teacher are frozen, so their pass over the next samples need not wait for this update. A reference that
+follows the policy does so behind a step's update, and reads the next samples then.
 """
 
 from __future__ import annotations
@@ -46,11 +47,16 @@ def train_supervised(session: Session) -> None:
         with session.phase("update"):
             everything = [list(range(len(samples.lengths)))]
             updating = update_pass(group, samples, everything, spec, cap, work).start()
-            ahead = start_frozen(session, following)
+            renewed = is_renewed(session, step)
+            ahead = [] if renewed else start_frozen(session, following)
             updated = updating.result()
             if following is not None:
                 following = with_frozen(following, ahead)
         progress.finish(position=position, num_tokens=samples.num_tokens, optimizer_steps=1)
+        if renewed:
+            renew_reference(session)
+            with session.timer.phase("reference"):
+                following = following and with_frozen(following, start_frozen(session, following))
         metrics = {
             **named_by_source(updated.steps[0], names),
             **work.metrics(),
@@ -93,6 +99,22 @@ def start_frozen(session: Session, samples: Samples | None) -> list[Pending[Data
 def with_frozen(samples: Samples, ahead: Sequence[Pending[DataRef]]) -> Samples:
     """The samples with what those passes leave."""
     return samples.with_data(*(pending.result() for pending in ahead))
+
+
+def is_renewed(session: Session, step: int) -> bool:
+    """Whether the reference follows the policy behind this step."""
+    renewal = session.recipe.algorithm.renewal()
+    return renewal is not None and "reference" in session.groups and step % renewal.every == 0
+
+
+def renew_reference(session: Session) -> None:
+    """The reference's weights become a share of the policy's and the rest of its own (Gorbatovski et al. 2024). Through
+    files, so that the two groups need not be awake together nor have the same shards."""
+    renewal = session.recipe.algorithm.renewal()
+    assert renewal is not None
+    with session.phase("renewal", said="the reference follows the policy"), session.passing_folder() as folder:
+        session.groups["policy"].write_weights(str(folder)).result()
+        session.groups["reference"].take_weights(str(folder), renewal.share).result()
 
 
 def compared(session: Session, samples: Samples) -> Samples:

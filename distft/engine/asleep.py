@@ -104,6 +104,11 @@ class Asleep:
                 self._transfers.finish()
         return sum(place.size for place in moved)
 
+    def forget(self) -> None:
+        """What is frozen was written to: it goes to the host once more."""
+        for place in self._places.values():
+            place.current = False
+
     def finish(self) -> None:
         """Waits for states that are still on their way back: before anything reads them."""
         self._transfers.finish()

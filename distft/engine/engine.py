@@ -205,6 +205,10 @@ class Engine:
         self._asleep.finish()
         load_states(self._module, self._engine.optimizer, self.zero_stage, folder)
 
+    def rewritten(self) -> None:
+        """Somebody wrote to the weights of a frozen model: what lies of them on the host is not theirs any more."""
+        self._asleep.forget()
+
     def held(self) -> Held:
         """What this rank holds now."""
         parameters = parameter_elements(self.module)

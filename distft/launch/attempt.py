@@ -14,7 +14,7 @@ from distft.clients.generator_group import EngineGroup, engine_setup
 from distft.clients.model_group import ModelGroup
 from distft.config.engines import ENGINES
 from distft.config.recipe import Recipe
-from distft.config.roles import is_rl, main_role, trained_roles
+from distft.config.roles import is_rl, kept_roles, main_role
 from distft.controller.evaluating import after, before
 from distft.controller.progress import Progress
 from distft.controller.rl import train_rl
@@ -144,7 +144,7 @@ def set_up(
     coordinator.pinned = progress.best.step
     if found is not None:
         tracker.phase(f"resuming from step {found.step}")
-        together(*(models[role].load(str(found.path)) for role in trained_roles(recipe)))
+        together(*(models[role].load(str(found.path)) for role in kept_roles(recipe)))
         changed = changed_layouts(recipe, plan, found)
         for role, how in changed.items():
             log.warning("%s goes on in another layout: %s", role, how)

@@ -29,6 +29,7 @@ from distft.config.role_table import gives_scores
 from distft.engine import process_group
 from distft.engine.engine import Engine
 from distft.engine.learning_rate import learning_rate
+from distft.engine.whole_weights import take_weights, write_weights
 from distft.models.adapters import without_adapters
 from distft.models.embedding_noise import EmbeddingNoise
 from distft.models.families.family import family_at, find_family
@@ -250,6 +251,18 @@ class ModelWorker(ModelVerbs):
         """What ``save`` wrote, on any number of ranks."""
         stage(f"loading {checkpoint}")
         load_share(self._engine, self.spec.role, self.rank, Path(checkpoint))
+        return None, None
+
+    def write_weights(self, folder: str) -> tuple[None, None]:
+        """All weights into a folder, for another group to take over (collective)."""
+        stage(f"writing weights to {folder}")
+        write_weights(self._engine, Path(folder))
+        return None, None
+
+    def take_weights(self, folder: str, share: float) -> tuple[None, None]:
+        """``share`` of the weights that lie there, and the rest of its own (collective)."""
+        stage(f"taking over {share} of the weights in {folder}")
+        take_weights(self._engine, Path(folder), share)
         return None, None
 
     def check_export(self) -> tuple[None, None]:

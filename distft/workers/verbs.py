@@ -126,6 +126,16 @@ class ModelVerbs(OnDevice, Protocol):
         """What ``save`` wrote, on any number of ranks."""
         ...
 
+    @verb(deadline="long")
+    def write_weights(self, folder: str) -> tuple[None, None]:
+        """All weights into a folder, for another group to take over."""
+        ...
+
+    @verb(deadline="long")
+    def take_weights(self, folder: str, share: float) -> tuple[None, None]:
+        """A share of the weights that lie there, and the rest of its own."""
+        ...
+
     @verb(deadline="setup", ranks="first", on_device=False)
     def check_export(self) -> tuple[None, None]:
         """What ``export`` will write can be read again. Raises UserError: before the first step, not after the last."""

@@ -84,6 +84,21 @@ def test_dpo_killed_in_the_middle_of_a_step(sft: Path, start: Start) -> None:
 
 
 @pytest.mark.slow
+def test_dpo_whose_reference_follows(sft: Path, start: Start) -> None:
+    """The checkpoint holds the reference as it was renewed; in the third step it was not."""
+    words = dpo(sft, "algorithm.sync_every=2", "algorithm.sync_alpha=0.5", "evaluation.every=3")
+    undisturbed = run(start, *words, folder="undisturbed")
+    stays = run(start, *dpo(sft, "evaluation.every=3"), folder="stays")
+    same, others = (computed(folder) for folder in (undisturbed, stays))
+    assert same[:2] == others[:2]
+    assert same[-1]["rewards/margins"] != others[-1]["rewards/margins"]
+    assert_same(disturb(start, words, "Dpo"), undisturbed)
+    assert not (undisturbed / ".passing").exists()
+    kept = {path.name for path in (undisturbed / "checkpoints" / "step_00000006" / "reference").iterdir()}
+    assert kept == {"weights-00000.safetensors", "names.json"}
+
+
+@pytest.mark.slow
 def test_kto_killed_in_the_middle_of_a_step(sft: Path, start: Start) -> None:
     """The baseline is that of the policy which the checkpoint holds."""
     words = ("train", "kto-tiny", *dpo(sft)[2:])

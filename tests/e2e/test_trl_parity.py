@@ -199,6 +199,7 @@ KIN: dict[str, dict[str, Any]] = {
 }
 
 
+TR_DPO: dict[str, Any] = {"kind": "dpo", "sync_every": 2, "sync_alpha": 0.7}
 ENDS = [name for name in REWARD_ENDS if name not in FEW_ENDS]
 
 
@@ -210,6 +211,7 @@ def kin(layouts: Layouts) -> dict[str, Outcome]:
         name: supervised_recipe(starts, {"kind": "dpo", "loss": name, **keys}, role="policy", path=starts.policy)
         for name, keys in KIN.items()
     } | {name: reward_end_recipe(starts, name) for name in ENDS}
+    recipes["tr"] = supervised_recipe(starts, TR_DPO, role="policy", path=starts.policy)
     recipes["orpo"] = supervised_recipe(starts, {"kind": "orpo"}, role="policy", path=starts.policy)
     jobs = layouts.jobs("kin", recipes)
     run_spmd(jobs, 1, layouts.folder / "kin")
@@ -221,6 +223,15 @@ def kin(layouts: Layouts) -> dict[str, Outcome]:
 def test_dpo_kin(layouts: Layouts, kin: dict[str, Outcome], loss: str) -> None:
     trl = run_trl("dpo", layouts.starts.policy, PAIRS, max_length=96, loss_type=[loss], **KIN[loss], **OPTIONS)
     assert_same(kin[loss], trl, DPO, "policy")
+
+
+@pytest.mark.slow
+def test_a_reference_that_follows(layouts: Layouts, kin: dict[str, Outcome]) -> None:
+    followed = {"sync_ref_model": True, "ref_model_mixup_alpha": 0.7, "ref_model_sync_steps": 2}
+    trl = run_trl("dpo", layouts.starts.policy, PAIRS, max_length=96, **followed, **OPTIONS)
+    assert_same(kin["tr"], trl, DPO, "policy")
+    stays = kin["sigmoid"].metrics[2]["rewards/margins"]
+    assert abs(kin["tr"].metrics[2]["rewards/margins"] - stays) > 1e-3, "else it did not follow"
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch.distributed as dist
@@ -148,7 +149,7 @@ def build_session(
         DataGroup(SpmdGroup("data", data, 0, 1, alone=True)),
         loaded.num_units,
         tracker,
-        coordinator=None,  # type: ignore[arg-type]
+        coordinator=SimpleNamespace(folder=run_dir / "checkpoints"),  # type: ignore[arg-type] # writes none
         progress=progress,
         throughput=Throughput(num_gpus=num_ranks),
     )

@@ -9,7 +9,7 @@ from typing import ClassVar, Literal, TypeAlias
 from pydantic import Field
 
 from distft.config.data import PAIRED, RANKED
-from distft.config.method import PAIRS, FirstLoss, Method, NamedLoss, Phase, Run, Traits, Work
+from distft.config.method import PAIRS, FirstLoss, Method, NamedLoss, Phase, Renewal, Run, Traits, Work
 from distft.config.problem import Problem
 
 DpoLoss: TypeAlias = Literal[
@@ -44,6 +44,13 @@ class Dpo(Method):
     reference: Literal["group"] = Field(
         default="group", description="where the reference's log-probabilities come from: a group of its own"
     )
+    sync_every: int = Field(
+        default=0, ge=0, description="steps after which the reference follows the policy (TR-DPO); 0: it never does"
+    )
+    sync_alpha: float = Field(
+        default=0.6, gt=0, le=1,
+        description="the policy's share in the reference that follows it, the rest is its own; 1: a copy",
+    )  # fmt: skip
     rpo_alpha: float = Field(default=0.0, ge=0, description="weight of the chosen response's NLL per token added (RPO)")
 
     def rules(self, run: Run) -> Iterator[Problem]:  # noqa: ARG002 - only its own keys
@@ -54,12 +61,18 @@ class Dpo(Method):
                 f"has no effect on the loss {self.loss}",
                 f"0, or loss: {', '.join(_SMOOTHED)}",
             )
+        if not self.sync_every and self.sync_alpha != type(self).model_fields["sync_alpha"].default:
+            yield Problem.at("algorithm.sync_alpha", "has no effect: the reference stays", "add sync_every: 512")
         if self.loss != "discopop" and self.discopop_tau != type(self).model_fields["discopop_tau"].default:
             yield Problem.at(
                 "algorithm.discopop_tau", f"has no effect on the loss {self.loss}", "loss: discopop, or remove it"
             )
         if self.loss == "exo_pair" and self.label_smoothing == 0:
             yield Problem.at("algorithm.label_smoothing", "exo_pair is not defined at 0", "0.001, as in the paper")
+
+    def renewal(self) -> Renewal | None:
+        """TR-DPO (Gorbatovski et al. 2024): soft updates, with a share of 1 hard ones."""
+        return Renewal(self.sync_every, self.sync_alpha) if self.sync_every else None
 
     def first_loss(self) -> FirstLoss | None:
         """ln 2 for the sigmoid loss, whatever the smoothing; RPO's second term is not known beforehand."""

@@ -39,7 +39,7 @@ def check_architecture(
     if wanted.auto_class in own_code and model.trust_remote_code:
         return
     if is_encoder_decoder(config):
-        if role == "reward":
+        if gives_scores(role):
             refuse_reward(config, where)
         (require_values if wanted.scalar else require_tried)(config, where)
         return

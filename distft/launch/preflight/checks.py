@@ -18,7 +18,15 @@ from distft.common.errors import EnvironmentFallsShort, UserError, nearest
 from distft.config.data import Source
 from distft.config.evaluation_rules import example_of_best
 from distft.config.recipe import Recipe
-from distft.config.roles import main_role, model_of, optimizer_of, reward_functions, reward_servers, trained_roles
+from distft.config.roles import (
+    kept_roles,
+    main_role,
+    model_of,
+    optimizer_of,
+    reward_functions,
+    reward_servers,
+    trained_roles,
+)
 from distft.data.bad_rows import BadRows, OnBadRow, stop
 from distft.data.sources import check_rows, is_builtin, source_files
 from distft.launch.machine import free_memory, this_machine
@@ -168,10 +176,14 @@ def _shortened(path: Path | str) -> str:
 
 
 def checkpoint_bytes(recipe: Recipe, plan: Plan) -> int:
-    """Bytes of one checkpoint: of what each role trains, the weights in float32 and Adam's two states, once."""
+    """Bytes of one checkpoint: of what each role trains, the weights in float32 and Adam's two states, once; of a
+    frozen one that it holds the weights."""
+    trained = trained_roles(recipe)
     return sum(
         plan.memory[role].trained * (12 if optimizer_of(recipe, role).name == "adamw" else 4)
-        for role in trained_roles(recipe)
+        if role in trained
+        else plan.memory[role].parameters * BYTES[model_of(recipe, role).dtype]
+        for role in kept_roles(recipe)
     )
 
 

@@ -69,6 +69,12 @@ OVERRIDDEN = [
      ["placement.rewards.safe.share", "no base that could be the rewards.safe model"]),
     ("reward", ["models.rewards.safe={path: x}"], ["models.rewards", "reward trains one reward model", "remove it"]),
     ("dpo", ["models.rewards.safe={path: x}"], ["models.rewards", "dpo scores nothing", "remove it"]),
+    # a reference that follows the policy
+    ("dpo", ["algorithm.sync_alpha=0.5"], ["algorithm.sync_alpha", "the reference stays", "sync_every"]),
+    ("dpo", ["algorithm.sync_every=2", "models.policy.peft={method: lora}"],
+     ["algorithm.sync_every", "policy of adapters", "models.policy.peft: null"]),
+    ("dpo", ["algorithm.sync_every=2", "models.reference={path: some/other, differs: true}"],
+     ["algorithm.sync_every", "another model than the policy", "remove models.reference.differs"]),
     # bounds
     ("ppo", ["train.steps=0"], ["train.steps", "at least 1, not 0", "steps to train"]),
     ("ppo", ["optimizer.learning_rate=-1e-5"], ["optimizer.learning_rate", "greater than 0", "learning_rate:"]),

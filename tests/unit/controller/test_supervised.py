@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -27,16 +28,17 @@ class Unsaved(Session):
         pass
 
 
-def run(said: Said, recipe_name: str, folder: Path) -> None:
+def run(said: Said, recipe_name: str, folder: Path, *more: str) -> None:
     keys = [
         "evaluation.every=0",
         "train.steps=3",
         "train.epochs=null",
         "train.global_batch_size=4",
         "optimizer.warmup_steps=0",
+        *more,
     ]
     recipe = load_recipe(recipe_name, keys)
-    tracker, nowhere = Tracker(folder, attempt=1, resume_step=None), Any
+    tracker, nowhere = Tracker(folder, attempt=1, resume_step=None), SimpleNamespace(folder=folder / "checkpoints")
     groups = {role: fake_model(role, said) for role in roles(recipe)}
     train_supervised(
         Unsaved(recipe, groups, fake_data(said), {"train": 100}, tracker, nowhere,  # type: ignore[arg-type]
@@ -62,6 +64,25 @@ def test_the_references_pass_over_the_next_pairs_goes_on_beside_the_update(tmp_p
     for call in said.asked(ModelVerbs.update):
         assert [source.parts[0].ref for source in call.data] == ["data.batch", "reference.forward"]
     assert [call.args[2:] for call in said.asked(ModelVerbs.update)] == [(0, 3), (1, 3), (2, 3)]
+
+
+def test_a_reference_that_follows_reads_the_next_pairs_when_it_has(tmp_path: Path) -> None:
+    said = Said(loss=LN_2)
+    run(said, "dpo-tiny", tmp_path, "algorithm.sync_every=2", "algorithm.sync_alpha=0.5")
+    assert said.at_once[5:] == [
+        ("data.batch",),
+        ("policy.update", "reference.forward"),
+        ("data.batch",),
+        ("policy.update",),
+        ("policy.write_weights",),
+        ("reference.take_weights",),
+        ("reference.forward",),
+        ("policy.update",),
+    ]
+    [taken] = said.asked(ModelVerbs.take_weights)
+    assert taken.args == (str(tmp_path / ".passing"), 0.5)
+    for call in said.asked(ModelVerbs.update):
+        assert [source.parts[0].ref for source in call.data] == ["data.batch", "reference.forward"]
 
 
 def test_the_baseline_is_measured_before_each_update_by_the_weights_of_then(tmp_path: Path) -> None:

@@ -19,14 +19,16 @@ from distft.common.seeding import restore_rng_state, rng_state, seed_everything
 from distft.config.models import Engine as EngineConfig
 from distft.config.models import Lora, Model, Quantization
 from distft.config.training import Optimizer
-from distft.engine import process_group
+from distft.engine import process_group, whole_weights
 from distft.engine.diverged import NonFiniteGradients
 from distft.engine.engine import Engine, writable
+from distft.engine.whole_weights import take_weights, write_weights
 from distft.models.adapters import add_lora
 from distft.models.families.causal import load_causal
 from distft.models.families.scalar import load_scalar
 from distft.models.load import DTYPES, start_head
 from distft.models.selected import Reading, SelectedLogits
+from distft.workers.saving import load_share, save_share
 
 LENGTH = 12
 VOCABULARY = 96
@@ -177,6 +179,37 @@ def save_and_go_on(rank: int, world: int, setup: Setup, folder: str, first: Any,
     restore_rng_state(kept)
     repeated = take_steps(fresh, rank, then)
     return {"norms": (norms, repeated), "weights": (undisturbed, weights(fresh))}
+
+
+def follow(
+    rank: int, world: int, policy: Setup, reference: Setup, folder: str, share: float
+) -> list[dict[str, np.ndarray]]:
+    """Weights of a policy after a step, of its reference before it follows, after, and as another group of it
+    would have them that loads what this one saves."""
+    trained, frozen, again = policy.build(), reference.build(), reference.build()
+    take_steps(trained, rank, [[[[1, 2]]] * world])
+    before, kept = weights(frozen), Path(folder) / "kept"
+    usual, whole_weights.GATHER_BYTES = whole_weights.GATHER_BYTES, 10_000  # several files
+    try:
+        write_weights(trained, Path(folder))
+        take_weights(frozen, Path(folder), share)
+        records = save_share(frozen, "reference", rank, kept)
+        assert len(records) == (len([*(kept / "reference").iterdir()]) if rank == 0 else 0)
+        process_group.barrier()
+        load_share(again, "reference", rank, kept)
+    finally:
+        whole_weights.GATHER_BYTES = usual
+    return [weights(trained), before, weights(frozen), weights(again)]
+
+
+def follow_another(rank: int, world: int, setup: Setup, other: Setup, folder: str) -> str:
+    """What taking over the weights of another model raises."""
+    write_weights(other.build(), Path(folder))
+    try:
+        take_weights(setup.build(), Path(folder), 1.0)
+    except (ValueError, DistftError) as error:
+        return str(error)
+    return ""
 
 
 def train_and_save(rank: int, world: int, setup: Setup, folder: str, first: Any, then: Any) -> dict[str, Any]:

@@ -29,6 +29,18 @@ def test_what_is_frozen_goes_out_once_and_gradients_never() -> None:
     assert torch.equal(frozen, torch.ones(300, dtype=torch.bfloat16))
 
 
+def test_what_is_frozen_goes_out_again_where_it_was_written_to() -> None:
+    frozen = torch.ones(300)
+    sleeping = Asleep()
+    for value, bytes_out in ((1.0, 1200), (1.0, 0), (2.0, 1200)):
+        if value != 1.0:
+            frozen.fill_(value)
+            sleeping.forget()
+        assert sleeping.sleep([(frozen, "frozen")]) == bytes_out
+        sleeping.wake()
+        assert torch.equal(frozen, torch.full((300,), value))
+
+
 def test_a_storage_that_a_changing_tensor_shares_goes_out_each_time() -> None:
     flat = torch.zeros(64)
     held: list[tuple[torch.Tensor, Fate]] = [(flat[:32], "changing"), (flat[32:], "frozen")]

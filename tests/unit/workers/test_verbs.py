@@ -60,7 +60,8 @@ def test_what_groups_ask_by_themselves_is_among_them() -> None:
 
 def test_devices_are_asked_for_where_something_is_computed() -> None:
     needing = {name for name, verb in verbs_of(ModelVerbs).items() if verb.on_device}
-    assert needing == {"setup", "forward", "distributions", "update", "evaluate", "save", "load", "export"}
+    whole = {"write_weights", "take_weights"}
+    assert needing == {"setup", "forward", "distributions", "update", "evaluate", "save", "load", "export"} | whole
     answering = {name for name, verb in verbs_of(GeneratorVerbs).items() if verb.on_device}
     assert answering - needing == {"sync_weights", "generate", "send_weights"}
     assert {name for name, verb in verbs_of(EngineVerbs).items() if verb.on_device} == {
