@@ -40,10 +40,12 @@ class Collection:
 def collect(arguments: argparse.Namespace, tasks: Sequence[str]) -> Collection:
     """Samples the answers. Raises what finding models, reading prompts and sampling can raise."""
     recipe, names, sampling = recipe_and_models(arguments)
+    if len(names) > MOST_COMPLETIONS:
+        raise UserError(_too_many(len(names)), where=" ".join(names), hint=f"name {MOST_COMPLETIONS} models at most")
     prompts = _prompts(arguments, recipe)
     sampling = [f"samples_per_prompt={max(1, ANSWERS // len(names))}", *sampling]
     with open_named(names, sampling, arguments, plain=given_plain(arguments)) as (models, settings):
-        _require_keys(len(names) * settings.samples_per_prompt, tasks)
+        _require_keys(len(names), settings.samples_per_prompt, tasks)
         answering = Answering(models, settings, arguments.seed, system=arguments.system)
         items: list[Item] = []
         records: list[list[dict[str, Any]]] = []
@@ -93,12 +95,17 @@ def _prompts(arguments: argparse.Namespace, recipe: Recipe | None) -> list[tuple
     return list(different.values())
 
 
-def _require_keys(count: int, tasks: Sequence[str]) -> None:
+def _require_keys(num_models: int, samples_per_prompt: int, tasks: Sequence[str]) -> None:
+    count = num_models * samples_per_prompt
     if count > MOST_COMPLETIONS:
-        what = f"{count} answers to a prompt are more than a person can rank: {MOST_COMPLETIONS} at most"
-        raise UserError(what, where=f"samples_per_prompt={count}", hint=f"samples_per_prompt={ANSWERS}")
+        hint = f"samples_per_prompt={MOST_COMPLETIONS // num_models}"
+        raise UserError(_too_many(count), where=f"samples_per_prompt={samples_per_prompt}", hint=hint)
     if count < 2 and tasks == ("rank",):
         raise UserError("one answer cannot be ranked", where="samples_per_prompt=1", hint="samples_per_prompt=4")
+
+
+def _too_many(count: int) -> str:
+    return f"{count} answers to a prompt are more than a person can rank: {MOST_COMPLETIONS} at most"
 
 
 def _different(answers: Sequence[dict[str, Any]], seed: int) -> list[dict[str, Any]]:

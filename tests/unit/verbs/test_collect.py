@@ -91,6 +91,16 @@ def test_labels_of_two_are_read_back(distft: Typed, tmp_path: Path) -> None:
         (("run:nowhere", "--limit", "0"), "must be at least 1"),
         (("SPEAKER",), "nothing says what the models are asked"),
         (("SPEAKER", "--prompts", "p.txt", "samples_per_prompt=9"), "9 answers to a prompt are more than a person"),
+        (
+            ("SPEAKER", "SPEAKER", "SPEAKER", "--prompts", "p.txt", "samples_per_prompt=4"),
+            "samples_per_prompt=4: 12 answers to a prompt are more than a person can rank: 8 at most\n"
+            "  samples_per_prompt=2",
+        ),
+        (
+            tuple("abcdefghi"),
+            "a b c d e f g h i: 9 answers to a prompt are more than a person can rank: 8 at most\n"
+            "  name 8 models at most",
+        ),
         (("SPEAKER", "--prompts", "p.txt", "samples_per_prompt=1"), "one answer cannot be ranked"),
         (("SPEAKER", "--prompts", "p.txt", "max_new_tokens=1", "top_k=1"), "temperature=1.0 draws more freely"),
         (("sft-tiny",), "runs/sft-tiny"),
