@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+
 from distft.common.errors import UserError
-from distft.config.data import Source
+from distft.config.data import Data, Source
 from distft.data.bad_rows import Unusable
 from distft.data.files import missing_file
-from distft.data.formats import Content, Message, prompt_of
+from distft.data.formats import Content, Message, PromptExample, prompt_key, prompt_of
 from distft.data.readers import example_for
 from distft.data.sources import format_of, read_rows
+from distft.data.splits import ListName, held_out
 
 _KIND = "ppo"  # what samples takes rows of every format that has a prompt
 
@@ -44,12 +47,32 @@ def prompts_of(source: Source, list_name: str) -> Iterator[tuple[Content, str]]:
             raise UserError(f"cannot be answered: {why}", where=row.where, hint="leave the row out") from why
 
 
+def training_prompts(data: Data) -> Iterator[tuple[Content, str]]:
+    """The prompts of ``data.train``, and where each stands, without those that belong to the held-out rows: what
+    ``holdout`` splits off, and what a row of ``data.eval`` or ``data.test`` asks. Raises as ``read_prompts``."""
+    judging: list[ListName] = ["eval", "test"]
+    asked = {
+        _key(prompt) for name in judging for source in getattr(data, name) for prompt, _ in prompts_of(source, name)
+    }
+    split_off = [name for name in judging if not getattr(data, name)]
+    for source in data.train:
+        for prompt, where in prompts_of(source, "train"):
+            key = _key(prompt)
+            words = np.array([[int(key[:16], 16), int(key[16:], 16)]], np.uint64)
+            if key not in asked and not held_out(words, data.holdout, split_off).any():
+                yield prompt, where
+
+
 def as_conversation(prompt: Content, system: str | None) -> Content:
     """A prompt as what a user says, after what the ``system`` says; a conversation that has a system turn keeps it."""
     turns = (Message("user", prompt),) if isinstance(prompt, str) else prompt
     if system is None or turns[0].role == "system":
         return turns
     return (Message("system", system), *turns)
+
+
+def _key(prompt: Content) -> str:
+    return prompt_key(PromptExample(prompt))
 
 
 def _lines(path: Path) -> Iterator[tuple[Content, str]]:

@@ -16,7 +16,7 @@ from distft.common.files import JsonlWriter, write_atomic
 from distft.config.recipe import Recipe
 from distft.data.formats import Content, PromptExample, prompt_key
 from distft.data.labelling import MOST_COMPLETIONS, Item, Task
-from distft.data.prompts import prompts_of, read_prompts
+from distft.data.prompts import read_prompts, training_prompts
 from distft.report.label_page import label_page
 from distft.verbs.answering import Answering
 from distft.verbs.speaking import given_plain, open_named, recipe_and_models
@@ -83,7 +83,7 @@ def _prompts(arguments: argparse.Namespace, recipe: Recipe | None) -> list[tuple
     if arguments.prompts:
         found = read_prompts(arguments.prompts, split=arguments.split)
     elif recipe is not None:
-        found = (prompt for source in recipe.data.train for prompt in prompts_of(source, "train"))
+        found = training_prompts(recipe.data)
     else:
         hint = "--prompts PATH: a .txt file (one a line), or any data file or data set"
         raise UserError("nothing says what the models are asked", where="collect", hint=hint)
@@ -92,6 +92,9 @@ def _prompts(arguments: argparse.Namespace, recipe: Recipe | None) -> list[tuple
         different.setdefault(prompt_key(PromptExample(prompt)), (prompt, where))
         if len(different) == arguments.limit:
             break
+    if not different:
+        what = "holds no prompt that is not a held-out row's too"
+        raise UserError(what, where="data.train", hint="--prompts PATH names others")
     return list(different.values())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,23 @@ def test_a_page_of_two_models_answers(speaker: str, other_speaker: str, distft: 
     assert len(text) < 5e4
     status, _, error = distft(*ask, "--output", folder)
     assert (status, "label.html: is there already" in error) == (2, True)
+
+
+def test_a_recipe_is_asked_what_it_trains_on(speaker: str, distft: Typed, tmp_path: Path) -> None:
+    shutil.copytree(speaker, tmp_path / "run" / "final")
+    rows = [{"prompt": f"Question {number}?", "completion": " Yes."} for number in range(20)]
+    train, judged = tmp_path / "train.jsonl", tmp_path / "eval.jsonl"
+    for path, some in ((train, rows), (judged, rows[:10])):
+        path.write_text("".join(json.dumps(row) + "\n" for row in some))
+    status, _, error = distft(
+        "collect", "sft-tiny", f"output_dir={tmp_path / 'run'}", f"data.train=[{{path: {train}}}]", "data.holdout=0.2",
+        f"data.eval=[{{path: {judged}}}]", "data.test=[]", "--ask", "rate", "--output", tmp_path / "out",
+        "max_new_tokens=1",
+    )  # fmt: skip
+    assert status == 0, error
+    asked = {one["prompt"] for one in lines(tmp_path / "out" / "items.jsonl")}
+    assert 0 < len(asked) < 10, "of the ten that eval does not ask, some are split off for test"
+    assert asked < {row["prompt"] for row in rows[10:]}
 
 
 def test_labels_of_two_are_read_back(distft: Typed, tmp_path: Path) -> None:
