@@ -489,23 +489,6 @@ def test_a_folder_that_may_not_be_written(
     assert not (here / "out").exists()
 
 
-def test_a_checkpoint_of_another_number_of_ranks(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """``ranks: auto`` may come out differently on another machine; the recipe is the same then."""
-    checkpoint(here)
-    outside = {path: seen for path, seen in snapshot(here).items() if not path.startswith("out")}
-    assert main(["train", "sft.yaml", "--dry-run"]) == 2
-    foretold = capsys.readouterr().err
-    assert main(["train", "sft.yaml", "--quiet"]) == 2
-    told = capsys.readouterr().err
-    assert_one_message(told)
-    assert told == foretold
-    assert "step 1 was written by 1 policy ranks, the plan has 2" in told
-    assert "set placement.policy.ranks=1" in told
-    assert {path: seen for path, seen in snapshot(here).items() if not path.startswith("out")} == outside
-    ending = json.loads((here / "out" / "sft" / "exit.json").read_text())
-    assert (ending["class"], ending["exit_status"]) == ("user_error", 2)
-
-
 def test_through_a_process(here: Path) -> None:
     """What the tests above see is what a shell sees."""
     before = snapshot(here)

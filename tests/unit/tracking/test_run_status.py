@@ -14,6 +14,7 @@ from rich.console import Console
 
 from distft.checkpoint.lease import acquire
 from distft.checkpoint.manifest import Manifest
+from distft.checkpoint.role_layout import RoleLayout
 from distft.common.errors import UserError
 from distft.launch.node.files import NodeFiles
 from distft.tracking.exit import Ending, write_exit
@@ -214,7 +215,7 @@ def test_the_newest_checkpoint_with_a_manifest(run_dir: Path) -> None:
     folder = run_dir / "checkpoints" / "step_00000010"
     folder.mkdir(parents=True)
     (run_dir / "checkpoints" / "step_00000014").mkdir()
-    Manifest(10, (), {"policy": 2}, "f", "o", 1, START).write(folder)
+    Manifest(10, (), {"policy": RoleLayout(2, 3)}, "f", "o", 1, START).write(folder)
     found = run_status(run_dir).checkpoint
     assert found is not None
     assert (found.step, found.path) == (10, str(folder))

@@ -46,6 +46,8 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("rloo", {}),
     ("kto", {"undesirable_weight": 1.5}),
     ("pretrain", {}),
+    ("mlm", {}),
+    ("span", {}),
     ("distill", {}),
     ("classification", {"labels": ("no", "yes"), "class_weights": {"yes": 3.0}}),
 ]
