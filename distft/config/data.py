@@ -82,11 +82,15 @@ class Data(Section):
     train: Items[Source] = Field(default=(), description="what is trained on (RL: where the prompts come from)")
     eval: Items[Source] = Field(default=(), description="rows for selection and early stopping")
     test: Items[Source] = Field(default=(), description="rows for the before/after table at the end")
-    max_length: int = Field(default=512, ge=2, description="longest prompt + response, tokens")
+    max_length: int = Field(
+        default=512,
+        ge=2,
+        description="longest prompt + response, tokens; of span the longest text before it is corrupted",
+    )
     max_prompt_length: int = Field(
         default=256,
         ge=1,
-        description="longest prompt, tokens; of an encoder-decoder in every method, which leaves the rest of "
+        description="longest prompt, tokens; of an encoder-decoder in every method but span, which leaves the rest of "
         "max_length to the answer",
     )
     overlong: Literal["truncate", "drop", "error"] = Field(

@@ -94,6 +94,10 @@ def _lengths(recipe: Recipe) -> Iterator[Problem]:
                 f"{rollout.min_new_tokens} is more than max_new_tokens {rollout.max_new_tokens}",
                 f"at most {rollout.max_new_tokens}",
             )
+    elif recipe.algorithm.traits.corrupts:
+        if data.max_prompt_length != type(data).model_fields["max_prompt_length"].default:
+            what = "has no effect: what is read of a corrupted text follows from data.max_length and the algorithm"
+            yield Problem.at("data.max_prompt_length", what, "remove it")
     elif data.max_prompt_length not in (type(data).model_fields["max_prompt_length"].default, *range(data.max_length)):
         yield Problem.at(
             "data.max_prompt_length",

@@ -281,8 +281,13 @@ class Method(Section):
 
     def corruption(self) -> tuple[str, dict[str, Any]] | None:
         """Of what corrupts its texts: ``module:Class`` of a ``distft.data.corruption.Corruption``, and what it is built
-        with beside the tokenizer."""
+        with beside the tokenizer and the longest text."""
         return None
+
+    def sides(self, data: Data) -> tuple[int, int]:
+        """Tokens of a prompt and of an answer at most, of what learns from given answers, where a model reads them
+        apart."""
+        return data.sides
 
     def head_labels(self) -> tuple[str, ...]:
         """What the outputs of the trained model's head are called, where they have names; then it is a classifier."""

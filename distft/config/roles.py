@@ -126,12 +126,14 @@ def longest_sequence(recipe: Recipe) -> int:
     """Tokens of the longest sequence that the run can meet."""
     if is_rl(recipe):
         return recipe.data.max_prompt_length + recipe.rollout.max_new_tokens
-    return recipe.data.max_length
+    return sum(recipe.algorithm.sides(recipe.data))
 
 
 def longest_sides(recipe: Recipe) -> tuple[int, int]:
     """Tokens of the longest prompt and of the longest answer, where a model reads them apart."""
-    return (recipe.data.max_prompt_length, recipe.rollout.max_new_tokens) if is_rl(recipe) else recipe.data.sides
+    if is_rl(recipe):
+        return recipe.data.max_prompt_length, recipe.rollout.max_new_tokens
+    return recipe.algorithm.sides(recipe.data)
 
 
 def samples_per_step(recipe: Recipe) -> int:

@@ -23,20 +23,21 @@ Ids: TypeAlias = npt.NDArray[np.int64]
 
 
 class Corruption(Protocol):
-    """Built with a tokenizer and a method's settings. Raises UserError for a tokenizer that it cannot be had with."""
+    """Built with a tokenizer, ``longest``, which is ``data.max_length``, and a method's settings. Raises UserError for
+    a tokenizer or a length that it cannot be had with."""
 
     def __call__(self, ids: Ids, random: np.random.Generator) -> tuple[Ids, Ids, Ids]:
         """What is read of a text of two tokens or more, what is to be answered, and 1 for what of that is learned."""
         ...
 
 
-def corruption_of(method: Method, tokenizer: PreTrainedTokenizerBase) -> Corruption | None:
+def corruption_of(method: Method, tokenizer: PreTrainedTokenizerBase, longest: int) -> Corruption | None:
     """That of a method, None where it has none. Raises as building one does."""
     named = method.corruption()
     if named is None:
         return None
     address, settings = named
-    found: Corruption = found_at(address)(tokenizer, **settings)
+    found: Corruption = found_at(address)(tokenizer, longest=longest, **settings)
     return found
 
 

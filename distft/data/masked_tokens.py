@@ -25,9 +25,10 @@ _BEGINS, _GOES_ON = ("\N{LATIN CAPITAL LETTER G WITH DOT ABOVE}", "\N{LOWER ONE 
 
 
 class MaskedTokens:
-    """See ``Corruption``. Raises UserError for a tokenizer that is no encoder's, or has no mask."""
+    """See ``Corruption``. Raises UserError for a tokenizer that is no encoder's, or has no mask, and where what it puts
+    around a text leaves no two tokens of the longest."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, masked: float, whole_words: bool) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, longest: int, masked: float, whole_words: bool) -> None:
         if tokenizer.mask_token_id is None or not reads_both_ways(tokenizer):
             raise UserError(
                 "has no token that masks others, or is no encoder's tokenizer",
@@ -44,6 +45,13 @@ class MaskedTokens:
         self._before, self._behind = (
             np.array(ids, np.int64) for ids in (full[:before], full[before + len(bare) :])
         )  # fmt: skip
+        around = len(self._before) + len(self._behind)
+        if longest < around + 2:
+            raise UserError(
+                f"{longest} tokens leave no two of a text beside the {around} that the tokenizer puts around it",
+                where="data.max_length",
+                hint=f"data.max_length={around + 2} at least",
+            )
 
     def __call__(self, ids: Ids, random: np.random.Generator) -> tuple[Ids, Ids, Ids]:
         """See ``Corruption``: both as long as the text with what the tokenizer puts around it."""

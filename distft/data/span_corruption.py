@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from distft.common.errors import UserError
+from distft.config.algorithms.span import num_taken
 from distft.data.corruption import Ids, order
 from distft.data.reading_marks import reads_apart
 
@@ -25,9 +26,10 @@ if TYPE_CHECKING:
 
 
 class SpanCorruption:
-    """See ``Corruption``. Raises UserError for a tokenizer that is no T5's."""
+    """See ``Corruption``. Raises UserError for a tokenizer that is no T5's, or has fewer sentinels than the longest
+    text has spans."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, noise: float, mean_span: float) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, longest: int, noise: float, mean_span: float) -> None:
         self._noise, self._mean_span = noise, mean_span
         vocabulary, eos = tokenizer.get_vocab(), tokenizer.eos_token_id
         names = takewhile(vocabulary.__contains__, (f"<extra_id_{number}>" for number in count()))
@@ -40,30 +42,33 @@ class SpanCorruption:
                 hint="span takes T5 and its kin: t5, mt5, umt5, longt5; algorithm.kind=pretrain and mlm take others",
             )
         self._end = np.array([eos], np.int64)
+        self._require_sentinels(longest)
 
     def __call__(self, ids: Ids, random: np.random.Generator) -> tuple[Ids, Ids, Ids]:
-        """See ``Corruption``. Raises UserError for a text with more spans than the tokenizer has sentinels."""
+        """See ``Corruption``."""
         taken, kept = self._lengths(len(ids), random)
         read, answer, at = [], [], 0
-        for sentinel, num_kept, num_taken in zip(self._sentinels[: len(taken), None], kept, taken, strict=True):
-            read += [ids[at : at + num_kept], sentinel]
-            answer += [sentinel, ids[at + num_kept : at + num_kept + num_taken]]
-            at += num_kept + num_taken
+        for sentinel, before, span in zip(self._sentinels[: len(taken), None], kept, taken, strict=True):
+            read += [ids[at : at + before], sentinel]
+            answer += [sentinel, ids[at + before : at + before + span]]
+            at += before + span
         prompt, response = np.concatenate([*read, self._end]), np.concatenate([*answer, self._end])
         return prompt, response, np.ones_like(response)
 
     def _lengths(self, length: int, random: np.random.Generator) -> tuple[Ids, Ids]:
         """Of the spans that are taken, and of what is kept before each."""
-        num_taken = min(max(round(length * self._noise), 1), length - 1)
-        num_spans = min(max(round(num_taken / self._mean_span), 1), num_taken, length - num_taken)
-        if num_spans > len(self._sentinels):
+        taken, spans = num_taken(length, self._noise, self._mean_span)
+        return _divided(taken, spans, random), _divided(length - taken, spans, random)
+
+    def _require_sentinels(self, longest: int) -> None:
+        _, spans = num_taken(longest, self._noise, self._mean_span)
+        there = len(self._sentinels)
+        if spans > there:
             raise UserError(
-                f"{num_spans} spans are taken out of {length} tokens, and the tokenizer has {len(self._sentinels)} "
-                "sentinels",
+                f"{spans} spans are taken out of {longest} tokens, and the tokenizer has {there} sentinels",
                 where="data.max_length",
-                hint=f"data.max_length={int(len(self._sentinels) * self._mean_span / self._noise)}",
+                hint=f"data.max_length={int(there * self._mean_span / self._noise)}",
             )
-        return _divided(num_taken, num_spans, random), _divided(length - num_taken, num_spans, random)
 
 
 def _divided(total: int, parts: int, random: np.random.Generator) -> Ids:

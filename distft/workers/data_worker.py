@@ -141,7 +141,7 @@ class DataWorker(DataVerbs):
             import_module("distft.workers.judging")
         main = "policy" if "policy" in self._starts else "reward"
         self._tokenizer = self._load_tokenizer(main)
-        self._corruption = corruption_of(recipe.algorithm, self._tokenizer)
+        self._corruption = corruption_of(recipe.algorithm, self._tokenizer, recipe.data.max_length)
         self._readers = {role: self._reader(role) for role in filter(gives_scores, self._starts)}
         if recipe.models.reward is not None:
             self._rewards = text_rewards(recipe.models.reward)

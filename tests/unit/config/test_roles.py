@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
+from distft.common.errors import UserError
 from distft.config import roles as facts
 from distft.config.load import load_recipe
 from distft.config.models import Engine, Reference
@@ -129,3 +130,14 @@ def test_one_rank_is_spared_what_sharding_costs() -> None:
     assert Engine().on(2) == Engine()
     for offload in (Engine(offload_parameters="cpu"), Engine(offload_optimizer="cpu")):
         assert offload.on(1) == offload
+
+
+def test_a_text_whose_spans_are_taken_out_is_longer_than_it_was() -> None:
+    """Of 96 tokens 14 in 5 spans: 82 + 5 sentinels + the end are read, 14 + 5 + 1 are learned. The keys know."""
+    recipe = load_recipe("span-tiny", [])
+    assert (facts.longest_sides(recipe), facts.longest_sequence(recipe)) == ((88, 20), 108)
+    load_recipe("span-tiny", ["train.max_tokens_per_rank=108"])
+    with pytest.raises(UserError, match="does not hold one sequence of 108 tokens"):
+        load_recipe("span-tiny", ["train.max_tokens_per_rank=107"])
+    with pytest.raises(UserError, match="max_prompt_length.*has no effect"):
+        load_recipe("span-tiny", ["data.max_prompt_length=48"])

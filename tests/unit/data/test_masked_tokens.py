@@ -24,7 +24,7 @@ PIECES = bert(train_tokenizer(["the sky is blue and the sea is green " * 20], 29
 
 
 def draws(tokenizer: Any, ids: list[int], count: int, **settings: Any) -> list[tuple[Ids, Ids, Ids]]:
-    corrupt = MaskedTokens(tokenizer, **{"masked": 0.15, "whole_words": False, **settings})
+    corrupt = MaskedTokens(tokenizer, **{"longest": len(ids) + 2, "masked": 0.15, "whole_words": False, **settings})
     return [corrupt(np.array(ids, np.int64), np.random.Generator(np.random.Philox(key=n))) for n in range(count)]
 
 
@@ -81,4 +81,10 @@ def test_wordpiece_says_which_tokens_go_on() -> None:
 
 def test_what_is_no_encoders_tokenizer_is_refused() -> None:
     with pytest.raises(UserError, match=r"no token that masks others.*\n.*mlm takes BERT"):
-        MaskedTokens(train_tokenizer((), 300), masked=0.15, whole_words=False)
+        MaskedTokens(train_tokenizer((), 300), longest=96, masked=0.15, whole_words=False)
+
+
+def test_two_tokens_of_a_text_are_the_least_that_there_must_be_room_for() -> None:
+    MaskedTokens(PIECES, longest=4, masked=0.15, whole_words=False)
+    with pytest.raises(UserError, match=r"3 tokens leave no two .* the 2 that .*\n.*max_length=4 at least"):
+        MaskedTokens(PIECES, longest=3, masked=0.15, whole_words=False)

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from distft.common.errors import UserError
+from distft.config.algorithms.span import Span
+from distft.config.data import Data
 from distft.data.corruption import Ids
 from distft.data.reading_marks import mark_apart
 from distft.data.span_corruption import SpanCorruption
@@ -25,7 +27,7 @@ END, FIRST = TOKENIZER.eos_token_id, TOKENIZER.convert_tokens_to_ids(SENTINELS[0
 
 
 def draws(length: int, count: int, noise: float = 0.15, mean_span: float = 3.0) -> list[tuple[Ids, Ids, Ids]]:
-    corrupt = SpanCorruption(TOKENIZER, noise=noise, mean_span=mean_span)
+    corrupt = SpanCorruption(TOKENIZER, longest=length, noise=noise, mean_span=mean_span)
     ids = 1000 + np.arange(length, dtype=np.int64)
     return [corrupt(ids, np.random.Generator(np.random.Philox(key=seed))) for seed in range(count)]
 
@@ -72,7 +74,19 @@ def test_a_seed_is_a_draw() -> None:
 
 def test_what_cannot_be_had_is_refused_by_name() -> None:
     with pytest.raises(UserError, match=r"has no token <extra_id_0>.*\n.*t5, mt5, umt5, longt5"):
-        SpanCorruption(train_tokenizer((), 300), noise=0.15, mean_span=3.0)
+        SpanCorruption(train_tokenizer((), 300), longest=96, noise=0.15, mean_span=3.0)
     with pytest.raises(UserError, match=r"50 spans are taken out of 1000 tokens, .* 32 sentinels\n.*max_length=640"):
-        draws(1000, 1)
+        SpanCorruption(TOKENIZER, longest=1000, noise=0.15, mean_span=3.0)
     draws(640, 1)
+
+
+@pytest.mark.parametrize(("noise", "mean_span"), [(0.15, 3.0), (0.5, 1.0), (0.9, 2.5)])
+def test_no_text_is_longer_corrupted_than_the_method_says(noise: float, mean_span: float) -> None:
+    """Of the shorter ones neither; the longest is just as long. 32 tokens at most are 16 spans, of 32 sentinels."""
+    method = Span(kind="span", noise=noise, mean_span=mean_span)
+    for longest in range(2, 33):
+        read, learned = method.sides(Data(max_length=longest))
+        for length in range(2, longest + 1):
+            [(prompt, answer, _)] = draws(length, 1, noise, mean_span)
+            assert (len(prompt) <= read, len(answer) <= learned) == (True, True)
+        assert (len(prompt), len(answer)) == (read, learned)

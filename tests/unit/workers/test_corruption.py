@@ -103,3 +103,14 @@ def test_a_decoder_has_no_masks_to_restore(make: Callable[..., DataWorker]) -> N
 def test_a_decoder_has_no_spans_to_restore(make: Callable[..., DataWorker]) -> None:
     with pytest.raises(UserError, match="no token <extra_id_0>.*\n.*algorithm.kind=pretrain"):
         make("span-tiny", "models.policy.init.architecture=llama")
+
+
+@pytest.mark.parametrize(
+    ("name", "longest", "said"),
+    [("mlm-tiny", 2, "leave no two.*\n.*data.max_length=4"), ("span-tiny", 3000, "150 spans .* 32 sentinels")],
+)
+def test_a_length_that_cannot_be_had_is_said_before_the_rows_are_read(
+    make: Callable[..., DataWorker], name: str, longest: int, said: str
+) -> None:
+    with pytest.raises(UserError, match=said):
+        make(name, f"data.max_length={longest}", f"train.max_tokens_per_rank={2 * longest}")
