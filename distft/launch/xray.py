@@ -28,10 +28,10 @@ def examine(recipe: Recipe, *, only: Collection[str] = (), num_shown: int = 2) -
     with in_quiet(), tempfile.TemporaryDirectory(prefix="distft-") as folder:
         worker, _ = data_worker(recipe, Path(folder))
         loaded, _ = worker.setup()
-        if missing := [name for name in only if name not in worker.lists]:
-            has = ", ".join(worker.lists)
+        if missing := [name for name in only if name not in worker.data.lists]:
+            has = ", ".join(worker.data.lists)
             raise UserError("the recipe has no such rows", where=f"data.{missing[0]}", hint=f"it has {has}")
-        tokenizer, policy = worker.tokenizer, recipe.models.policy
+        tokenizer, policy = worker.data.tokenizer, recipe.models.policy
         stops = answer_ends(tokenizer, policy.stop_tokens if policy else None)
         if recipe.algorithm.traits.corrupts == "masks":  # it writes nothing that could end
             stops = frozenset()
@@ -43,7 +43,7 @@ def examine(recipe: Recipe, *, only: Collection[str] = (), num_shown: int = 2) -
             warnings=(*loaded.warnings, *on_rows(recipe, loaded.num_units)),
             lists=tuple(
                 xray(name, found, _learned(worker, recipe, name), tokenizer, stops, num_shown=num_shown)
-                for name, found in worker.lists.items()
+                for name, found in worker.data.lists.items()
                 if not only or name in only
             ),
         )
@@ -51,4 +51,4 @@ def examine(recipe: Recipe, *, only: Collection[str] = (), num_shown: int = 2) -
 
 def _learned(worker: DataWorker, recipe: Recipe, name: str) -> Callable[[Sequence[int]], Batch] | None:
     """Units of a list as a first visit finds them; None of a method that answers prompts itself."""
-    return None if recipe.algorithm.traits.sampled else lambda units: worker.learned(name, units, units)
+    return None if recipe.algorithm.traits.sampled else lambda units: worker.data.learned(name, units, units)

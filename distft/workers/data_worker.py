@@ -7,11 +7,9 @@ so it may be restarted anywhere in a run. It imports torch only to assign credit
 from __future__ import annotations
 
 import logging
-import os
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from dataclasses import astuple, replace
-from importlib import import_module
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,43 +19,25 @@ from safetensors import SafetensorError
 from distft.batches import Batch, Difference
 from distft.checkpoint.manifest import FileRecord, NotWritten, record_files
 from distft.common.logging import stage
-from distft.common.seeding import derive
-from distft.config.method import ANSWERS
 from distft.config.models import ScoringModel
 from distft.config.recipe import Recipe
-from distft.config.role_table import FURTHER, SAME_TOKENS, gives_scores, score_column
-from distft.config.roles import longest_sequence
-from distft.data.bad_rows import BadRows
-from distft.data.class_labels import numbers_of
-from distft.data.corruption import corrupted, corruption_of
-from distft.data.dataset import Preparing, prepare_datasets
+from distft.config.role_table import FURTHER, score_column
 from distft.data.decode import answer_text, response_text
 from distft.data.encode_apart import encoder_for
 from distft.data.formats import Content, prompt_of
-from distft.data.known_tokens import require_known
-from distft.data.reading_marks import reads_apart, reads_both_ways
-from distft.data.sampler import proportional_sample
+from distft.data.reading_marks import reads_apart
 from distft.data.sides import sides
-from distft.data.sources import corpus_texts, hub_notes
-from distft.data.splits import LIST_NAMES
-from distft.data.store import store_folder
-from distft.data.tokenized import TokenizedDataset
-from distft.data.tokenizer_training import tokenizers_equal, train_tokenizer
 from distft.data.turn_end import plain_end, special_tokens, turn_end
-from distft.data.vocabulary import require_policys_tokens, require_rows
 from distft.data.wanted import wanted_answer
-from distft.data.whole_units import require_whole
-from distft.models.limits import embedding_rows, learned_positions
-from distft.models.tokenizer import load_tokenizer, num_tokens
+from distft.models.limits import learned_positions
 from distft.tracking.metrics import Sample
-from distft.workers.general_text import general_text
-from distft.workers.held_out_answers import answer_metrics, questions, require_answers
+from distft.workers.held_out_answers import answer_metrics, questions
 from distft.workers.informative import informative
 from distft.workers.kept_batch import read_batch, write_batch
 from distft.workers.kl_baseline import kl_baseline, mismatched
 from distft.workers.reports import Credited, Described, Judged, Loaded, RowsPrepared
-from distft.workers.reward_functions import TextReward, text_rewards
-from distft.workers.reward_reading import Reader, as_trained, read_anew, within_positions
+from distft.workers.reward_reading import as_trained, read_anew, within_positions
+from distft.workers.run_data import RunData
 from distft.workers.spec import Start
 from distft.workers.verbs import DataVerbs
 
@@ -66,20 +46,14 @@ log = logging.getLogger(__name__)
 
 
 class DataWorker(DataVerbs):
-    """The data of a run. ``starts`` says where each role's model begins."""
+    """The data of a run, by position; see ``RunData``, whose arguments it takes."""
 
     def __init__(
         self, *, recipe: Recipe, starts: Mapping[str, Start], weights: bool = True, store: Path | None = None, **_: Any
     ) -> None:
-        """``weights``: whether ``init:`` models get any; without, there is enough for everything that is done here.
-        ``store`` of the tokenised rows, by default where the recipe says."""
-        self._recipe = recipe
-        self._starts = dict(starts)
-        self._weights = weights
-        self._store = store or store_folder(recipe.data.cache_dir, recipe.output_dir)
-        self._rewards: list[TextReward] = []
+        self.data = RunData(recipe=recipe, starts=starts, weights=weights, store=store)
         self._contents: Mapping[str, str] | None = None
-        self._preparing = self._prepare()
+        self._preparing = self.data.prepare()
 
     def prepare_rows(self, seconds: float) -> tuple[RowsPrepared, None]:
         """Gets ready for about so long: whether it is ``done``, what it is ``doing``, and the hashes of the sources'
@@ -97,72 +71,7 @@ class DataWorker(DataVerbs):
         """What ``prepare_rows`` has left over; reports sizes."""
         for _ in self._preparing:
             pass
-        main = "policy" if "policy" in self._starts else "reward"
-        self._require_known(list(self.lists.values()), self._starts[main])
-        if self._recipe.algorithm.telling() is not None:
-            for role, start in self._starts.items():
-                rows = embedding_rows(start.path, trust_remote_code=start.trust_remote_code)
-                require_rows(role, num_tokens(self._tokenizer), rows)
-        require_whole(self.lists, self._recipe.algorithm.unit_rows())
-        require_answers(self._recipe, self.lists)
-        if self._recipe.evaluation.general is not None:
-            self._general = self._general_text()
-        if labels := self._recipe.algorithm.head_labels():
-            for dataset in self.lists.values():
-                numbers_of(dataset.class_names(range(dataset.num_units)), labels)
-        statistics = {name: dataset.statistics for name, dataset in self.lists.items()}
-        for name, found in statistics.items():
-            for bad in found.bad:
-                log.info("left out of data.%s: %s: %s (hash %s)", name, bad.where, bad.what, bad.digest)
-        warnings = [f"data.{name}: {text}" for name, found in statistics.items() for text in found.warnings]
-        loaded = Loaded(
-            num_units={name: self.lists[name].epochs.num_units if name in self.lists else 0 for name in LIST_NAMES},
-            statistics={name: str(found) for name, found in statistics.items()},
-            leaked={name: found.num_leaked for name, found in statistics.items() if found.num_leaked},
-            warnings=(
-                *hub_notes(self._recipe.data, self._recipe.algorithm.kind),
-                *warnings,
-                *self._without_an_end(),
-                *self._on_labels(),
-            ),
-            same_reward_tokenizer=all(reader.same for reader in self._readers.values()),
-            same_value_tokenizer=self._same_value_tokenizer(),
-            alike={name: astuple(found.alike) for name, found in statistics.items() if found.alike},
-        )
-        return loaded, None
-
-    def _prepare(self) -> Generator[Preparing, None, None]:
-        """Writes the ``init:`` models that are not there yet, loads tokenizers, functions and rows."""
-        for start in self._starts.values():
-            self._write_start(start, weights=self._weights)
-        recipe = self._recipe
-        stage("loading tokenizer and data")
-        if recipe.algorithm.traits.sampled:  # brings torch: while the models load, not in the first iteration
-            import_module("distft.workers.judging")
-        main = "policy" if "policy" in self._starts else "reward"
-        self._tokenizer = self._load_tokenizer(main)
-        self._corruption = corruption_of(recipe.algorithm, self._tokenizer, recipe.data.max_length)
-        self._readers = {role: self._reader(role) for role in filter(gives_scores, self._starts)}
-        if recipe.models.reward is not None:
-            self._rewards = text_rewards(recipe.models.reward)
-        self._datasets = yield from prepare_datasets(
-            recipe.data,
-            recipe.algorithm.kind,
-            self._tokenizer,
-            self._store,
-            loss_on=recipe.algorithm.learned_tokens(),
-        )
-
-    @property
-    def lists(self) -> dict[str, TokenizedDataset]:
-        """The lists that there are, by name, once it is set up."""
-        found = {"train": self._datasets.train, "eval": self._datasets.eval, "test": self._datasets.test}
-        return {name: dataset for name, dataset in found.items() if dataset}
-
-    @property
-    def tokenizer(self) -> Any:
-        """That of the model that is the run's result, once it is set up."""
-        return self._tokenizer
+        return self.data.check(), None
 
     def close(self) -> tuple[None, None]:
         """Nothing to leave."""
@@ -172,26 +81,12 @@ class DataWorker(DataVerbs):
 
     def batch(self, split: str, start: int, count: int) -> tuple[Described, Batch]:
         """``count`` units from position ``start``: tokens ready to be trained on, and their lengths and units."""
-        units = self._units(split, start, count)
-        batch = self.learned(split, units, range(start, start + count) if split == "train" else units)
-        described = _described(batch, self._tokenizer)
-        if self._recipe.algorithm.traits.corrupts == "masks":  # what is read and what is learned are one text
+        units = self.data.units(split, start, count)
+        batch = self.data.learned(split, units, range(start, start + count) if split == "train" else units)
+        described = _described(batch, self.data.tokenizer)
+        if self.data.recipe.algorithm.traits.corrupts == "masks":  # what is read and what is learned are one text
             described = replace(described, lengths=tuple(batch.ragged("prompt_ids").lengths.tolist()))
         return described, batch
-
-    def learned(self, split: str, units: Sequence[int], visits: Sequence[int]) -> Batch:
-        """Those units as they are learned from at those visits of a list: a text that is corrupted is so anew at each.
-        One that judges is always visited by its own number."""
-        dataset = self._split(split)
-        batch = dataset.batch(units)
-        if labels := self._recipe.algorithm.head_labels():
-            batch = batch.with_columns(label=numbers_of(dataset.class_names(units), labels))
-        if self._corruption is not None:
-            seeds = [derive(self._recipe.seed, "corruption", split, visit) for visit in visits]
-            batch = corrupted(batch, self._corruption, seeds)
-        if self._recipe.data.told_apart(split):
-            batch = batch.with_columns(source=dataset.sources(units))
-        return batch
 
     def prompts(self, split: str, start: int, count: int, samples_per_prompt: int) -> tuple[Described, Batch]:
         """``count`` prompts from position ``start``, each ``samples_per_prompt`` times.
@@ -199,23 +94,23 @@ class DataWorker(DataVerbs):
         A sample is its own unit: no method needs the samples of a prompt in one micro-batch or optimizer step. What
         assigns credit sees the whole rollout, and knows them by their ``group``.
         """
-        prompts = self._split(split).prompts(self._units(split, start, count))
+        prompts = self.data.split(split).prompts(self.data.units(split, start, count))
         groups = np.repeat(np.arange(len(prompts), dtype=np.int64), samples_per_prompt)
         numbers = np.arange(len(groups), dtype=np.int64)
         batch = prompts.take(groups).with_columns(sample=numbers, unit=numbers, group=groups)
-        return _described(batch, self._tokenizer), batch
+        return _described(batch, self.data.tokenizer), batch
 
     def questions(self, split: str, count: int) -> tuple[Described, Batch]:
         """See ``workers.held_out_answers``."""
-        examples = self._split(split).rows(self._units(split, 0, count))
-        start = self._starts["policy"]
+        examples = self.data.split(split).rows(self.data.units(split, 0, count))
+        start = self.data.starts["policy"]
         positions = learned_positions(start.path, trust_remote_code=start.trust_remote_code)
-        found = questions(examples, encoder_for(self._tokenizer), positions, self._recipe)
-        return _described(found, self._tokenizer), found
+        found = questions(examples, encoder_for(self.data.tokenizer), positions, self.data.recipe)
+        return _described(found, self.data.tokenizer), found
 
     def general_text(self) -> tuple[Described, Batch]:
         """The text of ``evaluation.general``, as it was found at the start."""
-        return _described(self._general, self._tokenizer), self._general
+        return _described(self.data.general, self.data.tokenizer), self.data.general
 
     def judge_answers(self, split: str, count: int, limit: int, *, batch: Batch) -> tuple[Judged, None]:
         """Answers to prompts of ``count`` held-out units by ``evaluation.metrics``, the first ``limit`` in words.
@@ -223,10 +118,10 @@ class DataWorker(DataVerbs):
         ``count`` as it was asked for: ``group`` numbers the rows within that sample, and a smaller one has others.
         """
         stage("held-out answers")
-        examples = self._split(split).rows(self._units(split, 0, count))
+        examples = self.data.split(split).rows(self.data.units(split, 0, count))
         asked = [examples[place] for place in batch.dense("group").tolist()]
         metrics: dict[str, float] = {}
-        if names := self._recipe.evaluation.metrics:
+        if names := self.data.recipe.evaluation.metrics:
             completions = self._completions([prompt_of(one) for one in asked], batch, [one.where for one in asked])
             metrics = answer_metrics(names, asked, completions, batch)
         samples, _ = self.texts(limit, batch=batch)
@@ -243,8 +138,8 @@ class DataWorker(DataVerbs):
             ended = given or bool(batch.dense("ended")[index])
             rows.append(
                 Sample(
-                    self._tokenizer.decode(prompt),
-                    response_text(self._tokenizer, prompt, response, ended=ended),
+                    self.data.tokenizer.decode(prompt),
+                    response_text(self.data.tokenizer, prompt, response, ended=ended),
                     float(batch.dense("score")[index]) if "score" in batch else None,
                     side=names[index] or None,
                 )
@@ -262,16 +157,16 @@ class DataWorker(DataVerbs):
         template: see ``read_anew``. Else only the ends are looked at: see ``as_trained``.
         """
         read: Batch | None
-        reader = self._readers[role]
+        reader = self.data.readers[role]
         if reader.same:
-            plain, chat = plain_end(self._tokenizer), turn_end(self._tokenizer)
-            examples = self._split(split).rows(self._units(split, start, len(batch) // samples_per_prompt))
+            plain, chat = plain_end(self.data.tokenizer), turn_end(self.data.tokenizer)
+            examples = self.data.split(split).rows(self.data.units(split, start, len(batch) // samples_per_prompt))
             ends = [
                 plain if isinstance(prompt_of(one), str) else chat
                 for one in examples
                 for _ in range(samples_per_prompt)
             ]
-            read = as_trained(batch, ends, special_tokens(self._tokenizer))
+            read = as_trained(batch, ends, special_tokens(self.data.tokenizer))
         else:
             texts = self._prompts_and_completions(split, start, samples_per_prompt, batch)
             encoder, where = encoder_for(reader.tokenizer, role), f"sample of position {start}"
@@ -286,8 +181,8 @@ class DataWorker(DataVerbs):
         reports each one's mean by name."""
         total = np.zeros(len(batch), np.float32)
         means: dict[str, float] = {}
-        for role in self._readers:
-            model, scores = self._recipe.models.of(role), batch.dense(score_column(role))
+        for role in self.data.readers:
+            model, scores = self.data.recipe.models.of(role), batch.dense(score_column(role))
             assert isinstance(model, ScoringModel)
             means[f"rewards/{role.removeprefix(FURTHER)}"] = float(scores.astype(np.float64).mean())
             total += np.float32(model.weight) * scores
@@ -307,7 +202,7 @@ class DataWorker(DataVerbs):
         extra = self._extra_columns(split, start, samples_per_prompt, len(batch))
         total = np.zeros(len(batch), np.float32)
         means: dict[str, float] = {}
-        for reward in self._rewards:
+        for reward in self.data.rewards:
             scores = reward.ask(texts, completions, extra)
             means[f"rewards/{reward.name}"] = float(scores.mean())
             total += reward.weight * scores
@@ -317,7 +212,7 @@ class DataWorker(DataVerbs):
         """See ``workers.informative``; ``score`` is what models and functions say together."""
         scored = self._with_score(batch).columns
         chosen = informative(Batch({n: c for n, c in scored.items() if n != "function_score"}), at_most, first)
-        return _described(chosen, self._tokenizer), chosen
+        return _described(chosen, self.data.tokenizer), chosen
 
     def keep_responses(self, staging: str, *, batch: Batch) -> tuple[list[FileRecord | NotWritten], None]:
         """As ``rollout/ahead.safetensors``. A disk that refuses it is reported, and the run goes on."""
@@ -337,7 +232,7 @@ class DataWorker(DataVerbs):
         from distft.workers.judging import judged
 
         stage("advantages")
-        return judged(self._with_score(batch), self._recipe.algorithm, state)
+        return judged(self._with_score(batch), self.data.recipe.algorithm, state)
 
     def score_summary(self, *, batch: Batch) -> tuple[dict[str, float], None]:
         """Mean and deviation of the scores of a rollout, and its mean KL per sequence to the reference, if there is
@@ -359,7 +254,7 @@ class DataWorker(DataVerbs):
     def mismatched(self, longest: int, *, batch: Batch) -> tuple[Described, Batch]:
         """See ``workers.kl_baseline``."""
         found = mismatched(batch, longest)
-        return _described(found, self._tokenizer), found
+        return _described(found, self.data.tokenizer), found
 
     def kl_baseline(self, *, batch: Batch) -> tuple[None, Batch]:
         """See ``workers.kl_baseline``."""
@@ -375,28 +270,10 @@ class DataWorker(DataVerbs):
 
     # ---- inside
 
-    def _general_text(self) -> Batch:
-        recipe = self._recipe
-        assert recipe.evaluation.general is not None
-        count, longest = recipe.evaluation.max_samples, longest_sequence(recipe)
-        return general_text(recipe.evaluation.general, encoder_for(self._tokenizer), count, longest)
-
-    def _split(self, split: str) -> TokenizedDataset:
-        dataset = getattr(self._datasets, split)
-        assert isinstance(dataset, TokenizedDataset), f"there is no {split} data"
-        return dataset
-
-    def _units(self, split: str, start: int, count: int) -> list[int]:
-        """Of train by position; of a list that judges, always from its beginning, a sample over its sources."""
-        dataset, seed = self._split(split), self._recipe.seed
-        if split == "train":
-            return dataset.epochs.units(start, count, seed, self._recipe.data.shuffle)
-        return proportional_sample(dataset.source_sizes, start + count, seed)[start:]
-
     def _prompts_and_completions(
         self, split: str, start: int, samples_per_prompt: int, batch: Batch
     ) -> tuple[list[Any], list[str]]:
-        examples = self._split(split).rows(self._units(split, start, len(batch) // samples_per_prompt))
+        examples = self.data.split(split).rows(self.data.units(split, start, len(batch) // samples_per_prompt))
         prompts = [prompt_of(example) for example in examples for _ in range(samples_per_prompt)]
         return prompts, self._completions(prompts, batch, [f"sample of position {start}"] * len(prompts))
 
@@ -404,13 +281,18 @@ class DataWorker(DataVerbs):
         prompt_ids, response_ids, ended = batch.ragged("prompt_ids"), batch.ragged("response_ids"), batch.dense("ended")
         return [
             answer_text(
-                self._tokenizer, prompt, prompt_ids[row], response_ids[row], ended=bool(ended[row]), where=where[row]
+                self.data.tokenizer,
+                prompt,
+                prompt_ids[row],
+                response_ids[row],
+                ended=bool(ended[row]),
+                where=where[row],
             )
             for row, prompt in enumerate(prompts)
         ]
 
     def _extra_columns(self, split: str, start: int, samples_per_prompt: int, count: int) -> dict[str, list[Any]]:
-        examples = self._split(split).rows(self._units(split, start, count // samples_per_prompt))
+        examples = self.data.split(split).rows(self.data.units(split, start, count // samples_per_prompt))
         names = sorted({name for example in examples for name in example.extra})
         return {
             name: [example.extra.get(name) for example in examples for _ in range(samples_per_prompt)] for name in names
@@ -419,78 +301,10 @@ class DataWorker(DataVerbs):
     def _with_score(self, batch: Batch) -> Batch:
         if "function_score" not in batch:
             return batch
-        reward = self._recipe.models.reward
-        weight = reward.weight if reward and not self._recipe.models.rewards else 1.0  # several are weighed already
+        reward = self.data.recipe.models.reward
+        weight = reward.weight if reward and not self.data.recipe.models.rewards else 1.0  # several are weighed already
         model = batch.dense("score") * weight if "score" in batch else 0.0
         return batch.with_columns(score=(batch.dense("function_score") + model).astype(np.float32))
-
-    def _without_an_end(self) -> Iterator[str]:
-        """A warning where conversations are trained on whose template ends none."""
-        end = None if reads_both_ways(self._tokenizer) else turn_end(self._tokenizer)
-        if end is None or not end.appended or self._recipe.algorithm.traits.sampled:
-            return
-        if not isinstance(prompt_of(self._datasets.train.rows([0])[0]), str):
-            what = "the chat template ends a turn with no token of its own"
-            eos = self._tokenizer.eos_token
-            yield f"{what}: {eos} is put behind each conversation" if end.ids else f"{what}: no model learns to stop"
-
-    def _on_labels(self) -> Iterator[str]:
-        """What the method says of how many answers are labelled good and bad."""
-        if self._recipe.algorithm.traits.unit == ANSWERS:
-            train = self._datasets.train
-            good = train.num_good
-            yield from (
-                f"data.train: {said}" for said in self._recipe.algorithm.on_labels(good, train.num_units - good)
-            )
-
-    def _require_known(self, datasets: Sequence[TokenizedDataset], start: Start) -> None:
-        rows = embedding_rows(start.path, trust_remote_code=start.trust_remote_code)
-        if rows is None:
-            return
-        for dataset in datasets:
-            require_known(dataset, self._tokenizer, rows, kind=self._recipe.algorithm.kind, model=start.path)
-
-    def _same_value_tokenizer(self) -> bool:
-        """Whether the value model, where nobody said what it starts from, may start from the reward model.
-
-        Raises UserError for a start that the recipe names for a model that reads the policy's tokens, and that numbers
-        them otherwise.
-        """
-        for role in SAME_TOKENS:
-            given = self._recipe.models.of(role) if role in self._starts else None
-            if given is not None and (given.path or given.init):
-                theirs = self._load_tokenizer(role).get_vocab()
-                key = "path" if given.path else "init"
-                require_policys_tokens(role, theirs, self._tokenizer.get_vocab(), key=key)
-                if role == "value":
-                    return True
-        return "value" not in self._starts or tokenizers_equal(self._tokenizer, self._load_tokenizer("value"))
-
-    def _reader(self, role: str) -> Reader:
-        start, tokenizer = self._starts[role], self._load_tokenizer(role)
-        positions = learned_positions(start.path, trust_remote_code=start.trust_remote_code)
-        return Reader(tokenizer, tokenizers_equal(self._tokenizer, tokenizer), positions)
-
-    def _load_tokenizer(self, role: str) -> Any:
-        start = self._starts[role]
-        return load_tokenizer(start.path, trust_remote_code=start.trust_remote_code, chat_template=start.chat_template)
-
-    def _write_start(self, start: Start, *, weights: bool) -> None:
-        """An ``init:`` model into its folder, complete or not at all; one that is there stays."""
-        if start.init is None or Path(start.path).is_dir():
-            return
-        from distft.models.start import create_model  # brings torch, and the code of models
-
-        stage(f"making {start.path}")
-        sources = start.init.tokenizer.train_on or self._recipe.data.train
-        bad = BadRows(self._recipe.data, "train")
-        texts = (text for source in sources for text in corpus_texts(source, bad))
-        tokenizer = train_tokenizer(
-            texts, start.init.vocab_size, start.init.tokenizer.chat_template, reader=start.init.architecture
-        )
-        draft = Path(f"{start.path}.draft-{os.getpid()}")
-        create_model(start.init, tokenizer, draft, seed=start.seed, weights=weights)
-        draft.rename(start.path)
 
 
 def _described(batch: Batch, tokenizer: Any) -> Described:

@@ -50,7 +50,7 @@ def test_a_visit_is_drawn_by_itself_and_by_the_seed(make: Callable[..., DataWork
     worker = make(name, "data.shuffle=false")
     whole = rows(worker.batch("train", 0, 8)[1])
     assert whole == [row for start in (0, 3) for row in rows(worker.batch("train", start, 3 if not start else 5)[1])]
-    epoch = worker.lists["train"].num_units
+    epoch = worker.data.lists["train"].num_units
     again = rows(worker.batch("train", epoch, 8)[1])
     assert sum(one[0] != other[0] for one, other in zip(whole, again, strict=True)) == 8
     assert rows(worker.batch("eval", 0, 4)[1]) == rows(worker.batch("eval", 0, 4)[1])

@@ -79,7 +79,7 @@ def make(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Calla
 def responses(worker: DataWorker, texts: list[str]) -> Batch:
     """Responses that were cut at the limit, or ended by the token that their text ends with."""
     prompts = worker.prompts("train", 0, len(texts), 1)[1]
-    ids = [worker._tokenizer(text)["input_ids"] for text in texts]
+    ids = [worker.data.tokenizer(text)["input_ids"] for text in texts]
     ended = np.array([text.endswith("|>") for text in texts], np.uint8)
     return prompts.with_columns(response_ids=Ragged.of(ids, np.int32), ended=ended)
 
@@ -102,9 +102,9 @@ def test_a_judging_list_is_sampled_over_its_sources(make: Callable[..., DataWork
     one.write_text("\n".join(json.dumps({"prompt": f"And one {i}?"}) for i in range(30)))
     worker = make("data.eval=[{path: judged.jsonl}, {path: judged_too.jsonl}]", "data.holdout=0")
     prompts = worker.prompts("eval", 0, 9, 1)[1].ragged("prompt_ids")
-    asked = [str(worker._tokenizer.decode(prompts[i])) for i in range(9)]
+    asked = [str(worker.data.tokenizer.decode(prompts[i])) for i in range(9)]
     assert [sum(text.startswith(start) for text in asked) for start in ("Another", "And one")] == [6, 3]
-    texts = [str(row.prompt) for row in worker._split("eval").rows(worker._units("eval", 0, 9))]  # type: ignore[union-attr]
+    texts = [str(row.prompt) for row in worker.data.split("eval").rows(worker.data.units("eval", 0, 9))]  # type: ignore[union-attr]
     assert texts == asked, "reward functions are given the rows that were asked"
 
 
@@ -118,10 +118,10 @@ def test_answers_are_held_against_the_rows_that_were_asked(make: Callable[..., D
         "evaluation.metrics=[exact_match]",
     )  # fmt: skip
     asked = worker.questions("eval", 9)[1]
-    prompts = [worker.tokenizer.decode(asked.ragged("prompt_ids")[at]) for at in range(len(asked))]
+    prompts = [worker.data.tokenizer.decode(asked.ragged("prompt_ids")[at]) for at in range(len(asked))]
     assert len(prompts) == 6
     own = [prompt.split()[-1] for prompt in prompts]
-    ids = [worker.tokenizer(text, add_special_tokens=False)["input_ids"] for text in own]
+    ids = [worker.data.tokenizer(text, add_special_tokens=False)["input_ids"] for text in own]
     rollout = asked.with_columns(response_ids=Ragged.of(ids, np.int32), ended=np.zeros(len(own), np.uint8))
     judged = worker.judge_answers("eval", 9, 6, batch=rollout)[0]
     assert judged.metrics["val/exact_match"] == 1.0
@@ -170,7 +170,7 @@ def test_functions_are_weighted_and_see_the_rows_columns(make: Callable[..., Dat
     worker = make(
         "models.reward.functions=[scores_of_test:length, scores_of_test:right]", "models.reward.weights=[0.5, 10.0]"
     )
-    asked = worker._split("train").rows(worker._units("train", 0, 2))
+    asked = worker.data.split("train").rows(worker.data.units("train", 0, 2))
     answers = [str(row.extra["answer"]) for row in asked]
     means, scored = worker.function_scores("train", 0, 1, batch=responses(worker, [answers[0], "no idea"]))
     expected = [0.5 * len(answers[0]) + 10.0, 0.5 * len("no idea")]
@@ -357,11 +357,11 @@ def test_a_reward_model_with_another_tokenizer_reads_the_text(make: Callable[...
     assert report is not None
     for row, text in enumerate([" four", "no idea", " and so"]):
         ids = [*read.ragged("prompt_ids")[row], *read.ragged("response_ids")[row]]
-        question = worker._tokenizer.decode(rollout.ragged("prompt_ids")[row])
-        end = worker._readers["reward"].tokenizer.eos_token * (
+        question = worker.data.tokenizer.decode(rollout.ragged("prompt_ids")[row])
+        end = worker.data.readers["reward"].tokenizer.eos_token * (
             row < 2
         )  # what was cut at the limit has no end here either
-        assert worker._readers["reward"].tokenizer.decode(ids) == question + text + end
+        assert worker.data.readers["reward"].tokenizer.decode(ids) == question + text + end
         assert report.lengths[row] == len(ids)
 
 
@@ -382,12 +382,12 @@ def test_a_reward_model_of_the_same_tokenizer_reads_to_where_its_training_rows_e
     report, read = worker.reward_inputs("reward", "train", 0, 1, batch=rollout)
     assert read is not None
     assert report is not None
-    encoder = Encoder(worker._tokenizer)
-    prompt = prompt_of(worker._split("train").rows(worker._units("train", 0, 1))[0])
+    encoder = Encoder(worker.data.tokenizer)
+    prompt = prompt_of(worker.data.split("train").rows(worker.data.units("train", 0, 1))[0])
     trained = encoder.answer(prompt, (Message("assistant", "four"),), "x")
     assert read.ragged("prompt_ids")[0].tolist() == trained.prompt_ids
     assert read.ragged("response_ids")[0].tolist() == trained.response_ids
-    assert worker._tokenizer.decode(read.ragged("response_ids")[1]) == "five"
+    assert worker.data.tokenizer.decode(read.ragged("response_ids")[1]) == "five"
     assert report.lengths[0] == len(trained)
 
 

@@ -1,0 +1,231 @@
+"""What a run learns from, loaded and checked: rows, tokenizers, reward functions."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import astuple
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from distft.batches import Batch
+from distft.common.logging import stage
+from distft.common.seeding import derive
+from distft.config.method import ANSWERS
+from distft.config.recipe import Recipe
+from distft.config.role_table import SAME_TOKENS, gives_scores
+from distft.config.roles import longest_sequence
+from distft.data.bad_rows import BadRows
+from distft.data.class_labels import numbers_of
+from distft.data.corruption import corrupted, corruption_of
+from distft.data.dataset import Preparing, prepare_datasets
+from distft.data.encode_apart import encoder_for
+from distft.data.formats import prompt_of
+from distft.data.known_tokens import require_known
+from distft.data.reading_marks import reads_both_ways
+from distft.data.sampler import proportional_sample
+from distft.data.sources import corpus_texts, hub_notes
+from distft.data.splits import LIST_NAMES
+from distft.data.store import store_folder
+from distft.data.tokenized import TokenizedDataset
+from distft.data.tokenizer_training import tokenizers_equal, train_tokenizer
+from distft.data.turn_end import turn_end
+from distft.data.vocabulary import require_policys_tokens, require_rows
+from distft.data.whole_units import require_whole
+from distft.models.limits import embedding_rows, learned_positions
+from distft.models.tokenizer import load_tokenizer, num_tokens
+from distft.workers.general_text import general_text
+from distft.workers.held_out_answers import require_answers
+from distft.workers.reports import Loaded
+from distft.workers.reward_functions import TextReward, text_rewards
+from distft.workers.reward_reading import Reader
+from distft.workers.spec import Start
+
+log = logging.getLogger(__name__)
+
+
+class RunData:
+    """The rows of a run by list, and what reads them. ``starts`` says where each role's model begins.
+
+    Attributes that there are once it is prepared: ``tokenizer`` of the model that is the run's result, ``readers`` by
+    role of those that give scores, ``rewards``: functions and servers; and once it is checked ``general``, the text of
+    ``evaluation.general``.
+    """
+
+    def __init__(
+        self, *, recipe: Recipe, starts: Mapping[str, Start], weights: bool = True, store: Path | None = None
+    ) -> None:
+        """``weights``: whether ``init:`` models get any; without, there is enough for everything that is done here.
+        ``store`` of the tokenised rows, by default where the recipe says."""
+        self.recipe = recipe
+        self.starts = dict(starts)
+        self._weights = weights
+        self._store = store or store_folder(recipe.data.cache_dir, recipe.output_dir)
+        self.rewards: list[TextReward] = []
+
+    def prepare(self) -> Generator[Preparing, None, None]:
+        """Writes the ``init:`` models that are not there yet, loads tokenizers, functions and rows."""
+        for start in self.starts.values():
+            self._write_start(start, weights=self._weights)
+        recipe = self.recipe
+        stage("loading tokenizer and data")
+        if recipe.algorithm.traits.sampled:  # brings torch: while the models load, not in the first iteration
+            import_module("distft.workers.judging")
+        main = "policy" if "policy" in self.starts else "reward"
+        self.tokenizer = self._load_tokenizer(main)
+        self._corruption = corruption_of(recipe.algorithm, self.tokenizer, recipe.data.max_length)
+        self.readers = {role: self._reader(role) for role in filter(gives_scores, self.starts)}
+        if recipe.models.reward is not None:
+            self.rewards = text_rewards(recipe.models.reward)
+        self._datasets = yield from prepare_datasets(
+            recipe.data,
+            recipe.algorithm.kind,
+            self.tokenizer,
+            self._store,
+            loss_on=recipe.algorithm.learned_tokens(),
+        )
+
+    def check(self) -> Loaded:
+        """That everything fits together, once it is prepared; what there is. Raises UserError."""
+        main = "policy" if "policy" in self.starts else "reward"
+        self._require_known(list(self.lists.values()), self.starts[main])
+        if self.recipe.algorithm.telling() is not None:
+            for role, start in self.starts.items():
+                rows = embedding_rows(start.path, trust_remote_code=start.trust_remote_code)
+                require_rows(role, num_tokens(self.tokenizer), rows)
+        require_whole(self.lists, self.recipe.algorithm.unit_rows())
+        require_answers(self.recipe, self.lists)
+        if self.recipe.evaluation.general is not None:
+            self.general = self._general_text()
+        if labels := self.recipe.algorithm.head_labels():
+            for dataset in self.lists.values():
+                numbers_of(dataset.class_names(range(dataset.num_units)), labels)
+        statistics = {name: dataset.statistics for name, dataset in self.lists.items()}
+        for name, found in statistics.items():
+            for bad in found.bad:
+                log.info("left out of data.%s: %s: %s (hash %s)", name, bad.where, bad.what, bad.digest)
+        warnings = [f"data.{name}: {text}" for name, found in statistics.items() for text in found.warnings]
+        return Loaded(
+            num_units={name: self.lists[name].epochs.num_units if name in self.lists else 0 for name in LIST_NAMES},
+            statistics={name: str(found) for name, found in statistics.items()},
+            leaked={name: found.num_leaked for name, found in statistics.items() if found.num_leaked},
+            warnings=(
+                *hub_notes(self.recipe.data, self.recipe.algorithm.kind),
+                *warnings,
+                *self._without_an_end(),
+                *self._on_labels(),
+            ),
+            same_reward_tokenizer=all(reader.same for reader in self.readers.values()),
+            same_value_tokenizer=self._same_value_tokenizer(),
+            alike={name: astuple(found.alike) for name, found in statistics.items() if found.alike},
+        )
+
+    @property
+    def lists(self) -> dict[str, TokenizedDataset]:
+        """The lists that there are, by name, once it is set up."""
+        found = {"train": self._datasets.train, "eval": self._datasets.eval, "test": self._datasets.test}
+        return {name: dataset for name, dataset in found.items() if dataset}
+
+    def split(self, split: str) -> TokenizedDataset:
+        """The list of that name, which must be there."""
+        dataset = getattr(self._datasets, split)
+        assert isinstance(dataset, TokenizedDataset), f"there is no {split} data"
+        return dataset
+
+    def units(self, split: str, start: int, count: int) -> list[int]:
+        """Numbers of ``count`` units from position ``start``: of train by epochs; of a list that judges, always from
+        its beginning, of a sample over its sources."""
+        dataset, seed = self.split(split), self.recipe.seed
+        if split == "train":
+            return dataset.epochs.units(start, count, seed, self.recipe.data.shuffle)
+        return proportional_sample(dataset.source_sizes, start + count, seed)[start:]
+
+    def learned(self, split: str, units: Sequence[int], visits: Sequence[int]) -> Batch:
+        """Those units as they are learned from at those visits of a list: a text that is corrupted is so anew at each.
+        One that judges is always visited by its own number."""
+        dataset = self.split(split)
+        batch = dataset.batch(units)
+        if labels := self.recipe.algorithm.head_labels():
+            batch = batch.with_columns(label=numbers_of(dataset.class_names(units), labels))
+        if self._corruption is not None:
+            seeds = [derive(self.recipe.seed, "corruption", split, visit) for visit in visits]
+            batch = corrupted(batch, self._corruption, seeds)
+        if self.recipe.data.told_apart(split):
+            batch = batch.with_columns(source=dataset.sources(units))
+        return batch
+
+    # ---- inside
+
+    def _general_text(self) -> Batch:
+        recipe = self.recipe
+        assert recipe.evaluation.general is not None
+        count, longest = recipe.evaluation.max_samples, longest_sequence(recipe)
+        return general_text(recipe.evaluation.general, encoder_for(self.tokenizer), count, longest)
+
+    def _without_an_end(self) -> Iterator[str]:
+        """A warning where conversations are trained on whose template ends none."""
+        end = None if reads_both_ways(self.tokenizer) else turn_end(self.tokenizer)
+        if end is None or not end.appended or self.recipe.algorithm.traits.sampled:
+            return
+        if not isinstance(prompt_of(self._datasets.train.rows([0])[0]), str):
+            what = "the chat template ends a turn with no token of its own"
+            eos = self.tokenizer.eos_token
+            yield f"{what}: {eos} is put behind each conversation" if end.ids else f"{what}: no model learns to stop"
+
+    def _on_labels(self) -> Iterator[str]:
+        """What the method says of how many answers are labelled good and bad."""
+        if self.recipe.algorithm.traits.unit == ANSWERS:
+            train = self._datasets.train
+            good = train.num_good
+            yield from (f"data.train: {said}" for said in self.recipe.algorithm.on_labels(good, train.num_units - good))
+
+    def _require_known(self, datasets: Sequence[TokenizedDataset], start: Start) -> None:
+        rows = embedding_rows(start.path, trust_remote_code=start.trust_remote_code)
+        if rows is None:
+            return
+        for dataset in datasets:
+            require_known(dataset, self.tokenizer, rows, kind=self.recipe.algorithm.kind, model=start.path)
+
+    def _same_value_tokenizer(self) -> bool:
+        """Whether the value model, where nobody said what it starts from, may start from the reward model.
+
+        Raises UserError for a start that the recipe names for a model that reads the policy's tokens, and that numbers
+        them otherwise.
+        """
+        for role in SAME_TOKENS:
+            given = self.recipe.models.of(role) if role in self.starts else None
+            if given is not None and (given.path or given.init):
+                theirs = self._load_tokenizer(role).get_vocab()
+                key = "path" if given.path else "init"
+                require_policys_tokens(role, theirs, self.tokenizer.get_vocab(), key=key)
+                if role == "value":
+                    return True
+        return "value" not in self.starts or tokenizers_equal(self.tokenizer, self._load_tokenizer("value"))
+
+    def _reader(self, role: str) -> Reader:
+        start, tokenizer = self.starts[role], self._load_tokenizer(role)
+        positions = learned_positions(start.path, trust_remote_code=start.trust_remote_code)
+        return Reader(tokenizer, tokenizers_equal(self.tokenizer, tokenizer), positions)
+
+    def _load_tokenizer(self, role: str) -> Any:
+        start = self.starts[role]
+        return load_tokenizer(start.path, trust_remote_code=start.trust_remote_code, chat_template=start.chat_template)
+
+    def _write_start(self, start: Start, *, weights: bool) -> None:
+        """An ``init:`` model into its folder, complete or not at all; one that is there stays."""
+        if start.init is None or Path(start.path).is_dir():
+            return
+        from distft.models.start import create_model  # brings torch, and the code of models
+
+        stage(f"making {start.path}")
+        sources = start.init.tokenizer.train_on or self.recipe.data.train
+        bad = BadRows(self.recipe.data, "train")
+        texts = (text for source in sources for text in corpus_texts(source, bad))
+        tokenizer = train_tokenizer(
+            texts, start.init.vocab_size, start.init.tokenizer.chat_template, reader=start.init.architecture
+        )
+        draft = Path(f"{start.path}.draft-{os.getpid()}")
+        create_model(start.init, tokenizer, draft, seed=start.seed, weights=weights)
+        draft.rename(start.path)
