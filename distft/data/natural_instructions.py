@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from distft.config.data import Instructions
+from distft.data.bad_rows import BadRow
 from distft.data.formats import Row, misshapen
 
 _INSTANCES: Final = "Instances"
@@ -28,8 +29,8 @@ _KEYS: Final = {
 _FORM: Final = "a list of objects with input, output and perhaps explanation"
 
 
-def instances(row: Row) -> Iterator[Row]:
-    """A row for each instance of the task that the row is; any other row as it is. BadRow for an instance that is none.
+def instances(row: Row) -> Iterator[Row | BadRow]:
+    """A row for each instance of the task that the row is, a BadRow for one that is none; any other row as it is.
 
     Where such a row stands: ``file:line``, the task's, and the number of the instance.
     """
@@ -43,7 +44,8 @@ def instances(row: Row) -> Iterator[Row]:
     for number, instance in enumerate(listed, 1):
         where = f"{row.where} instance {number}"
         if not isinstance(instance, Mapping) or not {"input", "output"} <= instance.keys():
-            raise misshapen(Row({_INSTANCES: instance}, where), "has no input and output", "an object with both")
+            yield misshapen(Row({_INSTANCES: instance}, where), "has no input and output", "an object with both")
+            continue
         yield Row({**task, "inputs": instance["input"], "targets": instance["output"]}, where)
 
 

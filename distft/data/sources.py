@@ -242,11 +242,15 @@ def _not_found(path: str, error: Exception) -> UserError:
     return UserError(f"neither a file here nor a data set of the hub: {_first_line(error)}", where=path, hint=hint)
 
 
-def _each(change: Callable[[Row], Iterable[Row]], rows: Iterator[Row], on_bad: OnBadRow) -> Iterator[Row]:
-    """What every row becomes; a bad one is told, and nothing more of it comes."""
+def _each(change: Callable[[Row], Iterable[Row | BadRow]], rows: Iterator[Row], on_bad: OnBadRow) -> Iterator[Row]:
+    """What every row becomes; what is bad of it is told, and where it is bad as a whole nothing more of it comes."""
     for row in rows:
         try:
-            yield from change(row)
+            for found in change(row):
+                if isinstance(found, BadRow):
+                    on_bad(found)
+                else:
+                    yield found
         except BadRow as bad:
             on_bad(bad)
 

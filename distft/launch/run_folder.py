@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from distft.common.errors import UserError
 from distft.common.files import write_atomic
 from distft.config.load import load_recipe, resolved_yaml
 from distft.config.recipe import Recipe
-from distft.config.role_table import ROLES
+from distft.config.role_table import FURTHER, ROLES
 from distft.config.yaml_file import dump_yaml, leaves
 from distft.launch.kept_paths import anchored, same_place
 from distft.tracking.exit import read_exit
@@ -26,6 +27,7 @@ _MAY_CHANGE = (
     "name", "output_dir", "train.steps", "train.epochs", "checkpoint", "recovery", "evaluation", "tracking",
     "data.num_workers", "data.cache_dir", "placement", *(f"models.{role}.engine" for role in ROLES),
 )  # fmt: skip
+_FURTHER_ENGINE = re.compile(rf"models\.{re.escape(FURTHER)}[^.]+\.engine(\.|$)")
 
 
 def essential(recipe: Recipe) -> dict[str, Any]:
@@ -114,4 +116,6 @@ def _short(value: Any) -> str:
 
 
 def _may_change(key: str) -> bool:
-    return any(key == name or key.startswith(f"{name}.") for name in _MAY_CHANGE)
+    return _FURTHER_ENGINE.match(key) is not None or any(
+        key == name or key.startswith(f"{name}.") for name in _MAY_CHANGE
+    )

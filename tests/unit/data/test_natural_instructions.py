@@ -44,7 +44,10 @@ ALL = Instructions(things_to_avoid=True, positive=1, negative=1, explanations=Tr
 
 
 def prompts(task: dict[str, Any], wanted: Instructions) -> list[Any]:
-    rows = [instructed(row, wanted) for row in instances(Row(task, "task.json:1"))]
+    found = list(instances(Row(task, "task.json:1")))
+    for bad in (row for row in found if isinstance(row, BadRow)):
+        raise bad
+    rows = [instructed(row, wanted) for row in found if isinstance(row, Row)]
     return [example_for(row, "natural_instructions", "sft") for row in rows]
 
 
@@ -131,10 +134,16 @@ def test_files_and_folders_of_tasks_and_flat_rows(tmp_path: Path) -> None:
 
 
 def test_a_bad_instance_is_told_and_the_others_come(tmp_path: Path) -> None:
-    (tmp_path / "task.jsonl").write_text("\n".join(json.dumps(task) for task in ({**FIRST, "Instances": [3]}, FIRST)))
+    """Those of its own task as well."""
+    good = FIRST["Instances"][0]
+    tasks = ({**FIRST, "Instances": [good, 3, good, {"input": "a"}, good]}, FIRST)
+    (tmp_path / "task.jsonl").write_text("\n".join(map(json.dumps, tasks)))
     bad: list[BadRow] = []
-    assert len(list(read_rows(Source(path=str(tmp_path / "task.jsonl")), on_bad=bad.append))) == 1
-    assert bad[0].where.endswith("task.jsonl:1 instance 1")
+    rows = list(read_rows(Source(path=str(tmp_path / "task.jsonl")), on_bad=bad.append))
+    places = [row.where.rpartition("task.jsonl:")[2] for row in rows]
+    assert places[:3] == ["1 instance 1", "1 instance 3", "1 instance 5"]
+    assert places[3:] == [f"2 instance {n}" for n in range(1, len(FIRST["Instances"]) + 1)]
+    assert [one.where.rpartition("task.jsonl:")[2] for one in bad] == ["1 instance 2", "1 instance 4"]
 
 
 @pytest.mark.parametrize(

@@ -78,6 +78,15 @@ def test_how_far_on_what_and_how_watched_may_change(tmp_path: Path, override: st
     assert fingerprint(load_recipe("sft-tiny", [override])) == fingerprint(load_recipe("sft-tiny"))
 
 
+def test_the_engine_of_a_further_reward_model_may_change_and_its_weight_may_not(tmp_path: Path) -> None:
+    further = "models.rewards={harmless: {path: some/model}}"
+    write_recipe(load_recipe("ppo-tiny", [further]), tmp_path)
+    (tmp_path / "metrics.jsonl").write_text(STEP)
+    require_same_run(load_recipe("ppo-tiny", [further, "models.rewards.harmless.engine.zero_stage=0"]), tmp_path)
+    with pytest.raises(UserError, match=r"models\.rewards\.harmless\.weight"):
+        require_same_run(load_recipe("ppo-tiny", [further, "models.rewards.harmless.weight=3"]), tmp_path)
+
+
 def test_finished_means_its_result_is_there_and_no_step_more_is_asked(tmp_path: Path) -> None:
     recipe = load_recipe("sft-tiny")
     write_recipe(recipe, tmp_path)
