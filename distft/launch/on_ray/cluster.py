@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import logging
 import math
 import os
@@ -129,7 +130,20 @@ def existing(address: str, *, open_agents: bool = False, check: bool = True) -> 
             _checked[address] = nodes, answers
         yield _connected(private=False)
     finally:
+        _leave()
+
+
+def _leave() -> None:
+    """Leaves Ray. While it lets go of its worker no thread may collect garbage: a reference to an object that is found
+    then ends the process, with 1 and no word of ours, though all is done."""
+    gc.collect()
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
         ray.shutdown()
+    finally:
+        if collecting:
+            gc.enable()
 
 
 # ---- our own
@@ -145,7 +159,7 @@ def _private(num_cpus: float, num_gpus: int, object_store_bytes: int | None, run
             yield _connected(private=True)
             failed = False
         finally:
-            ray.shutdown()
+            _leave()
             if failed:
                 _keep_logs(private, run_dir)
 
@@ -164,7 +178,7 @@ def _started(
             try:
                 agent = _start(private.folder, num_cpus, num_gpus, object_store_bytes)
             except EnvironmentFallsShort as error:
-                ray.shutdown()
+                _leave()
                 _keep_logs(private, run_dir)
                 if not tries_left:
                     raise

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import weakref
 from pathlib import Path
 
 import pytest
@@ -70,3 +72,29 @@ def test_what_fails_within_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -
         raise EnvironmentFallsShort("of the run")
     assert len(starts.folders) == 1
     assert not starts.folders[0].exists()
+
+
+class Held:
+    """Stands for what holds a reference to one of Ray's objects."""
+
+    itself: Held
+
+
+@pytest.mark.parametrize("collecting", [True, False])
+def test_nothing_is_collected_while_ray_is_left(monkeypatch: pytest.MonkeyPatch, collecting: bool) -> None:
+    """What another thread finds then, when Ray's worker is half gone, ends the process."""
+    held = Held()
+    held.itself = held
+    gone, seen = weakref.ref(held), []
+    monkeypatch.setattr(ray, "shutdown", lambda: seen.append((gone() is None, gc.isenabled())))
+    monkeypatch.setattr(ray_cluster, "_started", lambda *_: (None, ("127.0.0.1", -1)))
+    monkeypatch.setattr(ray_cluster, "_refuse_strangers", lambda *_: None)
+    was = gc.isenabled()
+    try:
+        (gc.enable if collecting else gc.disable)()
+        with connect(num_cpus=1, num_gpus=0):
+            del held
+        assert seen == [(True, False)]
+        assert gc.isenabled() is collecting
+    finally:
+        (gc.enable if was else gc.disable)()
