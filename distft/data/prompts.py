@@ -19,14 +19,17 @@ from distft.data.splits import ListName, held_out
 _KIND = "ppo"  # what samples takes rows of every format that has a prompt
 
 
-def read_prompts(path: str, *, split: str | None = None, limit: int | None = None) -> Iterator[tuple[Content, str]]:
+def read_prompts(
+    path: str, *, split: str | None = None, limit: int | None = None, list_name: ListName = "test"
+) -> Iterator[tuple[Content, str]]:
     """The prompts of a file, folder, data set of the hub or ``builtin:``, and where each stands. Of a ``.txt`` file
-    every line that is not blank is one; else rows are read as in a run: of dialogues all before the last answer.
+    every line that is not blank is one; else rows are read as in a run's ``list_name``, which is also the split unless
+    one is said: of dialogues all before the last answer.
 
     Raises what reading a source can raise; UserError for a row without a prompt, or where there is none at all.
     """
     text = path.endswith(".txt")
-    found = _lines(Path(path).expanduser()) if text else prompts_of(Source(path=path, split=split), "test")
+    found = _lines(Path(path).expanduser()) if text else prompts_of(Source(path=path, split=split), list_name)
     number = 0
     for number, prompt in enumerate(found, 1):
         yield prompt

@@ -159,10 +159,14 @@ def _told_items(recipe: Recipe, role: str, sizes: ModelSizes, work: Work, ranks:
     if telling is None or role not in ("policy", "teacher"):
         return []
     batch = batch_arithmetic(recipe, ranks)
+    data, judged = recipe.data, 0
+    if data.eval or data.test or data.holdout:
+        judged = -(-recipe.evaluation.max_samples // ranks) * batch.longest
     share = -(-batch.sequences // ranks) * batch.longest
     if role == "teacher":
-        return teacher_items(telling, sizes.vocab, share, work.read)
-    return student_items(telling, sizes, share, work.read, dtype=model_of(recipe, role).dtype, gpu=gpu)
+        return teacher_items(telling, sizes.vocab, share, judged, work.read)
+    most = max(share, judged)
+    return student_items(telling, sizes, most, work.read, dtype=model_of(recipe, role).dtype, gpu=gpu)
 
 
 def group_memory(items: Sequence[Item], *, gpu: bool) -> GroupMemory:

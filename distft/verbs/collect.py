@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(overrides=[])
     add_asking(parser)
     parser.add_argument("--prompts", metavar="PATH", help="the prompts: .txt (one a line), any data file or data set")
-    parser.add_argument("--split", help="split of a data set (default: test)")
+    parser.add_argument("--split", help="split of a data set (default: train, as labels are trained on)")
     parser.add_argument("--limit", type=int, default=50, metavar="N", help="so many prompts at most (default: 50)")
     parser.add_argument(
         "--ask", default="rank", metavar="TASK,...", help=f"of labellers: {', '.join(TASKS)} (default: rank)"

@@ -81,7 +81,7 @@ def write_collection(found: Collection, folder: Path) -> None:
 def _prompts(arguments: argparse.Namespace, recipe: Recipe | None) -> list[tuple[Content, str]]:
     """Different ones, as many as are wanted."""
     if arguments.prompts:
-        found = read_prompts(arguments.prompts, split=arguments.split)
+        found = read_prompts(arguments.prompts, split=arguments.split, list_name="train")
     elif recipe is not None:
         found = training_prompts(recipe.data)
     else:

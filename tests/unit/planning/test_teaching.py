@@ -11,17 +11,22 @@ STEP, MICRO = 16 // 2 * 128, 1024  # tokens of a rank in a step, and in a micro-
 
 
 @pytest.mark.parametrize(("top_k", "of_token"), [("32", 4 * 33 + 4 * 32), ("null", 4 * 768)])
-def test_items(top_k: str, of_token: int) -> None:
-    roles = Roles(load_recipe("distill-tiny", [f"algorithm.top_k={top_k}"]), SizeBook())
+@pytest.mark.parametrize("judged", [0, 8, 256])
+def test_items(top_k: str, of_token: int, judged: int) -> None:
+    held_out = (
+        [f"evaluation.max_samples={judged}"] if judged else ["data.eval=[]", "data.test=[]", "evaluation.every=0"]
+    )
+    roles = Roles(load_recipe("distill-tiny", [f"algorithm.top_k={top_k}", *held_out]), SizeBook())
+    most = max(STEP, judged // 2 * 128)  # tokens that a rank has told at once
     found = {
         role: {item.name: item for item in role_memory(roles, role, 2, gpu=True, shared=False).items}
         for role in ("policy", "teacher")
     }
     teacher, policy = found["teacher"], found["policy"]
-    assert teacher["distributions of a step"].bytes == STEP * of_token
-    assert teacher["distributions of the next step"].bytes == 2 * STEP * of_token
+    assert teacher["distributions of a step"].bytes == most * of_token
+    assert teacher["distributions of the next step"].bytes == (STEP + most) * of_token
     assert teacher["distributions of a micro-batch"].bytes == MICRO * of_token
-    assert policy["teacher's distributions"].bytes == STEP * of_token
+    assert policy["teacher's distributions"].bytes == most * of_token
     assert policy["teacher's distributions of a micro-batch"].bytes == MICRO * (
         of_token + (128 if top_k == "32" else 0)
     )

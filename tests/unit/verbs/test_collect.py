@@ -134,3 +134,13 @@ def test_mistakes_get_one_message(
     assert said in error
     assert "Traceback" not in error
     assert [path.name for path in tmp_path.iterdir() if path.name == "labelling"] == []
+
+
+def test_what_is_labelled_is_for_training(speaker: str, distft: Typed, tmp_path: Path) -> None:
+    """Unless another split is said: held-out rows that ask the same would be left out of that training."""
+    for split in ([], ["--split", "test"]):
+        folder = tmp_path / f"labelling{len(split)}"
+        words = ("--prompts", "builtin:dialogues", "--limit", "2", "max_new_tokens=2", "samples_per_prompt=2")
+        assert distft("collect", speaker, *words, *split, "--output", folder)[0] == 0
+        places = {one["where"].rpartition(":")[0] for one in lines(folder / "items.jsonl")}
+        assert places == {f"builtin:dialogues/{split[1] if split else 'train'}"}
