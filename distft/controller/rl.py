@@ -66,7 +66,7 @@ def check_invariants(session: Session, experience: Experience, collected: Collec
         check_generator(session.recipe, experience.trainer_difference)
         found = {} if reference is None else {"reference_difference": asdict(reference)}
         session.tracker.event("invariants", **found)
-    elif collected.metrics["rollout/staleness"]:
+    elif session.recipe.rollout.overlap and collected.metrics["rollout/staleness"]:
         return
     elif beyond := beyond_rounding(session.recipe, experience.trainer_difference):
         session.tracker.event("generator_differs", step=step, **asdict(experience.trainer_difference))
