@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -65,18 +64,24 @@ def test_commands_are_taken(command: str) -> None:
         assert load(parsed.recipe, parsed.overrides).name
 
 
-class _Incomplete(Exception):
-    """What was parsed lacks arguments, and is right so far."""
+def refusal(command: str) -> str:
+    """Why a command is not taken; empty where it is, or is right so far and lacks arguments."""
+    try:
+        parse(shlex.split(command)[1:])
+    except UserError as error:
+        return "" if "arguments are required" in error.what else str(error)
+    return ""
 
 
 @pytest.mark.parametrize("command", WITHIN)
 def test_commands_within_sentences_are_taken(command: str) -> None:
     """A verb alone is its name; what stands behind it is what it takes."""
-    with suppress(_Incomplete):
-        try:
-            parse(shlex.split(command)[1:])
-        except UserError as error:
-            raise (_Incomplete if "arguments are required" in error.what else error) from error
+    assert refusal(command) == ""
+
+
+@pytest.mark.parametrize("command", ["distft trian", "distft report one --wide", "distft plan sft-tiny --node 2"])
+def test_what_is_not_taken_is_refused(command: str) -> None:
+    assert refusal(command)
 
 
 @pytest.mark.parametrize("command", [command for command in COMMANDS if command.startswith("distft plan ")])

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor
 
 from distft.algorithms.losses.base import LossBatch, LossResult, total
-from distft.algorithms.losses.reward import reward_metrics
+from distft.algorithms.losses.reward import Preferred, reward_metrics
 from distft.algorithms.masking import at_least_float32, keep, masked_sum
 
 _NUM_PAIRS = "num_pairs"
 
 
 @dataclass(frozen=True)
-class Rankings:
+class Rankings(Preferred):
     """``-logsig(r_w - r_l - margin) + center_coef (r_w + r_l)^2``, mean over the pairs of a prompt, then over prompts.
 
     Ouyang et al. 2022 (InstructGPT, eq. 1): all C(K, 2) pairs of the K answers to a prompt together, so that an answer
@@ -28,17 +28,7 @@ class Rankings:
     ``min_reward, mean_reward, max_reward`` over all answers of the step.
     """
 
-    center_coef: float = 0.0
-    margin: float = 0.0
-
-    outputs: ClassVar[tuple[str, ...]] = ("values",)
-    reads: ClassVar[Literal["tokens", "last"]] = "last"
     columns: ClassVar[tuple[str, ...]] = ("unit", "rank")
-    optional_columns: ClassVar[tuple[str, ...]] = ("margin",)
-
-    def __post_init__(self) -> None:
-        if self.center_coef < 0:
-            raise ValueError(f"center_coef must not be below 0, not {self.center_coef}")
 
     def __call__(
         self, outputs: Mapping[str, Tensor], batch: LossBatch, denominators: Mapping[str, float]

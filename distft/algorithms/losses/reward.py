@@ -16,7 +16,23 @@ from distft.algorithms.masking import at_least_float32, keep, masked_sum
 
 
 @dataclass(frozen=True)
-class Reward(PlainMetrics):
+class Preferred:
+    """What the losses of reward models have in common that say by how much one answer is better than another."""
+
+    center_coef: float = 0.0
+    margin: float = 0.0
+
+    outputs: ClassVar[tuple[str, ...]] = ("values",)
+    reads: ClassVar[Literal["tokens", "last"]] = "last"
+    optional_columns: ClassVar[tuple[str, ...]] = ("margin",)
+
+    def __post_init__(self) -> None:
+        if self.center_coef < 0:
+            raise ValueError(f"center_coef must not be below 0, not {self.center_coef}")
+
+
+@dataclass(frozen=True)
+class Reward(Preferred, PlainMetrics):
     """``-logsig(r_w - r_l - margin) + center_coef (r_w + r_l)^2``, mean over pairs.
 
     Bradley-Terry likelihood as in Ouyang et al. 2022 (InstructGPT, eq. 1), with the margin of Touvron et al. 2023
@@ -27,17 +43,7 @@ class Reward(PlainMetrics):
     ``min_reward, mean_reward, max_reward`` over all rewards, chosen and rejected, of the step.
     """
 
-    center_coef: float = 0.0
-    margin: float = 0.0
-
-    outputs: ClassVar[tuple[str, ...]] = ("values",)
-    reads: ClassVar[Literal["tokens", "last"]] = "last"
     columns: ClassVar[tuple[str, ...]] = ()
-    optional_columns: ClassVar[tuple[str, ...]] = ("margin",)
-
-    def __post_init__(self) -> None:
-        if self.center_coef < 0:
-            raise ValueError(f"center_coef must not be below 0, not {self.center_coef}")
 
     def __call__(
         self, outputs: Mapping[str, Tensor], batch: LossBatch, denominators: Mapping[str, float]

@@ -361,8 +361,10 @@ def test_torch_holds_what_is_planned_for_a_fused_head(monkeypatch: pytest.Monkey
 
 
 def test_the_plan_knows_the_chunks_of_the_computation() -> None:
-    from distft.algorithms import linear_logprobs, logprobs
+    from distft.algorithms import linear_logprobs, logprobs, measured
+    from distft.planning import teaching
 
+    assert (teaching.CHUNK_CPU, teaching.CHUNK_GPU) == (measured.CHUNK_ELEMENTS_CPU, measured.CHUNK_ELEMENTS_GPU)
     assert (memory.CHUNK_CPU, memory.CHUNK_GPU) == (logprobs._CHUNK_ELEMENTS_CPU, logprobs._CHUNK_ELEMENTS_GPU)
     chunks = (linear_logprobs._CHUNK_ELEMENTS_CPU, linear_logprobs._CHUNK_ELEMENTS_GPU)
     assert chunks == (memory.HEAD_CHUNK_CPU, memory.HEAD_CHUNK_GPU)
