@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import get_args
 
 from distft.common.errors import nearest
@@ -12,6 +12,7 @@ from distft.config.roles import is_rl
 from distft.config.training import AnswerMetric
 
 GENERAL_LOSS = "general_loss"
+_OF_A_SOURCE = "loss_by_source/"
 
 
 def evaluation_rules(recipe: Recipe) -> Iterator[Problem]:
@@ -34,10 +35,22 @@ def evaluation_rules(recipe: Recipe) -> Iterator[Problem]:
         return
     if not evaluation.every:
         yield Problem.at("evaluation.best", "nothing is evaluated before the end", "for example evaluation.every: 50")
+    if evaluation.best.startswith(_OF_A_SOURCE) and (data.eval or data.holdout):
+        yield from _known_source(evaluation.best.removeprefix(_OF_A_SOURCE), data.told_apart("eval"))
     wanted = evaluation.best.removeprefix("val/")
     measured = [*evaluation.metrics, *([GENERAL_LOSS] if evaluation.general is not None else [])]
     if evaluation.best.startswith("val/") and wanted not in measured:
         yield Problem.at("evaluation.best", f"{wanted} is not measured", _measured_by(wanted, recipe))
+
+
+def _known_source(name: str, names: Sequence[str]) -> Iterator[Problem]:
+    if not names:
+        what = "has nothing to tell apart: the held-out rows are of one source"
+        yield Problem.at("evaluation.best", what, "evaluation.best: loss")
+    elif name not in names:
+        close = nearest(name, names)
+        hint = f"did you mean {_OF_A_SOURCE}{close}?" if close else f"one of: {', '.join(names)}"
+        yield Problem.at("evaluation.best", f"no held-out source is called {name}", hint)
 
 
 def example_of_best(recipe: Recipe) -> str:

@@ -1,4 +1,4 @@
-"""Rows that say nearly what a row says that judges: found by runs of tokens that both hold. Pure; numpy only.
+"""Rows that say nearly what a row says that judges: found by runs of tokens that both hold. Numpy only.
 
 Runs of 13, as in Brown et al. 2020 (GPT-3), appendix C, which counts words. Runs that many judged rows hold are a
 template's or a system prompt's, and tell nothing.
@@ -6,6 +6,7 @@ template's or a system prompt's, and tell nothing.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
@@ -14,6 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from distft.data.stored_rows import StoredRows
+
+log = logging.getLogger(__name__)
 
 Rows: TypeAlias = npt.NDArray[np.int64]
 Numbers: TypeAlias = npt.NDArray[np.uint64]
@@ -51,9 +54,9 @@ def near_duplicates(
     parts: Sequence[tuple[StoredRows, Rows]], judges: Sequence[tuple[StoredRows, Rows]]
 ) -> Alike | None:
     """Those among the rows of several sources; None where there is none."""
-    count, first = 0, ("", "")
-    for source, rows in parts if judges else ():
-        like = overlaps(source, rows, judges)
+    count, first, judged_runs = 0, ("", ""), _judged(judges)
+    for source, rows in parts if len(judged_runs.runs) else ():
+        like = _overlaps(source, rows, judged_runs)
         places = np.flatnonzero(like >= 0)
         if len(places) and not count:
             judge, row = [(judge, int(row)) for judge, judged in judges for row in judged][int(like[places[0]])]
@@ -62,18 +65,16 @@ def near_duplicates(
     return Alike(count, *first) if count else None
 
 
-def overlaps(source: StoredRows, rows: Rows, judges: Sequence[tuple[StoredRows, Rows]]) -> Rows:
+def _overlaps(source: StoredRows, rows: Rows, judged: _Judged) -> Rows:
     """For each of the rows the judged row (counted through all judges) of whose runs it holds at least ``SHARE``, the
     one of which it holds most; -1 where there is none."""
-    judged = _judged(judges)
-    found = np.full(len(source), -1, np.int64)
-    if len(judged.runs):
-        num_tokens = 0
-        for numbers, owners, size in _batches(source):
-            num_tokens += size
-            if num_tokens > MOST_TOKENS:
-                break
-            _mark(found, numbers, owners, judged)
+    found, num_tokens = np.full(len(source), -1, np.int64), 0
+    for numbers, owners, size in _batches(source):
+        num_tokens += size
+        if num_tokens > MOST_TOKENS:
+            log.info("near leakage: the first %s tokens of a source are compared, the rest is not", f"{MOST_TOKENS:,}")
+            break
+        _mark(found, numbers, owners, judged)
     return found[rows]
 
 

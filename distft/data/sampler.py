@@ -6,8 +6,8 @@ once, in an order that depends on (seed, e) alone, so position -> (epoch, unit) 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
 
 import numpy as np
 import numpy.typing as npt
@@ -21,13 +21,17 @@ def order(num_units: int, seed: int, epoch: int, shuffle: bool) -> npt.NDArray[n
     """
     if not shuffle:
         return np.arange(num_units, dtype=np.int64)
-    return _shuffled(num_units, seed, epoch)
+    return _orders(num_units, seed)(epoch)
 
 
 @lru_cache(maxsize=16)
+def _orders(num_units: int, seed: int) -> Callable[[int], npt.NDArray[np.int64]]:
+    """The orders of a source, by epoch. Its last two are kept, for batches that straddle them: of millions of units one
+    takes a good part of a second to make, and eight bytes a unit to keep."""
+    return lru_cache(maxsize=2)(partial(_shuffled, num_units, seed))
+
+
 def _shuffled(num_units: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
-    """Kept for the batches of an epoch, and of sources that have orders of their own: of millions of units it takes a
-    good part of a second."""
     key = np.array([seed % 2**64, epoch], dtype=np.uint64)
     words = np.random.Philox(key=key).random_raw(num_units)
     found = np.argsort(words, kind="stable").astype(np.int64)

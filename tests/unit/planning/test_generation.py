@@ -15,6 +15,7 @@ from distft.planning.drawing import draw
 from distft.planning.generation import require_vllm
 from distft.planning.machine import Machine
 from distft.planning.plan import Plan, make_plan
+from distft.rollout import shared_slots, weight_channel
 from tests.unit.launch.examples import LLAMA_8B, config_folder, from_folder, gpu_cluster
 
 LAPTOP = Machine(nodes=1, cpus=2, memory_gib=16.0)
@@ -40,6 +41,7 @@ def test_engines_are_a_group_of_their_own_with_whole_weights_and_a_cache() -> No
     # Keys and values of 3 layers x 4 heads of 32 in float32; every sequence may take two blocks of 128.
     assert items["keys and values"] == said.settings.cache_bytes == 2 * 3 * 4 * 32 * 4 * 128 * (64 + 32 * 2)
     assert items["parameters"] == 4 * plan.memory["policy"].parameters
+    assert items["weights on their way"] == shared_slots.COUNT * weight_channel.PACKED_BYTES, "no tensor is as large"
     assert not any(item.name == "generation twin" for item in plan.memory["policy"].items)
     assert ("rollout",) in plan.phases
     assert "Generation: 1 vLLM engine, 32 sequences at once in each" in draw(plan)

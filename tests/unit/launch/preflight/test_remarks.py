@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from distft.config.load import load_recipe, shipped_recipes
@@ -16,6 +18,15 @@ def test_ppo_from_nothing_is_said_to_be() -> None:
     trained = ["models.policy.path=run:runs/sft-tiny", "models.reward.path=run:runs/reward-tiny"]
     assert list(on_models(load_recipe("ppo-tiny", trained))) == []
     assert [said.split(":")[0] for said in on_models(load_recipe("ppo-tiny", trained[:1]))] == ["models.reward"]
+
+
+def test_a_further_reward_model_from_nothing_is_said_to_be() -> None:
+    trained = ["models.policy.path=run:runs/sft-tiny", "models.reward.path=run:runs/reward-tiny"]
+    init = load_recipe("ppo-tiny").model_dump()["models"]["reward"]["init"]
+    (said,) = on_models(load_recipe("ppo-tiny", [*trained, f"models.rewards.kind.init={json.dumps(init)}"]))
+    assert said.startswith(
+        "models.rewards.kind: random weights (init): its scores mean nothing; the real thing: models.re"
+    )
 
 
 FROM_NOTHING = ("ppo-tiny", "cpo-tiny", "dpo-tiny", "grpo-tiny", "kto-tiny", "simpo-tiny", "t5-ppo-tiny")
