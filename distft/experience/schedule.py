@@ -117,7 +117,7 @@ def schedule(
     sizes = np.array([len(samples) for samples in members], np.int64)
     beside = np.asarray(answers, np.int64)
     parts = np.stack([rows - beside, beside] if len(answers) else [rows], axis=1)
-    longest = np.array([parts[samples].max(axis=0) for samples in members], np.int64).reshape(-1, parts.shape[1])
+    longest = _longest(parts, members, sizes)
     names = [int(units[samples[0]]) for samples in members]
     _require_fitting(names, sizes, longest.sum(axis=1), max_tokens, max_rows)
     order = np.argsort(-longest.sum(axis=1), kind="stable")
@@ -170,7 +170,10 @@ class _Bins:
 
     def costs_to(self, low: int, stop: int) -> Ints:
         """``cost(start, stop)`` of every start from ``low`` on: the later, the less."""
-        longest = np.maximum.accumulate(self.longest[low:stop][::-1], axis=0)[::-1].sum(axis=1)
+        if self.longest.shape[1] == 1:
+            longest = self.longest[low:stop, 0]
+        else:
+            longest = np.maximum.accumulate(self.longest[low:stop][::-1], axis=0)[::-1].sum(axis=1)
         return np.asarray((self.rows[stop] - self.rows[low:stop]) * longest, np.int64)
 
     def fill(self, cap: int) -> list[tuple[int, int]]:
@@ -286,6 +289,14 @@ def minibatches(units: Sequence[int] | Ints, num_minibatches: int, seed: int, ep
     keys = np.random.Philox(key=np.array([seed, epoch], np.uint64)).random_raw(len(members))
     order = np.argsort(keys, kind="stable")
     return [[sample for unit in part for sample in members[unit]] for part in np.array_split(order, num_minibatches)]
+
+
+def _longest(parts: Ints, members: Sequence[Sequence[int]], sizes: Ints) -> Ints:
+    """The longest of each part among a unit's samples, int64 [units, parts]."""
+    if not members:
+        return np.zeros((0, parts.shape[1]), np.int64)
+    flat = np.fromiter((sample for samples in members for sample in samples), np.int64, len(parts))
+    return np.asarray(np.maximum.reduceat(parts[flat], np.cumsum(sizes) - sizes, axis=0), np.int64)
 
 
 def _members(units: Sequence[int] | Ints) -> list[list[int]]:
