@@ -13,7 +13,7 @@ from distft.clients.generator_group import Generated
 from distft.clients.samples import Samples, data_of, report_of
 from distft.groups.handles import Call, DataRef, Group, Result
 from distft.tracking.metrics import Sample
-from distft.workers.reports import Credited, Described, Judged, Loaded, RowsPrepared
+from distft.workers.reports import Credited, Described, Judged, Loaded, RowsPrepared, Unread
 from distft.workers.verbs import DataVerbs
 
 
@@ -36,6 +36,21 @@ class DataGroup:
     def batch(self, split: str, start: int, count: int) -> Call[Samples]:
         """``count`` units of a split from position ``start``, ready to be trained on."""
         return ask(self.ranks, DataVerbs.batch, split, start, count).reading(Samples.of)
+
+    def unread(self, until: int, at_most: int) -> Call[tuple[Samples, Unread]]:
+        """At most so many units, of those before position ``until`` and those that judge, of which no log-probs of the
+        reference are kept; there may be none for now."""
+
+        def read(result: Result[Unread]) -> tuple[Samples, Unread]:
+            found = result.report
+            there = Samples.described((data_of(result),), found.rows) if found.rows.lengths else Samples((), (), ())
+            return there, found
+
+        return ask(self.ranks, DataVerbs.unread, until, at_most).reading(read)
+
+    def keep_reference(self, data: Sequence[DataRef]) -> Call[None]:
+        """Keeps column ``ref_logprobs`` of what ``unread`` gave."""
+        return ask(self.ranks, DataVerbs.keep_reference, batch=rows(data)).reading(report_of)
 
     def prompts(self, split: str, start: int, count: int, samples_per_prompt: int) -> Call[Samples]:
         """``count`` prompts of a split from position ``start``, each so many times."""

@@ -301,6 +301,11 @@ class Method(Section):
         """How the reference follows the policy; None: it stays as it started."""
         return None
 
+    def caches_reference(self) -> bool:
+        """Whether what the reference says of the rows is computed once, before the first step, by the policy, which it
+        is then: the run has no model for that role."""
+        return False
+
     def first_loss(self) -> FirstLoss | None:
         """What the loss must be before the first update, where the policy is the reference; None: not known."""
         return None

@@ -221,7 +221,7 @@ def _frozen(at: str, model: Model) -> Iterator[Problem]:
 
 def _reference(recipe: Recipe) -> Iterator[Problem]:
     reference, policy = recipe.models.reference, recipe.models.policy
-    if reference is None or policy is None or "reference" not in facts.known_roles(recipe):
+    if reference is None or policy is None or "reference" not in facts.roles(recipe):
         return
     full = facts.model_of(recipe, "reference")
     same = (full.path, full.init) == (policy.path, policy.init)
@@ -247,6 +247,17 @@ def _reference(recipe: Recipe) -> Iterator[Problem]:
                 "their log-probabilities would differ at step 0",
                 f"{_said(ours)}, or differs: true",
             )
+
+
+def _cached_reference(recipe: Recipe) -> Iterator[Problem]:
+    """A reference whose log-probs are kept is the policy as it starts: it has no model and no place of its own."""
+    if not recipe.algorithm.caches_reference():
+        return
+    what = "has no effect: the policy says it all before the first step (algorithm.reference: cached)"
+    if recipe.models.reference is not None:
+        yield Problem.at("models.reference", what, "remove it, or algorithm.reference=group")
+    if recipe.placement.reference != RolePlacement():
+        yield Problem.at("placement.reference", what, "remove it, or algorithm.reference=group")
 
 
 def _renewal(recipe: Recipe) -> Iterator[Problem]:
@@ -306,6 +317,7 @@ MODEL_RULES: tuple[Callable[[Recipe], Iterator[Problem]], ...] = (
     _initial_sizes,
     _precision_and_engine,
     _reference,
+    _cached_reference,
     _renewal,
     _sharing,
     reward_rules,

@@ -33,8 +33,12 @@ def further_rewards(recipe: Recipe) -> tuple[str, ...]:
 
 
 def roles(recipe: Recipe) -> tuple[str, ...]:
-    """The roles of the run: as ``known_roles``, without the reward model where functions alone give the scores."""
-    return tuple(role for role in known_roles(recipe) if role != "reward" or _has_reward_model(recipe))
+    """The roles of the run: as ``known_roles``, without the reward model where functions alone give the scores, and
+    without a reference whose log-probs are kept."""
+    without = ("reward",) if not _has_reward_model(recipe) else ()
+    if recipe.algorithm.caches_reference():
+        without = (*without, "reference")
+    return tuple(role for role in known_roles(recipe) if role not in without)
 
 
 def trained_roles(recipe: Recipe) -> tuple[Role, ...]:

@@ -130,7 +130,7 @@ def compared(session: Session, samples: Samples) -> Samples:
 def check_invariants(session: Session, samples: Samples) -> None:
     """Before the first update, where there is a reference: policy = reference, and so the loss is known (DPO: ln 2)."""
     recipe = session.recipe
-    if "reference" not in session.groups:
+    if "reference" not in session.groups and not recipe.algorithm.caches_reference():
         return
     with session.timer.phase("invariants"):
         cap, policy = recipe.train.max_tokens_per_rank, session.groups["policy"]

@@ -53,6 +53,14 @@ class Visits:
             return (position, self.batch) if position + self.batch <= end else (end, self.batch)
         return position, min(self.batch, (end if self.until is None else min(end, self.until)) - position)
 
+    def position_after(self, steps: int) -> int:
+        """Where the training stands after so many steps from its beginning."""
+        position = 0
+        for _ in range(steps):
+            start, count = self.take(position)
+            position = start + count
+        return position
+
     def steps_left(self, position: int) -> int:
         """How many batches there are from ``position`` to the end; ValueError where there is no end."""
         if self.until is None:

@@ -16,13 +16,14 @@ from distft.config.engines import ENGINES
 from distft.config.recipe import Recipe
 from distft.config.roles import is_rl, kept_roles, main_role
 from distft.controller.evaluating import after, before
+from distft.controller.kept_reference import keep_reference
 from distft.controller.progress import Progress
 from distft.controller.rl import train_rl
 from distft.controller.rows import prepare_rows
 from distft.controller.session import Session
 from distft.controller.stop_flag import StopFlag
 from distft.controller.supervised import train_supervised
-from distft.controller.visits import total_steps
+from distft.controller.visits import Visits, total_steps
 from distft.groups.handles import Group, together
 from distft.groups.placement import Deadlines, Groups, GroupSpec, start_groups
 from distft.launch.final import write_final
@@ -142,6 +143,9 @@ def set_up(
     num_units = loaded.num_units
     progress.ask_for(total_steps(recipe.train, num_units["train"], step=progress.step, position=progress.position))
     coordinator.pinned = progress.best.step
+    if recipe.algorithm.caches_reference():  # the models are as they start: no checkpoint has been loaded
+        until = Visits.of(recipe.train, num_units["train"]).position_after(progress.total_steps)
+        keep_reference(recipe, models["policy"], data, tracker, stop, until)
     if found is not None:
         tracker.phase(f"resuming from step {found.step}")
         together(*(models[role].load(str(found.path)) for role in kept_roles(recipe)))

@@ -15,6 +15,7 @@ from distft.common.errors import UserError
 from distft.config.data import CLASSIFIED
 from distft.config.find_method import traits_of
 from distft.config.models import RewardModel
+from distft.config.recipe import Recipe
 from distft.config.roles import longest_sequence, model_of, roles
 from distft.config.rollout_settings import rollout_settings
 from distft.config.training import Rollout
@@ -77,6 +78,11 @@ def _require_judged_here(wanted: Wanted) -> None:
         raise UserError(what, where="eval", hint=f"{hint}, and so has: distft report {recipe.output_dir}")
 
 
+def _start_in(role: str, recipe: Recipe) -> str:
+    """The role whose start a role has: a reference whose log-probs are kept was the policy before the first step."""
+    return "policy" if role == "reference" and recipe.algorithm.caches_reference() else role
+
+
 class _Beside:
     """The reference and the reward model that policies are judged with, where there are any: named, else the recipe's.
     A recipe's that is not on this machine is left out, and noted."""
@@ -95,7 +101,8 @@ class _Beside:
         path = self._start_of("reference")
         if path is None or self._recipe is None:
             return None
-        section = NamedModel("the reference", path).section(Reading(dtype=model_of(self._recipe, "reference").dtype))
+        dtype = model_of(self._recipe, _start_in("reference", self._recipe)).dtype
+        section = NamedModel("the reference", path).section(Reading(dtype=dtype))
         return Speaker.load("the reference", section)
 
     def scorer(self) -> Scorer | None:
@@ -115,10 +122,10 @@ class _Beside:
     def _start_of(self, role: str) -> str | None:
         """Where a role of the recipe started, if it is not the run's result and lies on this machine."""
         recipe = self._recipe
-        if recipe is None or role not in roles(recipe) or role in recipe.algorithm.traits.trained:
+        if recipe is None or role in recipe.algorithm.traits.trained or _start_in(role, recipe) not in roles(recipe):
             return None
         try:
-            path = model_starts(recipe, Path(recipe.output_dir).absolute())[role].path
+            path = model_starts(recipe, Path(recipe.output_dir).absolute())[_start_in(role, recipe)].path
         except UserError as error:
             self._note(f"without the recipe's {role} model: {error.what}")
             return None

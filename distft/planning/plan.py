@@ -325,6 +325,11 @@ def _notes(recipe: Recipe, layout: Layout, batch: BatchArithmetic) -> tuple[str,
             notes += said(layout.turns, members, layout.hardware.gpu_memory)
         elif len(members) > 1:
             notes.append(f"{', '.join(members)} share the same cores, all of them in memory")
+    if recipe.algorithm.caches_reference():
+        notes.append(
+            "no group for the reference: the policy computes its log-probs once, before the first step, and the run "
+            "folder keeps them"
+        )
     if answers_held_out(recipe) and recipe.evaluation.metrics:
         answers, new = num_held_out_answers(recipe), recipe.rollout.max_new_tokens
         notes.append(

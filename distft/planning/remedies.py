@@ -18,6 +18,7 @@ from distft.config.models import Lora, Quantization
 from distft.config.recipe import Recipe
 from distft.config.role_table import ROLES
 from distft.config.roles import is_rl, longest_sequence, model_of, roles, trained_roles, unit_size
+from distft.config.training import RolePlacement
 from distft.planning.smallest import MOST_NODES, fewest
 
 MOST_REMEDIES = 6
@@ -59,7 +60,10 @@ class _Change:
 def remedies(recipe: Recipe, cluster: Cluster, tried: Tried, *, gpu: bool) -> tuple[Remedy, ...]:
     """Changes that make it fit, the smallest first."""
     changes = list(_changes(recipe, gpu=gpu))
-    chosen = _single(recipe, cluster, changes, tried) or _combined(recipe, cluster, changes, tried)
+    # By itself only: others are about the reference's own model.
+    kept = [_Change({"algorithm.reference": "cached"}, "a pass over all rows before the first step")]
+    single = [*kept, *changes] if _may_be_cached(recipe) else changes
+    chosen = _single(recipe, cluster, single, tried) or _combined(recipe, cluster, changes, tried)
     found = []
     for parts in chosen:
         seconds = tried.seconds(_changed(recipe, parts), cluster)
@@ -165,6 +169,13 @@ def _changes(recipe: Recipe, *, gpu: bool) -> Iterator[_Change]:
         offload = {f"models.{role}.engine.offload_parameters": "cpu" for role in roles(recipe)}
         yield _Change(sharded | offload, "much slower")
     yield from _learning(recipe)
+
+
+def _may_be_cached(recipe: Recipe) -> bool:
+    """Whether what the reference says may be kept in its place: the method knows how, and nothing is said of the
+    model."""
+    untouched = recipe.models.reference is None and recipe.placement.reference == RolePlacement()
+    return getattr(recipe.algorithm, "reference", "") == "group" and untouched and not recipe.algorithm.renewal()
 
 
 def _placements(recipe: Recipe) -> Iterator[_Change]:

@@ -35,7 +35,8 @@ from distft.workers.held_out_answers import answer_metrics, questions
 from distft.workers.informative import informative
 from distft.workers.kept_batch import read_batch, write_batch
 from distft.workers.kl_baseline import kl_baseline, mismatched
-from distft.workers.reports import Credited, Described, Judged, Loaded, RowsPrepared
+from distft.workers.reference_cache import ReferenceCache
+from distft.workers.reports import Credited, Described, Judged, Loaded, RowsPrepared, Unread
 from distft.workers.reward_reading import as_trained, read_anew, within_positions
 from distft.workers.run_data import RunData
 from distft.workers.spec import Start
@@ -53,6 +54,7 @@ class DataWorker(DataVerbs):
     ) -> None:
         self.data = RunData(recipe=recipe, starts=starts, weights=weights, store=store)
         self._contents: Mapping[str, str] | None = None
+        self._reference: ReferenceCache | None = None
         self._preparing = self.data.prepare()
 
     def prepare_rows(self, seconds: float) -> tuple[RowsPrepared, None]:
@@ -83,10 +85,26 @@ class DataWorker(DataVerbs):
         """``count`` units from position ``start``: tokens ready to be trained on, and their lengths and units."""
         units = self.data.units(split, start, count)
         batch = self.data.learned(split, units, range(start, start + count) if split == "train" else units)
+        if self._reference is not None:
+            batch = self._reference.attached(batch)
         described = _described(batch, self.data.tokenizer)
         if self.data.recipe.algorithm.traits.corrupts == "masks":  # what is read and what is learned are one text
             described = replace(described, lengths=tuple(batch.ragged("prompt_ids").lengths.tolist()))
         return described, batch
+
+    def unread(self, until: int, at_most: int) -> tuple[Unread, Batch]:
+        """See ``workers.reference_cache``; from then on ``batch`` has what is kept."""
+        if self._reference is None:
+            self._reference = ReferenceCache.of(self.data, until, at_most)
+        batch, done, num_units = self._reference.unread()
+        rows = _described(batch, self.data.tokenizer) if len(batch) else Described((), ())
+        return Unread(rows, done, num_units), batch
+
+    def keep_reference(self, *, batch: Batch) -> tuple[None, None]:
+        """See ``workers.reference_cache``."""
+        assert self._reference is not None, "nobody asked what is unread"
+        self._reference.keep(batch)
+        return None, None
 
     def prompts(self, split: str, start: int, count: int, samples_per_prompt: int) -> tuple[Described, Batch]:
         """``count`` prompts from position ``start``, each ``samples_per_prompt`` times.

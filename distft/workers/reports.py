@@ -116,6 +116,15 @@ class Described:
 
 
 @dataclass(frozen=True)
+class Unread:
+    """Rows of which the reference has said nothing yet; ``done``: of ``num_units`` in all so many need nothing more."""
+
+    rows: Described
+    done: int
+    num_units: int
+
+
+@dataclass(frozen=True)
 class Judged:
     """Answers to held-out prompts held against the rows' own: ``metrics``, and some of them for people to read."""
 

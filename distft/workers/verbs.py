@@ -26,6 +26,7 @@ from distft.workers.reports import (
     RowsPrepared,
     Sent,
     Synced,
+    Unread,
     Updated,
 )
 
@@ -208,6 +209,16 @@ class DataVerbs(Ending, Protocol):
     @verb(on_device=False)
     def batch(self, split: str, start: int, count: int) -> tuple[Described, Batch]:
         """``count`` units from position ``start``: tokens ready to be trained on."""
+        ...
+
+    @verb(deadline="setup", on_device=False)
+    def unread(self, until: int, at_most: int) -> tuple[Unread, Batch]:
+        """At most so many units of which no log-probs of the reference are kept; see ``workers.reference_cache``."""
+        ...
+
+    @verb(deadline="long", on_device=False)
+    def keep_reference(self, *, batch: Batch) -> tuple[None, None]:
+        """Keeps column ``ref_logprobs`` of what ``unread`` gave."""
         ...
 
     @verb(on_device=False)

@@ -99,6 +99,39 @@ def test_dpo_whose_reference_follows(sft: Path, start: Start) -> None:
 
 
 @pytest.mark.slow
+def test_dpo_whose_reference_is_kept(sft: Path, start: Start) -> None:
+    """As with a group but for rounding; killed while the reference reads, and in a step, it asks nothing twice."""
+    words = dpo(sft, "algorithm.reference=cached", "evaluation.every=3")
+    undisturbed = run(start, *words, folder="undisturbed")
+    assert not list((undisturbed / "logs").glob("reference-*"))
+    by_group = run(start, *dpo(sft, "evaluation.every=3"), folder="group")
+    for kept, grouped_line in zip(computed(undisturbed), computed(by_group), strict=True):
+        assert kept.pop("split") == grouped_line.pop("split")
+        if kept["step"] <= 1:  # whether a margin of nothing is above 0 is rounding
+            del kept["rewards/accuracies"], grouped_line["rewards/accuracies"]
+        assert kept == pytest.approx(grouped_line, rel=1e-4, abs=1e-5)
+    whole = kept_rows(undisturbed)
+    verb = start(*words, folder="early")
+    verb.wait_for(lambda: kept_rows(verb.folder), "the first rows that the reference has read")
+    os.kill(verb.process.pid, signal.SIGKILL)
+    verb.end()
+    verb.assert_nothing_left()
+    some = kept_rows(verb.folder)
+    assert whole.startswith(some)
+    assert len(some) < len(whole)
+    early = run(start, *words, folder="early")
+    assert kept_rows(early) == whole
+    assert_same(early, undisturbed)
+    assert_same(disturb(start, words, "Dpo"), undisturbed)
+
+
+def kept_rows(folder: Path) -> bytes:
+    """The whole lines of the index of what the reference has said."""
+    found = b"".join(path.read_bytes() for path in folder.glob("reference/*/index.jsonl"))
+    return found[: found.rfind(b"\n") + 1]
+
+
+@pytest.mark.slow
 def test_kto_killed_in_the_middle_of_a_step(sft: Path, start: Start) -> None:
     """The baseline is that of the policy which the checkpoint holds."""
     words = ("train", "kto-tiny", *dpo(sft)[2:])

@@ -41,8 +41,10 @@ class Dpo(Method):
         default=0.0, ge=0, lt=0.5, description="assumed share of flipped labels (sigmoid, robust, exo_pair)"
     )
     discopop_tau: float = Field(default=0.05, gt=0, description="temperature of the blend of the discopop loss")
-    reference: Literal["group"] = Field(
-        default="group", description="where the reference's log-probabilities come from: a group of its own"
+    reference: Literal["group", "cached"] = Field(
+        default="group",
+        description="where the reference's log-probabilities come from: a group of its own; or once, before the first "
+        "step, from the policy, which is the reference then, and from the run folder ever after",
     )
     sync_every: int = Field(
         default=0, ge=0, description="steps after which the reference follows the policy (TR-DPO); 0: it never does"
@@ -63,6 +65,9 @@ class Dpo(Method):
             )
         if not self.sync_every and self.sync_alpha != type(self).model_fields["sync_alpha"].default:
             yield Problem.at("algorithm.sync_alpha", "has no effect: the reference stays", "add sync_every: 512")
+        if self.sync_every and self.caches_reference():
+            what = "the reference follows the policy, and what it said before the first step does not"
+            yield Problem.at("algorithm.reference", what, "group, or sync_every: 0")
         if self.loss != "discopop" and self.discopop_tau != type(self).model_fields["discopop_tau"].default:
             yield Problem.at(
                 "algorithm.discopop_tau", f"has no effect on the loss {self.loss}", "loss: discopop, or remove it"
@@ -73,6 +78,10 @@ class Dpo(Method):
     def renewal(self) -> Renewal | None:
         """TR-DPO (Gorbatovski et al. 2024): soft updates, with a share of 1 hard ones."""
         return Renewal(self.sync_every, self.sync_alpha) if self.sync_every else None
+
+    def caches_reference(self) -> bool:
+        """By ``reference: cached``."""
+        return self.reference == "cached"
 
     def first_loss(self) -> FirstLoss | None:
         """ln 2 for the sigmoid loss, whatever the smoothing; RPO's second term is not known beforehand."""

@@ -77,6 +77,12 @@ BROKEN = [
     ("dpo", ["placement.reference.share=policy", "models.policy.peft={}", "models.reference.engine.zero_stage=0"],
      ["models.reference.engine", "has no effect", "the policy's own base"]),
     # reference
+    ("dpo", ["algorithm={kind: dpo, reference: cached, sync_every: 2}"],
+     ["algorithm.reference", "follows the policy", "sync_every: 0"]),
+    ("dpo", ["algorithm.reference=cached", "models.reference={path: a, differs: true}"],
+     ["models.reference", "has no effect", "algorithm.reference=group"]),
+    ("dpo", ["algorithm.reference=cached", "placement.reference.ranks=2"],
+     ["placement.reference", "has no effect", "algorithm.reference=group"]),
     ("ppo", ["models.reference.path=other/model"], ["models.reference.path", "not the policy's", "differs: true"]),
     ("ppo", ["models.reference.dtype=bfloat16"], ["models.reference.dtype", "differs from the policy's", "float32"]),
     ("ppo", ["models.reference.differs=true"], ["models.reference.differs", "is the policy's start", "remove it"]),

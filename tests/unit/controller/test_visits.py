@@ -58,6 +58,16 @@ def test_a_run_that_goes_on_takes_what_it_would_have_taken(
         assert total_steps(train, num_units, step=step, position=start + count) == len(taken)
 
 
+@given(st.integers(4, 40), st.integers(1, 4), st.integers(0, 30), st.sampled_from(["smaller", "drop", "fill"]))
+def test_the_position_after_some_steps(num_units: int, batch: int, steps: int, last_batch: Any) -> None:
+    train = Train(steps=max(1, steps), global_batch_size=batch, last_batch=last_batch)
+    visits = Visits.of(train, num_units)
+    taken = [visits.take(visits.position_after(step)) for step in range(steps)]
+    assert [sum(one) for one in taken] == [visits.position_after(step + 1) for step in range(steps)]
+    if last_batch == "fill":
+        assert visits.position_after(steps) == steps * batch
+
+
 def test_no_batch_at_all_is_refused_with_what_would_do() -> None:
     with pytest.raises(UserError, match="6 rows has no batch of 64.*\n.*train.last_batch=smaller"):
         total_steps(Train(epochs=1.0, global_batch_size=64, last_batch="drop"), 6)

@@ -52,6 +52,15 @@ def test_answers_that_are_judged_are_said_and_have_room() -> None:
     assert not [item for item in plan.memory["policy"].items if item.name == "generation twin"]
 
 
+def test_a_reference_that_is_kept_has_no_group_and_the_policy_all_cores() -> None:
+    plan = make_plan(load_recipe("dpo-tiny", ["algorithm.reference=cached"]), local(), machine=LAPTOP)
+    assert set(plan.groups) == set(plan.memory) == {"policy"}
+    [note] = plan.notes
+    assert note.startswith("no group for the reference: ")
+    by_group = make_plan(load_recipe("dpo-tiny"), local(), machine=LAPTOP)
+    assert plan.memory["policy"] == by_group.memory["policy"]
+
+
 @pytest.mark.parametrize("name", sorted(ON_A_LAPTOP))
 def test_tiny_recipes_on_a_laptop(name: str) -> None:
     plan = make_plan(load_recipe(name), local(), machine=LAPTOP)

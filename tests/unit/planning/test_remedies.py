@@ -58,6 +58,17 @@ def test_checkpointing_alone_is_named_where_it_is_enough(tmp_path: Path) -> None
     assert "models.policy.gradient_checkpointing=true" in [remedy.change for remedy in plan.remedies]
 
 
+def test_a_reference_may_be_kept_in_place_of_its_group(tmp_path: Path) -> None:
+    """Where all are in the memory of one machine; not one that follows the policy."""
+    folder, cluster = config_folder(tmp_path / "model", LLAMA_8B), cpu_cluster(memory_gib=180)
+    plan = make_plan(from_folder("dpo", folder), cluster)
+    assert plan.fits is False
+    assert "algorithm.reference=cached" in [remedy.change for remedy in plan.remedies]
+    follows = make_plan(from_folder("dpo", folder, {"algorithm.sync_every": 2}), cluster)
+    assert follows.remedies
+    assert not [remedy for remedy in follows.remedies if "cached" in remedy.change]
+
+
 def test_a_lower_stage_is_raised(tmp_path: Path) -> None:
     start = from_folder("sft", config_folder(tmp_path, LLAMA_8B), {"models.policy.engine": {"zero_stage": 0}})
     plan = make_plan(start, gpu_cluster())
