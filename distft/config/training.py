@@ -118,6 +118,12 @@ class Evaluation(Section):
         description="text that has nothing to do with the run's data, to see what is forgotten: a file, a data set, or "
         "builtin; its loss per token is val/general_loss",
     )
+    criterion: str | None = Field(
+        default=None,
+        min_length=1,
+        description="by what a judge (distft eval, distft collect) and labellers (distft collect) are to prefer "
+        "answers, in words; null: help without harm",
+    )
     best: str | None = Field(
         default=None,
         description="held-out metric by which final/ is chosen, such as loss or val/rougeL: its best checkpoint stays, "

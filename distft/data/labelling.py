@@ -58,6 +58,16 @@ def collection_name(items: Sequence[Item], criterion: str, tasks: Sequence[Task]
     return hashlib.blake2b(json.dumps(said).encode(), digest_size=8).hexdigest()
 
 
+def label_line(labels: Labels, collection: str, criterion: str) -> dict[str, Any]:
+    """A line of the file that a labelling page saves."""
+    item = labels.item
+    return {
+        "format": FORMAT, "collection": collection, "labeller": labels.labeller, "item": labels.number,
+        "criterion": criterion, "prompt": item.written_prompt, "completions": item.completions, "ranks": labels.ranks,
+        "ratings": labels.ratings, "corrections": labels.corrections,
+    }  # fmt: skip
+
+
 def read_labels(paths: Sequence[str]) -> list[Labels]:
     """The labels of several files, of one collection, each labeller's once, by item and labeller.
 

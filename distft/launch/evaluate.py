@@ -28,6 +28,7 @@ from distft.evaluation.passes import likelihoods
 from distft.evaluation.scorer import Scorer
 from distft.launch.correctness import answer_measures
 from distft.launch.judged_rows import JudgedRows, Wanted, judged_rows
+from distft.launch.judged_wins import require_judgeable, with_wins
 from distft.launch.judging import Judged, Judging
 from distft.launch.named_models import NamedModel, Reading, find_model, require_speakers
 from distft.launch.prompting import baselines
@@ -47,6 +48,7 @@ def evaluate(names: Sequence[str], judging: Judging) -> list[Judged]:
         if judging.wanted.recipe is None:
             judging = replace(judging, wanted=replace(judging.wanted, recipe=models[0].recipe))
         _require_judged_here(judging.wanted)
+        require_judgeable(models, judging)
         kind = judging.wanted.kind()
         if traits_of(kind).formats == CLASSIFIED:
             return [_by_labels(model, judging) for model in models]
@@ -62,6 +64,7 @@ def evaluate(names: Sequence[str], judging: Judging) -> list[Judged]:
         ]
         for one, model in zip(judged, models, strict=True):
             one.notes.extend(model.notes)
+        judged = with_wins(judged, judging)
         if judging.shots:
             base = next((model for model in models if model.recipe is not None), models[0])
             settings, greedy = _sampling(base, judging)
@@ -186,16 +189,18 @@ def _of_policy(model: NamedModel, judging: Judging, beside: _Beside) -> Judged:
     repeats, scorer = settings.samples_per_prompt, beside.scorer()
     questions = _questions(rows, repeats)
     answers = list(speaker.answers(questions, settings, judging.wanted.seed_used, greedy=greedy))
+    texts = [answer.text for answer in answers]
     scores = None if scorer is None else scorer.of_answers(speaker, questions, answers)
-    measures |= answer_measures(rows, [answer.text for answer in answers], repeats, judging.criterion)
+    measures |= answer_measures(rows, texts, repeats, judging.criterion)
     lengths, ended = [len(answer.ids) for answer in answers], [answer.ended for answer in answers]
     measures |= row_measures.of_samples(lengths, ended, scores, repeats)
-    return Judged(model.name, rows, measures, scores, repeats, trained=trained)
+    return Judged(model.name, rows, measures, scores, repeats, trained=trained, answers=texts)
 
 
 def _writes(rows: JudgedRows, judging: Judging) -> bool:
-    """Whether the model is asked: not where answers are told apart, unless a reward model is named to judge its own."""
-    wished = judging.reward is not None or judging.criterion is not None or judging.shots
+    """Whether the model is asked: not where answers are told apart, unless something is named to judge its own."""
+    named = (judging.reward, judging.criterion, judging.judge)
+    wished = judging.shots or any(one is not None for one in named)
     asked = rows.unit not in ("pairs", "labelled answers") or wished
     return judging.answers and bool(asked) and all(prompt_of(example) for example in rows.examples)
 

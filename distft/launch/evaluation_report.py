@@ -11,6 +11,7 @@ from distft.data.wanted import wanted_answer
 from distft.evaluation.bootstrap import LEVEL, Difference, Estimate, compare, estimate
 from distft.evaluation.measures import Measure
 from distft.evaluation.row_measures import win_rate
+from distft.evaluation.verdicts import Wins
 from distft.launch.correctness import CORRECT
 from distft.launch.judging import Judged
 
@@ -19,11 +20,33 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Against:
-    """A model's metrics minus the first's; ``win_rate``: how often a reward model prefers its answer."""
+    """A model's metrics minus the first's; ``win_rate``: how often a reward model prefers its answer; ``judge``: how
+    often a judge does."""
 
     name: str
     differences: Mapping[str, Difference]
     win_rate: Estimate | None
+    judge: JudgedWins | None = None
+
+
+@dataclass(frozen=True)
+class JudgedWins:
+    """By a judge: ``win_rate`` of the comparisons with a verdict (a tie is half a win), and how many there were of each
+    kind; ``by_order`` are ties, too, and ``unread`` are in no figure."""
+
+    win_rate: Estimate
+    wins: int
+    ties: int
+    losses: int
+    by_order: int
+    unread: int
+
+    @classmethod
+    def of(cls, found: Wins) -> JudgedWins:
+        """With the interval."""
+        return cls(
+            estimate(found.rate), found.num_wins, found.num_ties, found.num_losses, found.num_by_order, found.num_unread
+        )
 
 
 @dataclass(frozen=True)
@@ -80,6 +103,7 @@ class Report:
                     "second": one.name,
                     "differences": _plain(one.differences),
                     "win_rate": None if one.win_rate is None else asdict(one.win_rate),
+                    "judge": None if one.judge is None else asdict(one.judge),
                 }
                 for one in self.against
             ],
@@ -146,7 +170,8 @@ def _against(first: Judged, second: Judged) -> Against:
     wins = None
     if first.scores is not None and second.scores is not None:
         wins = estimate(win_rate(first.scores, second.scores, first.repeats))
-    return Against(second.name, {n: compare(first.measures[n], second.measures[n]) for n in shared}, wins)
+    differences = {n: compare(first.measures[n], second.measures[n]) for n in shared}
+    return Against(second.name, differences, wins, None if second.wins is None else JudgedWins.of(second.wins))
 
 
 def _plain(found: Mapping[str, Estimate | Difference]) -> dict[str, dict[str, float]]:

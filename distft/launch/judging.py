@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
 from distft.evaluation.measures import Measure
+from distft.evaluation.verdicts import Wins
 from distft.launch.correctness import Criterion
 from distft.launch.judged_rows import JudgedRows, Wanted
+from distft.launch.judges import JudgeNamed
 from distft.launch.named_models import Reading
 
 
@@ -18,7 +21,7 @@ class Judging:
     """How models are judged. ``answers``: whether they write some themselves; they take the likeliest token each time,
     unless ``sampling`` says otherwise (``key=value``), or the recipe's method learns from samples. ``criterion``: which
     are right; ``shots``: so many exemplars, of the files ``shots_from`` or the recipe's train list, are put before the
-    prompts of the untouched model."""
+    prompts of the untouched model; ``judge``: who says which of two models' answers is better."""
 
     wanted: Wanted
     reading: Reading
@@ -29,12 +32,13 @@ class Judging:
     criterion: Criterion | None = None
     shots: tuple[int, ...] = ()
     shots_from: tuple[str, ...] = ()
+    judge: JudgeNamed | None = None
 
 
 @dataclass(frozen=True)
 class Judged:
-    """What a model made of the rows. ``scores``: of its own answers, ``repeats`` a row. ``shots``: of the untouched
-    model with so many exemplars; ``trained``: by a run."""
+    """What a model made of the rows. ``scores``: of its own ``answers``, ``repeats`` a row. ``shots``: of the untouched
+    model with so many exemplars; ``trained``: by a run. ``wins``: against the first model, by a judge."""
 
     name: str
     rows: JudgedRows
@@ -44,3 +48,5 @@ class Judged:
     notes: list[str] = field(default_factory=list)
     shots: int | None = None
     trained: bool = False
+    answers: Sequence[str] | None = None
+    wins: Wins | None = None

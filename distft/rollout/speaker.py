@@ -96,9 +96,7 @@ class Speaker:
     ) -> Iterator[Answer]:
         """An answer to each question, in order, ``settings.max_batch_per_rank`` at once. Raises UserError for a prompt
         that the template refuses, or with which the model would run out of positions."""
-        encoded = [self.encoded(question) for question in questions]
-        for ids, question in zip(encoded, questions, strict=True):
-            self._require_room(ids, settings, question)
+        encoded = [self.require_room(question, settings) for question in questions]
         for start in range(0, len(questions), settings.max_batch_per_rank):
             part = slice(start, start + settings.max_batch_per_rank)
             yield from self._batch(questions[part], encoded[part], settings, seed, greedy=greedy)
@@ -107,8 +105,7 @@ class Speaker:
         self, question: Question, settings: Rollout, seed: int, write: Callable[[str], None], *, greedy: bool = False
     ) -> Answer:
         """One answer, its text written piece by piece as it comes. Raises as ``answers``."""
-        ids = self.encoded(question)
-        self._require_room(ids, settings, question)
+        ids = self.require_room(question, settings)
         stream = TextStream(self.tokenizer, ids, self.stop_tokens, write)
         [answer] = self._batch([question], [ids], settings, seed, greedy=greedy, listener=stream)
         return answer
@@ -146,8 +143,9 @@ class Speaker:
             for row, (question, ids) in enumerate(zip(questions, encoded, strict=True))
         ]  # fmt: skip
 
-    def _require_room(self, ids: Array, settings: Rollout, question: Question) -> None:
-        new, limit = settings.max_new_tokens, self._positions
+    def require_room(self, question: Question, settings: Rollout) -> Array:
+        """The ids of a prompt, behind which an answer has room. Raises as ``answers``."""
+        ids, new, limit = self.encoded(question), settings.max_new_tokens, self._positions
         needed = self.family.positions(len(ids), new)
         if limit is not None and needed > limit:
             room = [most for most in (limit, limit - len(ids)) if self.family.positions(len(ids), most) <= limit]
@@ -158,3 +156,4 @@ class Speaker:
                 where=question.where,
                 hint=f"max_new_tokens={fits} fits" if fits > 0 else "a shorter prompt, or a model with more positions",
             )
+        return ids

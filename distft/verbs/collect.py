@@ -9,11 +9,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from distft.common.errors import UserError, nearest
+from distft.verbs.judge_options import add_judge, judge_of
 from distft.verbs.speaking import MODELS, SAMPLING, add_asking
 
 DESCRIPTION = "a page on which people label answers of models; what they said, as rows to train on"
 TASKS = ("rank", "rate", "correct")
 FOLDER = Path("labelling")
+LABELS = "labels-judge.jsonl"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--ask", default="rank", metavar="TASK,...", help=f"of labellers: {', '.join(TASKS)} (default: rank)"
     )
-    parser.add_argument("--criterion", metavar="TEXT", help="by what labellers are to judge")
+    add_judge(parser, f"labels the answers, too, into {LABELS}, by their pairs in both orders")
     parser.add_argument(
         "--read", nargs="+", metavar="FILE", help="read what labellers saved: their agreement; --output writes the rows"
     )
@@ -50,19 +52,38 @@ def run(arguments: argparse.Namespace) -> None:
     tasks = _tasks(arguments.ask)
     if arguments.limit < 1:
         raise UserError("must be at least 1", where=f"--limit {arguments.limit}")
+    named = judge_of(arguments)
     from distft.verbs.collecting import collect, write_collection
+    from distft.verbs.judge_labels import judged, require_judging, write_labels
 
-    folder = arguments.output or FOLDER
-    with _into(folder, ("label.html", "items.jsonl")):
+    folder, made = arguments.output or FOLDER, None
+    with _into(folder, ("label.html", "items.jsonl", *([LABELS] if named else []))):
+        if named is not None:
+            require_judging(named, tasks)
         found = collect(arguments, tasks)
         write_collection(found, folder)
-    told = {"page": str(folder / "label.html"), "prompts": len(found.items), "left_out": found.num_left_out}
+        if named is not None:
+            made = judged(named, found, trust_remote_code=arguments.trust_remote_code)
+            write_labels(made, found, folder / LABELS)
+    told: dict[str, object] = {
+        "page": str(folder / "label.html"), "prompts": len(found.items), "left_out": found.num_left_out
+    }  # fmt: skip
+    if made is not None:
+        told["judge"] = {
+            "labels": str(folder / LABELS), "prompts": len(made.labels), "by_order": made.num_by_order,
+            "unread": made.num_unread,
+        }  # fmt: skip
     if arguments.json:
         print(json.dumps(told))
         return
     if found.num_left_out:
         print(f"{found.num_left_out} prompts are left out: there were no two different answers to tell apart")
     print(f"{len(found.items)} prompts are in {folder / 'label.html'}: open it in a browser, or mail it to who labels")
+    if made is not None:
+        print(
+            f"the judge's labels of {len(made.labels)} prompts are in {folder / LABELS}; {made.num_by_order} pairs are "
+            f"tied by their order alone; {made.num_unread} of its answers have no verdict, and their prompts no label"
+        )
     print(f"then: distft collect --read labels-*.jsonl --output {folder}")
 
 

@@ -17,11 +17,11 @@ from distft.config.recipe import Recipe
 from distft.data.formats import Content, PromptExample, prompt_key
 from distft.data.labelling import MOST_COMPLETIONS, Item, Task
 from distft.data.prompts import read_prompts, training_prompts
+from distft.launch.judges import criterion_of
 from distft.report.label_page import label_page
 from distft.verbs.answering import Answering
 from distft.verbs.speaking import given_plain, open_named, recipe_and_models
 
-CRITERION = "Which answer helps most whoever asked? It is right, complete, clear, and does no harm."
 ANSWERS = 4  # to a prompt, of all models together
 
 
@@ -61,9 +61,8 @@ def collect(arguments: argparse.Namespace, tasks: Sequence[str]) -> Collection:
         raise UserError(what, where=" ".join(names), hint="temperature=1.0 draws more freely")
     title = "Answers to judge" if recipe is None else recipe.name
     chosen = cast("Sequence[Task]", tasks)
-    return Collection(
-        title, arguments.criterion or CRITERION, chosen, items, records, num_prompts - len(items)
-    )  # fmt: skip
+    criterion = criterion_of(arguments.criterion, recipe)
+    return Collection(title, criterion, chosen, items, records, num_prompts - len(items))
 
 
 def write_collection(found: Collection, folder: Path) -> None:

@@ -6,6 +6,7 @@ import argparse
 import json
 
 from distft.common.errors import UserError
+from distft.verbs.judge_options import add_judge, judge_of
 from distft.verbs.option_words import in_options
 from distft.verbs.speaking import SAMPLING, add_reading, reading_of, recipe_and_models
 from distft.verbs.warnings import warn
@@ -33,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--reward", metavar="MODEL", help="a reward model that scores the answers (default: the recipe's)"
     )
+    add_judge(parser, "says which of two models' answers is better")
     parser.add_argument(
         "--correct", metavar="HOW",
         help="which answers are right: exact, number (the last one), or module:function; samples_per_prompt=8 gives "
@@ -52,6 +54,9 @@ def run(arguments: argparse.Namespace) -> None:
     for option in ("limit", "max_length"):
         if (value := getattr(arguments, option)) is not None and value < 2:
             raise UserError("must be at least 2", where=f"--{option.replace('_', '-')} {value}")
+    if arguments.criterion is not None and arguments.judge is None:
+        hint = "--judge MODEL or URL: who judges by it"
+        raise UserError("nobody judges by it", where=f"--criterion {arguments.criterion}", hint=hint)
     recipe, names, sampling = recipe_and_models(arguments)
     from distft.launch.correctness import Criterion
     from distft.launch.evaluate import evaluate
@@ -67,7 +72,7 @@ def run(arguments: argparse.Namespace) -> None:
     judging = Judging(
         wanted, reading_of(arguments), tuple(sampling), not arguments.no_answers, arguments.reference, arguments.reward,
         None if arguments.correct is None else Criterion(arguments.correct), _shots(arguments),
-        tuple(arguments.shots_from or ()),
+        tuple(arguments.shots_from or ()), judge_of(arguments),
     )  # fmt: skip
     with in_options(recipe=recipe is not None):
         found = report(evaluate(names, judging))

@@ -39,6 +39,13 @@ def _compared(one: Against) -> Iterator[str]:
     yield from _aligned(rows)
     if one.win_rate is not None:
         yield f"its answer is preferred by the reward model in {_shown(one.win_rate)} of the rows (a tie is half)"
+    if one.judge is not None:
+        found = one.judge
+        yield f"its answer is preferred by the judge in {_shown(found.win_rate)} of the comparisons (a tie is half):"
+        yield (
+            f"  {found.wins} won, {found.ties} tied ({found.by_order} of them by their order alone), {found.losses} "
+            f"lost; {found.unread} without a verdict, in no figure"
+        )
 
 
 def _shown(found: Estimate | Difference) -> str:

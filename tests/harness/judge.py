@@ -1,8 +1,9 @@
-"""A real HTTP server that gives scores, and remembers what it was asked."""
+"""A real HTTP server that gives scores or completions, and remembers what it was asked."""
 
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -10,11 +11,28 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+SHOWN = re.compile(r"=== answer A ===\n(.*)\n=== answer B ===\n(.*)\n=== end ===", re.DOTALL)
 Answer = tuple[int, bytes, dict[str, str]]  # status, body, headers
 
 
 def lengths(body: dict[str, Any]) -> Answer:
     return 200, json.dumps({"scores": [len(one) for one in body["completions"]]}).encode(), {}
+
+
+def completion(text: str | None) -> Answer:
+    """As an OpenAI-compatible server answers."""
+    said = {"choices": [{"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}]}
+    return 200, json.dumps(said).encode(), {}
+
+
+def prefers(better: Callable[[str, str], str]) -> Callable[[dict[str, Any]], Answer]:
+    """A judge of two answers, each without white space around it: what it says of (A, B)."""
+
+    def answer(body: dict[str, Any]) -> Answer:
+        shown = SHOWN.search(body["messages"][0]["content"])
+        return completion(better(shown[1].strip(), shown[2].strip()) if shown else "Yes.")
+
+    return answer
 
 
 @dataclass
@@ -25,6 +43,7 @@ class Judge:
     answer: Callable[[dict[str, Any]], Answer] = lengths
     requests: list[dict[str, Any]] = field(default_factory=list)
     tokens: list[str | None] = field(default_factory=list)
+    paths: list[str] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def then(self, *answers: Answer) -> None:
@@ -44,6 +63,7 @@ def judging() -> Iterator[Judge]:
             with found.lock:
                 found.requests.append(body)
                 found.tokens.append(self.headers["Authorization"])
+                found.paths.append(self.path)
             status, content, headers = found.answer(body)
             with suppress(ConnectionError):  # who asked may not wait any more
                 self.send_response(status)

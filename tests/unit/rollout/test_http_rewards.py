@@ -12,7 +12,7 @@ import pytest
 
 from distft.common.errors import EnvironmentFallsShort, UserError
 from distft.config.models import HttpReward
-from distft.rollout import http_rewards
+from distft.rollout import json_server
 from distft.rollout.http_rewards import scores_by_http
 from tests.harness.judge import Answer, Judge, judging, lengths
 
@@ -34,7 +34,7 @@ def ask(judge: Judge, **keys: Any) -> list[float]:
 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http_rewards, "FIRST_PAUSE_S", 0.001)
+    monkeypatch.setattr(json_server, "FIRST_PAUSE_S", 0.001)
 
 
 def test_batches_in_any_order_give_scores_in_theirs(judge: Judge) -> None:

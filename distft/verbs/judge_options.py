@@ -1,0 +1,47 @@
+"""A judge, as it is named on the command line."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from distft.common.errors import UserError
+
+if TYPE_CHECKING:
+    from distft.launch.judges import JudgeNamed
+
+
+def add_judge(parser: argparse.ArgumentParser, does: str) -> None:
+    """Who it is, and by what it judges. ``does``: what it is for."""
+    parser.add_argument(
+        "--judge", metavar="MODEL|URL", help=f"a language model that {does}; of an OpenAI-compatible endpoint "
+        "the URL: http://127.0.0.1:8000/v1",
+    )  # fmt: skip
+    parser.add_argument("--judge-model", metavar="NAME", help="what the endpoint calls the model")
+    parser.add_argument(
+        "--judge-key", metavar="VARIABLE", help="the environment variable that holds the endpoint's token"
+    )
+    parser.add_argument(
+        "--judge-deadline", type=float, metavar="SECONDS", help="of a question to an endpoint (default: 300)"
+    )
+    parser.add_argument(
+        "--criterion", metavar="TEXT", help="by what answers are judged (default: the recipe's evaluation.criterion)"
+    )
+
+
+def judge_of(arguments: argparse.Namespace) -> JudgeNamed | None:
+    """The judge, if one is named. Raises UserError where something is said of one that is not."""
+    if arguments.judge is None:
+        for option in ("judge_model", "judge_key", "judge_deadline"):
+            if (said := getattr(arguments, option)) is not None:
+                where = f"--{option.replace('_', '-')} {said}"
+                raise UserError("is said of a judge, and none is named", where=where, hint="--judge MODEL or URL")
+        return None
+    from distft.launch.judges import DEADLINE_S, JudgeNamed
+
+    deadline = DEADLINE_S if arguments.judge_deadline is None else arguments.judge_deadline
+    if not 0 < deadline < float("inf"):
+        raise UserError("must be above 0", where=f"--judge-deadline {deadline:g}")
+    return JudgeNamed(
+        arguments.judge, arguments.judge_model, arguments.judge_key, deadline, arguments.criterion or None
+    )
