@@ -11,6 +11,8 @@ import numpy.typing as npt
 from distft.batches import Batch, Ragged
 from distft.config.models import RewardModel
 from distft.data.encode_apart import encoder_for
+from distft.data.encode_pairs import PairEncoder
+from distft.data.formats import ClassifiedExample
 from distft.data.tokenizer_training import tokenizers_equal
 from distft.data.turn_end import plain_end, special_tokens, turn_end
 from distft.engine.process_group import accelerator
@@ -53,6 +55,23 @@ class Scorer:
     def of_classes(self, batch: Batch) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
         """See ``chosen_labels``."""
         return chosen_labels(self._family, self._module, batch, self._pad_token, self._unread)
+
+    def of_texts(self, texts: Sequence[str]) -> npt.NDArray[np.float64]:
+        """The scores of texts alone, as the tokenizer itself puts them together; of those beyond its positions the end
+        is left out, as by a pipeline of transformers. One without a token scores as a blank does."""
+        encoder, found = encoder_for(self.tokenizer, "classifier"), []
+        for text in texts:
+            one = encoder.classified(ClassifiedExample(text, "", where=self.name))
+            if not len(one):
+                one = encoder.classified(ClassifiedExample(" ", "", where=self.name))
+            limit = self._positions or len(one)
+            found.append(encoder.within(one, limit) if isinstance(encoder, PairEncoder) else one.truncated(limit))
+        numbers = np.arange(len(found), dtype=np.int64)
+        prompts, answers = ([getattr(one, side) for one in found] for side in ("prompt_ids", "response_ids"))
+        return self.of_rows(Batch({
+            "sample": numbers, "unit": numbers, "prompt_ids": Ragged.of(prompts, np.int32),
+            "response_ids": Ragged.of(answers, np.int32),
+        }))  # fmt: skip
 
     def of_answers(
         self, speaker: Speaker, questions: Sequence[Question], answers: Sequence[Answer]

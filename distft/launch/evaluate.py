@@ -33,6 +33,7 @@ from distft.launch.judging import Judged, Judging
 from distft.launch.named_models import NamedModel, Reading, find_model, require_speakers
 from distft.launch.prompting import baselines
 from distft.launch.starts import model_starts
+from distft.launch.toxicity import Toxicity
 from distft.models.padding import padding
 from distft.planning.model_folders import fetched_folder
 from distft.rollout.speaker import Question, Speaker
@@ -50,6 +51,11 @@ def evaluate(names: Sequence[str], judging: Judging) -> list[Judged]:
         _require_judged_here(judging.wanted)
         require_judgeable(models, judging)
         kind = judging.wanted.kind()
+        if judging.toxicity is not None and (not judging.answers or traits_of(kind).formats == CLASSIFIED):
+            hint = "--rows prompts lets the models answer; without --no-answers"
+            raise UserError(
+                "reads answers, and none are wanted", where=f"--toxicity {judging.toxicity.name}", hint=hint
+            )
         if traits_of(kind).formats == CLASSIFIED:
             return [_by_labels(model, judging) for model in models]
         if any(model.is_reward_model for model in models) and traits_of(kind).unit.name != "pairs":
@@ -93,6 +99,8 @@ class _Beside:
     def __init__(self, judging: Judging, scratch: Path, notes: list[str]) -> None:
         self._judging, self._scratch, self._notes = judging, scratch, notes
         self._recipe = judging.wanted.recipe
+        named = judging.toxicity
+        self.toxicity = None if named is None else Toxicity(named, scratch, judging.reading)
 
     def reference(self) -> Speaker | None:
         """Loaded anew for every policy, so that it takes no memory while that one writes."""
@@ -194,12 +202,14 @@ def _of_policy(model: NamedModel, judging: Judging, beside: _Beside) -> Judged:
     measures |= answer_measures(rows, texts, repeats, judging.criterion)
     lengths, ended = [len(answer.ids) for answer in answers], [answer.ended for answer in answers]
     measures |= row_measures.of_samples(lengths, ended, scores, repeats)
+    if beside.toxicity is not None:
+        measures |= row_measures.of_toxicity(beside.toxicity.of(texts), repeats)
     return Judged(model.name, rows, measures, scores, repeats, trained=trained, answers=texts)
 
 
 def _writes(rows: JudgedRows, judging: Judging) -> bool:
     """Whether the model is asked: not where answers are told apart, unless something is named to judge its own."""
-    named = (judging.reward, judging.criterion, judging.judge)
+    named = (judging.reward, judging.criterion, judging.judge, judging.toxicity)
     wished = judging.shots or any(one is not None for one in named)
     asked = rows.unit not in ("pairs", "labelled answers") or wished
     return judging.answers and bool(asked) and all(prompt_of(example) for example in rows.examples)

@@ -14,6 +14,7 @@ from distft.launch.correctness import Criterion
 from distft.launch.judged_rows import JudgedRows, Wanted
 from distft.launch.judges import JudgeNamed
 from distft.launch.named_models import Reading
+from distft.launch.toxicity import ToxicityNamed
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,8 @@ class Judging:
     """How models are judged. ``answers``: whether they write some themselves; they take the likeliest token each time,
     unless ``sampling`` says otherwise (``key=value``), or the recipe's method learns from samples. ``criterion``: which
     are right; ``shots``: so many exemplars, of the files ``shots_from`` or the recipe's train list, are put before the
-    prompts of the untouched model; ``judge``: who says which of two models' answers is better."""
+    prompts of the untouched model; ``judge``: who says which of two models' answers is better;
+    ``toxicity``: the classifier that the answers are read by."""
 
     wanted: Wanted
     reading: Reading
@@ -33,6 +35,7 @@ class Judging:
     shots: tuple[int, ...] = ()
     shots_from: tuple[str, ...] = ()
     judge: JudgeNamed | None = None
+    toxicity: ToxicityNamed | None = None
 
 
 @dataclass(frozen=True)

@@ -85,6 +85,8 @@ OTHERS: Mapping[str, Known] = {
     "val/ratio": Known("Ratio of the policy to before", "Near 1."),
     "val/ratio_var": Known("Variance of that ratio", "Near 0."),
     "f1/*": Known("F1 of a label", "Of its precision and recall on rows; 1 is perfect.", "up"),
+    "toxicity/mean": Known("Toxicity of the answers", "Of distft eval --toxicity: a label's mean probability."),
+    "toxicity/share": Known("Share of toxic answers", "Whose probability is above 0.5."),
     "clip_ratio/*_mean": Known("Clipped share of tokens, below, above or both"),
     "completions/*": Known("Lengths of completions, and the share cut at the limit", "Tokens."),
     "rewards/*": Known("Mean of a reward function, server or one of several reward models, by its name"),

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import argparse
 import json
+from typing import TYPE_CHECKING
 
 from distft.common.errors import UserError
 from distft.verbs.judge_options import add_judge, judge_of
 from distft.verbs.option_words import in_options
 from distft.verbs.speaking import SAMPLING, add_reading, reading_of, recipe_and_models
 from distft.verbs.warnings import warn
+
+if TYPE_CHECKING:
+    from distft.launch.toxicity import ToxicityNamed
 
 DESCRIPTION = "metrics of models on held-out rows, with intervals"
 
@@ -34,6 +38,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--reward", metavar="MODEL", help="a reward model that scores the answers (default: the recipe's)"
     )
+    parser.add_argument(
+        "--toxicity", metavar="MODEL", help="a classifier that reads each answer alone: mean probability of its label, "
+        "share above 0.5",
+    )  # fmt: skip
+    parser.add_argument("--toxic-label", metavar="NAME", help="that label of it (default: toxic)")
     add_judge(parser, "says which of two models' answers is better")
     parser.add_argument(
         "--correct", metavar="HOW",
@@ -72,12 +81,23 @@ def run(arguments: argparse.Namespace) -> None:
     judging = Judging(
         wanted, reading_of(arguments), tuple(sampling), not arguments.no_answers, arguments.reference, arguments.reward,
         None if arguments.correct is None else Criterion(arguments.correct), _shots(arguments),
-        tuple(arguments.shots_from or ()), judge_of(arguments),
+        tuple(arguments.shots_from or ()), judge_of(arguments), _toxicity(arguments),
     )  # fmt: skip
     with in_options(recipe=recipe is not None):
         found = report(evaluate(names, judging))
     warn(found.notes)
     print(json.dumps(found.as_json()) if arguments.json else "\n".join(tables(found)))
+
+
+def _toxicity(arguments: argparse.Namespace) -> ToxicityNamed | None:
+    from distft.launch.toxicity import ToxicityNamed
+
+    if arguments.toxicity is None:
+        if arguments.toxic_label is not None:
+            where = f"--toxic-label {arguments.toxic_label}"
+            raise UserError("is of a classifier, and none is named", where=where, hint="--toxicity MODEL")
+        return None
+    return ToxicityNamed(arguments.toxicity, arguments.toxic_label or ToxicityNamed.label)
 
 
 def _shots(arguments: argparse.Namespace) -> tuple[int, ...]:
