@@ -239,8 +239,12 @@ class Method(Section):
         return self.address(loss.address), {**loss.fixed, **self.model_dump(include=keys)}
 
     def unit_rows(self) -> int:
-        """Sequences of one unit at most: they stay in one micro-batch."""
+        """Sequences of one unit of what is trained on at most: they stay in one micro-batch."""
         return self.traits.unit.rows
+
+    def learned_samples(self, prompts: int, samples_per_prompt: int) -> int:
+        """Of what samples for itself: how many of the answers of an iteration are trained on, at most."""
+        return prompts * samples_per_prompt
 
     def optimizer_steps(self) -> tuple[int, int]:
         """Passes over the experience of a step, and optimizer steps of each pass."""

@@ -30,24 +30,16 @@ class Sampled(Method):
     missing_eos_penalty: float | None = Field(
         default=None, ge=0, description="taken from the score of a response cut at the limit; null: nothing"
     )
-    target_kl: float | None = Field(
-        default=None, gt=0, description="an iteration's epochs end early above this policy change, in nats; null: never"
-    )
 
     def rules(self, run: Run) -> Iterator[Problem]:
-        """Steps that there are no samples for, a limit that nothing can reach, old samples taken for new ones."""
-        samples = run.train.global_batch_size * run.rollout.samples_per_prompt
-        if self.minibatches > samples:
+        """Steps that there are no samples for, old samples taken for new ones."""
+        prompts, unit = run.train.global_batch_size, self.unit_rows()
+        units = self.learned_samples(prompts, run.rollout.samples_per_prompt) // unit
+        if self.minibatches > units:
             yield Problem.at(
                 "algorithm.minibatches",
-                f"{self.minibatches} of them cannot be made of {samples} samples",
-                f"at most {samples} (train.global_batch_size x rollout.samples_per_prompt)",
-            )
-        if self.target_kl is not None and self.epochs * self.minibatches == 1:
-            yield Problem.at(
-                "algorithm.target_kl",
-                "has no effect with one optimizer step an iteration",
-                "raise epochs or minibatches, or remove it",
+                f"{self.minibatches} of them cannot be made of {units} {'samples' if unit == 1 else 'pairs'}",
+                f"at most {units} (an iteration's, of train.global_batch_size and rollout.samples_per_prompt)",
             )
         if run.rollout.overlap and "importance_cap" not in type(self).model_fields:
             yield Problem.at(
@@ -66,6 +58,24 @@ class Sampled(Method):
     def optimizer_steps(self) -> tuple[int, int]:
         """``epochs`` and ``minibatches``."""
         return self.epochs, self.minibatches
+
+
+class StopsAtKl(Sampled):
+    """Of those whose loss is of the ratio of the policy to before: how far it may move in an iteration."""
+
+    target_kl: float | None = Field(
+        default=None, gt=0, description="an iteration's epochs end early above this policy change, in nats; null: never"
+    )
+
+    def rules(self, run: Run) -> Iterator[Problem]:
+        """A limit that nothing can reach."""
+        yield from super().rules(run)
+        if self.target_kl is not None and self.epochs * self.minibatches == 1:
+            yield Problem.at(
+                "algorithm.target_kl",
+                "has no effect with one optimizer step an iteration",
+                "raise epochs or minibatches, or remove it",
+            )
 
     def stops_at_kl(self, role: Role) -> float | None:
         """The policy at ``target_kl``."""
@@ -141,7 +151,7 @@ class Grouped(Rewarded):
             )
 
 
-class ClippedGroups(Grouped):
+class ClippedGroups(StopsAtKl, Grouped):
     """The base of those that learn from advantages within a group by the loss of
     ``distft.algorithms.losses.clipped``: what is theirs alone are defaults, and what of the loss is fixed."""
 

@@ -5,7 +5,7 @@ for step in progress.steps():
     with overlap the generator begins the next iteration's, which are waited for before the weight sync
     experience = log-probs, values of the models that there are -> what every token is worth
     report     = update(role, loss) of every trained role    together where they do not share devices
-    weight sync; the method's state; log, checkpoint, evaluate
+    weight sync; a reference that follows the policy does so; the method's state; log, checkpoint, evaluate
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from distft.config.role_table import Role
 from distft.controller.collecting import Collected, begin_next, collect
 from distft.controller.evaluating import evaluate_if_due
 from distft.controller.invariants import beyond_rounding, check_generator, check_reference
+from distft.controller.renewal import is_renewed, renew_reference
 from distft.controller.session import Session
 from distft.experience.experience import Experience, build_experience
 from distft.experience.passes import Work, update_pass
@@ -48,6 +49,8 @@ def train_rl(session: Session) -> None:
             with session.phase("rollout"):
                 session.ahead = begun.round()
         sync_weights(session, step)
+        if is_renewed(session, step):
+            renew_reference(session)
         write_samples(session, experience)
         progress.method_state = experience.state
         progress.finish(position=collected.end, num_tokens=rollout.num_tokens, optimizer_steps=num_steps)
@@ -83,12 +86,14 @@ def update(session: Session, experience: Experience, due: list[Role]) -> tuple[d
     """Epochs x minibatches optimizer steps on every role of ``due``, at once where they share no devices.
 
     Returns the metrics, means over the steps, and the number of optimizer steps planned: the learning-rate schedule
-    goes by plan, so that an early stop at ``target_kl`` does not shift it.
+    goes by plan, so that neither an early stop at ``target_kl`` shifts it nor an iteration of which nothing is trained.
     """
     recipe, progress = session.recipe, session.progress
     algorithm = recipe.algorithm
-    units, cap = experience.rollout.units, recipe.train.max_tokens_per_rank
+    units, cap = experience.of_role["policy"].units, recipe.train.max_tokens_per_rank
     epochs, per_epoch = algorithm.optimizer_steps()
+    if not units:
+        return {}, epochs * per_epoch
     number = min(per_epoch, len(set(units)))  # the last batch of an epoch may be smaller
     steps = [
         chosen

@@ -20,6 +20,7 @@ from distft.clients.samples import Samples
 from distft.config.roles import main_role
 from distft.controller.evaluating import evaluate_if_due
 from distft.controller.invariants import check_first_loss, check_reference
+from distft.controller.renewal import is_renewed, renew_reference
 from distft.controller.session import Session
 from distft.experience.passes import Work, evaluate_pass, forward_pass, update_pass
 from distft.experience.preference import frozen_passes, with_baseline
@@ -99,22 +100,6 @@ def start_frozen(session: Session, samples: Samples | None) -> list[Pending[Data
 def with_frozen(samples: Samples, ahead: Sequence[Pending[DataRef]]) -> Samples:
     """The samples with what those passes leave."""
     return samples.with_data(*(pending.result() for pending in ahead))
-
-
-def is_renewed(session: Session, step: int) -> bool:
-    """Whether the reference follows the policy behind this step."""
-    renewal = session.recipe.algorithm.renewal()
-    return renewal is not None and "reference" in session.groups and step % renewal.every == 0
-
-
-def renew_reference(session: Session) -> None:
-    """The reference's weights become a share of the policy's and the rest of its own (Gorbatovski et al. 2024). Through
-    files, so that the two groups need not be awake together nor have the same shards."""
-    renewal = session.recipe.algorithm.renewal()
-    assert renewal is not None
-    with session.phase("renewal", said="the reference follows the policy"), session.passing_folder() as folder:
-        session.groups["policy"].write_weights(str(folder)).result()
-        session.groups["reference"].take_weights(str(folder), renewal.share).result()
 
 
 def compared(session: Session, samples: Samples) -> Samples:

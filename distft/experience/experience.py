@@ -3,6 +3,7 @@
     rollout
       `-- together: policy old_logprobs+entropy | reference ref_logprobs | value values | reward score
             `-- data worker: the method's way of assigning credit (`credit`) --> advantages, returns, ...
+                                                                 or the samples that are trained on
 
 Groups compute at once where the plan gave them devices of their own; one that the run has not is simply not asked.
 """
@@ -22,8 +23,9 @@ from distft.groups.handles import Call, DataRef, together
 
 @dataclass(frozen=True)
 class Experience:
-    """An iteration ready for the updates. ``of_role``: the samples with only the columns that its loss reads;
-    ``state`` is the method's own, for the next iteration."""
+    """An iteration ready for the updates. ``of_role``: the samples that are trained on, perhaps not all of
+    ``rollout`` or none, with only the columns that its loss reads; ``state`` is the method's own, for the next
+    iteration."""
 
     of_role: Mapping[str, Samples]
     rollout: Samples
@@ -50,8 +52,11 @@ def build_experience(
     if start is not None:
         means, scores = sampler.with_function_scores(results[len(passes) :], rollout, "train", start)
     credited, worth = sampler.data.assign_credit(state, [*rollout.data, *columns.values(), *scores]).result()
+    own = {role: rollout.with_data(columns[role], worth) for role in columns if role in sampler.groups}
+    if credited.chosen is not None:
+        own = dict.fromkeys(own, Samples.described((worth,), credited.chosen))
     return Experience(
-        of_role={role: rollout.with_data(columns[role], worth) for role in columns if role in sampler.groups},
+        of_role=own,
         rollout=rollout,
         scores=scores,
         metrics=credited.metrics | means,

@@ -12,9 +12,9 @@ from distft.config.roles import is_rl, longest_sequence, samples_per_step, unit_
 class BatchArithmetic:
     """One step in numbers. Lengths are upper limits, so the counts of micro-batches and tokens are too.
 
-    ``units`` (pairs, prompts, ...) make ``sequences``; a rank of the trained role has at most
-    ``sequences_per_rank`` of them in one optimizer step, as ``micro_batches`` of ``rows`` sequences of the
-    longest length. ``optimizer_steps`` happen per step (in RL: per iteration).
+    ``units`` (pairs, prompts, ...) make ``sequences``; of those that are trained on a rank of the trained role has at
+    most ``sequences_per_rank`` in one optimizer step, as ``micro_batches`` of ``rows`` sequences of the longest length.
+    ``optimizer_steps`` happen per step (in RL: per iteration).
     ``generation_rounds``: batches that a rank generates one after the other; 0 without rollouts.
     """
 
@@ -37,7 +37,10 @@ def batch_arithmetic(recipe: Recipe, ranks: int) -> BatchArithmetic:
     passes, minibatches = algorithm.optimizer_steps()
     unit = unit_size(recipe)
     rows = max(unit, recipe.train.max_tokens_per_rank // longest // unit * unit)
-    per_rank = _parts(_parts(sequences // unit, minibatches), ranks) * unit
+    trained = sequences
+    if is_rl(recipe):
+        trained = algorithm.learned_samples(recipe.train.global_batch_size, recipe.rollout.samples_per_prompt)
+    per_rank = _parts(_parts(trained // unit, minibatches), ranks) * unit
     rounds = _parts(_parts(sequences, ranks), recipe.rollout.max_batch_per_rank) if is_rl(recipe) else 0
     return BatchArithmetic(
         unit=algorithm.traits.unit.name,

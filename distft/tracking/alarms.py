@@ -177,8 +177,9 @@ def _reward_hacking(watch: Watch) -> Iterator[Alarm]:
 
 
 def _chosen_unlearned(watch: Watch) -> Iterator[Alarm]:
+    """Of given answers: of sampled ones, which have scores, the chosen are others every time."""
     chosen, rejected = watch.of(CHOSEN), watch.of(REJECTED)
-    if not (chosen.has_both and rejected.has_both):
+    if not (chosen.has_both and rejected.has_both) or watch.of(SCORES).count:
         return
     fall, other = chosen.early - chosen.late, rejected.early - rejected.late
     if fall > max(_UNLEARNED_NATS, _UNLEARNED_SHARE * abs(chosen.early)) and fall > other / 2:

@@ -250,7 +250,10 @@ class DataWorker(DataVerbs):
         from distft.workers.judging import judged
 
         stage("advantages")
-        return judged(self._with_score(batch), self.data.recipe.algorithm, state)
+        report, columns = judged(self._with_score(batch), self.data.recipe.algorithm, state)
+        if "prompt_ids" in columns:
+            report = replace(report, chosen=_described(columns, self.data.tokenizer))
+        return report, columns
 
     def score_summary(self, *, batch: Batch) -> tuple[dict[str, float], None]:
         """Mean and deviation of the scores of a rollout, and its mean KL per sequence to the reference, if there is

@@ -6,17 +6,19 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
 import torch
 
 from distft.algorithms.rewards import objective_terms
 from distft.batches import Batch, Difference
 from distft.common.addresses import found_at
-from distft.experience.credit.base import Credit, Padded, importance, scores_of
+from distft.experience.credit.base import Chosen, Credit, Padded, importance, scores_of
 from distft.workers.reports import Credited
 
 
 def judged(rollout: Batch, section: Any, state: Mapping[str, Any]) -> tuple[Credited, Batch]:
-    """The columns of the method's way of assigning credit. ``section``: the recipe's ``algorithm``.
+    """The columns of the method's way of assigning credit; where it chose samples, all that these are trained with,
+    their numbers new. ``section``: the recipe's ``algorithm``.
 
     Reports the iteration's ``metrics``, the method's ``state`` for the next one, and how far the generator's
     (``trainer_difference``) and the reference's log-probs (``reference_difference``; None without one) are from the
@@ -32,7 +34,16 @@ def judged(rollout: Batch, section: Any, state: Mapping[str, Any]) -> tuple[Cred
         trainer_difference=to_generator,
         reference_difference=_difference(rollout, shape, "ref_logprobs") if "ref_logprobs" in rollout else None,
     )
-    return report, Batch({"sample": rollout.dense("sample"), **assigned.columns})
+    if assigned.chosen is None:
+        return report, Batch({"sample": rollout.dense("sample"), **assigned.columns})
+    return report, _of_chosen(rollout, assigned.chosen).with_columns(**assigned.columns)
+
+
+def _of_chosen(rollout: Batch, chosen: Chosen) -> Batch:
+    """Their texts, numbered anew by sample and unit."""
+    names = ("prompt_ids", "response_ids", *(("response_mask",) if "response_mask" in rollout else ()))
+    texts = Batch({name: rollout.columns[name] for name in names}).take(chosen.rows)
+    return texts.with_columns(sample=np.arange(len(chosen.rows), dtype=np.int64), unit=chosen.units)
 
 
 def _metrics(rollout: Batch, shape: Padded, to_generator: Difference) -> dict[str, float]:

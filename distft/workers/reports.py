@@ -136,12 +136,14 @@ class Judged:
 class Credited:
     """What is said of a rollout once its tokens have their worth: the iteration's ``metrics``, the method's ``state``
     for the next one, and how far the generator's (``trainer_difference``) and the reference's log-probs
-    (``reference_difference``; None without one) are from the trainer's."""
+    (``reference_difference``; None without one) are from the trainer's. ``chosen``: the samples that are trained on,
+    where those are not all of the rollout."""
 
     metrics: dict[str, float]
     state: dict[str, Any]
     trainer_difference: Difference
     reference_difference: Difference | None
+    chosen: Described | None = None
 
 
 def named_by_source(metrics: Mapping[str, float], names: Sequence[str]) -> dict[str, float]:

@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
-from typing import ClassVar, Literal, TypeAlias
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
 from distft.config.data import PAIRED, RANKED
-from distft.config.method import PAIRS, FirstLoss, Method, NamedLoss, Phase, Renewal, Run, Traits, Work
+from distft.config.method import PAIRS, NamedLoss, Phase, Run, Traits, Work
+from distft.config.pair_losses import LOSS_KEYS, PairLosses
 from distft.config.problem import Problem
 
-DpoLoss: TypeAlias = Literal[
-    "sigmoid", "hinge", "ipo", "robust", "exo_pair", "nca_pair", "sppo_hard",
-    "apo_zero", "apo_down", "bco_pair", "discopop", "sigmoid_norm",
-]  # fmt: skip
-_LOSS_KEYS = ("beta", "loss", "label_smoothing", "discopop_tau", "rpo_alpha")
-_SMOOTHED = ("sigmoid", "robust", "exo_pair")
 
-
-class Dpo(Method):
+class Dpo(PairLosses):
     """Direct preference optimisation and its kin (Rafailov et al. 2023)."""
 
     # The reference is frozen: it reads the next pairs while the policy learns from these.
@@ -29,62 +22,25 @@ class Dpo(Method):
         trained=("policy",),
         unit=PAIRS,
         formats=(*PAIRED, *RANKED),
-        losses={"policy": NamedLoss("distft.algorithms.losses.dpo:Dpo", _LOSS_KEYS)},
+        losses={"policy": NamedLoss("distft.algorithms.losses.dpo:Dpo", LOSS_KEYS)},
         phases=(Phase("update", (Work("policy", "update"), Work("reference", "forward", ahead=True))),),
         aligns=True,
     )
 
     kind: Literal["dpo"] = Field(description="direct preference optimisation")
-    beta: float = Field(default=0.1, gt=0, le=100, description="strength of the pull towards the reference")
-    loss: DpoLoss = Field(default="sigmoid", description="loss of a pair, names as in TRL")
-    label_smoothing: float = Field(
-        default=0.0, ge=0, lt=0.5, description="assumed share of flipped labels (sigmoid, robust, exo_pair)"
-    )
-    discopop_tau: float = Field(default=0.05, gt=0, description="temperature of the blend of the discopop loss")
     reference: Literal["group", "cached"] = Field(
         default="group",
         description="where the reference's log-probabilities come from: a group of its own; or once, before the first "
         "step, from the policy, which is the reference then, and from the run folder ever after",
     )
-    sync_every: int = Field(
-        default=0, ge=0, description="steps after which the reference follows the policy (TR-DPO); 0: it never does"
-    )
-    sync_alpha: float = Field(
-        default=0.6, gt=0, le=1,
-        description="the policy's share in the reference that follows it, the rest is its own; 1: a copy",
-    )  # fmt: skip
-    rpo_alpha: float = Field(default=0.0, ge=0, description="weight of the chosen response's NLL per token added (RPO)")
 
-    def rules(self, run: Run) -> Iterator[Problem]:  # noqa: ARG002 - only its own keys
-        """Keys that only some of the losses have."""
-        if self.label_smoothing > 0 and self.loss not in _SMOOTHED:
-            yield Problem.at(
-                "algorithm.label_smoothing",
-                f"has no effect on the loss {self.loss}",
-                f"0, or loss: {', '.join(_SMOOTHED)}",
-            )
-        if not self.sync_every and self.sync_alpha != type(self).model_fields["sync_alpha"].default:
-            yield Problem.at("algorithm.sync_alpha", "has no effect: the reference stays", "add sync_every: 512")
+    def rules(self, run: Run) -> Iterator[Problem]:
+        """A reference is kept, or follows."""
+        yield from super().rules(run)
         if self.sync_every and self.caches_reference():
             what = "the reference follows the policy, and what it said before the first step does not"
             yield Problem.at("algorithm.reference", what, "group, or sync_every: 0")
-        if self.loss != "discopop" and self.discopop_tau != type(self).model_fields["discopop_tau"].default:
-            yield Problem.at(
-                "algorithm.discopop_tau", f"has no effect on the loss {self.loss}", "loss: discopop, or remove it"
-            )
-        if self.loss == "exo_pair" and self.label_smoothing == 0:
-            yield Problem.at("algorithm.label_smoothing", "exo_pair is not defined at 0", "0.001, as in the paper")
-
-    def renewal(self) -> Renewal | None:
-        """TR-DPO (Gorbatovski et al. 2024): soft updates, with a share of 1 hard ones."""
-        return Renewal(self.sync_every, self.sync_alpha) if self.sync_every else None
 
     def caches_reference(self) -> bool:
         """By ``reference: cached``."""
         return self.reference == "cached"
-
-    def first_loss(self) -> FirstLoss | None:
-        """ln 2 for the sigmoid loss, whatever the smoothing; RPO's second term is not known beforehand."""
-        if self.loss != "sigmoid" or self.rpo_alpha:
-            return None
-        return FirstLoss(math.log(2), slope=self.beta)

@@ -11,12 +11,12 @@ from distft.config.data import ANSWERED, PAIRED, TURNS
 from distft.config.method import PROMPTS, NamedLoss, Run, Traits
 from distft.config.problem import Problem
 from distft.config.role_table import Role
-from distft.config.sampled import Sampled, sampled_phases
+from distft.config.sampled import StopsAtKl, sampled_phases
 
 _ROLES: tuple[Role, ...] = ("policy", "reference", "reward", "value")
 
 
-class Ppo(Sampled):
+class Ppo(StopsAtKl):
     """Proximal policy optimisation with four models (Schulman et al. 2017; Ouyang et al. 2022)."""
 
     traits: ClassVar[Traits] = Traits(

@@ -11,13 +11,13 @@ from distft.config.data import ANSWERED, PAIRED, TURNS
 from distft.config.method import PROMPTS, NamedLoss, Run, Traits
 from distft.config.problem import Problem
 from distft.config.role_table import Role
-from distft.config.sampled import Rewarded, sampled_phases
+from distft.config.sampled import Rewarded, StopsAtKl, sampled_phases
 
 _ROLES: tuple[Role, ...] = ("policy", "reference", "reward")
 _LOSS_KEYS = ("clip_low", "clip_high", "entropy_coef", "kl_coef")
 
 
-class ReinforcePp(Rewarded):
+class ReinforcePp(StopsAtKl, Rewarded):
     """REINFORCE++ (Hu et al. 2025): discounted returns of the tokens, whitened over the whole rollout batch, by PPO's
     clipped loss; with ``baseline: group`` the mean score of a prompt's answers is taken off first.
 

@@ -9,12 +9,12 @@ from pydantic import Field
 from distft.config.data import ANSWERED, PAIRED, TURNS
 from distft.config.method import PROMPTS, NamedLoss, Traits
 from distft.config.role_table import Role
-from distft.config.sampled import Grouped, sampled_phases
+from distft.config.sampled import Grouped, StopsAtKl, sampled_phases
 
 _ROLES: tuple[Role, ...] = ("policy", "reference", "reward")
 
 
-class Rloo(Grouped):
+class Rloo(StopsAtKl, Grouped):
     """REINFORCE leave-one-out (Ahmadian et al. 2024): the other answers to a prompt are the baseline."""
 
     traits: ClassVar[Traits] = Traits(

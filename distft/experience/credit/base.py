@@ -16,13 +16,24 @@ from distft.batches import Array, Batch, Column, Ragged
 
 
 @dataclass(frozen=True)
+class Chosen:
+    """What of a rollout is trained on: its ``rows`` in that order, int64 ``[n]``, and the number of each one's unit in
+    ``units [n]``. There may be none; then the iteration trains nothing."""
+
+    rows: Array
+    units: Array
+
+
+@dataclass(frozen=True)
 class Assigned:
-    """``columns`` that the losses read, over the same samples; ``metrics`` of the iteration; ``state`` for the next
-    one: plain values, in the checkpoint with the rest, that nobody else looks into."""
+    """``columns`` that the losses read, over the same samples, or over the ``chosen`` ones where only those are trained
+    on; ``metrics`` of the iteration; ``state`` for the next one: plain values, in the checkpoint with the rest, that
+    nobody else looks into."""
 
     columns: dict[str, Column]
     metrics: dict[str, float] = field(default_factory=dict)
     state: dict[str, Any] = field(default_factory=dict)
+    chosen: Chosen | None = None
 
 
 class Credit(Protocol):
