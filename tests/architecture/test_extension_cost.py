@@ -12,7 +12,7 @@ from distft.config.find_method import traits_of
 # Method -> the most files under distft/ that it may be spread over.
 ALLOWED = {
     "orpo": 3, "simpo": 3, "grpo": 4, "rloo": 4, "reinforce_pp": 4, "dapo": 3, "gspo": 3, "cispo": 3, "cpo": 3,
-    "kto": 3, "distill": 3,
+    "kto": 3, "distill": 3, "online_dpo": 4,
 }  # fmt: skip
 
 
@@ -22,7 +22,7 @@ def files_of(root: Path, kind: str) -> set[Path]:
     addresses = [loss.address for loss in traits.losses.values()] + ([traits.credit] if traits.credit else [])
     modules = [f"distft.config.algorithms.{kind}", *(address.partition(":")[0] for address in addresses)]
     named = {root / f"{module.replace('.', '/')}.py" for module in modules}
-    return named | set((root / "distft/recipes").glob(f"{kind}-*.yaml"))
+    return named | set((root / "distft/recipes").glob(f"{kind.replace('_', '-')}-*.yaml"))
 
 
 @pytest.mark.parametrize(("kind", "most"), ALLOWED.items())

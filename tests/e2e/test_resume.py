@@ -223,11 +223,12 @@ def test_ppo_killed_while_it_generates(sft: Path, start: Start) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("method", GROUP_METHODS)
 def test_group_methods_killed_in_the_middle_of_a_step(sft: Path, tmp_path: Path, start: Start, method: str) -> None:
-    """Dynamic sampling too, whose iterations take as many prompts as they need."""
+    """Dynamic sampling too, whose iterations take as many prompts as they need, and a reference that follows."""
     shutil.copy(rules.__file__, tmp_path)
-    words = grouped(sft, **GROUP_METHODS[method])
+    follows = {"sync_every": 3} if method == "online-dpo" else {}
+    words = grouped(sft, **GROUP_METHODS[method], **follows)
     undisturbed = run(start, *words, folder="undisturbed")
-    loss = "RlooPolicy" if method == "rloo" else "ClippedPolicy"
+    loss = {"rloo": "RlooPolicy", "online-dpo": "Dpo"}.get(method, "ClippedPolicy")
     assert_same(disturb(start, words, loss, updates=4), undisturbed)
     refills = [line["rollout/refills"] for line in computed(undisturbed) if "rollout/refills" in line]
     assert any(refills) == (method == "dapo")

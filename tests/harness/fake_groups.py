@@ -4,7 +4,7 @@ whose columns. What the calls compute is tested with real groups (tests/e2e)."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -40,6 +40,7 @@ class Said:
     differing: list[int] = field(default_factory=list)  # of each round, prompts whose PER_PROMPT scores differ
     probes: dict[str, tuple[float, ...]] = field(default_factory=dict)  # the log-probs of known tokens, by role
     version: int = 0  # of the weights that engines have
+    chosen: list[list[int]] = field(default_factory=list)  # of each iteration, the units of samples that are trained on
     _under_way: list[str] = field(default_factory=list)
 
     def start(self, calls: Sequence[Call[Any]]) -> tuple[Wait, ...]:
@@ -72,8 +73,11 @@ class Said:
             at_most, first = call.args
             samples = [first + number for number in range(min(at_most, self.differing.pop(0)) * PER_PROMPT)]
         report = self._report(call, samples)
+        if isinstance(report, Credited) and report.chosen is not None:
+            samples = list(range(len(report.chosen.units)))
         brought = None if call.verb == declaration(DataVerbs.reward_inputs) else f"{call.group.role}.{call.verb.name}"
-        data = DataRef((Part(brought, tuple(samples)),)) if samples and brought else None
+        parts = (Part(brought, tuple(samples)),) if samples and brought else ()
+        data = DataRef(parts) if parts or isinstance(report, Credited) else None
         return Result(report, (report,) * call.group.num_ranks, data, 0.5)
 
     def _report(self, call: Call[Any], samples: list[int]) -> Any:
@@ -109,7 +113,11 @@ class Said:
             case "assign_credit":
                 self.states.append(call.args[0])
                 state = {"seen": call.args[0].get("seen", 0) + 1}
-                return Credited({"kl_coef": 0.5}, state, self.trainer_difference, self.reference_difference)
+                said = Credited({"kl_coef": 0.5}, state, self.trainer_difference, self.reference_difference)
+                if not self.chosen:
+                    return said
+                units = self.chosen.pop(0)
+                return replace(said, chosen=Described((PROMPT + RESPONSE,) * len(units), tuple(units)))
             case "forward" | "distributions" | "reward_inputs" | "kl_baseline" | "load":
                 return None
             case "write_weights" | "take_weights":

@@ -117,6 +117,7 @@ GROUP_METHODS: dict[str, dict[str, Any]] = {
     "dapo": {"kind": "dapo", "overlong_after": 8, "overlong_buffer": 2, "max_refills": 2},
     "gspo": {"kind": "gspo"},
     "cispo": {"kind": "cispo"},
+    "online-dpo": {"kind": "online_dpo"},
 }
 
 

@@ -12,7 +12,7 @@ from distft.common.errors import UserError
 from distft.config.load import load_recipe
 from distft.config.roles import roles, trained_roles
 
-WITH_REFERENCE = ("grpo", "rloo", "reinforce_pp")
+WITH_REFERENCE = ("grpo", "rloo", "reinforce_pp", "online_dpo")
 WITHOUT = ("dapo", "gspo", "cispo")
 
 
@@ -44,7 +44,7 @@ def test_there_is_no_value_model(recipe: str, kind: str) -> None:
         load_recipe(recipe, [f"algorithm.kind={kind}", "models.value={path: somewhere}"])
 
 
-@pytest.mark.parametrize("kind", ["grpo", "rloo", *WITHOUT])
+@pytest.mark.parametrize("kind", ["grpo", "rloo", "online_dpo", *WITHOUT])
 def test_an_answer_has_others_to_be_compared_with(recipe: str, kind: str) -> None:
     with pytest.raises(UserError, match="rollout.samples_per_prompt.*\n.*at least 2"):
         load_recipe(recipe, [f"algorithm.kind={kind}", "rollout.samples_per_prompt=1"])
@@ -135,6 +135,23 @@ def test_long_answers(recipe: str, overrides: list[str], said: str, remedy: list
 def test_what_all_of_them_refuse(recipe: str, override: str, said: str) -> None:
     with pytest.raises(UserError, match=said):
         load_recipe(recipe, [override])
+
+
+def test_the_pairs_of_an_iteration_are_what_its_steps_are_made_of(recipe: str) -> None:
+    online = "algorithm.kind=online_dpo"
+    with pytest.raises(UserError, match="algorithm.minibatches.*5 of them cannot be made of 4 pairs"):
+        load_recipe(recipe, [online, "algorithm.minibatches=5"])
+    with pytest.raises(UserError, match="max_tokens_per_rank.*does not hold a pair of 2 x 52"):
+        load_recipe(recipe, [online, "train.max_tokens_per_rank=103"])
+    with pytest.raises(UserError, match="algorithm.target_kl .*unknown key"):
+        load_recipe(recipe, [online, "algorithm.target_kl=0.1"])
+    with pytest.raises(UserError, match="algorithm.sync_alpha.*the reference stays"):
+        load_recipe(recipe, [online, "algorithm.sync_alpha=0.5"])
+    loaded = load_recipe(recipe, [online, "algorithm.minibatches=4", "train.max_tokens_per_rank=104"]).algorithm
+    assert loaded.loss_of("policy") == (
+        "distft.algorithms.losses.dpo:Dpo",
+        {"beta": 0.1, "loss": "sigmoid", "label_smoothing": 0.0, "discopop_tau": 0.05, "rpo_alpha": 0.0},
+    )
 
 
 AHEAD = ("rollout.engine=vllm", "rollout.overlap=1")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -118,6 +119,46 @@ def test_epochs_and_minibatches_take_every_sample_once_a_pass(tmp_path: Path) ->
     steps = [sorted(s for micro in step for s in micro) for step in update.each[0][0]]
     assert len(steps) == 2 * 2
     assert sorted(steps[0] + steps[1]) == sorted(steps[2] + steps[3]) == list(range(12))
+
+
+def online_dpo(said: Said, folder: Path, *overrides: str) -> Saving:
+    return session(
+        said, folder, "tracking.samples_every=0", "rollout.samples_per_prompt=3", "models.value=null",
+        "models.reward={functions: [os.path:join]}", "algorithm={kind: online_dpo, minibatches: 2}", *overrides,
+    )  # fmt: skip
+
+
+def test_only_the_samples_that_credit_chose_are_trained_on(tmp_path: Path) -> None:
+    """The first iteration has three pairs, which stay whole in its two optimizer steps; the second has none."""
+    said = Said(chosen=[[0, 0, 1, 1, 2, 2], []])
+    train_rl(online_dpo(said, tmp_path))
+    [update] = said.asked(ModelVerbs.update)
+    assert update.args[0] == LOSSES["online_dpo"]
+    assert [source.parts[0].ref for source in update.data] == ["data.assign_credit"], "they bring all that is read"
+    assert update.each is not None
+    steps = [sorted(sample for micro in step for sample in micro) for step in update.each[0][0]]
+    assert sorted(steps[0] + steps[1]) == [0, 1, 2, 3, 4, 5]
+    assert all(pair in ([], [0, 1], [2, 3], [4, 5]) for step in steps for pair in (step[:2], step[2:]))
+    assert [call.args[0] for call in said.asked(GeneratorVerbs.sync_weights)] == [1, 2]
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert ["loss" in line for line in lines] == [True, False]
+
+
+def test_the_rates_schedule_goes_by_plan_where_an_iteration_trains_nothing(tmp_path: Path) -> None:
+    said = Said(chosen=[[], [0, 0, 1, 1]])
+    train_rl(online_dpo(said, tmp_path))
+    assert [call.args[2:4] for call in said.asked(ModelVerbs.update)] == [(2, 4)]
+
+
+def test_a_reference_follows_behind_the_iterations_that_are_named(tmp_path: Path) -> None:
+    said = Said(chosen=[[0, 0, 1, 1]] * 3)
+    one = online_dpo(said, tmp_path, "algorithm.sync_every=2", "algorithm.sync_alpha=0.5", "train.steps=3")
+    one.coordinator = SimpleNamespace(folder=tmp_path / "checkpoints")  # type: ignore[assignment]
+    train_rl(one)
+    [taken] = said.asked(ModelVerbs.take_weights)
+    assert (taken.group.role, taken.args[1]) == ("reference", 0.5)
+    order = [names[0] for names in said.at_once if names[0] in ("policy.update", "reference.take_weights")]
+    assert order == ["policy.update", "policy.update", "reference.take_weights", "policy.update"]
 
 
 @pytest.mark.parametrize("which", ["reference_difference", "trainer_difference"])

@@ -30,6 +30,20 @@ def test_iteration_of_ppo() -> None:
     assert batch.generation_rounds == 3  # 16 sequences a rank, 6 at a time
 
 
+def test_an_iteration_that_trains_on_pairs_of_what_it_sampled() -> None:
+    """8 prompts x 4 samples, of which 8 pairs are trained on: 2 minibatches of 4 pairs, 2 a rank, 1 at a time."""
+    changes = {
+        "algorithm": {"kind": "online_dpo", "epochs": 2, "minibatches": 2},
+        "models.value": None,
+        "rollout": {"max_new_tokens": 64, "samples_per_prompt": 4, "max_batch_per_rank": 16},
+        "train.max_tokens_per_rank": 300,
+    }
+    batch = batch_arithmetic(recipe("ppo", changes), 2)
+    assert (batch.unit, batch.units, batch.sequences, batch.tokens) == ("prompts", 8, 32, 32 * 128)
+    assert (batch.optimizer_steps, batch.sequences_per_rank, batch.rows, batch.micro_batches) == (4, 4, 2, 2)
+    assert batch.generation_rounds == 1
+
+
 @pytest.mark.parametrize("ranks", [1, 3, 8, 64])
 def test_micro_batches_hold_all_sequences(ranks: int) -> None:
     batch = batch_arithmetic(recipe("sft", {"train.global_batch_size": 13}), ranks)
