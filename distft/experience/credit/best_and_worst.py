@@ -20,16 +20,16 @@ def best_and_worst(rollout: Batch, section: ScoreSection, state: Mapping[str, An
     as the better one.
 
     Metrics: those of `group_metrics`; ``pairs/learned`` and ``pairs/ties``, how many prompts have one and have none;
-    ``objective/scores_margin`` (as TRL), the mean over pairs of what lies between the two scores, 0 without any.
+    ``objective/scores_margin`` (as TRL), the mean over pairs of what lies between the two scores, where there are any.
     """
     scores = shaped_scores(rollout, section)
     rows = pairs_of(scores.numpy(), rollout.dense("group"))
-    margins = scores[rows[:, 0]] - scores[rows[:, 1]]
     metrics = {
         "pairs/learned": float(len(rows)),
         "pairs/ties": float(len(np.unique(rollout.dense("group"))) - len(rows)),
-        "objective/scores_margin": float(margins.mean()) if len(rows) else 0.0,
     }
+    if len(rows):
+        metrics["objective/scores_margin"] = float((scores[rows[:, 0]] - scores[rows[:, 1]]).mean())
     chosen = Chosen(rows.reshape(-1), np.repeat(np.arange(len(rows), dtype=np.int64), 2))
     reference = rollout.ragged("ref_logprobs").take(chosen.rows)
     return Assigned({"ref_logprobs": reference}, {**group_metrics(rollout, scores), **metrics}, chosen=chosen)
