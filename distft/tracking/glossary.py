@@ -79,6 +79,8 @@ OTHERS: Mapping[str, Known] = {
     "objective/scores_std": Known("Spread of the scores", "Over the responses of an iteration."),
     "objective/scores_margin": Known("Score of chosen less that of rejected", "Means over an iteration's pairs."),
     "pairs/learned": Known("Prompts whose best and worst answer are a pair"),
+    "kept/learned": Known("Answers of an iteration that are learned", "0: nothing is trained."),
+    "kept/score": Known("Score of those answers", "Above that of all: what choosing brought."),
     "pairs/ties": Known("Prompts whose answers are equal in score", "They are no pair and teach nothing.", "down"),
     "objective/score_std": Known("Spread of the scores, held out"),
     "objective/ended": Known("Share of answers that end by themselves", "Far below 1: rollout.max_new_tokens cuts."),

@@ -228,7 +228,7 @@ def test_group_methods_killed_in_the_middle_of_a_step(sft: Path, tmp_path: Path,
     follows = {"sync_every": 3} if method == "online-dpo" else {}
     words = grouped(sft, **GROUP_METHODS[method], **follows)
     undisturbed = run(start, *words, folder="undisturbed")
-    loss = {"rloo": "RlooPolicy", "online-dpo": "Dpo"}.get(method, "ClippedPolicy")
+    loss = {"rloo": "RlooPolicy", "online-dpo": "Dpo", "raft": "Sft"}.get(method, "ClippedPolicy")
     assert_same(disturb(start, words, loss, updates=4), undisturbed)
     refills = [line["rollout/refills"] for line in computed(undisturbed) if "rollout/refills" in line]
     assert any(refills) == (method == "dapo")

@@ -118,6 +118,7 @@ GROUP_METHODS: dict[str, dict[str, Any]] = {
     "gspo": {"kind": "gspo"},
     "cispo": {"kind": "cispo"},
     "online-dpo": {"kind": "online_dpo"},
+    "raft": {"kind": "raft"},
 }
 
 

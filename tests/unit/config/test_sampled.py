@@ -14,6 +14,7 @@ from distft.config.roles import roles, trained_roles
 
 WITH_REFERENCE = ("grpo", "rloo", "reinforce_pp", "online_dpo")
 WITHOUT = ("dapo", "gspo", "cispo")
+ALONE = "raft"  # its loss knows no policy but the present one
 
 
 @pytest.fixture
@@ -35,16 +36,16 @@ def recipe(tmp_path: Path) -> str:
     return str(path)
 
 
-@pytest.mark.parametrize("kind", [*WITH_REFERENCE, *WITHOUT])
+@pytest.mark.parametrize("kind", [*WITH_REFERENCE, *WITHOUT, ALONE])
 def test_there_is_no_value_model(recipe: str, kind: str) -> None:
     loaded = load_recipe(recipe, [f"algorithm.kind={kind}"])
-    assert roles(loaded) == (("policy",) if kind in WITHOUT else ("policy", "reference"))
+    assert roles(loaded) == (("policy",) if kind not in WITH_REFERENCE else ("policy", "reference"))
     assert trained_roles(loaded) == ("policy",)
     with pytest.raises(UserError, match=f"models.value.*{kind} has no value model"):
         load_recipe(recipe, [f"algorithm.kind={kind}", "models.value={path: somewhere}"])
 
 
-@pytest.mark.parametrize("kind", ["grpo", "rloo", "online_dpo", *WITHOUT])
+@pytest.mark.parametrize("kind", ["grpo", "rloo", "online_dpo", *WITHOUT, ALONE])
 def test_an_answer_has_others_to_be_compared_with(recipe: str, kind: str) -> None:
     with pytest.raises(UserError, match="rollout.samples_per_prompt.*\n.*at least 2"):
         load_recipe(recipe, [f"algorithm.kind={kind}", "rollout.samples_per_prompt=1"])
@@ -152,6 +153,16 @@ def test_the_pairs_of_an_iteration_are_what_its_steps_are_made_of(recipe: str) -
         "distft.algorithms.losses.dpo:Dpo",
         {"beta": 0.1, "loss": "sigmoid", "label_smoothing": 0.0, "discopop_tau": 0.05, "rpo_alpha": 0.0},
     )
+
+
+def test_some_answers_are_rejected(recipe: str) -> None:
+    with pytest.raises(UserError, match="algorithm.keep.*4 of 4 answers.*nothing is rejected.*\n.*at most 3"):
+        load_recipe(recipe, ["algorithm.kind=raft", "algorithm.keep=4"])
+    with pytest.raises(UserError, match="algorithm.minibatches.*9 of them cannot be made of 8 samples"):
+        load_recipe(recipe, ["algorithm.kind=raft", "algorithm.keep=2", "algorithm.minibatches=9"])
+    all_good_ones = load_recipe(recipe, ["algorithm.kind=raft", "algorithm.keep=9", "algorithm.min_score=0.5"])
+    assert all_good_ones.algorithm.loss_of("policy") == ("distft.algorithms.losses.sft:Sft", {})
+    assert all_good_ones.algorithm.learned_samples(10, 4) == 40
 
 
 AHEAD = ("rollout.engine=vllm", "rollout.overlap=1")
