@@ -127,6 +127,11 @@ class DataGroup:
             lambda result: (result.report, data_of(result))
         )
 
+    def with_texts(self, start: int, count: int, data: Sequence[DataRef]) -> Call[Samples]:
+        """Samples that the policy learns from, and behind them ``count`` rows of ``data.ptx`` from position
+        ``start``."""
+        return ask(self.ranks, DataVerbs.with_texts, start, count, batch=rows(data)).reading(Samples.of)
+
     def score_summary(self, data: Sequence[DataRef]) -> Call[dict[str, float]]:
         """Means over a scored rollout."""
         return ask(self.ranks, DataVerbs.score_summary, batch=rows(data)).reading(report_of)

@@ -25,6 +25,9 @@ MOST_ANSWERS: Final = 64  # of a ranking: it is one unit, all of which goes into
 CLASSIFIED = ("classification",)  # a text, or a pair of them, with the name of its class
 
 
+PTX_KIND: Final = "sft"  # as which method's rows those of data.ptx are read
+
+
 class Instructions(Section):
     """What of a task of Natural Instructions stands in the prompt of each of its instances."""
 
@@ -82,6 +85,9 @@ class Data(Section):
     train: Items[Source] = Field(default=(), description="what is trained on (RL: where the prompts come from)")
     eval: Items[Source] = Field(default=(), description="rows for selection and early stopping")
     test: Items[Source] = Field(default=(), description="rows for the before/after table at the end")
+    ptx: Items[Source] = Field(
+        default=(), description="texts or answers that PPO's policy keeps likely beside what it learns, see ptx_coef"
+    )
     max_length: int = Field(
         default=512,
         ge=2,

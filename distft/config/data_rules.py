@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from distft.config import roles as facts
-from distft.config.data import Source
+from distft.config.data import PTX_KIND, Source
+from distft.config.find_method import traits_of
 from distft.config.problem import Problem
 from distft.config.recipe import Recipe
 
@@ -14,15 +15,18 @@ def _sources(recipe: Recipe) -> Iterator[Problem]:
     data, kind, traits = recipe.data, recipe.algorithm.name, recipe.algorithm.traits
     if not data.train:
         yield Problem.at("data.train", "is empty", "for example data.train: [{path: builtin:dialogues}]")
-    lists = {"train": data.train, "eval": data.eval, "test": data.test}
+    lists = {"train": data.train, "eval": data.eval, "test": data.test, "ptx": data.ptx}
     for name, sources in lists.items():
+        reader = traits_of(PTX_KIND) if name == "ptx" else traits
         for index, source in enumerate(sources):
             at = f"data.{name}.{index}"
             yield from _source(at, source)
-            if source.format not in ("auto", *traits.formats):
-                hint = f"it needs {traits.unit.name}: {', '.join(traits.formats)}"
+            if source.format not in ("auto", *reader.formats):
+                hint = f"it needs {reader.unit.name}: {', '.join(reader.formats)}"
                 yield Problem.at(f"{at}.format", f"{kind} cannot learn from {source.format} rows", hint)
         yield from _names(name, sources)
+    if data.ptx and "ptx_coef" not in type(recipe.algorithm).model_fields:
+        yield Problem.at("data.ptx", f"{kind} has no part for other texts", "remove it, or algorithm.kind: ppo")
     yield from _shares(recipe)
     if data.holdout > 0 and data.eval and data.test:
         yield Problem.at(

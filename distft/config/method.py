@@ -246,6 +246,10 @@ class Method(Section):
         """Of what samples for itself: how many of the answers of an iteration are trained on, at most."""
         return prompts * samples_per_prompt
 
+    def ptx_rows(self) -> int:
+        """Rows of ``data.ptx`` in each optimizer step of the policy, beside the samples."""
+        return 0
+
     def optimizer_steps(self) -> tuple[int, int]:
         """Passes over the experience of a step, and optimizer steps of each pass."""
         return 1, 1

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 from distft.clients.model_group import UpdateSpec
+from distft.clients.samples import Samples
 from distft.config.role_table import Role
 from distft.controller.collecting import Collected, begin_next, collect
 from distft.controller.evaluating import evaluate_if_due
@@ -112,13 +113,26 @@ def update(session: Session, experience: Experience, due: list[Role]) -> tuple[d
             recipe.rollout.temperature,
             algorithm.stops_at_kl(role),
         )
-        calls[role] = update_pass(session.groups[role], experience.of_role[role], steps, spec, cap, work)
+        samples, of_role = experience.of_role[role], steps
+        if role == "policy" and algorithm.ptx_rows():
+            samples, of_role = with_texts(session, samples, steps, spec.first_step)
+        calls[role] = update_pass(session.groups[role], samples, of_role, spec, cap, work)
     results = dict(zip(calls, together(*calls.values()), strict=True))
     metrics = work.metrics()
     for role, updated in results.items():
         metrics |= named(role, mean_of(updated.steps))
         metrics[f"memory/{role}_rss_bytes"] = updated.memory.rss_bytes
     return metrics, per_iteration
+
+
+def with_texts(
+    session: Session, samples: Samples, steps: Sequence[Sequence[int]], first_step: int
+) -> tuple[Samples, list[list[int]]]:
+    """Samples and steps with the rows of ``data.ptx`` that each of these optimizer steps, numbered from
+    ``first_step`` on in the run, takes beside its own."""
+    rows, base = session.recipe.algorithm.ptx_rows(), len(samples.lengths)
+    both = session.data.with_texts(first_step * rows, len(steps) * rows, samples.data).result()
+    return both, [[*own, *range(base + number * rows, base + (number + 1) * rows)] for number, own in enumerate(steps)]
 
 
 def named(role: str, metrics: dict[str, float]) -> dict[str, float]:

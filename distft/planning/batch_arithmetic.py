@@ -40,7 +40,7 @@ def batch_arithmetic(recipe: Recipe, ranks: int) -> BatchArithmetic:
     trained = sequences
     if is_rl(recipe):
         trained = algorithm.learned_samples(recipe.train.global_batch_size, recipe.rollout.samples_per_prompt)
-    per_rank = _parts(_parts(trained // unit, minibatches), ranks) * unit
+    per_rank = _parts(_parts(trained // unit, minibatches) + algorithm.ptx_rows(), ranks) * unit
     rounds = _parts(_parts(sequences, ranks), recipe.rollout.max_batch_per_rank) if is_rl(recipe) else 0
     return BatchArithmetic(
         unit=algorithm.traits.unit.name,

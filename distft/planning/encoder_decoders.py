@@ -139,6 +139,9 @@ def _require_method(recipe: Recipe, family: str) -> None:
     if recipe.evaluation.general is not None:
         what = f"forgetting is measured on texts without a prompt, which {family} cannot read: it is an encoder-decoder"
         raise UserError(what, where="evaluation.general", hint="evaluation.general=null")
+    if recipe.data.ptx:
+        what = f"data.ptx is read as texts and answers alike, and nobody has compared that for {family}"
+        raise UserError(f"{what}: it is an encoder-decoder", where="data.ptx", hint="data.ptx=[] algorithm.ptx_coef=0")
     if has_engines(recipe):
         raise UserError(
             f"vLLM has no {family}: it is an encoder-decoder", where="rollout.engine: vllm", hint="rollout.engine=hf"

@@ -79,6 +79,7 @@ OTHERS: Mapping[str, Known] = {
     "objective/scores_std": Known("Spread of the scores", "Over the responses of an iteration."),
     "objective/scores_margin": Known("Score of chosen less that of rejected", "Means over an iteration's pairs."),
     "pairs/learned": Known("Prompts whose best and worst answer are a pair"),
+    "ptx/loss": Known("Loss per token of data.ptx", "Above its start: what was known is being forgotten.", "down"),
     "kept/learned": Known("Answers of an iteration that are learned", "0: nothing is trained."),
     "kept/score": Known("Score of those answers", "Above that of all: what choosing brought."),
     "pairs/ties": Known("Prompts whose answers are equal in score", "They are no pair and teach nothing.", "down"),

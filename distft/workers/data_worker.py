@@ -35,6 +35,7 @@ from distft.workers.held_out_answers import answer_metrics, questions
 from distft.workers.informative import informative
 from distft.workers.kept_batch import read_batch, write_batch
 from distft.workers.kl_baseline import kl_baseline, mismatched
+from distft.workers.ptx import with_texts
 from distft.workers.reference_cache import ReferenceCache
 from distft.workers.reports import Credited, Described, Judged, Loaded, RowsPrepared, Unread
 from distft.workers.reward_reading import as_trained, read_anew, within_positions
@@ -254,6 +255,11 @@ class DataWorker(DataVerbs):
         if "prompt_ids" in columns:
             report = replace(report, chosen=_described(columns, self.data.tokenizer))
         return report, columns
+
+    def with_texts(self, start: int, count: int, *, batch: Batch) -> tuple[Described, Batch]:
+        """See ``workers.ptx``."""
+        found = with_texts(batch, self.data.texts(start, count))
+        return _described(found, self.data.tokenizer), found
 
     def score_summary(self, *, batch: Batch) -> tuple[dict[str, float], None]:
         """Mean and deviation of the scores of a rollout, and its mean KL per sequence to the reference, if there is

@@ -13,6 +13,7 @@ from typing import Any
 from distft.batches import Batch
 from distft.common.logging import stage
 from distft.common.seeding import derive
+from distft.config.data import PTX_KIND
 from distft.config.method import ANSWERS
 from distft.config.recipe import Recipe
 from distft.config.role_table import SAME_TOKENS, gives_scores
@@ -38,6 +39,7 @@ from distft.models.limits import embedding_rows, learned_positions
 from distft.models.tokenizer import load_tokenizer, num_tokens
 from distft.workers.general_text import general_text
 from distft.workers.held_out_answers import require_answers
+from distft.workers.ptx import data_of_texts, with_contents
 from distft.workers.reports import Loaded
 from distft.workers.reward_functions import TextReward, text_rewards
 from distft.workers.reward_reading import Reader
@@ -79,18 +81,21 @@ class RunData:
         self.readers = {role: self._reader(role) for role in filter(gives_scores, self.starts)}
         if recipe.models.reward is not None:
             self.rewards = text_rewards(recipe.models.reward)
-        self._datasets = yield from prepare_datasets(
+        beside = yield from self._prepare_texts()
+        preparing = prepare_datasets(
             recipe.data,
             recipe.algorithm.kind,
             self.tokenizer,
             self._store,
             loss_on=recipe.algorithm.learned_tokens(),
         )
+        self._datasets = yield from with_contents(preparing, lambda contents: {**contents, **beside})
 
     def check(self) -> Loaded:
         """That everything fits together, once it is prepared; what there is. Raises UserError."""
         main = "policy" if "policy" in self.starts else "reward"
-        self._require_known(list(self.lists.values()), self.starts[main])
+        texts = [] if self._texts is None else [self._texts]
+        self._require_known([*self.lists.values(), *texts], self.starts[main])
         if self.recipe.algorithm.telling() is not None:
             for role, start in self.starts.items():
                 rows = embedding_rows(start.path, trust_remote_code=start.trust_remote_code)
@@ -121,6 +126,25 @@ class RunData:
             same_value_tokenizer=self._same_value_tokenizer(),
             alike={name: astuple(found.alike) for name, found in statistics.items() if found.alike},
         )
+
+    def _prepare_texts(self) -> Generator[Preparing, None, dict[str, str]]:
+        """The rows of ``data.ptx``, if any, read as SFT reads them. Returns the hash of each source by its key."""
+        self._texts: TokenizedDataset | None = None
+        beside: dict[str, str] = {}
+        if not self.recipe.data.ptx:
+            return beside
+        preparing = prepare_datasets(data_of_texts(self.recipe), PTX_KIND, self.tokenizer, self._store)
+        # All contents are said at once, with those of the other lists.
+        found = yield from with_contents(preparing, beside.update)
+        self._texts = found.train
+        log.info("data.ptx: %s", found.train.statistics)
+        return {key.replace("data.train.", "data.ptx.", 1): digest for key, digest in beside.items()}
+
+    def texts(self, start: int, count: int) -> Batch:
+        """``count`` rows of ``data.ptx`` from position ``start``, by epochs."""
+        assert self._texts is not None, "there is no ptx data"
+        seed = derive(self.recipe.seed, "ptx")
+        return self._texts.batch(self._texts.epochs.units(start, count, seed, self.recipe.data.shuffle))
 
     @property
     def lists(self) -> dict[str, TokenizedDataset]:

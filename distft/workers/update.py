@@ -22,7 +22,7 @@ from distft.workers.by_source import SourceLosses
 from distft.workers.collate import collate
 from distft.workers.verbs import MicroBatches
 
-COUNTS = ("tokens", "sequences", "units")
+COUNTS = ("tokens", "sequences", "units", "ptx_tokens")
 
 
 @dataclass
@@ -171,14 +171,20 @@ class Updater:
         ]
 
     def _counts(self, batch: Batch, step: MicroBatches) -> list[float]:
-        rows = [row for micro in step for row in micro]
-        if not rows:
-            return [0.0, 0.0, 0.0]
+        """In the order of ``COUNTS``."""
+        everything = [row for micro in step for row in micro]
+        if not everything:
+            return [0.0] * len(COUNTS)
+        is_text = batch.dense("ptx") == 1 if "ptx" in batch else np.zeros(len(batch), np.bool_)
+        rows = [row for row in everything if not is_text[row]]
+        units = len(set(batch.dense("unit")[rows].tolist()))
+        of_texts = self._tokens(batch, [row for row in everything if is_text[row]])
+        return [float(self._tokens(batch, rows)), float(len(rows)), float(units), float(of_texts)]
+
+    def _tokens(self, batch: Batch, rows: Sequence[int]) -> int:
         name = "response_mask" if "response_mask" in batch else "response_ids"
         column = batch.ragged(name)
-        tokens = sum(int(column[row].sum()) if name == "response_mask" else len(column[row]) for row in rows)
-        units = len(set(batch.dense("unit")[rows].tolist()))
-        return [float(tokens), float(len(rows)), float(units)]
+        return sum(int(column[row].sum()) if name == "response_mask" else len(column[row]) for row in rows)
 
 
 def _at_least_one(counts: dict[str, float]) -> dict[str, float]:

@@ -288,6 +288,12 @@ class DataVerbs(Ending, Protocol):
         ...
 
     @verb(on_device=False)
+    def with_texts(self, start: int, count: int, *, batch: Batch) -> tuple[Described, Batch]:
+        """Samples that the policy learns from, and behind them ``count`` rows of ``data.ptx`` from position
+        ``start``."""
+        ...
+
+    @verb(on_device=False)
     def score_summary(self, *, batch: Batch) -> tuple[dict[str, float], None]:
         """Mean and deviation of a rollout's scores, its mean KL per sequence, how long and how often it ended."""
         ...

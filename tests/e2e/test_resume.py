@@ -198,6 +198,15 @@ def test_ppo_killed_in_the_middle_of_a_step(sft: Path, start: Start) -> None:
 
 
 @pytest.mark.slow
+def test_ppo_beside_other_texts_killed_in_the_middle_of_a_step(sft: Path, start: Start) -> None:
+    """Texts go on behind those of the optimizer steps before."""
+    words = ppo(sft, "data.ptx=[{path: builtin:stories}]", "algorithm.ptx_coef=0.5", "algorithm.ptx_batch=4")
+    undisturbed = run(start, *words, folder="undisturbed")
+    assert all(line["ptx/loss"] > 0 for line in computed(undisturbed) if line["split"] == "train")
+    assert_same(disturb(start, words, "PpoPtx", updates=4), undisturbed)
+
+
+@pytest.mark.slow
 def test_ppo_of_an_encoder_decoder_killed_in_the_middle_of_a_step(tmp_path: Path, start: Start) -> None:
     """Its value model starts from it, the head new; its own head is one of its own to the end."""
     texts = [turn["content"] for row in islice(dialogues(), 100) for turn in row["messages"]]

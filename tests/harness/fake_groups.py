@@ -69,6 +69,8 @@ class Said:
         if call.verb in (declaration(DataVerbs.prompts), declaration(DataVerbs.batch)):
             _, _, count, *repeats = call.args
             samples = list(range(count * (repeats[0] if repeats else 1)))
+        if call.verb == declaration(DataVerbs.with_texts):
+            samples = list(range(len(samples) + call.args[1]))
         if call.verb == declaration(DataVerbs.informative):
             at_most, first = call.args
             samples = [first + number for number in range(min(at_most, self.differing.pop(0)) * PER_PROMPT)]
@@ -87,7 +89,7 @@ class Said:
                 return [FileRecord("rollout/ahead.safetensors", 1, "")]
             case "kept_responses":
                 return Described((RESPONSE,) * len(samples), tuple(samples))
-            case "prompts" | "batch" | "informative" | "mismatched" | "questions" | "general_text":
+            case "prompts" | "batch" | "with_texts" | "informative" | "mismatched" | "questions" | "general_text":
                 return Described((PROMPT,) * len(samples), tuple(samples))
             case "generate":
                 return Answers(self.version, tuple(samples), (RESPONSE,) * len(samples))

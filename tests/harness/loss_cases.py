@@ -10,13 +10,16 @@ from distft.config.find_method import built_in_kinds, traits_of
 
 Case = tuple[str, dict[str, Any]]
 
-# By name: where every loss of the house is. That of rankings is the reward model's, too.
+# By name: where every loss of the house is. That of rankings is the reward model's, too, that with other texts PPO's.
 LOSSES: dict[str, str] = {
     kind if len(losses) == 1 else f"{kind}_{role}": loss.address
     for kind in built_in_kinds()
     for losses in [traits_of(kind).losses]
     for role, loss in losses.items()
-} | {"rankings": "distft.algorithms.losses.rankings:Rankings"}
+} | {
+    "rankings": "distft.algorithms.losses.rankings:Rankings",
+    "ppo_ptx": "distft.algorithms.losses.ppo_ptx:PpoPtx",
+}
 
 FEW_CASES: list[Case] = [
     ("sft", {}),
@@ -38,12 +41,15 @@ MORE_CASES: list[Case] = [
     ("dpo", {"loss": "robust", "label_smoothing": 0.1}),
     ("ppo_policy", {}),
     ("ppo_value", {"value_clip": None}),
+    ("ppo_ptx", {"ptx_coef": 2.0}),
     ("grpo", {"average": "tokens", "clip_high": 0.28, "entropy_coef": 0.01}),
     ("grpo", {"average": "constant", "constant_length": 7}),
     ("dapo", {"average": "tokens", "clip_high": 0.28}),
     ("gspo", {"ratio": "sequences", "clip_low": 0.03, "clip_high": 0.04}),
     ("cispo", {"surrogate": "weighted", "average": "tokens", "clip_high": 0.5}),
     ("reinforce_pp", {"average": "tokens", "kl_coef": 0.1, "kl_estimator": "k2"}),
+    ("online_dpo", {"beta": 0.3}),
+    ("raft", {}),
     ("cpo", {"label_smoothing": 0.1}),
     ("kto", {"undesirable_weight": 1.5}),
     ("pretrain", {}),

@@ -132,6 +132,7 @@ def made_batch(name: str, *, shuffled: bool) -> Batch:
             "teacher_ids": Ragged.split(named, lengths),
             "rank": np.array(RANKS, np.uint8),
             "unit": units,
+            **({"ptx": np.arange(NUM_SAMPLES) % 3 == 1} if name == "ppo_ptx" else {}),
         }
     )
     if shuffled:

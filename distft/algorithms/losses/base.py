@@ -11,7 +11,7 @@ from torch import Tensor
 from distft.algorithms.masking import at_least_float32, keep
 from distft.algorithms.measured import Measure
 
-Reduce: TypeAlias = Literal["tokens", "sequences", "units", "sum", "min", "max"]
+Reduce: TypeAlias = Literal["tokens", "sequences", "units", "ptx_tokens", "sum", "min", "max"]
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class LossBatch:
 class Metric:
     """A detached float64 scalar of one micro-batch and how it is reduced over micro-batches and ranks.
 
-    ``tokens``, ``sequences``, ``units``: a sum, to be added up and divided by that global
+    ``tokens``, ``sequences``, ``units``, ``ptx_tokens``: a sum, to be added up and divided by that global
     denominator. ``sum``: added up. ``min``, ``max``: the extreme (a dummy gives +-inf).
     """
 
@@ -96,7 +96,8 @@ class Loss(Protocol):
             outputs: see `outputs` and `reads`.
             batch: the experience.
             denominators: counts over all ranks and micro-batches of the optimizer step:
-                ``tokens`` (masked response tokens), ``sequences`` and ``units`` (real ones).
+                ``tokens`` (masked response tokens), ``sequences`` and ``units`` (real ones), none of them of rows
+                whose column ``ptx`` is 1: their tokens are ``ptx_tokens``.
         """
 
     def finalize(self, metrics: dict[str, float]) -> dict[str, float]:

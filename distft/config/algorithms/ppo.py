@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -65,6 +65,14 @@ class Ppo(StopsAtKl):
         default=0, ge=0, description="first iterations in which only the value model is trained"
     )
     score_clip: float | None = Field(default=None, gt=0, description="scores are clipped to +- this; null: not clipped")
+    ptx_coef: float = Field(
+        default=0.0, ge=0, le=1000,
+        description="weight of the loss per token of data.ptx in the policy's loss (PPO-ptx, 27.8 in the paper); "
+        "0: none",
+    )  # fmt: skip
+    ptx_batch: int = Field(
+        default=16, ge=1, description="rows of data.ptx in each optimizer step of the policy (with ptx_coef)"
+    )
     score_normalize: bool = Field(default=False, description="scores divided by their running deviation, mean removed")
 
     @property
@@ -99,6 +107,40 @@ class Ppo(StopsAtKl):
                 f"{self.dual_clip:g} lies inside the ratio's own clip",
                 f"more than {1 + self.upper_clip:g}; 3 in the paper",
             )
+
+        yield from self._of_ptx(run)
+
+    def _of_ptx(self, run: Run) -> Iterator[Problem]:
+        """Texts and their weight go together, and are read as they are."""
+        batch = type(self).model_fields["ptx_batch"].default
+        if not self.ptx_coef and self.ptx_batch != batch:
+            yield Problem.at("algorithm.ptx_batch", "has no effect without ptx_coef", "algorithm.ptx_coef: 1.0")
+        if not self.ptx_coef and run.data.ptx:
+            yield Problem.at("data.ptx", "has no effect: algorithm.ptx_coef is 0", "algorithm.ptx_coef: 1.0")
+        if self.ptx_coef and not run.data.ptx:
+            yield Problem.at(
+                "algorithm.ptx_coef",
+                "has no rows: data.ptx is empty",
+                "for example data.ptx: [{path: builtin:stories}]; or 0",
+            )
+        if self.ptx_coef and run.rollout.temperature != 1:
+            yield Problem.at(
+                "algorithm.ptx_coef",
+                f"would make texts likely at rollout.temperature {run.rollout.temperature:g}, at which the whole step "
+                "is read",
+                "rollout.temperature: 1.0; or 0",
+            )
+
+    def loss_of(self, role: Role) -> tuple[str, dict[str, Any]]:
+        """Of the policy with the texts' part, where there is one."""
+        address, parameters = super().loss_of(role)
+        if role != "policy" or not self.ptx_coef:
+            return address, parameters
+        return "distft.algorithms.losses.ppo_ptx:PpoPtx", {**parameters, "ptx_coef": self.ptx_coef}
+
+    def ptx_rows(self) -> int:
+        """``ptx_batch``, with a ``ptx_coef``."""
+        return self.ptx_batch if self.ptx_coef else 0
 
     def held_iterations(self, role: Role) -> int:
         """The policy waits for ``value_warmup_steps``."""

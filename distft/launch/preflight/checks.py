@@ -15,7 +15,7 @@ from pathlib import Path
 
 from distft.checkpoint.layout import checkpoints_folder, published
 from distft.common.errors import EnvironmentFallsShort, UserError, nearest
-from distft.config.data import Source
+from distft.config.data import PTX_KIND, Source
 from distft.config.evaluation_rules import example_of_best
 from distft.config.recipe import Recipe
 from distft.config.roles import (
@@ -71,6 +71,9 @@ def preflight(recipe: Recipe, plan: Plan, *, machine: Machine | None = None, to_
     for at, list_name, source in _sources(recipe):
         bad = BadRows(recipe.data, list_name)
         warnings += [f"{at}: {note}" for note in check_source(source, recipe.algorithm.kind, list_name, bad, at=at)]
+    for number, source in enumerate(recipe.data.ptx):
+        at, bad = f"data.ptx.{number}", BadRows(recipe.data, "train")
+        warnings += [f"{at}: {note}" for note in check_source(source, PTX_KIND, "train", bad, at=at)]
     if to_start:
         check_disk(recipe, plan)
     return (*warnings, *_short_of_memory(plan))

@@ -121,6 +121,23 @@ def test_epochs_and_minibatches_take_every_sample_once_a_pass(tmp_path: Path) ->
     assert sorted(steps[0] + steps[1]) == sorted(steps[2] + steps[3]) == list(range(12))
 
 
+def test_texts_are_in_every_optimizer_step_of_the_policy_each_once(tmp_path: Path) -> None:
+    """Two iterations of 2 x 2 steps with two texts each: from the first row on, and no others in the second."""
+    said = Said()
+    train_rl(session(said, tmp_path, "tracking.samples_every=0", "data.ptx=[{path: builtin:stories}]",
+                     "algorithm.ptx_coef=1.0", "algorithm.ptx_batch=2"))  # fmt: skip
+    assert [call.args for call in said.asked(DataVerbs.with_texts)] == [(0, 8), (8, 8)]
+    of_policy = [call for call in said.asked(ModelVerbs.update) if call.group.role == "policy"]
+    assert [call.args[0] for call in of_policy] == [LOSSES["ppo_ptx"]] * 2
+    assert of_policy[0].each is not None
+    steps = [{sample for micro in step for sample in micro} for step in of_policy[0].each[0][0]]
+    assert [sorted(step - set(range(4))) for step in steps] == [[4, 5], [6, 7], [8, 9], [10, 11]]
+    assert [len(step) for step in steps] == [4] * 4
+    of_value = next(call for call in said.asked(ModelVerbs.update) if call.group.role == "value")
+    assert of_value.each is not None
+    assert {sample for step in of_value.each[0][0] for micro in step for sample in micro} == set(range(4))
+
+
 def online_dpo(said: Said, folder: Path, *overrides: str) -> Saving:
     return session(
         said, folder, "tracking.samples_every=0", "rollout.samples_per_prompt=3", "models.value=null",

@@ -20,6 +20,7 @@ from distft.data.tokenizer_training import train_tokenizer
 from distft.launch.starts import model_starts
 from distft.workers.data_worker import DataWorker
 from distft.workers.reward_functions import reward_function
+from distft.workers.run_data import RunData
 from tests.harness.chat_templates import family_tokenizer
 from tests.harness.judge import judging
 
@@ -92,6 +93,32 @@ def test_positions_give_the_same_rows_however_they_are_taken(make: Callable[...,
         assert whole[index].tolist() == parts[index // 4][index % 4].tolist()
     other = make("seed=2").prompts("train", 0, 8, 1)[1].ragged("prompt_ids")
     assert any(whole[i].tolist() != other[i].tolist() for i in range(8))
+
+
+def test_other_texts_by_position(make: Callable[..., DataWorker], folder: Path) -> None:
+    """They are no list that prompts are taken from, are read as SFT reads them, and watched at a resume."""
+    (folder / "texts.jsonl").write_text(
+        "\n".join(json.dumps({"text": f"In the year {i} it rained."}) for i in range(9))
+    )
+    worker = make("data.ptx=[{path: texts.jsonl}]", "algorithm.ptx_coef=1.0")
+    again = RunData(recipe=worker.data.recipe, starts=worker.data.starts)
+    [contents] = [preparing.contents for preparing in again.prepare() if preparing.contents is not None]
+    assert contents.keys() == {"data.train.0", "data.ptx.0"}, "said at once"
+    samples = responses(worker, ["one", "two"])
+    zeros = Ragged.split(np.zeros(len(samples.ragged("response_ids").values), np.float32),
+                         samples.ragged("response_ids").lengths)  # fmt: skip
+    samples = samples.with_columns(old_logprobs=zeros, advantages=zeros)
+    described, both = worker.with_texts(7, 4, batch=samples)
+    assert len(described.lengths) == len(both) == 6
+    said = [
+        str(worker.data.tokenizer.decode([*both.ragged("prompt_ids")[row], *both.ragged("response_ids")[row]]))
+        for row in range(2, 6)
+    ]
+    assert all("it rained." in text for text in said)
+    last = worker.with_texts(9, 2, batch=samples)[1]
+    assert last.ragged("response_ids")[2].tolist() == both.ragged("response_ids")[4].tolist()
+    first_epoch = worker.data.texts(0, 9).ragged("response_ids")
+    assert len({tuple(first_epoch[row].tolist()) for row in range(9)}) == 9
 
 
 def test_a_judging_list_is_sampled_over_its_sources(make: Callable[..., DataWorker], folder: Path) -> None:

@@ -19,7 +19,8 @@ from tests.harness.loss_cases import LOSSES
 
 NAN = float("nan")
 DUMMY = -1
-DENSE = ("label", "baseline", "margin", "unit", "rank")  # columns with a value for each sequence, not for each token
+# Columns with a value for each sequence, not for each token.
+DENSE = ("label", "baseline", "margin", "unit", "rank", "ptx")
 CASES: list[tuple[str, dict[str, Any]]] = [
     ("sft", {}),
     ("reward", {}),
@@ -32,6 +33,9 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("ppo_policy", {}),
     ("ppo_policy", {"clip_high": 0.28, "dual_clip": 1.5, "entropy_coef": 0.01}),
     ("ppo_value", {}),
+    ("ppo_ptx", {"ptx_coef": 2.0}),
+    ("online_dpo", {"beta": 0.3}),
+    ("raft", {}),
     ("orpo", {"beta": 0.3}),
     ("simpo", {"gamma": 0.5}),
     ("ppo_value", {"value_clip": None}),
@@ -70,7 +74,7 @@ def _unit(loss: Loss, number: int, lengths: Sequence[int], generator: torch.Gene
         names = (*loss.columns, *loss.optional_columns)
         made = {name: torch.rand(length, generator=generator) - 0.7 for name in names if name not in DENSE}
         dense = {name: torch.rand(1, generator=generator) for name in names if name in DENSE}
-        told = {"unit": number, "rank": min(place, 2)}  # the last of four is tied with the third
+        told = {"unit": number, "rank": min(place, 2), "ptx": number % 2}  # the last of four is tied with the third
         dense |= {name: torch.tensor([float(value)]) for name, value in told.items() if name in names}
         columns.append({name: torch.where(mask, value, NAN) for name, value in made.items()} | dense)
         shape = length if loss.reads == "tokens" else 1
@@ -117,6 +121,7 @@ def _denominators(world: list[Unit]) -> dict[str, float]:
         "tokens": float(tokens),
         "sequences": float(sum(len(unit.masks) for unit in world)),
         "units": float(len(world)),
+        "ptx_tokens": float(tokens),
     }
 
 
@@ -199,7 +204,7 @@ def test_all_dummies_give_zero_and_a_connected_graph(name: str, params: dict[str
         output: torch.full((size, 2) if output == "logits" else (size,), 3.0, requires_grad=True)
         for output in loss.outputs
     }
-    result = loss(outputs, batch, {"tokens": 5.0, "sequences": 2.0, "units": 1.0})
+    result = loss(outputs, batch, {"tokens": 5.0, "sequences": 2.0, "units": 1.0, "ptx_tokens": 3.0})
     result.loss.backward()
     first = outputs[loss.outputs[0]]
     assert result.loss.item() == 0.0
