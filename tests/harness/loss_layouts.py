@@ -48,7 +48,7 @@ SCALAR = ("reward", "rankings", "ppo_value")
 RANKED = [2, 2, 2, 3, 3, 2]
 RANKS = [0, 1, 0, 1, 0, 1, 0, 1, 1, 0, 1, 2, 0, 1]
 CLASSIFIERS = ("classification",)  # whose head is new
-PAIRED = tuple(kind for kind in built_in_kinds() if traits_of(kind).unit == PAIRS)
+PAIRED = (*(kind for kind in built_in_kinds() if traits_of(kind).unit == PAIRS), "online_dpo")
 # At Adam's usual eps of 1e-8 one weight of one loss (apo_zero), whose gradient is as small as that, ended 4 allowances
 # apart: rounding, amplified. The gradients themselves are compared before the step.
 OPTIMIZER = Optimizer(learning_rate=RATE, max_grad_norm=1.0, eps=1e-6)

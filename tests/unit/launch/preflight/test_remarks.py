@@ -29,7 +29,10 @@ def test_a_further_reward_model_from_nothing_is_said_to_be() -> None:
     )
 
 
-FROM_NOTHING = ("ppo-tiny", "cpo-tiny", "dpo-tiny", "grpo-tiny", "kto-tiny", "simpo-tiny", "t5-ppo-tiny")
+FROM_NOTHING = (
+    "ppo-tiny", "ppo-ptx-tiny", "cpo-tiny", "dpo-tiny", "grpo-tiny", "kto-tiny", "online-dpo-tiny", "raft-tiny",
+    "simpo-tiny", "t5-ppo-tiny",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("name", [name for name, _ in shipped_recipes() if name not in FROM_NOTHING])
