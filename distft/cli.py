@@ -15,6 +15,7 @@ from distft.common.errors import DistftError, EnvironmentFallsShort, UserError
 
 INTERRUPTED, CLOSED_PIPE = 130, 141  # as a shell counts the signals INT and PIPE
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
+_REFUSED = (errno.EROFS, errno.EACCES, errno.EPERM)
 _NO_NAME = {errno.ENAMETOOLONG: "the name is too long for a file", errno.ELOOP: "links lead round in a circle"}
 
 
@@ -39,6 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return CLOSED_PIPE
         if isinstance(error, OSError) and error.errno in _FULL_DISK:
             return _told(EnvironmentFallsShort(f"the disk is full: {error}", hint="free some space and run it again"))
+        if isinstance(error, OSError) and error.errno in _REFUSED:
+            what = f"{_short(error.filename)}: {str(error.strerror).lower()}"
+            return _told(EnvironmentFallsShort(what, hint="give a place that this user may read and write"))
         if isinstance(error, OSError) and error.errno in _NO_NAME:
             return _told(UserError(_NO_NAME[error.errno], where=_short(error.filename), hint="give another path"))
         return _defect(error)

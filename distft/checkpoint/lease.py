@@ -32,7 +32,7 @@ from typing import Self
 import psutil
 
 from distft.common.errors import DistftError, UserError
-from distft.common.files import sync_folder, write_synced
+from distft.common.files import parse_json, sync_folder, write_synced
 
 LEASE = "lease.json"
 FORMAT = 1
@@ -278,7 +278,7 @@ def _read(path: Path) -> Held | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     try:
-        return Held(Owner(**json.loads(content)), heartbeat)
+        return Held(Owner(**parse_json(content)), heartbeat)
     except (ValueError, TypeError):
         return Held(None, heartbeat)
 
@@ -287,7 +287,7 @@ def _touch(path: Path, token: str) -> bool:
     """Renew the heartbeat of exactly the file that was read; False if it is not this token's."""
     try:
         with open(path, "rb") as file:
-            if json.loads(file.read()).get("token") != token:
+            if parse_json(file.read()).get("token") != token:
                 return False
             os.utime(file.fileno())
     except (FileNotFoundError, NotADirectoryError, ValueError, AttributeError):

@@ -14,7 +14,7 @@ from typing import Any
 
 from distft.checkpoint.layout import MANIFEST, step_of
 from distft.checkpoint.role_layout import RoleLayout
-from distft.common.files import sha256_file, sync_file, sync_folder, write_json
+from distft.common.files import parse_json, sha256_file, sync_file, sync_folder, write_json
 
 FORMAT = 2  # 1: shards as DeepSpeed writes them, for the same ranks only
 _HASHING_THREADS = 8
@@ -80,7 +80,7 @@ def read_manifest(folder: Path) -> Manifest:
     """The manifest of a checkpoint, its own hash checked. Raises ManifestError saying what is wrong with it."""
     path = folder / MANIFEST
     try:
-        body = json.loads(path.read_bytes())
+        body = parse_json(path.read_bytes())
     except FileNotFoundError:
         raise ManifestError(f"no {MANIFEST}: it was never committed") from None
     except (OSError, ValueError) as error:

@@ -35,7 +35,7 @@ class UserError(DistftError):
 
     def __str__(self) -> str:
         text = f"{self.where}: {self.what}" if self.where else self.what
-        return f"{text}\n  {self.hint}" if self.hint else text
+        return harmless(f"{text}\n  {self.hint}" if self.hint else text)
 
 
 class EnvironmentFallsShort(UserError):
@@ -78,7 +78,7 @@ class RunFailed(DistftError):
             lines.append(f"  last stage: {self.stage}")
         if self.log:
             lines.append(f"  log: {self.log}")
-        return "\n".join(lines)
+        return harmless("\n".join(lines))
 
 
 class StoppedOnRequest(DistftError):
@@ -88,6 +88,12 @@ class StoppedOnRequest(DistftError):
 
     exit_status = 75
     cancelled = False
+
+
+def harmless(text: str) -> str:
+    """The text as a terminal shows it and no more: characters that would move its cursor, colour it or turn its
+    direction are written as escapes. Lines stay lines."""
+    return "".join(one if one.isprintable() or one == "\n" else ascii(one)[1:-1] for one in text)
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

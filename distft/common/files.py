@@ -47,6 +47,14 @@ def write_json(path: Path, value: Any) -> None:
     write_atomic(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
+def parse_json(text: bytes | str) -> Any:
+    """As ``json.loads``, but what is nested too deeply raises ValueError like all else that cannot be read."""
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
 def sync_file(path: Path) -> None:
     """Bring a file's content to the disk. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY)
@@ -175,7 +183,7 @@ def _parse(line: bytes) -> dict[str, Any] | None:
     if not line.endswith(b"\n"):
         return None
     try:
-        record = json.loads(line)
+        record = parse_json(line)
     except ValueError:
         return None
     return record if isinstance(record, dict) else None

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import yaml
+from yaml.reader import ReaderError
 
 from distft.common.errors import UserError
 
@@ -27,6 +28,10 @@ _FLOAT = re.compile(
 )
 _NULL = re.compile(r"(?:~|null|Null|NULL|)$")
 _BOOL = re.compile(r"(?:true|True|TRUE|false|False|FALSE)$")
+
+
+# Far above what anybody writes; a few lines of aliases of aliases make billions.
+_MOST_VALUES = 100_000
 
 
 @dataclass
@@ -71,8 +76,13 @@ def read_yaml(path: Path) -> Tree:
 
 def parse_yaml(text: str, source: str, *, lines: bool = True) -> Tree:
     """The tree of a text; ``source`` names it in messages, with the line number if ``lines``."""
-    loader = _Loader(text)
     tree = Tree(None, {}, source)
+    try:
+        loader = _Loader(text)
+    except ReaderError as error:
+        where = f"{source}:{text.count(chr(10), 0, error.position) + 1}" if lines else source
+        what = f"holds the character {int(error.character):#04x}, which no text does"
+        raise UserError(what, where=where, hint="remove it; is this a recipe?") from error
     try:
         node = loader.get_single_node()
         if node is not None:
@@ -84,6 +94,8 @@ def parse_yaml(text: str, source: str, *, lines: bool = True) -> Tree:
         raise UserError(what, where=where, hint=_yaml_hint(error)) from error
     except yaml.YAMLError as error:
         raise UserError(f"is not valid YAML: {error}", where=source, hint="is this a recipe?") from error
+    except RecursionError as error:
+        raise UserError("is nested too deeply", where=source, hint="close the brackets; is this a recipe?") from error
     finally:
         loader.dispose()
     return tree
@@ -95,8 +107,13 @@ class _Builder:
     def __init__(self, tree: Tree, lines: bool) -> None:
         self.tree, self.lines = tree, lines
         self.open: set[int] = set()
+        self.count = 0
 
     def value(self, node: yaml.Node, path: KeyPath) -> Any:
+        self.count += 1
+        if self.count > _MOST_VALUES:
+            what = f"holds more than {_MOST_VALUES:,} values, aliases written out"
+            raise UserError(what, where=self.where(node), hint="write the keys out, without aliases of aliases")
         if isinstance(node, yaml.ScalarNode):
             return self.scalar(node)
         if id(node) in self.open:
@@ -141,10 +158,17 @@ class _Builder:
         if kind == "bool":
             return text.lower() == "true"
         if kind == "int":
-            return int(text)
+            return self.whole(node, text)
         if kind == "float":
             return float(text.replace("_", "").lower().replace(".inf", "inf").replace(".nan", "nan"))
         raise UserError(f"the tag {node.tag} is not allowed", where=self.where(node), hint="write plain YAML values")
+
+    def whole(self, node: yaml.ScalarNode, text: str) -> int:
+        try:
+            return int(text)
+        except ValueError as error:  # Python reads no more than some thousand digits
+            what = f"a number has {len(text):,} digits"
+            raise UserError(what, where=self.where(node), hint="write a smaller one, or quote it") from error
 
     def where(self, node: yaml.Node) -> str:
         return f"{self.tree.source}:{node.start_mark.line + 1}" if self.lines else self.tree.source

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
+from typing import Any
 
-from distft.common.files import write_json
+from distft.common.files import parse_json, write_json
 from distft.config.roles import answers_held_out, is_rl, scores_pairs
 from distft.controller.choosing import note_evaluation, take_best
 from distft.controller.session import Session
@@ -99,13 +99,27 @@ def _judged(session: Session) -> dict[str, float]:
 
 
 def read_table(run_dir: Path) -> dict[str, dict[str, float]]:
-    """The table of a run that has ended; empty where it has none."""
-    path = run_dir / BEFORE_AFTER
-    return dict(json.loads(path.read_text())["metrics"]) if path.is_file() else {}
+    """The table of a run that has ended; empty where it has none that can be read."""
+    metrics = _kept_table(run_dir).get("metrics")
+    return {name: row for name, row in metrics.items() if _is_row(row)} if isinstance(metrics, dict) else {}
 
 
 def said_rows(run_dir: Path) -> str:
-    """What the table of a run was measured on: ``256 of 9,000 test rows``; empty where it has none."""
-    path = run_dir / BEFORE_AFTER
-    found = json.loads(path.read_text()) if path.is_file() else {}
-    return f"{found['rows']:,} of {found['rows_in_all']:,} {found['split']} rows" if "rows" in found else ""
+    """What the table of a run was measured on: ``256 of 9,000 test rows``; empty where that cannot be read."""
+    found = _kept_table(run_dir)
+    try:
+        return f"{found['rows']:,} of {found['rows_in_all']:,} {found['split']} rows"
+    except (KeyError, ValueError, TypeError):
+        return ""
+
+
+def _kept_table(run_dir: Path) -> dict[str, Any]:
+    try:
+        found = parse_json((run_dir / BEFORE_AFTER).read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _is_row(row: Any) -> bool:
+    return isinstance(row, dict) and all(isinstance(row.get(side), int | float) for side in ("before", "after"))

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from distft.common.errors import UserError
-from distft.common.files import write_json
+from distft.common.files import parse_json, write_json
 from distft.config.data import Data, Source
 from distft.config.find_method import traits_of
 from distft.data.reading_marks import reads_apart, reads_both_ways
@@ -163,7 +163,7 @@ def _state(path: Path) -> tuple[int, int]:
 def _read_memo(folder: Path) -> dict[str, list[Any]]:
     """Path -> size, time, digest, lines; empty where it cannot be read: it only saves time."""
     try:
-        found = json.loads((folder / _MEMO).read_bytes())
+        found = parse_json((folder / _MEMO).read_bytes())
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

@@ -11,6 +11,7 @@ from typing import Any
 from distft.checkpoint.layout import MANIFEST, published
 from distft.checkpoint.manifest import faults
 from distft.common.errors import UserError
+from distft.common.sums import sum_faults, write_sums
 from distft.config.load import load_recipe
 from distft.config.roles import main_role
 from distft.launch.kept_paths import found_again
@@ -22,8 +23,8 @@ from distft.workers.spec import RoleSpec
 def export(source: Path, target: Path) -> Path:
     """Writes ``target`` from a run folder (its result, else its newest checkpoint) or a checkpoint folder.
 
-    ``target`` appears whole or not at all. Raises UserError where there is nothing to export, the checkpoint is
-    damaged, or ``target`` is taken or cannot be written.
+    ``target`` appears whole or not at all. Raises UserError where there is nothing to export, the checkpoint
+    or the result is damaged, or ``target`` is taken or cannot be written.
     """
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         what = "is there already and not empty" if target.is_dir() else "is a file"
@@ -37,9 +38,12 @@ def export(source: Path, target: Path) -> Path:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         if model is not None:
+            if found := sum_faults(model):
+                raise _damaged("result", source, found)
             shutil.copytree(model, draft)
         elif checkpoint is not None:
             _from_checkpoint(checkpoint, draft)
+            write_sums(draft)
         draft.rename(target)
     except PermissionError as error:
         raise UserError(
@@ -64,7 +68,7 @@ def _checkpoint_in(source: Path) -> Path:
     if (source / MANIFEST).is_file():
         found = faults(source)
         if found:
-            raise _damaged(source, found)
+            raise _damaged("checkpoint", source, found)
         return source
     there = published(source / "checkpoints")
     reasons: list[str] = []
@@ -74,16 +78,16 @@ def _checkpoint_in(source: Path) -> Path:
             return folder
         reasons = reasons or found
     if there:
-        raise _damaged(there[0][1], reasons)
+        raise _damaged("checkpoint", there[0][1], reasons)
     if (source / "config.json").is_file():
         raise UserError("is a plain Hugging Face folder already", where=str(source), hint="use it as it is")
     what = "the run has neither a result nor a checkpoint yet" if (source / RECIPE).is_file() else "is no run folder"
     raise UserError(what, where=str(source), hint="give RUN_DIR or RUN_DIR/checkpoints/step_...")
 
 
-def _damaged(checkpoint: Path, reasons: list[str]) -> UserError:
-    what = f"the checkpoint is damaged: {'; '.join(reasons[:3])}"
-    return UserError(what, where=str(checkpoint), hint="give another of the run's checkpoints")
+def _damaged(name: str, folder: Path, reasons: list[str]) -> UserError:
+    what = f"the {name} is damaged: {'; '.join(reasons[:3])}"
+    return UserError(what, where=str(folder), hint="give another of the run's checkpoints")
 
 
 def _from_checkpoint(checkpoint: Path, target: Path) -> None:

@@ -7,15 +7,18 @@ from pathlib import Path
 
 from distft.checkpoint.layout import checkpoints_folder, published
 from distft.common.errors import RunFailed
+from distft.common.files import sync_folder
+from distft.common.sums import write_sums
 from distft.config.roles import main_role
 from distft.controller.session import Session
 from distft.models.families.table import family_of
 from distft.planning.model_sizes import read_config
-from distft.report.model_card import write_card
+from distft.report.model_card import CARD, write_card
 
 
 def write_final(session: Session, run_dir: Path) -> None:
-    """``RUN/final``: whole or not there. Raises RunFailed, which says how to get at the weights."""
+    """``RUN/final``: whole, on the disk and with its sums, or not there. Raises RunFailed, which says how to get at the
+    weights."""
     draft, final = run_dir / ".final-draft", run_dir / "final"
     try:
         shutil.rmtree(draft, ignore_errors=True)
@@ -23,8 +26,10 @@ def write_final(session: Session, run_dir: Path) -> None:
         recipe = session.recipe
         auto_class = family_of(main_role(recipe), read_config(draft)).auto_class
         write_card(run_dir, draft, auto_class, answers=recipe.algorithm.traits.answers)
+        write_sums(draft, but=(CARD,))
         shutil.rmtree(final, ignore_errors=True)
         draft.rename(final)
+        sync_folder(run_dir)
     except Exception as error:
         raise failed_export(error, run_dir, session.result_step) from error
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from distft.checkpoint.layout import MANIFEST, checkpoints_folder, published
 from distft.common.errors import UserError
+from distft.common.files import parse_json
 from distft.config.load import load_recipe, resolve_path
 from distft.config.models import Model, Policy
 from distft.config.recipe import Recipe
@@ -159,10 +160,9 @@ def _of_adapter(name: str, folder: Path) -> NamedModel:
 
 def read_config_of_adapter(folder: Path) -> dict[str, object]:
     """What ``adapter_config.json`` says. Raises UserError where there is none, or it is no JSON object."""
-    import json
 
     try:
-        found = json.loads((folder / _ADAPTER).read_text(encoding="utf-8"))
+        found = parse_json((folder / _ADAPTER).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         inside = sorted(path.parent for path in folder.glob(f"*/{_ADAPTER}")) if folder.is_dir() else []
         hint = f"did you mean {inside[0]}?" if inside else "give a folder that PEFT wrote, such as RUN/final/adapter"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,12 @@ import yaml
 
 from distft.checkpoint.layout import checkpoints_folder, published
 from distft.common.errors import UserError
-from distft.common.files import write_atomic
+from distft.common.files import parse_json, write_atomic
+from distft.common.sums import sum_faults
 from distft.config.load import load_recipe, resolved_yaml
 from distft.config.recipe import Recipe
 from distft.config.role_table import FURTHER, ROLES
-from distft.config.yaml_file import dump_yaml, leaves
+from distft.config.yaml_file import dump_yaml, leaves, read_yaml
 from distft.launch.kept_paths import anchored, same_place
 from distft.tracking.exit import read_exit
 from distft.tracking.metrics import METRICS, RECIPE
@@ -67,7 +69,23 @@ def _kept(path: Path) -> dict[str, Any]:
     try:
         return essential(load_recipe(str(path)))
     except UserError:
-        return {key: value for key, value in leaves(yaml.safe_load(path.read_text())) if not _may_change(key)}
+        return {key: value for key, value in leaves(_tree(path)) if not _may_change(key)}
+
+
+def _tree(path: Path) -> dict[str, Any]:
+    """What a run has kept of its recipe, read as a tree. Raises UserError where it is damaged."""
+    try:
+        kept = read_yaml(path).data
+    except UserError as error:
+        raise _unreadable(path, error.what) from error
+    if not isinstance(kept, dict):
+        raise _unreadable(path, "holds no mapping of keys")
+    return kept
+
+
+def _unreadable(path: Path, why: str) -> UserError:
+    remedy = f"rm {shlex.quote(str(path))}, if you are sure that the run was started with this very recipe"
+    return UserError(f"the run's own record of its recipe is damaged: it {why}", where=str(path.parent), hint=remedy)
 
 
 def has_steps(run_dir: Path) -> bool:
@@ -82,13 +100,15 @@ def has_steps(run_dir: Path) -> bool:
 
 
 def is_finished(recipe: Recipe, run_dir: Path) -> bool:
-    """Whether this very run has ended well: its result is there and as many steps were asked for then as now."""
-    ended = read_exit(run_dir)
-    if not ended or ended.get("exit_status") != 0 or not (run_dir / "final" / "config.json").is_file():
+    """Whether this very run has ended well: its result is there and whole, and as many steps were asked for then as
+    now. A damaged result is made again from the last checkpoint."""
+    ended, final = read_exit(run_dir), run_dir / "final"
+    if not ended or ended.get("exit_status") != 0 or not (final / "config.json").is_file() or sum_faults(final):
         return False
-    former = yaml.safe_load((run_dir / RECIPE).read_text())
-    asked = recipe.model_dump(mode="json")["train"]
-    return all(former["train"].get(key) == asked.get(key) for key in ("steps", "epochs"))
+    if not (run_dir / RECIPE).is_file():
+        return False
+    former, asked = _tree(run_dir / RECIPE).get("train"), recipe.model_dump(mode="json")["train"]
+    return isinstance(former, dict) and all(former.get(key) == asked.get(key) for key in ("steps", "epochs"))
 
 
 def write_recipe(recipe: Recipe, run_dir: Path) -> None:
@@ -104,7 +124,7 @@ def next_attempt(run_dir: Path) -> int:
     starts = 0
     for line in events.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            starts += json.loads(line).get("event") == "start"
+            starts += parse_json(line).get("event") == "start"
         except (ValueError, AttributeError):
             continue
     return starts + 1

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
+from distft.common.files import parse_json
 from distft.models.families.table import encodes
 from distft.planning.model_folders import local_folder
 from distft.planning.positions import position_limit
@@ -54,7 +54,7 @@ def _written(path: str) -> Mapping[str, Any]:
     """What is written in its config.json; nothing where that cannot be read."""
     folder = local_folder(path)
     try:
-        found = json.loads((folder / "config.json").read_text(encoding="utf-8")) if folder else {}
+        found = parse_json((folder / "config.json").read_text(encoding="utf-8")) if folder else {}
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, Mapping) else {}

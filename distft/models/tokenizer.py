@@ -7,13 +7,13 @@ needs neither. Most folders name the class that reads any ``tokenizer.json``; th
 from __future__ import annotations
 
 import ast
-import json
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from distft.common.errors import UserError
+from distft.common.files import parse_json
 from distft.data.chat_templates import fitted, resolve_template
 from distft.data.reading_marks import mark_apart, mark_both_ways
 from distft.models.limits import is_apart, is_encoder
@@ -75,7 +75,7 @@ def is_general(folder: Path | None) -> bool:
 
 def _fields(file: Path) -> dict[str, Any]:
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        found = parse_json(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):  # AutoTokenizer says what is wrong with it
         return {}
     return found if isinstance(found, dict) else {}

@@ -7,7 +7,6 @@ this machine the table of ``known_models``.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distft.common.errors import UserError, nearest
+from distft.common.files import parse_json
 from distft.planning.architectures import FAMILIES, MODULES, Block, Tensors
 from distft.planning.known_models import known_config, nearest_known
 from distft.planning.model_folders import local_folder
@@ -269,7 +269,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     """The folder's config.json. Raises UserError when it is missing or no JSON object."""
     path = folder / "config.json"
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = parse_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError("is not there: this is not a model folder", where=str(path), hint=COPY_AGAIN) from None
     except (OSError, ValueError) as error:

@@ -11,6 +11,7 @@ import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from distft.common.files import parse_json
 from distft.config.cluster import Cluster
 
 # Share of the peak of dense bfloat16 products, while computing. Assumption: of a compiled, fused code 0.58 is
@@ -95,7 +96,7 @@ def rates_file(cluster: Cluster, gpu_type: str) -> Path:
 def read_rates(cluster: Cluster, gpu_type: str) -> Rates | None:
     """What was measured for a cluster file; None where nothing was, or by another version of this."""
     try:
-        told = json.loads(rates_file(cluster, gpu_type).read_text(encoding="utf-8"))
+        told = parse_json(rates_file(cluster, gpu_type).read_text(encoding="utf-8"))
         return Rates(**{name: type(value)(told[name]) for name, value in asdict(_NOTHING).items()})
     except (OSError, ValueError, KeyError, TypeError):
         return None

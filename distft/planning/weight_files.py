@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from distft.common.errors import UserError
+from distft.common.files import parse_json
 
 INDEX = "model.safetensors.index.json"
 COPY_AGAIN = "copy the model's files again"
@@ -17,7 +17,7 @@ def weight_files(folder: Path) -> list[Path]:
     if not index.is_file():
         return sorted(folder.glob("*.safetensors"))
     try:
-        shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        shards = sorted(set(parse_json(index.read_text(encoding="utf-8"))["weight_map"].values()))
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         raise UserError(f"is no index of safetensors shards: {error}", where=str(index), hint=COPY_AGAIN) from error
     missing = [shard for shard in shards if not (folder / shard).is_file()]

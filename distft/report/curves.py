@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from array import array
 from collections.abc import Iterator, Mapping
@@ -12,6 +11,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from distft.common.files import parse_json
 
 Numbers = npt.NDArray[np.float64]
 MAX_POINTS = 1000  # of a curve in a page: more than a screen has columns
@@ -126,8 +127,8 @@ def _count(path: Path) -> int:
 
 def _record(line: bytes) -> dict[str, Any] | None:
     try:
-        record = json.loads(line)
-    except (ValueError, RecursionError):
+        record = parse_json(line)
+    except ValueError:
         return None
     if not isinstance(record, dict) or not _is_number(record.get("step")) or not math.isfinite(record["step"]):
         return None

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from distft.common.errors import EnvironmentFallsShort, UserError
+from distft.common.files import parse_json
 from distft.config.models import HttpReward
 from distft.rollout.json_server import JsonServer, Unanswered, token_in
 from distft.rollout.scores import finite_scores
@@ -85,7 +86,7 @@ class _Asking:
     def _read(self, answer: bytes, count: int) -> list[float]:
         """The scores of an answer. Raises UserError for what is none."""
         try:
-            found = json.loads(answer)
+            found = parse_json(answer)
         except ValueError:
             raise self._wrong(f"answered no JSON: {self.server.shown(answer)}") from None
         scores = found.get("scores") if isinstance(found, dict) else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from distft.common.errors import DistftError, EnvironmentFallsShort, RunFailed, StoppedOnRequest, UserError
-from distft.common.files import write_json
+from distft.common.files import parse_json, write_json
 
 EXIT = "exit.json"
 FORMAT = 1
@@ -64,7 +63,7 @@ def write_exit(run_dir: Path, ending: Ending, attempt: int) -> None:
 def read_exit(run_dir: Path) -> dict[str, Any] | None:
     """What ``write_exit`` wrote last; None if the run is going on, was killed, or the file is unreadable."""
     try:
-        content = json.loads((run_dir / EXIT).read_bytes())
+        content = parse_json((run_dir / EXIT).read_bytes())
     except (OSError, ValueError):
         return None
     return content if isinstance(content, dict) else None

@@ -17,6 +17,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Literal, get_args
 
+from distft.common.files import parse_json
+
 FILE = "jobs.jsonl"
 _LOCK = ".jobs.lock"
 FORGOTTEN = "FORGOTTEN"  # our word for a job of which Slurm knows nothing any more
@@ -116,7 +118,7 @@ def read_jobs(run_dir: Path) -> list[JobRecord]:
 def _record(line: str) -> JobRecord | None:
     names = {each.name for each in fields(JobRecord)}
     try:
-        found = json.loads(line)
+        found = parse_json(line)
         record = JobRecord(**{name: value for name, value in found.items() if name in names})
         return record if record.kind in get_args(Kind) else None
     except (ValueError, TypeError, AttributeError):

@@ -4,11 +4,11 @@ or without its word, the launcher's ``launch/JOB.RESTART/status.json``."""
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from distft.common.files import parse_json
 from distft.tracking.exit import read_exit
 
 # In ``RUN/launch/JOB.RESTART/`` (``launch.node.files`` says what else is there): when this start of the job began, and
@@ -26,7 +26,7 @@ def last_ending(run_dir: Path, attempt_started: float = 0.0) -> Mapping[str, Any
         return said
     with contextlib.suppress(OSError, ValueError):
         path = launch / STATUS
-        told = json.loads(path.read_bytes())
+        told = parse_json(path.read_bytes())
         moment = path.stat().st_mtime
         return {**told, "time": moment} if moment >= attempt_started else None
     return None

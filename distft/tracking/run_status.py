@@ -6,7 +6,6 @@ Works for every run, however it was started. Nothing is written, nothing waits f
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +17,7 @@ from distft.checkpoint.layout import checkpoints_folder, published
 from distft.checkpoint.lease import LEASE, living
 from distft.checkpoint.manifest import ManifestError, read_manifest
 from distft.common.errors import UserError
-from distft.common.files import tail
+from distft.common.files import parse_json, tail
 from distft.common.logging import last_stage
 from distft.tracking.exit import EXIT
 from distft.tracking.jobs import FILE as JOBS
@@ -85,6 +84,9 @@ class RunStatus:
         return {"format": 1, **asdict(self)}
 
 
+_LARGEST = 1e15  # of a time or a step: what is beyond is none, and NaN is not below
+
+
 def holds_run(folder: Path) -> bool:
     """Whether a run lies in the folder, or is to: a job was submitted for it."""
     return any((folder / name).is_file() for name in (EVENTS, JOBS, EXIT, LEASE))
@@ -104,7 +106,7 @@ def run_status(run_dir: Path, known: Sequence[KnownJob] = ()) -> RunStatus:
     lines = list(_lines(run_dir / METRICS, _TAIL))
     steps = [line for line in lines if line.get("split") == "train" and isinstance(line.get("step"), int)]
     step = steps[-1]["step"] if steps else 0
-    total = next((event["total_steps"] for event in reversed(events) if "total_steps" in event), None)
+    total = next((total for event in reversed(events) if isinstance(total := event.get("total_steps"), int)), None)
     state = _state(run_dir, held.owner.token if held and held.owner else "", held is not None, ended, job, attempts,
                    stepped=bool(steps) and _within(steps[-1], attempts))  # fmt: skip
     pace = _pace(steps, attempts)
@@ -142,7 +144,7 @@ def _state(
         return "running" if stepped else "starting"
     if job is not None and job.state.phase == "pending":
         return "waiting"  # for its first nodes, or again for nodes
-    last = max(float(ended.get("time") or 0) if ended else 0.0, attempts[-1].started if attempts else 0.0)
+    last = max(_number(ended.get("time")) if ended else 0.0, attempts[-1].started if attempts else 0.0)
     new = job is not None and job.record.submitted > last  # nothing of it is seen in the folder yet
     if job is not None and job.state.phase == "running" and (new or not ended):
         return "stopping" if request is not None and request.means("", (job.record.job_id,)) else "starting"
@@ -171,16 +173,16 @@ def _attempts(events: Sequence[Mapping[str, Any]]) -> tuple[Attempt, ...]:
     found: dict[int, Attempt] = {}
     for event in events:
         number, name, moment = event.get("attempt"), event.get("event"), event.get("time")
-        if not isinstance(number, int) or not isinstance(moment, int | float):
+        if not isinstance(number, int) or not _number(moment):
             continue
         if name == "start":
-            found[number] = Attempt(number, float(moment))
+            found[number] = Attempt(number, _number(moment))
         elif number in found and name in ("done", "stop", "failure"):
             cause = str(event.get("cause") or "").splitlines()
-            found[number] = Attempt(number, found[number].started, found[number].from_step, float(moment), str(name),
+            found[number] = Attempt(number, found[number].started, found[number].from_step, _number(moment), str(name),
                                     cause[0] if cause else "")  # fmt: skip
         elif number in found and name == "resume":
-            found[number] = Attempt(number, found[number].started, int(event.get("step") or 0))
+            found[number] = Attempt(number, found[number].started, int(_number(event.get("step"))))
     return tuple(found.values())
 
 
@@ -191,12 +193,12 @@ def _phase(run_dir: Path, attempt: int) -> str:
 
 
 def _within(line: Mapping[str, Any], attempts: Sequence[Attempt]) -> bool:
-    return bool(attempts) and float(line.get("time") or 0) >= attempts[-1].started
+    return bool(attempts) and _number(line.get("time")) >= attempts[-1].started
 
 
 def _pace(steps: Sequence[Mapping[str, Any]], attempts: Sequence[Attempt]) -> float | None:
     """Seconds per step over the last steps of the last attempt."""
-    marks = [(int(line["step"]), float(line["time"])) for line in steps if _within(line, attempts)][-_PACE_STEPS:]
+    marks = [(int(line["step"]), _number(line.get("time"))) for line in steps if _within(line, attempts)][-_PACE_STEPS:]
     if len(marks) < 2 or marks[-1][0] <= marks[0][0]:
         return None
     return (marks[-1][1] - marks[0][1]) / (marks[-1][0] - marks[0][0])
@@ -212,6 +214,11 @@ def _checkpoint(run_dir: Path) -> SavedCheckpoint | None:
     return None
 
 
+def _number(value: Any) -> float:
+    """The value, where it is a number; 0 for what else may stand in a damaged file."""
+    return float(value) if isinstance(value, int | float) and abs(value) < _LARGEST else 0.0
+
+
 def _numbers(line: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in line.items() if name not in ("format", "split", "nonfinite")}
 
@@ -224,7 +231,7 @@ def _lines(path: Path, num_bytes: int = sys.maxsize) -> Iterator[dict[str, Any]]
         return
     for line in found.splitlines(keepends=True)[1 if len(found) > num_bytes else 0 :]:
         try:
-            record = json.loads(line) if line.endswith(b"\n") else None
+            record = parse_json(line) if line.endswith(b"\n") else None
         except ValueError:
             continue
         if isinstance(record, dict):

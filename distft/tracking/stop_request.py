@@ -8,13 +8,12 @@ owner of the folder's lease, or a job that is still to start), so that it never 
 from __future__ import annotations
 
 import contextlib
-import json
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from distft.common.files import write_json
+from distft.common.files import parse_json, write_json
 
 STOP = "stop.json"
 JOB = "DISTFT_JOB_ID"  # in the environment of a driver that a submitted job runs
@@ -52,7 +51,7 @@ def ask_to_stop(run_dir: Path, *, tokens: Sequence[str] = (), jobs: Sequence[str
 def read_request(run_dir: Path) -> StopRequest | None:
     """The request that lies in the folder, whoever it means."""
     try:
-        found = json.loads((run_dir / STOP).read_bytes())
+        found = parse_json((run_dir / STOP).read_bytes())
         return StopRequest(tuple(found["tokens"]), tuple(found["jobs"]), bool(found["now"]), float(found["time"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None

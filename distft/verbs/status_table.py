@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 from rich.table import Table
 from rich.text import Text
@@ -99,8 +100,8 @@ def _ending(status: RunStatus) -> list[tuple[str, str]]:
     if not status.exit or status.state in ("starting", "running", "stopping"):
         return []
     ended = status.exit
-    who = f"{ended['role']} rank {ended['rank']} on {ended['node']}: " if ended.get("role") else ""
-    found = [("ended", f"{ended.get('class')} (exit {ended.get('exit_status')}), {_ago(ended.get('time') or 0)}")]
+    who = f"{ended['role']} rank {ended.get('rank')} on {ended.get('node')}: " if ended.get("role") else ""
+    found = [("ended", f"{ended.get('class')} (exit {ended.get('exit_status')}), {_ago(ended.get('time'))}")]
     if ended.get("cause"):
         found.append(("cause", f"{who}{ended['cause']}"))
     if ended.get("log"):
@@ -108,5 +109,6 @@ def _ending(status: RunStatus) -> list[tuple[str, str]]:
     return found
 
 
-def _ago(moment: float) -> str:
-    return f"{duration(max(0.0, time.time() - moment))} ago"
+def _ago(moment: Any) -> str:
+    """A moment of a file that may be damaged."""
+    return f"{duration(max(0.0, time.time() - moment))} ago" if isinstance(moment, int | float) else "at no known time"

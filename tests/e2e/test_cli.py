@@ -189,6 +189,12 @@ def fails(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
             "policy rank 1 on a: died",
         ),
         (OSError(errno.ENOSPC, "No space left on device"), 3, "distft: the disk is full"),
+        (
+            OSError(errno.EROFS, "Read-only file system", "/x/y"),
+            3,
+            "distft: /x/y: read-only file system\n  give a place",
+        ),
+        (PermissionError(errno.EACCES, "Permission denied", "/x/y"), 3, "distft: /x/y: permission denied\n  give a"),
     ],
 )
 def test_endings(

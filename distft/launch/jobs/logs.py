@@ -147,7 +147,8 @@ class _End:
 
 def _exit_status(status: RunStatus) -> int:
     if status.exit:
-        return int(status.exit.get("exit_status", 1))
+        told = status.exit.get("exit_status")
+        return told if isinstance(told, int) else 1
     return {"done": 0, "stopped": StoppedOnRequest.exit_status}.get(status.state, 1)
 
 

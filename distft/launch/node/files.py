@@ -18,13 +18,12 @@ nothing in it is old.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import secrets
 from pathlib import Path
 from typing import Any
 
-from distft.common.files import write_atomic, write_json
+from distft.common.files import parse_json, write_atomic, write_json
 from distft.tracking.last_ending import STARTED, STATUS
 
 TOKEN, HEAD = "token", "head.json"
@@ -61,7 +60,7 @@ class NodeFiles:
         try:
             if name not in os.listdir(self.folder):
                 return None
-            content = json.loads((self.folder / name).read_bytes())
+            content = parse_json((self.folder / name).read_bytes())
         except (OSError, ValueError):
             return None
         return content if isinstance(content, dict) else None

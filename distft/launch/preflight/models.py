@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import json
+import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from distft.common.errors import UserError, nearest
+from distft.common.files import parse_json
+from distft.common.sums import SUMS, sum_faults
 from distft.config.load import resolve_path
 from distft.config.models import ScoringModel
 from distft.config.recipe import Recipe
@@ -67,8 +69,8 @@ def check_models(recipe: Recipe) -> Iterator[str]:
 
 
 def check_folder(folder: Path, where: str) -> None:
-    """config.json, weights and a tokenizer are there, and fit together. ``where`` the folder is named, for messages: a
-    recipe's key, or what was typed. Raises UserError.
+    """config.json, weights and a tokenizer are there, as they were written, and fit together. ``where`` the folder is
+    named, for messages: a recipe's key, or what was typed. Raises UserError.
     """
     if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
         merged = (folder.parent / "config.json").is_file()
@@ -98,6 +100,12 @@ def check_folder(folder: Path, where: str) -> None:
             f"{folder} has no tokenizer ({', '.join(TOKENIZER_FILES[:3])}, ...)",
             where=where,
             hint="copy the tokenizer's files of the model that it was trained from",
+        )
+    if changed := sum_faults(folder):
+        raise UserError(
+            f"{folder} is not as it was written: {'; '.join(changed[:3])}",
+            where=where,
+            hint=f"{COPY_AGAIN}; if you have changed them yourself: rm {shlex.quote(str(folder / SUMS))}",
         )
     # A token that was added may lie beyond, if no text has it: rows are looked at when they are encoded.
     tokens = max(_vocabulary(folder, added=False).values(), default=-1) + 1
@@ -210,7 +218,7 @@ def _vocabulary(folder: Path, *, added: bool = True) -> dict[str, int]:
     if not path.is_file():
         return {}
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
         vocabulary = content["model"]["vocab"]
         if isinstance(vocabulary, list):  # Unigram: pairs of token and score
             vocabulary = {token: number for number, (token, _) in enumerate(vocabulary)}

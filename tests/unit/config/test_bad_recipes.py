@@ -124,6 +124,8 @@ def test_override_is_refused(recipes: Callable[[str], str], kind: str, overrides
 
 
 # text that is replaced, by what, and what the message must contain
+# Nine aliases of nine aliases, nine times over.
+BOMB = "a0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 10))
 EDITED = [
     (PPO, "  steps: 10", "  stepz: 10", ["my.yaml:17", "train.stepz", "unknown key stepz", "did you mean steps?"]),
     (PPO, "kind: ppo", "kind: ppoo", ["algorithm.kind (", "my.yaml:5", "unknown algorithm kind", "did you mean ppo?"]),
@@ -141,6 +143,10 @@ EDITED = [
     (PPO, "name: example", "1: example", ["my.yaml:2", "a key must be a text", "quotes"]),
     (PPO, "name: example", "name: example\n---\nname: b", ["not valid YAML", "one file holds one recipe"]),
     (SFT, "{kind: sft}", "&a {kind: sft, x: *a}", ["my.yaml:4", "an alias contains itself"]),
+    (SFT, "{kind: sft}", f"{{kind: sft}}\n{BOMB}", ["my.yaml:", "holds more than 100,000 values", "aliases"]),
+    (PPO, "name: example", "name: a\x07b", ["my.yaml:2", "holds the character 0x07", "remove it"]),
+    (PPO, "name: example", f"name: {'[' * 3000}", ["my.yaml", "is nested too deeply", "close the brackets"]),
+    (PPO, "name: example", f"seed: {'9' * 5000}", ["my.yaml:2", "a number has 5,000 digits", "write a smaller one"]),
     (SFT, SFT, "", ["my.yaml", "is empty", "format: 1"]),
     (SFT, SFT, "- a\n", ["my.yaml", "holds no mapping of keys", "format: 1"]),
     (SFT, "num_heads: 4, ", "", ["models.policy.init.num_heads", "my.yaml:7", "is missing", "attention heads"]),
