@@ -6,7 +6,6 @@ answer ``{"scores": [...]}`` with a finite number for each completion. What is a
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections.abc import Mapping, Sequence
