@@ -23,7 +23,7 @@ from distft.data.readers import example_for
 from distft.data.sources import format_of, read_rows
 from distft.launch.export import export
 from distft.launch.kept_paths import found_again
-from distft.launch.preflight.models import check_folder, not_here
+from distft.launch.preflight.models import check_folder, not_here, require_own_copy
 from distft.models.families.table import encodes
 from distft.planning.model_folders import fetched_folder
 from distft.planning.model_sizes import read_config
@@ -83,6 +83,8 @@ class NamedModel:
 
         own: Model | None = None if self.recipe is None else model_of(self.recipe, main_role(self.recipe))
         trusted = reading.trust_remote_code or (own is not None and own.trust_remote_code)
+        if trusted:
+            require_own_copy(self.path, self.name)
         start = Policy(path=self.path, trust_remote_code=trusted)
         template = reading.chat_template
         if template is not None:

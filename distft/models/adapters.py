@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -78,6 +79,9 @@ def merge_adapter(model: Any, folder: str) -> Any:
     """
     from peft import PeftModel
 
+    if not (Path(folder) / "adapter_model.safetensors").is_file():
+        what = "has no adapter_model.safetensors, and a pickle can run code when it is read"
+        raise UserError(what, where=folder, hint="load it with PEFT, and save_pretrained it again")
     try:
         adapted: Any = PeftModel.from_pretrained(model, folder)
         return adapted.merge_and_unload()

@@ -89,6 +89,7 @@ def read_weights(
     """The module, ready to train, and the names of the weights that the folder lacks. Raises UserError also where
     those that it has are not numbers."""
     options: dict[str, Any] = {"dtype": DTYPES[model.dtype], "trust_remote_code": model.trust_remote_code}
+    options["use_safetensors"] = True  # a pickle can run code when it is read
     if model.attention != "auto":
         options["attn_implementation"] = model.attention
     if on_meta:

@@ -13,6 +13,7 @@ from distft.planning.weight_files import tensor_shapes
 TOKENIZER_FILES: Final = (
     "tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt", "sentencepiece.bpe.model",
 )  # fmt: skip
+_PICKLED = ("pytorch_model", "adapter_model")
 
 
 def local_folder(path: str) -> Path | None:
@@ -45,8 +46,14 @@ def fetched_folder(path: str) -> Path | None:
 
 
 def has_weight_files(folder: Path) -> bool:
-    """Whether weights lie in the folder. Raises UserError where some of them are missing or torn."""
-    return bool(tensor_shapes(folder)) or any(folder.glob("pytorch_model*.bin"))
+    """Whether weights lie in the folder, as safetensors: nothing else is read. Raises UserError where some of them are
+    missing or torn."""
+    return bool(tensor_shapes(folder))
+
+
+def pickled_weights(folder: Path) -> str:
+    """The name of a file that holds weights as a pickle, which can run code when it is read; empty without one."""
+    return next((path.name for path in sorted(folder.glob("*.bin")) if path.name.startswith(_PICKLED)), "")
 
 
 def has_tokenizer(folder: Path) -> bool:

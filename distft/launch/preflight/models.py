@@ -22,7 +22,14 @@ from distft.launch.preflight.architectures import check_adapters, check_architec
 from distft.launch.preflight.hub import check_on_hub, is_offline
 from distft.planning.encoder_decoders import with_value_start
 from distft.planning.known_models import known_config, nearest_known
-from distft.planning.model_folders import TOKENIZER_FILES, fetched_folder, has_tokenizer, has_weight_files, local_folder
+from distft.planning.model_folders import (
+    TOKENIZER_FILES,
+    fetched_folder,
+    has_tokenizer,
+    has_weight_files,
+    local_folder,
+    pickled_weights,
+)
 from distft.planning.model_sizes import read_config
 from distft.planning.weight_files import COPY_AGAIN, tensor_shapes, weight_files
 
@@ -46,6 +53,8 @@ def check_models(recipe: Recipe) -> Iterator[str]:
         if model.path is None:
             continue
         path = resolve_path(model.path)
+        if model.trust_remote_code:
+            require_own_copy(path, f"models.{role}.path")
         folder = fetched_folder(path)
         if folder is None:
             yield not_here(path, f"models.{role}.path")
@@ -93,6 +102,7 @@ def check_folder(folder: Path, where: str) -> None:
             hint="take the original weights" + _four_bits(where),
         )
     if not has_weight_files(folder):
+        refuse_pickles(folder, where)
         what = f"{folder} has no weights (*.safetensors)"
         raise UserError(what, where=where, hint=_inside(folder) or COPY_AGAIN)
     if not has_tokenizer(folder):
@@ -115,6 +125,31 @@ def check_folder(folder: Path, where: str) -> None:
             f"the tokenizer in {folder} has {tokens} tokens, the model's embedding only {rows} rows",
             where=where,
             hint="this tokenizer belongs to another model",
+        )
+
+
+def refuse_pickles(folder: Path, where: str) -> None:
+    """Raises UserError where the weights are pickles; its remedy has torch read them as weights and nothing else."""
+    if pickled := pickled_weights(folder):
+        named = str((read_config(folder).get("architectures") or [""])[0])
+        kind = named if named.isidentifier() else "AutoModelForCausalLM"  # it is pasted: nothing else may stand there
+        rewrite = f"import transformers as t; f = {str(folder)!r}; t.{kind}.from_pretrained(f).save_pretrained(f)"
+        raise UserError(
+            f"{folder} holds its weights as a pickle ({pickled}), which can run code when it is read",
+            where=where,
+            hint=f"write them as safetensors, once: python -c {shlex.quote(rewrite)}",
+        )
+
+
+def require_own_copy(path: str, where: str) -> None:
+    """Code that comes with a model is run from a folder of the user's, never from a hub, where it may be another
+    tomorrow. Raises UserError."""
+    if not Path(path).expanduser().is_dir():
+        copy = f"hf download {shlex.quote(path)} --revision COMMIT --local-dir {shlex.quote(Path(path).name)}"
+        raise UserError(
+            f"the code of {path} would be that of the hub, which may be another tomorrow",
+            where=where,
+            hint=f"{copy}; read it; then give that folder",
         )
 
 
