@@ -12,7 +12,8 @@ from distft.config.section import Items, Section, WrittenPath
 
 Format: TypeAlias = Literal[
     "auto", "text", "messages", "openai_chat", "sharegpt", "prompt_completion", "unpaired", "alpaca",
-    "natural_instructions", "classification", "preference", "corrections", "rankings", "prompt", "hh_rlhf", "dialogsum",
+    "natural_instructions", "classification", "anchors", "preference", "corrections", "rankings", "prompt",
+    "hh_rlhf", "dialogsum",
 ]  # fmt: skip
 # Formats by what a row of them is: a conversation, a prompt with its answer, one that is labelled good or bad, two
 # answers of which one is better, several in an order.
@@ -22,6 +23,7 @@ LABELLED = ("unpaired",)
 PAIRED = ("preference", "hh_rlhf", "corrections")
 RANKED = ("rankings",)
 MOST_ANSWERS: Final = 64  # of a ranking: it is one unit, all of which goes into one micro-batch
+ANCHORED = ("anchors",)  # a text, one that belongs to it, and perhaps some that do not
 CLASSIFIED = ("classification",)  # a text, or a pair of them, with the name of its class
 
 

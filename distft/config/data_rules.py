@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from distft.config import roles as facts
 from distft.config.data import PTX_KIND, Source
 from distft.config.find_method import traits_of
+from distft.config.method import TUPLES
 from distft.config.problem import Problem
 from distft.config.recipe import Recipe
 
@@ -110,7 +111,8 @@ def _lengths(recipe: Recipe) -> Iterator[Problem]:
         )
     needed = longest * size
     if recipe.train.max_tokens_per_rank < needed:
-        unit = "one sequence of" if size == 1 else f"{'a pair' if size == 2 else 'a ranking'} of {size} x"
+        named = "a tuple" if recipe.algorithm.traits.unit == TUPLES else "a pair" if size == 2 else "a ranking"
+        unit = "one sequence of" if size == 1 else f"{named} of {size} x"
         unit = f"{unit} {longest} tokens"
         yield Problem.at(
             "train.max_tokens_per_rank",

@@ -25,19 +25,22 @@ from distft.config.section import Section
 from distft.config.training import Rollout, Train
 
 LossOn: TypeAlias = Literal["completion", "assistant", "all"]
+# The mean of a text's states, its first token's, or its last one's.
+Pooling: TypeAlias = Literal["mean", "cls", "last"]
 
 
 @dataclass(frozen=True)
 class Unit:
     """What is counted in a batch and never divided between micro-batches: ``rows`` sequences under one name."""
 
-    name: Literal["sequences", "pairs", "answers", "prompts"]
+    name: Literal["sequences", "pairs", "answers", "prompts", "tuples"]
     rows: int = 1
 
 
 SEQUENCES = Unit("sequences")
 PAIRS = Unit("pairs", rows=2)  # chosen, rejected
 ANSWERS = Unit("answers")  # each labelled good or bad; a pair is one of either
+TUPLES = Unit("tuples", rows=2)  # a text, one that belongs to it, and perhaps some that do not
 PROMPTS = Unit("prompts")  # each answered ``rollout.samples_per_prompt`` times; a sample is a row
 
 
@@ -101,7 +104,7 @@ class Traits:
     speak yet, so random weights are remarked on; ``in_blocks``: what is longer than the limit is not cut off but
     becomes several sequences, none of whose tokens is lost; ``corrupts``: a text is made into something to be
     restored, anew at every visit (see ``Method.corruption``), a long one in blocks: ``spans`` by an encoder-decoder,
-    ``masks`` by an encoder.
+    ``masks`` by an encoder; ``embeds``: its model turns a text into a vector (see ``Method.pools``).
     """
 
     roles: tuple[Role, ...]
@@ -115,6 +118,7 @@ class Traits:
     aligns: bool = False
     in_blocks: bool = False
     corrupts: Literal["", "spans", "masks"] = ""
+    embeds: bool = False
 
     def __post_init__(self) -> None:
         if not self.trained or not set(self.trained) <= set(self.roles):
@@ -134,7 +138,7 @@ class Traits:
     @property
     def answers(self) -> bool:
         """Whether the run's result answers prompts."""
-        return self.main == "policy" and not self.corrupts
+        return self.main == "policy" and not self.corrupts and not self.embeds
 
     @property
     def main(self) -> Role:
@@ -290,6 +294,10 @@ class Method(Section):
     def corruption(self) -> tuple[str, dict[str, Any]] | None:
         """Of what corrupts its texts: ``module:Class`` of a ``distft.data.corruption.Corruption``, and what it is built
         with beside the tokenizer and the longest text."""
+        return None
+
+    def pools(self) -> Pooling | None:
+        """Of what embeds: what of a text's states is its vector."""
         return None
 
     def sides(self, data: Data) -> tuple[int, int]:

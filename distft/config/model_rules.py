@@ -107,10 +107,13 @@ def _initial_sizes(recipe: Recipe) -> Iterator[Problem]:
             continue
         at, init = f"models.{role}.init", model.init
         yield from _heads(at, init)
-        if init.architecture == "bert" and role != "reward" and recipe.algorithm.traits.corrupts != "masks":
+        traits = recipe.algorithm.traits
+        if init.architecture == "bert" and role != "reward" and traits.corrupts != "masks" and not traits.embeds:
             what = "an encoder writes no answer, nor says of a half one what it is worth"
             yield Problem.at(
-                f"{at}.architecture", what, "llama or t5; bert is for models.reward, and for what learns masked tokens"
+                f"{at}.architecture",
+                what,
+                "llama or t5; bert is for models.reward, and for what learns masked tokens or vectors",
             )
         if longest > init.max_positions and init.architecture != "t5":
             yield Problem.at(

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from distft.config.data import ANSWERED, CLASSIFIED, RANKED
+from distft.config.data import ANCHORED, ANSWERED, CLASSIFIED, MOST_ANSWERS, RANKED
 from distft.data.formats import COLUMNS, Row, aliases
 from distft.data.labels import yes_or_no
 
 _SYSTEM: Final = ("system", "system_prompt")
 _SECOND: Final = ("input", "context")  # what an instruction is about
 _PROMPTED: Final = ("preference", "corrections", "rankings", "prompt_completion", "unpaired", "prompt")
+_TEXTS: Final = (*CLASSIFIED, *ANCHORED)  # no prompt
 # Read where they are there, beside the columns that a format must have.
 _OPTIONAL: Final[dict[str, tuple[str, ...]]] = {
     "preference": ("prompt",),
     "alpaca": ("input", *_SYSTEM),
     "sharegpt": _SYSTEM,
     "classification": ("text_pair",),
+    "anchors": ("negatives", "negative", *(f"negative_{number}" for number in range(1, MOST_ANSWERS))),
 }
 
 # What there is of a task of Natural Instructions beside its definition, and the wish that puts it into the prompt.
@@ -31,11 +33,11 @@ def under_our_names(row: Row, format_name: str) -> Row:
     An instruction is followed by its ``input``, after a blank line. A ``system`` text comes before the prompt: as a
     turn where there are turns, else as text, after which a blank line follows.
     """
-    if format_name not in (*_PROMPTED, *CLASSIFIED):
+    if format_name not in (*_PROMPTED, *_TEXTS):
         return row
     found = aliases(row, format_name)
     values: dict[str, Any] = {**row.values, **{ours: row.values[theirs] for ours, theirs in found.items()}}
-    if format_name in CLASSIFIED:
+    if format_name in _TEXTS:
         return Row(values, row.where)
     prompt = values.get("prompt")
     if second := _second(row, found):
@@ -50,7 +52,7 @@ def under_our_names(row: Row, format_name: str) -> Row:
 def column_notes(row: Row, format_name: str) -> tuple[str, ...]:
     """What a user should know about how the columns of such rows are read."""
     notes = []
-    found = aliases(row, format_name) if format_name in (*_PROMPTED, *CLASSIFIED) else {}
+    found = aliases(row, format_name) if format_name in (*_PROMPTED, *_TEXTS) else {}
     notes += [f"`{theirs}` is read as `{ours}`" for ours, theirs in found.items()]
     if second := _second(row, found):
         notes.append(f"`{second}` follows it")

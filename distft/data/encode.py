@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from distft.common.errors import UserError
 from distft.config.data import Data
 from distft.data.formats import (
+    AnchoredExample,
     ClassifiedExample,
     CompletionExample,
     Content,
@@ -159,6 +160,17 @@ class Encoder:
         texts = [example.text, *([] if example.text_pair is None else [example.text_pair])]
         ids = list(self._tokenizer(*texts)["input_ids"])
         return Encoded([], ids, [1] * len(ids))
+
+    def anchored(self, example: Example, longest: int | None = None) -> tuple[Encoded, ...]:
+        """Each text of a tuple as the tokenizer itself writes it, and cuts it to ``longest`` ids, for that is how what
+        reads the model afterwards does it."""
+        if not isinstance(example, AnchoredExample):
+            raise UserError(
+                "the row has no text that belongs to another", where=example.where, hint="give it anchor and positive"
+            )
+        cut = {} if longest is None else {"truncation": True, "max_length": longest}
+        found = [list(self._tokenizer(text, **cut)["input_ids"]) for text in example.texts]
+        return tuple(Encoded([], ids, [1] * len(ids)) for ids in found)
 
     def prompt(self, example: Example) -> list[int]:
         """The ids that generation starts from."""

@@ -1,4 +1,4 @@
-"""What a row means: examples of seven kinds, made from the columns of a row.
+"""What a row means: examples of eight kinds, made from the columns of a row.
 
 ======================== ============================================ ==========================================
 format                   columns                                      example
@@ -20,6 +20,8 @@ format                   columns                                      example
 ``hh_rlhf``              chosen, rejected: whole dialogues as text    PreferenceExample
 ``dialogsum``            dialogue, summary                            CompletionExample
 ``classification``       text, label; text_pair                       ClassifiedExample
+``anchors``              anchor, positive; negative, negative_1, ...  AnchoredExample
+                         or negatives, a list
 ======================== ============================================ ==========================================
 
 ``prompt`` and ``completion`` go by other names too: see ``aliases``.
@@ -133,9 +135,24 @@ class ClassifiedExample(_Example):
     text_pair: str | None = None
 
 
+@dataclass(frozen=True)
+class AnchoredExample(_Example):
+    """A text, one that belongs to it (a question and a passage that answers it), and some that do not, though they look
+    as if they might."""
+
+    anchor: str
+    positive: str
+    negatives: tuple[str, ...] = ()
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """All of them, in this order."""
+        return (self.anchor, self.positive, *self.negatives)
+
+
 Example: TypeAlias = (
     TextExample | DialogueExample | CompletionExample | PreferenceExample | RankingExample | PromptExample
-    | ClassifiedExample
+    | ClassifiedExample | AnchoredExample
 )  # fmt: skip
 
 COLUMNS: Final[dict[str, tuple[str, ...]]] = {
@@ -152,12 +169,15 @@ COLUMNS: Final[dict[str, tuple[str, ...]]] = {
     "rankings": ("prompt", "completions", "ranks"),
     "dialogsum": ("dialogue", "summary"),
     "classification": ("text", "label"),
+    "anchors": ("anchor", "positive"),
     "text": ("text",),
     "prompt": ("prompt",),
 }
 ALIASES: Final[dict[str, tuple[str, ...]]] = {
     "prompt": ("question", "instruction", "query", "input"),
     "completion": ("answer", "response", "output"),
+    "anchor": ("query", "question"),
+    "positive": ("passage", "document", "answer"),
 }
 # Columns that have a meaning here whatever the format; the others are handed to reward functions.
 KNOWN_COLUMNS: Final = frozenset({
@@ -248,7 +268,7 @@ def prompt_of(example: Example) -> Content:
         return ""
     if isinstance(example, DialogueExample):
         return example.messages[: last_assistant(example.messages)]
-    return example.prompt
+    return example.anchor if isinstance(example, AnchoredExample) else example.prompt
 
 
 def texts_of(example: Example) -> list[str]:
@@ -258,6 +278,8 @@ def texts_of(example: Example) -> list[str]:
         parts = [example.text]
     elif isinstance(example, ClassifiedExample):
         parts = [example.text, *([] if example.text_pair is None else [example.text_pair])]
+    elif isinstance(example, AnchoredExample):
+        parts = [*example.texts]
     elif isinstance(example, DialogueExample):
         parts = [example.messages]
     elif isinstance(example, CompletionExample):

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from distft.data.formats import (
+    AnchoredExample,
     CompletionExample,
     Content,
     DialogueExample,
@@ -71,6 +72,8 @@ def conversations(example: Example) -> list[list[Turn]]:
     answers: tuple[Content, ...] = ()
     if isinstance(example, CompletionExample):
         answers = (example.completion,)
+    elif isinstance(example, AnchoredExample):
+        answers = (example.positive,)
     elif isinstance(example, PreferenceExample):
         answers = (example.chosen, example.rejected)
     elif isinstance(example, RankingExample):

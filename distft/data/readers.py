@@ -7,6 +7,7 @@ A reader gives an example, or raises ``Unusable`` for a row that is well formed 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Final
@@ -16,6 +17,7 @@ from distft.config.find_method import traits_of
 from distft.data.bad_rows import Unusable
 from distft.data.columns import under_our_names
 from distft.data.formats import (
+    AnchoredExample,
     ClassifiedExample,
     CompletionExample,
     Content,
@@ -41,6 +43,7 @@ EMPTY_ANSWER: Final = "empty answer"  # one rule for all formats: what is imitat
 SAME: Final = "chosen and rejected are the same"
 BAD_ANSWER: Final = "labelled false, as bad answers (`columns: {label: NAME}` on the source imitates them too)"
 RANKS: Final = "a number for each answer, 1 for the best, 2 for the next; equal ones where neither is better"
+_NEGATIVE: Final = re.compile(r"negative(_\d+)?")
 _SUMMARY_PROMPT: Final = "Summarize the following conversation.\n\n{dialogue}\n\nSummary:"
 
 
@@ -247,6 +250,22 @@ def _classification(row: Row) -> Example:
     return ClassifiedExample(text, str(said).strip(), second, where=row.where, extra=extra_columns(row))
 
 
+def _anchors(row: Row) -> Example:
+    """A text and what belongs to it. Negatives: the columns negative, negative_1, ..., or a list of them."""
+    anchor, positive = _plain_text(row, "anchor"), _plain_text(row, "positive")
+    listed = row.values.get("negatives")
+    if listed is not None and (not isinstance(listed, list | tuple) or not all(isinstance(one, str) for one in listed)):
+        raise wrong_type(row, "negatives", "a list of texts", listed)
+    named = [name for name, value in row.values.items() if _NEGATIVE.fullmatch(name) and value is not None]
+    negatives = [*(_plain_text(row, name) for name in named), *(listed or ())]
+    if not anchor.strip() or not positive.strip():
+        raise Unusable("empty text")
+    if positive in negatives:
+        raise Unusable("the positive is among the negatives")
+    kept = tuple(dict.fromkeys(one for one in negatives if one.strip()))
+    return AnchoredExample(anchor, positive, kept, where=row.where, extra=extra_columns(row))
+
+
 def _natural_instructions(row: Row) -> Example:
     """A task's definition, an instance of it and its (first) answer."""
     definition, targets = _joined(row.values["definition"]), row.values["targets"]
@@ -275,6 +294,7 @@ _READERS: dict[str, Callable[[Row], Example]] = {
     "hh_rlhf": _hh_rlhf,
     "dialogsum": _dialogsum,
     "classification": _classification,
+    "anchors": _anchors,
 }
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from distft.common.errors import EnvironmentFallsShort, UserError, nearest
 from distft.config.data import Data, Source
-from distft.config.find_method import traits_of
+from distft.config.find_method import built_in_kinds, traits_of
 from distft.data.bad_rows import BadRow, BadRows, OnBadRow, Unusable, stop
 from distft.data.builtin import SPLITS, dialogues
 from distft.data.columns import column_notes
@@ -32,13 +32,15 @@ from distft.data.formats import (
 )
 from distft.data.manners import manners
 from distft.data.natural_instructions import instances, instructed
+from distft.data.questions import questions
 from distft.data.readers import example_for, example_of
 from distft.data.stories import stories
 from distft.data.sums import slips, sums
 
 _BUILTIN = "builtin:"
 _CORPORA: dict[str, Callable[[Any], Iterator[dict[str, Any]]]] = {
-    "dialogues": dialogues, "manners": manners, "stories": stories, "sums": sums, "slips": slips
+    "dialogues": dialogues, "manners": manners, "stories": stories, "questions": questions, "sums": sums,
+    "slips": slips,
 }  # fmt: skip
 _FIRST_ROWS = 50
 _ANSWERS = (CompletionExample, PreferenceExample, RankingExample)  # examples that answer a prompt
@@ -151,13 +153,19 @@ def corpus_texts(source: Source, on_bad: OnBadRow = stop) -> Iterator[str]:
     for row in read_rows(source, on_bad=on_bad):
         try:
             if not format_name:
-                answered = any(set(COLUMNS[name]) <= set(row.values) for name in traits_of("sft").formats)
-                format_name = detect_format(row, "sft" if answered or "prompt" not in row.values else "ppo")
+                format_name = detect_format(row, _reading_kind(row))
             yield from texts_of(example_of(row, format_name))
         except Unusable:
             continue
         except BadRow as bad:
             on_bad(bad)
+
+
+def _reading_kind(row: Row) -> str:
+    """What imitates, where it takes such rows; what answers prompts, or else whatever method does."""
+    kinds = ("sft", *(["ppo"] if "prompt" in row.values else built_in_kinds()))
+    takes = (kind for kind in kinds if any(set(COLUMNS[name]) <= set(row.values) for name in traits_of(kind).formats))
+    return next(takes, "sft")
 
 
 def source_files(source: Source, list_name: str) -> list[Path]:

@@ -15,10 +15,10 @@ from distft.data.builtin import CITIES, NAMES, SPLITS, THINGS, Picker, Split, sp
 LABELS: Final = ("clean", "gift", "loss", "purchase", "repair", "shipment")
 STORY_SIZES: Final[dict[str, int]] = {"train": 3000, "eval": 300, "test": 300}
 _SEED = 20_261_201
-_BEGINNINGS = ("{name} lives in {city}.", "This happened to {name} in {city}.", "On Monday {name} came back to {city}.",
+BEGINNINGS = ("{name} lives in {city}.", "This happened to {name} in {city}.", "On Monday {name} came back to {city}.",
                "{name} has a small house in {city}.")  # fmt: skip
 # What happens to the thing, in the order of LABELS.
-_EVENTS: tuple[tuple[str, ...], ...] = (
+EVENTS: tuple[tuple[str, ...], ...] = (
     ("{name} wiped the dust off the {thing} with a soft cloth.", "There was mud on the {thing}, so {name} washed it.",
      "With warm water and soap the {thing} became bright again."),
     ("{name} put a ribbon on the {thing} for a sister's birthday.", "The {thing} was a surprise for a friend.",
@@ -32,10 +32,10 @@ _EVENTS: tuple[tuple[str, ...], ...] = (
     ("{name} put the {thing} into a strong box and wrote an address on it.",
      "The post office took the {thing} across the sea.", "Two weeks later the box with the {thing} arrived."),
 )  # fmt: skip
-_DAYS = ("It rained that day.", "The streets of {city} were full of people.", "In the evening {name} made tea.",
+DAYS = ("It rained that day.", "The streets of {city} were full of people.", "In the evening {name} made tea.",
          "The bus to {city} was late.", "{name} slept well that night.", "A dog was barking in the yard.",
          "The next day was warm and quiet.", "{name} read a letter at the window.")  # fmt: skip
-_ENDS = ("So ended the day.", "{name} often speaks of it.", "That is all there is to tell.")
+ENDS = ("So ended the day.", "{name} often speaks of it.", "That is all there is to tell.")
 _LONG_PERCENT, _LONG = 25, 24  # of the stories, and further sentences of such a one
 
 
@@ -45,7 +45,7 @@ def stories(split: Split = "train") -> Iterator[dict[str, Any]]:
     while len(seen) < STORY_SIZES[split]:
         slots = {"name": picker.one_of(NAMES), "city": picker.one_of(CITIES), "thing": picker.one_of(THINGS)}
         label = picker.below(len(LABELS))
-        text = " ".join(_sentences(picker, _EVENTS[label])).format(**slots)
+        text = " ".join(_sentences(picker, EVENTS[label])).format(**slots)
         if text in seen or split_by_pair()[slots["thing"], slots["city"]] != split:
             continue
         seen.add(text)
@@ -53,9 +53,9 @@ def stories(split: Split = "train") -> Iterator[dict[str, Any]]:
 
 
 def _sentences(picker: Picker, events: Sequence[str]) -> Iterator[str]:
-    yield picker.one_of(_BEGINNINGS)
-    yield picker.one_of(_DAYS)
+    yield picker.one_of(BEGINNINGS)
+    yield picker.one_of(DAYS)
     yield picker.one_of(events)
     for _ in range(_LONG if picker.below(100) < _LONG_PERCENT else picker.below(3)):
-        yield picker.one_of(_DAYS)
-    yield picker.one_of(_ENDS)
+        yield picker.one_of(DAYS)
+    yield picker.one_of(ENDS)

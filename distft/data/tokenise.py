@@ -82,7 +82,10 @@ def tokenise(examples: Sequence[Example], kind: str, tokenizer: PreTrainedTokeni
                 for block in sequences[0].blocks(over.limit):
                     found.add(place, (block,), truncated=False)
                 continue
-            sequences = tuple(encoder.cut(sequence, data, sampled=traits.sampled) for sequence in sequences)
+            if traits.embeds:
+                sequences = encoder.anchored(example, data.max_length)
+            else:
+                sequences = tuple(encoder.cut(sequence, data, sampled=traits.sampled) for sequence in sequences)
         if not traits.sampled and not all(sequence.trains for sequence in sequences):
             within = " within the limit" if over is not None else ""
             found.reasons[place] = f"nothing to train on{within}"
@@ -109,7 +112,7 @@ def _add_blocks(found: Tokenised, place: int, example: Example, encoder: Encoder
 
 
 def _encode(encoder: Encoder, example: Example, unit: Unit, loss_on: str | None) -> tuple[Encoded, ...]:
-    """The sequences of a unit: of a pair two, of a ranking all its answers."""
+    """The sequences of a unit: of a pair two, of a ranking all its answers, of a tuple all its texts."""
     match unit.name:
         case "prompts":
             return (Encoded(encoder.prompt(example), [], []),)
@@ -119,6 +122,8 @@ def _encode(encoder: Encoder, example: Example, unit: Unit, loss_on: str | None)
             return (encoder.supervised(example, loss_on),)
         case "pairs":
             return encoder.compared(example)
+        case "tuples":
+            return encoder.anchored(example)
 
 
 def _refuse_to_truncate(example: Example, overlong: str, over: Over, *, prompts: bool) -> None:

@@ -70,6 +70,18 @@ def reduce_scalars(values: list[float], operation: str = "sum") -> list[float]:
     return [float(value) for value in tensor]
 
 
+def gather_rows(rows: torch.Tensor) -> torch.Tensor:
+    """The rows of all ranks, rank by rank; each may have another number of them, 0 too (collective)."""
+    counts = [int(count) for count in reduce_scalars(
+        [float(len(rows)) if rank == dist.get_rank() else 0.0 for rank in range(dist.get_world_size())]
+    )]  # fmt: skip
+    padded = rows.new_zeros(max(counts), *rows.shape[1:])
+    padded[: len(rows)] = rows
+    found = [torch.empty_like(padded) for _ in counts]
+    dist.all_gather(found, padded)
+    return torch.cat([one[:count] for one, count in zip(found, counts, strict=True)])
+
+
 def barrier() -> None:
     """Waits for all ranks of the group."""
     dist.barrier()

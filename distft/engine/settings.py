@@ -37,8 +37,8 @@ def deepspeed_settings(engine: EngineConfig, dtype: str, *, max_grad_norm: float
         # Or every forward pass would begin by waiting for all that the GPU has to do.
         "timers": {"throughput": {"enabled": False}},
     }
-    if trained and max_grad_norm > 0:
-        settings["gradient_clipping"] = max_grad_norm
+    if trained:
+        settings["gradient_clipping"] = max_grad_norm  # 0 too: left out, DeepSpeed takes 1
     if trained and dtype != "float32":
         if engine.zero_stage >= 2:
             settings["data_types"] = {"grad_accum_dtype": "fp32"}

@@ -81,8 +81,10 @@ def evaluate(names: Sequence[str], judging: Judging) -> list[Judged]:
 
 def _require_judged_here(wanted: Wanted) -> None:
     recipe = wanted.recipe
-    if recipe is not None and traits_of(wanted.kind()).corrupts:
-        what = f"{wanted.kind()} is judged within its run, by texts that are corrupted there"
+    traits = None if recipe is None else traits_of(wanted.kind())
+    if recipe is not None and traits is not None and (traits.corrupts or traits.embeds):
+        by = "texts that are corrupted there" if traits.corrupts else "what is found among its held-out rows"
+        what = f"{wanted.kind()} is judged within its run, by {by}"
         hint = f"the lines of split eval in {recipe.output_dir}/metrics.jsonl have its loss"
         raise UserError(what, where="eval", hint=f"{hint}, and so has: distft report {recipe.output_dir}")
 

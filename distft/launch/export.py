@@ -15,6 +15,7 @@ from distft.common.sums import sum_faults, write_sums
 from distft.config.load import load_recipe
 from distft.config.roles import main_role
 from distft.launch.kept_paths import found_again
+from distft.launch.sentence_folder import write_sentence_folder
 from distft.launch.starts import model_starts, role_spec
 from distft.tracking.metrics import RECIPE
 from distft.workers.spec import RoleSpec
@@ -118,6 +119,7 @@ def _from_checkpoint(checkpoint: Path, target: Path) -> None:
     weights = {name: tensor.to(once[name].dtype) for name, tensor in weights.items() if name in once} | buffers
     tokenizer = load_tokenizer(start.path, trust_remote_code=start.trust_remote_code, chat_template=start.chat_template)
     export_model(model, weights, tokenizer, target, stops=family.stops(tokenizer, model, spec.stop_tokens))
+    write_sentence_folder(recipe, target)
 
 
 def _merged_into_start(spec: RoleSpec, start: str, trained: dict[str, Any], adapter: Path) -> dict[str, Any]:

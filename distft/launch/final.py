@@ -11,6 +11,7 @@ from distft.common.files import sync_folder
 from distft.common.sums import write_sums
 from distft.config.roles import main_role
 from distft.controller.session import Session
+from distft.launch.sentence_folder import write_sentence_folder
 from distft.models.families.table import family_of
 from distft.planning.model_sizes import read_config
 from distft.report.model_card import CARD, write_card
@@ -24,8 +25,10 @@ def write_final(session: Session, run_dir: Path) -> None:
         shutil.rmtree(draft, ignore_errors=True)
         session.groups[main_role(session.recipe)].export(str(draft)).result()
         recipe = session.recipe
-        auto_class = family_of(main_role(recipe), read_config(draft)).auto_class
-        write_card(run_dir, draft, auto_class, answers=recipe.algorithm.traits.answers)
+        traits = recipe.algorithm.traits
+        auto_class = family_of(main_role(recipe), read_config(draft), embeds=traits.embeds).auto_class
+        write_sentence_folder(recipe, draft)
+        write_card(run_dir, draft, auto_class, answers=traits.answers, embeds=traits.embeds)
         write_sums(draft, but=(CARD,))
         shutil.rmtree(final, ignore_errors=True)
         draft.rename(final)

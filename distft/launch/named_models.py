@@ -24,6 +24,7 @@ from distft.data.sources import format_of, read_rows
 from distft.launch.export import export
 from distft.launch.kept_paths import found_again
 from distft.launch.preflight.models import check_folder, not_here, require_own_copy
+from distft.launch.sentence_folder import MODULES
 from distft.models.families.table import encodes
 from distft.planning.model_folders import fetched_folder
 from distft.planning.model_sizes import read_config
@@ -63,6 +64,12 @@ class NamedModel:
     def is_masked_lm(self) -> bool:
         """Whether it is an encoder that scores nothing: every token sees all others, so it cannot write on."""
         return encodes(self._config) and not self.is_reward_model
+
+    @property
+    def embeds(self) -> bool:
+        """Whether it turns texts into vectors, as ``sentence-transformers`` reads them."""
+        folder = fetched_folder(self.path)
+        return folder is not None and (folder / MODULES).is_file()
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -206,6 +213,10 @@ def require_speakers(models: Sequence[NamedModel]) -> None:
         if one.is_reward_model:
             what = "is a reward model: it scores answers and writes none"
             raise UserError(what, where=one.name, hint=f"distft eval {one.name} --data FILE judges its scores")
+        if one.embeds:
+            what = "is a model of texts: it turns them into vectors, and writes no answers"
+            hint = "name a decoder or an encoder-decoder; sentence-transformers reads this one"
+            raise UserError(what, where=one.name, hint=hint)
         if one.is_masked_lm:
             what = "is an encoder: it fills in masked words, and writes no answers"
             hint = "name a decoder or an encoder-decoder; transformers' fill-mask pipeline shows what this one restores"

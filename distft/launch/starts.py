@@ -108,7 +108,7 @@ def role_spec(recipe: Recipe, role: str) -> RoleSpec:
     return RoleSpec(
         role=role,
         model=model.model_copy(update={"chat_template": _template(model, role)}),
-        family=family_of(role).name,
+        family=family_of(role, embeds=recipe.algorithm.traits.embeds).name,
         optimizer=optimizer_of(recipe, role) if trained else None,
         longest=longest_sequence(recipe),
         dropout=trained and recipe.algorithm.traits.dropout,

@@ -33,7 +33,9 @@ def examine(recipe: Recipe, *, only: Collection[str] = (), num_shown: int = 2) -
             raise UserError("the recipe has no such rows", where=f"data.{missing[0]}", hint=f"it has {has}")
         tokenizer, policy = worker.data.tokenizer, recipe.models.policy
         stops = answer_ends(tokenizer, policy.stop_tokens if policy else None)
-        if recipe.algorithm.traits.corrupts == "masks":  # it writes nothing that could end
+        if (
+            recipe.algorithm.traits.corrupts == "masks" or recipe.algorithm.traits.embeds
+        ):  # it writes nothing that could end
             stops = frozenset()
         return DataXRay(
             name=recipe.name,

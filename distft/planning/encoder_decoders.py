@@ -127,6 +127,12 @@ def _require_alike(recipe: Recipe, config: Mapping[str, Any]) -> None:
 
 
 def _require_method(recipe: Recipe, family: str) -> None:
+    if recipe.algorithm.traits.embeds:
+        raise UserError(
+            f"{family} is an encoder-decoder: its encoder alone is not taken for a model of texts here",
+            where="models.policy",
+            hint="take an encoder (BERT, RoBERTa, ModernBERT, DeBERTa) or a decoder",
+        )
     if recipe.algorithm.traits.in_blocks:
         raise UserError(
             f"{recipe.algorithm.name} learns texts without a prompt, and {family} is an encoder-decoder",

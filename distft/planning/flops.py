@@ -44,7 +44,10 @@ def step_flops(facts: Roles) -> StepFlops:
         for work in (work for phase in recipe.algorithm.traits.phases for work in phase.works):
             if work.role not in there or work.does == "sync weights":
                 continue
-            sizes, read = facts.sizes(work.role), 0.0 if family_of(work.role).scalar else share
+            sizes, read = (
+                facts.sizes(work.role),
+                0.0 if family_of(work.role, embeds=recipe.algorithm.traits.embeds).scalar else share,
+            )
             if work.does == "update":
                 total += passes * costs.training_flops(sizes, 1, length, read, checkpointing=False)
             else:

@@ -34,7 +34,7 @@ from distft.planning.memory import (
     peak,
     rank_items,
 )
-from distft.planning.model_sizes import ModelSizes, WrongTargets, sizes_from_init, sizes_from_path
+from distft.planning.model_sizes import Head, ModelSizes, WrongTargets, sizes_from_init, sizes_from_path
 from distft.planning.teaching import student_items, teacher_items
 
 # What stays on the GPU while a group sleeps: the engine moves its own states, the process and its generator stay.
@@ -84,18 +84,18 @@ class SizeBook:
     """The sizes of every model of a run, each read once."""
 
     def __init__(self) -> None:
-        self._known: dict[tuple[str, bool], ModelSizes | UserError] = {}
+        self._known: dict[tuple[str, Head], ModelSizes | UserError] = {}
 
-    def sizes_of(self, model: Model, *, scalar: bool) -> ModelSizes:
-        """The sizes of a model, with one output in the place of the vocabulary where it is ``scalar``.
+    def sizes_of(self, model: Model, head: Head) -> ModelSizes:
+        """The sizes of a model with that head, and of adapters and quantization.
 
         Raises UserError where they are not to be found on this machine.
         """
-        key = (repr((model.path, model.init, model.quantization, model.peft)), scalar)
+        key = (repr((model.path, model.init, model.quantization, model.peft)), head)
         if key not in self._known:
             try:
                 sizes = sizes_from_init(model.init) if model.init else sizes_from_path(resolve_path(str(model.path)))
-                sizes = sizes.with_scalar_head() if scalar else sizes
+                sizes = sizes.with_head(head)
                 sizes = sizes.in_four_bits(model.quantization) if model.quantization else sizes
                 self._known[key] = sizes.with_adapters(model.peft) if model.peft else sizes
             except UserError as error:
@@ -123,9 +123,14 @@ class Roles:
     def sizes(self, role: str) -> ModelSizes:
         """The sizes of the role's model. Raises UserError where they are not to be found, WrongTargets."""
         try:
-            return self._book.sizes_of(self.model(role), scalar=role != ENGINES and family_of(role).scalar)
+            return self._book.sizes_of(self.model(role), self._head(role))
         except WrongTargets as error:
             raise WrongTargets(error.what, where=f"models.{role}.peft.target_modules", hint=error.hint) from None
+
+    def _head(self, role: str) -> Head:
+        if self.recipe.algorithm.traits.embeds:
+            return "none"
+        return "score" if role != ENGINES and family_of(role).scalar else "vocabulary"
 
 
 def role_memory(roles: Roles, role: str, ranks: int, *, gpu: bool, shared: bool) -> RoleMemory:
@@ -220,4 +225,5 @@ def _work(recipe: Recipe, role: str, ranks: int) -> Work:
     elif role == "policy" and answers_held_out(recipe):
         at_once = min(recipe.rollout.max_batch_per_rank, -(-num_held_out_answers(recipe) // ranks))
         generation = Generation(at_once, batch.longest + recipe.rollout.max_new_tokens, gathered=False)
-    return Work(tokens=tokens, length=batch.longest, read=read, scalar=family_of(role).scalar, generation=generation)
+    scalar = family_of(role, embeds=recipe.algorithm.traits.embeds).scalar
+    return Work(tokens=tokens, length=batch.longest, read=read, scalar=scalar, generation=generation)

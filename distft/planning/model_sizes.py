@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from distft.common.errors import UserError, nearest
 from distft.common.files import parse_json
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from distft.config.models import Init, Lora, Quantization
 
 
+Head: TypeAlias = Literal["vocabulary", "score", "none"]
 # What the tensors of a scalar head are called in these tables.
 SCORE = "score"
 # Weights that share one scale in four bits, and scales that share one in turn (bitsandbytes' defaults); bytes of the
@@ -187,10 +188,17 @@ class ModelSizes(TensorTable):
         by_family = MODULES.get(self.family)
         return by_family[tensors.name] if by_family else (tensors.name.removesuffix(".weight").rpartition(".")[2],)
 
-    def with_scalar_head(self) -> ModelSizes:
-        """The same backbone with one output in the place of the vocabulary (reward and value models); of encoders and
-        encoder-decoders behind a hidden layer, both with biases."""
+    def with_head(self, head: Head) -> ModelSizes:
+        """The same backbone with one output in the place of the vocabulary (``score``: reward and value models); of
+        encoders and encoder-decoders behind a hidden layer, both with biases. Or with ``none``: BERT keeps its pooler,
+        which is not trained."""
+        if head == "vocabulary":
+            return self
         backbone = tuple(tensors for tensors in self.tensors if tensors.block != "head")
+        if head == "none":
+            pooler = ((self.hidden, self.hidden), (self.hidden,)) if self.family == "bert" else ()
+            unused = (Tensors("pooler", "norm", shape, trained=False) for shape in pooler)
+            return replace(self, tensors=(*backbone, *unused), tied=False)
         hidden = (self.hidden, self.hidden), (self.hidden,), (1,)
         deep = self.encoder_decoder or self.family == "bert"
         shapes = ((1, self.hidden), *(hidden if deep else ()))

@@ -109,7 +109,7 @@ class _RoleWork:
 
     def _read(self, tokens: float) -> float:
         """Tokens whose log-probabilities are computed: in RL the responses'."""
-        if family_of(self.role).scalar:
+        if family_of(self.role, embeds=self.recipe.algorithm.traits.embeds).scalar:
             return 0.0
         return tokens * self.recipe.rollout.max_new_tokens / self.batch.longest if is_rl(self.recipe) else tokens
 

@@ -20,17 +20,17 @@ _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _LIBRARIES = ("distft", "torch", "transformers", "deepspeed", "peft")
 
 
-def write_card(run_dir: Path, folder: Path, auto_class: str, *, answers: bool) -> None:
+def write_card(run_dir: Path, folder: Path, auto_class: str, *, answers: bool, embeds: bool = False) -> None:
     """The card of the run's result into the folder where it is written; see ``card``."""
-    lines = card(read_run(run_dir, max_lines=1), auto_class, answers=answers)
+    lines = card(read_run(run_dir, max_lines=1), auto_class, answers=answers, embeds=embeds)
     (folder / CARD).write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def card(run: RunData, auto_class: str, *, answers: bool) -> Iterator[str]:
+def card(run: RunData, auto_class: str, *, answers: bool, embeds: bool = False) -> Iterator[str]:
     """The lines. What the run folder lacks is left out. ``auto_class``: of transformers, which reads the model;
-    ``answers``: whether it answers prompts."""
+    ``answers``: whether it answers prompts; ``embeds``: whether it turns texts into vectors."""
     base = _base(run)
-    head = {"library_name": "transformers", "tags": ["distft", run.kind]}
+    head = {"library_name": "sentence-transformers" if embeds else "transformers", "tags": ["distft", run.kind]}
     if _HUB_NAME.fullmatch(base) and not Path(base).expanduser().is_dir():  # runs/sft is a folder, and comes first
         head |= {"base_model": base}
     yield from ("---", yaml.safe_dump(head, sort_keys=False).strip(), "---", "", f"# {run.name}", "")
@@ -44,7 +44,7 @@ def card(run: RunData, auto_class: str, *, answers: bool) -> Iterator[str]:
     if holdout:
         yield f"- Held out of the training rows, by the hash of the prompt: {holdout:.0%}, for eval and for test each"
     yield from _results(run)
-    yield from _use(auto_class, answers=answers)
+    yield from _use(auto_class, answers=answers, embeds=embeds)
     yield from ("", "## The recipe", "", "```yaml", run.recipe_text.strip(), "```", "", _versions(run))
     yield ""
     yield "Licence, intended use and limits: those of the base model and of the data; nobody has added others here."
@@ -67,7 +67,11 @@ def _results(run: RunData) -> Iterator[str]:
         yield f"| {title} | {number(one.before)} | {number(one.after)} |"
 
 
-def _use(auto_class: str, *, answers: bool) -> Iterator[str]:
+def _use(auto_class: str, *, answers: bool, embeds: bool) -> Iterator[str]:
+    if embeds:
+        yield from ("", "## Use", "", "```python", "from sentence_transformers import SentenceTransformer", "")
+        yield from ('vectors = SentenceTransformer("FOLDER").encode(["a text", "another"])', "```")
+        return
     yield from ("", "## Use", "", "```python", f"from transformers import AutoTokenizer, {auto_class}", "")
     yield f'model = {auto_class}.from_pretrained("FOLDER")'
     yield from ('tokenizer = AutoTokenizer.from_pretrained("FOLDER")', "```")

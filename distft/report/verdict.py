@@ -10,7 +10,7 @@ from distft.tracking.glossary import KNOWN, better
 from distft.tracking.progress import duration
 
 # The metric that decides, by the first of these that the run has.
-HEADLINES = ("objective/score", "accuracy", "rewards/accuracies", "rewards/margins", "nll_loss", "loss")
+HEADLINES = ("objective/score", "accuracy", "rewards/accuracies", "rewards/margins", "mrr", "nll_loss", "loss")
 _PRECISION = 0.005  # of the value before: a smaller change says nothing
 
 

@@ -100,7 +100,7 @@ class RunData:
             for role, start in self.starts.items():
                 rows = embedding_rows(start.path, trust_remote_code=start.trust_remote_code)
                 require_rows(role, num_tokens(self.tokenizer), rows)
-        require_whole(self.lists, self.recipe.algorithm.unit_rows())
+        require_whole(self.lists, self.recipe.algorithm)
         require_answers(self.recipe, self.lists)
         if self.recipe.evaluation.general is not None:
             self.general = self._general_text()

@@ -6,12 +6,13 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from distft.algorithms.losses.base import Loss, LossResult, MeasuringLoss, Metric
+from distft.algorithms.losses.base import Loss, LossResult, MeasuringLoss, Metric, RelatingLoss
 from distft.batches import Batch
 from distft.engine.diverged import NonFiniteLoss
 from distft.engine.engine import Engine
@@ -20,6 +21,7 @@ from distft.models.embedding_noise import EmbeddingNoise
 from distft.models.families.family import Family
 from distft.workers.by_source import SourceLosses
 from distft.workers.collate import collate
+from distft.workers.related import related
 from distft.workers.verbs import MicroBatches
 
 COUNTS = ("tokens", "sequences", "units", "ptx_tokens")
@@ -136,6 +138,9 @@ class Updater:
         number: int,
     ) -> dict[str, float]:
         sums = StepSums()
+        if isinstance(loss, RelatingLoss):
+            read = partial(self._read, loss, batch)
+            batch = related(loss, batch, step, read, self.engine.device)
         for rows in step:
             columns = [*loss.columns, *(name for name in loss.optional_columns if name in batch)]
             micro = collate(self.family, batch, rows, columns, self.pad_token, self.engine.device, self.unread)
@@ -154,6 +159,11 @@ class Updater:
             metrics["grad_norm"] = self.engine.step(rate)
             metrics["learning_rate"] = rate
         return metrics
+
+    def _read(self, loss: Loss, batch: Batch, rows: Sequence[int]) -> Mapping[str, Tensor]:
+        """What the loss asks the model of some rows."""
+        micro = collate(self.family, batch, rows, (), self.pad_token, self.engine.device, self.unread)
+        return self.family.outputs(self.engine.forward, micro, loss.outputs, loss.reads, 1.0)
 
     def _noise(self, batch: Batch, step: int, rows: Sequence[int]) -> AbstractContextManager[None]:
         if self.noise is None:

@@ -34,6 +34,7 @@ FEW_CASES: list[Case] = [
     ("grpo", {"kl_coef": 0.1}),
     ("rloo", {}),
     ("distill", {"divergence": "js", "beta": 0.3}),
+    ("contrastive", {"temperature": 0.5}),
 ]
 MORE_CASES: list[Case] = [
     ("reward", {}),

@@ -45,8 +45,10 @@ NAMED = 4  # tokens that a teacher names
 TEMPERATURE = 0.9
 SCALAR = ("reward", "rankings", "ppo_value")
 # Answers to each prompt and their ranks, ties among them, where a loss learns from rankings.
+TUPLES = ("rankings", "contrastive")  # whose units have unequal numbers of sequences
 RANKED = [2, 2, 2, 3, 3, 2]
 RANKS = [0, 1, 0, 1, 0, 1, 0, 1, 1, 0, 1, 2, 0, 1]
+EMBEDDERS = tuple(kind for kind in built_in_kinds() if traits_of(kind).embeds)
 CLASSIFIERS = ("classification",)  # whose head is new
 PAIRED = (*(kind for kind in built_in_kinds() if traits_of(kind).unit == PAIRS), "online_dpo")
 # At Adam's usual eps of 1e-8 one weight of one loss (apo_zero), whose gradient is as small as that, ended 4 allowances
@@ -113,7 +115,7 @@ def made_batch(name: str, *, shuffled: bool) -> Batch:
     told = np.log(rng.dirichlet(np.ones(NAMED + 1), sum(map(len, responses)))).astype(np.float32)
     named = np.stack([rng.choice(VOCABULARY, NAMED, replace=False) for _ in told]).astype(np.int32)
     lengths = [len(row) for row in responses]
-    sizes = RANKED if name == "rankings" else [2 if name in PAIRED else 1] * NUM_SAMPLES
+    sizes = RANKED if name in TUPLES else [2 if name in PAIRED else 1] * NUM_SAMPLES
     units = np.repeat(np.arange(len(sizes)), sizes)[:NUM_SAMPLES]
     batch = Batch(
         {
@@ -189,6 +191,8 @@ def _plain(name: str, parameters: Mapping[str, Any], path: str) -> Measured:
 
 
 def _family(name: str) -> FamilyName:
+    if name in EMBEDDERS:
+        return "text_embedding"
     return "scalar" if name in (*SCALAR, *CLASSIFIERS) else "causal"
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from distft.config.data import ANSWERED, CLASSIFIED, LABELLED, PAIRED, RANKED, TURNS
+from distft.config.data import ANCHORED, ANSWERED, CLASSIFIED, LABELLED, PAIRED, RANKED, TURNS
 from distft.config.find_method import built_in_kinds, method_of
 from distft.config.method import Method
 from distft.config.sampled import Grouped
@@ -16,6 +16,7 @@ FAMILIES = {
     PAIRED: "prompt + chosen + rejected",
     RANKED: "prompt + completions + ranks",
     CLASSIFIED: "text + label",
+    ANCHORED: "anchor + positive (+ negatives)",
 }
 
 

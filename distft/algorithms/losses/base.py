@@ -11,6 +11,7 @@ from torch import Tensor
 from distft.algorithms.masking import at_least_float32, keep
 from distft.algorithms.measured import Measure
 
+Reads: TypeAlias = Literal["tokens", "last", "cls", "mean"]
 Reduce: TypeAlias = Literal["tokens", "sequences", "units", "ptx_tokens", "sum", "min", "max"]
 
 
@@ -72,12 +73,12 @@ class Loss(Protocol):
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """What the model must return: ``logprobs``, ``entropy``, ``logits_mean`` or ``values``."""
+        """What the model must return: ``logprobs``, ``entropy``, ``logits_mean``, ``values`` or ``embeddings``."""
 
     @property
-    def reads(self) -> Literal["tokens", "last"]:
+    def reads(self) -> Reads:
         """Where outputs are read: ``tokens`` = ``[num_tokens]``, at the position *before* each response
-        token; ``last`` = ``[num_sequences]``, at each sequence's last token."""
+        token; ``last`` = ``[num_sequences]``, at each sequence's last token; ``cls`` at its first, ``mean`` at all."""
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -110,6 +111,20 @@ class MeasuringLoss(Loss, Protocol):
 
     def measure(self, batch: LossBatch, num_tokens: int) -> Measure:
         """What to read of the logits of this micro-batch's tokens. ``num_tokens``: those of the tokenizer."""
+
+
+@runtime_checkable
+class RelatingLoss(Loss, Protocol):
+    """A loss in which every sequence of an optimizer step is held against all others, on other ranks too."""
+
+    def relate(self, outputs: Mapping[str, Tensor], units: Tensor, texts: Tensor) -> Mapping[str, Tensor]:
+        """Columns ``[n]`` or ``[n, width]`` of all n sequences of the step, which a micro-batch cannot know by itself.
+
+        Args:
+            outputs: of all sequences, without a gradient, one or ``width`` numbers of each.
+            units: int64 ``[n]``, in order, a unit's sequences together.
+            texts: int64 ``[n]``, equal for equal sequences of tokens.
+        """
 
 
 class PlainMetrics:

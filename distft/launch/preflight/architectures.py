@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 from distft.common.errors import UserError, nearest
 from distft.config.data_rules import said_longest
+from distft.config.method import Traits
 from distft.config.models import Model
 from distft.config.recipe import Recipe
 from distft.config.role_table import gives_scores
@@ -28,13 +29,14 @@ _MASKED = "MODEL_FOR_MASKED_LM_MAPPING_NAMES"
 
 
 def check_architecture(
-    config: Mapping[str, Any], folder: Path, role: str, model: Model, *, masks: bool = False
+    config: Mapping[str, Any], folder: Path, role: str, model: Model, *, traits: Traits | None = None
 ) -> None:
     """The family is one that transformers has a decoder of, an encoder-decoder that was tried, or one whose own code is
-    trusted; of what restores ``masks`` an encoder. Raises UserError."""
+    trusted; an encoder where the method's ``traits`` say that it restores masks or embeds. Raises UserError."""
     where = f"models.{role}.path"
     family = str(config.get("model_type") or "")
-    wanted = family_of(role, config)
+    embeds, masks = traits is not None and traits.embeds, traits is not None and traits.corrupts == "masks"
+    wanted = family_of(role, config, embeds=embeds)
     own_code = dict(config.get("auto_map") or {})
     if wanted.auto_class in own_code and model.trust_remote_code:
         return
@@ -47,10 +49,10 @@ def check_architecture(
     if lists is None:  # no transformers on a login node: the run will say it
         return
     if family in lists[_MASKED] and not config.get("is_decoder"):
-        if (gives_scores(role) or masks) and encodes(config):
+        if (gives_scores(role) or masks or embeds) and encodes(config):
             return
-        _refuse_encoder(family, folder, role, masks=masks)
-    if family in lists[_CAUSAL] and (not wanted.scalar or family in lists[_CLASSIFIER]):
+        _refuse_encoder(family, folder, role, masks=masks, embeds=embeds)
+    if family in lists[_CAUSAL] and (embeds or not wanted.scalar or family in lists[_CLASSIFIER]):
         return
     if family in lists[_CAUSAL]:
         raise UserError(
@@ -73,13 +75,13 @@ def check_architecture(
     )  # fmt: skip
 
 
-def _refuse_encoder(family: str, folder: Path, role: str, *, masks: bool) -> NoReturn:
+def _refuse_encoder(family: str, folder: Path, role: str, *, masks: bool, embeds: bool) -> NoReturn:
     """transformers loads most of them as causal models all the same: tokens would see the answer they are to learn."""
     what = f"{folder} is an encoder ({family}): its tokens see what follows them, so that it cannot write an answer"
     hint = "take a decoder: Llama, Qwen, Gemma, Mistral, GPT-2, ..."
     if role == "value":
         what += ", nor say of a half one what it is worth"
-    if gives_scores(role) or masks:
+    if gives_scores(role) or masks or embeds:
         what = f"{folder} is an encoder of type {family}, which is not among those that are known to work here"
         hint = f"take one of type {', '.join(ENCODERS)}{'' if masks else ', or a decoder'}"
     raise UserError(what, where=f"models.{role}.path", hint=hint)

@@ -62,7 +62,7 @@ def check_models(recipe: Recipe) -> Iterator[str]:
         if folder not in folders.values():
             check_folder(folder, f"models.{role}.path")
         config = read_config(folder)
-        check_architecture(config, folder, role, model, masks=recipe.algorithm.traits.corrupts == "masks")
+        check_architecture(config, folder, role, model, traits=recipe.algorithm.traits)
         check_adapters(config, role, model)
         yield from check_positions(config, role, recipe)
         folders[role] = folder

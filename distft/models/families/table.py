@@ -8,13 +8,15 @@ from typing import Any, Literal, TypeAlias
 
 from distft.config.role_table import facts_of
 
-FamilyName: TypeAlias = Literal["causal", "scalar", "seq2seq", "seq2seq_scalar", "encoder", "masked_lm"]
+FamilyName: TypeAlias = Literal[
+    "causal", "scalar", "seq2seq", "seq2seq_scalar", "encoder", "masked_lm", "text_embedding"
+]
 
 
 @dataclass(frozen=True)
 class Entry:
     """``implementation``: the ``Family`` of that name, ``module:Class``; ``auto_class``: of transformers, which reads
-    its files; ``scalar``: its head gives one number a token, not one for each token of the vocabulary.
+    its files; ``scalar``: it gives one number a token, or a vector a text, and none for each token of the vocabulary.
     """
 
     name: FamilyName
@@ -34,14 +36,21 @@ SEQ2SEQ_SCALAR = Entry(
 )
 ENCODER = Entry("encoder", "distft.models.families.encoder:Encoder", "AutoModelForSequenceClassification", scalar=True)
 MASKED_LM = Entry("masked_lm", "distft.models.families.masked_lm:MaskedLm", "AutoModelForMaskedLM")
-FAMILIES = {entry.name: entry for entry in (CAUSAL, SCALAR, SEQ2SEQ, SEQ2SEQ_SCALAR, ENCODER, MASKED_LM)}
+TEXT_EMBEDDING = Entry(
+    "text_embedding", "distft.models.families.text_embedding:TextEmbedding", "AutoModel", scalar=True
+)
+FAMILIES = {
+    entry.name: entry for entry in (CAUSAL, SCALAR, SEQ2SEQ, SEQ2SEQ_SCALAR, ENCODER, MASKED_LM, TEXT_EMBEDDING)
+}
 # Model types of encoders that are known to work here.
 ENCODERS = ("bert", "roberta", "modernbert", "deberta-v2")
 
 
-def family_of(role: str, config: Mapping[str, Any] | None = None) -> Entry:
-    """The family of a role's model, by what its config.json says; without one that of a decoder. Raises KeyError for
-    what is no role."""
+def family_of(role: str, config: Mapping[str, Any] | None = None, *, embeds: bool = False) -> Entry:
+    """The family of a role's model, by what its config.json says; without one that of a decoder. ``embeds``: it turns
+    texts into vectors. Raises KeyError for what is no role."""
+    if embeds:
+        return TEXT_EMBEDDING
     return family_in((SCALAR if facts_of(role).scalar else CAUSAL).name, config or {})
 
 

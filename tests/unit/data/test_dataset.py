@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerFast
 
 from distft.batches import Batch
 from distft.common.errors import UserError
+from distft.config.algorithms.reward import Reward
 from distft.config.data import Data, Source
 from distft.data.dataset import Datasets, load_datasets, load_list, prepare_datasets
 from distft.data.formats import PromptExample
@@ -136,9 +137,10 @@ def test_rankings_of_unequal_sizes(tokenizer: PreTrainedTokenizerFast, write: Wr
 def test_rankings_beyond_the_plan_are_named(tokenizer: PreTrainedTokenizerFast, write: Write) -> None:
     rows = [{"prompt": "Q", "completions": [" a", " b", " c"][: 2 + n], "ranks": [1, 2, 3][: 2 + n]} for n in range(2)]
     train = load_datasets(Data(train=(Source(path=write(rows)),)), "reward", tokenizer).train
-    require_whole({"train": train}, 3)
+    three, two = (Reward(kind="reward", max_answers=most) for most in (3, 2))
+    require_whole({"train": train}, three)
     with pytest.raises(UserError, match=r"ranks 3 answers, algorithm\.max_answers is 2") as caught:
-        require_whole({"train": train}, 2)
+        require_whole({"train": train}, two)
     assert caught.value.where.endswith("rows.jsonl:2")
     assert caught.value.hint == "algorithm.max_answers=3"
 

@@ -26,6 +26,11 @@ def test_accumulation_is_ours_and_buckets_are_bounded() -> None:
     assert "auto" not in str(found)
 
 
+def test_no_clipping_is_said_where_it_is_ours() -> None:
+    """DeepSpeed would clip to 1 where nothing is said, and so would stage 0, whatever ``max_grad_norm`` is."""
+    assert deepspeed_settings(Engine(), "float32", max_grad_norm=0.0, trained=True)["gradient_clipping"] == 0.0
+
+
 def test_a_frozen_role_is_sharded_at_stage_3_or_not_at_all() -> None:
     for stage, wanted in ((0, 0), (1, 0), (2, 0), (3, 3)):
         assert settings(trained=False, zero_stage=stage)["zero_optimization"]["stage"] == wanted

@@ -41,7 +41,7 @@ def test_training_is_three_forward_passes_and_with_checkpointing_the_layers_near
 
 
 def test_a_scalar_head_costs_one_column() -> None:
-    value = SIZES.with_scalar_head()
+    value = SIZES.with_head("score")
     assert costs.forward_flops(value, 10, 0, 10) - costs.forward_flops(value, 10, 0, 0) == 2 * 4096 * 10
 
 

@@ -62,6 +62,8 @@ def test_what_does_not_is_refused_with_what_does(tmp_path: Path) -> None:
         require_possible(load_recipe("reward-tiny", [f"models.reward.path={t5}", "models.reward.init=null"]))
     with pytest.raises(UserError, match=r"mbart is an encoder-decoder that has not been compared"):
         require_possible(with_policy("sft-tiny", folder(tmp_path / "mbart", "mbart")))
+    with pytest.raises(UserError, match=r"t5 is an encoder-decoder: its encoder alone.*\n.*or a decoder"):
+        require_possible(with_policy("contrastive-tiny", t5))
     with pytest.raises(UserError, match=r"vLLM has no t5"):
         require_possible(with_policy("grpo-tiny", t5, "rollout.engine=vllm"))
     for policy, value in ((t5, llama), (llama, t5)):

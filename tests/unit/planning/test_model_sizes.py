@@ -82,12 +82,27 @@ def test_counts_are_the_real_modules(config_class: str, model_class: str, keys: 
 
     sizes = sizes_from_config(config.to_dict())
     if model_class.endswith("SequenceClassification"):
-        sizes = sizes.with_scalar_head()
+        sizes = sizes.with_head("score")
 
     assert sizes.total == sum(real)
     assert sizes.largest == max(real)
     for threshold in (100, 5_000, 12_000):
         assert sizes.small(threshold, size=1) == sum(numel for numel in real if numel <= threshold)
+
+
+@pytest.mark.parametrize(("config_class", "keys"), [("BertConfig", NEOX), ("LlamaConfig", SMALL)])
+def test_without_a_head(config_class: str, keys: dict[str, Any]) -> None:
+    import torch
+    import transformers
+
+    config = getattr(transformers, config_class)(**keys)
+    with torch.device("meta"):
+        module = transformers.AutoModel.from_config(config)
+    sizes = sizes_from_config(config.to_dict()).with_head("none")
+    assert sizes.total == sum(parameter.numel() for parameter in module.parameters())
+    unread = sum(parameter.numel() for name, parameter in module.named_parameters() if name.startswith("pooler."))
+    assert sizes.trained.total == sizes.total - unread
+    assert sizes.vocab_head == 0
 
 
 @pytest.mark.parametrize("targets", ["all-linear", ("q_proj", "down_proj"), ("fc1",)])
@@ -112,7 +127,7 @@ def test_adapters_are_those_of_the_real_modules(
     add_lora(module, lora, dropout=False, seed=1)
     sizes = sizes_from_config(config.to_dict())
     if model_class.endswith("SequenceClassification"):
-        sizes = sizes.with_scalar_head()
+        sizes = sizes.with_head("score")
     sizes = sizes.with_adapters(lora)
     assert sizes.total == sum(parameter.numel() for parameter in module.parameters())
     assert sizes.trained.total == sum(p.numel() for p in module.parameters() if p.requires_grad)
@@ -179,7 +194,7 @@ def test_blocks_add_up() -> None:
 def test_scalar_head_takes_the_vocabulary_head_away_but_not_a_tied_embedding() -> None:
     untied = sizes_from_config({"model_type": "llama", **SMALL, "tie_word_embeddings": False})
     tied = sizes_from_config({"model_type": "llama", **SMALL, "tie_word_embeddings": True})
-    assert untied.with_scalar_head().total == tied.with_scalar_head().total == tied.total + 64
+    assert untied.with_head("score").total == tied.with_head("score").total == tied.total + 64
 
 
 def test_init_is_the_llama_that_it_describes() -> None:

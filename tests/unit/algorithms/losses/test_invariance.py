@@ -17,10 +17,13 @@ from distft.algorithms.losses.dpo import PAIR_LOSSES
 from distft.common.addresses import found_at
 from tests.harness.loss_cases import LOSSES
 
+WIDE = ("logits", "embeddings")  # outputs of two numbers each
 NAN = float("nan")
 DUMMY = -1
 # Columns with a value for each sequence, not for each token.
-DENSE = ("label", "baseline", "margin", "unit", "rank", "ptx")
+DENSE = (
+    "label", "baseline", "margin", "unit", "rank", "ptx", "gradient", "nll", "place", "cosine", "cosine_others",
+)  # fmt: skip
 CASES: list[tuple[str, dict[str, Any]]] = [
     ("sft", {}),
     ("reward", {}),
@@ -53,6 +56,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("mlm", {}),
     ("span", {}),
     ("distill", {}),
+    ("contrastive", {}),
     ("classification", {"labels": ("no", "yes"), "class_weights": {"yes": 3.0}}),
 ]
 
@@ -78,9 +82,8 @@ def _unit(loss: Loss, number: int, lengths: Sequence[int], generator: torch.Gene
         dense |= {name: torch.tensor([float(value)]) for name, value in told.items() if name in names}
         columns.append({name: torch.where(mask, value, NAN) for name, value in made.items()} | dense)
         shape = length if loss.reads == "tokens" else 1
-        values = {name: torch.rand(shape, generator=generator) - 0.7 for name in loss.outputs if name != "logits"}
-        if "logits" in loss.outputs:
-            values["logits"] = torch.rand(shape, 2, generator=generator)
+        values = {name: torch.rand(shape, generator=generator) - 0.7 for name in loss.outputs if name not in WIDE}
+        values |= {name: torch.rand(shape, 2, generator=generator) for name in WIDE if name in loss.outputs}
         if loss.reads == "tokens":
             values = {name: torch.where(mask, value, NAN) for name, value in values.items()}
         masks.append(mask)
@@ -201,8 +204,7 @@ def test_all_dummies_give_zero_and_a_connected_graph(name: str, params: dict[str
     batch = LossBatch(torch.ones_like(segments, dtype=torch.bool), segments, real, columns)
     size = len(segments) if loss.reads == "tokens" else num_sequences
     outputs = {
-        output: torch.full((size, 2) if output == "logits" else (size,), 3.0, requires_grad=True)
-        for output in loss.outputs
+        output: torch.full((size, 2) if output in WIDE else (size,), 3.0, requires_grad=True) for output in loss.outputs
     }
     result = loss(outputs, batch, {"tokens": 5.0, "sequences": 2.0, "units": 1.0, "ptx_tokens": 3.0})
     result.loss.backward()

@@ -11,6 +11,7 @@ import pytest
 from transformers import CONFIG_MAPPING
 
 from distft.common.errors import UserError
+from distft.config.find_method import traits_of
 from distft.config.models import Lora, Model
 from distft.launch.preflight.architectures import check_adapters, check_architecture, check_positions
 from distft.models.families.table import ENCODERS
@@ -65,6 +66,14 @@ def test_trusted_code_and_all_families_pass() -> None:
 def test_an_encoder_may_be_a_reward_model() -> None:
     for kind in ENCODERS:
         check_architecture({"model_type": kind}, FOLDER, "reward", Model(path="x"))
+
+
+def test_what_embeds_is_an_encoder_that_was_tried_or_a_decoder() -> None:
+    traits = traits_of("contrastive")
+    for kind in (*ENCODERS, "llama", "mamba"):
+        check_architecture({"model_type": kind}, FOLDER, "policy", Model(path="x"), traits=traits)
+    with pytest.raises(UserError, match=r"of type electra, which is not among .*\n.*or a decoder"):
+        check_architecture({"model_type": "electra"}, FOLDER, "policy", Model(path="x"), traits=traits)
 
 
 def test_torch_is_not_needed() -> None:
