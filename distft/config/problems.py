@@ -54,6 +54,7 @@ _SYNONYMS = {
     "response_length": "rollout.max_new_tokens",
     "max_completion_length": "rollout.max_new_tokens",
     "num_generations": "rollout.samples_per_prompt",
+    "pretrain_data": "data.ptx",
     "save_steps": "checkpoint.every",
     "eval_steps": "evaluation.every",
     "save_total_limit": "checkpoint.keep",

@@ -36,7 +36,7 @@ _SETTLED_S: Final = 2.0
 # Keys that decide which of the rows are visited and in what order, but not one row's tokens. How many rows may be
 # bad is judged anew at every start.
 _NOT_THE_TOKENS: Final = {
-    "train", "eval", "test", "shuffle", "holdout", "num_workers", "cache_dir", "on_bad_row", "max_dropped",
+    "train", "eval", "test", "ptx", "shuffle", "holdout", "num_workers", "cache_dir", "on_bad_row", "max_dropped",
 }  # fmt: skip
 
 
@@ -89,10 +89,11 @@ def content_of(source: Source, list_name: str, folder: Path) -> Generator[str, N
 def contents_of_files(data: Data, folder: Path) -> dict[str, str]:
     """The digests of those sources that are files, by their keys: at once where ``folder`` remembers them."""
     found = {}
-    for list_name in LIST_NAMES:
+    for list_name in (*LIST_NAMES, "ptx"):
+        split = "train" if list_name == "ptx" else list_name
         for number, source in enumerate(getattr(data, list_name)):
-            if source_files(source, list_name):
-                looking = content_of(source, list_name, folder)
+            if source_files(source, split):
+                looking = content_of(source, split, folder)
                 try:
                     while True:
                         next(looking)

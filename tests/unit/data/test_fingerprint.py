@@ -70,9 +70,9 @@ def test_a_store_that_cannot_be_written_is_not_this_ones_to_complain_of(write: W
 def test_sources_that_are_files_are_known_without_their_rows(write: Write, tmp_path: Path) -> None:
     path = write(ROWS)
     builtin = Source(path="builtin:dialogues")
-    data = Data(train=[builtin, Source(path=path)], eval=[Source(path=path)])
+    data = Data(train=[builtin, Source(path=path)], eval=[Source(path=path)], ptx=[Source(path=path)])
     digest = content(path, tmp_path).digest
-    assert contents_of_files(data, tmp_path) == {"data.train.1": digest, "data.eval.0": digest}
+    assert contents_of_files(data, tmp_path) == dict.fromkeys(("data.train.1", "data.eval.0", "data.ptx.0"), digest)
 
 
 def test_a_folder_is_all_its_files(write: Write, tmp_path: Path) -> None:
@@ -91,6 +91,7 @@ CHANGES: list[tuple[dict[str, Any], bool]] = [
     ({"loss_on": "all"}, True),
     ({"template": "{{ messages }}"}, True),
     ({"source": Source(path="a.jsonl", limit=3)}, True),
+    ({"data": Data(ptx=[Source(path="b.jsonl")])}, False),
     ({"data": Data(shuffle=False, holdout=0.1, num_workers=2, cache_dir="elsewhere")}, False),
     ({"source": Source(path="a.jsonl", weight=2.0)}, False),
     ({"source": Source(path="a.jsonl", share=0.2, name="old")}, False),
