@@ -54,6 +54,8 @@ MORE_CASES: list[Case] = [
     ("cpo", {"label_smoothing": 0.1}),
     ("kto", {"undesirable_weight": 1.5}),
     ("pretrain", {}),
+    ("mlm", {}),
+    ("span", {}),
     ("distill", {"temperature": 2.0}),
     ("distill", {"divergence": "reverse"}),
     ("classification", {"labels": ("no", "yes"), "class_weights": {"yes": 3.0}}),
