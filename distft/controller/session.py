@@ -115,6 +115,7 @@ class Session:
             {
                 **metrics,
                 "num_tokens": self.progress.num_tokens,
+                "optimizer_steps": self.progress.optimizer_steps,
                 "epoch": self.progress.position / train,
                 "memory/driver_rss_bytes": psutil.Process().memory_info().rss,
                 **peaks,

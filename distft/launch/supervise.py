@@ -35,11 +35,12 @@ from distft.launch.resume_point import check_files, resume_point
 from distft.launch.run_folder import fingerprint, write_recipe
 from distft.launch.stop_listener import stopped_by_request
 from distft.launch.stop_signals import stop_on_signal
+from distft.launch.wandb_config import more_config
 from distft.planning.plan import Plan
 from distft.tracking.display import make_progress
 from distft.tracking.environment import write_environment
 from distft.tracking.exit import Ending
-from distft.tracking.metrics import PLAN
+from distft.tracking.metrics import PLAN, RECIPE
 from distft.tracking.tracker import Tracker
 from distft.tracking.wandb_backend import wandb_options
 
@@ -78,7 +79,9 @@ class Supervisor:
             try:
                 self._tell_start(tracker)
                 with ray_for([self._plan], run_dir, self._cluster):
-                    return self._attempts(begin, tracker)
+                    table = self._attempts(begin, tracker)
+                tracker.keep(run_dir / RECIPE, run_dir / "final")
+                return table
             except BaseException as error:
                 self._tell_end(tracker, Ending.of(error))
                 raise
@@ -172,7 +175,13 @@ class Supervisor:
             attempt=self.attempt,
             resume_step=self._begun if self._found else None,
             total_steps=recipe.train.steps,
-            wandb=wandb_options(recipe, run_id=self._progress.wandb_id or None, commit=commit),
+            wandb=wandb_options(
+                recipe,
+                run_id=self._progress.wandb_id or None,
+                commit=commit,
+                branch=environment.get("branch"),
+                more_config=more_config(recipe, self._plan),
+            ),
             progress=make_progress(recipe.name, quiet=self._quiet),
             timeline_steps=recipe.tracking.timeline_steps,
         )

@@ -55,6 +55,7 @@ def describe_environment() -> dict[str, Any]:
         "memory_bytes": psutil.virtual_memory().total,
         "packages": {name: version for name in PACKAGES if (version := _version(name))},
         "commit": commit(),
+        "branch": branch(),
         "job": {name: os.environ[name] for name in VARIABLES if name in os.environ},
     }
 
@@ -73,6 +74,13 @@ def commit() -> dict[str, Any] | None:
     except (importlib.metadata.PackageNotFoundError, ValueError, OSError):
         by_pip = None
     return {"id": by_pip, "modified": False} if by_pip else _built_from()
+
+
+def branch() -> str | None:
+    """The branch of the checkout that distft runs from; None where it is none, or stands on no branch."""
+    root = Path(__file__).resolve().parents[2]
+    found = _git(root, "branch", "--show-current") if (root / ".git").exists() else ""
+    return found or None
 
 
 def _built_from() -> dict[str, Any] | None:

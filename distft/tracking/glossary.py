@@ -62,6 +62,7 @@ KNOWN: Mapping[str, Known] = {
 # The rest, exact names before patterns of names.
 OTHERS: Mapping[str, Known] = {
     "epoch": Known("Epochs", "Passes over the training rows so far."),
+    "optimizer_steps": Known("Optimizer steps so far", "Several an iteration where a batch is learned in parts."),
     "num_tokens": Known("Tokens so far", "Of everything trained on."),
     "perplexity": Known("Perplexity", "e to the loss per token.", "down"),
     "kl_coef": Known("KL coefficient", "Moves only where algorithm.kl_target is set."),

@@ -98,6 +98,11 @@ class Tracker:
         if self._wandb is not None and samples:
             self._wandb.samples(step, samples)
 
+    def keep(self, recipe: Path, model: Path) -> None:
+        """The recipe and the finished model as artifacts of W&B."""
+        if self._wandb is not None:
+            self._wandb.keep(recipe, model)
+
     def spans(self, spans: Sequence[Span]) -> None:
         """What was done in a step, for timeline.json, which shows the first ``timeline_steps`` of an attempt."""
         if self._timeline is not None and self._steps_left > 0:

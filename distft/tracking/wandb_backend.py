@@ -1,9 +1,10 @@
 """Weights & Biases, which may be down, slow or missing without training noticing.
 
-Everything of it happens on one thread of its own, fed by a bounded queue: import, start, logging,
-finish. metrics.jsonl is the ledger; this is a copy for looking at. W&B would store the command
-line, the environment's packages, git remotes and the machine: all of that is switched off, and the
-configuration it gets is the resolved recipe with secrets hidden.
+Everything of it happens on one thread of its own, fed by a bounded queue: import, start, logging, finish. metrics.jsonl
+is the ledger; this is a copy for looking at, in which no step stands twice however often a run was resumed: W&B's step
+is the run's, and what an earlier start has logged is not logged again. W&B would store the command line, the
+environment's packages, git remotes and the machine: all of that is switched off, and the configuration it gets is the
+resolved recipe with secrets hidden.
 """
 
 from __future__ import annotations
@@ -24,11 +25,14 @@ import psutil
 
 from distft.config.redact import redact, redact_text
 from distft.tracking.metrics import MetricRecord, Sample
+from distft.tracking.wandb_files import kept_samples, logged
 
 if TYPE_CHECKING:
     from distft.config.recipe import Recipe
 
 Mode = Literal["offline", "online", "disabled"]
+AXES = ("step", "train/optimizer_steps", "train/num_tokens")  # and W&B's own: wall and relative time
+_LONGEST_TAG = 64
 
 _QUEUE_SIZE = 10_000
 _INIT_TIMEOUT_S = 60.0
@@ -59,18 +63,21 @@ def wandb_options(
     *,
     run_id: str | None = None,
     commit: str | None = None,
+    branch: str | None = None,
     more_config: Mapping[str, Any] | None = None,
 ) -> WandbOptions:
     """From a recipe. What it leaves unsaid is read from WANDB_MODE, _PROJECT, _ENTITY, _RUN_GROUP and _TAGS;
     WANDB_DISABLED switches it off whatever the recipe says.
 
-    ``commit`` becomes a tag, ``more_config`` (the engines' settings) joins the recipe in the config.
+    ``commit``, ``branch`` and the recipe's name become tags, ``more_config`` (the plan, the engines' settings) joins
+    the recipe in the config.
     """
     asked = recipe.tracking.wandb
     mode = next((mode for mode in get_args(Mode) if mode == _said(asked, "mode", "WANDB_MODE")), asked.mode)
     if os.environ.get("WANDB_DISABLED", "").strip().lower() in ("1", "true", "yes", "on"):
         mode = "disabled"
     tags = tuple(asked.tags) or tuple(tag for tag in os.environ.get("WANDB_TAGS", "").split(",") if tag)
+    own = [("commit", commit and commit[:12]), ("branch", branch), ("recipe", recipe.name)]
     return WandbOptions(
         mode=mode,
         project=_said(asked, "project", "WANDB_PROJECT") or asked.project,
@@ -78,7 +85,9 @@ def wandb_options(
         group=redact_text(_said(asked, "group", "WANDB_RUN_GROUP") or asked.group or recipe.name),
         name=redact_text(recipe.name),
         job_type=recipe.algorithm.name,
-        tags=tuple(redact_text(tag) for tag in tags) + ((f"commit-{commit[:12]}",) if commit else ()),
+        tags=tuple(
+            redact_text(tag) for tag in (*tags, *(f"{what}-{name}"[:_LONGEST_TAG] for what, name in own if name))
+        ),
         config=redact({**recipe.model_dump(mode="json", by_alias=True), **(more_config or {})}),
         run_id=run_id,
     )
@@ -100,18 +109,44 @@ class WandbBackend:
         self._exit_status = 0
         self._closed = self._abandoned = False
         self._complained = False
+        self._last: dict[str, int] = {}  # step of the newest row, by kind; of the thread alone
+        self._table: Any = None
+        self._kept: list[tuple[Any, ...]] = []  # rows of the table from before a restart
         self._thread = threading.Thread(target=self._work, name="wandb", daemon=True)
         self._thread.start()
 
     def log(self, record: MetricRecord) -> None:
-        """The numbers under ``train/`` or ``eval/``, over their own ``step`` axis (a resumed run repeats steps)."""
+        """The numbers under ``train/`` or ``eval/``."""
         row = {f"{record.split}/{name}": value for name, value in record.values.items()}
-        self._submit(lambda run: run.log({**row, "step": record.step}))
+        self._submit(lambda run: self._row(run, record.split, record.step, lambda: row))
 
     def samples(self, step: int, samples: Sequence[Sample]) -> None:
-        """A table ``completions``."""
+        """More rows of the table ``completions``, which is sent by what was added."""
         rows = [[step, sample.prompt, sample.completion, sample.score] for sample in samples]
-        self._submit(lambda run: run.log({"completions": _table(rows), "step": step}))
+
+        def grown() -> dict[str, Any]:
+            self._table = _table() if self._table is None else self._table
+            for row in (*self._kept, *rows):
+                self._table.add_data(*row)
+            self._kept = []
+            return {"completions": self._table}
+
+        self._submit(lambda run: self._row(run, "completions", step, grown))
+
+    def keep(self, recipe: Path, model: Path) -> None:
+        """Artifacts: the recipe, and the model by where it lies."""
+
+        def kept(run: Any) -> None:
+            import wandb
+
+            written = wandb.Artifact(f"recipe-{self.run_id}", type="recipe")
+            written.add_file(str(recipe))
+            run.log_artifact(written)
+            result = wandb.Artifact(f"model-{self.run_id}", type="model")
+            result.add_reference(f"file://{model.resolve()}", checksum=False)
+            run.log_artifact(result)
+
+        self._submit(kept)
 
     def alert(self, title: str, text: str) -> None:
         """A W&B alert: a message, and mail where the user asked for that there."""
@@ -136,6 +171,13 @@ class WandbBackend:
             self._thread.join(_STOP_TIMEOUT_S)
         if self._dropped:
             _log.warning("W&B was too slow for %d records: they are in metrics.jsonl only", self._dropped)
+
+    def _row(self, run: Any, kind: str, step: int, values: Callable[[], dict[str, Any]]) -> None:
+        """A row, unless one of that kind and step, or of a later one, is there from before a restart."""
+        if step <= self._last.get(kind, -1):
+            return
+        run.log({**values(), "step": step}, step=step)
+        self._last[kind] = step
 
     def _submit(self, job: Callable[[Any], None]) -> None:
         if self._closed:
@@ -196,12 +238,19 @@ class WandbBackend:
             if not wandb.login(prompt=False):
                 raise RuntimeError("no credentials (WANDB_API_KEY, or `wandb login`)")
         options = self._options
+        before = logged(self._run_dir, self.run_id) if options.run_id is not None else {}
+        self._kept = kept_samples(self._run_dir, before.get("completions", -1))
         run = wandb.init(
             dir=str(self._run_dir), mode=mode, project=options.project, entity=options.entity, group=options.group,
             job_type=options.job_type, name=options.name, tags=list(options.tags), config=dict(options.config),
             id=self.run_id, resume="allow", settings=settings,
         )  # fmt: skip
-        run.define_metric("step", hidden=True)
+        if mode == "online" and run.resumed:  # what arrived there, whatever was written here
+            before = dict.fromkeys(("train", "eval", "completions"), run.starting_step - 1)
+            self._kept = []  # W&B goes on with its own table
+        self._last = before
+        for axis in AXES:
+            run.define_metric(axis, hidden=True)
         for prefix in ("train/*", "eval/*", "completions"):
             run.define_metric(prefix, step_metric="step")
         return run
@@ -228,10 +277,10 @@ def _forget_service() -> None:
         wandb.teardown()
 
 
-def _table(rows: list[list[Any]]) -> Any:
+def _table() -> Any:
     import wandb
 
-    return wandb.Table(columns=["step", "prompt", "completion", "score"], data=rows)
+    return wandb.Table(columns=["step", "prompt", "completion", "score"], log_mode="INCREMENTAL")
 
 
 def _said(section: Any, name: str, variable: str) -> str | None:

@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 
 from distft.cli import main
+from distft.tracking.wandb_backend import AXES
 from tests.e2e.conftest import SECRETS, SFT, URL_SECRET, Start, checkpoints, events, exit_record, lines, weights
+from tests.harness.wandb_records import assert_each_step_once, of_type, rows, table
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
@@ -29,6 +31,30 @@ def test_no_file_of_a_run_holds_a_secret(sft: Path) -> None:
     assert any(name.startswith("wandb/") for name in holding(sft, "example.org")), "the tag is there"
     for secret in (*SECRETS.values(), URL_SECRET):
         assert holding(sft, secret) == []
+
+
+def test_the_copy_in_wandb_is_whole(sft: Path) -> None:
+    """Names, axes, config, table and artifacts, by W&B's own reader."""
+    assert_each_step_once(sft, lines(sft, "metrics"))
+    [run] = of_type(sft, "run")
+    assert (run["project"], run["run_group"], run["job_type"], run["display_name"]) == (
+        "distft", "sft-tiny", "sft", "sft-tiny"
+    )  # fmt: skip
+    assert "recipe-sft-tiny" in run["tags"]
+    config = {one["key"]: json.loads(one["value_json"]) for one in run["config"]["update"]}
+    assert config["train"]["steps"] == 6
+    assert config["deepspeed"]["policy"]["zero_optimization"]["stage"] == 3
+    assert config["plan"] == json.loads((sft / "plan.json").read_text())
+    axes = {one.get("name") or one["glob_name"]: one.get("step_metric") for one in of_type(sft, "metric")}
+    assert set(AXES) <= axes.keys()
+    assert [axes[name] for name in ("train/*", "eval/*", "completions")] == ["step"] * 3
+    last = rows(sft)[-1]
+    assert all(name in last for name in (*AXES, "train/learning_rate", "eval/val/rougeL", "_runtime", "_timestamp"))
+    said = [[one["step"], one["prompt"], one["completion"], one["score"]] for one in lines(sft, "samples")]
+    assert table(sft) == said
+    kept = {one["type"]: one["manifest"]["contents"] for one in of_type(sft, "artifact")}
+    assert [one["path"] for one in kept["recipe"]] == ["recipe.yaml"]
+    assert f"file://{sft.resolve()}/final/model.safetensors" in [one["ref"] for one in kept["model"]]
 
 
 def test_what_it_answers_before_and_after_is_kept_and_judged_as_eval_does(

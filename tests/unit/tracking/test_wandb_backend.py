@@ -17,6 +17,8 @@ from distft.config.recipe import Recipe
 from distft.tracking.metrics import MetricRecord, Sample
 from distft.tracking.wandb_backend import WandbBackend, WandbOptions, wandb_options
 
+OWN = "recipe-ppo-hh"
+
 
 def options(**changes: Any) -> WandbOptions:
     return WandbOptions(**{"mode": "offline", "project": "p", "name": "ppo-tiny", "job_type": "ppo", "group": "g",
@@ -28,12 +30,15 @@ class FakeRun:
 
     def __init__(self, trouble: Any = None) -> None:
         self.rows: list[dict[str, Any]] = []
+        self.resumed = False
+        self.starting_step = 0
         self.finished: list[int] = []
         self.trouble = trouble or (lambda: None)
 
-    def log(self, row: dict[str, Any]) -> None:
+    def log(self, row: dict[str, Any], step: int) -> None:
+        assert row["step"] == step
         self.trouble()
-        self.rows.append(row)
+        self.rows.append({**row, **({"completions": list(row["completions"].rows)} if "completions" in row else {})})
 
     def define_metric(self, *_: Any, **__: Any) -> None:
         pass
@@ -42,12 +47,21 @@ class FakeRun:
         self.finished.append(exit_code)
 
 
+class FakeTable:
+    def __init__(self, columns: list[str], log_mode: str) -> None:
+        assert (columns, log_mode) == (["step", "prompt", "completion", "score"], "INCREMENTAL")
+        self.rows: list[tuple[Any, ...]] = []
+
+    def add_data(self, *row: Any) -> None:
+        self.rows.append(row)
+
+
 class FakeWandb(SimpleNamespace):
     """A wandb module whose ``init`` answers with the given runs or errors, in turn."""
 
     def __init__(self, *answers: Any) -> None:
         super().__init__(Settings=lambda **fields: fields, setup=lambda **_: None, login=lambda **_: True,
-                         Table=lambda columns, data: (columns, data), teardown=lambda: None)  # fmt: skip
+                         Table=FakeTable, teardown=lambda: None)  # fmt: skip
         self.answers = list(answers)
         self.asked: list[dict[str, Any]] = []
 
@@ -80,14 +94,15 @@ def test_rows_and_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     backend.log(MetricRecord(1, "train", {"loss": 0.5}))
     backend.log(MetricRecord(1, "eval", {"loss": 0.75}))
     backend.samples(1, [Sample("q", "a", 0.1), Sample("q", "b")])
+    backend.log(MetricRecord(1, "train", {"loss": 0.25}))  # again, after a restart
+    backend.samples(1, [Sample("q", "a", 0.1), Sample("q", "b")])
+    backend.samples(2, [Sample("q", "c")])
     backend.close(exit_status=3)
     assert run.rows == [
         {"train/loss": 0.5, "step": 1},
         {"eval/loss": 0.75, "step": 1},
-        {
-            "completions": (["step", "prompt", "completion", "score"], [[1, "q", "a", 0.1], [1, "q", "b", None]]),
-            "step": 1,
-        },
+        {"completions": [(1, "q", "a", 0.1), (1, "q", "b", None)], "step": 1},
+        {"completions": [(1, "q", "a", 0.1), (1, "q", "b", None), (2, "q", "c", None)], "step": 2},
     ]
     assert run.finished == [3]
     [asked] = fake.asked
@@ -275,10 +290,13 @@ def _no_wandb_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_options_of_a_recipe() -> None:
-    found = wandb_options(recipe(), run_id="x", commit="0123456789abcdef", more_config={"deepspeed": {"stage": 3}})
+    found = wandb_options(
+        recipe(), run_id="x", commit="0123456789abcdef", branch="main", more_config={"deepspeed": {"stage": 3}}
+    )
     assert (found.mode, found.project, found.name, found.job_type, found.group) == (
         "offline", "distft", "ppo-hh", "ppo", "ppo-hh")  # fmt: skip
-    assert (found.tags, found.run_id, found.entity) == (("commit-0123456789ab",), "x", None)
+    assert (found.tags, found.run_id, found.entity) == (
+        ("commit-0123456789ab", "branch-main", "recipe-ppo-hh"), "x", None)  # fmt: skip
     assert found.config["seed"] == 1
     assert found.config["deepspeed"] == {"stage": 3}
     assert "@example.org/rows.jsonl" in str(found.config)
@@ -291,9 +309,14 @@ def test_the_environment_speaks_where_the_recipe_is_silent(monkeypatch: pytest.M
     monkeypatch.setenv("WANDB_RUN_GROUP", "group-env")
     monkeypatch.setenv("WANDB_TAGS", "a,b")
     found = wandb_options(recipe())
-    assert (found.mode, found.project, found.group, found.tags) == ("disabled", "from-env", "group-env", ("a", "b"))
+    assert (found.mode, found.project, found.group, found.tags) == (
+        "disabled",
+        "from-env",
+        "group-env",
+        ("a", "b", OWN),
+    )
     found = wandb_options(recipe("tracking.wandb={mode: online, project: mine, group: ours, tags: [c]}"))
-    assert (found.mode, found.project, found.group, found.tags) == ("online", "mine", "ours", ("c",))
+    assert (found.mode, found.project, found.group, found.tags) == ("online", "mine", "ours", ("c", OWN))
     monkeypatch.setenv("WANDB_MODE", "nonsense")
     assert wandb_options(recipe()).mode == "offline"
 

@@ -1,0 +1,60 @@
+"""What the files below ``RUN/wandb`` hold of a W&B run, read by W&B's own reader (``wandb leet inspect``)."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from distft.tracking.metrics import SAMPLES
+
+_PATIENCE_S = 600.0
+
+
+def run_files(run_dir: Path, run_id: str | None = None) -> list[Path]:
+    """The records of all starts of a run, or of that of an id, oldest first: each start has a folder of its own."""
+    pattern = f"*run-*-{run_id or '*'}/run-{run_id or '*'}.wandb"
+    return sorted((run_dir / "wandb").glob(pattern), key=lambda path: path.parent.name.split("run-", 1)[1])
+
+
+def records(path: Path) -> Iterator[dict[str, Any]]:
+    """The records of a file, as far as it was written. Raises OSError where the reader cannot be started."""
+    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(path)]
+    done = subprocess.run(
+        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_PATIENCE_S, check=False
+    )
+    for line in done.stdout.splitlines():
+        try:
+            found = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(found, dict):
+            yield found
+
+
+def logged(run_dir: Path, run_id: str) -> dict[str, int]:
+    """The last step of which the run's files have a row, by the first part of its names: ``train``, ``eval``,
+    ``completions``."""
+    last: dict[str, int] = {}
+    for path in run_files(run_dir, run_id):
+        for record in records(path):
+            if record.get("type") != "history":
+                continue
+            row = record.get("history", {}).get("item", {})
+            for kind in {name.partition("/")[0].partition(".")[0] for name in row if not name.startswith("_")}:
+                last[kind] = max(last.get(kind, -1), int(row.get("_step", -1)))
+    return last
+
+
+def kept_samples(run_dir: Path, last_step: int) -> list[tuple[Any, ...]]:
+    """Step, prompt, completion and score of the samples up to a step, each once: a step that was done twice has the
+    same ones twice."""
+    path = run_dir / SAMPLES
+    if last_step < 0 or not path.is_file():
+        return []
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
+    rows = ((one["step"], one["prompt"], one["completion"], one.get("score")) for one in lines)
+    return list(dict.fromkeys(row for row in rows if row[0] <= last_step))
