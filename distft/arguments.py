@@ -15,6 +15,7 @@ from distft.verbs import (
     checkpoints,
     collect,
     compare,
+    completion,
     data,
     doctor,
     eval,
@@ -28,6 +29,7 @@ from distft.verbs import (
     schema,
     status,
     submit,
+    sync,
     train,
 )
 from distft.verbs.speaking import SAMPLING
@@ -67,8 +69,10 @@ VERBS: tuple[Verb, ...] = (
     cancel,
     report,
     compare,
+    sync,
     doctor,
     calibrate,
+    completion,
 )  # as listed
 
 EXAMPLES = """\

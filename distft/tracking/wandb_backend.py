@@ -89,7 +89,8 @@ def wandb_options(
             redact_text(tag) for tag in (*tags, *(f"{what}-{name}"[:_LONGEST_TAG] for what, name in own if name))
         ),
         config=redact({**recipe.model_dump(mode="json", by_alias=True), **(more_config or {})}),
-        run_id=run_id,
+        # An agent of a sweep knows its runs by their ids.
+        run_id=run_id or (os.environ.get("WANDB_RUN_ID") if os.environ.get("WANDB_SWEEP_ID") else None),
     )
 
 

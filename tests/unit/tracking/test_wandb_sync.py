@@ -1,0 +1,139 @@
+"""Offline runs reach a server by W&B's own client, and a run that was killed and resumed has each step once there."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
+
+from distft.arguments import parse
+from distft.cli import main
+from distft.config.load import load_recipe
+from distft.tracking.wandb_backend import wandb_options
+from tests.harness.wandb_records import rows, steps, table
+from tests.harness.wandb_server import wandb_server
+
+ROOT = Path(__file__).resolve().parents[3]
+# Steps 1 to 4 of a first start, then 3 to 6: its checkpoint was of step 2, and it was killed.
+START = """
+import os, sys, time
+from pathlib import Path
+from distft.tracking.metrics import Sample
+from distft.tracking.tracker import Tracker
+from distft.tracking.wandb_backend import WandbOptions
+from distft.tracking.alarms import Alarm
+run, first, last, mode, run_id, killed = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), *sys.argv[4:7]
+options = WandbOptions(mode, "distft", "sft", "sft", "sft", config={"seed": 1}, run_id=run_id or None)
+tracker = Tracker(run, attempt=1, resume_step=first - 1 or None, total_steps=6, wandb=options)
+print(tracker.wandb_id)
+for step in range(first, last + 1):
+    tracker.log(step, {"loss": 1 / step, "num_tokens": 10 * step, "optimizer_steps": step})
+    if step % 2 == 0:
+        tracker.log(step, {"loss": 2 / step}, "eval")
+        tracker.samples(step, [Sample("q", f"answer {step}", 0.5)], "eval")
+if killed:
+    from tests.harness.wandb_records import steps
+    sys.stdout.flush()
+    until = time.monotonic() + 100
+    while time.monotonic() < until and 3 not in steps(run, "train"):
+        time.sleep(0.5)
+    os.kill(os.getpid(), 9)
+tracker.alarm(last, Alarm("planted", "said", "do"))
+tracker.close()
+"""
+
+
+def started(run: Path, first: int, last: int, *, mode: str = "offline", run_id: str = "", killed: bool = False,
+            **environment: str) -> str:  # fmt: skip
+    """The id of the run in W&B."""
+    command = [sys.executable, "-c", START, str(run), str(first), str(last), mode, run_id, "yes" if killed else ""]
+    env = {"PATH": "/usr/bin:/bin", "HOME": str(run.parent), "PYTHONPATH": str(ROOT), **environment}
+    done = subprocess.run(command, capture_output=True, text=True, env=env, cwd=run.parent, check=False, timeout=240)
+    assert done.returncode == (-9 if killed else 0), done.stderr
+    return done.stdout.split()[0]
+
+
+@pytest.fixture(scope="module")
+def resumed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("wandb") / "run"
+    run.mkdir()
+    run_id = started(run, 1, 4, killed=True)
+    assert started(run, 3, 6, run_id=run_id) == run_id
+    return run
+
+
+@pytest.mark.slow
+def test_no_step_is_twice_after_a_kill_and_a_resume(resumed: Path) -> None:
+    assert len(list(resumed.glob("wandb/offline-run-*"))) == 2
+    assert steps(resumed, "train") == [1, 2, 3, 4, 5, 6]
+    assert steps(resumed, "eval") == [2, 4, 6]
+    assert [row["train/loss"] for row in rows(resumed) if "train/loss" in row] == [1 / step for step in range(1, 7)]
+    assert table(resumed) == [[step, "q", f"answer {step}", 0.5] for step in (2, 4, 6)]
+    last = max(resumed.glob("wandb/*/files/media/table/*.json"), key=lambda path: path.stat().st_mtime_ns)
+    assert json.loads(last.read_text())["data"], "what is sent is what was added"
+
+
+@pytest.mark.slow
+def test_they_are_sent_as_one_run(
+    resumed: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["sync", str(resumed), "--dry-run"]) == 0
+    assert "Would sync 2 run(s)" in capfd.readouterr().err
+    with wandb_server() as server:
+        monkeypatch.setenv("WANDB_BASE_URL", server.url)
+        monkeypatch.setenv("WANDB_API_KEY", "0badc0de" * 5)
+        assert main(["sync", str(resumed)]) == 0, capfd.readouterr().err
+    [(run_id, bucket)] = server.buckets.items()
+    assert next(resumed.glob(f"wandb/offline-run-*-{run_id}"))
+    assert (bucket["project"], bucket["groupName"], bucket["jobType"]) == ("distft", "sft", "sft")
+    assert [row["step"] for _, row in sorted(server.rows.items())] == [1, 2, 3, 4, 5, 6]
+    assert server.alerts == ["planted at step 6"]
+
+
+@pytest.mark.slow
+def test_a_run_on_line_goes_on_at_the_server(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    with wandb_server() as server:
+        online = {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": "0badc0de" * 5}
+        run_id = started(run, 1, 4, mode="online", **online)
+        started(run, 3, 6, mode="online", run_id=run_id, **online)
+    assert list(server.buckets) == [run_id]
+    found = [row for _, row in sorted(server.rows.items())]
+    assert [row["step"] for row in found if "train/loss" in row] == [1, 2, 3, 4, 5, 6]
+    assert [row["step"] for row in found if "eval/loss" in row] == [2, 4, 6]
+
+
+def test_nothing_to_send_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["sync", str(tmp_path)]) == 2
+    assert "holds nothing of Weights & Biases" in capsys.readouterr().err
+
+
+def test_the_documented_sweep_is_a_command_that_trains(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """W&B's own code makes the command of the sweep's file, a shell reads it, and distft parses what comes of it."""
+    text = (ROOT / "distft" / "recipes" / "README.md").read_text()
+    sweep = yaml.safe_load(text.split("```yaml\n# sweep.yaml\n", 1)[1].split("```", 1)[0])
+    agreed = {name: {"value": (one.get("values") or [one.get("min")])[0]} for name, one in sweep["parameters"].items()}
+    made = create_sweep_command_args({"args": agreed, "command": sweep["command"]})
+    words: list[str] = []
+    for part in create_sweep_command(sweep["command"]):
+        words += made[part[2:-1]] if part.startswith("${") and part.endswith("}") else [part]
+    shown = tmp_path / "distft"
+    shown.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    shown.chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "WANDB_RUN_ID": "abc12345"}
+    told = subprocess.run(words, capture_output=True, text=True, env=environment, check=True).stdout.splitlines()
+    parsed = parse(told)
+    recipe = load_recipe(parsed.recipe, parsed.overrides)
+    assert (recipe.output_dir, recipe.tracking.wandb.mode) == ("runs/sweep/abc12345", "online")
+    assert recipe.optimizer.learning_rate == agreed["optimizer.learning_rate"]["value"]
+    for name, value in (("WANDB_RUN_ID", "abc12345"), ("WANDB_SWEEP_ID", "s1")):
+        monkeypatch.setenv(name, value)
+    assert wandb_options(recipe).run_id == "abc12345", "the agent knows the run by this id"
+    monkeypatch.delenv("WANDB_SWEEP_ID")
+    assert wandb_options(recipe).run_id is None
