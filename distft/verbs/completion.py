@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-DESCRIPTION = 'completion of verbs, options, recipes and their keys in a shell: eval "$(distft completion bash)"'
+DESCRIPTION = 'for a shell, so that Tab completes what is typed: eval "$(distft completion bash)"'
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -33,6 +33,8 @@ VERBS = (
     "checkpoints",
     "schema",
     "data",
+    "sync",
+    "completion",
 )
 DISTFT = [sys.executable, "-m", "distft.cli"]
 
