@@ -11,8 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.e2e.conftest import SFT, Start, Verb, checkpoints, computed, dpo, events, exit_record, lines, ppo, weights
-from tests.harness.wandb_records import assert_each_step_once, table
+from tests.e2e.conftest import SFT, Start, Verb, checkpoints, computed, dpo, events, exit_record, ppo, weights
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
@@ -79,9 +78,6 @@ def test_a_ppo_run_survives_the_death_of_a_worker_and_of_its_driver(sft: Path, s
     verb = start(*words)
     assert verb.end() == 0, verb.output
     assert [(event["step"], event["attempt"]) for event in events(verb.folder, "resume")] == [(2, 2), (2, 3)]
-    assert_each_step_once(verb.folder, lines(verb.folder, "metrics"))
-    said = {step for step, *_ in table(verb.folder)}
-    assert said == {one["step"] for one in lines(verb.folder, "samples")}
     assert exit_record(verb.folder)["attempt"] == 3
     assert computed(verb.folder) == computed(undisturbed.folder)
     assert weights(verb.folder) == weights(undisturbed.folder)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,15 @@ from distft.tracking.wandb_files import records, run_files
 
 def of_type(run_dir: Path, kind: str) -> list[dict[str, Any]]:
     """The records of a type, of all starts of the run."""
-    return [record[kind] for path in run_files(run_dir) for record in records(path) if record["type"] == kind]
+    found = [record for path in run_files(run_dir) for record in _read(path, path.stat().st_size)]
+    return [record[kind] for record in found if record["type"] == kind]
+
+
+@cache
+def _read(path: Path, size: int) -> list[dict[str, Any]]:
+    """Once, until it has grown."""
+    del size
+    return list(records(path))
 
 
 def rows(run_dir: Path) -> list[dict[str, Any]]:
