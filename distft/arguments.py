@@ -152,6 +152,7 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
         verb = choices.add_parser(name, description=module.DESCRIPTION)
         module.add_arguments(verb)
         verb.set_defaults(verb=name, run=module.run)
+    choices.choices["completion"].set_defaults(parsers=choices.choices)  # it tells of them all
     listed = "\n".join(f"  {name:<12}{verb.description}" for name, verb in choices.choices.items())
     parser.description = f"Align and fine-tune language models on clusters.\n\nverbs:\n{listed}"
     return parser, choices.choices

@@ -14,7 +14,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Prints the script."""
-    from distft.arguments import parsers
     from distft.verbs.completion_script import script
 
-    print(script(arguments.shell, parsers()[1]), end="")
+    print(script(arguments.shell, arguments.parsers), end="")

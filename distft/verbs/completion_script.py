@@ -15,7 +15,7 @@ from distft.verbs.speaking import SAMPLING
 
 _ZSH = "autoload -U +X compinit bashcompinit && compinit -i && bashcompinit\n"
 _SCRIPT = """\
-# distft {version}: eval "$(distft completion {shell})"
+# distft {version}: eval "$(distft completion {reader})"
 _distft() {{
   local current="${{COMP_WORDS[COMP_CWORD]}}" previous="${{COMP_WORDS[COMP_CWORD-1]}}" verb="${{COMP_WORDS[1]}}" words=
   COMPREPLY=()
@@ -42,7 +42,7 @@ def script(shell: str, verbs: Mapping[str, argparse.ArgumentParser]) -> str:
     values = [line for name, parser in verbs.items() for line in _values(name, parser)]
     options = [line for name, parser in verbs.items() for line in _options(name, parser)]
     return (_ZSH if shell == "zsh" else "") + _SCRIPT.format(
-        version=__version__, shell=shell, verbs=shlex.quote(" ".join([*verbs, "--help", "--version"])),
+        version=__version__, reader=shell, verbs=shlex.quote(" ".join([*verbs, "--help", "--version"])),
         values="\n".join(values), options="\n".join(options),
     )  # fmt: skip
 
