@@ -13,7 +13,7 @@ from distft.config.section import Items, Section, WrittenPath
 Format: TypeAlias = Literal[
     "auto", "text", "messages", "openai_chat", "sharegpt", "prompt_completion", "unpaired", "alpaca",
     "natural_instructions", "classification", "anchors", "preference", "corrections", "rankings", "prompt",
-    "hh_rlhf", "dialogsum",
+    "hh_rlhf", "dialogsum", "stepwise",
 ]  # fmt: skip
 # Formats by what a row of them is: a conversation, a prompt with its answer, one that is labelled good or bad, two
 # answers of which one is better, several in an order.
@@ -24,6 +24,12 @@ PAIRED = ("preference", "hh_rlhf", "corrections")
 RANKED = ("rankings",)
 MOST_ANSWERS: Final = 64  # of a ranking: it is one unit, all of which goes into one micro-batch
 ANCHORED = ("anchors",)  # a text, one that belongs to it, and perhaps some that do not
+STEPWISE = ("stepwise",)  # a prompt with the steps of an answer, each labelled right or wrong
+RIGHT_STEP: Final = "right_step"  # what the output of a process reward model is called
+NO_WHOLE_ANSWERS: Final = (
+    "{model} is a process reward model: it judges the steps of an answer, and no answer as a whole"
+)
+INSTEAD_OF_STEPS: Final = "train one with a `reward` or `classification` recipe, or name another reward model"
 CLASSIFIED = ("classification",)  # a text, or a pair of them, with the name of its class
 
 
@@ -119,6 +125,10 @@ class Data(Section):
         default="fail", description="rows that are malformed or that the chat template refuses: stop, or leave out"
     )
     max_dropped: int = Field(default=100, ge=0, description="bad rows of a list left out at most (on_bad_row: drop)")
+    step_separator: str = Field(
+        default="\n", min_length=1,
+        description="of stepwise rows: what stands behind each step, and where it ends the step is judged",
+    )  # fmt: skip
     num_workers: int = Field(
         default=0, ge=0, le=256, description="processes that tokenise, once for all starts; 0: the data worker itself"
     )

@@ -306,7 +306,7 @@ class Method(Section):
         return data.sides
 
     def head_labels(self) -> tuple[str, ...]:
-        """What the outputs of the trained model's head are called, where they have names; then it is a classifier."""
+        """What the outputs of the trained model's head are called, where they have names."""
         return ()
 
     def with_labels(self, read: Callable[[], tuple[str, ...]]) -> Method:  # noqa: ARG002 - for those who have some

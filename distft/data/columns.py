@@ -10,7 +10,7 @@ from distft.data.labels import yes_or_no
 
 _SYSTEM: Final = ("system", "system_prompt")
 _SECOND: Final = ("input", "context")  # what an instruction is about
-_PROMPTED: Final = ("preference", "corrections", "rankings", "prompt_completion", "unpaired", "prompt")
+_PROMPTED: Final = ("preference", "corrections", "rankings", "prompt_completion", "unpaired", "prompt", "stepwise")
 _TEXTS: Final = (*CLASSIFIED, *ANCHORED)  # no prompt
 # Read where they are there, beside the columns that a format must have.
 _OPTIONAL: Final[dict[str, tuple[str, ...]]] = {

@@ -26,6 +26,7 @@ from distft.data.formats import (
     Messages,
     PreferenceExample,
     RankingExample,
+    StepwiseExample,
     TextExample,
     prompt_of,
 )
@@ -171,6 +172,21 @@ class Encoder:
         cut = {} if longest is None else {"truncation": True, "max_length": longest}
         found = [list(self._tokenizer(text, **cut)["input_ids"]) for text in example.texts]
         return tuple(Encoded([], ids, [1] * len(ids)) for ids in found)
+
+    def stepwise(self, example: StepwiseExample, separator: str) -> Encoded:
+        """The steps of an answer, each followed by the separator, tokenised piece by piece as TRL does it. A step is
+        judged where its separator has been read: its mask is that of the token that follows, behind the last step one
+        that nothing reads."""
+        behind = self._ids(separator)
+        if not behind:
+            what = f"{separator!r} has no token in the tokenizer of {self._role}"
+            raise UserError(what, where="data.step_separator", hint="give one that has, such as a line break")
+        ids, ends = list[int](), list[int]()
+        for step in example.steps:
+            ids += self._ids(step) + behind
+            ends.append(len(ids))
+        prompt = self._plain(example.prompt)
+        return Encoded(prompt, [*ids, *ids[-1:]], [int(place in ends) for place in range(len(ids) + 1)])
 
     def prompt(self, example: Example) -> list[int]:
         """The ids that generation starts from."""

@@ -1,4 +1,4 @@
-"""What a row means: examples of eight kinds, made from the columns of a row.
+"""What a row means: examples of nine kinds, made from the columns of a row.
 
 ======================== ============================================ ==========================================
 format                   columns                                      example
@@ -22,6 +22,7 @@ format                   columns                                      example
 ``classification``       text, label; text_pair                       ClassifiedExample
 ``anchors``              anchor, positive; negative, negative_1, ...  AnchoredExample
                          or negatives, a list
+``stepwise``             prompt, completions, labels: true or false   StepwiseExample
 ======================== ============================================ ==========================================
 
 ``prompt`` and ``completion`` go by other names too: see ``aliases``.
@@ -150,9 +151,18 @@ class AnchoredExample(_Example):
         return (self.anchor, self.positive, *self.negatives)
 
 
+@dataclass(frozen=True)
+class StepwiseExample(_Example):
+    """A prompt, the steps of an answer, and whether each of them is right."""
+
+    prompt: str
+    steps: tuple[str, ...]
+    labels: tuple[bool, ...]
+
+
 Example: TypeAlias = (
     TextExample | DialogueExample | CompletionExample | PreferenceExample | RankingExample | PromptExample
-    | ClassifiedExample | AnchoredExample
+    | ClassifiedExample | AnchoredExample | StepwiseExample
 )  # fmt: skip
 
 COLUMNS: Final[dict[str, tuple[str, ...]]] = {
@@ -170,6 +180,7 @@ COLUMNS: Final[dict[str, tuple[str, ...]]] = {
     "dialogsum": ("dialogue", "summary"),
     "classification": ("text", "label"),
     "anchors": ("anchor", "positive"),
+    "stepwise": ("prompt", "completions", "labels"),
     "text": ("text",),
     "prompt": ("prompt",),
 }
@@ -182,7 +193,7 @@ ALIASES: Final[dict[str, tuple[str, ...]]] = {
 # Columns that have a meaning here whatever the format; the others are handed to reward functions.
 KNOWN_COLUMNS: Final = frozenset({
     "messages", "prompt", "completion", "corrected", "chosen", "rejected", "dialogue", "summary", "text",
-    "conversations", "completions", "ranks",
+    "conversations", "completions", "ranks", "labels",
 })  # fmt: skip
 
 
@@ -288,6 +299,8 @@ def texts_of(example: Example) -> list[str]:
         parts = [example.prompt, example.chosen, example.rejected]
     elif isinstance(example, RankingExample):
         parts = [example.prompt, *example.completions]
+    elif isinstance(example, StepwiseExample):
+        parts = [example.prompt, *example.steps]
     else:
         parts = [example.prompt]
     texts = [[part] if isinstance(part, str) else [message.content for message in part] for part in parts]

@@ -25,6 +25,7 @@ from distft.data.formats import (
     Example,
     PreferenceExample,
     RankingExample,
+    StepwiseExample,
     last_assistant,
     prompt_of,
     texts_of,
@@ -78,6 +79,8 @@ def conversations(example: Example) -> list[list[Turn]]:
         answers = (example.chosen, example.rejected)
     elif isinstance(example, RankingExample):
         answers = example.completions
+    elif isinstance(example, StepwiseExample):
+        answers = ("\n".join(example.steps),)
     question = turns(prompt_of(example))
     return [question + turns(answer, "assistant") for answer in answers] or [question]
 

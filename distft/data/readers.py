@@ -29,6 +29,7 @@ from distft.data.formats import (
     PromptExample,
     RankingExample,
     Row,
+    StepwiseExample,
     TextExample,
     extra_columns,
     misshapen,
@@ -43,6 +44,7 @@ EMPTY_ANSWER: Final = "empty answer"  # one rule for all formats: what is imitat
 SAME: Final = "chosen and rejected are the same"
 BAD_ANSWER: Final = "labelled false, as bad answers (`columns: {label: NAME}` on the source imitates them too)"
 RANKS: Final = "a number for each answer, 1 for the best, 2 for the next; equal ones where neither is better"
+STEP_LABELS: Final = "true or false for each step, as 1 or 0 too"
 _NEGATIVE: Final = re.compile(r"negative(_\d+)?")
 _SUMMARY_PROMPT: Final = "Summarize the following conversation.\n\n{dialogue}\n\nSummary:"
 
@@ -209,6 +211,24 @@ def _rankings(row: Row) -> Example:
     return RankingExample(prompt, completions, ranks, where=row.where, extra=extra_columns(row))
 
 
+def _stepwise(row: Row) -> Example:
+    """The steps of an answer, and of each whether it is right."""
+    prompt, steps, labels = _plain_text(row, "prompt"), row.values["completions"], row.values["labels"]
+    for column, value, wanted in (("completions", steps, "a list of steps"), ("labels", labels, "a list of labels")):
+        if not isinstance(value, list | tuple):
+            raise wrong_type(row, column, wanted, value)
+    if len(steps) != len(labels):
+        raise misshapen(row, f"`completions` has {len(steps)} steps, `labels` {len(labels)} labels", STEP_LABELS)
+    if not all(isinstance(step, str) for step in steps):
+        raise misshapen(row, "`completions` has a step that is no text", "plain texts, as the prompt")
+    said = [None if isinstance(one, str) else label(one) for one in labels]
+    if None in said:
+        raise misshapen(row, f"`labels` has {labels[said.index(None)]!r}, which says neither", STEP_LABELS)
+    if not steps or not prompt.strip():
+        raise Unusable("no steps" if not steps else "no prompt")
+    return StepwiseExample(prompt, tuple(steps), tuple(map(bool, said)), where=row.where, extra=extra_columns(row))
+
+
 def _hh_rlhf(row: Row) -> Example:
     """Whole dialogues: the prompt is what both have in common up to the assistant's turn in which they part."""
     chosen, rejected = (parse_hh(row, column) for column in ("chosen", "rejected"))
@@ -290,6 +310,7 @@ _READERS: dict[str, Callable[[Row], Example]] = {
     "preference": _preference,
     "corrections": _corrections,
     "rankings": _rankings,
+    "stepwise": _stepwise,
     "prompt": _prompt,
     "hh_rlhf": _hh_rlhf,
     "dialogsum": _dialogsum,

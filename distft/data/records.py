@@ -18,6 +18,7 @@ label               whether its answer is a good one; null where nobody says
 margin              by how much the better answer of a pair is better; null where nobody says
 ranks               uint8, one for each sequence of a pair or ranking, 0 the best; else none
 class               the name of the class of its text; null where it has none
+steps               uint8, one for each step whose place the mask has: 1 where it is right
 ==================  ========================================================================
 """
 
@@ -40,6 +41,7 @@ from distft.data.formats import (
     Example,
     PreferenceExample,
     RankingExample,
+    StepwiseExample,
     TextExample,
     prompt_key,
 )
@@ -66,6 +68,7 @@ SCHEMA: Final = pa.schema(
         ("margin", pa.float64()),
         ("ranks", pa.list_(pa.uint8())),
         ("class", pa.string()),
+        ("steps", pa.list_(pa.uint8())),
     ]
 )
 _NOTHING = Traces((), (), 0)
@@ -142,6 +145,7 @@ class Records:
             "margin": example.margin if isinstance(example, PreferenceExample) else None,
             "ranks": _ranks(example) if len(sequences) > 1 else (),
             "class": example.label if isinstance(example, ClassifiedExample) else None,
+            "steps": example.labels[: sum(mask)] if isinstance(example, StepwiseExample) else (),
         }
         for name, value in values.items():
             self._columns[name].append(value)

@@ -34,13 +34,14 @@ from distft.data.manners import manners
 from distft.data.natural_instructions import instances, instructed
 from distft.data.questions import questions
 from distft.data.readers import example_for, example_of
+from distft.data.steps import steps
 from distft.data.stories import stories
 from distft.data.sums import slips, sums
 
 _BUILTIN = "builtin:"
 _CORPORA: dict[str, Callable[[Any], Iterator[dict[str, Any]]]] = {
     "dialogues": dialogues, "manners": manners, "stories": stories, "questions": questions, "sums": sums,
-    "slips": slips,
+    "slips": slips, "steps": steps,
 }  # fmt: skip
 _FIRST_ROWS = 50
 _ANSWERS = (CompletionExample, PreferenceExample, RankingExample)  # examples that answer a prompt

@@ -144,6 +144,11 @@ class StoredRows:
         number, place = self._find(row)
         return self._list(number, "ranks", place)
 
+    def steps(self, row: int) -> npt.NDArray[np.uint8]:
+        """Of the steps of a row's answer which are right: 1; none of a row that is not divided into steps."""
+        number, place = self._find(row)
+        return self._list(number, "steps", place)
+
     def class_name(self, row: int) -> str | None:
         """The name of the class of a row's text, if it has one."""
         number, place = self._find(row)

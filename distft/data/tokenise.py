@@ -14,7 +14,7 @@ from distft.config.method import Unit
 from distft.data.bad_rows import BadRow, OnBadRow, stop
 from distft.data.encode import Encoded, Encoder, Over
 from distft.data.encode_apart import encoder_for
-from distft.data.formats import ClassifiedExample, Example, prompt_of
+from distft.data.formats import ClassifiedExample, Example, StepwiseExample, prompt_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -66,7 +66,7 @@ def tokenise(examples: Sequence[Example], kind: str, tokenizer: PreTrainedTokeni
             _add_blocks(found, place, example, encoder, data)
             continue
         try:
-            sequences = _encode(encoder, example, traits.unit, loss_on)
+            sequences = _encode(encoder, example, traits.unit, loss_on, data)
         except BadRow as bad:
             on_bad(bad)
             found.bad[place] = bad
@@ -111,13 +111,15 @@ def _add_blocks(found: Tokenised, place: int, example: Example, encoder: Encoder
         found.add(place, (Encoded([], block, [1] * len(block)),), truncated=False)
 
 
-def _encode(encoder: Encoder, example: Example, unit: Unit, loss_on: str | None) -> tuple[Encoded, ...]:
+def _encode(encoder: Encoder, example: Example, unit: Unit, loss_on: str | None, data: Data) -> tuple[Encoded, ...]:
     """The sequences of a unit: of a pair two, of a ranking all its answers, of a tuple all its texts."""
     match unit.name:
         case "prompts":
             return (Encoded(encoder.prompt(example), [], []),)
         case "sequences" if isinstance(example, ClassifiedExample):
             return (encoder.classified(example),)
+        case "sequences" if isinstance(example, StepwiseExample):
+            return (encoder.stepwise(example, data.step_separator),)
         case "sequences" | "answers":
             return (encoder.supervised(example, loss_on),)
         case "pairs":

@@ -133,8 +133,8 @@ class TokenizedDataset:
         """The sequences of the units, in order; pairs as chosen, rejected, rankings the best first.
 
         Columns: prompt_ids, response_ids, response_mask (only where some token is 0), label (only where all rows have
-        one), rank (of pairs and rankings), margin (only where some pair has one; 0 of the others), sample 0..n-1 and
-        unit 0..u-1, numbered in the order given. ValueError for a data set of prompts.
+        one), rank (of pairs and rankings), margin (only where some pair has one; 0 of the others), step (of answers in
+        steps), sample 0..n-1 and unit 0..u-1, numbered in the order given. ValueError for a data set of prompts.
         """
         rows = [list(self._source(unit).sequences(self._row(unit))) for unit in unit_indices]
         sequences, sizes = [sequence for row in rows for sequence in row], list(map(len, rows))
@@ -159,6 +159,11 @@ class TokenizedDataset:
         ranks = [self._source(unit).ranks(self._row(unit)) for unit in unit_indices]
         if sum(map(len, ranks)) == len(sequences) > 0:
             columns["rank"] = np.concatenate(ranks)
+        steps = [self._source(unit).steps(self._row(unit)) for unit in unit_indices]
+        if any(map(len, steps)):
+            judged = np.zeros(len(mask.values), np.uint8)
+            judged[mask.values > 0] = np.concatenate(steps)
+            columns["step"] = Ragged(judged, mask.offsets)
         return Batch(columns)
 
     def prompts(self, unit_indices: Sequence[int]) -> Batch:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from distft.common.errors import UserError
-from distft.config.data import CLASSIFIED
+from distft.config.data import CLASSIFIED, STEPWISE
 from distft.config.find_method import traits_of
 from distft.config.models import RewardModel
 from distft.config.recipe import Recipe
@@ -81,10 +81,15 @@ def evaluate(names: Sequence[str], judging: Judging) -> list[Judged]:
 
 def _require_judged_here(wanted: Wanted) -> None:
     recipe = wanted.recipe
-    traits = None if recipe is None else traits_of(wanted.kind())
-    if recipe is not None and traits is not None and (traits.corrupts or traits.embeds):
-        by = "texts that are corrupted there" if traits.corrupts else "what is found among its held-out rows"
-        what = f"{wanted.kind()} is judged within its run, by {by}"
+    if recipe is None:
+        return
+    traits, by = traits_of(wanted.kind()), ""
+    if traits.corrupts or traits.embeds:
+        by = "by texts that are corrupted there" if traits.corrupts else "by what is found among its held-out rows"
+    elif traits.formats == STEPWISE:
+        by = "step by step"
+    if by:
+        what = f"{wanted.kind()} is judged within its run, {by}"
         hint = f"the lines of split eval in {recipe.output_dir}/metrics.jsonl have its loss"
         raise UserError(what, where="eval", hint=f"{hint}, and so has: distft report {recipe.output_dir}")
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from distft.batches import Batch
 from distft.common.errors import UserError
+from distft.config.data import STEPWISE
 from distft.config.recipe import Recipe
 from distft.data.xray_result import DataXRay
 from distft.launch.preflight.remarks import on_rows
@@ -33,9 +34,9 @@ def examine(recipe: Recipe, *, only: Collection[str] = (), num_shown: int = 2) -
             raise UserError("the recipe has no such rows", where=f"data.{missing[0]}", hint=f"it has {has}")
         tokenizer, policy = worker.data.tokenizer, recipe.models.policy
         stops = answer_ends(tokenizer, policy.stop_tokens if policy else None)
-        if (
-            recipe.algorithm.traits.corrupts == "masks" or recipe.algorithm.traits.embeds
-        ):  # it writes nothing that could end
+        traits = recipe.algorithm.traits
+        if traits.corrupts == "masks" or traits.embeds or traits.formats == STEPWISE:
+            # It writes nothing that could end.
             stops = frozenset()
         return DataXRay(
             name=recipe.name,

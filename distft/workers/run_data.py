@@ -13,7 +13,7 @@ from typing import Any
 from distft.batches import Batch
 from distft.common.logging import stage
 from distft.common.seeding import derive
-from distft.config.data import PTX_KIND
+from distft.config.data import CLASSIFIED, PTX_KIND
 from distft.config.method import ANSWERS
 from distft.config.recipe import Recipe
 from distft.config.role_table import SAME_TOKENS, gives_scores
@@ -104,7 +104,7 @@ class RunData:
         require_answers(self.recipe, self.lists)
         if self.recipe.evaluation.general is not None:
             self.general = self._general_text()
-        if labels := self.recipe.algorithm.head_labels():
+        if labels := self._class_labels:
             for dataset in self.lists.values():
                 numbers_of(dataset.class_names(range(dataset.num_units)), labels)
         statistics = {name: dataset.statistics for name, dataset in self.lists.items()}
@@ -171,7 +171,7 @@ class RunData:
         One that judges is always visited by its own number."""
         dataset = self.split(split)
         batch = dataset.batch(units)
-        if labels := self.recipe.algorithm.head_labels():
+        if labels := self._class_labels:
             batch = batch.with_columns(label=numbers_of(dataset.class_names(units), labels))
         if self._corruption is not None:
             seeds = [derive(self.recipe.seed, "corruption", split, visit) for visit in visits]
@@ -181,6 +181,12 @@ class RunData:
         return batch
 
     # ---- inside
+
+    @property
+    def _class_labels(self) -> tuple[str, ...]:
+        """The labels of a classifier, which its rows name."""
+        algorithm = self.recipe.algorithm
+        return algorithm.head_labels() if algorithm.traits.formats == CLASSIFIED else ()
 
     def _general_text(self) -> Batch:
         recipe = self.recipe

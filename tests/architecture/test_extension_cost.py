@@ -12,7 +12,7 @@ from distft.config.find_method import traits_of
 # Method -> the most files under distft/ that it may be spread over.
 ALLOWED = {
     "orpo": 3, "simpo": 3, "grpo": 4, "rloo": 4, "reinforce_pp": 4, "dapo": 3, "gspo": 3, "cispo": 3, "cpo": 3,
-    "kto": 3, "distill": 3, "online_dpo": 4, "raft": 4,
+    "kto": 3, "distill": 3, "online_dpo": 4, "raft": 4, "process_reward": 3,
 }  # fmt: skip
 
 

@@ -58,5 +58,6 @@ MORE_CASES: list[Case] = [
     ("span", {}),
     ("distill", {"temperature": 2.0}),
     ("distill", {"divergence": "reverse"}),
+    ("process_reward", {}),
     ("classification", {"labels": ("no", "yes"), "class_weights": {"yes": 3.0}}),
 ]

@@ -43,7 +43,7 @@ NUM_SAMPLES = 14
 VOCABULARY = 300
 NAMED = 4  # tokens that a teacher names
 TEMPERATURE = 0.9
-SCALAR = ("reward", "rankings", "ppo_value")
+SCALAR = ("reward", "rankings", "ppo_value", "process_reward")
 # Answers to each prompt and their ranks, ties among them, where a loss learns from rankings.
 TUPLES = ("rankings", "contrastive")  # whose units have unequal numbers of sequences
 RANKED = [2, 2, 2, 3, 3, 2]
@@ -133,6 +133,7 @@ def made_batch(name: str, *, shuffled: bool) -> Batch:
             "teacher_logprobs": Ragged.split(told, lengths),
             "teacher_ids": Ragged.split(named, lengths),
             "rank": np.array(RANKS, np.uint8),
+            "step": Ragged.split(np.arange(sum(lengths), dtype=np.uint8) % 3 > 0, lengths),
             "unit": units,
             **({"ptx": np.arange(NUM_SAMPLES) % 3 == 1} if name == "ppo_ptx" else {}),
         }

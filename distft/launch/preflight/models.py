@@ -11,6 +11,7 @@ from typing import Any
 from distft.common.errors import UserError, nearest
 from distft.common.files import parse_json
 from distft.common.sums import SUMS, sum_faults
+from distft.config.data import INSTEAD_OF_STEPS, NO_WHOLE_ANSWERS, RIGHT_STEP
 from distft.config.load import resolve_path
 from distft.config.models import ScoringModel
 from distft.config.recipe import Recipe
@@ -165,6 +166,8 @@ def check_head(folder: Path, model: Any, where: str = "models.reward") -> None:
             where=f"{where}.path",
             hint="train one with a `reward` recipe, or name a reward model",
         )
+    if RIGHT_STEP in dict(read_config(folder).get("id2label") or {}).values():
+        raise UserError(NO_WHOLE_ANSWERS.format(model=folder), where=f"{where}.path", hint=INSTEAD_OF_STEPS)
     outputs = shapes[found[0]][0]
     if outputs == 1 or not isinstance(model, ScoringModel):
         return

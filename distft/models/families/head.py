@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from distft.common.errors import UserError
+from distft.config.data import INSTEAD_OF_STEPS, NO_WHOLE_ANSWERS, RIGHT_STEP
 from distft.config.models import Model, ScoringModel
 from distft.models.load import require_all
 
@@ -57,6 +58,8 @@ def _is_classifier(config: Any) -> bool:
 def _rewarded_output(path: str, config: Any, model: Model) -> int:
     """Which output of the head is the scalar: that of the label the recipe names, else the only one."""
     label = model.label if isinstance(model, ScoringModel) else None
+    if isinstance(model, ScoringModel) and _is_classifier(config) and RIGHT_STEP in config.id2label.values():
+        raise UserError(NO_WHOLE_ANSWERS.format(model="it"), where=path, hint=INSTEAD_OF_STEPS)
     if label is not None:
         numbers = {str(name): int(number) for number, name in config.id2label.items()}
         if label not in numbers:

@@ -76,6 +76,7 @@ BROKEN = [
      ["placement.reference.share", "meant to differ"]),
     ("dpo", ["placement.reference.share=policy", "models.policy.peft={}", "models.reference.engine.zero_stage=0"],
      ["models.reference.engine", "has no effect", "the policy's own base"]),
+    ("sft", ["data.step_separator=' '"], ["data.step_separator", "learns from no steps", "remove it"]),
     # reference
     ("dpo", ["algorithm={kind: dpo, reference: cached, sync_every: 2}"],
      ["algorithm.reference", "follows the policy", "sync_every: 0"]),

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distft.common.errors import UserError
-from distft.data.bad_rows import Unusable
+from distft.data.bad_rows import BadRow, Unusable
 from distft.data.formats import (
     CompletionExample,
     DialogueExample,
@@ -15,7 +15,9 @@ from distft.data.formats import (
     PreferenceExample,
     RankingExample,
     Row,
+    StepwiseExample,
     TextExample,
+    detect_format,
 )
 from distft.data.readers import example_for, example_of, examples_for
 
@@ -379,3 +381,29 @@ def test_an_answer_that_was_left_as_it_is_is_a_good_one_and_no_pair() -> None:
         _corrected("sft", " ")
     with pytest.raises(UserError, match="`corrected` is null"):
         _corrected("sft", None)
+
+
+def test_steps_with_labels_as_trl_has_them() -> None:
+    """1 and 0 are labels too."""
+    example = _read("stepwise", prompt="a", completions=["b", "c"], labels=[True, 0], level=3)
+    assert isinstance(example, StepwiseExample)
+    assert (example.prompt, example.steps, example.labels) == ("a", ("b", "c"), (True, False))
+    assert example.extra == {"level": 3}
+    row = Row({"prompt": "a", "completions": ["b"], "labels": [1]}, "f:1")
+    assert detect_format(row, "process_reward") == "stepwise"
+
+
+@pytest.mark.parametrize(
+    ("values", "what"),
+    [
+        ({"completions": "b", "labels": [1]}, "a list of steps"),
+        ({"completions": ["b"], "labels": True}, "a list of labels"),
+        ({"completions": ["b"], "labels": [1, 1]}, "1 steps, `labels` 2 labels"),
+        ({"completions": ["b", 3], "labels": [1, 1]}, "a step that is no text"),
+        ({"completions": ["b"], "labels": [-1]}, "-1, which says neither"),
+        ({"completions": ["b"], "labels": ["true"]}, "'true', which says neither"),
+    ],
+)
+def test_wrong_steps_are_named(values: dict[str, Any], what: str) -> None:
+    with pytest.raises(BadRow, match=what):
+        _read("stepwise", prompt="a", **values)

@@ -57,6 +57,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("span", {}),
     ("distill", {}),
     ("contrastive", {}),
+    ("process_reward", {}),
     ("classification", {"labels": ("no", "yes"), "class_weights": {"yes": 3.0}}),
 ]
 

@@ -66,6 +66,10 @@ def test_trusted_code_and_all_families_pass() -> None:
 def test_an_encoder_may_be_a_reward_model() -> None:
     for kind in ENCODERS:
         check_architecture({"model_type": kind}, FOLDER, "reward", Model(path="x"))
+        with pytest.raises(UserError, match="scores whole texts, not single steps"):
+            check_architecture(
+                {"model_type": kind}, FOLDER, "reward", Model(path="x"), traits=traits_of("process_reward")
+            )
 
 
 def test_what_embeds_is_an_encoder_that_was_tried_or_a_decoder() -> None:

@@ -113,6 +113,16 @@ def test_reward_model_without_a_head_names_file_and_key(tmp_path: Path) -> None:
     assert caught.value.where == "models.reward.path"
 
 
+def test_a_process_reward_model_scores_no_answers(tmp_path: Path) -> None:
+    folder = model_folder(tmp_path / "m", head=(1, 8))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"id2label": {"0": "right_step"}}))
+    for model in (RewardModel(path=str(folder)), RewardModel(path=str(folder), label="right_step")):
+        with pytest.raises(UserError, match="process reward model: it judges ") as caught:
+            check_head(folder, model)
+        assert caught.value.where == "models.reward.path"
+
+
 def test_a_model_that_is_trained_into_a_reward_model_needs_no_head(tmp_path: Path) -> None:
     folder = model_folder(tmp_path / "m")
     assert list(check_models(recipe("reward", {"models": {"reward": {"path": str(folder)}}}))) == []
