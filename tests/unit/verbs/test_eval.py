@@ -200,7 +200,7 @@ def test_a_recipe_without_its_run_names_the_command(
     assert "make it with: distft train sft-tiny" in error
 
 
-@pytest.mark.parametrize("recipe", ["mlm-tiny", "span-tiny", "contrastive-tiny"])
+@pytest.mark.parametrize("recipe", ["mlm-tiny", "span-tiny", "process-reward-tiny", "contrastive-tiny"])
 def test_texts_that_a_run_corrupts_or_embeds_are_judged_in_it(
     recipe: str, distft: Typed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
