@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy, deepcopy
 from pathlib import Path
@@ -53,7 +53,8 @@ def export_adapter(model: Any, trained: dict[str, Tensor], base: str, folder: Pa
     """The adapter by itself, as PEFT reads it (``PeftModel.from_pretrained(base, folder)``).
 
     ``trained`` are the parameters of the adapters, and of a head that was trained whole with them. ``task``: PEFT's
-    word for what the model's family does.
+    word for what the model's family does. It is read again: a tensor that is empty, as one that ZeRO-3 has not gathered
+    would be, or holds NaN, raises ValueError.
     """
     config = copy(model.peft_config[ADAPTER])
     config.base_model_name_or_path = base
@@ -64,8 +65,21 @@ def export_adapter(model: Any, trained: dict[str, Tensor], base: str, folder: Pa
         config.modules_to_save = sorted(whole)
     config.save_pretrained(str(folder))
     tensors = {f"base_model.model.{name.replace(f'.{ADAPTER}.', '.')}": tensor for name, tensor in trained.items()}
-    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    path = folder / "adapter_model.safetensors"
+    save_file(tensors, path, metadata={"format": "pt"})
     _readable_alike(folder, folder / "adapter_config.json")
+    _require_whole(path, tensors)
+
+
+def _require_whole(path: Path, written: Mapping[str, Tensor]) -> None:
+    """The file, read again, holds those tensors, none of them empty, all of them numbers. Raises ValueError."""
+    with safe_open(path, framework="pt") as file:
+        for name, tensor in written.items():
+            found = file.get_tensor(name)
+            if found.shape != tensor.shape or not found.numel():
+                raise ValueError(f"{path} is not whole: {name} has the shape {list(found.shape)}")
+            if not found.isfinite().all():
+                raise ValueError(f"{path} is spoilt: {name} holds NaN or infinity")
 
 
 def _readable_alike(folder: Path, example: Path) -> None:

@@ -165,3 +165,17 @@ def test_what_peft_refuses_is_the_users_message(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="PEFT puts no such adapter into MambaForCausalLM: .*out_proj") as caught:
         add_lora(module.model, Lora(), dropout=False, seed=1)
     assert caught.value.where == "target_modules of the adapters"
+
+
+@pytest.mark.parametrize(("spoil", "said"), [
+    (lambda tensor: tensor.new_empty(0), r"is not whole: .*lora_A.* has the shape \[0\]"),
+    (lambda tensor: tensor.fill_(float("nan")), "is spoilt: .*lora_A.* holds NaN or infinity"),
+], ids=["empty", "NaN"])  # fmt: skip
+def test_an_adapter_is_read_again(
+    model_folder: Callable[..., str], tmp_path: Path, spoil: Callable[[torch.Tensor], torch.Tensor], said: str
+) -> None:
+    module: Any = adapted(model_folder("llama"), "causal", Lora(r=2))
+    trained = {name.removeprefix("model."): p.detach() for name, p in module.named_parameters() if p.requires_grad}
+    name = next(name for name in trained if ".lora_A." in name)
+    with pytest.raises(ValueError, match=said):
+        export_adapter(module.model, trained | {name: spoil(trained[name])}, "base", tmp_path, "CAUSAL_LM")

@@ -6,9 +6,11 @@ as a rule of thumb, 8 of activations and temporary memory.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from distft.config.models import Engine
+from distft.config.models import Engine, Lora
 from distft.planning.known_models import known_config
 from distft.planning.memory import Compute, Item, at_rest, state_items
 from distft.planning.model_sizes import ModelSizes, sizes_from_config
@@ -91,3 +93,13 @@ def test_deepspeeds_estimator_of_stage_2_counts_gradients_twice() -> None:
     assert theirs / sizes.total == pytest.approx(2 + 18 / 8, rel=1e-6)
     assert sum(ours.values()) == pytest.approx(2 + 16 / 8, rel=1e-3)
     assert not [item for item in items if item.when == "step"]
+
+
+def test_a_low_rank_update_of_one_matrix() -> None:
+    """512 x 64 has 32,768 parameters, of rank 8 they are 8 x (512 + 64) = 4,608: 86 % fewer."""
+    sizes = sizes_from_config(FLAN_T5)
+    matrix = next(one for one in sizes.tensors if one.linear)
+    small = replace(sizes, tensors=(replace(matrix, shape=(512, 64), count=1),))
+    assert small.total == 32_768
+    assert small.with_adapters(Lora(r=8)).trained.total == 4_608
+    assert pytest.approx(0.86, abs=0.005) == 1 - 4_608 / 32_768
