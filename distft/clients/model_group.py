@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from distft.checkpoint.manifest import FileRecord, NotWritten
 from distft.clients.asking import ask, each, rows
@@ -13,7 +13,8 @@ from distft.groups.handles import Call, DataRef, Group
 from distft.workers.reports import Ready, Updated
 from distft.workers.verbs import MicroBatches, ModelVerbs, Reads, Store
 
-ByRank: TypeAlias = Sequence[MicroBatches]  # [rank][micro-batch] numbers of samples
+_Work = TypeVar("_Work")
+ByRank: TypeAlias = Sequence[MicroBatches]  # [rank][micro-batch] numbers of samples; ranks that share rows are one
 
 
 @dataclass(frozen=True)
@@ -35,13 +36,15 @@ class UpdateSpec:
 @dataclass(frozen=True)
 class ModelGroup:
     """All ranks of a role. ``guest``: a role that lives in the group of another, ``ranks``, and has no weights of its
-    own: the frozen base under that one's adapters answers for it, and it is only read.
+    own: the frozen base under that one's adapters answers for it, and it is only read. ``shared_by``: how many
+    neighbouring ranks compute the same rows (``models.sequence_parallel``).
 
     Every method is a call that is not started yet: see ``groups.handles``.
     """
 
     ranks: Group
     guest: str = ""
+    shared_by: int = 1
 
     @property
     def role(self) -> str:
@@ -49,12 +52,14 @@ class ModelGroup:
 
     @property
     def num_ranks(self) -> int:
-        return self.ranks.num_ranks
+        """Ranks that have rows of their own; those that share them count as one."""
+        return self.ranks.num_ranks // self.shared_by
 
     @property
     def micro_batch_cost(self) -> int | None:
-        """See ``handles.Group``."""
-        return self.ranks.micro_batch_cost
+        """See ``handles.Group``; tokens of ranks that share rows are done in a part of the time."""
+        cost = self.ranks.micro_batch_cost
+        return None if cost is None else cost * self.shared_by
 
     # ---- life
 
@@ -83,8 +88,8 @@ class ModelGroup:
             self.ranks,
             ModelVerbs.forward,
             column,
-            each(micro_batches),
-            batch=rows_of_ranks(samples, micro_batches),
+            each(self._shared(micro_batches)),
+            batch=rows_of_ranks(samples, self._shared(micro_batches)),
             temperature=temperature,
             entropy=entropy,
             reads=reads,
@@ -99,14 +104,14 @@ class ModelGroup:
             self._own(),
             ModelVerbs.distributions,
             top_k,
-            each(micro_batches),
-            batch=rows_of_ranks(samples, micro_batches),
+            each(self._shared(micro_batches)),
+            batch=rows_of_ranks(samples, self._shared(micro_batches)),
             temperature=temperature,
         ).reading(data_of)
 
     def update(self, samples: Samples, spec: UpdateSpec, steps: Sequence[ByRank]) -> Call[Updated]:
         """Optimizer steps over ``steps[step][rank]``, as the first rank reports them."""
-        by_rank: list[list[MicroBatches]] = [[step[rank] for step in steps] for rank in range(self.num_ranks)]
+        by_rank = self._shared([[step[rank] for step in steps] for rank in range(self.num_ranks)])
         needed = [sorted({s for step in mine for micro in step for s in micro}) for mine in by_rank]
         return ask(
             self._own(),
@@ -131,8 +136,8 @@ class ModelGroup:
             ModelVerbs.evaluate,
             loss,
             dict(parameters),
-            each(micro_batches),
-            batch=rows_of_ranks(samples, micro_batches),
+            each(self._shared(micro_batches)),
+            batch=rows_of_ranks(samples, self._shared(micro_batches)),
             num_sources=num_sources,
         ).reading(report_of)
 
@@ -163,6 +168,10 @@ class ModelGroup:
     def export(self, folder: str) -> Call[None]:
         """A plain Hugging Face folder of the result."""
         return ask(self._own(), ModelVerbs.export, folder).reading(report_of)
+
+    def _shared(self, of_each: Sequence[_Work]) -> list[_Work]:
+        """The same for all ranks that share rows."""
+        return [work for work in of_each for _ in range(self.shared_by)]
 
     def _own(self) -> Group:
         """The ranks, for what a guest is not asked. Raises ValueError."""

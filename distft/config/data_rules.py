@@ -111,7 +111,7 @@ def _lengths(recipe: Recipe) -> Iterator[Problem]:
             f"{data.max_prompt_length} leaves no room for a response in max_length {data.max_length}",
             f"at most {data.max_length - 1}",
         )
-    needed = longest * size
+    needed = -(-longest * size // _sharing_least(recipe))
     if recipe.train.max_tokens_per_rank < needed:
         named = "a tuple" if recipe.algorithm.traits.unit == TUPLES else "a pair" if size == 2 else "a ranking"
         unit = "one sequence of" if size == 1 else f"{named} of {size} x"
@@ -121,6 +121,12 @@ def _lengths(recipe: Recipe) -> Iterator[Problem]:
             f"{recipe.train.max_tokens_per_rank} does not hold {unit}",
             f"at least {needed}, or shorten the sequences ({_length_keys(recipe)})",
         )
+
+
+def _sharing_least(recipe: Recipe) -> int:
+    """Of all roles the fewest ranks that have a row together."""
+    there = [role for role in facts.roles(recipe) if recipe.models.of(role) is not None]
+    return min((facts.model_of(recipe, role).engine.sequence_parallel for role in there), default=1)
 
 
 def said_longest(recipe: Recipe) -> str:

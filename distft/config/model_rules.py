@@ -185,6 +185,30 @@ def _precision_and_engine(recipe: Recipe) -> Iterator[Problem]:
         yield from _trained(recipe, role, model) if role in trained else _frozen(at, model)
 
 
+def _shared_rows(recipe: Recipe) -> Iterator[Problem]:
+    """What ranks that compute the same rows do not do."""
+    for role in facts.roles(recipe):
+        if recipe.models.of(role) is None:
+            continue
+        model, place = facts.model_of(recipe, role), recipe.placement.of(role)
+        by, at = model.engine.sequence_parallel, f"models.{role}.engine.sequence_parallel"
+        if by == 1:
+            continue
+        if recipe.algorithm.traits.embeds:
+            yield Problem.at(at, "a text's vector is made of whole rows", "1")
+        if recipe.algorithm.telling() is not None and role in ("policy", "teacher"):
+            yield Problem.at(at, "a teacher's distributions are told and learned of whole rows", "1")
+        if recipe.algorithm.embedding_noise() and role in facts.trained_roles(recipe):
+            yield Problem.at(at, "noise is drawn for whole rows", "1, or algorithm.neftune_alpha: 0")
+        if model.attention not in ("auto", "sdpa"):
+            yield Problem.at(f"models.{role}.attention", f"{model.attention} looks at a rank's own slice only", "auto")
+        if place.ranks != "auto" and place.with_ is None and place.share is None and place.ranks % by:
+            more = -(-place.ranks // by) * by
+            yield Problem.at(
+                at, f"{place.ranks} ranks do not part into groups of {by}", f"placement.{role}.ranks={more}"
+            )
+
+
 def _trained(recipe: Recipe, role: str, model: Model) -> Iterator[Problem]:
     at, kind = f"models.{role}", recipe.algorithm.name
     if model.quantization is not None and model.peft is None:
@@ -322,6 +346,7 @@ MODEL_RULES: tuple[Callable[[Recipe], Iterator[Problem]], ...] = (
     _starts,
     _initial_sizes,
     _precision_and_engine,
+    _shared_rows,
     _reference,
     _cached_reference,
     _renewal,

@@ -63,6 +63,10 @@ class Engine(Section):
     )
     offload_parameters: Literal["none", "cpu"] = Field(default="none", description="where idle parameters wait")
     offload_optimizer: Literal["none", "cpu"] = Field(default="none", description="where optimizer state lives")
+    sequence_parallel: int = Field(
+        default=1, ge=1, le=1024, description="neighbouring ranks that compute the same rows, each a slice of them "
+        "(Ulysses): a micro-batch is as many times as long. Its heads must divide by it"
+    )  # fmt: skip
     reduce_bucket_size: int = Field(
         default=50_000_000, ge=1000, description="elements reduced at once; the buffers' memory"
     )

@@ -3,6 +3,8 @@ then. Where it is kept, and what is not asked again: ``workers.reference_cache``
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from distft.clients.data_group import DataGroup
 from distft.clients.model_group import ModelGroup
 from distft.common.errors import StoppedOnRequest
@@ -18,7 +20,7 @@ def keep_reference(
     """Has all rows read that training visits before position ``until``, and those that judge; a policy with adapters
     reads without them. Raises StoppedOnRequest where a stop was asked for: what is done is kept."""
     assert recipe.models.policy is not None
-    reader = policy if recipe.models.policy.peft is None else ModelGroup(policy.ranks, guest="reference")
+    reader = policy if recipe.models.policy.peft is None else replace(policy, guest="reference")
     while True:
         rows, found = data.unread(until, recipe.train.global_batch_size).result()
         if found.done == found.num_units:

@@ -177,7 +177,7 @@ class Session:
                     saving.append(self.data.keep_responses(str(staging), self.ahead.made.responses))
                 files = [record for records in together(*saving) for record in records]
                 layouts: dict[str, RoleLayout] = {
-                    role: layout_of(self.recipe, role, self.groups[role].num_ranks) for role in roles
+                    role: layout_of(self.recipe, role, self.groups[role].ranks.num_ranks) for role in roles
                 }
                 path = self.coordinator.commit(step, files, self._state(), layouts)
             except SaveFailed as error:

@@ -41,7 +41,7 @@ def planned(samples: Samples, group: ModelGroup, max_tokens: int, chosen: Sequen
         [samples.lengths[i] for i in numbers],
         [samples.units[i] for i in numbers],
         group.num_ranks,
-        max_tokens,
+        max_tokens * group.shared_by,
         micro_batch_cost=group.micro_batch_cost,
         answers=[samples.answers[i] for i in numbers] if samples.answers else (),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from distft.clients.generator_group import EngineGroup, engine_setup
 from distft.clients.model_group import ModelGroup
 from distft.config.engines import ENGINES
 from distft.config.recipe import Recipe
-from distft.config.roles import is_rl, kept_roles, main_role
+from distft.config.roles import is_rl, kept_roles, main_role, model_of
 from distft.controller.evaluating import after, before
 from distft.controller.kept_reference import keep_reference
 from distft.controller.progress import Progress
@@ -133,12 +134,16 @@ def set_up(
         tracker.alarm(0, near_leakage(loaded.alike))
     for warning in (*loaded.warnings, *remarks.on_rows(recipe, loaded.num_units)):
         log.warning(warning)
-    models = {role: ModelGroup(group) for role, group in groups.items() if role not in (DATA, ENGINES)}
+    models = {
+        role: ModelGroup(group, shared_by=model_of(recipe, role).engine.sequence_parallel)
+        for role, group in groups.items()
+        if role not in (DATA, ENGINES)
+    }
     tracker.phase("loading models")
     engines = _load_models(recipe, run_dir, models, groups.get(ENGINES), loaded, tracker)
     for group in plan.groups.values():
         for role in group.roles[1:]:
-            models[role] = ModelGroup(groups[group.role], guest=role)
+            models[role] = replace(models[group.role], guest=role)
             tracker.event("guest", role=role, host=group.role)
     num_units = loaded.num_units
     progress.ask_for(total_steps(recipe.train, num_units["train"], step=progress.step, position=progress.position))

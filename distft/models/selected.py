@@ -13,7 +13,7 @@ and kin); older families (OPT, BERT as a decoder) and state-space models would r
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -24,6 +24,7 @@ from distft.algorithms.linear_logprobs import LogitMap, chunk_of, linear_logprob
 from distft.algorithms.logprobs import token_logprobs
 from distft.algorithms.measured import Measure, measured
 from distft.models.logit_map import find_logit_map
+from distft.models.sequence_parallel import Sharing
 
 
 class LogprobHead(nn.Linear):
@@ -82,6 +83,7 @@ class SelectedLogits(nn.Module):
         self.model = model
         self.written = written or model.config
         self._select: Tensor | None = None
+        self.sharing: Sharing | None = None
         head = model.get_output_embeddings()
         if head is None:
             raise ValueError(f"{type(model).__name__} has no output embeddings")
@@ -107,14 +109,24 @@ class SelectedLogits(nn.Module):
         """Logits ``[num_tokens, vocabulary]`` in the model's dtype; with ``reading`` a dictionary of ``[num_tokens]``.
 
         Every rank takes the same way through the modules, however many tokens it has: sharded ones wait for each other.
+        With ``sharing`` the ranks that share have the same rows, and all get all answers; a measure is of whole rows.
         """
+        if self.sharing is None:
+            return self._answers(input_ids, select, reading, position_ids=position_ids)
+        if reading is not None and reading.measure is not None:
+            raise ValueError("what is measured of whole rows is not shared by ranks")
+        rows = self.sharing.sliced(input_ids, select, position_ids)
+        own = None if reading is None else replace(reading, targets=reading.targets[rows.own])
+        return rows.together(self._answers(rows.input_ids, rows.select, own, **rows.told), self.model)
+
+    def _answers(self, input_ids: Tensor, select: Tensor, reading: Reading | None, **told: Any) -> Any:
         if reading is not None and self.logit_map is not None:
             backbone, head = self.model.get_decoder(), self.model.get_output_embeddings()
-            hidden = backbone(input_ids=input_ids, position_ids=position_ids, use_cache=False).last_hidden_state
+            hidden = backbone(input_ids=input_ids, use_cache=False, **told).last_hidden_state
             return head(selected(hidden, select), reading)
         self._select = select
         try:
-            output = self.model(input_ids=input_ids, position_ids=position_ids, use_cache=False)
+            output = self.model(input_ids=input_ids, use_cache=False, **told)
         finally:
             self._select = None
         logits = cast(Tensor, output.logits).squeeze(0)
@@ -159,6 +171,7 @@ class SelectedScalars(nn.Module):
         self.model = model
         self.written = written or model.config
         self._output, self._probability = output, probability
+        self.sharing: Sharing | None = None
         if type(model.score) is nn.Linear:
             # The same module with its parameters, names and sharding; only how it multiplies is another matter.
             model.score.__class__ = Float32Head
@@ -166,9 +179,16 @@ class SelectedScalars(nn.Module):
     def forward(
         self, input_ids: Tensor, select: Tensor, position_ids: Tensor | None = None, *, every_output: bool = False
     ) -> Tensor:
-        """Scalars ``[num_tokens]`` in float32; with ``every_output`` the logits ``[num_tokens, outputs]``."""
-        backbone = self.model.base_model
-        hidden = backbone(input_ids=input_ids, position_ids=position_ids, use_cache=False).last_hidden_state
+        """Scalars ``[num_tokens]`` in float32; with ``every_output`` the logits ``[num_tokens, outputs]``. ``sharing``:
+        see ``SelectedLogits``."""
+        if self.sharing is None:
+            return self._answers(input_ids, select, every_output=every_output, position_ids=position_ids)
+        rows = self.sharing.sliced(input_ids, select, position_ids)
+        own = self._answers(rows.input_ids, rows.select, every_output=every_output, **rows.told)
+        return cast(Tensor, rows.together(own, self.model))
+
+    def _answers(self, input_ids: Tensor, select: Tensor, *, every_output: bool, **told: Any) -> Tensor:
+        hidden = self.model.base_model(input_ids=input_ids, use_cache=False, **told).last_hidden_state
         scores = self.model.score(selected(hidden, select)).to(torch.float32)
         if every_output:
             return cast(Tensor, scores)

@@ -13,9 +13,9 @@ class BatchArithmetic:
     """One step in numbers. Lengths are upper limits, so the counts of micro-batches and tokens are too.
 
     ``units`` (pairs, prompts, ...) make ``sequences``; of those that are trained on a rank of the trained role has at
-    most ``sequences_per_rank`` in one optimizer step, as ``micro_batches`` of ``rows`` sequences of the longest length.
-    ``optimizer_steps`` happen per step (in RL: per iteration).
-    ``generation_rounds``: batches that a rank generates one after the other; 0 without rollouts.
+    most ``sequences_per_rank`` in one optimizer step, as ``micro_batches`` of ``rows`` sequences of the longest length;
+    ``shared_by`` ranks that compute the same rows have them together. ``optimizer_steps`` happen per step (in RL: per
+    iteration). ``generation_rounds``: batches that a rank generates one after the other; 0 without rollouts.
     """
 
     unit: str
@@ -29,18 +29,21 @@ class BatchArithmetic:
     rows: int
     micro_batches: int
     generation_rounds: int
+    shared_by: int = 1
 
 
-def batch_arithmetic(recipe: Recipe, ranks: int) -> BatchArithmetic:
-    """For the trained policy (or reward model) on ``ranks`` ranks."""
+def batch_arithmetic(recipe: Recipe, ranks: int, shared_by: int = 1) -> BatchArithmetic:
+    """For a role, trained or not, on ``ranks`` ranks, of which ``shared_by`` compute the same rows; fewer count as that
+    many."""
     algorithm, sequences, longest = recipe.algorithm, samples_per_step(recipe), longest_sequence(recipe)
     passes, minibatches = algorithm.optimizer_steps()
     unit = unit_size(recipe)
-    rows = max(unit, recipe.train.max_tokens_per_rank // longest // unit * unit)
+    rows = max(unit, recipe.train.max_tokens_per_rank * shared_by // longest // unit * unit)
     trained = sequences
     if is_rl(recipe):
         trained = algorithm.learned_samples(recipe.train.global_batch_size, recipe.rollout.samples_per_prompt)
-    per_rank = _parts(_parts(trained // unit, minibatches) + algorithm.ptx_rows(), ranks) * unit
+    each = _parts(trained // unit, minibatches) + algorithm.ptx_rows()
+    per_rank = _parts(each, max(1, ranks // shared_by)) * unit
     rounds = _parts(_parts(sequences, ranks), recipe.rollout.max_batch_per_rank) if is_rl(recipe) else 0
     return BatchArithmetic(
         unit=algorithm.traits.unit.name,
@@ -54,6 +57,7 @@ def batch_arithmetic(recipe: Recipe, ranks: int) -> BatchArithmetic:
         rows=rows,
         micro_batches=_parts(per_rank, rows),
         generation_rounds=rounds,
+        shared_by=shared_by,
     )
 
 

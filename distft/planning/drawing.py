@@ -7,6 +7,7 @@ from itertools import groupby
 from textwrap import TextWrapper
 
 from distft.config.engines import ENGINES
+from distft.planning.batch_arithmetic import BatchArithmetic
 from distft.planning.memory import Item, at_rest, peak
 from distft.planning.plan import GroupPlan, Plan
 
@@ -100,12 +101,19 @@ def _batch(plan: Plan) -> str:
     lines = [
         f"{step}: {batch.units} {batch.unit}{sequences} of at most {batch.longest} tokens ({batch.tokens:,} in all)",
         f"Update: {_count(batch.optimizer_steps, 'optimizer step')} of at most "
-        f"{_count(batch.sequences_per_rank, 'sequence')} on each of {_count(batch.ranks, 'rank')}, "
+        f"{_count(batch.sequences_per_rank, 'sequence')} on each of {_rows_alone(batch)}, "
         f"in {_count(batch.micro_batches, 'micro-batch')} of up to {_count(batch.rows, 'row')}",
     ]
     if batch.generation_rounds:
         lines.append(_generation(plan))
     return "\n".join(lines)
+
+
+def _rows_alone(batch: BatchArithmetic) -> str:
+    """Who has rows of its own."""
+    if batch.shared_by == 1:
+        return _count(batch.ranks, "rank")
+    return f"{_count(batch.ranks // batch.shared_by, 'group')} of {batch.shared_by} ranks that share them"
 
 
 def _generation(plan: Plan) -> str:

@@ -211,11 +211,12 @@ def _compute(recipe: Recipe, role: str, model: Model, family: str, *, gpu: bool)
 
 def _work(recipe: Recipe, role: str, ranks: int) -> Work:
     """The largest micro-batch: rows of the longest length up to the token cap; in RL only responses are read."""
-    batch = batch_arithmetic(recipe, ranks)
+    shared = model_of(recipe, role).engine.sequence_parallel
+    batch = batch_arithmetic(recipe, ranks, shared)
     everything = -(-batch.sequences // ranks)
-    sequences = batch.sequences_per_rank if role in trained_roles(recipe) else everything
+    sequences = batch.sequences_per_rank if role in trained_roles(recipe) else everything * shared
     rows = min(batch.rows, sequences)
-    tokens = min(recipe.train.max_tokens_per_rank, sequences * batch.longest)
+    tokens = min(recipe.train.max_tokens_per_rank, -(-sequences * batch.longest // shared))
     read, generation = tokens, None
     if is_rl(recipe):
         read = min(tokens, rows * recipe.rollout.max_new_tokens)

@@ -20,7 +20,7 @@ from distft.common.errors import EnvironmentFallsShort, UserError
 from distft.config.engines import ENGINES
 from distft.config.recipe import Recipe
 from distft.config.role_table import ROLES, gives_scores
-from distft.config.roles import has_engines, roles, trained_roles
+from distft.config.roles import has_engines, model_of, roles, trained_roles
 from distft.planning.hardware import Hardware
 from distft.planning.shares import shares
 
@@ -53,6 +53,10 @@ class Arrangement:
             root: tuple(role for role, group in self.group_of.items() if group in groups)
             for root, groups in self.members.items()
         }
+
+    def ranks_of(self, role: str) -> int:
+        """The ranks on which a role lives."""
+        return self.ranks[self.set_of[self.group_of[role]]]
 
 
 @dataclass(frozen=True)
@@ -117,7 +121,22 @@ def nodes_of(spans: Sequence[Span]) -> int:
 
 
 def arrangements(recipe: Recipe, hardware: Hardware, *, fewer: bool = True) -> list[Arrangement]:
-    """What may be tried, the plainest first; a placement that the recipe says in full leaves one.
+    """What may be tried, the plainest first; see ``_tried``. Raises UserError where none has as many ranks as share
+    the rows of a role, or a multiple of that."""
+    found = _tried(recipe, hardware, fewer=fewer)
+    shared = {role: model_of(recipe, role).engine.sequence_parallel for role in roles(recipe)}
+    whole = [one for one in found if not any(one.ranks_of(role) % by for role, by in shared.items())]
+    if whole:
+        return whole
+    role, by = next((role, by) for role, by in shared.items() if found[0].ranks_of(role) % by)
+    raise UserError(
+        f"{by} ranks share rows, and the {role} has {found[0].ranks_of(role)}",
+        where=f"models.{role}.engine.sequence_parallel", hint=f"placement.{role}.ranks={by}, or a multiple of it",
+    )  # fmt: skip
+
+
+def _tried(recipe: Recipe, hardware: Hardware, *, fewer: bool) -> list[Arrangement]:
+    """A placement that the recipe says in full leaves one.
 
     CPU: every ``auto`` role gets one rank per node; on a single node of two or more cores two ranks, if all
     roles find slots then, so that sharding is real on a laptop too.

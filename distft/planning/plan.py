@@ -238,7 +238,9 @@ def _written_out(recipe: Recipe, cluster: Cluster, machine: Machine | None, layo
         group: _group(recipe, cluster, machine, layout, group, ranks[root])
         for group, root in arrangement.set_of.items()
     }
-    batch = batch_arithmetic(recipe, groups[arrangement.group_of[main_role(recipe)]].num_ranks)
+    main = main_role(recipe)
+    num_ranks, shared = groups[arrangement.group_of[main]].num_ranks, model_of(recipe, main).engine.sequence_parallel
+    batch = batch_arithmetic(recipe, num_ranks, shared)
     return Plan(
         recipe=recipe.name,
         algorithm=recipe.algorithm.name,
@@ -335,7 +337,7 @@ def _notes(recipe: Recipe, layout: Layout, batch: BatchArithmetic) -> tuple[str,
         notes.append(
             f"an evaluation lets the policy answer {answers} prompts with up to {new} tokens each, from its own weights"
         )
-    idle = batch.ranks - batch.sequences // unit_size(recipe)
+    idle = batch.ranks - batch.sequences // unit_size(recipe) * batch.shared_by
     if idle > 0:
         notes.append(f"{idle} of {batch.ranks} ranks have nothing to do: a step has {batch.units} {batch.unit}")
     free = layout.hardware.nodes * layout.hardware.gpus - sum(layout.arrangement.ranks.values())

@@ -82,7 +82,8 @@ class _RoleWork:
         ring = costs.ring(hardware, *place)
         assert ring is not None, "see why_unknown"
         self.ring, self.joined = ring, "network" if place.nodes > 1 else "links"
-        self.batch = batch_arithmetic(recipe, place.ranks)
+        self.shared = self.engine.sequence_parallel
+        self.batch = batch_arithmetic(recipe, place.ranks, self.shared)
         self.calls = costs.gather_calls(self.sizes, self.engine.reduce_bucket_size)
         self.reductions = costs.gather_calls(self.sizes.trained, self.engine.reduce_bucket_size)
 
@@ -113,9 +114,16 @@ class _RoleWork:
             return 0.0
         return tokens * self.recipe.rollout.max_new_tokens / self.batch.longest if is_rl(self.recipe) else tokens
 
+    def _exchanged(self, tokens: float, micro: int, passes: int) -> float:
+        """Queries, keys, values and what attention makes of them, between the ranks that share rows, in every layer."""
+        if self.shared == 1:
+            return 0.0
+        width = 2 * self.sizes.head_dim * (self.sizes.heads + self.sizes.kv_heads)
+        return self.ring.seconds(passes * self.sizes.layers * tokens * width * self.size, 4 * passes * micro)
+
     def _update(self) -> RoleTime:
         batch, stage = self.batch, self.engine.zero_stage
-        micro, tokens = batch.micro_batches, batch.sequences_per_rank * batch.longest
+        micro, tokens = batch.micro_batches, batch.sequences_per_rank * batch.longest / self.shared
         read = self._read(tokens)
         flops = costs.training_flops(self.sizes, tokens, batch.longest, read, checkpointing=self.checkpointing)
         if fused_chunk(self.sizes, read / max(1, micro), gpu=True, fused=self.fused):  # logits are made twice
@@ -132,7 +140,8 @@ class _RoleWork:
         down = 2 * 4 * states / self.reached.host_link if summed_there else 0.0
         parts = {
             "arithmetic": flops / self.rate,
-            self.joined: micro * (gathered + scattered),
+            self.joined: micro * (gathered + scattered)
+            + self._exchanged(tokens, micro, 3 if self.checkpointing else 2),
             "host": micro * (2 * self._fetch + down),
         }
         computing = costs.overlapped(*parts.values())
@@ -164,11 +173,11 @@ class _RoleWork:
 
     def _forward(self) -> RoleTime:
         batch, unit = self.batch, unit_size(self.recipe)
-        sequences = -(-batch.sequences // unit // self.place.ranks) * unit
-        micro, tokens = -(-sequences // batch.rows), sequences * batch.longest
+        sequences = -(-batch.sequences // unit // max(1, self.place.ranks // self.shared)) * unit
+        micro, tokens = -(-sequences // batch.rows), sequences * batch.longest / self.shared
         parts = {
             "arithmetic": costs.forward_flops(self.sizes, tokens, batch.longest, self._read(tokens)) / self.rate,
-            self.joined: micro * self._gather,
+            self.joined: micro * self._gather + self._exchanged(tokens, micro, 1),
             "host": micro * self._fetch,
         }
         passes = 2 if self.role == "value" and self.recipe.algorithm.values_ends() else 1

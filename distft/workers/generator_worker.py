@@ -89,7 +89,7 @@ class GeneratorWorker(ModelWorker, GeneratorVerbs):
             "response_ids": Ragged.of([row[1:] for row in rows], np.int32),
             "sample": np.arange(len(rows)),
         }
-        _, found = self.forward("probe", [[row] for row in range(len(rows))], batch=Batch(columns))
+        found = self._answers("probe", [[row] for row in range(len(rows))], Batch(columns))
         return tuple(found.ragged("probe").values.tolist())
 
 

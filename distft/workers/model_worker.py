@@ -150,8 +150,19 @@ class ModelWorker(ModelVerbs):
         """An evaluation pass: log-probs, values (``reads`` "tokens") or one scalar a sample ("last").
 
         Without ``adapters`` it is the frozen base that answers.
-        The result has the samples of ``batch`` and the columns ``column`` and, if asked, ``entropy``.
+        The result has the samples of ``batch`` and the columns ``column`` and, if asked, ``entropy``. Of ranks that
+        share rows the first has it, the others have no samples.
         """
+        answers = self._answers(
+            column, micro_batches, batch, temperature=temperature, entropy=entropy, reads=reads, adapters=adapters
+        )
+        first = self.rank % self._engine_config.sequence_parallel == 0
+        return None, answers if first else answers.take(np.zeros(0, np.int64))
+
+    def _answers(
+        self, column: str, micro_batches: MicroBatches, batch: Batch, *, temperature: float = 1.0,
+        entropy: bool = False, reads: Reads = "tokens", adapters: bool = True,
+    ) -> Batch:  # fmt: skip
         stage(f"forward {column}")
         rows_of = batch.rows_of_samples()
         require_positions(self._positions, self._longest(batch), self.spec.role, self._path)
@@ -178,7 +189,7 @@ class ModelWorker(ModelVerbs):
         for name, values in found.items():
             lengths = batch.ragged("response_ids").lengths if len(batch) and not dense else np.zeros(0, np.int64)
             columns[name] = values if dense else Ragged.split(values, lengths)
-        return None, Batch(columns)
+        return Batch(columns)
 
     def distributions(
         self, top_k: int | None, micro_batches: MicroBatches, *, batch: Batch, temperature: float = 1.0

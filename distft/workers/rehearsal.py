@@ -6,6 +6,7 @@ from distft.models.adapters import add_lora
 from distft.models.families.family import family_at, find_family
 from distft.models.finite import require_finite_files
 from distft.models.reading_back import check_saved
+from distft.models.sequence_parallel import require_shareable
 from distft.models.tokenizer import load_tokenizer
 from distft.planning.model_folders import fetched_folder
 from distft.workers.spec import RoleSpec, Start
@@ -26,6 +27,8 @@ def rehearse_model(spec: RoleSpec, start: Start, *, new_head: bool, exported: bo
         loaded = family.load(start.path, spec.model, dropout=spec.dropout, new_head=new_head, on_meta=True)
         model = loaded.module.model
         require_finite_files(folder)
+    if (size := spec.model.engine.sequence_parallel) > 1:
+        require_shareable(model.config, size, spec.longest, f"models.{spec.role}")
     if exported:
         check_saved(model, start.path)
     if spec.model.peft is not None:

@@ -16,7 +16,7 @@ from tests.harness.jobs import Outcome
 from tests.harness.layouts import run_spmd
 from tests.harness.matrix import Layouts, outcomes
 from tests.harness.plain import PlainDpo, PlainPpo, plain_apart_ppo, plain_dpo, plain_ppo
-from tests.harness.recipes import RATE, VALUE_RATE, apart_ppo_recipe, dpo_recipe, ppo_recipe
+from tests.harness.recipes import RATE, VALUE_RATE, apart_ppo_recipe, dpo_recipe, ppo_recipe, with_shared_rows
 
 pytest_plugins = ["tests.harness.fixtures"]
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
@@ -101,6 +101,10 @@ def test_four_ranks_of_torchrun(layouts: Layouts) -> None:
     assert_agree("ppo", layouts.torchrun(4)["ppo"], layouts.alone()["ppo"])
 
 
+def test_two_of_four_ranks_share_rows(layouts: Layouts) -> None:
+    assert_agree("ppo", layouts.torchrun(4)["ppo-shared"], layouts.alone()["ppo"])
+
+
 @pytest.mark.ray
 def test_two_ranks_a_role_through_ray(layouts: Layouts) -> None:
     assert_agree("ppo", layouts.ray(2, "ppo"), layouts.alone()["ppo"])
@@ -125,6 +129,15 @@ def test_two_ranks_of_torchrun(layouts: Layouts) -> None:
 @pytest.mark.parametrize("num_ranks", [2, 4])
 def test_dpo_of_torchruns_ranks(layouts: Layouts, num_ranks: int) -> None:
     assert_agree("dpo", layouts.torchrun_one(num_ranks, "dpo"), layouts.alone()["dpo"])
+
+
+@pytest.mark.slow
+def test_all_ranks_share_rows(layouts: Layouts, tmp_path: Path) -> None:
+    recipes = {kind: with_shared_rows(layouts.both[kind], 2) for kind in ("dpo", "ppo")}
+    found = outcomes(jobs := Layouts(tmp_path, layouts.starts).jobs("shared", recipes))
+    run_spmd(jobs, 2, tmp_path / "shared")
+    for kind, outcome in found.items():
+        assert_agree(kind, outcome, layouts.alone()[kind])
 
 
 @pytest.mark.slow

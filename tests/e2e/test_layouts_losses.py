@@ -5,6 +5,8 @@ Compared with plain torch, one unit at a time. Rows are padded; packed rows are 
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from tests.harness.compare import at_most, largest_metric_difference, largest_norm_difference, largest_weight_difference
@@ -60,6 +62,21 @@ def test_the_cut_batch_is_cut(request: pytest.FixtureRequest, num_ranks: int) ->
     for case in FEW_CASES:
         assert found(request, case, num_ranks, "whole").num_micro_batches == 1
         assert found(request, case, num_ranks, "cut").num_micro_batches > 1
+
+
+@pytest.mark.slow
+def test_ranks_that_share_rows(layouts: Layouts, tmp_path: Path) -> None:
+    """Two by two, of every loss that reads tokens one by one."""
+    cases = [case for case in [*FEW_CASES, *MORE_CASES] if case[0] != "distill"]
+    run_spmd([layouts.losses_job(tmp_path / "plain.pt", cases, plain=True)], 1, tmp_path / "plain")
+    run_spmd([layouts.losses_job(tmp_path / "4.pt", cases, plain=False, shared_by=2)], 4, tmp_path / "4")
+    plain, results = read_results(tmp_path / "plain.pt"), read_results(tmp_path / "4.pt")
+    for case in cases:
+        for split in SPLITS:
+            expected, got = plain[f"{case_name(*case)} plain"], results[f"{case_name(*case)} {split}"]
+            assert largest_norm_difference(got.norms, expected.norms) <= at_most(1e-5), case
+            assert largest_metric_difference([got.metrics], [expected.metrics]) <= at_most(1e-5), case
+            assert largest_weight_difference(got.weights, expected.weights, RATE) <= at_most(1.0), case
 
 
 @pytest.mark.slow

@@ -35,13 +35,15 @@ class TrainJob:
 
 @dataclass(frozen=True)
 class LossesJob:
-    """One update of every loss in ``cases`` (name and parameters) on every split, from the same starts."""
+    """One update of every loss in ``cases`` (name and parameters) on every split, from the same starts; ``shared_by``
+    ranks compute the same rows."""
 
     causal: str
     scalar: str
     result: str
     cases: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     plain: bool = False  # beside the sharded engine, plain torch one unit at a time
+    shared_by: int = 1
 
 
 Job = TrainJob | LossesJob

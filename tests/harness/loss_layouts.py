@@ -6,6 +6,7 @@ tokens, a sample nothing is learned of, ratios beyond both clips.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -82,8 +83,9 @@ Results: TypeAlias = dict[str, Measured]  # "<case> <split>"
 
 
 def case_name(name: str, parameters: Mapping[str, Any]) -> str:
-    """A readable name of a loss and its parameters."""
-    return " ".join([name, *(f"{key}={value}" for key, value in parameters.items())])
+    """A readable name of a loss and its parameters: the same of what a job's file made of them."""
+    told = json.loads(json.dumps(dict(parameters)))
+    return " ".join([name, *(f"{key}={value}" for key, value in told.items())])
 
 
 def measure_losses(job: LossesJob, rank: int, num_ranks: int, store: tuple[str, int]) -> None:
@@ -92,7 +94,7 @@ def measure_losses(job: LossesJob, rank: int, num_ranks: int, store: tuple[str, 
     for name, parameters in job.cases:
         path = job.scalar if name in SCALAR else job.causal
         for label, split in SPLITS.items():
-            measured = _sharded(name, parameters, split, path, rank, num_ranks, store)
+            measured = _sharded(name, parameters, split, path, rank, num_ranks, store, job.shared_by)
             results[f"{case_name(name, parameters)} {label}"] = measured
         if job.plain:
             results[f"{case_name(name, parameters)} plain"] = _plain(name, parameters, path)
@@ -148,10 +150,10 @@ def made_batch(name: str, *, shuffled: bool) -> Batch:
 
 def _sharded(
     name: str, parameters: Mapping[str, Any], split: Split, path: str, rank: int, num_ranks: int,
-    store: tuple[str, int],
+    store: tuple[str, int], shared_by: int,
 ) -> Measured:  # fmt: skip
     labels = tuple(parameters.get("labels", ()))
-    spec = RoleSpec("policy", _model(path), _family(name), OPTIMIZER, longest=64, labels=labels)
+    spec = RoleSpec("policy", _model(path, shared_by), _family(name), OPTIMIZER, longest=64, labels=labels)
     worker = ModelWorker(spec=spec, rank=rank, world_size=num_ranks)
     worker.setup(store, path, name in CLASSIFIERS)
     engine = worker._engine
@@ -164,9 +166,11 @@ def _sharded(
         (DataRef((Part(batch, everyone),)),), tuple(lengths.tolist()), tuple(batch.dense("unit").tolist())
     )
     update = UpdateSpec(LOSSES[name], parameters, 0, 10, TEMPERATURE)
-    group = ModelGroup(SpmdGroup("policy", worker, rank, num_ranks))
+    group = ModelGroup(SpmdGroup("policy", worker, rank, num_ranks), shared_by=shared_by)
     work = Work()
-    [metrics] = update_pass(group, samples, [list(everyone)], update, split.max_tokens, work).result().steps
+    [metrics] = (
+        update_pass(group, samples, [list(everyone)], update, split.max_tokens // shared_by, work).result().steps
+    )
     weights = {key: tensor.detach().clone() for key, tensor in engine.full_tensors()}
     return Measured(work.schedules[0].num_micro_batches, norms, metrics, weights)
 
@@ -197,8 +201,9 @@ def _family(name: str) -> FamilyName:
     return "scalar" if name in (*SCALAR, *CLASSIFIERS) else "causal"
 
 
-def _model(path: str) -> Model:
-    return Model(path=path, dtype="float32", engine=EngineConfig(zero_stage=3, persistence_threshold=0))
+def _model(path: str, shared_by: int = 1) -> Model:
+    engine = EngineConfig(zero_stage=3, persistence_threshold=0, sequence_parallel=shared_by)
+    return Model(path=path, dtype="float32", engine=engine)
 
 
 def _before_step(engine: Any, look: Callable[[], None]) -> None:

@@ -26,6 +26,7 @@ from tests.harness.recipes import (
     sampled_recipe,
     supervised_recipe,
     with_ranks,
+    with_shared_rows,
     write_recipe,
 )
 
@@ -43,9 +44,12 @@ class Layouts:
         return self._spmd("alone", 1, recipes_alone(self.starts), self._losses("alone", plain=True))
 
     def torchrun(self, num_ranks: int) -> Mapping[str, Outcome]:
-        """PPO, GRPO and the few losses on the ranks that torchrun starts."""
+        """PPO, GRPO and the few losses on the ranks that torchrun starts; PPO with two ranks to a row, too."""
         label = f"torchrun-{num_ranks}"
-        recipes = {"ppo": self.both["ppo"], "grpo": group_recipe(self.starts, "grpo")}
+        recipes = {
+            "ppo": self.both["ppo"], "grpo": group_recipe(self.starts, "grpo"),
+            "ppo-shared": with_shared_rows(self.both["ppo"], 2),
+        }  # fmt: skip
         return self._spmd(label, num_ranks, recipes, self._losses(label))
 
     def torchrun_one(self, num_ranks: int, kind: str) -> Outcome:
@@ -86,9 +90,9 @@ class Layouts:
             made.append(TrainJob(name, path, str(run), str(self.starts.other_policy), (broken or {}).get(name, "")))
         return made
 
-    def losses_job(self, result: Path, cases: list[Case], *, plain: bool) -> LossesJob:
+    def losses_job(self, result: Path, cases: list[Case], *, plain: bool, shared_by: int = 1) -> LossesJob:
         """One update of each case."""
-        return LossesJob(str(self.starts.policy), str(self.starts.reward), str(result), cases, plain)
+        return LossesJob(str(self.starts.policy), str(self.starts.reward), str(result), cases, plain, shared_by)
 
     def _losses(self, label: str, *, plain: bool = False) -> LossesJob:
         return self.losses_job(self.folder / label / "losses.pt", FEW_CASES, plain=plain)

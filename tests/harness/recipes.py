@@ -184,6 +184,14 @@ def reward_end_recipe(starts: Starts, name: str) -> dict[str, Any]:
     return made
 
 
+def with_shared_rows(made: Mapping[str, Any], shared_by: int) -> dict[str, Any]:
+    """The recipe with that many ranks that compute the same rows, in every role; a micro-batch is as long as before."""
+    models = {role: {**its, "engine": {**its["engine"], "sequence_parallel": shared_by}}
+              for role, its in made["models"].items()}  # fmt: skip
+    cap = made["train"]["max_tokens_per_rank"] // shared_by
+    return {**made, "models": models, "train": {**made["train"], "max_tokens_per_rank": cap}}
+
+
 def with_ranks(made: Mapping[str, Any], num_ranks: int) -> dict[str, Any]:
     """The recipe with that many ranks a role."""
     roles = {"dpo": ("policy", "reference"), "ppo": ("policy", "reference", "reward", "value")}

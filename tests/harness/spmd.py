@@ -21,7 +21,7 @@ from distft.clients.model_group import ModelGroup
 from distft.common.addresses import found_at
 from distft.common.verb import Verb
 from distft.config.recipe import Recipe
-from distft.config.roles import main_role, roles
+from distft.config.roles import main_role, model_of, roles
 from distft.controller.progress import Progress
 from distft.controller.rl import train_rl
 from distft.controller.session import Session
@@ -145,7 +145,10 @@ def build_session(
     tracker = Tracker(out, attempt=1, resume_step=None)
     return UnsavedSession(
         recipe,
-        {role: ModelGroup(group) for role, group in groups.items()},
+        {
+            role: ModelGroup(group, shared_by=model_of(recipe, role).engine.sequence_parallel)
+            for role, group in groups.items()
+        },
         DataGroup(SpmdGroup("data", data, 0, 1, alone=True)),
         loaded.num_units,
         tracker,

@@ -42,3 +42,14 @@ def test_every_rank_is_sent_the_rows_of_its_own_micro_batches_once() -> None:
     assert call.each == (([[[2], [0]], [[0], []]],), ([[[1], []], [[2, 1]]],))
     assert call.samples == ((0, 2), (1, 2))
     assert call.kwargs == {"temperature": 0.7, "target_kl": 0.2, "num_sources": 0}
+
+
+def test_ranks_that_share_rows_count_as_one_and_are_sent_the_same() -> None:
+    group = ModelGroup(Fake("policy", Said(), num_ranks=4, micro_batch_cost=64), shared_by=2)
+    assert (group.num_ranks, group.micro_batch_cost) == (2, 128)
+    call = group.forward(SAMPLES, "logprobs", [[[0]], [[1, 2]]])
+    assert call.each == (([[0]],), ([[0]],), ([[1, 2]],), ([[1, 2]],))
+    assert call.samples == ((0,), (0,), (1, 2), (1, 2))
+    call = group.update(SAMPLES, UpdateSpec("loss", {}, 0, 1), [[[[0]], [[2, 1]]]])
+    assert call.each == (([[[0]]],), ([[[0]]],), ([[[2, 1]]],), ([[[2, 1]]],))
+    assert call.samples == ((0,), (0,), (1, 2), (1, 2))

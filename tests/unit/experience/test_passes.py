@@ -35,6 +35,14 @@ def test_all_samples_where_none_are_chosen() -> None:
     assert plan.num_tokens == SAMPLES.num_tokens == 33
 
 
+def test_ranks_that_share_rows_have_micro_batches_as_many_times_as_long() -> None:
+    """9 + 5 tokens, padded to 18, are two ranks' of 9 each."""
+    group = ModelGroup(Fake("policy", Said(), num_ranks=4), shared_by=2)
+    plan = planned(SAMPLES, group, 9)
+    assert len(plan.micro_batches) == 2
+    assert max(max(costs) for costs in plan.costs) == 18
+
+
 def test_work_averages_over_its_schedules() -> None:
     work = Work()
     assert work.metrics() == {"perf/padding_fraction": 0.0, "perf/imbalance": 0.0}

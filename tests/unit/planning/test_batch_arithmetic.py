@@ -44,6 +44,13 @@ def test_an_iteration_that_trains_on_pairs_of_what_it_sampled() -> None:
     assert batch.generation_rounds == 1
 
 
+def test_ranks_that_share_rows_have_them_together() -> None:
+    """10 pairs on 2 groups of 2 ranks: 5 pairs each; 500 tokens a rank are 1000 together, 3 whole pairs of 128."""
+    changes = {"train.global_batch_size": 10, "train.max_tokens_per_rank": 500}
+    batch = batch_arithmetic(recipe("dpo", changes), 4, 2)
+    assert (batch.ranks, batch.shared_by, batch.sequences_per_rank, batch.rows, batch.micro_batches) == (4, 2, 10, 6, 2)
+
+
 @pytest.mark.parametrize("ranks", [1, 3, 8, 64])
 def test_micro_batches_hold_all_sequences(ranks: int) -> None:
     batch = batch_arithmetic(recipe("sft", {"train.global_batch_size": 13}), ranks)

@@ -13,6 +13,7 @@ import pytest
 from distft.common.errors import EnvironmentFallsShort, UserError
 from distft.config.cluster import Cluster, load_cluster
 from distft.config.load import load_recipe, shipped_recipes
+from distft.planning.drawing import draw
 from distft.planning.machine import Machine
 from distft.planning.plan import Plan, make_plan
 from tests.harness.work import calls
@@ -243,6 +244,26 @@ def test_auto_of_a_ray_cluster_comes_from_the_running_one() -> None:
     assert "RAY_ADDRESS" in caught.value.hint
     plan = make_plan(recipe("dpo"), ray, machine=Machine(nodes=2, cpus=4, memory_gib=16.0))
     assert {group.node_of_rank for group in plan.groups.values()} == {(0, 1)}
+
+
+def test_ranks_that_share_rows_are_said_and_hold_less(tmp_path: Path) -> None:
+    shared = "models.policy.engine.sequence_parallel=2"
+    plan = make_plan(load_recipe("sft-tiny", [shared]), local(), machine=LAPTOP)
+    assert "on each of 1 group of 2 ranks that share them" in draw(plan)
+    assert plan.notes == ()
+    with pytest.raises(UserError, match=r"3 ranks share rows, and the policy has 2\n.*placement.policy.ranks=3"):
+        make_plan(load_recipe("sft-tiny", ["models.policy.engine.sequence_parallel=3"]), local(), machine=LAPTOP)
+    # A quarter of the tokens a rank: rows as long as before, and activations a quarter of theirs.
+    keys = {"data.max_length": 32_768, "train.max_tokens_per_rank": 32_768}
+    quarter = {"train.max_tokens_per_rank": 8_192, "models.policy.engine.sequence_parallel": 4}
+    folder = config_folder(tmp_path / "m", LLAMA_8B)
+    one, four = (from_folder("sft", folder, keys | more) for more in ({}, quarter))
+    whole, part = (make_plan(made, gpu_cluster(nodes=2), machine=None) for made in (one, four))
+    assert part.groups["policy"].num_ranks % 4 == 0
+    activations = [
+        next(item.bytes for item in plan.memory["policy"].items if item.name == "activations") for plan in (whole, part)
+    ]
+    assert activations[0] == pytest.approx(4 * activations[1], rel=0.01)
 
 
 def test_idle_ranks_are_noted() -> None:

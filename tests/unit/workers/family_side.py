@@ -46,17 +46,22 @@ def _by_sample(batch: Batch, column: str) -> dict[int, list[float]]:
 
 
 def live(
-    rank: int, world: int, folder: str, out: str, lora: Lora | None = None, quantization: Quantization | None = None
-) -> dict[str, Any]:
-    """Loads at ZeRO-3, reads, generates, updates, reads again and exports to ``out``: what a policy of PPO does."""
+    rank: int, world: int, folder: str, out: str, lora: Lora | None = None, quantization: Quantization | None = None,
+    *, shared_by: int = 1, checkpointing: bool = False,
+) -> dict[str, Any]:  # fmt: skip
+    """Loads at ZeRO-3, reads, generates, updates, reads again and exports to ``out``: what a policy of PPO does.
+    ``shared_by`` ranks compute the same rows."""
     torch.manual_seed(0)
-    engine = Engine(persistence_threshold=0, zero_stage=3)
-    model = Model(path=folder, dtype="float32", peft=lora, quantization=quantization, engine=engine)
+    engine = Engine(persistence_threshold=0, zero_stage=3, sequence_parallel=shared_by)
+    model = Model(
+        path=folder, dtype="float32", peft=lora, quantization=quantization, engine=engine,
+        gradient_checkpointing=checkpointing,
+    )  # fmt: skip
     spec = RoleSpec("policy", model, "causal", Optimizer(learning_rate=1e-2), longest=LONGEST)
     worker = GeneratorWorker(spec=spec, rank=rank, world_size=world)
     worker.setup(("", 0), folder, False)
     worker.check_export()
-    micro_batches = SAMPLES[world][rank]
+    micro_batches = SAMPLES[world // shared_by][rank // shared_by]
     batch = batch_of([sample for micro in micro_batches for sample in micro])
     found = {"before": _by_sample(worker.forward("logprobs", micro_batches, batch=batch)[1], "logprobs")}
     worker.sync_weights(0)
