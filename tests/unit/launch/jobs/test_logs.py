@@ -14,7 +14,7 @@ from distft.checkpoint.lease import acquire
 from distft.common.errors import UserError
 from distft.launch.jobs import known_jobs, logs
 from distft.launch.jobs.logs import Selection, follow_logs, last_lines, show_logs
-from distft.tracking.exit import Ending, clear_exit, write_exit
+from distft.tracking.exit import Ending, write_exit
 from distft.tracking.jobs import JobRecord, JobState, add_job
 
 
@@ -101,7 +101,7 @@ def test_following_a_job_that_is_taken_back_ends(
     assert "slurm job 17 is PENDING" in capsys.readouterr().err
 
 
-def test_following_over_an_attempt_to_the_end(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_following_to_the_end(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logs, "_LOOK_EVERY_S", 0.05)
     output, statuses = io.StringIO(), []
 
@@ -123,10 +123,8 @@ def test_following_over_an_attempt_to_the_end(run_dir: Path, monkeypatch: pytest
         time.sleep(0.3)
         assert not statuses, "somebody holds the run"
         append("driver.log", line(14, "the last word"))
-        write_exit(run_dir, Ending("stopped", 75), 1)
-        clear_exit(run_dir)
         write_exit(run_dir, Ending("failure", 1), 1)
-    thread.join(10)
+    thread.join(60)
     assert statuses == [1]
     assert told(output.getvalue().splitlines()) == ["policy two", "half", "a new role", "the last word"]
 
