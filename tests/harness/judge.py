@@ -8,8 +8,10 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
+
+from tests.harness.http_server import serving
 
 SHOWN = re.compile(r"=== answer A ===\n(.*)\n=== answer B ===\n(.*)\n=== end ===", re.DOTALL)
 Answer = tuple[int, bytes, dict[str, str]]  # status, body, headers
@@ -72,15 +74,6 @@ def judging() -> Iterator[Judge]:
                 self.end_headers()
                 self.wfile.write(content)
 
-        def log_message(self, *_: Any) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-        thread.start()
-        found.url = f"http://127.0.0.1:{server.server_port}/score"
-        try:
-            yield found
-        finally:
-            server.shutdown()
-            thread.join()
+    with serving(Handler) as url:
+        found.url = f"{url}/score"
+        yield found

@@ -7,10 +7,9 @@ import signal
 import stat
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import psutil
@@ -20,6 +19,7 @@ import ray
 from distft.common.errors import EnvironmentFallsShort, UserError
 from distft.launch.on_ray.cluster import Cluster, _refuse_strangers, connect
 from distft.launch.on_ray.guard import processes_of
+from tests.harness.http_server import serving
 from tests.ray.conftest import ROOT
 
 pytestmark = pytest.mark.ray
@@ -142,14 +142,11 @@ class Careless(BaseHTTPRequestHandler):
         self.send_response(200)
         self.end_headers()
 
-    def log_message(self, *_: object) -> None: ...
-
 
 def test_an_agent_that_obeys_anyone_is_refused() -> None:
-    with HTTPServer(("127.0.0.1", 0), Careless) as server:
-        threading.Thread(target=server.handle_request, daemon=True).start()
-        with pytest.raises(EnvironmentFallsShort, match="answered 200, not 401, to a request without a token"):
-            _refuse_strangers("127.0.0.1", server.server_port)
+    refused = "answered 200, not 401, to a request without a token"
+    with serving(Careless) as url, pytest.raises(EnvironmentFallsShort, match=refused):
+        _refuse_strangers("127.0.0.1", int(url.rpartition(":")[2]))
 
 
 def test_a_killed_driver_takes_its_whole_ray_along(

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import http.server
 import json
 import os
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -25,6 +24,7 @@ from distft.doctor.judge import Expected
 from distft.doctor.node_report import node_report, reachable
 from distft.doctor.over_slurm import job_shell, srun_options
 from distft.launch.slurm.options import batch_script
+from tests.harness.http_server import serving
 from tests.unit.launch.slurm.slurm_examples import asked, everything
 
 GIB = 2**30
@@ -196,7 +196,7 @@ def test_wandb_never_ends_a_run() -> None:
     assert states(judge.wandb([report()], "offline")) == [("ok", ())]
 
 
-class _Server(http.server.BaseHTTPRequestHandler):
+class _Server(BaseHTTPRequestHandler):
     """Answers with the status that the path names, and keeps what it was asked."""
 
     asked: ClassVar[list[str]] = []
@@ -206,9 +206,6 @@ class _Server(http.server.BaseHTTPRequestHandler):
         self.send_response(int(self.path.split("/")[-2]))
         self.end_headers()
 
-    def log_message(self, format: str, *args: object) -> None:
-        """Not to the test's output."""
-
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
@@ -217,12 +214,8 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
     _Server.asked.clear()
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Server) as serving:
-        thread = threading.Thread(target=serving.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{serving.server_port}"
-        serving.shutdown()
-        thread.join(10)
+    with serving(_Server) as url:
+        yield url
 
 
 def test_a_server_that_answers_is_reachable_whatever_it_says(server: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from distft.launch.on_ray.submission import RayJob
 from distft.tracking.exit import Ending, write_exit
 from distft.tracking.jobs import JobRecord, read_jobs
 from distft.tracking.stop_request import JOB
+from tests.harness.http_server import serving
 
 ADDRESS = "http://head:8265"
 
@@ -227,15 +228,11 @@ class Careless(BaseHTTPRequestHandler):
         self.send_response(200)
         self.end_headers()
 
-    def log_message(self, *_: object) -> None: ...
-
 
 @pytest.fixture
 def open_server() -> Iterator[str]:
-    with HTTPServer(("127.0.0.1", 0), Careless) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
+    with serving(Careless) as url:
+        yield url
 
 
 def test_a_job_server_that_asks_nobody_is_refused(open_server: str) -> None:

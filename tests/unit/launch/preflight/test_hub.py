@@ -6,15 +6,14 @@ import json
 import socket
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
-from typing import Any
+from http.server import BaseHTTPRequestHandler
 
 import pytest
 
 from distft.common.errors import EnvironmentFallsShort, UserError
 from distft.launch.preflight import hub
 from distft.launch.preflight.hub import Kind, check_on_hub
+from tests.harness.http_server import serving
 
 
 class Hub(BaseHTTPRequestHandler):
@@ -27,9 +26,6 @@ class Hub(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(json.dumps({"id": "someone/there"} if known else {"error": "Repository not found"}).encode())
 
-    def log_message(self, *_: Any) -> None:
-        """Nothing to see."""
-
 
 @pytest.fixture(autouse=True)
 def online(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -38,12 +34,9 @@ def online(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def a_hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
-    Thread(target=server.serve_forever, daemon=True).start()
-    yield
-    server.shutdown()
-    server.server_close()
+    with serving(Hub) as url:
+        monkeypatch.setenv("HF_ENDPOINT", url)
+        yield
 
 
 @pytest.mark.parametrize("kind", ["model", "dataset"])
