@@ -14,7 +14,7 @@ from distft.workers.reports import Ready, Updated
 from distft.workers.verbs import MicroBatches, ModelVerbs, Reads, Store
 
 _Work = TypeVar("_Work")
-ByRank: TypeAlias = Sequence[MicroBatches]  # [rank][micro-batch] numbers of samples; ranks that share rows are one
+ByRank: TypeAlias = Sequence[MicroBatches]  # [rank][micro-batch] numbers of samples; ranks that share rows count as one
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,8 @@ class ModelGroup:
         return self.guest or self.ranks.role
 
     @property
-    def num_ranks(self) -> int:
-        """Ranks that have rows of their own; those that share them count as one."""
+    def data_parallel_size(self) -> int:
+        """How many have rows of their own: ranks, those that share rows counted as one."""
         return self.ranks.num_ranks // self.shared_by
 
     @property
@@ -111,7 +111,7 @@ class ModelGroup:
 
     def update(self, samples: Samples, spec: UpdateSpec, steps: Sequence[ByRank]) -> Call[Updated]:
         """Optimizer steps over ``steps[step][rank]``, as the first rank reports them."""
-        by_rank = self._shared([[step[rank] for step in steps] for rank in range(self.num_ranks)])
+        by_rank = self._shared([[step[rank] for step in steps] for rank in range(self.data_parallel_size)])
         needed = [sorted({s for step in mine for micro in step for s in micro}) for mine in by_rank]
         return ask(
             self._own(),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, TypeVar, cast
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _Result = TypeVar("_Result")
+_Said = TypeVar("_Said")
+_Told = TypeVar("_Told")
 _WITHOUT = "data.holdout=0 evaluation.every=0 does without held-out rows"
 Rows: TypeAlias = npt.NDArray[np.int64]
 
@@ -109,7 +111,7 @@ def prepare_datasets(
     contents = {}
     for name, number, source in sources:
         looking = content_of(source, name, folder)
-        contents[name, number] = yield from _saying(looking)
+        contents[name, number] = yield from saying(looking, Preparing)
     yield Preparing("", {
         f"data.{name}.{number}": content.digest for (name, number), content in contents.items()
     })  # fmt: skip
@@ -119,7 +121,9 @@ def prepare_datasets(
         content = contents[name, number]
         key = tokens_key(source, content, kind, loss_on, data, tokenizer)
         reading = _reading(source, name, kind, content)
-        found = yield from _saying(store_rows(folder / key, reading, Task(kind, loss_on, data, name, tokenizer)))
+        found = yield from saying(
+            store_rows(folder / key, reading, Task(kind, loss_on, data, name, tokenizer)), Preparing
+        )
         part = _Part(found, np.arange(len(found), dtype=np.int64))
         for bad in found.bad_rows(part.rows):
             on_bad[name](bad)
@@ -150,14 +154,15 @@ def _finished(work: Generator[object, None, _Result]) -> _Result:
             return result
 
 
-def _saying(work: Generator[str, None, _Result]) -> Generator[Preparing, None, _Result]:
+def saying(work: Generator[_Said, None, _Result], change: Callable[[_Said], _Told]) -> Generator[_Told, None, _Result]:
+    """The same work, which says what ``change`` makes of what it says."""
     while True:
         try:
-            doing = next(work)
+            said = next(work)
         except StopIteration as done:
             result: _Result = done.value
             return result
-        yield Preparing(doing)
+        yield change(said)
 
 
 def _datasets(lists: dict[ListName, list[_Part]], data: Data) -> Datasets:

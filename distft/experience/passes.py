@@ -40,7 +40,7 @@ def planned(samples: Samples, group: ModelGroup, max_tokens: int, chosen: Sequen
     plan = schedule(
         [samples.lengths[i] for i in numbers],
         [samples.units[i] for i in numbers],
-        group.num_ranks,
+        group.data_parallel_size,
         max_tokens * group.shared_by,
         micro_batch_cost=group.micro_batch_cost,
         answers=[samples.answers[i] for i in numbers] if samples.answers else (),

@@ -11,7 +11,7 @@ from distft.batches import Batch, Column, Ragged, concatenate
 from distft.config.data import Data
 from distft.config.recipe import Recipe
 from distft.config.roles import longest_sequence
-from distft.data.dataset import Datasets, Preparing
+from distft.data.dataset import Datasets, Preparing, saying
 
 READ = ("prompt_ids", "response_ids", "old_logprobs", "advantages", "importance_weights")
 
@@ -54,10 +54,4 @@ def with_contents(
     work: Generator[Preparing, None, Datasets], change: Callable[[Mapping[str, str]], Mapping[str, str] | None]
 ) -> Generator[Preparing, None, Datasets]:
     """The same work, which says of its sources' contents what ``change`` makes of them; None: nothing."""
-    while True:
-        try:
-            doing = next(work)
-        except StopIteration as done:
-            datasets: Datasets = done.value
-            return datasets
-        yield doing if doing.contents is None else replace(doing, contents=change(doing.contents))
+    return saying(work, lambda said: said if said.contents is None else replace(said, contents=change(said.contents)))

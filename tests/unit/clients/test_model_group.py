@@ -19,7 +19,7 @@ def test_a_guests_forward_pass_is_the_hosts_without_adapters() -> None:
     assert call.group is host
     assert call.args == ("ref_logprobs",)
     assert (call.kwargs["adapters"], call.kwargs["temperature"]) == (False, 0.5)
-    assert (guest.role, guest.num_ranks, guest.micro_batch_cost) == ("reference", 2, 64)
+    assert (guest.role, guest.data_parallel_size, guest.micro_batch_cost) == ("reference", 2, 64)
     assert ModelGroup(host).forward(SAMPLES, "logprobs", [[[0]], [[1, 2]]]).kwargs["adapters"] is True
 
 
@@ -46,7 +46,7 @@ def test_every_rank_is_sent_the_rows_of_its_own_micro_batches_once() -> None:
 
 def test_ranks_that_share_rows_count_as_one_and_are_sent_the_same() -> None:
     group = ModelGroup(Fake("policy", Said(), num_ranks=4, micro_batch_cost=64), shared_by=2)
-    assert (group.num_ranks, group.micro_batch_cost) == (2, 128)
+    assert (group.data_parallel_size, group.micro_batch_cost) == (2, 128)
     call = group.forward(SAMPLES, "logprobs", [[[0]], [[1, 2]]])
     assert call.each == (([[0]],), ([[0]],), ([[1, 2]],), ([[1, 2]],))
     assert call.samples == ((0,), (0,), (1, 2), (1, 2))
