@@ -283,7 +283,7 @@ def _anchors(row: Row) -> Example:
     if positive in negatives:
         raise Unusable("the positive is among the negatives")
     kept = tuple(dict.fromkeys(one for one in negatives if one.strip()))
-    return AnchoredExample(anchor, positive, kept, where=row.where, extra=extra_columns(row))
+    return AnchoredExample(anchor, positive, kept, where=row.where)
 
 
 def _natural_instructions(row: Row) -> Example:

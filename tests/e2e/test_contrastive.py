@@ -1,5 +1,4 @@
-"""Embeddings by contrast: a killed run ends as an undisturbed one does; what was never trained on is found, by
-``sentence-transformers`` too where it is installed."""
+"""Embeddings by contrast: a killed run ends as an undisturbed one does; what was never trained on is found."""
 
 from __future__ import annotations
 
@@ -59,10 +58,3 @@ def test_what_was_never_trained_on_is_found(start: Start) -> None:
     columns = [[row[name] for row in rows] for name in ("anchor", "positive", "negative")]
     by_transformers = [vectors(folder / "final", texts) for texts in columns]
     assert mrr(*by_transformers) == pytest.approx(table["mrr"]["after"], abs=1e-3)
-    try:
-        from sentence_transformers import SentenceTransformer
-    except ImportError:
-        return
-    model = SentenceTransformer(str(folder / "final"))
-    for texts, wanted in zip(columns, by_transformers, strict=True):
-        torch.testing.assert_close(torch.tensor(model.encode(texts)), wanted, rtol=1e-4, atol=1e-5)

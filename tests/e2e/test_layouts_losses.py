@@ -72,6 +72,7 @@ def test_ranks_that_share_rows(layouts: Layouts, tmp_path: Path) -> None:
     run_spmd([layouts.losses_job(tmp_path / "4.pt", cases, plain=False, shared_by=2)], 4, tmp_path / "4")
     plain, results = read_results(tmp_path / "plain.pt"), read_results(tmp_path / "4.pt")
     for case in cases:
+        assert results[f"{case_name(*case)} cut"].num_micro_batches > 1
         for split in SPLITS:
             expected, got = plain[f"{case_name(*case)} plain"], results[f"{case_name(*case)} {split}"]
             assert largest_norm_difference(got.norms, expected.norms) <= at_most(1e-5), case

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from distft.batches import Difference
+from distft.checkpoint.coordinator import Coordinator
 from distft.clients.generator_group import EngineGroup
 from distft.common.errors import StoppedOnRequest
 from distft.config.load import load_recipe
@@ -26,6 +26,7 @@ from distft.tracking.tracker import Tracker
 from distft.workers.verbs import DataVerbs, GeneratorVerbs, ModelVerbs
 from tests.harness.fake_groups import Fake, Said, fake_data, fake_model
 from tests.harness.loss_cases import LOSSES
+from tests.harness.torn import Mine
 
 
 class Saving(Session):
@@ -170,7 +171,7 @@ def test_the_rates_schedule_goes_by_plan_where_an_iteration_trains_nothing(tmp_p
 def test_a_reference_follows_behind_the_iterations_that_are_named(tmp_path: Path) -> None:
     said = Said(chosen=[[0, 0, 1, 1]] * 3)
     one = online_dpo(said, tmp_path, "algorithm.sync_every=2", "algorithm.sync_alpha=0.5", "train.steps=3")
-    one.coordinator = SimpleNamespace(folder=tmp_path / "checkpoints")  # type: ignore[assignment]
+    one.coordinator = Coordinator(tmp_path, 2, Mine())
     train_rl(one)
     [taken] = said.asked(ModelVerbs.take_weights)
     assert (taken.group.role, taken.args[1]) == ("reference", 0.5)

@@ -63,7 +63,12 @@ def live(
     worker.check_export()
     micro_batches = SAMPLES[world // shared_by][rank // shared_by]
     batch = batch_of([sample for micro in micro_batches for sample in micro])
+    widths: list[int] = []
+    embedding: Any = worker._engine.module.model.get_input_embeddings()
+    looking = embedding.register_forward_pre_hook(lambda _, given: widths.append(given[0].shape[1]))
     found = {"before": _by_sample(worker.forward("logprobs", micro_batches, batch=batch)[1], "logprobs")}
+    looking.remove()
+    found["widths"] = widths
     worker.sync_weights(0)
     made = worker.generate(Sampling(NEW_TOKENS), 1, 0, micro_batches, batch=batch)[1]
     found["responses"] = _by_sample(made, "response_ids")

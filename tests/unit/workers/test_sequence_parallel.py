@@ -49,6 +49,8 @@ def test_a_life_on_two_ranks_that_share_rows(
     shared = groups[2].call(live, folder, str(tmp_path / "shared"), shared_by=2, **how)
     assert largest(start, merged(shared, "before")) < CLOSE
     assert not shared[1]["before"], "the first of the ranks answers for all"
+    halves = [-(-width // 2) for width in whole[0]["widths"]]
+    assert [rank["widths"] for rank in shared] == [halves, halves], "each computes a half of every row"
     assert merged(shared, "responses") == merged(whole, "responses"), "each generates by itself, from whole rows"
     assert shared[0]["update"] == pytest.approx(whole[0]["update"], rel=1e-5)
     for sample, values in merged(whole, "after").items():

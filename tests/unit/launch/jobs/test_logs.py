@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import io
 import json
-import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -14,7 +14,7 @@ from distft.checkpoint.lease import acquire
 from distft.common.errors import UserError
 from distft.launch.jobs import known_jobs, logs
 from distft.launch.jobs.logs import Selection, follow_logs, last_lines, show_logs
-from distft.tracking.exit import Ending, write_exit
+from distft.tracking.exit import Ending, clear_exit, write_exit
 from distft.tracking.jobs import JobRecord, JobState, add_job
 
 
@@ -101,31 +101,34 @@ def test_following_a_job_that_is_taken_back_ends(
     assert "slurm job 17 is PENDING" in capsys.readouterr().err
 
 
-def test_following_to_the_end(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(logs, "_LOOK_EVERY_S", 0.05)
-    output, statuses = io.StringIO(), []
-
-    def follow() -> None:
-        statuses.append(follow_logs(run_dir, Selection(), 1, output, every_s=0.02))
+def test_following_over_an_attempt_to_the_end(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What happens does so between two looks: an ending that the next attempt takes back is none."""
 
     def append(name: str, text: str) -> None:
         with (run_dir / "logs" / name).open("a") as file:
             file.write(text)
 
-    with acquire(run_dir):
-        thread = threading.Thread(target=follow)
-        thread.start()
-        time.sleep(0.2)
-        append("policy-0.log", line(10, "half")[:20])
-        time.sleep(0.1)
-        append("policy-0.log", line(10, "half")[20:])
-        append("reward-0.log", line(12, "a new role"))
-        time.sleep(0.3)
-        assert not statuses, "somebody holds the run"
+    def next_attempt() -> None:
+        write_exit(run_dir, Ending("stopped", 75), 1)
+        clear_exit(run_dir)
+
+    def end() -> None:
         append("driver.log", line(14, "the last word"))
         write_exit(run_dir, Ending("failure", 1), 1)
-    thread.join(60)
-    assert statuses == [1]
+
+    half = line(10, "half")
+    happens = iter([
+        lambda: append("policy-0.log", half[:20]),
+        lambda: append("policy-0.log", half[20:]),
+        lambda: append("reward-0.log", line(12, "a new role")),
+        next_attempt,
+        end,
+    ])  # fmt: skip
+    monkeypatch.setattr(logs, "_LOOK_EVERY_S", 0.0)
+    monkeypatch.setattr(logs, "time", SimpleNamespace(monotonic=time.monotonic, sleep=lambda _: next(happens)()))
+    output = io.StringIO()
+    with acquire(run_dir):
+        assert follow_logs(run_dir, Selection(), 1, output) == 1
     assert told(output.getvalue().splitlines()) == ["policy two", "half", "a new role", "the last word"]
 
 
