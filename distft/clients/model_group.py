@@ -11,7 +11,7 @@ from distft.clients.asking import ask, each, rows
 from distft.clients.samples import Samples, data_of, report_of
 from distft.groups.handles import Call, DataRef, Group
 from distft.workers.reports import Ready, Updated
-from distft.workers.verbs import MicroBatches, ModelVerbs, Reads, Store
+from distft.workers.verbs import MicroBatches, ModelVerbs, ReadAt, Store
 
 _Work = TypeVar("_Work")
 ByRank: TypeAlias = Sequence[MicroBatches]  # [rank][micro-batch] numbers of samples; ranks that share rows count as one
@@ -81,7 +81,7 @@ class ModelGroup:
         *,
         temperature: float = 1.0,
         entropy: bool = False,
-        reads: Reads = "tokens",
+        reads: ReadAt = "tokens",
     ) -> Call[DataRef]:
         """An evaluation pass; what it leaves has ``column`` and, if asked, ``entropy``."""
         return ask(

@@ -94,7 +94,9 @@ class Data(Section):
     eval: Items[Source] = Field(default=(), description="rows for selection and early stopping")
     test: Items[Source] = Field(default=(), description="rows for the before/after table at the end")
     ptx: Items[Source] = Field(
-        default=(), description="texts or answers that PPO's policy keeps likely beside what it learns, see ptx_coef"
+        default=(),
+        description="texts or answers that PPO's policy keeps likely beside what it learns, see "
+        "ptx_coef; what is longer than a rollout is cut off, and on_leak does not look at them",
     )
     max_length: int = Field(
         default=512,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 
 from distft.config import roles as facts
-from distft.config.data import PTX_KIND, STEPWISE, Source
+from distft.config.data import PTX_KIND, Source
 from distft.config.find_method import traits_of
 from distft.config.method import TUPLES
 from distft.config.problem import Problem
@@ -26,7 +26,7 @@ def _sources(recipe: Recipe) -> Iterator[Problem]:
                 hint = f"it needs {reader.unit.name}: {', '.join(reader.formats)}"
                 yield Problem.at(f"{at}.format", f"{kind} cannot learn from {source.format} rows", hint)
         yield from _names(name, sources)
-    if data.ptx and "ptx_coef" not in type(recipe.algorithm).model_fields:
+    if data.ptx and not traits.takes_texts:
         yield Problem.at("data.ptx", f"{kind} has no part for other texts", "remove it, or algorithm.kind: ppo")
     yield from _shares(recipe)
     if data.holdout > 0 and data.eval and data.test:
@@ -35,7 +35,7 @@ def _sources(recipe: Recipe) -> Iterator[Problem]:
         )
     if recipe.evaluation.every > 0 and not data.eval and data.holdout == 0:
         yield Problem.at("evaluation.every", "there are no rows to evaluate on", "add data.eval, or data.holdout: 0.05")
-    if data.step_separator != type(data).model_fields["step_separator"].default and traits.formats != STEPWISE:
+    if data.step_separator != type(data).model_fields["step_separator"].default and not traits.judges_steps:
         yield Problem.at("data.step_separator", f"has no effect: {kind} learns from no steps", "remove it")
     if data.on_bad_row == "fail" and data.max_dropped != type(data).model_fields["max_dropped"].default:
         yield Problem.at("data.max_dropped", "has no effect: the first bad row stops the run", "data.on_bad_row: drop")

@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Literal, Protocol, SupportsIndex, TypeAlias
 from pydantic import Field
 
 from distft.common.addresses import found_at
-from distft.config.data import Data
+from distft.config.data import CLASSIFIED, STEPWISE, Data
 from distft.config.problem import Problem
 from distft.config.role_table import Role
 from distft.config.section import Section
@@ -102,9 +102,10 @@ class Traits:
     a rollout is worth (see ``distft.experience.credit.base``).
     ``dropout``: whether the model's own dropout is on in training; ``aligns``: it makes little of a model that cannot
     speak yet, so random weights are remarked on; ``in_blocks``: what is longer than the limit is not cut off but
-    becomes several sequences, none of whose tokens is lost; ``corrupts``: a text is made into something to be
-    restored, anew at every visit (see ``Method.corruption``), a long one in blocks: ``spans`` by an encoder-decoder,
-    ``masks`` by an encoder; ``embeds``: its model turns a text into a vector (see ``Method.pools``).
+    becomes several sequences, none of whose tokens is lost; ``takes_texts``: the policy keeps other texts likely beside
+    (``data.ptx``); ``corrupts``: a text is made into something to be restored, anew at every visit (see
+    ``Method.corruption``), a long one in blocks: ``spans`` by an encoder-decoder, ``masks`` by an encoder; ``embeds``:
+    its model turns a text into a vector (see ``Method.pools``).
     """
 
     roles: tuple[Role, ...]
@@ -117,6 +118,7 @@ class Traits:
     dropout: bool = False
     aligns: bool = False
     in_blocks: bool = False
+    takes_texts: bool = False
     corrupts: Literal["", "spans", "masks"] = ""
     embeds: bool = False
 
@@ -139,6 +141,16 @@ class Traits:
     def answers(self) -> bool:
         """Whether the run's result answers prompts."""
         return self.main == "policy" and not self.corrupts and not self.embeds
+
+    @property
+    def judges_steps(self) -> bool:
+        """Whether the steps of an answer are judged, each at a token of its own."""
+        return set(STEPWISE) <= set(self.formats)
+
+    @property
+    def classifies(self) -> bool:
+        """Whether its rows name the class of a text."""
+        return set(CLASSIFIED) <= set(self.formats)
 
     @property
     def main(self) -> Role:
@@ -316,6 +328,10 @@ class Method(Section):
     def renewal(self) -> Renewal | None:
         """How the reference follows the policy; None: it stays as it started."""
         return None
+
+    def may_cache_reference(self) -> bool:
+        """Whether what a reference in a group of its own says could be kept (``reference: cached``)."""
+        return False
 
     def caches_reference(self) -> bool:
         """Whether what the reference says of the rows is computed once, before the first step, by the policy, which it

@@ -9,7 +9,6 @@ from typing import Any
 
 from distft.common.errors import nearest
 from distft.config import roles as facts
-from distft.config.data import STEPWISE
 from distft.config.data_rules import said_longest
 from distft.config.models import Init, Model, Reference, RewardModel
 from distft.config.problem import Problem
@@ -116,7 +115,7 @@ def _initial_sizes(recipe: Recipe) -> Iterator[Problem]:
                 what,
                 "llama or t5; bert is for models.reward, and for what learns masked tokens or vectors",
             )
-        if init.architecture == "bert" and recipe.algorithm.traits.formats == STEPWISE:
+        if init.architecture == "bert" and recipe.algorithm.traits.judges_steps:
             yield Problem.at(f"{at}.architecture", "an encoder scores whole texts, not single steps", "llama")
         if longest > init.max_positions and init.architecture != "t5":
             yield Problem.at(

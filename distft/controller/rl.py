@@ -93,15 +93,15 @@ def update(session: Session, experience: Experience, due: list[Role]) -> tuple[d
     algorithm = recipe.algorithm
     units, cap = experience.of_role["policy"].units, recipe.train.max_tokens_per_rank
     epochs, per_epoch = algorithm.optimizer_steps()
+    per_iteration = epochs * per_epoch
     if not units:
-        return {}, epochs * per_epoch
+        return {}, per_iteration
     number = min(per_epoch, len(set(units)))  # the last batch of an epoch may be smaller
     steps = [
         chosen
         for epoch in range(epochs)
         for chosen in minibatches(units, number, recipe.seed, progress.step * epochs + epoch)
     ]
-    per_iteration = epochs * per_epoch
     calls, work = {}, Work()
     for role in due:
         # A role that is held warms up from its own first step on.

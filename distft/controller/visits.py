@@ -53,9 +53,8 @@ class Visits:
             return (position, self.batch) if position + self.batch <= end else (end, self.batch)
         return position, min(self.batch, (end if self.until is None else min(end, self.until)) - position)
 
-    def position_after(self, steps: int) -> int:
-        """Where the training stands after so many steps from its beginning."""
-        position = 0
+    def position_after(self, steps: int, position: int = 0) -> int:
+        """Where the training stands so many steps after ``position``."""
         for _ in range(steps):
             start, count = self.take(position)
             position = start + count

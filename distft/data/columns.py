@@ -18,7 +18,7 @@ _OPTIONAL: Final[dict[str, tuple[str, ...]]] = {
     "alpaca": ("input", *_SYSTEM),
     "sharegpt": _SYSTEM,
     "classification": ("text_pair",),
-    "anchors": ("negatives", "negative", *(f"negative_{number}" for number in range(1, MOST_ANSWERS))),
+    "anchors": ("negatives", "negative", *(f"negative_{number}" for number in range(MOST_ANSWERS))),
 }
 
 # What there is of a task of Natural Instructions beside its definition, and the wish that puts it into the prompt.

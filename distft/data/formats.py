@@ -193,7 +193,7 @@ ALIASES: Final[dict[str, tuple[str, ...]]] = {
 # Columns that have a meaning here whatever the format; the others are handed to reward functions.
 KNOWN_COLUMNS: Final = frozenset({
     "messages", "prompt", "completion", "corrected", "chosen", "rejected", "dialogue", "summary", "text",
-    "conversations", "completions", "ranks", "labels",
+    "conversations", "completions", "ranks",
 })  # fmt: skip
 
 

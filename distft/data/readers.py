@@ -226,7 +226,8 @@ def _stepwise(row: Row) -> Example:
         raise misshapen(row, f"`labels` has {labels[said.index(None)]!r}, which says neither", STEP_LABELS)
     if not steps or not prompt.strip():
         raise Unusable("no steps" if not steps else "no prompt")
-    return StepwiseExample(prompt, tuple(steps), tuple(map(bool, said)), where=row.where, extra=extra_columns(row))
+    extra = {name: value for name, value in extra_columns(row).items() if name != "labels"}
+    return StepwiseExample(prompt, tuple(steps), tuple(map(bool, said)), where=row.where, extra=extra)
 
 
 def _hh_rlhf(row: Row) -> Example:

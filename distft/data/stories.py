@@ -35,7 +35,7 @@ EVENTS: tuple[tuple[str, ...], ...] = (
 DAYS = ("It rained that day.", "The streets of {city} were full of people.", "In the evening {name} made tea.",
          "The bus to {city} was late.", "{name} slept well that night.", "A dog was barking in the yard.",
          "The next day was warm and quiet.", "{name} read a letter at the window.")  # fmt: skip
-ENDS = ("So ended the day.", "{name} often speaks of it.", "That is all there is to tell.")
+_ENDS = ("So ended the day.", "{name} often speaks of it.", "That is all there is to tell.")
 _LONG_PERCENT, _LONG = 25, 24  # of the stories, and further sentences of such a one
 
 
@@ -58,4 +58,4 @@ def _sentences(picker: Picker, events: Sequence[str]) -> Iterator[str]:
     yield picker.one_of(events)
     for _ in range(_LONG if picker.below(100) < _LONG_PERCENT else picker.below(3)):
         yield picker.one_of(DAYS)
-    yield picker.one_of(ENDS)
+    yield picker.one_of(_ENDS)

@@ -149,7 +149,8 @@ def set_up(
     progress.ask_for(total_steps(recipe.train, num_units["train"], step=progress.step, position=progress.position))
     coordinator.pinned = progress.best.step
     if recipe.algorithm.caches_reference():  # the models are as they start: no checkpoint has been loaded
-        until = Visits.of(recipe.train, num_units["train"]).position_after(progress.total_steps)
+        visits, left = Visits.of(recipe.train, num_units["train"]), progress.total_steps - progress.step
+        until = visits.position_after(left, progress.position)
         keep_reference(recipe, models["policy"], data, tracker, stop, until)
     if found is not None:
         tracker.phase(f"resuming from step {found.step}")

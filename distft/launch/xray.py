@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from distft.batches import Batch
 from distft.common.errors import UserError
-from distft.config.data import STEPWISE
 from distft.config.recipe import Recipe
 from distft.data.xray_result import DataXRay
 from distft.launch.preflight.remarks import on_rows
@@ -35,7 +34,7 @@ def examine(recipe: Recipe, *, only: Collection[str] = (), num_shown: int = 2) -
         tokenizer, policy = worker.data.tokenizer, recipe.models.policy
         stops = answer_ends(tokenizer, policy.stop_tokens if policy else None)
         traits = recipe.algorithm.traits
-        if traits.corrupts == "masks" or traits.embeds or traits.formats == STEPWISE:
+        if traits.corrupts == "masks" or traits.embeds or traits.judges_steps:
             # It writes nothing that could end.
             stops = frozenset()
         return DataXRay(

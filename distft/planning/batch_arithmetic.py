@@ -32,9 +32,9 @@ class BatchArithmetic:
     shared_by: int = 1
 
 
-def batch_arithmetic(recipe: Recipe, ranks: int, shared_by: int = 1) -> BatchArithmetic:
+def batch_arithmetic(recipe: Recipe, ranks: int, shared_by: int = 1, *, role: str = "policy") -> BatchArithmetic:
     """For a role, trained or not, on ``ranks`` ranks, of which ``shared_by`` compute the same rows; fewer count as that
-    many."""
+    many. Of roles the policy alone learns from other texts besides."""
     algorithm, sequences, longest = recipe.algorithm, samples_per_step(recipe), longest_sequence(recipe)
     passes, minibatches = algorithm.optimizer_steps()
     unit = unit_size(recipe)
@@ -42,7 +42,7 @@ def batch_arithmetic(recipe: Recipe, ranks: int, shared_by: int = 1) -> BatchAri
     trained = sequences
     if is_rl(recipe):
         trained = algorithm.learned_samples(recipe.train.global_batch_size, recipe.rollout.samples_per_prompt)
-    each = _parts(trained // unit, minibatches) + algorithm.ptx_rows()
+    each = _parts(trained // unit, minibatches) + (algorithm.ptx_rows() if role == "policy" else 0)
     per_rank = _parts(each, max(1, ranks // shared_by)) * unit
     rounds = _parts(_parts(sequences, ranks), recipe.rollout.max_batch_per_rank) if is_rl(recipe) else 0
     return BatchArithmetic(

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from distft.config.roles import is_rl, roles
-from distft.models.families.table import family_of
 from distft.planning import costs
 from distft.planning.batch_arithmetic import batch_arithmetic
 from distft.planning.footprint import Roles
@@ -35,7 +34,6 @@ def step_flops(facts: Roles) -> StepFlops:
     """
     recipe = facts.recipe
     batch = batch_arithmetic(recipe, 1)
-    passes = batch.optimizer_steps * batch.sequences_per_rank / batch.sequences
     share = recipe.rollout.max_new_tokens / batch.longest if is_rl(recipe) else 1.0
     there = roles(recipe)
 
@@ -44,11 +42,10 @@ def step_flops(facts: Roles) -> StepFlops:
         for work in (work for phase in recipe.algorithm.traits.phases for work in phase.works):
             if work.role not in there or work.does == "sync weights":
                 continue
-            sizes, read = (
-                facts.sizes(work.role),
-                0.0 if family_of(work.role, embeds=recipe.algorithm.traits.embeds).scalar else share,
-            )
+            sizes, read = facts.sizes(work.role), 0.0 if facts.is_scalar(work.role) else share
             if work.does == "update":
+                trained = batch_arithmetic(recipe, 1, role=work.role).sequences_per_rank
+                passes = batch.optimizer_steps * trained / batch.sequences
                 total += passes * costs.training_flops(sizes, 1, length, read, checkpointing=False)
             else:
                 total += costs.forward_flops(sizes, 1, length, read)

@@ -18,6 +18,7 @@ from distft.config.roles import (
     num_held_out_answers,
     optimizer_of,
     trained_roles,
+    unit_size,
 )
 from distft.models.families.table import family_of
 from distft.planning.batch_arithmetic import batch_arithmetic
@@ -41,6 +42,9 @@ from distft.planning.teaching import student_items, teacher_items
 STAYS = ("process", "generation twin")
 # What is let go of in a sleep: between steps there are no gradients to keep.
 LET_GO = ("gradients", "gradients cut by a boundary")
+# Float32 numbers of an anchor and a candidate that ``losses.contrastive`` holds at once: cosines, logits with and
+# without what is left out, the softmax and its gradient; the masks beside them are less than one more.
+COSINES = 6
 # What only a step needs: it sleeps and wakes by itself.
 STATES = ("master weights", "optimizer states")
 
@@ -127,6 +131,10 @@ class Roles:
         except WrongTargets as error:
             raise WrongTargets(error.what, where=f"models.{role}.peft.target_modules", hint=error.hint) from None
 
+    def is_scalar(self, role: str) -> bool:
+        """Whether it says a number, or a vector, and not how likely each token of the vocabulary is."""
+        return self._head(role) != "vocabulary"
+
     def _head(self, role: str) -> Head:
         if self.recipe.algorithm.traits.embeds:
             return "none"
@@ -147,13 +155,16 @@ def role_memory(roles: Roles, role: str, ranks: int, *, gpu: bool, shared: bool)
     if model.kernels == "liger" and (missing := why_no_liger(sizes.family, gpu=gpu)):
         where, hint = f"models.{role}.kernels", "kernels: auto takes Liger's where they can be had"
         raise UserError(missing, where=where, hint=hint)
-    compute, work = _compute(roles.recipe, role, model, sizes.family, gpu=gpu), _work(roles.recipe, role, ranks)
+    compute, work = _compute(roles.recipe, role, model, sizes.family, gpu=gpu), _work(roles, role, ranks)
     if shared:
         frozen = replace(compute, trained=False)
         return RoleMemory(tuple(activation_items(sizes, frozen, work)), sizes.total)
     more = _told_items(roles.recipe, role, sizes, work, ranks, gpu=gpu)
     if compute.trained and roles.recipe.algorithm.embedding_noise():  # in float32, and as it is added
         more.append(Item("noise on the embeddings", work.tokens * sizes.hidden * (4 + compute.size), "training"))
+    if roles.recipe.algorithm.traits.embeds:  # on every rank, of all texts of a step
+        units, texts = roles.recipe.train.global_batch_size, unit_size(roles.recipe) - 1
+        more.append(Item("cosines of all texts", COSINES * 4 * units * units * texts, "training"))
     items = rank_items(sizes, model.engine.on(ranks), compute, work, ranks, more)
     return RoleMemory(tuple(items), sizes.total, sizes.trained.total if compute.trained else 0)
 
@@ -209,10 +220,10 @@ def _compute(recipe: Recipe, role: str, model: Model, family: str, *, gpu: bool)
     )
 
 
-def _work(recipe: Recipe, role: str, ranks: int) -> Work:
+def _work(roles: Roles, role: str, ranks: int) -> Work:
     """The largest micro-batch: rows of the longest length up to the token cap; in RL only responses are read."""
-    shared = model_of(recipe, role).engine.sequence_parallel
-    batch = batch_arithmetic(recipe, ranks, shared)
+    recipe, shared = roles.recipe, roles.model(role).engine.sequence_parallel
+    batch = batch_arithmetic(recipe, ranks, shared, role=role)
     everything = -(-batch.sequences // ranks)
     sequences = batch.sequences_per_rank if role in trained_roles(recipe) else everything * shared
     rows = min(batch.rows, sequences)
@@ -226,5 +237,5 @@ def _work(recipe: Recipe, role: str, ranks: int) -> Work:
     elif role == "policy" and answers_held_out(recipe):
         at_once = min(recipe.rollout.max_batch_per_rank, -(-num_held_out_answers(recipe) // ranks))
         generation = Generation(at_once, batch.longest + recipe.rollout.max_new_tokens, gathered=False)
-    scalar = family_of(role, embeds=recipe.algorithm.traits.embeds).scalar
+    scalar = roles.is_scalar(role)
     return Work(tokens=tokens, length=batch.longest, read=read, scalar=scalar, generation=generation)

@@ -337,7 +337,8 @@ def _notes(recipe: Recipe, layout: Layout, batch: BatchArithmetic) -> tuple[str,
         notes.append(
             f"an evaluation lets the policy answer {answers} prompts with up to {new} tokens each, from its own weights"
         )
-    idle = batch.ranks - batch.sequences // unit_size(recipe) * batch.shared_by
+    together = 1 if is_rl(recipe) else unit_size(recipe)  # what is sampled is read one by one
+    idle = batch.ranks - batch.sequences // together * batch.shared_by
     if idle > 0:
         notes.append(f"{idle} of {batch.ranks} ranks have nothing to do: a step has {batch.units} {batch.unit}")
     free = layout.hardware.nodes * layout.hardware.gpus - sum(layout.arrangement.ranks.values())

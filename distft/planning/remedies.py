@@ -175,7 +175,7 @@ def _may_be_cached(recipe: Recipe) -> bool:
     """Whether what the reference says may be kept in its place: the method knows how, and nothing is said of the
     model."""
     untouched = recipe.models.reference is None and recipe.placement.reference == RolePlacement()
-    return getattr(recipe.algorithm, "reference", "") == "group" and untouched and not recipe.algorithm.renewal()
+    return recipe.algorithm.may_cache_reference() and untouched
 
 
 def _placements(recipe: Recipe) -> Iterator[_Change]:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from distft.config.roles import is_rl, optimizer_of, trained_roles, unit_size
-from distft.models.families.table import family_of
 from distft.planning import costs
 from distft.planning.batch_arithmetic import batch_arithmetic
 from distft.planning.footprint import Roles
@@ -75,7 +74,7 @@ class _RoleWork:
         self.checkpointing, self.size = model.gradient_checkpointing, BYTES[model.dtype]
         self.fused = model.kernels != "none"
         self.stored = self.sizes.stored(self.size)
-        self.trained = role in trained_roles(recipe)
+        self.trained, self.scalar = role in trained_roles(recipe), roles.is_scalar(role)
         self.reached = hardware.rates
         self.rate = self.reached.arithmetic_float32 if model.dtype == "float32" else self.reached.arithmetic
         self.memory = self.reached.memory
@@ -83,7 +82,7 @@ class _RoleWork:
         assert ring is not None, "see why_unknown"
         self.ring, self.joined = ring, "network" if place.nodes > 1 else "links"
         self.shared = self.engine.sequence_parallel
-        self.batch = batch_arithmetic(recipe, place.ranks, self.shared)
+        self.batch = batch_arithmetic(recipe, place.ranks, self.shared, role=role)
         self.calls = costs.gather_calls(self.sizes, self.engine.reduce_bucket_size)
         self.reductions = costs.gather_calls(self.sizes.trained, self.engine.reduce_bucket_size)
 
@@ -110,7 +109,7 @@ class _RoleWork:
 
     def _read(self, tokens: float) -> float:
         """Tokens whose log-probabilities are computed: in RL the responses'."""
-        if family_of(self.role, embeds=self.recipe.algorithm.traits.embeds).scalar:
+        if self.scalar:
             return 0.0
         return tokens * self.recipe.rollout.max_new_tokens / self.batch.longest if is_rl(self.recipe) else tokens
 
@@ -172,7 +171,7 @@ class _RoleWork:
         return ends
 
     def _forward(self) -> RoleTime:
-        batch, unit = self.batch, unit_size(self.recipe)
+        batch, unit = self.batch, 1 if is_rl(self.recipe) else unit_size(self.recipe)
         sequences = -(-batch.sequences // unit // max(1, self.place.ranks // self.shared)) * unit
         micro, tokens = -(-sequences // batch.rows), sequences * batch.longest / self.shared
         parts = {

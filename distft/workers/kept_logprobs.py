@@ -15,7 +15,7 @@ import hashlib
 import json
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -41,12 +41,12 @@ class KeptLogprobs:
 
     def missing(self, batch: Batch) -> list[int]:
         """The rows of which nothing is kept, each sequence once."""
-        first = {name: row for row, name in reversed(list(enumerate(_names(batch)))) if name not in self._places}
-        return sorted(first.values())
+        return self._missing(list(_names(batch)))
 
     def add(self, batch: Batch, column: str) -> None:
         """Keeps that column of the rows that are missing."""
-        chosen, names = self.missing(batch), list(_names(batch))
+        names = list(_names(batch))
+        chosen = self._missing(names)
         if not chosen:
             return
         rows = batch.ragged(column).take(chosen)
@@ -67,6 +67,10 @@ class KeptLogprobs:
         if len(self._mapped) < self._num_values:
             self._mapped = np.memmap(self._values, _VALUE, "r", shape=(self._num_values,))
         return Ragged.of([self._mapped[start : start + length] for start, length in places], np.float32)
+
+    def _missing(self, names: Sequence[bytes]) -> list[int]:
+        first = {name: row for row, name in reversed(list(enumerate(names))) if name not in self._places}
+        return sorted(first.values())
 
     def _open(self) -> None:
         """Takes in the additions up to the first that is not whole; the rest goes."""

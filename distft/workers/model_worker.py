@@ -44,7 +44,7 @@ from distft.workers.reports import Memory, Ready, Updated
 from distft.workers.saving import load_share, save_share
 from distft.workers.spec import RoleSpec
 from distft.workers.update import Updater
-from distft.workers.verbs import MicroBatches, ModelVerbs, Reads, Store
+from distft.workers.verbs import MicroBatches, ModelVerbs, ReadAt, Store
 
 log = logging.getLogger(__name__)
 
@@ -144,7 +144,7 @@ class ModelWorker(ModelVerbs):
         batch: Batch,
         temperature: float = 1.0,
         entropy: bool = False,
-        reads: Reads = "tokens",
+        reads: ReadAt = "tokens",
         adapters: bool = True,
     ) -> tuple[None, Batch]:
         """An evaluation pass: log-probs, values (``reads`` "tokens") or one scalar a sample ("last").
@@ -161,7 +161,7 @@ class ModelWorker(ModelVerbs):
 
     def _answers(
         self, column: str, micro_batches: MicroBatches, batch: Batch, *, temperature: float = 1.0,
-        entropy: bool = False, reads: Reads = "tokens", adapters: bool = True,
+        entropy: bool = False, reads: ReadAt = "tokens", adapters: bool = True,
     ) -> Batch:  # fmt: skip
         stage(f"forward {column}")
         rows_of = batch.rows_of_samples()

@@ -13,7 +13,7 @@ from distft.config.recipe import Recipe
 from distft.config.roles import longest_sequence
 from distft.data.dataset import Datasets, Preparing, saying
 
-READ = ("prompt_ids", "response_ids", "old_logprobs", "advantages", "importance_weights")
+_READ = ("prompt_ids", "response_ids", "old_logprobs", "advantages", "importance_weights")
 
 
 def with_texts(samples: Batch, texts: Batch) -> Batch:
@@ -22,7 +22,7 @@ def with_texts(samples: Batch, texts: Batch) -> Batch:
     count, first_unit = len(samples), int(samples.dense("unit").max(initial=-1)) + 1
     lengths = texts.ragged("response_ids").lengths
     found: list[dict[str, Column]] = [{}, {}]
-    for name in READ:
+    for name in _READ:
         if name in samples:
             column = samples.ragged(name)
             zeros = Ragged.split(np.zeros(int(lengths.sum()), column.values.dtype), lengths)

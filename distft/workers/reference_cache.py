@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import shutil
 import time
 from collections.abc import Iterator
@@ -30,6 +31,8 @@ from distft.planning.model_folders import fetched_folder
 from distft.planning.weight_files import weight_files
 from distft.workers.kept_logprobs import KeptLogprobs
 from distft.workers.run_data import RunData
+
+log = logging.getLogger(__name__)
 
 FOLDER: Final = "reference"
 # For so long it looks for rows of which nothing is kept, before it says how far it is.
@@ -56,7 +59,8 @@ class ReferenceCache:
         folder = Path(data.recipe.output_dir).absolute() / FOLDER / model_key(data.starts["policy"].path, policy)
         if folder.parent.is_dir():
             for other in folder.parent.iterdir():
-                if other != folder:
+                if other != folder and other.is_dir():
+                    log.info("what another model said goes: %s", other)
                     shutil.rmtree(other)
         needed = list(_needed(data, until))
         blocks = [

@@ -13,7 +13,7 @@ from typing import Any
 from distft.batches import Batch
 from distft.common.logging import stage
 from distft.common.seeding import derive
-from distft.config.data import CLASSIFIED, PTX_KIND
+from distft.config.data import PTX_KIND
 from distft.config.method import ANSWERS
 from distft.config.recipe import Recipe
 from distft.config.role_table import SAME_TOKENS, gives_scores
@@ -108,6 +108,8 @@ class RunData:
             for dataset in self.lists.values():
                 numbers_of(dataset.class_names(range(dataset.num_units)), labels)
         statistics = {name: dataset.statistics for name, dataset in self.lists.items()}
+        if self._texts is not None:
+            statistics["ptx"] = self._texts.statistics
         for name, found in statistics.items():
             for bad in found.bad:
                 log.info("left out of data.%s: %s: %s (hash %s)", name, bad.where, bad.what, bad.digest)
@@ -186,7 +188,7 @@ class RunData:
     def _class_labels(self) -> tuple[str, ...]:
         """The labels of a classifier, which its rows name."""
         algorithm = self.recipe.algorithm
-        return algorithm.head_labels() if algorithm.traits.formats == CLASSIFIED else ()
+        return algorithm.head_labels() if algorithm.traits.classifies else ()
 
     def _general_text(self) -> Batch:
         recipe = self.recipe

@@ -32,7 +32,7 @@ from distft.workers.reports import (
 
 MicroBatches: TypeAlias = Sequence[Sequence[int]]  # numbers of samples; an empty one is a dummy
 Store: TypeAlias = tuple[str, int]  # host and port where the ranks of a group meet
-Reads: TypeAlias = Literal["tokens", "last"]
+ReadAt: TypeAlias = Literal["tokens", "last"]
 
 
 class ModelVerbs(OnDevice, Protocol):
@@ -69,7 +69,7 @@ class ModelVerbs(OnDevice, Protocol):
         batch: Batch,
         temperature: float = 1.0,
         entropy: bool = False,
-        reads: Reads = "tokens",
+        reads: ReadAt = "tokens",
         adapters: bool = True,
     ) -> tuple[None, Batch]:
         """An evaluation pass: log-probs, values (``reads`` "tokens") or one scalar a sample ("last").

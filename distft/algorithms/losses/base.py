@@ -11,7 +11,8 @@ from torch import Tensor
 from distft.algorithms.masking import at_least_float32, keep
 from distft.algorithms.measured import Measure
 
-Reads: TypeAlias = Literal["tokens", "last", "cls", "mean"]
+Pooling: TypeAlias = Literal["mean", "cls", "last"]
+Reads: TypeAlias = Literal["tokens"] | Pooling
 Reduce: TypeAlias = Literal["tokens", "sequences", "units", "ptx_tokens", "sum", "min", "max"]
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from distft.algorithms.losses.base import LossBatch, LossResult, PlainMetrics, total
+from distft.algorithms.losses.base import LossBatch, LossResult, PlainMetrics, Pooling, total
 from distft.algorithms.masking import at_least_float32, keep, masked_sum
 
 _RECALLS = {"recall@1": 1, "recall@5": 5, "recall@10": 10}
@@ -34,7 +34,7 @@ class Contrastive(PlainMetrics):
     """
 
     temperature: float = 0.05
-    pooling: Literal["mean", "cls", "last"] = "mean"
+    pooling: Pooling = "mean"
 
     outputs: ClassVar[tuple[str, ...]] = ("embeddings",)
     columns: ClassVar[tuple[str, ...]] = ("gradient", "nll", "place", "cosine", "cosine_others")
@@ -45,7 +45,7 @@ class Contrastive(PlainMetrics):
             raise ValueError(f"temperature must be above 0, not {self.temperature}")
 
     @property
-    def reads(self) -> Literal["mean", "cls", "last"]:
+    def reads(self) -> Pooling:
         """See `Loss`."""
         return self.pooling
 

@@ -41,6 +41,10 @@ class Dpo(PairLosses):
             what = "the reference follows the policy, and what it said before the first step does not"
             yield Problem.at("algorithm.reference", what, "group, or sync_every: 0")
 
+    def may_cache_reference(self) -> bool:
+        """Where it is not kept yet and stays as it starts."""
+        return not self.caches_reference() and not self.sync_every
+
     def caches_reference(self) -> bool:
         """By ``reference: cached``."""
         return self.reference == "cached"

@@ -33,6 +33,7 @@ class Ppo(StopsAtKl):
         phases=sampled_phases(_ROLES, ("policy", "value")),
         credit="distft.experience.credit.gae:gae",
         aligns=True,
+        takes_texts=True,
     )
 
     kind: Literal["ppo"] = Field(description="proximal policy optimisation")

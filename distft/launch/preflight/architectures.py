@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from distft.common.errors import UserError, nearest
-from distft.config.data import STEPWISE
 from distft.config.data_rules import said_longest
 from distft.config.method import Traits
 from distft.config.models import Model
@@ -50,7 +49,7 @@ def check_architecture(
     if lists is None:  # no transformers on a login node: the run will say it
         return
     if family in lists[_MASKED] and not config.get("is_decoder"):
-        if traits is not None and traits.formats == STEPWISE and encodes(config):
+        if traits is not None and traits.judges_steps and encodes(config):
             what = f"{folder} is an encoder ({family}): it scores whole texts, not single steps"
             raise UserError(what, where=where, hint="take a decoder: Llama, Qwen, Gemma, Mistral, GPT-2, ...")
         if (gives_scores(role) or masks or embeds) and encodes(config):

@@ -23,10 +23,11 @@ def settle_outputs(path: str, config: Any, model: Model, labels: Sequence[str]) 
     if _is_classifier(config):
         own = [str(config.id2label[number]) for number in range(config.num_labels)]
         if own != list(labels):
+            further = "" if RIGHT_STEP in labels else f"algorithm.labels=[{', '.join(own)}] trains it further; or "
             raise UserError(
                 f"is a classifier already, of {', '.join(own)}; wanted are {', '.join(labels)}",
                 where=path,
-                hint=f"algorithm.labels=[{', '.join(own)}] trains it further; or take the model it was trained from",
+                hint=f"{further}take the model it was trained from",
             )
     config.num_labels = len(labels)
     config.id2label = dict(enumerate(labels))

@@ -66,6 +66,14 @@ def test_the_position_after_some_steps(num_units: int, batch: int, steps: int, l
     assert [sum(one) for one in taken] == [visits.position_after(step + 1) for step in range(steps)]
     if last_batch == "fill":
         assert visits.position_after(steps) == steps * batch
+    half = steps // 2
+    assert visits.position_after(steps - half, visits.position_after(half)) == visits.position_after(steps)
+
+
+def test_a_run_that_began_with_another_batch_goes_on_from_where_it_stands() -> None:
+    """100 steps of 32, and then 100 of 8."""
+    visits = Visits.of(Train(steps=200, global_batch_size=8, last_batch="fill"), 1000)
+    assert visits.position_after(100, 3200) == 4000
 
 
 def test_no_batch_at_all_is_refused_with_what_would_do() -> None:

@@ -18,6 +18,7 @@ from distft.data.formats import (
     StepwiseExample,
     TextExample,
     detect_format,
+    extra_columns,
 )
 from distft.data.readers import example_for, example_of, examples_for
 
@@ -36,6 +37,11 @@ def _user(text: str) -> Message:
 
 def _assistant(text: str) -> Message:
     return Message("assistant", text)
+
+
+def test_columns_that_another_format_would_read_stay_for_reward_functions() -> None:
+    row = Row({"prompt": "a", "labels": ["x"], "label": 1}, "rows.jsonl:1")
+    assert extra_columns(row) == {"labels": ["x"], "label": 1}
 
 
 def test_text_keeps_its_place_and_unknown_columns() -> None:

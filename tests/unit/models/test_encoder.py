@@ -8,16 +8,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from distft.batches import Batch, Ragged
 from distft.common.errors import UserError
+from distft.config.data import RIGHT_STEP
 from distft.config.models import RewardModel
 from distft.data.encode_apart import encoder_for
 from distft.data.encode_pairs import PairEncoder
 from distft.data.formats import ClassifiedExample, Message
 from distft.models.families.encoder import Encoder
 from distft.models.families.family import family_at
+from distft.models.families.head import settle_outputs
 from distft.models.tokenizer import load_tokenizer
 from distft.planning.positions import position_limit
 from distft.workers.collate import collate
@@ -108,6 +110,14 @@ def test_a_model_of_masked_tokens_gets_a_new_head_and_nothing_else(tmp_path: Pat
         Encoder().load(folder, model, dropout=False)
     with pytest.raises(ValueError, match="scores whole texts"):
         Encoder().outputs(loaded.module, None, ("values",), "tokens", 1.0)  # type: ignore[arg-type]
+
+
+def test_a_judge_of_steps_begins_as_no_finished_classifier(tmp_path: Path) -> None:
+    """Its method has no key for other labels."""
+    folder = write_encoder(tmp_path, "bert", num_labels=1)
+    config = AutoConfig.from_pretrained(folder)
+    with pytest.raises(UserError, match=r"wanted are right_step\n  take the model it was trained from"):
+        settle_outputs(folder, config, RewardModel(path=folder), (RIGHT_STEP,))
 
 
 def test_a_classifier_is_trained_further_by_its_own_labels_only(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from distft.config.load import load_recipe
 from distft.planning.batch_arithmetic import batch_arithmetic
 from tests.unit.launch.examples import recipe
 
@@ -49,6 +50,14 @@ def test_ranks_that_share_rows_have_them_together() -> None:
     changes = {"train.global_batch_size": 10, "train.max_tokens_per_rank": 500}
     batch = batch_arithmetic(recipe("dpo", changes), 4, 2)
     assert (batch.ranks, batch.shared_by, batch.sequences_per_rank, batch.rows, batch.micro_batches) == (4, 2, 10, 6, 2)
+
+
+def test_other_texts_are_the_policys() -> None:
+    """8 prompts x 2 samples and 4 texts in each of 2 minibatches, on 2 ranks."""
+    made = load_recipe("ppo-ptx-tiny", ["train.global_batch_size=8", "rollout.samples_per_prompt=2",
+                                        "algorithm.minibatches=2", "algorithm.ptx_batch=4"])  # fmt: skip
+    per_rank = {role: batch_arithmetic(made, 2, role=role).sequences_per_rank for role in ("policy", "value")}
+    assert per_rank == {"policy": 6, "value": 4}
 
 
 @pytest.mark.parametrize("ranks", [1, 3, 8, 64])

@@ -19,6 +19,14 @@ FROZEN = [
 ]
 
 
+def test_a_contrast_holds_the_cosines_of_all_texts_of_a_step_on_every_rank() -> None:
+    """8 anchors with their positives and 2 negatives each: six times 8 x 24 numbers of four bytes."""
+    keys = ["train.global_batch_size=8", "algorithm.max_negatives=2"]
+    roles = Roles(load_recipe("contrastive-tiny", keys), SizeBook())
+    items = role_memory(roles, "policy", 2, gpu=False, shared=False).items
+    assert {item.name: item.bytes for item in items}["cosines of all texts"] == 6 * 4 * 8 * 24
+
+
 def test_a_sleeping_group_leaves_its_process_and_its_generator_on_the_gpu() -> None:
     found = group_memory(POLICY, gpu=True)
     awake = 8 + 8 + 32 + 16 + 1 + 10

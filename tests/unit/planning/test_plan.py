@@ -270,6 +270,10 @@ def test_idle_ranks_are_noted() -> None:
     changes = {"train.global_batch_size": 3, "placement": {"policy": {"ranks": 8}}}
     plan = make_plan(recipe("sft", changes), gpu_cluster())
     assert "5 of 8 ranks have nothing to do: a step has 3 sequences" in plan.notes
+    keys = ["train.global_batch_size=2", "rollout.samples_per_prompt=2", "algorithm.minibatches=1",
+            *(f"placement.{role}.ranks=4" for role in ("policy", "reference"))]  # fmt: skip
+    paired = make_plan(load_recipe("online-dpo-tiny", keys), local(), machine=Machine(nodes=1, cpus=8, memory_gib=64.0))
+    assert not any("nothing to do" in note for note in paired.notes), "each of four answers is sampled and read alone"
 
 
 def test_unknown_sizes_are_said_and_leave_the_verdict_open() -> None:

@@ -64,12 +64,13 @@ def test_rows_are_read_once(tmp_path: Path) -> None:
     assert 0 < sum(read_all(shorter)) <= 13
     assert_attached(shorter.batch("train", 0, 10)[1])
     [folder] = (tmp_path / "reference").iterdir()
+    (tmp_path / "reference" / ".DS_Store").touch()
     weights = tmp_path / "init" / "policy" / "model.safetensors"
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)
     assert read_all(worker(tmp_path)) == [4, 4, 2, 3]
-    [other] = (tmp_path / "reference").iterdir()
+    [other] = (tmp_path / "reference").glob("[!.]*")
     assert other != folder
 
 
