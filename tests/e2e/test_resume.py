@@ -152,6 +152,20 @@ def test_preference_without_a_reference_killed_in_the_middle_of_a_step(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "loss"),
+    [("reward", "Reward"), ("classification", "Classification"), ("process-reward", "ProcessReward")],
+)
+def test_what_scores_killed_in_the_middle_of_a_step(start: Start, name: str, loss: str) -> None:
+    """Its head is new, and one that a checkpoint holds when it goes on."""
+    tiny = [word.replace("models.policy.", "models.reward.") for word in TINY]
+    words = ("train", f"{name}-tiny", *tiny, *SMALL, "optimizer.warmup_steps=0", "tracking.samples_every=0")
+    undisturbed = run(start, *words, folder="undisturbed")
+    assert "accuracy" in computed(undisturbed)[-1]
+    assert_same(disturb(start, words, loss, worker="reward-1"), undisturbed)
+
+
+@pytest.mark.slow
 def test_distill_killed_in_the_middle_of_a_step(sft: Path, start: Start) -> None:
     """The teacher reads the rows of the step again that was under way; nothing of it is in a checkpoint."""
     words = (
