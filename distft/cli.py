@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return CLOSED_PIPE
         if isinstance(error, OSError) and error.errno in _FULL_DISK:
             return _told(EnvironmentFallsShort(f"the disk is full: {error}", hint="free some space and run it again"))
-        if isinstance(error, OSError) and error.errno in _REFUSED:
+        if isinstance(error, OSError) and error.errno in _REFUSED and error.filename is not None:
             what = f"{_short(error.filename)}: {str(error.strerror).lower()}"
             return _told(EnvironmentFallsShort(what, hint="give a place that this user may read and write"))
         if isinstance(error, OSError) and error.errno in _NO_NAME:

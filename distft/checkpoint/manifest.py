@@ -7,7 +7,6 @@ import json
 import os
 import stat
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -15,9 +14,9 @@ from typing import Any
 from distft.checkpoint.layout import MANIFEST, step_of
 from distft.checkpoint.role_layout import RoleLayout
 from distft.common.files import parse_json, sha256_file, sync_file, sync_folder, write_json
+from distft.common.sums import hash_faults
 
 FORMAT = 2  # 1: shards as DeepSpeed writes them, for the same ranks only
-_HASHING_THREADS = 8
 
 
 class ManifestError(Exception):
@@ -118,9 +117,7 @@ def faults(folder: Path, *, hashes: bool = True) -> list[str]:
     found = size_faults(folder, manifest.files)
     if found or not hashes:
         return found
-    with ThreadPoolExecutor(min(_HASHING_THREADS, os.cpu_count() or 1)) as threads:
-        checked = threads.map(lambda record: _hash_fault(folder, record), manifest.files)
-        return [fault for fault in checked if fault]
+    return hash_faults(folder, {record.path: record.sha256 for record in manifest.files})
 
 
 def size_faults(folder: Path, records: Iterable[FileRecord]) -> list[str]:
@@ -163,14 +160,6 @@ def safe_path(name: str) -> PurePosixPath:
     if path.is_absolute() or ".." in path.parts or not path.parts:
         raise ValueError(f"{name!r} does not stay inside the checkpoint")
     return path
-
-
-def _hash_fault(folder: Path, record: FileRecord) -> str:
-    try:
-        actual = sha256_file(folder / record.path)
-    except OSError as error:
-        return f"{record.path} cannot be read: {error}"
-    return "" if actual == record.sha256 else f"{record.path} was changed or damaged: its hash differs"
 
 
 def _layout(kept: Mapping[str, Any]) -> RoleLayout:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 
@@ -25,7 +25,8 @@ def write_sums(folder: Path, but: Collection[str] = ()) -> None:
     for path in [path for path in inside if path.is_dir()]:
         sync_folder(path)
     names = [name for path in files if (name := path.relative_to(folder).as_posix()) not in but]
-    lines = [f"{digest}  {name}\n" for name, digest in zip(names, _digests(folder, names), strict=True)]
+    digests = _each(lambda name: sha256_file(folder / name), names)
+    lines = [f"{digest}  {name}\n" for name, digest in zip(names, digests, strict=True)]
     write_atomic(folder / SUMS, "".join(lines))
 
 
@@ -34,19 +35,33 @@ def sum_faults(folder: Path) -> list[str]:
     path = folder / SUMS
     if not path.is_file():
         return []
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError as error:
+        return [f"{SUMS} cannot be read: {error}"]
     wanted = {}
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in lines:
         found = _LINE.fullmatch(line)
         if found is None or PurePosixPath(found[2]).is_absolute() or ".." in PurePosixPath(found[2]).parts:
             return [f"{SUMS} is damaged"]
         wanted[found[2]] = found[1]
     faults = [f"{name} is missing" for name in wanted if not (folder / name).is_file()]
-    if faults:
-        return faults
-    digests = zip(wanted.items(), _digests(folder, wanted), strict=True)
-    return [f"{name} was changed or damaged" for (name, digest), now in digests if now != digest]
+    return faults or hash_faults(folder, wanted)
 
 
-def _digests(folder: Path, names: Iterable[str]) -> list[str]:
+def hash_faults(folder: Path, wanted: Mapping[str, str]) -> list[str]:
+    """The files, by their paths below the folder, that cannot be read or have another hash; a line a file."""
+
+    def fault(name: str) -> str:
+        try:
+            same = sha256_file(folder / name) == wanted[name]
+        except OSError as error:
+            return f"{name} cannot be read: {error}"
+        return "" if same else f"{name} was changed or damaged: its hash differs"
+
+    return [found for found in _each(fault, wanted) if found]
+
+
+def _each(work: Callable[[str], str], names: Iterable[str]) -> list[str]:
     with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as threads:
-        return list(threads.map(lambda name: sha256_file(folder / name), names))
+        return list(threads.map(work, names))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import threading
 import time
@@ -11,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 from distft.common.errors import EnvironmentFallsShort, UserError
+from distft.common.files import parse_json
 from distft.rollout.json_server import JsonServer, Refused, Unanswered
 
 log = logging.getLogger(__name__)
@@ -92,7 +92,7 @@ class ChatEndpoint:
 def _content(answer: bytes) -> str | None:
     """The text of a completion; None where it holds none."""
     try:
-        found = json.loads(answer)["choices"][0]["message"]["content"]
+        found = parse_json(answer)["choices"][0]["message"]["content"]
     except (ValueError, LookupError, TypeError):
         return None
     return found if isinstance(found, str) else None

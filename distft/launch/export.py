@@ -34,13 +34,13 @@ def export(source: Path, target: Path) -> Path:
         hint = "give a run folder or one of its checkpoints/step_... folders"
         raise UserError("there is no such folder", where=str(source), hint=hint)
     model = _model_in(source)
+    if model is not None and (found := sum_faults(model)):
+        raise _damaged("result", source, found)
     checkpoint = None if model else _checkpoint_in(source)
     draft = target.with_name(f".{target.name}.draft-{os.getpid()}")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         if model is not None:
-            if found := sum_faults(model):
-                raise _damaged("result", source, found)
             shutil.copytree(model, draft)
         elif checkpoint is not None:
             _from_checkpoint(checkpoint, draft)

@@ -75,8 +75,11 @@ class NamedModel:
     def labels(self) -> tuple[str, ...]:
         """What the outputs of its head are called, in their order; none where it is not on this machine, or is no
         classifier."""
-        named = self._config.get("id2label") if self.is_reward_model else None
-        return tuple(str(name) for _, name in sorted(dict(named or {}).items(), key=lambda item: int(item[0])))
+        if not self.is_reward_model:
+            return ()
+        # transformers writes no labels where they are its own.
+        named = self._config.get("id2label") or {0: "LABEL_0", 1: "LABEL_1"}
+        return tuple(str(name) for _, name in sorted(dict(named).items(), key=lambda item: int(item[0])))
 
     @property
     def _config(self) -> dict[str, Any]:

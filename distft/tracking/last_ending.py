@@ -14,6 +14,7 @@ from distft.tracking.exit import read_exit
 # In ``RUN/launch/JOB.RESTART/`` (``launch.node.files`` says what else is there): when this start of the job began, and
 # how it ended.
 STARTED, STATUS = "started", "status.json"
+_LARGEST = 1e15  # of a time or a step: what is beyond is none, and NaN is not below
 
 
 def last_ending(run_dir: Path, attempt_started: float = 0.0) -> Mapping[str, Any] | None:
@@ -22,14 +23,19 @@ def last_ending(run_dir: Path, attempt_started: float = 0.0) -> Mapping[str, Any
     """
     said = read_exit(run_dir)
     began, launch = _last_start(run_dir)
-    if launch is None or (said is not None and float(said.get("time") or 0) >= began):
+    if launch is None or (said is not None and number(said.get("time")) >= began):
         return said
     with contextlib.suppress(OSError, ValueError):
         path = launch / STATUS
         told = parse_json(path.read_bytes())
         moment = path.stat().st_mtime
-        return {**told, "time": moment} if moment >= attempt_started else None
+        return {**told, "time": moment} if isinstance(told, dict) and moment >= attempt_started else None
     return None
+
+
+def number(value: Any) -> float:
+    """The value, where it is a number; 0 for what else may stand in a damaged file."""
+    return float(value) if isinstance(value, int | float) and abs(value) < _LARGEST else 0.0
 
 
 def _last_start(run_dir: Path) -> tuple[float, Path | None]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,7 +22,7 @@ from distft.common.logging import last_stage
 from distft.tracking.exit import EXIT
 from distft.tracking.jobs import FILE as JOBS
 from distft.tracking.jobs import FORGOTTEN, JobRecord, JobState, KnownJob, counting, read_jobs
-from distft.tracking.last_ending import last_ending
+from distft.tracking.last_ending import last_ending, number
 from distft.tracking.metrics import EVENTS, METRICS
 from distft.tracking.stop_request import read_request
 
@@ -84,9 +84,6 @@ class RunStatus:
         return {"format": 1, **asdict(self)}
 
 
-_LARGEST = 1e15  # of a time or a step: what is beyond is none, and NaN is not below
-
-
 def holds_run(folder: Path) -> bool:
     """Whether a run lies in the folder, or is to: a job was submitted for it."""
     return any((folder / name).is_file() for name in (EVENTS, JOBS, EXIT, LEASE))
@@ -102,7 +99,6 @@ def run_status(run_dir: Path, known: Sequence[KnownJob] = ()) -> RunStatus:
     events, held = list(_lines(run_dir / EVENTS)), living(run_dir)
     attempts, job = _attempts(events), counting(known)
     ended = last_ending(run_dir, attempts[-1].started if attempts else 0.0)
-    number = attempts[-1].number if attempts else 0
     lines = list(_lines(run_dir / METRICS, _TAIL))
     steps = [line for line in lines if line.get("split") == "train" and isinstance(line.get("step"), int)]
     step = steps[-1]["step"] if steps else 0
@@ -115,7 +111,7 @@ def run_status(run_dir: Path, known: Sequence[KnownJob] = ()) -> RunStatus:
         name=next((str(event["recipe"]) for event in reversed(events) if "recipe" in event), run_dir.name),
         run_dir=str(run_dir),
         state=state,
-        phase=_phase(run_dir, number) if going else "",
+        phase=_phase(run_dir) if going and attempts else "",
         step=step,
         total_steps=total,
         metrics=_numbers(steps[-1]) if steps else None,
@@ -144,7 +140,7 @@ def _state(
         return "running" if stepped else "starting"
     if job is not None and job.state.phase == "pending":
         return "waiting"  # for its first nodes, or again for nodes
-    last = max(_number(ended.get("time")) if ended else 0.0, attempts[-1].started if attempts else 0.0)
+    last = max(number(ended.get("time")) if ended else 0.0, attempts[-1].started if attempts else 0.0)
     new = job is not None and job.record.submitted > last  # nothing of it is seen in the folder yet
     if job is not None and job.state.phase == "running" and (new or not ended):
         return "stopping" if request is not None and request.means("", (job.record.job_id,)) else "starting"
@@ -172,33 +168,34 @@ def _of_code(status: int | None) -> State:
 def _attempts(events: Sequence[Mapping[str, Any]]) -> tuple[Attempt, ...]:
     found: dict[int, Attempt] = {}
     for event in events:
-        number, name, moment = event.get("attempt"), event.get("event"), event.get("time")
-        if not isinstance(number, int) or not _number(moment):
+        attempt, name, moment = event.get("attempt"), event.get("event"), event.get("time")
+        if not isinstance(attempt, int) or not number(moment):
             continue
         if name == "start":
-            found[number] = Attempt(number, _number(moment))
-        elif number in found and name in ("done", "stop", "failure"):
+            found[attempt] = Attempt(attempt, number(moment))
+        elif attempt in found and name in ("done", "stop", "failure"):
             cause = str(event.get("cause") or "").splitlines()
-            found[number] = Attempt(number, found[number].started, found[number].from_step, _number(moment), str(name),
-                                    cause[0] if cause else "")  # fmt: skip
-        elif number in found and name == "resume":
-            found[number] = Attempt(number, found[number].started, int(_number(event.get("step"))))
+            found[attempt] = replace(
+                found[attempt], ended=number(moment), how=str(name), cause=cause[0] if cause else ""
+            )
+        elif attempt in found and name == "resume":
+            found[attempt] = Attempt(attempt, found[attempt].started, int(number(event.get("step"))))
     return tuple(found.values())
 
 
-def _phase(run_dir: Path, attempt: int) -> str:
+def _phase(run_dir: Path) -> str:
     """What the driver of this attempt last set out to do."""
     log = run_dir / "logs" / "driver.log"
-    return last_stage(log) if attempt else ""
+    return last_stage(log)
 
 
 def _within(line: Mapping[str, Any], attempts: Sequence[Attempt]) -> bool:
-    return bool(attempts) and _number(line.get("time")) >= attempts[-1].started
+    return bool(attempts) and number(line.get("time")) >= attempts[-1].started
 
 
 def _pace(steps: Sequence[Mapping[str, Any]], attempts: Sequence[Attempt]) -> float | None:
     """Seconds per step over the last steps of the last attempt."""
-    marks = [(int(line["step"]), _number(line.get("time"))) for line in steps if _within(line, attempts)][-_PACE_STEPS:]
+    marks = [(int(line["step"]), number(line.get("time"))) for line in steps if _within(line, attempts)][-_PACE_STEPS:]
     if len(marks) < 2 or marks[-1][0] <= marks[0][0]:
         return None
     return (marks[-1][1] - marks[0][1]) / (marks[-1][0] - marks[0][0])
@@ -212,11 +209,6 @@ def _checkpoint(run_dir: Path) -> SavedCheckpoint | None:
             continue
         return SavedCheckpoint(step, str(path), manifest.time, manifest.num_bytes)
     return None
-
-
-def _number(value: Any) -> float:
-    """The value, where it is a number; 0 for what else may stand in a damaged file."""
-    return float(value) if isinstance(value, int | float) and abs(value) < _LARGEST else 0.0
 
 
 def _numbers(line: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from distft.common.files import parse_json
 from distft.tracking.metrics import SAMPLES
 
 _PATIENCE_S = 600.0
@@ -28,7 +29,7 @@ def records(path: Path) -> Iterator[dict[str, Any]]:
     )
     for line in done.stdout.splitlines():
         try:
-            found = json.loads(line)
+            found = parse_json(line)
         except ValueError:
             continue
         if isinstance(found, dict):
@@ -51,10 +52,14 @@ def logged(run_dir: Path, run_id: str) -> dict[str, int]:
 
 def kept_samples(run_dir: Path, last_step: int) -> list[tuple[Any, ...]]:
     """Step, prompt, completion and score of the samples up to a step, each once: a step that was done twice has the
-    same ones twice."""
+    same ones twice. What is no sample is left out."""
     path = run_dir / SAMPLES
     if last_step < 0 or not path.is_file():
         return []
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
-    rows = ((one["step"], one["prompt"], one["completion"], one.get("score")) for one in lines)
-    return list(dict.fromkeys(row for row in rows if row[0] <= last_step))
+    rows: dict[tuple[Any, ...], None] = {}
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        with contextlib.suppress(ValueError, TypeError, KeyError):
+            one = parse_json(line)
+            if one["step"] <= last_step:
+                rows[one["step"], one["prompt"], one["completion"], one.get("score")] = None
+    return list(rows)

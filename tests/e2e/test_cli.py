@@ -218,6 +218,14 @@ def test_a_defect_shows_its_traceback(monkeypatch: pytest.MonkeyPatch, capsys: p
     assert told.endswith("distft: a defect: ZeroDivisionError: by nothing\n")
 
 
+def test_what_is_refused_without_a_file_is_a_defect(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fails(monkeypatch, PermissionError(errno.EPERM, "Operation not permitted"))
+    assert main(["recipes"]) == 1
+    assert "a defect: PermissionError: [Errno 1] Operation not permitted" in capsys.readouterr().err
+
+
 def test_a_broken_pipe_that_is_not_ours_is_a_defect(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import errno
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from distft.common import sums
 from distft.common.sums import SUMS, sum_faults, write_sums
 
 
@@ -33,7 +35,7 @@ def test_what_changed_is_named(folder: Path) -> None:
     (folder / "README.md").write_text("yours")
     assert sum_faults(folder) == []
     (folder / "a.bin").write_bytes(b"abd")
-    assert sum_faults(folder) == ["a.bin was changed or damaged"]
+    assert sum_faults(folder) == ["a.bin was changed or damaged: its hash differs"]
     (folder / "inner" / "with space").unlink()
     assert sum_faults(folder) == ["inner/with space is missing"]
 
@@ -48,3 +50,13 @@ def test_sums_that_are_none(folder: Path, line: str) -> None:
     with (folder / SUMS).open("a") as file:
         file.write(f"{line}\n")
     assert sum_faults(folder) == [f"{SUMS} is damaged"]
+
+
+def test_files_that_cannot_be_read_are_told(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def ill(path: Path) -> str:
+        raise OSError(errno.EIO, "Input/output error", str(path)) if path.name == "a.bin" else AssertionError(path)
+
+    (folder / SUMS).write_text(f"{'0' * 64}  a.bin\n")
+    monkeypatch.setattr(sums, "sha256_file", ill)
+    cause = f"[Errno {errno.EIO}] Input/output error: '{folder / 'a.bin'}'"
+    assert sum_faults(folder) == [f"a.bin cannot be read: {cause}"]

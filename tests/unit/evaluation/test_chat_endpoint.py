@@ -118,3 +118,8 @@ def test_a_trial_of_a_server_that_is_not_there_or_does_not_answer(judge: Judge) 
     judge.url = "http://127.0.0.1:9/score"
     with pytest.raises(EnvironmentFallsShort, match="Connection refused"):
         endpoint(judge, deadline_s=0.2).try_out()
+
+
+def test_an_answer_nested_too_deeply_is_none(judge: Judge) -> None:
+    judge.answer = lambda _: (200, b"[" * 200_000, {})
+    assert endpoint(judge).answers(["?"]) == [None]

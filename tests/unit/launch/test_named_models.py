@@ -17,6 +17,7 @@ from distft.launch.judged_rows import Wanted
 from distft.launch.judging import Judging
 from distft.launch.named_models import NamedModel, Reading, find_model, require_speakers, speaks_plainly
 from distft.launch.speakers import open_speakers
+from distft.planning.model_sizes import read_config
 from tests.harness.speakers import write_speaker
 from tests.unit.launch.examples import model_folder
 from tests.unit.models.encoders import write_encoder
@@ -151,3 +152,11 @@ def test_what_is_no_model(name: str, said: str, tmp_path: Path, monkeypatch: pyt
     (tmp_path / "orphan/adapter_config.json").write_text('{"base_model_name_or_path": "./gone"}')
     with pytest.raises(UserError, match=said):
         find_model(name, tmp_path)
+
+
+def test_the_labels_that_transformers_does_not_write(tmp_path: Path) -> None:
+    two = write_encoder(tmp_path / "two", "bert", num_labels=2)
+    assert "id2label" not in read_config(Path(two))
+    assert find_model(two, tmp_path).labels == ("LABEL_0", "LABEL_1")
+    other = write_encoder(tmp_path / "other", "bert", num_labels=2, id2label={0: "no", 1: "yes"})
+    assert find_model(other, tmp_path).labels == ("no", "yes")

@@ -246,3 +246,13 @@ def test_json_and_table(run_dir: Path) -> None:
     text = console.export_text()
     assert re.search(r"step +14 of 100", text)
     assert "lost: nobody holds the run" in text
+
+
+def test_damaged_endings_bring_nothing_down(run_dir: Path) -> None:
+    (run_dir / "exit.json").write_text('{"time": "x", "exit_status": 75}')
+    folder = launched(run_dir, "17.0")
+    (folder / "status.json").write_text("[1]")
+    assert run_status(run_dir).state == "lost", "the newest word cannot be read"
+    (folder / "status.json").unlink()
+    (folder / "started").unlink()
+    assert run_status(run_dir).state == "stopped"
