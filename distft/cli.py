@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from distft.arguments import parse, parsers
-from distft.common.errors import DistftError, EnvironmentFallsShort, UserError
+from distft.common.errors import DistftError, EnvironmentFallsShort, UserError, harmless
 
 INTERRUPTED, CLOSED_PIPE = 130, 141  # as a shell counts the signals INT and PIPE
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
@@ -73,7 +73,7 @@ def _defect(error: Exception) -> int:
     notes: list[str] = getattr(error, "__notes__", [])
     if not notes:
         traceback.print_exc()
-    print(f"distft: a defect: {type(error).__name__}: {error}", *notes, sep="\n  ", file=sys.stderr)
+    print(f"distft: a defect: {type(error).__name__}: {harmless(str(error))}", *notes, sep="\n  ", file=sys.stderr)
     return 1
 
 

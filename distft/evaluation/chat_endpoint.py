@@ -34,7 +34,7 @@ class ChatEndpoint:
         self._server = JsonServer(where, self.name, deadline_s, token, token_from, token_hint, _TALK)
         self._deadline_s = deadline_s
         self._wanted: dict[str, Any] = {"model": model, "temperature": 0, "max_tokens": MAX_NEW_TOKENS}
-        self._in_vain = 0
+        self._in_vain, self._counting = 0, threading.Lock()
         self._given_up = threading.Event()
 
     def try_out(self) -> None:
@@ -78,12 +78,19 @@ class ChatEndpoint:
             answer = self._server.ask(self._body(question), until, self._given_up)
         except (Unanswered, UserError) as why:
             log.warning("%s: a question has no answer: %s", self.name, why)
-            self._in_vain += 1
-            if self._in_vain >= GIVEN_UP_AFTER:
-                self._given_up.set()
+            self._count_in_vain()
             return None
         self._in_vain = 0
         return _content(answer)
+
+    def _count_in_vain(self) -> None:
+        with self._counting:
+            self._in_vain += 1
+            if self._in_vain == GIVEN_UP_AFTER:
+                log.warning(
+                    "%s: %d questions in succession have no answer: the rest is not asked", self.name, GIVEN_UP_AFTER
+                )
+                self._given_up.set()
 
     def _body(self, question: str) -> dict[str, Any]:
         return self._wanted | {"messages": [{"role": "user", "content": question}]}

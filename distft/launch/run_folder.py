@@ -84,7 +84,7 @@ def _tree(path: Path) -> dict[str, Any]:
 
 
 def _unreadable(path: Path, why: str) -> UserError:
-    remedy = f"rm {shlex.quote(str(path))}, if you are sure that the run was started with this very recipe"
+    remedy = f"if you are sure that the run was started with this very recipe: rm {shlex.quote(str(path))}"
     return UserError(f"the run's own record of its recipe is damaged: it {why}", where=str(path.parent), hint=remedy)
 
 

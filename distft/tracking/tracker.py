@@ -96,7 +96,7 @@ class Tracker:
         """Lines of samples.jsonl and the table ``completions``."""
         self._samples.write(step, samples, split)
         if self._wandb is not None and samples:
-            self._wandb.samples(step, samples)
+            self._wandb.samples(step, samples, split)
 
     def keep(self, recipe: Path, model: Path) -> None:
         """The recipe and the finished model as artifacts of W&B."""

@@ -15,6 +15,7 @@ import os
 import queue
 import secrets
 import string
+import subprocess
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,8 +25,8 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import psutil
 
 from distft.config.redact import redact, redact_text
-from distft.tracking.metrics import MetricRecord, Sample
-from distft.tracking.wandb_files import kept_samples, logged
+from distft.tracking.metrics import MetricRecord, Sample, Split
+from distft.tracking.wandb_files import kept_samples, logged, run_files
 
 if TYPE_CHECKING:
     from distft.config.recipe import Recipe
@@ -121,7 +122,7 @@ class WandbBackend:
         row = {f"{record.split}/{name}": value for name, value in record.values.items()}
         self._submit(lambda run: self._row(run, record.split, record.step, lambda: row))
 
-    def samples(self, step: int, samples: Sequence[Sample]) -> None:
+    def samples(self, step: int, samples: Sequence[Sample], split: Split = "train") -> None:
         """More rows of the table ``completions``, which is sent by what was added."""
         rows = [[step, sample.prompt, sample.completion, sample.score] for sample in samples]
 
@@ -132,7 +133,7 @@ class WandbBackend:
             self._kept = []
             return {"completions": self._table}
 
-        self._submit(lambda run: self._row(run, "completions", step, grown))
+        self._submit(lambda run: self._row(run, f"completions/{split}", step, grown))
 
     def keep(self, recipe: Path, model: Path) -> None:
         """Artifacts: the recipe, and the model by where it lies."""
@@ -239,8 +240,7 @@ class WandbBackend:
             if not wandb.login(prompt=False):
                 raise RuntimeError("no credentials (WANDB_API_KEY, or `wandb login`)")
         options = self._options
-        before = logged(self._run_dir, self.run_id) if options.run_id is not None else {}
-        self._kept = kept_samples(self._run_dir, before.get("completions", -1))
+        files = run_files(self._run_dir, self.run_id) if options.run_id is not None else []  # of earlier starts
         run = wandb.init(
             dir=str(self._run_dir), mode=mode, project=options.project, entity=options.entity, group=options.group,
             job_type=options.job_type, name=options.name, tags=list(options.tags), config=dict(options.config),
@@ -249,12 +249,25 @@ class WandbBackend:
         if mode == "online" and run.resumed:  # what arrived there, whatever was written here
             before = dict.fromkeys(("train", "eval", "completions"), run.starting_step - 1)
             self._kept = []  # W&B goes on with its own table
-        self._last = before
+        else:
+            before = self._before(files)
+        tables = dict.fromkeys(("completions/train", "completions/eval"), before.get("completions", -1))
+        self._last = before | tables
         for axis in AXES:
             run.define_metric(axis, hidden=True)
         for prefix in ("train/*", "eval/*", "completions"):
             run.define_metric(prefix, step_metric="step")
         return run
+
+    def _before(self, files: Sequence[Path]) -> dict[str, int]:
+        """What earlier starts logged; the table goes on from their samples."""
+        try:
+            before = logged(files)
+            self._kept = kept_samples(self._run_dir, before.get("completions", -1))
+        except (OSError, subprocess.SubprocessError) as error:
+            _log.error("rows of earlier starts cannot be read: %s; the W&B run goes on, some steps may be twice", error)
+            return {}
+        return before
 
     def _complain(self, text: str, *values: object) -> None:
         """Loudly the first time, then for those who look."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,8 @@ def run_files(run_dir: Path, run_id: str | None = None) -> list[Path]:
 
 
 def records(path: Path) -> Iterator[dict[str, Any]]:
-    """The records of a file, as far as it was written. Raises OSError where the reader cannot be started."""
+    """The records of a file, as far as it was written. Raises OSError where the reader cannot be started,
+    subprocess.SubprocessError where it does not end."""
     command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(path)]
     done = subprocess.run(
         command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_PATIENCE_S, check=False
@@ -36,11 +37,11 @@ def records(path: Path) -> Iterator[dict[str, Any]]:
             yield found
 
 
-def logged(run_dir: Path, run_id: str) -> dict[str, int]:
-    """The last step of which the run's files have a row, by the first part of its names: ``train``, ``eval``,
-    ``completions``."""
+def logged(files: Sequence[Path]) -> dict[str, int]:
+    """The last step of which a run's files have a row, by the first part of its names: ``train``, ``eval``,
+    ``completions``. Raises what ``records`` does."""
     last: dict[str, int] = {}
-    for path in run_files(run_dir, run_id):
+    for path in files:
         for record in records(path):
             if record.get("type") != "history":
                 continue

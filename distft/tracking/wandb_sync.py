@@ -22,7 +22,7 @@ def sync(run_dirs: Sequence[Path], *, dry_run: bool = False) -> None:
             raise UserError("holds nothing of Weights & Biases", where=str(run_dir), hint=hint)
         folders += [path for path in found if path.name.startswith("offline-run-")]
     if not folders:
-        print("all that is there was sent while it ran")
+        print("no run was kept offline: one online sends as it goes, and all that it logged is in metrics.jsonl")
         return
     words = ["sync", *(["--dry-run"] if dry_run else []), *map(str, folders)]
     done = subprocess.run([sys.executable, "-m", "wandb", *words], stdin=subprocess.DEVNULL, check=False)

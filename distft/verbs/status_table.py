@@ -9,6 +9,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from distft.common.errors import harmless
 from distft.launch.jobs.known_jobs import known_jobs
 from distft.tracking.jobs import JobRecord, JobState
 from distft.tracking.progress import duration, headlines, size_of
@@ -79,7 +80,7 @@ def _attempt(attempt: Attempt) -> str:
     since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(attempt.started))
     start = f" from step {attempt.from_step}" if attempt.from_step else ""
     took = f", {attempt.how} after {duration(attempt.ended - attempt.started)}" if attempt.ended else ""
-    return f"{attempt.number}: {since}{start}{took}{f': {attempt.cause}' if attempt.cause else ''}"
+    return f"{attempt.number}: {since}{start}{took}{f': {harmless(attempt.cause)}' if attempt.cause else ''}"
 
 
 def _jobs(status: RunStatus) -> list[str]:
@@ -103,7 +104,7 @@ def _ending(status: RunStatus) -> list[tuple[str, str]]:
     who = f"{ended['role']} rank {ended.get('rank')} on {ended.get('node')}: " if ended.get("role") else ""
     found = [("ended", f"{ended.get('class')} (exit {ended.get('exit_status')}), {_ago(ended.get('time'))}")]
     if ended.get("cause"):
-        found.append(("cause", f"{who}{ended['cause']}"))
+        found.append(("cause", harmless(f"{who}{ended['cause']}")))
     if ended.get("log"):
         found.append(("log", str(ended["log"])))
     return found

@@ -226,6 +226,12 @@ def test_what_is_refused_without_a_file_is_a_defect(
     assert "a defect: PermissionError: [Errno 1] Operation not permitted" in capsys.readouterr().err
 
 
+def test_a_defect_moves_no_cursor(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    fails(monkeypatch, ValueError("\x1b[2Jgone"))
+    assert main(["recipes"]) == 1
+    assert capsys.readouterr().err.endswith("distft: a defect: ValueError: \\x1b[2Jgone\n")
+
+
 def test_a_broken_pipe_that_is_not_ours_is_a_defect(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -69,11 +69,12 @@ def test_what_is_no_completion_is_nothing(judge: Judge, answer: Answer) -> None:
     assert endpoint(judge).answers(["?", "!"]) == [None, "yes"]
 
 
-def test_a_server_that_is_gone_is_not_asked_for_ever(judge: Judge) -> None:
+def test_a_server_that_is_gone_is_not_asked_for_ever(judge: Judge, caplog: pytest.LogCaptureFixture) -> None:
     judge.answer = lambda _: (401, b"revoked", {})
     count = 10 * (GIVEN_UP_AFTER + CONNECTIONS)
     assert endpoint(judge).answers(["?"] * count) == [None] * count
     assert GIVEN_UP_AFTER <= len(judge.requests) <= GIVEN_UP_AFTER + CONNECTIONS
+    assert caplog.text.count("8 questions in succession have no answer: the rest is not asked") == 1
 
 
 def test_what_a_model_does_not_take_is_left_out(judge: Judge) -> None:

@@ -104,3 +104,13 @@ def test_attempts_are_counted_by_their_starts(tmp_path: Path) -> None:
     lines = [{"event": "start"}, {"event": "failure"}, {"event": "start"}]
     (tmp_path / "events.jsonl").write_text("\n".join(json.dumps(line) for line in lines) + '\n{"event": "sta')
     assert next_attempt(tmp_path) == 3
+
+
+def test_the_remedy_for_a_damaged_record_can_be_pasted(tmp_path: Path) -> None:
+    write_recipe(load_recipe("sft-tiny"), tmp_path)
+    (tmp_path / "metrics.jsonl").write_text(STEP)
+    [kept] = tmp_path.glob("recipe*.yaml")
+    kept.write_text("- no\n- mapping\n")
+    with pytest.raises(UserError, match="record of its recipe is damaged") as caught:
+        require_same_run(load_recipe("sft-tiny"), tmp_path)
+    assert caught.value.hint.endswith(f": rm {kept}")

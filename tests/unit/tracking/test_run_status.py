@@ -256,3 +256,11 @@ def test_damaged_endings_bring_nothing_down(run_dir: Path) -> None:
     (folder / "status.json").unlink()
     (folder / "started").unlink()
     assert run_status(run_dir).state == "stopped"
+
+
+def test_a_cause_moves_no_cursor(run_dir: Path) -> None:
+    write_exit(run_dir, Ending("exception", 1, "\x1b[2Jgone"), 2)
+    write(run_dir / "events.jsonl", event("failure", 2, after=120, cause="\x1b[31mred"))
+    told = rows(run_status(run_dir))
+    assert ("cause", r"\x1b[2Jgone") in told
+    assert any(text.endswith(r": \x1b[31mred") for _, text in told)

@@ -14,6 +14,7 @@ import pytest
 
 from distft.config.load import load_recipe
 from distft.config.recipe import Recipe
+from distft.tracking import wandb_backend
 from distft.tracking.metrics import MetricRecord, Sample
 from distft.tracking.wandb_backend import WandbBackend, WandbOptions, wandb_options
 
@@ -327,3 +328,34 @@ def test_disabled_in_the_environment_is_disabled(monkeypatch: pytest.MonkeyPatch
     assert wandb_options(recipe("tracking.wandb.mode=online")).mode == "disabled"
     monkeypatch.setenv("WANDB_DISABLED", "false")
     assert wandb_options(recipe()).mode == "offline"
+
+
+def test_samples_of_both_splits_fall_on_one_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = FakeRun()
+    use(monkeypatch, FakeWandb(run))
+    backend = WandbBackend(tmp_path, options())
+    backend.samples(1, [Sample("q", "trained")])
+    backend.samples(1, [Sample("q", "held out")], "eval")
+    backend.close()
+    rows = [(1, "q", "trained", None), (1, "q", "held out", None)]
+    assert [row["completions"] for row in run.rows] == [rows[:1], rows]
+
+
+def test_files_of_earlier_starts_that_cannot_be_read_cost_no_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def stuck(_: object) -> dict[str, int]:
+        raise subprocess.TimeoutExpired("wandb", 1)
+
+    run, sent = FakeRun(), FakeRun()
+    sent.resumed, sent.starting_step = True, 2
+    use(monkeypatch, FakeWandb(run, sent))
+    monkeypatch.setattr(wandb_backend, "logged", stuck)
+    for mode in ("offline", "online"):
+        caplog.clear()
+        backend = WandbBackend(tmp_path, options(run_id="abc12345", mode=mode))
+        for step in (1, 2):
+            backend.log(MetricRecord(step, "train", {"loss": 0.5}))
+        backend.close()
+        assert ("cannot be read" in caplog.text) == (mode == "offline"), "read only where nothing better says it"
+    assert [[row["step"] for row in one.rows] for one in (run, sent)] == [[1, 2], [2]]

@@ -137,3 +137,13 @@ def test_the_documented_sweep_is_a_command_that_trains(monkeypatch: pytest.Monke
     assert wandb_options(recipe).run_id == "abc12345", "the agent knows the run by this id"
     monkeypatch.delenv("WANDB_SWEEP_ID")
     assert wandb_options(recipe).run_id is None
+
+
+def test_a_run_on_line_is_not_said_to_have_arrived(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "wandb" / "run-20261128_070000-abc12345"
+    folder.mkdir(parents=True)
+    (folder / "run-abc12345.wandb").touch()
+    assert main(["sync", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == (
+        "no run was kept offline: one online sends as it goes, and all that it logged is in metrics.jsonl\n"
+    )
