@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 
 from distft.common.errors import UserError
-from distft.config.data import CLASSIFIED, STEPWISE
 from distft.config.find_method import traits_of
 from distft.config.models import RewardModel
 from distft.config.recipe import Recipe
@@ -51,12 +50,12 @@ def evaluate(names: Sequence[str], judging: Judging) -> list[Judged]:
         _require_judged_here(judging.wanted)
         require_judgeable(models, judging)
         kind = judging.wanted.kind()
-        if judging.toxicity is not None and (not judging.answers or traits_of(kind).formats == CLASSIFIED):
+        if judging.toxicity is not None and (not judging.answers or traits_of(kind).classifies):
             hint = "--rows prompts lets the models answer; without --no-answers"
             raise UserError(
                 "reads answers, and none are wanted", where=f"--toxicity {judging.toxicity.name}", hint=hint
             )
-        if traits_of(kind).formats == CLASSIFIED:
+        if traits_of(kind).classifies:
             return [_by_labels(model, judging) for model in models]
         if any(model.is_reward_model for model in models) and traits_of(kind).unit.name != "pairs":
             hint = "--rows pairs, with rows that have chosen and rejected answers"
@@ -86,7 +85,7 @@ def _require_judged_here(wanted: Wanted) -> None:
     traits, by = traits_of(wanted.kind()), ""
     if traits.corrupts or traits.embeds:
         by = "by texts that are corrupted there" if traits.corrupts else "by what is found among its held-out rows"
-    elif traits.formats == STEPWISE:
+    elif traits.judges_steps:
         by = "step by step"
     if by:
         what = f"{wanted.kind()} is judged within its run, {by}"

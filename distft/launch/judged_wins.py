@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from distft.common.errors import UserError
-from distft.config.data import CLASSIFIED
 from distft.config.find_method import traits_of
 from distft.data.formats import prompt_of
 from distft.evaluation.judge import preferences
@@ -30,7 +29,7 @@ def require_judgeable(models: Sequence[NamedModel], judging: Judging) -> None:
     silent = next((one.name for one in models if one.is_reward_model), None)
     if silent is not None:
         raise UserError(f"judges answers, and {silent} writes none", where=where, hint="name language models")
-    if traits_of(judging.wanted.kind()).formats == CLASSIFIED:
+    if traits_of(judging.wanted.kind()).classifies:
         raise UserError("judges answers, and the rows want labels", where=where, hint="--rows prompts, or other --data")
     require_judge(judging.judge)
 
@@ -61,4 +60,4 @@ def with_wins(judged: Sequence[Judged], judging: Judging) -> list[Judged]:
 
 def _comparable(first: Judged, other: Judged) -> bool:
     both = first.answers is not None and other.answers is not None
-    return both and other.shots is None and first.rows.places == other.rows.places and first.repeats == other.repeats
+    return both and first.rows.places == other.rows.places and first.repeats == other.repeats

@@ -11,9 +11,10 @@ from distft.planning.plan import Plan
 
 
 def more_config(recipe: Recipe, plan: Plan) -> dict[str, Any]:
-    """``plan``, and ``deepspeed`` by role; a frozen model that is not sharded has no engine."""
+    """``plan``, and ``deepspeed`` by role. A frozen model that is not sharded has no engine, nor has a role that lives
+    in another's group."""
     found = {}
-    for role in roles(recipe):
+    for role in (group for group in plan.groups if group in roles(recipe)):
         model, trained = model_of(recipe, role), role in trained_roles(recipe)
         if trained or model.engine.zero_stage == 3:
             # At stage 0 gradients are clipped by us.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -84,7 +85,8 @@ def run(arguments: argparse.Namespace) -> None:
             f"the judge's labels of {len(made.labels)} prompts are in {folder / LABELS}; {made.num_by_order} pairs are "
             f"tied by their order alone; {made.num_unread} of its answers have no verdict, and their prompts no label"
         )
-    print(f"then: distft collect --read labels-*.jsonl --output {folder}")
+    labels = shlex.quote(str(folder / LABELS)) if made is not None else "labels-*.jsonl"
+    print(f"then: distft collect --read {labels} --output {shlex.quote(str(folder))}")
 
 
 def _read(arguments: argparse.Namespace) -> None:

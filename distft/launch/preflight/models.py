@@ -144,8 +144,9 @@ def refuse_pickles(folder: Path, where: str) -> None:
 
 def require_own_copy(path: str, where: str) -> None:
     """Code that comes with a model is run from a folder of the user's, never from a hub, where it may be another
-    tomorrow. Raises UserError."""
-    if not Path(path).expanduser().is_dir():
+    tomorrow. Raises UserError; not of what can only be a folder that is not there, which is told elsewhere."""
+    local = path.startswith((".", "/", "~")) or path.count("/") > 1
+    if not local and not Path(path).is_dir():
         copy = f"hf download {shlex.quote(path)} --revision COMMIT --local-dir {shlex.quote(Path(path).name)}"
         raise UserError(
             f"the code of {path} would be that of the hub, which may be another tomorrow",

@@ -98,6 +98,13 @@ def test_code_comes_from_a_folder_of_the_users_and_from_no_hub() -> None:
         NamedModel("some/model", "some/model", None, None).section(Reading(trust_remote_code=True))
 
 
+@pytest.mark.parametrize("path", ["./modles/mine", "/models/mine", "~/mine", "a/b/c"])
+def test_a_folder_that_is_not_there_is_no_name_of_the_hub(path: str) -> None:
+    with pytest.raises(UserError, match="there is no folder") as caught:
+        list(check_models(load_recipe("sft-tiny", [f"models.policy={{path: {path}, trust_remote_code: true}}"])))
+    assert "hf download" not in caught.value.hint
+
+
 def test_a_name_that_would_be_a_command_is_quoted(folder: Path) -> None:
     with pytest.raises(UserError) as caught:
         NamedModel("x", "a/$(touch owned)", None, None).section(Reading(trust_remote_code=True))
