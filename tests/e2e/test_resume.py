@@ -31,6 +31,7 @@ from tests.e2e.conftest import (
     weights,
 )
 from tests.harness import rules
+from tests.harness.damage import flip
 from tests.harness.recipes import GROUP_METHODS
 from tests.reference.tiny_models import read_t5, save_t5, train_tokenizer
 
@@ -301,10 +302,7 @@ def test_a_damaged_checkpoint_is_refused_and_the_one_before_taken(sft: Path, sta
     verb = start(*dpo(sft), folder="disturbed")
     kill_driver(verb, "update Dpo from step 5\n")
     assert checkpoints(verb.folder) == [2, 4]
-    damaged = verb.folder / "checkpoints" / "step_00000004" / "policy" / "rng_1.pt"
-    content = bytearray(damaged.read_bytes())
-    content[len(content) // 2] ^= 1
-    damaged.write_bytes(content)
+    flip(verb.folder / "checkpoints" / "step_00000004" / "policy" / "rng_1.pt")
     verb = start(*dpo(sft), folder="disturbed")
     assert verb.end() == 0, verb.output
     assert "policy/rng_1.pt was changed or damaged" in verb.output

@@ -11,6 +11,7 @@ import re
 import shutil
 import signal
 import subprocess
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -57,8 +58,14 @@ def may_trace() -> str:
     """Why nothing can be traced here; empty where it can."""
     if shutil.which("strace") is None:
         return "there is no strace (Debian: apt-get install strace)"
-    tried = subprocess.run(["strace", "-o", "/dev/null", "true"], capture_output=True, text=True, check=False)
-    return "" if tried.returncode == 0 else f"strace may not trace here: {tried.stderr.strip()}"
+    with subprocess.Popen(["sleep", "60"]) as sleeper, tempfile.TemporaryDirectory() as folder:
+        try:  # by its id, as here: a machine may let a process trace its children alone
+            with traced(sleeper.pid, Path(folder, "log")):
+                return ""
+        except AssertionError as error:
+            return f"strace may not trace here: {error}"
+        finally:
+            sleeper.kill()
 
 
 @contextlib.contextmanager

@@ -16,6 +16,13 @@ def turned(content: bytes, seed: str) -> bytes:
     return bytes(damaged)
 
 
+def flip(path: Path, at: int | None = None) -> None:
+    """Turns the lowest bit of the file's byte there, or of the one in its middle."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2 if at is None else at] ^= 1
+    path.write_bytes(content)
+
+
 @contextmanager
 def bits_turned(path: Path, times: int) -> Iterator[Iterator[str]]:
     """Each time around, the file has another bit turned; afterwards it is as before."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import sys
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from distft.common.seeding import rng_state
 from distft.engine.shards import Shards, piece_key, shard_file, write_shard
 from distft.workers.saving import rng_file
 from tests.harness.cuts import Cut, calls, forked
+from tests.harness.owner import Mine
 
 ROLES, RANKS, ELEMENTS = ("policy", "value"), 2, 50
 WEIGHT = "weight"
@@ -30,15 +32,6 @@ LAYOUTS = {role: RoleLayout(RANKS, 3) for role in ROLES}
 # Step and number of the save that a resume may find after each act of the story; the first is where it begins.
 STORY = ((10, 1), (20, 2), (20, 3), (30, 4), (20, 3), (40, 5))
 REWOUND = 4
-
-
-class Mine:
-    """An owner that nobody takes the run from."""
-
-    token = "mine"
-
-    def require(self) -> None:
-        pass
 
 
 def save(coordinator: Coordinator, step: int, number: int) -> None:
@@ -111,9 +104,10 @@ def live(name: str, run: Path, cut: Cut | None = None) -> bool:
     return forked(work, run.with_suffix(".log"), cut)
 
 
-def main(name: str, start: str, workplace: str, *wanted: str) -> None:
-    """Lives ``name`` from a copy of the run folder ``start``, once whole and then once for each wanted cut ("0 7 29";
-    none: all). The last line printed is JSON: how many cuts there are, and the folders of those that were made."""
+def main(name: str, start: str, workplace: str, few: str = "", seed: str = "") -> None:
+    """Lives ``name`` from a copy of the run folder ``start``, once whole and then once for each of its cuts, or for so
+    ``few`` of them, which the seed chooses. The last line printed is JSON: how many cuts there are, and the folders of
+    those that were made."""
     folder = Path(workplace)
     shutil.copytree(start, folder / "warm", symlinks=True)
     ACTS[name](folder / "warm", lambda _: None)  # imports, and what else is done once in a process
@@ -125,7 +119,8 @@ def main(name: str, start: str, workplace: str, *wanted: str) -> None:
         if seen.changes and any(Path(path).is_relative_to(folder / "whole") for path in seen.paths)
     ]
     made: dict[str, str] = {}
-    for number in map(int, wanted) if wanted else range(len(cuts)):
+    every = range(len(cuts))
+    for number in sorted(random.Random(seed).sample(every, int(few))) if few else every:
         run = folder / f"{number:03d}"
         shutil.copytree(start, run, symlinks=True)
         assert not live(name, run, cuts[number]), cuts[number]

@@ -9,17 +9,9 @@ import pytest
 from distft.checkpoint.coordinator import Coordinator
 from distft.checkpoint.manifest import record_files
 from distft.checkpoint.role_layout import RoleLayout
+from tests.harness.owner import Mine
 
 LAYOUTS = {"policy": RoleLayout(2, 3, ("optimizer",)), "value": RoleLayout(1, 0)}
-
-
-class Mine:
-    """An owner that nobody takes the run from."""
-
-    token = "mine"
-
-    def require(self) -> None:
-        pass
 
 
 def save(

@@ -18,16 +18,12 @@ from distft.checkpoint.layout import step_name
 from distft.checkpoint.lease import LeaseLost, acquire
 from distft.checkpoint.manifest import FileRecord, NotWritten, faults
 from distft.common.errors import UserError
+from tests.harness.damage import flip
+from tests.harness.owner import Mine
 
-from .conftest import LAYOUTS, Mine, save
+from .conftest import LAYOUTS, save
 
 Names = Callable[[], list[str]]
-
-
-def flip(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
 
 
 def test_a_committed_checkpoint_is_found_with_its_progress(coordinator: Coordinator, names: Names) -> None:
@@ -340,7 +336,8 @@ CHILD = """
     import os, signal, sys
     from pathlib import Path
     sys.path.insert(0, {tests!r})
-    from conftest import Mine, save
+    from conftest import save
+    from tests.harness.owner import Mine
     from distft.checkpoint.coordinator import Coordinator
 
     root, name, step = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])

@@ -14,6 +14,7 @@ from distft.checkpoint.role_layout import RoleLayout
 from distft.cli import main
 from distft.common.errors import UserError
 from distft.verbs.checkpoints_table import show
+from tests.harness.damage import flip
 
 
 @pytest.fixture
@@ -25,9 +26,7 @@ def run_dir(tmp_path: Path) -> Path:
         (folder / "policy" / "rank_00.pt").write_bytes(bytes(1000))
         records = record_files(folder, ["policy/rank_00.pt"])
         Manifest(step, tuple(records), {"policy": RoleLayout(2, 3)}, "recipe", "owner", 1, 1e9 + step).write(folder)
-    damaged = bytearray(1000)
-    damaged[500] ^= 1
-    (folder / "policy" / "rank_00.pt").write_bytes(damaged)
+    flip(folder / "policy" / "rank_00.pt")
     return tmp_path
 
 

@@ -15,6 +15,7 @@ from distft.checkpoint.manifest import (
     record_files,
 )
 from distft.checkpoint.role_layout import RoleLayout
+from tests.harness.damage import flip
 
 
 @pytest.fixture
@@ -38,10 +39,7 @@ def test_round_trip(folder: Path) -> None:
 
 
 def test_a_flipped_bit_is_found_by_its_hash_only(folder: Path) -> None:
-    path = folder / "policy" / "rank_0.pt"
-    content = bytearray(path.read_bytes())
-    content[7_000_000] ^= 1
-    path.write_bytes(content)
+    flip(folder / "policy" / "rank_0.pt", 7_000_000)
     assert faults(folder) == ["policy/rank_0.pt was changed or damaged: its hash differs"]
     assert faults(folder, hashes=False) == []
 

@@ -21,13 +21,7 @@ from distft.tracking.timing import Throughput
 from distft.tracking.tracker import Tracker
 from distft.workers.verbs import ModelVerbs
 from tests.harness.fake_groups import Said, fake_data, fake_model
-
-
-class Mine:
-    token = "mine"
-
-    def require(self) -> None:
-        pass
+from tests.harness.owner import Mine
 
 
 class Saving(Session):

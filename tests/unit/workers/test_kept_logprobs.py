@@ -10,6 +10,7 @@ import pytest
 
 from distft.batches import Batch, Ragged
 from distft.workers.kept_logprobs import KeptLogprobs
+from tests.harness.damage import flip
 
 ROWS = Batch(
     {
@@ -42,9 +43,7 @@ def test_a_sequence_is_its_tokens_and_where_its_response_begins(tmp_path: Path) 
 
 
 def flipped(folder: Path) -> None:
-    content = bytearray((folder / "values.f32").read_bytes())
-    content[9] ^= 1  # of the second addition
-    (folder / "values.f32").write_bytes(content)
+    flip(folder / "values.f32", 9)  # of the second addition
 
 
 def shorter(folder: Path) -> None:

@@ -12,6 +12,7 @@ from distft.common.errors import UserError
 from distft.config.load import load_recipe
 from distft.launch.starts import model_starts
 from distft.workers.data_worker import DataWorker
+from tests.harness.damage import flip
 
 INIT = "{hidden_size: 16, num_layers: 1, num_heads: 2, vocab_size: 300, max_positions: 256}"
 UNTIL = 12  # visits of training
@@ -65,10 +66,7 @@ def test_rows_are_read_once(tmp_path: Path) -> None:
     assert_attached(shorter.batch("train", 0, 10)[1])
     [folder] = (tmp_path / "reference").iterdir()
     (tmp_path / "reference" / ".DS_Store").touch()
-    weights = tmp_path / "init" / "policy" / "model.safetensors"
-    content = bytearray(weights.read_bytes())
-    content[-1] ^= 1
-    weights.write_bytes(content)
+    flip(tmp_path / "init" / "policy" / "model.safetensors", -1)
     assert read_all(worker(tmp_path)) == [4, 4, 2, 3]
     [other] = (tmp_path / "reference").glob("[!.]*")
     assert other != folder
