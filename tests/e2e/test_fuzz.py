@@ -18,7 +18,8 @@ from distft.checkpoint.coordinator import Coordinator
 from distft.cli import main
 from tests.harness.fuzz_kinds import KINDS, copied, corpus, written
 from tests.harness.fuzzing import fault_of, watched
-from tests.unit.checkpoint.conftest import Mine, save
+from tests.harness.owner import Mine
+from tests.unit.checkpoint.conftest import save
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(3600)]
 FEW, MANY = 60, 2000  # of each of the five kinds

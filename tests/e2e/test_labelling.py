@@ -6,7 +6,6 @@ from __future__ import annotations
 import html
 import json
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -15,12 +14,10 @@ import pytest
 from distft.cli import main
 from distft.evaluation.agreement import kendall_tau
 from tests.e2e.conftest import SMALL, Start, lines
+from tests.harness.browser import BROWSER
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(900)]
 NUM_PROMPTS, SEED = 10, 3
-BROWSER = next(
-    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
-)
 # Presses the keys that a person would: a name, then the letters of each prompt's answers by length, and Enter. What is
 # saved is caught on its way to a file.
 PERSON = """

@@ -23,8 +23,8 @@ _CHANGES = {
 }  # fmt: skip
 
 
-class Hangs(Exception):
-    """It took longer than anything that works does."""
+class Hangs(BaseException):
+    """It took longer than anything that works does; no reader that names every `Exception` the user's hides it."""
 
 
 @dataclass
@@ -59,11 +59,15 @@ sys.addaudithook(WATCH.hear)
 
 @contextmanager
 def watched(inside: Path) -> Iterator[list[str]]:
-    """What is written outside of a folder within the block; a list that fills."""
+    """What is written outside of a folder within the block, a list that fills; what takes too long in it ``Hangs``."""
+    former = signal.signal(signal.SIGALRM, _late)
     WATCH.inside, WATCH.outside = inside, []
+    signal.alarm(HANGS_AFTER_S)
     try:
         yield WATCH.outside
     finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, former)
         WATCH.inside = None
 
 
@@ -73,20 +77,14 @@ def _late(*_: Any) -> None:
 
 def fault_of(work: Callable[[], object], inside: Path) -> str:
     """What is wrong with how some work takes its input; empty where nothing is."""
-    former = signal.signal(signal.SIGALRM, _late)
-    signal.alarm(HANGS_AFTER_S)
     try:
         with watched(inside) as outside:
-            try:
-                work()
-            except (UserError, EnvironmentFallsShort) as error:
-                if not str(error).strip() or "\x1b" in str(error):
-                    return f"says nothing that can be shown: {error!r}"
-            except Exception as error:
-                lines = traceback.format_exc().splitlines()
-                here = [line.strip() for line in lines if "/distft/" in line][-1:]
-                return f"{type(error).__name__}: {str(error)[:200]} at {''.join(here)}"
-        return f"outside: {outside[0]}" if outside else ""
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, former)
+            work()
+    except (UserError, EnvironmentFallsShort) as error:
+        if not str(error).strip() or "\x1b" in str(error):
+            return f"says nothing that can be shown: {error!r}"
+    except (Exception, Hangs) as error:
+        lines = traceback.format_exc().splitlines()
+        here = [line.strip() for line in lines if "/distft/" in line][-1:]
+        return f"{type(error).__name__}: {str(error)[:200]} at {''.join(here)}"
+    return f"outside: {outside[0]}" if outside else ""

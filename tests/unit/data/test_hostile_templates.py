@@ -17,14 +17,18 @@ TALK = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
 ATTACKS = {
     "classes": "{{ ''.__class__.__mro__[1].__subclasses__() }}",
     "globals": "{{ cycler.__init__.__globals__.os.system('touch owned') }}",
-    "a filter": "{{ messages|attr('__class__')|attr('__init__') }}{{ ''|attr('__class__')|attr('mro')() }}",
-    "a format": "{{ '{0.__class__.__init__.__globals__}'.format(messages) }}{{ ''['__class__'].mro() }}",
+    "a filter": "{{ messages|attr('__class__')|attr('__init__')() }}",
+    "a filter on a text": "{{ ''|attr('__class__')|attr('mro')() }}",
+    "a format": "{{ '{0.__class__.__init__.__globals__}'.format(messages) }}",
+    "a key": "{{ ''['__class__'].mro() }}",
     "a function": "{{ raise_exception.__globals__['__builtins__']['open']('owned', 'w') }}",
-    "a frame": "{{ strftime_now.__code__.co_consts }}{{ namespace.__init__.__globals__.os.system('touch owned') }}",
+    "a frame": "{{ strftime_now.__code__.co_consts }}",
+    "globals of a namespace": "{{ namespace.__init__.__globals__.os.system('touch owned') }}",
     "a change": "{{ messages.append({'role': 'user', 'content': 'x'}) }}",
     "a file": "{% include '/etc/passwd' %}",
     "a long loop": "{% for i in range(10 ** 9) %}x{% endfor %}",
-    "a module": "{% import 'os' as os %}{{ os.system('touch owned') }}",
+    "a module": "{% import 'os' as os %}",
+    "a name that is none": "{{ os.system('touch owned') }}",
 }
 
 

@@ -42,6 +42,7 @@ if killed:
     until = time.monotonic() + 100
     while time.monotonic() < until and 3 not in steps(run, "train"):
         time.sleep(0.5)
+    assert 3 in steps(run, "train"), "step 3 is not in the folder after 100 s"
     os.kill(os.getpid(), 9)
 tracker.alarm(last, Alarm("planted", "said", "do"))
 tracker.close()
@@ -114,7 +115,7 @@ def test_nothing_to_send_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "holds nothing of Weights & Biases" in capsys.readouterr().err
 
 
-def test_the_documented_sweep_is_a_command_that_trains(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_documented_sweep_is_a_command_that_is_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """W&B's own code makes the command of the sweep's file, a shell reads it, and distft parses what comes of it."""
     text = (ROOT / "distft" / "recipes" / "README.md").read_text()
     sweep = yaml.safe_load(text.split("```yaml\n# sweep.yaml\n", 1)[1].split("```", 1)[0])
