@@ -105,7 +105,7 @@ def _lengths(recipe: Recipe) -> Iterator[Problem]:
         if data.max_prompt_length != type(data).model_fields["max_prompt_length"].default:
             what = "has no effect: what is read of a corrupted text follows from data.max_length and the algorithm"
             yield Problem.at("data.max_prompt_length", what, "remove it")
-    elif data.max_prompt_length not in (type(data).model_fields["max_prompt_length"].default, *range(data.max_length)):
+    elif data.max_length <= data.max_prompt_length != type(data).model_fields["max_prompt_length"].default:
         yield Problem.at(
             "data.max_prompt_length",
             f"{data.max_prompt_length} leaves no room for a response in max_length {data.max_length}",

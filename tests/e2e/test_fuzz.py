@@ -16,6 +16,7 @@ import pytest
 
 from distft.checkpoint.coordinator import Coordinator
 from distft.cli import main
+from tests.harness import fuzz_kinds
 from tests.harness.fuzz_kinds import KINDS, copied, corpus, written
 from tests.harness.fuzzing import fault_of, watched
 from tests.harness.owner import Mine
@@ -23,6 +24,10 @@ from tests.unit.checkpoint.conftest import save
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(3600)]
 FEW, MANY = 60, 2000  # of each of the five kinds
+AS_THEY_ARE = {
+    "mutated_yaml": lambda text, _: text.encode(), "mutated_json": lambda text, _: text.encode(),
+    "mutated_bytes": lambda content, _: content, "mutated_lines": lambda lines, _: ("\n".join(lines) + "\n").encode(),
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +74,18 @@ def test_in_this_process(whole: Path, here: Path, times: int, kind: str) -> None
             faults[fault] += 1
             seeds.setdefault(fault, seed)
     assert not faults, "\n".join(f"{count} x, first seed {seeds[fault]}: {fault}" for fault, count in faults.items())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_nothing_is_wrong_with_is_taken(
+    whole: Path, here: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or a refusal of all of them would look like a message for what is wrong."""
+    for name, as_it_is in AS_THEY_ARE.items():
+        monkeypatch.setattr(fuzz_kinds, name, as_it_is)
+    for seed in range(40):
+        written(KINDS[kind].make(random.Random(f"{kind} {seed}"), whole))
+        KINDS[kind].read()
 
 
 @pytest.mark.parametrize("every", [5, pytest.param(1, marks=pytest.mark.slow)])

@@ -102,10 +102,12 @@ def test_dpo_whose_reference_follows(sft: Path, start: Start) -> None:
 @pytest.mark.slow
 def test_dpo_whose_reference_is_kept(sft: Path, start: Start) -> None:
     """As with a group but for rounding; killed while the reference reads, and in a step, it asks nothing twice."""
-    words = dpo(sft, "algorithm.reference=cached", "evaluation.every=3")
+    # It reads as many pairs at a time as a step has: some thirty times two.
+    small = ("train.steps=24", "train.global_batch_size=2", "evaluation.every=12")
+    words = dpo(sft, "algorithm.reference=cached", *small)
     undisturbed = run(start, *words, folder="undisturbed")
     assert not list((undisturbed / "logs").glob("reference-*"))
-    by_group = run(start, *dpo(sft, "evaluation.every=3"), folder="group")
+    by_group = run(start, *dpo(sft, *small), folder="group")
     for kept, grouped_line in zip(computed(undisturbed), computed(by_group), strict=True):
         assert kept.pop("split") == grouped_line.pop("split")
         if kept["step"] <= 1:  # whether a margin of nothing is above 0 is rounding

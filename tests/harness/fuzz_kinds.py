@@ -1,11 +1,20 @@
-"""What is fuzzed: the files of each kind, made wrong by a seed; who reads them in this process; the command for it."""
+"""What is fuzzed: the files of each kind, made wrong by a seed; who reads them in this process; the command for it.
+
+``python -m tests.harness.fuzz_kinds WHOLE`` makes the kept corpus anew, of a folder that tests/e2e/test_fuzz.py made
+(``whole``): of each kind the first cases of other seeds than the tests'. Where the folder lay is not kept.
+"""
 
 from __future__ import annotations
 
+import csv
 import gzip
+import io
 import json
 import random
+import re
 import shutil
+import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,13 +30,13 @@ from distft.planning.plan import make_plan
 from distft.report.run_data import read_run
 from distft.report.run_page import run_page
 from distft.tracking.run_status import run_status
-from tests.harness.mutations import mutated_json, mutated_lines, mutated_yaml
+from tests.harness.mutations import mutated_bytes, mutated_json, mutated_lines, mutated_yaml
 from tests.reference.tiny_models import train_tokenizer
 
 Files = dict[str, bytes]
 CORPUS = Path(__file__).with_name("fuzz_corpus.jsonl.gz")
-# 64 cores and eight GPUs, so that what a recipe asks for is planned and not refused for want of a machine.
-MACHINE = Machine(cpus=64, memory_gib=256.0, loopback="lo", gpus=8, gpu_type="h100", gpu_memory_gib=80.0)
+# So many cores and GPUs that what a recipe or a cluster file asks for is planned, not refused for want of a machine.
+MACHINE = Machine(cpus=96, memory_gib=2048.0, loopback="lo", gpus=8, gpu_type="h100", gpu_memory_gib=80.0)
 MANIFEST = "run/checkpoints/step_00000020/manifest.json"
 LEDGERS = ("metrics.jsonl", "events.jsonl", "samples.jsonl")
 RECORDS = ("exit.json", "plan.json", "environment.json", "before_after.json")
@@ -91,8 +100,9 @@ def keep(cases: list[tuple[str, Files]]) -> None:
 
 
 def _recipe(dice: random.Random, _: Path) -> Files:
-    names = sorted(name for name, _ in shipped_recipes())
-    return {"a.yaml": mutated_yaml(recipe_file(dice.choice(names)).read_text(), dice)}
+    texts = [recipe_file(name).read_text() for name in sorted(name for name, _ in shipped_recipes())]
+    # What begins with the model of a run that is not there is not planned.
+    return {"a.yaml": mutated_yaml(dice.choice([text for text in texts if "path: run:" not in text]), dice)}
 
 
 def _cluster(dice: random.Random, _: Path) -> Files:
@@ -100,16 +110,30 @@ def _cluster(dice: random.Random, _: Path) -> Files:
     return {"c.yaml": mutated_yaml(cluster_file(dice.choice(names)).read_text(), dice)}
 
 
+def _table(row: dict[str, Any]) -> bytes:
+    """Four rows of a CSV file."""
+    text = io.StringIO()
+    table = csv.DictWriter(text, list(row))
+    table.writeheader()
+    table.writerows([row] * 4)
+    return text.getvalue().encode()
+
+
 def _rows(dice: random.Random, _: Path) -> Files:
     kind = dice.choice(sorted(ROWS))
-    content = mutated_lines([json.dumps(dice.choice(ROWS[kind]))] * 4, dice)
+    row = dice.choice(ROWS[kind])
     how = dice.choice(("jsonl", "jsonl", "json", "csv"))
+    if how == "csv" and all(isinstance(value, str) for value in row.values()):
+        content = mutated_bytes(_table(row), dice)
+    else:  # a table holds texts alone
+        how = "jsonl" if how == "csv" else how
+        content = mutated_lines([json.dumps(row)] * 4, dice)
     if how == "json":
-        content = b"[" + content.replace(b"\n", b",") + b"null]"
+        content = b"[" + content.strip(b"\n").replace(b"\n", b",") + b"]"
     recipe = {
         "name": "rows", "output_dir": "out", "algorithm": {"kind": kind}, "models": dict.fromkeys(MODELS[kind], MODEL),
-        "data": {"train": [{"path": f"rows.{how}"}], "max_length": 32, "max_prompt_length": 16, "max_dropped": 2,
-                 "on_bad_row": dice.choice(("fail", "drop"))},
+        "data": {"train": [{"path": f"rows.{how}"}], "max_length": 32, "max_prompt_length": 16,
+                 **dice.choice(({"on_bad_row": "fail"}, {"on_bad_row": "drop", "max_dropped": 2}))},
         "rollout": {"max_new_tokens": 16}, "train": {"steps": 2, "global_batch_size": 2, "max_tokens_per_rank": 64},
     }  # fmt: skip
     return {f"rows.{how}": content, "rows.yaml": json.dumps(recipe).encode()}
@@ -163,3 +187,20 @@ KINDS = {
     "manifest": Kind(_manifest, _read_manifest, (("checkpoints", "run"),)),
     "metrics": Kind(_metrics, _read_metrics, (("status", "run"), ("status", "run", "--json"), ("report", "run"))),
 }  # fmt: skip
+KEPT = 42  # of each kind
+
+
+def main(whole: Path) -> None:
+    """Writes the corpus."""
+    with tempfile.TemporaryDirectory() as folder:
+        moved = Path(shutil.copytree(whole, Path(folder) / "whole"))
+        for path in moved.rglob("*.json*"):
+            path.write_bytes(re.sub(rb'"/[^"]*/run/', b'"/runs/sft/', path.read_bytes()))
+        keep([
+            (name, kind.make(random.Random(f"kept {name} {seed}"), moved)) for name, kind in KINDS.items()
+            for seed in range(KEPT)
+        ])  # fmt: skip
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -50,6 +50,8 @@ BROKEN = [
     # precision and engine
     ("ppo", ["models.policy.attention=flash_attention_2"], ["models.policy.attention", "not run in float32", "sdpa"]),
     ("sft", ["models.policy.engine={zero_stage: 2, offload_parameters: cpu}"], ["offload_parameters", "zero_stage: 3"]),
+    ("sft", ["data.max_length=1000000000000000000000", "train.max_tokens_per_rank=64"],
+     ["train.max_tokens_per_rank", "64 does not hold one sequence"]),
     ("sft", ["models.policy.engine.sequence_parallel=2", "placement.policy.ranks=3"],
      ["models.policy.engine.sequence_parallel", "3 ranks do not part into groups of 2", "placement.policy.ranks=4"]),
     ("sft", ["models.policy.engine.sequence_parallel=2", "models.policy.attention=eager"],

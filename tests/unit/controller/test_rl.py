@@ -26,7 +26,7 @@ from distft.tracking.tracker import Tracker
 from distft.workers.verbs import DataVerbs, GeneratorVerbs, ModelVerbs
 from tests.harness.fake_groups import Fake, Said, fake_data, fake_model
 from tests.harness.loss_cases import LOSSES
-from tests.harness.torn import Mine
+from tests.harness.owner import Mine
 
 
 class Saving(Session):
