@@ -13,7 +13,10 @@ from distft.cli import main
 from tests.e2e.conftest import SFT, Start, checkpoints, dpo, events, lines, ppo
 from tests.harness.browser import BROWSER, look
 
-pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [
+    pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(1800),
+    pytest.mark.skipif(BROWSER is None, reason="no Chromium here to open pages with"),
+]  # fmt: skip
 WIDTHS = (390, 1440)
 LARGEST = 3_000_000
 ONE_EACH = tuple(f"placement.{role}.ranks=1" for role in ("reference", "reward", "value"))
@@ -30,7 +33,6 @@ def assert_in_order(page: Path, name: str, folder: Path, *, charts: int = 0) -> 
         assert seen.needs <= seen.width == width, f"{name} at {width}"
 
 
-@pytest.mark.skipif(BROWSER is None, reason="no Chromium here to open pages with")
 def test_pages_on_a_phone_and_on_a_desk(sft: Path, start: Start, tmp_path: Path) -> None:
     looked = tmp_path / "looked"
     assert_in_order(sft / "report.html", "sft", looked, charts=8)
@@ -56,3 +58,17 @@ def test_pages_on_a_phone_and_on_a_desk(sft: Path, start: Start, tmp_path: Path)
     words = ("collect", f"run:{sft}", "--prompts", "builtin:dialogues", "--limit", "3", "max_new_tokens=12")
     assert main([*words, "--ask", "rank,rate,correct", "--output", str(tmp_path / "labelling")]) == 0
     assert_in_order(tmp_path / "labelling" / "label.html", "label", looked)
+
+
+def test_what_is_wrong_with_a_page_is_seen(tmp_path: Path) -> None:
+    """Else nothing on the console, no request and no empty chart would say little."""
+    page = tmp_path / "bad.html"
+    page.write_text(
+        '<!doctype html><body style="width: 3000px"><script>console.error("planted")</script>'
+        '<img src="http://planted.example/x.png"><div data-chart="none"></div></body>'
+    )
+    seen = look(page, 390, tmp_path / "looked", "bad")
+    assert any("planted" in line for line in seen.console)
+    assert seen.asked == ["http://planted.example/x.png"]
+    assert (seen.charts, seen.empty) == (1, ["none"])
+    assert seen.needs > seen.width == 390
