@@ -43,7 +43,7 @@ from distft.groups.handles import WorkerInfo, together
 from distft.groups.lanes import Devices
 from distft.groups.ray_handles import Attempt, RayGroup
 from distft.groups.shell import Birth
-from distft.groups.worker_group import Answers, Asked, Member, RankActor
+from distft.groups.worker_group import Answers, Asked, Member, RankActor, ended_servers
 from distft.tracking.progress import GroupState
 from distft.tracking.timing import Busy, Span
 
@@ -296,6 +296,9 @@ def _end(members: Sequence[Member], placements: Sequence[Any]) -> None:
     """Kills the actors, sees that they are gone, and gives the places back."""
     if not ray.is_initialized():
         return
+    if ended_servers():  # who asks it would wait for a minute, and be ended by it
+        _kill([member.info.pid for member in members if member.info is not None])
+        return
     for member in members:
         with contextlib.suppress(Exception):
             ray.kill(member.actor)
@@ -321,6 +324,11 @@ def _wait_until_gone(pids: Sequence[int]) -> None:
             time.sleep(0.02)
     for pid in left:
         log.warning("process %d outlived its actor and is killed", pid)
+    _kill(left)
+
+
+def _kill(pids: Sequence[int]) -> None:
+    for pid in pids:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
 

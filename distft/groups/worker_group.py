@@ -38,7 +38,8 @@ from distft.groups.shell import Birth, Shell
 # what caused it. A lost node is known 2 s later than the collective that broke because of it.
 _GRACE_S = 0.5
 _GRACE_BROKEN_CONNECTION_S = 3.0
-_PULSE_S = 2.0  # how long a living process may take to say that it is there
+_PULSE_S = 5.0  # how long a living process may take to say that it is there: much, on a busy node, or it were blamed
+_LOOK_S = 1.0  # how often a wait looks whether Ray's own servers are there
 _BROKEN_CONNECTION = re.compile(r"connection|peer|gloo|nccl|socket|broken pipe", re.IGNORECASE)
 _EXIT_DETAIL = re.compile(r"Worker exit detail: (.+?\.)(?: Some common causes|\s*$)", re.DOTALL)
 _NODE_DIED = re.compile(r"its node has died.*?node was terminated[^:]*: *([^\n]+)", re.DOTALL)
@@ -147,8 +148,10 @@ class Answers:
 
     def _one(self, asked: Sequence[Asked], until: float) -> _Trouble | None:
         """Takes one answer, if there is one before ``until``; what went wrong, if something did."""
+        if ended := ended_servers():
+            return _Trouble(0, time.time(), _without_ray(ended))
         pending = {ref: one for one in asked for ref in one.waiting}
-        timeout = max(0.0, until - time.monotonic())
+        timeout = min(max(0.0, until - time.monotonic()), _LOOK_S)
         ready, _ = ray.wait([*pending, *self._watched], num_returns=1, timeout=timeout)
         if not ready:
             return None
@@ -158,7 +161,8 @@ class Answers:
         try:
             outcome = ray.get(ref)
         except RayError as error:
-            return _lost(member, error, self._oom_kills)
+            ended = ended_servers()
+            return _Trouble(0, time.time(), _without_ray(ended)) if ended else _lost(member, error, self._oom_kills)
         if one is None:
             raise AssertionError("watch returned")
         if outcome.failure is not None:
@@ -185,6 +189,19 @@ class Answers:
                 if trouble is not None:
                     troubles.append(trouble)
         return min(troubles, key=lambda trouble: (trouble.order, trouble.time))
+
+
+def ended_servers() -> list[str]:
+    """Those that hold up the Ray that this process started, if it did, and have ended. Ray itself says so late, or not
+    at all: calls go from process to process, and only what is large, or starts, needs a server."""
+    node = ray._private.worker._global_node
+    ended: list[tuple[str, Any]] = node.dead_processes() if node is not None else []
+    return sorted(name for name, _ in ended if name in ("raylet", "gcs_server"))
+
+
+def _without_ray(ended: Sequence[str]) -> RunFailed:
+    node = socket.gethostname()
+    return RunFailed(f"Ray on {node} has ended: its {' and '.join(ended)} died", node=node, kind="node")
 
 
 def _failed(member: Member, failure: Failure) -> _Trouble:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from distft.common.errors import RunFailed
 
-# What may be over when it is tried again: a rank that died, or does not answer; an exception is judged closer.
-_MAY_PASS = frozenset({"death", "deadline", "out_of_memory", "exception"})
+# What may be over when it is tried again: a rank that died, or does not answer; an exception, and a node whose Ray is
+# gone, are judged closer.
+_MAY_PASS = frozenset({"death", "deadline", "node", "out_of_memory", "exception"})
 
 
 class Restarts:

@@ -1,7 +1,8 @@
 """From the lease on: one attempt after the other, in one Ray, until one comes to the end or none is to follow.
 
 The first failure of a rank ends the attempt, and all groups with it. The next starts from the newest checkpoint in the
-same process: Ray, and the fork servers that have imported what ranks need, live on.
+same process: Ray, and the fork servers that have imported what ranks need, live on. Where a Ray of our own has ended,
+it starts in another.
 """
 
 from __future__ import annotations
@@ -12,10 +13,9 @@ import math
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from distft.checkpoint.coordinator import Coordinator, Found
 from distft.checkpoint.layout import checkpoints_folder, published
@@ -26,7 +26,9 @@ from distft.common.logging import configure
 from distft.config.cluster import Cluster
 from distft.controller.progress import Progress
 from distft.controller.stop_flag import StopFlag
+from distft.groups.worker_group import ended_servers
 from distft.launch.attempt import set_up, started, train_session
+from distft.launch.on_ray.cluster import Cluster as Reached
 from distft.launch.on_ray.cluster import connect
 from distft.launch.on_ray.nodes import lost_nodes, other_nodes
 from distft.launch.prepare import Prepared
@@ -78,21 +80,25 @@ class Supervisor:
         ):
             try:
                 self._tell_start(tracker)
-                with ray_for([self._plan], run_dir, self._cluster):
-                    table = self._attempts(begin, tracker)
+                with ExitStack() as ray:
+                    table = self._attempts(begin, tracker, ray)
                 tracker.keep(run_dir / RECIPE, run_dir / "final")
                 return table
             except BaseException as error:
                 self._tell_end(tracker, Ending.of(error))
                 raise
 
-    def _attempts(self, begin: Found | None, tracker: Tracker) -> dict[str, dict[str, float]]:
+    def _attempts(self, begin: Found | None, tracker: Tracker, ray: ExitStack) -> dict[str, dict[str, float]]:
+        """In one Ray, which ``ray`` ends; in a new one after an attempt that ended with it."""
         lost: _Lost | None = None
+        reached = ray.enter_context(ray_for([self._plan], self._run_dir, self._cluster))
         nodes = other_nodes()
         while True:
             try:
                 return self._one(lost, tracker)
             except RunFailed as error:
+                if not reached.private and (error.kind == "node" or ended_servers()):
+                    raise
                 self._require_restart(error, nodes)
                 lost = _Lost(Ending.of(error), error.raised)
                 log.warning("attempt %d has ended: %s", self.attempt, error)
@@ -109,6 +115,9 @@ class Supervisor:
             log.warning("restart %d of %d, from %s", self._restarts.used, self._restarts.most, whence)
             tracker.go_on(self.attempt, self._begun if self._found else None)
             self._tell_start(tracker)
+            if lost.ending.kind == "node" or ended_servers():
+                ray.close()
+                ray.enter_context(ray_for([self._plan], self._run_dir, self._cluster))
 
     def _one(self, lost: _Lost | None, tracker: Tracker) -> dict[str, dict[str, float]]:
         """One attempt, after the one that was lost."""
@@ -203,7 +212,7 @@ class _Lost:
     since: float
 
 
-def ray_for(plans: Sequence[Plan], run_dir: Path, cluster: Cluster | None = None) -> AbstractContextManager[Any]:
+def ray_for(plans: Sequence[Plan], run_dir: Path, cluster: Cluster | None = None) -> AbstractContextManager[Reached]:
     """Ray with room for every bundle and the data worker of any of the plans; within another such block, that Ray."""
     places = [[bundle for bundles in plan.device_sets.values() for bundle in bundles] for plan in plans]
     return connect(

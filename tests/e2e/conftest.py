@@ -102,6 +102,11 @@ class Verb:
         workers = next(event["workers"] for event in ready if event["role"] == role)
         return int(next(worker["pid"] for worker in workers if worker["rank"] == rank))
 
+    def pid_of(self, program: str) -> int:
+        """The one process of this verb that runs the program with this name."""
+        (pid,) = [pid for pid in marked(self.mark) if Path(f"/proc/{pid}/exe").resolve().name == program]
+        return pid
+
     def left(self) -> list[str]:
         """The processes of this verb that are still there, itself included, as command lines."""
         return [_command(pid) for pid in marked(self.mark)]

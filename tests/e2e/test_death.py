@@ -61,9 +61,9 @@ def assert_killing_ends(verb: Verb, role: str, rank: int, *, while_in: str = BUS
     assert_ends_because_of(verb, since, role, rank)
 
 
-def test_a_ppo_run_survives_the_death_of_a_worker_and_of_its_driver(sft: Path, start: Start) -> None:
-    """A worker's by itself, in the same process; after the driver's the same command goes on. The end is that of a run
-    nothing happened to."""
+def test_a_ppo_run_survives_the_death_of_a_worker_of_its_driver_and_of_its_ray(sft: Path, start: Start) -> None:
+    """A worker's by itself, in the same process, and its Ray's, in another; after the driver's the same command goes
+    on. The end is that of a run nothing happened to."""
     words = ppo(sft, "train.steps=4", "recovery.max_restarts=3", *ONE_EACH)
     undisturbed = start(*words, folder="undisturbed")
     assert undisturbed.end() == 0, undisturbed.output
@@ -76,9 +76,33 @@ def test_a_ppo_run_survives_the_death_of_a_worker_and_of_its_driver(sft: Path, s
     verb.assert_nothing_left()
     assert_restarted(verb, "policy", 1, from_step=2)
     verb = start(*words)
+    verb.wait_for_stage("policy-1", BUSY)
+    os.kill(verb.pid_of("gcs_server"), signal.SIGKILL)
     assert verb.end() == 0, verb.output
-    assert [(event["step"], event["attempt"]) for event in events(verb.folder, "resume")] == [(2, 2), (2, 3)]
-    assert exit_record(verb.folder)["attempt"] == 3
+    assert [event["attempt"] for event in events(verb.folder, "resume")] == [2, 3, 4]
+    assert [event["step"] for event in events(verb.folder, "resume")][:2] == [2, 2]
+    of_ray = events(verb.folder, "restart")[1]
+    assert of_ray["cause"] == f"Ray on {os.uname().nodename} has ended: its gcs_server died"
+    assert "Traceback" not in verb.output
+    assert exit_record(verb.folder)["attempt"] == 4
+    assert computed(verb.folder) == computed(undisturbed.folder)
+    assert weights(verb.folder) == weights(undisturbed.folder)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("file", "says"), [("logs/driver.log", "stage: exporting\n"), ("events.jsonl", '"done"')])
+def test_a_run_whose_ray_dies_when_it_is_nearly_over_ends_well(start: Start, file: str, says: str) -> None:
+    """Ray itself would end its process after a minute, with 1, though all was done."""
+    words = (*SFT, "recovery.max_restarts=1")
+    undisturbed = start(*words, folder="undisturbed")
+    assert undisturbed.end() == 0, undisturbed.output
+    verb = start(*words)
+    path = verb.folder / file
+    verb.wait_for(lambda: path.exists() and says in path.read_text(), says)
+    os.kill(verb.pid_of("gcs_server"), signal.SIGKILL)
+    assert verb.end() == 0, verb.output
+    assert "Traceback" not in verb.output
+    verb.assert_nothing_left()
     assert computed(verb.folder) == computed(undisturbed.folder)
     assert weights(verb.folder) == weights(undisturbed.folder)
 

@@ -57,9 +57,9 @@ def strangers(cluster: Cluster) -> Iterator[dict[str, subprocess.Popen[str]]]:
 
 @pytest.fixture(scope="module")
 def drivers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[tuple[subprocess.Popen[str], Path, Path]]]:
-    """Two drivers that wait in a call, with their run folders and the private folders of their Ray."""
+    """Drivers that wait in a call, with their run folders and the private folders of their Ray."""
     started = []
-    for name in ("killed", "interrupted"):
+    for name in ("killed", "interrupted", "left"):
         folder = tmp_path_factory.mktemp(name)
         process = subprocess.Popen(
             [sys.executable, "-m", "tests.ray.driver", str(folder)],
@@ -162,6 +162,18 @@ def test_a_killed_driver_takes_its_whole_ray_along(
     process.wait()
     print(f"everything of a killed driver was gone after {wait_until_gone(private, 15):.1f} s")
     assert len(processes_of(os.path.dirname(os.environ["RAY_AUTH_TOKEN_PATH"]))) >= 5, "ours is untouched"
+
+
+def test_a_driver_whose_ray_has_died_ends_in_order(drivers: list[tuple[subprocess.Popen[str], Path, Path]]) -> None:
+    """Ray itself would end it after a minute, with a word of its own."""
+    process, _, private = drivers[2]
+    its = processes_of(str(private))
+    (server,) = [pid for pid in its if psutil.Process(pid).cmdline()[0].endswith("/gcs_server")]
+    os.kill(server, signal.SIGKILL)
+    _, errors = process.communicate(timeout=120)
+    assert errors.splitlines()[-1].startswith("distft.common.errors.RunFailed: Ray on "), errors
+    assert "its gcs_server" in errors.splitlines()[-1]
+    wait_until_gone(private, 15)
 
 
 def test_an_interrupted_driver_ends_in_order(drivers: list[tuple[subprocess.Popen[str], Path, Path]]) -> None:
