@@ -53,26 +53,28 @@ def ready(
         check_memory(plan)
     if to_start:
         check_output_dir(Path(pipeline.output_dir), where=option.rstrip("= "), example=f"{option}FOLDER")
-    for stage in pipeline.stages:
-        if stage.recipe.checkpoint.resume != "never":
-            require_same_run(stage.recipe, folder(pipeline, stage))
-    found = Ready(pipeline, plans, frozenset(stage.name for stage in pipeline.stages if _is_done(pipeline, stage)))
-    _require_order(found)
+    found = Ready(pipeline, plans, finished(pipeline))
     for stage in found.left:
         preflight(found.recipe(stage), plans[stage.name], to_start=to_start)
     return found
 
 
-def _require_order(found: Ready) -> None:
-    """What is finished must have started from what is there: else a new model would stand beside an old result."""
-    for stage in found.pipeline.stages:
-        again = [name for name in stage.needs if name not in found.finished]
-        if stage.name in found.finished and again:
-            where = folder(found.pipeline, stage)
+def finished(pipeline: Pipeline) -> frozenset[str]:
+    """The stages that have ended well. Raises UserError where the folder of one holds another run, and where one is
+    finished that started from what is to be trained anew: else a new model would stand beside an old result."""
+    for stage in pipeline.stages:
+        if stage.recipe.checkpoint.resume != "never":
+            require_same_run(stage.recipe, folder(pipeline, stage))
+    done = frozenset(stage.name for stage in pipeline.stages if _is_done(pipeline, stage))
+    for stage in pipeline.stages:
+        again = [name for name in stage.needs if name not in done]
+        if stage.name in done and again:
+            where = folder(pipeline, stage)
             raise UserError(
                 f"stage {stage.name} is finished, but started from stage {again[0]}, which is to be trained anew",
                 where=str(where), hint=f"move {where} away, or give another output_dir",
             )  # fmt: skip
+    return done
 
 
 def folder(pipeline: Pipeline, stage: Stage) -> Path:

@@ -89,6 +89,13 @@ def holds_run(folder: Path) -> bool:
     return any((folder / name).is_file() for name in (EVENTS, JOBS, EXIT, LEASE))
 
 
+def runs_inside(folder: Path) -> list[Path]:
+    """The run folders in a folder in which no run has begun itself, such as a pipeline's; by name."""
+    if any((folder / name).is_file() for name in (EVENTS, EXIT, LEASE)) or not folder.is_dir():
+        return []
+    return sorted(filter(holds_run, folder.iterdir()))
+
+
 def run_status(run_dir: Path, known: Sequence[KnownJob] = ()) -> RunStatus:
     """``known``: what schedulers say of the run's jobs. Raises UserError where no run lies in the folder."""
     if not holds_run(run_dir):
@@ -143,7 +150,9 @@ def _state(
     last = max(number(ended.get("time")) if ended else 0.0, attempts[-1].started if attempts else 0.0)
     new = job is not None and job.record.submitted > last  # nothing of it is seen in the folder yet
     if job is not None and job.state.phase == "running" and (new or not ended):
-        return "stopping" if request is not None and request.means("", (job.record.job_id,)) else "starting"
+        if request is not None and request.means("", (job.record.job_id,)):
+            return "stopping"
+        return "running" if any(living(stage) for stage in runs_inside(run_dir)) else "starting"
     if job is not None and job.state.phase == "ended" and (new or not (ended or attempts)):
         return _of_job(job.state)
     if ended:

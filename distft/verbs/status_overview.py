@@ -10,7 +10,7 @@ from rich.text import Text
 
 from distft.common.errors import UserError
 from distft.tracking.progress import duration, headlines
-from distft.tracking.run_status import RunStatus, holds_run
+from distft.tracking.run_status import RunStatus, holds_run, runs_inside
 from distft.verbs.status_table import COLOURS
 
 ACTIVE = ("waiting", "starting", "running", "stopping")
@@ -19,11 +19,12 @@ _COLUMNS = ("run", "state", "step", "last step", "left", "saved", "job")
 
 def run_folders(said: Sequence[Path]) -> list[Path]:
     """The run folders that are meant: each as it is, and of a folder without a run of its own, such as a pipeline's,
-    those in it. A folder that holds none stays, for whoever looks into it to say so."""
+    those in it, behind the pipeline's own job where it has one. A folder that holds none stays, for whoever looks into
+    it to say so."""
     found: list[Path] = []
     for folder in map(Path.absolute, said):
-        inside = [] if holds_run(folder) or not folder.is_dir() else sorted(filter(holds_run, folder.iterdir()))
-        found += inside or [folder]
+        inside = runs_inside(folder)
+        found += [folder, *inside] if holds_run(folder) or not inside else inside
     return list(dict.fromkeys(found))
 
 

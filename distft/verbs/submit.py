@@ -6,7 +6,7 @@ import argparse
 
 from distft.verbs.recipe import add_recipe, add_stage_cluster, clusters_of
 
-DESCRIPTION = "train as a job of Slurm (a pipeline: dependent jobs), or on a Ray cluster that runs already"
+DESCRIPTION = "train as a job of Slurm (a pipeline: dependent jobs), or of a Ray cluster that runs already"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -7,6 +7,7 @@ import json
 import os
 import shlex
 import sys
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +19,10 @@ from distft.launch.jobs.former_jobs import former_jobs, wait_for_end
 from distft.launch.preflight.checks import check_output_dir
 from distft.launch.run_folder import is_finished, require_same_run
 from distft.launch.slurm.array_tasks import combinations, of_first
+from distft.tracking.jobs import KnownJob
 
 if TYPE_CHECKING:
+    from distft.launch.on_ray.submission import Package
     from distft.launch.slurm.submission import Submission
 
 INTERRUPTED = 130
@@ -66,8 +69,7 @@ def _submit_slurm(arguments: argparse.Namespace) -> int:
         print(json.dumps(_answer(prepared)) if arguments.json else prepared.shell)
         return 0
     former = former_jobs(prepared.run_dirs, replace=arguments.replace, after=arguments.after)
-    for job in (job for jobs in former.values() for job in jobs if job.record.kind != "slurm"):
-        raise UserError(f"{job} cannot be waited for by a Slurm job", where="--replace", hint="distft cancel it first")
+    require_slurm_jobs(job for jobs in former.values() for job in jobs)
     once_ended = dict.fromkeys(job.record.job_id for jobs in former.values() for job in jobs)
     submission = slurm.submit(prepared, once_ended=tuple(once_ended))
     stopped = [stop(folder, jobs) for folder, jobs in former.items()]
@@ -77,6 +79,14 @@ def _submit_slurm(arguments: argparse.Namespace) -> int:
     print(submission.job_id, flush=True)
     print("\n".join([*stopped, *_next(submission)]), file=sys.stderr, flush=True)
     return follow_logs(submission.run_dirs[0], Selection(), 0) if arguments.follow else 0
+
+
+def require_slurm_jobs(former: Iterable[KnownJob]) -> None:
+    """Those which a Slurm job is to replace. Raises UserError where one is of another scheduler."""
+    for job in former:
+        if job.record.kind != "slurm":
+            hint = "distft cancel it first"
+            raise UserError(f"{job} cannot be waited for by a Slurm job", where="--replace", hint=hint)
 
 
 def _answer(submission: Submission) -> dict[str, Any]:
@@ -115,33 +125,40 @@ def _typed(path: Path) -> str:
 
 
 def _submit_ray(arguments: argparse.Namespace, recipe: Recipe, run_dir: Path) -> int:
+    from distft.launch.on_ray.submission import packed
+
+    return submit_to_ray(arguments, packed(recipe, arguments.recipe, arguments.overrides), [run_dir])
+
+
+def submit_to_ray(arguments: argparse.Namespace, package: Package, run_dirs: Sequence[Path]) -> int:
+    """Submits a package as one job, which the first of these run folders keeps; none of them may have another. The exit
+    status. Raises UserError, EnvironmentFallsShort."""
     from distft.launch.on_ray.submission import ray_job
 
     for option in _ONLY_SLURM:
         if getattr(arguments, option):
             raise UserError("is an option of Slurm jobs", where=f"--{option.removesuffix('_options')}")
     cluster = arguments.cluster or "ray-existing"
-    job = ray_job(recipe, arguments.recipe, arguments.overrides, cluster, os.environ, Path.cwd(),
-                  dry_run=arguments.dry_run)  # fmt: skip
+    job = ray_job(package, cluster, os.environ, Path.cwd(), dry_run=arguments.dry_run)
     if arguments.dry_run:
         print(json.dumps(job.shown()) if arguments.json else json.dumps(job.shown(), indent=1, ensure_ascii=False))
         return 0
     from distft.launch.on_ray.job import follow
     from distft.launch.on_ray.job import submit as submit_job
 
-    former = former_jobs([run_dir], replace=arguments.replace)
-    if former:
-        print(stop(run_dir, former[run_dir]), file=sys.stderr)
-        wait_for_end(run_dir)
+    for folder, former in former_jobs(run_dirs, replace=arguments.replace).items():
+        print(stop(folder, former), file=sys.stderr)
+        wait_for_end(folder)
     job_id = submit_job(job)
     print(json.dumps(job.shown(job_id)) if arguments.json else job_id, flush=True)
     if arguments.json:
         return 0
-    print(f"distft: submitted {recipe.name} as Ray job {job_id} at {job.address}\n{_verbs(run_dir)}", file=sys.stderr)
+    print(f"distft: submitted {package.name} as Ray job {job_id} at {job.address}\n{_verbs(job.run_dir)}",
+          file=sys.stderr)  # fmt: skip
     if arguments.follow is False:
         return 0
     try:
-        return follow(job.address, job_id, run_dir)
+        return follow(job.address, job_id, job.run_dir)
     except KeyboardInterrupt:
-        print(f"\ndistft: the job goes on; stop it with: distft cancel {_typed(run_dir)}", file=sys.stderr)
+        print(f"\ndistft: the job goes on; stop it with: distft cancel {_typed(job.run_dir)}", file=sys.stderr)
         return INTERRUPTED

@@ -1,4 +1,5 @@
-"""What ``distft submit slurm`` does with a pipeline: a job a stage, each after those whose results it starts from."""
+"""What ``distft submit`` does with a pipeline: on Slurm a job a stage, each after those whose results it starts from;
+on a Ray cluster one job, a stage after the other."""
 
 from __future__ import annotations
 
@@ -6,14 +7,17 @@ import argparse
 import json
 import shlex
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distft.common.errors import DistftError, UserError
 from distft.config.pipeline import Pipeline, Stage, load_pipeline
 from distft.launch.jobs.cancel import stop
 from distft.launch.jobs.former_jobs import former_jobs
-from distft.launch.pipeline import Ready, folder, ready
+from distft.launch.pipeline import Ready, finished, folder, ready
+from distft.launch.preflight.checks import check_output_dir
 from distft.verbs.recipe import clusters_of
+from distft.verbs.submitting import require_slurm_jobs, submit_to_ray
 
 if TYPE_CHECKING:
     from distft.launch.slurm.submission import Submission
@@ -25,6 +29,26 @@ def submit_pipeline(arguments: argparse.Namespace) -> int:
     """Submits the stages that are not finished. All are looked at first, and nothing is submitted where one of them is
     refused. Raises UserError, EnvironmentFallsShort."""
     pipeline = load_pipeline(arguments.recipe, arguments.overrides)
+    return (_submit_ray if arguments.target == "ray" else _submit_slurm)(arguments, pipeline)
+
+
+def _submit_ray(arguments: argparse.Namespace, pipeline: Pipeline) -> int:
+    from distft.launch.on_ray.submission import packed_pipeline
+
+    if arguments.stage_cluster:
+        where, hint = f"--stage-cluster {arguments.stage_cluster[0]}", "leave it out: --cluster C is of all stages"
+        raise UserError("the stages run one after the other on one Ray cluster", where=where, hint=hint)
+    root = Path(pipeline.output_dir)
+    check_output_dir(root)
+    if not arguments.dry_run and len(finished(pipeline)) == len(pipeline.stages):
+        print(json.dumps({"run_dir": str(root.absolute()), "state": "finished"}) if arguments.json
+              else f"{pipeline.name}: already finished, its runs are in {root.absolute()}")  # fmt: skip
+        return 0
+    package = packed_pipeline(pipeline, arguments.recipe, arguments.overrides)
+    return submit_to_ray(arguments, package, _folders(pipeline))
+
+
+def _submit_slurm(arguments: argparse.Namespace, pipeline: Pipeline) -> int:
     _refuse_options(arguments, pipeline)
     clusters = clusters_of([stage.name for stage in pipeline.stages], arguments.stage_cluster)
     found = ready(pipeline, arguments.cluster, clusters=clusters, to_start=False)
@@ -45,11 +69,6 @@ def submit_pipeline(arguments: argparse.Namespace) -> int:
 
 def _refuse_options(arguments: argparse.Namespace, pipeline: Pipeline) -> None:
     first = shlex.join(pipeline.stages[0].words)
-    if arguments.target != "slurm":
-        where = f"submit {arguments.target}"
-        cluster = f" --cluster {arguments.cluster}" if arguments.cluster else ""
-        hint = f"a stage after the other: distft {where} {first}{cluster}"
-        raise UserError("a pipeline is submitted to Slurm, or trained here", where=where, hint=hint)
     if arguments.cluster is None:
         raise UserError("needs a cluster file", where="submit slurm", hint="--cluster slurm-cpu, say")
     for option in _ONE_JOB:
@@ -73,6 +92,9 @@ def _submitted(
     """The submissions, in order. Raises UserError; where some have been submitted before, it says which."""
     from distft.launch.slurm import submission as slurm
 
+    # A Ray job of all stages is the pipeline's own, and no stage's.
+    whole = former_jobs(_folders(found.pipeline)[:1], replace=arguments.replace)
+    require_slurm_jobs(job for jobs in whole.values() for job in jobs)
     former = {
         stage.name: former_jobs(prepared[stage.name].run_dirs, replace=arguments.replace, after=arguments.after)
         for stage in found.left
@@ -94,6 +116,11 @@ def _submitted(
         jobs[stage.name] = str(one.job_id)
         done.append((stage, one))
     return done
+
+
+def _folders(pipeline: Pipeline) -> list[Path]:
+    """The pipeline's own folder, and those of its stages."""
+    return [Path(pipeline.output_dir).absolute(), *(folder(pipeline, stage).absolute() for stage in pipeline.stages)]
 
 
 def _show(found: Ready, prepared: dict[str, Submission], *, as_json: bool) -> None:

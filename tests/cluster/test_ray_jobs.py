@@ -17,6 +17,7 @@ from distft.tracking.jobs import JobRecord, read_jobs
 from tests.cluster.bed import ROOT, Nodes
 from tests.cluster.ray_bed import RayBed
 from tests.e2e.conftest import SFT, checkpoints, events, exit_record, lines
+from tests.harness.pipelines import LONG_SECOND, STAGES, three_stages
 
 pytestmark = pytest.mark.cluster
 
@@ -331,3 +332,41 @@ def test_the_doctor_sees_both_nodes(ray: RayBed, nodes: Nodes, shared_folder: Pa
     assert private.returncode == 3, private
     wrong = [finding for finding in json.loads(private.stdout)["findings"] if finding["state"] == "wrong"]
     assert [(finding["check"], finding["nodes"]) for finding in wrong] == [("folder", ["n2"])]
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_a_pipeline_is_one_job_and_goes_on_at_the_stage_that_was_stopped(
+    outside: dict[str, str], shared_folder: Path
+) -> None:
+    """Cancelled in its second stage; the same command does not do the first again, and ends with all three."""
+    folder = folder_of(shared_folder, "pipeline")
+    run = folder / "three"
+    words = (three_stages(folder / "three.yaml"), *LONG_SECOND)
+    first = distft("submit", "ray", *words, env=outside, folder=folder)
+    until(lambda: steps(run / "dpo"), first)
+    told = json.loads(ended(distft("status", "three", "--json", env=outside, folder=folder))[1])
+    assert [(Path(one["run_dir"]).name, one["state"]) for one in told] == [
+        ("three", "running"), ("dpo", "running"), ("sft", "done"),
+    ]  # fmt: skip
+    status, output, errors = ended(distft("cancel", "three", env=outside, folder=folder))
+    assert status == 0, errors
+    assert "to stop after its step, with a checkpoint" in output
+    status, output, errors = ended(first)
+    assert status == 75, output + errors
+    assert not (run / "kto").exists()
+    stopped = exit_record(run / "dpo")["cause"]
+    before = (run / "sft" / "metrics.jsonl").read_bytes()
+
+    status, output, errors = ended(distft("submit", "ray", *words, env=outside, folder=folder))
+    assert status == 0, output + errors
+    assert "sft: already finished" in output
+    [resumed] = [event["step"] for event in events(run / "dpo", "resume")]
+    assert f"stopped after step {resumed} with a checkpoint" in stopped
+    assert 0 < resumed < 300
+    assert (run / "sft" / "metrics.jsonl").read_bytes() == before
+    assert [exit_record(run / stage)["class"] for stage in STAGES] == ["done"] * 3
+    assert [job.job_id.rpartition("-")[2] for job in read_jobs(run)] == ["1", "2"]
+    again = ended(distft("submit", "ray", *words, env=outside, folder=folder))
+    assert again[0] == 0
+    assert "three: already finished" in again[1]

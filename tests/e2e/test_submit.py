@@ -48,11 +48,23 @@ def test_a_dry_run_for_ray_need_not_know_where_to(
     assert "where its job server listens is not said" in capsys.readouterr().err
 
 
+def test_a_pipeline_is_one_ray_job(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["submit", "ray", "quickstart", "output_dir=q", "common.seed=2", "--dry-run", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["run_dir"] == str(here / "q")
+    assert told["submission_id"].startswith("distft-quickstart-")
+    assert told["entrypoint"].endswith('"$package/cluster.yaml" output_dir=q common.seed=2')
+    assert told["runtime_env"]["working_dir"] == ["cluster.yaml", "recipe.yaml"]
+    assert list(here.iterdir()) == [], "nothing is written"
+
+
 @pytest.mark.parametrize(
     ("words", "status", "said"),
     [
         (["ray", "nope"], 2, "no shipped recipe has this name"),
         (["ray", "sft-tiny", "--cluster", "slurm-cpu"], 2, "is of kind slurm, not ray"),
+        (["ray", "quickstart", "--stage-cluster", "ppo=x"], 2, "leave it out: --cluster C is of all stages"),
+        (["ray", "quickstart", "--after", "17"], 2, "--after: is an option of Slurm jobs"),
         (["ray", "sft-tiny", "--after", "17"], 2, "--after: is an option of Slurm jobs"),
         (["ray", "sft-tiny", "--sweep", "seed=1,2"], 2, "--sweep: is an option of Slurm jobs"),
         (["ray", "sft-tiny", "--slurm", "time=1"], 2, "--slurm: is an option of Slurm jobs"),

@@ -8,6 +8,8 @@ from pathlib import Path
 from tests.e2e.conftest import SMALL, TINY
 
 STAGES = ("sft", "dpo", "kto")
+# The second stage is long enough to be stopped in its midst, on a fast machine too.
+LONG_SECOND = ("stages.dpo.train.steps=300", "stages.dpo.checkpoint.every=10")
 _SMALL = {
     **dict(word.split("=") for word in SMALL if not word.startswith("data.")),
     "optimizer.warmup_steps": "0",

@@ -1,6 +1,6 @@
-"""What ``distft submit ray`` hands to a Ray cluster: an id, a command, an environment and two small files. Pure.
+"""What ``distft submit ray`` hands to a Ray cluster: an id, a command, an environment and some small files. Pure.
 
-The job runs the cluster's own installation. Of this machine only the texts of the recipe and of the cluster file
+The job runs the cluster's own installation. Of this machine only the texts of the recipes and of the cluster file
 travel, so nothing of a checkout is uploaded; paths in the recipe mean what they mean here, in this working folder,
 which the cluster must see.
 """
@@ -19,6 +19,7 @@ from distft.common.errors import EnvironmentFallsShort, UserError
 from distft.config.cluster import Cluster, cluster_file, load_cluster
 from distft.config.find_method import said_in_full
 from distft.config.load import recipe_file
+from distft.config.pipeline import Pipeline
 from distft.config.recipe import Recipe
 from distft.launch.preflight.checks import check_memory
 from distft.planning.generation import installed_vllm
@@ -30,6 +31,7 @@ SERVER = "RAY_API_SERVER_ADDRESS"
 # How long Ray leaves a job that is stopped (from the dashboard, say) before it kills it: a step and a checkpoint.
 STOP_WAIT_S = 1800
 HIDDEN = "(from this environment)"
+_RECIPE = "recipe.yaml"
 
 
 @dataclass(frozen=True)
@@ -62,17 +64,41 @@ class RayJob:
         }
 
 
+@dataclass(frozen=True)
+class Package:
+    """What is to be trained, as it travels: ``files`` by name, of which ``recipe.yaml`` is trained with the
+    ``overrides``; ``recipes``: all that is in it, each of which must fit."""
+
+    name: str
+    output_dir: str
+    files: Mapping[str, str]
+    overrides: tuple[str, ...]
+    recipes: tuple[Recipe, ...]
+
+
+def packed(recipe: Recipe, recipe_name: str, overrides: Sequence[str]) -> Package:
+    """A recipe of that name, or file, with these overrides."""
+    said = (*overrides, *said_in_full(recipe.algorithm.kind))
+    return Package(recipe.name, recipe.output_dir, {_RECIPE: _text(recipe_name)}, said, (recipe,))
+
+
+def packed_pipeline(pipeline: Pipeline, name: str, overrides: Sequence[str]) -> Package:
+    """A pipeline of that name, or file, with these overrides, and beside it those recipes of its stages that are
+    files."""
+    files, said = {_RECIPE: _text(name)}, list(overrides)
+    for stage in pipeline.stages:
+        if Path(stage.source).is_file():
+            files[f"stage-{stage.name}.yaml"] = _text(stage.source)
+            said.append(f"stages.{stage.name}.recipe=stage-{stage.name}.yaml")
+        said += [f"stages.{stage.name}.{one}" for one in said_in_full(stage.recipe.algorithm.kind)]
+    recipes = tuple(stage.shaped for stage in pipeline.stages)
+    return Package(pipeline.name, pipeline.output_dir, files, tuple(said), recipes)
+
+
 def ray_job(
-    recipe: Recipe,
-    recipe_name: str,
-    overrides: Sequence[str],
-    cluster_name: str,
-    environment: Mapping[str, str],
-    folder: Path,
-    *,
-    dry_run: bool = False,
+    package: Package, cluster_name: str, environment: Mapping[str, str], folder: Path, *, dry_run: bool = False
 ) -> RayJob:
-    """The job of a recipe submitted from ``folder`` with these variables; for a ``dry_run`` it need not be said where
+    """The job of what is submitted from ``folder`` with these variables; for a ``dry_run`` it need not be said where
     to. Raises UserError, EnvironmentFallsShort."""
     cluster = load_cluster(cluster_name)
     if cluster.kind != "ray":
@@ -83,23 +109,25 @@ def ray_job(
     address = f"({SERVER} is not set)" if unsaid else server_address(cluster, environment)
     node = cluster.node
     if "auto" not in (cluster.nodes, node.cpus, node.gpus, node.memory_gib):
-        check_memory(make_plan(recipe, cluster, vllm=installed_vllm()))
-    run_dir = folder / recipe.output_dir
-    prefix = f"distft-{_slug(recipe.name)}-{hashlib.sha256(str(run_dir).encode()).hexdigest()[:10]}"
+        for recipe in package.recipes:
+            check_memory(make_plan(recipe, cluster, vllm=installed_vllm()))
+    run_dir = folder / package.output_dir
+    prefix = f"distft-{_slug(package.name)}-{hashlib.sha256(str(run_dir).encode()).hexdigest()[:10]}"
     variables, passed_on = _environment(cluster, environment)
     return RayJob(
         id_prefix=prefix,
         address=address,
-        entrypoint=_entrypoint(cluster, folder, [*overrides, *said_in_full(recipe.algorithm.kind)]),
+        entrypoint=_entrypoint(cluster, folder, package.overrides),
         environment=variables,
         passed_on=passed_on,
-        files={
-            "recipe.yaml": recipe_file(recipe_name).read_text(encoding="utf-8"),
-            "cluster.yaml": cluster_file(cluster_name).read_text(encoding="utf-8"),
-        },
+        files={**package.files, "cluster.yaml": cluster_file(cluster_name).read_text(encoding="utf-8")},
         cluster=cluster,
         run_dir=run_dir,
     )
+
+
+def _text(recipe_name: str) -> str:
+    return recipe_file(recipe_name).read_text(encoding="utf-8")
 
 
 def server_address(cluster: Cluster, environment: Mapping[str, str]) -> str:

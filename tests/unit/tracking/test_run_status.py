@@ -19,7 +19,7 @@ from distft.common.errors import UserError
 from distft.launch.node.files import NodeFiles
 from distft.tracking.exit import Ending, write_exit
 from distft.tracking.jobs import JobRecord, JobState, KnownJob, add_job
-from distft.tracking.run_status import RunStatus, run_status
+from distft.tracking.run_status import RunStatus, run_status, runs_inside
 from distft.tracking.stop_request import ask_to_stop
 from distft.verbs.status_table import rows, table
 
@@ -264,3 +264,22 @@ def test_a_cause_moves_no_cursor(run_dir: Path) -> None:
     told = rows(run_status(run_dir))
     assert ("cause", r"\x1b[2Jgone") in told
     assert any(text.endswith(r": \x1b[31mred") for _, text in told)
+
+
+def test_the_job_of_a_whole_pipeline_runs_when_one_of_its_stages_does(tmp_path: Path) -> None:
+    """The pipeline's folder has the job and no run; each stage says for itself how far it is."""
+    job = JobRecord("ray", "distft-mine-1", "ray-existing")
+    add_job(tmp_path, job)
+    assert (runs_inside(tmp_path), run_status(tmp_path).state) == ([], "waiting")
+    going = [KnownJob(job, JobState("running", "RUNNING"))]
+    assert run_status(tmp_path, going).state == "starting"
+    (tmp_path / "sft").mkdir()
+    with acquire(tmp_path / "sft"):
+        assert run_status(tmp_path, going).state == "running"
+        ask_to_stop(tmp_path, tokens=[], jobs=[job.job_id])
+        assert run_status(tmp_path, going).state == "stopping"
+    write_exit(tmp_path / "sft", Ending.of(None), 1)
+    assert runs_inside(tmp_path) == [tmp_path / "sft"]
+    for said, code, state in (("SUCCEEDED", 0, "done"), ("FAILED", 1, "failed"), ("STOPPED", None, "stopped")):
+        ended = [KnownJob(job, JobState("ended", said, exit_code=code))]
+        assert run_status(tmp_path, ended).state == state

@@ -11,6 +11,7 @@ import pytest
 from distft.checkpoint.lease import acquire
 from distft.cli import main
 from distft.tracking.exit import Ending, write_exit
+from distft.tracking.jobs import JobRecord, JobState, add_job
 from distft.tracking.tracker import Tracker
 
 
@@ -38,6 +39,17 @@ def test_a_line_each(runs: Path, words: list[str], capsys: pytest.CaptureFixture
     assert head.split() == ["run", "state", "step", "last", "step", "left", "saved", "job"]
     assert [line.split()[:3] for line in lines] == [["runs/dpo", "failed", "3/4"], ["runs/sft", "done", "3/4"]]
     assert all("loss 0.25" in line for line in lines)
+
+
+def test_a_pipelines_own_job_comes_first(
+    runs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("distft.launch.jobs.known_jobs.job_state", lambda _: JobState("ended", "FAILED", exit_code=1))
+    add_job(runs, JobRecord("ray", "distft-mine-2", "ray-existing"))
+    assert main(["status", "runs"]) == 0
+    own, *stages = [line.split() for line in capsys.readouterr().out.splitlines()[1:]]
+    assert own == ["runs", "failed", "ray", "distft-mine-2"]
+    assert [line[:2] for line in stages] == [["runs/dpo", "failed"], ["runs/sft", "done"]]
 
 
 def test_one_run_is_told_at_length_however_it_is_named(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,18 +5,32 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from distft.common.errors import EnvironmentFallsShort, UserError
-from distft.config.load import load_recipe
-from distft.launch.on_ray.submission import HIDDEN, SERVER, RayJob, number_of, numbered, ray_job, with_id
+from distft.config.load import load_recipe, recipe_file
+from distft.config.pipeline import load_pipeline
+from distft.launch.on_ray.submission import (
+    HIDDEN,
+    SERVER,
+    RayJob,
+    number_of,
+    numbered,
+    packed,
+    packed_pipeline,
+    ray_job,
+    with_id,
+)
 from distft.tracking.stop_request import JOB
+from tests.harness import outside_method
 
 ADDRESS = {SERVER: "http://10.0.0.1:8265"}
 CLUSTER = """
@@ -31,7 +45,7 @@ environment: {HF_TOKEN: null, PLAIN: "a b", MISSING: null}
 
 def job(folder: Path, *overrides: str, cluster: str = "ray-existing", **environment: str) -> RayJob:
     recipe = load_recipe("sft-tiny", overrides)
-    return ray_job(recipe, "sft-tiny", overrides, cluster, ADDRESS | environment, folder)
+    return ray_job(packed(recipe, "sft-tiny", overrides), cluster, ADDRESS | environment, folder)
 
 
 def test_the_whole_submission(tmp_path: Path) -> None:
@@ -56,6 +70,36 @@ def test_only_two_small_texts_travel(tmp_path: Path) -> None:
     files = job(tmp_path).files
     assert set(files) == {"recipe.yaml", "cluster.yaml"}
     assert sum(map(len, files.values())) < 10_000
+
+
+def test_a_pipeline_is_the_same_where_it_arrives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the recipes of its stages that are files, and a method of one of them from beside it."""
+    (here := tmp_path / "here").mkdir()
+    (there := tmp_path / "there").mkdir()
+    shutil.copy(outside_method.__file__, here / "method.py")
+    recipe = yaml.safe_load(recipe_file("orpo-tiny").read_text())
+    (here / "mine.yaml").write_text(json.dumps(recipe | {"algorithm": {"kind": "./method.py:Unlikelihood"}}))
+    stages = {
+        "sft": {"recipe": "sft-tiny"},
+        "mine": {"recipe": "mine.yaml", "models": {"policy": {"path": "stage:sft"}}},
+    }
+    (here / "both.yaml").write_text(json.dumps({"name": "both", "output_dir": "/runs/both", "stages": stages}))
+    monkeypatch.chdir(here)
+    said = ["stages.sft.seed=4", "common.tracking.samples_every=7"]
+    sent = load_pipeline("both.yaml", said)
+    made = ray_job(packed_pipeline(sent, "both.yaml", said), "ray-existing", ADDRESS, tmp_path)
+    assert made.id_prefix.startswith("distft-both-")
+    assert made.run_dir == Path("/runs/both")
+    assert set(made.files) == {"recipe.yaml", "stage-mine.yaml", "cluster.yaml"}
+
+    monkeypatch.chdir(there)
+    for name, text in made.files.items():
+        Path(name).write_text(text)
+    words = shlex.split(made.entrypoint.partition('--cluster "$package/cluster.yaml"')[2])
+    again = load_pipeline("recipe.yaml", words)
+    assert [(stage.name, stage.needs, stage.recipe) for stage in again.stages] == [
+        (stage.name, stage.needs, stage.recipe) for stage in sent.stages
+    ]
 
 
 def test_variables_are_those_that_the_cluster_file_names_and_values_from_here_are_not_shown(tmp_path: Path) -> None:
@@ -89,7 +133,7 @@ def test_words_arrive_as_they_were_typed(tmp_path: Path, words: list[str], name:
     package = tmp_path / "package it's $(x)"
     package.mkdir(exist_ok=True)
     overrides = [f"name={word}" for word in words]
-    made = ray_job(load_recipe("sft-tiny", []), "sft-tiny", overrides, "ray-existing", ADDRESS, folder)
+    made = ray_job(packed(load_recipe("sft-tiny", []), "sft-tiny", overrides), "ray-existing", ADDRESS, folder)
     env = {"PATH": f"{tell.parent}:{os.environ['PATH']}"}
     done = subprocess.run(made.entrypoint, shell=True, cwd=package, env=env, capture_output=True, check=True)
     where, given_words = json.loads(done.stdout)
