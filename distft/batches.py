@@ -30,6 +30,7 @@ label               dense uint8: 1 = a good answer, 0 = a bad one
 margin              dense float32: by how much the better answer of a pair is better; the same of both, missing = 0
 rank                dense uint8: which answers of a pair or ranking are better, 0 the best, equal = neither is
 baseline            dense float32: the KL baseline, one number for all samples of an optimizer step
+turns               dense int64: how often the policy spoke in a response that an environment answered
 ended               dense uint8: 1 = the response ended by itself (EOS), 0 = cut at the limit
 ==================  ====================================================================
 """

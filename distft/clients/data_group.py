@@ -13,7 +13,7 @@ from distft.clients.generator_group import Generated
 from distft.clients.samples import Samples, data_of, report_of
 from distft.groups.handles import Call, DataRef, Group, Result
 from distft.tracking.metrics import Sample
-from distft.workers.reports import Credited, Described, Judged, Loaded, RowsPrepared, Unread
+from distft.workers.reports import Credited, Described, Judged, Loaded, Played, RowsPrepared, Turned, Unread
 from distft.workers.verbs import DataVerbs
 
 
@@ -71,6 +71,33 @@ class DataGroup:
     def texts(self, limit: int, data: Sequence[DataRef]) -> Call[list[Sample]]:
         """The first ``limit`` samples of a rollout as people read them."""
         return ask(self.ranks, DataVerbs.texts, limit, batch=rows(data)).reading(report_of)
+
+    # ---- turns
+
+    def begin_turns(self, split: str, start: int, samples_per_prompt: int, data: Sequence[DataRef]) -> Call[None]:
+        """Environments for a rollout of the prompts from position ``start``."""
+        asked = ask(self.ranks, DataVerbs.begin_turns, split, start, samples_per_prompt, batch=rows(data))
+        return asked.reading(report_of)
+
+    def take_turns(self, responses: Sequence[DataRef]) -> Call[tuple[Samples, tuple[int, ...]]]:
+        """What the environments say of a turn: the samples that go on, and their numbers; there may be none."""
+
+        def read(result: Result[Turned]) -> tuple[Samples, tuple[int, ...]]:
+            numbers = result.report.samples
+            data = () if result.data is None else (result.data,)
+            return Samples(data, result.report.lengths, numbers), numbers
+
+        return ask(self.ranks, DataVerbs.take_turns, batch=rows(responses)).reading(read)
+
+    def finish_turns(self, version: int, seconds: float) -> Call[Generated]:
+        """All responses, which weights of that version wrote in so many seconds."""
+
+        def read(result: Result[Played]) -> Generated:
+            told = result.report
+            lengths = dict(zip(told.samples, told.lengths, strict=True))
+            return Generated(data_of(result), lengths, version, seconds, told.num_observed, told.metrics)
+
+        return ask(self.ranks, DataVerbs.finish_turns).reading(read)
 
     # ---- experience
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from distft.clients.asking import ask, each
 from distft.clients.model_group import ByRank, rows_of_ranks
@@ -16,12 +16,15 @@ from distft.workers.verbs import EngineVerbs, GeneratorVerbs, Store
 
 @dataclass(frozen=True)
 class Generated:
-    """Responses in the object store; ``lengths`` in tokens by sample; ``version`` of the weights that wrote them."""
+    """Responses in the object store; ``lengths`` in tokens by sample; ``version`` of the weights that wrote them.
+    ``num_observed`` of all these tokens are an environment's; ``metrics`` of the turns, where there are several."""
 
     responses: DataRef
     lengths: Mapping[int, int]
     version: int
     seconds: float
+    num_observed: int = 0
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

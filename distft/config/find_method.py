@@ -45,9 +45,9 @@ def traits_of(kind: str) -> Traits:
 
 
 def in_full(kind: str, folder: Path, *, kept: bool = False) -> str:
-    """A kind as any process understands it: a file's path absolute, looked for in ``folder``, the recipe's, and else
-    in the working folder. One that a run has ``kept`` may have moved: it is looked for there too, and is known by the
-    hash of its code."""
+    """A kind, or an environment's name, as any process understands it: a file's path absolute, looked for in
+    ``folder``, the recipe's, and else in the working folder. One that a run has ``kept`` may have moved: it is looked
+    for there too, and is known by the hash of its code."""
     place, _, name = kind.rpartition(":")
     if not place.endswith(".py"):
         return kind
@@ -55,11 +55,6 @@ def in_full(kind: str, folder: Path, *, kept: bool = False) -> str:
         place = Path(place).name
     beside, here = (Path(one, Path(place).expanduser()).absolute() for one in (folder, Path.cwd()))
     return f"{here if here.is_file() and not beside.is_file() else beside}:{name}"
-
-
-def said_in_full(kind: str) -> list[str]:
-    """The override that names the method from any folder, for a job that reads a copy of the recipe."""
-    return [f"algorithm.kind={kind}"] if ".py:" in kind else []
 
 
 def code_of(kind: str) -> str | None:

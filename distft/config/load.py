@@ -41,7 +41,7 @@ def load_recipe(name_or_path: str, overrides: Sequence[str | Override] = ()) -> 
         hint = "distft train and plan take it whole; else name one of: " + ", ".join(_recipes_of(tree.data["stages"]))
         raise UserError("is a pipeline; this takes one recipe", where=tree.where(("stages",)), hint=hint)
     apply_overrides(tree, parsed)
-    _name_method_in_full(tree.data, recipe_file(name_or_path).parent)
+    _name_outsiders_in_full(tree.data, recipe_file(name_or_path).parent)
     return check_recipe(tree)
 
 
@@ -55,10 +55,22 @@ def _recipes_of(stages: Any) -> list[str]:
     return [str(one) for one in dict.fromkeys(named) if one]
 
 
-def _name_method_in_full(data: dict[str, Any], folder: Path) -> None:
+def _name_outsiders_in_full(data: dict[str, Any], folder: Path) -> None:
     algorithm = data.get("algorithm")
     if isinstance(algorithm, dict) and isinstance(kind := algorithm.get("kind"), str):
         algorithm["kind"] = in_full(kind, folder, kept="code" in algorithm)
+    rollout = data.get("rollout")
+    environment = rollout.get("environment") if isinstance(rollout, dict) else None
+    if isinstance(environment, dict) and isinstance(name := environment.get("name"), str):
+        environment["name"] = in_full(name, folder)
+
+
+def said_in_full(recipe: Recipe) -> list[str]:
+    """The overrides that name what comes from outside from any folder, for a job that reads a copy of the recipe."""
+    environment = recipe.rollout.environment
+    said = {"algorithm.kind": recipe.algorithm.kind}
+    said |= {"rollout.environment.name": environment.name} if environment else {}
+    return [f"{key}={address}" for key, address in said.items() if ".py:" in address]
 
 
 def check_recipe(tree: Tree) -> Recipe:

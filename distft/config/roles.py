@@ -33,8 +33,8 @@ def further_rewards(recipe: Recipe) -> tuple[str, ...]:
 
 
 def roles(recipe: Recipe) -> tuple[str, ...]:
-    """The roles of the run: as ``known_roles``, without the reward model where functions alone give the scores, and
-    without a reference whose log-probs are kept."""
+    """The roles of the run: as ``known_roles``, without the reward model where functions or an environment give the
+    scores, and without a reference whose log-probs are kept."""
     without = ("reward",) if not _has_reward_model(recipe) else ()
     if recipe.algorithm.caches_reference():
         without = (*without, "reference")
@@ -203,7 +203,11 @@ def resolved(recipe: Recipe) -> Recipe:
 
 def _has_reward_model(recipe: Recipe) -> bool:
     reward = recipe.models.reward
-    if reward is None or "reward" in trained_roles(recipe):
+    if "reward" in trained_roles(recipe):
+        return True
+    if recipe.rollout.environment is not None:
+        return False
+    if reward is None:
         return True
     return bool(reward.path or reward.init or not reward.texts_are_scored)
 

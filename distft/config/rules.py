@@ -13,6 +13,7 @@ from distft.common.errors import nearest
 from distft.config import roles as facts
 from distft.config.data_rules import DATA_RULES
 from distft.config.engines import engine_rules
+from distft.config.environment_rules import environment_rules
 from distft.config.evaluation_rules import evaluation_rules
 from distft.config.model_rules import MODEL_RULES
 from distft.config.models import Model
@@ -139,6 +140,7 @@ _RULES: tuple[Callable[[Recipe], Iterator[Problem]], ...] = (
     *MODEL_RULES,
     _placement,
     engine_rules,
+    environment_rules,
     *DATA_RULES,
     evaluation_rules,
     _optimizers,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import Field
 
@@ -51,6 +51,26 @@ class Train(Section):
     )
 
 
+class Environment(Section):
+    """What answers the policy turn by turn, and when that ends: see ``distft.rollout.environment``."""
+
+    name: str = Field(
+        pattern=r"^.+:[A-Za-z_]\w*$",
+        description="its class: package.module:Class, or ./file.py:Class beside the recipe; one object a sample",
+    )
+    arguments: dict[str, Any] = Field(default_factory=dict, description="what the class is called with, by name")
+    max_turn_tokens: int = Field(
+        ge=1,
+        description="longest turn of the policy, tokens; rollout.max_new_tokens is for all turns and observations "
+        "together, and no turn begins that has not the room for so many",
+    )
+    max_turns: int = Field(default=4, ge=1, le=100, description="turns of the policy at most; the last one ends it")
+    role: Literal["user", "tool"] = Field(
+        default="user", description="who says an observation, where the prompt is a conversation: see its chat template"
+    )
+    step_deadline_s: float = Field(default=30, gt=0, description="a step that takes longer ends the run, seconds")
+
+
 class Rollout(Section):
     """How responses are sampled (RL, and the samples of evaluation)."""
 
@@ -73,6 +93,10 @@ class Rollout(Section):
     max_batch_per_rank: int = Field(default=64, ge=1, description="sequences generated at once on a rank")
     weights: Literal["gathered", "sharded"] = Field(
         default="gathered", description="generate from a gathered twin (fast) or from the shards (least memory)"
+    )
+    environment: Environment | None = Field(
+        default=None,
+        description="what answers the policy's turns and rewards them, without models.reward; null: one turn",
     )
 
 

@@ -33,8 +33,8 @@ class Round:
 
     @property
     def num_tokens(self) -> int:
-        """Of the answers."""
-        return sum(self.made.lengths.values())
+        """Of the answers, as far as they were sampled."""
+        return sum(self.made.lengths.values()) - self.made.num_observed
 
     @property
     def place(self) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from distft.clients.samples import Samples
 from distft.controller.ahead import Begun, Round, begin_round
 from distft.controller.session import Session
+from distft.experience.turns import responses
 from distft.groups.handles import DataRef
 
 
@@ -57,7 +58,8 @@ def sample(session: Session, step: int, position: int, number: int) -> Round:
         found, session.ahead = session.ahead, None
         return found
     start, count = session.visits.take(position)
-    return begin_round(session.sampler, step, number, start, count).round()
+    prompts = session.sampler.prompts("train", start, count)
+    return Round(prompts, responses(session.sampler, prompts, "train", start, step, number), start, start + count)
 
 
 def begin_next(session: Session, step: int, position: int) -> Begun | None:
@@ -74,6 +76,7 @@ def metrics_of(rounds: Sequence[Round], step: int) -> dict[str, float]:
         "rollout/tokens_per_second": tokens / sum(one.made.seconds for one in rounds),
         "rollout/staleness": float(step - 1 - rounds[0].made.version),
         "rollout/response_length": tokens / sum(len(one.rollout.lengths) for one in rounds),
+        **{name: sum(one.made.metrics[name] for one in rounds) / len(rounds) for name in rounds[0].made.metrics},
     }
 
 

@@ -101,6 +101,14 @@ class Picker:
     def one_of(self, choices: Sequence[_T]) -> _T:
         return choices[self.below(len(choices))]
 
+    def shuffled(self, items: Sequence[_T]) -> list[_T]:
+        """All of them in another order (Fisher and Yates)."""
+        found = list(items)
+        for last in range(len(found) - 1, 0, -1):
+            other = self.below(last + 1)
+            found[last], found[other] = found[other], found[last]
+        return found
+
     def weighted(self, choices: Sequence[tuple[_T, int]]) -> _T:
         number = self.below(sum(weight for _, weight in choices))
         for choice, weight in choices:

@@ -14,6 +14,7 @@ from distft.config.data import Data, Source
 from distft.config.find_method import built_in_kinds, traits_of
 from distft.data.bad_rows import BadRow, BadRows, OnBadRow, Unusable, stop
 from distft.data.builtin import SPLITS, dialogues
+from distft.data.calculations import calculations
 from distft.data.columns import column_notes
 from distft.data.files import data_suffix, missing_file, read_files
 from distft.data.folders import folder_files, no_split, split_of
@@ -41,7 +42,7 @@ from distft.data.sums import slips, sums
 _BUILTIN = "builtin:"
 _CORPORA: dict[str, Callable[[Any], Iterator[dict[str, Any]]]] = {
     "dialogues": dialogues, "manners": manners, "stories": stories, "questions": questions, "sums": sums,
-    "slips": slips, "steps": steps,
+    "slips": slips, "steps": steps, "calculations": calculations,
 }  # fmt: skip
 _FIRST_ROWS = 50
 _ANSWERS = (CompletionExample, PreferenceExample, RankingExample)  # examples that answer a prompt

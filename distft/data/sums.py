@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from distft.data.builtin import Picker, Split
 
@@ -20,8 +20,6 @@ SLIPS_PER_SUM: Final = 10
 _SUMS_SEED, _SLIPS_SEED = 20_261_127, 20_261_128
 _HELD_OUT_PERCENT = 10  # of the pairs, for eval and for test each
 _OFF_BY: tuple[tuple[int, int], ...] = ((0, 2), (10, 49), (-10, 49))  # and how often
-
-_T = TypeVar("_T")
 
 
 def sums(split: Split = "train") -> Iterator[dict[str, Any]]:
@@ -33,7 +31,7 @@ def sums(split: Split = "train") -> Iterator[dict[str, Any]]:
 def slips(split: Split = "train") -> Iterator[dict[str, Any]]:
     """The rows of a split, nearly all wrong; never below zero."""
     picker = Picker(_SLIPS_SEED)
-    pairs = _shuffled(list(_pairs()[split]) * SLIPS_PER_SUM, picker)
+    pairs = picker.shuffled(_pairs()[split] * SLIPS_PER_SUM)
     for a, b in pairs:
         said = a + b + picker.weighted(_OFF_BY)
         yield _row(a, b, said if said >= 0 else a + b + 10)
@@ -56,11 +54,4 @@ def _pairs() -> dict[Split, list[tuple[int, int]]]:
     for a in range(LARGEST + 1):
         for b in range(a, LARGEST + 1):
             found[picker.weighted(shares)] += sorted({(a, b), (b, a)})
-    return {split: _shuffled(pairs, picker) for split, pairs in found.items()}
-
-
-def _shuffled(rows: list[_T], picker: Picker) -> list[_T]:
-    for last in range(len(rows) - 1, 0, -1):
-        other = picker.below(last + 1)
-        rows[last], rows[other] = rows[other], rows[last]
-    return rows
+    return {split: picker.shuffled(pairs) for split, pairs in found.items()}

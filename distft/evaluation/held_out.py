@@ -13,6 +13,7 @@ from distft.experience.experience import logprob_passes
 from distft.experience.passes import evaluate_pass, forward_pass
 from distft.experience.preference import frozen_passes, with_baseline
 from distft.experience.rollouts import Sampler, answered
+from distft.experience.turns import responses
 from distft.groups.handles import together
 from distft.rollout.generator import Sampling
 from distft.workers.reports import Judged, named_by_source
@@ -42,7 +43,7 @@ def score_metrics(sampler: Sampler, split: str, count: int, num_shown: int) -> J
     Always the same draws, so that two evaluations differ by the policy alone.
     """
     prompts = sampler.prompts(split, 0, count)
-    rollout = answered(prompts, sampler.generate(prompts, EVALUATION_ITERATION).result())
+    rollout = answered(prompts, responses(sampler, prompts, split, 0, EVALUATION_ITERATION))
     passes = list(logprob_passes(sampler, rollout).values())
     found = together(*passes, *sampler.model_scores(rollout, split, 0))
     means, scored = sampler.with_function_scores(found[len(passes) :], rollout, split, 0)

@@ -6,11 +6,11 @@ Everything here handles references, lengths and small numbers; the token tensors
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from distft.clients.generator_group import AnsweringGroup, Generated
-from distft.clients.model_group import ModelGroup, UpdateSpec
+from distft.clients.model_group import ByRank, ModelGroup, UpdateSpec
 from distft.clients.samples import Samples
 from distft.config.method import Telling
 from distft.experience.schedule import Schedule, schedule
@@ -45,10 +45,7 @@ def planned(samples: Samples, group: ModelGroup, max_tokens: int, chosen: Sequen
         micro_batch_cost=group.micro_batch_cost,
         answers=[samples.answers[i] for i in numbers] if samples.answers else (),
     )
-    if chosen is None:
-        return plan
-    named = tuple(tuple(tuple(numbers[i] for i in micro) for micro in rank) for rank in plan.micro_batches)
-    return Schedule(named, plan.costs, plan.num_tokens)
+    return plan if chosen is None else replace(plan, micro_batches=_named(plan.micro_batches, numbers))
 
 
 def forward_pass(group: ModelGroup, samples: Samples, column: str, max_tokens: int, **options: Any) -> Call[DataRef]:
@@ -79,9 +76,17 @@ def update_pass(
 
 
 def generate_pass(
-    group: AnsweringGroup, prompts: Samples, sampling: Sampling, *, seed: int, iteration: int, max_batch: int
+    group: AnsweringGroup,
+    prompts: Samples,
+    sampling: Sampling,
+    *,
+    seed: int,
+    iteration: int,
+    max_batch: int,
+    numbers: Sequence[int] | None = None,
 ) -> Call[Generated]:
-    """Responses to all prompts, at most ``max_batch`` at once on a rank, prompts of like length together."""
+    """Responses to all prompts, at most ``max_batch`` at once on a rank, prompts of like length together. ``numbers``
+    of their samples, where these are not counted from 0."""
     longest = max(prompts.lengths) + sampling.max_new_tokens
     plan = schedule(
         [length + sampling.max_new_tokens for length in prompts.lengths],
@@ -90,4 +95,10 @@ def generate_pass(
         max_batch * longest,
         max_rows=max_batch,
     )
-    return group.generate(prompts, sampling, plan.micro_batches, seed=seed, iteration=iteration)
+    micro_batches = plan.micro_batches if numbers is None else _named(plan.micro_batches, numbers)
+    return group.generate(prompts, sampling, micro_batches, seed=seed, iteration=iteration)
+
+
+def _named(micro_batches: ByRank, numbers: Sequence[int]) -> tuple[tuple[tuple[int, ...], ...], ...]:
+    """Micro-batches by the numbers of samples in place of their places."""
+    return tuple(tuple(tuple(numbers[place] for place in micro) for micro in rank) for rank in micro_batches)

@@ -36,18 +36,27 @@ class Sampler:
         return self.data.prompts(split, start, count, repeats).result()
 
     def generate(
-        self, prompts: Samples, iteration: int, round_number: int = 0, *, sampling: Sampling | None = None
+        self,
+        prompts: Samples,
+        iteration: int,
+        round_number: int = 0,
+        *,
+        sampling: Sampling | None = None,
+        turn: int = 0,
+        numbers: Sequence[int] | None = None,
     ) -> Call[Generated]:
-        """Responses of the generator's current weights. Every round of an iteration draws anew; ``sampling`` in the
-        place of the recipe's."""
+        """Responses of the generator's current weights. Every round of an iteration and every ``turn`` draws anew;
+        ``sampling`` in the place of the recipe's; ``numbers`` of the samples where they are not all."""
         recipe = self.recipe
+        seed = derive(recipe.seed, "round", round_number) if round_number else recipe.seed
         return generate_pass(
             self.generator,
             prompts,
             sampling or sampling_of(recipe),
-            seed=derive(recipe.seed, "round", round_number) if round_number else recipe.seed,
+            seed=derive(seed, "turn", turn) if turn else seed,
             iteration=iteration,
             max_batch=recipe.rollout.max_batch_per_rank,
+            numbers=numbers,
         )
 
     def model_scores(self, rollout: Samples, split: str, start: int) -> list[Call[DataRef]]:

@@ -82,14 +82,16 @@ def _require_judged_here(wanted: Wanted) -> None:
     recipe = wanted.recipe
     if recipe is None:
         return
-    traits, by = traits_of(wanted.kind()), ""
+    traits, by, measure = traits_of(wanted.kind()), "", "loss"
     if traits.corrupts or traits.embeds:
         by = "by texts that are corrupted there" if traits.corrupts else "by what is found among its held-out rows"
     elif traits.judges_steps:
         by = "step by step"
+    elif recipe.rollout.environment is not None:
+        by, measure = "turn by turn", "objective/score"
     if by:
         what = f"{wanted.kind()} is judged within its run, {by}"
-        hint = f"the lines of split eval in {recipe.output_dir}/metrics.jsonl have its loss"
+        hint = f"the lines of split eval in {recipe.output_dir}/metrics.jsonl have its {measure}"
         raise UserError(what, where="eval", hint=f"{hint}, and so has: distft report {recipe.output_dir}")
 
 

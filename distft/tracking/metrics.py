@@ -52,13 +52,15 @@ class MetricRecord:
 @dataclass(frozen=True)
 class Sample:
     """A prompt, what the policy made of it, its score (None: nothing scores), and the answer that the row itself gives
-    (None: it gives none). Of a row's answers that a reward model scores, ``side`` says which this is."""
+    (None: it gives none). Of a row's answers that a reward model scores, ``side`` says which this is. ``turns``: who
+    said which part of the completion, where an environment answered (None: it is the policy's alone)."""
 
     prompt: str
     completion: str
     score: float | None = None
     wanted: str | None = None
     side: str | None = None
+    turns: tuple[tuple[str, str], ...] | None = None
 
 
 class _Ledger:
@@ -161,7 +163,8 @@ class SamplesLog:
         """Add a line per sample; ``split``: whether its prompt is one of training or held out."""
         for sample in samples:
             score = sample.score if sample.score is not None and math.isfinite(sample.score) else None
-            more = {"wanted": sample.wanted, "side": sample.side}
+            turns = sample.turns and [{"by": by, "text": text} for by, text in sample.turns]
+            more = {"wanted": sample.wanted, "side": sample.side, "turns": turns}
             told = {name: value for name, value in more.items() if value is not None}
             self._ledger.add({"format": FORMAT, "attempt": self.attempt, "step": step, "time": time.time(),
                               "split": split, "prompt": sample.prompt, "completion": sample.completion,

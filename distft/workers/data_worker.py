@@ -27,19 +27,22 @@ from distft.data.encode_apart import encoder_for
 from distft.data.formats import Content, prompt_of
 from distft.data.reading_marks import reads_apart
 from distft.data.sides import sides
+from distft.data.templates import plain
 from distft.data.turn_end import plain_end, special_tokens, turn_end
 from distft.data.wanted import wanted_answer
 from distft.models.limits import learned_positions
 from distft.tracking.metrics import Sample
+from distft.workers.episodes import spoken
 from distft.workers.held_out_answers import answer_metrics, questions
 from distft.workers.informative import informative
 from distft.workers.kept_batch import read_batch, write_batch
 from distft.workers.kl_baseline import kl_baseline, mismatched
 from distft.workers.ptx import with_texts
 from distft.workers.reference_cache import ReferenceCache
-from distft.workers.reports import Credited, Described, Judged, Loaded, RowsPrepared, Unread
+from distft.workers.reports import Credited, Described, Judged, Loaded, Played, RowsPrepared, Turned, Unread
 from distft.workers.reward_reading import as_trained, read_anew, within_positions
 from distft.workers.run_data import RunData
+from distft.workers.score_summary import score_summary
 from distft.workers.spec import Start
 from distft.workers.verbs import DataVerbs
 
@@ -155,15 +158,42 @@ class DataWorker(DataVerbs):
             prompt, response = (batch.ragged(name)[index] for name in ("prompt_ids", "response_ids"))
             given = "ended" not in batch
             ended = given or bool(batch.dense("ended")[index])
+            turns = spoken(self.data.tokenizer, batch, index) if "turns" in batch else None
             rows.append(
                 Sample(
                     self.data.tokenizer.decode(prompt),
-                    response_text(self.data.tokenizer, prompt, response, ended=ended),
+                    "\n".join(text for _, text in turns)
+                    if turns
+                    else response_text(self.data.tokenizer, prompt, response, ended=ended),
                     float(batch.dense("score")[index]) if "score" in batch else None,
                     side=names[index] or None,
+                    turns=turns,
                 )
             )
         return rows, None
+
+    # ---- turns
+
+    def begin_turns(self, split: str, start: int, samples_per_prompt: int, *, batch: Batch) -> tuple[None, None]:
+        """See ``workers.episodes``. They are kept here until they are finished: nothing else is."""
+        stage("environment")
+        assert self.data.episodes is not None, "rollout.environment is set"
+        examples = self.data.split(split).rows(self.data.units(split, start, len(batch) // samples_per_prompt))
+        rows = [{**one.extra, "prompt": _plain(prompt_of(one))} for one in examples for _ in range(samples_per_prompt)]
+        names = [f"{one.where}, sample {number}" for one in examples for number in range(samples_per_prompt)]
+        self.data.episodes.begin(rows, names, batch)
+        return None, None
+
+    def take_turns(self, *, batch: Batch) -> tuple[Turned, Batch | None]:
+        """See ``Episodes.take``."""
+        stage("environment")
+        assert self.data.episodes is not None, "begin_turns comes first"
+        return self.data.episodes.take(batch)
+
+    def finish_turns(self) -> tuple[Played, Batch]:
+        """See ``Episodes.finish``."""
+        assert self.data.episodes is not None, "begin_turns comes first"
+        return self.data.episodes.finish()
 
     # ---- experience
 
@@ -217,7 +247,7 @@ class DataWorker(DataVerbs):
         """
         stage("reward functions")
         prompts, completions = self._prompts_and_completions(split, start, samples_per_prompt, batch)
-        texts = [p if isinstance(p, str) else [{"role": m.role, "content": m.content} for m in p] for p in prompts]
+        texts = [_plain(prompt) for prompt in prompts]
         extra = self._extra_columns(split, start, samples_per_prompt, len(batch))
         total = np.zeros(len(batch), np.float32)
         means: dict[str, float] = {}
@@ -262,21 +292,8 @@ class DataWorker(DataVerbs):
         return _described(found, self.data.tokenizer), found
 
     def score_summary(self, *, batch: Batch) -> tuple[dict[str, float], None]:
-        """Mean and deviation of the scores of a rollout, and its mean KL per sequence to the reference, if there is
-        one, in nats."""
-        scored = self._with_score(batch)
-        scores = scored.dense("score").astype(np.float64)
-        kl = {}
-        if "ref_logprobs" in batch:
-            apart = batch.ragged("old_logprobs").values.astype(np.float64) - batch.ragged("ref_logprobs").values
-            kl = {"kl": float(apart.sum() / len(batch))}
-        return {
-            "score": float(scores.mean()),
-            "score_std": float(scores.std()),
-            **kl,
-            "length": float(batch.ragged("response_ids").lengths.mean()),
-            "ended": float(batch.dense("ended").mean()),
-        }, None
+        """See ``score_summary``."""
+        return score_summary(self._with_score(batch)), None
 
     def mismatched(self, longest: int, *, batch: Batch) -> tuple[Described, Batch]:
         """See ``workers.kl_baseline``."""
@@ -332,6 +349,11 @@ class DataWorker(DataVerbs):
         weight = reward.weight if reward and not self.data.recipe.models.rewards else 1.0  # several are weighed already
         model = batch.dense("score") * weight if "score" in batch else 0.0
         return batch.with_columns(score=(batch.dense("function_score") + model).astype(np.float32))
+
+
+def _plain(prompt: Content) -> str | list[dict[str, str]]:
+    """A prompt as others take it."""
+    return prompt if isinstance(prompt, str) else plain(prompt)
 
 
 def _described(batch: Batch, tokenizer: Any) -> Described:

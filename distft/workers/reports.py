@@ -80,6 +80,25 @@ class Answers:
 
 
 @dataclass(frozen=True)
+class Turned:
+    """The samples that go on behind a turn, and how many tokens each has by now."""
+
+    samples: tuple[int, ...]
+    lengths: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Played:
+    """Responses of several turns: whose, how many tokens each has, how many of all these are observations, and
+    ``metrics`` of their turns."""
+
+    samples: tuple[int, ...]
+    lengths: tuple[int, ...]
+    num_observed: int
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True)
 class RowsPrepared:
     """How far the rows are: whether it is ``done``, what is being done, and the hashes of the sources' ``contents`` by
     their keys, once they are known."""

@@ -37,6 +37,8 @@ from distft.data.vocabulary import require_policys_tokens, require_rows
 from distft.data.whole_units import require_whole
 from distft.models.limits import embedding_rows, learned_positions
 from distft.models.tokenizer import load_tokenizer, num_tokens
+from distft.rollout.environment import Asked
+from distft.workers.episodes import Episodes
 from distft.workers.general_text import general_text
 from distft.workers.held_out_answers import require_answers
 from distft.workers.ptx import data_of_texts, with_contents
@@ -66,6 +68,7 @@ class RunData:
         self._weights = weights
         self._store = store or store_folder(recipe.data.cache_dir, recipe.output_dir)
         self.rewards: list[TextReward] = []
+        self.episodes: Episodes | None = None
 
     def prepare(self) -> Generator[Preparing, None, None]:
         """Writes the ``init:`` models that are not there yet, loads tokenizers, functions and rows."""
@@ -81,6 +84,9 @@ class RunData:
         self.readers = {role: self._reader(role) for role in filter(gives_scores, self.starts)}
         if recipe.models.reward is not None:
             self.rewards = text_rewards(recipe.models.reward)
+        if (environment := recipe.rollout.environment) is not None:
+            asked = Asked(environment.name, environment.arguments, environment.step_deadline_s)
+            self.episodes = Episodes(recipe.rollout, asked, self.tokenizer)
         beside = yield from self._prepare_texts()
         preparing = prepare_datasets(
             recipe.data,
@@ -100,6 +106,8 @@ class RunData:
             for role, start in self.starts.items():
                 rows = embedding_rows(start.path, trust_remote_code=start.trust_remote_code)
                 require_rows(role, num_tokens(self.tokenizer), rows)
+        if self.episodes is not None:
+            self.episodes.check([dataset.rows([0])[0] for dataset in self.lists.values() if dataset.num_units])
         require_whole(self.lists, self.recipe.algorithm)
         require_answers(self.recipe, self.lists)
         if self.recipe.evaluation.general is not None:

@@ -22,10 +22,12 @@ from distft.workers.reports import (
     Judged,
     Loaded,
     Memory,
+    Played,
     Ready,
     RowsPrepared,
     Sent,
     Synced,
+    Turned,
     Unread,
     Updated,
 )
@@ -244,6 +246,23 @@ class DataVerbs(Ending, Protocol):
     @verb(on_device=False)
     def texts(self, limit: int, *, batch: Batch) -> tuple[list[Sample], None]:
         """The first ``limit`` samples in words."""
+        ...
+
+    # ---- turns
+
+    @verb(deadline="long", on_device=False)
+    def begin_turns(self, split: str, start: int, samples_per_prompt: int, *, batch: Batch) -> tuple[None, None]:
+        """A fresh environment for each sample; what a former rollout left is forgotten."""
+        ...
+
+    @verb(deadline="long", on_device=False)
+    def take_turns(self, *, batch: Batch) -> tuple[Turned, Batch | None]:
+        """A turn of the policy: what the environment says of it. The samples that go on, and what with."""
+        ...
+
+    @verb(on_device=False)
+    def finish_turns(self) -> tuple[Played, Batch]:
+        """The responses of all samples that were begun, masked and scored."""
         ...
 
     # ---- experience

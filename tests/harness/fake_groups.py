@@ -15,7 +15,7 @@ from distft.clients.model_group import ModelGroup
 from distft.common.verb import Verb, declaration
 from distft.groups.handles import Call, DataRef, Part, Result, Wait, WorkerInfo
 from distft.tracking.metrics import Sample
-from distft.workers.reports import Answers, Credited, Described, Judged, Memory, Sent, Synced, Updated
+from distft.workers.reports import Answers, Credited, Described, Judged, Memory, Played, Sent, Synced, Turned, Updated
 from distft.workers.verbs import DataVerbs
 
 EQUAL = Difference(0.0, 0.0, 0.0)
@@ -41,6 +41,7 @@ class Said:
     probes: dict[str, tuple[float, ...]] = field(default_factory=dict)  # the log-probs of known tokens, by role
     version: int = 0  # of the weights that engines have
     chosen: list[list[int]] = field(default_factory=list)  # of each iteration, the units of samples that are trained on
+    going: list[tuple[int, ...]] = field(default_factory=list)  # the samples that go on behind each turn
     _under_way: list[str] = field(default_factory=list)
 
     def start(self, calls: Sequence[Call[Any]]) -> tuple[Wait, ...]:
@@ -74,6 +75,10 @@ class Said:
         if call.verb == declaration(DataVerbs.informative):
             at_most, first = call.args
             samples = [first + number for number in range(min(at_most, self.differing.pop(0)) * PER_PROMPT)]
+        if call.verb == declaration(DataVerbs.take_turns):
+            samples = list(self.going.pop(0))
+        if call.verb == declaration(DataVerbs.finish_turns):
+            samples = list(range(4))
         report = self._report(call, samples)
         if isinstance(report, Credited) and report.chosen is not None:
             samples = list(range(len(report.chosen.units)))
@@ -91,6 +96,13 @@ class Said:
                 return Described((RESPONSE,) * len(samples), tuple(samples))
             case "prompts" | "batch" | "with_texts" | "informative" | "mismatched" | "questions" | "general_text":
                 return Described((PROMPT,) * len(samples), tuple(samples))
+            case "begin_turns":
+                return None
+            case "take_turns":
+                return Turned(tuple(samples), (PROMPT + RESPONSE,) * len(samples))
+            case "finish_turns":
+                lengths = (2 * RESPONSE,) * len(samples)
+                return Played(tuple(samples), lengths, len(samples), {"rollout/turns": 1.5})
             case "generate":
                 return Answers(self.version, tuple(samples), (RESPONSE,) * len(samples))
             case "judge_answers":

@@ -57,13 +57,13 @@ def group(rollout: Batch, section: GroupSection, state: Mapping[str, Any]) -> As
 
 def shaped_scores(rollout: Batch, section: ScoreSection) -> Tensor:
     """Scores, float64 ``[B]``. Those of responses cut at the limit are less by ``missing_eos_penalty``; those of
-    responses of more than ``overlong_after`` tokens by the part of ``overlong_buffer`` that they use, 1 at most (Yu et
-    al. 2025, eq. 13)."""
+    responses of more than ``overlong_after`` tokens, observations not counted, by the part of ``overlong_buffer`` that
+    they use, 1 at most (Yu et al. 2025, eq. 13)."""
     scores = scores_of(rollout).double()
     if section.missing_eos_penalty is not None:
         scores = scores - section.missing_eos_penalty * (torch.from_numpy(rollout.dense("ended")) == 0)
     if section.overlong_after is not None and section.overlong_buffer is not None:
-        lengths = torch.from_numpy(rollout.ragged("response_ids").lengths.astype(np.float64))
+        lengths = Padded.of(rollout).mask.sum(1).double()
         scores = scores - ((lengths - section.overlong_after) / section.overlong_buffer).clamp(0, 1)
     return scores
 

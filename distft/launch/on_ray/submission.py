@@ -17,8 +17,7 @@ from typing import Any
 
 from distft.common.errors import EnvironmentFallsShort, UserError
 from distft.config.cluster import Cluster, cluster_file, load_cluster
-from distft.config.find_method import said_in_full
-from distft.config.load import recipe_file
+from distft.config.load import recipe_file, said_in_full
 from distft.config.pipeline import Pipeline
 from distft.config.recipe import Recipe
 from distft.launch.preflight.checks import check_memory
@@ -78,7 +77,7 @@ class Package:
 
 def packed(recipe: Recipe, recipe_name: str, overrides: Sequence[str]) -> Package:
     """A recipe of that name, or file, with these overrides."""
-    said = (*overrides, *said_in_full(recipe.algorithm.kind))
+    said = (*overrides, *said_in_full(recipe))
     return Package(recipe.name, recipe.output_dir, {_RECIPE: _text(recipe_name)}, said, (recipe,))
 
 
@@ -90,7 +89,7 @@ def packed_pipeline(pipeline: Pipeline, name: str, overrides: Sequence[str]) -> 
         if Path(stage.source).is_file():
             files[f"stage-{stage.name}.yaml"] = _text(stage.source)
             said.append(f"stages.{stage.name}.recipe=stage-{stage.name}.yaml")
-        said += [f"stages.{stage.name}.{one}" for one in said_in_full(stage.recipe.algorithm.kind)]
+        said += [f"stages.{stage.name}.{one}" for one in said_in_full(stage.recipe)]
     recipes = tuple(stage.shaped for stage in pipeline.stages)
     return Package(pipeline.name, pipeline.output_dir, files, tuple(said), recipes)
 

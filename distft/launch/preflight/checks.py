@@ -65,6 +65,9 @@ def preflight(recipe: Recipe, plan: Plan, *, machine: Machine | None = None, to_
     check_choice(recipe)
     for function in reward_functions(recipe):
         check_reward_function(function)
+    environment = recipe.rollout.environment
+    if environment is not None and ".py:" not in environment.name:
+        check_reward_function(environment.name, "rollout.environment.name")
     for number, server in enumerate(reward_servers(recipe)):
         token_of(server, f"models.reward.http.{number}")
     warnings = [*remarks.on_models(recipe), *check_models(recipe)]

@@ -17,8 +17,7 @@ from pathlib import Path
 
 from distft.common.errors import EnvironmentFallsShort, UserError
 from distft.config.cluster import Cluster, load_cluster
-from distft.config.find_method import said_in_full
-from distft.config.load import load_recipe
+from distft.config.load import load_recipe, said_in_full
 from distft.config.recipe import Recipe
 from distft.launch.node.environment import exported, withheld
 from distft.launch.preflight.checks import check_disk, check_memory, check_output_dir, preflight
@@ -106,7 +105,7 @@ def prepare(wish: Wish) -> Submission:
     numbers = tuple(tasks(array)) if array else ()
     recipes = _recipes(wish, numbers)
     overrides, output_dir = _with_run_folder(wish, recipes[0])
-    overrides = (*overrides, *said_in_full(recipes[0].algorithm.kind))
+    overrides = (*overrides, *said_in_full(recipes[0]))
     asked = Asked(
         recipes[0].name, str(folder / output_dir), wish.source, overrides, cluster, wish.cluster, folder,
         exported=exported(os.environ, cluster), after=wish.after, array=array, sweep=wish.sweep,

@@ -200,15 +200,24 @@ def test_a_recipe_without_its_run_names_the_command(
     assert "make it with: distft train sft-tiny" in error
 
 
-@pytest.mark.parametrize("recipe", ["mlm-tiny", "span-tiny", "process-reward-tiny", "contrastive-tiny"])
-def test_texts_that_a_run_corrupts_or_embeds_are_judged_in_it(
-    recipe: str, distft: Typed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("recipe", "measure"),
+    [
+        ("mlm-tiny", "loss"),
+        ("span-tiny", "loss"),
+        ("process-reward-tiny", "loss"),
+        ("contrastive-tiny", "loss"),
+        ("tools-tiny", "objective/score"),
+    ],
+)
+def test_what_only_a_run_can_judge_is_judged_in_it(
+    recipe: str, measure: str, distft: Typed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     status, _, error = distft("eval", recipe)  # before its run is looked for
     assert status == 2
     assert "is judged within its run" in error
-    assert f"the lines of split eval in runs/{recipe}/metrics.jsonl have its loss" in error
+    assert f"the lines of split eval in runs/{recipe}/metrics.jsonl have its {measure}" in error
 
 
 def test_a_reward_model_needs_pairs(scorer: str, rows: Path, distft: Typed) -> None:

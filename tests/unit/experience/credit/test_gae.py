@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from distft.batches import Array, Column, Ragged
+from distft.batches import Array, Batch, Column, Ragged
 from distft.config.algorithms.ppo import Ppo
 from distft.experience.credit.gae import gae
 from tests.harness.rollouts import rollout
@@ -84,6 +84,34 @@ def test_observation_tokens_carry_no_reward() -> None:
     built = gae(masked, section(), {}).columns
     assert values_of(built["advantages"])[1] == 0
     assert values_of(built["returns"])[0] == pytest.approx(-0.05 + 1.0)  # its last own token earns the score
+
+
+def test_an_observation_in_the_middle_by_hand() -> None:
+    """Two turns of two and one tokens, two of an observation between them, of any value: as if it were not there.
+
+    kl = [0.5, 0, 0.25] at the policy's own; rewards = [-0.05, 0, 0.975]; gamma 0.9, lam 0.5. The last token of the
+    first turn looks at the first of the next: A = [-0.05 + 0.9 * 0.4 - 0.2 + 0.45 A_1, 0 + 0.9 * 0.1 - 0.4 + 0.45 A_4,
+    0.975 - 0.1].
+    """
+    nan = float("nan")
+    columns = {
+        "response_ids": [[5, 6, 90, 91, 7]], "response_mask": [[1, 1, 0, 0, 1]],
+        "old_logprobs": [[-1.0, -2.0, nan, nan, -0.75]], "ref_logprobs": [[-1.5, -2.0, nan, nan, -1.0]],
+        "values": [[0.2, 0.4, nan, 7.0, 0.1]], "sampled_logprobs": [[-1.0, -2.0, 0.0, 0.0, -0.75]],
+    }  # fmt: skip
+    kinds = {"response_ids": np.int32, "response_mask": np.uint8}
+    one = Batch({
+        **{name: Ragged.of(rows, kinds.get(name, np.float32)) for name, rows in columns.items()},
+        "sample": np.array([0]), "score": np.array([1.0], np.float32), "ended": np.array([1], np.uint8),
+    })  # fmt: skip
+    assigned = gae(one, section(gamma=0.9, lam=0.5), {})
+    last = 0.975 - 0.1
+    second = 0.9 * 0.1 - 0.4 + 0.45 * last
+    first = -0.05 + 0.9 * 0.4 - 0.2 + 0.45 * second
+    np.testing.assert_allclose(values_of(assigned.columns["advantages"]), [first, second, 0, 0, last], rtol=1e-6)
+    found = values_of(assigned.columns["returns"])
+    np.testing.assert_allclose(found, [first + 0.2, second + 0.4, 0, 0, last + 0.1], rtol=1e-6)
+    assert assigned.metrics["objective/non_score_reward"] == pytest.approx(-0.075)
 
 
 def test_running_normalisation_goes_on_from_its_state() -> None:

@@ -98,3 +98,16 @@ def test_observations_are_worth_nothing() -> None:
     mask = Ragged.split(np.array([1, 0, 1, 1, 1, 1, 1, 1, 1, 1], np.uint8), [2, 1, 3, 1, 2, 1])
     assigned = group(rollout(response_mask=mask), Keys(scale_rewards=False), {})
     assert values_of(assigned.columns["advantages"])[:2].tolist() == [-2, 0]
+
+
+def test_an_observation_in_the_middle_is_no_part_of_a_response() -> None:
+    """The third response has 3 tokens, of which the second is an observation: it is 2 long, and none too long."""
+    mask = Ragged.split(np.array([1, 1, 1, 1, 0, 1, 1, 1, 1, 1], np.uint8), [2, 1, 3, 1, 2, 1])
+    masked = rollout(response_mask=mask)
+    assigned = group(masked, Keys(scale_rewards=False), {})
+    assert values_of(assigned.columns["advantages"]).tolist() == [-2, -2, 0, -1, 0, -1, 0, 3, 3, 0]
+    assert assigned.metrics["completions/max_length"] == 2.0
+    assert assigned.metrics["completions/mean_length"] == 9 / 6
+    scores = masked.dense("score").tolist()
+    assert shaped_scores(masked, Keys(overlong_after=2, overlong_buffer=1)).tolist() == scores
+    assert shaped_scores(rollout(), Keys(overlong_after=2, overlong_buffer=1)).tolist()[2] == scores[2] - 1

@@ -1,0 +1,160 @@
+"""The turns of a rollout: what each sample has of tokens so far, and the environment that answers it.
+
+A sample's response is one sequence: the policy's turns as they were sampled, and between them what the environment
+said, with mask 0. It ends with a turn of the policy:
+
+=============  =======================================================================================
+done           the environment said so: ``ended`` 1, as a response that ended by itself
+cut            the turn did not end within ``max_turn_tokens``: ``ended`` 0, as of all that follow
+max_turns      the last turn that is allowed
+no_room        the observation and a whole further turn would exceed ``rollout.max_new_tokens``
+=============  =======================================================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+
+from distft.batches import Array, Batch, Ragged
+from distft.common.errors import UserError
+from distft.config.training import Rollout
+from distft.data.decode import response_text
+from distft.data.formats import Example, prompt_of
+from distft.data.observations import ObservationEncoder
+from distft.data.reading_marks import reads_apart
+from distft.rollout.environment import Asked, Environment
+from distft.workers.reports import Played, Turned
+
+End: TypeAlias = Literal["done", "cut", "max_turns", "no_room"]
+
+
+@dataclass
+class Episode:
+    """One sample, called ``name`` in messages. ``ids, logprobs, mask`` of the response so far."""
+
+    name: str
+    environment: Environment
+    conversational: bool
+    prompt_ids: Array
+    ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    mask: list[int] = field(default_factory=list)
+    num_turns: int = 0
+    reward: float = 0.0
+    end: End | None = None
+
+    def add(self, ids: Sequence[int], logprobs: Sequence[float], *, sampled: bool) -> None:
+        """Tokens of the policy, or of an observation."""
+        self.ids += ids
+        self.logprobs += logprobs
+        self.mask += [int(sampled)] * len(ids)
+
+    @property
+    def context(self) -> Array:
+        """All tokens so far, int32."""
+        found: Array = np.concatenate([self.prompt_ids, np.array(self.ids, np.int32)]).astype(np.int32)
+        return found
+
+
+class Episodes:
+    """Those of one rollout, by their samples."""
+
+    def __init__(self, rollout: Rollout, asked: Asked, tokenizer: Any) -> None:
+        assert rollout.environment is not None
+        self._limits, self._asked, self._tokenizer = rollout, asked, tokenizer
+        self._section = rollout.environment
+        self._observations = ObservationEncoder(tokenizer, self._section.role)
+        self._of_sample: dict[int, Episode] = {}
+
+    def check(self, first: Sequence[Example]) -> None:
+        """That turns go into the model at all. ``first``: a row of each list. Raises UserError."""
+        if reads_apart(self._tokenizer):
+            what = "the model reads a prompt apart from its answer: turns do not fit in"
+            raise UserError(what, where="rollout.environment", hint="a decoder, such as a Llama; or remove it")
+        if any(not isinstance(prompt_of(one), str) for one in first):
+            self._observations.check()
+
+    def begin(self, rows: Sequence[Mapping[str, Any]], names: Sequence[str], batch: Batch) -> None:
+        """A new rollout: a row (with its ``prompt``) and a name for each sample of ``batch``."""
+        self._of_sample = {}
+        for place, sample in enumerate(batch.dense("sample").tolist()):
+            environment = self._asked.make()
+            self._asked.reset(environment, rows[place], names[place])
+            conversational = not isinstance(rows[place]["prompt"], str)
+            prompt_ids = batch.ragged("prompt_ids")[place]
+            self._of_sample[sample] = Episode(names[place], environment, conversational, prompt_ids)
+
+    def take(self, batch: Batch) -> tuple[Turned, Batch | None]:
+        """A turn of the samples of ``batch`` (``response_ids, sampled_logprobs, ended``); who goes on, in the order of
+        their numbers, and what with: ``prompt_ids`` are all tokens so far."""
+        for sample, place in sorted(batch.rows_of_samples().items()):
+            ended = bool(batch.dense("ended")[place])
+            ids, logprobs = (batch.ragged(name)[place].tolist() for name in ("response_ids", "sampled_logprobs"))
+            self._turn(self._of_sample[sample], ids, logprobs, ended=ended)
+        going = {number: one for number, one in self._of_sample.items() if one.end is None}
+        if not going:
+            return Turned((), ()), None
+        contexts = [one.context for one in going.values()]
+        numbers = np.array(list(going), np.int64)
+        columns = Batch({"prompt_ids": Ragged.of(contexts, np.int32), "sample": numbers, "unit": numbers})
+        return Turned(tuple(going), tuple(map(len, contexts))), columns
+
+    def finish(self) -> tuple[Played, Batch]:
+        """All samples: ``response_ids, response_mask, sampled_logprobs, ended, score`` and ``turns``."""
+        numbers, found = list(self._of_sample), list(self._of_sample.values())
+        self._of_sample = {}
+        observed = sum(len(one.mask) - sum(one.mask) for one in found)
+        ends = {f"rollout/ended_{end}": [one.end == end for one in found] for end in ("cut", "max_turns", "no_room")}
+        metrics = {
+            "rollout/turns": sum(one.num_turns for one in found) / len(found),
+            "rollout/observation_length": observed / len(found),
+            **{name: sum(which) / len(found) for name, which in ends.items()},
+        }
+        batch = Batch(
+            {
+                "sample": np.array(numbers, np.int64),
+                "response_ids": Ragged.of([one.ids for one in found], np.int32),
+                "response_mask": Ragged.of([one.mask for one in found], np.uint8),
+                "sampled_logprobs": Ragged.of([one.logprobs for one in found], np.float32),
+                "ended": np.array([one.end == "done" for one in found], np.uint8),
+                "score": np.array([one.reward for one in found], np.float32),
+                "turns": np.array([one.num_turns for one in found], np.int64),
+            }
+        )
+        return Played(tuple(numbers), tuple(len(one.ids) for one in found), observed, metrics), batch
+
+    def _turn(self, one: Episode, ids: list[int], logprobs: list[float], *, ended: bool) -> None:
+        text = response_text(self._tokenizer, one.context, ids, ended=ended)
+        one.add(ids, logprobs, sampled=True)
+        one.num_turns += 1
+        step = self._asked.step(one.environment, text, one.name, one.num_turns)
+        one.reward += step.reward
+        if not ended:
+            one.end = "cut"
+        elif step.done:
+            one.end = "done"
+        elif one.num_turns == self._section.max_turns:
+            one.end = "max_turns"
+        else:
+            encoder, said = self._observations, step.observation
+            observed = encoder.conversational(said, ids[-1]) if one.conversational else encoder.plain(said)
+            if len(one.ids) + len(observed) + self._section.max_turn_tokens > self._limits.max_new_tokens:
+                one.end = "no_room"
+            else:
+                one.add(observed, [0.0] * len(observed), sampled=False)
+
+
+def spoken(tokenizer: Any, batch: Batch, row: int) -> tuple[tuple[str, str], ...]:
+    """Who said what of a finished response, for people: ``policy`` and ``environment`` with their text, special tokens
+    included."""
+    ids, mask = batch.ragged("response_ids")[row], batch.ragged("response_mask")[row]
+    cuts = [0, *(np.flatnonzero(np.diff(mask)) + 1).tolist(), len(ids)]
+    return tuple(
+        ("policy" if mask[start] else "environment", str(tokenizer.decode(ids[start:end])))
+        for start, end in pairwise(cuts)
+    )

@@ -1,0 +1,125 @@
+"""A policy that is answered turn by turn: the same run on other ranks and engines, killed or not; and it learns."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from distft.config.load import recipe_file
+from distft.data.calculations import calculations
+from distft.planning.generation import installed_vllm
+from tests.e2e.conftest import Start, computed, exit_record, lines
+from tests.e2e.test_resume import assert_same, disturb, run
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(1800)]
+
+FEW = ("train.steps=4", "train.global_batch_size=6", "rollout.samples_per_prompt=4", "checkpoint.every=2",
+       "evaluation.every=0", "evaluation.max_samples=6", "tracking.samples_every=1", "tracking.samples_count=24",
+       "recovery.max_restarts=0")  # fmt: skip
+
+
+def talking(folder: Path, algorithm: dict[str, Any], **environment: Any) -> str:
+    """A policy from nothing, any letter of which ends a turn: it speaks as often as it may."""
+    recipe = yaml.safe_load(recipe_file("tools-tiny").read_text())
+    letters = [chr(ord("A") + number) for number in (*range(26), *range(32, 58))]
+    recipe["algorithm"] = algorithm
+    recipe["models"]["policy"]["stop_tokens"] = ["<|end|>", *letters]
+    recipe["models"]["policy"]["init"]["max_positions"] = 128
+    recipe["data"] |= {"max_length": 108}
+    recipe["rollout"] |= {"max_new_tokens": 100}
+    recipe["rollout"]["environment"] |= {"name": "tests.harness.talker:Talker", "max_turns": 4, **environment}
+    path = folder / "talking.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    return str(path)
+
+
+def root_on_path() -> dict[str, str]:
+    return {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])}
+
+
+@pytest.fixture(autouse=True)
+def environments_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in root_on_path().items():
+        monkeypatch.setenv(name, value)
+
+
+def said(folder: Path, step: int) -> list[Any]:
+    return [line["turns"] for line in lines(folder, "samples") if line["step"] == step and line["split"] == "train"]
+
+
+def test_other_ranks_and_micro_batches_say_and_learn_the_same(start: Start, tmp_path: Path) -> None:
+    recipe = talking(tmp_path, {"kind": "grpo", "minibatches": 2})
+    one = run(start, "train", recipe, *FEW, folder="one")
+    other = run(start, "train", recipe, *FEW, "placement.policy.ranks=2", "rollout.max_batch_per_rank=5",
+                "train.max_tokens_per_rank=256", folder="other")  # fmt: skip
+    first = said(one, 1)
+    assert first == said(other, 1)
+    assert len(first) == 24
+    assert max(map(len, first)) > 3, "several turns"
+    assert len({len(turns) for turns in first}) > 1, "of which some go on and some do not"
+    assert all([turn["by"] for turn in turns[:2]] in (["policy"], ["policy", "environment"]) for turns in first)
+    alike = [{line["step"]: line for line in computed(folder) if line["split"] == "train"} for folder in (one, other)]
+    line, again = (found[1] for found in alike)
+    for name in ("loss", "reward", "completions/mean_length", "rollout/turns", "rollout/observation_length",
+                 "rollout/ended_max_turns", "rollout/ended_cut", "objective/entropy", "kl", "grad_norm"):  # fmt: skip
+        assert again[name] == pytest.approx(line[name], rel=1e-4, abs=1e-6), name
+    assert line["rollout/turns"] > 1
+    assert line["rollout/observation_length"] > 0
+    policys = sum(line["completions/mean_length"] for line in alike[0].values()) / len(alike[0])
+    assert policys == pytest.approx(sum(one["rollout/response_length"] for one in alike[0].values()) / len(alike[0]))
+
+
+@pytest.mark.parametrize("algorithm", [{"kind": "grpo"}, {"kind": "ppo"}, {"kind": "dapo", "max_refills": 1}])
+def test_killed_and_resumed_it_is_the_same_run(start: Start, tmp_path: Path, algorithm: dict[str, Any]) -> None:
+    recipe = talking(tmp_path, algorithm)
+    if algorithm["kind"] == "dapo":  # it has no reference
+        tree = yaml.safe_load(Path(recipe).read_text())
+        del tree["placement"]["reference"]
+        Path(recipe).write_text(yaml.safe_dump(tree))
+    words = ("train", recipe, *FEW, "placement.policy.ranks=2")
+    undisturbed = run(start, *words, folder="undisturbed")
+    loss = "distft.algorithms.losses." + ("ppo:PpoPolicy" if algorithm["kind"] == "ppo" else "clipped:ClippedPolicy")
+    assert_same(disturb(start, words, loss), undisturbed)
+
+
+@pytest.mark.skipif(not installed_vllm() and "CI" not in os.environ, reason="vLLM is not installed")
+def test_engines_say_what_the_policys_own_ranks_would(start: Start, tmp_path: Path) -> None:
+    """32 wide heads: vLLM has no others on processors."""
+    recipe = talking(tmp_path, {"kind": "grpo"})
+    wide = ("models.policy.init.num_heads=2", "train.steps=1", *FEW[1:])
+    own = run(start, "train", recipe, *wide, folder="own")
+    engines = run(start, "train", recipe, *wide, "rollout.engine=vllm", "placement.rollout.ranks=2", folder="engines")
+    assert said(own, 1) == said(engines, 1)
+    assert max(map(len, said(own, 1))) > 3
+
+
+def test_an_environment_that_breaks_ends_the_run_with_its_name(start: Start, tmp_path: Path) -> None:
+    recipe = talking(tmp_path, {"kind": "grpo"}, arguments={"broken_at": 2})
+    verb = start("train", recipe, *FEW, folder="broken")
+    assert verb.end() == 2, verb.output
+    verb.assert_nothing_left()
+    message = (
+        r"environment tests.harness.talker:Talker, builtin:calculations/\w+:\d+, sample \d, turn 2: raised KeyError"
+    )
+    assert re.search(message, verb.output), verb.output
+    assert exit_record(verb.folder)["exit_status"] == 2
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_a_policy_learns_to_ask_its_calculator(start: Start, seed: int) -> None:
+    train, test = ({row["prompt"][0]["content"] for row in calculations(split)} for split in ("train", "test"))
+    assert not train & test
+    sft = run(start, "train", "tools-sft", f"seed={seed}", folder="sft")
+    folder = run(start, "train", "tools-tiny", f"seed={seed}", f"models.policy.path=run:{sft}", folder="tools")
+    table = json.loads((folder / "before_after.json").read_text())["metrics"]
+    print(f"seed {seed}: score {table['objective/score']}, turns {table['objective/turns']}")
+    assert '"alarm"' not in (folder / "events.jsonl").read_text()
+    assert table["objective/score"]["before"] < 0.5
+    assert table["objective/score"]["after"] > table["objective/score"]["before"] + 0.3
+    assert table["objective/turns"]["after"] > table["objective/turns"]["before"]

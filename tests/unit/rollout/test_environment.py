@@ -1,0 +1,108 @@
+"""Environments are held to their answers: one message that names environment, sample and turn."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from distft.common.errors import UserError
+from distft.rollout.environment import Asked, Step
+
+SOURCE = """
+import threading
+
+class Told:
+    def __init__(self, answer=("go on", 0.5, False), begin=None):
+        self.answer, self.begin = answer, begin
+
+    def reset(self, row):
+        if isinstance(self.begin, Exception):
+            raise self.begin
+        self.row = row
+        return self.begin
+
+    def step(self, text):
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        return self.answer
+
+class Hanging(Told):
+    def step(self, text):
+        threading.Event().wait()
+
+class Stepless:
+    def reset(self, row): ...
+
+NUMBER = 3
+"""
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> str:
+    (tmp_path / "told.py").write_text(SOURCE)
+    return str(tmp_path / "told.py")
+
+
+def step(place: str, answer: Any) -> Step:
+    asked = Asked(f"{place}:Told", {"answer": answer}, 30)
+    environment = asked.make()
+    asked.reset(environment, {"prompt": "p"}, "a.jsonl:3, sample 1")
+    return asked.step(environment, "text", "a.jsonl:3, sample 1", 2)
+
+
+@pytest.mark.parametrize(
+    ("answer", "found"),
+    [(("go on", 0.5, False), Step("go on", 0.5, False)), (("", -1, False), Step("", -1.0, False)),
+     ((None, 1, True), Step("", 1.0, True)), (("unread", np.float32(0.25), True), Step("", 0.25, True))],
+)  # fmt: skip
+def test_right_answers(place: str, answer: Any, found: Step) -> None:
+    assert step(place, answer) == found
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [(None, "answered None"), (("text", 1.0), "answered \\('text', 1.0\\)"),
+     (("text", float("nan"), False), "reward is nan"),
+     (("text", True, False), "reward is True"), (("text", 10**400, False), "reward is 1000"),
+     (("text", 1.0, 1), "done is 1"), ((None, 1.0, False), "observation is None"),
+     ((b"text", 1.0, False), "observation is b'text'"), (KeyError("oops"), "raised KeyError: 'oops'")],
+)  # fmt: skip
+def test_wrong_answers_name_environment_sample_and_turn(place: str, answer: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        step(place, answer)
+    assert caught.value.where == f"environment {place}:Told, a.jsonl:3, sample 1, turn 2"
+
+
+@pytest.mark.parametrize(
+    ("begin", "message"), [("hello", "answered something"), (ValueError("no"), "raised ValueError")]
+)
+def test_a_reset_answers_nothing(place: str, begin: Any, message: str) -> None:
+    asked = Asked(f"{place}:Told", {"begin": begin}, 30)
+    with pytest.raises(UserError, match=message) as caught:
+        asked.reset(asked.make(), {}, "a.jsonl:3, sample 1")
+    assert caught.value.where == f"environment {place}:Told, a.jsonl:3, sample 1, reset"
+
+
+def test_a_step_that_hangs_is_given_up(place: str) -> None:
+    asked = Asked(f"{place}:Hanging", {}, 0.2)
+    with pytest.raises(UserError, match="not answered within 0.2 s") as caught:
+        asked.step(asked.make(), "text", "row 1", 1)
+    assert "step_deadline_s" in str(caught.value.hint)
+    hanging = [one for one in threading.enumerate() if one.name == "environment"]
+    assert all(one.daemon for one in hanging), "the process can end"
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [("Told", {"answr": 1}, "answr"), ("Stepless", {}, "has no method step"), ("Tod", {}, "has no Tod"),
+     ("NUMBER", {}, "not callable")],
+)  # fmt: skip
+def test_what_cannot_be_made_is_said_at_the_start(
+    place: str, name: str, arguments: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        Asked(f"{place}:{name}", arguments, 30)
