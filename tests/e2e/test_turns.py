@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+from distft.config.find_method import traits_of
 from distft.config.load import recipe_file
 from distft.data.calculations import calculations
 from distft.planning.generation import installed_vllm
@@ -29,6 +30,8 @@ def talking(folder: Path, algorithm: dict[str, Any], **environment: Any) -> str:
     recipe = yaml.safe_load(recipe_file("tools-tiny").read_text())
     letters = [chr(ord("A") + number) for number in (*range(26), *range(32, 58))]
     recipe["algorithm"] = algorithm
+    if "reference" not in traits_of(algorithm["kind"]).roles:
+        del recipe["placement"]["reference"]
     recipe["models"]["policy"]["stop_tokens"] = ["<|end|>", *letters]
     recipe["models"]["policy"]["init"]["max_positions"] = 128
     recipe["data"] |= {"max_length": 108}
@@ -75,16 +78,18 @@ def test_other_ranks_and_micro_batches_say_and_learn_the_same(start: Start, tmp_
     assert policys == pytest.approx(sum(one["rollout/response_length"] for one in alike[0].values()) / len(alike[0]))
 
 
-@pytest.mark.parametrize("algorithm", [{"kind": "grpo"}, {"kind": "ppo"}, {"kind": "dapo", "max_refills": 1}])
-def test_killed_and_resumed_it_is_the_same_run(start: Start, tmp_path: Path, algorithm: dict[str, Any]) -> None:
-    recipe = talking(tmp_path, algorithm)
-    if algorithm["kind"] == "dapo":  # it has no reference
-        tree = yaml.safe_load(Path(recipe).read_text())
-        del tree["placement"]["reference"]
-        Path(recipe).write_text(yaml.safe_dump(tree))
-    words = ("train", recipe, *FEW, "placement.policy.ranks=2")
+@pytest.mark.parametrize(
+    ("algorithm", "loss"),
+    [({"kind": "grpo"}, "ClippedPolicy"), ({"kind": "ppo"}, "PpoPolicy"),
+     ({"kind": "dapo", "max_refills": 1}, "ClippedPolicy"), ({"kind": "online_dpo"}, "Dpo"), ({"kind": "raft"}, "Sft")],
+    ids=lambda one: one["kind"] if isinstance(one, dict) else "",
+)  # fmt: skip
+def test_killed_and_resumed_it_is_the_same_run(
+    start: Start, tmp_path: Path, algorithm: dict[str, Any], loss: str
+) -> None:
+    words = ("train", talking(tmp_path, algorithm), *FEW, "placement.policy.ranks=2")
     undisturbed = run(start, *words, folder="undisturbed")
-    loss = "distft.algorithms.losses." + ("ppo:PpoPolicy" if algorithm["kind"] == "ppo" else "clipped:ClippedPolicy")
+    assert all(line["rollout/turns"] > 1 for line in computed(undisturbed) if line["split"] == "train")
     assert_same(disturb(start, words, loss), undisturbed)
 
 
