@@ -31,7 +31,7 @@ def test_a_further_reward_model_from_nothing_is_said_to_be() -> None:
 
 FROM_NOTHING = (
     "ppo-tiny", "ppo-ptx-tiny", "cpo-tiny", "dpo-tiny", "grpo-tiny", "kto-tiny", "online-dpo-tiny", "raft-tiny",
-    "simpo-tiny", "t5-ppo-tiny",
+    "simpo-tiny", "t5-ppo-tiny", "tools-tiny",
 )  # fmt: skip
 
 
