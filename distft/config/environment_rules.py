@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 from distft.config import roles as facts
+from distft.config.http_rules import server_rules
 from distft.config.problem import Problem
 from distft.config.recipe import Recipe
 
@@ -17,6 +19,18 @@ def environment_rules(recipe: Recipe) -> Iterator[Problem]:
     if not facts.is_rl(recipe):
         yield Problem.at("rollout.environment", f"has no effect: {recipe.algorithm.name} does not sample", "remove it")
         return
+    if (environment.name is None) == (environment.http is None):
+        what = "says neither name nor http" if environment.name is None else "says name and http: one of them answers"
+        yield Problem.at("rollout.environment", what, "name: package.module:Class, or http: {url: ...}")
+    if environment.http is not None:
+        yield from server_rules(environment.http, "rollout.environment.http")
+    if environment.step_deadline_s >= recipe.recovery.deadline_floor_s:
+        yield Problem.at(
+            "rollout.environment.step_deadline_s",
+            f"{environment.step_deadline_s:g} s is not before the whole call may count as hung: recovery."
+            f"deadline_floor_s ({recipe.recovery.deadline_floor_s:g} s)",
+            f"less, or recovery.deadline_floor_s: {math.ceil(2 * environment.step_deadline_s)}",
+        )
     if environment.max_turn_tokens > rollout.max_new_tokens:
         yield Problem.at(
             "rollout.environment.max_turn_tokens",

@@ -69,7 +69,7 @@ def said_in_full(recipe: Recipe) -> list[str]:
     """The overrides that name what comes from outside from any folder, for a job that reads a copy of the recipe."""
     environment = recipe.rollout.environment
     said = {"algorithm.kind": recipe.algorithm.kind}
-    said |= {"rollout.environment.name": environment.name} if environment else {}
+    said |= {"rollout.environment.name": environment.name} if environment and environment.name else {}
     return [f"{key}={address}" for key, address in said.items() if ".py:" in address]
 
 

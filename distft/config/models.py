@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from distft.config.data import Source
+from distft.config.http_server import HttpServer
 from distft.config.role_table import FURTHER
 from distft.config.section import Items, Numeral, Section, WrittenPath
 from distft.config.training import Optimizer
@@ -160,19 +161,12 @@ class Reference(Model):
     )
 
 
-class HttpReward(Section):
+class HttpReward(HttpServer):
     """Scores asked of a server: see ``distft.rollout.http_rewards``."""
 
     name: str = Field(pattern=r"^[A-Za-z_][\w\-]*$", description="what its scores are logged as: rewards/<name>")
-    url: str = Field(pattern=r"^https?://[^\s/]+", description="where completions are sent to by POST")
     weight: float = Field(default=1.0, description="weight of its scores")
-    token_env: str | None = Field(
-        default=None, pattern=r"^[A-Za-z_]\w*$",
-        description="environment variable with the token that it is shown (Authorization: Bearer); null: none",
-    )  # fmt: skip
     batch_size: int = Field(default=64, ge=1, description="completions in a request")
-    connections: int = Field(default=4, ge=1, le=256, description="requests under way at once")
-    timeout: float = Field(default=60.0, gt=0, le=3600, description="seconds that one request may take")
     deadline: float = Field(
         default=240.0, gt=0, le=86400,
         description="seconds in which all scores of an iteration must be there, what is asked again included; then the "

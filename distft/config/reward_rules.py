@@ -5,17 +5,15 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Sequence
-from urllib.parse import parse_qsl, quote, urlsplit
 
 from distft.common.errors import nearest
 from distft.config import roles as facts
+from distft.config.http_rules import server_rules
 from distft.config.models import RewardModel, ScoringModel
 from distft.config.problem import Problem
 from distft.config.recipe import Recipe
-from distft.config.redact import has_credentials, is_secret_key
 
 _ASKING = 0.9  # of a call's shortest deadline, at most, for servers; the rest is for functions and the way back
-_SENT = "".join(chr(code) for code in range(0x21, 0x7F))  # what HTTP sends as it stands
 
 
 def reward_rules(recipe: Recipe) -> Iterator[Problem]:
@@ -24,7 +22,8 @@ def reward_rules(recipe: Recipe) -> Iterator[Problem]:
     if reward is None or "reward" not in facts.known_roles(recipe):
         return
     yield from _functions(reward, tuple(recipe.models.rewards))
-    yield from _servers(reward)
+    for number, server in enumerate(reward.http):
+        yield from server_rules(server, f"models.reward.http.{number}")
     yield from _time_to_ask(reward, recipe.recovery.deadline_floor_s)
     if "reward" in facts.trained_roles(recipe):
         yield from _trained(reward)
@@ -58,37 +57,6 @@ def _functions(reward: RewardModel, further: Sequence[str]) -> Iterator[Problem]
             f"has {len(reward.weights)} numbers for {len(reward.functions)} functions",
             "one number per function",
         )
-
-
-def _servers(reward: RewardModel) -> Iterator[Problem]:
-    for number, server in enumerate(reward.http):
-        key = f"models.reward.http.{number}.url"
-        secret = [name for name, _ in parse_qsl(server.url.partition("?")[2]) if is_secret_key(name)]
-        if secret or has_credentials(server.url):
-            yield Problem.at(
-                key,
-                "holds a secret, which would be written into the run folder",
-                "leave it out and name an environment variable: token_env: MY_TOKEN",
-            )
-        elif not (right := _sendable(server.url)):
-            yield Problem.at(key, "names no host, or no port that is one", "for example http://127.0.0.1:8000/score")
-        elif right != server.url:
-            yield Problem.at(key, "holds what HTTP cannot send: a space, or a character beyond ASCII", f"write {right}")
-
-
-def _sendable(url: str) -> str:
-    """The URL with all encoded that HTTP cannot send; "" where it names no server."""
-    written = re.match(r"https?://([^/?#]*)", url)
-    try:
-        parts = urlsplit(url)
-        host, _ = parts.hostname, parts.port  # a port that is none is a ValueError
-        address = parts.netloc.encode("idna").decode()
-        rest = quote(url[written.end() :], safe=_SENT) if written else ""
-    except ValueError:
-        return ""
-    if not host or not written or re.search(r"[\s\x00-\x1f\x7f]", written[1]):
-        return ""
-    return f"{parts.scheme}://{address}{rest}"
 
 
 def _time_to_ask(reward: RewardModel, floor: float) -> Iterator[Problem]:

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import Field
 
+from distft.config.http_server import HttpServer
 from distft.config.role_table import FURTHER, Role
 from distft.config.section import Items, Numeral, Section, WrittenPath
 
@@ -51,14 +52,28 @@ class Train(Section):
     )
 
 
+class EnvironmentServer(HttpServer):
+    """An environment that is asked of a server: see ``distft.rollout.http_environment``."""
+
+    timeout: float = Field(
+        default=10.0, gt=0, le=3600,
+        description="seconds that one request may take; it is sent again until step_deadline_s",
+    )  # fmt: skip
+
+
 class Environment(Section):
     """What answers the policy turn by turn, and when that ends: see ``distft.rollout.environment``."""
 
-    name: str = Field(
+    name: str | None = Field(
+        default=None,
         pattern=r"^.+:[A-Za-z_]\w*$",
-        description="its class: package.module:Class, or ./file.py:Class beside the recipe; one object a sample",
+        description="its class: package.module:Class, or ./file.py:Class beside the recipe; one object a sample; null: "
+        "http",
     )
-    arguments: dict[str, Any] = Field(default_factory=dict, description="what the class is called with, by name")
+    http: EnvironmentServer | None = Field(default=None, description="a server in the place of a class")
+    arguments: dict[str, Any] = Field(
+        default_factory=dict, description="what the class is called with, by name; a server is sent them"
+    )
     max_turn_tokens: int = Field(
         ge=1,
         description="longest turn of the policy, tokens; rollout.max_new_tokens is for all turns and observations "

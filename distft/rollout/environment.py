@@ -1,22 +1,24 @@
 """What an environment is, and how it is asked: a class that answers a policy turn by turn and says what that is worth.
 
 In a recipe: ``rollout: {environment: {name: "my_lab.my_env:MyEnv", max_turn_tokens: 64}}``. One object is made for
-every sample, with ``rollout.environment.arguments``. It lives in the data worker's process, as reward functions do. It
-has to be a function of what it is told: the same row and the same turns must get the same answers, or a run that goes
-on from a checkpoint is another run. Who wants chance draws it from the row.
+every sample, with ``rollout.environment.arguments``. It lives in the data worker's process, as reward functions do; a
+server in its place: see ``http_environment``. It has to be a function of what it is told: the same row and the same
+turns must get the same answers, or a run that goes on from a checkpoint is another run. Who wants chance draws it from
+the row.
 """
 
 from __future__ import annotations
 
 import logging
-import math
+import reprlib
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from distft.common.addresses import found_at
 from distft.common.errors import UserError
+from distft.rollout.scores import is_score
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +43,17 @@ class Environment(Protocol):
 
 
 @dataclass(frozen=True)
+class Turn:
+    """What the policy said to an ``environment``, as turn ``number`` (counted from 1) of ``sample``, which is how
+    messages name it."""
+
+    environment: Any
+    text: str
+    sample: str
+    number: int
+
+
+@dataclass(frozen=True)
 class Step:
     """What an environment answered to a turn; ``observation`` empty where it is ``done``."""
 
@@ -49,59 +62,65 @@ class Step:
     done: bool
 
 
-class Asked:
-    """Environments of one class, held to their answers and to the deadline of a step."""
+class Environments(Protocol):
+    """Those of a run, one a sample, held to their answers and to the deadline of a step."""
+
+    def begin(self, row: Mapping[str, Any], sample: str) -> Any:
+        """A sample's, which has heard its row. Raises UserError."""
+        ...
+
+    def steps(self, turns: Sequence[Turn]) -> list[Step]:
+        """What they say of a turn each. Raises UserError, naming environment, sample and turn."""
+        ...
+
+
+class OfClass:
+    """Environments that are objects of one class, in this process. They are asked one after the other: what they share
+    need not stand threads."""
 
     def __init__(self, name: str, arguments: Mapping[str, Any], deadline_s: float) -> None:
         """Makes one, to see that it can be made. Raises UserError where there is no such class, it lacks a method, or
         does not take the arguments."""
         self._name, self._arguments, self._deadline_s = name, dict(arguments), deadline_s
         self._make: Callable[..., Environment] = found_at(name)
-        one = self.make()
+        one = self._made(f"environment {name}")
         missing = [method for method in ("reset", "step") if not callable(getattr(one, method, None))]
         if missing:
             raise UserError(f"has no method {missing[0]}", where=f"environment {name}", hint=f"{_RESET}; {_STEP}")
 
-    def make(self) -> Environment:
-        """A new one. Raises UserError for what its class raises."""
-        try:
-            return self._make(**self._arguments)
-        except Exception as error:
-            log.exception("environment %s", self._name)
-            what = f"cannot be made: {type(error).__name__}: {error}"
-            raise UserError(what, where=f"environment {self._name}", hint=_ARGUMENTS) from error
+    def begin(self, row: Mapping[str, Any], sample: str) -> Environment:
+        """See ``Environments``."""
+        where = f"environment {self._name}, {sample}"
+        made = self._made(where)
+        if self._within_deadline(lambda: made.reset(row), f"{where}, reset", _RESET) is not None:
+            raise UserError("answered something", where=f"{where}, reset", hint=_RESET)
+        return made
 
-    def reset(self, environment: Environment, row: Mapping[str, Any], sample: str) -> None:
-        """Begins a sample, known as ``sample`` in messages. Raises UserError as ``step``."""
-        where = f"environment {self._name}, {sample}, reset"
-        if self._within_deadline(lambda: environment.reset(row), where, _RESET) is not None:
-            raise UserError("answered something", where=where, hint=_RESET)
+    def steps(self, turns: Sequence[Turn]) -> list[Step]:
+        """See ``Environments``."""
+        return [self._step(turn) for turn in turns]
 
-    def step(self, environment: Environment, text: str, sample: str, turn: int) -> Step:
-        """What it says of the policy's turn, counted from 1. Raises UserError, naming environment, sample and turn, for
-        an exception in it, another answer, or none within the deadline."""
-        where = f"environment {self._name}, {sample}, turn {turn}"
-        answer = self._within_deadline(lambda: environment.step(text), where, _STEP)
+    def _step(self, turn: Turn) -> Step:
+        where = f"environment {self._name}, {turn.sample}, turn {turn.number}"
+        answer = self._within_deadline(lambda: turn.environment.step(turn.text), where, _STEP)
         if not isinstance(answer, tuple) or len(answer) != 3:
-            raise UserError(f"answered {_shown(answer)}", where=where, hint=_STEP)
+            raise UserError(f"answered {reprlib.repr(answer)}", where=where, hint=_STEP)
         observation, reward, done = answer
         reward = reward.item() if hasattr(reward, "item") else reward  # scalars of numpy and torch
-        if isinstance(reward, bool) or not isinstance(reward, int | float) or not _finite(reward):
-            raise UserError(f"its reward is {_shown(reward)}", where=where, hint=_STEP)
-        if not isinstance(done, bool):
-            raise UserError(f"its done is {_shown(done)}", where=where, hint=_STEP)
-        if not isinstance(observation, str) and not (done and observation is None):
-            raise UserError(f"its observation is {_shown(observation)}", where=where, hint=_STEP)
-        return Step("" if done or observation is None else observation, float(reward), done)
+        return step_of(observation, reward, done, where=where, hint=_STEP)
+
+    def _made(self, where: str) -> Environment:
+        made: Environment = self._within_deadline(lambda: self._make(**self._arguments), f"{where}, made", _ARGUMENTS)
+        return made
 
     def _within_deadline(self, call: Callable[[], Any], where: str, hint: str) -> Any:
         found: list[Any] = []
-        raised: list[Exception] = []
+        raised: list[BaseException] = []
 
         def run() -> None:
             try:
                 found.append(call())
-            except Exception as error:
+            except BaseException as error:  # SystemExit, too: it would end this thread without a word
                 log.exception("%s", where)
                 raised.append(error)
 
@@ -117,13 +136,12 @@ class Asked:
         return found[0]
 
 
-def _finite(number: int | float) -> bool:
-    try:
-        return math.isfinite(number)
-    except OverflowError:  # an int beyond all floats
-        return False
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+def step_of(observation: Any, reward: Any, done: Any, *, where: str, hint: str) -> Step:
+    """What an environment answered, if that is an answer. Raises UserError."""
+    if isinstance(reward, bool) or not is_score(reward):
+        raise UserError(f"its reward is {reprlib.repr(reward)}", where=where, hint=hint)
+    if not isinstance(done, bool):
+        raise UserError(f"its done is {reprlib.repr(done)}", where=where, hint=hint)
+    if not isinstance(observation, str) and not (done and observation is None):
+        raise UserError(f"its observation is {reprlib.repr(observation)}", where=where, hint=hint)
+    return Step("" if done or observation is None else observation, float(reward), done)

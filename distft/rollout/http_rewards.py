@@ -9,26 +9,17 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from distft.common.errors import EnvironmentFallsShort, UserError
 from distft.common.files import parse_json
 from distft.config.models import HttpReward
-from distft.rollout.json_server import JsonServer, Unanswered, token_in
+from distft.rollout.json_server import JsonServer, Unanswered, all_answers
 from distft.rollout.scores import finite_scores
 
 _ANSWERS = 'it is sent prompts, completions and columns, and answers {"scores": [a finite number for each completion]}'
-
-
-def token_of(server: HttpReward, where: str) -> str | None:
-    """The value of ``token_env``; None where none is asked for. Raises UserError, as ``token_in``."""
-    if server.token_env is None:
-        return None
-    name = server.token_env
-    hint = f"export {name}=...; on a cluster also environment: {{{name}: null}} in the cluster file"
-    return token_in(name, f"{where}.token_env", hint)
 
 
 def scores_by_http(
@@ -38,11 +29,7 @@ def scores_by_http(
 
     Raises EnvironmentFallsShort where it gives none before its deadline, UserError for an answer that is none.
     """
-    named, token = f"{where} ({server.url})", token_of(server, where)
-    asked = JsonServer(
-        server.url, named, server.timeout, token, server.token_env,
-        "does it want a token? Name it: token_env: ...", _ANSWERS,
-    )  # fmt: skip
+    asked = JsonServer.of(server, where, _ANSWERS)
     asking = _Asking(asked, server.deadline, time.monotonic() + server.deadline)
     starts = range(0, len(completions), server.batch_size)
     rows = [slice(start, start + server.batch_size) for start in starts]
@@ -50,15 +37,8 @@ def scores_by_http(
         {"prompts": prompts[one], "completions": completions[one], "columns": {n: c[one] for n, c in columns.items()}}
         for one in rows
     ]
-    pool = ThreadPoolExecutor(server.connections)  # no with: its end waits for the requests under way
-    try:
-        found = [pool.submit(asking.scores, body) for body in bodies]
-        for one in wait(found, return_when=FIRST_EXCEPTION).done:
-            one.result()
-        return [score for one in found for score in one.result()]
-    finally:
-        asking.given_up.set()  # nobody goes on asking for what is of no use any more
-        pool.shutdown(wait=False, cancel_futures=True)
+    found = all_answers([partial(asking.scores, body) for body in bodies], server.connections, asking.given_up)
+    return [score for one in found for score in one]
 
 
 @dataclass(frozen=True)

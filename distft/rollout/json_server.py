@@ -14,12 +14,14 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from distft.common.errors import UserError
+from distft.config.http_server import HttpServer
 from distft.config.redact import HIDDEN
 
 log = logging.getLogger(__name__)
@@ -27,6 +29,8 @@ log = logging.getLogger(__name__)
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
 _PASSING = (408, 425, 429)
 _SHOWN = 200  # characters of an answer that are quoted
+
+_T = TypeVar("_T")
 
 
 class Unanswered(Exception):
@@ -76,6 +80,15 @@ def token_in(variable: str, where: str, hint: str) -> str:
     return token
 
 
+def token_of(server: HttpServer, where: str) -> str | None:
+    """The value of ``token_env``; None where none is asked for. Raises UserError, as ``token_in``."""
+    if server.token_env is None:
+        return None
+    name = server.token_env
+    hint = f"export {name}=...; on a cluster also environment: {{{name}: null}} in the cluster file"
+    return token_in(name, f"{where}.token_env", hint)
+
+
 @dataclass(frozen=True)
 class JsonServer:
     """A server. ``where``: how errors name it; ``timeout_s``: of one request; ``token_from``: the variable that holds
@@ -88,6 +101,13 @@ class JsonServer:
     token_from: str | None
     token_hint: str
     talk: str
+
+    @classmethod
+    def of(cls, server: HttpServer, key: str, talk: str) -> JsonServer:
+        """The one that a recipe names at a key. Raises UserError where its token is not there."""
+        hint = "does it want a token? Name it: token_env: ..."
+        named, token = f"{key} ({server.url})", token_of(server, key)
+        return cls(server.url, named, server.timeout, token, server.token_env, hint, talk)
 
     def ask(self, body: Mapping[str, Any], until: float, given_up: threading.Event) -> bytes:
         """Its answer to one request, asked until it is there, ``until`` by this process's monotonic clock, or somebody
@@ -158,3 +178,17 @@ class JsonServer:
         if status in (401, 403):
             return f"is the token in {self.token_from} the right one?" if self.token_from else self.token_hint
         return "is the path of the url right?" if status in (404, 405) else self.talk
+
+
+def all_answers(asking: Sequence[Callable[[], _T]], at_once: int, given_up: threading.Event) -> list[_T]:
+    """What they return, in their order, so many under way ``at_once``. The first error is raised: nobody is waited for
+    then, and who still asks is told by ``given_up``."""
+    pool = ThreadPoolExecutor(at_once)  # no with: its end waits for the requests under way
+    try:
+        found = [pool.submit(one) for one in asking]
+        for one in wait(found, return_when=FIRST_EXCEPTION).done:
+            one.result()
+        return [one.result() for one in found]
+    finally:
+        given_up.set()  # nobody goes on asking for what is of no use any more
+        pool.shutdown(wait=False, cancel_futures=True)

@@ -23,10 +23,18 @@ def finite_scores(answers: Sequence[Any], count: int, *, where: str, hint: str) 
     if len(answers) != count:
         raise UserError(f"answered {len(answers)} scores for {count} completions", where=where, hint=hint)
     for index, answer in enumerate(answers):
-        size: Any = abs(answer) if isinstance(answer, Real) else math.nan
-        if not size <= _LARGEST:  # NaN is not
+        if not is_score(answer):
             what = f"answered {reprlib.repr(answer)} for completion {index}"
-            if _LARGEST < size < math.inf:
+            if _LARGEST < _size(answer) < math.inf:
                 what += ", which float32 cannot hold"
             raise UserError(what, where=where, hint=hint)
     return [float(answer) for answer in answers]
+
+
+def is_score(answer: Any) -> bool:
+    """Whether it is a number that is finite as float32."""
+    return bool(_size(answer) <= _LARGEST)  # NaN is not
+
+
+def _size(answer: Any) -> Any:
+    return abs(answer) if isinstance(answer, Real) else math.nan

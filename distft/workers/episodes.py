@@ -22,12 +22,13 @@ import numpy as np
 
 from distft.batches import Array, Batch, Ragged
 from distft.common.errors import UserError
-from distft.config.training import Rollout
+from distft.config.training import Environment, Rollout
 from distft.data.decode import response_text
 from distft.data.formats import Example, prompt_of
 from distft.data.observations import ObservationEncoder
 from distft.data.reading_marks import reads_apart
-from distft.rollout.environment import Asked, Environment
+from distft.rollout.environment import Environments, OfClass, Step, Turn
+from distft.rollout.http_environment import OfServer
 from distft.workers.reports import Played, Turned
 
 End: TypeAlias = Literal["done", "cut", "max_turns", "no_room"]
@@ -38,7 +39,7 @@ class Episode:
     """One sample, called ``name`` in messages. ``ids, logprobs, mask`` of the response so far."""
 
     name: str
-    environment: Environment
+    environment: Any
     conversational: bool
     prompt_ids: Array
     ids: list[int] = field(default_factory=list)
@@ -64,10 +65,11 @@ class Episode:
 class Episodes:
     """Those of one rollout, by their samples."""
 
-    def __init__(self, rollout: Rollout, asked: Asked, tokenizer: Any) -> None:
+    def __init__(self, rollout: Rollout, tokenizer: Any) -> None:
+        """Raises UserError for an environment that cannot be made."""
         assert rollout.environment is not None
-        self._limits, self._asked, self._tokenizer = rollout, asked, tokenizer
-        self._section = rollout.environment
+        self._limits, self._section, self._tokenizer = rollout, rollout.environment, tokenizer
+        self._environments = _environments(rollout.environment)
         self._observations = ObservationEncoder(tokenizer, self._section.role)
         self._of_sample: dict[int, Episode] = {}
 
@@ -83,8 +85,7 @@ class Episodes:
         """A new rollout: a row (with its ``prompt``) and a name for each sample of ``batch``."""
         self._of_sample = {}
         for place, sample in enumerate(batch.dense("sample").tolist()):
-            environment = self._asked.make()
-            self._asked.reset(environment, rows[place], names[place])
+            environment = self._environments.begin(rows[place], names[place])
             conversational = not isinstance(rows[place]["prompt"], str)
             prompt_ids = batch.ragged("prompt_ids")[place]
             self._of_sample[sample] = Episode(names[place], environment, conversational, prompt_ids)
@@ -92,10 +93,17 @@ class Episodes:
     def take(self, batch: Batch) -> tuple[Turned, Batch | None]:
         """A turn of the samples of ``batch`` (``response_ids, sampled_logprobs, ended``); who goes on, in the order of
         their numbers, and what with: ``prompt_ids`` are all tokens so far."""
-        for sample, place in sorted(batch.rows_of_samples().items()):
-            ended = bool(batch.dense("ended")[place])
+        places = sorted(batch.rows_of_samples().items())
+        speakers, ended = [self._of_sample[sample] for sample, _ in places], batch.dense("ended").astype(bool)
+        turns = []
+        for one, (_, place) in zip(speakers, places, strict=True):
             ids, logprobs = (batch.ragged(name)[place].tolist() for name in ("response_ids", "sampled_logprobs"))
-            self._turn(self._of_sample[sample], ids, logprobs, ended=ended)
+            text = response_text(self._tokenizer, one.context, ids, ended=bool(ended[place]))
+            one.add(ids, logprobs, sampled=True)
+            one.num_turns += 1
+            turns.append(Turn(one.environment, text, one.name, one.num_turns))
+        for one, (_, place), step in zip(speakers, places, self._environments.steps(turns), strict=True):
+            self._answered(one, step, ended=bool(ended[place]))
         going = {number: one for number, one in self._of_sample.items() if one.end is None}
         if not going:
             return Turned((), ()), None
@@ -128,11 +136,7 @@ class Episodes:
         )
         return Played(tuple(numbers), tuple(len(one.ids) for one in found), observed, metrics), batch
 
-    def _turn(self, one: Episode, ids: list[int], logprobs: list[float], *, ended: bool) -> None:
-        text = response_text(self._tokenizer, one.context, ids, ended=ended)
-        one.add(ids, logprobs, sampled=True)
-        one.num_turns += 1
-        step = self._asked.step(one.environment, text, one.name, one.num_turns)
+    def _answered(self, one: Episode, step: Step, *, ended: bool) -> None:
         one.reward += step.reward
         if not ended:
             one.end = "cut"
@@ -142,11 +146,18 @@ class Episodes:
             one.end = "max_turns"
         else:
             encoder, said = self._observations, step.observation
-            observed = encoder.conversational(said, ids[-1]) if one.conversational else encoder.plain(said)
+            observed = encoder.conversational(said, one.ids[-1]) if one.conversational else encoder.plain(said)
             if len(one.ids) + len(observed) + self._section.max_turn_tokens > self._limits.max_new_tokens:
                 one.end = "no_room"
             else:
                 one.add(observed, [0.0] * len(observed), sampled=False)
+
+
+def _environments(section: Environment) -> Environments:
+    if section.http is not None:
+        return OfServer(section.http, section.arguments, section.step_deadline_s)
+    assert section.name is not None, "a rule sees to it that one of them is given"
+    return OfClass(section.name, section.arguments, section.step_deadline_s)
 
 
 def spoken(tokenizer: Any, batch: Batch, row: int) -> tuple[tuple[str, str], ...]:

@@ -17,7 +17,8 @@ from distft.batches import Array
 from distft.common.errors import UserError, nearest
 from distft.config.models import HttpReward, RewardModel
 from distft.rollout import rewards
-from distft.rollout.http_rewards import scores_by_http, token_of
+from distft.rollout.http_rewards import scores_by_http
+from distft.rollout.json_server import token_of
 from distft.rollout.scores import finite_scores
 
 log = logging.getLogger(__name__)

@@ -37,7 +37,6 @@ from distft.data.vocabulary import require_policys_tokens, require_rows
 from distft.data.whole_units import require_whole
 from distft.models.limits import embedding_rows, learned_positions
 from distft.models.tokenizer import load_tokenizer, num_tokens
-from distft.rollout.environment import Asked
 from distft.workers.episodes import Episodes
 from distft.workers.general_text import general_text
 from distft.workers.held_out_answers import require_answers
@@ -84,9 +83,8 @@ class RunData:
         self.readers = {role: self._reader(role) for role in filter(gives_scores, self.starts)}
         if recipe.models.reward is not None:
             self.rewards = text_rewards(recipe.models.reward)
-        if (environment := recipe.rollout.environment) is not None:
-            asked = Asked(environment.name, environment.arguments, environment.step_deadline_s)
-            self.episodes = Episodes(recipe.rollout, asked, self.tokenizer)
+        if recipe.rollout.environment is not None:
+            self.episodes = Episodes(recipe.rollout, self.tokenizer)
         beside = yield from self._prepare_texts()
         preparing = prepare_datasets(
             recipe.data,

@@ -1,4 +1,5 @@
-"""A policy that is answered turn by turn: the same run on other ranks and engines, killed or not; and it learns."""
+"""A policy that is answered turn by turn: the same run on other ranks and engines, by a server, killed or not; and it
+learns."""
 
 from __future__ import annotations
 
@@ -17,6 +18,8 @@ from distft.data.calculations import calculations
 from distft.planning.generation import installed_vllm
 from tests.e2e.conftest import Start, computed, exit_record, lines
 from tests.e2e.test_resume import assert_same, disturb, run
+from tests.harness import talker
+from tests.harness.judge import Answer, judging
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -56,11 +59,14 @@ def said(folder: Path, step: int) -> list[Any]:
     return [line["turns"] for line in lines(folder, "samples") if line["step"] == step and line["split"] == "train"]
 
 
-def test_other_ranks_and_micro_batches_say_and_learn_the_same(start: Start, tmp_path: Path) -> None:
+@pytest.mark.parametrize("more", [(), ("models.policy.engine.sequence_parallel=2",)], ids=["ranks", "slices"])
+def test_other_ranks_and_micro_batches_say_and_learn_the_same(
+    start: Start, tmp_path: Path, more: tuple[str, ...]
+) -> None:
     recipe = talking(tmp_path, {"kind": "grpo", "minibatches": 2})
     one = run(start, "train", recipe, *FEW, folder="one")
     other = run(start, "train", recipe, *FEW, "placement.policy.ranks=2", "rollout.max_batch_per_rank=5",
-                "train.max_tokens_per_rank=256", folder="other")  # fmt: skip
+                "train.max_tokens_per_rank=256", *more, folder="other")  # fmt: skip
     first = said(one, 1)
     assert first == said(other, 1)
     assert len(first) == 24
@@ -102,6 +108,23 @@ def test_engines_say_what_the_policys_own_ranks_would(start: Start, tmp_path: Pa
     engines = run(start, "train", recipe, *wide, "rollout.engine=vllm", "placement.rollout.ranks=2", folder="engines")
     assert said(own, 1) == said(engines, 1)
     assert max(map(len, said(own, 1))) > 3
+
+
+def test_a_server_is_the_environment_that_its_class_is(start: Start, tmp_path: Path) -> None:
+    """One that is busy now and then; each request is answered from itself alone."""
+    here = run(start, "train", talking(tmp_path, {"kind": "grpo"}), *FEW, folder="here")
+    with judging() as server:
+
+        def answer(body: dict[str, Any]) -> Answer:
+            busy = len(server.requests) % 7 == 0
+            return (503, b"", {"Retry-After": "0"}) if busy else talker.answer(body)
+
+        server.answer = answer
+        http = {"url": server.url, "connections": 2}
+        there = run(start, "train", talking(tmp_path, {"kind": "grpo"}, name=None, http=http), *FEW, folder="there")
+    assert len(server.requests) > 4 * 24, "a request a turn"
+    assert said(there, 4) == said(here, 4)
+    assert_same(there, here)
 
 
 def test_an_environment_that_breaks_ends_the_run_with_its_name(start: Start, tmp_path: Path) -> None:

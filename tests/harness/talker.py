@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
+
+from tests.harness.judge import Answer
 
 
 class Talker:
@@ -25,3 +28,11 @@ class Talker:
         total = sum(map(ord, "".join(self._heard)))
         done = total % 5 == 0
         return (None if done else f"{total % 97} {text[:3]}"), sum(one.isalpha() for one in text) / 8, done
+
+
+def answer(body: dict[str, Any]) -> Answer:
+    """The same as a server: from a request's row and turns alone."""
+    talker = Talker(**body["arguments"])
+    talker.reset(body["row"])
+    observation, reward, done = [talker.step(text) for text in body["turns"]][-1]
+    return 200, json.dumps({"observation": observation, "reward": reward, "done": done}).encode(), {}

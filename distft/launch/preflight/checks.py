@@ -37,7 +37,7 @@ from distft.launch.preflight.reward_functions import check_reward_function
 from distft.planning.machine import GIB, Machine
 from distft.planning.memory import BYTES
 from distft.planning.plan import Plan
-from distft.rollout.http_rewards import token_of
+from distft.rollout.json_server import token_of
 from distft.tracking.glossary import better, directed
 
 # Rows of each source that are parsed; the data worker reads them all.
@@ -66,8 +66,10 @@ def preflight(recipe: Recipe, plan: Plan, *, machine: Machine | None = None, to_
     for function in reward_functions(recipe):
         check_reward_function(function)
     environment = recipe.rollout.environment
-    if environment is not None and ".py:" not in environment.name:
+    if environment is not None and environment.name is not None and ".py:" not in environment.name:
         check_reward_function(environment.name, "rollout.environment.name")
+    if environment is not None and environment.http is not None:
+        token_of(environment.http, "rollout.environment.http")
     for number, server in enumerate(reward_servers(recipe)):
         token_of(server, f"models.reward.http.{number}")
     warnings = [*remarks.on_models(recipe), *check_models(recipe)]

@@ -15,6 +15,14 @@ NAME = "distft.rollout.calculator:Calculator"
 PPO = ["models.reward=null", f"rollout.environment={{name: '{NAME}', max_turn_tokens: 8}}"]
 
 
+def test_a_server_is_an_environment() -> None:
+    recipe = load_recipe(
+        "tools-tiny", ["rollout.environment.name=null", "rollout.environment.http={url: 'http://host/'}"]
+    )
+    assert roles(recipe) == ("policy", "reference")
+    assert said_in_full(recipe) == []
+
+
 def test_an_environment_is_in_the_place_of_a_reward_model() -> None:
     assert roles(load_recipe("tools-tiny")) == ("policy", "reference")
     ppo = load_recipe("ppo-tiny", PPO)
@@ -33,7 +41,11 @@ def test_an_environment_is_in_the_place_of_a_reward_model() -> None:
      ("evaluation.metrics=[exact_match]", "evaluation.metrics.*there are turns"),
      ("rollout.environment.role=system", "rollout.environment.role"),
      ("rollout.environment.name=Calculator", "rollout.environment.name"),
-     ("rollout.environment.step_deadline_s=0", "rollout.environment.step_deadline_s")],
+     ("rollout.environment.step_deadline_s=0", "rollout.environment.step_deadline_s"),
+     ("rollout.environment.step_deadline_s=600", "step_deadline_s.*600 s is not before.*recovery.deadline_floor_s"),
+     ("rollout.environment.name=null", "rollout.environment .*says neither name nor http"),
+     ("rollout.environment.http={url: 'http://host/'}", "rollout.environment .*says name and http"),
+     ("rollout.environment.http={url: 'http://me:word@host/'}", "rollout.environment.http.url.*holds a secret")],
 )  # fmt: skip
 def test_what_does_not_go_together(override: str, message: str) -> None:
     with pytest.raises(UserError, match=message):

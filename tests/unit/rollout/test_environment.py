@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from distft.common.errors import UserError
-from distft.rollout.environment import Asked, Step
+from distft.rollout.environment import OfClass, Step, Turn
 
 SOURCE = """
 import threading
@@ -26,7 +26,7 @@ class Told:
         return self.begin
 
     def step(self, text):
-        if isinstance(self.answer, Exception):
+        if isinstance(self.answer, BaseException):
             raise self.answer
         return self.answer
 
@@ -47,11 +47,13 @@ def place(tmp_path: Path) -> str:
     return str(tmp_path / "told.py")
 
 
+SAMPLE = "a.jsonl:3, sample 1"
+
+
 def step(place: str, answer: Any) -> Step:
-    asked = Asked(f"{place}:Told", {"answer": answer}, 30)
-    environment = asked.make()
-    asked.reset(environment, {"prompt": "p"}, "a.jsonl:3, sample 1")
-    return asked.step(environment, "text", "a.jsonl:3, sample 1", 2)
+    asked = OfClass(f"{place}:Told", {"answer": answer}, 30)
+    (found,) = asked.steps([Turn(asked.begin({"prompt": "p"}, SAMPLE), "text", SAMPLE, 2)])
+    return found
 
 
 @pytest.mark.parametrize(
@@ -69,28 +71,31 @@ def test_right_answers(place: str, answer: Any, found: Step) -> None:
      (("text", float("nan"), False), "reward is nan"),
      (("text", True, False), "reward is True"), (("text", 10**400, False), "reward is 1000"),
      (("text", 1.0, 1), "done is 1"), ((None, 1.0, False), "observation is None"),
-     ((b"text", 1.0, False), "observation is b'text'"), (KeyError("oops"), "raised KeyError: 'oops'")],
+     ((b"text", 1.0, False), "observation is b'text'"), (("text", 1e39, False), "reward is 1e\\+39"),
+     (KeyError("oops"), "raised KeyError: 'oops'"), (SystemExit(3), "raised SystemExit: 3")],
 )  # fmt: skip
 def test_wrong_answers_name_environment_sample_and_turn(place: str, answer: Any, message: str) -> None:
     with pytest.raises(UserError, match=message) as caught:
         step(place, answer)
-    assert caught.value.where == f"environment {place}:Told, a.jsonl:3, sample 1, turn 2"
+    assert caught.value.where == f"environment {place}:Told, {SAMPLE}, turn 2"
 
 
 @pytest.mark.parametrize(
     ("begin", "message"), [("hello", "answered something"), (ValueError("no"), "raised ValueError")]
 )
 def test_a_reset_answers_nothing(place: str, begin: Any, message: str) -> None:
-    asked = Asked(f"{place}:Told", {"begin": begin}, 30)
+    asked = OfClass(f"{place}:Told", {"begin": begin}, 30)
     with pytest.raises(UserError, match=message) as caught:
-        asked.reset(asked.make(), {}, "a.jsonl:3, sample 1")
-    assert caught.value.where == f"environment {place}:Told, a.jsonl:3, sample 1, reset"
+        asked.begin({}, SAMPLE)
+    assert caught.value.where == f"environment {place}:Told, {SAMPLE}, reset"
 
 
 def test_a_step_that_hangs_is_given_up(place: str) -> None:
-    asked = Asked(f"{place}:Hanging", {}, 0.2)
-    with pytest.raises(UserError, match="not answered within 0.2 s") as caught:
-        asked.step(asked.make(), "text", "row 1", 1)
+    asked = OfClass(f"{place}:Hanging", {}, 1.0)
+    turn = Turn(asked.begin({}, SAMPLE), "text", SAMPLE, 1)
+    with pytest.raises(UserError, match="not answered within 1 s") as caught:
+        asked.steps([turn])
+    assert caught.value.where == f"environment {place}:Hanging, {SAMPLE}, turn 1"
     assert "step_deadline_s" in str(caught.value.hint)
     hanging = [one for one in threading.enumerate() if one.name == "environment"]
     assert all(one.daemon for one in hanging), "the process can end"
@@ -105,4 +110,4 @@ def test_what_cannot_be_made_is_said_at_the_start(
     place: str, name: str, arguments: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(UserError, match=message):
-        Asked(f"{place}:{name}", arguments, 30)
+        OfClass(f"{place}:{name}", arguments, 30)

@@ -12,7 +12,6 @@ from distft.batches import Array, Batch, Ragged
 from distft.common.errors import UserError
 from distft.config.training import Environment, Rollout
 from distft.data.formats import Message, PromptExample
-from distft.rollout.environment import Asked
 from distft.workers.episodes import Episodes, spoken
 from tests.harness.chat_templates import FAMILIES, family_tokenizer
 from tests.unit.data.test_observations import FORGETFUL
@@ -35,9 +34,8 @@ class Echo:
 def episodes(folder: Path, tokenizer: Any, *, until: int = 99, room: int = 1000, **limits: Any) -> Episodes:
     (folder / "echo.py").write_text(ECHO)
     name = f"{folder / 'echo.py'}:Echo"
-    section = Environment(name=name, **{"max_turn_tokens": 8, **limits})
-    rollout = Rollout(max_new_tokens=room, environment=section)
-    return Episodes(rollout, Asked(name, {"until": until}, 30), tokenizer)
+    section = Environment(name=name, arguments={"until": until}, **{"max_turn_tokens": 8, **limits})
+    return Episodes(Rollout(max_new_tokens=room, environment=section), tokenizer)
 
 
 def prompts(*rows: list[int]) -> Batch:
