@@ -42,7 +42,7 @@ class ObservationEncoder:
         """Behind an answer in a conversation: from behind the token that ends its turn, which the policy has written,
         to where it is to go on. ``last``: the token that it ended with (GLM's may be the first of the next turn).
 
-        Raises UserError where the template takes no such turn, or leaves out its words.
+        Raises UserError where the template takes no such turn, or leaves out its words or the answer before.
         """
         question, answer = Message("user", "Which word?"), Message("assistant", _ANSWER)
         try:
@@ -51,7 +51,8 @@ class ObservationEncoder:
             raise UserError(refused.what, where=f"{_KEY}: {self._role}", hint=self._other()) from refused
         _, mark, between = text.partition(_ANSWER)
         if not mark or observation.strip() not in between:
-            what = f"the chat template leaves out what the {self._role} says"
+            left_out = f"what the {self._role} says" if mark else f"the answer before what the {self._role} says"
+            what = f"the chat template leaves out {left_out}"
             raise UserError(what, where=f"{_KEY}: {self._role}", hint=self._other())
         ids = self._ids(between)
         if self._stop in ids:

@@ -74,6 +74,24 @@ FAMILIES: dict[str, Family] = {
 ENDLESS = ("glm", "words")
 
 
+def _rewriting(earlier: str, begin: str = "") -> str:
+    """ChatML whose earlier answers are written otherwise than the last one."""
+    return (
+        begin + "{% for m in messages %}{{ '<|im_start|>' ~ m.role ~ '\n' }}"
+        "{% if m.role == 'assistant' and not loop.last %}" + earlier + "{% else %}{{ m.content }}{% endif %}"
+        "{{ '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    )
+
+
+# Templates for "qwen"'s tokenizer that write a conversation anew at each turn.
+REWRITING: dict[str, str] = {
+    "no old thoughts": _rewriting("{{ m.content.split('</think>')[-1] | trim }}"),  # Qwen3
+    "old answers trimmed": _rewriting("{{ m.content | trim }}"),  # Llama 3
+    "old answers shortened": _rewriting("{{ m.content[:2] ~ m.content[-2:] }}"),
+    "turns counted": _rewriting("{{ m.content }}", begin="{{ messages | length }}"),
+}  # fmt: skip
+
+
 def family_tokenizer(name: str, texts: Sequence[str], *, pad: str = "<|pad|>") -> Any:
     """A tokenizer trained on the texts, with the family's template and special tokens; ``pad`` "eos" for its EOS."""
     family = FAMILIES[name]

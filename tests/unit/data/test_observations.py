@@ -9,16 +9,9 @@ import pytest
 from distft.common.errors import UserError
 from distft.data.observations import ObservationEncoder
 from distft.data.turn_end import turn_end
-from tests.harness.chat_templates import ENDLESS, FAMILIES, family_tokenizer
+from tests.harness.chat_templates import ENDLESS, FAMILIES, REWRITING, family_tokenizer
 
 TEXTS = ["Which word? Word. Another one? search: 12 + 7 gives 19\n\n" * 9]
-# Qwen3's way with thoughts: those of all answers but the last are not written.
-FORGETFUL = (
-    "{% for m in messages %}{{ '<|im_start|>' ~ m.role ~ '\n' }}"
-    "{% if m.role == 'assistant' and not loop.last %}{{ m.content.split('</think>')[-1] | trim }}"
-    "{% else %}{{ m.content }}{% endif %}{{ '<|im_end|>\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
 
 
 def ids_of(tokenizer: Any, text: str) -> list[int]:
@@ -55,7 +48,7 @@ def test_what_is_put_together_is_what_the_template_writes(name: str) -> None:
 @pytest.mark.parametrize("thought", ["<think>12 + 7</think>19", "<think>never ended"])
 def test_a_template_that_rewrites_history_rewrites_nothing_here(thought: str) -> None:
     tokenizer = family_tokenizer("qwen", TEXTS)
-    tokenizer.chat_template = FORGETFUL
+    tokenizer.chat_template = REWRITING["no old thoughts"]
     end = turn_end(tokenizer)
     assert end is not None
     observed = ObservationEncoder(tokenizer, "user").conversational("right")
@@ -89,7 +82,10 @@ def test_behind_a_plain_answer_it_is_plain_text() -> None:
 @pytest.mark.parametrize(
     ("template", "message"),
     [("{{ raise_exception('roles must alternate') }}", "roles must alternate"),
-     ("{% for m in messages %}{% if m.role != 'tool' %}{{ m.role ~ m.content }}{% endif %}{% endfor %}", "leaves out")],
+     ("{% for m in messages %}{% if m.role != 'tool' %}{{ m.role ~ m.content }}{% endif %}{% endfor %}",
+      "leaves out what the tool says"),
+     ("{% for m in messages %}{% if loop.last %}{{ m.role ~ m.content }}{% endif %}{% endfor %}",
+      "leaves out the answer before")],
 )  # fmt: skip
 def test_a_template_without_such_a_turn_is_said_at_the_start(template: str, message: str) -> None:
     tokenizer = family_tokenizer("qwen", TEXTS)

@@ -13,8 +13,7 @@ from distft.common.errors import UserError
 from distft.config.training import Environment, Rollout
 from distft.data.formats import Message, PromptExample
 from distft.workers.episodes import Episodes, spoken
-from tests.harness.chat_templates import FAMILIES, family_tokenizer
-from tests.unit.data.test_observations import FORGETFUL
+from tests.harness.chat_templates import FAMILIES, REWRITING, family_tokenizer
 
 TEXTS = ["Which word? Word. Another one? search: 12 + 7 gives 19\n\n" * 9]
 ECHO = """
@@ -52,13 +51,11 @@ def turn(samples: list[int], rows: list[list[int]], ended: list[int] | None = No
     })  # fmt: skip
 
 
-@pytest.mark.parametrize("name", [*FAMILIES, "forgetful"])
+@pytest.mark.parametrize("name", FAMILIES)
 def test_trained_ids_are_the_sampled_ones_whatever_was_sampled(name: str, tmp_path: Path) -> None:
     """Ids that no text becomes: thoughts, halves of words, special tokens in the middle. None is made anew, in no
     template; and what goes before a turn is exactly what it was sampled behind."""
-    tokenizer = family_tokenizer("qwen" if name == "forgetful" else name, TEXTS)
-    if name == "forgetful":
-        tokenizer.chat_template = FORGETFUL
+    tokenizer = family_tokenizer(name, TEXTS)
     draw, stop = np.random.default_rng(3), tokenizer.eos_token_id
     one = episodes(tmp_path, tokenizer, max_turns=4)
     prompt: list[dict[str, str]] = [{"role": "user", "content": "Which word?"}]
@@ -88,6 +85,40 @@ def test_trained_ids_are_the_sampled_ones_whatever_was_sampled(name: str, tmp_pa
     assert found.dense("turns").tolist() == [4, 4]
     assert found.dense("score").tolist() == [2.0, 2.0], "the rewards of all turns"
     assert (played.metrics["rollout/turns"], played.metrics["rollout/ended_max_turns"]) == (4.0, 1.0)
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("name", REWRITING)
+def test_a_template_that_writes_history_anew_changes_no_sampled_id(name: str, seed: int, tmp_path: Path) -> None:
+    """Of every turn its ids are the sampled ones; written whole by the template, the conversation would be another."""
+    tokenizer = family_tokenizer("qwen", TEXTS)
+    tokenizer.chat_template = REWRITING[name]
+    draw, stop = np.random.default_rng(seed), tokenizer.eos_token_id
+    messages = [{"role": "user", "content": "Which word?"}]
+    prompt = list(tokenizer.apply_chat_template(messages, add_generation_prompt=True)["input_ids"])
+    one = episodes(tmp_path, tokenizer, max_turns=5)
+    one.begin([{"prompt": messages}], ["a, sample 0"], prompts(prompt))
+    sampled, echo = [], [str(messages)]
+    for number in range(5):
+        thought = f" <think>{draw.integers(100)}\n</think>\n " if draw.integers(2) or not number else "\n "
+        said = [
+            *tokenizer.encode(thought),
+            *draw.integers(300, 390, draw.integers(1, 9)).tolist(),
+            *tokenizer.encode(" \n"),
+        ]
+        sampled.append([*said, stop])
+        told, _ = one.take(turn([0], sampled[-1:]))
+        echo.append(tokenizer.decode(said))
+        messages += [{"role": "assistant", "content": echo[-1]}, {"role": "user", "content": " | ".join(echo)}]
+    assert told.samples == ()
+    _, found = one.finish()
+    ids, mask = found.ragged("response_ids")[0], found.ragged("response_mask")[0]
+    assert ids[mask == 1].tolist() == [token for said in sampled for token in said]
+    by_turn = [text for by, text in spoken(tokenizer, found, 0) if by == "policy"]
+    assert by_turn == [tokenizer.decode(said) for said in sampled], "turn by turn"
+    written = tokenizer.apply_chat_template(messages[:-1])["input_ids"]
+    first = len(prompt) + len(sampled[0])
+    assert list(written[:first]) != [*prompt, *sampled[0]], "the template would have changed the first turn"
 
 
 def plain(folder: Path, **limits: Any) -> Episodes:
