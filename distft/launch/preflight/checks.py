@@ -66,7 +66,7 @@ def preflight(recipe: Recipe, plan: Plan, *, machine: Machine | None = None, to_
     for function in reward_functions(recipe):
         check_reward_function(function)
     environment = recipe.rollout.environment
-    if environment is not None and environment.name is not None and ".py:" not in environment.name:
+    if environment is not None and environment.name is not None:
         check_reward_function(environment.name, "rollout.environment.name")
     if environment is not None and environment.http is not None:
         token_of(environment.http, "rollout.environment.http")

@@ -1,4 +1,4 @@
-"""Reward functions looked up without importing them: user code runs in the workers only."""
+"""Reward functions and environments looked up without importing them: user code runs in the workers only."""
 
 from __future__ import annotations
 
@@ -13,16 +13,12 @@ WHERE = "models.reward.functions"
 
 
 def check_reward_function(name: str, where: str = WHERE) -> None:
-    """``module:function`` names a Python file on the path that defines the function. Raises UserError, which says
-    ``where`` it was named."""
-    module, _, function = name.partition(":")
+    """``module:function``, or ``folder/file.py:Class``, names a Python file that defines it; a module's is on the path.
+    Raises UserError, which says ``where`` it was named."""
+    module, _, function = name.rpartition(":")
     source = _source_of(module)
     if source is None:
-        here = [path.stem for path in Path.cwd().glob("*.py")]
-        close = nearest(module, here)
-        looked = f"looked for {module.replace('.', '/')}.py in {Path.cwd()} and on Python's path"
-        hint = f"did you mean {close}:{function}?" if close else looked
-        raise UserError(f"there is no module {module}", where=where, hint=hint)
+        raise _not_there(module, function, where)
     try:
         tree = ast.parse(source.read_text(encoding="utf-8"))
     except (OSError, ValueError, SyntaxError) as error:
@@ -38,8 +34,26 @@ def check_reward_function(name: str, where: str = WHERE) -> None:
         )
 
 
+def _not_there(module: str, function: str, where: str) -> UserError:
+    if module.endswith(".py"):
+        path = Path(module)
+        close = nearest(path.name, [one.name for one in path.parent.glob("*.py")])
+        hint = (
+            f"did you mean {path.parent / close}:{function}?"
+            if close
+            else "it is looked for beside the recipe and here"
+        )
+        return UserError(f"there is no file {module}", where=where, hint=hint)
+    close = nearest(module, [path.stem for path in Path.cwd().glob("*.py")])
+    looked = f"looked for {module.replace('.', '/')}.py in {Path.cwd()} and on Python's path"
+    hint = f"did you mean {close}:{function}?" if close else looked
+    return UserError(f"there is no module {module}", where=where, hint=hint)
+
+
 def _source_of(module: str) -> Path | None:
     """The file of a module, by the order in which Python would look; the working directory first."""
+    if module.endswith(".py"):
+        return Path(module) if Path(module).is_file() else None
     parts = module.split(".")
     for entry in dict.fromkeys([str(Path.cwd()), *sys.path]):
         base = Path(entry or ".").joinpath(*parts)

@@ -14,6 +14,7 @@ import pytest
 from distft.checkpoint.layout import step_name
 from distft.common.errors import EnvironmentFallsShort, UserError
 from distft.config.cluster import load_cluster
+from distft.config.load import load_recipe
 from distft.config.recipe import Recipe
 from distft.launch.preflight import checks as checks
 from distft.launch.preflight.checks import (
@@ -243,6 +244,25 @@ def test_hub_data_is_asked_for_and_read_by_the_data_worker(tmp_path: Path, monke
     )
     (tmp_path / "someone___some-data").mkdir()
     assert preflight(wanted, on_laptop(wanted), machine=LAPTOP) == ()
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({"name": "nowhere:Found"}, "rollout.environment.name: there is no module nowhere"),
+        ({"name": "/no/folder/mine.py:Mine"}, "rollout.environment.name: there is no file /no/folder/mine.py"),
+        ({"name": "distft.rollout.calculator:Calculater"}, "rollout.environment.name: .* defines no Calculater"),
+        (
+            {"name": None, "http": {"url": "http://tools/", "token_env": "TOOLS_WORD"}},
+            "rollout.environment.http.token_env: the environment variable TOOLS_WORD is not set",
+        ),
+    ],
+)
+def test_environments_are_checked(environment: dict[str, Any], message: str) -> None:
+    said = [f"rollout.environment.{key}={json.dumps(value)}" for key, value in environment.items()]
+    wanted = load_recipe("tools-tiny", said)
+    with pytest.raises(UserError, match=message):
+        preflight(wanted, on_laptop(wanted), machine=LAPTOP)
 
 
 def test_reward_functions_and_models_are_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,8 +25,10 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize(
-    "name", ["my_rewards:brevity", "my_rewards:length", "my_rewards:path_join", "package:top", "package.deep:bottom"]
-)
+    "name",
+    ["my_rewards:brevity", "my_rewards:length", "my_rewards:path_join", "package:top", "package.deep:bottom",
+     "package/deep.py:bottom"],
+)  # fmt: skip
 def test_found(name: str) -> None:
     check_reward_function(name)
 
@@ -38,6 +40,9 @@ def test_found(name: str) -> None:
         ("nowhere.to_be:found", "there is no module nowhere.to_be", "nowhere/to_be.py"),
         ("my_rewards:brevty", "defines no brevty", "did you mean my_rewards:brevity?"),
         ("package:bottom", "defines no bottom", ""),
+        ("package/depp.py:bottom", "there is no file package/depp.py", "did you mean package/deep.py:bottom?"),
+        ("nowhere/at_all.py:Found", "there is no file nowhere/at_all.py", "beside the recipe and here"),
+        ("package/deep.py:botom", "defines no botom", "did you mean package/deep.py:bottom?"),
     ],
 )
 def test_not_found(name: str, said: str, hint: str) -> None:
