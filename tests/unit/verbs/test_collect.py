@@ -56,14 +56,16 @@ def test_a_page_of_two_models_answers(speaker: str, other_speaker: str, distft: 
     assert (status, "label.html: is there already" in error) == (2, True)
 
 
-def test_a_recipe_is_asked_what_it_trains_on(speaker: str, distft: Typed, tmp_path: Path) -> None:
+@pytest.mark.parametrize("recipe", ["sft-tiny", "tools-tiny"])
+def test_a_recipe_is_asked_what_it_trains_on(recipe: str, speaker: str, distft: Typed, tmp_path: Path) -> None:
+    """Where an environment answers in training, as well: a first turn is labelled as it is."""
     shutil.copytree(speaker, tmp_path / "run" / "final")
     rows = [{"prompt": f"Question {number}?", "completion": " Yes."} for number in range(20)]
     train, judged = tmp_path / "train.jsonl", tmp_path / "eval.jsonl"
     for path, some in ((train, rows), (judged, rows[:10])):
         path.write_text("".join(json.dumps(row) + "\n" for row in some))
     status, _, error = distft(
-        "collect", "sft-tiny", f"output_dir={tmp_path / 'run'}", f"data.train=[{{path: {train}}}]", "data.holdout=0.2",
+        "collect", recipe, f"output_dir={tmp_path / 'run'}", f"data.train=[{{path: {train}}}]", "data.holdout=0.2",
         f"data.eval=[{{path: {judged}}}]", "data.test=[]", "--ask", "rate", "--output", tmp_path / "out",
         "max_new_tokens=1",
     )  # fmt: skip

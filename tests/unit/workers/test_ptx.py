@@ -49,6 +49,12 @@ def texts() -> Batch:
     })  # fmt: skip
 
 
+def test_an_environments_words_stay_masked() -> None:
+    masked = samples().with_columns(response_mask=Ragged.of([[1, 0], [1], [0, 1, 1]], np.uint8))
+    both = with_texts(masked, texts())
+    assert [both.ragged("response_mask")[row].tolist() for row in range(4)] == [[1, 0], [1], [0, 1, 1], [0, 1]]
+
+
 def test_texts_stand_behind_the_samples() -> None:
     both = with_texts(samples(), texts())
     assert both.dense("sample").tolist() == both.dense("unit").tolist() == [0, 1, 2, 3, 4]
