@@ -60,6 +60,11 @@ class DataGroup:
         """The prompts of the first ``count`` held-out units that can be answered; there may be none."""
         return ask(self.ranks, DataVerbs.questions, split, count).reading(_some)
 
+    def own_prompts(self, start: int, count: int) -> Call[Samples]:
+        """The prompts of ``count`` rows of train from position ``start`` that leave room for an answer; there may be
+        none."""
+        return ask(self.ranks, DataVerbs.own_prompts, start, count).reading(_some)
+
     def general_text(self) -> Call[Samples]:
         """The text of ``evaluation.general``."""
         return ask(self.ranks, DataVerbs.general_text).reading(Samples.of)

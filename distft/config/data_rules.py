@@ -95,12 +95,6 @@ def _lengths(recipe: Recipe) -> Iterator[Problem]:
             yield Problem.at(
                 "data.max_length", f"{data.max_length} is less than {said_longest(recipe)}", f"at least {longest}"
             )
-        if rollout.min_new_tokens > rollout.max_new_tokens:
-            yield Problem.at(
-                "rollout.min_new_tokens",
-                f"{rollout.min_new_tokens} is more than max_new_tokens {rollout.max_new_tokens}",
-                f"at most {rollout.max_new_tokens}",
-            )
     elif recipe.algorithm.traits.corrupts:
         if data.max_prompt_length != type(data).model_fields["max_prompt_length"].default:
             what = "has no effect: what is read of a corrupted text follows from data.max_length and the algorithm"
@@ -110,6 +104,13 @@ def _lengths(recipe: Recipe) -> Iterator[Problem]:
             "data.max_prompt_length",
             f"{data.max_prompt_length} leaves no room for a response in max_length {data.max_length}",
             f"at most {data.max_length - 1}",
+        )
+    samples = facts.is_rl(recipe) or facts.answers_in_training(recipe)
+    if samples and rollout.min_new_tokens > rollout.max_new_tokens:
+        yield Problem.at(
+            "rollout.min_new_tokens",
+            f"{rollout.min_new_tokens} is more than max_new_tokens {rollout.max_new_tokens}",
+            f"at most {rollout.max_new_tokens}",
         )
     needed = -(-longest * size // _sharing_least(recipe))
     if recipe.train.max_tokens_per_rank < needed:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from distft.config.problem import Problem
 from distft.config.recipe import Recipe
-from distft.config.roles import is_rl
+from distft.config.roles import answers_in_training, is_rl
 
 ENGINES = "rollout"  # the group of engines, and its key in ``placement``
 _HF = "rollout.engine: hf"
@@ -31,7 +31,7 @@ def engine_rules(recipe: Recipe) -> Iterator[Problem]:
     if engine == "vllm" and is_rl(recipe):
         yield from not_for_engines(recipe)
     elif engine == "vllm":
-        yield Problem.at("rollout.engine", f"vllm has no effect: {recipe.algorithm.name} does not sample", "auto")
+        yield Problem.at("rollout.engine", f"vllm has no effect: {_no_engines(recipe)}", "auto")
     for word, other in (("with", place.with_), ("share", place.share)):
         if other is not None:
             yield Problem.at(
@@ -41,8 +41,15 @@ def engine_rules(recipe: Recipe) -> Iterator[Problem]:
         yield Problem.at(
             "rollout.overlap",
             "is 1: hf generates on the policy's ranks, which learn meanwhile" if is_rl(recipe)
-            else f"has no effect: {recipe.algorithm.name} does not sample",
+            else f"has no effect: {_no_engines(recipe)}",
             "rollout.engine: vllm, or rollout.overlap: 0" if is_rl(recipe) else "0",
         )  # fmt: skip
     if place.ranks != "auto" and (engine == "hf" or not is_rl(recipe)):
         yield Problem.at("placement.rollout.ranks", "has no effect: hf generates on the policy's ranks", "auto")
+
+
+def _no_engines(recipe: Recipe) -> str:
+    """Why a method that learns from given answers has no engines."""
+    if answers_in_training(recipe):
+        return f"{recipe.algorithm.name} has the policy's own ranks answer"
+    return f"{recipe.algorithm.name} does not sample"

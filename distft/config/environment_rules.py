@@ -17,7 +17,7 @@ def environment_rules(recipe: Recipe) -> Iterator[Problem]:
     if environment is None:
         return
     if not facts.is_rl(recipe):
-        yield Problem.at("rollout.environment", f"has no effect: {recipe.algorithm.name} does not sample", "remove it")
+        yield Problem.at("rollout.environment", f"has no effect: {recipe.algorithm.name} samples no turns", "remove it")
         return
     if (environment.name is None) == (environment.http is None):
         what = "says neither name nor http" if environment.name is None else "says name and http: one of them answers"

@@ -262,6 +262,10 @@ class Method(Section):
         """Of what samples for itself: how many of the answers of an iteration are trained on, at most."""
         return prompts * samples_per_prompt
 
+    def on_policy_share(self) -> float:
+        """Of what learns from given answers: the share of its steps in which the policy's own stand in their place."""
+        return 0.0
+
     def ptx_rows(self) -> int:
         """Rows of ``data.ptx`` in each optimizer step of the policy, beside the samples."""
         return 0

@@ -217,8 +217,7 @@ def _trained(recipe: Recipe, role: str, model: Model) -> Iterator[Problem]:
             "this model is trained, and weights in four bits cannot be",
             f"add {at}.peft: {{method: lora}} to train adapters beside them, or {at}.quantization: null",
         )
-    generates = role == "policy" and facts.is_rl(recipe)
-    if model.quantization is not None and generates and recipe.rollout.weights == "gathered":
+    if model.quantization is not None and role == "policy" and facts.keeps_twin(recipe):
         yield Problem.at(
             "rollout.weights",
             "gathered is a copy of whole weights to generate from, which a policy in four bits does not have",

@@ -70,6 +70,16 @@ def answers_held_out(recipe: Recipe) -> bool:
     return bool(recipe.evaluation.metrics or recipe.tracking.samples_every)
 
 
+def answers_in_training(recipe: Recipe) -> bool:
+    """Whether the policy of a method that learns from given answers learns from its own, too."""
+    return recipe.algorithm.on_policy_share() > 0
+
+
+def keeps_twin(recipe: Recipe) -> bool:
+    """Whether a policy that samples in training does so from a gathered copy of its weights, which stays all along."""
+    return (is_rl(recipe) or answers_in_training(recipe)) and recipe.rollout.weights == "gathered"
+
+
 def scores_pairs(recipe: Recipe) -> bool:
     """Whether the run's result is a reward model that learns from pairs."""
     traits = recipe.algorithm.traits

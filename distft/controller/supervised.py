@@ -7,7 +7,8 @@ for step in progress.steps():
     all awaited; log, evaluate, checkpoint
 
 Reference and teacher are frozen, so their pass over the next samples need not wait for this update. A reference that
-follows the policy does so behind a step's update, and reads the next samples then.
+follows the policy does so behind a step's update, and reads the next samples then. Samples that the policy answers
+itself are there when the update has been done.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from distft.clients.samples import Samples
 from distft.config.roles import main_role
 from distft.controller.evaluating import evaluate_if_due
 from distft.controller.invariants import check_first_loss, check_reference
+from distft.controller.own_answers import is_on_policy, own_answers
 from distft.controller.renewal import is_renewed, renew_reference
 from distft.controller.session import Session
 from distft.experience.passes import Work, evaluate_pass, forward_pass, update_pass
@@ -37,12 +39,14 @@ def train_supervised(session: Session) -> None:
     names = recipe.data.told_apart("train")
     if progress.step >= progress.total_steps:  # it died between the last step and the export
         return
-    position, samples = first_samples(session)
+    position, samples = whole_step(session, progress.step + 1, progress.position)
+    assert samples is not None, "there is no step left"
     for step in progress.steps():
         samples = compared(session, samples)
         if step == 1:
             check_invariants(session, samples)
-        next_position, following = take_step(session, step + 1, position)
+        waits = is_on_policy(session, step + 1)  # for the policy as this step leaves it
+        next_position, following = (position, None) if waits else take_step(session, step + 1, position)
         work = Work()
         spec = UpdateSpec(loss, parameters, progress.optimizer_steps, progress.total_steps, num_sources=len(names))
         with session.phase("update"):
@@ -58,9 +62,12 @@ def train_supervised(session: Session) -> None:
             renew_reference(session)
             with session.timer.phase("reference"):
                 following = following and with_frozen(following, start_frozen(session, following))
+        if waits:
+            next_position, following = whole_step(session, step + 1, position)
         metrics = {
             **named_by_source(updated.steps[0], names),
             **work.metrics(),
+            **on_policy(session, step),
             "memory/rss_bytes": updated.memory.rss_bytes,
         }
         session.log_step(metrics, samples.lengths)
@@ -70,22 +77,30 @@ def train_supervised(session: Session) -> None:
             position, samples = next_position, following
 
 
-def first_samples(session: Session) -> tuple[int, Samples]:
-    """The samples of the step that comes first, with what frozen models say of them where the loss needs it, and
-    the position behind them."""
-    position, samples = take_step(session, session.progress.step + 1, session.progress.position)
-    assert samples is not None, "there is no step left"
+def whole_step(session: Session, step: int, position: int) -> tuple[int, Samples | None]:
+    """As ``take_step``, with what frozen models say of the samples where the loss needs it."""
+    position, samples = take_step(session, step, position)
     with session.timer.phase("teacher" if "teacher" in session.groups else "reference"):
-        return position, with_frozen(samples, start_frozen(session, samples))
+        return position, samples and with_frozen(samples, start_frozen(session, samples))
 
 
 def take_step(session: Session, step: int, position: int) -> tuple[int, Samples | None]:
-    """The rows of a step that begins at a position, and the position behind them; None behind the last step."""
+    """The rows of a step that begins at a position, or the policy's own answers to their prompts, and the position
+    behind them; None behind the last step."""
     if step > session.progress.total_steps:
         return position, None
     start, count = session.visits.take(position)
+    if is_on_policy(session, step) and (found := own_answers(session, step, start, count)):
+        return start + count, found
     with session.timer.phase("data"):
         return start + count, session.data.batch("train", start, count).result()
+
+
+def on_policy(session: Session, step: int) -> dict[str, float]:
+    """Whether the policy answered itself, of the methods in which it may."""
+    if not session.recipe.algorithm.on_policy_share():
+        return {}
+    return {"rollout/on_policy": float(is_on_policy(session, step))}
 
 
 def start_frozen(session: Session, samples: Samples | None) -> list[Pending[DataRef]]:

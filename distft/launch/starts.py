@@ -12,7 +12,9 @@ from distft.config.recipe import Recipe
 from distft.config.role_table import INHERITING
 from distft.config.roles import (
     answers_held_out,
+    answers_in_training,
     is_rl,
+    keeps_twin,
     longest_sequence,
     longest_sides,
     main_role,
@@ -89,7 +91,8 @@ def collective_timeout_s(recipe: Recipe) -> float:
 def worker_of(recipe: Recipe, role: str) -> str:
     """The address of every rank's class: the policy's answers prompts too, where the method samples or its answers are
     judged."""
-    answers = role == "policy" and (is_rl(recipe) or answers_held_out(recipe))
+    asked = is_rl(recipe) or answers_held_out(recipe) or answers_in_training(recipe)
+    answers = role == "policy" and asked
     return "distft.workers." + ("generator_worker:GeneratorWorker" if answers else "model_worker:ModelWorker")
 
 
@@ -115,7 +118,7 @@ def role_spec(recipe: Recipe, role: str) -> RoleSpec:
         seed=derive(recipe.seed, "role", role),
         stop_tokens=model.stop_tokens if isinstance(model, Policy) else None,
         # What only answers when it is judged does so from its own weights: no copy is kept for the time between.
-        gathered_generation=is_rl(recipe) and recipe.rollout.weights == "gathered",
+        gathered_generation=keeps_twin(recipe),
         collective_timeout_s=collective_timeout_s(recipe),
         longest_prompt=longest_sides(recipe)[0],
         labels=recipe.algorithm.head_labels() if trained else (),

@@ -145,6 +145,9 @@ def _require_method(recipe: Recipe, family: str) -> None:
     if recipe.evaluation.general is not None:
         what = f"forgetting is measured on texts without a prompt, which {family} cannot read: it is an encoder-decoder"
         raise UserError(what, where="evaluation.general", hint="evaluation.general=null")
+    if recipe.algorithm.on_policy_share():
+        what = f"answers of its own have not been compared for {family}: it is an encoder-decoder"
+        raise UserError(what, where="algorithm.on_policy", hint="algorithm.on_policy=0")
     if recipe.data.ptx:
         what = f"data.ptx is read as texts and answers alike, and nobody has compared that for {family}"
         raise UserError(f"{what}: it is an encoder-decoder", where="data.ptx", hint="data.ptx=[] algorithm.ptx_coef=0")

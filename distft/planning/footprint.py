@@ -12,8 +12,10 @@ from distft.config.models import Model
 from distft.config.recipe import Recipe
 from distft.config.roles import (
     answers_held_out,
+    answers_in_training,
     has_engines,
     is_rl,
+    keeps_twin,
     model_of,
     num_held_out_answers,
     optimizer_of,
@@ -233,9 +235,12 @@ def _work(roles: Roles, role: str, ranks: int) -> Work:
         read = min(tokens, rows * recipe.rollout.max_new_tokens)
         if role == "policy" and not has_engines(recipe):
             at_once = min(recipe.rollout.max_batch_per_rank, everything)
-            generation = Generation(at_once, batch.longest, recipe.rollout.weights == "gathered")
-    elif role == "policy" and answers_held_out(recipe):
-        at_once = min(recipe.rollout.max_batch_per_rank, -(-num_held_out_answers(recipe) // ranks))
-        generation = Generation(at_once, batch.longest + recipe.rollout.max_new_tokens, gathered=False)
+            generation = Generation(at_once, batch.longest, keeps_twin(recipe))
+    elif role == "policy" and (answers_held_out(recipe) or answers_in_training(recipe)):
+        judged = num_held_out_answers(recipe) if answers_held_out(recipe) else 0
+        asked = max(judged, batch.sequences if answers_in_training(recipe) else 0)
+        at_once = min(recipe.rollout.max_batch_per_rank, -(-asked // ranks))
+        longest = batch.longest + (recipe.rollout.max_new_tokens if judged else 0)
+        generation = Generation(at_once, longest, keeps_twin(recipe))
     scalar = roles.is_scalar(role)
     return Work(tokens=tokens, length=batch.longest, read=read, scalar=scalar, generation=generation)

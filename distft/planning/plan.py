@@ -22,6 +22,7 @@ from distft.config.method import at_once
 from distft.config.recipe import Recipe
 from distft.config.roles import (
     answers_held_out,
+    answers_in_training,
     has_engines,
     is_rl,
     main_role,
@@ -336,6 +337,12 @@ def _notes(recipe: Recipe, layout: Layout, batch: BatchArithmetic) -> tuple[str,
         answers, new = num_held_out_answers(recipe), recipe.rollout.max_new_tokens
         notes.append(
             f"an evaluation lets the policy answer {answers} prompts with up to {new} tokens each, from its own weights"
+        )
+    if answers_in_training(recipe):
+        share, new = recipe.algorithm.on_policy_share(), recipe.rollout.max_new_tokens
+        notes.append(
+            f"in {share:.0%} of the steps the policy answers the prompts itself with up to {new} tokens each: how "
+            "long that takes is not in the time of a step"
         )
     together = 1 if is_rl(recipe) else unit_size(recipe)  # what is sampled is read one by one
     idle = batch.ranks - batch.sequences // together * batch.shared_by

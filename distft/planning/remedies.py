@@ -17,7 +17,7 @@ from distft.config.cluster import Cluster
 from distft.config.models import Lora, Quantization
 from distft.config.recipe import Recipe
 from distft.config.role_table import ROLES
-from distft.config.roles import is_rl, longest_sequence, model_of, roles, trained_roles, unit_size
+from distft.config.roles import is_rl, keeps_twin, longest_sequence, model_of, roles, trained_roles, unit_size
 from distft.config.training import RolePlacement
 from distft.planning.smallest import MOST_NODES, fewest
 
@@ -162,7 +162,7 @@ def _changes(recipe: Recipe, *, gpu: bool) -> Iterator[_Change]:
         yield _Change({"train.max_tokens_per_rank": tokens}, "more, smaller micro-batches")
     if gpu:
         yield _Change({f"models.{role}.engine.offload_optimizer": "cpu" for role in trained}, "slower optimizer steps")
-    if is_rl(recipe) and recipe.rollout.weights == "gathered":
+    if keeps_twin(recipe):
         yield _Change({"rollout.weights": "sharded"}, "much slower generation")
     if gpu:
         sharded = {f"models.{role}.engine.zero_stage": 3 for role in loose}
@@ -191,11 +191,10 @@ def _learning(recipe: Recipe) -> Iterator[_Change]:
     lora: dict[str, Any] = {f"models.{role}.peft": Lora() for role in whole}
     if whole:
         yield _Change(lora, "adapters in place of all weights", "learning")
-    gathered = is_rl(recipe) and recipe.rollout.weights == "gathered"
     wide = [role for role in roles(recipe) if model_of(recipe, role).quantization is None]
     if wide:
         bits = lora | {f"models.{role}.quantization": Quantization() for role in wide}
-        if gathered:
+        if keeps_twin(recipe):
             bits["rollout.weights"] = "sharded"
         yield _Change(bits, "adapters over weights in four bits", "learning")
     key = "rollout.max_new_tokens" if is_rl(recipe) else "data.max_length"

@@ -22,6 +22,7 @@ from distft.common.logging import stage
 from distft.config.models import ScoringModel
 from distft.config.recipe import Recipe
 from distft.config.role_table import FURTHER, score_column
+from distft.config.roles import longest_sequence
 from distft.data.decode import answer_text, response_text
 from distft.data.encode_apart import encoder_for
 from distft.data.formats import Content, prompt_of
@@ -37,6 +38,7 @@ from distft.workers.held_out_answers import answer_metrics, questions
 from distft.workers.informative import informative
 from distft.workers.kept_batch import read_batch, write_batch
 from distft.workers.kl_baseline import kl_baseline, mismatched
+from distft.workers.own_prompts import own_prompts
 from distft.workers.ptx import with_texts
 from distft.workers.reference_cache import ReferenceCache
 from distft.workers.reports import Credited, Described, Judged, Loaded, Played, RowsPrepared, Turned, Unread
@@ -128,6 +130,16 @@ class DataWorker(DataVerbs):
         start = self.data.starts["policy"]
         positions = learned_positions(start.path, trust_remote_code=start.trust_remote_code)
         found = questions(examples, encoder_for(self.data.tokenizer), positions, self.data.recipe)
+        return _described(found, self.data.tokenizer), found
+
+    def own_prompts(self, start: int, count: int) -> tuple[Described, Batch]:
+        """See ``workers.own_prompts``."""
+        recipe, dataset = self.data.recipe, self.data.split("train")
+        units = self.data.units("train", start, count)
+        encoder, longest = encoder_for(self.data.tokenizer), longest_sequence(recipe)
+        found = own_prompts(dataset.rows(units), encoder, longest, recipe.rollout.max_new_tokens)
+        if recipe.data.told_apart("train"):
+            found = found.with_columns(source=dataset.sources(units)[found.dense("group")])
         return _described(found, self.data.tokenizer), found
 
     def general_text(self) -> tuple[Described, Batch]:

@@ -17,7 +17,7 @@ from distft.config.data import PTX_KIND
 from distft.config.method import ANSWERS
 from distft.config.recipe import Recipe
 from distft.config.role_table import SAME_TOKENS, gives_scores
-from distft.config.roles import longest_sequence
+from distft.config.roles import answers_in_training, longest_sequence
 from distft.data.bad_rows import BadRows
 from distft.data.class_labels import numbers_of
 from distft.data.corruption import corrupted, corruption_of
@@ -40,6 +40,7 @@ from distft.models.tokenizer import load_tokenizer, num_tokens
 from distft.workers.episodes import Episodes
 from distft.workers.general_text import general_text
 from distft.workers.held_out_answers import require_answers
+from distft.workers.own_prompts import require_prompts
 from distft.workers.ptx import data_of_texts, with_contents
 from distft.workers.reports import Loaded
 from distft.workers.reward_functions import TextReward, text_rewards
@@ -108,6 +109,8 @@ class RunData:
             self.episodes.check([dataset.rows([0])[0] for dataset in self.lists.values() if dataset.num_units])
         require_whole(self.lists, self.recipe.algorithm)
         require_answers(self.recipe, self.lists)
+        if answers_in_training(self.recipe):
+            require_prompts(self._datasets.train, encoder_for(self.tokenizer))
         if self.recipe.evaluation.general is not None:
             self.general = self._general_text()
         if labels := self._class_labels:

@@ -234,6 +234,12 @@ class DataVerbs(Ending, Protocol):
         ...
 
     @verb(on_device=False)
+    def own_prompts(self, start: int, count: int) -> tuple[Described, Batch]:
+        """The prompts of ``count`` rows of train from position ``start`` that leave room for an answer; there may be
+        none."""
+        ...
+
+    @verb(on_device=False)
     def general_text(self) -> tuple[Described, Batch]:
         """The text of ``evaluation.general``, ready to be evaluated."""
         ...

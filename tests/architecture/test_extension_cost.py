@@ -14,8 +14,8 @@ ALLOWED = {
     "orpo": 3, "simpo": 3, "grpo": 4, "rloo": 4, "reinforce_pp": 4, "dapo": 3, "gspo": 3, "cispo": 3, "cpo": 3,
     "kto": 3, "distill": 3, "online_dpo": 4, "raft": 4, "process_reward": 3,
 }  # fmt: skip
-# Recipes that need some method: what they show is none.
-SHOWING_SOMETHING_ELSE = {"tools-tiny.yaml"}
+# Recipes that need some method: what they show is none, or one key of it.
+SHOWING_SOMETHING_ELSE = {"tools-tiny.yaml", "gkd-tiny.yaml"}
 
 
 def files_of(root: Path, kind: str) -> set[Path]:

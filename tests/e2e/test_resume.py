@@ -183,6 +183,20 @@ def test_distill_killed_in_the_middle_of_a_step(sft: Path, start: Start) -> None
 
 
 @pytest.mark.slow
+def test_distill_on_answers_of_its_own_killed_in_the_middle_of_a_step(sft: Path, start: Start) -> None:
+    """Which steps are the policy's own, and what it answers in them, follows from what the checkpoint holds."""
+    words = (
+        "train", "gkd-tiny", *TINY, f"models.teacher.path=run:{sft}", "models.teacher.init=null", *SMALL,
+        "optimizer.warmup_steps=0", "tracking.samples_every=0", "rollout.max_new_tokens=12",
+        "algorithm.on_policy=0.72",  # with this seed in steps 2, 3 and 6
+    )  # fmt: skip
+    undisturbed = run(start, *words, folder="undisturbed")
+    own = [line["rollout/on_policy"] for line in computed(undisturbed) if line["split"] == "train"]
+    assert own == [0, 1, 1, 0, 0, 1], "what is done again, from step 3 on, is of both kinds"
+    assert_same(disturb(start, words, "Distill"), undisturbed)
+
+
+@pytest.mark.slow
 def test_a_mixture_killed_in_the_middle_of_a_step(start: Start) -> None:
     """Old rows go on where they were, and each source's loss is told."""
     words = (*SFT, "data.train=[{path: builtin:dialogues, limit: 30}, {path: builtin:sums, share: 0.3}]")

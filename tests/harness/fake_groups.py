@@ -39,6 +39,7 @@ class Said:
     loss: float = 1.0
     differing: list[int] = field(default_factory=list)  # of each round, prompts whose PER_PROMPT scores differ
     probes: dict[str, tuple[float, ...]] = field(default_factory=dict)  # the log-probs of known tokens, by role
+    no_room: bool = False  # no prompt of training leaves room for an answer
     version: int = 0  # of the weights that engines have
     chosen: list[list[int]] = field(default_factory=list)  # of each iteration, the units of samples that are trained on
     going: list[tuple[int, ...]] = field(default_factory=list)  # the samples that go on behind each turn
@@ -70,6 +71,8 @@ class Said:
         if call.verb in (declaration(DataVerbs.prompts), declaration(DataVerbs.batch)):
             _, _, count, *repeats = call.args
             samples = list(range(count * (repeats[0] if repeats else 1)))
+        if call.verb == declaration(DataVerbs.own_prompts):
+            samples = [] if self.no_room else list(range(call.args[1]))
         if call.verb == declaration(DataVerbs.with_texts):
             samples = list(range(len(samples) + call.args[1]))
         if call.verb == declaration(DataVerbs.informative):
@@ -94,7 +97,9 @@ class Said:
                 return [FileRecord("rollout/ahead.safetensors", 1, "")]
             case "kept_responses":
                 return Described((RESPONSE,) * len(samples), tuple(samples))
-            case "prompts" | "batch" | "with_texts" | "informative" | "mismatched" | "questions" | "general_text":
+            case "own_prompts" | "questions" | "general_text":
+                return Described((PROMPT,) * len(samples), tuple(samples))
+            case "prompts" | "batch" | "with_texts" | "informative" | "mismatched":
                 return Described((PROMPT,) * len(samples), tuple(samples))
             case "begin_turns":
                 return None

@@ -15,10 +15,11 @@ from distft.algorithms.masking import masked_sum
 
 @dataclass(frozen=True)
 class Distill(PlainMetrics):
-    """``sum_t D(teacher_t, student_t) / tokens`` over the target tokens of given answers: every one weighs the same.
+    """``sum_t D(teacher_t, student_t) / tokens`` over the target tokens of answers: every one weighs the same.
 
     D is the forward or reverse KL divergence or the generalized Jensen-Shannon divergence (see
-    ``divergences.divergence``; GKD, Agarwal et al. 2024, with its data given and not sampled), of distributions whose
+    ``divergences.divergence``; GKD, Agarwal et al. 2024; answers that the policy sampled are data like given ones: no
+    gradient goes through their sampling, as there), of distributions whose
     logits are divided by ``temperature``, and not multiplied by its square (as GKD and TRL 1.16; Hinton et al. 2015
     multiply).
 

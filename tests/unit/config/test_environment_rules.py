@@ -54,7 +54,7 @@ def test_what_does_not_go_together(override: str, message: str) -> None:
 
 @pytest.mark.parametrize("recipe", ["sft-tiny", "dpo-tiny", "reward-tiny"])
 def test_a_method_that_samples_nothing_has_none(recipe: str) -> None:
-    with pytest.raises(UserError, match=r"rollout.environment.*has no effect: .* does not sample"):
+    with pytest.raises(UserError, match=r"rollout.environment.*has no effect: .* samples no turns"):
         load_recipe(recipe, PPO[1:])
 
 

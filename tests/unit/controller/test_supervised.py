@@ -12,12 +12,13 @@ from distft.batches import Difference
 from distft.config.load import load_recipe
 from distft.config.roles import roles
 from distft.controller.invariants import InvariantViolated
+from distft.controller.own_answers import is_on_policy
 from distft.controller.progress import Progress
 from distft.controller.session import Session
 from distft.controller.supervised import train_supervised
 from distft.tracking.timing import Throughput
 from distft.tracking.tracker import Tracker
-from distft.workers.verbs import ModelVerbs
+from distft.workers.verbs import DataVerbs, GeneratorVerbs, ModelVerbs
 from tests.harness.fake_groups import Said, fake_data, fake_model
 
 LN_2 = 0.6931471805599453
@@ -108,6 +109,39 @@ def test_the_baseline_is_measured_before_each_update_by_the_weights_of_then(tmp_
     for call in said.asked(ModelVerbs.update):
         brought = [source.parts[0].ref for source in call.data]
         assert brought == ["data.batch", "reference.forward", "data.kl_baseline"]
+
+
+def test_answers_of_its_own_wait_for_the_policy_as_the_step_before_left_it(tmp_path: Path) -> None:
+    said = Said()
+    run(said, "distill-tiny", tmp_path, "algorithm.on_policy=1.0")
+    sampled = [("data.own_prompts",), ("policy.sync_weights",), ("policy.generate",), ("teacher.distributions",)]
+    assert said.at_once == [*sampled, ("policy.update",)] * 3
+    assert [call.args for call in said.asked(DataVerbs.own_prompts)] == [(0, 4), (4, 4), (8, 4)]
+    assert [call.args[0] for call in said.asked(GeneratorVerbs.sync_weights)] == [0, 1, 2]
+    assert [call.args[2] for call in said.asked(GeneratorVerbs.generate)] == [1, 2, 3], "draws are the step's"
+    updates = said.asked(ModelVerbs.update)
+    refs = ["data.own_prompts", "policy.generate", "teacher.distributions"]
+    assert [source.parts[0].ref for source in updates[0].data] == refs
+
+
+def test_which_steps_are_the_policys_own_follows_from_the_seed(tmp_path: Path) -> None:
+    """And they are as many as was asked for, near enough: of 400 steps 100, give or take four deviations."""
+
+    def steps(seed: int, share: float) -> list[int]:
+        recipe = load_recipe("distill-tiny", [f"seed={seed}", f"algorithm.on_policy={share}"])
+        return [step for step in range(400) if is_on_policy(SimpleNamespace(recipe=recipe), step)]  # type: ignore[arg-type]
+
+    assert steps(1, 0.25) == steps(1, 0.25) != steps(2, 0.25)
+    assert abs(len(steps(1, 0.25)) - 100) < 35
+    assert set(steps(1, 0.25)) < set(steps(1, 0.5)), "a higher share adds steps"
+    assert (steps(1, 0.0), steps(1, 1.0)) == ([], list(range(400)))
+
+
+def test_where_no_prompt_leaves_room_the_rows_own_answers_are_learned(tmp_path: Path) -> None:
+    said = Said(no_room=True)
+    run(said, "distill-tiny", tmp_path, "algorithm.on_policy=1.0")
+    assert not said.asked(GeneratorVerbs.generate)
+    assert len(said.asked(DataVerbs.batch)) == 3
 
 
 def test_the_teacher_reads_the_next_rows_beside_the_update(tmp_path: Path) -> None:

@@ -1,0 +1,51 @@
+"""Which prompts of training the policy answers itself."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from distft.common.errors import UserError
+from distft.config.data import Data, Source
+from distft.data.dataset import load_list
+from distft.data.encode import Encoder
+from distft.data.formats import CompletionExample, PromptExample, TextExample
+from distft.data.tokenizer_training import train_tokenizer
+from distft.workers.own_prompts import own_prompts, require_prompts
+
+
+@pytest.fixture(scope="module")
+def encoder() -> Encoder:
+    return Encoder(train_tokenizer(["one two three and four"], 300))
+
+
+def test_prompts_that_leave_room_for_an_answer(encoder: Encoder) -> None:
+    """Their rows' own answers do not matter."""
+    rows = [
+        CompletionExample("one two three and four " * 9, "1"),
+        PromptExample("one"),
+        CompletionExample("two", "x" * 99),
+    ]
+    room = len(encoder.prompt(rows[1])) + 8
+    found = own_prompts(rows, encoder, room, 8)
+    assert found.dense("group").tolist() == [1, 2]
+    assert found.dense("sample").tolist() == found.dense("unit").tolist() == [0, 1]
+    assert found.ragged("prompt_ids")[0].tolist() == encoder.prompt(rows[1])
+    assert len(own_prompts(rows, encoder, room - 1, 8)) == 0
+
+
+def test_a_text_asks_nothing(encoder: Encoder) -> None:
+    with pytest.raises(UserError, match=r"row.jsonl:3.*no prompt to answer"):
+        own_prompts([TextExample("one two", where="row.jsonl:3")], encoder, 64, 8)
+
+
+def test_every_source_is_asked_for_prompts_before_a_run(encoder: Encoder, tmp_path: Path) -> None:
+    (tmp_path / "asked.jsonl").write_text("\n".join([json.dumps({"prompt": "one", "completion": "two"})] * 3))
+    (tmp_path / "text.jsonl").write_text(json.dumps({"text": "and four"}))
+    asked, text = (Source(path=str(tmp_path / f"{name}.jsonl")) for name in ("asked", "text"))
+    tokenizer = encoder._tokenizer
+    require_prompts(load_list([asked, asked], Data(), "distill", tokenizer, name="train"), encoder)
+    with pytest.raises(UserError, match=r"text.jsonl:1.*no prompt to answer"):
+        require_prompts(load_list([asked, text], Data(), "distill", tokenizer, name="train"), encoder)
