@@ -47,6 +47,7 @@ def _may_pass(failure: RunFailed, stepped: bool) -> bool:
 
 
 def _signature(failure: RunFailed, step: int) -> tuple[object, ...]:
-    """The same for failures alike. An exception is often raised by all ranks, of which any is heard first."""
-    by = failure.cause if failure.kind == "exception" else failure.rank
+    """The same for failures alike. An exception is often raised by all ranks, of which any is heard first; where Ray
+    is gone, its cause says which part of it."""
+    by = failure.cause if failure.kind in ("exception", "node") else failure.rank
     return (step, failure.kind, failure.role, by, failure.stage)

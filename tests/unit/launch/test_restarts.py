@@ -56,6 +56,13 @@ def test_one_exception_is_the_same_whichever_rank_is_heard_first() -> None:
     assert "twice" in str(refused(restarts, failed("exception", rank=1, cause="ValueError: x"), 3))
 
 
+def test_two_parts_of_ray_that_end_in_one_step_are_two_causes() -> None:
+    restarts = Restarts(5)
+    assert refused(restarts, RunFailed("Ray has ended: its raylet died", kind="node"), 3) is None
+    assert refused(restarts, RunFailed("Ray has ended: its gcs_server died", kind="node"), 3) is None
+    assert "twice" in str(refused(restarts, RunFailed("Ray has ended: its raylet died", kind="node"), 3))
+
+
 def test_the_count_begins_again_with_a_checkpoint() -> None:
     restarts = Restarts(2)
     assert [refused(restarts, failed(), step) for step in (3, 4)] == [None, None]
