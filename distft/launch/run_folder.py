@@ -27,7 +27,8 @@ _SHOWN = 3  # changed keys named in a message
 # What may change between attempts: how far, how often, how it is watched, and on what; not what is computed.
 _MAY_CHANGE = (
     "name", "output_dir", "train.steps", "train.epochs", "checkpoint", "recovery", "evaluation", "tracking",
-    "data.num_workers", "data.cache_dir", "placement", *(f"models.{role}.engine" for role in ROLES),
+    "data.num_workers", "data.cache_dir", "rollout.environment.step_deadline_s", "rollout.environment.http",
+    "placement", *(f"models.{role}.engine" for role in ROLES),
 )  # fmt: skip
 _FURTHER_ENGINE = re.compile(rf"models\.{re.escape(FURTHER)}[^.]+\.engine(\.|$)")
 

@@ -78,6 +78,18 @@ def test_how_far_on_what_and_how_watched_may_change(tmp_path: Path, override: st
     assert fingerprint(load_recipe("sft-tiny", [override])) == fingerprint(load_recipe("sft-tiny"))
 
 
+def test_where_and_how_long_an_environment_is_asked_may_change_and_what_it_is_may_not(tmp_path: Path) -> None:
+    server = ["rollout.environment.name=null", "rollout.environment.http.url=http://one/"]
+    write_recipe(load_recipe("tools-tiny", server), tmp_path)
+    (tmp_path / "metrics.jsonl").write_text(STEP)
+    mended = ["rollout.environment.http.url=http://other/", "rollout.environment.step_deadline_s=60"]
+    require_same_run(load_recipe("tools-tiny", [*server, *mended]), tmp_path)
+    with pytest.raises(UserError, match=r"rollout\.environment\.arguments\.depth"):
+        require_same_run(load_recipe("tools-tiny", [*server, "rollout.environment.arguments={depth: 2}"]), tmp_path)
+    with pytest.raises(UserError, match=r"rollout\.environment\.name"):
+        require_same_run(load_recipe("tools-tiny"), tmp_path)
+
+
 def test_the_engine_of_a_further_reward_model_may_change_and_its_weight_may_not(tmp_path: Path) -> None:
     further = "models.rewards={harmless: {path: some/model}}"
     write_recipe(load_recipe("ppo-tiny", [further]), tmp_path)
