@@ -87,12 +87,14 @@ def _require_judged_here(wanted: Wanted) -> None:
         by = "by texts that are corrupted there" if traits.corrupts else "by what is found among its held-out rows"
     elif traits.judges_steps:
         by = "step by step"
-    elif recipe.rollout.environment is not None:
+    elif recipe.rollout.environment is not None and wanted.unit is None:
         by, measure = "turn by turn", "objective/score"
     if by:
         what = f"{wanted.kind()} is judged within its run, {by}"
         hint = f"the lines of split eval in {recipe.output_dir}/metrics.jsonl have its {measure}"
-        raise UserError(what, where="eval", hint=f"{hint}, and so has: distft report {recipe.output_dir}")
+        hint = f"{hint}, and so has: distft report {recipe.output_dir}"
+        alone = "; --rows prompts lets its model answer once" if measure != "loss" else ""
+        raise UserError(what, where="eval", hint=f"{hint}{alone}")
 
 
 def _start_in(role: str, recipe: Recipe) -> str:

@@ -220,6 +220,18 @@ def test_what_only_a_run_can_judge_is_judged_in_it(
     assert f"the lines of split eval in runs/{recipe}/metrics.jsonl have its {measure}" in error
 
 
+def test_who_speaks_in_turns_may_be_asked_for_a_single_one(speaker: str, distft: Typed, tmp_path: Path) -> None:
+    shutil.copytree(speaker, tmp_path / "run" / "final")
+    rows = "".join(json.dumps({"prompt": f"Question {number}?", "answer": "no"}) + "\n" for number in range(3))
+    (tmp_path / "rows.jsonl").write_text(rows)
+    words = ("tools-tiny", f"output_dir={tmp_path / 'run'}", "--data", tmp_path / "rows.jsonl", "max_new_tokens=1")
+    status, _, error = distft("eval", *words)
+    assert (status, "--rows prompts lets its model answer once" in error) == (2, True)
+    status, output, error = distft("eval", *words, "--rows", "prompts", "--json")
+    assert status == 0, error
+    assert json.loads(output)["models"][0]["metrics"]["objective/length"]["value"] == 1
+
+
 def test_a_reward_model_needs_pairs(scorer: str, rows: Path, distft: Typed) -> None:
     status, _, error = distft("eval", scorer, "--data", rows)
     assert status == 2
