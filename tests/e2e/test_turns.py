@@ -59,7 +59,11 @@ def said(folder: Path, step: int) -> list[Any]:
     return [line["turns"] for line in lines(folder, "samples") if line["step"] == step and line["split"] == "train"]
 
 
-@pytest.mark.parametrize("more", [(), ("models.policy.engine.sequence_parallel=2",)], ids=["ranks", "slices"])
+@pytest.mark.parametrize(
+    "more",
+    [(), ("models.policy.engine.sequence_parallel=2", "placement.reference.ranks=2")],
+    ids=["ranks", "slices"],
+)
 def test_other_ranks_and_micro_batches_say_and_learn_the_same(
     start: Start, tmp_path: Path, more: tuple[str, ...]
 ) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
+from distft.batches import Ragged
 from distft.experience.credit.leave_one_out import leave_one_out
 from tests.unit.experience.credit.test_group import Keys as ScoreKeys
 from tests.unit.experience.credit.test_group import rollout, values_of
@@ -37,6 +38,15 @@ def test_the_kl_is_part_of_the_sequences_reward() -> None:
     assert assigned.metrics["objective/non_score_reward"] == pytest.approx(-5 / 6)
     scores = (1 + 2 + 6 + 0.3) / 6
     assert assigned.metrics["objective/rlhf_reward"] == pytest.approx(scores - 5 / 6)
+
+
+def test_the_kl_of_an_observation_is_no_part_of_it() -> None:
+    """The second of the third response's tokens is one: rewards 1 - 1, 2 - 1, 6 - 1."""
+    mask = Ragged.split(np.array([1, 1, 1, 1, 0, 1, 1, 1, 1, 1], np.uint8), [2, 1, 3, 1, 2, 1])
+    assigned = leave_one_out(rollout(response_mask=mask), Keys(kl_coef=1.0), {})
+    found = values_of(assigned.columns["advantages"])[[0, 3, 4, 5, 7]]
+    np.testing.assert_allclose(found, [0 - 3, 1 - 2.5, 0, 1 - 2.5, 5 - 0.5], rtol=1e-5)
+    assert assigned.metrics["objective/non_score_reward"] == pytest.approx(-4.5 / 6)
 
 
 def test_one_answer_has_no_others() -> None:
