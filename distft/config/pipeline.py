@@ -8,30 +8,27 @@
       dpo: {recipe: dpo-tiny, models: {policy: {path: "stage:sft"}}, train: {steps: 20}}
 
 A stage is a recipe, a shipped one or a file, with keys in place of its own: what ``distft train RECIPE key=value ...``
-is on the command line. ``stage:NAME`` as a model's path is the result of that stage.
+is on the command line. ``stage:NAME`` as a model's path is the result of that stage. One with ``eval`` judges results
+and trains nothing (see ``eval_stage``); ``common`` is not about it.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from distft.common.errors import UserError, nearest
+from distft.config.eval_stage import MODELS, EvalKeys, read_keys
 from distft.config.load import load_recipe, recipe_file
 from distft.config.overrides import Override, apply_overrides, parse_override
-from distft.config.problem import Problem
+from distft.config.pipeline_problems import STAGE, problems
 from distft.config.problems import report
 from distft.config.recipe import Recipe
 from distft.config.roles import main_role
 from distft.config.yaml_file import KeyPath, Tree, read_yaml
 
-_KEYS = ("format", "name", "output_dir", "common", "stages")
-_OWN = ("name", "output_dir")  # which a stage has from the pipeline
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}")
-_STAGE = "stage:"
 _GROUP = ("tracking", "wandb", "group")
 
 
@@ -55,12 +52,44 @@ class Stage:
 
 
 @dataclass(frozen=True)
+class EvalStage:
+    """An evaluation of a pipeline. ``title``: what it is called elsewhere; ``keys``: with its models as ``distft eval``
+    takes them; ``results``: (key, stage) of each that is the result of a stage; ``where`` it was written."""
+
+    name: str
+    title: str
+    keys: EvalKeys
+    results: tuple[tuple[str, Stage], ...]
+    where: str
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The stages whose results it judges, or judges by."""
+        return tuple(dict.fromkeys(stage.name for _, stage in self.results))
+
+    @property
+    def judged(self) -> tuple[Stage, ...]:
+        """The stages whose results it judges."""
+        return tuple(stage for key, stage in self.results if key == "eval")
+
+    @property
+    def first(self) -> Stage | None:
+        """The stage whose result is its first model, if it is one's: whose recipe says how rows are read."""
+        return next((one for one in self.judged if self.keys.eval[0] == f"run:{one.recipe.output_dir}"), None)
+
+
+@dataclass(frozen=True)
 class Pipeline:
-    """Its stages in their order; the run folder of each lies in ``output_dir``, by its name."""
+    """Its stages in their order; the folder of each lies in ``output_dir``, by its name."""
 
     name: str
     output_dir: str
-    stages: tuple[Stage, ...]
+    stages: tuple[Stage | EvalStage, ...]
+
+    @property
+    def trained(self) -> tuple[Stage, ...]:
+        """The stages that are runs."""
+        return tuple(stage for stage in self.stages if isinstance(stage, Stage))
 
 
 def is_pipeline(name_or_path: str) -> bool:
@@ -78,68 +107,22 @@ def load_pipeline(name_or_path: str, overrides: Sequence[str | Override] = ()) -
     file = recipe_file(name_or_path)
     tree = read_yaml(file)
     apply_overrides(tree, [parse_override(one) if isinstance(one, str) else one for one in overrides])
-    if problems := list(_problems(tree.data)):
-        raise report(problems, tree)
+    if wrong := list(problems(tree.data)):
+        raise report(wrong, tree)
     data: Mapping[str, Any] = tree.data
-    stages: dict[str, Stage] = {}
-    for name in data["stages"]:
-        stages[name] = _stage(name, tree, file.parent, stages)
+    stages: dict[str, Stage | EvalStage] = {}
+    for name, section in data["stages"].items():
+        if "eval" in section:
+            stages[name] = _eval_stage(name, tree, stages)
+        else:
+            stages[name] = _stage(name, tree, file.parent, stages)
     return Pipeline(data["name"], data["output_dir"], tuple(stages.values()))
-
-
-# ---- its own keys
-
-
-def _problems(data: Mapping[str, Any]) -> Iterator[Problem]:
-    for key in data:
-        if key not in _KEYS:
-            close = nearest(key, _KEYS)
-            hint = f"did you mean {close}?" if close else f"for every stage: common.{key}; for one: stages.NAME.{key}"
-            yield Problem((key,), f"unknown key {key} of a pipeline", hint)
-    if data.get("format", 1) != 1:
-        yield Problem(("format",), f"{data['format']!r} is not known here", "format: 1")
-    for key in _OWN:
-        if not isinstance(data.get(key), str) or not data[key].strip():
-            what = "must be a text" if data.get(key) is not None else "is missing"
-            yield Problem((key,), what, f"{key}: {'my-pipeline' if key == 'name' else 'runs/my-pipeline'}")
-    common = data.get("common", {})
-    if not isinstance(common, Mapping):
-        yield Problem(("common",), "must be a mapping of keys", "common: {seed: 3}")
-    else:
-        yield from _not_here(common, ("common",))
-    stages = data["stages"]
-    if not isinstance(stages, Mapping) or not stages:
-        yield Problem(("stages",), "must be a mapping of stages", "stages: {sft: {recipe: sft-tiny}}")
-        return
-    for name, stage in stages.items():
-        yield from _stage_problems(name, stage, stages)
-
-
-def _stage_problems(name: str, stage: Any, stages: Mapping[str, Any]) -> Iterator[Problem]:
-    if not _NAME.fullmatch(name):
-        yield Problem(("stages", name), f"{name!r} is no name of a stage", "letters, digits, dashes, underscores")
-    if not isinstance(stage, Mapping) or not isinstance(stage.get("recipe"), str):
-        others = ", ".join(other for other in stages if other != name)
-        hint = f"stages.{name}: {{recipe: a shipped name or a file}}" + (f"; other stages: {others}" if others else "")
-        yield Problem(("stages", name, "recipe"), f"the stage {name} has no recipe", hint)
-        return
-    yield from _not_here(stage, ("stages", name))
-
-
-def _not_here(section: Mapping[str, Any], at: KeyPath) -> Iterator[Problem]:
-    """Keys that a stage has from its pipeline, or that each has for itself."""
-    for key in (*_OWN, "recipe") if at == ("common",) else _OWN:
-        if key in section and key == "recipe":
-            yield Problem((*at, key), "each stage has a recipe of its own", "name it in each stage")
-        elif key in section:
-            hint = f"remove it, and set the pipeline's {key}"
-            yield Problem((*at, key), f"a stage has its {key} from the pipeline", hint)
 
 
 # ---- a stage
 
 
-def _stage(name: str, tree: Tree, folder: Path, before: Mapping[str, Stage]) -> Stage:
+def _stage(name: str, tree: Tree, folder: Path, before: Mapping[str, Stage | EvalStage]) -> Stage:
     title, output_dir = tree.data["name"], tree.data["output_dir"]
     source = _source(tree.data["stages"][name]["recipe"], folder, tree.where(("stages", name, "recipe")))
     keys = _keys(name, tree)
@@ -182,7 +165,7 @@ def _names_stage(value: Any) -> bool:
         return any(map(_names_stage, value.values()))
     if isinstance(value, list):
         return any(map(_names_stage, value))
-    return isinstance(value, str) and value.startswith(_STAGE)
+    return isinstance(value, str) and value.startswith(STAGE)
 
 
 def _source(recipe: str, folder: Path, where: str) -> str:
@@ -212,18 +195,27 @@ def _names_an_output(path: KeyPath, needs: Mapping[KeyPath, Stage]) -> bool:
     return path[-1] in ("label", "score") and (*path[:-1], "path") in needs
 
 
-def _needed(value: Any, path: KeyPath, where: str, before: Mapping[str, Stage]) -> Stage:
+def _needed(value: Any, path: KeyPath, where: str, before: Mapping[str, Stage | EvalStage]) -> Stage:
     """The stage that a model's path names. Raises UserError."""
     if not isinstance(value, str) or path[0] != "models" or path[-1] != "path":
-        hint = f"models.policy.path: {_STAGE}NAME; data is named by its file"
-        raise UserError(f"{_STAGE}NAME can be a model's path only", where=where, hint=hint)
-    name = value.removeprefix(_STAGE)
+        hint = f"models.policy.path: {STAGE}NAME; data is named by its file"
+        raise UserError(f"{STAGE}NAME can be a model's path only", where=where, hint=hint)
+    return _named(value, where, before)
+
+
+def _named(value: str, where: str, before: Mapping[str, Stage | EvalStage]) -> Stage:
+    """The stage before this one that is named. Raises UserError."""
+    name, trained = value.removeprefix(STAGE), [one for one, stage in before.items() if isinstance(stage, Stage)]
+    listed = ", ".join(trained) or "none: it is the first"
+    if name in before and name not in trained:
+        raise UserError(f"the stage {name} makes no model: it judges some", where=where, hint=f"before it: {listed}")
     if name not in before:
-        close = nearest(name, before)
-        hint = f"did you mean {_STAGE}{close}? " if close else ""
-        listed = ", ".join(before) or "none: it is the first"
+        close = nearest(name, trained)
+        hint = f"did you mean {STAGE}{close}? " if close else ""
         raise UserError(f"no stage before this one is called {name}", where=where, hint=f"{hint}before it: {listed}")
-    return before[name]
+    found = before[name]
+    assert isinstance(found, Stage)
+    return found
 
 
 def _start(path: KeyPath, stage: Stage) -> Override:
@@ -232,3 +224,25 @@ def _start(path: KeyPath, stage: Stage) -> Override:
     start = getattr(recipe.models, main_role(recipe)).model_dump(mode="json", by_alias=True, include={"path", "init"})
     [(key, value)] = [(key, value) for key, value in start.items() if value is not None]
     return Override.of((*path[:-1], key), value, f"stage {stage.name}")
+
+
+# ---- an eval stage
+
+
+def _eval_stage(name: str, tree: Tree, before: Mapping[str, Stage | EvalStage]) -> EvalStage:
+    """Raises UserError where it names no stage before it."""
+    output_dir, title, at = tree.data["output_dir"], tree.data["name"], ("stages", name)
+    keys, _ = read_keys(tree.data["stages"][name])
+    assert keys is not None, "problems were looked for"
+    results = [
+        (key, model, _named(model, tree.where((*at, key)), before))
+        for key, model in keys.named_models()
+        if model.startswith(STAGE)
+    ]
+    paths = {model: f"run:{output_dir}/{stage.name}" for _, model, stage in results}
+    named = {
+        key: tuple(paths.get(one, one) for one in value) if isinstance(value, tuple) else paths.get(value, value)
+        for key, value in keys.model_dump(include=set(MODELS)).items()
+    }
+    own = tuple((key, stage) for key, _, stage in results)
+    return EvalStage(name, f"{title}-{name}", keys.model_copy(update=named), own, tree.where(at))

@@ -83,12 +83,12 @@ def report(problems: Sequence[Problem], tree: Tree) -> UserError:
     return UserError("\n".join(lines), where=tree.source)
 
 
-def from_validation(error: ValidationError, data: Mapping[str, Any]) -> list[Problem]:
-    """The problems that pydantic found, one a key, in the recipe's words."""
+def from_validation(error: ValidationError, data: Mapping[str, Any], root: type[BaseModel] = Recipe) -> list[Problem]:
+    """The problems that pydantic found with the data of a recipe, or of another ``root``; one a key, in its words."""
     problems: dict[KeyPath, Problem] = {}
     for details in error.errors(include_url=False):
         path = _path(details["loc"])
-        problem = _problem(path, details, data)
+        problem = _problem(path, details, data, root)
         if path in problems and details["type"] == "literal_error":
             expected = _options(details)
             problem = Problem(path, f"{problems[path].what}, or {' or '.join(expected)}", problems[path].hint)
@@ -96,9 +96,9 @@ def from_validation(error: ValidationError, data: Mapping[str, Any]) -> list[Pro
     return list(problems.values())
 
 
-def section_at(path: KeyPath, data: Mapping[str, Any]) -> type[BaseModel] | None:
+def section_at(path: KeyPath, data: Mapping[str, Any], root: type[BaseModel] = Recipe) -> type[BaseModel] | None:
     """The section class at a key path, for a list or named ones that of its items; None where there is no section."""
-    section: type[BaseModel] | None = Recipe
+    section: type[BaseModel] | None = root
     named = False  # whether what follows is a name, and no key
     for depth, part in enumerate(path):
         if isinstance(part, int) or named:
@@ -112,13 +112,13 @@ def section_at(path: KeyPath, data: Mapping[str, Any]) -> type[BaseModel] | None
     return section
 
 
-def _problem(path: KeyPath, details: ErrorDetails, data: Mapping[str, Any]) -> Problem:
+def _problem(path: KeyPath, details: ErrorDetails, data: Mapping[str, Any], root: type[BaseModel]) -> Problem:
     kind, value = details["type"], details.get("input")
     context = details.get("ctx", {})
     if kind == "extra_forbidden":
-        return Problem(path, f"unknown key {path[-1]}", _nearest_key(path, data))
+        return Problem(path, f"unknown key {path[-1]}", _nearest_key(path, data, root))
     if kind == "missing":
-        return Problem(path, "is missing", _description(path, data))
+        return Problem(path, "is missing", _description(path, data, root))
     if kind == "literal_error":
         return Problem(path, f"{_shown(value)} is not known here", _did_you_mean(value, _options(details)))
     if kind == UNKNOWN_KIND:
@@ -131,13 +131,13 @@ def _problem(path: KeyPath, details: ErrorDetails, data: Mapping[str, Any]) -> P
         return Problem((*path, "kind"), context["what"], context["hint"])
     if kind == WITHOUT_KIND:
         return Problem((*path, "kind"), "is missing", f"one of: {', '.join(built_in_kinds())}")
-    hint = _description(path, data)
+    hint = _description(path, data, root)
     if value is None and ":" in str(path[-1]):
         return Problem(path, "has no value", "in YAML a space follows the colon, in {a: b} too")
     if kind in ("model_type", "model_attributes_type", "dict_type"):
-        return Problem(path, f"must be a mapping of keys, not {_shown(value)}", _mapping_hint(path, value, data))
+        return Problem(path, f"must be a mapping of keys, not {_shown(value)}", _mapping_hint(path, value, data, root))
     if kind == "tuple_type":
-        return Problem(path, f"must be a list, not {_shown(value)}", _list_hint(path, value, data))
+        return Problem(path, f"must be a list, not {_shown(value)}", _list_hint(path, value, data, root))
     if kind in _TYPES:
         return Problem(path, f"must be {_TYPES[kind]}, not {_shown(value)}", _type_hint(kind, value) or hint)
     if kind in _BOUNDS:
@@ -216,36 +216,36 @@ def _every_key(section: type[BaseModel], prefix: str, data: Mapping[str, Any]) -
             yield from _every_key(inner, f"{prefix}{name}.", data)
 
 
-def _nearest_key(path: KeyPath, data: Mapping[str, Any]) -> str:
+def _nearest_key(path: KeyPath, data: Mapping[str, Any], root: type[BaseModel]) -> str:
     word = str(path[-1])
-    section = section_at(path[:-1], data)
+    section = section_at(path[:-1], data, root)
     known = list(_fields(section)) if section else []
-    every = list(_every_key(Recipe, "", data))
+    every = list(_every_key(root, "", data))
     if meant := _SYNONYMS.get(word, "").split():
         there = {dotted for _, dotted in every}
         if found := next((key for key in meant if key in there), None):
             return f"here that is {found}"
     if close := nearest(word, known):
         return f"did you mean {close}?"
-    if meant:
+    if meant and root is Recipe:
         return f"here that is {meant[0]}"
     elsewhere = [dotted for name, dotted in every if name == word]
     if elsewhere:
         return f"did you mean {min(elsewhere, key=len)}?"
-    parent = ".".join(map(str, path[:-1])) or "the recipe"
+    parent = ".".join(map(str, path[:-1])) or ("the recipe" if root is Recipe else "it")
     return f"keys of {parent}: {', '.join(known)}"
 
 
-def _description(path: KeyPath, data: Mapping[str, Any]) -> str:
+def _description(path: KeyPath, data: Mapping[str, Any], root: type[BaseModel]) -> str:
     while path and isinstance(path[-1], int):
         path = path[:-1]
-    section = section_at(path[:-1], data)
+    section = section_at(path[:-1], data, root)
     field = _fields(section).get(str(path[-1])) if section and path else None
     return f"{path[-1]}: {field.description}" if field is not None and field.description else ""
 
 
-def _mapping_hint(path: KeyPath, value: object, data: Mapping[str, Any]) -> str:
-    section = section_at(path, data)
+def _mapping_hint(path: KeyPath, value: object, data: Mapping[str, Any], root: type[BaseModel]) -> str:
+    section = section_at(path, data, root)
     if value is None:
         return "leave the key out for its defaults, or give it keys"
     if path == ("algorithm",):
@@ -256,8 +256,8 @@ def _mapping_hint(path: KeyPath, value: object, data: Mapping[str, Any]) -> str:
     return f"its keys: {', '.join(_fields(section))}" if section else ""
 
 
-def _list_hint(path: KeyPath, value: object, data: Mapping[str, Any]) -> str:
-    section = section_at(path, data)
+def _list_hint(path: KeyPath, value: object, data: Mapping[str, Any], root: type[BaseModel]) -> str:
+    section = section_at(path, data, root)
     if isinstance(value, str):
         item = f"{{path: {value}}}" if section is not None and "path" in section.model_fields else value
         return f"write [{item}]"

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
+from distft.config.eval_stage import EvalKeys
 from distft.config.find_method import built_in_kinds, method_of
 from distft.config.recipe import Recipe
 
@@ -24,6 +25,36 @@ _FROM_OUTSIDE = {
 }
 
 
+_STAGE: dict[str, Any] = {
+    "title": "a stage that trains",
+    "type": "object",
+    "properties": {
+        "recipe": {
+            "type": "string", "description": "a shipped name or a file; other keys are in place of its own",
+        }
+    },
+    "required": ["recipe"],
+}  # fmt: skip
+_PIPELINE: dict[str, Any] = {
+    "title": "Pipeline",
+    "type": "object",
+    "additionalProperties": False,
+    "properties": {
+        "format": {"const": 1, "description": "version of the file format"},
+        "name": {"type": "string", "description": "of the pipeline, and its W&B group"},
+        "output_dir": {"type": "string", "description": "folder of the stages' folders"},
+        "common": {"type": "object", "description": "of a pipeline: keys of every stage that trains"},
+        "stages": {
+            "type": "object", "description": "by name, in order", "minProperties": 1,
+            "additionalProperties": {
+                "if": {"required": ["eval"]}, "then": {"$ref": _REFERENCE.format(model="EvalKeys")}, "else": _STAGE,
+            },
+        },
+    },
+    "required": ["name", "output_dir", "stages"],
+}  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Key:
     """A key of the recipe by its dotted name; ``default`` is as it would be typed, empty where it must be given."""
@@ -35,11 +66,18 @@ class Key:
 
 
 def recipe_schema() -> dict[str, Any]:
-    """The JSON Schema (draft 2020-12) of recipes: each built-in method with its own keys, those from outside with any.
+    """The JSON Schema (draft 2020-12) of recipes and pipelines: each built-in method with its own keys, those from
+    outside with any; of a pipeline's stages those that judge, for the keys of the others depend on their recipes.
 
     What keys mean together (``distft plan`` says it) is not in it.
     """
-    schema = Recipe.model_json_schema(ref_template=_REFERENCE)
+    recipe, judging = (one.model_json_schema(ref_template=_REFERENCE) for one in (Recipe, EvalKeys))
+    defs = {**recipe.pop("$defs"), **judging.pop("$defs", {}), "Recipe": recipe, "EvalKeys": judging}
+    schema: dict[str, Any] = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema", "$defs": {**defs, "Pipeline": _PIPELINE},
+        "if": {"required": ["stages"]}, "then": {"$ref": _REFERENCE.format(model="Pipeline")},
+        "else": {"$ref": _REFERENCE.format(model="Recipe")},
+    }  # fmt: skip
     methods = []
     for kind in built_in_kinds():
         method = method_of(kind)
@@ -47,12 +85,12 @@ def recipe_schema() -> dict[str, Any]:
         schema["$defs"] |= {**found.pop("$defs", {}), method.__name__: found}
         methods.append({"$ref": _REFERENCE.format(model=method.__name__)})
     schema["$defs"]["Method"] = {"oneOf": [*methods, _FROM_OUTSIDE]}
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+    return schema
 
 
 def recipe_keys() -> Iterator[Key]:
-    """Every key, in the order in which recipes have them; of ``algorithm`` those of each kind, as ``algorithm
-    (kind).key``. A section that was told before is a line that names where."""
+    """Every key, in the order in which recipes have them, then those of pipelines; of ``algorithm`` those of each kind,
+    as ``algorithm (kind).key``. A section that was told before is a line that names where."""
     schema, told = recipe_schema(), _Told()
     for name, field in Recipe.model_fields.items():
         if name == "algorithm":
@@ -62,6 +100,12 @@ def recipe_keys() -> Iterator[Key]:
                         yield from _key(f"algorithm ({kind}).{key}", method_of(kind), key, of_method, schema, told)
         else:
             yield from _key(name, Recipe, name, field, schema, told)
+    for name, told_of in _PIPELINE["properties"].items():
+        if name not in Recipe.model_fields and name != "stages":
+            yield Key(f"{name}.NAME", "those of recipes", "{}", told_of["description"])
+    yield Key("stages.NAME.recipe", "text", "", _STAGE["properties"]["recipe"]["description"])
+    for name, field in EvalKeys.model_fields.items():
+        yield from _key(f"stages.NAME (eval).{name}", EvalKeys, name, field, schema, told)
 
 
 class _Told(dict[type[BaseModel], str]):
@@ -101,8 +145,7 @@ def _section_in(annotation: Any) -> tuple[type[BaseModel], str] | None:
 
 
 def _properties(owner: type[BaseModel], schema: Mapping[str, Any]) -> Mapping[str, Any]:
-    of_owner = schema if owner is Recipe else schema["$defs"][owner.__name__]
-    found: Mapping[str, Any] = of_owner["properties"]
+    found: Mapping[str, Any] = schema["$defs"][owner.__name__]["properties"]
     return found
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from distft.common.errors import UserError
+from distft.common.logging import stage
 from distft.config.find_method import traits_of
 from distft.config.models import RewardModel
 from distft.config.recipe import Recipe
@@ -26,10 +27,11 @@ from distft.evaluation.measures import Measure
 from distft.evaluation.passes import likelihoods
 from distft.evaluation.scorer import Scorer
 from distft.launch.correctness import answer_measures
-from distft.launch.judged_rows import JudgedRows, Wanted, judged_rows
+from distft.launch.judged_rows import JudgedRows, judged_rows
 from distft.launch.judged_wins import require_judgeable, with_wins
 from distft.launch.judging import Judged, Judging
 from distft.launch.named_models import NamedModel, Reading, find_model, require_speakers
+from distft.launch.preflight.evaluations import require_judged_here
 from distft.launch.prompting import baselines
 from distft.launch.starts import model_starts
 from distft.launch.toxicity import Toxicity
@@ -43,11 +45,11 @@ def evaluate(names: Sequence[str], judging: Judging) -> list[Judged]:
     a model cannot be judged by; EnvironmentFallsShort: the hub does not answer."""
     with tempfile.TemporaryDirectory(prefix="distft-models-") as folder:
         scratch = Path(folder)
-        _require_judged_here(judging.wanted)
+        require_judged_here(judging.wanted)
         models = [find_model(name, scratch, adapter=judging.reading.adapter) for name in names]
         if judging.wanted.recipe is None:
             judging = replace(judging, wanted=replace(judging.wanted, recipe=models[0].recipe))
-        _require_judged_here(judging.wanted)
+        require_judged_here(judging.wanted)
         require_judgeable(models, judging)
         kind = judging.wanted.kind()
         if judging.toxicity is not None and (not judging.answers or traits_of(kind).classifies):
@@ -63,10 +65,11 @@ def evaluate(names: Sequence[str], judging: Judging) -> list[Judged]:
         require_speakers([model for model in models if not model.is_reward_model])
         notes: list[str] = []
         beside = _Beside(judging, scratch, notes)
-        judged = [
-            _by_rewards(model, judging) if model.is_reward_model else _of_policy(model, judging, beside)
-            for model in models
-        ]
+        judged = []
+        for model in models:
+            stage(f"evaluate {model.name}")
+            policy = not model.is_reward_model
+            judged.append(_of_policy(model, judging, beside) if policy else _by_rewards(model, judging))
         for one, model in zip(judged, models, strict=True):
             one.notes.extend(model.notes)
         judged = with_wins(judged, judging)
@@ -76,25 +79,6 @@ def evaluate(names: Sequence[str], judging: Judging) -> list[Judged]:
             judged += baselines(base, judging, settings, greedy=greedy)
         judged[0].notes.extend([*notes, *judged[0].rows.notes])
         return judged
-
-
-def _require_judged_here(wanted: Wanted) -> None:
-    recipe = wanted.recipe
-    if recipe is None:
-        return
-    traits, by, measure = traits_of(wanted.kind()), "", "loss"
-    if traits.corrupts or traits.embeds:
-        by = "by texts that are corrupted there" if traits.corrupts else "by what is found among its held-out rows"
-    elif traits.judges_steps:
-        by = "step by step"
-    elif recipe.rollout.environment is not None and wanted.unit is None:
-        by, measure = "turn by turn", "objective/score"
-    if by:
-        what = f"{wanted.kind()} is judged within its run, {by}"
-        hint = f"the lines of split eval in {recipe.output_dir}/metrics.jsonl have its {measure}"
-        hint = f"{hint}, and so has: distft report {recipe.output_dir}"
-        alone = "; --rows prompts lets its model answer once" if measure != "loss" else ""
-        raise UserError(what, where="eval", hint=f"{hint}{alone}")
 
 
 def _start_in(role: str, recipe: Recipe) -> str:

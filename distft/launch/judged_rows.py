@@ -112,7 +112,7 @@ def judged_rows(wanted: Wanted, tokenizer: Any) -> JudgedRows:
         sources: Sequence[Source] = wanted.sources()
         dataset = load_list(sources, data, kind, tokenizer, loss_on=loss_on)
     else:
-        name = _list_name(data, wanted.split)
+        name = held_out_list(data, wanted.split)
         sources = getattr(data, name) or data.train
         if getattr(data, name):
             dataset = load_list(sources, data, kind, tokenizer, loss_on=loss_on, name=name)
@@ -137,7 +137,8 @@ def _data(wanted: Wanted, *, sampled: bool) -> Data:
     return own
 
 
-def _list_name(data: Data, split: str | None) -> Literal["train", "eval", "test"]:
+def held_out_list(data: Data, split: str | None) -> Literal["train", "eval", "test"]:
+    """The recipe's list of that name; without one test, else eval. Raises UserError where it keeps no such rows."""
     if split is not None:
         if split not in ("train", "eval", "test"):
             raise UserError("is no list of a recipe", where=f"--split {split}", hint="train, eval or test")

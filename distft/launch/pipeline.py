@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from distft.common.errors import UserError
-from distft.config.pipeline import Pipeline, Stage
+from distft.config.pipeline import EvalStage, Pipeline, Stage
 from distft.config.recipe import Recipe
+from distft.launch.kept_evaluation import found_before
 from distft.launch.preflight.checks import check_memory, check_output_dir, preflight
+from distft.launch.preflight.evaluations import check_eval_stage
 from distft.launch.prepare import planned
 from distft.launch.run_folder import is_finished, require_same_run
 from distft.planning.plan import Plan
@@ -17,15 +19,16 @@ from distft.planning.plan import Plan
 
 @dataclass(frozen=True)
 class Ready:
-    """A pipeline whose stages can all start, with the plan of each; ``finished``: those that have ended well."""
+    """A pipeline whose stages can all start, with the plans of those that are runs; ``finished``: those that have ended
+    well."""
 
     pipeline: Pipeline
     plans: Mapping[str, Plan]
     finished: frozenset[str]
 
     @property
-    def left(self) -> list[Stage]:
-        """The stages that are still to be run."""
+    def left(self) -> list[Stage | EvalStage]:
+        """The stages that are still to be done."""
         return [stage for stage in self.pipeline.stages if stage.name not in self.finished]
 
     def recipe(self, stage: Stage) -> Recipe:
@@ -48,25 +51,28 @@ def ready(
 
     Raises UserError or EnvironmentFallsShort for the first thing that is wrong.
     """
-    plans = {stage.name: planned(stage.shaped, (clusters or {}).get(stage.name, cluster)) for stage in pipeline.stages}
+    plans = {stage.name: planned(stage.shaped, (clusters or {}).get(stage.name, cluster)) for stage in pipeline.trained}
     for plan in plans.values():
         check_memory(plan)
     if to_start:
         check_output_dir(Path(pipeline.output_dir), where=option.rstrip("= "), example=f"{option}FOLDER")
     found = Ready(pipeline, plans, finished(pipeline))
     for stage in found.left:
-        preflight(found.recipe(stage), plans[stage.name], to_start=to_start)
+        if isinstance(stage, EvalStage):
+            check_eval_stage(stage)
+        else:
+            preflight(found.recipe(stage), plans[stage.name], to_start=to_start)
     return found
 
 
 def finished(pipeline: Pipeline) -> frozenset[str]:
     """The stages that have ended well. Raises UserError where the folder of one holds another run, and where one is
     finished that started from what is to be trained anew: else a new model would stand beside an old result."""
-    for stage in pipeline.stages:
+    for stage in pipeline.trained:
         if stage.recipe.checkpoint.resume != "never":
             require_same_run(stage.recipe, folder(pipeline, stage))
-    done = frozenset(stage.name for stage in pipeline.stages if _is_done(pipeline, stage))
-    for stage in pipeline.stages:
+    done = frozenset(stage.name for stage in pipeline.trained if _is_done(pipeline, stage))
+    for stage in pipeline.trained:
         again = [name for name in stage.needs if name not in done]
         if stage.name in done and again:
             where = folder(pipeline, stage)
@@ -74,11 +80,12 @@ def finished(pipeline: Pipeline) -> frozenset[str]:
                 f"stage {stage.name} is finished, but started from stage {again[0]}, which is to be trained anew",
                 where=str(where), hint=f"move {where} away, or give another output_dir",
             )  # fmt: skip
-    return done
+    judged = (stage for stage in pipeline.stages if isinstance(stage, EvalStage) and done.issuperset(stage.needs))
+    return done | {stage.name for stage in judged if found_before(folder(pipeline, stage), stage.keys.asked())}
 
 
-def folder(pipeline: Pipeline, stage: Stage) -> Path:
-    """The run folder of a stage."""
+def folder(pipeline: Pipeline, stage: Stage | EvalStage) -> Path:
+    """The folder of a stage."""
     return Path(pipeline.output_dir) / stage.name
 
 

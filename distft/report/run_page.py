@@ -8,9 +8,11 @@ from pathlib import Path
 from distft.common.files import write_atomic
 from distft.report import sections
 from distft.report.charts import Source, charts
+from distft.report.evaluation_page import evaluation_page
 from distft.report.page import render
 from distft.report.run_data import RunData, read_run
 from distft.report.verdict import changes, headline, trained, verdict
+from distft.tracking.metrics import EVALUATION
 
 REPORT = "report.html"
 _LINES_IN_PASSING = 5_000  # of metrics.jsonl: what a part of a second reads
@@ -19,10 +21,11 @@ log = logging.getLogger(__name__)
 
 def write_report(run_dir: Path, out: Path | None = None, max_lines: int | None = None) -> Path:
     """Writes the page, to ``RUN/report.html`` unless said otherwise, and returns its path. Raises UserError where no
-    run lies in the folder, OSError where it cannot be written.
+    run, or evaluation, lies in the folder, OSError where it cannot be written.
     """
     path = out or run_dir / REPORT
-    write_atomic(path, run_page(read_run(run_dir, max_lines)))
+    evaluated = (run_dir / EVALUATION).is_file()
+    write_atomic(path, evaluation_page(run_dir) if evaluated else run_page(read_run(run_dir, max_lines)))
     return path
 
 

@@ -23,6 +23,8 @@ EVENTS = "events.jsonl"
 SAMPLES = "samples.jsonl"
 # Beside them in the run folder: what was asked for, how it was laid out, and what came of it on held-out rows.
 RECIPE, PLAN, BEFORE_AFTER = "recipe.yaml", "plan.json", "before_after.json"
+# What stands in the folder of an evaluation in their place.
+EVALUATION = "evaluation.json"
 Split = Literal["train", "eval"]
 
 _RESERVED = frozenset({"format", "step", "time", "split", "nonfinite"})

@@ -111,7 +111,7 @@ def run_status(run_dir: Path, known: Sequence[KnownJob] = ()) -> RunStatus:
     step = steps[-1]["step"] if steps else 0
     total = next((total for event in reversed(events) if isinstance(total := event.get("total_steps"), int)), None)
     state = _state(run_dir, held.owner.token if held and held.owner else "", held is not None, ended, job, attempts,
-                   stepped=bool(steps) and _within(steps[-1], attempts))  # fmt: skip
+                   stepped=_steps_now(steps, events, attempts))  # fmt: skip
     pace = _pace(steps, attempts)
     going = state in ("starting", "running", "stopping")
     return RunStatus(
@@ -196,6 +196,14 @@ def _phase(run_dir: Path) -> str:
     """What the driver of this attempt last set out to do."""
     log = run_dir / "logs" / "driver.log"
     return last_stage(log)
+
+
+def _steps_now(
+    steps: Sequence[Mapping[str, Any]], events: Sequence[Mapping[str, Any]], attempts: Sequence[Attempt]
+) -> bool:
+    """Whether the last attempt does what it was started for: it has stepped, or, an evaluation, begun."""
+    evaluates = bool(events) and events[-1].get("event") == "evaluate"
+    return evaluates or (bool(steps) and _within(steps[-1], attempts))
 
 
 def _within(line: Mapping[str, Any], attempts: Sequence[Attempt]) -> bool:

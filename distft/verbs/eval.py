@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distft.common.errors import UserError
-from distft.verbs.judge_options import add_judge, judge_of
+from distft.verbs.judge_options import add_judge, judge_of, require_company
 from distft.verbs.option_words import in_options
 from distft.verbs.speaking import SAMPLING, add_reading, reading_of, recipe_and_models
 from distft.verbs.warnings import warn
 
 if TYPE_CHECKING:
+    from distft.launch.judging import Judging
+    from distft.launch.kept_evaluation import Kept
     from distft.launch.toxicity import ToxicityNamed
 
 DESCRIPTION = "metrics of models on held-out rows, with intervals"
@@ -55,24 +59,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--shots-from", action="append", metavar="PATH", help="rows that exemplars are taken from")
     parser.add_argument("--no-answers", action="store_true", help="let no model write answers: likelihoods only")
     parser.add_argument("--seed", type=int, help="of the rows and the draws (default: the recipe's, else 1)")
+    parser.add_argument(
+        "--output", metavar="FOLDER", type=Path, help="keep the figures there; asked again for the same, they are shown"
+    )
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Prints the figures. Raises UserError."""
+    found = figures(arguments)
+    warn(found.figures["notes"])
+    print(json.dumps(found.figures) if arguments.json else found.tables)
+
+
+def figures(arguments: argparse.Namespace) -> Kept:
+    """The figures, kept where that is asked for. Raises UserError."""
     for option in ("limit", "max_length"):
         if (value := getattr(arguments, option)) is not None and value < 2:
             raise UserError("must be at least 2", where=f"--{option.replace('_', '-')} {value}")
-    if arguments.criterion is not None and arguments.judge is None:
-        hint = "--judge MODEL or URL: who judges by it"
-        raise UserError("nobody judges by it", where=f"--criterion {arguments.criterion}", hint=hint)
+    require_company(arguments)
     recipe, names, sampling = recipe_and_models(arguments)
     from distft.launch.correctness import Criterion
-    from distft.launch.evaluate import evaluate
-    from distft.launch.evaluation_report import report
     from distft.launch.judged_rows import Wanted
     from distft.launch.judging import Judging
-    from distft.verbs.eval_table import tables
+    from distft.launch.kept_evaluation import asked_of, kept_evaluation
+    from distft.launch.run_folder import fingerprint
 
     wanted = Wanted(
         recipe, tuple(arguments.data or ()), arguments.split, arguments.rows, arguments.limit, arguments.max_length,
@@ -84,18 +95,27 @@ def run(arguments: argparse.Namespace) -> None:
         tuple(arguments.shots_from or ()), judge_of(arguments), _toxicity(arguments),
     )  # fmt: skip
     with in_options(recipe=recipe is not None):
-        found = report(evaluate(names, judging))
-    warn(found.notes)
-    print(json.dumps(found.as_json()) if arguments.json else "\n".join(tables(found)))
+        if arguments.output is None:
+            return _evaluated(names, judging)
+        asked = asked_of(names, sampling, {**vars(arguments), "shots": list(judging.shots)})
+        asked |= {} if recipe is None else {"recipe": fingerprint(recipe)}
+        return kept_evaluation(arguments.output, asked, lambda: _evaluated(names, judging))
+
+
+def _evaluated(names: Sequence[str], judging: Judging) -> Kept:
+    from distft.launch.evaluate import evaluate
+    from distft.launch.evaluation_report import report
+    from distft.launch.kept_evaluation import Kept
+    from distft.verbs.eval_table import tables
+
+    found = report(evaluate(names, judging))
+    return Kept(found.as_json(), "\n".join(tables(found)))
 
 
 def _toxicity(arguments: argparse.Namespace) -> ToxicityNamed | None:
     from distft.launch.toxicity import ToxicityNamed
 
     if arguments.toxicity is None:
-        if arguments.toxic_label is not None:
-            where = f"--toxic-label {arguments.toxic_label}"
-            raise UserError("is of a classifier, and none is named", where=where, hint="--toxicity MODEL")
         return None
     return ToxicityNamed(arguments.toxicity, arguments.toxic_label or ToxicityNamed.label)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from distft.common.errors import UserError
@@ -29,13 +30,21 @@ def add_judge(parser: argparse.ArgumentParser, does: str) -> None:
     )
 
 
+def require_company(arguments: argparse.Namespace, but: Sequence[str] = ()) -> None:
+    """Every option that says nothing without another has it, ``but`` those. Raises UserError."""
+    from distft.config.eval_stage import ALONE
+
+    for key, other, what, give in ALONE:
+        said = None if key in but else getattr(arguments, key, None)
+        if said is not None and getattr(arguments, other) is None:
+            where = f"--{key.replace('_', '-')} {said}"
+            raise UserError(what, where=where, hint=f"--{other} {give}")
+
+
 def judge_of(arguments: argparse.Namespace) -> JudgeNamed | None:
     """The judge, if one is named. Raises UserError where something is said of one that is not."""
+    require_company(arguments, but=("criterion",))  # people label by it, too
     if arguments.judge is None:
-        for option in ("judge_model", "judge_key", "judge_deadline"):
-            if (said := getattr(arguments, option)) is not None:
-                where = f"--{option.replace('_', '-')} {said}"
-                raise UserError("is said of a judge, and none is named", where=where, hint="--judge MODEL or URL")
         return None
     from distft.launch.judges import DEADLINE_S, JudgeNamed
 

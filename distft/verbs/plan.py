@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 from typing import TYPE_CHECKING
 
 from distft.verbs.recipe import add_recipe, add_stage_cluster, clusters_of
 
 if TYPE_CHECKING:
+    from distft.planning.eval_stages import EvalPlan
     from distft.planning.plan import Plan
 
 DESCRIPTION = "which rank goes where, batch arithmetic, memory"
@@ -30,11 +32,17 @@ def run(arguments: argparse.Namespace) -> None:
     from distft.launch.preflight.checks import check_memory
     from distft.launch.prepare import planned
     from distft.planning.drawing import draw
+    from distft.planning.eval_stages import EvalPlan
 
     if is_pipeline(arguments.recipe):
-        plans = _of_stages(arguments)
-        shown = {name: plan.model_dump(mode="json") for name, plan in plans.items()}
-        print(json.dumps(shown, indent=1) if arguments.json else "\n\n\n".join(map(draw, plans.values())))
+        found = _of_stages(arguments)
+        if arguments.json:
+            print(json.dumps({name: plan.as_json() if isinstance(plan, EvalPlan) else plan.model_dump(mode="json")
+                              for name, plan in found.items()}, indent=1))  # fmt: skip
+        else:
+            drawn = (plan.draw() if isinstance(plan, EvalPlan) else draw(plan) for plan in found.values())
+            print("\n\n\n".join(drawn))
+        plans = {name: plan for name, plan in found.items() if not isinstance(plan, EvalPlan)}
     else:
         clusters_of([], arguments.stage_cluster)
         plan = planned(load_recipe(arguments.recipe, arguments.overrides), arguments.cluster, nodes=arguments.nodes)
@@ -44,14 +52,22 @@ def run(arguments: argparse.Namespace) -> None:
         check_memory(plan, must_know=arguments.must_fit)
 
 
-def _of_stages(arguments: argparse.Namespace) -> dict[str, Plan]:
+def _of_stages(arguments: argparse.Namespace) -> dict[str, Plan | EvalPlan]:
     """The plan of every stage, by the sizes of what it will start from."""
-    from distft.config.pipeline import load_pipeline
+    from distft.config.cluster import load_cluster
+    from distft.config.pipeline import Stage, load_pipeline
     from distft.launch.prepare import planned
+    from distft.planning.eval_stages import plan_eval_stage
+    from distft.verbs.eval_stage import eval_words
 
-    stages = load_pipeline(arguments.recipe, arguments.overrides).stages
-    clusters = clusters_of([stage.name for stage in stages], arguments.stage_cluster)
-    return {
-        stage.name: planned(stage.shaped, clusters.get(stage.name, arguments.cluster), nodes=arguments.nodes)
-        for stage in stages
-    }
+    pipeline = load_pipeline(arguments.recipe, arguments.overrides)
+    clusters = clusters_of([stage.name for stage in pipeline.stages], arguments.stage_cluster)
+    found: dict[str, Plan | EvalPlan] = {}
+    for stage in pipeline.stages:
+        cluster = clusters.get(stage.name, arguments.cluster)
+        if isinstance(stage, Stage):
+            found[stage.name] = planned(stage.shaped, cluster, nodes=arguments.nodes)
+        else:
+            command = shlex.join(["distft", *eval_words(pipeline, stage)])
+            found[stage.name] = plan_eval_stage(stage, load_cluster(cluster), command)
+    return found

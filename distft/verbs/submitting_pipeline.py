@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distft.common.errors import DistftError, UserError
-from distft.config.pipeline import Pipeline, Stage, load_pipeline
+from distft.config.pipeline import EvalStage, Pipeline, Stage, load_pipeline
 from distft.launch.jobs.cancel import stop
 from distft.launch.jobs.former_jobs import former_jobs
 from distft.launch.pipeline import Ready, finished, folder, ready
 from distft.launch.preflight.checks import check_output_dir
+from distft.verbs.eval_stage import eval_words
 from distft.verbs.recipe import clusters_of
 from distft.verbs.submitting import require_slurm_jobs, submit_to_ray
 
@@ -68,7 +69,7 @@ def _submit_slurm(arguments: argparse.Namespace, pipeline: Pipeline) -> int:
 
 
 def _refuse_options(arguments: argparse.Namespace, pipeline: Pipeline) -> None:
-    first = shlex.join(pipeline.stages[0].words)
+    first = shlex.join(pipeline.trained[0].words) if pipeline.trained else "RECIPE"
     if arguments.cluster is None:
         raise UserError("needs a cluster file", where="submit slurm", hint="--cluster slurm-cpu, say")
     for option in _ONE_JOB:
@@ -77,18 +78,26 @@ def _refuse_options(arguments: argparse.Namespace, pipeline: Pipeline) -> None:
             raise UserError("is an option of single jobs", where=f"--{option}", hint=hint)
 
 
-def _prepared(stage: Stage, found: Ready, clusters: dict[str, str], arguments: argparse.Namespace) -> Submission:
+def _prepared(
+    stage: Stage | EvalStage, found: Ready, clusters: dict[str, str], arguments: argparse.Namespace
+) -> Submission:
     from distft.launch.slurm import submission as slurm
 
+    cluster, after = clusters.get(stage.name, arguments.cluster), tuple(arguments.after)
+    options = tuple(arguments.slurm_options)
+    if isinstance(stage, EvalStage):
+        program = ("-m", "distft.cli", *eval_words(found.pipeline, stage))
+        wish = slurm.Wish("", cluster=cluster, after=after, options=options)
+        return slurm.prepare_program(stage.title, folder(found.pipeline, stage), program, wish)
     return slurm.prepare(slurm.Wish(
-        stage.source, stage.overrides, clusters.get(stage.name, arguments.cluster), tuple(arguments.after),
-        options=tuple(arguments.slurm_options), waits=not found.finished.issuperset(stage.needs),
+        stage.source, stage.overrides, cluster, after, options=options,
+        waits=not found.finished.issuperset(stage.needs),
     ))  # fmt: skip
 
 
 def _submitted(
     found: Ready, prepared: dict[str, Submission], arguments: argparse.Namespace
-) -> list[tuple[Stage, Submission]]:
+) -> list[tuple[Stage | EvalStage, Submission]]:
     """The submissions, in order. Raises UserError; where some have been submitted before, it says which."""
     from distft.launch.slurm import submission as slurm
 
@@ -99,7 +108,7 @@ def _submitted(
         stage.name: former_jobs(prepared[stage.name].run_dirs, replace=arguments.replace, after=arguments.after)
         for stage in found.left
     }
-    done: list[tuple[Stage, Submission]] = []
+    done: list[tuple[Stage | EvalStage, Submission]] = []
     jobs: dict[str, str] = {}
     for stage in found.left:
         ended = dict.fromkeys(job.record.job_id for each in former[stage.name].values() for job in each)
@@ -131,12 +140,12 @@ def _show(found: Ready, prepared: dict[str, Submission], *, as_json: bool) -> No
         print(f"# stage {stage.name}{_after(stage, found)}\n{prepared[stage.name].shell}")
 
 
-def _after(stage: Stage, found: Ready) -> str:
+def _after(stage: Stage | EvalStage, found: Ready) -> str:
     waits = [name for name in stage.needs if name not in found.finished]
     return f", once {' and '.join(waits)} ended well" if waits else ""
 
 
-def _answer(one: Submission, stage: Stage) -> dict[str, object]:
+def _answer(one: Submission, stage: Stage | EvalStage) -> dict[str, object]:
     return {
         "stage": stage.name, "job_id": one.job_id, "after": list(stage.needs), "command": list(one.command),
         "run_dir": str(one.run_dirs[0]), "warnings": list(one.warnings),

@@ -156,7 +156,8 @@ def test_the_pipeline_shown_is_valid(tmp_path: Path) -> None:
     [shown] = [block for kind, block in BLOCKS if kind == "yaml" and "stages:" in block]
     path = tmp_path / "my-pipeline.yaml"
     path.write_text(shown)
-    assert [stage.needs for stage in load_pipeline(str(path)).stages] == [(), ("sft",), ("sft", "reward")]
+    needs = [stage.needs for stage in load_pipeline(str(path)).stages]
+    assert needs == [(), ("sft",), ("sft", "reward"), ("sft", "ppo", "reward")]
 
 
 def test_every_shipped_recipe_is_named() -> None:

@@ -365,7 +365,7 @@ def test_a_pipeline_is_one_job_and_goes_on_at_the_stage_that_was_stopped(
     assert f"stopped after step {resumed} with a checkpoint" in stopped
     assert 0 < resumed < 300
     assert (run / "sft" / "metrics.jsonl").read_bytes() == before
-    assert [exit_record(run / stage)["class"] for stage in STAGES] == ["done"] * 3
+    assert [exit_record(run / stage)["class"] for stage in (*STAGES, "judged")] == ["done"] * 4
     assert [job.job_id.rpartition("-")[2] for job in read_jobs(run)] == ["1", "2"]
     again = ended(distft("submit", "ray", *words, env=outside, folder=folder))
     assert again[0] == 0

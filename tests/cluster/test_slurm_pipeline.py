@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ from tests.cluster.bed import ROOT
 from tests.cluster.slurm_bed import SlurmBed
 from tests.cluster.slurm_runs import JOB_S, Run, assert_same_metrics, submitting
 from tests.e2e.conftest import events, weights
-from tests.harness.pipelines import LONG_SECOND, STAGES, three_stages
+from tests.harness.pipelines import LONG_SECOND, STAGES, judged, three_stages
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -33,20 +34,24 @@ def test_a_pipeline_is_dependent_jobs_and_goes_on_at_the_stage_that_failed(
 
     done = submitting(slurm, run, *words)
     assert done.returncode == 0, done.stderr
-    sft, dpo, kto = done.stdout.split()
+    sft, dpo, kto, evaluation = done.stdout.split()
     assert f"afterok:{sft}" in slurm.job(dpo)["Dependency"]
+    assert set(re.findall(r"afterok:(\d+)", slurm.job(evaluation)["Dependency"])) == {sft, dpo, kto}
+    assert [slurm.job(job)["NumNodes"].partition("-")[0] for job in (dpo, evaluation)] == ["2", "1"]
     Run(slurm, sft, run / "sft").wait()
     second = Run(slurm, dpo, run / "dpo")
     second.wait_for_step(2)
     slurm.run(["scancel", dpo])
     assert slurm.wait(dpo, JOB_S) == "CANCELLED"
     assert slurm.wait(kto, JOB_S) == "CANCELLED"
+    assert slurm.wait(evaluation, JOB_S) == "CANCELLED"
 
     done = submitting(slurm, run, *words)
     assert done.returncode == 0, done.stderr
-    dpo, kto = done.stdout.split()
-    Run(slurm, kto, run / "kto").wait()
+    dpo, kto, evaluation = done.stdout.split()
+    Run(slurm, evaluation, run / "judged").wait()
     assert [2 <= event["step"] < 300 for event in events(run / "dpo", "resume")] == [True]
     for stage in STAGES:
         assert_same_metrics(run / stage, undisturbed / stage)
         assert weights(run / stage) == weights(undisturbed / stage), stage
+    assert judged(run) == judged(undisturbed)

@@ -1,9 +1,10 @@
-"""A pipeline of three small stages: SFT, DPO from it, KTO from that."""
+"""A pipeline of three small stages, SFT, DPO from it and KTO from that, and what all three answer."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from tests.e2e.conftest import SMALL, TINY
 
@@ -27,9 +28,20 @@ def three_stages(path: Path) -> str:
         "sft": {"recipe": "sft-tiny", **tiny},
         "dpo": {"recipe": "dpo-tiny", "models": {"policy": {"path": "stage:sft"}}},
         "kto": {"recipe": "kto-tiny", "models": {"policy": {"path": "stage:dpo"}}},
-    }
+        "judged": {
+            "eval": [f"stage:{name}" for name in STAGES], "rows": "prompts", "data": ["builtin:dialogues"], "limit": 8,
+            "max_new_tokens": 12,
+        },
+    }  # fmt: skip
     path.write_text(json.dumps({"name": "three", "output_dir": "three", "common": common, "stages": stages}))
     return str(path)
+
+
+def judged(folder: Path) -> dict[str, Any]:
+    """What the pipeline's last stage found; its models by the names of their stages."""
+    text = (folder / "judged" / "evaluation.json").read_text()
+    found: dict[str, Any] = json.loads(text.replace(f"run:{folder}/", ""))["found"]
+    return found
 
 
 def _nested(flat: dict[str, object]) -> dict[str, object]:

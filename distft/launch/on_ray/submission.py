@@ -85,12 +85,12 @@ def packed_pipeline(pipeline: Pipeline, name: str, overrides: Sequence[str]) -> 
     """A pipeline of that name, or file, with these overrides, and beside it those recipes of its stages that are
     files."""
     files, said = {_RECIPE: _text(name)}, list(overrides)
-    for stage in pipeline.stages:
+    for stage in pipeline.trained:
         if Path(stage.source).is_file():
             files[f"stage-{stage.name}.yaml"] = _text(stage.source)
             said.append(f"stages.{stage.name}.recipe=stage-{stage.name}.yaml")
         said += [f"stages.{stage.name}.{one}" for one in said_in_full(stage.recipe)]
-    recipes = tuple(stage.shaped for stage in pipeline.stages)
+    recipes = tuple(stage.shaped for stage in pipeline.trained)
     return Package(pipeline.name, pipeline.output_dir, files, tuple(said), recipes)
 
 

@@ -38,7 +38,8 @@ _AS_THEY_ARE = (
 class Asked:
     """What is to be submitted. ``source``, ``cluster_source``: as typed, a shipped name or a file. ``folder``: where
     it was typed. ``exported``: names of the variables that the job is given. ``after``: jobs that must have ended well
-    before, ``once_ended``: that must have ended however; ``array``: as sbatch takes it; ``sweep``: ``key=a,b`` each."""
+    before, ``once_ended``: that must have ended however; ``array``: as sbatch takes it; ``sweep``: ``key=a,b`` each.
+    ``program``: of a job that is no run and has one process, Python's words."""
 
     name: str
     run_dir: str
@@ -52,6 +53,7 @@ class Asked:
     once_ended: tuple[str, ...] = ()
     array: str | None = None
     sweep: tuple[str, ...] = ()
+    program: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,9 @@ def render(asked: Asked, *, script: Path, python: str) -> Rendered:
 
     Raises UserError for what Slurm could not be told without changing it.
     """
+    if asked.program:
+        words = [*_step(asked, python), *asked.program]
+        return Rendered((Path(asked.run_dir) / "logs",), (), ("sbatch", *sbatch_options(asked), str(script), *words))
     first = Path(asked.run_dir.replace(TASK, str(tasks(asked.array)[0]) if asked.array else TASK))
     copies = []
     source, cluster_source = asked.source, asked.cluster_source
@@ -163,7 +168,8 @@ def sbatch_options(asked: Asked) -> list[str]:
     for key in _AS_THEY_ARE:
         if slurm is not None and getattr(slurm, key) is not None:
             options.append(f"--{key.replace('_', '-')}={getattr(slurm, key)}")
-    options += ["--requeue", f"--signal={SIGNAL}", f"--export={','.join(asked.exported) or 'NONE'}"]
+    told = [] if asked.program else [f"--signal={SIGNAL}"]  # a run writes a checkpoint before its time is over
+    options += ["--requeue", *told, f"--export={','.join(asked.exported) or 'NONE'}"]
     for job in asked.after:
         if not _JOB.fullmatch(job):
             raise UserError("is no job id", where=f"--after {job}", hint="the number that sbatch printed")
@@ -192,6 +198,15 @@ def script_options(asked: Asked, python: str) -> list[str]:
         python = os.path.join(os.path.expanduser(cluster.virtualenv), "bin", "python")
         words += ["--needs", python]
     return [*words, "--python", python, "--run-dir", asked.run_dir]
+
+
+def _step(asked: Asked, python: str) -> list[str]:
+    """The batch script's options for one process with all cores that the job has, in the environment of the file."""
+    said = [f"{name}={value}" for name, value in asked.cluster.environment.items() if value is not None]
+    step = ["--ntasks=1", f"--cpus-per-task={asked.cluster.node.cpus}", "--cpu-bind=none"]
+    words = [word for option in step for word in ("--srun", option)] + script_options(asked, python)
+    within = [word for one in (["env", *said] if said else []) for word in ("--within", one)]
+    return [*words, *within, "--step"]
 
 
 def job_name(name: str) -> str:

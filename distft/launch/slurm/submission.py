@@ -95,12 +95,7 @@ def prepare(wish: Wish) -> Submission:
 
     Raises UserError or EnvironmentFallsShort: one message for the first thing that is wrong.
     """
-    cluster = load_cluster(wish.cluster)
-    if cluster.kind != "slurm":
-        raise UserError(
-            f"is of kind {cluster.kind}", where=f"cluster {cluster.name}", hint="kind: slurm is needed here"
-        )
-    cluster, folder = with_options(cluster, wish.options), Path.cwd()
+    cluster, folder = _slurm_cluster(wish), Path.cwd()
     array = array_of(wish.sweep, wish.array)
     numbers = tuple(tasks(array)) if array else ()
     recipes = _recipes(wish, numbers)
@@ -121,6 +116,23 @@ def prepare(wish: Wish) -> Submission:
         checked=tuple(checked),
         warnings=tuple(dict.fromkeys([*_withheld(cluster), *(text for one in checked for text in one.warnings)])),
     )
+
+
+def prepare_program(name: str, run_dir: Path, program: Sequence[str], wish: Wish, *, gpus: int = 1) -> Submission:
+    """How a job of one process, Python with these words, would be submitted: on one node of the wish's cluster, with at
+    most so many of its GPUs; of the wish ``after`` and ``options`` count, too. Raises as ``prepare``."""
+    cluster, folder = _slurm_cluster(wish), Path.cwd()
+    node = cluster.node.model_copy(update={"gpus": min(gpus, int(cluster.node.gpus))})
+    cluster = cluster.model_copy(update={"nodes": 1, "node": node})
+    asked = Asked(
+        name, str(folder / run_dir), "", (), cluster, wish.cluster, folder, exported=exported(os.environ, cluster),
+        after=wish.after, program=tuple(program),
+    )  # fmt: skip
+    before = len(read_jobs(Path(asked.run_dir)))
+    return Submission(
+        asked, _rendered(asked), run_dirs=(Path(asked.run_dir),), jobs_before=(before,),
+        warnings=tuple(_withheld(cluster)),
+    )  # fmt: skip
 
 
 def submit(prepared: Submission, *, once_ended: Sequence[str] = (), after: Sequence[str] = ()) -> Submission:
@@ -160,6 +172,15 @@ def train_in_allocation(recipe: Recipe, recipe_source: str, overrides: Sequence[
 
 
 # ---- before it is submitted
+
+
+def _slurm_cluster(wish: Wish) -> Cluster:
+    cluster = load_cluster(wish.cluster)
+    if cluster.kind != "slurm":
+        raise UserError(
+            f"is of kind {cluster.kind}", where=f"cluster {cluster.name}", hint="kind: slurm is needed here"
+        )
+    return with_options(cluster, wish.options)
 
 
 def _rendered(asked: Asked) -> Rendered:

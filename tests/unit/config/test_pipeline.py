@@ -87,7 +87,7 @@ def test_a_recipe_lies_beside_its_pipeline(tmp_path: Path, monkeypatch: pytest.M
     (TWO, ("common.recipe=sft-tiny",), "each stage has a recipe of its own"),
     (TWO, ("name=2024",), "must be a text"),
     (TWO, ("stages.stf.train.steps=30",), "the stage stf has no recipe\n"
-     "  stages.stf: {recipe: a shipped name or a file}; other stages: sft, dpo"),
+     "  stages.stf: {recipe: a shipped name or a file}, or {eval: [models]}; other stages: sft, dpo"),
     (TWO.replace("seed: 8", 'data: {train: [{path: "stage:sft"}]}'), (), "stage:NAME can be a model's path only"),
     (TWO.replace("  sft:", "  s/t:"), (), "'s/t' is no name of a stage"),
     (TWO.replace("seed: 8", 'data: {train: [{path: x}], cache_dir: "stage:sft"}'), (),

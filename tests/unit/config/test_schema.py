@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from distft.config.find_method import built_in_kinds, method_of
-from distft.config.load import load_recipe, recipe_file, resolved_yaml, shipped_recipes
+from distft.config.load import load_recipe, recipe_file, resolved_yaml, shipped_pipelines, shipped_recipes
 from distft.config.schema import recipe_keys, recipe_schema
 
 SHIPPED = [name for name, _ in shipped_recipes()]
@@ -46,6 +46,19 @@ def test_what_is_wrong_is_refused(at: str, value: Any) -> None:
     assert wrong({**shipped("dpo-tiny"), at: value})
 
 
+@pytest.mark.parametrize("name", [name for name, _ in shipped_pipelines()])
+def test_shipped_pipelines_are_right(name: str) -> None:
+    assert wrong(shipped(name)) == []
+
+
+@pytest.mark.parametrize("stage", [{}, {"eval": []}, {"eval": ["stage:sft"], "limt": 3}, {"recipe": 3}])
+def test_a_wrong_stage_is_refused(stage: dict[str, Any]) -> None:
+    pipeline = shipped("quickstart")
+    right = {**pipeline["stages"], "judged": {"eval": ["stage:sft"], "limit": 3}}
+    assert wrong({**pipeline, "stages": right}) == []
+    assert wrong({**pipeline, "stages": {**right, "judged": stage}})
+
+
 def test_a_method_from_outside_may_have_any_key() -> None:
     recipe = {**shipped("dpo-tiny"), "algorithm": {"kind": "./mine.py:Mine", "my_own": 0.5}}
     assert wrong(recipe) == []
@@ -60,6 +73,8 @@ def test_every_key_is_told_once_with_its_words() -> None:
     assert keys["train.global_batch_size"].default == "64"
     assert keys["data.train.0"].type == "as models.policy.init.tokenizer.train_on.0"
     assert keys["name"].default == ""
+    assert keys["stages.NAME (eval).limit"].type == "whole number >= 2 | null"
+    assert keys["common.NAME"].type == "those of recipes"
     for kind in built_in_kinds():
         told = {name.rpartition(".")[2] for name in keys if name.startswith(f"algorithm ({kind}).")}
         assert told == set(method_of(kind).model_fields) - {"kind"}

@@ -283,3 +283,14 @@ def test_the_job_of_a_whole_pipeline_runs_when_one_of_its_stages_does(tmp_path: 
     for said, code, state in (("SUCCEEDED", 0, "done"), ("FAILED", 1, "failed"), ("STOPPED", None, "stopped")):
         ended = [KnownJob(job, JobState("ended", said, exit_code=code))]
         assert run_status(tmp_path, ended).state == state
+
+
+def test_an_evaluation_runs_once_it_has_begun(tmp_path: Path) -> None:
+    write(tmp_path / "events.jsonl", event("start", recipe="judged"))
+    with acquire(tmp_path):
+        assert run_status(tmp_path).state == "starting"
+        write(tmp_path / "events.jsonl", event("evaluate", after=1, models=["run:runs/sft"]))
+        assert run_status(tmp_path).state == "running"
+    write(tmp_path / "events.jsonl", event("done", after=2))
+    write_exit(tmp_path, Ending.of(None), 1)
+    assert run_status(tmp_path).state == "done"

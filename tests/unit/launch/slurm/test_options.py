@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,18 @@ def test_every_option_of_a_cluster_file_is_asked_for() -> None:
     python = "/opt/env with space/bin/python"
     assert words[4:8] == ["--needs", python, "--python", python]
     assert words[-3:] == ["ppo-tiny", "--cluster", "everything"]
+
+
+def test_what_is_no_run_is_one_step_in_the_same_environment() -> None:
+    program = ("-m", "distft.cli", "eval", "run:runs/a b")
+    found = rendered(program=program)
+    assert not any(word.startswith("--signal") for word in found.command)
+    words = of_script(found.command)
+    assert words[-5:] == ["--step", *program]
+    srun = [value for option, value in itertools.pairwise(words) if option == "--srun"]
+    assert srun[:2] == ["--ntasks=1", "--cpus-per-task=64"]
+    assert [value for option, value in itertools.pairwise(words) if option == "--within"] == ["env", "HF_HOME=/data/hf"]
+    assert words.index("--within") > words.index("--module"), "what is set by name wins"
 
 
 def test_the_other_ways_of_asking_for_gpus_and_memory() -> None:

@@ -1,0 +1,41 @@
+"""An evaluation in W&B: a run of its own in the group of the run that made the first model."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from distft.config.redact import redact
+from distft.launch.named_models import find_model
+from distft.tracking.metrics import MetricRecord
+from distft.tracking.wandb_backend import WandbBackend, wandb_options
+
+
+def tell_wandb(folder: Path, asked: Mapping[str, Any], figures: Mapping[str, Any]) -> None:
+    """A row of ``eval/MODEL/METRIC``, as the recipe of the first model says it (``tracking.wandb``); nothing where no
+    run of ours made that."""
+    with tempfile.TemporaryDirectory(prefix="distft-models-") as scratch:
+        recipe = find_model(asked["eval"][0], Path(scratch)).recipe
+    if recipe is None:
+        return
+    options = wandb_options(recipe)
+    if options.mode == "disabled":
+        return
+    name = f"{options.group}-{folder.name}"
+    options = replace(options, name=name, job_type="eval", config=redact({"asked": asked}), run_id=None)
+    values = {
+        f"{_short(model['name'])}/{metric}": found["value"]
+        for model in figures["models"]
+        for metric, found in model["metrics"].items()
+    }
+    with closing(WandbBackend(folder, options)) as backend:
+        backend.log(MetricRecord(0, "eval", values))
+
+
+def _short(name: str) -> str:
+    """Of a run its folder's name: a stage's is the stage's."""
+    return Path(name.removeprefix("run:")).name if name.startswith("run:") else name

@@ -1,0 +1,33 @@
+"""What the verbs do with a pipeline's eval stage: what ``distft eval`` does, kept in the stage's folder."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from typing import TYPE_CHECKING
+
+from distft.verbs import eval
+
+if TYPE_CHECKING:
+    from distft.config.pipeline import EvalStage, Pipeline
+    from distft.launch.kept_evaluation import Kept
+
+
+def eval_words(pipeline: Pipeline, stage: EvalStage) -> list[str]:
+    """What is typed behind ``distft`` to do it alone."""
+    return ["eval", *stage.keys.words(), f"--output={pipeline.output_dir}/{stage.name}"]
+
+
+def do_eval_stage(pipeline: Pipeline, stage: EvalStage, *, quiet: bool) -> Kept:
+    """The figures, and unless ``quiet`` the command that finds them alone. Raises as ``distft eval`` does."""
+    words = eval_words(pipeline, stage)
+    if not quiet:
+        print(f"--- {stage.name}: distft {shlex.join(words)}", flush=True)
+    parser = argparse.ArgumentParser(prog="distft eval")
+    eval.add_arguments(parser)
+    arguments = parser.parse_args(words[1:])
+    arguments.verb = "eval"
+    found = eval.figures(arguments)
+    if not quiet:
+        print(f"{stage.name}: already done\n{found.tables}" if found.before else found.tables, flush=True)
+    return found

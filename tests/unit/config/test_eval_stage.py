@@ -1,0 +1,97 @@
+"""Eval stages of pipelines: their keys are the options of ``distft eval``, and what is said of wrong ones."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import pytest
+
+from distft.common.errors import UserError
+from distft.config.eval_stage import EvalKeys
+from distft.config.pipeline import EvalStage, load_pipeline
+from distft.verbs import eval as verb
+from distft.verbs.speaking import SAMPLING
+
+THREE = """
+name: three
+output_dir: runs/three
+common: {seed: 7}
+stages:
+  sft: {recipe: sft-tiny}
+  scorer: {recipe: reward-tiny, models: {reward: {path: "stage:sft"}}}
+  judged:
+    eval: ["stage:sft", org/model]
+    data: [a.jsonl, "~/b.jsonl"]
+    reward: stage:scorer
+    shots: [0, 2]
+    no_answers: false
+    samples_per_prompt: 4
+    temperature: 0.7
+"""
+
+
+def judged(folder: Path, *overrides: str, text: str = THREE) -> EvalStage:
+    (folder / "three.yaml").write_text(text)
+    stage = load_pipeline(str(folder / "three.yaml"), overrides).stages[2]
+    assert isinstance(stage, EvalStage)
+    return stage
+
+
+def test_it_is_a_command_line_of_the_verb(tmp_path: Path) -> None:
+    stage = judged(tmp_path)
+    assert stage.keys.words() == [
+        "run:runs/three/sft", "org/model", "temperature=0.7", "samples_per_prompt=4", "--data=a.jsonl",
+        f"--data={Path.home()}/b.jsonl", "--reward=run:runs/three/scorer", "--shots=0,2",
+    ]  # fmt: skip
+    assert stage.needs == ("sft", "scorer")
+    assert [one.name for one in stage.judged] == ["sft"]
+    assert stage.first is not None
+    assert (stage.first.name, stage.title) == ("sft", "three-judged")
+    swapped = judged(tmp_path, "stages.judged.eval=[org/model, 'stage:sft']")
+    assert swapped.first is None
+    assert [one.name for one in swapped.judged] == ["sft"]
+
+
+def test_every_option_of_the_verb_is_a_key_and_no_other() -> None:
+    parser = argparse.ArgumentParser()
+    verb.add_arguments(parser)
+    options = {action.dest for action in parser._actions} - {"help", "words", "output", "json"}
+    assert options | {"eval", *SAMPLING.split()} == set(EvalKeys.model_fields)
+    assert all(field.description for field in EvalKeys.model_fields.values())
+
+
+@pytest.mark.parametrize(("override", "said"), [
+    ("limt=3", "unknown key limt\n  did you mean limit?"),
+    ("limit=1", "must be at least 2, not 1"),
+    ("eval=stage:sft", "write [stage:sft]"),
+    ("eval=[]", "must not be empty"),
+    ("rows=pear", "did you mean pairs?"),
+    ("batch_size=8", "unknown key batch_size\n  keys of it: eval, data, split"),
+    ("reward=stage:scorr", "no stage before this one is called scorr\n  did you mean stage:scorer?"),
+    ("reward=stage:judged", "no stage before this one is called judged\n  before it: sft, scorer"),
+    ("data=['stage:sft']", "stage:NAME is a model, and data is none\n  eval, reference, reward, toxicity, judge name"),
+    ("recipe=sft-tiny", "the stage judged has a recipe and eval\n  a stage trains by recipe, or judges by eval"),
+    ("output_dir=x", "a stage has its output_dir from the pipeline"),
+    ("criterion=short", "nobody judges by it\n  judge: MODEL or URL"),
+    ("toxic_label=rude", "is of a classifier, and none is named\n  toxicity: MODEL"),
+    ("no_answers=true", "stages.judged.shots: is about answers, and none are wanted\n  leave no_answers out"),
+    ("shots=[-1]", "must not be below 0\n  for example [0, 1, 4]"),
+])  # fmt: skip
+def test_mistakes_get_one_message(override: str, said: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        judged(tmp_path, f"stages.judged.{override}")
+    told = str(caught.value).replace(" (three.yaml", "").replace(f" ({tmp_path}/three.yaml:12)", "")
+    assert said in told
+    assert caught.value.exit_status == 2
+
+
+def test_a_judge_needs_two_models(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="name a second one in eval"):
+        judged(tmp_path, "stages.judged.eval=['stage:sft']", "stages.judged.judge=org/judge")
+
+
+def test_no_stage_starts_from_one_that_makes_nothing(tmp_path: Path) -> None:
+    more = THREE + '  dpo: {recipe: dpo-tiny, models: {policy: {path: "stage:judged"}}}\n'
+    with pytest.raises(UserError, match=r"(?s)the stage judged makes no model: it judges some.*before it: sft, scorer"):
+        judged(tmp_path, text=more)

@@ -1,0 +1,66 @@
+"""What an eval stage is refused for before the first stage of its pipeline starts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from distft.common.errors import UserError
+from distft.config.pipeline import EvalStage, load_pipeline
+from distft.launch.preflight.evaluations import check_eval_stage
+from tests.harness.speakers import write_speaker
+
+STAGES = {
+    "sft": {"recipe": "sft-tiny"},
+    "scorer": {"recipe": "reward-tiny", "models": {"reward": {"path": "stage:sft"}}},
+    "masked": {"recipe": "mlm-tiny"},
+    "labels": {"recipe": "classification-tiny"},
+}
+
+
+def checked(folder: Path, **keys: object) -> tuple[str, ...]:
+    stages = {**STAGES, "judged": keys}
+    path = folder / "mine.yaml"
+    path.write_text(json.dumps({"name": "mine", "output_dir": str(folder / "runs"), "stages": stages}))
+    stage = load_pipeline(str(path)).stages[-1]
+    assert isinstance(stage, EvalStage)
+    return check_eval_stage(stage)
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_what_can_be_done_is_taken(here: Path) -> None:
+    model = write_speaker(here / "model")
+    assert checked(here, eval=["stage:sft"]) == ()
+    assert checked(here, eval=["stage:sft", model], rows="prompts", reward="stage:scorer", correct="number") == ()
+    assert checked(here, eval=[model], data=["builtin:dialogues"], toxicity="stage:labels") == ()
+    assert checked(here, eval=["stage:labels"]) == ()
+    assert checked(here, eval=["stage:scorer", "stage:sft"]) == ()
+
+
+@pytest.mark.parametrize(("keys", "said"), [
+    ({"eval": ["stage:masked"]}, "mlm is judged within its run, by texts that are corrupted there"),
+    ({"eval": ["stage:sft"], "data": ["rows.jsonl"]}, "there is no such file"),
+    ({"eval": ["stage:sft", "no/where/model"]}, "no/where/model"),
+    ({"eval": ["stage:sft"], "correct": "exat"}, "is no way to tell right answers"),
+    ({"eval": ["stage:sft"], "split": "tset"}, "is no list of a recipe\n  train, eval or test"),
+    ({"eval": ["stage:sft"], "reward": "stage:sft"}, "the stage sft makes a model that scores nothing"),
+    ({"eval": ["stage:sft"], "reference": "stage:scorer"}, "the stage scorer makes a model that writes nothing"),
+    ({"eval": ["stage:sft", "stage:scorer"]}, "a reward model is judged by pairs of answers\n  rows: pairs"),
+    ({"eval": ["stage:labels", "stage:sft"]}, "only classifiers are judged by labels"),
+    ({"eval": ["MODEL"]}, "there are no rows to judge by\n  data: PATH"),
+])  # fmt: skip
+def test_what_cannot_is_said_with_its_stage(keys: dict[str, object], said: str, here: Path) -> None:
+    model = write_speaker(here / "model")
+    named = json.loads(json.dumps(keys).replace("MODEL", model))
+    with pytest.raises(UserError) as caught:
+        checked(here, **named)
+    assert said in str(caught.value)
+    assert str(caught.value).startswith("stages.judged")
+    assert "--" not in str(caught.value), "keys, not options"

@@ -1,0 +1,92 @@
+"""An evaluation's folder: what counts as asked before, and how it ends where it is told to."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from distft.checkpoint.lease import living
+from distft.common.errors import StoppedOnRequest, UserError
+from distft.config.eval_stage import EvalKeys
+from distft.launch.kept_evaluation import Kept, asked_of, found_before, kept_evaluation
+from distft.tracking.exit import read_exit
+from distft.tracking.stop_request import ask_to_stop
+
+ASKED = {"eval": ["no/such/model"], "limit": 4}
+FOUND = Kept({"models": [], "notes": []}, "a table")
+
+
+@pytest.fixture(autouse=True)
+def no_model_is_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("distft.launch.kept_evaluation.tell_wandb", lambda *_: None)
+
+
+def wait_for_the_end() -> Kept:
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        time.sleep(0.01)
+    raise AssertionError("nobody ended it")
+
+
+def test_a_command_line_asks_what_the_keys_ask() -> None:
+    keys = EvalKeys.model_validate({
+        "eval": ["a", "b"], "shots": [0, 2], "temperature": 0.5, "no_answers": False, "data": ["x.jsonl"], "seed": 0,
+        "judge": "c", "judge_deadline": 3.0,
+    })  # fmt: skip
+    options = {
+        "shots": [0, 2], "no_answers": False, "data": ["x.jsonl"], "seed": 0, "judge": "c", "judge_deadline": 3.0,
+        "limit": None, "output": Path("f"), "json": True,
+    }  # fmt: skip
+    assert asked_of(["a", "b"], ["temperature=0.5"], options) == keys.asked()
+    assert asked_of(["a", "b"], ["rollout.temperature=0.5"], options) == keys.asked()
+
+
+def test_it_is_found_again_only_where_it_ended_well(tmp_path: Path) -> None:
+    folder = tmp_path / "judged"
+    assert kept_evaluation(folder, ASKED, lambda: FOUND) == FOUND
+    assert found_before(folder, ASKED) == Kept(FOUND.figures, FOUND.tables, before=True)
+    assert found_before(folder, {**ASKED, "limit": 5}) is None
+
+    def fails() -> Kept:
+        raise RuntimeError("odd")
+
+    with pytest.raises(RuntimeError, match="odd"):
+        kept_evaluation(folder, {**ASKED, "limit": 5}, fails)
+    ended = read_exit(folder)
+    assert ended is not None
+    assert ended["exit_status"] == 1
+    assert found_before(folder, ASKED) is None, "what stands there is of the former one"
+
+
+@pytest.mark.parametrize(("how", "kind"), [("signal", "stopped"), ("cancel", "cancelled")])
+def test_who_is_told_to_end_ends_at_once_and_is_begun_anew(how: str, kind: str, tmp_path: Path) -> None:
+    def told() -> Kept:
+        if how == "signal":
+            os.kill(os.getpid(), signal.SIGTERM)
+        else:
+            held = living(tmp_path)
+            assert held is not None
+            assert held.owner is not None
+            ask_to_stop(tmp_path, tokens=[held.owner.token], jobs=[], now=False)
+        return wait_for_the_end()
+
+    former = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(StoppedOnRequest, match="the same command does it anew") as caught:
+        kept_evaluation(tmp_path, ASKED, told)
+    assert caught.value.exit_status == 75
+    ended = read_exit(tmp_path)
+    assert ended is not None
+    assert (ended["class"], ended["exit_status"]) == (kind, 75)
+    assert signal.getsignal(signal.SIGTERM) == former
+    assert living(tmp_path) is None
+    assert kept_evaluation(tmp_path, ASKED, lambda: FOUND) == FOUND
+
+
+def test_no_run_is_written_over(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").touch()
+    with pytest.raises(UserError, match=r"(?s)a run lies in this folder.*give another: --output FOLDER"):
+        kept_evaluation(tmp_path, ASKED, lambda: FOUND)
