@@ -55,7 +55,8 @@ def train_pipeline(
     print(f"run folders, with a report.html in each: {', '.join(str(folder(pipeline, s)) for s in pipeline.stages)}")
     needed = {name for stage in pipeline.trained for name in stage.needs}
     last = [str(folder(pipeline, stage) / "final") for stage in pipeline.trained if stage.name not in needed]
-    print(f"the last models: {' and '.join(last)}")
+    if last:
+        print(f"the last models: {' and '.join(last)}")
     if found.left:
         print(f"{(time.monotonic() - started) / 60:.1f} minutes")
     else:

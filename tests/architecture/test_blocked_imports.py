@@ -72,6 +72,7 @@ def run_blocked(body: str, cwd: Path, root: Path) -> tuple[dict[str, object], st
         ["plan", "ppo-tiny", "--json"],
         ["plan", "ppo-tiny", "--cluster", "slurm-h100"],
         ["submit", "slurm", "ppo-tiny", "--cluster", "slurm-cpu", "--dry-run"],
+        ["submit", "slurm", "detox-tiny", "--cluster", "slurm-cpu", "--dry-run"],
         ["submit", "ray", "ppo-tiny", "--dry-run"],
     ],
     ids=" ".join,
