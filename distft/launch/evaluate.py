@@ -35,6 +35,7 @@ from distft.launch.preflight.evaluations import require_judged_here
 from distft.launch.prompting import baselines
 from distft.launch.starts import model_starts
 from distft.launch.toxicity import Toxicity
+from distft.launch.wanted_answers import require_answers, writes_answers
 from distft.models.padding import padding
 from distft.planning.model_folders import fetched_folder
 from distft.rollout.speaker import Question, Speaker
@@ -50,13 +51,9 @@ def evaluate(names: Sequence[str], judging: Judging) -> list[Judged]:
         if judging.wanted.recipe is None:
             judging = replace(judging, wanted=replace(judging.wanted, recipe=models[0].recipe))
         require_judged_here(judging.wanted)
+        require_answers(models, judging)
         require_judgeable(models, judging)
         kind = judging.wanted.kind()
-        if judging.toxicity is not None and (not judging.answers or traits_of(kind).classifies):
-            hint = "--rows prompts lets the models answer; without --no-answers"
-            raise UserError(
-                "reads answers, and none are wanted", where=f"--toxicity {judging.toxicity.name}", hint=hint
-            )
         if traits_of(kind).classifies:
             return [_by_labels(model, judging) for model in models]
         if any(model.is_reward_model for model in models) and traits_of(kind).unit.name != "pairs":
@@ -185,7 +182,7 @@ def _of_policy(model: NamedModel, judging: Judging, beside: _Beside) -> Judged:
                 good = batch.dense("label").astype(bool)
                 measures |= row_measures.of_labelled(own.logprobs, good, reference, beta)
     trained = model.recipe is not None
-    if not _writes(rows, judging):
+    if not writes_answers(rows, judging):
         return Judged(model.name, rows, measures, trained=trained)
     settings, greedy = _sampling(model, judging)
     repeats, scorer = settings.samples_per_prompt, beside.scorer()
@@ -199,14 +196,6 @@ def _of_policy(model: NamedModel, judging: Judging, beside: _Beside) -> Judged:
     if beside.toxicity is not None:
         measures |= row_measures.of_toxicity(beside.toxicity.of(texts), repeats)
     return Judged(model.name, rows, measures, scores, repeats, trained=trained, answers=texts)
-
-
-def _writes(rows: JudgedRows, judging: Judging) -> bool:
-    """Whether the model is asked: not where answers are told apart, unless something is named to judge its own."""
-    named = (judging.reward, judging.criterion, judging.judge, judging.toxicity)
-    wished = judging.shots or any(one is not None for one in named)
-    asked = rows.unit not in ("pairs", "labelled answers") or wished
-    return judging.answers and bool(asked) and all(prompt_of(example) for example in rows.examples)
 
 
 def _sampling(model: NamedModel, judging: Judging) -> tuple[Rollout, bool]:

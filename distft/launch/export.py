@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,8 @@ from distft.launch.sentence_folder import write_sentence_folder
 from distft.launch.starts import model_starts, role_spec
 from distft.tracking.metrics import RECIPE
 from distft.workers.spec import RoleSpec
+
+_ACCELERATOR = "DS_ACCELERATOR"
 
 
 def export(source: Path, target: Path) -> Path:
@@ -118,8 +122,22 @@ def _from_checkpoint(checkpoint: Path, target: Path) -> None:
     buffers = {name: weights[name] for name in kept_buffers(model) if name in weights}
     weights = {name: tensor.to(once[name].dtype) for name, tensor in weights.items() if name in once} | buffers
     tokenizer = load_tokenizer(start.path, trust_remote_code=start.trust_remote_code, chat_template=start.chat_template)
-    export_model(model, weights, tokenizer, target, stops=family.stops(tokenizer, model, spec.stop_tokens))
+    with _without_accelerator():
+        export_model(model, weights, tokenizer, target, stops=family.stops(tokenizer, model, spec.stop_tokens))
     write_sentence_folder(recipe, target)
+
+
+@contextmanager
+def _without_accelerator() -> Iterator[None]:
+    """Saving a model imports DeepSpeed, which would look for a GPU, and say on stdout that there is none."""
+    before = os.environ.get(_ACCELERATOR)
+    os.environ[_ACCELERATOR] = "cpu"
+    try:
+        yield
+    finally:
+        del os.environ[_ACCELERATOR]
+        if before is not None:
+            os.environ[_ACCELERATOR] = before
 
 
 def _merged_into_start(spec: RoleSpec, start: str, trained: dict[str, Any], adapter: Path) -> dict[str, Any]:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from distft.common.errors import UserError
-from distft.config.find_method import traits_of
 from distft.data.formats import prompt_of
 from distft.evaluation.judge import preferences
 from distft.evaluation.verdicts import wins
@@ -16,7 +15,7 @@ from distft.launch.named_models import NamedModel
 
 
 def require_judgeable(models: Sequence[NamedModel], judging: Judging) -> None:
-    """Before any model is loaded: there are answers of two models, and a judge that can be asked. Raises UserError,
+    """Before any model is loaded: there are two models, and a judge that can be asked. Raises UserError,
     EnvironmentFallsShort."""
     if judging.judge is None:
         return
@@ -24,13 +23,6 @@ def require_judgeable(models: Sequence[NamedModel], judging: Judging) -> None:
     if len(models) < 2:
         hint = "name a second one: its answers are held against the first's"
         raise UserError("a judge compares the answers of two models", where=where, hint=hint)
-    if not judging.answers:
-        raise UserError("judges answers, and none are wanted", where=where, hint="leave --no-answers out")
-    silent = next((one.name for one in models if one.is_reward_model), None)
-    if silent is not None:
-        raise UserError(f"judges answers, and {silent} writes none", where=where, hint="name language models")
-    if traits_of(judging.wanted.kind()).classifies:
-        raise UserError("judges answers, and the rows want labels", where=where, hint="--rows prompts, or other --data")
     require_judge(judging.judge)
 
 

@@ -31,7 +31,7 @@ class JudgeNamed:
     name: str
     model: str | None = None
     token_env: str | None = None
-    deadline_s: float = DEADLINE_S
+    deadline_s: float | None = None
     criterion: str | None = None
 
     @property
@@ -51,7 +51,9 @@ def require_judge(named: JudgeNamed) -> None:
     if named.is_url:
         _endpoint(named).try_out()
         return
-    for option, value in (("--judge-model", named.model), ("--judge-key", named.token_env)):
+    for option, value in (
+        ("--judge-model", named.model), ("--judge-key", named.token_env), ("--judge-deadline", named.deadline_s)
+    ):  # fmt: skip
         if value is not None:
             hint = "an endpoint's --judge is a URL, such as http://127.0.0.1:8000/v1"
             raise UserError(f"is of an endpoint, and {named.name} is none", where=f"{option} {value}", hint=hint)
@@ -101,6 +103,7 @@ def _endpoint(named: JudgeNamed) -> ChatEndpoint:
     if named.token_env is not None:
         token = token_in(named.token_env, f"--judge-key {named.token_env}", f"export {named.token_env}=...")
     return ChatEndpoint(
-        named.name, named.model, token=token, token_from=named.token_env, deadline_s=named.deadline_s,
+        named.name, named.model, token=token, token_from=named.token_env,
+        deadline_s=DEADLINE_S if named.deadline_s is None else named.deadline_s,
         token_hint="does it want a token? --judge-key VARIABLE names the environment variable that holds it",
     )  # fmt: skip

@@ -46,10 +46,10 @@ def judge_of(arguments: argparse.Namespace) -> JudgeNamed | None:
     require_company(arguments, but=("criterion",))  # people label by it, too
     if arguments.judge is None:
         return None
-    from distft.launch.judges import DEADLINE_S, JudgeNamed
+    from distft.launch.judges import JudgeNamed
 
-    deadline = DEADLINE_S if arguments.judge_deadline is None else arguments.judge_deadline
-    if not 0 < deadline < float("inf"):
+    deadline = arguments.judge_deadline
+    if deadline is not None and not 0 < deadline < float("inf"):
         raise UserError("must be above 0", where=f"--judge-deadline {deadline:g}")
     return JudgeNamed(
         arguments.judge, arguments.judge_model, arguments.judge_key, deadline, arguments.criterion or None

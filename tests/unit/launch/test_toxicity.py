@@ -76,6 +76,14 @@ def test_eval_reads_a_models_answers_alone(tmp_path: Path, capsys: pytest.Captur
     assert "reads answers, and none are wanted" in capsys.readouterr().err
     assert main([*ask, "--toxic-label", "toxc"]) == 2
     assert "has no label toxc\n  --toxic-label toxic; it has: fine, toxic" in capsys.readouterr().err
+    assert main(["eval", str(judge), *ask[2:]]) == 2
+    assert f"--toxicity {judge}: reads answers, and {judge} writes none" in capsys.readouterr().err
+    rows.write_text(json.dumps({"text": "My ladder is dirty."}) + "\n")
+    assert main(ask) == 2
+    told = capsys.readouterr().err
+    assert f"--toxicity {judge}, {rows}:1: has no prompt to answer" in told
+    assert "leave --toxicity out" in told
+    assert main(ask[:-2]) == 0, "likelihoods need none"
 
 
 def test_what_is_no_classifier_is_told(tmp_path: Path) -> None:

@@ -87,6 +87,7 @@ def test_what_a_judge_cannot_do_is_told_before_anything_is_loaded(
         ((*two, "--judge-model", "x"), "--judge-model x: is said of a judge, and none is named"),
         ((*two, "--criterion", "x"), "--criterion x: nobody judges by it"),
         ((*two, "--judge", speaker, "--judge-model", "x"), f"is of an endpoint, and {speaker} is none"),
+        ((*two, "--judge", speaker, "--judge-deadline", "9"), f"is of an endpoint, and {speaker} is none"),
         ((*two, "--judge", "no/where", "--no-answers"), "judges answers, and none are wanted"),
         ((*two, "--judge", url, "--judge-model", "x", "--judge-key", "NOT_SET"), "NOT_SET is not set"),
         ((*two, "--judge", url, "--judge-model", "x", "--judge-deadline", "0"), "--judge-deadline 0: must be above 0"),

@@ -1,0 +1,56 @@
+"""Whether models write answers of their own, and that what reads answers gets some."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from distft.common.errors import UserError
+from distft.config.find_method import traits_of
+from distft.data.formats import prompt_of
+from distft.launch.judged_rows import JudgedRows
+from distft.launch.judging import Judging
+from distft.launch.named_models import NamedModel
+
+
+def require_answers(models: Sequence[NamedModel], judging: Judging) -> None:
+    """Before any model is loaded: where a judge or a classifier of toxicity is named, models write what it reads.
+    Raises UserError."""
+    named = [
+        (f"--judge {judging.judge.name}" if judging.judge is not None else "", "judges answers"),
+        (f"--toxicity {judging.toxicity.name}" if judging.toxicity is not None else "", "reads answers"),
+    ]
+    for where, does in named:
+        if not where:
+            continue
+        if not judging.answers:
+            raise UserError(f"{does}, and none are wanted", where=where, hint="leave --no-answers out")
+        silent = next((one.name for one in models if one.is_reward_model), None)
+        if silent is not None:
+            raise UserError(f"{does}, and {silent} writes none", where=where, hint="name language models")
+        if traits_of(judging.wanted.kind()).classifies:
+            raise UserError(f"{does}, and the rows want labels", where=where, hint="--rows prompts, or other --data")
+
+
+def writes_answers(rows: JudgedRows, judging: Judging) -> bool:
+    """Whether a model answers the rows: not where answers are told apart, unless something is named that reads its own.
+    Raises UserError where something is, and a row has no prompt."""
+    if not judging.answers:
+        return False
+    reading = _reading(judging)
+    if reading is None and rows.unit in ("pairs", "labelled answers"):
+        return False
+    silent = next((example for example in rows.examples if not prompt_of(example)), None)
+    if silent is not None and reading is not None:
+        hint = f"--data PATH of rows with prompts, or leave {reading.split()[0]} out"
+        raise UserError("has no prompt to answer", where=f"{reading}, {silent.where}", hint=hint)
+    return silent is None
+
+
+def _reading(judging: Judging) -> str | None:
+    """What is named that reads a model's answers, as it was typed."""
+    named = {
+        "--judge": judging.judge and judging.judge.name, "--toxicity": judging.toxicity and judging.toxicity.name,
+        "--reward": judging.reward, "--correct": judging.criterion and judging.criterion.name,
+        "--shots": ",".join(map(str, judging.shots)),
+    }  # fmt: skip
+    return next((f"{option} {value}" for option, value in named.items() if value), None)
