@@ -66,3 +66,7 @@ def run(job: TrainJob, rank: int, num_ranks: int, store: tuple[str, int]) -> Non
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # As Ray ends our workers: threads of torch have been seen to abort an interpreter that ends, all work done.
+    os._exit(0)
