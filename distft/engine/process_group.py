@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import warnings
 from collections.abc import Iterator
@@ -20,6 +21,12 @@ def accelerator() -> torch.device:
     if torch.cuda.is_available() and os.environ.get("DS_ACCELERATOR", "cuda") != "cpu":
         return torch.device("cuda", 0)
     return torch.device("cpu")
+
+
+def release_accelerator() -> None:
+    """Gives back what this process keeps of its accelerator's memory for its own later use, for others to have it."""
+    gc.collect()
+    torch.cuda.empty_cache()
 
 
 def host_store(host: str) -> Any:

@@ -28,6 +28,10 @@ def do_eval_stage(pipeline: Pipeline, stage: EvalStage, *, quiet: bool) -> Kept:
     arguments = parser.parse_args(words[1:])
     arguments.verb = "eval"
     found = eval.figures(arguments)
+    if not found.before:
+        from distft.engine.process_group import release_accelerator
+
+        release_accelerator()  # the ranks of stages that follow may sit there
     if not quiet:
         print(f"{stage.name}: already done\n{found.tables}" if found.before else found.tables, flush=True)
     return found
