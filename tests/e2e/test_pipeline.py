@@ -49,7 +49,7 @@ def test_killed_in_stage_two_it_goes_on_there(start: Start, tmp_path: Path) -> N
     assert set(groups) == {"three"}
     assert len(groups) >= 4
     [row] = rows(again.folder / "judged")
-    assert row["eval/kto/rougeL"] == judged(again.folder)["models"][2]["metrics"]["rougeL"]["value"]
+    assert row["eval/kto/loss"] == judged(again.folder)["models"][2]["metrics"]["loss"]["value"]
     finished = start(*words, folder="disturbed")
     assert finished.end() == 0
     assert "all stages were finished already" in finished.output

@@ -29,7 +29,7 @@ def three_stages(path: Path) -> str:
         "dpo": {"recipe": "dpo-tiny", "models": {"policy": {"path": "stage:sft"}}},
         "kto": {"recipe": "kto-tiny", "models": {"policy": {"path": "stage:dpo"}}},
         "judged": {
-            "eval": [f"stage:{name}" for name in STAGES], "rows": "prompts", "data": ["builtin:dialogues"], "limit": 8,
+            "eval": [f"stage:{name}" for name in STAGES], "rows": "answers", "data": ["builtin:dialogues"], "limit": 8,
             "max_new_tokens": 12,
         },
     }  # fmt: skip
