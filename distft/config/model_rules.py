@@ -11,6 +11,7 @@ from distft.common.errors import nearest
 from distft.config import roles as facts
 from distft.config.data_rules import said_longest
 from distft.config.models import Init, Model, Reference, RewardModel
+from distft.config.new_tokens import new_token_rules
 from distft.config.problem import Problem
 from distft.config.recipe import Recipe
 from distft.config.reward_rules import reward_rules
@@ -351,4 +352,5 @@ MODEL_RULES: tuple[Callable[[Recipe], Iterator[Problem]], ...] = (
     _renewal,
     _sharing,
     reward_rules,
+    new_token_rules,
 )

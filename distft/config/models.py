@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
@@ -12,6 +12,9 @@ from distft.config.http_server import HttpServer
 from distft.config.role_table import FURTHER
 from distft.config.section import Items, Numeral, Section, WrittenPath
 from distft.config.training import Optimizer
+
+# The keys of a model that say where it begins: a role that takes over another's start takes all of them.
+STARTS: Final = ("path", "init", "extend_vocabulary")
 
 
 class TokenizerInit(Section):
@@ -119,6 +122,11 @@ class Model(Section):
     trust_remote_code: bool = Field(default=False, description="run Python code that comes with the model")
     chat_template: WrittenPath | None = Field(
         default=None, description="chatml, llama3, default, or a Jinja file; null: the tokenizer's own"
+    )
+    extend_vocabulary: WrittenPath | Items[str] | None = Field(
+        default=None,
+        description="texts that become one token each: a list, or a file with one a line; their rows of the embedding "
+        "and of the head begin as the mean of the others (Hewitt 2021)",
     )
     attention: Literal["auto", "sdpa", "eager", "flash_attention_2"] = Field(
         default="auto", description="attention kernel"

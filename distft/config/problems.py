@@ -46,6 +46,7 @@ _SYNONYMS = {
     "loss_top_k": "algorithm.top_k",
     "reward_model": "models.reward.path",
     "value_model": "models.value.path",
+    "add_tokens": "models.policy.extend_vocabulary",
     "critic": "models.value",
     "actor": "models.policy",
     "dataset": "data.train",

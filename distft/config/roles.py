@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from distft.config.method import Phase, Work
-from distft.config.models import Engine, HttpReward, Model, Reference
+from distft.config.models import STARTS, Engine, HttpReward, Model, Reference
 from distft.config.recipe import Recipe
 from distft.config.role_table import FURTHER, INHERITING, Role
 from distft.config.section import Section
@@ -207,7 +207,7 @@ def resolved(recipe: Recipe) -> Recipe:
         if given is None:
             continue
         full = model_of(recipe, role) if role in roles(recipe) else given
-        models[role] = full.model_copy(update={"path": given.path, "init": given.init})
+        models[role] = full.model_copy(update={name: getattr(given, name) for name in STARTS})
     return recipe.model_copy(update={"models": recipe.models.having(models)})
 
 
@@ -240,7 +240,7 @@ def _inherited(recipe: Recipe, given: Model | None, role: str) -> Model | None:
         start = reward if role == "value" and reward is not None and _has_reward_model(recipe) else policy
         own.setdefault("trust_remote_code", start.trust_remote_code)
     own.setdefault("chat_template", start.chat_template)
-    fields |= own | {"path": start.path, "init": start.init}
+    fields |= own | {name: getattr(start, name) for name in STARTS}
     kind = Reference if role == "reference" else Model
     return kind.model_construct(_fields_set=set(fields), **fields)
 

@@ -12,7 +12,7 @@ from distft.config.recipe import Recipe
 from distft.config.role_table import FURTHER, ROLES
 
 _RUN = "run:"
-_KEYS = ("path", "chat_template")
+_KEYS = ("path", "chat_template", "extend_vocabulary")
 
 
 def anchored(tree: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from distft.common.seeding import derive
@@ -31,22 +32,26 @@ from distft.workers.spec import EngineSpec, RoleSpec, Start
 
 
 def model_starts(recipe: Recipe, run_dir: Path) -> dict[str, Start]:
-    """The start of every role; ``init:`` models lie in ``RUN/init/<role>``, one folder for roles that share a start.
+    """The start of every role; ``init:`` models, and those with new tokens, lie in ``RUN/init/<role>``, one folder for
+    roles that share a start.
 
     Raises UserError for a ``run:`` path whose run has no result yet.
     """
     found: dict[str, Start] = {}
     for role in roles(recipe):
-        model = model_of(recipe, role)
-        if model.path is not None:
-            template = _template(model, role)
-            found[role] = Start(
-                resolve_path(model.path), trust_remote_code=model.trust_remote_code, chat_template=template
-            )
-        else:
-            owner = start_owner(recipe, role)
-            folder = run_dir / "init" / owner
-            found[role] = Start(str(folder), model.init, derive(recipe.seed, "init", owner))
+        model, owner = model_of(recipe, role), start_owner(recipe, role)
+        folder = str(run_dir / "init" / owner)
+        if model.path is None:
+            found[role] = Start(folder, model.init, derive(recipe.seed, "init", owner))
+            continue
+        start = Start(
+            resolve_path(model.path),
+            trust_remote_code=model.trust_remote_code,
+            chat_template=_template(model, role),
+        )
+        if model.extend_vocabulary is not None:
+            start = replace(start, path=folder, extends=start.path, new_tokens=model.extend_vocabulary)
+        found[role] = start
     return found
 
 

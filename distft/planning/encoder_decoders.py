@@ -8,7 +8,8 @@ from typing import Any, Final, NoReturn
 from distft.common.errors import UserError, nearest
 from distft.config.find_method import built_in_kinds, traits_of
 from distft.config.load import resolve_path
-from distft.config.models import Model
+from distft.config.models import STARTS, Model
+from distft.config.new_tokens import new_tokens
 from distft.config.recipe import Recipe
 from distft.config.role_table import gives_scores
 from distft.config.roles import has_engines, model_of, roles
@@ -73,7 +74,7 @@ def with_value_start(recipe: Recipe) -> Model:
     found = _config_of(value)
     if not encodes(found) and is_encoder_decoder(found) == is_encoder_decoder(_config_of(policy)):
         return value
-    return value.model_copy(update={"path": policy.path, "init": policy.init})
+    return value.model_copy(update={name: getattr(policy, name) for name in STARTS})
 
 
 def require_possible(recipe: Recipe) -> None:
@@ -83,6 +84,10 @@ def require_possible(recipe: Recipe) -> None:
     for role in roles(recipe):
         model = with_value_start(recipe) if role == "value" else model_of(recipe, role)
         config, where = _config_of(model), f"models.{role}.{'init' if model.init is not None else 'path'}"
+        if model.extend_vocabulary is not None:
+            key = f"models.{role}.extend_vocabulary"
+            new_tokens(model.extend_vocabulary, key)  # the file can be read
+            require_extensible(config, key)
         if role == "value":
             _require_alike(recipe, config)
         if not is_encoder_decoder(config):
@@ -98,6 +103,14 @@ def require_possible(recipe: Recipe) -> None:
             )
         if role == "policy":
             _require_method(recipe, str(config.get("model_type")))
+
+
+def require_extensible(config: Mapping[str, Any], where: str) -> None:
+    """The vocabulary of a model of that config can be extended: it is a decoder. Raises UserError."""
+    if is_encoder_decoder(config) or encodes(config):
+        kind = "an encoder-decoder" if is_encoder_decoder(config) else "an encoder"
+        what = f"new tokens have been tried in decoders alone, and {config.get('model_type')} is {kind}"
+        raise UserError(what, where=where, hint=f"{where}=null")
 
 
 def _require_restorer(recipe: Recipe) -> None:

@@ -9,6 +9,7 @@ from distft.common.errors import UserError
 from distft.config.engines import ENGINES
 from distft.config.load import resolve_path
 from distft.config.models import Model
+from distft.config.new_tokens import new_tokens
 from distft.config.recipe import Recipe
 from distft.config.roles import (
     answers_held_out,
@@ -97,10 +98,12 @@ class SizeBook:
 
         Raises UserError where they are not to be found on this machine.
         """
-        key = (repr((model.path, model.init, model.quantization, model.peft)), head)
+        key = (repr((model.path, model.init, model.extend_vocabulary, model.quantization, model.peft)), head)
         if key not in self._known:
             try:
                 sizes = sizes_from_init(model.init) if model.init else sizes_from_path(resolve_path(str(model.path)))
+                if model.extend_vocabulary is not None:
+                    sizes = sizes.with_tokens(len(new_tokens(model.extend_vocabulary, "extend_vocabulary")))
                 sizes = sizes.with_head(head)
                 sizes = sizes.in_four_bits(model.quantization) if model.quantization else sizes
                 self._known[key] = sizes.with_adapters(model.peft) if model.peft else sizes

@@ -188,6 +188,15 @@ class ModelSizes(TensorTable):
         by_family = MODULES.get(self.family)
         return by_family[tensors.name] if by_family else (tensors.name.removesuffix(".weight").rpartition(".")[2],)
 
+    def with_tokens(self, number: int) -> ModelSizes:
+        """With so many rows more in the embedding, and in the head where that is one of its own."""
+        wide = [one.block in ("embedding", "head") and one.shape[:1] == (self.vocab,) for one in self.tensors]
+        tensors = tuple(
+            replace(one, shape=(one.shape[0] + number, *one.shape[1:])) if grows else one
+            for one, grows in zip(self.tensors, wide, strict=True)
+        )
+        return replace(self, tensors=tensors, vocab=self.vocab + number)
+
     def with_head(self, head: Head) -> ModelSizes:
         """The same backbone with one output in the place of the vocabulary (``score``: reward and value models); of
         encoders and encoder-decoders behind a hidden layer, both with biases. Or with ``none``: BERT keeps its pooler,

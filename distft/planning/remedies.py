@@ -186,13 +186,14 @@ def _placements(recipe: Recipe) -> Iterator[_Change]:
 
 
 def _learning(recipe: Recipe) -> Iterator[_Change]:
-    """What fits by learning something else: adapters, shorter sequences, fewer bits."""
+    """What fits by learning something else: adapters (not beside new tokens), shorter sequences, fewer bits."""
+    grown = any(model_of(recipe, role).extend_vocabulary is not None for role in trained_roles(recipe))
     whole = [role for role in trained_roles(recipe) if model_of(recipe, role).peft is None]
     lora: dict[str, Any] = {f"models.{role}.peft": Lora() for role in whole}
-    if whole:
+    if whole and not grown:
         yield _Change(lora, "adapters in place of all weights", "learning")
     wide = [role for role in roles(recipe) if model_of(recipe, role).quantization is None]
-    if wide:
+    if wide and not grown:
         bits = lora | {f"models.{role}.quantization": Quantization() for role in wide}
         if keeps_twin(recipe):
             bits["rollout.weights"] = "sharded"

@@ -14,12 +14,13 @@ from distft.workers.spec import RoleSpec, Start
 
 def rehearse_model(spec: RoleSpec, start: Start, *, new_head: bool, exported: bool) -> None:
     """Tokenizer, architecture, names and sizes of the weights, whether they are numbers, adapters, and where it is
-    ``exported`` what would be written: ``ModelWorker.setup`` and ``check_export`` on the meta device. Of an ``init:``
-    start, and of a hub name whose weights are not on this machine, it is the config only: nobody waits for a download.
+    ``exported`` what would be written: ``ModelWorker.setup`` and ``check_export`` on the meta device. Of a start
+    that the run makes, and of a hub name whose weights are not on this machine, it is the config only: nobody waits for
+    a download.
     Raises what the worker would.
     """
     load_tokenizer(start.path, trust_remote_code=start.trust_remote_code, chat_template=start.chat_template)
-    folder = None if start.init is not None else fetched_folder(start.path)
+    folder = None if start.is_made else fetched_folder(start.path)
     family = find_family(family_at(spec.family, start.path, spec.model), spec.labels)
     if folder is None:
         model = family.empty(start.path, spec.model)

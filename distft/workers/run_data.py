@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import astuple
 from importlib import import_module
@@ -18,7 +17,6 @@ from distft.config.method import ANSWERS
 from distft.config.recipe import Recipe
 from distft.config.role_table import SAME_TOKENS, gives_scores
 from distft.config.roles import answers_in_training, longest_sequence
-from distft.data.bad_rows import BadRows
 from distft.data.class_labels import numbers_of
 from distft.data.corruption import corrupted, corruption_of
 from distft.data.dataset import Preparing, prepare_datasets
@@ -27,11 +25,11 @@ from distft.data.formats import prompt_of
 from distft.data.known_tokens import require_known
 from distft.data.reading_marks import reads_both_ways
 from distft.data.sampler import proportional_sample
-from distft.data.sources import corpus_texts, hub_notes
+from distft.data.sources import hub_notes
 from distft.data.splits import LIST_NAMES
 from distft.data.store import store_folder
 from distft.data.tokenized import TokenizedDataset
-from distft.data.tokenizer_training import tokenizers_equal, train_tokenizer
+from distft.data.tokenizer_training import tokenizers_equal
 from distft.data.turn_end import turn_end
 from distft.data.vocabulary import require_policys_tokens, require_rows
 from distft.data.whole_units import require_whole
@@ -46,6 +44,7 @@ from distft.workers.reports import Loaded
 from distft.workers.reward_functions import TextReward, text_rewards
 from distft.workers.reward_reading import Reader
 from distft.workers.spec import Start
+from distft.workers.starting import write_extended, write_init
 
 log = logging.getLogger(__name__)
 
@@ -61,8 +60,8 @@ class RunData:
     def __init__(
         self, *, recipe: Recipe, starts: Mapping[str, Start], weights: bool = True, store: Path | None = None
     ) -> None:
-        """``weights``: whether ``init:`` models get any; without, there is enough for everything that is done here.
-        ``store`` of the tokenised rows, by default where the recipe says."""
+        """``weights``: whether models that the run makes get any; without, there is enough for everything that is done
+        here. ``store`` of the tokenised rows, by default where the recipe says."""
         self.recipe = recipe
         self.starts = dict(starts)
         self._weights = weights
@@ -71,9 +70,8 @@ class RunData:
         self.episodes: Episodes | None = None
 
     def prepare(self) -> Generator[Preparing, None, None]:
-        """Writes the ``init:`` models that are not there yet, loads tokenizers, functions and rows."""
-        for start in self.starts.values():
-            self._write_start(start, weights=self._weights)
+        """Writes the models that the run makes and that are not there yet, loads tokenizers, functions and rows."""
+        self._warnings = list(self._make_starts())
         recipe = self.recipe
         stage("loading tokenizer and data")
         if recipe.algorithm.traits.sampled:  # brings torch: while the models load, not in the first iteration
@@ -128,6 +126,7 @@ class RunData:
             statistics={name: str(found) for name, found in statistics.items()},
             leaked={name: found.num_leaked for name, found in statistics.items() if found.num_leaked},
             warnings=(
+                *self._warnings,
                 *hub_notes(self.recipe.data, self.recipe.algorithm.kind),
                 *warnings,
                 *self._without_an_end(),
@@ -254,19 +253,11 @@ class RunData:
         start = self.starts[role]
         return load_tokenizer(start.path, trust_remote_code=start.trust_remote_code, chat_template=start.chat_template)
 
-    def _write_start(self, start: Start, *, weights: bool) -> None:
-        """An ``init:`` model into its folder, complete or not at all; one that is there stays."""
-        if start.init is None or Path(start.path).is_dir():
-            return
-        from distft.models.start import create_model  # brings torch, and the code of models
-
-        stage(f"making {start.path}")
-        sources = start.init.tokenizer.train_on or self.recipe.data.train
-        bad = BadRows(self.recipe.data, "train")
-        texts = (text for source in sources for text in corpus_texts(source, bad))
-        tokenizer = train_tokenizer(
-            texts, start.init.vocab_size, start.init.tokenizer.chat_template, reader=start.init.architecture
-        )
-        draft = Path(f"{start.path}.draft-{os.getpid()}")
-        create_model(start.init, tokenizer, draft, seed=start.seed, weights=weights)
-        draft.rename(start.path)
+    def _make_starts(self) -> Iterator[str]:
+        """Writes the models that the run makes itself and that are not there yet. Yields warnings."""
+        made = {start.path: (role, start) for role, start in reversed(self.starts.items())}
+        for role, start in made.values():
+            if start.init is not None:
+                write_init(start, start.init, self.recipe, weights=self._weights)
+            elif start.extends and (warning := write_extended(start, role, self.recipe, weights=self._weights)):
+                yield warning

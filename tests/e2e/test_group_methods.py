@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 
 from tests.harness.compare import at_most, largest_metric_difference, largest_weight_difference
 from tests.harness.jobs import Outcome
@@ -25,6 +26,9 @@ def assert_agree(got: Outcome, expected: Outcome) -> None:
 
 
 def test_grpo_on_four_ranks_is_grpo_on_one(layouts: Layouts) -> None:
+    """Of a policy with two new tokens, which prompts hold and it may sample: every rank has begun with the same rows,
+    and the reference with the policy's."""
+    start = load_file(layouts.starts.policy / "model.safetensors")["model.embed_tokens.weight"]
     alone, four = layouts.alone()["grpo"], layouts.torchrun(4)["grpo"]
     assert_agree(four, alone)
     assert {*alone.held} == {"policy", "reference"}, "no value model, and a rule gives the scores"
@@ -32,6 +36,9 @@ def test_grpo_on_four_ranks_is_grpo_on_one(layouts: Layouts) -> None:
     assert first["objective/kl"] == pytest.approx(0, abs=1e-4)
     assert abs(second["objective/kl"]) > 1e-3
     assert first["grad_norm"] > 0
+    rows = four.weights("policy")["model.embed_tokens.weight"]
+    assert len(rows) == len(start) + 2
+    assert 0 < (rows[-2:] - start.mean(dim=0)).abs().max() < 20 * RATE, "they have left the mean, by some steps"
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,8 @@ import pytest
 
 from distft.cli import main
 from distft.data.builtin import dialogues
+from distft.launch.export import export
+from distft.models.tokenizer import load_tokenizer
 from tests.e2e.conftest import (
     SFT,
     SMALL,
@@ -97,6 +99,21 @@ def test_dpo_whose_reference_follows(sft: Path, start: Start) -> None:
     assert not (undisturbed / ".passing").exists()
     kept = {path.name for path in (undisturbed / "checkpoints" / "step_00000006" / "reference").iterdir()}
     assert kept == {"weights-00000.safetensors", "names.json"}
+
+
+@pytest.mark.slow
+def test_dpo_with_new_tokens(sft: Path, start: Start, tmp_path: Path) -> None:
+    """Policy and reference begin with the same rows for them; they are in the result and in every checkpoint."""
+    words = dpo(sft, "models.policy.extend_vocabulary=[Where can I, ' buy a', a lamp]")
+    undisturbed = run(start, *words, folder="undisturbed")
+    assert_same(disturb(start, words, "Dpo"), undisturbed)
+    before, after = (load_tokenizer(str(folder / "final")) for folder in (sft, undisturbed))
+    assert len(after("Where can I buy a")["input_ids"]) == 2 < len(before("Where can I buy a")["input_ids"])
+    rows = json.loads((undisturbed / "final" / "config.json").read_text())["vocab_size"]
+    assert rows == len(after) == len(before) + 3
+    exported = export(max((undisturbed / "checkpoints").glob("step_*")), tmp_path / "out")
+    assert (exported / "model.safetensors").read_bytes() == (undisturbed / "final" / "model.safetensors").read_bytes()
+    assert load_tokenizer(str(exported)).get_vocab() == after.get_vocab()
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ from tests.harness.loss_layouts import Results
 from tests.harness.recipes import (
     apart_ppo_recipe,
     dpo_recipe,
+    extended,
     group_recipe,
     labelled_recipe,
     ppo_choices,
@@ -47,7 +48,7 @@ class Layouts:
         """PPO, GRPO and the few losses on the ranks that torchrun starts; PPO with two ranks to a row, too."""
         label = f"torchrun-{num_ranks}"
         recipes = {
-            "ppo": self.both["ppo"], "grpo": group_recipe(self.starts, "grpo"),
+            "ppo": self.both["ppo"], "grpo": extended(group_recipe(self.starts, "grpo")),
             "ppo-shared": with_shared_rows(self.both["ppo"], 2),
         }  # fmt: skip
         return self._spmd(label, num_ranks, recipes, self._losses(label))
@@ -133,7 +134,7 @@ def recipes_alone(starts: Starts) -> dict[str, dict[str, Any]]:
         "dpo": dpo_recipe(starts),
         "ppo": ppo_recipe(starts),
         "ppo-apart": apart_ppo_recipe(starts),
-        "grpo": group_recipe(starts, "grpo"),
+        "grpo": extended(group_recipe(starts, "grpo")),
         "trl-sft": supervised_recipe(starts, {"kind": "sft"}, role="policy", path=starts.policy, max_length=20),
         "trl-dpo": supervised_recipe(starts, {"kind": "dpo"}, role="policy", path=starts.policy, max_length=20),
         "trl-kto": labelled_recipe(starts),

@@ -134,6 +134,12 @@ def group_recipe(
     return made
 
 
+def extended(made: Mapping[str, Any]) -> dict[str, Any]:
+    """The recipe with new tokens in the policy's vocabulary, which stand in the corpus."""
+    policy = made["models"]["policy"] | {"extend_vocabulary": ["Tell me of", " near the sea"]}
+    return {**made, "models": made["models"] | {"policy": policy}}
+
+
 def ppo_choices(starts: Starts) -> dict[str, Any]:
     """A reward model with another tokenizer, whose texts are above the cap in its tokens; the policy held in the first
     iteration, beside all that must not move then; tokens weighed by trainer / generator."""

@@ -14,6 +14,7 @@ from distft.common.sums import SUMS, sum_faults
 from distft.config.data import INSTEAD_OF_STEPS, NO_WHOLE_ANSWERS, RIGHT_STEP
 from distft.config.load import resolve_path
 from distft.config.models import ScoringModel
+from distft.config.new_tokens import new_tokens
 from distft.config.recipe import Recipe
 from distft.config.role_table import SAME_TOKENS, gives_scores
 from distft.config.roles import is_rl, model_of, roles
@@ -71,11 +72,13 @@ def check_models(recipe: Recipe) -> Iterator[str]:
         check_head(folders[role], model_of(recipe, role), f"models.{role}")
     for role in SAME_TOKENS:
         given = recipe.models.of(role)
-        if "policy" in folders and role in folders and given is not None and given.path:
+        grown = any(model_of(recipe, one).extend_vocabulary for one in ("policy", role) if one in folders)
+        if "policy" in folders and role in folders and given is not None and given.path and not grown:
             check_same_tokenizer(folders["policy"], folders[role], role)
     policy = recipe.models.policy
     if policy is not None and policy.stop_tokens is not None and "policy" in folders:
-        check_stop_tokens(folders["policy"], policy.stop_tokens)
+        new = new_tokens(policy.extend_vocabulary or (), "models.policy.extend_vocabulary")
+        check_stop_tokens(folders["policy"], [name for name in policy.stop_tokens if name not in new])
 
 
 def check_folder(folder: Path, where: str) -> None:

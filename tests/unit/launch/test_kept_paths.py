@@ -16,7 +16,10 @@ from distft.launch.run_folder import require_same_run, write_recipe
 from distft.tracking.metrics import RECIPE
 from tests.unit.launch.examples import model_folder
 
-WORDS = ["models.policy.path=run:runs/sft", "models.reference.path=models/base", "models.reference.differs=true"]
+WORDS = [
+    "models.policy.path=run:runs/sft", "models.reference.path=models/base", "models.reference.differs=true",
+    "models.policy.extend_vocabulary=words.txt",
+]  # fmt: skip
 
 
 @pytest.fixture
@@ -25,6 +28,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     place = tmp_path / "here"
     model_folder(place / "runs" / "sft" / "final")
     model_folder(place / "models" / "base")
+    (place / "words.txt").write_text("a cat\n")
     monkeypatch.chdir(place)
     (place / "runs" / "dpo" / "final").mkdir(parents=True)
     write_recipe(load_recipe("dpo-tiny", WORDS), place / "runs" / "dpo")
@@ -43,6 +47,7 @@ def test_from_another_folder(place: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert found == {"policy": str(place / "runs/sft/final"), "reference": str(place / "models/base")}
     kept = yaml.safe_load((place / "runs" / "dpo" / RECIPE).read_text())
     assert kept["data"]["train"][0]["path"].startswith("builtin:")
+    assert kept["models"]["policy"]["extend_vocabulary"] == str(place / "words.txt")
 
 
 def test_after_a_move_what_lies_beside_is_taken(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,10 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedTokenizerFast
 
+from distft.config.models import Policy
+from distft.models.tokenizer import load_tokenizer
+from distft.models.vocabulary_extension import add_tokens, fetched, write_extended
+
 VOCABULARY = 96
 PAD, BOS, EOS = 0, 1, 2
 SIZES: dict[str, Any] = {
@@ -26,12 +30,13 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "gemma2": SIZES | {"head_dim": 8, "query_pre_attn_scalar": 8, "sliding_window": 4, "final_logit_softcapping": 1.0},
     "gpt2": {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 64},
 }
+HEAD_WITH_BIAS: dict[str, dict[str, Any]] = {"phi": SIZES | {"num_key_value_heads": 2}}
 
 
 def write_model(folder: Path, architecture: str = "llama", *, tied: bool = True, seed: int = 0, **more: Any) -> str:
     """A causal language model in ``folder``, float32, with weights large enough to have opinions."""
     config = CONFIG_MAPPING[architecture](
-        **ARCHITECTURES[architecture],
+        **(ARCHITECTURES | HEAD_WITH_BIAS)[architecture],
         vocab_size=VOCABULARY,
         tie_word_embeddings=tied,
         pad_token_id=PAD,
@@ -49,9 +54,18 @@ def write_model(folder: Path, architecture: str = "llama", *, tied: bool = True,
     return str(folder)
 
 
-def tokenizer() -> PreTrainedTokenizerFast:
-    """Words ``w3`` to ``w95``, and the special tokens that the models name."""
-    words = {"<pad>": PAD, "<s>": BOS, "</s>": EOS} | {f"w{number}": number for number in range(3, VOCABULARY)}
+def extend_model(source: Path | str, target: Path, *, weights: bool = True) -> list[int]:
+    """The model and tokenizer of ``source`` with three new tokens, in ``target``; their numbers."""
+    folder = fetched(str(source), weights=weights)
+    its = load_tokenizer(str(folder))
+    numbers = add_tokens(its, ["cat", "dog", "a bird"], "extend_vocabulary")
+    write_extended(folder, its, numbers, target, Policy(path=str(source), dtype="float32"), weights=weights)
+    return numbers
+
+
+def tokenizer(size: int = VOCABULARY) -> PreTrainedTokenizerFast:
+    """Words ``w3`` to ``w95``, or to a smaller ``size``, and the special tokens that the models name."""
+    words = {"<pad>": PAD, "<s>": BOS, "</s>": EOS} | {f"w{number}": number for number in range(3, size)}
     backend = Tokenizer(WordLevel(words, unk_token="<pad>"))
     backend.pre_tokenizer = WhitespaceSplit()
     return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", bos_token="<s>", eos_token="</s>")

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
+import pytest
+
 from distft.config.load import load_recipe
+from distft.config.models import Policy
 from distft.planning.footprint import GroupMemory, Roles, SizeBook, group_memory, needed_in_turns, role_memory
 from distft.planning.memory import Item
 
@@ -67,3 +73,20 @@ def test_noise_on_embeddings_is_counted_where_there_is_some() -> None:
         roles = Roles(load_recipe("sft-tiny", [f"algorithm.neftune_alpha={alpha}"]), SizeBook())
         items = role_memory(roles, "policy", 2, gpu=True, shared=False).items
         assert [item.bytes for item in items if item.name == "noise on the embeddings"] == expected
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_new_tokens_are_rows_of_embedding_and_head(tied: bool, tmp_path: Path) -> None:
+    config = {
+        "model_type": "llama", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
+        "num_attention_heads": 4, "vocab_size": 1000, "tie_word_embeddings": tied,
+    }  # fmt: skip
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "tokens.txt").write_text("cat\ndog\nbird\n")
+    before = SizeBook().sizes_of(Policy(path=str(tmp_path)), "vocabulary")
+    for texts in (("cat", "dog", "bird"), str(tmp_path / "tokens.txt")):
+        model = Policy(path=str(tmp_path), extend_vocabulary=texts)
+        sizes, scalar = SizeBook().sizes_of(model, "vocabulary"), SizeBook().sizes_of(model, "score")
+        assert sizes.total - before.total == 3 * 64 * (1 if tied else 2)
+        assert (sizes.vocab, sizes.tied) == (1003, tied)
+        assert scalar.total - before.with_head("score").total == 3 * 64

@@ -52,6 +52,15 @@ def test_each_remedy_followed_on_the_command_line_fits(
             assert make_plan(followed(start, remedy.change, tmp_path), gpu_cluster(nodes)).fits is True
 
 
+def test_adapters_are_no_remedy_beside_new_tokens(tmp_path: Path) -> None:
+    changes = {"train.max_tokens_per_rank": 16384, "train.global_batch_size": 4096}
+    folder = config_folder(tmp_path, LLAMA_70B)
+    for more in ({}, {"models.policy.extend_vocabulary": ["a cat"]}):
+        plan = make_plan(from_folder("sft", folder, changes | more), gpu_cluster())
+        assert plan.fits is False
+        assert any(".peft" in remedy.change for remedy in plan.remedies) == (not more)
+
+
 def test_checkpointing_alone_is_named_where_it_is_enough(tmp_path: Path) -> None:
     changes = {"train.max_tokens_per_rank": 16384, "train.global_batch_size": 4096}
     plan = make_plan(from_folder("sft", config_folder(tmp_path, LLAMA_8B), changes), gpu_cluster())

@@ -164,6 +164,8 @@ def test_reference_and_value_model_share_the_policys_tokenizer(tmp_path: Path) -
     models = {"policy": {"path": str(one)}, "reference": {"path": str(other), "differs": True}}
     with pytest.raises(UserError, match="is not the policy's"):
         list(check_models(recipe("dpo", {"models": models})))
+    models["policy"]["extend_vocabulary"] = ["d"]  # whether they agree is seen when both have been extended
+    assert list(check_models(recipe("dpo", {"models": models}))) == []
     models = {"policy": {"path": str(one)}, "reward": {"path": str(one)}, "value": {"path": str(other)}}
     with pytest.raises(UserError, match="is not the policy's") as caught:
         list(check_models(recipe("ppo", {"models": models})))
@@ -193,6 +195,8 @@ def test_stop_tokens_are_tokens(tmp_path: Path) -> None:
     folder = model_folder(tmp_path / "m", tokens=("hello", "<|im_end|>"))
     models = {"policy": {"path": str(folder), "stop_tokens": ["<|im_end|>"]}}
     assert list(check_models(recipe("sft", {"models": models}))) == []
+    new = {"path": str(folder), "stop_tokens": ["<|stop|>"], "extend_vocabulary": ["<|stop|>"]}
+    assert list(check_models(recipe("sft", {"models": {"policy": new}}))) == [], "nor must it be one yet"
     models["policy"]["stop_tokens"] = ["<|im_ende|>"]
     with pytest.raises(UserError, match="is no token of the policy's tokenizer") as caught:
         list(check_models(recipe("sft", {"models": models})))
