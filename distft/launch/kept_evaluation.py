@@ -74,8 +74,8 @@ def found_before(folder: Path, asked: Mapping[str, Any]) -> Kept | None:
 
 
 def kept_evaluation(folder: Path, asked: Mapping[str, Any], evaluate: Callable[[], Kept]) -> Kept:
-    """What was found before, or what ``evaluate`` finds now, kept in the folder. SIGTERM and ``distft cancel`` end it
-    at once: there is no step to be finished, and the same command does it anew.
+    """What was found before, or what ``evaluate`` finds now, kept in the folder. SIGTERM, a closed terminal and
+    ``distft cancel`` end it at once: there is no step to be finished, and the same command does it anew.
 
     Raises UserError where a run lies in the folder, or it cannot be written; StoppedOnRequest; what ``evaluate`` does.
     """
@@ -86,13 +86,13 @@ def kept_evaluation(folder: Path, asked: Mapping[str, Any], evaluate: Callable[[
     if (found := found_before(folder, asked)) is not None:
         return found
     of = _models(asked)  # before it begins: what changes meanwhile is judged anew
-    with acquire(folder) as lease:
+    with _ended_by_signal(), acquire(folder) as lease:
         attempt = next_attempt(folder)
         clear_exit(folder)
         configure(folder / "logs" / "driver.log", attempt=attempt, terminal=True)
         with closing(EventsLog(folder, attempt)) as events:
             try:
-                with _ended_by_signal(), stopped_by_request(folder, lease.token, _AtOnce()):
+                with stopped_by_request(folder, lease.token, _AtOnce()):
                     events.write("start", recipe=folder.name)
                     events.write("evaluate", models=list(of))
                     found = evaluate()
@@ -147,16 +147,21 @@ class _AtOnce(StopFlag):
 
 @contextmanager
 def _ended_by_signal() -> Iterator[None]:
-    """SIGTERM is a StoppedOnRequest of the main thread."""
+    """The first SIGTERM or SIGHUP is a StoppedOnRequest of the main thread, no further one is heard: how it ended is
+    written then."""
+    wanted = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) != signal.SIG_IGN]
 
     def ended(_number: int, _frame: FrameType | None) -> None:
+        for number in wanted:
+            signal.signal(number, signal.SIG_IGN)
         raise StoppedOnRequest("stopped before it was done: the same command does it anew")
 
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    former = signal.signal(signal.SIGTERM, ended)
+    former = {number: signal.signal(number, ended) for number in wanted}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, former)
+        for number, handler in former.items():
+            signal.signal(number, handler)

@@ -62,11 +62,15 @@ def test_it_is_found_again_only_where_it_ended_well(tmp_path: Path) -> None:
     assert found_before(folder, ASKED) is None, "what stands there is of the former one"
 
 
-@pytest.mark.parametrize(("how", "kind"), [("signal", "stopped"), ("cancel", "cancelled")])
+@pytest.mark.parametrize(("how", "kind"), [("SIGTERM", "stopped"), ("SIGHUP", "stopped"), ("cancel", "cancelled")])
 def test_who_is_told_to_end_ends_at_once_and_is_begun_anew(how: str, kind: str, tmp_path: Path) -> None:
     def told() -> Kept:
-        if how == "signal":
-            os.kill(os.getpid(), signal.SIGTERM)
+        if how != "cancel":
+            try:
+                os.kill(os.getpid(), signal.Signals[how])
+                wait_for_the_end()
+            finally:
+                os.kill(os.getpid(), signal.SIGTERM)  # a second one is not heard
         else:
             held = living(tmp_path)
             assert held is not None
