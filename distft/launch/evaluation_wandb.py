@@ -31,6 +31,7 @@ def tell_wandb(folder: Path, asked: Mapping[str, Any], figures: Mapping[str, Any
         f"{_short(model['name'])}/{metric}": found["value"]
         for model in figures["models"]
         for metric, found in model["metrics"].items()
+        if found["value"] is not None
     }
     with closing(WandbBackend(folder, options)) as backend:
         backend.log(MetricRecord(0, "eval", values))

@@ -16,7 +16,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -96,6 +96,7 @@ def kept_evaluation(folder: Path, asked: Mapping[str, Any], evaluate: Callable[[
                     events.write("start", recipe=folder.name)
                     events.write("evaluate", models=list(of))
                     found = evaluate()
+                found = replace(found, figures=_plain(found.figures))
                 content = {"format": 1, "asked": _plain(asked), "of": of, "found": found.figures}
                 write_atomic(folder / TABLES, found.tables)
                 write_json(folder / EVALUATION, content)
@@ -130,9 +131,9 @@ def _hash_of(folder: Path) -> str | None:
     return None
 
 
-def _plain(asked: Mapping[str, Any]) -> dict[str, Any]:
-    """As it is read back."""
-    found: dict[str, Any] = json.loads(json.dumps(asked))
+def _plain(content: Mapping[str, Any]) -> dict[str, Any]:
+    """As it is read back; what is no number (a perplexity beyond all) is null, for JSON has none."""
+    found: dict[str, Any] = json.loads(json.dumps(content), parse_constant=lambda _: None)
     return found
 
 

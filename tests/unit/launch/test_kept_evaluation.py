@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import time
@@ -60,6 +61,19 @@ def test_it_is_found_again_only_where_it_ended_well(tmp_path: Path) -> None:
     assert ended is not None
     assert ended["exit_status"] == 1
     assert found_before(folder, ASKED) is None, "what stands there is of the former one"
+
+
+def test_what_is_no_number_is_none(tmp_path: Path) -> None:
+    beyond = {"value": math.inf, "low": 1.0, "high": math.inf}
+    figures = {
+        "unit": "answers", "rows": 1, "rows_in_all": 1, "level": 0.95, "by_source": {}, "comparisons": [], "notes": [],
+        "prompting": None, "models": [{"name": "<b>", "metrics": {"perplexity": beyond}}],
+    }  # fmt: skip
+    found = kept_evaluation(tmp_path, ASKED, lambda: Kept(figures, ""))
+    assert found.figures["models"][0]["metrics"]["perplexity"] == {"value": None, "low": 1.0, "high": None}
+    page = (tmp_path / "report.html").read_text()
+    assert 'no number<br><span class="about">1 to no number' in page
+    assert "&lt;b&gt;" in page
 
 
 @pytest.mark.parametrize(("how", "kind"), [("SIGTERM", "stopped"), ("SIGHUP", "stopped"), ("cancel", "cancelled")])
