@@ -145,13 +145,14 @@ class Pair:
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """A tied and an untied model, with heads as wide as vLLM wants them on a processor."""
+    """A tied model and an untied one with new tokens, with heads as wide as vLLM wants them on a processor."""
     made = []
     for tied in (True, False):
         folder = Path(tmp_path_factory.mktemp("model"))
         tiny.tokenizer().save_pretrained(folder)
         made.append(tiny.write_model(folder, "llama", tied=tied, head_dim=32))
-    return made
+    tiny.extend_model(made[1], extended := tmp_path_factory.mktemp("more") / "model")
+    return [made[0], str(extended)]
 
 
 @pytest.fixture(scope="module")
