@@ -225,12 +225,13 @@ class Attempt:
 
     def _finish(self, step: _Step) -> Result[Any]:
         seconds = time.monotonic() - step.asked.started
-        self.book.saw(step.group.role, step.verb, seconds)
-        self.devices.ran(step.group.role, step.verb, step.moved)
         outcomes = [step.asked.answers[member] for member in step.group.members[: len(step.data_refs)]]
+        longest = max(outcome.seconds for outcome in outcomes)
+        self.book.saw(step.group.role, step.verb, max(longest, seconds - step.asked.away_s))
+        self.devices.ran(step.group.role, step.verb, step.moved)
         if step.of is None or step.verb.on_device:
             now, spans = time.monotonic(), self._moving if step.of is None else self._computing
-            spans.append((now - max(outcome.seconds for outcome in outcomes), now))
+            spans.append((now - longest, now))
         for rank, outcome in enumerate(outcomes):
             start = outcome.ended - outcome.seconds
             self._spans.append(Span(step.group.role, rank, step.verb.name, start, outcome.seconds))

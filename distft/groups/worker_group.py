@@ -6,6 +6,7 @@ the actor dies, whoever is busy or idle, so every wait includes the watches of a
 
 from __future__ import annotations
 
+import logging
 import re
 import socket
 import threading
@@ -29,10 +30,13 @@ from ray.exceptions import (
 from distft.batches import Batch
 from distft.common.errors import DistftError, EnvironmentFallsShort, RunFailed, UserError
 from distft.common.logging import last_stage
+from distft.groups.absence import Absence
 from distft.groups.bundles import Where
 from distft.groups.dispatch import Failure, Outcome, Request
 from distft.groups.handles import WorkerInfo
 from distft.groups.shell import Birth, Shell
+
+log = logging.getLogger(__name__)
 
 # After a first exception the others are waited for this long: a peer's death or own exception may be
 # what caused it. A lost node is known 2 s later than the collective that broke because of it.
@@ -92,18 +96,20 @@ class Member:
 
 @dataclass(eq=False)
 class Asked:
-    """Something asked of members, and the answers so far, by member."""
+    """Something asked of members, and the answers so far, by member. ``away_s``: seconds since then in which this
+    process did not look for them."""
 
     role: str
     verb: str
     waiting: dict[Any, Member]
     deadline_s: float
     started: float = field(default_factory=time.monotonic)
+    away_s: float = 0.0
     answers: dict[Member, Outcome] = field(default_factory=dict)
 
     @property
     def deadline(self) -> float:
-        return self.started + self.deadline_s
+        return self.started + self.deadline_s + self.away_s
 
 
 @dataclass(frozen=True)
@@ -121,6 +127,7 @@ class Answers:
     def __init__(self) -> None:
         self._watched: dict[Any, Member] = {}
         self._oom_kills = count_oom_kills()
+        self._absence = Absence(_LOOK_S)
 
     def watch(self, member: Member) -> None:
         """Its death ends every wait from now on."""
@@ -137,7 +144,9 @@ class Answers:
             if complete is not None:
                 return complete
             silent = sum(len(one.waiting) for one in asked)
+            self.look(asked, time.monotonic())
             trouble = self._one(asked, min(one.deadline for one in asked))
+            self.look(asked, time.monotonic())
             if trouble is not None:
                 raise self._root(trouble, asked).error
             if sum(len(one.waiting) for one in asked) < silent:
@@ -145,6 +154,15 @@ class Answers:
             late = next((one for one in asked if one.waiting and time.monotonic() >= one.deadline), None)
             if late is not None:
                 raise _too_late(late, self._without_pulse(f"no answer to {late.role}.{late.verb}"))
+
+    def look(self, asked: Sequence[Asked], now: float) -> None:
+        """Gives back to their deadlines what this process has missed since the last look. ``now``: monotonic."""
+        missed = self._absence.until(now)
+        back = [min(missed, now - one.started) for one in asked]
+        for one, seconds in zip(asked, back, strict=True):
+            one.away_s += seconds
+        if sum(back) > 1.0:
+            log.info("deadlines wait %.0f s longer: this process did not look for answers for so long", max(back))
 
     def _one(self, asked: Sequence[Asked], until: float) -> _Trouble | None:
         """Takes one answer, if there is one before ``until``; what went wrong, if something did."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import time
 from pathlib import Path
 
 import psutil
@@ -21,6 +22,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(7200)]
 
 # A frozen rank is known by a call that takes longer: much for tiny models, so that a slow one is not taken for it.
 QUICK = ("recovery.deadline_floor_s=20", "recovery.deadline_factor=4")
+AWAY_S = 30.0  # longer than those calls may take: the driver that was away so long must not blame its ranks
 
 
 def test_ranks_of_dpo(sft: Path, start: Start) -> None:
@@ -73,3 +75,19 @@ def test_frozen_ranks_of_dpo(sft: Path, start: Start) -> None:
 
 def test_frozen_ranks_of_ppo(sft: Path, start: Start) -> None:
     assert_survives(start, ppo(sft, *PPO_ON, *QUICK), cells(PPO_RANKS, SAMPLED, signal.SIGSTOP))
+
+
+def test_a_driver_of_ppo_that_was_frozen_goes_on(sft: Path, start: Start) -> None:
+    """Longer than any call may take, in each phase: its ranks have long answered, and none is blamed."""
+    words = (*ppo(sft, *PPO_ON, *QUICK), "train.steps=8", "checkpoint.every=1")
+    undisturbed = start(*words, folder="undisturbed")
+    assert undisturbed.end(900) == 0, undisturbed.output
+    verb = start(*words)
+    for phase in SAMPLED:
+        strike(verb, 1, Cell(DRIVER, 0, phase, signal.SIGSTOP))
+        time.sleep(AWAY_S)
+        os.kill(verb.process.pid, signal.SIGCONT)
+    assert verb.end(900) == 0, verb.output
+    assert not events(verb.folder, "failure")
+    assert computed(verb.folder) == computed(undisturbed.folder)
+    assert weights(verb.folder) == weights(undisturbed.folder)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from distft.common.errors import RunFailed, UserError
 from distft.engine.diverged import NonFiniteLoss
 from distft.groups.dispatch import Failure
 from distft.groups.handles import WorkerInfo
-from distft.groups.worker_group import Asked, Member, _failed, _lost, _too_late, count_oom_kills
+from distft.groups.worker_group import Answers, Asked, Member, _failed, _lost, _too_late, count_oom_kills
 
 ANYTHING: Any = None
 
@@ -93,6 +94,20 @@ def test_a_frozen_rank_is_to_blame_for_those_that_wait_for_it() -> None:
     error = _too_late(Asked("policy", "update", {"a": waiting, "b": frozen}, 30.0), {frozen, idle})
     assert (error.rank, error.node) == (1, "node1")
     assert "; frozen: rank 1; stacks are in the logs" in error.cause
+
+
+def test_time_in_which_nobody_looked_is_no_silence() -> None:
+    """Stopped for a minute: what was asked before may take a minute longer, what was asked since only what it could."""
+    answers, now = Answers(), time.monotonic()
+    before, since = Asked("policy", "update", {}, 20.0, started=now - 100.0), Asked("value", "update", {}, 20.0, now)
+    answers.look([before, since], now + 4.0)
+    assert (before.away_s, since.away_s) == (0.0, 0.0), "a busy machine is no absence"
+    answers.look([before, since], now + 65.0)
+    assert before.away_s == pytest.approx(60.0)
+    assert before.deadline == pytest.approx(now - 100.0 + 20.0 + 60.0)
+    late = Asked("value", "update", {}, 20.0, started=now + 120.0)
+    answers.look([late], now + 127.0)
+    assert late.away_s == pytest.approx(7.0)
 
 
 def test_processes_that_never_started_have_no_rank() -> None:
