@@ -9,6 +9,9 @@ from typing import Any
 
 from distft.common.errors import nearest
 from distft.config import roles as facts
+from distft.config.adapters.ia3 import Ia3
+from distft.config.adapters.lora import Lora
+from distft.config.adapters.selective import Selective
 from distft.config.data_rules import said_longest
 from distft.config.models import Init, Model, Reference, RewardModel
 from distft.config.new_tokens import new_token_rules
@@ -212,10 +215,11 @@ def _shared_rows(recipe: Recipe) -> Iterator[Problem]:
 
 def _trained(recipe: Recipe, role: str, model: Model) -> Iterator[Problem]:
     at, kind = f"models.{role}", recipe.algorithm.name
-    if model.quantization is not None and model.peft is None:
+    if model.quantization is not None and (model.peft is None or not model.peft.keeps_base):
         yield Problem.at(
             f"{at}.quantization",
-            "this model is trained, and weights in four bits cannot be",
+            f"{'this model is' if model.peft is None else 'weights of this model are'} trained, and weights in four "
+            "bits cannot be",
             f"add {at}.peft: {{method: lora}} to train adapters beside them, or {at}.quantization: null",
         )
     if model.quantization is not None and role == "policy" and facts.keeps_twin(recipe):
@@ -226,10 +230,23 @@ def _trained(recipe: Recipe, role: str, model: Model) -> Iterator[Problem]:
         )
     if model.peft is None:
         return
-    if model.peft.dropout > 0 and not recipe.algorithm.traits.dropout:
+    yield from _adapter(f"{at}.peft", model, model.peft)
+    if isinstance(model.peft, Lora) and model.peft.dropout > 0 and not recipe.algorithm.traits.dropout:
         yield Problem.at(f"{at}.peft.dropout", f"has no effect: {kind} trains without dropout", "0")
-    if not model.peft.target_modules:
-        yield Problem.at(f"{at}.peft.target_modules", "names no layer", "all-linear, or for example [q_proj, v_proj]")
+
+
+def _adapter(at: str, model: Model, adapter: Lora | Ia3 | Selective) -> Iterator[Problem]:
+    if isinstance(adapter, Selective):
+        if model.init is not None:
+            what = "what it does not name stays frozen, and this model begins with random weights (init)"
+            yield Problem.at(f"{at}.train", what, f"{at}: null, or a path in place of init")
+        return
+    if adapter.target_modules == ():
+        every = "all-linear" if isinstance(adapter, Lora) else "null"
+        yield Problem.at(f"{at}.target_modules", "names no layer", f"{every}, or for example [q_proj, v_proj]")
+    if isinstance(adapter, Ia3) and (stray := set(adapter.feedforward_modules) - set(adapter.target_modules or ())):
+        what = f"{', '.join(sorted(stray))} is not among target_modules"
+        yield Problem.at(f"{at}.feedforward_modules", what, f"add it to {at}.target_modules")
 
 
 def _frozen(at: str, model: Model) -> Iterator[Problem]:
@@ -296,7 +313,7 @@ def _renewal(recipe: Recipe) -> Iterator[Problem]:
     if recipe.algorithm.renewal() is None or policy is None or "reference" not in facts.roles(recipe):
         return
     at, stays = "algorithm.sync_every", "or algorithm.sync_every=0: it stays"
-    if policy.peft is not None:
+    if policy.peft is not None and policy.peft.keeps_base:
         what = "a policy of adapters has no whole weights that the reference could follow"
         yield Problem.at(at, what, f"models.policy.peft: null, {stays}")
     elif facts.model_of(recipe, "reference").quantization is not None:
@@ -318,8 +335,10 @@ def _sharing(recipe: Recipe) -> Iterator[Problem]:
             continue
         if (role, host) != ("reference", "policy"):
             yield Problem.at(at, f"{host} has no base that could be the {role} model", turns)
-        elif policy is not None and policy.peft is None:
-            yield Problem.at(at, "the policy trains all its weights: nothing is left of its start", f"add adapters "
+        elif policy is not None and (policy.peft is None or not policy.peft.keeps_base):
+            which = "all" if policy.peft is None else "some of"
+            what = f"the policy trains {which} its weights: nothing is left of its start"
+            yield Problem.at(at, what, f"add adapters "
                              f"(models.policy.peft: {{method: lora}}), or {turns}")  # fmt: skip
         elif recipe.models.reference is not None and recipe.models.reference.differs:
             yield Problem.at(at, "the reference is meant to differ from the policy's start", turns)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal, TypeAlias
 
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag
 
+from distft.config.adapters.ia3 import Ia3
+from distft.config.adapters.lora import Lora
+from distft.config.adapters.selective import Selective
 from distft.config.data import Source
 from distft.config.http_server import HttpServer
 from distft.config.role_table import FURTHER
@@ -88,22 +91,20 @@ class Engine(Section):
         return self.model_copy(update={"zero_stage": 0})
 
 
-class Lora(Section):
-    """Low-rank adapters (Hu et al. 2022): the model's own weights stay frozen, W + scale * B A is what computes."""
+def _method(raw: Any) -> str:
+    """What tells which kind of adapter is written there."""
+    said = raw.get("method", "lora") if isinstance(raw, Mapping) else getattr(raw, "method", "lora")
+    return f"{METHOD_IS}{said}"
 
-    method: Literal["lora"] = Field(default="lora", description="kind of adapter")
-    r: int = Field(default=16, ge=1, le=4096, description="rank of the update of one matrix")
-    alpha: float = Field(default=32.0, gt=0, description="the update's scale is alpha / r")
-    rslora: bool = Field(default=False, description="scale alpha / sqrt(r) instead (Kalajdzievski 2023)")
-    dropout: float = Field(default=0.0, ge=0, lt=1, description="on the adapters' input; pre-training and SFT only")
-    target_modules: Literal["all-linear"] | Items[str] = Field(
-        default="all-linear", description="linear layers with an adapter, by the last part of their names"
-    )
 
-    @property
-    def scale(self) -> float:
-        """The factor of B A."""
-        return self.alpha / (self.r**0.5 if self.rslora else self.r)
+# How pydantic calls the branches of ``AnyAdapter`` where it says what is wrong in one.
+METHOD_IS: Final = "method="
+AnyAdapter: TypeAlias = Annotated[
+    Annotated[Lora, Tag(f"{METHOD_IS}lora")]
+    | Annotated[Ia3, Tag(f"{METHOD_IS}ia3")]
+    | Annotated[Selective, Tag(f"{METHOD_IS}selective")],
+    Discriminator(_method),
+]
 
 
 class Quantization(Section):
@@ -141,7 +142,9 @@ class Model(Section):
         default=False, description="recompute activations in the backward pass: less memory, about a third slower"
     )
     engine: Engine = Field(default_factory=Engine, description="sharded execution")
-    peft: Lora | None = Field(default=None, description="train adapters only; null: all weights")
+    peft: AnyAdapter | None = Field(
+        default=None, description="train adapters, or some of the weights, only; null: all weights"
+    )
     quantization: Quantization | None = Field(
         default=None, description="weights of the frozen base in fewer bits; null: in dtype"
     )

@@ -12,8 +12,10 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from distft.common.errors import UserError, nearest
+from distft.config.adapters.adapter import REFUSED
 from distft.config.find_method import built_in_kinds, method_of
 from distft.config.method import Method
+from distft.config.models import METHOD_IS
 from distft.config.problem import Problem
 from distft.config.recipe import NO_METHOD, UNKNOWN_KIND, WITHOUT_KIND, Recipe
 from distft.config.yaml_file import KeyPath, Tree
@@ -132,6 +134,8 @@ def _problem(path: KeyPath, details: ErrorDetails, data: Mapping[str, Any], root
         return Problem((*path, "kind"), context["what"], context["hint"])
     if kind == WITHOUT_KIND:
         return Problem((*path, "kind"), "is missing", f"one of: {', '.join(built_in_kinds())}")
+    if kind == "union_tag_invalid":
+        return _no_adapter(path, str(context["tag"]).removeprefix(METHOD_IS), str(context["expected_tags"]))
     hint = _description(path, data, root)
     if value is None and ":" in str(path[-1]):
         return Problem(path, "has no value", "in YAML a space follows the colon, in {a: b} too")
@@ -149,6 +153,14 @@ def _problem(path: KeyPath, details: ErrorDetails, data: Mapping[str, Any], root
     if kind in ("string_too_short", "too_short", "too_long"):
         return Problem(path, "must not be empty" if value in ("", []) else "has the wrong number of items", hint)
     return Problem(path, str(details["msg"]), hint)
+
+
+def _no_adapter(path: KeyPath, said: str, expected: str) -> Problem:
+    """Of one that others have, why this has not."""
+    kinds = _quoted(expected.replace(METHOD_IS, ""))
+    if why := REFUSED.get(said.lower().replace("-", "_")):
+        return Problem((*path, "method"), f"{said} is not to be had: {why}", f"one of: {', '.join(kinds)}")
+    return Problem((*path, "method"), f"{_shown(said)} is not known here", _did_you_mean(said, kinds))
 
 
 _TYPES = {
@@ -171,7 +183,10 @@ def _path(location: Sequence[str | int]) -> KeyPath:
     """The key path: pydantic's location without the branches of unions."""
     path: list[str | int] = []
     for part in location:
-        if not (isinstance(part, str) and (part.startswith("literal[") or part in ("constrained-int", "int"))):
+        branch = isinstance(part, str) and (
+            part.startswith(("literal[", METHOD_IS)) or part in ("constrained-int", "int")
+        )
+        if not branch:
             path.append(part)
     return tuple(path)
 
@@ -183,7 +198,11 @@ def _at(path: Iterable[str | int], data: Any) -> Mapping[str, Any]:
 
 
 def _chosen(choices: Sequence[type[BaseModel]], data: Mapping[str, Any], path: KeyPath) -> type[BaseModel] | None:
-    """The section at a path; of methods the one of the kind that stands there."""
+    """The section at a path; of methods and adapters the one of the kind that stands there."""
+    if len(choices) > 1:
+        said = _at(path, data).get("method", "lora")
+        of_method = (one for one in choices if typing.get_args(one.model_fields["method"].annotation) == (said,))
+        return next(of_method, choices[0])
     if choices != [Method]:
         return choices[0] if choices else None
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -116,19 +117,36 @@ def _key(
     at: str, owner: type[BaseModel], name: str, field: Any, schema: Mapping[str, Any], told: _Told
 ) -> Iterator[Key]:
     """The key itself, or those of the section that it holds."""
+    if len(kinds := _kinds_in(field.annotation)) > 1:
+        for kind, section in kinds.items():
+            yield from _section(f"{at} ({kind})", section, field, schema, told)
+        return
     inner = _section_in(field.annotation)
     if inner is None:
         values = _type(_properties(owner, schema)[field.alias or name], schema)
         yield Key(at, values, _default(field), field.description or "")
         return
     section, item = inner
-    here = at + item
+    yield from _section(at + item, section, field, schema, told)
+
+
+def _section(here: str, section: type[BaseModel], field: Any, schema: Mapping[str, Any], told: _Told) -> Iterator[Key]:
+    """The keys of a section; where it was told before, where that was."""
     if section in told:
         yield Key(here, f"as {told[section]}", _default(field), field.description or "")
         return
     told[section] = here
     for key, of_section in section.model_fields.items():
         yield from _key(f"{here}.{of_section.alias or key}", section, key, of_section, schema, told)
+
+
+def _kinds_in(annotation: Any) -> dict[str, type[BaseModel]]:
+    """The sections of which a key holds one, by the ``method`` that stands in it; none for any other key."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        said = annotation.model_fields.get("method")
+        return {str(typing.get_args(said.annotation)[0]): annotation} if said is not None else {}
+    parts = getattr(annotation, "__args__", ())
+    return {kind: section for part in parts for kind, section in _kinds_in(part).items()}
 
 
 def _section_in(annotation: Any) -> tuple[type[BaseModel], str] | None:

@@ -88,6 +88,7 @@ class Engine:
     def _build_trained(self, module: nn.Module, config: EngineConfig, optimizer: Optimizer) -> None:
         plain = self.zero_stage == 0 and self._dtype == "float32"
         clipped = 0.0 if self.zero_stage == 0 else optimizer.max_grad_norm
+        _gather_with_their_module(module)
         self._engine, *_ = deepspeed.initialize(
             model=module,
             optimizer=build_optimizer(module, optimizer, self.device),
@@ -237,6 +238,16 @@ class Engine:
         bytes copied.
         """
         return self._asleep.wake(parts)
+
+
+def _gather_with_their_module(module: nn.Module) -> None:
+    """Parameters in a ``ParameterDict``, which has no forward pass before which ZeRO-3 could gather them, are gathered
+    with the module that holds it."""
+    for part in module.modules():
+        for held in part.children():
+            if isinstance(held, nn.ParameterDict):
+                for parameter in held.parameters():
+                    deepspeed.zero.register_external_parameter(part, parameter)
 
 
 def _buckets(named: list[tuple[str, nn.Parameter]], limit: int) -> Iterator[list[tuple[str, nn.Parameter]]]:

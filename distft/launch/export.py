@@ -144,7 +144,8 @@ def _merged_into_start(spec: RoleSpec, start: str, trained: dict[str, Any], adap
     """All weights of a run that trained adapters: where it started, and what it learned; writes ``adapter`` too."""
     import torch
 
-    from distft.models.adapters import add_lora, plain_tensors
+    from distft.models.adapters.adapt import add_adapters
+    from distft.models.adapters.merging import plain_tensors
     from distft.models.buffers import kept_buffers
     from distft.models.export import export_adapter
     from distft.models.families.family import find_family
@@ -152,13 +153,14 @@ def _merged_into_start(spec: RoleSpec, start: str, trained: dict[str, Any], adap
     assert spec.model.peft is not None
     family = find_family(spec.family, spec.labels)
     module = family.load(start, spec.model, dropout=spec.dropout, new_head=True).module
-    add_lora(module.model, spec.model.peft, dropout=spec.dropout, seed=spec.seed)
+    add_adapters(module.model, spec.model.peft, dropout=spec.dropout, seed=spec.seed)
     learned = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
     with torch.no_grad():
         for name, parameter in learned.items():
             parameter.copy_(trained[name])
     kept = {name.removeprefix("model."): parameter.detach() for name, parameter in learned.items()}
-    export_adapter(module.model, kept, start, adapter, family.peft_task)
+    if spec.model.peft.keeps_base:
+        export_adapter(module.model, kept, start, adapter, family.peft_task)
     tensors = ((name, parameter.data) for name, parameter in module.named_parameters())
     buffers = {f"model.{name}": buffer for name, buffer in kept_buffers(module.model).items()}
     return {name: tensor.clone() for name, tensor in plain_tensors(tensors, module)} | buffers

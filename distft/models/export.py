@@ -13,7 +13,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import GenerationConfig
 
-from distft.models.adapters import ADAPTER, is_adapter
+from distft.models.adapters.adapt import is_adapter
+from distft.models.adapters.layers import ADAPTER
 from distft.models.dropout import as_written
 from distft.models.load import quiet_transformers
 from distft.models.padding import padding
@@ -64,11 +65,15 @@ def export_adapter(model: Any, trained: dict[str, Tensor], base: str, folder: Pa
     if whole:
         config.modules_to_save = sorted(whole)
     config.save_pretrained(str(folder))
-    tensors = {f"base_model.model.{name.replace(f'.{ADAPTER}.', '.')}": tensor for name, tensor in trained.items()}
+    tensors = {f"base_model.model.{_as_peft_names(name)}": tensor for name, tensor in trained.items()}
     path = folder / "adapter_model.safetensors"
     save_file(tensors, path, metadata={"format": "pt"})
     _readable_alike(folder, folder / "adapter_config.json")
     _require_whole(path, tensors)
+
+
+def _as_peft_names(name: str) -> str:
+    return name.replace(f".{ADAPTER}.", ".").removesuffix(f".{ADAPTER}")
 
 
 def _require_whole(path: Path, written: Mapping[str, Tensor]) -> None:

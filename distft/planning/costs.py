@@ -80,13 +80,13 @@ def training_flops(sizes: ModelSizes, tokens: float, length: float, read: float,
     pass needs it: torch stops before the last product of each layer, the MLP's second, or its adapter's.
     """
     flops = 3 * forward_flops(sizes, tokens, length, read) - 2 * tokens * sizes.active_frozen
-    if sizes.adapters:
+    if sizes.adapted:
         flops -= 2 * tokens * sizes.reads_embedding
-    if sizes.adapters and sizes.vocab_head:
+    if sizes.adapted and sizes.vocab_head:
         flops -= 2 * sizes.vocab_head * read
     if not checkpointing:
         return flops
-    last = 0 if sizes.adapters else 2 * sizes.layers * sizes.intermediate * sizes.hidden
+    last = 0 if sizes.adapted else 2 * sizes.layers * sizes.intermediate * sizes.hidden
     return flops + forward_flops(sizes, tokens, length, 0) - last * tokens
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from distft.common.errors import UserError
+from distft.config.adapters.selective import Selective
 from distft.config.engines import ENGINES
 from distft.config.load import resolve_path
 from distft.config.models import Model
@@ -38,8 +39,10 @@ from distft.planning.memory import (
     peak,
     rank_items,
 )
+from distft.planning.model_folders import local_folder
 from distft.planning.model_sizes import Head, ModelSizes, WrongTargets, sizes_from_init, sizes_from_path
 from distft.planning.teaching import student_items, teacher_items
+from distft.planning.weight_files import tensor_shapes
 
 # What stays on the GPU while a group sleeps: the engine moves its own states, the process and its generator stay.
 STAYS = ("process", "generation twin")
@@ -106,13 +109,27 @@ class SizeBook:
                     sizes = sizes.with_tokens(len(new_tokens(model.extend_vocabulary, "extend_vocabulary")))
                 sizes = sizes.with_head(head)
                 sizes = sizes.in_four_bits(model.quantization) if model.quantization else sizes
-                self._known[key] = sizes.with_adapters(model.peft) if model.peft else sizes
+                self._known[key] = _with_adapter(sizes, model)
             except UserError as error:
                 self._known[key] = error
         found = self._known[key]
         if isinstance(found, UserError):
             raise found
         return found
+
+
+def _with_adapter(sizes: ModelSizes, model: Model) -> ModelSizes:
+    """The same model, of which only what its adapter says is trained. Raises UserError where that cannot be told."""
+    if model.peft is None:
+        return sizes
+    if not isinstance(model.peft, Selective):
+        return sizes.with_adapters(model.peft)
+    path = resolve_path(str(model.path))
+    folder = local_folder(path)
+    if folder is None:
+        hint = "fetch it first, or give a folder with its weights"
+        raise UserError("is not on this machine, so the names of its weights are not known", where=path, hint=hint)
+    return sizes.with_selected(model.peft, tensor_shapes(folder))
 
 
 class Roles:
@@ -134,7 +151,8 @@ class Roles:
         try:
             return self._book.sizes_of(self.model(role), self._head(role))
         except WrongTargets as error:
-            raise WrongTargets(error.what, where=f"models.{role}.peft.target_modules", hint=error.hint) from None
+            key = "train" if isinstance(self.model(role).peft, Selective) else "target_modules"
+            raise WrongTargets(error.what, where=f"models.{role}.peft.{key}", hint=error.hint) from None
 
     def is_scalar(self, role: str) -> bool:
         """Whether it says a number, or a vector, and not how likely each token of the vocabulary is."""

@@ -219,7 +219,7 @@ def activation_items(sizes: ModelSizes, compute: Compute, work: Work) -> list[It
     2 x hidden in float32, which the norms upcast to. Liger's kernels keep neither that nor the gate's activation.
     Attention without a fused kernel adds its matrices. Backward, the gradients of the MLP's halves come on top. With
     checkpointing, each layer's input and one layer's share. Frozen: one layer's share.
-    Adapters keep what A makes, and with dropout its input and where it is zero; four bits are unpacked into a whole
+    Adapters keep what their kind says (``config.adapters``); four bits are unpacked into a whole
     matrix, one at a time. Log-probabilities: logits at the tokens read, in the model's dtype, with their gradient
     when trained, and a float32 chunk of them; of a fused head a chunk of all that (algorithms.linear_logprobs). A
     scalar head reads its input in float32.
@@ -292,10 +292,8 @@ def _per_token(sizes: ModelSizes, compute: Compute, length: int) -> int:
         kept += size * (4 * attention + sizes.heads * length)
     else:
         kept += size * 2 * (attention + sizes.kv_heads * sizes.head_dim) + 4 * sizes.heads
-    beside = 0
-    for adapter in sizes.adapters if compute.trained else ():
-        r, width = adapter.shape
-        beside += adapter.count * (size * r + ((size + 1) * width if sizes.adapter_dropout else 0))
+    elements, single = sizes.kept_by_adapters if compute.trained else (0, 0)
+    beside = elements * size + single
     return kept + beside // max(1, sizes.layers)
 
 

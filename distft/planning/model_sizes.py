@@ -21,7 +21,9 @@ from distft.planning.model_folders import local_folder
 from distft.planning.weight_files import COPY_AGAIN, tensor_shapes
 
 if TYPE_CHECKING:
-    from distft.config.models import Init, Lora, Quantization
+    from distft.config.adapters.adapter import LayerAdapter
+    from distft.config.adapters.selective import Selective
+    from distft.config.models import Init, Quantization
 
 
 Head: TypeAlias = Literal["vocabulary", "score", "none"]
@@ -68,7 +70,9 @@ class ModelSizes(TensorTable):
     """The tensors of one model and the widths that activations depend on (elements, not bytes).
 
     ``layers`` counts encoder and decoder layers together; ``intermediate`` is the width at which the MLP of
-    one token works (active experts together); ``adapter_dropout``: the adapters' inputs are thinned out.
+    one token works (active experts together). ``kept_by_adapters``: elements of the model's dtype, and single bytes,
+    that one token leaves behind in all adapters for the backward pass; ``selected``: the model's own weights that are
+    trained where others are not, by the names in its files.
     """
 
     family: str
@@ -82,18 +86,19 @@ class ModelSizes(TensorTable):
     gated: bool
     tied: bool
     encoder_decoder: bool = False
-    adapter_dropout: bool = False
+    kept_by_adapters: tuple[int, int] = (0, 0)
+    selected: tuple[Tensors, ...] = ()
     double_quantization: bool = False
 
     @cached_property
     def trained(self) -> TensorTable:
-        """The parameters that a trained role updates: all, or adapters and a scalar head."""
-        return TensorTable(tuple(tensors for tensors in self.tensors if tensors.trained))
+        """The parameters that a trained role updates: all, or adapters or what was selected, and a scalar head."""
+        return TensorTable((*(tensors for tensors in self.tensors if tensors.trained), *self.selected))
 
-    @cached_property
-    def adapters(self) -> tuple[Tensors, ...]:
-        """A of every low-rank adapter, ``[r, in]``."""
-        return tuple(tensors for tensors in self.tensors if tensors.name.endswith(".lora_A"))
+    @property
+    def adapted(self) -> bool:
+        """Whether adapters lie beside its layers."""
+        return self.kept_by_adapters != (0, 0)
 
     def stored(self, size: int, ranks: int = 1) -> int:
         """Bytes of all parameters on one of ``ranks``, of ``size`` bytes each where they are not in four bits."""
@@ -127,7 +132,8 @@ class ModelSizes(TensorTable):
     @cached_property
     def active_frozen(self) -> int:
         """Those of ``active`` that are not trained."""
-        return self._active(tensors for tensors in self.tensors if not tensors.trained)
+        selected = sum(one.total for one in self.selected if one.block == "layers")
+        return max(0, self._active(tensors for tensors in self.tensors if not tensors.trained) - selected)
 
     @property
     def reads_embedding(self) -> int:
@@ -161,27 +167,51 @@ class ModelSizes(TensorTable):
         tensors = (replace(one, four_bits=one.linear) for one in self.tensors)
         return replace(self, tensors=tuple(tensors), double_quantization=quantization.double)
 
-    def with_adapters(self, lora: Lora) -> ModelSizes:
+    def with_adapters(self, adapter: LayerAdapter) -> ModelSizes:
         """The same model frozen, with adapters beside its linear layers; a scalar head is trained with them.
 
         Raises WrongTargets for layers that it does not have.
         """
-        frozen = [replace(one, trained=one.name == SCORE) for one in self.tensors]
         chosen = [one for one in self.tensors if one.linear]
-        if lora.target_modules != "all-linear":
+        try:
+            layers = adapter.layers(self.family)
+        except LookupError:
+            hint = f"name layers: {', '.join(dict.fromkeys(name for one in chosen for name in self._modules(one)))}"
+            raise WrongTargets(f"which layers of {self.family} it is for is not known", hint=hint) from None
+        if layers.named is not None:
             known = dict.fromkeys(name for one in chosen for name in self._modules(one))
-            for wanted in lora.target_modules:
+            for wanted in layers.named:
                 if wanted not in known:
                     close = nearest(wanted, known)
                     hint = f"did you mean {close}?" if close else f"it has: {', '.join(known)}"
                     raise WrongTargets(f"{self.family} has no linear layer {wanted}", hint=hint)
-            chosen = [one for one in chosen if not set(self._modules(one)).isdisjoint(lora.target_modules)]
-        beside = []
+            chosen = [one for one in chosen if not set(self._modules(one)).isdisjoint(layers.named)]
+        beside, elements, single = [], 0, 0
         for one in chosen:
             rows, columns = one.shape
-            beside.append(Tensors(f"{one.name}.lora_A", "layers", (lora.r, columns), one.count))
-            beside.append(Tensors(f"{one.name}.lora_B", "layers", (rows, lora.r), one.count))
-        return replace(self, tensors=(*frozen, *beside), adapter_dropout=lora.dropout > 0)
+            of_input = not set(self._modules(one)).isdisjoint(layers.inputs)
+            for name, shape in adapter.parameters(rows, columns, of_input=of_input).items():
+                beside.append(Tensors(f"{one.name}.{name}", "layers", shape, one.count))
+            more, bytes_ = adapter.kept(rows, columns, of_input=of_input)
+            elements, single = elements + one.count * more, single + one.count * bytes_
+        return replace(self, tensors=(*self._frozen(), *beside), kept_by_adapters=(elements, single))
+
+    def with_selected(self, selective: Selective, shapes: Mapping[str, tuple[int, ...]]) -> ModelSizes:
+        """The same model, of which only the weights that are chosen of those in its files, ``shapes``, are trained, and
+        a scalar head. Raises WrongTargets where none is.
+        """
+        scalar = any(one.name == SCORE for one in self.tensors)
+        chosen = {name: shape for name, shape in shapes.items() if selective.chooses(name)}
+        if not chosen:
+            raise WrongTargets(
+                f"{self.family} has no weight that is called {' or '.join(selective.train)}",
+                hint=f"it has, for example: {', '.join(_kinds_of_names(shapes)[:8])}",
+            )
+        selected = [one for one in _from_shapes(chosen) if not (scalar and one.block == "head")]
+        return replace(self, tensors=self._frozen(), selected=tuple(selected))
+
+    def _frozen(self) -> tuple[Tensors, ...]:
+        return tuple(replace(one, trained=one.name == SCORE) for one in self.tensors)
 
     def _modules(self, tensors: Tensors) -> tuple[str, ...]:
         """What a linear layer's modules are called: by the family's code, or as the file's own names say."""
@@ -294,6 +324,11 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise UserError("is not a JSON object", where=str(path), hint=COPY_AGAIN)
     return config
+
+
+def _kinds_of_names(names: Iterable[str]) -> list[str]:
+    """Patterns that stand for the names, of all layers together."""
+    return list(dict.fromkeys(".".join("*" if part.isdigit() else part for part in one.split(".")) for one in names))
 
 
 def _assemble(family: str, tensors: Iterable[Tensors], config: Mapping[str, Any]) -> ModelSizes:

@@ -13,8 +13,9 @@ from typing import Any, Literal, TypeAlias
 
 from pydantic import BaseModel
 
+from distft.config.adapters.lora import Lora
 from distft.config.cluster import Cluster
-from distft.config.models import Lora, Quantization
+from distft.config.models import Quantization
 from distft.config.recipe import Recipe
 from distft.config.role_table import ROLES
 from distft.config.roles import is_rl, keeps_twin, longest_sequence, model_of, roles, trained_roles, unit_size

@@ -7,7 +7,7 @@ from typing import Any
 
 from distft.engine import process_group
 from distft.engine.engine import Engine
-from distft.models.adapters import plain_tensors
+from distft.models.adapters.merging import plain_tensors
 from distft.models.buffers import kept_buffers
 from distft.models.export import export_adapter, export_model
 from distft.models.families.family import find_family
@@ -19,7 +19,7 @@ from distft.workers.spec import RoleSpec
 def require_readable(engine: Engine, spec: RoleSpec, path: str) -> None:
     """What ``export_result`` will write can be read again. Raises UserError."""
     module: Any = engine.module
-    check_saved(_plain_model(spec, path) if spec.model.peft is not None else module.model, path)
+    check_saved(_plain_model(spec, path) if _beside(spec) else module.model, path)
 
 
 def export_result(
@@ -30,7 +30,7 @@ def export_result(
     Adapters are merged into it, and lie in its folder ``adapter`` by themselves too.
     """
     module: Any = engine.module
-    adapted = spec.model.peft is not None
+    adapted = _beside(spec)
     tensors = engine.full_tensors()
     if adapted and rank == 0:  # the others only help to gather
         tensors = plain_tensors(tensors, module)
@@ -52,6 +52,11 @@ def export_result(
                 module.model, trained, path, folder / "adapter", find_family(spec.family, spec.labels).peft_task
             )
     process_group.barrier()
+
+
+def _beside(spec: RoleSpec) -> bool:
+    """Whether adapters lie beside the model's own weights."""
+    return spec.model.peft is not None and spec.model.peft.keeps_base
 
 
 def _plain_model(spec: RoleSpec, path: str) -> Any:

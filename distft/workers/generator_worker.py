@@ -13,7 +13,7 @@ from distft.batches import Batch, Ragged, concatenate
 from distft.common.logging import stage
 from distft.engine import engine
 from distft.engine.engine import Engine
-from distft.models.adapters import add_lora
+from distft.models.adapters.adapt import add_adapters
 from distft.models.buffers import give_kept_buffers
 from distft.models.families.family import find_family
 from distft.models.families.table import FAMILIES
@@ -115,7 +115,7 @@ class RankGenerator:
         give_kept_buffers(ours, twin)
         settle_rope(twin, self._spec.longest)
         if model.peft is not None:
-            add_lora(twin, model.peft, dropout=False, seed=self._spec.seed)
+            add_adapters(twin, model.peft, dropout=False, seed=self._spec.seed)
         return twin.requires_grad_(requires_grad=False).eval()
 
     def sync(self, version: int) -> Synced:

@@ -9,7 +9,7 @@ from distft.common.errors import UserError
 from distft.config.models import Engine as EngineConfig
 from distft.config.role_table import gives_scores
 from distft.engine.engine import Engine, writable
-from distft.models.adapters import add_lora
+from distft.models.adapters.adapt import add_adapters
 from distft.models.families.family import find_family
 from distft.models.liger import use_liger
 from distft.models.load import start_head
@@ -44,7 +44,7 @@ def load_sharded(spec: RoleSpec, path: str, config: EngineConfig, *, new_head: b
         with writable(parameter) as weight:
             start_head(weight, spec.seed + number, name)
     if spec.model.peft is not None:
-        add_lora(model, spec.model.peft, dropout=spec.dropout, seed=spec.seed)
+        add_adapters(model, spec.model.peft, dropout=spec.dropout, seed=spec.seed)
     return loaded.module
 
 

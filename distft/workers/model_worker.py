@@ -30,7 +30,7 @@ from distft.engine import process_group
 from distft.engine.engine import Engine
 from distft.engine.learning_rate import learning_rate
 from distft.engine.whole_weights import take_weights, write_weights
-from distft.models.adapters import without_adapters
+from distft.models.adapters.adapt import without_adapters
 from distft.models.embedding_noise import EmbeddingNoise
 from distft.models.families.family import family_at, find_family
 from distft.models.padding import padding, unread_token

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from distft.models.adapters import add_lora
+from distft.models.adapters.adapt import add_adapters
 from distft.models.families.family import family_at, find_family
 from distft.models.finite import require_finite_files
 from distft.models.reading_back import check_saved
@@ -33,4 +33,4 @@ def rehearse_model(spec: RoleSpec, start: Start, *, new_head: bool, exported: bo
     if exported:
         check_saved(model, start.path)
     if spec.model.peft is not None:
-        add_lora(model, spec.model.peft, dropout=spec.dropout, seed=spec.seed)
+        add_adapters(model, spec.model.peft, dropout=spec.dropout, seed=spec.seed)

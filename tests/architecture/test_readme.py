@@ -176,7 +176,7 @@ def test_the_table_of_methods_is_what_they_declare() -> None:
 
 SECTIONS = ("algorithm", "models", "placement", "data", "optimizer", "train", "rollout", "checkpoint", "recovery",
             "evaluation", "tracking")  # fmt: skip
-KEYS = [re.sub(r"algorithm \(\w+\)", "algorithm", key.name) for key in recipe_keys()]
+KEYS = [re.sub(r" \(\w+\)", "", key.name) for key in recipe_keys()]
 NAMED_KEYS = sorted(set(re.findall(rf"`((?:{'|'.join(SECTIONS)})(?:\.[a-z0-9_]+)+)(?:[=:`])", "\n".join(DOCUMENTS))))
 
 

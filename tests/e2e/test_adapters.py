@@ -14,8 +14,9 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from distft.cli import main
 from distft.common.seeding import derive
-from distft.config.models import Lora, Model, Quantization
-from distft.models.adapters import add_lora, is_adapter
+from distft.config.adapters.lora import Lora
+from distft.config.models import Model, Quantization
+from distft.models.adapters.adapt import add_adapters, is_adapter
 from distft.models.families.causal import load_causal
 from distft.models.load import start_head
 from distft.models.quantization import four_bits, keep_packing
@@ -190,7 +191,7 @@ def test_dpo_of_adapters_is_trls(layouts: Layouts, tmp_path: Path) -> None:
 
     def with_our_start(model: Any) -> Any:
         ours = load_causal(str(start), Model(path=str(start), dtype="float32"), dropout=False)
-        add_lora(ours.model, Lora(r=4, alpha=8.0), dropout=False, seed=derive(recipe["seed"], "role", "policy"))
+        add_adapters(ours.model, Lora(r=4, alpha=8.0), dropout=False, seed=derive(recipe["seed"], "role", "policy"))
         drawn = {f"base_model.{name}": parameter for name, parameter in ours.named_parameters()}
         peft: Any = get_peft_model(model, LoraConfig(r=4, lora_alpha=8, target_modules="all-linear"))
         with torch.no_grad():

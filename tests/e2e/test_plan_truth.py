@@ -172,6 +172,14 @@ def test_adapters_of_other_roles_and_kinds(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("adapter", [{"method": "ia3"}, {"method": "selective", "train": ["*norm*", "*.0.mlp.*"]}],
+                         ids=["ia3", "selective"])  # fmt: skip
+@pytest.mark.parametrize("stage", [0, 2, 3])
+def test_other_adapters(groups: dict[int, Group], folder: str, adapter: dict[str, Any], stage: int) -> None:
+    assert_plan_is_true(groups, folder, "policy", 2, "float32", {"zero_stage": stage}, peft=adapter)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("role", ["reference", "reward"])
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_frozen_roles_and_scalar_heads(groups: dict[int, Group], folder: str, ranks: int, role: str) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from distft.common.errors import UserError, nearest
+from distft.config.adapters.adapter import LayerAdapter
 from distft.config.data_rules import said_longest
 from distft.config.method import Traits
 from distft.config.models import Model
@@ -92,10 +93,13 @@ def _refuse_encoder(family: str, folder: Path, role: str, *, masks: bool, embeds
 
 def check_adapters(config: Mapping[str, Any], role: str, model: Model) -> None:
     """The layers that would get an adapter compute by their modules. Raises UserError."""
-    if model.peft is None or str(config.get("model_type")) not in STATE_SPACE:
+    if not isinstance(model.peft, LayerAdapter) or str(config.get("model_type")) not in STATE_SPACE:
         return
-    wanted = model.peft.target_modules
-    if wanted == "all-linear" or PAST_ADAPTERS & set(wanted):
+    try:
+        wanted = model.peft.layers(str(config["model_type"])).named
+    except LookupError:  # which is said where the layers are looked for
+        return
+    if wanted is None or PAST_ADAPTERS & set(wanted):
         raise UserError(
             f"{config['model_type']} reads the weights of {' and '.join(sorted(PAST_ADAPTERS))} past an adapter",
             where=f"models.{role}.peft.target_modules",

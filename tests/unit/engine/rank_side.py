@@ -16,14 +16,15 @@ from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from distft.algorithms import linear_logprobs
 from distft.common.errors import DistftError, EnvironmentFallsShort, UserError
 from distft.common.seeding import restore_rng_state, rng_state, seed_everything
+from distft.config.adapters.adapter import Adapter
 from distft.config.models import Engine as EngineConfig
-from distft.config.models import Lora, Model, Quantization
+from distft.config.models import Model, Quantization
 from distft.config.training import Optimizer
 from distft.engine import process_group, whole_weights
 from distft.engine.diverged import NonFiniteGradients
 from distft.engine.engine import Engine, writable
 from distft.engine.whole_weights import take_weights, write_weights
-from distft.models.adapters import add_lora
+from distft.models.adapters.adapt import add_adapters
 from distft.models.families.causal import load_causal
 from distft.models.families.scalar import load_scalar
 from distft.models.load import DTYPES, start_head
@@ -47,7 +48,7 @@ class Setup:
     checkpointing: bool = False
     dropout: bool = False
     threshold: int = 0
-    lora: Lora | None = None
+    adapter: Adapter | None = None
     four_bits: bool = False
 
     def model(self) -> Model:
@@ -57,7 +58,7 @@ class Setup:
             dtype=self.dtype,
             engine=config,
             gradient_checkpointing=self.checkpointing,
-            peft=self.lora,
+            peft=self.adapter,
             quantization=Quantization() if self.four_bits else None,
         )
 
@@ -65,8 +66,8 @@ class Setup:
         model = self.model()
         with Engine.sharded_loading(model.engine, model.dtype):
             module = load_causal(self.folder, model, dropout=self.dropout)
-        if self.lora is not None:
-            add_lora(module.model, self.lora, dropout=self.dropout, seed=5)
+        if self.adapter is not None:
+            add_adapters(module.model, self.adapter, dropout=self.dropout, seed=5)
         return Engine(module, model.engine, self.dtype, self.optimizer)
 
 

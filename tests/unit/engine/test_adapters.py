@@ -13,8 +13,9 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from distft.config.models import Lora, Quantization
-from distft.models.adapters import is_adapter
+from distft.config.adapters.lora import Lora
+from distft.config.models import Quantization
+from distft.models.adapters.adapt import is_adapter
 from distft.models.quantization import four_bits
 from tests.unit.engine import rank_side
 from tests.unit.engine.group import Group
@@ -56,7 +57,7 @@ def of_peft(folder: str, started: dict[str, np.ndarray], *, nf4: bool) -> tuple[
 def test_adapters_train_as_in_peft(
     groups: dict[int, Group], folder: str, stage: int, world_size: int, nf4: bool
 ) -> None:
-    group, setup = groups[world_size], Setup(folder, stage, lora=LORA, four_bits=nf4)
+    group, setup = groups[world_size], Setup(folder, stage, adapter=LORA, four_bits=nf4)
     started = group.call(rank_side.train, setup, [])[0]["weights"]
     assert all(not value.any() for name, value in started.items() if ".lora_B." in name)
     norms, wanted = of_peft(folder, started, nf4=nf4)
@@ -73,7 +74,7 @@ def test_adapters_train_as_in_peft(
 def test_only_adapters_have_gradients_and_states(
     groups: dict[int, Group], folder: str, stage: int, world_size: int
 ) -> None:
-    setup = Setup(folder, stage, lora=LORA)
+    setup = Setup(folder, stage, adapter=LORA)
     weights = groups[1].call(rank_side.train, setup, [])[0]["weights"]
     numel = sum(value.size for value in weights.values())
     trained = sum(value.size for name, value in weights.items() if is_adapter(name))
@@ -90,7 +91,7 @@ def test_only_adapters_have_gradients_and_states(
 def test_a_checkpoint_holds_adapters_only_and_goes_on_from_them(
     groups: dict[int, Group], folder: str, tmp_path: Path, stage: int, dtype: str, nf4: bool
 ) -> None:
-    setup = Setup(folder, stage, dtype, lora=LORA, four_bits=nf4)
+    setup = Setup(folder, stage, dtype, adapter=LORA, four_bits=nf4)
     steps = steps_for(2)
     for answer in groups[2].call(rank_side.save_and_go_on, setup, str(tmp_path), steps[:2], steps[2:]):
         undisturbed, repeated = answer["weights"]
@@ -104,7 +105,7 @@ def test_a_checkpoint_holds_adapters_only_and_goes_on_from_them(
 def test_a_sleep_leaves_nothing_and_changes_nothing(
     groups: dict[int, Group], folder: str, stage: int, nf4: bool
 ) -> None:
-    setup = Setup(folder, stage, "bfloat16", lora=LORA, four_bits=nf4)
+    setup = Setup(folder, stage, "bfloat16", adapter=LORA, four_bits=nf4)
     slept = groups[2].call(rank_side.sleep_and_wake, setup, STEPS)[0]
     awake = groups[2].call(rank_side.train, setup, STEPS)[0]["weights"]
     assert spread(slept["weights"], awake) == (0.0, 0.0)
@@ -122,8 +123,8 @@ def test_a_sleep_leaves_nothing_and_changes_nothing(
 def test_offload_changes_no_number(
     groups: dict[int, Group], folder: str, stage: int, offload: dict[str, str], nf4: bool
 ) -> None:
-    usual = Setup(folder, stage, lora=LORA, four_bits=nf4)
-    offloaded = Setup(folder, stage, lora=LORA, four_bits=nf4, engine=offload)
+    usual = Setup(folder, stage, adapter=LORA, four_bits=nf4)
+    offloaded = Setup(folder, stage, adapter=LORA, four_bits=nf4, engine=offload)
     first, second = (groups[2].call(rank_side.train, one, STEPS)[0] for one in (usual, offloaded))
     assert first["norms"] == pytest.approx(second["norms"], rel=1e-6)
     assert spread(first["weights"], second["weights"])[0] < 1e-7
@@ -131,8 +132,8 @@ def test_offload_changes_no_number(
 
 def test_recomputed_activations_give_the_same_gradients(groups: dict[int, Group], folder: str) -> None:
     for nf4 in (False, True):
-        kept = Setup(folder, 3, lora=LORA, four_bits=nf4)
-        again = Setup(folder, 3, lora=LORA, four_bits=nf4, checkpointing=True)
+        kept = Setup(folder, 3, adapter=LORA, four_bits=nf4)
+        again = Setup(folder, 3, adapter=LORA, four_bits=nf4, checkpointing=True)
         first, second = (groups[2].call(rank_side.train, one, steps_for(2))[0] for one in (kept, again))
         assert second["norms"] == pytest.approx(first["norms"], rel=1e-5)
         assert spread(second["weights"], first["weights"])[1] < 0.01 * RATE

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from transformers import AutoModelForCausalLM
 
-from distft.config.models import Lora
+from distft.config.adapters.lora import Lora
 from distft.config.training import Optimizer
 from tests.unit.engine import rank_side
 from tests.unit.engine.group import Group
@@ -165,7 +165,7 @@ def test_many_micro_batches_are_added_up_in_float32(
 
 @pytest.mark.parametrize("stage", [0, pytest.param(2, marks=pytest.mark.slow), pytest.param(3, marks=pytest.mark.slow)])
 def test_adapters_are_added_up_in_float32_too(groups: dict[int, Group], folder: str, stage: int) -> None:
-    setup = Setup(folder, stage, "bfloat16", lora=Lora(r=4))
+    setup = Setup(folder, stage, "bfloat16", adapter=Lora(r=4))
     many, one = ([[[[1]] * count] * 2] for count in (256, 1))
     norms = [groups[2].call(rank_side.train, setup, steps)[0]["norms"][0] for steps in (many, one)]
     assert norms[0] == pytest.approx(norms[1], rel=1e-4)
@@ -290,7 +290,7 @@ def test_a_sleep_leaves_nothing_and_changes_nothing(
 
 @pytest.mark.parametrize("stage", [0, 3])
 def test_a_frozen_base_goes_out_once(groups: dict[int, Group], folder: str, stage: int) -> None:
-    setup = Setup(folder, stage, "bfloat16", lora=Lora(r=2))
+    setup = Setup(folder, stage, "bfloat16", adapter=Lora(r=2))
     slept = groups[2].call(rank_side.sleep_and_wake, setup, STEPS)[0]
     awake = groups[2].call(rank_side.train, setup, STEPS)[0]["weights"]
     assert spread(slept["weights"], awake) == (0.0, 0.0)

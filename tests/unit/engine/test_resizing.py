@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from safetensors import safe_open
 
-from distft.config.models import Lora
+from distft.config.adapters.lora import Lora
 from distft.config.training import Optimizer
 from tests.unit.engine import rank_side
 from tests.unit.engine.group import Group
@@ -49,7 +49,7 @@ def go_on(
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Rank 0's answer of the layout that saved and went on, and the answers of all ranks of the other."""
     setups = [
-        Setup(folder, stage, dtype, lora=LORA if lora else None, threshold=200, engine=offload)
+        Setup(folder, stage, dtype, adapter=LORA if lora else None, threshold=200, engine=offload)
         for _, stage, offload in layouts
     ]
     (first, *_), (second, *_) = layouts

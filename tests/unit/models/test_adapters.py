@@ -13,8 +13,11 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from distft.common.errors import UserError
-from distft.config.models import Lora, Model, Quantization
-from distft.models.adapters import ADAPTER, add_lora, is_adapter, plain_tensors
+from distft.config.adapters.lora import Lora
+from distft.config.models import Model, Quantization
+from distft.models.adapters.adapt import add_adapters, is_adapter
+from distft.models.adapters.layers import ADAPTER
+from distft.models.adapters.merging import plain_tensors
 from distft.models.export import export_adapter, export_model
 from distft.models.families.causal import empty_causal, load_causal
 from distft.models.families.scalar import empty_scalar, load_scalar
@@ -31,7 +34,7 @@ def adapted(folder: str, kind: str, lora: Lora, dtype: str = "float32", *, nf4: 
         module: Any = load_causal(folder, model, dropout=False)
     else:
         module = load_scalar(folder, model, dropout=False, new_head=True)[0]
-    add_lora(module.model, lora, dropout=False, seed=3)
+    add_adapters(module.model, lora, dropout=False, seed=3)
     generator = torch.Generator().manual_seed(4)
     with torch.no_grad():
         for name, parameter in module.named_parameters():
@@ -150,7 +153,7 @@ def test_of_a_deepseek_only_what_is_no_experts_name_is_adapted(tmp_path: Path) -
 
     def adapted(targets: Any) -> set[str]:
         module = load_causal(folder, Model(path=folder, dtype="float32"), dropout=False)
-        add_lora(module.model, Lora(r=2, target_modules=targets), dropout=False, seed=1)
+        add_adapters(module.model, Lora(r=2, target_modules=targets), dropout=False, seed=1)
         return {name.split(".lora_")[0].rpartition(".")[2] for name, _ in module.named_parameters() if is_adapter(name)}
 
     assert adapted("all-linear") == {"q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj", "o_proj"}
@@ -163,7 +166,7 @@ def test_what_peft_refuses_is_the_users_message(tmp_path: Path) -> None:
     folder = write_family(tmp_path, "mamba")
     module = load_causal(folder, Model(path=folder, dtype="float32"), dropout=False)
     with pytest.raises(UserError, match="PEFT puts no such adapter into MambaForCausalLM: .*out_proj") as caught:
-        add_lora(module.model, Lora(), dropout=False, seed=1)
+        add_adapters(module.model, Lora(), dropout=False, seed=1)
     assert caught.value.where == "target_modules of the adapters"
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distft.config.models import Lora
+from distft.config.adapters.lora import Lora
 from distft.planning import costs
 from distft.planning.hardware import Hardware, hardware_of
 from distft.planning.model_sizes import sizes_from_config
@@ -117,7 +117,7 @@ def test_torch_counts_the_same_flops(lora: Lora | None, tied: bool, checkpointin
     from torch.utils.flop_counter import FlopCounterMode
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from distft.models.adapters import add_lora
+    from distft.models.adapters.adapt import add_adapters
     from distft.models.selected import SelectedLogits
 
     config = LlamaConfig(
@@ -129,7 +129,7 @@ def test_torch_counts_the_same_flops(lora: Lora | None, tied: bool, checkpointin
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     sizes = sizes_from_config(config.to_dict())
     if lora is not None:
-        add_lora(model, lora, dropout=False, seed=1)
+        add_adapters(model, lora, dropout=False, seed=1)
         sizes = sizes.with_adapters(lora)
     module, rows, length, read = SelectedLogits(model), 2, 48, 30
     counter = FlopCounterMode(display=False)

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distft.config.models import Engine, Lora
+from distft.config.adapters.lora import Lora
+from distft.config.models import Engine
 from distft.planning import memory
 from distft.planning.memory import (
     LOADED,
@@ -279,7 +280,7 @@ def saved_for_backward(
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from distft.models.adapters import add_lora
+    from distft.models.adapters.adapt import add_adapters
 
     config = LlamaConfig(**{**SMALL, "num_hidden_layers": layers, "num_key_value_heads": kv_heads},
                          attn_implementation=attention, use_cache=False)  # fmt: skip
@@ -287,7 +288,7 @@ def saved_for_backward(
     if checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     if lora is not None:
-        add_lora(model, lora, dropout=True, seed=1)
+        add_adapters(model, lora, dropout=True, seed=1)
     parameters = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     kept: dict[int, torch.Tensor] = {}
 

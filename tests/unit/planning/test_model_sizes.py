@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from distft.common.errors import UserError
-from distft.config.models import Init, Lora, Quantization
+from distft.config.adapters.lora import Lora
+from distft.config.models import Init, Quantization
 from distft.planning.model_sizes import (
     ModelSizes,
     WrongTargets,
@@ -113,7 +114,7 @@ def test_adapters_are_those_of_the_real_modules(
     import torch
     import transformers
 
-    from distft.models.adapters import add_lora, is_adapter
+    from distft.models.adapters.adapt import add_adapters, is_adapter
 
     lora = Lora(r=3, target_modules=targets)
     config = getattr(transformers, config_class)(**keys)
@@ -122,9 +123,9 @@ def test_adapters_are_those_of_the_real_modules(
     names = {name.rpartition(".")[2] for name, part in module.named_modules() if isinstance(part, torch.nn.Linear)}
     if targets != "all-linear" and not names.issuperset(targets):
         with pytest.raises(UserError, match="has no linear layer"):
-            add_lora(module, lora, dropout=False, seed=1)
+            add_adapters(module, lora, dropout=False, seed=1)
         return
-    add_lora(module, lora, dropout=False, seed=1)
+    add_adapters(module, lora, dropout=False, seed=1)
     sizes = sizes_from_config(config.to_dict())
     if model_class.endswith("SequenceClassification"):
         sizes = sizes.with_head("score")
@@ -132,7 +133,7 @@ def test_adapters_are_those_of_the_real_modules(
     assert sizes.total == sum(parameter.numel() for parameter in module.parameters())
     assert sizes.trained.total == sum(p.numel() for p in module.parameters() if p.requires_grad)
     ranks = [p.shape[0] for name, p in module.named_parameters() if is_adapter(name) and ".lora_A." in name]
-    assert sum(tensors.shape[0] * tensors.count for tensors in sizes.adapters) == sum(ranks)
+    assert sizes.kept_by_adapters == (sum(ranks), 0)
 
 
 def test_layers_of_a_family_that_only_its_files_know(tmp_path: Path) -> None:

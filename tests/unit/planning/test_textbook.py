@@ -10,7 +10,8 @@ from dataclasses import replace
 
 import pytest
 
-from distft.config.models import Engine, Lora
+from distft.config.adapters.lora import Lora
+from distft.config.models import Engine
 from distft.planning.known_models import known_config
 from distft.planning.memory import Compute, Item, at_rest, state_items
 from distft.planning.model_sizes import ModelSizes, sizes_from_config

@@ -10,7 +10,8 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 from distft.batches import Batch, Ragged
-from distft.config.models import Engine, Lora, Model
+from distft.config.adapters.lora import Lora
+from distft.config.models import Engine, Model
 from distft.config.training import Optimizer
 from distft.workers.model_worker import ModelWorker
 from distft.workers.spec import RoleSpec

@@ -14,7 +14,8 @@ from distft.algorithms.logprobs import token_logprobs
 from distft.algorithms.losses.build import build_loss
 from distft.batches import Batch, Ragged
 from distft.common.addresses import found_at
-from distft.config.models import Engine, Lora, Model
+from distft.config.adapters.adapter import Adapter
+from distft.config.models import Engine, Model
 from distft.config.training import Optimizer
 from distft.models.families.family import find_family
 from distft.workers.collate import collate
@@ -66,13 +67,20 @@ def worker(rank: int, world: int, folder: str, *, stage: int, warmup_steps: int 
 
 
 def learn(
-    rank: int, world: int, folder: str, out: str, loss: str, keys: Mapping[str, Any], stage: int, lora: Lora | None
+    rank: int,
+    world: int,
+    folder: str,
+    out: str,
+    loss: str,
+    keys: Mapping[str, Any],
+    stage: int,
+    adapter: Adapter | None,
 ) -> list[dict[str, float]]:
     """Steps of a method over the pairs, its start the reference; the result in ``out``. The metrics of the steps."""
-    one, samples = worker(rank, world, folder, stage=stage, peft=lora), batch()
+    one, samples = worker(rank, world, folder, stage=stage, peft=adapter), batch()
     micro = MICRO[world][rank]
     mine = samples.take(sorted(sample for samples_of in micro for sample in samples_of))
-    reference = one.forward("ref_logprobs", micro, batch=mine, adapters=lora is None)[1]
+    reference = one.forward("ref_logprobs", micro, batch=mine, adapters=adapter is None)[1]
     mine = mine.with_columns(ref_logprobs=reference.ragged("ref_logprobs"))
     steps = [dict(one.update(loss, keys, at, STEPS, [micro], batch=mine)[0].steps[0]) for at in range(STEPS)]
     one.export(out)

@@ -8,9 +8,10 @@ import numpy as np
 import torch
 
 from distft.batches import Batch, Ragged
-from distft.config.models import Engine, Lora, Model
+from distft.config.adapters.adapter import Adapter
+from distft.config.models import Engine, Model
 from distft.config.training import Optimizer
-from distft.models.adapters import is_adapter
+from distft.models.adapters.adapt import is_adapter
 from distft.workers.model_worker import ModelWorker
 from distft.workers.spec import RoleSpec
 from tests.unit.models.encoders import VOCABULARY
@@ -39,12 +40,12 @@ def _batch_of(samples: list[int]) -> Batch:
 
 def live(
     rank: int, world: int, folder: str, out: str, stage: Literal[0, 2, 3], labels: tuple[str, ...] = (),
-    lora: Lora | None = None,
+    adapter: Adapter | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Loads, scores, updates, scores again and exports to ``out``."""
     torch.manual_seed(0)
     engine = Engine(persistence_threshold=0, zero_stage=stage)
-    model = Model(path=folder, dtype="float32", peft=lora, engine=engine)
+    model = Model(path=folder, dtype="float32", peft=adapter, engine=engine)
     spec = RoleSpec("reward", model, "scalar", Optimizer(learning_rate=1e-2), longest=40, labels=labels)
     worker = ModelWorker(spec=spec, rank=rank, world_size=world)
     worker.setup(("", 0), folder, True)

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 from distft.batches import Batch, Ragged
-from distft.config.models import Engine, Lora, Model, Quantization
+from distft.config.adapters.adapter import Adapter
+from distft.config.models import Engine, Model, Quantization
 from distft.config.training import Optimizer
 from distft.rollout.generator import Sampling
 from distft.workers.generator_worker import GeneratorWorker
@@ -46,15 +47,15 @@ def _by_sample(batch: Batch, column: str) -> dict[int, list[float]]:
 
 
 def live(
-    rank: int, world: int, folder: str, out: str, lora: Lora | None = None, quantization: Quantization | None = None,
-    *, shared_by: int = 1, checkpointing: bool = False,
+    rank: int, world: int, folder: str, out: str, adapter: Adapter | None = None,
+    quantization: Quantization | None = None, *, shared_by: int = 1, checkpointing: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
     """Loads at ZeRO-3, reads, generates, updates, reads again and exports to ``out``: what a policy of PPO does.
     ``shared_by`` ranks compute the same rows."""
     torch.manual_seed(0)
     engine = Engine(persistence_threshold=0, zero_stage=3, sequence_parallel=shared_by)
     model = Model(
-        path=folder, dtype="float32", peft=lora, quantization=quantization, engine=engine,
+        path=folder, dtype="float32", peft=adapter, quantization=quantization, engine=engine,
         gradient_checkpointing=checkpointing,
     )  # fmt: skip
     spec = RoleSpec("policy", model, "causal", Optimizer(learning_rate=1e-2), longest=LONGEST)

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 from distft.batches import Batch, Ragged
-from distft.config.models import Engine, Lora, Model
+from distft.config.adapters.lora import Lora
+from distft.config.models import Engine, Model
 from distft.config.training import Optimizer
 from distft.workers.model_worker import ModelWorker
 from distft.workers.spec import RoleSpec

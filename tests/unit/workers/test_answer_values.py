@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from distft.common.errors import UserError
-from distft.config.models import Lora, Model, RewardModel
+from distft.config.adapters.lora import Lora
+from distft.config.models import Model, RewardModel
 from distft.models.families.family import family_at, find_family
 from tests.unit.engine.group import Group
 from tests.unit.models.encoder_decoders import write_encoder_decoder

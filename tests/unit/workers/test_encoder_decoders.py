@@ -10,7 +10,8 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForSeq2SeqLM
 
-from distft.config.models import Lora
+from distft.config.adapters.ia3 import Ia3
+from distft.config.adapters.lora import Lora
 from tests.unit.engine.group import Group
 from tests.unit.models.encoder_decoders import ENCODER_DECODERS, has_own_head, write_encoder_decoder
 from tests.unit.workers import encoder_decoder_side as side
@@ -102,6 +103,12 @@ def test_it_is_kept_bit_for_bit(groups: dict[int, Group], tmp_path: Path, name: 
     assert ("lm_head.weight" in after) == ENCODER_DECODERS[name][1]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["t5", "bart"])
+def test_factors_start_at_their_base_and_are_read_by_peft(groups: dict[int, Group], tmp_path: Path, name: str) -> None:
+    test_adapters_start_at_their_base_and_are_read_by_peft(groups, tmp_path, name, Ia3(method="ia3"))
+
+
 @pytest.mark.parametrize(("name", "targets"), ADAPTED)
 def test_adapters_start_at_their_base_and_are_read_by_peft(
     groups: dict[int, Group], tmp_path: Path, name: str, targets: Any
@@ -109,7 +116,8 @@ def test_adapters_start_at_their_base_and_are_read_by_peft(
     """DPO with the adapter-free base as its reference: the first loss is ln 2; merged and by PEFT it is one model."""
     folder, out = write_encoder_decoder(tmp_path / "start", name), tmp_path / "out"
     loss, keys = LOSSES["dpo"]
-    steps = groups[2].call(side.learn, folder, str(out), loss, keys, 3, Lora(r=4, target_modules=targets))[0]
+    adapter = targets if isinstance(targets, Ia3) else Lora(r=4, target_modules=targets)
+    steps = groups[2].call(side.learn, folder, str(out), loss, keys, 3, adapter)[0]
     assert steps[0]["loss"] == pytest.approx(0.6931472, abs=1e-5)
     assert steps[-1]["loss"] < steps[0]["loss"]
     start: Any = AutoModelForSeq2SeqLM.from_pretrained(folder)

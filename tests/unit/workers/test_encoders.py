@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification
 
-from distft.config.models import Lora
+from distft.config.adapters.lora import Lora
 from tests.unit.engine.group import Group
 from tests.unit.models.encoders import write_encoder
 from tests.unit.workers.encoder_side import LABELS, live, rows

@@ -10,7 +10,9 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from distft.config.models import Lora
+from distft.config.adapters.ia3 import Ia3
+from distft.config.adapters.lora import Lora
+from distft.config.adapters.selective import Selective
 from distft.launch.preflight.architectures import STATE_SPACE
 from distft.planning.positions import changing_rope
 from tests.unit.engine.group import Group
@@ -86,3 +88,32 @@ def test_a_familys_life_with_adapters(groups: dict[int, Group], tmp_path: Path, 
     with by_peft.disable_adapter():
         assert largest(by_peft, merged(answers, "before")) < CLOSE
         assert largest(by_peft, merged(answers, "after")) > 5 * CLOSE
+
+
+IA3 = Ia3(method="ia3")
+OF_GPT2 = Ia3(method="ia3", target_modules=("c_attn", "c_proj"), feedforward_modules=("c_proj",))
+
+
+@pytest.mark.parametrize(("name", "adapter"), [
+    ("llama", IA3),
+    pytest.param("gpt2", OF_GPT2, marks=pytest.mark.slow),
+    pytest.param("opt", IA3, marks=pytest.mark.slow),
+    pytest.param("gpt_neox", IA3, marks=pytest.mark.slow),
+    pytest.param("gpt2", Selective(method="selective", train=("*.bias",)), marks=pytest.mark.slow),
+    pytest.param("llama", Selective(method="selective", train=("*norm*", "*.0.mlp.*")), marks=pytest.mark.slow),
+])  # fmt: skip
+def test_a_life_with_other_adapters(groups: dict[int, Group], tmp_path: Path, name: str, adapter: Any) -> None:
+    """Read, generated with, trained, exported; what lies beside its base is read over a fresh one by PEFT."""
+    folder, out = write_family(tmp_path / "start", name), tmp_path / "out"
+    answers = groups[2].call(live, folder, str(out), adapter)
+    start: Any = AutoModelForCausalLM.from_pretrained(folder).eval()
+    assert largest(start, merged(answers, "before")) < CLOSE
+    responses: Any = merged(answers, "responses")
+    assert largest(start, merged(answers, "sampled"), responses) < CLOSE
+    reopened: Any = AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32).eval()
+    assert largest(reopened, merged(answers, "after")) < CLOSE
+    assert largest(start, merged(answers, "after")) > 5 * CLOSE
+    assert (out / "adapter").is_dir() is adapter.keeps_base
+    if adapter.keeps_base:
+        by_peft: Any = PeftModel.from_pretrained(start, out / "adapter").eval()
+        assert largest(by_peft, merged(answers, "after")) < CLOSE

@@ -10,7 +10,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForMaskedLM
 
-from distft.config.models import Lora
+from distft.config.adapters.lora import Lora
 from tests.unit.engine.group import Group
 from tests.unit.models.encoders import ENCODERS, write_encoder
 from tests.unit.workers import masked_side as side

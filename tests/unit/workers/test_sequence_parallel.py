@@ -11,7 +11,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from distft.common.errors import UserError
-from distft.config.models import Lora
+from distft.config.adapters.lora import Lora
 from distft.models.sequence_parallel import FAMILIES, require_shareable
 from tests.unit.engine.group import Group
 from tests.unit.models.families import FAMILIES as MODELS

@@ -12,7 +12,8 @@ from torch.nn import functional
 from transformers import AutoModel
 
 from distft.common.errors import UserError
-from distft.config.models import Lora, Model
+from distft.config.adapters.lora import Lora
+from distft.config.models import Model
 from distft.models.families.family import find_family
 from tests.unit.engine.group import Group
 from tests.unit.models import tiny

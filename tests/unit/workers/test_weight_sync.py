@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from distft.config.models import Engine, Lora, Model
+from distft.config.adapters.lora import Lora
+from distft.config.models import Engine, Model
 from distft.config.training import Optimizer
 from distft.workers import generator_worker
 from distft.workers.generator_worker import GeneratorWorker

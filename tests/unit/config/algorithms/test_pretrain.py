@@ -13,11 +13,12 @@ from transformers import AutoModelForCausalLM
 
 from distft.algorithms.losses.pretrain import Pretrain
 from distft.batches import Batch, Ragged
+from distft.config.adapters.lora import Lora
 from distft.config.data import Data, Source
-from distft.config.models import Lora, Model
+from distft.config.models import Model
 from distft.config.training import Optimizer
 from distft.data.dataset import load_datasets
-from distft.models.adapters import add_lora
+from distft.models.adapters.adapt import add_adapters
 from distft.models.families.causal import Causal
 from distft.workers.collate import collate
 from distft.workers.update import Updater
@@ -55,7 +56,7 @@ def documents(tmp_path_factory: pytest.TempPathFactory) -> Batch:
 def engine_of(folder: str, lora: Lora | None = None) -> Any:
     module = Causal().load(folder, Model(path=folder, dtype="float32"), dropout=True).module
     if lora is not None:
-        add_lora(module.model, lora, dropout=True, seed=1)
+        add_adapters(module.model, lora, dropout=True, seed=1)
     return PlainEngine(module, OPTIMIZER)
 
 

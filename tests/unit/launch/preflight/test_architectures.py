@@ -11,8 +11,9 @@ import pytest
 from transformers import CONFIG_MAPPING
 
 from distft.common.errors import UserError
+from distft.config.adapters.lora import Lora
 from distft.config.find_method import traits_of
-from distft.config.models import Lora, Model
+from distft.config.models import Model
 from distft.launch.preflight.architectures import check_adapters, check_architecture, check_positions
 from distft.models.families.table import ENCODERS
 from tests.unit.launch.examples import recipe

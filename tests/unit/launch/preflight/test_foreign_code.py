@@ -19,7 +19,7 @@ from distft.config.load import load_recipe
 from distft.config.models import Policy
 from distft.launch.named_models import NamedModel, Reading
 from distft.launch.preflight.models import check_folder, check_models
-from distft.models.adapters import merge_adapter
+from distft.models.adapters.merging import merge_adapter
 from distft.models.families.causal import load_causal
 from tests.reference.tiny_models import save_llama, train_tokenizer
 

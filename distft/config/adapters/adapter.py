@@ -1,0 +1,54 @@
+"""What every kind of adapter says of itself, so that plan, rules and workers need not ask which one it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Final
+
+from distft.config.section import Section
+
+# Kinds that others have and this has not, and why.
+REFUSED: Final = {
+    **dict.fromkeys(
+        ("prompt_tuning", "p_tuning", "prefix_tuning"),
+        "virtual tokens are no weights that could be merged into final/, and vLLM cannot serve them",
+    ),
+    "adalora": "its search gives up ranks on the way, and a checkpoint would have to know which",
+    "bitfit": "that is selective with train: ['*.bias']",
+    "dora": "its norms are of whole matrices, which ZeRO-3 has cut when they are needed",
+}
+
+
+@dataclass(frozen=True)
+class Layers:
+    """``named``: linear layers, by the last part of their names; None: all. Of ``inputs``, some of them, it is the
+    input that is changed, of the others the output."""
+
+    named: tuple[str, ...] | None
+    inputs: tuple[str, ...] = ()
+
+
+class Adapter(Section):
+    """``keeps_base``: the model's own weights stay what they were, so that they may be in four bits, serve as the
+    reference too, and the adapter may be kept by itself."""
+
+    keeps_base: ClassVar[bool] = True
+
+    method: str
+
+
+class LayerAdapter(Adapter):
+    """One that lies beside linear layers."""
+
+    def layers(self, model_type: str) -> Layers:
+        """Which layers of a model of that type get one. Raises LookupError where that must be said."""
+        raise NotImplementedError
+
+    def parameters(self, rows: int, columns: int, *, of_input: bool) -> dict[str, tuple[int, ...]]:
+        """Names and shapes of what is trained beside a weight ``[rows, columns]``."""
+        raise NotImplementedError
+
+    def kept(self, rows: int, columns: int, *, of_input: bool) -> tuple[int, int]:
+        """What a token leaves behind in such a layer for the backward pass: elements of the model's dtype, and single
+        bytes."""
+        raise NotImplementedError

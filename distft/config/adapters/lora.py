@@ -1,0 +1,41 @@
+"""Low-rank adapters."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from distft.config.adapters.adapter import LayerAdapter, Layers
+from distft.config.section import Items
+
+
+class Lora(LayerAdapter):
+    """Low-rank adapters (Hu et al. 2022): the model's own weights stay frozen, W + scale * B A is what computes."""
+
+    method: Literal["lora"] = Field(default="lora", description="kind of adapter")
+    r: int = Field(default=16, ge=1, le=4096, description="rank of the update of one matrix")
+    alpha: float = Field(default=32.0, gt=0, description="the update's scale is alpha / r")
+    rslora: bool = Field(default=False, description="scale alpha / sqrt(r) instead (Kalajdzievski 2023)")
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="on the adapters' input; pre-training and SFT only")
+    target_modules: Literal["all-linear"] | Items[str] = Field(
+        default="all-linear", description="linear layers with an adapter, by the last part of their names"
+    )
+
+    @property
+    def scale(self) -> float:
+        """The factor of B A."""
+        return self.alpha / (self.r**0.5 if self.rslora else self.r)
+
+    def layers(self, model_type: str) -> Layers:  # noqa: ARG002 - the same of every model
+        """Those that are named, or all."""
+        return Layers(None if self.target_modules == "all-linear" else self.target_modules)
+
+    def parameters(self, rows: int, columns: int, *, of_input: bool) -> dict[str, tuple[int, ...]]:  # noqa: ARG002
+        """``A [r, columns]`` and ``B [rows, r]``: r (rows + columns) in place of rows x columns."""
+        return {"lora_A": (self.r, columns), "lora_B": (rows, self.r)}
+
+    def kept(self, rows: int, columns: int, *, of_input: bool) -> tuple[int, int]:  # noqa: ARG002
+        """What A makes, and with dropout its input and where that is zero."""
+        thinned = columns if self.dropout > 0 else 0
+        return self.r + thinned, thinned

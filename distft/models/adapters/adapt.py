@@ -1,0 +1,65 @@
+"""Adapters in a model: put there, switched off, told from its own weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Final
+
+from torch import nn
+
+from distft.config.adapters.adapter import Adapter
+from distft.config.adapters.ia3 import Ia3
+from distft.config.adapters.lora import Lora
+from distft.config.adapters.selective import Selective
+from distft.models.adapters import ia3, lora, selective
+from distft.models.adapters.layers import scoring_heads
+
+_ADD: Final[Mapping[type[Adapter], Callable[..., None]]] = {
+    Lora: lora.add,
+    Ia3: ia3.add,
+    Selective: selective.add,
+}
+KINDS_BESIDE_LAYERS: Final = (lora, ia3)
+_SUFFIXES: Final = tuple(suffix for kind in KINDS_BESIDE_LAYERS for suffix in kind.SUFFIXES)
+
+
+def add_adapters(model: Any, adapter: Adapter, *, dropout: bool, seed: int) -> None:
+    """Freezes the model, all but what the adapter trains, which begins as ``seed`` says.
+
+    A scoring head is trained whole: it is new, or small. Adapters have the model's dtype; their float32
+    copies are the optimizer's. Raises UserError for layers or weights that the model does not have.
+    """
+    model.requires_grad_(requires_grad=False)
+    dtype = model.dtype
+    _ADD[type(adapter)](model, adapter, dropout=dropout, seed=seed)
+    for name, parameter in model.named_parameters():
+        if is_adapter(name):
+            parameter.data = parameter.data.to(dtype)
+            parameter.requires_grad_(requires_grad=True)
+    for head in scoring_heads(model):
+        head.requires_grad_(requires_grad=True)
+
+
+def adapted_layers(module: nn.Module) -> dict[str, Any]:
+    """The layers that have an adapter beside them, by name."""
+    marks = [kind.MARK for kind in KINDS_BESIDE_LAYERS]
+    return {name: part for name, part in module.named_modules() if any(hasattr(part, mark) for mark in marks)}
+
+
+@contextmanager
+def without_adapters(module: nn.Module) -> Iterator[None]:
+    """While open, the module computes what its frozen base computes; for forward passes without gradients only."""
+    layers = list(adapted_layers(module).values())
+    for layer in layers:
+        layer.enable_adapters(enabled=False)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.enable_adapters(enabled=True)
+
+
+def is_adapter(name: str) -> bool:
+    """Whether the parameter of that name belongs to an adapter."""
+    return name.endswith(_SUFFIXES)

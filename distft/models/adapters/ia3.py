@@ -1,0 +1,47 @@
+"""(IA)^3 by PEFT: beside ``k_proj.base_layer.weight`` lies ``k_proj.ia3_l.default``, ``[out, 1]``, or ``[1, in]`` where
+it is the layer's input that is multiplied."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from torch import Tensor
+
+from distft.common.errors import UserError
+from distft.config.adapters.ia3 import Ia3
+from distft.models.adapters.layers import ADAPTER, WHERE, inject, stored_transposed
+
+_FACTORS = f".ia3_l.{ADAPTER}"
+SUFFIXES: Final = (_FACTORS,)
+MARK: Final = "ia3_l"
+
+
+def add(model: Any, ia3: Ia3, *, dropout: bool, seed: int) -> None:  # noqa: ARG001 - it has none
+    """Gives linear layers factors, all ones. Raises as ``inject``, and UserError where no layers are known or named."""
+    from peft import IA3Config
+
+    try:
+        layers = ia3.layers(model.config.model_type)
+    except LookupError:
+        what = f"which layers of {type(model).__name__} hold keys, values and the last of the MLP is not known"
+        raise UserError(what, where=WHERE, hint="name them, and in feedforward_modules the MLP's") from None
+
+    def settings(targets: list[str]) -> IA3Config:
+        return IA3Config(
+            target_modules=targets,
+            feedforward_modules=[name for name in targets if name.rpartition(".")[2] in layers.inputs],
+            fan_in_fan_out=stored_transposed(model, targets),
+        )
+
+    inject(model, layers, settings, seed)
+
+
+def merged(layer: Any, own: Mapping[str, Tensor], learned: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rows of the weight and a bias times the factors of the output, or columns times those of the input."""
+    factors = learned[_FACTORS].float()
+    weight = own["weight"].float() * (factors.T if layer.fan_in_fan_out else factors)
+    found = {**own, "weight": weight}
+    if "bias" in own and not layer.is_feedforward:
+        found["bias"] = own["bias"].float() * factors.flatten()
+    return found

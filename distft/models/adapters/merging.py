@@ -1,0 +1,79 @@
+"""Adapters merged into the weights that they lie beside."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from distft.common.errors import UserError
+from distft.models.adapters.adapt import KINDS_BESIDE_LAYERS, adapted_layers
+from distft.models.quantization import dequantized, was_conv1d
+
+_BASE = ".base_layer."
+
+
+def merge_adapter(model: Any, folder: str) -> Any:
+    """The model with a PEFT adapter's update added to its weights, for computing only. Raises UserError where the
+    folder holds none, or that of another model.
+    """
+    from peft import PeftModel
+
+    if not (Path(folder) / "adapter_model.safetensors").is_file():
+        what = "has no adapter_model.safetensors, and a pickle can run code when it is read"
+        raise UserError(what, where=folder, hint="load it with PEFT, and save_pretrained it again")
+    try:
+        adapted: Any = PeftModel.from_pretrained(model, folder)
+        return adapted.merge_and_unload()
+    except (OSError, ValueError, RuntimeError, KeyError, AttributeError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(
+            f"cannot be put into {type(model).__name__}: {reason}",
+            where=folder,
+            hint="is it a PEFT adapter (adapter_config.json) that was trained from this model?",
+        ) from error
+
+
+def plain_tensors(tensors: Iterable[tuple[str, Tensor]], model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """The same model without adapters and quantization, under the names that it had without them.
+
+    ``tensors`` are all parameters of ``model``, whole, in the order of its modules. What is merged is computed in
+    float32 and rounded to the model's dtype once.
+    """
+    layers, current = adapted_layers(model), ""
+    own: dict[str, Tensor] = {}
+    learned: dict[str, Tensor] = {}
+    for name, tensor in tensors:
+        layer = _layer_of(name, layers)
+        if layer != current and current:
+            yield from _merged(current, layers[current], own, learned)
+            own, learned = {}, {}
+        current = layer
+        if not layer:
+            owner = model.get_submodule(name.rpartition(".")[0])
+            whole = dequantized(owner, tensor) if name.endswith(".weight") else tensor
+            yield name, whole.T.contiguous() if name.endswith(".weight") and was_conv1d(owner) else whole
+        elif _BASE in name:
+            part = name.rpartition(".")[2]
+            kept = dequantized(layers[layer].base_layer, tensor) if part == "weight" else tensor.detach()
+            own[part] = kept.clone()
+        else:
+            learned[name.removeprefix(layer)] = tensor.detach().clone()
+    if current:
+        yield from _merged(current, layers[current], own, learned)
+
+
+def _layer_of(name: str, layers: dict[str, Any]) -> str:
+    """The adapted layer that a parameter belongs to; "" where it does to none."""
+    parts = name.split(".")
+    return next((found for end in range(len(parts) - 1, 0, -1) if (found := ".".join(parts[:end])) in layers), "")
+
+
+def _merged(name: str, layer: Any, own: dict[str, Tensor], learned: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    kind = next(kind for kind in KINDS_BESIDE_LAYERS if hasattr(layer, kind.MARK))
+    for part, tensor in kind.merged(layer, own, learned).items():
+        rounded = tensor.to(own[part].dtype)
+        turned = part == "weight" and was_conv1d(layer.base_layer)
+        yield f"{name}.{part}", rounded.T.contiguous() if turned else rounded
