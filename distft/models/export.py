@@ -64,6 +64,9 @@ def export_adapter(model: Any, trained: dict[str, Tensor], base: str, folder: Pa
     whole = {name.rpartition(".")[0] for name in trained if not is_adapter(name)}
     if whole:
         config.modules_to_save = sorted(whole)
+    for key, value in vars(config).items():
+        if isinstance(value, set):  # whose order is another in every process
+            setattr(config, key, sorted(value))
     config.save_pretrained(str(folder))
     tensors = {f"base_model.model.{_as_peft_names(name)}": tensor for name, tensor in trained.items()}
     path = folder / "adapter_model.safetensors"
