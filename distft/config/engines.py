@@ -17,7 +17,7 @@ def not_for_engines(recipe: Recipe) -> Iterator[Problem]:
     policy = recipe.models.policy
     if policy is not None and policy.quantization is not None:
         yield Problem.at("models.policy.quantization", "has no whole weights that vLLM could be sent", _HF)
-    if policy is not None and policy.peft is not None and policy.peft.keeps_base:
+    if policy is not None and policy.leaves_base:
         yield Problem.at("models.policy.peft", "trains adapters, which are not sent to vLLM yet", _HF)
     if recipe.rollout.weights == "sharded":
         yield Problem.at(

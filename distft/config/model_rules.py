@@ -215,7 +215,7 @@ def _shared_rows(recipe: Recipe) -> Iterator[Problem]:
 
 def _trained(recipe: Recipe, role: str, model: Model) -> Iterator[Problem]:
     at, kind = f"models.{role}", recipe.algorithm.name
-    if model.quantization is not None and (model.peft is None or not model.peft.keeps_base):
+    if model.quantization is not None and not model.leaves_base:
         yield Problem.at(
             f"{at}.quantization",
             f"{'this model is' if model.peft is None else 'weights of this model are'} trained, and weights in four "
@@ -313,7 +313,7 @@ def _renewal(recipe: Recipe) -> Iterator[Problem]:
     if recipe.algorithm.renewal() is None or policy is None or "reference" not in facts.roles(recipe):
         return
     at, stays = "algorithm.sync_every", "or algorithm.sync_every=0: it stays"
-    if policy.peft is not None and policy.peft.keeps_base:
+    if policy.leaves_base:
         what = "a policy of adapters has no whole weights that the reference could follow"
         yield Problem.at(at, what, f"models.policy.peft: null, {stays}")
     elif facts.model_of(recipe, "reference").quantization is not None:
@@ -335,7 +335,7 @@ def _sharing(recipe: Recipe) -> Iterator[Problem]:
             continue
         if (role, host) != ("reference", "policy"):
             yield Problem.at(at, f"{host} has no base that could be the {role} model", turns)
-        elif policy is not None and (policy.peft is None or not policy.peft.keeps_base):
+        elif policy is not None and not policy.leaves_base:
             which = "all" if policy.peft is None else "some of"
             what = f"the policy trains {which} its weights: nothing is left of its start"
             yield Problem.at(at, what, f"add adapters "

@@ -152,6 +152,11 @@ class Model(Section):
         default=None, description="the role's own optimizer; what it does not say is taken from optimizer"
     )
 
+    @property
+    def leaves_base(self) -> bool:
+        """Whether its own weights stay what they were while something beside them is trained."""
+        return self.peft is not None and self.peft.keeps_base
+
 
 class Policy(Model):
     """The model whose answers are trained."""

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from distft.common.errors import UserError, nearest
-from distft.config.adapters.adapter import REFUSED
+from distft.config.adapters.adapter import REFUSED, Adapter
 from distft.config.find_method import built_in_kinds, method_of
 from distft.config.method import Method
 from distft.config.models import METHOD_IS
@@ -250,7 +250,7 @@ def _nearest_key(path: KeyPath, data: Mapping[str, Any], root: type[BaseModel]) 
     if meant and root is Recipe:
         return f"here that is {meant[0]}"
     elsewhere = [dotted for name, dotted in every if name == word]
-    if elsewhere:
+    if elsewhere and not (section and issubclass(section, Adapter)):  # it may be a key of another kind of adapter
         return f"did you mean {min(elsewhere, key=len)}?"
     parent = ".".join(map(str, path[:-1])) or ("the recipe" if root is Recipe else "it")
     return f"keys of {parent}: {', '.join(known)}"

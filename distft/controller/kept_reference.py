@@ -20,7 +20,7 @@ def keep_reference(
     """Has all rows read that training visits before position ``until``, and those that judge; a policy with adapters
     reads without them. Raises StoppedOnRequest where a stop was asked for: what is done is kept."""
     assert recipe.models.policy is not None
-    reader = policy if recipe.models.policy.peft is None else replace(policy, guest="reference")
+    reader = replace(policy, guest="reference") if recipe.models.policy.leaves_base else policy
     while True:
         rows, found = data.unread(until, recipe.train.global_batch_size).result()
         if found.done == found.num_units:

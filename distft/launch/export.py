@@ -159,7 +159,7 @@ def _merged_into_start(spec: RoleSpec, start: str, trained: dict[str, Any], adap
         for name, parameter in learned.items():
             parameter.copy_(trained[name])
     kept = {name.removeprefix("model."): parameter.detach() for name, parameter in learned.items()}
-    if spec.model.peft.keeps_base:
+    if spec.model.leaves_base:
         export_adapter(module.model, kept, start, adapter, family.peft_task)
     tensors = ((name, parameter.data) for name, parameter in module.named_parameters())
     buffers = {f"model.{name}": buffer for name, buffer in kept_buffers(module.model).items()}

@@ -148,7 +148,7 @@ def _changes(recipe: Recipe, *, gpu: bool) -> Iterator[_Change]:
     if gpu:
         yield from _placements(recipe)
     policy, place = recipe.models.policy, recipe.placement.of("reference")
-    if policy is not None and policy.peft is not None and "reference" in roles(recipe) and place.share is None:
+    if policy is not None and policy.leaves_base and "reference" in roles(recipe) and place.share is None:
         alone = recipe.models.reference is None or not recipe.models.reference.differs
         if alone and place.with_ is None and place.ranks in ("auto", recipe.placement.of("policy").ranks):
             yield _Change({"placement.reference.share": "policy"}, "one group, so one after the other")
@@ -188,13 +188,13 @@ def _placements(recipe: Recipe) -> Iterator[_Change]:
 
 def _learning(recipe: Recipe) -> Iterator[_Change]:
     """What fits by learning something else: adapters (not beside new tokens), shorter sequences, fewer bits."""
-    grown = any(model_of(recipe, role).extend_vocabulary is not None for role in trained_roles(recipe))
-    whole = [role for role in trained_roles(recipe) if model_of(recipe, role).peft is None]
-    lora: dict[str, Any] = {f"models.{role}.peft": Lora() for role in whole}
-    if whole and not grown:
-        yield _Change(lora, "adapters in place of all weights", "learning")
+    trained = {role: model_of(recipe, role) for role in trained_roles(recipe)}
+    grown = any(model.extend_vocabulary is not None for model in trained.values())
+    lora: dict[str, Any] = {f"models.{role}.peft": Lora() for role, model in trained.items() if model.peft is None}
+    if lora and not grown:
+        yield _Change(lora, "adapters in place of the weights themselves", "learning")
     wide = [role for role in roles(recipe) if model_of(recipe, role).quantization is None]
-    if wide and not grown:
+    if wide and not grown and all(model.peft is None or model.leaves_base for model in trained.values()):
         bits = lora | {f"models.{role}.quantization": Quantization() for role in wide}
         if keeps_twin(recipe):
             bits["rollout.weights"] = "sharded"

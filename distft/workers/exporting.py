@@ -19,7 +19,7 @@ from distft.workers.spec import RoleSpec
 def require_readable(engine: Engine, spec: RoleSpec, path: str) -> None:
     """What ``export_result`` will write can be read again. Raises UserError."""
     module: Any = engine.module
-    check_saved(_plain_model(spec, path) if _beside(spec) else module.model, path)
+    check_saved(_plain_model(spec, path) if spec.model.leaves_base else module.model, path)
 
 
 def export_result(
@@ -30,7 +30,7 @@ def export_result(
     Adapters are merged into it, and lie in its folder ``adapter`` by themselves too.
     """
     module: Any = engine.module
-    adapted = _beside(spec)
+    adapted = spec.model.leaves_base
     tensors = engine.full_tensors()
     if adapted and rank == 0:  # the others only help to gather
         tensors = plain_tensors(tensors, module)
@@ -52,11 +52,6 @@ def export_result(
                 module.model, trained, path, folder / "adapter", find_family(spec.family, spec.labels).peft_task
             )
     process_group.barrier()
-
-
-def _beside(spec: RoleSpec) -> bool:
-    """Whether adapters lie beside the model's own weights."""
-    return spec.model.peft is not None and spec.model.peft.keeps_base
 
 
 def _plain_model(spec: RoleSpec, path: str) -> Any:

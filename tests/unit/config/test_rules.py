@@ -75,6 +75,7 @@ BROKEN = [
     ("dpo", ["models.policy.peft={method: prefix_tuning}"], ["models.policy.peft.method", "virtual tokens"]),
     ("dpo", ["models.policy.peft={method: ia4}"], ["models.policy.peft.method", "did you mean ia3?"]),
     ("dpo", ["models.policy.peft={method: ia3, r: 3}"], ["models.policy.peft.r", "unknown key r"]),
+    ("dpo", ["models.policy.peft={train: ['*.bias']}"], ["peft.train", "keys of models.policy.peft: method, r"]),
     ("dpo", ["models.policy.peft={method: ia3, feedforward_modules: [fc2]}"], ["feedforward", "fc2 is not among"]),
     ("dpo", ["models.policy.peft={method: selective, train: ['*.bias']}", "placement.reference.share=policy"],
      ["placement.reference.share", "some of its weights"]),

@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 
+from distft.config.adapters.ia3 import Ia3
+from distft.config.cluster import Cluster
 from distft.config.load import check_recipe, load_recipe, resolved_yaml
 from distft.config.recipe import Recipe
 from distft.config.roles import model_of
 from distft.config.yaml_file import parse_yaml
 from distft.planning.plan import make_plan
-from distft.planning.remedies import with_overrides
+from distft.planning.remedies import Tried, remedies, with_overrides
 from tests.unit.launch.examples import (
     LLAMA_8B,
     LLAMA_70B,
@@ -59,6 +61,24 @@ def test_adapters_are_no_remedy_beside_new_tokens(tmp_path: Path) -> None:
         plan = make_plan(from_folder("sft", folder, changes | more), gpu_cluster())
         assert plan.fits is False
         assert any(".peft" in remedy.change for remedy in plan.remedies) == (not more)
+
+
+def test_a_policy_without_a_base_of_its_own_is_offered_nothing_that_needs_one(tmp_path: Path) -> None:
+    """Weights that are trained can be no reference, and not in four bits."""
+
+    def fits(changed: Recipe, _cluster: Cluster) -> bool:
+        quantized = model_of(changed, "policy").quantization is not None
+        return quantized or changed.placement.of("reference").share is not None
+
+    folder, keys = config_folder(tmp_path / "model", LLAMA_8B), {"method": "selective", "train": ["*.bias"]}
+    selective = from_folder("dpo", folder, {"models.policy.peft": keys})
+    tried = Tried(fits=fits, seconds=lambda _recipe, _cluster: None)
+    assert remedies(selective, cpu_cluster(), tried, gpu=False) == ()
+    adapted = with_overrides(selective, {"models.policy.peft": Ia3(method="ia3")})
+    shared, quantized = remedies(adapted, cpu_cluster(), tried, gpu=False)
+    assert shared.change == "placement.reference.share=policy"
+    assert "models.policy.quantization.method=nf4" in quantized.change
+    assert "peft" not in quantized.change
 
 
 def test_checkpointing_alone_is_named_where_it_is_enough(tmp_path: Path) -> None:
