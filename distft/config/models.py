@@ -152,6 +152,10 @@ class Model(Section):
         default=None, description="the role's own optimizer; what it does not say is taken from optimizer"
     )
 
+    def rate_ratio(self, name: str) -> float:
+        """The learning rate of the weight of that name, as a multiple of the optimizer's."""
+        return 1.0 if self.peft is None else self.peft.rate_ratio(name)
+
     @property
     def leaves_base(self) -> bool:
         """Whether its own weights stay what they were while something beside them is trained."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ from distft.engine.held import (
     optimizer_elements,
     parameter_elements,
 )
-from distft.engine.optimizer import build_optimizer
+from distft.engine.optimizer import build_optimizer, same_rate, set_rate
 from distft.engine.process_group import accelerator
 from distft.engine.replicated import ReplicatedStep
 from distft.engine.settings import deepspeed_settings
@@ -67,7 +67,10 @@ def preload() -> None:
 class Engine:
     """One rank of a sharded model. All methods that say so are collective: every rank must call them."""
 
-    def __init__(self, module: nn.Module, config: EngineConfig, dtype: str, optimizer: Optimizer | None) -> None:
+    def __init__(
+        self, module: nn.Module, config: EngineConfig, dtype: str, optimizer: Optimizer | None,
+        rate_ratio: Callable[[str], float] = same_rate,
+    ) -> None:  # fmt: skip
         self.trained = optimizer is not None
         self.zero_stage = config.zero_stage if self.trained or config.zero_stage == 3 else 0
         self.device = accelerator()
@@ -81,17 +84,19 @@ class Engine:
         self._replicated: ReplicatedStep | None = None
         self._asleep = Asleep()
         if optimizer is not None:
-            self._build_trained(module, config, optimizer)
+            self._build_trained(module, config, optimizer, rate_ratio)
         else:
             self._build_frozen(module, config)
 
-    def _build_trained(self, module: nn.Module, config: EngineConfig, optimizer: Optimizer) -> None:
+    def _build_trained(
+        self, module: nn.Module, config: EngineConfig, optimizer: Optimizer, rate_ratio: Callable[[str], float]
+    ) -> None:
         plain = self.zero_stage == 0 and self._dtype == "float32"
         clipped = 0.0 if self.zero_stage == 0 else optimizer.max_grad_norm
         _gather_with_their_module(module)
         self._engine, *_ = deepspeed.initialize(
             model=module,
-            optimizer=build_optimizer(module, optimizer, self.device),
+            optimizer=build_optimizer(module, optimizer, self.device, rate_ratio),
             config=deepspeed_settings(config, self._dtype, max_grad_norm=clipped, trained=True),
             dist_init_required=False,
         )
@@ -169,8 +174,7 @@ class Engine:
         NonFiniteGradients is raised, on every rank.
         """
         self._asleep.finish()
-        for group in self._engine.optimizer.param_groups:
-            group["lr"] = learning_rate
+        set_rate(self._engine.optimizer, learning_rate)
         if self._replicated is not None:
             norm = self._replicated.step()
         else:

@@ -83,7 +83,7 @@ class ModelWorker(ModelVerbs):
         )
         module = load_sharded(spec, path, self._engine_config, new_head=new_head)
         stage("sharding")
-        self._engine = Engine(module, self._engine_config, spec.model.dtype, spec.optimizer)
+        self._engine = Engine(module, self._engine_config, spec.model.dtype, spec.optimizer, spec.model.rate_ratio)
         config = module.model.config
         self._positions = position_limit(config.to_dict())
         self._pad_token = padding(self._tokenizer, config) or 0

@@ -36,6 +36,10 @@ class Adapter(Section):
 
     method: str
 
+    def rate_ratio(self, name: str) -> float:  # noqa: ARG002 - one rate for all
+        """The learning rate of the weight of that name, as a multiple of the optimizer's."""
+        return 1.0
+
 
 class LayerAdapter(Adapter):
     """One that lies beside linear layers."""

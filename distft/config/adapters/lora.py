@@ -22,10 +22,19 @@ class Lora(LayerAdapter):
         default="all-linear", description="linear layers with an adapter, by the last part of their names"
     )
 
+    loraplus_ratio: float = Field(
+        default=1.0, ge=1, le=1000, description="learning rate of B as a multiple of A's, which is the optimizer's "
+        "(LoRA+, Hayou et al. 2024, who take 16); 1: the same"
+    )  # fmt: skip
+
     @property
     def scale(self) -> float:
         """The factor of B A."""
         return self.alpha / (self.r**0.5 if self.rslora else self.r)
+
+    def rate_ratio(self, name: str) -> float:
+        """``loraplus_ratio`` of B, 1 of A and of a head that is trained whole."""
+        return self.loraplus_ratio if ".lora_B." in name else 1.0
 
     def layers(self, model_type: str) -> Layers:  # noqa: ARG002 - the same of every model
         """Those that are named, or all."""

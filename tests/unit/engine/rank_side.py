@@ -68,7 +68,7 @@ class Setup:
             module = load_causal(self.folder, model, dropout=self.dropout)
         if self.adapter is not None:
             add_adapters(module.model, self.adapter, dropout=self.dropout, seed=5)
-        return Engine(module, model.engine, self.dtype, self.optimizer)
+        return Engine(module, model.engine, self.dtype, self.optimizer, model.rate_ratio)
 
 
 def sequence(number: int) -> torch.Tensor:

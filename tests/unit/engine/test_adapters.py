@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from peft import LoraConfig, get_peft_model
+from peft.optimizers import create_loraplus_optimizer
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
@@ -23,22 +24,33 @@ from tests.unit.engine.rank_side import RATE, VOCABULARY, Setup
 from tests.unit.engine.test_engine import DECAY, STEPS, slow, spread, steps_for
 
 LORA = Lora(r=4, alpha=8.0)
+FASTER_B = Lora(r=4, alpha=8.0, rslora=True, loraplus_ratio=16.0)
 ON = [(0, 1), (0, 2), (1, 2), (2, 2), (3, 1), (3, 2)]  # stage and number of ranks
 
 
-def of_peft(folder: str, started: dict[str, np.ndarray], *, nf4: bool) -> tuple[list[float], dict[str, np.ndarray]]:
+def of_peft(
+    folder: str, started: dict[str, np.ndarray], lora: Lora, *, nf4: bool
+) -> tuple[list[float], dict[str, np.ndarray]]:
     """The same steps by PEFT in one process, whole batches at once, from the same adapters."""
     torch.set_num_threads(1)
     quantized = {"quantization_config": four_bits(Quantization(), torch.float32)} if nf4 else {}
     base = AutoModelForCausalLM.from_pretrained(folder, attention_dropout=0.0, dtype=torch.float32, **quantized)
-    config = LoraConfig(r=LORA.r, lora_alpha=LORA.alpha, target_modules="all-linear")  # type: ignore[arg-type]
+    config = LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        use_rslora=lora.rslora,
+        target_modules="all-linear",  # type: ignore[arg-type]
+    )
     module: Any = get_peft_model(base, config).train()
     names = {name: "model." + name.removeprefix("base_model.model.") for name, _ in module.named_parameters()}
     trained = {names[name]: p for name, p in module.named_parameters() if p.requires_grad}
     with torch.no_grad():
         for name, parameter in trained.items():
             parameter.copy_(torch.from_numpy(started[name]))
-    optimizer = torch.optim.AdamW(trained.values(), lr=RATE, weight_decay=DECAY, foreach=False, fused=False)
+    optimizer = create_loraplus_optimizer(
+        module, torch.optim.AdamW, lr=RATE, loraplus_lr_ratio=lora.loraplus_ratio, loraplus_weight_decay=DECAY,
+        foreach=False, fused=False,
+    )  # fmt: skip
     norms = []
     for step in STEPS:
         ids = torch.cat([rank_side.sequence(sample) for rank in step for micro in rank for sample in micro])
@@ -50,22 +62,24 @@ def of_peft(folder: str, started: dict[str, np.ndarray], *, nf4: bool) -> tuple[
     return norms, {names[name]: parameter.detach().float().numpy() for name, parameter in module.named_parameters()}
 
 
-@pytest.mark.parametrize("nf4", [False, True])
-@pytest.mark.parametrize(("stage", "world_size"), [
-    (0, 1), (3, 2), *(slow(*on) for on in ON if on not in ((0, 1), (3, 2)))
+@pytest.mark.parametrize(("stage", "world_size", "lora", "nf4"), [
+    *(on for nf4 in (False, True) for on in ((0, 1, LORA, nf4), (3, 2, LORA, nf4))),
+    (2, 2, FASTER_B, False),
+    *(slow(*on, LORA, nf4) for on in ON if on not in ((0, 1), (3, 2)) for nf4 in (False, True)),
+    *(slow(*on, FASTER_B, False) for on in ON if on != (2, 2)),
 ])  # fmt: skip
 def test_adapters_train_as_in_peft(
-    groups: dict[int, Group], folder: str, stage: int, world_size: int, nf4: bool
+    groups: dict[int, Group], folder: str, stage: int, world_size: int, lora: Lora, nf4: bool
 ) -> None:
-    group, setup = groups[world_size], Setup(folder, stage, adapter=LORA, four_bits=nf4)
+    group, setup = groups[world_size], Setup(folder, stage, adapter=lora, four_bits=nf4)
     started = group.call(rank_side.train, setup, [])[0]["weights"]
     assert all(not value.any() for name, value in started.items() if ".lora_B." in name)
-    norms, wanted = of_peft(folder, started, nf4=nf4)
+    norms, wanted = of_peft(folder, started, lora, nf4=nf4)
     for answer in group.call(rank_side.train, setup, steps_for(world_size)):
         assert answer["norms"] == pytest.approx(norms, rel=1e-5)
         mean, most = spread(answer["weights"], wanted)
         assert mean < 1e-6
-        assert most < 0.01 * RATE
+        assert most < 0.01 * RATE * lora.loraplus_ratio
         moved = {name for name, value in answer["weights"].items() if (value != started[name]).any()}
         assert moved == {name for name in started if is_adapter(name)}
 

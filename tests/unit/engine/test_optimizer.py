@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 from transformers.trainer_pt_utils import get_parameter_names
 
 from distft.config.training import Optimizer
-from distft.engine.optimizer import build_optimizer
+from distft.engine.optimizer import build_optimizer, set_rate
 from tests.unit.models import tiny
 
 # transformers.Trainer.get_decay_parameter_names, 5.19
@@ -36,6 +36,9 @@ def test_frozen_weights_are_left_out_and_settings_arrive() -> None:
     built = build_optimizer(module, config, torch.device("cpu"))
     assert isinstance(built, torch.optim.AdamW)
     assert [len(group["params"]) for group in built.param_groups] == [1, 1]
+    set_rate(built, 0.25)
+    assert [group["lr"] for group in built.param_groups] == [0.25, 0.25]
+    set_rate(built, 0.5)
     first = built.param_groups[0]
     assert (first["lr"], first["betas"], first["eps"], first["weight_decay"]) == (0.5, (0.8, 0.9), 1e-5, 0.2)
     assert isinstance(build_optimizer(module, Optimizer(name="sgd"), torch.device("cpu")), torch.optim.SGD)
