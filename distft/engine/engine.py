@@ -46,6 +46,7 @@ from distft.engine.process_group import accelerator
 from distft.engine.replicated import ReplicatedStep
 from distft.engine.settings import deepspeed_settings
 from distft.engine.states import load_states, save_states
+from distft.models.adapters.adapt import read_from_outside
 
 GATHER_BYTES = 256 * 2**20
 
@@ -93,7 +94,8 @@ class Engine:
     ) -> None:
         plain = self.zero_stage == 0 and self._dtype == "float32"
         clipped = 0.0 if self.zero_stage == 0 else optimizer.max_grad_norm
-        _gather_with_their_module(module)
+        for part, parameter in read_from_outside(module):
+            deepspeed.zero.register_external_parameter(part, parameter)
         self._engine, *_ = deepspeed.initialize(
             model=module,
             optimizer=build_optimizer(module, optimizer, self.device, rate_ratio),
@@ -242,16 +244,6 @@ class Engine:
         bytes copied.
         """
         return self._asleep.wake(parts)
-
-
-def _gather_with_their_module(module: nn.Module) -> None:
-    """Parameters in a ``ParameterDict``, which has no forward pass before which ZeRO-3 could gather them, are gathered
-    with the module that holds it."""
-    for part in module.modules():
-        for held in part.children():
-            if isinstance(held, nn.ParameterDict):
-                for parameter in held.parameters():
-                    deepspeed.zero.register_external_parameter(part, parameter)
 
 
 def _buckets(named: list[tuple[str, nn.Parameter]], limit: int) -> Iterator[list[tuple[str, nn.Parameter]]]:

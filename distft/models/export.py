@@ -76,6 +76,9 @@ def export_adapter(model: Any, trained: dict[str, Tensor], base: str, folder: Pa
 
 
 def _as_peft_names(name: str) -> str:
+    """As it saves them: without the adapter's name, and of lengths of rows (DoRA) without ``weight``."""
+    if ".lora_magnitude_vector." in name:
+        name = name.removesuffix(".weight")
     return name.replace(f".{ADAPTER}.", ".").removesuffix(f".{ADAPTER}")
 
 

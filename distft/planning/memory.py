@@ -233,7 +233,7 @@ def activation_items(sizes: ModelSizes, compute: Compute, work: Work) -> list[It
         passing = work.tokens * compute.size * (2 * sizes.intermediate + sizes.hidden)
         kept = (rows if compute.checkpointing else sizes.layers * layer) + last_norm + passing
     when: When = "training" if compute.trained else "forward"
-    items = [Item("activations", kept, when), *_unpacked(sizes, compute, when)]
+    items = [Item("activations", kept, when), *_of_a_matrix(sizes, compute, when)]
     if work.scalar:
         head = 4 * work.read * sizes.hidden
         return [*items, Item("float32 input of the head", head * (2 if compute.trained else 1), when)]
@@ -261,10 +261,12 @@ def fused_chunk(sizes: ModelSizes, read: float, *, gpu: bool, fused: bool) -> in
     return chunk if fused and not sizes.encoder_decoder and read * sizes.vocab > chunk else 0
 
 
-def _unpacked(sizes: ModelSizes, compute: Compute, when: When) -> list[Item]:
-    """The largest matrix in four bits, whole for as long as it is multiplied with."""
+def _of_a_matrix(sizes: ModelSizes, compute: Compute, when: When) -> list[Item]:
+    """The largest matrix in four bits, whole for as long as it is multiplied with, and what an adapter computes of
+    one."""
     numel = max((tensors.numel for tensors in sizes.tensors if tensors.four_bits), default=0)
-    return [Item("matrix unpacked from four bits", numel * compute.size, when)] if numel else []
+    items = [("matrix unpacked from four bits", numel), ("an adapter's own matrices", sizes.passing_of_adapters)]
+    return [Item(name, elements * compute.size, when) for name, elements in items if elements]
 
 
 def peak(items: Iterable[Item], place: Place) -> int:
@@ -307,7 +309,7 @@ def _generation_items(sizes: ModelSizes, compute: Compute, work: Work, ranks: in
     items = [
         Item("key-value cache", cache, "generation"),
         Item("next-token logits", 3 * generation.batch * sizes.vocab * 4, "generation"),
-        *_unpacked(sizes, compute, "generation"),
+        *_of_a_matrix(sizes, compute, "generation"),
     ]
     if generation.gathered:
         items.append(Item("generation twin", sizes.stored(size)))

@@ -44,7 +44,8 @@ def load_sharded(spec: RoleSpec, path: str, config: EngineConfig, *, new_head: b
         with writable(parameter) as weight:
             start_head(weight, spec.seed + number, name)
     if spec.model.peft is not None:
-        add_adapters(model, spec.model.peft, dropout=spec.dropout, seed=spec.seed)
+        with Engine.sharded_loading(config, spec.model.dtype):  # some begin with what the weights are
+            add_adapters(model, spec.model.peft, dropout=spec.dropout, seed=spec.seed)
     return loaded.module
 
 

@@ -35,6 +35,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
 LORA = ("models.policy.peft.method=lora", "models.policy.peft.r=4")
 IA3 = ("models.policy.peft.method=ia3",)
+DORA = (*LORA, "models.policy.peft.dora=true", "models.policy.peft.loraplus_ratio=4")
 SELECTIVE = ("models.policy.peft={method: selective, train: ['*norm*', '*.0.mlp.*']}",)
 FOUR_BITS = (*LORA, "models.policy.quantization.method=nf4")
 SHARED = "placement.reference.share=policy"
@@ -109,7 +110,7 @@ def test_a_reference_of_its_own_says_the_same(sft: Path, qlora: Path, start: Sta
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("keys", [LORA, IA3], ids=["lora", "ia3"])
+@pytest.mark.parametrize("keys", [LORA, DORA, IA3], ids=["lora", "dora", "ia3"])
 def test_ppo_over_a_shared_base(sft: Path, start: Start, keys: tuple[str, ...]) -> None:
     apart = run(start, *ppo(sft, *keys), folder="apart")
     shared = run(start, *ppo(sft, *keys, SHARED), folder="shared")
@@ -126,12 +127,12 @@ def test_killed_and_started_again_it_is_the_same_run(sft: Path, qlora: Path, sta
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", [0, 2, 3])
-@pytest.mark.parametrize("keys", [IA3, SELECTIVE], ids=["ia3", "selective"])
+@pytest.mark.parametrize("keys", [DORA, IA3, SELECTIVE], ids=["dora", "ia3", "selective"])
 def test_other_kinds_killed_started_again_and_exported(
     sft: Path, start: Start, tmp_path: Path, keys: tuple[str, ...], stage: int
 ) -> None:
     """The same run, whose last checkpoint is its result; over a fresh base the adapter says what the result says."""
-    words = (*SFT[:2], *SFT[2 + len(TINY):], f"models.policy={{path: run:{sft}}}", *keys)  # fmt: skip
+    words = (*SFT[:2], *SFT[2 + len(TINY):], f"models.policy={{path: run:{sft}, dtype: float32}}", *keys)  # fmt: skip
     words = (*words, f"models.policy.engine.zero_stage={stage}", "optimizer.learning_rate=1e-2")
     undisturbed = run(start, *words, folder="undisturbed")
     disturbed = disturb(start, words, "Sft")
@@ -141,8 +142,8 @@ def test_other_kinds_killed_started_again_and_exported(
     final = undisturbed / "final"
     written = sorted(path.relative_to(final) for path in final.rglob("*") if path.suffix in (".safetensors", ".json"))
     assert all((tmp_path / "out" / file).read_bytes() == (final / file).read_bytes() for file in written)
-    assert (Path("adapter/adapter_model.safetensors") in written) is (keys is IA3)
-    if keys is IA3:
+    assert (Path("adapter/adapter_model.safetensors") in written) is (keys is not SELECTIVE)
+    if keys is not SELECTIVE:
         ids = torch.arange(20, 40).unsqueeze(0)
         base: Any = AutoModelForCausalLM.from_pretrained(sft / "final").eval()
         result: Any = AutoModelForCausalLM.from_pretrained(final).eval()
@@ -156,11 +157,12 @@ def test_other_kinds_killed_started_again_and_exported(
 @pytest.mark.slow
 @pytest.mark.parametrize("keys", [
     LORA,
+    DORA,
     IA3,
     SELECTIVE,
     (*FOUR_BITS, "rollout.weights=sharded", "models.policy.engine.zero_stage=2"),
     (*FOUR_BITS, "rollout.weights=sharded"),
-], ids=["twin", "ia3", "selective", "own weights", "shards"])  # fmt: skip
+], ids=["twin", "dora", "ia3", "selective", "own weights", "shards"])  # fmt: skip
 def test_ppo_generates_with_the_adapters_that_it_trains(sft: Path, start: Start, keys: tuple[str, ...]) -> None:
     """The invariants compare the generator's log-probabilities with the trainer's in every iteration."""
     folder = run(start, *ppo(sft, *keys), folder="ppo")

@@ -15,7 +15,7 @@ REFUSED: Final = {
     ),
     "adalora": "its search gives up ranks on the way, and a checkpoint would have to know which",
     "bitfit": "that is selective with train: ['*.bias']",
-    "dora": "its norms are of whole matrices, which ZeRO-3 has cut when they are needed",
+    "dora": "that is lora with dora: true",
 }
 
 
@@ -56,3 +56,7 @@ class LayerAdapter(Adapter):
         """What a token leaves behind in such a layer for the backward pass: elements of the model's dtype, and single
         bytes."""
         raise NotImplementedError
+
+    def passing(self, rows: int, columns: int) -> int:  # noqa: ARG002 - most compute nothing of whole matrices
+        """Elements that exist beside such a layer while it computes, however many tokens there are."""
+        return 0

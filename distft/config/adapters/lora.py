@@ -17,6 +17,11 @@ class Lora(LayerAdapter):
     r: int = Field(default=16, ge=1, le=4096, description="rank of the update of one matrix")
     alpha: float = Field(default=32.0, gt=0, description="the update's scale is alpha / r")
     rslora: bool = Field(default=False, description="scale alpha / sqrt(r) instead (Kalajdzievski 2023)")
+    dora: bool = Field(
+        default=False,
+        description="the length of each row of W is learned apart from its direction (DoRA, Liu et al. 2024): every "
+        "adapted matrix is gathered twice, and W + scale * B A computed, in each pass",
+    )
     dropout: float = Field(default=0.0, ge=0, lt=1, description="on the adapters' input; pre-training and SFT only")
     target_modules: Literal["all-linear"] | Items[str] = Field(
         default="all-linear", description="linear layers with an adapter, by the last part of their names"
@@ -41,10 +46,17 @@ class Lora(LayerAdapter):
         return Layers(None if self.target_modules == "all-linear" else self.target_modules)
 
     def parameters(self, rows: int, columns: int, *, of_input: bool) -> dict[str, tuple[int, ...]]:  # noqa: ARG002
-        """``A [r, columns]`` and ``B [rows, r]``: r (rows + columns) in place of rows x columns."""
-        return {"lora_A": (self.r, columns), "lora_B": (rows, self.r)}
+        """``A [r, columns]`` and ``B [rows, r]``: r (rows + columns) in place of rows x columns. And lengths ``[rows]``
+        with ``dora``."""
+        lengths: dict[str, tuple[int, ...]] = {"lora_magnitude_vector": (rows,)} if self.dora else {}
+        return {"lora_A": (self.r, columns), "lora_B": (rows, self.r), **lengths}
 
     def kept(self, rows: int, columns: int, *, of_input: bool) -> tuple[int, int]:  # noqa: ARG002
-        """What A makes, and with dropout its input and where that is zero."""
+        """What A makes, and with dropout its input and where that is zero. With ``dora`` what W gives and what B does,
+        which lengths multiply."""
         thinned = columns if self.dropout > 0 else 0
-        return self.r + thinned, thinned
+        return self.r + thinned + (2 * rows if self.dora else 0), thinned
+
+    def passing(self, rows: int, columns: int) -> int:
+        """With ``dora``: the unit matrix that goes through A and B, what becomes of it, that scaled, and W with it."""
+        return columns * columns + 3 * rows * columns if self.dora else 0

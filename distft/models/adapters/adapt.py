@@ -47,6 +47,15 @@ def adapted_layers(module: nn.Module) -> dict[str, Any]:
     return {name: part for name, part in module.named_modules() if any(hasattr(part, mark) for mark in marks)}
 
 
+def read_from_outside(module: nn.Module) -> Iterator[tuple[nn.Module, nn.Parameter]]:
+    """Parts of adapters, with the parameters that their forward pass reads and that a sharded engine, which gathers a
+    part's own before it, would not have gathered."""
+    for layer in adapted_layers(module).values():
+        for kind in KINDS_BESIDE_LAYERS:
+            if hasattr(layer, kind.MARK):
+                yield from kind.read_from_outside(layer)
+
+
 @contextmanager
 def without_adapters(module: nn.Module) -> Iterator[None]:
     """While open, the module computes what its frozen base computes; for forward passes without gradients only."""

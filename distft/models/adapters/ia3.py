@@ -3,10 +3,10 @@ it is the layer's input that is multiplied."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from distft.common.errors import UserError
 from distft.config.adapters.ia3 import Ia3
@@ -35,6 +35,12 @@ def add(model: Any, ia3: Ia3, *, dropout: bool, seed: int) -> None:  # noqa: ARG
         )
 
     inject(model, layers, settings, seed)
+
+
+def read_from_outside(layer: Any) -> Iterator[tuple[nn.Module, nn.Parameter]]:
+    """Factors lie in a ``ParameterDict``, which has no forward pass of its own."""
+    for factors in layer.ia3_l.parameters():
+        yield layer, factors
 
 
 def merged(layer: Any, own: Mapping[str, Tensor], learned: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,18 +1,19 @@
 """Low-rank adapters by PEFT: beside ``q_proj.base_layer.weight`` lie ``q_proj.lora_A.default.weight [r, in]`` and
-``lora_B [out, r]``."""
+``lora_B [out, r]``, and with lengths of rows (DoRA) ``lora_magnitude_vector [out]``."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from distft.config.adapters.lora import Lora
 from distft.models.adapters.layers import ADAPTER, inject, stored_transposed
 
 _A, _B = f".lora_A.{ADAPTER}.weight", f".lora_B.{ADAPTER}.weight"
-SUFFIXES: Final = (_A, _B)
+_LENGTHS = f".lora_magnitude_vector.{ADAPTER}.weight"
+SUFFIXES: Final = (_A, _B, _LENGTHS)
 MARK: Final = "lora_A"
 
 
@@ -25,6 +26,7 @@ def add(model: Any, lora: Lora, *, dropout: bool, seed: int) -> None:
             r=lora.r,
             lora_alpha=lora.alpha,  # type: ignore[arg-type]
             use_rslora=lora.rslora,
+            use_dora=lora.dora,
             lora_dropout=lora.dropout if dropout else 0.0,
             target_modules=targets,
             fan_in_fan_out=stored_transposed(model, targets),
@@ -33,8 +35,18 @@ def add(model: Any, lora: Lora, *, dropout: bool, seed: int) -> None:
     inject(model, lora.layers(model.config.model_type), settings, seed)
 
 
+def read_from_outside(layer: Any) -> Iterator[tuple[nn.Module, nn.Parameter]]:
+    """What computes lengths reads the layer's own weight and bias, and A's shape."""
+    for lengths in layer.lora_magnitude_vector.values():
+        for parameter in (*layer.base_layer.parameters(), layer.lora_A[ADAPTER].weight):
+            yield lengths, parameter
+
+
 def merged(layer: Any, own: Mapping[str, Tensor], learned: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """``W + scale * B A``; a bias stays what it is."""
+    """``W + scale * B A``, its rows as long as was learned where lengths were; a bias stays what it is."""
     update = layer.scaling[ADAPTER] * learned[_B].float() @ learned[_A].float()
-    weight = own["weight"].float() + (update.T if layer.fan_in_fan_out else update)
-    return {**own, "weight": weight}
+    turned = layer.fan_in_fan_out
+    weight = (own["weight"].T if turned else own["weight"]).float() + update
+    if _LENGTHS in learned:
+        weight *= (learned[_LENGTHS].float() / weight.norm(dim=1)).unsqueeze(1)
+    return {**own, "weight": weight.T if turned else weight}

@@ -67,7 +67,8 @@ class Setup:
         with Engine.sharded_loading(model.engine, model.dtype):
             module = load_causal(self.folder, model, dropout=self.dropout)
         if self.adapter is not None:
-            add_adapters(module.model, self.adapter, dropout=self.dropout, seed=5)
+            with Engine.sharded_loading(model.engine, model.dtype):
+                add_adapters(module.model, self.adapter, dropout=self.dropout, seed=5)
         return Engine(module, model.engine, self.dtype, self.optimizer, model.rate_ratio)
 
 

@@ -25,6 +25,7 @@ from tests.unit.engine.test_engine import DECAY, STEPS, slow, spread, steps_for
 
 LORA = Lora(r=4, alpha=8.0)
 FASTER_B = Lora(r=4, alpha=8.0, rslora=True, loraplus_ratio=16.0)
+DORA = Lora(r=4, alpha=8.0, dora=True)
 ON = [(0, 1), (0, 2), (1, 2), (2, 2), (3, 1), (3, 2)]  # stage and number of ranks
 
 
@@ -35,12 +36,8 @@ def of_peft(
     torch.set_num_threads(1)
     quantized = {"quantization_config": four_bits(Quantization(), torch.float32)} if nf4 else {}
     base = AutoModelForCausalLM.from_pretrained(folder, attention_dropout=0.0, dtype=torch.float32, **quantized)
-    config = LoraConfig(
-        r=lora.r,
-        lora_alpha=lora.alpha,
-        use_rslora=lora.rslora,
-        target_modules="all-linear",  # type: ignore[arg-type]
-    )
+    kind: dict[str, Any] = {"lora_alpha": lora.alpha, "use_rslora": lora.rslora, "use_dora": lora.dora}
+    config = LoraConfig(r=lora.r, target_modules="all-linear", **kind)
     module: Any = get_peft_model(base, config).train()
     names = {name: "model." + name.removeprefix("base_model.model.") for name, _ in module.named_parameters()}
     trained = {names[name]: p for name, p in module.named_parameters() if p.requires_grad}
@@ -64,9 +61,11 @@ def of_peft(
 
 @pytest.mark.parametrize(("stage", "world_size", "lora", "nf4"), [
     *(on for nf4 in (False, True) for on in ((0, 1, LORA, nf4), (3, 2, LORA, nf4))),
-    (2, 2, FASTER_B, False),
+    (2, 2, FASTER_B, False), (3, 2, DORA, False),
     *(slow(*on, LORA, nf4) for on in ON if on not in ((0, 1), (3, 2)) for nf4 in (False, True)),
     *(slow(*on, FASTER_B, False) for on in ON if on != (2, 2)),
+    *(slow(*on, DORA, False) for on in ON if on != (3, 2)), slow(0, 1, DORA, True), slow(2, 2, DORA, True),
+    slow(3, 2, DORA, True),
 ])  # fmt: skip
 def test_adapters_train_as_in_peft(
     groups: dict[int, Group], folder: str, stage: int, world_size: int, lora: Lora, nf4: bool
@@ -98,14 +97,17 @@ def test_only_adapters_have_gradients_and_states(
         assert found["stepped"].optimizer == 2 * (trained // world_size if stage >= 1 else trained)
 
 
-@pytest.mark.parametrize(("stage", "dtype", "nf4"), [
-    (0, "float32", False), (2, "bfloat16", True), (3, "float32", True), (3, "bfloat16", False),
-    slow(0, "bfloat16", True), slow(1, "float32", False),
+@pytest.mark.parametrize(("stage", "dtype", "lora", "nf4"), [
+    (0, "float32", LORA, False), (2, "bfloat16", LORA, True), (3, "float32", LORA, True),
+    (3, "bfloat16", FASTER_B, False),
+    slow(0, "bfloat16", LORA, True), slow(1, "float32", LORA, False), slow(3, "bfloat16", LORA, False),
+    slow(0, "float32", FASTER_B, False), slow(2, "bfloat16", FASTER_B, False),
+    slow(0, "bfloat16", DORA, False), slow(2, "float32", DORA, False), slow(3, "bfloat16", DORA, False),
 ])  # fmt: skip
 def test_a_checkpoint_holds_adapters_only_and_goes_on_from_them(
-    groups: dict[int, Group], folder: str, tmp_path: Path, stage: int, dtype: str, nf4: bool
+    groups: dict[int, Group], folder: str, tmp_path: Path, stage: int, dtype: str, lora: Lora, nf4: bool
 ) -> None:
-    setup = Setup(folder, stage, dtype, adapter=LORA, four_bits=nf4)
+    setup = Setup(folder, stage, dtype, adapter=lora, four_bits=nf4)
     steps = steps_for(2)
     for answer in groups[2].call(rank_side.save_and_go_on, setup, str(tmp_path), steps[:2], steps[2:]):
         undisturbed, repeated = answer["weights"]

@@ -28,7 +28,7 @@ IDS = torch.arange(3, 15).unsqueeze(0)
 
 
 def adapted(folder: str, kind: str, lora: Lora, dtype: str = "float32", *, nf4: bool = False) -> nn.Module:
-    """A model with adapters that do something: B is not zero."""
+    """A model with adapters that do something: B is not zero, rows are not as long as they were."""
     model = Model(path=folder, dtype=dtype, quantization=Quantization() if nf4 else None)
     if kind == "causal":
         module: Any = load_causal(folder, model, dropout=False)
@@ -40,6 +40,8 @@ def adapted(folder: str, kind: str, lora: Lora, dtype: str = "float32", *, nf4: 
         for name, parameter in module.named_parameters():
             if ".lora_B." in name:
                 parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
+            if ".lora_magnitude_vector." in name:
+                parameter.mul_(1 + 0.1 * torch.randn(parameter.shape, generator=generator))
     return module.eval()
 
 
@@ -51,11 +53,12 @@ def computed(module: nn.Module) -> torch.Tensor:
 
 @pytest.mark.parametrize("kind", ["causal", "scalar"])
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "gemma2"])
+@pytest.mark.parametrize("dora", [False, True])
 def test_merged_it_computes_the_same(
-    model_folder: Callable[..., str], tmp_path: Path, architecture: str, kind: str
+    model_folder: Callable[..., str], tmp_path: Path, architecture: str, kind: str, dora: bool
 ) -> None:
     folder = model_folder(architecture)
-    module = adapted(folder, kind, Lora(r=4, alpha=8.0))
+    module = adapted(folder, kind, Lora(r=4, alpha=8.0, dora=dora))
     trained = {name.removeprefix("model."): p.detach() for name, p in module.named_parameters() if p.requires_grad}
     weights = {
         name.removeprefix("model."): tensor.clone()
@@ -84,14 +87,14 @@ def test_merged_it_computes_the_same(
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2"])
-@pytest.mark.parametrize("every", [True, False])
+@pytest.mark.parametrize(("every", "dora"), [(True, False), (False, False), (True, True)])
 def test_four_bits_merge_into_what_was_computed(
-    model_folder: Callable[..., str], architecture: str, every: bool
+    model_folder: Callable[..., str], architecture: str, every: bool, dora: bool
 ) -> None:
     """Also of layers in four bits that have no adapter."""
     folder = model_folder(architecture)
     some = ("down_proj",) if architecture == "llama" else ("c_fc",)
-    module = adapted(folder, "causal", Lora(r=4, target_modules="all-linear" if every else some), nf4=True)
+    module = adapted(folder, "causal", Lora(r=4, target_modules="all-linear" if every else some, dora=dora), nf4=True)
     wanted = computed(module)
     tensors = dict(plain_tensors(((name, p.data) for name, p in module.named_parameters()), module))
     plain: Any = load_causal(folder, Model(path=folder, dtype="float32"), dropout=False).eval()

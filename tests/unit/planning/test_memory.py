@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import replace
 from typing import Any
 
@@ -290,15 +291,16 @@ def saved_for_backward(
     if lora is not None:
         add_adapters(model, lora, dropout=True, seed=1)
     parameters = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-    kept: dict[int, torch.Tensor] = {}
+    saved: list[weakref.ref[torch.Tensor]] = []
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
-        kept.setdefault(tensor.untyped_storage().data_ptr(), tensor)
+        saved.append(weakref.ref(tensor))  # of what is let go of before the forward pass has ended nothing is kept
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         output = model.model(input_ids=torch.randint(0, 100, (4, 128)))
     assert output.last_hidden_state.requires_grad
+    kept = {t.untyped_storage().data_ptr(): t for one in saved if (t := one()) is not None}
     return sum(t.untyped_storage().nbytes() for place, t in kept.items() if place not in parameters) // 512
 
 
@@ -314,13 +316,29 @@ def test_a_layer_keeps_what_torch_saves_of_it(dtype: str, kv_heads: int, attenti
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dora", [False, True])
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
-def test_adapters_keep_what_torch_saves_of_them(dtype: str, dropout: float) -> None:
-    lora = Lora(r=8, dropout=dropout)
+def test_adapters_keep_what_torch_saves_of_them(dtype: str, dropout: float, dora: bool) -> None:
+    lora = Lora(r=8, dropout=dropout, dora=dora)
     two, three = (saved_for_backward(n, dtype, 4, "sdpa", checkpointing=False, lora=lora) for n in (2, 3))
     sizes = sizes_from_config({"model_type": "llama", **SMALL}).with_adapters(lora)
     planned = a_layer_of_a_token(sizes, compute(dtype, gpu=False), length=128)
     assert three - two <= planned <= 1.2 * (three - two)
+
+
+def test_what_dora_computes_of_a_matrix_is_planned() -> None:
+    """A layer much larger than its input and its adapter, forward and backward."""
+    import torch
+    from peft import LoraConfig, inject_adapter_in_model
+
+    from tests.harness.torch_memory import most_held
+
+    rows, columns = 300, 500
+    module = torch.nn.ModuleDict({"layer": torch.nn.Linear(columns, rows, bias=False)})
+    layer = inject_adapter_in_model(LoraConfig(r=1, use_dora=True, target_modules=["layer"]), module)["layer"]
+    held = most_held(lambda: layer(torch.ones(1, columns)).sum().backward())
+    assert held == pytest.approx(4 * Lora(dora=True).passing(rows, columns), rel=0.05)
+    assert Lora().passing(rows, columns) == 0
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -91,12 +91,15 @@ def test_a_familys_life_with_adapters(groups: dict[int, Group], tmp_path: Path, 
 
 
 IA3 = Ia3(method="ia3")
+DORA = Lora(r=4, dora=True, loraplus_ratio=4.0)
 OF_GPT2 = Ia3(method="ia3", target_modules=("c_attn", "c_proj"), feedforward_modules=("c_proj",))
 
 
 @pytest.mark.parametrize(("name", "adapter"), [
     ("llama", IA3),
     pytest.param("gpt2", OF_GPT2, marks=pytest.mark.slow),
+    pytest.param("llama", DORA, marks=pytest.mark.slow),
+    pytest.param("gpt2", DORA, marks=pytest.mark.slow),
     pytest.param("opt", IA3, marks=pytest.mark.slow),
     pytest.param("gpt_neox", IA3, marks=pytest.mark.slow),
     pytest.param("gpt2", Selective(method="selective", train=("*.bias",)), marks=pytest.mark.slow),
@@ -111,9 +114,9 @@ def test_a_life_with_other_adapters(groups: dict[int, Group], tmp_path: Path, na
     responses: Any = merged(answers, "responses")
     assert largest(start, merged(answers, "sampled"), responses) < CLOSE
     reopened: Any = AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32).eval()
-    assert largest(reopened, merged(answers, "after")) < CLOSE
-    assert largest(start, merged(answers, "after")) > 5 * CLOSE
+    moved = largest(start, merged(answers, "after"))
+    assert largest(reopened, merged(answers, "after")) < min(CLOSE, moved / 10)
     assert (out / "adapter").is_dir() is adapter.keeps_base
     if adapter.keeps_base:
         by_peft: Any = PeftModel.from_pretrained(start, out / "adapter").eval()
-        assert largest(by_peft, merged(answers, "after")) < CLOSE
+        assert largest(by_peft, merged(answers, "after")) < min(CLOSE, moved / 10)

@@ -25,7 +25,7 @@ slow = pytest.mark.slow
 NAMES = ("llama", "llama_llama3", "llama_dynamic", "mistral", "qwen2", "qwen3", "phi3_longrope", "olmo2")
 LIVES = [pytest.param(name, {}, id=name, marks=() if name in ("llama", "qwen3") else slow) for name in NAMES]
 MORE = [
-    pytest.param("llama", {"lora": Lora(r=4)}, id="adapters", marks=slow),
+    pytest.param("llama", {"adapter": Lora(r=4)}, id="adapters", marks=slow),
     pytest.param("llama", {"checkpointing": True}, id="checkpointing"),
 ]
 
@@ -55,7 +55,7 @@ def test_a_life_on_two_ranks_that_share_rows(
     assert shared[0]["update"] == pytest.approx(whole[0]["update"], rel=1e-5)
     for sample, values in merged(whole, "after").items():
         assert merged(shared, "after")[sample] == pytest.approx(values, abs=CLOSE)
-    if "lora" not in how:
+    if "adapter" not in how:
         exported: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "shared", dtype=torch.float32).eval()
         assert largest(exported, merged(shared, "after")) < CLOSE
 
