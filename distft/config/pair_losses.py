@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field
 
 from distft.config.method import FirstLoss, Method, Renewal, Run
 from distft.config.problem import Problem
+from distft.config.section import Usual
 
 DpoLoss: TypeAlias = Literal[
     "sigmoid", "hinge", "ipo", "robust", "exo_pair", "nca_pair", "sppo_hard",
@@ -22,7 +23,9 @@ _SMOOTHED = ("sigmoid", "robust", "exo_pair")
 class PairLosses(Method):
     """The base of every method that learns from pairs by a loss of ``distft.algorithms.losses.dpo``."""
 
-    beta: float = Field(default=0.1, gt=0, le=100, description="strength of the pull towards the reference")
+    beta: Annotated[float, Usual(0.1, 0.5)] = Field(
+        default=0.1, gt=0, le=100, description="strength of the pull towards the reference; 0.1 to 0.5 is usual"
+    )
     loss: DpoLoss = Field(default="sigmoid", description="loss of a pair, names as in TRL")
     label_smoothing: float = Field(
         default=0.0, ge=0, lt=0.5, description="assumed share of flipped labels (sigmoid, robust, exo_pair)"

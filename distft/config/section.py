@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from typing import Annotated, Any, TypeAlias, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
@@ -32,6 +33,14 @@ def _from_home(path: str) -> str:
 
 # A path as people write it: a folder, a file, a hub name, or one with a scheme (run:, builtin:).
 WrittenPath: TypeAlias = Annotated[str, Field(min_length=1), AfterValidator(_from_home)]
+
+
+@dataclass(frozen=True)
+class Usual:
+    """Beside a number's type: the range that the literature recommends. Others are allowed, and remarked upon."""
+
+    lowest: float
+    highest: float
 
 
 class Section(BaseModel):

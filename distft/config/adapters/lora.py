@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from distft.config.adapters.adapter import LayerAdapter, Layers
-from distft.config.section import Items
+from distft.config.section import Items, Usual
 
 
 class Lora(LayerAdapter):
     """Low-rank adapters (Hu et al. 2022): the model's own weights stay frozen, W + scale * B A is what computes."""
 
     method: Literal["lora"] = Field(default="lora", description="kind of adapter")
-    r: int = Field(default=16, ge=1, le=4096, description="rank of the update of one matrix")
+    r: Annotated[int, Usual(8, 64)] = Field(
+        default=16, ge=1, le=4096, description="rank of the update of one matrix; 8 to 64 is usual"
+    )
     alpha: float = Field(default=32.0, gt=0, description="the update's scale is alpha / r")
     rslora: bool = Field(default=False, description="scale alpha / sqrt(r) instead (Kalajdzievski 2023)")
     dora: bool = Field(

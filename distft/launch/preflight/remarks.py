@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 
 from distft.config.recipe import Recipe
 from distft.config.role_table import gives_scores
-from distft.config.roles import roles
+from distft.config.roles import model_of, roles, trained_roles
+from distft.config.section import Usual
 
 FEW_HELD_OUT = 8  # rows below which a held-out metric is mostly chance
 
@@ -26,6 +27,17 @@ def on_models(recipe: Recipe) -> Iterator[str]:
         else:
             continue
         yield f"models.{role}: random weights (init): {meaning}; the real thing: models.{role}.path={path}"
+
+
+def on_numbers(recipe: Recipe) -> Iterator[str]:
+    """Numbers of the method and of adapters beyond what the literature recommends."""
+    adapters = {f"models.{role}.peft": model_of(recipe, role).peft for role in trained_roles(recipe)}
+    for at, section in {"algorithm": recipe.algorithm, **adapters}.items():
+        for key, field in type(section).model_fields.items() if section is not None else ():
+            value = getattr(section, key)
+            for usual in (one for one in field.metadata if isinstance(one, Usual)):
+                if not usual.lowest <= value <= usual.highest:
+                    yield f"{at}.{key}: {value:g}, where {usual.lowest:g} to {usual.highest:g} is usual"
 
 
 def on_rows(recipe: Recipe, num_units: Mapping[str, int]) -> Iterator[str]:

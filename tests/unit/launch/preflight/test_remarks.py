@@ -7,7 +7,7 @@ import json
 import pytest
 
 from distft.config.load import load_recipe, shipped_recipes
-from distft.launch.preflight.remarks import on_models, on_rows
+from distft.launch.preflight.remarks import on_models, on_numbers, on_rows
 
 
 def test_ppo_from_nothing_is_said_to_be() -> None:
@@ -38,6 +38,22 @@ FROM_NOTHING = (
 @pytest.mark.parametrize("name", [name for name, _ in shipped_recipes() if name not in FROM_NOTHING])
 def test_other_shipped_recipes_are_as_they_are_meant(name: str) -> None:
     assert list(on_models(load_recipe(name))) == []
+
+
+@pytest.mark.parametrize("name", [name for name, _ in shipped_recipes()])
+def test_shipped_recipes_keep_to_what_is_usual(name: str) -> None:
+    assert list(on_numbers(load_recipe(name))) == []
+
+
+@pytest.mark.parametrize("method", ["dpo", "online-dpo"])
+def test_numbers_beyond_what_the_literature_recommends(method: str) -> None:
+    recipe = load_recipe(f"{method}-tiny", ["algorithm.beta=0.05", "models.policy.peft={r: 128, alpha: 256}"])
+    assert list(on_numbers(recipe)) == [
+        "algorithm.beta: 0.05, where 0.1 to 0.5 is usual",
+        "models.policy.peft.r: 128, where 8 to 64 is usual",
+    ]
+    for within in (["algorithm.beta=0.1", "models.policy.peft.r=8"], ["algorithm.beta=0.5", "models.policy.peft.r=64"]):
+        assert list(on_numbers(load_recipe(f"{method}-tiny", within))) == []
 
 
 def test_few_rows() -> None:
