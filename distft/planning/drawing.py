@@ -73,7 +73,6 @@ def _groups(plan: Plan) -> str:
     rows = [("group", "ranks", "on nodes", "threads", "CPUs", "GPUs", "parameters")]
     for group in plan.groups.values():
         memory = plan.memory[group.role]
-        trained = f" ({memory.trained / 1e6:,.1f} trained)" if 0 < memory.trained < memory.parameters else ""
         rows.append(
             (
                 " + ".join(group.roles),
@@ -82,7 +81,7 @@ def _groups(plan: Plan) -> str:
                 str(group.threads),
                 f"{group.cpus_per_rank:g}",
                 f"{group.gpus_per_rank:g}",
-                f"{memory.parameters / 1e6:,.1f} M{trained}" if memory.parameters else "?",
+                memory.counted if memory.parameters else "?",
             )
         )
     return "\n".join(_table(rows))

@@ -64,6 +64,15 @@ class RoleMemory:
     trained: int = 0
     unknown: str = ""
 
+    @property
+    def counted(self) -> str:
+        """``8,072.2 M``, and of a part that is trained ``8,072.2 M (41.9 M trained, 0.52 %)``."""
+        whole = f"{self.parameters / 1e6:,.1f} M"
+        if not 0 < self.trained < self.parameters:
+            return whole
+        part = f"{self.trained / 1e6:,.1f} M" if self.trained >= 1e6 else f"{self.trained:,}"
+        return f"{whole} ({part} trained, {100 * self.trained / self.parameters:.2g} %)"
+
 
 @dataclass(frozen=True)
 class GroupMemory:

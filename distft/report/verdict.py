@@ -51,15 +51,15 @@ def verdict(run: RunData) -> str:
 
 
 def trained(run: RunData) -> str:
-    """``PPO of a policy of 0.9 M parameters, from builtin:dialogues (6,000 rows), on local.``"""
+    """``PPO of runs/sft (parameters: 0.9 M), trained on builtin:dialogues on local.``"""
     if not run.recipe:
         return ""
     name = next(iter(run.plan.memory), "") if run.plan else ""
     role = "policy" if part(run.recipe, "models").get("policy") else name
-    size = run.plan.memory[role].parameters if run.plan and role in run.plan.memory else 0
+    memory = run.plan.memory.get(role) if run.plan else None
     model = part(part(run.recipe, "models"), role)
     what = str(model.get("path") or "") or "a model from random weights"
-    parameters = f" ({size / 1e6:,.1f} M parameters)" if size else ""
+    parameters = f" (parameters: {memory.counted})" if memory and memory.parameters else ""
     where = f" on {run.plan.cluster}" if run.plan else ""
     return f"{run.kind.upper()} of {what}{parameters}, trained on {', '.join(sources(run, 'train')) or '?'}{where}."
 

@@ -9,6 +9,7 @@ import pytest
 from distft.config.cluster import load_cluster
 from distft.config.load import load_recipe
 from distft.planning.drawing import draw
+from distft.planning.footprint import RoleMemory
 from distft.planning.plan import make_plan
 from tests.unit.launch.examples import LAPTOP, LLAMA_70B, config_folder, from_folder, gpu_cluster, recipe
 
@@ -60,7 +61,14 @@ def test_adapters_and_a_shared_base_are_said() -> None:
     changes = ["models.policy.peft.method=lora", "placement.reference.share=policy"]
     text = draw(make_plan(load_recipe("llama3-dpo", changes), gpu_cluster(1)))
     assert "policy + reference" in text
-    assert "8,072.2 M (41.9 trained)" in text
+    assert "8,072.2 M (41.9 M trained, 0.52 %)" in text
+
+
+@pytest.mark.parametrize(("trained", "said"), [
+    (0, "0.9 M"), (900_000, "0.9 M"), (35_328, "0.9 M (35,328 trained, 3.9 %)"),
+])  # fmt: skip
+def test_how_much_of_a_model_is_trained(trained: int, said: str) -> None:
+    assert RoleMemory((), parameters=900_000, trained=trained).counted == said
 
 
 def test_the_time_of_a_step_and_what_it_waits_for() -> None:
