@@ -24,7 +24,7 @@ from tests.unit.engine.rank_side import RATE, VOCABULARY, Setup
 from tests.unit.engine.test_engine import DECAY, STEPS, slow, spread, steps_for
 
 LORA = Lora(r=4, alpha=8.0)
-FASTER_B = Lora(r=4, alpha=8.0, rslora=True, loraplus_ratio=16.0)
+FASTER_B = Lora(r=4, alpha=4.0, rslora=True, loraplus_ratio=4.0)
 DORA = Lora(r=4, alpha=8.0, dora=True)
 ON = [(0, 1), (0, 2), (1, 2), (2, 2), (3, 1), (3, 2)]  # stage and number of ranks
 
@@ -44,10 +44,14 @@ def of_peft(
     with torch.no_grad():
         for name, parameter in trained.items():
             parameter.copy_(torch.from_numpy(started[name]))
-    optimizer = create_loraplus_optimizer(
-        module, torch.optim.AdamW, lr=RATE, loraplus_lr_ratio=lora.loraplus_ratio, loraplus_weight_decay=DECAY,
-        foreach=False, fused=False,
-    )  # fmt: skip
+    plain: dict[str, Any] = {"lr": RATE, "foreach": False, "fused": False}
+    if lora.loraplus_ratio != 1:
+        plus = {"loraplus_lr_ratio": lora.loraplus_ratio, "loraplus_weight_decay": DECAY}
+        optimizer = create_loraplus_optimizer(module, torch.optim.AdamW, **plus, **plain)
+    else:
+        matrices, lengths = ([p for p in trained.values() if p.dim() == dim] for dim in (2, 1))
+        groups = [{"params": matrices, "weight_decay": DECAY}, {"params": lengths, "weight_decay": 0.0}]
+        optimizer = torch.optim.AdamW(groups, **plain)
     norms = []
     for step in STEPS:
         ids = torch.cat([rank_side.sequence(sample) for rank in step for micro in rank for sample in micro])
