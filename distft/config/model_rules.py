@@ -11,7 +11,7 @@ from distft.common.errors import nearest
 from distft.config import roles as facts
 from distft.config.adapters.ia3 import Ia3
 from distft.config.adapters.lora import Lora
-from distft.config.adapters.selective import Selective
+from distft.config.adapters.selective import OwnWeights
 from distft.config.data_rules import said_longest
 from distft.config.models import Init, Model, Reference, RewardModel
 from distft.config.new_tokens import new_token_rules
@@ -235,8 +235,8 @@ def _trained(recipe: Recipe, role: str, model: Model) -> Iterator[Problem]:
         yield Problem.at(f"{at}.peft.dropout", f"has no effect: {kind} trains without dropout", "0")
 
 
-def _adapter(at: str, model: Model, adapter: Lora | Ia3 | Selective) -> Iterator[Problem]:
-    if isinstance(adapter, Selective):
+def _adapter(at: str, model: Model, adapter: Lora | Ia3 | OwnWeights) -> Iterator[Problem]:
+    if isinstance(adapter, OwnWeights):
         if model.init is not None:
             what = "what it does not name stays frozen, and this model begins with random weights (init)"
             yield Problem.at(f"{at}.train", what, f"{at}: null, or a path in place of init")

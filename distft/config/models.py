@@ -9,7 +9,7 @@ from pydantic import Discriminator, Field, Tag
 
 from distft.config.adapters.ia3 import Ia3
 from distft.config.adapters.lora import Lora
-from distft.config.adapters.selective import Selective
+from distft.config.adapters.selective import BitFit, Selective
 from distft.config.data import Source
 from distft.config.http_server import HttpServer
 from distft.config.role_table import FURTHER
@@ -102,6 +102,7 @@ METHOD_IS: Final = "method="
 AnyAdapter: TypeAlias = Annotated[
     Annotated[Lora, Tag(f"{METHOD_IS}lora")]
     | Annotated[Ia3, Tag(f"{METHOD_IS}ia3")]
+    | Annotated[BitFit, Tag(f"{METHOD_IS}bitfit")]
     | Annotated[Selective, Tag(f"{METHOD_IS}selective")],
     Discriminator(_method),
 ]

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from distft.common.errors import UserError
-from distft.config.adapters.selective import Selective
+from distft.config.adapters.selective import OwnWeights
 from distft.config.engines import ENGINES
 from distft.config.load import resolve_path
 from distft.config.models import Model
@@ -131,7 +131,7 @@ def _with_adapter(sizes: ModelSizes, model: Model) -> ModelSizes:
     """The same model, of which only what its adapter says is trained. Raises UserError where that cannot be told."""
     if model.peft is None:
         return sizes
-    if not isinstance(model.peft, Selective):
+    if not isinstance(model.peft, OwnWeights):
         return sizes.with_adapters(model.peft)
     path = resolve_path(str(model.path))
     folder = local_folder(path)
@@ -160,7 +160,7 @@ class Roles:
         try:
             return self._book.sizes_of(self.model(role), self._head(role))
         except WrongTargets as error:
-            key = "train" if isinstance(self.model(role).peft, Selective) else "target_modules"
+            key = "train" if isinstance(self.model(role).peft, OwnWeights) else "target_modules"
             raise WrongTargets(error.what, where=f"models.{role}.peft.{key}", hint=error.hint) from None
 
     def is_scalar(self, role: str) -> bool:

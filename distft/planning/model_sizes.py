@@ -22,7 +22,7 @@ from distft.planning.weight_files import COPY_AGAIN, tensor_shapes
 
 if TYPE_CHECKING:
     from distft.config.adapters.adapter import LayerAdapter
-    from distft.config.adapters.selective import Selective
+    from distft.config.adapters.selective import OwnWeights
     from distft.config.models import Init, Quantization
 
 
@@ -201,15 +201,15 @@ class ModelSizes(TensorTable):
             self, tensors=(*self._frozen(), *beside), kept_by_adapters=(elements, single), passing_of_adapters=passing
         )
 
-    def with_selected(self, selective: Selective, shapes: Mapping[str, tuple[int, ...]]) -> ModelSizes:
+    def with_selected(self, own: OwnWeights, shapes: Mapping[str, tuple[int, ...]]) -> ModelSizes:
         """The same model, of which only the weights that are chosen of those in its files, ``shapes``, are trained, and
         a scalar head. Raises WrongTargets where none is.
         """
         scalar = any(one.name == SCORE for one in self.tensors)
-        chosen = {name: shape for name, shape in shapes.items() if selective.chooses(name)}
+        chosen = {name: shape for name, shape in shapes.items() if own.chooses(name)}
         if not chosen:
             raise WrongTargets(
-                f"{self.family} has no weight that is called {' or '.join(selective.train)}",
+                f"{self.family} has no weight that is called {' or '.join(own.train)}",
                 hint=f"it has, for example: {', '.join(_kinds_of_names(shapes)[:8])}",
             )
         selected = [one for one in _from_shapes(chosen) if not (scalar and one.block == "head")]

@@ -10,11 +10,11 @@ from distft.config.section import Section
 # Kinds that others have and this has not, and why.
 REFUSED: Final = {
     **dict.fromkeys(
-        ("prompt_tuning", "p_tuning", "prefix_tuning"),
+        ("prompt", "prompt_tuning", "p_tuning", "prefix", "prefix_tuning"),
         "virtual tokens are no weights that could be merged into final/, and vLLM cannot serve them",
     ),
     "adalora": "its search gives up ranks on the way, and a checkpoint would have to know which",
-    "bitfit": "that is selective with train: ['*.bias']",
+    **dict.fromkeys(("bottleneck", "parallel", "diff"), "PEFT has none, and here it is not written"),
     "dora": "that is lora with dora: true",
 }
 

@@ -11,13 +11,14 @@ from torch import nn
 from distft.config.adapters.adapter import Adapter
 from distft.config.adapters.ia3 import Ia3
 from distft.config.adapters.lora import Lora
-from distft.config.adapters.selective import Selective
+from distft.config.adapters.selective import BitFit, Selective
 from distft.models.adapters import ia3, lora, selective
 from distft.models.adapters.layers import scoring_heads
 
 _ADD: Final[Mapping[type[Adapter], Callable[..., None]]] = {
     Lora: lora.add,
     Ia3: ia3.add,
+    BitFit: selective.add,
     Selective: selective.add,
 }
 KINDS_BESIDE_LAYERS: Final = (lora, ia3)

@@ -5,17 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 from distft.common.errors import UserError
-from distft.config.adapters.selective import Selective
+from distft.config.adapters.selective import OwnWeights
 
 
-def add(model: Any, selective: Selective, *, dropout: bool, seed: int) -> None:  # noqa: ARG001 - nothing is drawn
+def add(model: Any, own: OwnWeights, *, dropout: bool, seed: int) -> None:  # noqa: ARG001 - nothing is drawn
     """Weights of those names have gradients. Raises UserError where there is none."""
-    chosen = [parameter for name, parameter in model.named_parameters() if selective.chooses(name)]
+    chosen = [parameter for name, parameter in model.named_parameters() if own.chooses(name)]
     if not chosen:
         kinds = dict.fromkeys(".".join("*" if part.isdigit() else part for part in name.split("."))
                               for name, _ in model.named_parameters())  # fmt: skip
         raise UserError(
-            f"{type(model).__name__} has no weight that is called {' or '.join(selective.train)}",
+            f"{type(model).__name__} has no weight that is called {' or '.join(own.train)}",
             where="peft.train",
             hint=f"it has, for example: {', '.join(list(kinds)[:8])}",
         )

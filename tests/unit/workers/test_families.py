@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from distft.config.adapters.ia3 import Ia3
 from distft.config.adapters.lora import Lora
-from distft.config.adapters.selective import Selective
+from distft.config.adapters.selective import BitFit, Selective
 from distft.launch.preflight.architectures import STATE_SPACE
 from distft.planning.positions import changing_rope
 from tests.unit.engine.group import Group
@@ -102,7 +102,7 @@ OF_GPT2 = Ia3(method="ia3", target_modules=("c_attn", "c_proj"), feedforward_mod
     pytest.param("gpt2", DORA, marks=pytest.mark.slow),
     pytest.param("opt", IA3, marks=pytest.mark.slow),
     pytest.param("gpt_neox", IA3, marks=pytest.mark.slow),
-    pytest.param("gpt2", Selective(method="selective", train=("*.bias",)), marks=pytest.mark.slow),
+    pytest.param("gpt2", BitFit(method="bitfit"), marks=pytest.mark.slow),
     pytest.param("llama", Selective(method="selective", train=("*norm*", "*.0.mlp.*")), marks=pytest.mark.slow),
 ])  # fmt: skip
 def test_a_life_with_other_adapters(groups: dict[int, Group], tmp_path: Path, name: str, adapter: Any) -> None:
