@@ -231,8 +231,16 @@ def _trained(recipe: Recipe, role: str, model: Model) -> Iterator[Problem]:
     if model.peft is None:
         return
     yield from _adapter(f"{at}.peft", model, model.peft)
+    yield from _dora(at, model)
     if isinstance(model.peft, Lora) and model.peft.dropout > 0 and not recipe.algorithm.traits.dropout:
         yield Problem.at(f"{at}.peft.dropout", f"has no effect: {kind} trains without dropout", "0")
+
+
+def _dora(at: str, model: Model) -> Iterator[Problem]:
+    dora = isinstance(model.peft, Lora) and model.peft.dora
+    if dora and model.quantization is not None and model.engine.zero_stage == 3:
+        what = "reads whole matrices, which DeepSpeed does not gather from four bits for it"
+        yield Problem.at(f"{at}.peft.dora", what, f"{at}.engine.zero_stage: 2, or dora: false")
 
 
 def _adapter(at: str, model: Model, adapter: Lora | Ia3 | OwnWeights) -> Iterator[Problem]:

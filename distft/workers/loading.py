@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from contextlib import nullcontext
 from typing import Any
 
 from distft.common.errors import UserError
@@ -45,8 +44,7 @@ def load_sharded(spec: RoleSpec, path: str, config: EngineConfig, *, new_head: b
         with writable(parameter) as weight:
             start_head(weight, spec.seed + number, name)
     if spec.model.peft is not None:
-        cut = spec.model.quantization is None  # in four bits they are still whole; some begin with what they are
-        with Engine.sharded_loading(config, spec.model.dtype) if cut else nullcontext():
+        with Engine.sharded_loading(config, spec.model.dtype):  # some begin with what the weights are
             add_adapters(model, spec.model.peft, dropout=spec.dropout, seed=spec.seed)
     return loaded.module
 

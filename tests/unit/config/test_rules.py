@@ -76,6 +76,8 @@ BROKEN = [
     ("dpo", ["models.policy.peft={method: bottleneck}"], ["models.policy.peft.method", "here it is not written"]),
     ("dpo", ["models.policy.peft={method: bitfit}", "placement.reference.share=policy"],
      ["placement.reference.share", "trains some of its weights"]),
+    ("sft", ["models.policy.peft={dora: true}", "models.policy.quantization={}"],
+     ["models.policy.peft.dora", "reads whole matrices", "models.policy.engine.zero_stage: 2"]),
     ("dpo", ["models.policy.peft={method: ia4}"], ["models.policy.peft.method", "did you mean ia3?"]),
     ("dpo", ["models.policy.peft={method: ia3, r: 3}"], ["models.policy.peft.r", "unknown key r"]),
     ("dpo", ["models.policy.peft={train: ['*.bias']}"], ["peft.train", "keys of models.policy.peft: method, r"]),

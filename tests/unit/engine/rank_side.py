@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -68,7 +67,7 @@ class Setup:
         with Engine.sharded_loading(model.engine, model.dtype):
             module = load_causal(self.folder, model, dropout=self.dropout)
         if self.adapter is not None:
-            with nullcontext() if self.four_bits else Engine.sharded_loading(model.engine, model.dtype):
+            with Engine.sharded_loading(model.engine, model.dtype):
                 add_adapters(module.model, self.adapter, dropout=self.dropout, seed=5)
         return Engine(module, model.engine, self.dtype, self.optimizer, model.rate_ratio)
 

@@ -69,7 +69,6 @@ def of_peft(
     *(slow(*on, LORA, nf4) for on in ON if on not in ((0, 1), (3, 2)) for nf4 in (False, True)),
     *(slow(*on, FASTER_B, False) for on in ON if on != (2, 2)),
     *(slow(*on, DORA, False) for on in ON if on != (3, 2)), slow(0, 1, DORA, True), slow(2, 2, DORA, True),
-    slow(3, 2, DORA, True),
 ])  # fmt: skip
 def test_adapters_train_as_in_peft(
     groups: dict[int, Group], folder: str, stage: int, world_size: int, lora: Lora, nf4: bool
