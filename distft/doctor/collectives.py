@@ -20,6 +20,8 @@ import psutil
 import torch
 import torch.distributed as dist
 
+from distft.engine.process_group import host_store
+
 _MEET_S = 90.0
 _ELEMENTS = {"gloo": 4 * 2**20, "nccl": 64 * 2**20}  # float32
 _ROUNDS = 5
@@ -87,7 +89,7 @@ def _meet(folder: Path, rank: int, world: int, address: str) -> Any:
     file, until = folder / "store", time.monotonic() + _MEET_S
     limit = datetime.timedelta(seconds=_MEET_S)
     if rank == 0:
-        store = dist.TCPStore(address, 0, world, True, limit, wait_for_workers=False)  # type: ignore[attr-defined]
+        store = host_store(address)
         draft = folder / "store.tmp"
         draft.write_text(f"{address} {store.port}")
         draft.rename(file)

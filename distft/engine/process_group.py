@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import socket
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,8 @@ import torch
 import torch.distributed as dist
 
 from distft.common.errors import DistftError, UserError
+
+_BACKLOG = 1024  # of ranks that come at once
 
 
 def accelerator() -> torch.device:
@@ -30,11 +33,18 @@ def release_accelerator() -> None:
 
 
 def host_store(host: str) -> Any:
-    """A key-value store on a free port, for the other ranks to meet at.
+    """A key-value store on a free port of that address, for the other ranks to meet at. Keep the object.
 
-    The store itself takes the port, so none can be lost between choosing and using it. Keep the object.
+    The port is taken before it is told, so none can be lost between choosing and using it; and on this address alone:
+    the store asks nobody who they are, and by itself would listen on all of the machine's. Raises OSError.
     """
-    return dist.TCPStore(host, 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=60))  # type: ignore[attr-defined]
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.create_server((host, 0), family=family, backlog=_BACKLOG) as listener:
+        port = listener.getsockname()[1]
+        return dist.TCPStore(  # type: ignore[attr-defined]
+            host, port, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=60),
+            master_listen_fd=listener.detach(),
+        )  # fmt: skip
 
 
 def join(rank: int, world_size: int, store: Any, *, timeout_s: float) -> None:

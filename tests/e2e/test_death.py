@@ -11,7 +11,22 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.e2e.conftest import SFT, Start, Verb, checkpoints, computed, dpo, events, exit_record, ppo, weights
+from tests.e2e.conftest import (
+    SECRETS,
+    SFT,
+    URL_SECRET,
+    Start,
+    Verb,
+    checkpoints,
+    computed,
+    dpo,
+    events,
+    exit_record,
+    marked,
+    ppo,
+    weights,
+)  # fmt: skip
+from tests.harness.exposure import assert_hidden
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
@@ -66,6 +81,8 @@ def test_a_ppo_run_survives_the_death_of_a_worker_of_its_driver_and_of_its_ray(s
     on. The end is that of a run nothing happened to."""
     words = ppo(sft, "train.steps=4", "recovery.max_restarts=3", *ONE_EACH)
     undisturbed = start(*words, folder="undisturbed")
+    undisturbed.wait_for_stage("policy-1", BUSY)
+    assert_hidden(marked(undisturbed.mark), (*SECRETS.values(), URL_SECRET))
     assert undisturbed.end() == 0, undisturbed.output
     verb = start(*words)
     verb.wait_for_stage("policy-1", BUSY)

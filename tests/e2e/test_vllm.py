@@ -13,8 +13,9 @@ import yaml
 
 from distft.config.load import recipe_file
 from distft.planning.generation import installed_vllm
-from tests.e2e.conftest import SMALL, Start, computed, events, lines, weights
+from tests.e2e.conftest import SECRETS, SMALL, Start, computed, events, lines, marked, weights
 from tests.harness.deaths import SAMPLED, assert_survives, cells
+from tests.harness.exposure import assert_hidden
 
 pytestmark = [
     pytest.mark.e2e,
@@ -76,7 +77,12 @@ def assert_proven(folder: Path, staleness: list[float]) -> None:
 
 
 def test_a_run_takes_vllm_by_itself_and_trains_on_what_it_sampled_ahead(start: Start, grpo: str) -> None:
-    folder = trained(start, grpo, *AHEAD, "train.steps=3", folder="run")
+    verb = start("train", grpo, *SMALL, *AHEAD, "train.steps=3", **root_on_path())
+    verb.wait_for_stage("rollout-0", "generate iteration 2")
+    assert_hidden(marked(verb.mark), list(SECRETS.values()))
+    assert verb.end() == 0, verb.output
+    verb.assert_nothing_left()
+    folder = verb.folder
     plan = json.loads((folder / "plan.json").read_text())
     assert (plan["generation"]["engine"], plan["generation"]["why"]) == ("vllm", f"{installed_vllm()} is installed")
     assert len(events(folder, "engines_ready")) == 1

@@ -24,8 +24,12 @@ from tests.ray.conftest import ROOT
 
 pytestmark = pytest.mark.ray
 
+# Ray would make a loopback address one that others reach, where this cluster does not even listen.
 CONNECT = (
-    "from distft.launch.on_ray.cluster import connect\nwith connect(num_cpus=1) as c: print('connected', c.address)"
+    "import ray._private.services as services\n"
+    "services.resolve_ip_for_localhost = lambda host: host\n"
+    "from distft.launch.on_ray.cluster import connect\n"
+    "with connect(num_cpus=1) as c: print('connected', c.address)"
 )
 
 

@@ -36,6 +36,7 @@ from distft.planning.machine import Machine
 log = logging.getLogger(__name__)
 
 _CONNECT_S = 10.0
+_LOOPBACK = "127.0.0.1"
 _token = ""
 _checked: dict[str, tuple[list[ray_nodes.RayNode], dict[str, ray_nodes.NodeAnswer | Exception]]] = {}
 
@@ -232,12 +233,14 @@ def _apart_from_our_signals() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _lean() -> Iterator[None]:
-    """``ray.init`` calls no start hook: what it makes of its arguments goes through ours here."""
+    """``ray.init`` calls no start hook: what it makes of its arguments goes through ours here. So does the
+    address: Ray would take one that other machines reach, and all its servers would listen to them."""
     made = ray._private.parameter.RayParams
 
     def make(**arguments: Any) -> Any:
         settings = made(**arguments)
         start_hook.lean(settings, True)
+        settings.node_ip_address = _LOOPBACK
         return settings
 
     ray._private.parameter.RayParams = make  # type: ignore[assignment, misc]
