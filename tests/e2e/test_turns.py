@@ -21,7 +21,7 @@ from tests.e2e.test_resume import assert_same, disturb, run
 from tests.harness import talker
 from tests.harness.judge import Answer, judging
 
-pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 
 FEW = ("train.steps=4", "train.global_batch_size=6", "rollout.samples_per_prompt=4", "checkpoint.every=2",
        "evaluation.every=0", "evaluation.max_samples=6", "tracking.samples_every=1", "tracking.samples_count=24",
@@ -59,6 +59,7 @@ def said(folder: Path, step: int) -> list[Any]:
     return [line["turns"] for line in lines(folder, "samples") if line["step"] == step and line["split"] == "train"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "more",
     [(), ("models.policy.engine.sequence_parallel=2", "placement.reference.ranks=2")],
@@ -88,6 +89,7 @@ def test_other_ranks_and_micro_batches_say_and_learn_the_same(
     assert policys == pytest.approx(sum(one["rollout/response_length"] for one in alike[0].values()) / len(alike[0]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("algorithm", "loss"),
     [({"kind": "grpo"}, "ClippedPolicy"), ({"kind": "ppo"}, "PpoPolicy"),
@@ -103,6 +105,7 @@ def test_killed_and_resumed_it_is_the_same_run(
     assert_same(disturb(start, words, loss), undisturbed)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not installed_vllm() and "CI" not in os.environ, reason="vLLM is not installed")
 def test_engines_say_what_the_policys_own_ranks_would(start: Start, tmp_path: Path) -> None:
     """32 wide heads: vLLM has no others on processors."""
@@ -114,6 +117,7 @@ def test_engines_say_what_the_policys_own_ranks_would(start: Start, tmp_path: Pa
     assert max(map(len, said(own, 1))) > 3
 
 
+@pytest.mark.slow
 def test_a_server_is_the_environment_that_its_class_is(start: Start, tmp_path: Path) -> None:
     """One that is busy now and then; each request is answered from itself alone."""
     here = run(start, "train", talking(tmp_path, {"kind": "grpo"}), *FEW, folder="here")
@@ -131,6 +135,31 @@ def test_a_server_is_the_environment_that_its_class_is(start: Start, tmp_path: P
     assert_same(there, here)
 
 
+def test_a_server_trains_until_it_answers_wrong(start: Start, tmp_path: Path) -> None:
+    with judging() as server:
+        recipe = talking(tmp_path, {"kind": "grpo"}, name=None, http={"url": server.url})
+
+        def answer(body: dict[str, Any]) -> Answer:
+            metrics = tmp_path / "wrong" / "metrics.jsonl"
+            learned = metrics.is_file() and '"train"' in metrics.read_text()
+            return (200, b'{"observation": "", "reward": NaN, "done": true}', {}) if learned else talker.answer(body)
+
+        server.answer = answer
+        verb = start("train", recipe, *FEW, "train.steps=99", folder="wrong")
+        assert verb.end() == 2, verb.output
+        verb.assert_nothing_left()
+    where = r"rollout\.environment\.http \(http://\S+\), builtin:calculations/train:\d+, sample \d, turn \d"
+    assert re.search(f"{where}: its reward is nan", verb.output), verb.output
+    line = next(line for line in lines(verb.folder, "metrics") if line["split"] == "train")
+    assert line["rollout/turns"] > 1
+    assert line["rollout/observation_length"] > 0
+    first = said(verb.folder, 1)
+    assert {turn["by"] for turns in first for turn in turns} == {"policy", "environment"}
+    assert sum(len(turns) // 2 + 1 for turns in first) / len(first) == pytest.approx(line["rollout/turns"])
+    assert line["grad_norm"] > 0
+
+
+@pytest.mark.slow
 def test_an_environment_that_breaks_ends_the_run_with_its_name(start: Start, tmp_path: Path) -> None:
     recipe = talking(tmp_path, {"kind": "grpo"}, arguments={"broken_at": 2})
     verb = start("train", recipe, *FEW, folder="broken")
@@ -143,6 +172,7 @@ def test_an_environment_that_breaks_ends_the_run_with_its_name(start: Start, tmp
     assert exit_record(verb.folder)["exit_status"] == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2])
 def test_a_policy_learns_to_ask_its_calculator(start: Start, seed: int) -> None:
     train, test = ({row["prompt"][0]["content"] for row in calculations(split)} for split in ("train", "test"))
