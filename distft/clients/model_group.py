@@ -37,7 +37,8 @@ class UpdateSpec:
 class ModelGroup:
     """All ranks of a role. ``guest``: a role that lives in the group of another, ``ranks``, and has no weights of its
     own: the frozen base under that one's adapters answers for it, and it is only read. ``shared_by``: how many
-    neighbouring ranks compute the same rows (``models.sequence_parallel``).
+    neighbouring ranks compute the same rows (``models.sequence_parallel``). ``num_virtual_tokens``: how many stand
+    before each row (``models.adapters.prompt``).
 
     Every method is a call that is not started yet: see ``groups.handles``.
     """
@@ -45,6 +46,7 @@ class ModelGroup:
     ranks: Group
     guest: str = ""
     shared_by: int = 1
+    num_virtual_tokens: int = 0
 
     @property
     def role(self) -> str:

@@ -135,7 +135,9 @@ def said_longest(recipe: Recipe) -> str:
     if facts.is_rl(recipe):
         data, rollout = recipe.data, recipe.rollout
         return f"data.max_prompt_length {data.max_prompt_length} + rollout.max_new_tokens {rollout.max_new_tokens}"
-    return f"data.max_length {recipe.data.max_length}"
+    virtual = facts.longest_sequence(recipe) - facts.longest_text(recipe)
+    before = f"models.policy.peft.num_virtual_tokens {virtual} + " if virtual else ""
+    return f"{before}data.max_length {recipe.data.max_length}"
 
 
 def _length_keys(recipe: Recipe) -> str:

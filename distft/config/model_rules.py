@@ -9,9 +9,7 @@ from typing import Any
 
 from distft.common.errors import nearest
 from distft.config import roles as facts
-from distft.config.adapters.ia3 import Ia3
-from distft.config.adapters.lora import Lora
-from distft.config.adapters.selective import OwnWeights
+from distft.config.adapter_rules import adapter_rules
 from distft.config.data_rules import said_longest
 from distft.config.models import Init, Model, Reference, RewardModel
 from distft.config.new_tokens import new_token_rules
@@ -214,7 +212,7 @@ def _shared_rows(recipe: Recipe) -> Iterator[Problem]:
 
 
 def _trained(recipe: Recipe, role: str, model: Model) -> Iterator[Problem]:
-    at, kind = f"models.{role}", recipe.algorithm.name
+    at = f"models.{role}"
     if model.quantization is not None and not model.leaves_base:
         yield Problem.at(
             f"{at}.quantization",
@@ -228,33 +226,7 @@ def _trained(recipe: Recipe, role: str, model: Model) -> Iterator[Problem]:
             "gathered is a copy of whole weights to generate from, which a policy in four bits does not have",
             "sharded: it generates from its own (with models.policy.engine.zero_stage: 2 they are whole)",
         )
-    if model.peft is None:
-        return
-    yield from _adapter(f"{at}.peft", model, model.peft)
-    yield from _dora(at, model)
-    if isinstance(model.peft, Lora) and model.peft.dropout > 0 and not recipe.algorithm.traits.dropout:
-        yield Problem.at(f"{at}.peft.dropout", f"has no effect: {kind} trains without dropout", "0")
-
-
-def _dora(at: str, model: Model) -> Iterator[Problem]:
-    dora = isinstance(model.peft, Lora) and model.peft.dora
-    if dora and model.quantization is not None and model.engine.zero_stage == 3:
-        what = "reads whole matrices, which DeepSpeed does not gather from four bits for it"
-        yield Problem.at(f"{at}.peft.dora", what, f"{at}.engine.zero_stage: 2, or dora: false")
-
-
-def _adapter(at: str, model: Model, adapter: Lora | Ia3 | OwnWeights) -> Iterator[Problem]:
-    if isinstance(adapter, OwnWeights):
-        if model.init is not None:
-            what = "what it does not name stays frozen, and this model begins with random weights (init)"
-            yield Problem.at(f"{at}.train", what, f"{at}: null, or a path in place of init")
-        return
-    if adapter.target_modules == ():
-        every = "all-linear" if isinstance(adapter, Lora) else "null"
-        yield Problem.at(f"{at}.target_modules", "names no layer", f"{every}, or for example [q_proj, v_proj]")
-    if isinstance(adapter, Ia3) and (stray := set(adapter.feedforward_modules) - set(adapter.target_modules or ())):
-        what = f"{', '.join(sorted(stray))} is not among target_modules"
-        yield Problem.at(f"{at}.feedforward_modules", what, f"add it to {at}.target_modules")
+    yield from adapter_rules(recipe, role, model)
 
 
 def _frozen(at: str, model: Model) -> Iterator[Problem]:

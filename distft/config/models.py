@@ -9,6 +9,7 @@ from pydantic import Discriminator, Field, Tag
 
 from distft.config.adapters.ia3 import Ia3
 from distft.config.adapters.lora import Lora
+from distft.config.adapters.prompt import PromptTuning
 from distft.config.adapters.selective import BitFit, Selective
 from distft.config.data import Source
 from distft.config.http_server import HttpServer
@@ -102,6 +103,7 @@ METHOD_IS: Final = "method="
 AnyAdapter: TypeAlias = Annotated[
     Annotated[Lora, Tag(f"{METHOD_IS}lora")]
     | Annotated[Ia3, Tag(f"{METHOD_IS}ia3")]
+    | Annotated[PromptTuning, Tag(f"{METHOD_IS}prompt")]
     | Annotated[BitFit, Tag(f"{METHOD_IS}bitfit")]
     | Annotated[Selective, Tag(f"{METHOD_IS}selective")],
     Discriminator(_method),
@@ -152,6 +154,11 @@ class Model(Section):
     optimizer: Optimizer | None = Field(
         default=None, description="the role's own optimizer; what it does not say is taken from optimizer"
     )
+
+    @property
+    def num_virtual_tokens(self) -> int:
+        """Tokens of no vocabulary that stand before each of its sequences."""
+        return self.peft.num_virtual_tokens if isinstance(self.peft, PromptTuning) else 0
 
     def rate_ratio(self, name: str) -> float:
         """The learning rate of the weight of that name, as a multiple of the optimizer's."""

@@ -137,7 +137,13 @@ def unit_size(recipe: Recipe) -> int:
 
 
 def longest_sequence(recipe: Recipe) -> int:
-    """Tokens of the longest sequence that the run can meet."""
+    """Positions of the longest sequence that the run can meet: virtual tokens stand before its own."""
+    policy = recipe.models.policy
+    return longest_text(recipe) + (0 if policy is None else policy.num_virtual_tokens)
+
+
+def longest_text(recipe: Recipe) -> int:
+    """Tokens of the longest prompt and its answer."""
     if is_rl(recipe):
         return recipe.data.max_prompt_length + recipe.rollout.max_new_tokens
     return sum(recipe.algorithm.sides(recipe.data))

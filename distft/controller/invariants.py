@@ -24,10 +24,9 @@ class InvariantViolated(RunFailed):
 def check_reference(recipe: Recipe, difference: Difference) -> None:
     """policy = reference: log-probs equal, so ratio 1, KL 0 and the DPO loss ln 2.
 
-    Raises InvariantViolated, unless the recipe says that the reference is meant to differ.
+    Raises InvariantViolated, unless the recipe says that they are meant to differ (``meant_to_differ``).
     """
-    reference = recipe.models.reference
-    if reference is not None and reference.differs:
+    if meant_to_differ(recipe):
         return
     _check(
         recipe,
@@ -35,6 +34,13 @@ def check_reference(recipe: Recipe, difference: Difference) -> None:
         "the policy's log-probs differ from the reference's before the first update",
         "The reference is not the policy's start. If that is meant, set models.reference.differs: true.",
     )
+
+
+def meant_to_differ(recipe: Recipe) -> bool:
+    """Whether the reference is another model, or the policy does not start at its base."""
+    reference, policy = recipe.models.reference, recipe.models.policy
+    other = reference is not None and reference.differs
+    return other or (policy is not None and policy.peft is not None and not policy.peft.starts_at_base)
 
 
 def check_generator(recipe: Recipe, difference: Difference) -> None:

@@ -20,7 +20,7 @@ from distft.clients.model_group import UpdateSpec
 from distft.clients.samples import Samples
 from distft.config.roles import main_role
 from distft.controller.evaluating import evaluate_if_due
-from distft.controller.invariants import check_first_loss, check_reference
+from distft.controller.invariants import check_first_loss, check_reference, meant_to_differ
 from distft.controller.own_answers import is_on_policy, own_answers
 from distft.controller.renewal import is_renewed, renew_reference
 from distft.controller.session import Session
@@ -137,9 +137,8 @@ def check_invariants(session: Session, samples: Samples) -> None:
         found = forward_pass(policy, samples, "logprobs", cap).result()
         difference = session.data.logprob_difference("logprobs", "ref_logprobs", [*samples.data, found]).result()
         check_reference(recipe, difference)
-        reference = recipe.models.reference
         first = recipe.algorithm.first_loss()
-        if first is not None and not (reference and reference.differs):
+        if first is not None and not meant_to_differ(recipe):
             loss, parameters = recipe.algorithm.loss_of("policy")
             found_loss = evaluate_pass(policy, samples, loss, parameters, cap).result()["loss"]
             # It moves with the difference of two sums over a response at most.

@@ -38,7 +38,7 @@ def planned(samples: Samples, group: ModelGroup, max_tokens: int, chosen: Sequen
     """The schedule of a group's ranks over all samples, or over the ``chosen`` ones (micro-batches name samples)."""
     numbers = list(range(len(samples.lengths))) if chosen is None else list(chosen)
     plan = schedule(
-        [samples.lengths[i] for i in numbers],
+        [samples.lengths[i] + group.num_virtual_tokens for i in numbers],
         [samples.units[i] for i in numbers],
         group.data_parallel_size,
         max_tokens * group.shared_by,

@@ -22,6 +22,7 @@ from distft.planning.weight_files import COPY_AGAIN, tensor_shapes
 
 if TYPE_CHECKING:
     from distft.config.adapters.adapter import LayerAdapter
+    from distft.config.adapters.prompt import PromptTuning
     from distft.config.adapters.selective import OwnWeights
     from distft.config.models import Init, Quantization
 
@@ -200,6 +201,11 @@ class ModelSizes(TensorTable):
         return replace(
             self, tensors=(*self._frozen(), *beside), kept_by_adapters=(elements, single), passing_of_adapters=passing
         )
+
+    def with_virtual_tokens(self, prompt: PromptTuning) -> ModelSizes:
+        """The same model frozen, with embeddings that stand before every sequence."""
+        embeddings = Tensors("prompt_embeddings", "embedding", (prompt.num_virtual_tokens, self.hidden))
+        return replace(self, tensors=(*self._frozen(), embeddings))
 
     def with_selected(self, own: OwnWeights, shapes: Mapping[str, tuple[int, ...]]) -> ModelSizes:
         """The same model, of which only the weights that are chosen of those in its files, ``shapes``, are trained, and

@@ -17,6 +17,7 @@ from distft.data.encode_apart import encoder_for
 from distft.data.formats import Content, PromptExample
 from distft.engine.process_group import accelerator
 from distft.models.adapters.merging import merge_adapter
+from distft.models.adapters.prompt import num_virtual_tokens
 from distft.models.families.family import Family, family_at, find_family
 from distft.models.families.table import family_of
 from distft.models.padding import padding
@@ -146,6 +147,7 @@ class Speaker:
     def require_room(self, question: Question, settings: Rollout) -> Array:
         """The ids of a prompt, behind which an answer has room. Raises as ``answers``."""
         ids, new, limit = self.encoded(question), settings.max_new_tokens, self._positions
+        limit = None if limit is None else limit - num_virtual_tokens(self.module.model)
         needed = self.family.positions(len(ids), new)
         if limit is not None and needed > limit:
             room = [most for most in (limit, limit - len(ids)) if self.family.positions(len(ids), most) <= limit]

@@ -16,7 +16,7 @@ from distft.config.data import PTX_KIND
 from distft.config.method import ANSWERS
 from distft.config.recipe import Recipe
 from distft.config.role_table import SAME_TOKENS, gives_scores
-from distft.config.roles import answers_in_training, longest_sequence
+from distft.config.roles import answers_in_training, longest_text
 from distft.data.class_labels import numbers_of
 from distft.data.corruption import corrupted, corruption_of
 from distft.data.dataset import Preparing, prepare_datasets
@@ -201,7 +201,7 @@ class RunData:
     def _general_text(self) -> Batch:
         recipe = self.recipe
         assert recipe.evaluation.general is not None
-        count, longest = recipe.evaluation.max_samples, longest_sequence(recipe)
+        count, longest = recipe.evaluation.max_samples, longest_text(recipe)
         return general_text(recipe.evaluation.general, encoder_for(self.tokenizer), count, longest)
 
     def _without_an_end(self) -> Iterator[str]:

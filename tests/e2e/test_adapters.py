@@ -16,10 +16,12 @@ from distft.cli import main
 from distft.common.seeding import derive
 from distft.config.adapters.lora import Lora
 from distft.config.models import Model, Quantization
+from distft.launch.named_models import Reading, find_model
 from distft.models.adapters.adapt import add_adapters, is_adapter
 from distft.models.families.causal import load_causal
 from distft.models.load import start_head
 from distft.models.quantization import four_bits, keep_packing
+from distft.rollout.speaker import Speaker
 from tests.e2e.conftest import SFT, SMALL, TINY, Start, computed, dpo, events, lines, ppo, starting, weights
 from tests.e2e.test_resume import disturb, run
 from tests.harness.compare import at_most, largest_metric_difference, largest_weight_difference
@@ -36,6 +38,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 LORA = ("models.policy.peft.method=lora", "models.policy.peft.r=4")
 IA3 = ("models.policy.peft.method=ia3",)
 DORA = (*LORA, "models.policy.peft.dora=true", "models.policy.peft.loraplus_ratio=4")
+PROMPT = ("models.policy.peft={method: prompt, num_virtual_tokens: 6}",)
 SELECTIVE = ("models.policy.peft={method: selective, train: ['*norm*', '*.0.mlp.*']}",)
 FOUR_BITS = (*LORA, "models.policy.quantization.method=nf4")
 SHARED = "placement.reference.share=policy"
@@ -152,6 +155,47 @@ def test_other_kinds_killed_started_again_and_exported(
             by_peft: Any = PeftModel.from_pretrained(base, final / "adapter").eval()
             torch.testing.assert_close(by_peft(input_ids=ids).logits, wanted, rtol=1e-4, atol=1e-4)
         assert (untrained - wanted).abs().max() > 1e-3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [0, 2, 3])
+def test_virtual_tokens_killed_started_again_and_read(
+    sft: Path, start: Start, tmp_path: Path, capsys: pytest.CaptureFixture[str], stage: int
+) -> None:
+    """``final/`` is the base, beside which they lie: verbs that answer read both, training from it is refused."""
+    words = (*SFT[:2], *SFT[2 + len(TINY):], f"models.policy={{path: run:{sft}, dtype: float32}}", *PROMPT)  # fmt: skip
+    words = (*words, f"models.policy.engine.zero_stage={stage}", "tracking.samples_every=2")
+    undisturbed = run(start, *words, folder="undisturbed")
+    disturbed = disturb(start, words, "Sft")
+    assert computed(disturbed) == computed(undisturbed)
+    learned = [folder / "final" / "adapter" / "adapter_model.safetensors" for folder in (disturbed, undisturbed)]
+    assert learned[0].read_bytes() == learned[1].read_bytes()
+    assert weights(undisturbed) == weights(sft)
+    assert main(["export", str(max((undisturbed / "checkpoints").glob("step_*"))), str(tmp_path / "out")]) == 0
+    assert (tmp_path / "out" / "adapter" / learned[0].name).read_bytes() == learned[0].read_bytes()
+
+    ids = torch.arange(20, 40).unsqueeze(0)
+    base: Any = AutoModelForCausalLM.from_pretrained(undisturbed / "final").eval()
+    named = find_model(f"run:{undisturbed}", tmp_path)
+    speaker = Speaker.load("it", named.section(Reading(dtype="float32")), adapter=named.adapter)
+    with torch.no_grad():
+        untrained = base(input_ids=ids).logits
+        wanted = PeftModel.from_pretrained(base, learned[1].parent).eval()(input_ids=ids).logits[:, -ids.shape[1] :]
+        torch.testing.assert_close(speaker.module.model(input_ids=ids).logits, wanted, rtol=1e-4, atol=1e-4)
+    assert (untrained - wanted).abs().max() > 1e-3
+    capsys.readouterr()
+    assert main(["train", "dpo-tiny", f"models.policy.path=run:{undisturbed}", "--dry-run"]) == 2
+    assert "is what virtual tokens were trained before" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_dpo_of_virtual_tokens_over_a_shared_base(sft: Path, start: Start) -> None:
+    """The policy does not start as its reference, which is said and is no failure."""
+    apart = run(start, *dpo(sft, *PROMPT), folder="apart")
+    shared = run(start, *dpo(sft, *PROMPT, SHARED), folder="shared")
+    assert computed(apart) == computed(shared)
+    assert events(shared, "invariants")[0]["reference_difference"]["max"] > 0
+    assert lines(shared, "metrics")[0]["loss"] != pytest.approx(0.6931, abs=1e-4)
 
 
 @pytest.mark.slow

@@ -10,11 +10,12 @@ from distft.config.section import Section
 # Kinds that others have and this has not, and why.
 REFUSED: Final = {
     **dict.fromkeys(
-        ("prompt", "prompt_tuning", "p_tuning", "prefix", "prefix_tuning"),
-        "virtual tokens are no weights that could be merged into final/, and vLLM cannot serve them",
+        ("p_tuning", "prefix", "prefix_tuning"),
+        "of virtual tokens there are those of prompt, which stand before the first layer",
     ),
     "adalora": "its search gives up ranks on the way, and a checkpoint would have to know which",
     **dict.fromkeys(("bottleneck", "parallel", "diff"), "PEFT has none, and here it is not written"),
+    "prompt_tuning": "that is prompt",
     "dora": "that is lora with dora: true",
 }
 
@@ -30,9 +31,11 @@ class Layers:
 
 class Adapter(Section):
     """``keeps_base``: the model's own weights stay what they were, so that they may be in four bits, serve as the
-    reference too, and the adapter may be kept by itself."""
+    reference too, and the adapter may be kept by itself. ``starts_at_base``: until it is trained, it changes nothing.
+    """
 
     keeps_base: ClassVar[bool] = True
+    starts_at_base: ClassVar[bool] = True
 
     method: str
 

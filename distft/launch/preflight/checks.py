@@ -72,7 +72,12 @@ def preflight(recipe: Recipe, plan: Plan, *, machine: Machine | None = None, to_
         token_of(environment.http, "rollout.environment.http")
     for number, server in enumerate(reward_servers(recipe)):
         token_of(server, f"models.reward.http.{number}")
-    warnings = [*remarks.on_models(recipe), *remarks.on_numbers(recipe), *check_models(recipe)]
+    warnings = [
+        *remarks.on_models(recipe),
+        *remarks.on_numbers(recipe),
+        *remarks.on_virtual_tokens(recipe, plan),
+        *check_models(recipe),
+    ]
     for at, list_name, source in _sources(recipe):
         bad = BadRows(recipe.data, list_name)
         warnings += [f"{at}: {note}" for note in check_source(source, recipe.algorithm.kind, list_name, bad, at=at)]

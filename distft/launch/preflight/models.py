@@ -63,6 +63,12 @@ def check_models(recipe: Recipe) -> Iterator[str]:
             continue
         if folder not in folders.values():
             check_folder(folder, f"models.{role}.path")
+        if adapter := own_virtual_tokens(folder):
+            raise UserError(
+                f"{folder} is what virtual tokens were trained before; they lie in {adapter} and cannot be merged",
+                where=f"models.{role}.path",
+                hint="name the model that they were trained from, and train it by itself",
+            )
         config = read_config(folder)
         check_architecture(config, folder, role, model, traits=recipe.algorithm.traits)
         check_adapters(config, role, model)
@@ -79,6 +85,17 @@ def check_models(recipe: Recipe) -> Iterator[str]:
     if policy is not None and policy.stop_tokens is not None and "policy" in folders:
         new = new_tokens(policy.extend_vocabulary or (), "models.policy.extend_vocabulary")
         check_stop_tokens(folders["policy"], [name for name in policy.stop_tokens if name not in new])
+
+
+def own_virtual_tokens(folder: Path) -> str | None:
+    """The folder of the virtual tokens that a result was trained with, whose weights know nothing of them; None where
+    it was trained otherwise."""
+    file = folder / "adapter" / "adapter_config.json"
+    try:
+        found = parse_json(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return str(file.parent) if isinstance(found, dict) and found.get("peft_type") == "PROMPT_TUNING" else None
 
 
 def check_folder(folder: Path, where: str) -> None:

@@ -8,7 +8,9 @@ from distft.config.recipe import Recipe
 from distft.config.role_table import gives_scores
 from distft.config.roles import model_of, roles, trained_roles
 from distft.config.section import Usual
+from distft.planning.plan import Plan
 
+LARGE = 3_000_000_000  # parameters; T5-XL in figure 1 of Lester et al. 2021
 FEW_HELD_OUT = 8  # rows below which a held-out metric is mostly chance
 
 
@@ -38,6 +40,17 @@ def on_numbers(recipe: Recipe) -> Iterator[str]:
             for usual in (one for one in field.metadata if isinstance(one, Usual)):
                 if not usual.lowest <= value <= usual.highest:
                     yield f"{at}.{key}: {value:g}, where {usual.lowest:g} to {usual.highest:g} is usual"
+
+
+def on_virtual_tokens(recipe: Recipe, plan: Plan) -> Iterator[str]:
+    """Before a small model, where its size is known."""
+    policy, memory = recipe.models.policy, plan.memory.get("policy")
+    parameters = 0 if memory is None else memory.parameters
+    if policy is not None and policy.num_virtual_tokens and 0 < parameters < LARGE:
+        yield (
+            f"models.policy.peft: virtual tokens before a model of {parameters / 1e6:,.1f} M parameters: they come "
+            f"close to training its weights from some {LARGE / 1e9:g} billion on (Lester et al. 2021); below, lora does"
+        )
 
 
 def on_rows(recipe: Recipe, num_units: Mapping[str, int]) -> Iterator[str]:

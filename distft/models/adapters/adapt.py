@@ -11,17 +11,19 @@ from torch import nn
 from distft.config.adapters.adapter import Adapter
 from distft.config.adapters.ia3 import Ia3
 from distft.config.adapters.lora import Lora
+from distft.config.adapters.prompt import PromptTuning
 from distft.config.adapters.selective import BitFit, Selective
-from distft.models.adapters import ia3, lora, selective
+from distft.models.adapters import ia3, lora, prompt, selective
 from distft.models.adapters.layers import scoring_heads
 
 _ADD: Final[Mapping[type[Adapter], Callable[..., None]]] = {
     Lora: lora.add,
     Ia3: ia3.add,
+    PromptTuning: prompt.add,
     BitFit: selective.add,
     Selective: selective.add,
 }
-KINDS_BESIDE_LAYERS: Final = (lora, ia3)
+KINDS_BESIDE_LAYERS: Final = (lora, ia3, prompt)
 _SUFFIXES: Final = tuple(suffix for kind in KINDS_BESIDE_LAYERS for suffix in kind.SUFFIXES)
 
 

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from peft import IA3Config, get_peft_model
+from peft import IA3Config, PromptTuningConfig, get_peft_model
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from distft.config.adapters.adapter import Adapter
 from distft.config.adapters.ia3 import Ia3
+from distft.config.adapters.prompt import PromptTuning
 from distft.config.adapters.selective import Selective
 from distft.config.models import Quantization
 from distft.models.quantization import four_bits
@@ -28,26 +29,39 @@ SELECTIVE = Selective(method="selective", train=("*layernorm*", "*.1.mlp.*"))
 IA3_OF_PEFT = IA3Config(target_modules=["k_proj", "v_proj", "down_proj"], feedforward_modules=["down_proj"])
 
 
-def plainly(folder: str, adapter: Adapter, *, nf4: bool) -> tuple[list[float], dict[str, np.ndarray], set[str]]:
+PROMPT = PromptTuning(method="prompt", num_virtual_tokens=5)
+PROMPT_OF_PEFT = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=5)
+KINDS = (IA3, PROMPT, SELECTIVE)
+
+
+def plainly(
+    folder: str, adapter: Adapter, started: dict[str, np.ndarray], *, nf4: bool
+) -> tuple[list[float], dict[str, np.ndarray], set[str]]:
     """Norms and weights after the same steps in one process, whole batches at once, and what of them was trained."""
     torch.set_num_threads(1)
     quantized = {"quantization_config": four_bits(Quantization(), torch.float32)} if nf4 else {}
     base: Any = AutoModelForCausalLM.from_pretrained(folder, attention_dropout=0.0, dtype=torch.float32, **quantized)
-    if adapter is IA3:
-        module: Any = get_peft_model(base, IA3_OF_PEFT).train()
+    if adapter is not SELECTIVE:
+        module: Any = get_peft_model(base, IA3_OF_PEFT if adapter is IA3 else PROMPT_OF_PEFT).train()
     else:
         module = base.train()
         for name, parameter in module.named_parameters():
             parameter.requires_grad_("layernorm" in name or "layers.1.mlp." in name)
-    names = {name: "model." + name.removeprefix("base_model.model.") for name, _ in module.named_parameters()}
+    before = "base_model." if adapter is PROMPT else "base_model.model."
+    names = {name: "model." + name.removeprefix(before) for name, _ in module.named_parameters()}
+    if adapter is PROMPT:
+        names["prompt_encoder.default.embedding.weight"] = "model.virtual_tokens.prompt_embeddings"
     trained = {names[name]: p for name, p in module.named_parameters() if p.requires_grad}
+    with torch.no_grad():
+        for name, parameter in trained.items():
+            parameter.copy_(torch.from_numpy(started[name]))
     groups = [{"params": [p for p in trained.values() if p.dim() > 1], "weight_decay": DECAY},
               {"params": [p for p in trained.values() if p.dim() == 1], "weight_decay": 0.0}]  # fmt: skip
     optimizer = torch.optim.AdamW(groups, lr=RATE, foreach=False, fused=False)
     norms = []
     for step in STEPS:
         ids = torch.cat([rank_side.sequence(sample) for rank in step for micro in rank for sample in micro])
-        logits = module(input_ids=ids).logits[:, :-1]
+        logits = module(input_ids=ids).logits[:, -ids.shape[1] : -1]
         F.cross_entropy(logits.reshape(-1, VOCABULARY), ids[:, 1:].reshape(-1)).backward()
         norms.append(float(torch.nn.utils.clip_grad_norm_(trained.values(), 1.0)))
         optimizer.step()
@@ -57,16 +71,16 @@ def plainly(folder: str, adapter: Adapter, *, nf4: bool) -> tuple[list[float], d
 
 
 @pytest.mark.parametrize(("adapter", "stage", "world_size", "nf4"), [
-    (IA3, 3, 2, False), (SELECTIVE, 3, 2, False), (IA3, 0, 1, True),
-    *(slow(kind, *on, False) for kind in (IA3, SELECTIVE) for on in ((0, 1), (0, 2), (1, 2), (2, 2), (3, 1))),
-    slow(IA3, 2, 2, True), slow(IA3, 3, 2, True),
+    *((kind, 3, 2, False) for kind in KINDS), (IA3, 0, 1, True),
+    *(slow(kind, *on, False) for kind in KINDS for on in ((0, 1), (0, 2), (1, 2), (2, 2), (3, 1))),
+    *(slow(kind, *on, True) for kind in (IA3, PROMPT) for on in ((2, 2), (3, 2))),
 ])  # fmt: skip
 def test_they_train_as_elsewhere(
     groups: dict[int, Group], folder: str, adapter: Adapter, stage: int, world_size: int, nf4: bool
 ) -> None:
     setup = Setup(folder, stage, adapter=adapter, four_bits=nf4)
     started = groups[world_size].call(rank_side.train, setup, [])[0]["weights"]
-    norms, wanted, trained = plainly(folder, adapter, nf4=nf4)
+    norms, wanted, trained = plainly(folder, adapter, started, nf4=nf4)
     for answer in groups[world_size].call(rank_side.train, setup, steps_for(world_size)):
         assert answer["norms"] == pytest.approx(norms, rel=1e-5)
         mean, most = spread(answer["weights"], wanted)
@@ -76,8 +90,9 @@ def test_they_train_as_elsewhere(
 
 
 @pytest.mark.parametrize(("adapter", "stage", "dtype"), [
-    (IA3, 3, "bfloat16"),
+    (IA3, 3, "bfloat16"), (PROMPT, 3, "bfloat16"),
     slow(IA3, 0, "float32"), slow(IA3, 2, "bfloat16"),
+    slow(PROMPT, 0, "float32"), slow(PROMPT, 2, "bfloat16"),
     slow(SELECTIVE, 0, "bfloat16"), slow(SELECTIVE, 2, "float32"), slow(SELECTIVE, 3, "bfloat16"),
 ])  # fmt: skip
 def test_a_checkpoint_holds_what_is_trained_and_goes_on_from_it(
@@ -89,4 +104,4 @@ def test_a_checkpoint_holds_what_is_trained_and_goes_on_from_it(
         assert spread(repeated, undisturbed) == (0.0, 0.0)
         assert answer["norms"][0] == answer["norms"][1]
     kept = {key.split("/", 2)[2] for path in tmp_path.glob("*.safetensors") for key in load_file(path)}
-    assert kept == plainly(folder, adapter, nf4=False)[2]
+    assert kept == plainly(folder, adapter, undisturbed, nf4=False)[2]

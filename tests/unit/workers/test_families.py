@@ -12,9 +12,14 @@ from transformers import AutoModelForCausalLM
 
 from distft.config.adapters.ia3 import Ia3
 from distft.config.adapters.lora import Lora
+from distft.config.adapters.prompt import PromptTuning
 from distft.config.adapters.selective import BitFit, Selective
+from distft.config.models import Model
 from distft.launch.preflight.architectures import STATE_SPACE
+from distft.models.adapters.adapt import add_adapters
+from distft.models.adapters.merging import merge_adapter
 from distft.planning.positions import changing_rope
+from distft.workers.spec import RoleSpec
 from tests.unit.engine.group import Group
 from tests.unit.models import tiny
 from tests.unit.models.families import FAMILIES, families, write_family
@@ -120,3 +125,24 @@ def test_a_life_with_other_adapters(groups: dict[int, Group], tmp_path: Path, na
     if adapter.keeps_base:
         by_peft: Any = PeftModel.from_pretrained(start, out / "adapter").eval()
         assert largest(by_peft, merged(answers, "after")) < min(CLOSE, moved / 10)
+
+
+PROMPT = PromptTuning(method="prompt", num_virtual_tokens=3)
+
+
+@pytest.mark.parametrize("name", families("llama", of=["llama", "mistral", "gemma2", "gpt2", "gpt_neox"]))
+def test_a_life_with_virtual_tokens(groups: dict[int, Group], tmp_path: Path, name: str) -> None:
+    """Read, generated with, trained, exported beside its base, which stays what it was."""
+    folder, out = write_family(tmp_path / "start", name), tmp_path / "out"
+    answers = groups[2].call(live, folder, str(out), PROMPT)
+    plain, start, learned = (AutoModelForCausalLM.from_pretrained(folder).eval() for _ in range(3))
+    add_adapters(start, PROMPT, dropout=False, seed=RoleSpec("policy", Model(path=folder), "causal").seed)
+    assert largest(start, merged(answers, "before")) < CLOSE
+    responses: Any = merged(answers, "responses")
+    assert largest(start, merged(answers, "sampled"), responses) < CLOSE
+    moved = largest(start, merged(answers, "after"))
+    assert moved > 0
+    merge_adapter(learned, str(out / "adapter"))
+    assert largest(learned, merged(answers, "after")) < min(CLOSE, moved / 10)
+    base: Any = AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32)
+    assert all(torch.equal(tensor, plain.state_dict()[key]) for key, tensor in base.state_dict().items())

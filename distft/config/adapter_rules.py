@@ -1,0 +1,57 @@
+"""What is trained in place of all weights: what of its keys does not go together, with each other and with the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from distft.config.adapters.ia3 import Ia3
+from distft.config.adapters.lora import Lora
+from distft.config.adapters.prompt import METHODS, PromptTuning
+from distft.config.adapters.selective import OwnWeights
+from distft.config.models import Model
+from distft.config.problem import Problem
+from distft.config.recipe import Recipe
+
+
+def adapter_rules(recipe: Recipe, role: str, model: Model) -> Iterator[Problem]:
+    """Of a role that is trained."""
+    at, adapter = f"models.{role}.peft", model.peft
+    if isinstance(adapter, PromptTuning):
+        yield from _virtual_tokens(recipe, role, model, adapter)
+    if isinstance(adapter, OwnWeights) and model.init is not None:
+        what = "what it does not name stays frozen, and this model begins with random weights (init)"
+        yield Problem.at(f"{at}.train", what, f"{at}: null, or a path in place of init")
+    if isinstance(adapter, Lora | Ia3) and adapter.target_modules == ():
+        every = "all-linear" if isinstance(adapter, Lora) else "null"
+        yield Problem.at(f"{at}.target_modules", "names no layer", f"{every}, or for example [q_proj, v_proj]")
+    if isinstance(adapter, Ia3) and (stray := set(adapter.feedforward_modules) - set(adapter.target_modules or ())):
+        what = f"{', '.join(sorted(stray))} is not among target_modules"
+        yield Problem.at(f"{at}.feedforward_modules", what, f"add it to {at}.target_modules")
+    if isinstance(adapter, Lora):
+        yield from _low_rank(recipe, role, model, adapter)
+
+
+def _low_rank(recipe: Recipe, role: str, model: Model, lora: Lora) -> Iterator[Problem]:
+    at = f"models.{role}"
+    if lora.dropout > 0 and not recipe.algorithm.traits.dropout:
+        yield Problem.at(f"{at}.peft.dropout", f"has no effect: {recipe.algorithm.name} trains without dropout", "0")
+    if lora.dora and model.quantization is not None and model.engine.zero_stage == 3:
+        what = "reads whole matrices, which DeepSpeed does not gather from four bits for it"
+        yield Problem.at(f"{at}.peft.dora", what, f"{at}.engine.zero_stage: 2, or dora: false")
+
+
+def _virtual_tokens(recipe: Recipe, role: str, model: Model, prompt: PromptTuning) -> Iterator[Problem]:
+    at = f"models.{role}.peft"
+    if role != "policy" or recipe.algorithm.name not in METHODS:
+        what = f"virtual tokens before the {role}'s sequences have not been compared in {recipe.algorithm.name}"
+        yield Problem.at(f"{at}.method", what, f"lora; {' and '.join(METHODS)} train virtual tokens")
+    if model.engine.sequence_parallel > 1:
+        what = "ranks that share rows have not been compared with virtual tokens before them"
+        yield Problem.at(f"models.{role}.engine.sequence_parallel", what, "1")
+    if model.init is not None and model.init.architecture != "llama":
+        what = f"virtual tokens before the sequences of {model.init.architecture} have not been compared"
+        yield Problem.at(f"{at}.method", what, "lora")
+    if (prompt.start == "text") is (prompt.text is None):
+        no_effect = f"has no effect at start: {prompt.start}"
+        what = "is missing: they start as its tokens" if prompt.text is None else no_effect
+        yield Problem.at(f"{at}.text", what, "a sentence that says what is to be done, with start: text")

@@ -1,0 +1,150 @@
+"""Virtual tokens (prompt tuning): ``virtual_tokens.prompt_embeddings [num, hidden]`` of a model stand before the
+embeddings of every sequence, and are gone from what it answers, so that nobody else need know of them.
+
+Its decoder is hooked: where it is given whole sequences of ids, it takes embeddings in their place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from peft import PromptTuningConfig
+from peft.utils.integrations import gather_params_ctx
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from distft.config.adapters.prompt import PromptTuning
+from distft.models.adapters.layers import ADAPTER
+from distft.models.tokenizer import load_tokenizer
+
+MARK: Final = "prompt_embeddings"
+SUFFIXES: Final = (f".virtual_tokens.{MARK}",)
+
+
+class VirtualTokens(nn.Module):
+    """``start [num, hidden]``; ``embedding``: the model's own, of ids."""
+
+    def __init__(self, start: Tensor, embedding: nn.Module) -> None:
+        super().__init__()
+        self.prompt_embeddings = nn.Parameter(start)
+        self.number = len(start)
+        self._embedding = [embedding]  # in a list it is no part of this module
+        self._enabled = True
+        self._own: Tensor | slice | None = None  # where a call's own tokens stand behind them
+
+    def forward(self, rows: int) -> Tensor:
+        """The same of every row, ``[rows, num, hidden]``."""
+        return self.prompt_embeddings.expand(rows, -1, -1)
+
+    def enable_adapters(self, *, enabled: bool) -> None:
+        """Off, the model computes what it did without."""
+        self._enabled = enabled
+
+    def put_before(self, _decoder: Any, args: tuple[Any, ...], given: dict[str, Any]) -> Any:
+        """Of a decoder's call: whole sequences begin with them, behind padding on the left; what goes on from a cache,
+        in which they are, knows where it stands."""
+        self._own = None
+        if not self._enabled:
+            return None
+        told = dict(given)
+        if args:
+            told["input_ids"] = args[0]
+        mask, positions, cache = (given.get(key) for key in ("attention_mask", "position_ids", "past_key_values"))
+        order = None
+        if mask is not None:
+            order = self._ordered(mask)
+            told["attention_mask"] = torch.cat([mask.new_ones(len(mask), self.number), mask], dim=1).gather(1, order)
+        if positions is not None:
+            told["position_ids"] = positions + self.number
+        if cache is None or not cache.get_seq_length():
+            embedded = self._embedding[0](told.pop("input_ids"))
+            both = torch.cat([self(len(embedded)).to(embedded.dtype), embedded], dim=1)
+            told["inputs_embeds"] = both if order is None else both.gather(1, order.unsqueeze(2).expand_as(both))
+            if positions is not None:
+                first = torch.arange(self.number, device=positions.device).expand(len(both), -1)
+                whole = torch.cat([first, told["position_ids"].expand(len(both), -1)], dim=1)
+                told["position_ids"] = whole if order is None else whole.gather(1, order)
+            self._own = slice(self.number, None) if order is None else order.argsort(dim=1)[:, self.number :]
+        return args[1:], told
+
+    def cut_off(self, _decoder: Any, _args: Any, output: Any) -> Any:
+        """What is answered at them is nobody's."""
+        found = output.last_hidden_state
+        if isinstance(self._own, slice):
+            output.last_hidden_state = found[:, self._own]
+        elif self._own is not None:
+            output.last_hidden_state = found.gather(1, self._own.unsqueeze(2).expand(-1, -1, found.shape[2]))
+        return output
+
+    def _ordered(self, mask: Tensor) -> Tensor:
+        """Of virtual tokens and then a row's own, ``[rows, num + length]``, which stands where: padding comes first."""
+        padded = (mask.cumsum(dim=1) == 0).sum(dim=1, keepdim=True)
+        place = torch.arange(self.number + mask.shape[1], device=mask.device).expand(len(mask), -1)
+        behind = torch.where(place < padded + self.number, place - padded, place)
+        return torch.where(place < padded, place + self.number, behind)
+
+
+def num_virtual_tokens(model: Any) -> int:
+    """How many stand before each of the model's sequences."""
+    found: VirtualTokens | None = getattr(model, "virtual_tokens", None)
+    return 0 if found is None else found.number
+
+
+def add(model: Any, prompt: PromptTuning, *, dropout: bool, seed: int) -> None:  # noqa: ARG001 - it has none
+    """Puts virtual tokens before a decoder's sequences. Raises UserError where ``text`` needs a tokenizer that is not
+    there."""
+    _attach(model, _start(model, prompt, seed))
+    text = model.config.get_text_config()
+    model.peft_config = {
+        ADAPTER: PromptTuningConfig(
+            num_virtual_tokens=prompt.num_virtual_tokens,
+            token_dim=text.hidden_size,
+            num_transformer_submodules=1,
+            num_attention_heads=text.num_attention_heads,
+            num_layers=text.num_hidden_layers,
+        )
+    }
+
+
+def read(model: Any, folder: str) -> Any:
+    """The model with the virtual tokens that lie in a folder of PEFT's. Raises KeyError where it holds none."""
+    _attach(model, load_file(Path(folder) / "adapter_model.safetensors")[MARK].to(model.dtype))
+    return model
+
+
+def read_from_outside(_layer: Any) -> Iterator[tuple[nn.Module, nn.Parameter]]:
+    """Nothing: the embedding is called as a module."""
+    return iter(())
+
+
+def merged(_layer: Any, _own: Mapping[str, Tensor], _learned: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Nothing: no weight of a model computes as they do."""
+    return {}
+
+
+def _start(model: Any, prompt: PromptTuning, seed: int) -> Tensor:
+    embedding, number = model.get_input_embeddings(), prompt.num_virtual_tokens
+    text = model.config.get_text_config()
+    generator = torch.Generator().manual_seed(seed)
+    if model.device.type == "meta":
+        return torch.empty(number, text.hidden_size, device="meta")
+    if prompt.start == "random":
+        return torch.randn(number, text.hidden_size, generator=generator).to(model.device)
+    if prompt.start == "vocabulary":
+        ids = torch.randint(0, text.vocab_size, (number,), generator=generator)
+    else:
+        tokenizer = load_tokenizer(model.config.name_or_path, trust_remote_code=False, chat_template=None)
+        said = tokenizer(prompt.text)["input_ids"]
+        ids = torch.tensor(said).repeat(-(-number // len(said)))[:number]
+    with torch.no_grad(), gather_params_ctx(embedding.parameters()):
+        return torch.as_tensor(embedding(ids.to(model.device))).clone()
+
+
+def _attach(model: Any, start: Tensor) -> None:
+    tokens = model.virtual_tokens = VirtualTokens(start.to(model.device), model.get_input_embeddings())
+    decoder = model.get_decoder()
+    decoder.register_forward_pre_hook(tokens.put_before, with_kwargs=True)
+    decoder.register_forward_hook(tokens.cut_off)

@@ -1,0 +1,97 @@
+"""Virtual tokens before a decoder's sequences, beside PEFT's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+from distft.config.adapters import prompt
+from distft.config.adapters.prompt import PromptTuning
+from distft.config.models import Model
+from distft.models.adapters.adapt import add_adapters, without_adapters
+from distft.models.adapters.merging import merge_adapter, plain_tensors
+from distft.models.export import export_adapter
+from distft.models.families.causal import load_causal
+from distft.models.tokenizer import load_tokenizer
+from tests.unit.models import tiny
+from tests.unit.models.families import FAMILIES, families, write_family
+
+IDS = torch.arange(10, 24).unsqueeze(0)
+NUMBER = 5
+PROMPT = PromptTuning(method="prompt", num_virtual_tokens=NUMBER)
+PROMPTED = [name for name, (family, _) in FAMILIES.items() if family in prompt.FAMILIES]
+
+
+def with_tokens(folder: str, prompt: PromptTuning = PROMPT) -> Any:
+    module: Any = load_causal(folder, Model(path=folder, dtype="float32"), dropout=False).eval()
+    add_adapters(module.model, prompt, dropout=False, seed=1)
+    return module
+
+
+def embeddings(module: Any) -> torch.Tensor:
+    [(name, found)] = [(name, p.detach()) for name, p in module.named_parameters() if p.requires_grad]
+    assert name == "model.virtual_tokens.prompt_embeddings"
+    return found  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("name", families("mistral", "gemma2", of=PROMPTED))
+@torch.no_grad()
+def test_they_compute_what_pefts_do(tmp_path: Path, name: str) -> None:
+    """Kept, read over a fresh base by PEFT and here; switched off; generated with, beside padding and from a cache."""
+    folder, kept = write_family(tmp_path / "start", name), tmp_path / "kept"
+    module = with_tokens(folder)
+    model = module.model
+    base: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    plain, wanted = base(input_ids=IDS).logits, model(input_ids=IDS).logits
+    assert (plain - wanted).abs().max() > 1e-3
+    torch.testing.assert_close(module(input_ids=IDS, select=torch.arange(IDS.numel())), wanted[0])
+    with without_adapters(module):
+        torch.testing.assert_close(model(input_ids=IDS).logits, plain)
+
+    trained = {"virtual_tokens.prompt_embeddings": embeddings(module)}
+    export_adapter(model, trained, folder, kept, "CAUSAL_LM")
+    weights = {name for name, _ in plain_tensors(((n, p.data) for n, p in module.named_parameters()), module)}
+    assert weights == {f"model.{name}" for name, _ in base.named_parameters()}
+    by_peft: Any = PeftModel.from_pretrained(base, kept).eval()
+    torch.testing.assert_close(by_peft(input_ids=IDS).logits[:, NUMBER:], wanted)
+    fresh: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    torch.testing.assert_close(merge_adapter(fresh, str(kept))(input_ids=IDS).logits, wanted)
+
+    rows, width = [IDS[0, :9].tolist(), IDS[0, 3:8].tolist()], 9
+    padded = torch.tensor([[0] * (width - len(row)) + row for row in rows])
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
+    written = model.generate(
+        input_ids=padded, attention_mask=mask, max_new_tokens=6, do_sample=False, eos_token_id=None, pad_token_id=0
+    )
+    for row, found in zip(rows, written[:, width:].tolist(), strict=True):
+        whole = list(row)
+        for _ in range(6):
+            whole.append(int(model(input_ids=torch.tensor([whole])).logits[0, -1].argmax()))
+        assert found == whole[len(row) :]
+
+
+def test_every_type_of_decoder_that_may_have_them_has_a_case() -> None:
+    assert {FAMILIES[name][0] for name in PROMPTED} == set(prompt.FAMILIES)
+
+
+def test_what_they_begin_as(model_folder: Callable[..., str], tmp_path: Path) -> None:
+    folder = model_folder("llama")
+    base: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    embedding = base.get_input_embeddings().weight.detach()
+    drawn = embeddings(with_tokens(folder))
+    assert all((embedding == row).all(dim=1).any() for row in drawn)
+    assert torch.equal(drawn, embeddings(with_tokens(folder)))
+    random = embeddings(with_tokens(folder, PROMPT.model_copy(update={"start": "random", "num_virtual_tokens": 400})))
+    assert random.std().item() == pytest.approx(1.0, abs=0.1)
+    base.save_pretrained(tmp_path)
+    tiny.tokenizer().save_pretrained(tmp_path)
+    text = "What is to be done: "
+    of_text = embeddings(with_tokens(str(tmp_path), PROMPT.model_copy(update={"start": "text", "text": text})))
+    ids = load_tokenizer(str(tmp_path), trust_remote_code=False, chat_template=None)(text)["input_ids"]
+    assert torch.equal(of_text, embedding[torch.tensor((ids * NUMBER)[:NUMBER])])
