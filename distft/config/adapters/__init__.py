@@ -1,1 +1,1 @@
-"""What is trained in place of all weights: one file a kind, named as its ``method`` (see ``adapter.py``)."""
+"""What is trained in place of all weights: one file a kind (see ``adapter.py``)."""

@@ -109,6 +109,12 @@ def test_a_reference_that_is_meant_to_differ_passes() -> None:
     check_reference(meant, far(3.0))
 
 
+def test_virtual_tokens_are_no_start_at_the_reference() -> None:
+    check_reference(load_recipe("dpo-tiny", ["models.policy.peft.method=prompt"]), far(3.0))
+    with pytest.raises(InvariantViolated):
+        check_reference(load_recipe("dpo-tiny", ["models.policy.peft.method=lora"]), far(3.0))
+
+
 @pytest.mark.parametrize("difference", [0.01, math.nan])
 def test_a_stale_generator_is_named(difference: float) -> None:
     with pytest.raises(InvariantViolated, match="generator"):

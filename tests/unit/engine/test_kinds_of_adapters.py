@@ -89,6 +89,17 @@ def test_they_train_as_elsewhere(
         assert {name for name, value in answer["weights"].items() if (value != started[name]).any()} == trained
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("adapter", KINDS)
+def test_recomputed_activations_give_the_same_gradients(
+    groups: dict[int, Group], folder: str, adapter: Adapter
+) -> None:
+    kept, again = (Setup(folder, 3, adapter=adapter, checkpointing=recomputed) for recomputed in (False, True))
+    first, second = (groups[2].call(rank_side.train, one, steps_for(2))[0] for one in (kept, again))
+    assert second["norms"] == pytest.approx(first["norms"], rel=1e-5)
+    assert spread(second["weights"], first["weights"])[1] < 0.01 * RATE
+
+
 @pytest.mark.parametrize(("adapter", "stage", "dtype"), [
     (IA3, 3, "bfloat16"), (PROMPT, 3, "bfloat16"),
     slow(IA3, 0, "float32"), slow(IA3, 2, "bfloat16"),

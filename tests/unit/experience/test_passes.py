@@ -43,6 +43,14 @@ def test_ranks_that_share_rows_have_micro_batches_as_many_times_as_long() -> Non
     assert max(max(costs) for costs in plan.costs) == 18
 
 
+def test_virtual_tokens_count() -> None:
+    """Three before each of six rows of 33 tokens: two of 9 that would have been 18 are 24."""
+    group = ModelGroup(Fake("policy", Said(), num_ranks=1), num_virtual_tokens=3)
+    plan = planned(SAMPLES, group, 24)
+    assert plan.num_tokens == 51
+    assert plan.costs == ((24, 20, 20),)
+
+
 def test_work_averages_over_its_schedules() -> None:
     work = Work()
     assert work.metrics() == {"perf/padding_fraction": 0.0, "perf/imbalance": 0.0}

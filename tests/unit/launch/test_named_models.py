@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -60,6 +61,16 @@ def test_a_run_by_all_its_names(folder: Path, tmp_path: Path) -> None:
     with open_speakers([f"run:{run}"], Reading(), ["top_k=5"], plain=None) as ([loaded], settings):
         assert (settings.temperature, settings.top_k, loaded.plain) == (0.3, 5, False)
         assert loaded.speaker.tokenizer.convert_ids_to_tokens(list(loaded.speaker.stop_tokens)) == ["<|end|>"]
+
+
+def test_virtual_tokens_come_with_the_run_that_trained_them(folder: Path, tmp_path: Path) -> None:
+    run = as_run(folder, tmp_path / "run")
+    own = run / "final" / "adapter"
+    own.mkdir()
+    for kind, adapter in (("PROMPT_TUNING", str(own)), ("LORA", None)):
+        (own / "adapter_config.json").write_text(json.dumps({"peft_type": kind}))
+        for name in (f"run:{run}", str(run), str(run / "final")):
+            assert find_model(name, tmp_path).adapter == adapter
 
 
 def test_a_run_on_plain_prompts_is_asked_plainly(folder: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,15 @@ from distft.common.errors import UserError
 from distft.config.models import RewardModel
 from distft.launch.preflight import models as model_checks
 from distft.launch.preflight.hub import OFFLINE
-from distft.launch.preflight.models import check_folder, check_head, check_models, check_same_tokenizer
+from distft.launch.preflight.models import (
+    check_folder,
+    check_head,
+    check_models,
+    check_same_tokenizer,
+    own_virtual_tokens,
+)
 from distft.planning.weight_files import tensor_shapes
-from tests.unit.launch.examples import model_folder, recipe, write_safetensors
+from tests.unit.launch.examples import from_folder, model_folder, recipe, write_safetensors
 
 
 def test_a_whole_folder_passes(tmp_path: Path) -> None:
@@ -70,6 +77,18 @@ def test_broken_folders(breaks: Callable[[Path], None], said: str, tmp_path: Pat
     breaks(folder)
     with pytest.raises(UserError, match=said):
         check_folder(folder, "models.policy.path")
+
+
+def test_what_virtual_tokens_were_trained_before_is_no_start(tmp_path: Path) -> None:
+    """Its weights know nothing of them; those of other adapters are merged."""
+    folder = model_folder(tmp_path / "m")
+    (folder / "adapter").mkdir()
+    for kind, refused in (("PROMPT_TUNING", True), ("LORA", False)):
+        (folder / "adapter" / "adapter_config.json").write_text(json.dumps({"peft_type": kind}))
+        assert own_virtual_tokens(folder) == (str(folder / "adapter") if refused else None)
+        started = from_folder("sft", folder)
+        with pytest.raises(UserError, match="is what virtual tokens were trained before") if refused else nullcontext():
+            list(check_models(started))
 
 
 def test_torn_weights_are_seen_by_their_header(tmp_path: Path) -> None:

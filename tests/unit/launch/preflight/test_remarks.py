@@ -7,7 +7,9 @@ import json
 import pytest
 
 from distft.config.load import load_recipe, shipped_recipes
-from distft.launch.preflight.remarks import on_models, on_numbers, on_rows
+from distft.launch.preflight.remarks import on_models, on_numbers, on_rows, on_virtual_tokens
+from distft.planning.plan import make_plan
+from tests.unit.launch.examples import cpu_cluster, gpu_cluster
 
 
 def test_ppo_from_nothing_is_said_to_be() -> None:
@@ -54,6 +56,16 @@ def test_numbers_beyond_what_the_literature_recommends(method: str) -> None:
     ]
     for within in (["algorithm.beta=0.1", "models.policy.peft.r=8"], ["algorithm.beta=0.5", "models.policy.peft.r=64"]):
         assert list(on_numbers(load_recipe(f"{method}-tiny", within))) == []
+
+
+def test_virtual_tokens_before_a_small_model() -> None:
+    small = load_recipe("sft-tiny", ["models.policy.peft.method=prompt"])
+    (said,) = on_virtual_tokens(small, make_plan(small, cpu_cluster()))
+    assert said.startswith("models.policy.peft: virtual tokens before a model of 0.9 M parameters: they come close")
+    large = load_recipe("llama3-dpo", ["models.policy.peft.method=prompt"])
+    assert list(on_virtual_tokens(large, make_plan(large, gpu_cluster()))) == []
+    other = load_recipe("sft-tiny", ["models.policy.peft.method=lora"])
+    assert list(on_virtual_tokens(other, make_plan(other, cpu_cluster()))) == []
 
 
 def test_few_rows() -> None:
