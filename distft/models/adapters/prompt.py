@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from peft import PromptTuningConfig
-from peft.utils.integrations import gather_params_ctx
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -96,6 +94,8 @@ def num_virtual_tokens(model: Any) -> int:
 def add(model: Any, prompt: PromptTuning, *, dropout: bool, seed: int) -> None:  # noqa: ARG001 - it has none
     """Puts virtual tokens before a decoder's sequences. Raises UserError where ``text`` needs a tokenizer that is not
     there."""
+    from peft import PromptTuningConfig
+
     _attach(model, _start(model, prompt, seed))
     text = model.config.get_text_config()
     model.peft_config = {
@@ -126,6 +126,8 @@ def merged(_layer: Any, _own: Mapping[str, Tensor], _learned: Mapping[str, Tenso
 
 
 def _start(model: Any, prompt: PromptTuning, seed: int) -> Tensor:
+    from peft.utils.integrations import gather_params_ctx
+
     embedding, number = model.get_input_embeddings(), prompt.num_virtual_tokens
     text = model.config.get_text_config()
     generator = torch.Generator().manual_seed(seed)

@@ -40,6 +40,16 @@ def test_a_model_of_the_hub_is_named_for_the_hub_and_one_that_scores_is_not_talk
     assert "distft chat" not in text
 
 
+def test_virtual_tokens_are_read_beside_their_base_and_served_by_nobody(make_run: MakeRun) -> None:
+    run_dir = make_run()
+    recipe = yaml.safe_load((run_dir / "recipe.yaml").read_text())
+    recipe["models"]["policy"]["peft"] = {"method": "prompt"}
+    (run_dir / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    text = "\n".join(card(read_run(run_dir), CAUSAL, answers=True))
+    assert 'model = PeftModel.from_pretrained(model, "FOLDER/adapter")' in text
+    assert "vllm serve" not in text
+
+
 def test_a_folder_is_no_base_model_of_the_hub(
     make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
