@@ -123,6 +123,8 @@ class Lease:
         self._ended.set()
         self._thread.join()
         try:
+            if not self.still_mine():  # nor is anything left in what is another's
+                return
             with _guard(self._path.parent):
                 if self.still_mine():
                     self._path.unlink()

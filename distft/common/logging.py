@@ -6,6 +6,7 @@ worker dies or freezes its last stage is named in the error, read from the tail 
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import logging
 import os
@@ -39,7 +40,12 @@ class _Terminal(logging.StreamHandler[TextIO]):
 
 
 class _File(logging.StreamHandler[TextIO]):
-    """Owns its stream. Closing it first takes back the promise that stacks are written there."""
+    """Owns its stream. Closing it first takes back the promise that stacks are written there. A line that the disk
+    refuses is lost, and nothing else: who logs goes on."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (the base's)
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
 
     def close(self) -> None:
         global _stacks
@@ -47,7 +53,8 @@ class _File(logging.StreamHandler[TextIO]):
             faulthandler.unregister(signal.SIGUSR2)
             faulthandler.disable()
             _stacks = None
-        self.stream.close()
+        with contextlib.suppress(OSError):
+            self.stream.close()
         super().close()
 
 

@@ -6,13 +6,14 @@ preflight -> lease -> newest checkpoint -> Ray (``supervise``) -> groups -> setu
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from distft.checkpoint.lease import acquire
+from distft.checkpoint.lease import Lease, acquire
 from distft.common.errors import DistftError
 from distft.common.logging import configure
 from distft.config.recipe import Recipe
@@ -84,10 +85,11 @@ def run(prepared: Prepared, *, quiet: bool = False) -> Outcome:
         try:
             table = supervisor.run()
         except BaseException as error:
-            write_exit(run_dir, Ending.of(error), supervisor.attempt)
             log.info("the run has ended: %s", Ending.of(error).kind, exc_info=True)
-            if isinstance(error, Exception):  # one that wants to be gone at once is not kept for a page
-                report_in_passing(run_dir)
+            if _still_ours(lease):
+                write_exit(run_dir, Ending.of(error), supervisor.attempt)
+                if isinstance(error, Exception):  # one that wants to be gone at once is not kept for a page
+                    report_in_passing(run_dir)
             if not isinstance(error, DistftError):
                 error.add_note(f"the traceback is in {driver_log}")
             raise
@@ -97,3 +99,11 @@ def run(prepared: Prepared, *, quiet: bool = False) -> Outcome:
         finally:
             configure()
     return Outcome(recipe.name, run_dir, table)
+
+
+def _still_ours(lease: Lease) -> bool:
+    """Not where another process has taken the folder over, nor where none of that name is left: nothing is written
+    there any more."""
+    with contextlib.suppress(OSError):
+        return lease.still_mine()
+    return False

@@ -281,7 +281,8 @@ def _refuse_strangers(host: str, port: int) -> None:
 
 
 def _keep_logs(private: PrivateRay, run_dir: Path | None) -> None:
-    if run_dir is not None:
+    # Where the run folder was moved away none is made in its place.
+    if run_dir is not None and (run_dir / "logs").is_dir():
         private.keep_logs(run_dir / "logs" / "ray")
 
 

@@ -77,3 +77,11 @@ def test_a_worker_leaves_its_stacks_and_native_output_in_the_log(tmp_path: Path)
     assert "stuck_here" in text
     assert "from C" in text
     assert "Segmentation fault" in text
+
+
+def test_a_full_disk_costs_lines_and_neither_who_logs_nor_who_closes(capsys: pytest.CaptureFixture[str]) -> None:
+    logging.configure(Path("/dev/full"))
+    standard.getLogger("distft").info("a line")
+    logging.stage("another")
+    logging.configure()
+    assert capsys.readouterr().err == ""

@@ -1,0 +1,173 @@
+"""The whole run folder on a disk of its own that fills, cannot be written, or is suddenly somewhere else."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from distft.cli import main
+from tests.e2e.conftest import SFT, Start, Verb, checkpoints, computed, events, exit_record, lines, starting, weights
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+Mount = Callable[..., None]
+# A save a second, so that a test sees the first that fails before the third in a row ends the run.
+LONG = ("train.steps=100", "checkpoint.every=10", "checkpoint.keep=2")
+
+
+@pytest.fixture
+def mount() -> Iterator[Mount]:
+    """``mount(folder, "-t", "tmpfs", ...)``, undone at the end; skips where none can be."""
+    with contextlib.ExitStack() as undone:
+
+        def mounted(folder: Path, *words: str) -> None:
+            done = subprocess.run(["mount", *words, str(folder)], capture_output=True, text=True, check=False)
+            if done.returncode:
+                pytest.skip(f"nothing can be mounted here: {done.stderr.strip()}")
+            undone.callback(subprocess.run, ["umount", "-l", str(folder)], capture_output=True, check=False)
+
+        yield mounted
+
+
+def tmpfs(megabytes: int) -> tuple[str, ...]:
+    return "-t", "tmpfs", "-o", f"size={megabytes}M", "tmpfs"
+
+
+@pytest.fixture
+def disk(tmp_path: Path, mount: Mount) -> Path:
+    """A run folder on a disk of 8 MB."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    mount(folder, *tmpfs(8))
+    return folder
+
+
+def fill(folder: Path) -> Path:
+    """To the last byte."""
+    filler = folder / "filler"
+    with open(filler, "ab", buffering=0) as file:
+        for size in (1 << 16, 1 << 12, 1):
+            with contextlib.suppress(OSError):
+                while file.write(b"x" * size) == size:
+                    pass
+    return filler
+
+
+def in_step(verb: Verb, step: int) -> None:
+    """Waits until a checkpoint of this step is committed."""
+    verb.wait_for(lambda: step in checkpoints(verb.folder), f"checkpoint of step {step}")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    with starting(tmp_path_factory.mktemp("whole")) as start:
+        verb = start(*SFT, *LONG)
+        assert verb.end() == 0, verb.output
+        yield verb.folder
+
+
+@pytest.mark.slow
+def test_a_disk_that_is_full_for_a_while(whole: Path, disk: Path, start: Start) -> None:
+    """Ledgers, logs, W&B and checkpoints alike: what could not be written is said, and caught up with."""
+    verb = start(*SFT, *LONG)
+    in_step(verb, 20)
+    filler = fill(disk)
+    verb.wait_for(lambda: re.search(r"checkpoint of step \d+: policy rank", verb.output), "a failed save")
+    before = checkpoints(disk)
+    filler.unlink()
+    assert verb.end() == 0, verb.output
+    assert before
+    assert "Traceback" not in verb.output
+    failed = [event["step"] for event in events(disk, "checkpoint_failed")]
+    assert 1 <= len(failed) < 3
+    assert exit_record(disk)["exit_status"] == 0
+    assert [line["step"] for line in lines(disk, "metrics") if line["split"] == "train"] == list(range(1, 101))
+    assert computed(disk) == computed(whole)
+    assert weights(disk) == weights(whole)
+    assert checkpoints(disk) == checkpoints(whole)
+
+
+@pytest.mark.slow
+def test_a_disk_that_stays_full(whole: Path, disk: Path, start: Start) -> None:
+    verb = start(*SFT, *LONG)
+    in_step(verb, 20)
+    filler = fill(disk)
+    assert verb.end() == 1, verb.output
+    assert "3 checkpoints in a row failed" in verb.output
+    assert "Traceback" not in verb.output
+    verb.assert_nothing_left()
+    filler.unlink()
+    verb = start(*SFT, *LONG)
+    assert verb.end() == 0, verb.output
+    assert events(disk, "resume")
+    assert computed(disk) == computed(whole)
+    assert weights(disk) == weights(whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["moved", "unmounted"])
+def test_a_folder_that_vanishes(whole: Path, tmp_path: Path, how: str, start: Start, mount: Mount) -> None:
+    """It ends and writes nothing into a folder that is not its own any more; put back, the run goes on."""
+    run, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    run.mkdir()
+    if how == "unmounted":
+        elsewhere.mkdir()
+        mount(elsewhere, *tmpfs(64))
+        mount(run, "--bind", str(elsewhere))
+    verb = start(*SFT, *LONG)
+    in_step(verb, 20)
+    if how == "moved":
+        os.rename(run, elsewhere)
+    else:
+        subprocess.run(["umount", "-l", str(run)], check=True)
+    assert verb.end() == 1, verb.output
+    assert str(run) in verb.output
+    assert "Traceback" not in verb.output
+    verb.assert_nothing_left()
+    assert [*run.rglob("*")] == []
+    kept = checkpoints(elsewhere)
+    assert kept
+    if how == "moved":
+        os.rename(elsewhere, run)
+    else:
+        mount(run, "--bind", str(elsewhere))
+    verb = start(*SFT, *LONG)
+    assert verb.end() == 0, verb.output
+    assert [event["step"] for event in events(run, "resume")] == [kept[-1]]
+    assert computed(run) == computed(whole)
+    assert weights(run) == weights(whole)
+
+
+def test_a_disk_that_cannot_be_written(
+    sft: Path, tmp_path: Path, mount: Mount, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run is refused before anything starts; what only reads, reads; what would write there says so."""
+    there = tmp_path / "there"
+    there.mkdir()
+    monkeypatch.chdir(tmp_path)
+    mount(there, *tmpfs(64))
+    subprocess.run(["cp", "-r", str(sft), str(there / "run")], check=True)
+    subprocess.run(["mount", "-o", "remount,ro", str(there)], check=True)
+    run = str(there / "run")
+    for words, status, told in (
+        (["train", *SFT[1:], f"output_dir={there / 'new'}"], 2, "cannot be"),
+        (["train", *SFT[1:], f"output_dir={run}", "train.steps=8", "checkpoint.resume=never"], 2, "cannot be"),
+        (["status", run], 0, ""),
+        (["checkpoints", run], 0, ""),
+        (["compare", run, str(sft), "--html", str(tmp_path / "page.html")], 0, ""),
+        (["export", run, str(tmp_path / "out")], 0, ""),
+        (["report", run], 3, "read-only"),
+        (["compare", run, str(sft), "--html", f"{run}/page.html"], 3, "read-only"),
+        (["export", run, f"{run}/out"], 3, "read-only"),
+        (["cancel", run], 0, ""),
+    ):
+        capsys.readouterr()
+        assert main(words) == status, (words, capsys.readouterr())
+        error = capsys.readouterr().err
+        assert "Traceback" not in error
+        assert told.lower() in error.lower(), words
