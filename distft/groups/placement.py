@@ -56,6 +56,8 @@ OnReady = Callable[[str, tuple[WorkerInfo, ...]], None]
 _CLOSE = declaration(Ending.close)
 _CLOSE_S = 10.0  # how long workers may take to leave their process groups before they are killed
 _GONE_S = 5.0  # how long killed actors may take to be gone
+# Made once: Ray's GCS keeps each one that is made, as long as it lives.
+_RANK = ray.remote(concurrency_groups={"watch": 1, "pulse": 1})(RankActor)  # type: ignore[call-overload]
 
 
 class Groups(Mapping[str, RayGroup]):
@@ -268,19 +270,15 @@ def _ready(starting: Sequence[_Starting], answers: Answers, log_dir: Path, attem
 
 
 def _actor(spec: GroupSpec, place: int, num_gpus: float, placement: Any) -> Member:
-    actor = (
-        ray.remote(concurrency_groups={"watch": 1, "pulse": 1})(RankActor)  # type: ignore[call-overload]
-        .options(
-            num_cpus=spec.cpus_per_rank,
-            num_gpus=num_gpus,
-            memory=spec.memory or None,
-            max_restarts=0,
-            max_task_retries=0,
-            runtime_env={"env_vars": _environment(spec)},
-            scheduling_strategy=PlacementGroupSchedulingStrategy(placement, placement_group_bundle_index=place),
-        )
-        .remote()
-    )
+    actor = _RANK.options(
+        num_cpus=spec.cpus_per_rank,
+        num_gpus=num_gpus,
+        memory=spec.memory or None,
+        max_restarts=0,
+        max_task_retries=0,
+        runtime_env={"env_vars": _environment(spec)},
+        scheduling_strategy=PlacementGroupSchedulingStrategy(placement, placement_group_bundle_index=place),
+    ).remote()
     return Member(spec.role, place, actor, actor.watch.remote())
 
 

@@ -28,6 +28,10 @@ SETTINGS = {
     "RAY_enable_worker_prestart": "0",
     # Ray would run workers at nice 15: next to any other process they would hardly run at all.
     "RAY_worker_niceness": "0",
+    # Ray would keep a record of every call (100,000 of them, in its GCS) and figures of every process that ever was, of
+    # which nobody asks for anything: a long run would hold ever more.
+    "RAY_task_events_report_interval_ms": "0",
+    "RAY_enable_metrics_collection": "0",
     # Its 60 s are short where the first worker of a busy node imports for all.
     "RAY_worker_register_timeout_seconds": "180",
 }
