@@ -291,11 +291,12 @@ def _environment(spec: GroupSpec) -> dict[str, str]:
 
 
 def _end(members: Sequence[Member], placements: Sequence[Any]) -> None:
-    """Kills the actors, sees that they are gone, and gives the places back."""
+    """Kills the actors, sees that they are gone, and gives the places back; where Ray has ended, kills alone."""
     if not ray.is_initialized():
         return
     if ended_servers():  # who asks it would wait for a minute, and be ended by it
-        _kill([member.info.pid for member in members if member.info is not None])
+        pids = [member.info.pid for member in members if member.info is not None]
+        _kill([pid for pid in pids if _is_worker(pid)])
         return
     for member in members:
         with contextlib.suppress(Exception):

@@ -99,6 +99,7 @@ def test_a_ppo_run_survives_the_death_of_a_worker_of_its_driver_and_of_its_ray(s
     assert [event["attempt"] for event in events(verb.folder, "resume")] == [2, 3, 4]
     assert [event["step"] for event in events(verb.folder, "resume")][:2] == [2, 2]
     of_ray = events(verb.folder, "restart")[1]
+    assert (verb.folder / "logs" / "ray" / "gcs_server.out").is_file(), "what ended it is kept"
     assert of_ray["cause"] == f"Ray on {os.uname().nodename} has ended: its gcs_server died"
     assert "Traceback" not in verb.output
     assert exit_record(verb.folder)["attempt"] == 4

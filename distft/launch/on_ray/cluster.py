@@ -27,6 +27,7 @@ from ray._raylet import Config  # type: ignore[attr-defined]
 from distft.common.errors import EnvironmentFallsShort, UserError
 from distft.config.cluster import Cluster as ClusterFile
 from distft.groups import worker_start
+from distft.groups.worker_group import ended_servers
 from distft.launch.on_ray import nodes as ray_nodes
 from distft.launch.on_ray import start_hook
 from distft.launch.on_ray.agent_probe import refuse_strangers
@@ -158,7 +159,7 @@ def _private(num_cpus: float, num_gpus: int, object_store_bytes: int | None, run
         try:
             _refuse_strangers(*agent)
             yield _connected(private=True)
-            failed = False
+            failed = bool(ended_servers())  # a run may go on in another: what ended this one is kept
         finally:
             _leave()
             if failed:

@@ -44,6 +44,7 @@ def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_start_that_fails_is_tried_once_more(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    (tmp_path / "logs").mkdir()
     starts = Starts(1)
     monkeypatch.setattr(ray_cluster, "_start", starts)
     with connect(num_cpus=1, run_dir=tmp_path):
