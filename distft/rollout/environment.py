@@ -13,7 +13,9 @@ import logging
 import reprlib
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
+from queue import SimpleQueue
 from typing import Any, Protocol
 
 from distft.common.addresses import found_at
@@ -75,13 +77,14 @@ class Environments(Protocol):
 
 
 class OfClass:
-    """Environments that are objects of one class, in this process. They are asked one after the other: what they share
-    need not stand threads."""
+    """Environments that are objects of one class, in this process. They are made and asked one after the other, in one
+    thread: what they share need not stand threads, and what they hold may be bound to one, as sqlite3's connections."""
 
     def __init__(self, name: str, arguments: Mapping[str, Any], deadline_s: float) -> None:
         """Makes one, to see that it can be made. Raises UserError where there is no such class, it lacks a method, or
         does not take the arguments."""
         self._name, self._arguments, self._deadline_s = name, dict(arguments), deadline_s
+        self._thread = _OneThread()
         self._make: Callable[..., Environment] = found_at(name)
         one = self._made(f"environment {name}")
         missing = [method for method in ("reset", "step") if not callable(getattr(one, method, None))]
@@ -106,34 +109,55 @@ class OfClass:
         if not isinstance(answer, tuple) or len(answer) != 3:
             raise UserError(f"answered {reprlib.repr(answer)}", where=where, hint=_STEP)
         observation, reward, done = answer
-        reward = reward.item() if hasattr(reward, "item") else reward  # scalars of numpy and torch
-        return step_of(observation, reward, done, where=where, hint=_STEP)
+        return step_of(observation, _number_of(reward), done, where=where, hint=_STEP)
 
     def _made(self, where: str) -> Environment:
         made: Environment = self._within_deadline(lambda: self._make(**self._arguments), f"{where}, made", _ARGUMENTS)
         return made
 
     def _within_deadline(self, call: Callable[[], Any], where: str, hint: str) -> Any:
-        found: list[Any] = []
-        raised: list[BaseException] = []
-
-        def run() -> None:
-            try:
-                found.append(call())
-            except BaseException as error:  # SystemExit, too: it would end this thread without a word
-                log.exception("%s", where)
-                raised.append(error)
-
-        # A daemon: one that never answers does not keep the process from ending.
-        thread = threading.Thread(target=run, name="environment", daemon=True)
-        thread.start()
-        thread.join(self._deadline_s)
-        if raised:
-            raise UserError(f"raised {type(raised[0]).__name__}: {raised[0]}", where=where, hint=hint) from raised[0]
-        if not found:
+        answer = self._thread.asked(call)
+        try:
+            raised = answer.exception(self._deadline_s)
+        except TimeoutError:  # that of the wait: an environment's own is answered. The thread is lost: the run ends
             what = f"has not answered within {self._deadline_s:g} s"
-            raise UserError(what, where=where, hint="mend it, or raise rollout.environment.step_deadline_s")
-        return found[0]
+            hint = "mend it, or raise rollout.environment.step_deadline_s"
+            raise UserError(what, where=where, hint=hint) from None
+        if raised is not None:
+            log.error("%s", where, exc_info=raised)
+            raise UserError(f"raised {type(raised).__name__}: {raised}", where=where, hint=hint) from raised
+        return answer.result()
+
+
+class _OneThread:
+    """Runs calls one after the other, all in the same thread."""
+
+    def __init__(self) -> None:
+        self._calls: SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = SimpleQueue()
+        # A daemon: a call that never ends does not keep the process from ending.
+        threading.Thread(target=self._run, name="environment", daemon=True).start()
+
+    def asked(self, call: Callable[[], Any]) -> Future[Any]:
+        """What the call will have answered, or raised."""
+        answer: Future[Any] = Future()
+        self._calls.put((call, answer))
+        return answer
+
+    def _run(self) -> None:
+        while True:
+            call, answer = self._calls.get()
+            try:
+                answer.set_result(call())
+            except BaseException as error:  # SystemExit, too: it would end this thread without a word
+                answer.set_exception(error)
+
+
+def _number_of(reward: Any) -> Any:
+    """A scalar of numpy or torch as Python's; anything else as it is."""
+    try:
+        return reward.item()
+    except Exception:  # no scalar: whatever its item raises, an array's of several numbers too
+        return reward
 
 
 def step_of(observation: Any, reward: Any, done: Any, *, where: str, hint: str) -> Step:

@@ -13,6 +13,7 @@ from distft.common.errors import UserError
 from distft.rollout.environment import OfClass, Step, Turn
 
 SOURCE = """
+import sqlite3
 import threading
 
 class Told:
@@ -33,6 +34,21 @@ class Told:
 class Hanging(Told):
     def step(self, text):
         threading.Event().wait()
+
+class Bound(Told):
+    # as sqlite3's objects are, to their thread
+
+    def __init__(self):
+        self.rows = sqlite3.connect(":memory:")
+        self.rows.execute("create table heard (text)")
+
+    def reset(self, row):
+        self.rows.execute("insert into heard values (?)", (row["prompt"],))
+
+    def step(self, text):
+        self.rows.execute("insert into heard values (?)", (text,))
+        heard = " ".join(text for (text,) in self.rows.execute("select text from heard"))
+        return heard, 0.0, False
 
 class Stepless:
     def reset(self, row): ...
@@ -72,7 +88,9 @@ def test_right_answers(place: str, answer: Any, found: Step) -> None:
      (("text", True, False), "reward is True"), (("text", 10**400, False), "reward is 1000"),
      (("text", 1.0, 1), "done is 1"), ((None, 1.0, False), "observation is None"),
      ((b"text", 1.0, False), "observation is b'text'"), (("text", 1e39, False), "reward is 1e\\+39"),
-     (KeyError("oops"), "raised KeyError: 'oops'"), (SystemExit(3), "raised SystemExit: 3")],
+     (("text", np.array([1.0, 2.0]), True), "reward is array\\(\\[1., 2.\\]\\)"),
+     (KeyError("oops"), "raised KeyError: 'oops'"), (SystemExit(3), "raised SystemExit: 3"),
+     (TimeoutError("its own"), "raised TimeoutError: its own")],
 )  # fmt: skip
 def test_wrong_answers_name_environment_sample_and_turn(place: str, answer: Any, message: str) -> None:
     with pytest.raises(UserError, match=message) as caught:
@@ -91,14 +109,24 @@ def test_a_reset_answers_nothing(place: str, begin: Any, message: str) -> None:
 
 
 def test_a_step_that_hangs_is_given_up(place: str) -> None:
-    asked = OfClass(f"{place}:Hanging", {}, 1.0)
+    asked = OfClass(f"{place}:Hanging", {}, 30)
     turn = Turn(asked.begin({}, SAMPLE), "text", SAMPLE, 1)
+    asked._deadline_s = 1.0  # of the step alone: a busy machine may take long to make and reset one
     with pytest.raises(UserError, match="not answered within 1 s") as caught:
         asked.steps([turn])
     assert caught.value.where == f"environment {place}:Hanging, {SAMPLE}, turn 1"
     assert "step_deadline_s" in str(caught.value.hint)
-    hanging = [one for one in threading.enumerate() if one.name == "environment"]
-    assert all(one.daemon for one in hanging), "the process can end"
+    hanging = [one.daemon for one in threading.enumerate() if one.name == "environment"]
+    assert hanging
+    assert all(hanging), "the process can end"
+
+
+def test_what_is_bound_to_a_thread_is_made_and_asked_in_one(place: str) -> None:
+    asked = OfClass(f"{place}:Bound", {}, 30)
+    samples = [asked.begin({"prompt": prompt}, SAMPLE) for prompt in ("one", "two")]
+    found = [[step.observation for step in asked.steps([Turn(one, text, SAMPLE, number) for one in samples])]
+             for number, text in enumerate(("first", "then"), 1)]  # fmt: skip
+    assert found == [["one first", "two first"], ["one first then", "two first then"]]
 
 
 @pytest.mark.parametrize(
