@@ -7,20 +7,20 @@ nothing of them: what is trained on are the ids that were sampled.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal
 
 from distft.common.errors import UserError
 from distft.data.bad_rows import BadRow
 from distft.data.formats import Message
-from distft.data.templates import render_open
+from distft.data.templates import MARK, render_open
 from distft.data.text_ids import text_ids
 from distft.data.turn_end import turn_end
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_ANSWER = "\ue123\ue124"  # for private use: no template touches it, and no observation is looked for in it
 _TRIAL = "Seven"
 _KEY = "rollout.environment.role"
 
@@ -44,13 +44,13 @@ class ObservationEncoder:
 
         Raises UserError where the template takes no such turn, or leaves out its words or the answer before.
         """
-        question, answer = Message("user", "Which word?"), Message("assistant", _ANSWER)
+        question, answer = Message("user", "Which word?"), Message("assistant", MARK)
         try:
             text = render_open(self._tokenizer, (question, answer, Message(self._role, observation)), _KEY)
         except BadRow as refused:
             raise UserError(refused.what, where=f"{_KEY}: {self._role}", hint=self._other()) from refused
-        _, mark, between = text.partition(_ANSWER)
-        if not mark or observation.strip() not in between:
+        _, mark, between = text.partition(MARK)
+        if not mark or not any(said in between for said in _written(observation.strip())):
             left_out = f"what the {self._role} says" if mark else f"the answer before what the {self._role} says"
             what = f"the chat template leaves out {left_out}"
             raise UserError(what, where=f"{_KEY}: {self._role}", hint=self._other())
@@ -66,3 +66,8 @@ class ObservationEncoder:
     def _other(self) -> str:
         other = "user" if self._role == "tool" else "tool"
         return f"{_KEY}={other}, or models.policy.chat_template takes another template"
+
+
+def _written(text: str) -> tuple[str, ...]:
+    """A text as templates write it: as it stands, or in a JSON string (Llama 3.1's do, where a tool speaks)."""
+    return text, *(json.dumps(text, ensure_ascii=only)[1:-1] for only in (False, True))

@@ -15,7 +15,7 @@ from distft.data.formats import Message, Messages
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-_MARK = "\ue123\ue124"  # two characters for private use: no template touches them, and no model writes them
+MARK = "\ue123\ue124"  # two characters for private use: no template touches them, and no model writes them
 
 
 def require_template(tokenizer: PreTrainedTokenizerBase, where: str, role: str = "policy") -> str:
@@ -54,10 +54,10 @@ def render_cut(tokenizer: PreTrainedTokenizerBase, prompt: Messages, answer: str
     An answer that the template does not write out, or refuses, follows the prompt as it is.
     """
     try:
-        text = _render(tokenizer, (*prompt, Message("assistant", answer + _MARK)), where)
+        text = _render(tokenizer, (*prompt, Message("assistant", answer + MARK)), where)
     except BadRow:
         text = ""
-    written, mark, _ = text.rpartition(_MARK)
+    written, mark, _ = text.rpartition(MARK)
     return written if mark else render_prompt(tokenizer, prompt, where) + answer
 
 

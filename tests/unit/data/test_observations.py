@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -63,6 +64,22 @@ def test_no_words_of_an_observation_are_mistaken(said: str) -> None:
     tokenizer = family_tokenizer("qwen", TEXTS)
     observed = tokenizer.decode(ObservationEncoder(tokenizer, "tool").conversational(said))
     assert observed == f"\n<|im_start|>tool\n{said}<|im_end|>\n<|im_start|>assistant\n"
+
+
+@pytest.mark.parametrize("ascii_only", ["", "(ensure_ascii=true)"])
+@pytest.mark.parametrize("said", ["Seven", 'two\nlines, "quoted"', "<b> & 'é' \\n"])
+def test_a_template_may_write_what_a_tool_says_as_json(said: str, ascii_only: str) -> None:
+    """As that of Llama 3.1, whose tool's turn is ``{{ message.content | tojson }}``."""
+    tokenizer = family_tokenizer("qwen", TEXTS)
+    tokenizer.chat_template = tokenizer.chat_template.replace(
+        "m.content", f"(m.content if m.role != 'tool' else m.content | tojson{ascii_only})"
+    )
+    encoder = ObservationEncoder(tokenizer, "tool")
+    encoder.check()
+    written = json.dumps(said, ensure_ascii=bool(ascii_only))
+    assert tokenizer.decode(encoder.conversational(said)) == (
+        f"\n<|im_start|>tool\n{written}<|im_end|>\n<|im_start|>assistant\n"
+    )
 
 
 def test_the_next_turns_beginning_is_not_doubled_where_the_policy_ended_with_it() -> None:
