@@ -67,7 +67,7 @@ def preflight(recipe: Recipe, plan: Plan, *, machine: Machine | None = None, to_
         check_reward_function(function)
     environment = recipe.rollout.environment
     if environment is not None and environment.name is not None:
-        check_reward_function(environment.name, "rollout.environment.name")
+        check_reward_function(environment.name, "rollout.environment.name", files=True)
     if environment is not None and environment.http is not None:
         token_of(environment.http, "rollout.environment.http")
     for number, server in enumerate(reward_servers(recipe)):

@@ -12,13 +12,14 @@ from distft.common.errors import UserError, nearest
 WHERE = "models.reward.functions"
 
 
-def check_reward_function(name: str, where: str = WHERE) -> None:
-    """``module:function``, or ``folder/file.py:Class``, names a Python file that defines it; a module's is on the path.
-    Raises UserError, which says ``where`` it was named."""
+def check_reward_function(name: str, where: str = WHERE, *, files: bool = False) -> None:
+    """``module:function`` names a Python file on the path that defines it; with ``files``, as environments are named,
+    ``folder/file.py:Class`` does, too. Raises UserError, which says ``where`` it was named."""
     module, _, function = name.rpartition(":")
-    source = _source_of(module)
+    is_file = files and module.endswith(".py")
+    source = _file(module) if is_file else _source_of(module)
     if source is None:
-        raise _not_there(module, function, where)
+        raise (_no_file if is_file else _no_module)(module, function, where)
     try:
         tree = ast.parse(source.read_text(encoding="utf-8"))
     except (OSError, ValueError, SyntaxError) as error:
@@ -34,26 +35,27 @@ def check_reward_function(name: str, where: str = WHERE) -> None:
         )
 
 
-def _not_there(module: str, function: str, where: str) -> UserError:
-    if module.endswith(".py"):
-        path = Path(module)
-        close = nearest(path.name, [one.name for one in path.parent.glob("*.py")])
-        hint = (
-            f"did you mean {path.parent / close}:{function}?"
-            if close
-            else "it is looked for beside the recipe and here"
-        )
-        return UserError(f"there is no file {module}", where=where, hint=hint)
-    close = nearest(module, [path.stem for path in Path.cwd().glob("*.py")])
+def _no_file(name: str, function: str, where: str) -> UserError:
+    path = Path(name)
+    close = nearest(path.name, [one.name for one in path.parent.glob("*.py")])
+    hint = f"did you mean {path.parent / close}:{function}?" if close else "it is looked for beside the recipe and here"
+    return UserError(f"there is no file {name}", where=where, hint=hint)
+
+
+def _no_module(module: str, function: str, where: str) -> UserError:
+    of_file = ".".join(Path(module).with_suffix("").parts)  # where a file was named
+    close = of_file if _source_of(of_file) else nearest(module, [path.stem for path in Path.cwd().glob("*.py")])
     looked = f"looked for {module.replace('.', '/')}.py in {Path.cwd()} and on Python's path"
     hint = f"did you mean {close}:{function}?" if close else looked
     return UserError(f"there is no module {module}", where=where, hint=hint)
 
 
+def _file(name: str) -> Path | None:
+    return Path(name) if Path(name).is_file() else None
+
+
 def _source_of(module: str) -> Path | None:
     """The file of a module, by the order in which Python would look; the working directory first."""
-    if module.endswith(".py"):
-        return Path(module) if Path(module).is_file() else None
     parts = module.split(".")
     for entry in dict.fromkeys([str(Path.cwd()), *sys.path]):
         base = Path(entry or ".").joinpath(*parts)

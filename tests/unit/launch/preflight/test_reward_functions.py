@@ -26,11 +26,26 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize(
     "name",
-    ["my_rewards:brevity", "my_rewards:length", "my_rewards:path_join", "package:top", "package.deep:bottom",
-     "package/deep.py:bottom"],
-)  # fmt: skip
-def test_found(name: str) -> None:
-    check_reward_function(name)
+    ["my_rewards:brevity", "my_rewards:length", "my_rewards:path_join", "package:top", "package.deep:bottom"],
+)
+@pytest.mark.parametrize("files", [False, True])
+def test_found(name: str, files: bool) -> None:
+    check_reward_function(name, files=files)
+
+
+def test_an_environments_file_is_found() -> None:
+    check_reward_function("package/deep.py:bottom", files=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("my_rewards.py:brevity", "my_rewards:brevity"), ("package/deep.py:bottom", "package.deep:bottom")],
+)
+def test_a_reward_functions_file_is_not_and_its_module_is_said(name: str, meant: str) -> None:
+    with pytest.raises(UserError, match="there is no module") as caught:
+        check_reward_function(name)
+    assert caught.value.hint == f"did you mean {meant}?"
+    check_reward_function(meant)
 
 
 @pytest.mark.parametrize(
@@ -47,7 +62,7 @@ def test_found(name: str) -> None:
 )
 def test_not_found(name: str, said: str, hint: str) -> None:
     with pytest.raises(UserError, match=said) as caught:
-        check_reward_function(name)
+        check_reward_function(name, files=True)
     assert hint in caught.value.hint
 
 
