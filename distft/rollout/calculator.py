@@ -8,7 +8,9 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-_CALL: Final = re.compile(r"calc:?\s*(.*)", re.DOTALL)
+from distft.rollout.environment import answer_of
+
+_CALL: Final = re.compile(r"calc\b:?\s*(.*)", re.DOTALL)
 _LONGEST: Final = 80  # characters of an expression
 _LARGEST: Final = 10**12  # of any number on the way, so that nothing takes long
 _OPERATORS: Final[Mapping[type[ast.AST], Callable[..., Any]]] = {
@@ -28,9 +30,7 @@ class Calculator:
 
     def reset(self, row: Mapping[str, Any]) -> None:
         """Takes the row's ``answer``. ValueError where it has none."""
-        if row.get("answer") is None:
-            raise ValueError("the row has no column answer")
-        self._answer = str(row["answer"]).strip()
+        self._answer = answer_of(row).strip()
 
     def step(self, text: str) -> tuple[str | None, float, bool]:
         """See the class."""

@@ -10,7 +10,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
-_CALL: Final = re.compile(r"search:?\s*(.*)", re.DOTALL)
+from distft.rollout.environment import answer_of
+
+_CALL: Final = re.compile(r"search\b:?\s*(.*)", re.DOTALL)
 _K1: Final = 1.2
 _B: Final = 0.75
 
@@ -30,9 +32,7 @@ class CorpusSearch:
 
     def reset(self, row: Mapping[str, Any]) -> None:
         """Takes the row's ``answer``. ValueError where it has none."""
-        if row.get("answer") is None:
-            raise ValueError("the row has no column answer")
-        self._answer = _plain(str(row["answer"]))
+        self._answer = _plain(answer_of(row))
 
     def step(self, text: str) -> tuple[str | None, float, bool]:
         """See the class."""

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 
 from distft.common.addresses import found_at
 from distft.common.errors import UserError
-from distft.rollout.scores import is_score
+from distft.rollout.scores import is_score, plain_number
 
 log = logging.getLogger(__name__)
 
@@ -109,7 +109,7 @@ class OfClass:
         if not isinstance(answer, tuple) or len(answer) != 3:
             raise UserError(f"answered {reprlib.repr(answer)}", where=where, hint=_STEP)
         observation, reward, done = answer
-        return step_of(observation, _number_of(reward), done, where=where, hint=_STEP)
+        return step_of(observation, plain_number(reward), done, where=where, hint=_STEP)
 
     def _made(self, where: str) -> Environment:
         made: Environment = self._within_deadline(lambda: self._make(**self._arguments), f"{where}, made", _ARGUMENTS)
@@ -152,12 +152,11 @@ class _OneThread:
                 answer.set_exception(error)
 
 
-def _number_of(reward: Any) -> Any:
-    """A scalar of numpy or torch as Python's; anything else as it is."""
-    try:
-        return reward.item()
-    except Exception:  # no scalar: whatever its item raises, an array's of several numbers too
-        return reward
+def answer_of(row: Mapping[str, Any]) -> str:
+    """The row's column ``answer``. ValueError where it has none."""
+    if row.get("answer") is None:
+        raise ValueError("the row has no column answer")
+    return str(row["answer"])
 
 
 def step_of(observation: Any, reward: Any, done: Any, *, where: str, hint: str) -> Step:

@@ -31,6 +31,14 @@ def finite_scores(answers: Sequence[Any], count: int, *, where: str, hint: str) 
     return [float(answer) for answer in answers]
 
 
+def plain_number(answer: Any) -> Any:
+    """A scalar of numpy or torch as Python's; anything else as it is."""
+    try:
+        return answer.item()
+    except Exception:  # no scalar: whatever its item raises, that of an array of several numbers too
+        return answer
+
+
 def is_score(answer: Any) -> bool:
     """Whether it is a number that is finite as float32."""
     return bool(_size(answer) <= _LARGEST)  # NaN is not

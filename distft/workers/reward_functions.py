@@ -19,7 +19,7 @@ from distft.config.models import HttpReward, RewardModel
 from distft.rollout import rewards
 from distft.rollout.http_rewards import scores_by_http
 from distft.rollout.json_server import token_of
-from distft.rollout.scores import finite_scores
+from distft.rollout.scores import finite_scores, plain_number
 
 log = logging.getLogger(__name__)
 
@@ -113,13 +113,8 @@ def asked(name: str, function: Callable[..., Any], prompts: Any, completions: An
     another answer."""
     where = f"reward function {name}"
     try:
-        answers = [_plain_number(answer) for answer in function(prompts, completions, **extra)]
+        answers = [plain_number(answer) for answer in function(prompts, completions, **extra)]
     except Exception as error:
         log.exception("%s", where)
         raise UserError(f"raised {type(error).__name__}: {error}", where=where, hint=_ANSWERS) from error
     return np.array(finite_scores(answers, len(completions), where=where, hint=_ANSWERS), np.float32)
-
-
-def _plain_number(answer: Any) -> Any:
-    """Scalars of numpy and torch as Python's."""
-    return answer.item() if hasattr(answer, "item") else answer

@@ -23,6 +23,7 @@ def test_a_call_is_answered_and_an_answer_rewarded() -> None:
     one.reset({"prompt": "17*48", "answer": 816})
     assert one.step("calc 17*48") == ("816", 0.0, False)
     assert one.step("calc:\n1 + 1") == ("2", 0.0, False)
+    assert one.step("calc17*48") == one.step("calcium") == (None, 0.0, True), "no call: another word"
     assert one.step(" 816\n") == (None, 1.0, True)
     assert one.step("815") == (None, 0.0, True)
 

@@ -30,6 +30,7 @@ def test_a_policy_that_looks_it_up(tmp_path: Path) -> None:
     one.reset({"prompt": "What is the capital of Italy?", "answer": "Rome"})
     assert one.step("search: capital Italy") == (f"{PASSAGES[1]}\n{PASSAGES[0]}", 0.0, False)
     assert one.step("search: xyz") == ("nothing found", 0.0, False)
+    assert one.step("searchlight Rome") == (None, 0.0, True), "no call: another word"
     assert one.step(" rome ") == (None, 1.0, True)
     assert one.step("Paris") == (None, 0.0, True)
 
