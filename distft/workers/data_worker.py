@@ -1,7 +1,8 @@
 """Rows to columns: tokenised data, reward functions, and what an experience needs of the whole batch at once.
 
-One plain process. It is stateless but for what it loaded: every request names a position or brings its columns,
-so it may be restarted anywhere in a run. It imports torch only to assign credit, the code of models only to write one.
+One plain process. It keeps what it loaded and, from ``begin_turns`` to ``finish_turns``, the turns of one rollout;
+every other request names a position or brings its columns. So it may be restarted anywhere in a run: a rollout is
+then begun anew. It imports torch only to assign credit, the code of models only to write one.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -191,7 +193,14 @@ class DataWorker(DataVerbs):
         stage("environment")
         assert self.data.episodes is not None, "rollout.environment is set"
         examples = self.data.split(split).rows(self.data.units(split, start, len(batch) // samples_per_prompt))
-        rows = [{**one.extra, "prompt": _plain(prompt_of(one))} for one in examples for _ in range(samples_per_prompt)]
+        rows = [
+            {
+                **deepcopy(one.extra),
+                "prompt": _plain(prompt_of(one)),
+            }  # its own: an environment may change what it is told
+            for one in examples
+            for _ in range(samples_per_prompt)
+        ]
         names = [f"{one.where}, sample {number}" for one in examples for number in range(samples_per_prompt)]
         self.data.episodes.begin(rows, names, batch)
         return None, None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -100,3 +102,32 @@ def test_another_rollout_forgets_the_one_before(worker: DataWorker, generator: H
     prompts = worker.prompts("train", 0, 1, 1)[1]
     worker.begin_turns("train", 0, 1, batch=prompts)
     assert play(worker, generator, 12).dense("sample").tolist() == list(range(COUNT * REPEATS))
+
+
+NOTING = """
+class Noting:
+    def reset(self, row):
+        self.row = row
+        row["tools"].append("another")
+
+    def step(self, text):
+        return None, float(len(self.row["tools"])), True
+"""
+
+
+def test_what_an_environment_does_to_its_row_no_other_sample_sees(tmp_path: Path) -> None:
+    (tmp_path / "noting.py").write_text(NOTING)
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "3*4", "tools": ["first"]}\n' * 2)
+    recipe = load_recipe("tools-tiny", [
+        f"output_dir={tmp_path / 'run'}", f"data.train=[{{path: '{tmp_path / 'rows.jsonl'}'}}]", "data.eval=[]",
+        "data.test=[]", "evaluation.every=0", f"rollout.environment.name={tmp_path / 'noting.py'}:Noting",
+    ])  # fmt: skip
+    noting = DataWorker(recipe=recipe, starts=model_starts(recipe, tmp_path))
+    noting.setup()
+    for _ in range(2):  # another rollout of the same rows, too
+        prompts = noting.prompts("train", 0, 2, 2)[1]
+        noting.begin_turns("train", 0, 2, batch=prompts)
+        said = Ragged.of([[5, 1]] * 4, np.int32), Ragged.of([[0.0, 0.0]] * 4, np.float32)
+        columns = {"sample": prompts.dense("sample"), "ended": np.ones(4, np.uint8)}
+        noting.take_turns(batch=Batch({**columns, "response_ids": said[0], "sampled_logprobs": said[1]}))
+        assert noting.finish_turns()[1].dense("score").tolist() == [2.0] * 4
