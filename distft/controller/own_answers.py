@@ -21,12 +21,12 @@ def is_on_policy(session: Session, step: int) -> bool:
 
 
 def own_answers(session: Session, step: int, start: int, count: int) -> Samples | None:
-    """The policy's answers to the prompts of ``count`` rows from position ``start``; None where no prompt leaves room
-    for one."""
+    """The policy's answers to the prompts of ``count`` rows from position ``start``; None where no row has
+    a prompt that leaves room for one."""
     with session.phase("rollout"):
         prompts = session.data.own_prompts(start, count).result()
         if not prompts.lengths:
-            log.warning("step %d: no prompt leaves room for an answer: the rows' own answers are learned", step)
+            log.warning("step %d: no row has a prompt with room for an answer: the rows' own answers are learned", step)
             return None
         session.weights.sync(step - 1)
         return answered(prompts, session.sampler.generate(prompts, step).result())

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-
-from distft.batches import Batch, Ragged
+from distft.batches import Batch
 from distft.common.errors import UserError
 from distft.config.recipe import Recipe
 from distft.config.training import AnswerMetric
@@ -17,6 +15,7 @@ from distft.data.encode import Encoder
 from distft.data.formats import Example, PromptExample, prompt_of
 from distft.data.tokenized import TokenizedDataset
 from distft.data.wanted import wanted_answer
+from distft.workers.asked_rows import asked_rows, prompt_batch
 
 
 def require_answers(recipe: Recipe, lists: Mapping[str, TokenizedDataset]) -> None:
@@ -44,9 +43,9 @@ def questions(examples: Sequence[Example], encoder: Encoder, positions: int | No
     """
     new, wanted = recipe.rollout.max_new_tokens, bool(recipe.evaluation.metrics)
     asked = [
-        (number, encoder.prompt(PromptExample(prompt_of(example), where=example.where)))
-        for number, example in enumerate(examples)
-        if prompt_of(example) and (not wanted or wanted_answer(example) is not None)
+        (number, ids)
+        for number, ids in asked_rows(examples, encoder)
+        if not wanted or wanted_answer(examples[number]) is not None
     ]
     fitting = [(number, ids) for number, ids in asked if positions is None or encoder.room(ids, positions) >= new]
     if asked and not fitting and wanted and positions is not None:
@@ -54,11 +53,7 @@ def questions(examples: Sequence[Example], encoder: Encoder, positions: int | No
         room = max(encoder.room(ids, positions) for _, ids in asked)
         what = f"{new} new tokens behind prompts of {shortest} and more are beyond the model's {positions} positions"
         raise UserError(what, where="rollout.max_new_tokens", hint=f"at most {room}")
-    order = np.arange(len(fitting), dtype=np.int64)
-    return Batch({
-        "prompt_ids": Ragged.of([ids for _, ids in fitting], np.int32), "sample": order, "unit": order,
-        "group": np.array([number for number, _ in fitting], np.int64),
-    })  # fmt: skip
+    return prompt_batch(fitting)
 
 
 def answer_metrics(

@@ -6,14 +6,16 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from distft.batches import Batch, Ragged
+from distft.batches import Batch
 from distft.data.encode import Encoder
 from distft.data.formats import Example
 from distft.data.tokenized import TokenizedDataset
+from distft.workers.asked_rows import asked_rows, prompt_batch
 
 
 def require_prompts(train: TokenizedDataset, encoder: Encoder) -> None:
-    """Raises UserError where a source's first row has no prompt: not in the middle of a run."""
+    """Raises UserError where a source's first row has no prompt: it is meant for something else. Later
+    rows are not looked at: those without a prompt are passed over in the run."""
     ends = np.cumsum(train.source_sizes)
     for first, end in zip([0, *ends[:-1].tolist()], ends.tolist(), strict=True):
         if end > first:
@@ -21,15 +23,7 @@ def require_prompts(train: TokenizedDataset, encoder: Encoder) -> None:
 
 
 def own_prompts(examples: Sequence[Example], encoder: Encoder, longest: int, new_tokens: int) -> Batch:
-    """``prompt_ids, sample, unit``, and ``group``, the number of the row. Passed over are rows whose prompt leaves less
-    than ``new_tokens`` of a sequence of ``longest``; there may be none.
-
-    Raises UserError for a row without a prompt.
-    """
-    asked = [(number, encoder.prompt(example)) for number, example in enumerate(examples)]
-    fitting = [(number, ids) for number, ids in asked if encoder.room(ids, longest) >= new_tokens]
-    order = np.arange(len(fitting), dtype=np.int64)
-    return Batch({
-        "prompt_ids": Ragged.of([ids for _, ids in fitting], np.int32), "sample": order, "unit": order,
-        "group": np.array([number for number, _ in fitting], np.int64),
-    })  # fmt: skip
+    """``prompt_ids, sample, unit``, and ``group``, the number of the row. Passed over are rows without a prompt, and
+    those whose prompt leaves less than ``new_tokens`` of a sequence of ``longest``; there may be none."""
+    asked = asked_rows(examples, encoder)
+    return prompt_batch([(number, ids) for number, ids in asked if encoder.room(ids, longest) >= new_tokens])

@@ -11,7 +11,7 @@ from distft.common.errors import UserError
 from distft.config.data import Data, Source
 from distft.data.dataset import load_list
 from distft.data.encode import Encoder
-from distft.data.formats import CompletionExample, PromptExample, TextExample
+from distft.data.formats import CompletionExample, DialogueExample, Message, PromptExample, TextExample
 from distft.data.tokenizer_training import train_tokenizer
 from distft.workers.own_prompts import own_prompts, require_prompts
 
@@ -36,9 +36,21 @@ def test_prompts_that_leave_room_for_an_answer(encoder: Encoder) -> None:
     assert len(own_prompts(rows, encoder, room - 1, 8)) == 0
 
 
-def test_a_text_asks_nothing(encoder: Encoder) -> None:
-    with pytest.raises(UserError, match=r"row.jsonl:3.*no prompt to answer"):
-        own_prompts([TextExample("one two", where="row.jsonl:3")], encoder, 64, 8)
+def test_rows_without_a_prompt_are_passed_over(encoder: Encoder) -> None:
+    """Any row of a source may be one: the run goes on with the others, and with none where there are none."""
+    nothing = [
+        TextExample("one two"),
+        CompletionExample("", "two"),
+        DialogueExample((Message("assistant", "and"),)),
+    ]
+    found = own_prompts(
+        [nothing[0], PromptExample("one"), *nothing[1:], CompletionExample("two", "three")], encoder, 64, 8
+    )
+    assert found.dense("group").tolist() == [1, 4]
+    assert [ids.tolist() for ids in found.ragged("prompt_ids")] == [
+        encoder.prompt(PromptExample("one")), encoder.prompt(PromptExample("two")),
+    ]  # fmt: skip
+    assert len(own_prompts(nothing, encoder, 64, 8)) == 0
 
 
 def test_every_source_is_asked_for_prompts_before_a_run(encoder: Encoder, tmp_path: Path) -> None:
