@@ -18,6 +18,7 @@ from dataclasses import asdict
 
 from distft.clients.model_group import UpdateSpec
 from distft.clients.samples import Samples
+from distft.config.recipe import Recipe
 from distft.config.roles import main_role
 from distft.controller.evaluating import evaluate_if_due
 from distft.controller.invariants import check_first_loss, check_reference, meant_to_differ
@@ -39,14 +40,16 @@ def train_supervised(session: Session) -> None:
     names = recipe.data.told_apart("train")
     if progress.step >= progress.total_steps:  # it died between the last step and the export
         return
-    position, samples = whole_step(session, progress.step + 1, progress.position)
+    position, samples, own = whole_step(session, progress.step + 1, progress.position)
     assert samples is not None, "there is no step left"
     for step in progress.steps():
         samples = compared(session, samples)
         if step == 1:
             check_invariants(session, samples)
         waits = is_on_policy(session, step + 1)  # for the policy as this step leaves it
-        next_position, following = (position, None) if waits else take_step(session, step + 1, position)
+        next_position, following, next_own = (
+            (position, None, False) if waits else take_step(session, step + 1, position)
+        )
         work = Work()
         spec = UpdateSpec(loss, parameters, progress.optimizer_steps, progress.total_steps, num_sources=len(names))
         with session.phase("update"):
@@ -63,44 +66,42 @@ def train_supervised(session: Session) -> None:
             with session.timer.phase("reference"):
                 following = following and with_frozen(following, start_frozen(session, following))
         if waits:
-            next_position, following = whole_step(session, step + 1, position)
+            next_position, following, next_own = whole_step(session, step + 1, position)
         metrics = {
             **named_by_source(updated.steps[0], names),
             **work.metrics(),
-            **on_policy(session, step),
+            **on_policy(recipe, own),
             "memory/rss_bytes": updated.memory.rss_bytes,
         }
         session.log_step(metrics, samples.lengths)
         evaluate_if_due(session)
         session.checkpoint_if_due()
         if following is not None:
-            position, samples = next_position, following
+            position, samples, own = next_position, following, next_own
 
 
-def whole_step(session: Session, step: int, position: int) -> tuple[int, Samples | None]:
+def whole_step(session: Session, step: int, position: int) -> tuple[int, Samples | None, bool]:
     """As ``take_step``, with what frozen models say of the samples where the loss needs it."""
-    position, samples = take_step(session, step, position)
+    position, samples, own = take_step(session, step, position)
     with session.timer.phase("teacher" if "teacher" in session.groups else "reference"):
-        return position, samples and with_frozen(samples, start_frozen(session, samples))
+        return position, samples and with_frozen(samples, start_frozen(session, samples)), own
 
 
-def take_step(session: Session, step: int, position: int) -> tuple[int, Samples | None]:
-    """The rows of a step that begins at a position, or the policy's own answers to their prompts, and the position
-    behind them; None behind the last step."""
+def take_step(session: Session, step: int, position: int) -> tuple[int, Samples | None, bool]:
+    """The position behind a step that begins at ``position``; its rows, or the policy's own answers to their prompts,
+    or None behind the last step; and whether they are the policy's own."""
     if step > session.progress.total_steps:
-        return position, None
+        return position, None, False
     start, count = session.visits.take(position)
     if is_on_policy(session, step) and (found := own_answers(session, step, start, count)):
-        return start + count, found
+        return start + count, found, True
     with session.timer.phase("data"):
-        return start + count, session.data.batch("train", start, count).result()
+        return start + count, session.data.batch("train", start, count).result(), False
 
 
-def on_policy(session: Session, step: int) -> dict[str, float]:
-    """Whether the policy answered itself, of the methods in which it may."""
-    if not session.recipe.algorithm.on_policy_share():
-        return {}
-    return {"rollout/on_policy": float(is_on_policy(session, step))}
+def on_policy(recipe: Recipe, own: bool) -> dict[str, float]:
+    """Whether the policy answered a step's prompts itself, of the methods in which it may."""
+    return {"rollout/on_policy": float(own)} if recipe.algorithm.on_policy_share() else {}
 
 
 def start_frozen(session: Session, samples: Samples | None) -> list[Pending[DataRef]]:

@@ -111,7 +111,10 @@ OTHERS: Mapping[str, Known] = {
     "rollout/importance_ess": Known("Effective share of samples", "1: the generator is the trainer."),
     "rollout/staleness": Known("Iterations since the weights that sampled", "0 without overlap."),
     "rollout/tokens_per_second": Known("Tokens generated a second"),
-    "rollout/on_policy": Known("Steps whose prompts the policy answered itself", "1 or 0: the share is on_policy."),
+    "rollout/on_policy": Known(
+        "Steps whose prompts the policy answered itself",
+        "1 or 0: the share is on_policy, or less where no prompt leaves room.",
+    ),
     "rollout/turns": Known("Turns of the policy in a sample", "With rollout.environment."),
     "rollout/observation_length": Known("Tokens of an environment's words in a sample"),
     "rollout/ended_cut": Known("Share of samples that a turn's limit ended", "rollout.environment.max_turn_tokens."),

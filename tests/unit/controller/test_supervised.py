@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -45,6 +46,12 @@ def run(said: Said, recipe_name: str, folder: Path, *more: str) -> None:
         Unsaved(recipe, groups, fake_data(said), {"train": 100}, tracker, nowhere,  # type: ignore[arg-type]
                 Progress(total_steps=3), Throughput(num_gpus=1))
     )  # fmt: skip
+
+
+def own_steps(folder: Path) -> list[float]:
+    """Of each step whether the policy is said to have answered itself."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [line["rollout/on_policy"] for line in lines if line["split"] == "train"]
 
 
 def test_the_references_pass_over_the_next_pairs_goes_on_beside_the_update(tmp_path: Path) -> None:
@@ -122,6 +129,7 @@ def test_answers_of_its_own_wait_for_the_policy_as_the_step_before_left_it(tmp_p
     updates = said.asked(ModelVerbs.update)
     refs = ["data.own_prompts", "policy.generate", "teacher.distributions"]
     assert [source.parts[0].ref for source in updates[0].data] == refs
+    assert own_steps(tmp_path) == [1, 1, 1]
 
 
 def test_which_steps_are_the_policys_own_follows_from_the_seed(tmp_path: Path) -> None:
@@ -142,6 +150,7 @@ def test_where_no_prompt_leaves_room_the_rows_own_answers_are_learned(tmp_path: 
     run(said, "distill-tiny", tmp_path, "algorithm.on_policy=1.0")
     assert not said.asked(GeneratorVerbs.generate)
     assert len(said.asked(DataVerbs.batch)) == 3
+    assert own_steps(tmp_path) == [0, 0, 0]
 
 
 def test_the_teacher_reads_the_next_rows_beside_the_update(tmp_path: Path) -> None:
