@@ -13,7 +13,7 @@ from distft.config.models import RewardModel, ScoringModel
 from distft.config.problem import Problem
 from distft.config.recipe import Recipe
 
-_ASKING = 0.9  # of a call's shortest deadline, at most, for servers; the rest is for functions and the way back
+ASKING = 0.9  # of a call's shortest deadline, at most, for servers; the rest is for functions and the way back
 
 
 def reward_rules(recipe: Recipe) -> Iterator[Problem]:
@@ -62,11 +62,11 @@ def _functions(reward: RewardModel, further: Sequence[str]) -> Iterator[Problem]
 def _time_to_ask(reward: RewardModel, floor: float) -> Iterator[Problem]:
     """Servers are asked one after the other, in one call, which must not count as hung meanwhile."""
     asking = sum(server.deadline for server in reward.http)
-    needed = asking / _ASKING
+    needed = asking / ASKING
     if needed > floor:
         yield Problem.at(
             "models.reward.http",
-            f"may take {asking:g} s, the sum of the deadlines: more than {_ASKING:.0%} of recovery.deadline_floor_s "
+            f"may take {asking:g} s, the sum of the deadlines: more than {ASKING:.0%} of recovery.deadline_floor_s "
             f"({floor:g} s), after which the call may count as hung",
             f"lower the deadlines, or write recovery.deadline_floor_s: {math.ceil(needed)}",
         )

@@ -75,6 +75,7 @@ def preflight(recipe: Recipe, plan: Plan, *, machine: Machine | None = None, to_
     warnings = [
         *remarks.on_models(recipe),
         *remarks.on_numbers(recipe),
+        *remarks.on_environment(recipe),
         *remarks.on_virtual_tokens(recipe, plan),
         *check_models(recipe),
     ]

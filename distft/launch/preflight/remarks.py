@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 
+from distft import rollout
+from distft.config.http_server import MOST_CONNECTIONS
 from distft.config.recipe import Recipe
+from distft.config.reward_rules import ASKING
 from distft.config.role_table import gives_scores
 from distft.config.roles import model_of, roles, trained_roles
 from distft.config.section import Usual
@@ -51,6 +55,28 @@ def on_virtual_tokens(recipe: Recipe, plan: Plan) -> Iterator[str]:
             f"models.policy.peft: virtual tokens before a model of {parameters / 1e6:,.1f} M parameters: they come "
             f"close to training its weights from some {LARGE / 1e9:g} billion on (Lester et al. 2021); below, lora does"
         )
+
+
+def on_environment(recipe: Recipe) -> Iterator[str]:
+    """A turn of all samples is one call, which counts as hung where every step takes as long as it may."""
+    environment, floor = recipe.rollout.environment, recipe.recovery.deadline_floor_s
+    if environment is None or (environment.name or "").startswith(f"{rollout.__name__}."):  # ours are quick
+        return
+    samples, step = recipe.train.global_batch_size * recipe.rollout.samples_per_prompt, environment.step_deadline_s
+    at_once = 1 if environment.http is None else environment.http.connections
+    rounds, allowed = math.ceil(samples / at_once), ASKING * floor
+    if rounds * step <= allowed:
+        return
+    remedies = [f"recovery.deadline_floor_s={math.ceil(rounds * step / ASKING)}"]
+    if environment.http is not None and step <= allowed:
+        needed = math.ceil(samples / (allowed // step))
+        if needed <= MOST_CONNECTIONS:
+            remedies.insert(0, f"rollout.environment.http.connections={needed}")
+    yield (
+        f"rollout.environment: {samples} samples are asked {at_once} at a time; past an average of "
+        f"{allowed / rounds:.2g} s a step (its step_deadline_s: {step:g} s) the call may count as hung, by recovery."
+        f"deadline_floor_s ({floor:g} s): where steps are that slow, {' or '.join(remedies)}"
+    )
 
 
 def on_rows(recipe: Recipe, num_units: Mapping[str, int]) -> Iterator[str]:

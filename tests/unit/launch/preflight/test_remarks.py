@@ -7,7 +7,7 @@ import json
 import pytest
 
 from distft.config.load import load_recipe, shipped_recipes
-from distft.launch.preflight.remarks import on_models, on_numbers, on_rows, on_virtual_tokens
+from distft.launch.preflight.remarks import on_environment, on_models, on_numbers, on_rows, on_virtual_tokens
 from distft.planning.plan import make_plan
 from tests.unit.launch.examples import cpu_cluster, gpu_cluster
 
@@ -45,6 +45,40 @@ def test_other_shipped_recipes_are_as_they_are_meant(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name, _ in shipped_recipes()])
 def test_shipped_recipes_keep_to_what_is_usual(name: str) -> None:
     assert list(on_numbers(load_recipe(name))) == []
+
+
+SERVER = ["rollout.environment.name=null", "rollout.environment.http={url: 'http://host/'}"]
+
+
+def test_a_turn_of_all_samples_fits_a_calls_deadline_or_it_is_said() -> None:
+    """32 prompts, 8 samples each: 256 steps of at most 30 s in 540 s of 600, so 18 rounds of 15."""
+    assert list(on_environment(load_recipe("tools-tiny"))) == [], "the calculator is quick"
+    (said,) = on_environment(load_recipe("tools-tiny", SERVER))
+    assert said == (
+        "rollout.environment: 256 samples are asked 4 at a time; past an average of 8.4 s a step (its step_deadline_s: "
+        "30 s) the call may count as hung, by recovery.deadline_floor_s (600 s): where steps are that slow, "
+        "rollout.environment.http.connections=15 or recovery.deadline_floor_s=2134"
+    )
+    for enough in said.rpartition("slow, ")[2].split(" or "):
+        assert list(on_environment(load_recipe("tools-tiny", [*SERVER, enough]))) == []
+    for short in ("rollout.environment.http.connections=14", "recovery.deadline_floor_s=2133"):
+        assert len(list(on_environment(load_recipe("tools-tiny", [*SERVER, short])))) == 1
+
+
+def test_a_class_is_asked_one_after_the_other() -> None:
+    mine = "rollout.environment.name=mine:Mine"
+    (said,) = on_environment(load_recipe("tools-tiny", [mine]))
+    assert "256 samples are asked 1 at a time; past an average of 2.1 s a step" in said
+    assert said.endswith("slow, recovery.deadline_floor_s=8534"), "it has no connections"
+    assert list(on_environment(load_recipe("tools-tiny", [mine, "recovery.deadline_floor_s=8534"]))) == []
+    assert list(on_environment(load_recipe("tools-tiny", [mine, "rollout.environment.step_deadline_s=2"]))) == []
+
+
+def test_what_no_number_of_connections_mends_is_not_said_to_be() -> None:
+    for numbers in (["rollout.environment.step_deadline_s=590"], ["train.global_batch_size=4096"]):
+        (said,) = on_environment(load_recipe("tools-tiny", [*SERVER, *numbers]))
+        assert "connections" not in said
+        assert "recovery.deadline_floor_s=" in said
 
 
 @pytest.mark.parametrize("method", ["dpo", "online-dpo"])
