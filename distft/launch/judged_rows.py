@@ -44,13 +44,13 @@ class Wanted:
 
     def kind(self) -> str:
         """The kind of algorithm whose rows they are. Raises UserError where there is nothing to read."""
+        if self.recipe is None and not self.files:
+            hint = "--data PATH: a file, a folder, a data set of the hub or builtin:dialogues"
+            raise UserError("there are no rows to judge by", where="eval", hint=hint)
         if self.unit is not None:
             return _KINDS[self.unit]
         if self.recipe is not None:
             return self.recipe.algorithm.kind
-        if not self.files:
-            hint = "--data PATH: a file, a folder, a data set of the hub or builtin:dialogues"
-            raise UserError("there are no rows to judge by", where="eval", hint=hint)
         row = next(iter(read_rows(self.sources()[0], "test")))
         for unit in ("pairs", "answers"):
             try:

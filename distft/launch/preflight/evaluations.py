@@ -54,8 +54,8 @@ def check_eval_stage(stage: EvalStage) -> tuple[str, ...]:
         _check_results(stage, kind)
         if keys.correct is not None:
             Criterion(keys.correct)
-        if not keys.data:
-            held_out_list((recipe or stage.judged[0].recipe).data, keys.split)
+        if recipe is not None and not keys.data:
+            held_out_list(recipe.data, keys.split)
             return ()
         bad = BadRows(recipe.data if recipe is not None else Data(), "test")
         sources = enumerate(wanted.sources())

@@ -55,6 +55,8 @@ def test_what_can_be_done_is_taken(here: Path) -> None:
     ({"eval": ["stage:sft", "stage:scorer"]}, "a reward model is judged by pairs of answers\n  rows: pairs"),
     ({"eval": ["stage:labels", "stage:sft"]}, "only classifiers are judged by labels"),
     ({"eval": ["MODEL"]}, "there are no rows to judge by\n  data: PATH"),
+    ({"eval": ["MODEL"], "rows": "prompts", "reference": "stage:sft"}, "there are no rows to judge by\n  data: PATH"),
+    ({"eval": ["MODEL", "stage:sft"], "rows": "prompts"}, "there are no rows to judge by\n  data: PATH"),
 ])  # fmt: skip
 def test_what_cannot_is_said_with_its_stage(keys: dict[str, object], said: str, here: Path) -> None:
     model = write_speaker(here / "model")
