@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 
 from distft.config.load import shipped_recipes
 from distft.config.problem import Problem
@@ -112,6 +112,12 @@ class EvalKeys(Section):
     top_p: float | None = Field(default=None, gt=0, le=1, description="sample from the likeliest of so much mass")
     top_k: int | None = Field(default=None, ge=0, description="sample from so many likeliest tokens; 0: from all")
     samples_per_prompt: int | None = Field(default=None, ge=1, description="answers to each prompt")
+
+    @field_validator("shots")
+    @classmethod
+    def _in_order(cls, shots: tuple[int, ...]) -> tuple[int, ...]:
+        """As the verb takes them: what is asked for is the same, however it is written."""
+        return tuple(sorted(set(shots)))
 
     def words(self) -> list[str]:
         """What is typed behind ``distft eval``: models, sampling, options."""

@@ -10,7 +10,9 @@ import pytest
 from distft.common.errors import UserError
 from distft.config.eval_stage import EvalKeys
 from distft.config.pipeline import EvalStage, load_pipeline
+from distft.launch.kept_evaluation import asked_of
 from distft.verbs import eval as verb
+from distft.verbs.eval import _shots
 from distft.verbs.speaking import SAMPLING
 
 THREE = """
@@ -51,6 +53,14 @@ def test_it_is_a_command_line_of_the_verb(tmp_path: Path) -> None:
     swapped = judged(tmp_path, "stages.judged.eval=[org/model, 'stage:sft']")
     assert swapped.first is None
     assert [one.name for one in swapped.judged] == ["sft"]
+
+
+def test_shots_are_asked_for_in_order_and_once(tmp_path: Path) -> None:
+    """As the verb asks for them: else the stage would never be found done."""
+    keys = judged(tmp_path, "stages.judged.shots=[4, 0, 1, 4]").keys
+    options = {"shots": list(_shots(argparse.Namespace(shots="4,0,1,4", no_answers=False)))}
+    assert asked_of([], [], options)["shots"] == keys.asked()["shots"] == [0, 1, 4]
+    assert "--shots=0,1,4" in keys.words()
 
 
 def test_every_option_of_the_verb_is_a_key_and_no_other() -> None:
