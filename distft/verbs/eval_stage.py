@@ -7,6 +7,7 @@ import shlex
 from typing import TYPE_CHECKING
 
 from distft.verbs import eval
+from distft.verbs.warnings import warn
 
 if TYPE_CHECKING:
     from distft.config.pipeline import EvalStage, Pipeline
@@ -19,7 +20,8 @@ def eval_words(pipeline: Pipeline, stage: EvalStage) -> list[str]:
 
 
 def do_eval_stage(pipeline: Pipeline, stage: EvalStage, *, quiet: bool) -> Kept:
-    """The figures, and unless ``quiet`` the command that finds them alone. Raises as ``distft eval`` does."""
+    """The figures, and unless ``quiet`` the command that finds them alone; what there is to
+    know of them goes to standard error. Raises as ``distft eval`` does."""
     words = eval_words(pipeline, stage)
     if not quiet:
         print(f"--- {stage.name}: distft {shlex.join(words)}", flush=True)
@@ -32,6 +34,7 @@ def do_eval_stage(pipeline: Pipeline, stage: EvalStage, *, quiet: bool) -> Kept:
         from distft.engine.process_group import release_accelerator
 
         release_accelerator()  # the ranks of stages that follow may sit there
+    warn(found.figures["notes"])
     if not quiet:
         print(f"{stage.name}: already done\n{found.tables}" if found.before else found.tables, flush=True)
     return found

@@ -46,7 +46,6 @@ def train_pipeline(
                 outcomes[stage.name] = _run(stage, cluster, quiet=quiet or as_json, as_json=as_json)
             else:
                 evaluations[stage.name] = do_eval_stage(pipeline, stage, quiet=as_json)
-                warn(evaluations[stage.name].figures["notes"])
     if as_json:
         said = {name: outcome.summary() for name, outcome in outcomes.items()}
         print(json.dumps(said | {name: evaluation.figures for name, evaluation in evaluations.items()}))

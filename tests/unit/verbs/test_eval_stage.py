@@ -14,7 +14,9 @@ from typing import Any
 import pytest
 
 from distft.common.sums import write_sums
+from distft.config.pipeline import EvalStage, load_pipeline
 from distft.tracking.run_status import run_status
+from distft.verbs.eval_stage import do_eval_stage
 from tests.unit.verbs.conftest import Typed
 
 
@@ -77,6 +79,19 @@ def test_what_is_asked_or_judged_has_changed(pipeline: Path, speaker: str, distf
     (pipeline / "other" / "more.txt").touch()
     write_sums(pipeline / "other")
     assert "judged: ready to start" in distft("train", "mine.yaml", "stages.judged.limit=3", "--dry-run")[1]
+
+
+def test_what_there_is_to_know_of_it_is_said_by_whoever_does_it(
+    pipeline: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In an allocation, too, where no one prints the figures."""
+    mine = load_pipeline("mine.yaml", ["stages.judged.max_length=14", "stages.judged.no_answers=true"])
+    [stage] = mine.stages
+    assert isinstance(stage, EvalStage)
+    for quiet in (False, True):
+        [note] = do_eval_stage(mine, stage, quiet=quiet).figures["notes"]
+        assert "were cut" in note
+        assert f"distft: warning: {note}\n" in capsys.readouterr().err
 
 
 def test_one_that_failed_says_so_and_is_begun_anew(pipeline: Path, distft: Typed) -> None:
