@@ -146,7 +146,7 @@ def _by_rewards(model: NamedModel, judging: Judging) -> Judged:
     rows = judged_rows(judging.wanted, scorer.tokenizer)
     batch = rows.dataset.batch(rows.units)
     measures = row_measures.of_rewards(scorer.of_rows(batch), batch.dense("unit"), batch.dense("rank"))
-    return Judged(model.name, rows, measures)
+    return Judged(model.name, rows, measures, recipe=model.recipe)
 
 
 def _by_labels(model: NamedModel, judging: Judging) -> Judged:
@@ -160,7 +160,7 @@ def _by_labels(model: NamedModel, judging: Judging) -> Judged:
     wanted = numbers_of(rows.dataset.class_names(rows.units), labels)
     answers, logprobs = scorer.of_classes(rows.dataset.batch(rows.units).with_columns(label=wanted))
     measures = row_measures.of_classes(answers, wanted, logprobs, labels)
-    return Judged(model.name, rows, measures, notes=[*model.notes, *rows.notes])
+    return Judged(model.name, rows, measures, notes=[*model.notes, *rows.notes], recipe=model.recipe)
 
 
 def _of_policy(model: NamedModel, judging: Judging, beside: _Beside) -> Judged:
@@ -181,9 +181,8 @@ def _of_policy(model: NamedModel, judging: Judging, beside: _Beside) -> Judged:
             else:
                 good = batch.dense("label").astype(bool)
                 measures |= row_measures.of_labelled(own.logprobs, good, reference, beta)
-    trained = model.recipe is not None
     if not writes_answers(rows, judging):
-        return Judged(model.name, rows, measures, trained=trained)
+        return Judged(model.name, rows, measures, recipe=model.recipe)
     settings, greedy = _sampling(model, judging)
     repeats, scorer = settings.samples_per_prompt, beside.scorer()
     questions = _questions(rows, repeats)
@@ -195,7 +194,7 @@ def _of_policy(model: NamedModel, judging: Judging, beside: _Beside) -> Judged:
     measures |= row_measures.of_samples(lengths, ended, scores, repeats)
     if beside.toxicity is not None:
         measures |= row_measures.of_toxicity(beside.toxicity.of(texts), repeats)
-    return Judged(model.name, rows, measures, scores, repeats, trained=trained, answers=texts)
+    return Judged(model.name, rows, measures, scores, repeats, recipe=model.recipe, answers=texts)
 
 
 def _sampling(model: NamedModel, judging: Judging) -> tuple[Rollout, bool]:

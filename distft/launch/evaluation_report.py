@@ -141,7 +141,7 @@ _SHORT_ANSWER = 3  # words up to which an answer is right or wrong as a whole
 
 
 def _prompting(judged: Sequence[Judged]) -> Prompting | None:
-    trained = next((one for one in judged if one.trained), None)
+    trained = next((one for one in judged if one.recipe is not None), None)
     shown = [one for one in judged if one.shots is not None and trained and one.rows.places == trained.rows.places]
     if trained is None or not shown:
         return None

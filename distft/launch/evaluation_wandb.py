@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
-import tempfile
+import logging
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from distft.config.recipe import Recipe
 from distft.config.redact import redact
-from distft.launch.named_models import find_model
 from distft.tracking.metrics import MetricRecord
 from distft.tracking.wandb_backend import WandbBackend, wandb_options
 
+log = logging.getLogger(__name__)
 
-def tell_wandb(folder: Path, asked: Mapping[str, Any], figures: Mapping[str, Any]) -> None:
-    """A row of ``eval/MODEL/METRIC``, as the recipe of the first model says it (``tracking.wandb``); nothing where no
-    run of ours made that."""
-    with tempfile.TemporaryDirectory(prefix="distft-models-") as scratch:
-        recipe = find_model(asked["eval"][0], Path(scratch)).recipe
-    if recipe is None:
-        return
+
+def tell_wandb_in_passing(folder: Path, recipe: Recipe, asked: Mapping[str, Any], figures: Mapping[str, Any]) -> None:
+    """A row of ``eval/MODEL/METRIC``, as the recipe of the first model says it (``tracking.wandb``). What goes wrong
+    here is logged and nothing else, as the figures are written."""
+    try:
+        _tell(folder, recipe, asked, figures)
+    except Exception as error:
+        log.warning("W&B was not told of the evaluation (%s)", error)
+        log.info("why W&B was not told", exc_info=True)
+
+
+def _tell(folder: Path, recipe: Recipe, asked: Mapping[str, Any], figures: Mapping[str, Any]) -> None:
     options = wandb_options(recipe)
     if options.mode == "disabled":
         return

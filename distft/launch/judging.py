@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from distft.config.recipe import Recipe
 from distft.evaluation.measures import Measure
 from distft.evaluation.verdicts import Wins
 from distft.launch.correctness import Criterion
@@ -41,7 +42,8 @@ class Judging:
 @dataclass(frozen=True)
 class Judged:
     """What a model made of the rows. ``scores``: of its own ``answers``, ``repeats`` a row. ``shots``: of the untouched
-    model with so many exemplars; ``trained``: by a run. ``wins``: against the first model, by a judge."""
+    model with so many exemplars; ``recipe``: of the run that made it, if one did. ``wins``: against the first
+    model, by a judge."""
 
     name: str
     rows: JudgedRows
@@ -50,6 +52,6 @@ class Judged:
     repeats: int = 1
     notes: list[str] = field(default_factory=list)
     shots: int | None = None
-    trained: bool = False
+    recipe: Recipe | None = field(default=None, repr=False)
     answers: Sequence[str] | None = None
     wins: Wins | None = None

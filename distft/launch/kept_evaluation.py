@@ -16,7 +16,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -28,8 +28,9 @@ from distft.common.logging import configure
 from distft.common.sums import SUMS
 from distft.config.eval_stage import EvalKeys
 from distft.config.overrides import parse_override
+from distft.config.recipe import Recipe
 from distft.controller.stop_flag import StopFlag
-from distft.launch.evaluation_wandb import tell_wandb
+from distft.launch.evaluation_wandb import tell_wandb_in_passing
 from distft.launch.preflight.checks import check_output_dir
 from distft.launch.run_folder import next_attempt
 from distft.launch.stop_listener import stopped_by_request
@@ -43,11 +44,13 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Kept:
-    """``figures`` for scripts, ``tables`` for people; ``before``: they were there already."""
+    """``figures`` for scripts, ``tables`` for people; ``before``: they were there already; ``recipe``: of the run that
+    made the first model, if one did and it was judged now."""
 
     figures: Mapping[str, Any]
     tables: str
     before: bool = False
+    recipe: Recipe | None = field(default=None, repr=False)
 
 
 def asked_of(names: Sequence[str], sampling: Sequence[str], options: Mapping[str, Any]) -> dict[str, Any]:
@@ -100,10 +103,11 @@ def kept_evaluation(folder: Path, asked: Mapping[str, Any], evaluate: Callable[[
                 content = {"format": 1, "asked": _plain(asked), "of": of, "found": found.figures}
                 write_atomic(folder / TABLES, found.tables)
                 write_json(folder / EVALUATION, content)
-                tell_wandb(folder, asked, found.figures)
                 events.write("done")
                 write_exit(folder, Ending.of(None), attempt)
                 report_in_passing(folder)
+                if found.recipe is not None:
+                    tell_wandb_in_passing(folder, found.recipe, asked, found.figures)
             except BaseException as error:
                 ending = Ending.of(error)
                 events.write("failure" if ending.exit_status == 1 else "stop", cause=ending.cause)

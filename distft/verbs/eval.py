@@ -108,8 +108,9 @@ def _evaluated(names: Sequence[str], judging: Judging) -> Kept:
     from distft.launch.kept_evaluation import Kept
     from distft.verbs.eval_table import tables
 
-    found = report(evaluate(names, judging))
-    return Kept(found.as_json(), "\n".join(tables(found)))
+    judged = evaluate(names, judging)
+    found = report(judged)
+    return Kept(found.as_json(), "\n".join(tables(found)), recipe=judged[0].recipe)
 
 
 def _toxicity(arguments: argparse.Namespace) -> ToxicityNamed | None:

@@ -6,6 +6,7 @@ import math
 import os
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,17 +14,13 @@ import pytest
 from distft.checkpoint.lease import living
 from distft.common.errors import StoppedOnRequest, UserError
 from distft.config.eval_stage import EvalKeys
+from distft.config.load import load_recipe
 from distft.launch.kept_evaluation import Kept, asked_of, found_before, kept_evaluation
 from distft.tracking.exit import read_exit
 from distft.tracking.stop_request import ask_to_stop
 
 ASKED = {"eval": ["no/such/model"], "limit": 4}
 FOUND = Kept({"models": [], "notes": []}, "a table")
-
-
-@pytest.fixture(autouse=True)
-def no_model_is_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("distft.launch.kept_evaluation.tell_wandb", lambda *_: None)
 
 
 def wait_for_the_end() -> Kept:
@@ -102,6 +99,23 @@ def test_who_is_told_to_end_ends_at_once_and_is_begun_anew(how: str, kind: str, 
     assert signal.getsignal(signal.SIGTERM) == former
     assert living(tmp_path) is None
     assert kept_evaluation(tmp_path, ASKED, lambda: FOUND) == FOUND
+
+
+def test_what_wandb_is_not_told_of_is_found_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def ends(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr("distft.launch.evaluation_wandb.WandbBackend", ends)
+    found = replace(FOUND, recipe=load_recipe("sft-tiny"))
+    with caplog.at_level("WARNING", "distft"):
+        assert kept_evaluation(tmp_path, ASKED, lambda: found) == found
+    assert "W&B was not told of the evaluation (can't start new thread)" in caplog.text
+    ended = read_exit(tmp_path)
+    assert ended is not None
+    assert ended["exit_status"] == 0
+    assert found_before(tmp_path, ASKED) is not None
 
 
 def test_no_run_is_written_over(tmp_path: Path) -> None:
