@@ -22,6 +22,8 @@ from typing import Any
 from distft.common.errors import UserError, nearest
 from distft.config.eval_stage import MODELS, EvalKeys, read_keys
 from distft.config.load import load_recipe, recipe_file
+from distft.config.models import Model
+from distft.config.new_tokens import new_tokens
 from distft.config.overrides import Override, apply_overrides, parse_override
 from distft.config.pipeline_problems import STAGE, problems
 from distft.config.problems import report
@@ -135,18 +137,19 @@ def _stage(name: str, tree: Tree, folder: Path, before: Mapping[str, Stage | Eva
     for path, (value, where) in keys.items():
         if path in needs:
             overrides.append(Override.of(path, f"run:{output_dir}/{needs[path].name}", where))
-            shaped.append(_start(path, needs[path]))
+            shaped += [_start(path, needs[path]), Override.of((*path[:-1], "extend_vocabulary"), None, where)]
         else:
             overrides.append(Override.of(path, value, where))
-            if not _names_an_output(path, needs):
+            if not _is_about_a_result(path, needs):
                 shaped.append(overrides[-1])
+    recipe = load_recipe(source, overrides)
     return Stage(
         name,
         source,
         tuple(one.text for one in overrides),
         tuple(dict.fromkeys(stage.name for stage in needs.values())),
-        load_recipe(source, overrides),
-        load_recipe(source, shaped),
+        recipe,
+        _with_new_tokens(load_recipe(source, shaped), recipe, needs),
     )
 
 
@@ -190,9 +193,10 @@ def _leaves(node: Any, path: KeyPath) -> Iterator[tuple[KeyPath, Any]]:
         yield path, node
 
 
-def _names_an_output(path: KeyPath, needs: Mapping[KeyPath, Stage]) -> bool:
-    """Whether the key is about one output of a classifier that a stage trains: what that starts from has none yet."""
-    return path[-1] in ("label", "score") and (*path[:-1], "path") in needs
+def _is_about_a_result(path: KeyPath, needs: Mapping[KeyPath, Stage]) -> bool:
+    """Whether the key is about a stage's result, and not about what that starts from: one output of a classifier,
+    tokens beside those that it has."""
+    return path[-1] in ("label", "score", "extend_vocabulary") and (*path[:-1], "path") in needs
 
 
 def _needed(value: Any, path: KeyPath, where: str, before: Mapping[str, Stage | EvalStage]) -> Stage:
@@ -220,10 +224,37 @@ def _named(value: str, where: str, before: Mapping[str, Stage | EvalStage]) -> S
 
 def _start(path: KeyPath, stage: Stage) -> Override:
     """What a stage's result starts from, as what the model at ``path`` starts from."""
-    recipe = stage.shaped
-    start = getattr(recipe.models, main_role(recipe)).model_dump(mode="json", by_alias=True, include={"path", "init"})
+    start = _trained(stage).model_dump(mode="json", by_alias=True, include={"path", "init"})
     [(key, value)] = [(key, value) for key, value in start.items() if value is not None]
     return Override.of((*path[:-1], key), value, f"stage {stage.name}")
+
+
+def _trained(stage: Stage) -> Model:
+    """The model that becomes a stage's result, as it is ``shaped``."""
+    model = stage.shaped.models.of(main_role(stage.shaped))
+    assert model is not None, "a recipe names the model that it trains"
+    return model
+
+
+def _with_new_tokens(shaped: Recipe, recipe: Recipe, needs: Mapping[KeyPath, Stage]) -> Recipe:
+    """With the tokens that a stage's result has beside those of its start, and those that ``recipe`` gives it. Only
+    behind the rules of recipes: a result that has them may be frozen, or begin adapters, or have begun from nothing.
+
+    Raises UserError where there are both and one is a file that cannot be read.
+    """
+    models = {}
+    for path, stage in needs.items():
+        role = ".".join(map(str, path[1:-1]))
+        own, model = recipe.models.of(role), shaped.models.of(role)
+        assert own is not None, "its path is said"
+        assert model is not None, "its start is said"
+        before, more = _trained(stage).extend_vocabulary, own.extend_vocabulary
+        whole = more if before is None else before
+        if before is not None and more is not None:
+            key = f"models.{role}.extend_vocabulary"
+            whole = tuple(dict.fromkeys((*new_tokens(before, key), *new_tokens(more, key))))
+        models[role] = model.model_copy(update={"extend_vocabulary": whole})
+    return shaped.model_copy(update={"models": shaped.models.having(models)})
 
 
 # ---- an eval stage

@@ -9,6 +9,7 @@ import pytest
 from distft.common.errors import UserError
 from distft.config.load import load_recipe, shipped_pipelines
 from distft.config.pipeline import Pipeline, is_pipeline, load_pipeline
+from distft.config.roles import model_of
 
 TWO = """
 name: two
@@ -62,6 +63,44 @@ def test_a_stage_has_the_sizes_of_what_it_will_start_from(tmp_path: Path) -> Non
         assert policy.path is None
         assert policy.init is not None
         assert policy.init.hidden_size == 64, stage.name
+
+
+NEW_TOKENS = """
+name: words
+output_dir: runs/words
+stages:
+  more: {recipe: sft-tiny, models: {policy: {path: a/model, init: null, extend_vocabulary: [one, two]}}}
+  lora: {recipe: dpo-tiny, models: {policy: {path: "stage:more", peft: {r: 4}}}}
+  further: {recipe: sft-tiny, models: {policy: {path: "stage:lora", init: null, extend_vocabulary: words.txt}}}
+  taught: {recipe: distill-tiny, models: {teacher: {path: "stage:further", init: null}}}
+"""
+
+
+def test_new_tokens_of_a_result_are_those_of_what_starts_from_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With adapters and frozen, too, where no recipe may ask for new ones; a stage's own come beside them."""
+    monkeypatch.chdir(tmp_path)
+    Path("words.txt").write_text("two\nthree\n")
+    more, lora, further, taught = written(tmp_path, NEW_TOKENS).trained
+    told = [stage.shaped.models.policy for stage in (more, lora, further)] + [taught.shaped.models.teacher]
+    assert [(model.path, model.extend_vocabulary) for model in told if model is not None] == [
+        ("a/model", ("one", "two")),
+        ("a/model", ("one", "two")),
+        ("a/model", ("one", "two", "three")),
+        ("a/model", ("one", "two", "three")),
+    ]
+    assert model_of(lora.shaped, "reference").extend_vocabulary == ("one", "two"), "it begins as the policy does"
+    assert further.recipe.models.policy is not None
+    assert further.recipe.models.policy.extend_vocabulary == "words.txt", "the run itself adds no others"
+
+
+def test_what_an_earlier_stage_made_from_nothing_can_have_new_tokens(tmp_path: Path) -> None:
+    extended = TWO.replace('"stage:sft"', '"stage:sft", extend_vocabulary: [one]')
+    dpo = written(tmp_path, extended).trained[1].shaped.models.policy
+    assert dpo is not None
+    assert dpo.init is not None
+    assert dpo.extend_vocabulary == ("one",)
 
 
 def test_a_recipe_lies_beside_its_pipeline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

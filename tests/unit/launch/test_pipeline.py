@@ -12,6 +12,7 @@ from distft.config.load import resolved_yaml
 from distft.config.pipeline import Pipeline, Stage, load_pipeline
 from distft.launch import pipeline as looked_at
 from distft.launch.pipeline import ready
+from distft.planning.footprint import Roles, SizeBook
 from distft.planning.machine import Machine
 from distft.tracking.exit import Ending, write_exit
 
@@ -44,6 +45,24 @@ def test_all_stages_are_planned_by_the_sizes_of_what_is_to_be_trained(quickstart
     for stage in quickstart.stages:
         assert found.recipe(stage) is (stage.recipe if stage.name == "sft" else stage.shaped)
     assert list(Path.cwd().iterdir()) == [], "nothing is left behind"
+
+
+def test_stages_behind_new_tokens_are_planned_with_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Adapters over such a result, too, and a pair of models of which both have them."""
+    monkeypatch.chdir(tmp_path)
+    Path("words.yaml").write_text("""
+name: words
+output_dir: runs/words
+stages:
+  sft: {recipe: sft-tiny}
+  more: {recipe: sft-tiny, models: {policy: {path: "stage:sft", extend_vocabulary: [one, two, three]}}}
+  dpo: {recipe: dpo-tiny, models: {policy: {path: "stage:more", peft: {r: 4}}, reference: {path: "stage:more"}}}
+""")
+    pipeline = load_pipeline("words.yaml")
+    assert [*ready(pipeline, "local").plans] == ["sft", "more", "dpo"]
+    sft, more, dpo = (Roles(stage.shaped, SizeBook()) for stage in pipeline.trained)
+    vocab = sft.sizes("policy").vocab
+    assert [more.sizes("policy").vocab, dpo.sizes("policy").vocab, dpo.sizes("reference").vocab] == [vocab + 3] * 3
 
 
 def test_each_stage_on_a_cluster_of_its_own(quickstart: Pipeline) -> None:
