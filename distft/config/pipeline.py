@@ -195,8 +195,8 @@ def _leaves(node: Any, path: KeyPath) -> Iterator[tuple[KeyPath, Any]]:
 
 def _is_about_a_result(path: KeyPath, needs: Mapping[KeyPath, Stage]) -> bool:
     """Whether the key is about a stage's result, and not about what that starts from: one output of a classifier,
-    tokens beside those that it has."""
-    return path[-1] in ("label", "score", "extend_vocabulary") and (*path[:-1], "path") in needs
+    tokens beside those that it has, ``init: null``."""
+    return path[-1] in ("label", "score", "extend_vocabulary", "init") and (*path[:-1], "path") in needs
 
 
 def _needed(value: Any, path: KeyPath, where: str, before: Mapping[str, Stage | EvalStage]) -> Stage:

@@ -65,6 +65,13 @@ def test_a_stage_has_the_sizes_of_what_it_will_start_from(tmp_path: Path) -> Non
         assert policy.init.hidden_size == 64, stage.name
 
 
+def test_init_null_beside_a_result_says_nothing_of_its_start(tmp_path: Path) -> None:
+    sft, dpo = written(tmp_path, TWO.replace('"stage:sft"', '"stage:sft", init: null')).trained
+    assert sft.shaped.models.policy is not None
+    assert dpo.shaped.models.policy is not None
+    assert dpo.shaped.models.policy.init == sft.shaped.models.policy.init
+
+
 NEW_TOKENS = """
 name: words
 output_dir: runs/words
