@@ -96,6 +96,12 @@ def runs_inside(folder: Path) -> list[Path]:
     return sorted(filter(holds_run, folder.iterdir()))
 
 
+def going_on_in(folder: Path) -> Path:
+    """The folder that somebody holds: of a pipeline that runs as one job that of the stage which it is at; itself where
+    it is none, or none of its stages runs."""
+    return next((stage for stage in runs_inside(folder) if living(stage)), folder)
+
+
 def run_status(run_dir: Path, known: Sequence[KnownJob] = ()) -> RunStatus:
     """``known``: what schedulers say of the run's jobs. Raises UserError where no run lies in the folder."""
     if not holds_run(run_dir):
@@ -152,7 +158,7 @@ def _state(
     if job is not None and job.state.phase == "running" and (new or not ended):
         if request is not None and request.means("", (job.record.job_id,)):
             return "stopping"
-        return "running" if any(living(stage) for stage in runs_inside(run_dir)) else "starting"
+        return "running" if living(going_on_in(run_dir)) else "starting"
     if job is not None and job.state.phase == "ended" and (new or not (ended or attempts)):
         return _of_job(job.state)
     if ended:

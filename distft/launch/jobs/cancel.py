@@ -11,7 +11,7 @@ from distft.checkpoint.lease import living
 from distft.launch.jobs.backends import backend_of
 from distft.launch.jobs.known_jobs import known_jobs
 from distft.tracking.jobs import KnownJob, add_job
-from distft.tracking.run_status import run_status
+from distft.tracking.run_status import going_on_in, run_status
 from distft.tracking.stop_request import ask_to_stop, read_request
 
 
@@ -22,14 +22,16 @@ def cancel(run_dir: Path, *, now: bool = False) -> str:
     DistftError where the scheduler cannot be reached.
     """
     known = known_jobs(run_dir)
-    status, held = run_status(run_dir, known), living(run_dir)
+    status, held = run_status(run_dir, known), living(going_on_in(run_dir))
     active = [job for job in known if job.state.active or (job.state.phase == "unknown" and held)]
     return stop(run_dir, active, now=now) or f"not running: {status.state}"
 
 
 def stop(run_dir: Path, jobs: Sequence[KnownJob], *, now: bool = False) -> str:
-    """Stops these jobs of the run, and whoever holds its folder; "" where there is nobody. Raises DistftError."""
-    held = living(run_dir)
+    """Stops these jobs of the run, and whoever holds its folder, or that of a stage of it; "" where there is nobody.
+    Raises DistftError."""
+    folder = going_on_in(run_dir)
+    held = living(folder)
     owner = held.owner if held else None
     waiting = [job for job in jobs if job.state.phase == "pending"]
     going = [job for job in jobs if job.state.phase != "pending"]
@@ -38,12 +40,13 @@ def stop(run_dir: Path, jobs: Sequence[KnownJob], *, now: bool = False) -> str:
         names = [job.record.job_id for job in going]
         former = read_request(run_dir)
         now = now or (former is not None and former.means(owner.token if owner else "", names))
-        ask_to_stop(run_dir, tokens=[owner.token] if owner else [], jobs=names, now=now)
+        for each in dict.fromkeys((run_dir, folder)):  # a stage listens in its own
+            ask_to_stop(each, tokens=[owner.token] if owner else [], jobs=names, now=now)
         for job in going:
             # What has not begun, or in a folder that we do not see: Ray's signal is a gentle one, too.
             if (now and job.state.active) if job.record.kind == "slurm" else not owner:
                 backend_of(job.record).kill(job.record)
-        told.append(_asked(run_dir, str(owner) if owner else ", ".join(map(str, going)), now=now))
+        told.append(_asked(folder, str(owner) if owner else ", ".join(map(str, going)), now=now))
     return "\n".join(told)
 
 

@@ -11,6 +11,8 @@ from types import SimpleNamespace
 import pytest
 
 from distft.checkpoint.lease import acquire
+from distft.checkpoint.manifest import Manifest
+from distft.checkpoint.role_layout import RoleLayout
 from distft.common.errors import UserError
 from distft.launch.jobs import cancel as cancel_module
 from distft.launch.jobs import known_jobs
@@ -18,6 +20,7 @@ from distft.launch.jobs.backends import job_state
 from distft.launch.jobs.cancel import cancel
 from distft.launch.slurm import queue as slurm_queue
 from distft.launch.slurm.queue import JobForgotten, SlurmJob
+from distft.tracking.exit import Ending, write_exit
 from distft.tracking.jobs import JobRecord, JobState, Kind, Phase, add_job, read_jobs
 from distft.tracking.stop_request import STOP, read_request
 from distft.verbs.status_table import status_of
@@ -146,6 +149,32 @@ def test_at_once_slurm_ends_the_job_too(
     assert asked is not None
     assert asked.now
     assert bool(killed) == by_scheduler
+
+
+def test_of_a_pipeline_that_is_one_job_the_stage_is_asked_that_runs(
+    tmp_path: Path, killed: list[JobRecord], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = JobRecord("ray", "distft-mine-1", "c")
+    add_job(tmp_path, record)
+    say(monkeypatch, "running")
+    sft, dpo = tmp_path / "sft", tmp_path / "dpo"
+    with acquire(sft):
+        write_exit(sft, Ending.of(None), 1)
+    with acquire(dpo) as lease:
+        assert "after its step, with a checkpoint" in cancel(tmp_path)
+        first = read_request(dpo)
+        assert first is not None
+        assert (first.tokens, first.jobs, first.now) == ((lease.token,), ("distft-mine-1",), False)
+        assert status_of(tmp_path).state == "stopping"
+        saved = dpo / "checkpoints" / "step_00000007"
+        saved.mkdir(parents=True)
+        Manifest(7, (), {"policy": RoleLayout(2, 3)}, "f", "o", 1, 1.0).write(saved)
+        assert "to stop at once; the newest checkpoint is that of step 7" in cancel(tmp_path)
+        second = read_request(dpo)
+        assert second is not None
+        assert second.now
+    assert read_request(sft) is None
+    assert killed == [], "Ray's signal leaves no time for a checkpoint"
 
 
 def test_no_run(tmp_path: Path) -> None:
