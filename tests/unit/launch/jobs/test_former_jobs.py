@@ -9,7 +9,7 @@ import pytest
 from distft.checkpoint.lease import acquire
 from distft.common.errors import UserError
 from distft.launch.jobs import known_jobs
-from distft.launch.jobs.former_jobs import former_jobs
+from distft.launch.jobs.former_jobs import former_jobs, wait_for_end
 from distft.tracking.jobs import JobRecord, JobState, Kind, Phase, add_job
 
 
@@ -37,6 +37,36 @@ def test_a_job_that_has_ended_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyP
     add_job(tmp_path, JobRecord("slurm", "17", "c"))
     say(monkeypatch, phase)
     assert former_jobs([tmp_path, tmp_path / "new"], replace=False) == {}
+
+
+@pytest.mark.parametrize(("phase", "in_the_way"), [("running", False), ("pending", True)])
+def test_the_stage_of_a_pipeline_that_is_replaced_is_its_own_job_s(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, phase: Phase, in_the_way: bool
+) -> None:
+    """Where its job only waits, it is somebody else who holds a stage."""
+    add_job(tmp_path, JobRecord("ray", "17", "c"))
+    say(monkeypatch, phase)
+    with acquire(tmp_path / "sft"):
+        if in_the_way:
+            with pytest.raises(UserError, match="another process writes this run"):
+                former_jobs([tmp_path, tmp_path / "sft"], replace=True)
+            return
+        (found,) = former_jobs([tmp_path, tmp_path / "sft"], replace=True)
+        assert found == tmp_path
+        with pytest.raises(UserError, match="one at a time is enough"):
+            former_jobs([tmp_path, tmp_path / "sft"], replace=False)
+
+
+def test_a_pipeline_has_ended_once_its_stages_are_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray calls a job stopped while its process still writes."""
+    add_job(tmp_path, JobRecord("ray", "17", "c"))
+    say(monkeypatch, "ended")
+    seen: list[bool] = []
+    monkeypatch.setattr("distft.launch.jobs.former_jobs.wait_until", lambda gone, *_, **__: seen.append(gone()))
+    with acquire(tmp_path / "sft"):
+        wait_for_end(tmp_path)
+    wait_for_end(tmp_path)
+    assert seen == [False, True]
 
 
 def test_a_process_that_is_no_job_is_not_replaced(tmp_path: Path) -> None:
