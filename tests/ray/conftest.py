@@ -12,6 +12,8 @@ from distft.groups.placement import Deadlines, Groups, GroupSpec, start_groups
 from distft.launch.on_ray.cluster import Cluster, connect
 
 ROOT = str(Path(__file__).parents[2])
+# For a program that joins a cluster of ours: Ray would make its loopback address one where it does not even listen.
+LOOPBACK_STAYS = "import ray._private.services as services\nservices.resolve_ip_for_localhost = lambda host: host\n"
 
 
 @pytest.fixture(scope="module")

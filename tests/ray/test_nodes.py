@@ -19,10 +19,11 @@ from distft.groups.handles import together
 from distft.groups.placement import Groups
 from distft.launch.on_ray.cluster import Cluster, connect
 from distft.launch.on_ray.nodes import lost_nodes, other_nodes
-from tests.ray.conftest import start, toy
+from tests.ray.conftest import LOOPBACK_STAYS, start, toy
 from tests.ray.toy_worker import ToyWorker
 
 pytestmark = pytest.mark.ray
+START = f"{LOOPBACK_STAYS}from ray.scripts.scripts import main\nmain()"
 
 
 @pytest.fixture(scope="module")
@@ -41,9 +42,9 @@ def second_node() -> Iterator[psutil.Process]:
 
 
 def join(cluster: Cluster) -> subprocess.Popen[bytes]:
-    command = ["-m", "ray.scripts.scripts", "start", "--block", f"--address={cluster.address}", "--num-cpus=8"]
+    options = ["--block", f"--address={cluster.address}", "--node-ip-address=127.0.0.1", "--num-cpus=8"]
     process = subprocess.Popen(
-        [sys.executable, *command, "--object-store-memory=100000000"],
+        [sys.executable, "-c", START, "start", *options, "--object-store-memory=100000000"],
         env=dict(os.environ),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

@@ -20,16 +20,12 @@ from distft.common.errors import EnvironmentFallsShort, UserError
 from distft.launch.on_ray.cluster import Cluster, _refuse_strangers, connect
 from distft.launch.on_ray.guard import processes_of
 from tests.harness.http_server import serving
-from tests.ray.conftest import ROOT
+from tests.ray.conftest import LOOPBACK_STAYS, ROOT
 
 pytestmark = pytest.mark.ray
 
-# Ray would make a loopback address one that others reach, where this cluster does not even listen.
-CONNECT = (
-    "import ray._private.services as services\n"
-    "services.resolve_ip_for_localhost = lambda host: host\n"
-    "from distft.launch.on_ray.cluster import connect\n"
-    "with connect(num_cpus=1) as c: print('connected', c.address)"
+CONNECT = LOOPBACK_STAYS + (
+    "from distft.launch.on_ray.cluster import connect\nwith connect(num_cpus=1) as c: print('connected', c.address)"
 )
 
 
