@@ -1,10 +1,10 @@
 """An evaluation with a folder of its own, which says what was asked, what was found and how it ended.
 
-    evaluation.json                        what was asked, of which models, and the figures
+    evaluation.json                        what was asked, of what (models, rows, by their hashes), and the figures
     evaluation.txt report.html             the tables for people
     exit.json events.jsonl logs/           as of a run, so that status, logs and cancel know it
 
-Asked again for the same of the same models, it is not done again. No torch.
+Asked again for the same of the same models and rows, it is not done again. No torch.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from typing import Any
 
 from distft.checkpoint.lease import acquire
 from distft.common.errors import DistftError, StoppedOnRequest, UserError
-from distft.common.files import parse_json, sha256_file, write_atomic, write_json
+from distft.common.files import parse_json, write_atomic, write_json
 from distft.common.logging import configure
-from distft.common.sums import SUMS
 from distft.config.eval_stage import EvalKeys
 from distft.config.overrides import parse_override
 from distft.config.recipe import Recipe
 from distft.controller.stop_flag import StopFlag
+from distft.launch.evaluated_files import models_of, states_of
 from distft.launch.evaluation_wandb import tell_wandb_in_passing
 from distft.launch.preflight.checks import check_output_dir
 from distft.launch.run_folder import next_attempt
@@ -64,7 +64,7 @@ def asked_of(names: Sequence[str], sampling: Sequence[str], options: Mapping[str
 
 
 def found_before(folder: Path, asked: Mapping[str, Any]) -> Kept | None:
-    """What was found when the same was asked of the same models; None where nothing was, or not to the end."""
+    """What was found when the same was asked of the same models and rows; None where nothing was, or not to the end."""
     ended = read_exit(folder)
     try:
         content, tables = parse_json((folder / EVALUATION).read_bytes()), (folder / TABLES).read_text(encoding="utf-8")
@@ -72,7 +72,7 @@ def found_before(folder: Path, asked: Mapping[str, Any]) -> Kept | None:
         return None
     if not isinstance(content, dict) or not ended or ended.get("exit_status") != 0:
         return None
-    same = content.get("asked") == _plain(asked) and content.get("of") == _models(asked)
+    same = content.get("asked") == _plain(asked) and content.get("of") == states_of(asked)
     return Kept(content["found"], tables, before=True) if same else None
 
 
@@ -88,7 +88,7 @@ def kept_evaluation(folder: Path, asked: Mapping[str, Any], evaluate: Callable[[
     check_output_dir(folder, what="the folder", where="--output", example="--output FOLDER")
     if (found := found_before(folder, asked)) is not None:
         return found
-    of = _models(asked)  # before it begins: what changes meanwhile is judged anew
+    of = states_of(asked)  # before it begins: what changes meanwhile is judged anew
     with _ended_by_signal(), acquire(folder) as lease:
         attempt = next_attempt(folder)
         clear_exit(folder)
@@ -97,7 +97,7 @@ def kept_evaluation(folder: Path, asked: Mapping[str, Any], evaluate: Callable[[
             try:
                 with stopped_by_request(folder, lease.token, _AtOnce()):
                     events.write("start", recipe=folder.name)
-                    events.write("evaluate", models=list(of))
+                    events.write("evaluate", models=models_of(asked))
                     found = evaluate()
                 found = replace(found, figures=_plain(found.figures))
                 content = {"format": 1, "asked": _plain(asked), "of": of, "found": found.figures}
@@ -119,20 +119,6 @@ def kept_evaluation(folder: Path, asked: Mapping[str, Any], evaluate: Callable[[
             finally:
                 configure()
     return found
-
-
-def _models(asked: Mapping[str, Any]) -> dict[str, str | None]:
-    """Of every model that is named the hash of its files' hashes; None where it has none."""
-    said = [asked.get(key) for key in ("eval", "reference", "reward", "toxicity", "judge")]
-    names = [name for value in said for name in (value if isinstance(value, list | tuple) else [value]) if name]
-    return {name: _hash_of(Path(name.removeprefix("run:"))) for name in names}
-
-
-def _hash_of(folder: Path) -> str | None:
-    for place in (folder / "final", folder):
-        if (place / SUMS).is_file():
-            return sha256_file(place / SUMS)
-    return None
 
 
 def _plain(content: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from distft.checkpoint.lease import living
 from distft.common.errors import StoppedOnRequest, UserError
 from distft.config.eval_stage import EvalKeys
 from distft.config.load import load_recipe
+from distft.launch.evaluated_files import states_of
 from distft.launch.kept_evaluation import Kept, asked_of, found_before, kept_evaluation
 from distft.tracking.exit import read_exit
 from distft.tracking.stop_request import ask_to_stop
@@ -58,6 +59,48 @@ def test_it_is_found_again_only_where_it_ended_well(tmp_path: Path) -> None:
     assert ended is not None
     assert ended["exit_status"] == 1
     assert found_before(folder, ASKED) is None, "what stands there is of the former one"
+
+
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+@pytest.mark.parametrize(("key", "name", "file", "another"), [
+    ("eval", "run:run", "checkpoints/step_00000002/manifest.json", "checkpoints/step_00000004/manifest.json"),
+    ("eval", "run:run", "checkpoints/step_00000002/manifest.json", "final/SHA256SUMS"),
+    ("eval", "run/checkpoints/step_00000002", "manifest.json", "manifest.json"),
+    ("eval", "run", "SHA256SUMS", "SHA256SUMS"),
+    ("eval", "run", "model.safetensors", "model.safetensors"),
+    ("eval", "run", "model.safetensors", "tokenizer.json"),
+    ("judge", "run", "model.safetensors", "model.safetensors"),
+    ("adapter", "run", "adapter_config.json", "adapter_model.safetensors"),
+    ("data", "run.jsonl", "", ""),
+    ("shots_from", "run", "train.jsonl", "train-2.jsonl"),
+    ("chat_template", "run.jinja", "", ""),
+])  # fmt: skip
+def test_what_it_reads_has_changed(
+    key: str, name: str, file: str, another: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    place, folder = Path(name.removeprefix("run:")), tmp_path / "judged"
+    write(place / file, "one")
+    asked = {**ASKED, key: name if key in ("judge", "adapter", "chat_template") else [name]}
+    assert kept_evaluation(folder, asked, lambda: FOUND) == FOUND
+    assert found_before(folder, asked) is not None
+    write(place / another, "another")
+    assert found_before(folder, asked) is None
+    assert kept_evaluation(folder, asked, lambda: FOUND) == FOUND
+    assert found_before(folder, asked) is not None
+
+
+def test_what_is_no_file_has_no_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    asked = {
+        "eval": ["org/model"], "judge": "http://127.0.0.1:1/v1", "data": ["builtin:dialogues"],
+        "chat_template": "{% for message in messages %}" + "{{ message.content }}" * 500 + "{% endfor %}",
+    }  # fmt: skip
+    assert list(states_of(asked).values()) == [None] * 4
 
 
 def test_what_is_no_number_is_none(tmp_path: Path) -> None:
