@@ -121,13 +121,10 @@ class EvalKeys(Section):
 
     def words(self) -> list[str]:
         """What is typed behind ``distft eval``: models, sampling, options."""
-        sampling, options = [], []
+        options = []
         for name in type(self).model_fields:
             value = getattr(self, name)
-            if name == "eval" or value is None or value is False or value == ():
-                continue
-            if name in Rollout.model_fields:  # the verb takes those without dashes
-                sampling.append(f"{name}={value}")
+            if name == "eval" or name in Rollout.model_fields or value is None or value is False or value == ():
                 continue
             option = f"--{name.replace('_', '-')}"
             if value is True:
@@ -136,7 +133,12 @@ class EvalKeys(Section):
                 options.append(f"{option}={','.join(map(str, value))}")
             else:
                 options += [f"{option}={one}" for one in (value if isinstance(value, tuple) else (value,))]
-        return [*self.eval, *sampling, *options]
+        return [*self.eval, *self.sampling(), *options]
+
+    def sampling(self) -> list[str]:
+        """``key=value`` of those that are: the verb takes them without dashes."""
+        names = [name for name in type(self).model_fields if name in Rollout.model_fields]
+        return [f"{name}={getattr(self, name)}" for name in names if getattr(self, name) is not None]
 
     def asked(self) -> dict[str, Any]:
         """What is asked, for JSON; as ``launch.kept_evaluation`` says it of a command line."""

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from distft.common.errors import UserError
-from distft.config.data import Data
+from distft.config.data import Data, Source
 from distft.config.eval_stage import EvalKeys
 from distft.config.find_method import traits_of
 from distft.config.pipeline import EvalStage
 from distft.config.recipe import Recipe
 from distft.config.roles import main_role
-from distft.data.bad_rows import BadRows
+from distft.config.rollout_settings import rollout_settings
+from distft.config.training import Rollout
+from distft.data.bad_rows import BadRows, OnBadRow
+from distft.data.chat_templates import resolve_template
 from distft.launch.correctness import Criterion
 from distft.launch.judged_rows import Wanted, held_out_list
-from distft.launch.named_models import find_model
+from distft.launch.named_models import find_model, read_config_of_adapter
 from distft.launch.preflight.checks import check_source
 
 
@@ -52,22 +56,45 @@ def check_eval_stage(stage: EvalStage) -> tuple[str, ...]:
         require_judged_here(wanted)
         kind = wanted.kind()
         _check_results(stage, kind)
+        _check_reading(stage)
+        _check_sampling(keys, Rollout() if recipe is None else recipe.rollout)
         if keys.correct is not None:
             Criterion(keys.correct)
+        shots = [Source(path=path) for path in keys.shots_from]
+        notes = list(_check_sources(shots, "sft", "train", lambda _: None, f"{at}.shots_from"))
         if recipe is not None and not keys.data:
             held_out_list(recipe.data, keys.split)
-            return ()
+            return tuple(notes)
         bad = BadRows(recipe.data if recipe is not None else Data(), "test")
-        sources = enumerate(wanted.sources())
-        notes = [
-            note for number, one in sources for note in check_source(one, kind, "test", bad, at=f"{at}.data.{number}")
-        ]
+        notes += _check_sources(wanted.sources(), kind, "test", bad, f"{at}.data")
     except UserError as error:
         if not error.where.startswith(at):
             error.where = f"{at} ({stage.where}): {_in_keys(error.where)}"
         error.what, error.hint = _in_keys(error.what), _in_keys(error.hint)
         raise
     return tuple(notes)
+
+
+def _check_sources(sources: Sequence[Source], kind: str, list_name: str, on_bad: OnBadRow, at: str) -> Iterator[str]:
+    for number, one in enumerate(sources):
+        yield from check_source(one, kind, list_name, on_bad, at=f"{at}.{number}")
+
+
+def _check_reading(stage: EvalStage) -> None:
+    """The chat template, and the adapter unless a stage makes it that is judged, or judged by."""
+    keys = stage.keys
+    if keys.chat_template is not None:
+        resolve_template(keys.chat_template, "chat_template")
+    made = [one.recipe.output_dir for _, one in stage.results]
+    if keys.adapter is not None and not any(Path(keys.adapter).is_relative_to(folder) for folder in made):
+        read_config_of_adapter(Path(keys.adapter).expanduser())
+
+
+def _check_sampling(keys: EvalKeys, start: Rollout) -> None:
+    settings = rollout_settings(start, keys.sampling())
+    if keys.min_new_tokens is not None and keys.min_new_tokens > settings.max_new_tokens:
+        what = f"{keys.min_new_tokens} is more than max_new_tokens {settings.max_new_tokens}"
+        raise UserError(what, where="min_new_tokens", hint="lower it, or raise max_new_tokens")
 
 
 def _recipe_of_others(stage: EvalStage) -> Recipe | None:
@@ -94,6 +121,11 @@ def _check_results(stage: EvalStage, kind: str) -> None:
         if key == "eval" and scores and not traits_of(kind).classifies and traits_of(kind).unit.name != "pairs":
             hint = "rows: pairs, with rows that have chosen and rejected answers"
             raise UserError("a reward model is judged by pairs of answers", where=f"eval {one.name}", hint=hint)
+    silent = next((one for one in stage.judged if main_role(one.recipe) == "reward"), None)
+    for key in ("judge", "toxicity"):
+        if silent is not None and getattr(stage.keys, key) is not None:
+            what = f"reads answers, and the stage {silent.name} makes a model that writes none"
+            raise UserError(what, where=key, hint="name stages of language models in eval")
     labels = traits_of(kind).classifies
     if labels and any(not one.recipe.algorithm.traits.classifies for one in stage.judged):
         raise UserError("only classifiers are judged by labels", where="eval", hint="rows: prompts, or other data")

@@ -41,6 +41,11 @@ def test_what_can_be_done_is_taken(here: Path) -> None:
     assert checked(here, eval=["stage:sft", model], rows="prompts", reward="stage:scorer", correct="number") == ()
     assert checked(here, eval=[model], data=["builtin:dialogues"], toxicity="stage:labels") == ()
     assert checked(here, eval=["stage:labels"]) == ()
+    made = str(here / "runs" / "sft" / "final" / "adapter")
+    assert checked(here, eval=["stage:sft"], adapter=made, chat_template="chatml", min_new_tokens=2) == ()
+    shots = here / "shots.jsonl"
+    shots.write_text('{"prompt": "a", "completion": "b"}\n{"prompt": 1}\n')  # which no exemplar is taken from
+    assert checked(here, eval=["stage:sft"], shots=[1], shots_from=[str(shots)]) == ()
     assert checked(here, eval=["stage:scorer", "stage:sft"]) == ()
 
 
@@ -55,6 +60,17 @@ def test_what_can_be_done_is_taken(here: Path) -> None:
     ({"eval": ["stage:sft", "stage:scorer"]}, "a reward model is judged by pairs of answers\n  rows: pairs"),
     ({"eval": ["stage:labels", "stage:sft"]}, "only classifiers are judged by labels"),
     ({"eval": ["MODEL"]}, "there are no rows to judge by\n  data: PATH"),
+    ({"eval": ["stage:sft"], "adapter": "no/such"}, "no/such: holds no adapter (adapter_config.json)"),
+    ({"eval": ["stage:sft"], "chat_template": "nope.jinja"}, "chat_template: no chat template 'nope.jinja'"),
+    ({"eval": ["stage:sft"], "shots": [1], "shots_from": ["nope.jsonl"]}, "nope.jsonl: there is no such file"),
+    ({"eval": ["stage:sft"], "min_new_tokens": 99, "max_new_tokens": 4},
+     "min_new_tokens: 99 is more than max_new_tokens 4"),
+    ({"eval": ["stage:sft"], "temperature": 99}, "must be at most 10, not 99"),
+    ({"eval": ["stage:scorer"], "toxicity": "stage:labels"},
+     "toxicity: reads answers, and the stage scorer makes a model that writes none"),
+    ({"eval": ["stage:labels"], "toxicity": "stage:labels"}, "the stage labels makes a model that writes none"),
+    ({"eval": ["stage:sft", "stage:scorer"], "rows": "pairs", "judge": "stage:sft"},
+     "judge: reads answers, and the stage scorer makes a model that writes none"),
     ({"eval": ["MODEL"], "rows": "prompts", "reference": "stage:sft"}, "there are no rows to judge by\n  data: PATH"),
     ({"eval": ["MODEL", "stage:sft"], "rows": "prompts"}, "there are no rows to judge by\n  data: PATH"),
 ])  # fmt: skip
