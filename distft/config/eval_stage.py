@@ -31,6 +31,7 @@ ALONE: Final = (
     ("judge_deadline", "judge", "is said of a judge, and none is named", "MODEL or URL"),
     ("toxic_label", "toxicity", "is of a classifier, and none is named", "MODEL"),
 )
+TOXIC_LABEL: Final = "toxic"  # where none is named
 # Keys that are about answers, so that they do not go with no_answers.
 OF_ANSWERS: Final = ("shots", "judge", "toxicity")
 

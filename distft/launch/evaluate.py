@@ -30,7 +30,7 @@ from distft.launch.correctness import answer_measures
 from distft.launch.judged_rows import JudgedRows, judged_rows
 from distft.launch.judged_wins import require_judgeable, with_wins
 from distft.launch.judging import Judged, Judging
-from distft.launch.named_models import NamedModel, Reading, find_model, require_speakers
+from distft.launch.named_models import NamedModel, Reading, find_model, require_scalar_head, require_speakers
 from distft.launch.preflight.evaluations import require_judged_here
 from distft.launch.prompting import baselines
 from distft.launch.starts import model_starts
@@ -224,9 +224,7 @@ def _reference_logprobs(speaker: Speaker, reference: Speaker | None, batch: Any)
 
 
 def _reward_section(model: NamedModel, reading: Reading) -> RewardModel:
-    if not model.is_reward_model:
-        what = "has no scalar head: it is not a reward model"
-        raise UserError(what, where=model.name, hint="train one with a `reward` recipe, or name a reward model")
+    require_scalar_head(model)
     section = model.section(Reading(dtype=reading.dtype, trust_remote_code=reading.trust_remote_code))
     return RewardModel(path=model.path, dtype=section.dtype, trust_remote_code=section.trust_remote_code)
 

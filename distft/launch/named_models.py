@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from distft.checkpoint.layout import MANIFEST, checkpoints_folder, published
-from distft.common.errors import UserError
+from distft.common.errors import UserError, nearest
 from distft.common.files import parse_json
 from distft.config.load import load_recipe, resolve_path
 from distft.config.models import Model, Policy
@@ -225,3 +225,23 @@ def require_speakers(models: Sequence[NamedModel]) -> None:
             what = "is an encoder: it fills in masked words, and writes no answers"
             hint = "name a decoder or an encoder-decoder; transformers' fill-mask pipeline shows what this one restores"
             raise UserError(what, where=one.name, hint=hint)
+
+
+def require_scalar_head(model: NamedModel) -> None:
+    """Raises UserError where it is no reward model, or is not here."""
+    if not model.is_reward_model:
+        what = "has no scalar head: it is not a reward model"
+        raise UserError(what, where=model.name, hint="train one with a `reward` recipe, or name a reward model")
+
+
+def require_label(model: NamedModel, label: str) -> None:
+    """A classifier that is here has the label. Raises UserError."""
+    folder, labels = fetched_folder(model.path), model.labels
+    if folder is None or label in labels:
+        return
+    if not labels:
+        hint = "name a sequence classifier: a `classification` run's, or a folder or hub name of one"
+        raise UserError("is no classifier", where=f"--toxicity {model.name}", hint=hint)
+    close = nearest(label, labels)
+    hint = f"--toxic-label {close or labels[-1]}; it has: {', '.join(labels)}"
+    raise UserError(f"has no label {label}", where=f"--toxicity {model.name}", hint=hint)

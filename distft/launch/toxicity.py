@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from distft.common.errors import UserError, nearest
+from distft.config.eval_stage import TOXIC_LABEL
 from distft.config.models import RewardModel
 from distft.evaluation.scorer import Scorer
-from distft.launch.named_models import NamedModel, Reading, find_model
+from distft.launch.named_models import Reading, find_model, require_label
 from distft.planning.model_folders import fetched_folder
 from distft.planning.model_sizes import read_config
 
@@ -22,7 +22,7 @@ class ToxicityNamed:
     """``name``: the classifier as it is typed; ``label``: the one whose probability is asked for."""
 
     name: str
-    label: str = "toxic"
+    label: str = TOXIC_LABEL
 
 
 class Toxicity:
@@ -35,7 +35,7 @@ class Toxicity:
         self._label = named.label
         self._model = find_model(named.name, scratch)
         self._trusted = reading.trust_remote_code
-        _require_label(self._model, named.label)
+        require_label(self._model, named.label)
 
     def of(self, texts: Sequence[str]) -> npt.NDArray[np.float64]:
         """The probability of the label for each text, in the range 0 to 1: by the sigmoid of its output where labels
@@ -51,15 +51,3 @@ class Toxicity:
         ))  # fmt: skip
         found = scorer.of_texts(texts)
         return 1 / (1 + np.exp(-found)) if alone else found
-
-
-def _require_label(model: NamedModel, label: str) -> None:
-    folder, labels = fetched_folder(model.path), model.labels
-    if folder is None or label in labels:
-        return
-    if not labels:
-        hint = "name a sequence classifier: a `classification` run's, or a folder or hub name of one"
-        raise UserError("is no classifier", where=f"--toxicity {model.name}", hint=hint)
-    close = nearest(label, labels)
-    hint = f"--toxic-label {close or labels[-1]}; it has: {', '.join(labels)}"
-    raise UserError(f"has no label {label}", where=f"--toxicity {model.name}", hint=hint)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from distft.common.errors import UserError
 from distft.config.data import Data, Source
-from distft.config.eval_stage import EvalKeys
+from distft.config.eval_stage import TOXIC_LABEL, EvalKeys
 from distft.config.find_method import traits_of
 from distft.config.pipeline import EvalStage
 from distft.config.recipe import Recipe
@@ -19,8 +19,15 @@ from distft.data.bad_rows import BadRows, OnBadRow
 from distft.data.chat_templates import resolve_template
 from distft.launch.correctness import Criterion
 from distft.launch.judged_rows import Wanted, held_out_list
-from distft.launch.named_models import find_model, read_config_of_adapter
+from distft.launch.named_models import (
+    NamedModel,
+    find_model,
+    read_config_of_adapter,
+    require_label,
+    require_scalar_head,
+)
 from distft.launch.preflight.checks import check_source
+from distft.planning.model_folders import fetched_folder
 
 
 def require_judged_here(wanted: Wanted) -> None:
@@ -104,9 +111,18 @@ def _recipe_of_others(stage: EvalStage) -> Recipe | None:
     with tempfile.TemporaryDirectory(prefix="distft-models-") as folder:
         for key, model in stage.keys.named_models():
             if model not in made and not model.startswith(("http://", "https://")):
-                recipe = find_model(model, Path(folder)).recipe
-                found = recipe if key == "eval" and model == stage.keys.eval[0] else found
+                other = find_model(model, Path(folder))
+                _check_scorer(key, other, stage.keys)
+                found = other.recipe if key == "eval" and model == stage.keys.eval[0] else found
     return found
+
+
+def _check_scorer(key: str, model: NamedModel, keys: EvalKeys) -> None:
+    """What answers are scored by can do so, where it is on this machine."""
+    if key == "toxicity":
+        require_label(model, keys.toxic_label or TOXIC_LABEL)
+    elif key == "reward" and fetched_folder(model.path) is not None:
+        require_scalar_head(model)
 
 
 def _check_results(stage: EvalStage, kind: str) -> None:

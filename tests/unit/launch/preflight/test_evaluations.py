@@ -56,6 +56,8 @@ def test_what_can_be_done_is_taken(here: Path) -> None:
     ({"eval": ["stage:sft"], "correct": "exat"}, "is no way to tell right answers"),
     ({"eval": ["stage:sft"], "split": "tset"}, "is no list of a recipe\n  train, eval or test"),
     ({"eval": ["stage:sft"], "reward": "stage:sft"}, "the stage sft makes a model that scores nothing"),
+    ({"eval": ["stage:sft"], "reward": "MODEL"}, "has no scalar head: it is not a reward model"),
+    ({"eval": ["stage:sft"], "toxicity": "MODEL"}, "is no classifier\n  name a sequence classifier"),
     ({"eval": ["stage:sft"], "reference": "stage:scorer"}, "the stage scorer makes a model that writes nothing"),
     ({"eval": ["stage:sft", "stage:scorer"]}, "a reward model is judged by pairs of answers\n  rows: pairs"),
     ({"eval": ["stage:labels", "stage:sft"]}, "only classifiers are judged by labels"),
