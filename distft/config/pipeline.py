@@ -56,13 +56,15 @@ class Stage:
 @dataclass(frozen=True)
 class EvalStage:
     """An evaluation of a pipeline. ``title``: what it is called elsewhere; ``keys``: with its models as ``distft eval``
-    takes them; ``results``: (key, stage) of each that is the result of a stage; ``where`` it was written."""
+    takes them; ``results``: (key, stage) of each that is the result of a stage; ``where`` it was written; ``before``:
+    the names of the training stages above it."""
 
     name: str
     title: str
     keys: EvalKeys
     results: tuple[tuple[str, Stage], ...]
     where: str
+    before: tuple[str, ...]
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -276,4 +278,5 @@ def _eval_stage(name: str, tree: Tree, before: Mapping[str, Stage | EvalStage]) 
         for key, value in keys.model_dump(include=set(MODELS)).items()
     }
     own = tuple((key, stage) for key, _, stage in results)
-    return EvalStage(name, f"{title}-{name}", keys.model_copy(update=named), own, tree.where(at))
+    trained = tuple(one.name for one in before.values() if isinstance(one, Stage))
+    return EvalStage(name, f"{title}-{name}", keys.model_copy(update=named), own, tree.where(at), trained)

@@ -11,6 +11,7 @@ from distft.config.data import Data, Source
 from distft.config.eval_stage import TOXIC_LABEL, EvalKeys
 from distft.config.find_method import traits_of
 from distft.config.pipeline import EvalStage
+from distft.config.pipeline_problems import STAGE
 from distft.config.recipe import Recipe
 from distft.config.roles import main_role
 from distft.config.rollout_settings import rollout_settings
@@ -111,7 +112,12 @@ def _recipe_of_others(stage: EvalStage) -> Recipe | None:
     with tempfile.TemporaryDirectory(prefix="distft-models-") as folder:
         for key, model in stage.keys.named_models():
             if model not in made and not model.startswith(("http://", "https://")):
-                other = find_model(model, Path(folder))
+                try:
+                    other = find_model(model, Path(folder))
+                except UserError as error:
+                    if model in stage.before:
+                        error.hint = f"did you mean {STAGE}{model}?"
+                    raise
                 _check_scorer(key, other, stage.keys)
                 found = other.recipe if key == "eval" and model == stage.keys.eval[0] else found
     return found

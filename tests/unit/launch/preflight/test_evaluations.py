@@ -53,6 +53,8 @@ def test_what_can_be_done_is_taken(here: Path) -> None:
     ({"eval": ["stage:masked"]}, "mlm is judged within its run, by texts that are corrupted there"),
     ({"eval": ["stage:sft"], "data": ["rows.jsonl"]}, "there is no such file"),
     ({"eval": ["stage:sft", "no/where/model"]}, "no/where/model"),
+    ({"eval": ["sft"]}, "\n  did you mean stage:sft?"),
+    ({"eval": ["stage:sft"], "rows": "prompts", "reward": "scorer"}, "\n  did you mean stage:scorer?"),
     ({"eval": ["stage:sft"], "correct": "exat"}, "is no way to tell right answers"),
     ({"eval": ["stage:sft"], "split": "tset"}, "is no list of a recipe\n  train, eval or test"),
     ({"eval": ["stage:sft"], "reward": "stage:sft"}, "the stage sft makes a model that scores nothing"),
