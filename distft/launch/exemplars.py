@@ -44,18 +44,21 @@ def draw_exemplars(sources: Sequence[Source], judged: Sequence[Example], count: 
         if prompt_of(example):
             held.add(example)
     free = [
-        Exemplar(prompt_of(example), answer, example.where)
-        for example in _examples(sources)
-        if prompt_of(example)
-        and (answer := wanted_answer(example))
-        and not asked.intersection(traces(example).asked)
-        and not held.held_in(example)
+        exemplar
+        for example, exemplar in _answered(sources)
+        if not asked.intersection(traces(example).asked) and not held.held_in(example)
     ]
     if len(free) < count:
-        what = f"{len(free)} rows of training have a prompt and an answer that no judged row has"
-        raise UserError(what, where=f"--shots {count}", hint=f"--shots {len(free)}, or --shots-from PATH")
+        raise _too_few(len(free), " that no judged row has", count)
     random.Random(seed).shuffle(free)
     return free[:count]
+
+
+def require_exemplars(sources: Sequence[Source], count: int) -> None:
+    """Without the judged rows: there are ``count`` rows with a prompt and an answer. Raises UserError."""
+    found = sum(1 for _ in islice(_answered(sources), count))
+    if found < count:
+        raise _too_few(found, "", count)
 
 
 def with_exemplars(prompt: Content, exemplars: Sequence[Exemplar]) -> Content:
@@ -75,6 +78,17 @@ def with_exemplars(prompt: Content, exemplars: Sequence[Exemplar]) -> Content:
 def first_answer(text: str) -> str:
     """What a model answers before it goes on with a next exemplar of its own."""
     return text.partition(BETWEEN)[0] if not text.startswith(BETWEEN) else first_answer(text.removeprefix(BETWEEN))
+
+
+def _answered(sources: Sequence[Source]) -> Iterator[tuple[Example, Exemplar]]:
+    for example in _examples(sources):
+        if prompt_of(example) and (answer := wanted_answer(example)):
+            yield example, Exemplar(prompt_of(example), answer, example.where)
+
+
+def _too_few(found: int, apart: str, count: int) -> UserError:
+    what = f"{found} rows of training have a prompt and an answer{apart}"
+    return UserError(what, where=f"--shots {count}", hint=f"--shots {found}, or --shots-from PATH")
 
 
 def _examples(sources: Sequence[Source]) -> Iterator[Example]:

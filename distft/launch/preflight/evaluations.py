@@ -18,7 +18,9 @@ from distft.config.rollout_settings import rollout_settings
 from distft.config.training import Rollout
 from distft.data.bad_rows import BadRows, OnBadRow
 from distft.data.chat_templates import resolve_template
+from distft.data.sources import is_builtin, source_files
 from distft.launch.correctness import Criterion
+from distft.launch.exemplars import require_exemplars
 from distft.launch.judged_rows import Wanted, held_out_list
 from distft.launch.named_models import (
     NamedModel,
@@ -70,6 +72,7 @@ def check_eval_stage(stage: EvalStage) -> tuple[str, ...]:
             Criterion(keys.correct)
         shots = [Source(path=path) for path in keys.shots_from]
         notes = list(_check_sources(shots, "sft", "train", lambda _: None, f"{at}.shots_from"))
+        _check_shots(keys, shots or (() if recipe is None else recipe.data.train))
         if recipe is not None and not keys.data:
             held_out_list(recipe.data, keys.split)
             return tuple(notes)
@@ -96,6 +99,12 @@ def _check_reading(stage: EvalStage) -> None:
     made = [one.recipe.output_dir for _, one in stage.results]
     if keys.adapter is not None and not any(Path(keys.adapter).is_relative_to(folder) for folder in made):
         read_config_of_adapter(Path(keys.adapter).expanduser())
+
+
+def _check_shots(keys: EvalKeys, sources: Sequence[Source]) -> None:
+    """There are so many exemplars, where the rows that they are taken from are on this machine."""
+    if keys.shots and sources and all(is_builtin(one) or source_files(one, "train") for one in sources):
+        require_exemplars(sources, max(keys.shots))
 
 
 def _check_sampling(keys: EvalKeys, start: Rollout) -> None:

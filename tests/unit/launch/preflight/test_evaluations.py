@@ -67,6 +67,9 @@ def test_what_can_be_done_is_taken(here: Path) -> None:
     ({"eval": ["stage:sft"], "adapter": "no/such"}, "no/such: holds no adapter (adapter_config.json)"),
     ({"eval": ["stage:sft"], "chat_template": "nope.jinja"}, "chat_template: no chat template 'nope.jinja'"),
     ({"eval": ["stage:sft"], "shots": [1], "shots_from": ["nope.jsonl"]}, "nope.jsonl: there is no such file"),
+    ({"eval": ["stage:sft"], "shots": [0, 3], "shots_from": ["two.jsonl"]},
+     "shots: 3: 2 rows of training have a prompt and an answer\n  shots: 2, or shots_from: PATH"),
+    ({"eval": ["stage:sft"], "shots": [5000]}, "shots: 5000: "),
     ({"eval": ["stage:sft"], "min_new_tokens": 99, "max_new_tokens": 4},
      "min_new_tokens: 99 is more than max_new_tokens 4"),
     ({"eval": ["stage:sft"], "temperature": 99}, "must be at most 10, not 99"),
@@ -80,6 +83,7 @@ def test_what_can_be_done_is_taken(here: Path) -> None:
 ])  # fmt: skip
 def test_what_cannot_is_said_with_its_stage(keys: dict[str, object], said: str, here: Path) -> None:
     model = write_speaker(here / "model")
+    (here / "two.jsonl").write_text('{"prompt": "a", "completion": "b"}\n{"prompt": 1}\n' * 2)
     named = json.loads(json.dumps(keys).replace("MODEL", model))
     with pytest.raises(UserError) as caught:
         checked(here, **named)
