@@ -15,7 +15,7 @@ from distft.common.errors import UserError, nearest
 from distft.config.adapters.adapter import REFUSED, Adapter
 from distft.config.find_method import built_in_kinds, method_of
 from distft.config.method import Method
-from distft.config.models import METHOD_IS
+from distft.config.models import METHOD_IS, AnyAdapter
 from distft.config.problem import Problem
 from distft.config.recipe import NO_METHOD, UNKNOWN_KIND, WITHOUT_KIND, Recipe
 from distft.config.yaml_file import KeyPath, Tree
@@ -95,6 +95,9 @@ def from_validation(error: ValidationError, data: Mapping[str, Any], root: type[
         if path in problems and details["type"] == "literal_error":
             expected = _options(details)
             problem = Problem(path, f"{problems[path].what}, or {' or '.join(expected)}", problems[path].hint)
+        elif path in problems and details["type"] == "tuple_type":  # a word or a list
+            example = f": [{details['input']}]" if isinstance(details["input"], str) else ""
+            problem = Problem(path, problems[path].what, f"{problems[path].hint}, or a list{example}")
         problems[problem.path] = problem
     return list(problems.values())
 
@@ -184,7 +187,7 @@ def _path(location: Sequence[str | int]) -> KeyPath:
     path: list[str | int] = []
     for part in location:
         branch = isinstance(part, str) and (
-            part.startswith(("literal[", METHOD_IS)) or part in ("constrained-int", "int")
+            part.startswith(("literal[", "tuple[", METHOD_IS)) or part in ("constrained-int", "int")
         )
         if not branch:
             path.append(part)
@@ -251,9 +254,19 @@ def _nearest_key(path: KeyPath, data: Mapping[str, Any], root: type[BaseModel]) 
         return f"here that is {meant[0]}"
     elsewhere = [dotted for name, dotted in every if name == word]
     if elsewhere and not (section and issubclass(section, Adapter)):  # it may be a key of another kind of adapter
-        return f"did you mean {min(elsewhere, key=len)}?"
+        return f"did you mean {min(elsewhere, key=lambda key: _distance(key, path, data))}?"
     parent = ".".join(map(str, path[:-1])) or ("the recipe" if root is Recipe else "it")
     return f"keys of {parent}: {', '.join(known)}"
+
+
+def _distance(key: str, path: KeyPath, data: Mapping[str, Any]) -> tuple[bool, int, bool, int]:
+    """How far a key is from what was meant at the path: first those of models that the recipe names, of the one that
+    the path is in; then those nearest to the top, the policy's before another model's."""
+    section, role, *_ = [*key.split("."), ""]
+    if section != "models":
+        return False, key.count("."), False, len(key)
+    stray = role != path[1] if path[0] == section and len(path) > 2 else role not in _at([section], data)
+    return stray, key.count("."), role != "policy", len(key)
 
 
 def _description(path: KeyPath, data: Mapping[str, Any], root: type[BaseModel]) -> str:
@@ -271,6 +284,9 @@ def _mapping_hint(path: KeyPath, value: object, data: Mapping[str, Any], root: t
     if path == ("algorithm",):
         kinds = built_in_kinds()
         return f"write {{kind: {value}}}" if value in kinds else f"it starts with kind: {', '.join(kinds)}"
+    if section is not None and issubclass(section, Adapter):
+        methods = [typing.get_args(one.model_fields["method"].annotation)[0] for one in _sections(AnyAdapter)]
+        return f"write {{method: {value}}}" if value in methods else f"it starts with method: {', '.join(methods)}"
     if section is not None and "path" in section.model_fields and isinstance(value, str):
         return f"write {{path: {value}}}"
     return f"its keys: {', '.join(_fields(section))}" if section else ""
