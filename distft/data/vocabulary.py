@@ -23,9 +23,16 @@ def require_policys_tokens(role: str, theirs: Mapping[str, int], policys: Mappin
     )
 
 
-def require_rows(role: str, num_tokens: int, rows: int | None) -> None:
-    """The head of a model whose distributions are compared has a row for each token. Raises UserError."""
+def require_rows(role: str, num_tokens: int, rows: int | None, *, own_tokens: int | None = None) -> None:
+    """The head of a model whose distributions are compared has a row for each token of the policy. ``own_tokens``: how
+    many its own tokenizer has, where the policy's was given new ones by the recipe. Raises UserError."""
     if rows is not None and rows < num_tokens:
+        if own_tokens is not None and own_tokens <= rows:
+            raise UserError(
+                f"with them the policy's tokenizer has {num_tokens} tokens, the {role}'s head only {rows} rows",
+                where="models.policy.extend_vocabulary",
+                hint=f"remove models.policy.extend_vocabulary, or give a {role} with the same tokens",
+            )
         raise UserError(
             f"its tokenizer has {num_tokens} tokens, the model's head only {rows} rows: some can be neither told nor "
             "learned",

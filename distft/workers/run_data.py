@@ -100,9 +100,12 @@ class RunData:
         texts = [] if self._texts is None else [self._texts]
         self._require_known([*self.lists.values(), *texts], self.starts[main])
         if self.recipe.algorithm.telling() is not None:
+            policy = self.recipe.models.policy
+            extended = policy is not None and policy.extend_vocabulary is not None
             for role, start in self.starts.items():
                 rows = embedding_rows(start.path, trust_remote_code=start.trust_remote_code)
-                require_rows(role, num_tokens(self.tokenizer), rows)
+                own_tokens = num_tokens(self._load_tokenizer(role)) if extended and role != "policy" else None
+                require_rows(role, num_tokens(self.tokenizer), rows, own_tokens=own_tokens)
         if self.episodes is not None:
             self.episodes.check([dataset.rows([0])[0] for dataset in self.lists.values() if dataset.num_units])
         require_whole(self.lists, self.recipe.algorithm)

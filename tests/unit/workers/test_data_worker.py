@@ -354,6 +354,27 @@ def test_a_teacher_that_lacks_a_row_for_a_token_is_refused(folder: Path) -> None
     assert caught.value.where == "models.teacher.path"
 
 
+def test_a_teacher_without_the_policys_new_tokens_is_not_blamed(tmp_path: Path) -> None:
+    tokenizer = family_tokenizer("qwen", [row["prompt"] for row in ROWS])
+    LlamaConfig(vocab_size=len(tokenizer)).save_pretrained(tmp_path / "whole")
+    tokenizer.save_pretrained(tmp_path / "whole")
+    (tmp_path / "answers.jsonl").write_text("\n".join(json.dumps({**row, "completion": "x"}) for row in ROWS))
+    recipe = load_recipe(
+        "distill-tiny",
+        [f"output_dir={tmp_path / 'run'}",
+         f"models.policy={{path: {tmp_path / 'whole'}, extend_vocabulary: [zyx, wvu, tsr]}}",
+         f"models.teacher={{path: {tmp_path / 'whole'}}}", f"data.train=[{{path: {tmp_path / 'answers.jsonl'}}}]",
+         "data.eval=[]", "data.test=[]", "evaluation.every=0"],
+    )  # fmt: skip
+    n = len(tokenizer)
+    with pytest.raises(
+        UserError, match=f"policy's tokenizer has {n + 3} tokens, the teacher's head only {n} rows"
+    ) as caught:
+        DataWorker(recipe=recipe, starts=model_starts(recipe, tmp_path / "run"), weights=False).setup()
+    assert caught.value.where == "models.policy.extend_vocabulary"
+    assert "remove models.policy.extend_vocabulary" in caught.value.hint
+
+
 def test_a_token_without_a_row_in_the_embedding_is_refused_where_a_row_has_it(
     make: Callable[..., DataWorker], folder: Path
 ) -> None:
