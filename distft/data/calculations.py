@@ -9,10 +9,10 @@ mind. Who imitates them knows the tool and seldom asks. Each pair of numbers is 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cache
 from typing import Any, Final
 
 from distft.data.builtin import Picker, Split
+from distft.data.operand_pairs import operand_pairs
 
 SMALLEST: Final = 10
 LARGEST: Final = 99
@@ -24,7 +24,7 @@ _ASKING: Final = ((True, 1), (False, 3))
 def calculations(split: Split = "train") -> Iterator[dict[str, Any]]:
     """The rows of a split, in an order of their own."""
     picker = Picker(_SEED + 1)
-    for a, b in _pairs()[split]:
+    for a, b in operand_pairs(_SEED, SMALLEST, LARGEST, _HELD_OUT_PERCENT)[split]:
         asked, product = f"{a}*{b}", str(a * b)
         prompt = [{"role": "user", "content": asked}]
         turns = [{"role": "assistant", "content": str(100 + picker.below(9900))}]
@@ -35,19 +35,3 @@ def calculations(split: Split = "train") -> Iterator[dict[str, Any]]:
                 {"role": "assistant", "content": product},
             ]
         yield {"prompt": prompt, "messages": prompt + turns, "answer": product}
-
-
-@cache
-def _pairs() -> dict[Split, list[tuple[int, int]]]:
-    """Ordered pairs of each split, shuffled."""
-    picker = Picker(_SEED)
-    shares: tuple[tuple[Split, int], ...] = (
-        ("train", 100 - 2 * _HELD_OUT_PERCENT),
-        ("eval", _HELD_OUT_PERCENT),
-        ("test", _HELD_OUT_PERCENT),
-    )
-    found: dict[Split, list[tuple[int, int]]] = {split: [] for split, _ in shares}
-    for a in range(SMALLEST, LARGEST + 1):
-        for b in range(a, LARGEST + 1):
-            found[picker.weighted(shares)] += sorted({(a, b), (b, a)})
-    return {split: picker.shuffled(pairs) for split, pairs in found.items()}

@@ -10,10 +10,10 @@ Rows come in an order of their own. Constants, as ``builtin:dialogues``.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cache
 from typing import Any, Final
 
 from distft.data.builtin import Picker, Split
+from distft.data.operand_pairs import operand_pairs
 
 LARGEST: Final = 49  # of an operand
 SLIPS_PER_SUM: Final = 10
@@ -24,14 +24,14 @@ _OFF_BY: tuple[tuple[int, int], ...] = ((0, 2), (10, 49), (-10, 49))  # and how 
 
 def sums(split: Split = "train") -> Iterator[dict[str, Any]]:
     """The rows of a split, true ones."""
-    for a, b in _pairs()[split]:
+    for a, b in _pairs(split):
         yield _row(a, b, a + b)
 
 
 def slips(split: Split = "train") -> Iterator[dict[str, Any]]:
     """The rows of a split, nearly all wrong; never below zero."""
     picker = Picker(_SLIPS_SEED)
-    pairs = picker.shuffled(_pairs()[split] * SLIPS_PER_SUM)
+    pairs = picker.shuffled(_pairs(split) * SLIPS_PER_SUM)
     for a, b in pairs:
         said = a + b + picker.weighted(_OFF_BY)
         yield _row(a, b, said if said >= 0 else a + b + 10)
@@ -41,17 +41,5 @@ def _row(a: int, b: int, said: int) -> dict[str, Any]:
     return {"prompt": f"{a} + {b} =", "completion": f" {said}", "answer": str(a + b)}
 
 
-@cache
-def _pairs() -> dict[Split, list[tuple[int, int]]]:
-    """Ordered pairs of each split, shuffled."""
-    picker = Picker(_SUMS_SEED)
-    shares: tuple[tuple[Split, int], ...] = (
-        ("train", 100 - 2 * _HELD_OUT_PERCENT),
-        ("eval", _HELD_OUT_PERCENT),
-        ("test", _HELD_OUT_PERCENT),
-    )
-    found: dict[Split, list[tuple[int, int]]] = {split: [] for split, _ in shares}
-    for a in range(LARGEST + 1):
-        for b in range(a, LARGEST + 1):
-            found[picker.weighted(shares)] += sorted({(a, b), (b, a)})
-    return {split: picker.shuffled(pairs) for split, pairs in found.items()}
+def _pairs(split: Split) -> list[tuple[int, int]]:
+    return operand_pairs(_SUMS_SEED, 0, LARGEST, _HELD_OUT_PERCENT)[split]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
@@ -47,18 +48,18 @@ class Adapter(Section):
 class LayerAdapter(Adapter):
     """One that lies beside linear layers."""
 
+    @abstractmethod
     def layers(self, model_type: str) -> Layers:
         """Which layers of a model of that type get one. Raises LookupError where that must be said."""
-        raise NotImplementedError
 
+    @abstractmethod
     def parameters(self, rows: int, columns: int, *, of_input: bool) -> dict[str, tuple[int, ...]]:
         """Names and shapes of what is trained beside a weight ``[rows, columns]``."""
-        raise NotImplementedError
 
+    @abstractmethod
     def kept(self, rows: int, columns: int, *, of_input: bool) -> tuple[int, int]:
         """What a token leaves behind in such a layer for the backward pass: elements of the model's dtype, and single
         bytes."""
-        raise NotImplementedError
 
     def passing(self, rows: int, columns: int) -> int:  # noqa: ARG002 - most compute nothing of whole matrices
         """Elements that exist beside such a layer while it computes, however many tokens there are."""

@@ -37,9 +37,10 @@ CELLS = [
 ]
 KEPT = [("flan-t5", 3), *(pytest.param(name, stage, marks=slow) for name in MAIN for stage in (0, 2, 3))]
 ADAPTED = [
-    ("t5", ("q", "v")),
-    *(pytest.param(name, "all-linear", marks=slow) for name in MAIN),
-    pytest.param("bart", ("q_proj", "v_proj"), marks=slow),
+    ("t5", Lora(r=4, target_modules=("q", "v"))),
+    *(pytest.param(name, Lora(r=4, target_modules="all-linear"), marks=slow) for name in MAIN),
+    pytest.param("bart", Lora(r=4, target_modules=("q_proj", "v_proj")), marks=slow),
+    *(pytest.param(name, Ia3(method="ia3"), marks=slow) for name in ("t5", "bart")),
 ]
 
 
@@ -103,20 +104,13 @@ def test_it_is_kept_bit_for_bit(groups: dict[int, Group], tmp_path: Path, name: 
     assert ("lm_head.weight" in after) == ENCODER_DECODERS[name][1]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["t5", "bart"])
-def test_factors_start_at_their_base_and_are_read_by_peft(groups: dict[int, Group], tmp_path: Path, name: str) -> None:
-    test_adapters_start_at_their_base_and_are_read_by_peft(groups, tmp_path, name, Ia3(method="ia3"))
-
-
-@pytest.mark.parametrize(("name", "targets"), ADAPTED)
+@pytest.mark.parametrize(("name", "adapter"), ADAPTED)
 def test_adapters_start_at_their_base_and_are_read_by_peft(
-    groups: dict[int, Group], tmp_path: Path, name: str, targets: Any
+    groups: dict[int, Group], tmp_path: Path, name: str, adapter: Lora | Ia3
 ) -> None:
     """DPO with the adapter-free base as its reference: the first loss is ln 2; merged and by PEFT it is one model."""
     folder, out = write_encoder_decoder(tmp_path / "start", name), tmp_path / "out"
     loss, keys = LOSSES["dpo"]
-    adapter = targets if isinstance(targets, Ia3) else Lora(r=4, target_modules=targets)
     steps = groups[2].call(side.learn, folder, str(out), loss, keys, 3, adapter)[0]
     assert steps[0]["loss"] == pytest.approx(0.6931472, abs=1e-5)
     assert steps[-1]["loss"] < steps[0]["loss"]
