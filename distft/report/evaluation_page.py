@@ -10,7 +10,7 @@ from distft.common.errors import UserError
 from distft.common.files import parse_json
 from distft.config.yaml_file import dump_yaml
 from distft.report.page import render
-from distft.tracking.glossary import KNOWN
+from distft.tracking.glossary import known
 from distft.tracking.metrics import EVALUATION
 
 
@@ -25,7 +25,7 @@ def evaluation_page(folder: Path) -> bytes:
             found=found,
             level=f"{found['level']:.0%}",
             names=_names,
-            titles={name: known.title for name, known in KNOWN.items()},
+            known=known,
             asked=dump_yaml(asked),
         )
     except (ValueError, TypeError, KeyError) as error:
