@@ -30,9 +30,8 @@ def _which_models(recipe: Recipe) -> Iterator[Problem]:
         if getattr(recipe.placement, role) != RolePlacement() and role not in taken:
             yield Problem.at(f"placement.{role}", f"{kind} has no role {role}", f"{listed}; remove it")
     yield from _further(recipe, listed)
-    rewarded = facts.is_rl(recipe) and recipe.rollout.environment is not None
-    for needed in taken:
-        if recipe.models.of(needed) is None and needed not in INHERITING and not (needed == "reward" and rewarded):
+    for needed in facts.roles(recipe):
+        if recipe.models.of(needed) is None and needed not in INHERITING:
             yield Problem.at(f"models.{needed}", f"is missing: {kind} needs it", _start_hint(needed))
 
 
