@@ -118,11 +118,11 @@ def prepare(wish: Wish) -> Submission:
     )
 
 
-def prepare_program(name: str, run_dir: Path, program: Sequence[str], wish: Wish, *, gpus: int = 1) -> Submission:
-    """How a job of one process, Python with these words, would be submitted: on one node of the wish's cluster, with at
-    most so many of its GPUs; of the wish ``after`` and ``options`` count, too. Raises as ``prepare``."""
+def prepare_program(name: str, run_dir: Path, program: Sequence[str], wish: Wish) -> Submission:
+    """How a job of one process, Python with these words, would be submitted: on one node of the wish's cluster, with
+    one of its GPUs if it has any; of the wish ``after`` and ``options`` count, too. Raises as ``prepare``."""
     cluster, folder = _slurm_cluster(wish), Path.cwd()
-    node = cluster.node.model_copy(update={"gpus": min(gpus, int(cluster.node.gpus))})
+    node = cluster.node.model_copy(update={"gpus": min(1, int(cluster.node.gpus))})
     cluster = cluster.model_copy(update={"nodes": 1, "node": node})
     asked = Asked(
         name, str(folder / run_dir), "", (), cluster, wish.cluster, folder, exported=exported(os.environ, cluster),
