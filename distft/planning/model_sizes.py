@@ -173,7 +173,7 @@ class ModelSizes(TensorTable):
     def with_adapters(self, adapter: LayerAdapter) -> ModelSizes:
         """The same model frozen, with adapters beside its linear layers; a scalar head is trained with them.
 
-        Raises WrongTargets for layers that it does not have.
+        Raises WrongTargets for layers that it does not have, and where the adapter does not know those of its family.
         """
         chosen = [one for one in self.tensors if one.linear]
         try:

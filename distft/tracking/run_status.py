@@ -27,6 +27,7 @@ from distft.tracking.metrics import EVENTS, METRICS
 from distft.tracking.stop_request import read_request
 
 State = Literal["waiting", "starting", "running", "stopping", "done", "stopped", "failed", "lost"]
+_BEGUN = (EVENTS, EXIT, LEASE)  # a run has begun in the folder that has one of these files
 _WELL = ("COMPLETED", "SUCCEEDED")  # Slurm's word and Ray's
 _PACE_STEPS = 20
 _TAIL = 1024 * 1024  # bytes of metrics.jsonl that are read, from its end
@@ -86,12 +87,12 @@ class RunStatus:
 
 def holds_run(folder: Path) -> bool:
     """Whether a run lies in the folder, or is to: a job was submitted for it."""
-    return any((folder / name).is_file() for name in (EVENTS, JOBS, EXIT, LEASE))
+    return any((folder / name).is_file() for name in (*_BEGUN, JOBS))
 
 
 def runs_inside(folder: Path) -> list[Path]:
     """The run folders in a folder in which no run has begun itself, such as a pipeline's; by name."""
-    if any((folder / name).is_file() for name in (EVENTS, EXIT, LEASE)) or not folder.is_dir():
+    if any((folder / name).is_file() for name in _BEGUN) or not folder.is_dir():
         return []
     return sorted(filter(holds_run, folder.iterdir()))
 
@@ -124,7 +125,7 @@ def run_status(run_dir: Path, known: Sequence[KnownJob] = ()) -> RunStatus:
         name=next((str(event["recipe"]) for event in reversed(events) if "recipe" in event), run_dir.name),
         run_dir=str(run_dir),
         state=state,
-        phase=_phase(run_dir) if going and attempts else "",
+        phase=last_stage(run_dir / "logs" / "driver.log") if going and attempts else "",
         step=step,
         total_steps=total,
         metrics=_numbers(steps[-1]) if steps else None,
@@ -196,12 +197,6 @@ def _attempts(events: Sequence[Mapping[str, Any]]) -> tuple[Attempt, ...]:
         elif attempt in found and name == "resume":
             found[attempt] = Attempt(attempt, found[attempt].started, int(number(event.get("step"))))
     return tuple(found.values())
-
-
-def _phase(run_dir: Path) -> str:
-    """What the driver of this attempt last set out to do."""
-    log = run_dir / "logs" / "driver.log"
-    return last_stage(log)
 
 
 def _steps_now(

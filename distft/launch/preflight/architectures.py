@@ -103,15 +103,15 @@ def check_adapters(config: Mapping[str, Any], role: str, model: Model) -> None:
             where=f"models.{role}.peft.method",
             hint=f"models.{role}.peft={{method: lora}}, or a model of type {', '.join(PROMPTED)}",
         )
-    if not isinstance(model.peft, LayerAdapter) or str(config.get("model_type")) not in STATE_SPACE:
+    if not isinstance(model.peft, LayerAdapter) or family not in STATE_SPACE:
         return
     try:
-        wanted = model.peft.layers(str(config["model_type"])).named
+        wanted = model.peft.layers(family).named
     except LookupError:  # which is said where the layers are looked for
         return
     if wanted is None or PAST_ADAPTERS & set(wanted):
         raise UserError(
-            f"{config['model_type']} reads the weights of {' and '.join(sorted(PAST_ADAPTERS))} past an adapter",
+            f"{family} reads the weights of {' and '.join(sorted(PAST_ADAPTERS))} past an adapter",
             where=f"models.{role}.peft.target_modules",
             hint=f"models.{role}.peft.target_modules=[in_proj], or train all of it: models.{role}.peft=null",
         )
