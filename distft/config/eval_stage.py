@@ -24,7 +24,7 @@ from distft.config.training import Rollout
 # Keys that name models.
 MODELS: Final = ("eval", "reference", "reward", "toxicity", "judge")
 # Keys that say nothing without another: which, what is then said, and what to give.
-ALONE: Final = (
+NEEDS_ANOTHER: Final = (
     ("criterion", "judge", "nobody judges by it", "MODEL or URL: who judges by it"),
     ("judge_model", "judge", "is said of a judge, and none is named", "MODEL or URL"),
     ("judge_key", "judge", "is said of a judge, and none is named", "MODEL or URL"),
@@ -33,7 +33,7 @@ ALONE: Final = (
 )
 TOXIC_LABEL: Final = "toxic"  # where none is named
 # Keys that are about answers, so that they do not go with no_answers.
-OF_ANSWERS: Final = ("shots", "judge", "toxicity")
+_OF_ANSWERS: Final = ("shots", "judge", "toxicity")
 
 
 class EvalKeys(Section):
@@ -163,10 +163,10 @@ def read_keys(section: Mapping[str, Any]) -> tuple[EvalKeys | None, list[Problem
 
 
 def _contradictions(keys: EvalKeys) -> Iterator[Problem]:
-    for key, other, what, give in ALONE:
+    for key, other, what, give in NEEDS_ANOTHER:
         if getattr(keys, key) is not None and getattr(keys, other) is None:
             yield Problem((key,), what, f"{other}: {give}")
-    for key in OF_ANSWERS:
+    for key in _OF_ANSWERS:
         if keys.no_answers and getattr(keys, key):
             yield Problem((key,), "is about answers, and none are wanted", "leave no_answers out")
     recipes = dict(shipped_recipes())

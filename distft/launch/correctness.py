@@ -16,7 +16,7 @@ from distft.evaluation.at_k import of_attempts
 from distft.evaluation.measures import Measure, mean
 from distft.evaluation.text_scores import exact_match, normalized, text_measures
 from distft.launch.judged_rows import JudgedRows
-from distft.launch.preflight.reward_functions import check_reward_function
+from distft.launch.preflight.named_code import check_named_code
 from distft.rollout.rewards import last_number, number_in
 from distft.workers.reward_functions import asked, reward_function
 
@@ -36,7 +36,7 @@ class Criterion:
             hint = f"{', '.join(NAMED)}, or module:function, as a reward function"
             raise UserError("is no way to tell right answers", where=self._where, hint=hint)
         if self.name not in NAMED:  # at once: answers take long, and would be lost
-            check_reward_function(self.name, self._where)
+            check_named_code(self.name, self._where)
             reward_function(self.name, self._where)
 
     @property

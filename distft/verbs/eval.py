@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distft.common.errors import UserError
-from distft.verbs.judge_options import add_judge, judge_of, require_company
+from distft.verbs.judge_options import add_judge, judge_of, require_what_they_need
 from distft.verbs.option_words import in_options
 from distft.verbs.speaking import SAMPLING, add_reading, reading_of, recipe_and_models
 from distft.verbs.warnings import warn
@@ -77,7 +77,7 @@ def figures(arguments: argparse.Namespace) -> Kept:
     for option in ("limit", "max_length"):
         if (value := getattr(arguments, option)) is not None and value < 2:
             raise UserError("must be at least 2", where=f"--{option.replace('_', '-')} {value}")
-    require_company(arguments)
+    require_what_they_need(arguments)
     recipe, names, sampling = recipe_and_models(arguments)
     from distft.launch.correctness import Criterion
     from distft.launch.judged_rows import Wanted

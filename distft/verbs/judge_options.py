@@ -30,11 +30,11 @@ def add_judge(parser: argparse.ArgumentParser, does: str) -> None:
     )
 
 
-def require_company(arguments: argparse.Namespace, but: Sequence[str] = ()) -> None:
+def require_what_they_need(arguments: argparse.Namespace, but: Sequence[str] = ()) -> None:
     """Every option that says nothing without another has it, ``but`` those. Raises UserError."""
-    from distft.config.eval_stage import ALONE
+    from distft.config.eval_stage import NEEDS_ANOTHER
 
-    for key, other, what, give in ALONE:
+    for key, other, what, give in NEEDS_ANOTHER:
         said = None if key in but else getattr(arguments, key, None)
         if said is not None and getattr(arguments, other) is None:
             where = f"--{key.replace('_', '-')} {said}"
@@ -43,7 +43,7 @@ def require_company(arguments: argparse.Namespace, but: Sequence[str] = ()) -> N
 
 def judge_of(arguments: argparse.Namespace) -> JudgeNamed | None:
     """The judge, if one is named. Raises UserError where something is said of one that is not."""
-    require_company(arguments, but=("criterion",))  # people label by it, too
+    require_what_they_need(arguments, but=("criterion",))  # people label by it, too
     if arguments.judge is None:
         return None
     from distft.launch.judges import JudgeNamed

@@ -33,7 +33,7 @@ from distft.launch.machine import free_memory, this_machine
 from distft.launch.preflight import remarks
 from distft.launch.preflight.hub import check_on_hub, in_datasets_cache, is_offline
 from distft.launch.preflight.models import check_models
-from distft.launch.preflight.reward_functions import check_reward_function
+from distft.launch.preflight.named_code import check_named_code
 from distft.planning.machine import GIB, Machine
 from distft.planning.memory import BYTES
 from distft.planning.plan import Plan
@@ -64,10 +64,10 @@ def preflight(recipe: Recipe, plan: Plan, *, machine: Machine | None = None, to_
             check_output_dir(Path(recipe.data.cache_dir), **store)
     check_choice(recipe)
     for function in reward_functions(recipe):
-        check_reward_function(function)
+        check_named_code(function)
     environment = recipe.rollout.environment
     if environment is not None and environment.name is not None:
-        check_reward_function(environment.name, "rollout.environment.name", files=True)
+        check_named_code(environment.name, "rollout.environment.name", files=True)
     if environment is not None and environment.http is not None:
         token_of(environment.http, "rollout.environment.http")
     for number, server in enumerate(reward_servers(recipe)):

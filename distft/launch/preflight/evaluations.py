@@ -60,7 +60,7 @@ def check_eval_stage(stage: EvalStage) -> tuple[str, ...]:
     """
     keys, at = stage.keys, f"stages.{stage.name}"
     try:
-        other = _recipe_of_others(stage)
+        other = _check_models_from_elsewhere(stage)
         recipe = stage.first.recipe if stage.first else other
         wanted = Wanted(recipe, keys.data, keys.split, keys.rows, keys.limit, keys.max_length, keys.seed)
         require_judged_here(wanted)
@@ -114,8 +114,9 @@ def _check_sampling(keys: EvalKeys, start: Rollout) -> None:
         raise UserError(what, where="min_new_tokens", hint="lower it, or raise max_new_tokens")
 
 
-def _recipe_of_others(stage: EvalStage) -> Recipe | None:
-    """That of the first model, where no stage makes it. All that no stage makes must be there."""
+def _check_models_from_elsewhere(stage: EvalStage) -> Recipe | None:
+    """All that no stage makes are there, and score where they are to. Returns the recipe of the first of ``eval``,
+    where no stage makes that. Raises UserError."""
     made = {f"run:{one.recipe.output_dir}" for _, one in stage.results}
     found: Recipe | None = None
     with tempfile.TemporaryDirectory(prefix="distft-models-") as folder:

@@ -14,7 +14,7 @@ from distft.config.roles import model_of, roles, trained_roles
 from distft.config.section import Usual
 from distft.planning.plan import Plan
 
-LARGE = 3_000_000_000  # parameters; T5-XL in figure 1 of Lester et al. 2021
+_LARGE = 3_000_000_000  # parameters; T5-XL in figure 1 of Lester et al. 2021
 FEW_HELD_OUT = 8  # rows below which a held-out metric is mostly chance
 
 
@@ -50,10 +50,11 @@ def on_virtual_tokens(recipe: Recipe, plan: Plan) -> Iterator[str]:
     """Before a small model, where its size is known."""
     policy, memory = recipe.models.policy, plan.memory.get("policy")
     parameters = 0 if memory is None else memory.parameters
-    if policy is not None and policy.num_virtual_tokens and 0 < parameters < LARGE:
+    if policy is not None and policy.num_virtual_tokens and 0 < parameters < _LARGE:
         yield (
             f"models.policy.peft: virtual tokens before a model of {parameters / 1e6:,.1f} M parameters: they come "
-            f"close to training its weights from some {LARGE / 1e9:g} billion on (Lester et al. 2021); below, lora does"
+            f"close to training its weights from some {_LARGE / 1e9:g} billion on (Lester et al. 2021); below, lora "
+            "does"
         )
 
 

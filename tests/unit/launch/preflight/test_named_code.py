@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from distft.common.errors import UserError
-from distft.launch.preflight.reward_functions import check_reward_function
+from distft.launch.preflight.named_code import check_named_code
 
 
 @pytest.fixture(autouse=True)
@@ -30,11 +30,11 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 )
 @pytest.mark.parametrize("files", [False, True])
 def test_found(name: str, files: bool) -> None:
-    check_reward_function(name, files=files)
+    check_named_code(name, files=files)
 
 
 def test_an_environments_file_is_found() -> None:
-    check_reward_function("package/deep.py:bottom", files=True)
+    check_named_code("package/deep.py:bottom", files=True)
 
 
 @pytest.mark.parametrize(
@@ -43,9 +43,9 @@ def test_an_environments_file_is_found() -> None:
 )
 def test_a_reward_functions_file_is_not_and_its_module_is_said(name: str, meant: str) -> None:
     with pytest.raises(UserError, match="there is no module") as caught:
-        check_reward_function(name)
+        check_named_code(name)
     assert caught.value.hint == f"did you mean {meant}?"
-    check_reward_function(meant)
+    check_named_code(meant)
 
 
 @pytest.mark.parametrize(
@@ -62,11 +62,11 @@ def test_a_reward_functions_file_is_not_and_its_module_is_said(name: str, meant:
 )
 def test_not_found(name: str, said: str, hint: str) -> None:
     with pytest.raises(UserError, match=said) as caught:
-        check_reward_function(name, files=True)
+        check_named_code(name, files=True)
     assert hint in caught.value.hint
 
 
 def test_syntax_errors_are_shown(here: Path) -> None:
     (here / "broken.py").write_text("def f(:\n")
     with pytest.raises(UserError, match="broken.py:1: cannot be read: invalid syntax"):
-        check_reward_function("broken:f")
+        check_named_code("broken:f")

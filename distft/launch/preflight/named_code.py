@@ -1,4 +1,4 @@
-"""Reward functions and environments looked up without importing them: user code runs in the workers only."""
+"""Code that a recipe or an option names, looked up without importing it: user code runs in the workers only."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from distft.common.errors import UserError, nearest
 WHERE = "models.reward.functions"
 
 
-def check_reward_function(name: str, where: str = WHERE, *, files: bool = False) -> None:
+def check_named_code(name: str, where: str = WHERE, *, files: bool = False) -> None:
     """``module:function`` names a Python file on the path that defines it; with ``files``, as environments are named,
     ``folder/file.py:Class`` does, too. Raises UserError, which says ``where`` it was named."""
     module, _, function = name.rpartition(":")
