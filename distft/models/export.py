@@ -13,8 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import GenerationConfig
 
-from distft.models.adapters import prompt
-from distft.models.adapters.adapt import is_adapter
+from distft.models.adapters.adapt import is_adapter, saved_name
 from distft.models.adapters.layers import ADAPTER
 from distft.models.dropout import as_written
 from distft.models.load import quiet_transformers
@@ -69,21 +68,11 @@ def export_adapter(model: Any, trained: dict[str, Tensor], base: str, folder: Pa
         if isinstance(value, set):  # whose order is another in every process
             setattr(config, key, sorted(value))
     config.save_pretrained(str(folder))
-    tensors = {_as_peft_names(name): tensor for name, tensor in trained.items()}
+    tensors = {saved_name(name): tensor for name, tensor in trained.items()}
     path = folder / "adapter_model.safetensors"
     save_file(tensors, path, metadata={"format": "pt"})
     _readable_alike(folder, folder / "adapter_config.json")
     _require_whole(path, tensors)
-
-
-def _as_peft_names(name: str) -> str:
-    """As it saves them: without the adapter's name, of lengths of rows (DoRA) without ``weight``, and of virtual tokens
-    without the model."""
-    if f".{name}".endswith(prompt.SUFFIXES):
-        return prompt.MARK
-    if ".lora_magnitude_vector." in name:
-        name = name.removesuffix(".weight")
-    return f"base_model.model.{name.replace(f'.{ADAPTER}.', '.').removesuffix(f'.{ADAPTER}')}"
 
 
 def _require_whole(path: Path, written: Mapping[str, Tensor]) -> None:

@@ -14,7 +14,7 @@ from distft.config.adapters.lora import Lora
 from distft.config.adapters.prompt import PromptTuning
 from distft.config.adapters.selective import BitFit, Selective
 from distft.models.adapters import ia3, lora, prompt, selective
-from distft.models.adapters.layers import scoring_heads
+from distft.models.adapters.layers import WRAPPED, scoring_heads
 
 _ADD: Final[Mapping[type[Adapter], Callable[..., None]]] = {
     Lora: lora.add,
@@ -23,8 +23,8 @@ _ADD: Final[Mapping[type[Adapter], Callable[..., None]]] = {
     BitFit: selective.add,
     Selective: selective.add,
 }
-KINDS_BESIDE_LAYERS: Final = (lora, ia3, prompt)
-_SUFFIXES: Final = tuple(suffix for kind in KINDS_BESIDE_LAYERS for suffix in kind.SUFFIXES)
+KINDS_WITH_PARAMETERS: Final = (lora, ia3, prompt)
+_SUFFIXES: Final = tuple(suffix for kind in KINDS_WITH_PARAMETERS for suffix in kind.SUFFIXES)
 
 
 def add_adapters(model: Any, adapter: Adapter, *, dropout: bool, seed: int) -> None:
@@ -44,34 +44,43 @@ def add_adapters(model: Any, adapter: Adapter, *, dropout: bool, seed: int) -> N
         head.requires_grad_(requires_grad=True)
 
 
-def adapted_layers(module: nn.Module) -> dict[str, Any]:
-    """The layers that have an adapter beside them, by name."""
-    marks = [kind.MARK for kind in KINDS_BESIDE_LAYERS]
+def adapted_parts(module: nn.Module) -> dict[str, Any]:
+    """What holds an adapter's parameters, by name: layers that it lies beside, or virtual tokens."""
+    marks = [kind.MARK for kind in KINDS_WITH_PARAMETERS]
     return {name: part for name, part in module.named_modules() if any(hasattr(part, mark) for mark in marks)}
 
 
 def read_from_outside(module: nn.Module) -> Iterator[tuple[nn.Module, nn.Parameter]]:
     """Parts of adapters, with the parameters that their forward pass reads and that a sharded engine, which gathers a
     part's own before it, would not have gathered."""
-    for layer in adapted_layers(module).values():
-        for kind in KINDS_BESIDE_LAYERS:
-            if hasattr(layer, kind.MARK):
-                yield from kind.read_from_outside(layer)
+    for part in adapted_parts(module).values():
+        for kind in KINDS_WITH_PARAMETERS:
+            if hasattr(part, kind.MARK):
+                yield from kind.read_from_outside(part)
 
 
 @contextmanager
 def without_adapters(module: nn.Module) -> Iterator[None]:
     """While open, the module computes what its frozen base computes; for forward passes without gradients only."""
-    layers = list(adapted_layers(module).values())
-    for layer in layers:
-        layer.enable_adapters(enabled=False)
+    parts = list(adapted_parts(module).values())
+    for part in parts:
+        part.enable_adapters(enabled=False)
     try:
         yield
     finally:
-        for layer in layers:
-            layer.enable_adapters(enabled=True)
+        for part in parts:
+            part.enable_adapters(enabled=True)
 
 
 def is_adapter(name: str) -> bool:
     """Whether the parameter of that name belongs to an adapter."""
-    return name.endswith(_SUFFIXES)
+    return f".{name}".endswith(_SUFFIXES)
+
+
+def saved_name(name: str) -> str:
+    """PEFT's name of a trained parameter in a file: of an adapter's as its kind says, else as the model it wraps."""
+    for kind in KINDS_WITH_PARAMETERS:
+        if f".{name}".endswith(kind.SUFFIXES):
+            saved: str = kind.saved_name(name)
+            return saved
+    return f"{WRAPPED}.{name}"

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from distft.common.errors import UserError
 from distft.config.adapters.ia3 import Ia3
-from distft.models.adapters.layers import ADAPTER, WHERE, inject, stored_transposed
+from distft.models.adapters.layers import ADAPTER, WHERE, WRAPPED, inject, stored_transposed
 
 _FACTORS = f".ia3_l.{ADAPTER}"
 SUFFIXES: Final = (_FACTORS,)
@@ -41,6 +41,11 @@ def read_from_outside(layer: Any) -> Iterator[tuple[nn.Module, nn.Parameter]]:
     """Factors lie in a ``ParameterDict``, which has no forward pass of its own."""
     for factors in layer.ia3_l.parameters():
         yield layer, factors
+
+
+def saved_name(name: str) -> str:
+    """Without the adapter's name."""
+    return f"{WRAPPED}.{name.removesuffix(f'.{ADAPTER}')}"
 
 
 def merged(layer: Any, own: Mapping[str, Tensor], learned: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -19,6 +19,7 @@ from distft.common.errors import UserError, nearest
 from distft.config.adapters.adapter import Layers
 
 ADAPTER: Final = "default"
+WRAPPED: Final = "base_model.model"  # where a model lies in PEFT's
 WHERE: Final = "target_modules of the adapters"
 
 

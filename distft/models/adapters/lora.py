@@ -9,7 +9,7 @@ from typing import Any, Final
 from torch import Tensor, nn
 
 from distft.config.adapters.lora import Lora
-from distft.models.adapters.layers import ADAPTER, inject, stored_transposed
+from distft.models.adapters.layers import ADAPTER, WRAPPED, inject, stored_transposed
 
 _A, _B = f".lora_A.{ADAPTER}.weight", f".lora_B.{ADAPTER}.weight"
 _LENGTHS = f".lora_magnitude_vector.{ADAPTER}.weight"
@@ -40,6 +40,12 @@ def read_from_outside(layer: Any) -> Iterator[tuple[nn.Module, nn.Parameter]]:
     for lengths in layer.lora_magnitude_vector.values():
         for parameter in (*layer.base_layer.parameters(), layer.lora_A[ADAPTER].weight):
             yield lengths, parameter
+
+
+def saved_name(name: str) -> str:
+    """Without the adapter's name, and of lengths without ``weight``."""
+    part = name.removesuffix(f".{ADAPTER}.weight")
+    return f"{WRAPPED}.{part}" if name.endswith(_LENGTHS) else f"{WRAPPED}.{part}.weight"
 
 
 def merged(layer: Any, own: Mapping[str, Tensor], learned: Mapping[str, Tensor]) -> dict[str, Tensor]:

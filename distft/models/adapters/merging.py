@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from distft.common.errors import UserError
 from distft.models.adapters import prompt
-from distft.models.adapters.adapt import KINDS_BESIDE_LAYERS, adapted_layers
+from distft.models.adapters.adapt import KINDS_WITH_PARAMETERS, adapted_parts
 from distft.models.quantization import dequantized, was_conv1d
+from distft.models.unreadable import first_line
 
 _BASE = ".base_layer."
 
@@ -31,9 +32,8 @@ def merge_adapter(model: Any, folder: str) -> Any:
         adapted: Any = PeftModel.from_pretrained(model, folder)
         return adapted.merge_and_unload()
     except (OSError, ValueError, RuntimeError, KeyError, AttributeError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
-            f"cannot be put into {type(model).__name__}: {reason}",
+            f"cannot be put into {type(model).__name__}: {first_line(error)}",
             where=folder,
             hint="is it a PEFT adapter (adapter_config.json) that was trained from this model?",
         ) from error
@@ -45,7 +45,7 @@ def plain_tensors(tensors: Iterable[tuple[str, Tensor]], model: nn.Module) -> It
     ``tensors`` are all parameters of ``model``, whole, in the order of its modules. What is merged is computed in
     float32 and rounded to the model's dtype once.
     """
-    layers, current = adapted_layers(model), ""
+    layers, current = adapted_parts(model), ""
     own: dict[str, Tensor] = {}
     learned: dict[str, Tensor] = {}
     for name, tensor in tensors:
@@ -75,7 +75,7 @@ def _layer_of(name: str, layers: dict[str, Any]) -> str:
 
 
 def _merged(name: str, layer: Any, own: dict[str, Tensor], learned: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-    kind = next(kind for kind in KINDS_BESIDE_LAYERS if hasattr(layer, kind.MARK))
+    kind = next(kind for kind in KINDS_WITH_PARAMETERS if hasattr(layer, kind.MARK))
     for part, tensor in kind.merged(layer, own, learned).items():
         rounded = tensor.to(own[part].dtype)
         turned = part == "weight" and was_conv1d(layer.base_layer)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -28,8 +29,8 @@ PROMPT = PromptTuning(method="prompt", num_virtual_tokens=NUMBER)
 PROMPTED = [name for name, (family, _) in FAMILIES.items() if family in prompt.FAMILIES]
 
 
-def with_tokens(folder: str, prompt: PromptTuning = PROMPT) -> Any:
-    module: Any = load_causal(folder, Model(path=folder, dtype="float32"), dropout=False).eval()
+def with_tokens(folder: str, prompt: PromptTuning = PROMPT, dtype: Literal["bfloat16", "float32"] = "float32") -> Any:
+    module: Any = load_causal(folder, Model(path=folder, dtype=dtype), dropout=False).eval()
     add_adapters(module.model, prompt, dropout=False, seed=1)
     return module
 
@@ -56,6 +57,7 @@ def test_they_compute_what_pefts_do(tmp_path: Path, name: str) -> None:
 
     trained = {"virtual_tokens.prompt_embeddings": embeddings(module)}
     export_adapter(model, trained, folder, kept, "CAUSAL_LM")
+    assert not json.loads((kept / "adapter_config.json").read_text()).get("modules_to_save")
     weights = {name for name, _ in plain_tensors(((n, p.data) for n, p in module.named_parameters()), module)}
     assert weights == {f"model.{name}" for name, _ in base.named_parameters()}
     by_peft: Any = PeftModel.from_pretrained(base, kept).eval()
@@ -89,6 +91,8 @@ def test_what_they_begin_as(model_folder: Callable[..., str], tmp_path: Path) ->
     assert torch.equal(drawn, embeddings(with_tokens(folder)))
     random = embeddings(with_tokens(folder, PROMPT.model_copy(update={"start": "random", "num_virtual_tokens": 400})))
     assert random.std().item() == pytest.approx(1.0, abs=0.1)
+    half = embeddings(with_tokens(folder, PROMPT.model_copy(update={"start": "random"}), "bfloat16"))
+    assert half.dtype == torch.bfloat16
     base.save_pretrained(tmp_path)
     tiny.tokenizer().save_pretrained(tmp_path)
     text = "What is to be done: "
