@@ -157,8 +157,9 @@ def _is_one(name: str, names: Sequence[str]) -> bool:
 
 
 def _say_rows(path: Path, config: Mapping[str, Any], rows: int) -> None:
-    """Writes the config with that many rows where it says how many there are."""
-    text = dict(config.get("text_config") or {})
-    nested = "vocab_size" not in config and "vocab_size" in text
-    said = {"text_config": text | {"vocab_size": rows}} if nested else {"vocab_size": rows}
+    """Writes the config with that many rows wherever it says how many there are: which place counts its class knows."""
+    text = config.get("text_config")
+    said: dict[str, Any] = {"text_config": {**text, "vocab_size": rows}} if text else {}
+    if "vocab_size" in config or not text:
+        said["vocab_size"] = rows
     path.write_text(json.dumps({**config, **said}, indent=2) + "\n", encoding="utf-8")

@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 from distft.common.errors import UserError
 from distft.data.tokenizer_training import train_tokenizer
+from distft.models.limits import embedding_rows
 from distft.models.tokenizer import load_tokenizer
 from distft.models.vocabulary_extension import add_tokens, with_rows
 from tests.unit.models import tiny
@@ -97,6 +98,21 @@ def test_the_folder_can_be_had_without_weights(tmp_path: Path) -> None:
     assert not list((tmp_path / "target").glob("*.safetensors"))
     assert json.loads((tmp_path / "target" / "config.json").read_text())["vocab_size"] == 99
     assert "a bird" in load_tokenizer(str(tmp_path / "target")).get_vocab()
+
+
+@pytest.mark.parametrize("top", [{}, {"vocab_size": 7}])
+@pytest.mark.parametrize("nested", [{"vocab_size": 96}, {"num_hidden_layers": 1}])
+def test_the_rows_are_said_where_the_class_looks(top: dict[str, Any], nested: dict[str, Any], tmp_path: Path) -> None:
+    """Of a model of several parts in its text's own config, whatever stands at the top."""
+    source, target = tmp_path / "source", tmp_path / "target"
+    tiny.tokenizer().save_pretrained(source)
+    (source / "config.json").write_text(json.dumps({"model_type": "gemma3", "text_config": nested} | top))
+    before = embedding_rows(str(source))
+    assert before is not None
+    tiny.extend_model(source, target, weights=False)
+    written = json.loads((target / "config.json").read_text())
+    assert embedding_rows(str(target)) == written["text_config"]["vocab_size"] == max(before, 99)
+    assert written.get("vocab_size") == (written["text_config"]["vocab_size"] if top else None)
 
 
 def test_a_text_becomes_one_token_wherever_it_stands(tmp_path: Path) -> None:
