@@ -84,13 +84,12 @@ class DataGroup:
         asked = ask(self.ranks, DataVerbs.begin_turns, split, start, samples_per_prompt, batch=rows(data))
         return asked.reading(report_of)
 
-    def take_turns(self, responses: Sequence[DataRef]) -> Call[tuple[Samples, tuple[int, ...]]]:
-        """What the environments say of a turn: the samples that go on, and their numbers; there may be none."""
+    def take_turns(self, responses: Sequence[DataRef]) -> Call[Samples]:
+        """What the environments say of a turn: the samples that go on, each its own unit; there may be none."""
 
-        def read(result: Result[Turned]) -> tuple[Samples, tuple[int, ...]]:
-            numbers = result.report.samples
+        def read(result: Result[Turned]) -> Samples:
             data = () if result.data is None else (result.data,)
-            return Samples(data, result.report.lengths, numbers), numbers
+            return Samples(data, result.report.lengths, result.report.samples)
 
         return ask(self.ranks, DataVerbs.take_turns, batch=rows(responses)).reading(read)
 

@@ -56,10 +56,10 @@ class Begun:
         return Round(self.prompts, self.pending.result(), self.start, self.end)
 
 
-def begin_round(sampler: Sampler, iteration: int, number: int, start: int, count: int) -> Begun:
-    """Begins round ``number`` of an iteration: answers to ``count`` prompts from position ``start``."""
+def begin_round(sampler: Sampler, iteration: int, start: int, count: int) -> Begun:
+    """Begins the first round of an iteration: answers to ``count`` prompts from position ``start``."""
     prompts = sampler.prompts("train", start, count)
-    return Begun(prompts, sampler.generate(prompts, iteration, number).start(), start, start + count)
+    return Begun(prompts, sampler.generate(prompts, iteration, 0).start(), start, start + count)
 
 
 def kept_round(sampler: Sampler, place: Mapping[str, Any], checkpoint: str) -> Round:

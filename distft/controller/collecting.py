@@ -66,7 +66,7 @@ def begin_next(session: Session, step: int, position: int) -> Begun | None:
     """Begins the first round of the iteration after ``step``, where generation runs ahead and there is one."""
     if not session.recipe.rollout.overlap or step == session.progress.total_steps:
         return None
-    return begin_round(session.sampler, step + 1, 0, *session.visits.take(position))
+    return begin_round(session.sampler, step + 1, *session.visits.take(position))
 
 
 def metrics_of(rounds: Sequence[Round], step: int) -> dict[str, float]:

@@ -24,11 +24,11 @@ def responses(sampler: Sampler, prompts: Samples, split: str, start: int, iterat
         return sampler.generate(prompts, iteration, number).result()
     data.begin_turns(split, start, recipe.rollout.samples_per_prompt, prompts.data).result()
     sampling = replace(sampling_of(recipe), max_new_tokens=environment.max_turn_tokens)
-    seconds, going, numbers = 0.0, prompts, tuple(range(len(prompts.lengths)))
+    seconds, going = 0.0, prompts
     for turn in range(environment.max_turns):
-        made = sampler.generate(going, iteration, number, sampling=sampling, turn=turn, numbers=numbers).result()
+        made = sampler.generate(going, iteration, number, sampling=sampling, turn=turn, numbers=going.units).result()
         seconds += made.seconds
-        going, numbers = data.take_turns((made.responses,)).result()
-        if not numbers:
+        going = data.take_turns((made.responses,)).result()
+        if not going.units:
             break
     return data.finish_turns(made.version, seconds).result()

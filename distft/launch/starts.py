@@ -50,7 +50,7 @@ def model_starts(recipe: Recipe, run_dir: Path) -> dict[str, Start]:
             chat_template=_template(model, role),
         )
         if model.extend_vocabulary is not None:
-            start = replace(start, path=folder, extends=start.path, new_tokens=model.extend_vocabulary)
+            start = replace(start, path=folder, extends=start.path)
         found[role] = start
     return found
 

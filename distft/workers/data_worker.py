@@ -1,8 +1,9 @@
 """Rows to columns: tokenised data, reward functions, and what an experience needs of the whole batch at once.
 
-One plain process. It keeps what it loaded and, from ``begin_turns`` to ``finish_turns``, the turns of one rollout;
-every other request names a position or brings its columns. So it may be restarted anywhere in a run: a rollout is
-then begun anew. It imports torch only to assign credit, the code of models only to write one.
+One plain process. It keeps what it loaded, from ``unread`` on the way to what the reference said, and from
+``begin_turns`` to ``finish_turns`` the turns of one rollout; every other request names a position or brings its
+columns. So it may be restarted anywhere in a run: a rollout is then begun anew. It imports torch only to assign
+credit, the code of models only to write one.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from distft.config.role_table import FURTHER, score_column
 from distft.config.roles import longest_sequence
 from distft.data.decode import answer_text, response_text
 from distft.data.encode_apart import encoder_for
-from distft.data.formats import Content, prompt_of
+from distft.data.formats import Content, Example, prompt_of
 from distft.data.reading_marks import reads_apart
 from distft.data.sides import sides
 from distft.data.templates import plain
@@ -189,31 +190,27 @@ class DataWorker(DataVerbs):
     # ---- turns
 
     def begin_turns(self, split: str, start: int, samples_per_prompt: int, *, batch: Batch) -> tuple[None, None]:
-        """See ``workers.episodes``. They are kept here until they are finished: nothing else is."""
+        """See ``workers.episodes``. They are kept here until they are finished."""
         stage("environment")
         assert self.data.episodes is not None, "rollout.environment is set"
-        examples = self.data.split(split).rows(self.data.units(split, start, len(batch) // samples_per_prompt))
+        examples = self._examples(split, start, samples_per_prompt, len(batch))
         rows = [
-            {
-                **deepcopy(one.extra),
-                "prompt": _plain(prompt_of(one)),
-            }  # its own: an environment may change what it is told
+            {**deepcopy(one.extra), "prompt": _plain(prompt_of(one))}  # its own: an environment may change it
             for one in examples
-            for _ in range(samples_per_prompt)
         ]
-        names = [f"{one.where}, sample {number}" for one in examples for number in range(samples_per_prompt)]
+        names = [f"{one.where}, sample {place % samples_per_prompt}" for place, one in enumerate(examples)]
         self.data.episodes.begin(rows, names, batch)
         return None, None
 
     def take_turns(self, *, batch: Batch) -> tuple[Turned, Batch | None]:
         """See ``Episodes.take``."""
         stage("environment")
-        assert self.data.episodes is not None, "begin_turns comes first"
+        assert self.data.episodes is not None, "rollout.environment is set"
         return self.data.episodes.take(batch)
 
     def finish_turns(self) -> tuple[Played, Batch]:
         """See ``Episodes.finish``."""
-        assert self.data.episodes is not None, "begin_turns comes first"
+        assert self.data.episodes is not None, "rollout.environment is set"
         return self.data.episodes.finish()
 
     # ---- experience
@@ -230,12 +227,8 @@ class DataWorker(DataVerbs):
         reader = self.data.readers[role]
         if reader.same:
             plain, chat = plain_end(self.data.tokenizer), turn_end(self.data.tokenizer)
-            examples = self.data.split(split).rows(self.data.units(split, start, len(batch) // samples_per_prompt))
-            ends = [
-                plain if isinstance(prompt_of(one), str) else chat
-                for one in examples
-                for _ in range(samples_per_prompt)
-            ]
+            examples = self._examples(split, start, samples_per_prompt, len(batch))
+            ends = [plain if isinstance(prompt_of(one), str) else chat for one in examples]
             read = as_trained(batch, ends, special_tokens(self.data.tokenizer))
         else:
             texts = self._prompts_and_completions(split, start, samples_per_prompt, batch)
@@ -335,11 +328,15 @@ class DataWorker(DataVerbs):
 
     # ---- inside
 
+    def _examples(self, split: str, start: int, samples_per_prompt: int, count: int) -> list[Example]:
+        """The row that each of ``count`` samples from position ``start`` answers."""
+        rows = self.data.split(split).rows(self.data.units(split, start, count // samples_per_prompt))
+        return [row for row in rows for _ in range(samples_per_prompt)]
+
     def _prompts_and_completions(
         self, split: str, start: int, samples_per_prompt: int, batch: Batch
     ) -> tuple[list[Any], list[str]]:
-        examples = self.data.split(split).rows(self.data.units(split, start, len(batch) // samples_per_prompt))
-        prompts = [prompt_of(example) for example in examples for _ in range(samples_per_prompt)]
+        prompts = [prompt_of(one) for one in self._examples(split, start, samples_per_prompt, len(batch))]
         return prompts, self._completions(prompts, batch, [f"sample of position {start}"] * len(prompts))
 
     def _completions(self, prompts: Sequence[Content], batch: Batch, where: Sequence[str]) -> list[str]:
@@ -357,11 +354,9 @@ class DataWorker(DataVerbs):
         ]
 
     def _extra_columns(self, split: str, start: int, samples_per_prompt: int, count: int) -> dict[str, list[Any]]:
-        examples = self.data.split(split).rows(self.data.units(split, start, count // samples_per_prompt))
+        examples = self._examples(split, start, samples_per_prompt, count)
         names = sorted({name for example in examples for name in example.extra})
-        return {
-            name: [example.extra.get(name) for example in examples for _ in range(samples_per_prompt)] for name in names
-        }
+        return {name: [example.extra.get(name) for example in examples] for name in names}
 
     def _with_score(self, batch: Batch) -> Batch:
         if "function_score" not in batch:

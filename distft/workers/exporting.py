@@ -27,7 +27,8 @@ def export_result(
 ) -> None:
     """A plain Hugging Face folder, written by rank 0 from gathered weights (collective). ``path``: where it started.
 
-    Adapters are merged into it, and lie in its folder ``adapter`` by themselves too.
+    Adapters lie in its folder ``adapter`` by themselves; those beside weights are merged into it too, virtual tokens,
+    which no weight computes as, are not.
     """
     module: Any = engine.module
     adapted = spec.model.leaves_base

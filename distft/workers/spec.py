@@ -44,8 +44,8 @@ class EngineSpec:
 @dataclass(frozen=True)
 class Start:
     """Where a role's model begins: a path, and for ``init:`` models what to write there first; likewise for the model
-    at ``extends`` with ``new_tokens``: texts, or the file that has them. ``chat_template``: one to use in place of the
-    tokenizer's own, by name or as text."""
+    at ``extends``, with new tokens. ``chat_template``: one to use in place of the tokenizer's own, by name or as
+    text."""
 
     path: str
     init: Init | None = None
@@ -53,7 +53,6 @@ class Start:
     trust_remote_code: bool = False
     chat_template: str | None = None
     extends: str = ""
-    new_tokens: str | tuple[str, ...] = ()
 
     @property
     def is_made(self) -> bool:

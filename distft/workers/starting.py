@@ -51,8 +51,8 @@ def write_extended(start: Start, role: str, recipe: Recipe, *, weights: bool) ->
     """
     from distft.models import vocabulary_extension  # brings torch, and the code of models
 
-    where = f"models.{role}.extend_vocabulary"
-    texts = new_tokens(start.new_tokens, where)
+    where, model = f"models.{role}.extend_vocabulary", model_of(recipe, role)
+    texts = new_tokens(model.extend_vocabulary or (), where)
     folder = vocabulary_extension.fetched(start.extends, weights=weights)
     require_extensible(read_config(folder), where)
     tokenizer = load_tokenizer(str(folder), trust_remote_code=start.trust_remote_code)
@@ -60,7 +60,6 @@ def write_extended(start: Start, role: str, recipe: Recipe, *, weights: bool) ->
     if not Path(start.path).is_dir():
         stage(f"making {start.path}")
         draft = _draft(start)
-        model = model_of(recipe, role)
         vocabulary_extension.write_extended(folder, tokenizer, numbers, draft, model, weights=weights)
         draft.rename(start.path)
         log.info("%s: %d new tokens, from %d on", where, len(numbers), numbers[0])
