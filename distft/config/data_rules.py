@@ -105,8 +105,7 @@ def _lengths(recipe: Recipe) -> Iterator[Problem]:
             f"{data.max_prompt_length} leaves no room for a response in max_length {data.max_length}",
             f"at most {data.max_length - 1}",
         )
-    samples = facts.is_rl(recipe) or facts.answers_in_training(recipe)
-    if samples and rollout.min_new_tokens > rollout.max_new_tokens:
+    if facts.samples_in_training(recipe) and rollout.min_new_tokens > rollout.max_new_tokens:
         yield Problem.at(
             "rollout.min_new_tokens",
             f"{rollout.min_new_tokens} is more than max_new_tokens {rollout.max_new_tokens}",

@@ -75,9 +75,14 @@ def answers_in_training(recipe: Recipe) -> bool:
     return recipe.algorithm.on_policy_share() > 0
 
 
+def samples_in_training(recipe: Recipe) -> bool:
+    """Whether the policy answers prompts of its training."""
+    return is_rl(recipe) or answers_in_training(recipe)
+
+
 def keeps_twin(recipe: Recipe) -> bool:
     """Whether a policy that samples in training does so from a gathered copy of its weights, which stays all along."""
-    return (is_rl(recipe) or answers_in_training(recipe)) and recipe.rollout.weights == "gathered"
+    return samples_in_training(recipe) and recipe.rollout.weights == "gathered"
 
 
 def scores_pairs(recipe: Recipe) -> bool:

@@ -19,7 +19,7 @@ from dataclasses import asdict
 from distft.clients.model_group import UpdateSpec
 from distft.clients.samples import Samples
 from distft.config.recipe import Recipe
-from distft.config.roles import main_role
+from distft.config.roles import answers_in_training, main_role
 from distft.controller.evaluating import evaluate_if_due
 from distft.controller.invariants import check_first_loss, check_reference, meant_to_differ
 from distft.controller.own_answers import is_on_policy, own_answers
@@ -101,7 +101,7 @@ def take_step(session: Session, step: int, position: int) -> tuple[int, Samples 
 
 def on_policy(recipe: Recipe, own: bool) -> dict[str, float]:
     """Whether the policy answered a step's prompts itself, of the methods in which it may."""
-    return {"rollout/on_policy": float(own)} if recipe.algorithm.on_policy_share() else {}
+    return {"rollout/on_policy": float(own)} if answers_in_training(recipe) else {}
 
 
 def start_frozen(session: Session, samples: Samples | None) -> list[Pending[DataRef]]:

@@ -13,8 +13,6 @@ from distft.config.recipe import Recipe
 from distft.config.role_table import INHERITING
 from distft.config.roles import (
     answers_held_out,
-    answers_in_training,
-    is_rl,
     keeps_twin,
     longest_sequence,
     longest_sides,
@@ -22,6 +20,7 @@ from distft.config.roles import (
     model_of,
     optimizer_of,
     roles,
+    samples_in_training,
     trained_roles,
 )
 from distft.data.chat_templates import NAMED, resolve_template
@@ -96,7 +95,7 @@ def collective_timeout_s(recipe: Recipe) -> float:
 def worker_of(recipe: Recipe, role: str) -> str:
     """The address of every rank's class: the policy's answers prompts too, where the method samples or its answers are
     judged."""
-    asked = is_rl(recipe) or answers_held_out(recipe) or answers_in_training(recipe)
+    asked = samples_in_training(recipe) or answers_held_out(recipe)
     answers = role == "policy" and asked
     return "distft.workers." + ("generator_worker:GeneratorWorker" if answers else "model_worker:ModelWorker")
 

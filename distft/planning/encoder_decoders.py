@@ -12,7 +12,7 @@ from distft.config.models import STARTS, Model
 from distft.config.new_tokens import new_tokens
 from distft.config.recipe import Recipe
 from distft.config.role_table import gives_scores
-from distft.config.roles import has_engines, model_of, roles
+from distft.config.roles import answers_in_training, has_engines, model_of, roles
 from distft.models.families.table import encodes
 from distft.planning.known_models import known_config
 from distft.planning.model_folders import local_folder
@@ -158,7 +158,7 @@ def _require_method(recipe: Recipe, family: str) -> None:
     if recipe.evaluation.general is not None:
         what = f"forgetting is measured on texts without a prompt, which {family} cannot read: it is an encoder-decoder"
         raise UserError(what, where="evaluation.general", hint="evaluation.general=null")
-    if recipe.algorithm.on_policy_share():
+    if answers_in_training(recipe):
         what = f"answers of its own have not been compared for {family}: it is an encoder-decoder"
         raise UserError(what, where="algorithm.on_policy", hint="algorithm.on_policy=0")
     if recipe.data.ptx:
