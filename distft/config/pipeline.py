@@ -52,6 +52,11 @@ class Stage:
         """What is typed behind ``distft train`` to run it alone."""
         return [self.source, *self.overrides]
 
+    @property
+    def result(self) -> str:
+        """What it makes, as a model's path: its run."""
+        return f"run:{self.recipe.output_dir}"
+
 
 @dataclass(frozen=True)
 class EvalStage:
@@ -79,7 +84,7 @@ class EvalStage:
     @property
     def first(self) -> Stage | None:
         """The stage whose result is its first model, if it is one's: whose recipe says how rows are read."""
-        return next((one for one in self.judged if self.keys.eval[0] == f"run:{one.recipe.output_dir}"), None)
+        return next((one for one in self.judged if self.keys.eval[0] == one.result), None)
 
 
 @dataclass(frozen=True)
@@ -94,6 +99,10 @@ class Pipeline:
     def trained(self) -> tuple[Stage, ...]:
         """The stages that are runs."""
         return tuple(stage for stage in self.stages if isinstance(stage, Stage))
+
+    def folder(self, stage: Stage | EvalStage) -> Path:
+        """The folder of a stage."""
+        return Path(self.output_dir) / stage.name
 
 
 def is_pipeline(name_or_path: str) -> bool:
@@ -138,7 +147,7 @@ def _stage(name: str, tree: Tree, folder: Path, before: Mapping[str, Stage | Eva
     shaped = list(overrides)
     for path, (value, where) in keys.items():
         if path in needs:
-            overrides.append(Override.of(path, f"run:{output_dir}/{needs[path].name}", where))
+            overrides.append(Override.of(path, needs[path].result, where))
             shaped += [_start(path, needs[path]), Override.of((*path[:-1], "extend_vocabulary"), None, where)]
         else:
             overrides.append(Override.of(path, value, where))
@@ -264,7 +273,7 @@ def _with_new_tokens(shaped: Recipe, recipe: Recipe, needs: Mapping[KeyPath, Sta
 
 def _eval_stage(name: str, tree: Tree, before: Mapping[str, Stage | EvalStage]) -> EvalStage:
     """Raises UserError where it names no stage before it."""
-    output_dir, title, at = tree.data["output_dir"], tree.data["name"], ("stages", name)
+    title, at = tree.data["name"], ("stages", name)
     keys, _ = read_keys(tree.data["stages"][name])
     assert keys is not None, "problems were looked for"
     results = [
@@ -272,7 +281,7 @@ def _eval_stage(name: str, tree: Tree, before: Mapping[str, Stage | EvalStage]) 
         for key, model in keys.named_models()
         if model.startswith(STAGE)
     ]
-    paths = {model: f"run:{output_dir}/{stage.name}" for _, model, stage in results}
+    paths = {model: stage.result for _, model, stage in results}
     named = {
         key: tuple(paths.get(one, one) for one in value) if isinstance(value, tuple) else paths.get(value, value)
         for key, value in keys.model_dump(include=set(MODELS)).items()

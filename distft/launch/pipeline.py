@@ -70,24 +70,19 @@ def finished(pipeline: Pipeline) -> frozenset[str]:
     finished that started from what is to be trained anew: else a new model would stand beside an old result."""
     for stage in pipeline.trained:
         if stage.recipe.checkpoint.resume != "never":
-            require_same_run(stage.recipe, folder(pipeline, stage))
+            require_same_run(stage.recipe, pipeline.folder(stage))
     done = frozenset(stage.name for stage in pipeline.trained if _is_done(pipeline, stage))
     for stage in pipeline.trained:
         again = [name for name in stage.needs if name not in done]
         if stage.name in done and again:
-            where = folder(pipeline, stage)
+            where = pipeline.folder(stage)
             raise UserError(
                 f"stage {stage.name} is finished, but started from stage {again[0]}, which is to be trained anew",
                 where=str(where), hint=f"move {where} away, or give another output_dir",
             )  # fmt: skip
     judged = (stage for stage in pipeline.stages if isinstance(stage, EvalStage) and done.issuperset(stage.needs))
-    return done | {stage.name for stage in judged if found_before(folder(pipeline, stage), stage.keys.asked())}
-
-
-def folder(pipeline: Pipeline, stage: Stage | EvalStage) -> Path:
-    """The folder of a stage."""
-    return Path(pipeline.output_dir) / stage.name
+    return done | {stage.name for stage in judged if found_before(pipeline.folder(stage), stage.keys.asked())}
 
 
 def _is_done(pipeline: Pipeline, stage: Stage) -> bool:
-    return stage.recipe.checkpoint.resume != "never" and is_finished(stage.recipe, folder(pipeline, stage))
+    return stage.recipe.checkpoint.resume != "never" and is_finished(stage.recipe, pipeline.folder(stage))

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def eval_words(pipeline: Pipeline, stage: EvalStage) -> list[str]:
     """What is typed behind ``distft`` to do it alone."""
-    return ["eval", *stage.keys.words(), f"--output={pipeline.output_dir}/{stage.name}"]
+    return ["eval", *stage.keys.words(), f"--output={pipeline.folder(stage)}"]
 
 
 def do_eval_stage(pipeline: Pipeline, stage: EvalStage, *, quiet: bool) -> Kept:

@@ -14,7 +14,7 @@ from distft.common.errors import DistftError, UserError
 from distft.config.pipeline import EvalStage, Pipeline, Stage, load_pipeline
 from distft.launch.jobs.cancel import stop
 from distft.launch.jobs.former_jobs import former_jobs
-from distft.launch.pipeline import Ready, finished, folder, ready
+from distft.launch.pipeline import Ready, finished, ready
 from distft.launch.preflight.checks import check_output_dir
 from distft.verbs.eval_stage import eval_words
 from distft.verbs.recipe import clusters_of
@@ -63,7 +63,7 @@ def _submit_slurm(arguments: argparse.Namespace, pipeline: Pipeline) -> int:
             print(one.job_id, flush=True)
             print(f"distft: submitted stage {stage.name} as Slurm job {one.job_id}{_after(stage, found)}",
                   file=sys.stderr, flush=True)  # fmt: skip
-        names = " ".join(shlex.quote(str(folder(pipeline, stage))) for stage in pipeline.stages)
+        names = " ".join(shlex.quote(str(pipeline.folder(stage))) for stage in pipeline.stages)
         print(f"  distft status {names}", file=sys.stderr)
     return 0
 
@@ -88,7 +88,7 @@ def _prepared(
     if isinstance(stage, EvalStage):
         program = ("-m", "distft.cli", *eval_words(found.pipeline, stage))
         wish = slurm.Wish("", cluster=cluster, after=after, options=options)
-        return slurm.prepare_program(stage.title, folder(found.pipeline, stage), program, wish)
+        return slurm.prepare_program(stage.title, found.pipeline.folder(stage), program, wish)
     return slurm.prepare(slurm.Wish(
         stage.source, stage.overrides, cluster, after, options=options,
         waits=not found.finished.issuperset(stage.needs),
@@ -118,7 +118,7 @@ def _submitted(
         except DistftError as error:
             for earlier, _ in done:
                 print(f"distft: stage {earlier.name} is submitted already: distft cancel "
-                      f"{shlex.quote(str(folder(found.pipeline, earlier)))}", file=sys.stderr)  # fmt: skip
+                      f"{shlex.quote(str(found.pipeline.folder(earlier)))}", file=sys.stderr)  # fmt: skip
             raise error
         for run_dir, each in former[stage.name].items():
             print(stop(run_dir, each), file=sys.stderr)
@@ -129,7 +129,7 @@ def _submitted(
 
 def _folders(pipeline: Pipeline) -> list[Path]:
     """The pipeline's own folder, and those of its stages."""
-    return [Path(pipeline.output_dir).absolute(), *(folder(pipeline, stage).absolute() for stage in pipeline.stages)]
+    return [Path(pipeline.output_dir).absolute(), *(pipeline.folder(stage).absolute() for stage in pipeline.stages)]
 
 
 def _show(found: Ready, prepared: dict[str, Submission], *, as_json: bool) -> None:

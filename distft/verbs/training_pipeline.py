@@ -33,7 +33,7 @@ def train_pipeline(
 
     Raises, before anything is started, what any of the stages would be refused for; then as ``run``.
     """
-    from distft.launch.pipeline import folder, ready
+    from distft.launch.pipeline import ready
 
     started, found = time.monotonic(), ready(pipeline, cluster, option=option)
     if load_cluster(cluster).kind == "slurm" and not os.environ.get("RAY_ADDRESS"):
@@ -51,9 +51,9 @@ def train_pipeline(
         print(json.dumps(said | {name: evaluation.figures for name, evaluation in evaluations.items()}))
         return 0
     print(f"\n{before_after({name: headlines(outcome.table) for name, outcome in outcomes.items()})}\n")
-    print(f"run folders, with a report.html in each: {', '.join(str(folder(pipeline, s)) for s in pipeline.stages)}")
+    print(f"run folders, with a report.html in each: {', '.join(str(pipeline.folder(s)) for s in pipeline.stages)}")
     needed = {name for stage in pipeline.trained for name in stage.needs}
-    last = [str(folder(pipeline, stage) / "final") for stage in pipeline.trained if stage.name not in needed]
+    last = [str(pipeline.folder(stage) / "final") for stage in pipeline.trained if stage.name not in needed]
     if last:
         print(f"the last models: {' and '.join(last)}")
     if found.left:
@@ -66,7 +66,7 @@ def train_pipeline(
 def rehearse_pipeline(pipeline: Pipeline, cluster: str, *, as_json: bool) -> None:
     """What the stages would still be refused for, and warned of, without starting any. A stage whose predecessors are
     still to be trained is looked at with models of the same sizes. Raises as ``train_pipeline``."""
-    from distft.launch.pipeline import folder, ready
+    from distft.launch.pipeline import ready
     from distft.launch.preflight.evaluations import check_eval_stage
     from distft.launch.prepare import prepare
     from distft.launch.rehearsal import rehearse
@@ -83,7 +83,7 @@ def rehearse_pipeline(pipeline: Pipeline, cluster: str, *, as_json: bool) -> Non
             said = prepared.warnings if prepared.recipe is stage.recipe else ()
             warnings = (*said, *rehearse(prepared))
         warn(f"stage {stage.name}: {text}" for text in warnings)
-        state, where = "ready to start" if stage in found.left else "already finished", str(folder(pipeline, stage))
+        state, where = "ready to start" if stage in found.left else "already finished", str(pipeline.folder(stage))
         answers.append({"stage": stage.name, "run_dir": where, "state": state, "warnings": warnings})
         if not as_json:
             print(f"{stage.name}: {state} ({where})", flush=True)

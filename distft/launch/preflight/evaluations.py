@@ -117,7 +117,7 @@ def _check_sampling(keys: EvalKeys, start: Rollout) -> None:
 def _check_models_from_elsewhere(stage: EvalStage) -> Recipe | None:
     """All that no stage makes are there, and score where they are to. Returns the recipe of the first of ``eval``,
     where no stage makes that. Raises UserError."""
-    made = {f"run:{one.recipe.output_dir}" for _, one in stage.results}
+    made = {one.result for _, one in stage.results}
     found: Recipe | None = None
     with tempfile.TemporaryDirectory(prefix="distft-models-") as folder:
         for key, model in stage.keys.named_models():

@@ -10,7 +10,6 @@ import pytest
 from distft.common.errors import EnvironmentFallsShort, UserError
 from distft.config.load import resolved_yaml
 from distft.config.pipeline import Pipeline, Stage, load_pipeline
-from distft.launch import pipeline as looked_at
 from distft.launch.pipeline import ready
 from distft.planning.footprint import Roles, SizeBook
 from distft.planning.machine import Machine
@@ -26,7 +25,7 @@ def quickstart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pipeline:
 def finish(pipeline: Pipeline, *names: str) -> None:
     for stage in pipeline.stages:
         if stage.name in names:
-            end_well(stage, looked_at.folder(pipeline, stage))
+            end_well(stage, pipeline.folder(stage))
 
 
 def end_well(stage: Stage, folder: Path) -> None:
