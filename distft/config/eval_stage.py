@@ -15,7 +15,7 @@ from typing import Any, Final, Literal
 
 from pydantic import Field, ValidationError, field_validator
 
-from distft.config.load import shipped_recipes
+from distft.config.load import names_recipe
 from distft.config.problem import Problem
 from distft.config.problems import from_validation
 from distft.config.section import Items, Section, WrittenPath
@@ -169,9 +169,8 @@ def _contradictions(keys: EvalKeys) -> Iterator[Problem]:
     for key in _OF_ANSWERS:
         if keys.no_answers and getattr(keys, key):
             yield Problem((key,), "is about answers, and none are wanted", "leave no_answers out")
-    recipes = dict(shipped_recipes())
     for key, model in keys.named_models():
-        if model in recipes or model.endswith((".yaml", ".yml")):
+        if names_recipe(model):
             yield Problem((key,), f"{model} is a recipe, and no model", "name its run: run:<output_dir>, or stage:NAME")
     if keys.judge is not None and len(keys.eval) < 2:
         hint = "name a second one in eval: its answers are held against the first's"

@@ -94,6 +94,11 @@ def shipped_pipelines() -> list[tuple[str, str]]:
     return _described(_PIPELINES)
 
 
+def names_recipe(word: str) -> bool:
+    """Whether a word that stands among models names a recipe, or a pipeline: a shipped one, or a YAML file."""
+    return word.endswith(_SUFFIXES) or word in dict([*shipped_recipes(), *shipped_pipelines()])
+
+
 def _described(folder: Path) -> list[tuple[str, str]]:
     files = sorted(folder.glob("*.yaml"))
     return [(file.stem, file.read_text(encoding="utf-8").split("\n", 1)[0].lstrip("# ")) for file in files]

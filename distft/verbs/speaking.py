@@ -64,13 +64,12 @@ def split_words(arguments: argparse.Namespace) -> tuple[list[str], list[str]]:
 def recipe_and_models(arguments: argparse.Namespace) -> tuple[Recipe | None, list[str], list[str]]:
     """The recipe, if the first word is one; the models, with its run in its place; and the settings of sampling. Raises
     UserError."""
-    from distft.config.load import load_recipe, shipped_pipelines, shipped_recipes
+    from distft.config.load import load_recipe, names_recipe
 
     names, settings = split_words(arguments)
     sampling = [text for text in settings if _is_sampling(text)]
     overrides = [text for text in settings if not _is_sampling(text)]
-    shipped = [name for name, _ in [*shipped_recipes(), *shipped_pipelines()]]
-    named = [name for name in names if name in shipped or name.endswith((".yaml", ".yml"))]
+    named = list(filter(names_recipe, names))
     if not named:
         if overrides:
             hint = f"name the recipe itself, or one of: {SAMPLING}"

@@ -82,6 +82,8 @@ def test_every_option_of_the_verb_is_a_key_and_no_other() -> None:
     ("reward=stage:judged", "no stage before this one is called judged\n  before it: sft, scorer"),
     ("data=['stage:sft']", "stage:NAME is a model, and data is none\n  eval, reference, reward, toxicity, judge name"),
     ("eval=[sft-tiny, 'stage:sft']", "sft-tiny is a recipe, and no model\n  name its run: run:<output_dir>"),
+    ("reward=quickstart", "quickstart is a recipe, and no model\n  name its run: run:<output_dir>"),
+    ("judge=own.yml", "own.yml is a recipe, and no model\n  name its run: run:<output_dir>"),
     ("recipe=sft-tiny", "the stage judged has a recipe and eval\n  a stage trains by recipe, or judges by eval"),
     ("output_dir=x", "a stage has its output_dir from the pipeline"),
     ("criterion=short", "nobody judges by it\n  judge: MODEL or URL"),
