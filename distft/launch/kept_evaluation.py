@@ -13,7 +13,6 @@ import json
 import logging
 import os
 import signal
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
@@ -34,6 +33,7 @@ from distft.launch.evaluation_wandb import tell_wandb_in_passing
 from distft.launch.preflight.checks import check_output_dir
 from distft.launch.run_folder import next_attempt
 from distft.launch.stop_listener import stopped_by_request
+from distft.launch.stop_signals import heard
 from distft.report.run_page import report_in_passing
 from distft.tracking.exit import Ending, clear_exit, read_exit, write_exit
 from distft.tracking.metrics import EVALUATION, RECIPE, EventsLog
@@ -140,19 +140,12 @@ class _AtOnce(StopFlag):
 def _ended_by_signal() -> Iterator[None]:
     """The first SIGTERM or SIGHUP is a StoppedOnRequest of the main thread, no further one is heard: how it ended is
     written then."""
-    wanted = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) != signal.SIG_IGN]
+    wanted = (signal.SIGTERM, signal.SIGHUP)
 
     def ended(_number: int, _frame: FrameType | None) -> None:
         for number in wanted:
             signal.signal(number, signal.SIG_IGN)
         raise StoppedOnRequest("stopped before it was done: the same command does it anew")
 
-    if threading.current_thread() is not threading.main_thread():
+    with heard(dict.fromkeys(wanted, ended)):
         yield
-        return
-    former = {number: signal.signal(number, ended) for number in wanted}
-    try:
-        yield
-    finally:
-        for number, handler in former.items():
-            signal.signal(number, handler)

@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop: once in order, with a checkpoint; pressed a second time, at once."""
+"""Signals that ask for an end. A run stops in order, with a checkpoint; pressed a second time, at once."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import select
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,9 +22,6 @@ def stop_on_signal() -> Iterator[StopFlag]:
     it is ignored (``nohup``) it stays so. Outside the main thread no signal is listened to.
     """
     stop = StopFlag()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
 
     def asked(number: int, _frame: Any) -> None:
         if stop.is_set():
@@ -32,15 +29,30 @@ def stop_on_signal() -> Iterator[StopFlag]:
         stop.set()
 
     def hung_up(_number: int, _frame: Any) -> None:
-        _leave_closed_terminal()
         stop.set()
 
-    wanted = {signal.SIGINT: asked, signal.SIGTERM: asked, signal.SIGHUP: hung_up}
+    with heard({signal.SIGINT: asked, signal.SIGTERM: asked, signal.SIGHUP: hung_up}):
+        yield stop
+
+
+@contextmanager
+def heard(handlers: Mapping[signal.Signals, Callable[[int, Any], None]]) -> Iterator[None]:
+    """Signals go to these handlers; SIGHUP, where it is not ignored, once nothing is written to the closed terminal any
+    more. Outside the main thread none is heard."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def hung_up(number: int, frame: Any) -> None:
+        _leave_closed_terminal()
+        handlers[signal.SIGHUP](number, frame)
+
+    wanted = {number: hung_up if number == signal.SIGHUP else handler for number, handler in handlers.items()}
     if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
-        del wanted[signal.SIGHUP]
+        wanted.pop(signal.SIGHUP, None)
     former = {number: signal.signal(number, handler) for number, handler in wanted.items()}
     try:
-        yield stop
+        yield
     finally:
         for number, handler in former.items():
             signal.signal(number, handler)

@@ -91,11 +91,28 @@ open(sys.argv[1], "w").write("checkpoint")
 """
 
 
-def test_on_a_terminal_that_is_closed_the_run_ends_in_order(tmp_path: Path) -> None:
+EVALUATION = """
+import sys, time
+from pathlib import Path
+from distft.common.errors import StoppedOnRequest
+from distft.launch.kept_evaluation import kept_evaluation
+def evaluate():
+    print("running", flush=True)
+    time.sleep(120)
+try:
+    kept_evaluation(Path(sys.argv[1]).parent / "judged", {"eval": ["no/such/model"]}, evaluate)
+except StoppedOnRequest as stopped:
+    print(stopped, flush=True)
+    open(sys.argv[1], "w").write("checkpoint")
+"""
+
+
+@pytest.mark.parametrize("program", [RUN, EVALUATION], ids=["run", "evaluation"])
+def test_on_a_terminal_that_is_closed_it_ends_in_order(program: str, tmp_path: Path) -> None:
     """A real terminal, whose end sends SIGHUP to the session's leader; every later write to it would be an error."""
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, "-c", RUN, str(tmp_path / "written")],
+        [sys.executable, "-c", program, str(tmp_path / "written")],
         stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True,
     )  # fmt: skip
     os.close(theirs)
