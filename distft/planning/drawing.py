@@ -8,6 +8,7 @@ from textwrap import TextWrapper
 
 from distft.config.engines import ENGINES
 from distft.planning.batch_arithmetic import BatchArithmetic
+from distft.planning.eval_stages import EvalPlan
 from distft.planning.memory import Item, at_rest, peak
 from distft.planning.plan import GroupPlan, Plan
 
@@ -16,10 +17,21 @@ MIB = 2**20
 WIDTH = 118
 
 
-def draw(plan: Plan) -> str:
-    """Several paragraphs: header, nodes, groups, batch, memory, time, verdict."""
+def draw(plan: Plan | EvalPlan) -> str:
+    """Several paragraphs: header, nodes, groups, batch, memory, time, verdict; of an evaluation two lines."""
+    if isinstance(plan, EvalPlan):
+        return _evaluation(plan)
     parts = [_header(plan), _nodes(plan), _groups(plan), _batch(plan), *_memory(plan), _time(plan), _verdict(plan)]
     return "\n\n".join(part for part in parts if part)
+
+
+def _evaluation(plan: EvalPlan) -> str:
+    size = "size unknown" if plan.weights is None else f"{_bytes(plan.weights)} of weights"
+    of = f" of {', '.join(plan.after)}" if plan.after else ""
+    return (
+        f"{plan.name} (eval) on {plan.cluster}: one process on one node, one model at a time; the largest{of}: "
+        f"{size}\n  {plan.command}"
+    )
 
 
 def _header(plan: Plan) -> str:

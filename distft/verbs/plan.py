@@ -37,11 +37,9 @@ def run(arguments: argparse.Namespace) -> None:
     if is_pipeline(arguments.recipe):
         found = _of_stages(arguments)
         if arguments.json:
-            print(json.dumps({name: plan.as_json() if isinstance(plan, EvalPlan) else plan.model_dump(mode="json")
-                              for name, plan in found.items()}, indent=1))  # fmt: skip
+            print(json.dumps({name: plan.model_dump(mode="json") for name, plan in found.items()}, indent=1))
         else:
-            drawn = (plan.draw() if isinstance(plan, EvalPlan) else draw(plan) for plan in found.values())
-            print("\n\n\n".join(drawn))
+            print("\n\n\n".join(map(draw, found.values())))
         plans = {name: plan for name, plan in found.items() if not isinstance(plan, EvalPlan)}
     else:
         clusters_of([], arguments.stage_cluster)

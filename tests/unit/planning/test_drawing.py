@@ -9,6 +9,7 @@ import pytest
 from distft.config.cluster import load_cluster
 from distft.config.load import load_recipe
 from distft.planning.drawing import draw
+from distft.planning.eval_stages import EvalPlan
 from distft.planning.footprint import RoleMemory
 from distft.planning.plan import make_plan
 from tests.unit.launch.examples import LAPTOP, LLAMA_70B, config_folder, from_folder, gpu_cluster, recipe
@@ -100,3 +101,18 @@ def test_lines_fit_a_terminal_and_do_not_trail(kind: str) -> None:
     for line in draw(make_plan(recipe(kind), gpu_cluster(2))).splitlines():
         assert len(line) <= 120
         assert line == line.rstrip()
+
+
+@pytest.mark.parametrize(
+    ("weights", "after", "said"),
+    [
+        (15_259 * 2**20, ("sft", "dpo"), "the largest of sft, dpo: 14.9 GiB of weights"),  # 15,259 / 1,024
+        (3 * 2**19, ("sft",), "the largest of sft: 1.5 MiB of weights"),
+        (None, (), "the largest: size unknown"),
+    ],
+)
+def test_an_evaluations_largest_model_is_said_as_other_sizes_are(
+    weights: int | None, after: tuple[str, ...], said: str
+) -> None:
+    text = draw(EvalPlan(name="x-judged", cluster="local", after=after, weights=weights, command="distft eval m"))
+    assert text == (f"x-judged (eval) on local: one process on one node, one model at a time; {said}\n  distft eval m")
