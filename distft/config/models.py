@@ -7,6 +7,7 @@ from typing import Annotated, Any, Final, Literal, TypeAlias
 
 from pydantic import Discriminator, Field, Tag
 
+from distft.config.adapters.adapter import Adapter
 from distft.config.adapters.ia3 import Ia3
 from distft.config.adapters.lora import Lora
 from distft.config.adapters.prompt import PromptTuning
@@ -94,7 +95,7 @@ class Engine(Section):
 
 def _method(raw: Any) -> str:
     """What tells which kind of adapter is written there."""
-    said = raw.get("method", "lora") if isinstance(raw, Mapping) else getattr(raw, "method", "lora")
+    said = raw.get("method", DEFAULT_METHOD) if isinstance(raw, Mapping) else getattr(raw, "method", DEFAULT_METHOD)
     return f"{METHOD_IS}{said}"
 
 
@@ -108,6 +109,16 @@ AnyAdapter: TypeAlias = Annotated[
     | Annotated[Selective, Tag(f"{METHOD_IS}selective")],
     Discriminator(_method),
 ]
+
+# The kinds in that union, by their ``method``; and the one that is meant where none is said.
+ADAPTERS: Final[Mapping[str, type[Adapter]]] = {
+    "lora": Lora,
+    "ia3": Ia3,
+    "prompt": PromptTuning,
+    "bitfit": BitFit,
+    "selective": Selective,
+}
+DEFAULT_METHOD: Final[str] = Lora.model_fields["method"].default
 
 
 class Quantization(Section):

@@ -15,7 +15,7 @@ from distft.common.errors import UserError, nearest
 from distft.config.adapters.adapter import REFUSED, Adapter
 from distft.config.find_method import built_in_kinds, method_of
 from distft.config.method import Method
-from distft.config.models import METHOD_IS, AnyAdapter
+from distft.config.models import ADAPTERS, DEFAULT_METHOD, METHOD_IS
 from distft.config.problem import Problem
 from distft.config.recipe import NO_METHOD, UNKNOWN_KIND, WITHOUT_KIND, Recipe
 from distft.config.yaml_file import KeyPath, Tree
@@ -203,9 +203,8 @@ def _at(path: Iterable[str | int], data: Any) -> Mapping[str, Any]:
 def _chosen(choices: Sequence[type[BaseModel]], data: Mapping[str, Any], path: KeyPath) -> type[BaseModel] | None:
     """The section at a path; of methods and adapters the one of the kind that stands there."""
     if len(choices) > 1:
-        said = _at(path, data).get("method", "lora")
-        of_method = (one for one in choices if typing.get_args(one.model_fields["method"].annotation) == (said,))
-        return next(of_method, choices[0])
+        said = _at(path, data).get("method", DEFAULT_METHOD)
+        return ADAPTERS.get(str(said), choices[0])
     if choices != [Method]:
         return choices[0] if choices else None
     try:
@@ -285,7 +284,7 @@ def _mapping_hint(path: KeyPath, value: object, data: Mapping[str, Any], root: t
         kinds = built_in_kinds()
         return f"write {{kind: {value}}}" if value in kinds else f"it starts with kind: {', '.join(kinds)}"
     if section is not None and issubclass(section, Adapter):
-        methods = [typing.get_args(one.model_fields["method"].annotation)[0] for one in _sections(AnyAdapter)]
+        methods = list(ADAPTERS)
         return f"write {{method: {value}}}" if value in methods else f"it starts with method: {', '.join(methods)}"
     if section is not None and "path" in section.model_fields and isinstance(value, str):
         return f"write {{path: {value}}}"

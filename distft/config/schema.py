@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import typing
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +12,7 @@ from pydantic_core import PydanticUndefined
 
 from distft.config.eval_stage import EvalKeys
 from distft.config.find_method import built_in_kinds, method_of
+from distft.config.models import ADAPTERS
 from distft.config.recipe import Recipe
 
 _REFERENCE = "#/$defs/{model}"
@@ -141,10 +141,9 @@ def _section(here: str, section: type[BaseModel], field: Any, schema: Mapping[st
 
 
 def _kinds_in(annotation: Any) -> dict[str, type[BaseModel]]:
-    """The sections of which a key holds one, by the ``method`` that stands in it; none for any other key."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        said = annotation.model_fields.get("method")
-        return {str(typing.get_args(said.annotation)[0]): annotation} if said is not None else {}
+    """The kinds of adapters of which a key holds one, by their ``method``; none for any other key."""
+    if isinstance(annotation, type):
+        return {method: adapter for method, adapter in ADAPTERS.items() if adapter is annotation}
     parts = getattr(annotation, "__args__", ())
     return {kind: section for part in parts for kind, section in _kinds_in(part).items()}
 

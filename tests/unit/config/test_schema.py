@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import jsonschema
 import pytest
@@ -10,6 +10,7 @@ import yaml
 
 from distft.config.find_method import built_in_kinds, method_of
 from distft.config.load import load_recipe, recipe_file, resolved_yaml, shipped_pipelines, shipped_recipes
+from distft.config.models import ADAPTERS, DEFAULT_METHOD, METHOD_IS, AnyAdapter
 from distft.config.schema import recipe_keys, recipe_schema
 
 SHIPPED = [name for name, _ in shipped_recipes()]
@@ -78,3 +79,12 @@ def test_every_key_is_told_once_with_its_words() -> None:
     for kind in built_in_kinds():
         told = {name.rpartition(".")[2] for name in keys if name.startswith(f"algorithm ({kind}).")}
         assert told == set(method_of(kind).model_fields) - {"kind"}
+
+
+def test_the_adapters_by_their_methods_are_those_that_a_model_takes() -> None:
+    union, *_ = get_args(AnyAdapter)
+    taken = {tag.tag: adapter for adapter, tag in map(get_args, get_args(union))}
+    assert taken == {f"{METHOD_IS}{method}": adapter for method, adapter in ADAPTERS.items()}
+    said = [get_args(adapter.model_fields["method"].annotation) for adapter in ADAPTERS.values()]
+    assert said == [(method,) for method in ADAPTERS]
+    assert DEFAULT_METHOD == "lora"
