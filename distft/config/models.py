@@ -169,7 +169,7 @@ class Model(Section):
     @property
     def num_virtual_tokens(self) -> int:
         """Tokens of no vocabulary that stand before each of its sequences."""
-        return self.peft.num_virtual_tokens if isinstance(self.peft, PromptTuning) else 0
+        return 0 if self.peft is None else self.peft.virtual_tokens
 
     def rate_ratio(self, name: str) -> float:
         """The learning rate of the weight of that name, as a multiple of the optimizer's."""

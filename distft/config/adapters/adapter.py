@@ -1,4 +1,5 @@
-"""What every kind of adapter says of itself, so that plan, rules and workers need not ask which one it is."""
+"""What every kind of adapter says of itself. Which one it is, is asked only for what others have not: layers with
+something beside them, virtual tokens, weights by their names, and the rules on their keys."""
 
 from __future__ import annotations
 
@@ -39,6 +40,11 @@ class Adapter(Section):
     starts_at_base: ClassVar[bool] = True
 
     method: str
+
+    @property
+    def virtual_tokens(self) -> int:
+        """Tokens of no vocabulary that stand before each sequence."""
+        return 0
 
     def rate_ratio(self, name: str) -> float:  # noqa: ARG002 - one rate for all
         """The learning rate of the weight of that name, as a multiple of the optimizer's."""

@@ -37,3 +37,8 @@ class PromptTuning(Adapter):
     text: str | None = Field(
         default=None, min_length=1, description="what they begin as with start: text, repeated or cut to their number"
     )
+
+    @property
+    def virtual_tokens(self) -> int:
+        """``num_virtual_tokens``."""
+        return self.num_virtual_tokens

@@ -12,7 +12,6 @@ from typing import Any, NoReturn
 from distft.common.errors import UserError, nearest
 from distft.config.adapters.adapter import LayerAdapter
 from distft.config.adapters.prompt import FAMILIES as PROMPTED
-from distft.config.adapters.prompt import PromptTuning
 from distft.config.data_rules import said_longest
 from distft.config.method import Traits
 from distft.config.models import Model
@@ -97,7 +96,7 @@ def check_adapters(config: Mapping[str, Any], role: str, model: Model) -> None:
     """The layers that would get an adapter compute by their modules; of virtual tokens, a decoder that takes them.
     Raises UserError."""
     family = str(config.get("model_type"))
-    if isinstance(model.peft, PromptTuning) and family not in PROMPTED:
+    if model.num_virtual_tokens and family not in PROMPTED:
         raise UserError(
             f"virtual tokens before the sequences of {family} have not been compared with PEFT's",
             where=f"models.{role}.peft.method",
