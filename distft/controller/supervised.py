@@ -70,7 +70,7 @@ def train_supervised(session: Session) -> None:
         metrics = {
             **named_by_source(updated.steps[0], names),
             **work.metrics(),
-            **on_policy(recipe, own),
+            **on_policy_metric(recipe, own),
             "memory/rss_bytes": updated.memory.rss_bytes,
         }
         session.log_step(metrics, samples.lengths)
@@ -99,7 +99,7 @@ def take_step(session: Session, step: int, position: int) -> tuple[int, Samples 
         return start + count, session.data.batch("train", start, count).result(), False
 
 
-def on_policy(recipe: Recipe, own: bool) -> dict[str, float]:
+def on_policy_metric(recipe: Recipe, own: bool) -> dict[str, float]:
     """Whether the policy answered a step's prompts itself, of the methods in which it may."""
     return {"rollout/on_policy": float(own)} if answers_in_training(recipe) else {}
 

@@ -41,7 +41,7 @@ from distft.engine.held import (
     optimizer_elements,
     parameter_elements,
 )
-from distft.engine.optimizer import build_optimizer, same_rate, set_rate
+from distft.engine.optimizer import build_optimizer, set_rate
 from distft.engine.process_group import accelerator
 from distft.engine.replicated import ReplicatedStep
 from distft.engine.settings import deepspeed_settings
@@ -70,7 +70,7 @@ class Engine:
 
     def __init__(
         self, module: nn.Module, config: EngineConfig, dtype: str, optimizer: Optimizer | None,
-        rate_ratio: Callable[[str], float] = same_rate,
+        rate_ratio: Callable[[str], float],
     ) -> None:  # fmt: skip
         self.trained = optimizer is not None
         self.zero_stage = config.zero_stage if self.trained or config.zero_stage == 3 else 0

@@ -10,13 +10,8 @@ from torch import nn
 from distft.config.training import Optimizer
 
 
-def same_rate(_name: str) -> float:
-    """Every weight learns at the optimizer's rate."""
-    return 1.0
-
-
 def build_optimizer(
-    module: nn.Module, optimizer: Optimizer, device: torch.device, rate_ratio: Callable[[str], float] = same_rate
+    module: nn.Module, optimizer: Optimizer, device: torch.device, rate_ratio: Callable[[str], float]
 ) -> torch.optim.Optimizer:
     """AdamW (Loshchilov and Hutter 2019) or plain SGD, which couples the decay to the gradient.
 

@@ -17,7 +17,7 @@ class Absence:
     def __init__(self, usual_s: float) -> None:
         self._usual_s, self._last = usual_s, time.monotonic()
 
-    def until(self, now: float) -> float:
-        """Seconds that were missed since the last call; 0.0 where that is as usual. ``now``: by the monotonic clock."""
-        missed, self._last = now - self._last - self._usual_s, now
-        return missed if missed > _MUCH_S else 0.0
+    def missed(self, now: float) -> float:
+        """Seconds, since the last call, in which nobody looked; 0.0 where that is usual. ``now``: monotonic."""
+        seconds, self._last = now - self._last - self._usual_s, now
+        return seconds if seconds > _MUCH_S else 0.0

@@ -157,7 +157,7 @@ class Answers:
 
     def look(self, asked: Sequence[Asked], now: float) -> None:
         """Gives back to their deadlines what this process has missed since the last look. ``now``: monotonic."""
-        missed = self._absence.until(now)
+        missed = self._absence.missed(now)
         back = [min(missed, now - one.started) for one in asked]
         for one, seconds in zip(asked, back, strict=True):
             one.away_s += seconds

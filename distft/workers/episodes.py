@@ -68,7 +68,7 @@ class Episodes:
     def __init__(self, rollout: Rollout, tokenizer: Any) -> None:
         """Raises UserError for an environment that cannot be made."""
         assert rollout.environment is not None
-        self._limits, self._section, self._tokenizer = rollout, rollout.environment, tokenizer
+        self._section, self._max_new_tokens, self._tokenizer = rollout.environment, rollout.max_new_tokens, tokenizer
         self._environments = _environments(rollout.environment)
         self._observations = ObservationEncoder(tokenizer, self._section.role)
         self._of_sample: dict[int, Episode] = {}
@@ -147,7 +147,7 @@ class Episodes:
         else:
             encoder, said = self._observations, step.observation
             observed = encoder.conversational(said, one.ids[-1]) if one.conversational else encoder.plain(said)
-            if len(one.ids) + len(observed) + self._section.max_turn_tokens > self._limits.max_new_tokens:
+            if len(one.ids) + len(observed) + self._section.max_turn_tokens > self._max_new_tokens:
                 one.end = "no_room"
             else:
                 one.add(observed, [0.0] * len(observed), sampled=False)

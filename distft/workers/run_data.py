@@ -44,7 +44,7 @@ from distft.workers.reports import Loaded
 from distft.workers.reward_functions import TextReward, text_rewards
 from distft.workers.reward_reading import Reader
 from distft.workers.spec import Start
-from distft.workers.starting import write_extended, write_init
+from distft.workers.starting import extend_start, write_init
 
 log = logging.getLogger(__name__)
 
@@ -262,5 +262,5 @@ class RunData:
         for role, start in made.values():
             if start.init is not None:
                 write_init(start, start.init, self.recipe, weights=self._weights)
-            elif start.extends and (warning := write_extended(start, role, self.recipe, weights=self._weights)):
+            elif start.extends and (warning := extend_start(start, role, self.recipe, weights=self._weights)):
                 yield warning

@@ -42,7 +42,7 @@ def write_init(start: Start, init: Init, recipe: Recipe, *, weights: bool) -> No
     draft.rename(start.path)
 
 
-def write_extended(start: Start, role: str, recipe: Recipe, *, weights: bool) -> str:
+def extend_start(start: Start, role: str, recipe: Recipe, *, weights: bool) -> str:
     """The model at ``start.extends`` with its new tokens into the folder of ``start``; without ``weights`` its config
     and tokenizer only. Returns a warning, or "".
 

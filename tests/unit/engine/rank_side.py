@@ -299,8 +299,8 @@ def load_sharded(rank: int, world: int, setup: Setup) -> dict[str, Any]:
     with writable(scalar.model.score.weight) as weight:
         start_head(weight, 3)
     plain = AutoModelForCausalLM.from_pretrained(setup.folder, dtype=DTYPES[setup.dtype])
-    first = Engine(causal, model.engine, setup.dtype, None)
-    second = Engine(scalar, model.engine, setup.dtype, setup.optimizer)
+    first = Engine(causal, model.engine, setup.dtype, None, model.rate_ratio)
+    second = Engine(scalar, model.engine, setup.dtype, setup.optimizer, model.rate_ratio)
     expected = {f"model.{name}": tensor.float().detach().numpy() for name, tensor in plain.named_parameters()}
     ids, select = sequence(1), torch.arange(LENGTH)
     with torch.no_grad():

@@ -29,7 +29,7 @@ def build(folder: str, dtype: str, stage: int) -> Engine:
     model = Model(path=folder, dtype=dtype, engine=config)  # type: ignore[arg-type]
     with Engine.sharded_loading(config, dtype):
         module = load_causal(folder, model, dropout=False)
-    return Engine(module, config, dtype, Optimizer(learning_rate=1e-3))
+    return Engine(module, config, dtype, Optimizer(learning_rate=1e-3), model.rate_ratio)
 
 
 def train_step(engine: Engine) -> float:
