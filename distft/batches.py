@@ -125,6 +125,13 @@ class Batch:
             raise TypeError(f"column {name} is ragged")
         return column
 
+    def response_mask(self) -> Ragged:
+        """The column of that name, all ones where it is missing."""
+        if "response_mask" in self:
+            return self.ragged("response_mask")
+        responses = self.ragged("response_ids")
+        return Ragged(np.ones(len(responses.values), np.uint8), responses.offsets)
+
     def rows_of_samples(self) -> dict[int, int]:
         """Where each sample of the column ``sample`` lies; empty for an empty batch."""
         return {int(sample): row for row, sample in enumerate(self.dense("sample"))} if len(self) else {}

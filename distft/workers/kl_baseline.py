@@ -18,13 +18,13 @@ def mismatched(answers: Batch, longest: int) -> Batch:
     The answers move on by one row, as in TRL; by more where that gives fewer prompts an answer to the same prompt.
     """
     prompts, responses = answers.ragged("prompt_ids"), answers.ragged("response_ids")
-    masks = answers.ragged("response_mask") if "response_mask" in answers else None
+    masks = answers.response_mask()
     others = (np.arange(len(answers)) - _shift(prompts)) % len(answers)
     taken, kept = [], []
     for row, other in enumerate(others.tolist()):
         room = longest - len(prompts[row])
         taken.append(responses[other][:room])
-        mask = np.ones(len(taken[-1]), np.uint8) if masks is None else masks[other][:room].copy()
+        mask = masks[other][:room].copy()
         if not len(prompts[row]):
             mask[:1] = 0  # nothing predicts the first token
         kept.append(mask)

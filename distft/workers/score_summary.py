@@ -12,9 +12,7 @@ def score_summary(scored: Batch) -> dict[str, float]:
     where there are its log-probs, ``length`` in tokens of the policy's own, the share that ``ended``, and ``turns``
     where an environment answered."""
     scores, count = scored.dense("score").astype(np.float64), len(scored)
-    own = np.ones(len(scored.ragged("response_ids").values), bool)
-    if "response_mask" in scored:
-        own = scored.ragged("response_mask").values.astype(bool)
+    own = scored.response_mask().values.astype(bool)
     found = {"score": float(scores.mean()), "score_std": float(scores.std())}
     if "ref_logprobs" in scored:
         apart = scored.ragged("old_logprobs").values.astype(np.float64) - scored.ragged("ref_logprobs").values

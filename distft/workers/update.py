@@ -192,9 +192,8 @@ class Updater:
         return [float(self._tokens(batch, rows)), float(len(rows)), float(units), float(of_texts)]
 
     def _tokens(self, batch: Batch, rows: Sequence[int]) -> int:
-        name = "response_mask" if "response_mask" in batch else "response_ids"
-        column = batch.ragged(name)
-        return sum(int(column[row].sum()) if name == "response_mask" else len(column[row]) for row in rows)
+        mask = batch.response_mask()
+        return sum(int(mask[row].sum()) for row in rows)
 
 
 def _at_least_one(counts: dict[str, float]) -> dict[str, float]:

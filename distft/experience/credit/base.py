@@ -58,10 +58,7 @@ class Padded:
         lengths = batch.ragged("response_ids").lengths
         width = int(lengths.max(initial=1))
         mask = torch.from_numpy(np.arange(width)[None, :] < lengths[:, None])
-        padded = cls(lengths, mask)
-        if "response_mask" in batch:
-            padded = cls(lengths, mask & padded.rectangle(batch.ragged("response_mask")).bool())
-        return padded
+        return cls(lengths, cls(lengths, mask).rectangle(batch.response_mask()).bool())
 
     def rectangle(self, column: Ragged) -> Tensor:
         """A ragged column, float32 ``[B, T]``, 0 behind its rows."""
