@@ -101,21 +101,22 @@ def test_a_wrong_answer_names_server_sample_and_turn_at_once(
 
 
 def test_an_error_waits_for_no_other_sample(server: Judge) -> None:
-    asked, released = threading.Event(), threading.Event()
+    asked, released, overslept = threading.Event(), threading.Event(), threading.Event()
 
     def answer(body: dict[str, Any]) -> Answer:
         if body["turns"] == ["wrong"]:
             asked.wait(60)
             return 400, b"", {}
         asked.set()
-        released.wait(60)
+        if not released.wait(60):
+            overslept.set()
         return talker.answer(body)
 
     server.answer = answer
     try:
         with pytest.raises(UserError, match="status 400"):
-            first_turns(environments(server, connections=2), "hangs", "wrong")
-        assert not released.is_set()
+            first_turns(environments(server, 300, connections=2, timeout=250), "hangs", "wrong")
+        assert not overslept.is_set()
     finally:
         released.set()
 
