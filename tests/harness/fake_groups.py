@@ -97,9 +97,10 @@ class Said:
                 return [FileRecord("rollout/ahead.safetensors", 1, "")]
             case "kept_responses":
                 return Described((RESPONSE,) * len(samples), tuple(samples))
-            case "own_prompts" | "questions" | "general_text":
-                return Described((PROMPT,) * len(samples), tuple(samples))
-            case "prompts" | "batch" | "with_texts" | "informative" | "mismatched":
+            case (
+                "own_prompts" | "questions" | "general_text" | "prompts" | "batch" | "with_texts" | "informative"
+                | "mismatched"
+            ):  # fmt: skip
                 return Described((PROMPT,) * len(samples), tuple(samples))
             case "begin_turns":
                 return None

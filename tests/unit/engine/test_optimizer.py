@@ -38,6 +38,7 @@ def test_frozen_weights_are_left_out_and_settings_arrive() -> None:
     built = build_optimizer(module, config, torch.device("cpu"), ONE_RATE)
     assert isinstance(built, torch.optim.AdamW)
     assert [len(group["params"]) for group in built.param_groups] == [1, 1]
+    assert [group["lr"] for group in built.param_groups] == [0.5, 0.5]
     set_rate(built, 0.25)
     assert [group["lr"] for group in built.param_groups] == [0.25, 0.25]
     set_rate(built, 0.5)

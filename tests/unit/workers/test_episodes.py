@@ -79,6 +79,7 @@ def test_trained_ids_are_the_sampled_ones_whatever_was_sampled(name: str, tmp_pa
         assert not found.ragged("sampled_logprobs")[sample][mask[sample] == 0].any()
         assert mask[sample][0] == mask[sample][-1] == 1
     whole = [1, 2, 3, *ids[0].tolist()]
+    assert len(contexts) == 3
     assert all(whole[: len(context)] == context.tolist() for context in contexts)
     assert [by for by, _ in spoken(tokenizer, found, 0)] == ["policy", "environment"] * 3 + ["policy"]
     assert played.num_observed == int((mask.values == 0).sum())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
@@ -61,12 +62,14 @@ def test_a_pipeline_has_ended_once_its_stages_are_free(tmp_path: Path, monkeypat
     """Ray calls a job stopped while its process still writes."""
     add_job(tmp_path, JobRecord("ray", "17", "c"))
     say(monkeypatch, "ended")
-    seen: list[bool] = []
-    monkeypatch.setattr("distft.launch.jobs.former_jobs.wait_until", lambda gone, *_, **__: seen.append(gone()))
+    monkeypatch.setattr("distft.launch.jobs.former_jobs._LOOK_EVERY_S", 0.01)
+    waiting = threading.Thread(target=wait_for_end, args=(tmp_path,), daemon=True)
     with acquire(tmp_path / "sft"):
-        wait_for_end(tmp_path)
-    wait_for_end(tmp_path)
-    assert seen == [False, True]
+        waiting.start()
+        waiting.join(0.3)
+        assert waiting.is_alive()
+    waiting.join(60)
+    assert not waiting.is_alive()
 
 
 def test_a_process_that_is_no_job_is_not_replaced(tmp_path: Path) -> None:
