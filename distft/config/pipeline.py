@@ -29,6 +29,7 @@ from distft.config.pipeline_problems import STAGE, problems
 from distft.config.problems import report
 from distft.config.recipe import Recipe
 from distft.config.roles import main_role
+from distft.config.section import from_home
 from distft.config.yaml_file import KeyPath, Tree, read_yaml
 
 _GROUP = ("tracking", "wandb", "group")
@@ -129,7 +130,7 @@ def load_pipeline(name_or_path: str, overrides: Sequence[str | Override] = ()) -
             stages[name] = _eval_stage(name, tree, stages)
         else:
             stages[name] = _stage(name, tree, file.parent, stages)
-    return Pipeline(data["name"], data["output_dir"], tuple(stages.values()))
+    return Pipeline(data["name"], from_home(data["output_dir"]), tuple(stages.values()))
 
 
 # ---- a stage

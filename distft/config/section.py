@@ -25,14 +25,14 @@ def _not_a_bool(value: Any) -> Any:
 Numeral = BeforeValidator(_not_a_bool)
 
 
-def _from_home(path: str) -> str:
+def from_home(path: str) -> str:
     """``~/x`` and ``~user/x`` as a shell writes them out, which it does not after the = of an override."""
     scheme, colon, rest = path.partition(":")
     return f"run:{os.path.expanduser(rest)}" if scheme + colon == "run:" else os.path.expanduser(path)
 
 
 # A path as people write it: a folder, a file, a hub name, or one with a scheme (run:, builtin:).
-WrittenPath: TypeAlias = Annotated[str, Field(min_length=1), AfterValidator(_from_home)]
+WrittenPath: TypeAlias = Annotated[str, Field(min_length=1), AfterValidator(from_home)]
 
 
 @dataclass(frozen=True)

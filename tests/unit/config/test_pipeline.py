@@ -54,6 +54,17 @@ def test_the_command_line_reaches_every_key(tmp_path: Path) -> None:
     assert dpo.words[-1] == "models.policy.path=run:/x/sft"
 
 
+def test_a_folder_in_the_home_is_where_its_stages_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    at_home = written(tmp_path, TWO.replace("runs/two", "~/two"))
+    assert at_home.output_dir == str(tmp_path / "two")
+    for pipeline in (at_home, written(tmp_path, TWO, "output_dir=~/two")):
+        assert [pipeline.folder(stage) for stage in pipeline.trained] == [tmp_path / "two/sft", tmp_path / "two/dpo"]
+        assert [stage.recipe.output_dir for stage in pipeline.trained] == [
+            str(pipeline.folder(stage)) for stage in pipeline.trained
+        ]
+
+
 def test_a_stage_has_the_sizes_of_what_it_will_start_from(tmp_path: Path) -> None:
     wider = "stages.sft.models.policy.init.hidden_size=64"
     third = TWO + '  more: {recipe: dpo-tiny, models: {policy: {path: "stage:dpo"}}}\n'
