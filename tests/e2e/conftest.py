@@ -37,6 +37,8 @@ TINY = (
     "models.policy.init.num_heads=2",
     "models.policy.init.vocab_size=400",
 )
+# What the shared SFT run also measures.
+JUDGED = ("tracking.samples_every=2", "evaluation.metrics=[rougeL,f1]")
 SMALL = (
     "train.steps=6",
     "train.global_batch_size=8",
@@ -279,8 +281,7 @@ def sft(tmp_path_factory: pytest.TempPathFactory) -> Path:
     workplace = tmp_path_factory.mktemp("sft")
     with starting(workplace) as start:
         tag = f'tracking.wandb.tags=["https://user:{URL_SECRET}@example.org"]'
-        judged = ("tracking.samples_every=2", "evaluation.metrics=[rougeL,f1]")
-        verb = start(*SFT, tag, *judged, "checkpoint.every=4", folder="run")  # the last of its 6 steps is one, too
+        verb = start(*SFT, tag, *JUDGED, "checkpoint.every=4", folder="run")  # the last of its 6 steps is one, too
         assert verb.end() == 0, verb.output
         verb.assert_nothing_left()
     return workplace / "run"

@@ -17,6 +17,7 @@ from distft.data.builtin import dialogues
 from distft.launch.export import export
 from distft.models.tokenizer import load_tokenizer
 from tests.e2e.conftest import (
+    JUDGED,
     SFT,
     SMALL,
     TINY,
@@ -309,6 +310,7 @@ def test_sft_with_dropout(sft: Path, tmp_path: Path, start: Start) -> None:
     shutil.copytree(sft / "final", model)
     config = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps(config | {"attention_dropout": 0.2}))
+    (model / "SHA256SUMS").unlink()  # as who changes a result is told to
     words = ("train", "sft-tiny", f"models.policy.path={model}", *SFT[6:])
     undisturbed = run(start, *words, folder="undisturbed")
     still = run(start, *words, f"models.policy.path={sft / 'final'}", folder="still")
@@ -348,7 +350,8 @@ def test_a_damaged_checkpoint_is_refused_and_the_one_before_taken(sft: Path, sta
 @pytest.mark.slow
 def test_an_explicit_checkpoint_goes_on_to_the_same_end(sft: Path, start: Start) -> None:
     """In a new run folder, from the middle of a finished run."""
-    folder = run(start, *SFT, f"checkpoint.resume={sft / 'checkpoints' / 'step_00000004'}", folder="from-4")
+    begin = f"checkpoint.resume={sft / 'checkpoints' / 'step_00000004'}"
+    folder = run(start, *SFT, *JUDGED, begin, folder="from-4")
     assert weights(folder) == weights(sft)
     known = [line for line in computed(sft) if line["step"] > 4]
     assert computed(folder) == known
