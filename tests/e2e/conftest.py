@@ -171,6 +171,11 @@ def _start(words: Sequence[str], folder: Path, workplace: Path, environment: dic
     return Verb(process, folder, mark, printed, log_starts=starts)
 
 
+def root_on_path() -> dict[str, str]:
+    """The environment in which a verb finds what a recipe names of the tests: rules, environments."""
+    return {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])}
+
+
 def marked(mark: str) -> list[int]:
     """The living processes with this mark in their environment."""
     wanted = f"{MARK}={mark}".encode()

@@ -16,7 +16,7 @@ from distft.config.find_method import traits_of
 from distft.config.load import recipe_file
 from distft.data.calculations import calculations
 from distft.planning.generation import installed_vllm
-from tests.e2e.conftest import Start, computed, exit_record, lines
+from tests.e2e.conftest import Start, computed, exit_record, lines, root_on_path
 from tests.e2e.test_resume import assert_same, disturb, run
 from tests.harness import talker
 from tests.harness.judge import Answer, judging
@@ -43,10 +43,6 @@ def talking(folder: Path, algorithm: dict[str, Any], **environment: Any) -> str:
     path = folder / "talking.yaml"
     path.write_text(yaml.safe_dump(recipe))
     return str(path)
-
-
-def root_on_path() -> dict[str, str]:
-    return {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])}
 
 
 @pytest.fixture(autouse=True)

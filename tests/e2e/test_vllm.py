@@ -13,7 +13,18 @@ import yaml
 
 from distft.config.load import recipe_file
 from distft.planning.generation import installed_vllm
-from tests.e2e.conftest import SECRETS, SMALL, Start, computed, events, lines, marked, weights
+from tests.e2e.conftest import (
+    SECRETS,
+    SMALL,
+    Start,
+    computed,
+    events,
+    exit_record,
+    lines,
+    marked,
+    root_on_path,
+    weights,
+)  # fmt: skip
 from tests.harness.deaths import SAMPLED, assert_survives, cells
 from tests.harness.exposure import assert_hidden
 
@@ -44,11 +55,6 @@ def grpo(tmp_path: Path) -> str:
     path = tmp_path / "grpo.yaml"
     path.write_text(yaml.safe_dump(recipe))
     return str(path)
-
-
-def root_on_path() -> dict[str, str]:
-    """Where the rule of the recipe is found."""
-    return {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])}
 
 
 AHEAD = ("rollout.overlap=1", "algorithm.importance_cap=2.0")
@@ -130,6 +136,26 @@ def test_two_engines_draw_what_hf_draws(start: Start, grpo: str) -> None:
         assert ours["objective/scores"] == theirs["objective/scores"]
         assert ours["loss"] == pytest.approx(theirs["loss"], abs=1e-6)
     assert weights(one) == weights(by_hf)
+
+
+@pytest.mark.slow
+def test_a_dead_engine_ends_the_run_and_the_same_command_goes_on(start: Start, grpo: str) -> None:
+    words = ("train", grpo, *SMALL, "train.steps=4")  # which asks for no restart
+    verb = start(*words, **root_on_path())
+    verb.wait_for_stage("rollout-0", "generate iteration 3")
+    os.kill(verb.pid("rollout", 0), signal.SIGKILL)
+    assert verb.end(60) == 1, verb.output
+    verb.assert_nothing_left()
+    assert f"distft: rollout rank 0 on {os.uname().nodename}: its process died" in verb.output
+    assert "Traceback" not in verb.output
+    ended = exit_record(verb.folder)
+    assert (ended["class"], ended["exit_status"], ended["role"], ended["rank"]) == ("death", 1, "rollout", 0)
+    assert "killed by a signal" in ended["cause"]
+    on = start(*words, **root_on_path())
+    assert on.end() == 0, on.output
+    on.assert_nothing_left()
+    assert [event["step"] for event in events(on.folder, "resume")] == [2]
+    assert exit_record(on.folder)["class"] == "done"
 
 
 @pytest.mark.slow
