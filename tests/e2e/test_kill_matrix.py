@@ -56,6 +56,7 @@ def test_a_rank_dies_after_the_server_that_forked_it(sft: Path, start: Start) ->
     os.kill(psutil.Process(verb.pid("policy", 1)).ppid(), signal.SIGKILL)
     strike(verb, 1, Cell("policy", 1, "update"))
     assert verb.end(900) == 0, verb.output
+    verb.assert_nothing_left()
     assert [(event["role"], event["rank"]) for event in events(verb.folder, "failure")] == [("policy", 1)]
     assert computed(verb.folder) == computed(undisturbed.folder)
     assert weights(verb.folder) == weights(undisturbed.folder)
@@ -88,6 +89,7 @@ def test_a_driver_of_ppo_that_was_frozen_goes_on(sft: Path, start: Start) -> Non
         time.sleep(AWAY_S)
         os.kill(verb.process.pid, signal.SIGCONT)
     assert verb.end(900) == 0, verb.output
+    verb.assert_nothing_left()
     assert not events(verb.folder, "failure")
     assert computed(verb.folder) == computed(undisturbed.folder)
     assert weights(verb.folder) == weights(undisturbed.folder)

@@ -81,6 +81,7 @@ def assert_survives(start: Start, words: Sequence[str], killed: Sequence[Cell], 
             verb.assert_nothing_left()
             verb = start(*words, **environment)
     assert verb.end(900) == 0, verb.output
+    verb.assert_nothing_left()
     ready = {event["attempt"]: event["time"] for event in events(verb.folder, "ready")}
     took = {cell: ready[number + 1] - moments[number - 1] for number, cell in enumerate(killed, start=1)}
     print_table(killed, took)
