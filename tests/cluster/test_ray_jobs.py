@@ -23,6 +23,7 @@ pytestmark = pytest.mark.cluster
 
 RECIPE = SFT[1:]
 DEADLINE_S = 240.0
+PIPELINE_S = 900.0
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +48,8 @@ def distft(*words: str | Path, env: dict[str, str], folder: Path) -> subprocess.
     )  # fmt: skip
 
 
-def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
-    output, errors = process.communicate(timeout=DEADLINE_S)
+def ended(process: subprocess.Popen[str], timeout_s: float = DEADLINE_S) -> tuple[int, str, str]:
+    output, errors = process.communicate(timeout=timeout_s)
     return process.returncode, output, errors
 
 
@@ -336,6 +337,7 @@ def test_the_doctor_sees_both_nodes(ray: RayBed, nodes: Nodes, shared_folder: Pa
 
 @pytest.mark.slow
 @pytest.mark.ray
+@pytest.mark.timeout(1800)
 def test_a_pipeline_is_one_job_and_goes_on_at_the_stage_that_was_stopped(
     outside: dict[str, str], shared_folder: Path
 ) -> None:
@@ -352,13 +354,13 @@ def test_a_pipeline_is_one_job_and_goes_on_at_the_stage_that_was_stopped(
     status, output, errors = ended(distft("cancel", "three", env=outside, folder=folder))
     assert status == 0, errors
     assert "to stop after its step, with a checkpoint" in output
-    status, output, errors = ended(first)
+    status, output, errors = ended(first, PIPELINE_S)
     assert status == 75, output + errors
     assert not (run / "kto").exists()
     stopped = exit_record(run / "dpo")["cause"]
     before = (run / "sft" / "metrics.jsonl").read_bytes()
 
-    status, output, errors = ended(distft("submit", "ray", *words, env=outside, folder=folder))
+    status, output, errors = ended(distft("submit", "ray", *words, env=outside, folder=folder), PIPELINE_S)
     assert status == 0, output + errors
     assert "sft: already finished" in output
     [resumed] = [event["step"] for event in events(run / "dpo", "resume")]
