@@ -14,7 +14,7 @@ def largest_metric_difference(
     got: Sequence[Mapping[str, float]], expected: Sequence[Mapping[str, float]], names: Sequence[str] | None = None
 ) -> tuple[float, str]:
     """The largest ``|a - b| / max(1, |b|)`` over steps and ``names``, and whose it is; half as much of a
-    mean of squares: its relative error is twice that of what is squared.
+    mean of squares above 1: its relative error is twice that of what is squared.
 
     ``names`` None: all of ``expected``. AssertionError for another number of steps or a missing metric.
     """
@@ -23,7 +23,9 @@ def largest_metric_difference(
     for step, (mine, theirs) in enumerate(zip(got, expected, strict=True)):
         for name in theirs if names is None else names:
             assert name in mine, f"step {step}: no {name} among {sorted(mine)}"
-            distance = abs(mine[name] - theirs[name]) / max(1.0, abs(theirs[name])) / (2 if name in _SQUARES else 1)
+            distance = abs(mine[name] - theirs[name]) / max(1.0, abs(theirs[name]))
+            if name in _SQUARES and abs(theirs[name]) > 1:
+                distance /= 2
             worst = max(worst, (math.inf if math.isnan(distance) else distance, f"step {step}: {name}"))
     return worst
 
