@@ -6,56 +6,34 @@ import contextlib
 import os
 import re
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from distft.cli import main
 from tests.e2e.conftest import SFT, Start, Verb, checkpoints, computed, events, exit_record, lines, starting, weights
+from tests.harness.disks import fill, mounted, small_disk
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
-Mount = Callable[..., None]
 # A save a second, so that a test sees the first that fails before the third in a row ends the run.
 LONG = ("train.steps=100", "checkpoint.every=10", "checkpoint.keep=2")
 
 
 @pytest.fixture
-def mount() -> Iterator[Mount]:
-    """``mount(folder, "-t", "tmpfs", ...)``, undone at the end; skips where none can be."""
-    with contextlib.ExitStack() as undone:
-
-        def mounted(folder: Path, *words: str) -> None:
-            done = subprocess.run(["mount", *words, str(folder)], capture_output=True, text=True, check=False)
-            if done.returncode:
-                pytest.skip(f"nothing can be mounted here: {done.stderr.strip()}")
-            undone.callback(subprocess.run, ["umount", "-l", str(folder)], capture_output=True, check=False)
-
-        yield mounted
-
-
-def tmpfs(megabytes: int) -> tuple[str, ...]:
-    return "-t", "tmpfs", "-o", f"size={megabytes}M", "tmpfs"
-
-
-@pytest.fixture
-def disk(tmp_path: Path, mount: Mount) -> Path:
+def disk(tmp_path: Path) -> Iterator[Path]:
     """A run folder on a disk of 8 MB."""
     folder = tmp_path / "run"
     folder.mkdir()
-    mount(folder, *tmpfs(8))
-    return folder
+    with small_disk(folder, 8, busy=True):
+        yield folder
 
 
-def fill(folder: Path) -> Path:
-    """To the last byte."""
-    filler = folder / "filler"
-    with open(filler, "ab", buffering=0) as file:
-        for size in (1 << 16, 1 << 12, 1):
-            with contextlib.suppress(OSError):
-                while file.write(b"x" * size) == size:
-                    pass
-    return filler
+@pytest.fixture
+def mounts() -> Iterator[contextlib.ExitStack]:
+    """What is mounted in it is not any more at the end."""
+    with contextlib.ExitStack() as stack:
+        yield stack
 
 
 def in_step(verb: Verb, step: int) -> None:
@@ -111,14 +89,16 @@ def test_a_disk_that_stays_full(whole: Path, disk: Path, start: Start) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["moved", "unmounted"])
-def test_a_folder_that_vanishes(whole: Path, tmp_path: Path, how: str, start: Start, mount: Mount) -> None:
+def test_a_folder_that_vanishes(
+    whole: Path, tmp_path: Path, how: str, start: Start, mounts: contextlib.ExitStack
+) -> None:
     """It ends and writes nothing into a folder that is not its own any more; put back, the run goes on."""
     run, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
     run.mkdir()
     if how == "unmounted":
         elsewhere.mkdir()
-        mount(elsewhere, *tmpfs(64))
-        mount(run, "--bind", str(elsewhere))
+        mounts.enter_context(small_disk(elsewhere, 64, busy=True))
+        mounts.enter_context(mounted(run, "--bind", str(elsewhere), busy=True))
     verb = start(*SFT, *LONG)
     in_step(verb, 20)
     if how == "moved":
@@ -135,7 +115,7 @@ def test_a_folder_that_vanishes(whole: Path, tmp_path: Path, how: str, start: St
     if how == "moved":
         os.rename(elsewhere, run)
     else:
-        mount(run, "--bind", str(elsewhere))
+        mounts.enter_context(mounted(run, "--bind", str(elsewhere), busy=True))
     verb = start(*SFT, *LONG)
     assert verb.end() == 0, verb.output
     assert [event["step"] for event in events(run, "resume")] == [kept[-1]]
@@ -144,13 +124,17 @@ def test_a_folder_that_vanishes(whole: Path, tmp_path: Path, how: str, start: St
 
 
 def test_a_disk_that_cannot_be_written(
-    sft: Path, tmp_path: Path, mount: Mount, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    sft: Path,
+    tmp_path: Path,
+    mounts: contextlib.ExitStack,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """A run is refused before anything starts; what only reads, reads; what would write there says so."""
     there = tmp_path / "there"
     there.mkdir()
     monkeypatch.chdir(tmp_path)
-    mount(there, *tmpfs(64))
+    mounts.enter_context(small_disk(there, 64, busy=True))
     subprocess.run(["cp", "-r", str(sft), str(there / "run")], check=True)
     subprocess.run(["mount", "-o", "remount,ro", str(there)], check=True)
     run = str(there / "run")

@@ -15,6 +15,7 @@ import pytest
 from distft.cli import main
 from distft.tracking.wandb_backend import AXES
 from tests.e2e.conftest import SECRETS, SFT, URL_SECRET, Start, checkpoints, events, exit_record, lines, weights
+from tests.harness.disks import small_disk
 from tests.harness.wandb_records import assert_each_step_once, of_type, rows, table
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
@@ -92,21 +93,16 @@ def test_a_second_process_is_refused_naming_the_owner_and_a_failed_run_holds_no_
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
+def disk(tmp_path: Path) -> Iterator[Path]:
     """``RUN/checkpoints`` on a disk with room for one checkpoint and a half."""
-    if os.geteuid() != 0:
-        pytest.skip("only root may mount a small disk")
     folder = tmp_path / "run" / "checkpoints"
     folder.mkdir(parents=True)
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1M", "tmpfs", str(folder)], capture_output=True)
-    if mounted.returncode != 0:
-        pytest.skip(f"no small disk can be mounted here: {mounted.stderr.decode().strip()}")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+    with small_disk(folder, 1):
+        yield folder
 
 
 @pytest.mark.slow
-def test_a_full_disk_costs_a_checkpoint_and_not_the_run(sft: Path, small_disk: Path, start: Start) -> None:
+def test_a_full_disk_costs_a_checkpoint_and_not_the_run(sft: Path, disk: Path, start: Start) -> None:
     verb = start(*SFT)
     assert verb.end() == 0, verb.output
     failed = events(verb.folder, "checkpoint_failed")
@@ -117,7 +113,7 @@ def test_a_full_disk_costs_a_checkpoint_and_not_the_run(sft: Path, small_disk: P
     assert weights(verb.folder) == weights(sft)
     # The one before is intact: going on from it gives the same again.
     (verb.folder / "exit.json").unlink()
-    subprocess.run(["mount", "-o", "remount,size=16M", str(small_disk)], check=True)
+    subprocess.run(["mount", "-o", "remount,size=16M", str(disk)], check=True)
     verb = start(*SFT)
     assert verb.end() == 0, verb.output
     assert [event["step"] for event in events(verb.folder, "resume")] == [2]
@@ -127,7 +123,7 @@ def test_a_full_disk_costs_a_checkpoint_and_not_the_run(sft: Path, small_disk: P
 
 
 @pytest.mark.slow
-def test_a_disk_that_stays_full_ends_the_run(small_disk: Path, start: Start) -> None:
+def test_a_disk_that_stays_full_ends_the_run(disk: Path, start: Start) -> None:
     verb = start(*SFT, "train.steps=12")
     assert verb.end() == 1, verb.output
     assert "3 checkpoints in a row failed" in verb.output

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import shutil
@@ -18,6 +17,7 @@ from distft.checkpoint.layout import step_name
 from distft.checkpoint.lease import LeaseLost, acquire
 from distft.checkpoint.manifest import FileRecord, NotWritten, faults
 from distft.common.errors import UserError
+from tests.harness import disks
 from tests.harness.damage import flip
 from tests.harness.owner import Mine
 
@@ -212,27 +212,19 @@ def test_a_failed_replacement_puts_the_former_one_back(
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
+def disk(tmp_path: Path) -> Iterator[Path]:
     path = tmp_path / "disk"
     path.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(path)]
-    done = subprocess.run(mount, capture_output=True, check=False)
-    if done.returncode:
-        pytest.skip("may not mount here")
-    yield path
-    subprocess.run(["umount", str(path)], check=True)
+    with disks.small_disk(path, 4):
+        yield path
 
 
-def test_a_disk_that_is_really_full(small_disk: Path) -> None:
-    coordinator = Coordinator(small_disk, 2, Mine())
+def test_a_disk_that_is_really_full(disk: Path) -> None:
+    coordinator = Coordinator(disk, 2, Mine())
     before = save(coordinator, 10)
-    filler = small_disk / "filler"
     staging = coordinator.begin(20)
     (staging / "a").write_bytes(b"abc")
-    for size in (1 << 16, 1 << 12, 1):
-        with contextlib.suppress(OSError), open(filler, "ab", buffering=0) as file:
-            while file.write(b"x" * size) == size:
-                pass
+    filler = disks.fill(disk)
     with pytest.raises(SaveFailed, match="No space"):
         coordinator.commit(20, [FileRecord("a", 3, "0")], {"pad": "x" * 10_000}, {})
     found = coordinator.newest()
@@ -242,12 +234,12 @@ def test_a_disk_that_is_really_full(small_disk: Path) -> None:
     assert save(coordinator, 20).name == step_name(20)
 
 
-def test_a_disk_that_is_really_read_only(small_disk: Path) -> None:
-    coordinator = Coordinator(small_disk, 2, Mine())
+def test_a_disk_that_is_really_read_only(disk: Path) -> None:
+    coordinator = Coordinator(disk, 2, Mine())
     before = save(coordinator, 10)
     staging = coordinator.begin(20)
     (staging / "a").write_bytes(b"abc")
-    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
     with pytest.raises(SaveFailed, match="Read-only"):
         coordinator.commit(20, [FileRecord("a", 3, "0")], {}, {})
     with pytest.raises(SaveFailed, match="Read-only"):
