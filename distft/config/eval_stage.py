@@ -10,7 +10,7 @@ Its keys are that verb's options, with underscores; of models that it names, ``s
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, Final, Literal
 
 from pydantic import Field, ValidationError, field_validator
@@ -33,7 +33,7 @@ NEEDS_ANOTHER: Final = (
 )
 TOXIC_LABEL: Final = "toxic"  # where none is named
 # Keys that are about answers, so that they do not go with no_answers.
-_OF_ANSWERS: Final = ("shots", "judge", "toxicity")
+OF_ANSWERS: Final = {"shots": "is about answers", "judge": "judges answers", "toxicity": "reads answers"}
 
 
 class EvalKeys(Section):
@@ -162,18 +162,28 @@ def read_keys(section: Mapping[str, Any]) -> tuple[EvalKeys | None, list[Problem
     return (None if problems else keys), problems
 
 
+def without_answers(
+    asked: Collection[str], num_models: int, *, no_answers: bool, typed: Callable[[str], str] = str
+) -> Iterator[tuple[str, str, str]]:
+    """(key, what is wrong, remedy) of those of ``OF_ANSWERS`` that are ``asked`` for, where there are no answers, or
+    not two models'. ``typed``: how a key is named."""
+    for key in OF_ANSWERS:
+        if no_answers and key in asked:
+            yield key, f"{OF_ANSWERS[key]}, and none are wanted", f"leave {typed('no_answers')} out"
+    if "judge" in asked and num_models < 2:
+        hint = "name a second one in eval: its answers are held against the first's"
+        yield "judge", "a judge compares the answers of two models", hint
+
+
 def _contradictions(keys: EvalKeys) -> Iterator[Problem]:
     for key, other, what, give in NEEDS_ANOTHER:
         if getattr(keys, key) is not None and getattr(keys, other) is None:
             yield Problem((key,), what, f"{other}: {give}")
-    for key in _OF_ANSWERS:
-        if keys.no_answers and getattr(keys, key):
-            yield Problem((key,), "is about answers, and none are wanted", "leave no_answers out")
+    asked = [key for key in OF_ANSWERS if getattr(keys, key)]
+    for key, what, hint in without_answers(asked, len(keys.eval), no_answers=keys.no_answers):
+        yield Problem((key,), what, hint)
     for key, model in keys.named_models():
         if names_recipe(model):
             yield Problem((key,), f"{model} is a recipe, and no model", "name its run: run:<output_dir>, or stage:NAME")
-    if keys.judge is not None and len(keys.eval) < 2:
-        hint = "name a second one in eval: its answers are held against the first's"
-        yield Problem(("judge",), "a judge compares the answers of two models", hint)
     if any(number < 0 for number in keys.shots):
         yield Problem(("shots",), "must not be below 0", "for example [0, 1, 4]")

@@ -77,16 +77,6 @@ class EvalStage:
         """The stages whose results it judges, or judges by."""
         return tuple(dict.fromkeys(stage.name for _, stage in self.results))
 
-    @property
-    def judged(self) -> tuple[Stage, ...]:
-        """The stages whose results it judges."""
-        return tuple(stage for key, stage in self.results if key == "eval")
-
-    @property
-    def first(self) -> Stage | None:
-        """The stage whose result is its first model, if it is one's: whose recipe says how rows are read."""
-        return next((one for one in self.judged if self.keys.eval[0] == one.result), None)
-
 
 @dataclass(frozen=True)
 class Pipeline:

@@ -27,15 +27,17 @@ from distft.evaluation.measures import Measure
 from distft.evaluation.passes import likelihoods
 from distft.evaluation.scorer import Scorer
 from distft.launch.correctness import answer_measures
+from distft.launch.judgeable import require_judgeable
 from distft.launch.judged_rows import JudgedRows, judged_rows
-from distft.launch.judged_wins import require_judgeable, with_wins
+from distft.launch.judged_wins import with_wins
+from distft.launch.judges import require_judge
 from distft.launch.judging import Judged, Judging
 from distft.launch.named_models import NamedModel, Reading, find_model, require_scalar_head, require_speakers
 from distft.launch.preflight.evaluations import require_judged_here
 from distft.launch.prompting import baselines
 from distft.launch.starts import model_starts
 from distft.launch.toxicity import Toxicity
-from distft.launch.wanted_answers import require_answers, writes_answers
+from distft.launch.wanted_answers import writes_answers
 from distft.models.padding import padding
 from distft.planning.model_folders import fetched_folder
 from distft.rollout.speaker import Question, Speaker
@@ -51,15 +53,12 @@ def evaluate(names: Sequence[str], judging: Judging) -> list[Judged]:
         if judging.wanted.recipe is None:
             judging = replace(judging, wanted=replace(judging.wanted, recipe=models[0].recipe))
         require_judged_here(judging.wanted)
-        require_answers(models, judging)
-        require_judgeable(models, judging)
         kind = judging.wanted.kind()
+        require_judgeable(models, kind, _of_answers(judging), no_answers=not judging.answers)
+        if judging.judge is not None:
+            require_judge(judging.judge)
         if traits_of(kind).classifies:
             return [_by_labels(model, judging) for model in models]
-        if any(model.is_reward_model for model in models) and traits_of(kind).unit.name != "pairs":
-            hint = "--rows pairs, with rows that have chosen and rejected answers"
-            raise UserError("a reward model is judged by pairs of answers", where="eval", hint=hint)
-        require_speakers([model for model in models if not model.is_reward_model])
         notes: list[str] = []
         beside = _Beside(judging, scratch, notes)
         judged = []
@@ -76,6 +75,15 @@ def evaluate(names: Sequence[str], judging: Judging) -> list[Judged]:
             judged += baselines(base, judging, settings, greedy=greedy)
         judged[0].notes.extend([*notes, *judged[0].rows.notes])
         return judged
+
+
+def _of_answers(judging: Judging) -> dict[str, str]:
+    """What is asked for that is about answers, by its key, as it was typed."""
+    named = {
+        "shots": ",".join(map(str, judging.shots)), "judge": judging.judge and judging.judge.name,
+        "toxicity": judging.toxicity and judging.toxicity.name,
+    }  # fmt: skip
+    return {key: value for key, value in named.items() if value}
 
 
 def _start_in(role: str, recipe: Recipe) -> str:
@@ -152,9 +160,6 @@ def _by_rewards(model: NamedModel, judging: Judging) -> Judged:
 def _by_labels(model: NamedModel, judging: Judging) -> Judged:
     """A classifier, by rows whose labels are among its own."""
     labels = model.labels
-    if len(labels) < 2:
-        hint = "train one with a `classification` recipe, or judge it by other rows: --rows pairs"
-        raise UserError("is no classifier of labels", where=model.name, hint=hint)
     scorer = Scorer.load(model.name, _reward_section(model, judging.reading), labels)
     rows = judged_rows(judging.wanted, scorer.tokenizer)
     wanted = numbers_of(rows.dataset.class_names(rows.units), labels)

@@ -9,21 +9,8 @@ from distft.common.errors import UserError
 from distft.data.formats import prompt_of
 from distft.evaluation.judge import preferences
 from distft.evaluation.verdicts import wins
-from distft.launch.judges import criterion_of, open_judge, require_judge
+from distft.launch.judges import criterion_of, open_judge
 from distft.launch.judging import Judged, Judging
-from distft.launch.named_models import NamedModel
-
-
-def require_judgeable(models: Sequence[NamedModel], judging: Judging) -> None:
-    """Before any model is loaded: there are two models, and a judge that can be asked. Raises UserError,
-    EnvironmentFallsShort."""
-    if judging.judge is None:
-        return
-    where = f"--judge {judging.judge.name}"
-    if len(models) < 2:
-        hint = "name a second one: its answers are held against the first's"
-        raise UserError("a judge compares the answers of two models", where=where, hint=hint)
-    require_judge(judging.judge)
 
 
 def with_wins(judged: Sequence[Judged], judging: Judging) -> list[Judged]:

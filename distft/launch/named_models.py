@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from distft.checkpoint.layout import MANIFEST, checkpoints_folder, published
 from distft.common.errors import UserError, nearest
@@ -42,6 +42,22 @@ class Reading:
     stop_tokens: tuple[str, ...] | None = None
     adapter: str | None = None
     trust_remote_code: bool = False
+
+
+class KnownModel(Protocol):
+    """What is known of a model before it is loaded, or made. ``labels``: none of what is no classifier, None where they
+    cannot be known yet."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def is_reward_model(self) -> bool: ...
+    @property
+    def is_masked_lm(self) -> bool: ...
+    @property
+    def embeds(self) -> bool: ...
+    @property
+    def labels(self) -> tuple[str, ...] | None: ...
 
 
 @dataclass(frozen=True)
@@ -211,23 +227,25 @@ def _recipe_of(run_dir: Path) -> Recipe | None:
         return None
 
 
-def require_speakers(models: Sequence[NamedModel]) -> None:
-    """None of them is a reward model, or an encoder of another kind. Raises UserError."""
+def require_speakers(models: Sequence[KnownModel], at: str = "") -> None:
+    """None of them is a reward model, or an encoder of another kind. ``at``: what they were named for. Raises
+    UserError."""
     for one in models:
+        where = f"{at} {one.name}".strip()
         if one.is_reward_model:
             what = "is a reward model: it scores answers and writes none"
-            raise UserError(what, where=one.name, hint=f"distft eval {one.name} --data FILE judges its scores")
+            raise UserError(what, where=where, hint=f"distft eval {one.name} --data FILE judges its scores")
         if one.embeds:
             what = "is a model of texts: it turns them into vectors, and writes no answers"
             hint = "name a decoder or an encoder-decoder; sentence-transformers reads this one"
-            raise UserError(what, where=one.name, hint=hint)
+            raise UserError(what, where=where, hint=hint)
         if one.is_masked_lm:
             what = "is an encoder: it fills in masked words, and writes no answers"
             hint = "name a decoder or an encoder-decoder; transformers' fill-mask pipeline shows what this one restores"
-            raise UserError(what, where=one.name, hint=hint)
+            raise UserError(what, where=where, hint=hint)
 
 
-def require_scalar_head(model: NamedModel) -> None:
+def require_scalar_head(model: KnownModel) -> None:
     """Raises UserError where it is no reward model, or is not here."""
     if not model.is_reward_model:
         what = "has no scalar head: it is not a reward model"

@@ -1,34 +1,11 @@
-"""Whether models write answers of their own, and that what reads answers gets some."""
+"""Whether models write answers of their own to the rows."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from distft.common.errors import UserError
-from distft.config.find_method import traits_of
 from distft.data.formats import prompt_of
 from distft.launch.judged_rows import JudgedRows
 from distft.launch.judging import Judging
-from distft.launch.named_models import NamedModel
-
-
-def require_answers(models: Sequence[NamedModel], judging: Judging) -> None:
-    """Before any model is loaded: where a judge or a classifier of toxicity is named, models write what it reads.
-    Raises UserError."""
-    named = [
-        (f"--judge {judging.judge.name}" if judging.judge is not None else "", "judges answers"),
-        (f"--toxicity {judging.toxicity.name}" if judging.toxicity is not None else "", "reads answers"),
-    ]
-    for where, does in named:
-        if not where:
-            continue
-        if not judging.answers:
-            raise UserError(f"{does}, and none are wanted", where=where, hint="leave --no-answers out")
-        silent = next((one.name for one in models if one.is_reward_model), None)
-        if silent is not None:
-            raise UserError(f"{does}, and {silent} writes none", where=where, hint="name language models")
-        if traits_of(judging.wanted.kind()).classifies:
-            raise UserError(f"{does}, and the rows want labels", where=where, hint="--rows prompts, or other --data")
 
 
 def writes_answers(rows: JudgedRows, judging: Judging) -> bool:

@@ -125,8 +125,6 @@ def _shots(arguments: argparse.Namespace) -> tuple[int, ...]:
     """``0,1,4``. Raises UserError for anything else."""
     if arguments.shots is None:
         return ()
-    if arguments.no_answers:
-        raise UserError("are of answers, and none are wanted", where="--shots", hint="leave --no-answers out")
     parts = [part.strip() for part in arguments.shots.split(",")]
     if not all(part.isdecimal() for part in parts):
         raise UserError("are whole numbers", where=f"--shots {arguments.shots}", hint="for example --shots 0,1,4")

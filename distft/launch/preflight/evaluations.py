@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from distft.common.errors import UserError
 from distft.config.data import Data, Source
-from distft.config.eval_stage import TOXIC_LABEL, EvalKeys
+from distft.config.eval_stage import OF_ANSWERS, TOXIC_LABEL, EvalKeys
 from distft.config.find_method import traits_of
 from distft.config.pipeline import EvalStage
 from distft.config.pipeline_problems import STAGE
@@ -21,6 +23,7 @@ from distft.data.chat_templates import resolve_template
 from distft.data.sources import is_builtin, source_files
 from distft.launch.correctness import Criterion
 from distft.launch.exemplars import require_exemplars
+from distft.launch.judgeable import require_judgeable
 from distft.launch.judged_rows import Wanted, held_out_list
 from distft.launch.named_models import (
     NamedModel,
@@ -28,9 +31,46 @@ from distft.launch.named_models import (
     read_config_of_adapter,
     require_label,
     require_scalar_head,
+    require_speakers,
 )
 from distft.launch.preflight.checks import check_source
 from distft.planning.model_folders import fetched_folder
+
+_ROLES: Final = {
+    "reference": "a language model", "judge": "a language model", "reward": "a reward model",
+    "toxicity": "a classifier",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Foreseen:
+    """A model that is not here: what a stage makes by its recipe, or one of which nothing is known yet."""
+
+    name: str
+    recipe: Recipe | None = None
+
+    @property
+    def is_reward_model(self) -> bool:
+        """See ``NamedModel``."""
+        return self.recipe is not None and main_role(self.recipe) == "reward"
+
+    @property
+    def is_masked_lm(self) -> bool:
+        """See ``NamedModel``."""
+        return self.recipe is not None and self.recipe.algorithm.traits.corrupts == "masks"
+
+    @property
+    def embeds(self) -> bool:
+        """See ``NamedModel``."""
+        return self.recipe is not None and self.recipe.algorithm.traits.embeds
+
+    @property
+    def labels(self) -> tuple[str, ...] | None:
+        """See ``KnownModel``: a recipe may leave them to its data."""
+        if self.recipe is None:
+            return None
+        algorithm = self.recipe.algorithm
+        return (algorithm.head_labels() or None) if algorithm.traits.classifies else ()
 
 
 def require_judged_here(wanted: Wanted) -> None:
@@ -58,31 +98,39 @@ def check_eval_stage(stage: EvalStage) -> tuple[str, ...]:
 
     Raises UserError, EnvironmentFallsShort.
     """
-    keys, at = stage.keys, f"stages.{stage.name}"
+    at = f"stages.{stage.name}"
     try:
-        other = _check_models_from_elsewhere(stage)
-        recipe = stage.first.recipe if stage.first else other
-        wanted = Wanted(recipe, keys.data, keys.split, keys.rows, keys.limit, keys.max_length, keys.seed)
-        require_judged_here(wanted)
-        kind = wanted.kind()
-        _check_results(stage, kind)
-        _check_reading(stage)
-        _check_sampling(keys, Rollout() if recipe is None else recipe.rollout)
-        if keys.correct is not None:
-            Criterion(keys.correct)
-        shots = [Source(path=path) for path in keys.shots_from]
-        notes = list(_check_sources(shots, "sft", "train", lambda _: None, f"{at}.shots_from"))
-        _check_shots(keys, shots or (() if recipe is None else recipe.data.train))
-        if recipe is not None and not keys.data:
-            held_out_list(recipe.data, keys.split)
-            return tuple(notes)
-        bad = BadRows(recipe.data if recipe is not None else Data(), "test")
-        notes += _check_sources(wanted.sources(), kind, "test", bad, f"{at}.data")
+        with tempfile.TemporaryDirectory(prefix="distft-models-") as folder:
+            return _checked(stage, list(_models(stage, Path(folder))), at)
     except UserError as error:
         if not error.where.startswith(at):
             error.where = f"{at} ({stage.where}): {_in_keys(error.where)}"
         error.what, error.hint = _in_keys(error.what), _in_keys(error.hint)
         raise
+
+
+def _checked(stage: EvalStage, models: Sequence[tuple[str, NamedModel | Foreseen]], at: str) -> tuple[str, ...]:
+    keys, judged = stage.keys, [model for key, model in models if key == "eval"]
+    for key, model in models:
+        _check_role(key, model, keys)
+    recipe = judged[0].recipe
+    wanted = Wanted(recipe, keys.data, keys.split, keys.rows, keys.limit, keys.max_length, keys.seed)
+    require_judged_here(wanted)
+    kind = wanted.kind()
+    of_answers = {key: _as_written(stage, key) for key in OF_ANSWERS if getattr(keys, key)}
+    require_judgeable(judged, kind, of_answers, no_answers=keys.no_answers)
+    _check_reading(stage)
+    _check_sampling(keys, Rollout() if recipe is None else recipe.rollout)
+    if keys.correct is not None:
+        Criterion(keys.correct)
+    shots = [Source(path=path) for path in keys.shots_from]
+    notes = list(_check_sources(shots, "sft", "train", lambda _: None, f"{at}.shots_from"))
+    _check_shots(keys, shots or (() if recipe is None else recipe.data.train))
+    if recipe is not None and not keys.data:
+        held_out_list(recipe.data, keys.split)
+        return tuple(notes)
+    bad = BadRows(recipe.data if recipe is not None else Data(), "test")
+    notes += _check_sources(wanted.sources(), kind, "test", bad, f"{at}.data")
     return tuple(notes)
 
 
@@ -114,53 +162,46 @@ def _check_sampling(keys: EvalKeys, start: Rollout) -> None:
         raise UserError(what, where="min_new_tokens", hint="lower it, or raise max_new_tokens")
 
 
-def _check_models_from_elsewhere(stage: EvalStage) -> Recipe | None:
-    """All that no stage makes are there, and score where they are to. Returns the recipe of the first of ``eval``,
-    where no stage makes that. Raises UserError."""
-    made = {one.result for _, one in stage.results}
-    found: Recipe | None = None
-    with tempfile.TemporaryDirectory(prefix="distft-models-") as folder:
-        for key, model in stage.keys.named_models():
-            if model not in made and not model.startswith(("http://", "https://")):
-                try:
-                    other = find_model(model, Path(folder))
-                except UserError as error:
-                    if model in stage.before:
-                        error.hint = f"did you mean {STAGE}{model}?"
-                    raise
-                _check_scorer(key, other, stage.keys)
-                found = other.recipe if key == "eval" and model == stage.keys.eval[0] else found
-    return found
+def _models(stage: EvalStage, scratch: Path) -> Iterator[tuple[str, NamedModel | Foreseen]]:
+    """(key, model) of all that are named. Raises UserError where one that no stage makes is not there."""
+    made = {one.result: one for _, one in stage.results}
+    for key, model in stage.keys.named_models():
+        if model in made:
+            yield key, Foreseen(f"{STAGE}{made[model].name}", made[model].recipe)
+        elif model.startswith(("http://", "https://")):
+            yield key, Foreseen(model)
+        else:
+            try:
+                found = find_model(model, scratch)
+            except UserError as error:
+                if model in stage.before:
+                    error.hint = f"did you mean {STAGE}{model}?"
+                raise
+            yield key, Foreseen(model) if fetched_folder(found.path) is None else found
 
 
-def _check_scorer(key: str, model: NamedModel, keys: EvalKeys) -> None:
-    """What answers are scored by can do so, where it is on this machine."""
-    if key == "toxicity":
+def _check_role(key: str, model: NamedModel | Foreseen, keys: EvalKeys) -> None:
+    """What a model is named for beside those that are judged it can do, where it is known."""
+    if key not in _ROLES or (isinstance(model, Foreseen) and model.recipe is None):
+        return
+    if key == "toxicity" and isinstance(model, NamedModel):
         require_label(model, keys.toxic_label or TOXIC_LABEL)
-    elif key == "reward" and fetched_folder(model.path) is not None:
-        require_scalar_head(model)
+        return
+    try:
+        if key in ("reference", "judge"):
+            require_speakers([model])
+        else:
+            require_scalar_head(model)
+    except UserError as error:
+        error.where, error.hint = f"--{key} {model.name}", f"name {_ROLES[key]}, or the stage of one"
+        raise
 
 
-def _check_results(stage: EvalStage, kind: str) -> None:
-    for key, one in stage.results:
-        scores = main_role(one.recipe) == "reward"
-        if key in ("reward", "toxicity") and not scores:
-            hint = "name the stage of a reward model, or of a classifier"
-            raise UserError(f"the stage {one.name} makes a model that scores nothing", where=key, hint=hint)
-        if key in ("reference", "judge") and scores:
-            hint = "name the stage of a language model"
-            raise UserError(f"the stage {one.name} makes a model that writes nothing", where=key, hint=hint)
-        if key == "eval" and scores and not traits_of(kind).classifies and traits_of(kind).unit.name != "pairs":
-            hint = "rows: pairs, with rows that have chosen and rejected answers"
-            raise UserError("a reward model is judged by pairs of answers", where=f"eval {one.name}", hint=hint)
-    silent = next((one for one in stage.judged if main_role(one.recipe) == "reward"), None)
-    for key in ("judge", "toxicity"):
-        if silent is not None and getattr(stage.keys, key) is not None:
-            what = f"reads answers, and the stage {silent.name} makes a model that writes none"
-            raise UserError(what, where=key, hint="name stages of language models in eval")
-    labels = traits_of(kind).classifies
-    if labels and any(not one.recipe.algorithm.traits.classifies for one in stage.judged):
-        raise UserError("only classifiers are judged by labels", where="eval", hint="rows: prompts, or other data")
+def _as_written(stage: EvalStage, key: str) -> str:
+    """The value of a key, the result of a stage by its name."""
+    made = {one.result: f"{STAGE}{one.name}" for _, one in stage.results}
+    value = getattr(stage.keys, key)
+    return str(list(value)) if isinstance(value, tuple) else made.get(value, value)
 
 
 def _in_keys(text: str) -> str:

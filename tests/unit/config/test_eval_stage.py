@@ -47,18 +47,17 @@ def test_it_is_a_command_line_of_the_verb(tmp_path: Path) -> None:
         f"--data={Path.home()}/b.jsonl", "--reward=run:runs/three/scorer", "--shots=0,2",
     ]  # fmt: skip
     assert stage.needs == ("sft", "scorer")
-    assert [one.name for one in stage.judged] == ["sft"]
-    assert stage.first is not None
-    assert (stage.first.name, stage.title) == ("sft", "three-judged")
+    assert [(key, one.name) for key, one in stage.results] == [("eval", "sft"), ("reward", "scorer")]
+    assert stage.title == "three-judged"
     swapped = judged(tmp_path, "stages.judged.eval=[org/model, 'stage:sft']")
-    assert swapped.first is None
-    assert [one.name for one in swapped.judged] == ["sft"]
+    assert swapped.keys.eval == ("org/model", "run:runs/three/sft")
+    assert [(key, one.name) for key, one in swapped.results] == [("eval", "sft"), ("reward", "scorer")]
 
 
 def test_shots_are_asked_for_in_order_and_once(tmp_path: Path) -> None:
     """As the verb asks for them: else the stage would never be found done."""
     keys = judged(tmp_path, "stages.judged.shots=[4, 0, 1, 4]").keys
-    options = {"shots": list(_shots(argparse.Namespace(shots="4,0,1,4", no_answers=False)))}
+    options = {"shots": list(_shots(argparse.Namespace(shots="4,0,1,4")))}
     assert asked_of([], [], options)["shots"] == keys.asked()["shots"] == [0, 1, 4]
     assert "--shots=0,1,4" in keys.words()
 

@@ -11,12 +11,14 @@ from distft.common.errors import UserError
 from distft.config.pipeline import EvalStage, load_pipeline
 from distft.launch.preflight.evaluations import check_eval_stage
 from tests.harness.speakers import write_speaker
+from tests.unit.models.encoders import write_encoder
 
 STAGES = {
     "sft": {"recipe": "sft-tiny"},
     "scorer": {"recipe": "reward-tiny", "models": {"reward": {"path": "stage:sft"}}},
     "masked": {"recipe": "mlm-tiny"},
     "labels": {"recipe": "classification-tiny"},
+    "found": {"recipe": "contrastive-tiny"},
 }
 
 
@@ -57,12 +59,25 @@ def test_what_can_be_done_is_taken(here: Path) -> None:
     ({"eval": ["stage:sft"], "rows": "prompts", "reward": "scorer"}, "\n  did you mean stage:scorer?"),
     ({"eval": ["stage:sft"], "correct": "exat"}, "is no way to tell right answers"),
     ({"eval": ["stage:sft"], "split": "tset"}, "is no list of a recipe\n  train, eval or test"),
-    ({"eval": ["stage:sft"], "reward": "stage:sft"}, "the stage sft makes a model that scores nothing"),
+    ({"eval": ["stage:sft"], "reward": "stage:sft"},
+     "reward: stage:sft: has no scalar head: it is not a reward model\n  name a reward model, or the stage of one"),
     ({"eval": ["stage:sft"], "reward": "MODEL"}, "has no scalar head: it is not a reward model"),
     ({"eval": ["stage:sft"], "toxicity": "MODEL"}, "is no classifier\n  name a sequence classifier"),
-    ({"eval": ["stage:sft"], "reference": "stage:scorer"}, "the stage scorer makes a model that writes nothing"),
-    ({"eval": ["stage:sft", "stage:scorer"]}, "a reward model is judged by pairs of answers\n  rows: pairs"),
-    ({"eval": ["stage:labels", "stage:sft"]}, "only classifiers are judged by labels"),
+    ({"eval": ["stage:sft"], "reference": "stage:scorer"},
+     "reference: stage:scorer: is a reward model: it scores answers and writes none\n  name a language model, or"),
+    ({"eval": ["stage:sft"], "reference": "stage:masked"}, "reference: stage:masked: is an encoder: it fills"),
+    ({"eval": ["stage:sft"], "reference": "SCORER"}, "scorer: is a reward model: it scores answers and writes none"),
+    ({"eval": ["stage:sft", "MODEL"], "judge": "SCORER"},
+     "scorer: is a reward model: it scores answers and writes none"),
+    ({"eval": ["stage:sft"], "toxicity": "stage:sft"}, "toxicity: stage:sft: has no scalar head"),
+    ({"eval": ["stage:sft", "stage:masked"]}, "eval stage:masked: is an encoder: it fills in masked words"),
+    ({"eval": ["stage:sft", "stage:found"]}, "eval stage:found: is a model of texts: it turns them into vectors"),
+    ({"eval": ["stage:sft", "ENCODER"]}, "encoder: is an encoder: it fills in masked words"),
+    ({"eval": ["stage:sft", "SCORER"]}, "scorer: a reward model is judged by pairs of answers\n  rows: pairs, with"),
+    ({"eval": ["stage:labels", "MODEL"]}, "model: only classifiers are judged by labels\n  train one"),
+    ({"eval": ["stage:sft", "stage:scorer"]},
+     "eval stage:scorer: a reward model is judged by pairs of answers\n  rows: pairs"),
+    ({"eval": ["stage:labels", "stage:sft"]}, "eval stage:sft: only classifiers are judged by labels"),
     ({"eval": ["MODEL"]}, "there are no rows to judge by\n  data: PATH"),
     ({"eval": ["stage:sft"], "adapter": "no/such"}, "no/such: holds no adapter (adapter_config.json)"),
     ({"eval": ["stage:sft"], "chat_template": "nope.jinja"}, "chat_template: no chat template 'nope.jinja'"),
@@ -74,19 +89,23 @@ def test_what_can_be_done_is_taken(here: Path) -> None:
      "min_new_tokens: 99 is more than max_new_tokens 4"),
     ({"eval": ["stage:sft"], "temperature": 99}, "must be at most 10, not 99"),
     ({"eval": ["stage:scorer"], "toxicity": "stage:labels"},
-     "toxicity: reads answers, and the stage scorer makes a model that writes none"),
-    ({"eval": ["stage:labels"], "toxicity": "stage:labels"}, "the stage labels makes a model that writes none"),
+     "toxicity: stage:labels: reads answers, and stage:scorer writes none\n  name language models in eval"),
+    ({"eval": ["stage:labels"], "toxicity": "stage:labels"},
+     "toxicity: stage:labels: reads answers, and stage:labels writes none"),
     ({"eval": ["stage:sft", "stage:scorer"], "rows": "pairs", "judge": "stage:sft"},
-     "judge: reads answers, and the stage scorer makes a model that writes none"),
+     "judge: stage:sft: judges answers, and stage:scorer writes none"),
     ({"eval": ["MODEL"], "rows": "prompts", "reference": "stage:sft"}, "there are no rows to judge by\n  data: PATH"),
     ({"eval": ["MODEL", "stage:sft"], "rows": "prompts"}, "there are no rows to judge by\n  data: PATH"),
 ])  # fmt: skip
 def test_what_cannot_is_said_with_its_stage(keys: dict[str, object], said: str, here: Path) -> None:
     model = write_speaker(here / "model")
     (here / "two.jsonl").write_text('{"prompt": "a", "completion": "b"}\n{"prompt": 1}\n' * 2)
-    named = json.loads(json.dumps(keys).replace("MODEL", model))
+    named = json.dumps(keys).replace("MODEL", model)
+    for word, labels in (("SCORER", 1), ("ENCODER", None)):
+        if word in named:
+            named = named.replace(word, write_encoder(here / word.lower(), "bert", num_labels=labels))
     with pytest.raises(UserError) as caught:
-        checked(here, **named)
+        checked(here, **json.loads(named))
     assert said in str(caught.value)
     assert str(caught.value).startswith("stages.judged")
     assert "--" not in str(caught.value), "keys, not options"
