@@ -1,0 +1,119 @@
+"""A long PPO run of a tiny model, a rank of which is killed about every twenty iterations: it ends as one that nothing
+happened to, bit for bit, and what lives through all of its attempts (the driver, Ray's servers, the fork server) holds
+in the end what it held at iteration 50. ``DISTFT_SOAK_STEPS=500`` is the whole; by default it is shorter.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import re
+import signal
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+import psutil
+import pytest
+
+from tests.e2e.conftest import Start, Verb, computed, events, lines, marked, ppo, weights
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(14400)]
+
+STEPS = int(os.environ.get("DISTFT_SOAK_STEPS", "130"))
+APART = (15, 25)  # iterations from one kill to the next
+SETTLED = range(45, 56)  # iterations that the last ones are compared with
+MORE = 1.03
+RANKS = {"policy": 2, "value": 1, "reference": 1, "reward": 1, "data": 1}
+WORDS = ("placement.value.ranks=1", "placement.reference.ranks=1", "placement.reward.ranks=1",
+         f"train.steps={STEPS}", "checkpoint.every=5", "recovery.max_restarts=3",
+         "tracking.wandb.mode=disabled")  # fmt: skip
+_PINNED = re.compile(r"^- pinned objects size: (\d+)$", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Held:
+    """Of the processes that no attempt ends with. ``memory``: bytes of their own, ``objects``: pinned in the store."""
+
+    memory: int
+    descriptors: int
+    threads: int
+    objects: int
+
+
+def held(verb: Verb, scratch: Path) -> Held:
+    """What they hold now. Ray's agents wipe out their environment, and with it the mark; they are children."""
+    memory = descriptors = threads = 0
+    children = psutil.Process(verb.process.pid).children(recursive=True)
+    for pid in {*marked(verb.mark), *(child.pid for child in children)}:
+        with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied, IndexError):
+            process = psutil.Process(pid)
+            if not process.cmdline()[0].startswith("ray::RankActor"):
+                of = process.memory_info()
+                memory += of.rss - of.shared
+                descriptors += process.num_fds()
+                threads += process.num_threads()
+    stored = [_PINNED.findall(path.read_text()) for path in scratch.glob("dft-*/r/session_*/logs/debug_state.txt")]
+    return Held(memory, descriptors, threads, sum(int(size) for sizes in stored for size in sizes))
+
+
+def victims(seed: int) -> Iterator[tuple[int, str, int]]:
+    """After which iteration which rank is killed."""
+    draw, step = random.Random(seed), 0
+    while (step := step + draw.randint(*APART)) <= STEPS - APART[0]:
+        role = draw.choice(list(RANKS))
+        yield step, role, draw.randrange(RANKS[role])
+
+
+def reached(verb: Verb) -> int:
+    """The last iteration that is done."""
+    return max((line["step"] for line in lines(verb.folder, "metrics") if line["split"] == "train"), default=0)
+
+
+def watched(verb: Verb, scratch: Path, killed: int) -> dict[int, Held]:
+    """By iteration what was held after it, up to the end or to iteration ``killed``."""
+    found: dict[int, Held] = {}
+
+    def there() -> bool:
+        step = reached(verb)
+        if step not in found:
+            found[step] = held(verb, scratch)
+        return step >= killed
+
+    verb.wait_for(there, f"iteration {killed}", timeout_s=1800)
+    return found
+
+
+def test_what_a_run_holds_does_not_grow_with_its_restarts(sft: Path, start: Start) -> None:
+    undisturbed = start(*ppo(sft, *WORDS), folder="undisturbed")
+    assert undisturbed.end(3600) == 0, undisturbed.output
+    with tempfile.TemporaryDirectory(prefix="s", dir="/tmp") as folder:  # a short path: Ray's sockets lie in it
+        scratch, found = Path(folder), dict[int, Held]()
+        verb = start(*ppo(sft, *WORDS), TMPDIR=folder)
+        kills = list(victims(seed=7))
+        for number, (step, role, rank) in enumerate(kills, start=1):
+            found |= watched(verb, scratch, step)
+            os.kill(verb.pid(role, rank), signal.SIGKILL)
+            ready = f"attempt {number + 1} to be ready"
+            verb.wait_for(lambda attempts=number + 1: len(events(verb.folder, "ready")) == attempts, ready, 600)
+        found |= watched(verb, scratch, STEPS - 1)
+        assert verb.end(600) == 0, verb.output
+        verb.assert_nothing_left()
+        # One empty folder a user, that torch makes for what all of his programs compile.
+        left = sorted(path.name for path in scratch.iterdir() if not path.name.startswith("torchinductor_"))
+    early = [now for step, now in found.items() if step in SETTLED]
+    late = [now for step, now in found.items() if step > STEPS - len(SETTLED)]
+    for name in Held.__annotations__:
+        before, after = (median(getattr(now, name) for now in those) for those in (early, late))
+        print(f"{name}: {before:,.0f} at iteration 50, {after:,.0f} at the end")
+    print(f"{len(kills)} kills in {STEPS} iterations; left in the temporary folder: {left}")
+    for name in Held.__annotations__:
+        before, after = (median(getattr(now, name) for now in those) for those in (early, late))
+        assert after <= MORE * before, name
+    assert left == []
+    assert len(events(verb.folder, "restart")) == len(kills)
+    assert computed(verb.folder) == computed(undisturbed.folder)
+    assert weights(verb.folder) == weights(undisturbed.folder)
