@@ -42,6 +42,12 @@ TEXT_EMBEDDING = Entry(
 FAMILIES = {
     entry.name: entry for entry in (CAUSAL, SCALAR, SEQ2SEQ, SEQ2SEQ_SCALAR, ENCODER, MASKED_LM, TEXT_EMBEDDING)
 }
+# What people call families: by which side reads and which writes; with the config.json of a model of each.
+EXAMPLES: Mapping[str, Mapping[str, Any]] = {
+    "decoder": {"model_type": "llama"},
+    "encoder-decoder": {"model_type": "t5", "is_encoder_decoder": True},
+    "encoder": {"model_type": "bert"},
+}
 # Model types of encoders that are known to work here.
 ENCODERS = ("bert", "roberta", "modernbert", "deberta-v2")
 
