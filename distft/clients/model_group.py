@@ -9,6 +9,7 @@ from typing import Any, TypeAlias, TypeVar
 from distft.checkpoint.manifest import FileRecord, NotWritten
 from distft.clients.asking import ask, each, rows
 from distft.clients.samples import Samples, data_of, report_of
+from distft.config.models import Model
 from distft.groups.handles import Call, DataRef, Group
 from distft.workers.reports import Ready, Updated
 from distft.workers.verbs import MicroBatches, ModelVerbs, ReadAt, Store
@@ -38,7 +39,8 @@ class ModelGroup:
     """All ranks of a role. ``guest``: a role that lives in the group of another, ``ranks``, and has no weights of its
     own: the frozen base under that one's adapters answers for it, and it is only read. ``shared_by``: how many
     neighbouring ranks compute the same rows (``models.sequence_parallel``). ``num_virtual_tokens``: how many stand
-    before each row (``models.adapters.prompt``).
+    before each row (``models.adapters.prompt``). ``packed``: all samples of a micro-batch stand in one row
+    (``models.packing``).
 
     Every method is a call that is not started yet: see ``groups.handles``.
     """
@@ -47,6 +49,15 @@ class ModelGroup:
     guest: str = ""
     shared_by: int = 1
     num_virtual_tokens: int = 0
+    packed: bool = False
+
+    @classmethod
+    def of(cls, ranks: Group, model: Model) -> ModelGroup:
+        """The ranks that compute with a role's model as its section says."""
+        engine = model.engine
+        return cls(
+            ranks, shared_by=engine.sequence_parallel, num_virtual_tokens=model.num_virtual_tokens, packed=engine.packed
+        )
 
     @property
     def role(self) -> str:

@@ -210,6 +210,25 @@ def _shared_rows(recipe: Recipe) -> Iterator[Problem]:
             )
 
 
+def _packed_rows(recipe: Recipe) -> Iterator[Problem]:
+    """What needs a row for each sample."""
+    for role in facts.roles(recipe):
+        if recipe.models.of(role) is None:
+            continue
+        model, at = facts.model_of(recipe, role), f"models.{role}.engine.packed"
+        if not model.engine.packed:
+            continue
+        if recipe.algorithm.traits.embeds:
+            yield Problem.at(at, "a text's vector is pooled from a row of its own", "false")
+        if model.engine.sequence_parallel > 1:
+            what = "ranks share rows whose positions go on from end to end, which those of a packed row do not"
+            yield Problem.at(at, what, f"false, or models.{role}.engine.sequence_parallel: 1")
+        if model.num_virtual_tokens:
+            yield Problem.at(at, "virtual tokens stand before a row, not before each of its samples", "false")
+        if model.init is not None and model.init.architecture != "llama":
+            yield Problem.at(at, f"{model.init.architecture} has an encoder, which sees whole rows", "false")
+
+
 def _trained(recipe: Recipe, role: str, model: Model) -> Iterator[Problem]:
     at = f"models.{role}"
     if model.quantization is not None and not model.leaves_base:
@@ -345,6 +364,7 @@ MODEL_RULES: tuple[Callable[[Recipe], Iterator[Problem]], ...] = (
     _initial_sizes,
     _precision_and_engine,
     _shared_rows,
+    _packed_rows,
     _reference,
     _cached_reference,
     _renewal,

@@ -76,6 +76,10 @@ class Engine(Section):
         default=1, ge=1, le=1024, description="neighbouring ranks that compute the same rows, each a slice of them "
         "(Ulysses): a micro-batch is as many times as long. Its heads must divide by it"
     )  # fmt: skip
+    packed: bool = Field(
+        default=False, description="all samples of a micro-batch in one row, without padding; none sees another. "
+        "train.max_tokens_per_rank then caps the sum of their lengths"
+    )  # fmt: skip
     reduce_bucket_size: int = Field(
         default=50_000_000, ge=1000, description="elements reduced at once; the buffers' memory"
     )
@@ -170,6 +174,11 @@ class Model(Section):
     def num_virtual_tokens(self) -> int:
         """Tokens of no vocabulary that stand before each of its sequences."""
         return 0 if self.peft is None else self.peft.virtual_tokens
+
+    @property
+    def masks_packed_rows(self) -> bool:
+        """Whether a mask of the whole row keeps its samples apart; flash attention is told their bounds."""
+        return self.engine.packed and self.attention != "flash_attention_2"
 
     def rate_ratio(self, name: str) -> float:
         """The learning rate of the weight of that name, as a multiple of the optimizer's."""

@@ -43,7 +43,8 @@ def planned(samples: Samples, group: ModelGroup, max_tokens: int, chosen: Sequen
         group.data_parallel_size,
         max_tokens * group.shared_by,
         micro_batch_cost=group.micro_batch_cost,
-        answers=[samples.answers[i] for i in numbers] if samples.answers else (),
+        answers=[samples.answers[i] for i in numbers] if samples.answers and not group.packed else (),
+        packed=group.packed,
     )
     return plan if chosen is None else replace(plan, micro_batches=_named(plan.micro_batches, numbers))
 

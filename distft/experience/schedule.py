@@ -14,7 +14,8 @@ Guarantees (tested):
 
 * every sample is in exactly one micro-batch, units whole and in order;
 * cost = rows x longest row (what padding computes) is within the cap, and rows within theirs; where prompt and response
-  are read apart, the longest row is the longest prompt and the longest response;
+  are read apart, the longest row is the longest prompt and the longest response; of packed rows it is the sum of the
+  lengths;
 * every rank has the same number M of micro-batches. Without a ``micro_batch_cost`` M is the fewest
   possible if all units have the same number of rows; with mixed units the number of micro-batches is
   below twice the fewest. With it, ``lasting + M x micro_batch_cost`` is never above that of the fewest;
@@ -88,6 +89,8 @@ def schedule(
     max_rows: int | None = None,
     micro_batch_cost: int | None = None,
     answers: Sequence[int] | Ints = (),
+    *,
+    packed: bool = False,
 ) -> Schedule:
     """Deal samples out to ranks and micro-batches.
 
@@ -100,6 +103,7 @@ def schedule(
         micro_batch_cost: tokens in whose time a micro-batch more could be begun; None: as few as possible.
         answers: of ``lengths`` the tokens of each sample's response, where the model reads prompt and response apart,
             each padded to the longest of its own kind; else none.
+        packed: samples share a row without padding: ``max_tokens`` caps the sum of their lengths.
 
     Returns:
         A schedule of at least one micro-batch per rank, dummies if there is no sample.
@@ -118,10 +122,14 @@ def schedule(
     beside = np.asarray(answers, np.int64)
     parts = np.stack([rows - beside, beside] if len(answers) else [rows], axis=1)
     longest = _longest(parts, members, sizes)
+    if packed:
+        if len(answers) or max_rows is not None:
+            raise ValueError("a packed row has no answers apart, and no cap on rows")
+        sizes, longest = _sums(rows, members), np.ones_like(longest)  # as many rows of one token
     names = [int(units[samples[0]]) for samples in members]
     _require_fitting(names, sizes, longest.sum(axis=1), max_tokens, max_rows)
-    order = np.argsort(-longest.sum(axis=1), kind="stable")
-    bins = _Bins(sizes[order], longest[order], len(rows) if max_rows is None else max_rows)
+    order = np.argsort(-(sizes if packed else longest.sum(axis=1)), kind="stable")
+    bins = _Bins(sizes[order], longest[order], int(sizes.sum()) if max_rows is None else max_rows)
 
     def dealt(cuts: Sequence[tuple[int, int]]) -> Schedule:
         filled = [
@@ -297,6 +305,11 @@ def _longest(parts: Ints, members: Sequence[Sequence[int]], sizes: Ints) -> Ints
         return np.zeros((0, parts.shape[1]), np.int64)
     flat = np.fromiter((sample for samples in members for sample in samples), np.int64, len(parts))
     return np.asarray(np.maximum.reduceat(parts[flat], np.cumsum(sizes) - sizes, axis=0), np.int64)
+
+
+def _sums(rows: Ints, members: Sequence[Sequence[int]]) -> Ints:
+    """Tokens of each unit, int64 [units]."""
+    return np.array([rows[list(samples)].sum() for samples in members], np.int64)
 
 
 def _members(units: Sequence[int] | Ints) -> list[list[int]]:

@@ -135,10 +135,9 @@ def set_up(
     for warning in (*loaded.warnings, *remarks.on_rows(recipe, loaded.num_units)):
         log.warning(warning)
     models = {
-        role: ModelGroup(group, shared_by=model.engine.sequence_parallel, num_virtual_tokens=model.num_virtual_tokens)
+        role: ModelGroup.of(group, model_of(recipe, role))
         for role, group in groups.items()
         if role not in (DATA, ENGINES)
-        for model in (model_of(recipe, role),)
     }
     tracker.phase("loading models")
     engines = _load_models(recipe, run_dir, models, groups.get(ENGINES), loaded, tracker)

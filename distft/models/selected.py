@@ -6,8 +6,7 @@ packed rows (None otherwise: causal attention never lets a real token see the pa
 mask is needed and the fast causal kernel is used), and ``select [num_tokens]``, flat indices into
 ``rows * length`` of the positions whose hidden state is read.
 
-Packed rows stay apart where Hugging Face builds the mask from ``position_ids`` (Llama, Qwen, Gemma, GPT-2
-and kin); older families (OPT, BERT as a decoder) and state-space models would read across documents.
+Samples of a packed row stay apart where Hugging Face builds the mask from ``position_ids``: see ``models.packing``.
 """
 
 from __future__ import annotations

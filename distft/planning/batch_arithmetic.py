@@ -14,7 +14,8 @@ class BatchArithmetic:
 
     ``units`` (pairs, prompts, ...) make ``sequences``; of those that are trained on a rank of the trained role has at
     most ``sequences_per_rank`` in one optimizer step, as ``micro_batches`` of ``rows`` sequences of the longest length;
-    ``shared_by`` ranks that compute the same rows have them together. ``optimizer_steps`` happen per step (in RL: per
+    ``shared_by`` ranks that compute the same rows have them together; ``packed`` ones are laid in a single row.
+    ``optimizer_steps`` happen per step (in RL: per
     iteration). ``generation_rounds``: batches that a rank generates one after the other; 0 without rollouts.
     """
 
@@ -30,9 +31,12 @@ class BatchArithmetic:
     micro_batches: int
     generation_rounds: int
     shared_by: int = 1
+    packed: bool = False
 
 
-def batch_arithmetic(recipe: Recipe, ranks: int, shared_by: int = 1, *, role: str = "policy") -> BatchArithmetic:
+def batch_arithmetic(
+    recipe: Recipe, ranks: int, shared_by: int = 1, *, role: str = "policy", packed: bool = False
+) -> BatchArithmetic:
     """For a role, trained or not, on ``ranks`` ranks, of which ``shared_by`` compute the same rows; fewer count as that
     many. Of roles the policy alone learns from other texts besides."""
     algorithm, sequences, longest = recipe.algorithm, samples_per_step(recipe), longest_sequence(recipe)
@@ -58,6 +62,7 @@ def batch_arithmetic(recipe: Recipe, ranks: int, shared_by: int = 1, *, role: st
         micro_batches=_parts(per_rank, rows),
         generation_rounds=rounds,
         shared_by=shared_by,
+        packed=packed,
     )
 
 

@@ -113,11 +113,18 @@ def _batch(plan: Plan) -> str:
         f"{step}: {batch.units} {batch.unit}{sequences} of at most {batch.longest} tokens ({batch.tokens:,} in all)",
         f"Update: {_count(batch.optimizer_steps, 'optimizer step')} of at most "
         f"{_count(batch.sequences_per_rank, 'sequence')} on each of {_rows_alone(batch)}, "
-        f"in {_count(batch.micro_batches, 'micro-batch')} of up to {_count(batch.rows, 'row')}",
+        f"in {_count(batch.micro_batches, 'micro-batch')} of up to {_held(batch)}",
     ]
     if batch.generation_rounds:
         lines.append(_generation(plan))
     return "\n".join(lines)
+
+
+def _held(batch: BatchArithmetic) -> str:
+    """What a micro-batch holds of the longest sequences."""
+    if not batch.packed:
+        return _count(batch.rows, "row")
+    return f"{_count(batch.rows, 'sequence')} of that length, or more of shorter ones, packed in one row"
 
 
 def _rows_alone(batch: BatchArithmetic) -> str:

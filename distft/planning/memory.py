@@ -65,7 +65,8 @@ class Work:
     """What one rank of a role does.
 
     ``tokens`` of a micro-batch (padding included) in rows of ``length``; log-probabilities are computed at
-    ``read`` of them. ``scalar``: one number a token is read, no vocabulary.
+    ``read`` of them. ``scalar``: one number a token is read, no vocabulary. ``masked``: a mask of a whole row keeps the
+    samples apart that are packed in it; flash attention is told their bounds.
     """
 
     tokens: int
@@ -73,6 +74,7 @@ class Work:
     read: int
     scalar: bool
     generation: Generation | None = None
+    masked: bool = False
 
 
 @dataclass(frozen=True)
@@ -224,7 +226,7 @@ def activation_items(sizes: ModelSizes, compute: Compute, work: Work) -> list[It
     when trained, and a float32 chunk of them; of a fused head a chunk of all that (algorithms.linear_logprobs). A
     scalar head reads its input in float32.
     """
-    layer = work.tokens * _per_token(sizes, compute, work.length)
+    layer = work.tokens * _per_token(sizes, compute, work)
     if not compute.trained:
         kept = layer
     else:
@@ -234,6 +236,8 @@ def activation_items(sizes: ModelSizes, compute: Compute, work: Work) -> list[It
         kept = (rows if compute.checkpointing else sizes.layers * layer) + last_norm + passing
     when: When = "training" if compute.trained else "forward"
     items = [Item("activations", kept, when), *_of_a_matrix(sizes, compute, when)]
+    if work.masked:  # of booleans, and in the model's dtype as it is added
+        items.append(Item("mask of a packed row", work.length**2 * (1 + compute.size), when))
     if work.scalar:
         head = 4 * work.read * sizes.hidden
         return [*items, Item("float32 input of the head", head * (2 if compute.trained else 1), when)]
@@ -281,17 +285,19 @@ def at_rest(items: Iterable[Item], place: Place) -> int:
     return sum(item.bytes for item in items if item.place == place and item.when == "always")
 
 
-def _per_token(sizes: ModelSizes, compute: Compute, length: int) -> int:
+def _per_token(sizes: ModelSizes, compute: Compute, work: Work) -> int:
     size, attention, mlp = compute.size, sizes.heads * sizes.head_dim, (4 if sizes.gated else 2) * sizes.intermediate
     kept = size * (4 * sizes.hidden + mlp) + 4 * 2 * sizes.hidden
     if compute.liger:
         kept -= size * sizes.intermediate * sizes.gated + 4 * 2 * sizes.hidden
     if compute.eager_attention:
-        kept += size * 5 * attention + sizes.heads * length * (2 * size + 4)
+        kept += size * 5 * attention + sizes.heads * work.length * (2 * size + 4)
     elif not compute.gpu:
         kept += size * 5 * attention
+    elif work.masked:  # with a mask transformers gives every head its own key and value
+        kept += size * 4 * attention + 4 * sizes.heads
     elif size == 4 and sizes.kv_heads < sizes.heads:  # no kernel of torch's takes grouped heads in float32
-        kept += size * (4 * attention + sizes.heads * length)
+        kept += size * (4 * attention + sizes.heads * work.length)
     else:
         kept += size * 2 * (attention + sizes.kv_heads * sizes.head_dim) + 4 * sizes.heads
     elements, single = sizes.kept_by_adapters if compute.trained else (0, 0)

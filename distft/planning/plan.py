@@ -240,8 +240,8 @@ def _written_out(recipe: Recipe, cluster: Cluster, machine: Machine | None, layo
         for group, root in arrangement.set_of.items()
     }
     main = main_role(recipe)
-    num_ranks, shared = groups[arrangement.group_of[main]].num_ranks, model_of(recipe, main).engine.sequence_parallel
-    batch = batch_arithmetic(recipe, num_ranks, shared)
+    num_ranks, engine = groups[arrangement.group_of[main]].num_ranks, model_of(recipe, main).engine
+    batch = batch_arithmetic(recipe, num_ranks, engine.sequence_parallel, packed=engine.packed)
     return Plan(
         recipe=recipe.name,
         algorithm=recipe.algorithm.name,

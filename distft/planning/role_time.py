@@ -83,6 +83,8 @@ class _RoleWork:
         self.ring, self.joined = ring, "network" if place.nodes > 1 else "links"
         self.shared = self.engine.sequence_parallel
         self.batch = batch_arithmetic(recipe, place.ranks, self.shared, role=role)
+        # Under a mask a token is compared with all of its row, with what it does not see too.
+        self.attended = self.batch.longest * (self.batch.rows if model.masks_packed_rows else 1)
         self.calls = costs.gather_calls(self.sizes, self.engine.reduce_bucket_size)
         self.reductions = costs.gather_calls(self.sizes.trained, self.engine.reduce_bucket_size)
 
@@ -124,7 +126,7 @@ class _RoleWork:
         batch, stage = self.batch, self.engine.zero_stage
         micro, tokens = batch.micro_batches, batch.sequences_per_rank * batch.longest / self.shared
         read = self._read(tokens)
-        flops = costs.training_flops(self.sizes, tokens, batch.longest, read, checkpointing=self.checkpointing)
+        flops = costs.training_flops(self.sizes, tokens, self.attended, read, checkpointing=self.checkpointing)
         if fused_chunk(self.sizes, read / max(1, micro), gpu=True, fused=self.fused):  # logits are made twice
             flops += costs.forward_flops(self.sizes, 0, batch.longest, read)
         trained = self.sizes.trained.total
@@ -175,7 +177,7 @@ class _RoleWork:
         sequences = -(-batch.sequences // unit // max(1, self.place.ranks // self.shared)) * unit
         micro, tokens = -(-sequences // batch.rows), sequences * batch.longest / self.shared
         parts = {
-            "arithmetic": costs.forward_flops(self.sizes, tokens, batch.longest, self._read(tokens)) / self.rate,
+            "arithmetic": costs.forward_flops(self.sizes, tokens, self.attended, self._read(tokens)) / self.rate,
             self.joined: micro * self._gather + self._exchanged(tokens, micro, 1),
             "host": micro * self._fetch,
         }

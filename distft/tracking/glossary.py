@@ -126,7 +126,11 @@ OTHERS: Mapping[str, Known] = {
     "value/*": Known("Of the value model: loss, gradient norm, learning rate"),
     "perf/tokens_per_second_per_gpu": Known("Tokens a second and device"),
     "perf/mfu": Known("Model FLOPs over the peak of the cards", "0.4 to 0.55 is good."),
-    "perf/padding_fraction": Known("Share of padding", "Above 0.3: a higher train.max_tokens_per_rank.", "down"),
+    "perf/padding_fraction": Known(
+        "Share of padding",
+        "Above 0.3: a higher train.max_tokens_per_rank, or models.<role>.engine.packed=true.",
+        "down",
+    ),
     "perf/imbalance": Known("Longest rank over the mean, less 1", "0 is even.", "down"),
     "perf/idle_fraction": Known("Share of a step in which no group computed", "", "down"),
     "timing/step": Known("Seconds of a step"),

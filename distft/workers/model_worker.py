@@ -76,12 +76,13 @@ class ModelWorker(ModelVerbs):
         seed_everything(self.spec.seed)
         stage(f"loading {path}")
         spec = self.spec = replace(self.spec, family=family_at(self.spec.family, path, self.spec.model))
-        self._family = find_family(spec.family, spec.labels)
         self._path = path
         self._tokenizer = load_tokenizer(
             path, trust_remote_code=spec.model.trust_remote_code, chat_template=spec.model.chat_template
         )
         module = load_sharded(spec, path, self._engine_config, new_head=new_head)
+        packed = spec.model.engine.packed
+        self._family = find_family(spec.family, spec.labels, packed=packed)
         stage("sharding")
         self._engine = Engine(module, self._engine_config, spec.model.dtype, spec.optimizer, spec.model.rate_ratio)
         config = module.model.config
@@ -89,7 +90,8 @@ class ModelWorker(ModelVerbs):
         self._pad_token = padding(self._tokenizer, config) or 0
         trained = spec.optimizer is not None
         self._unread = unread_token(self._tokenizer, config, trained=trained) if gives_scores(spec.role) else None
-        noise = EmbeddingNoise(module.model, spec.noise_alpha, spec.seed) if spec.noise_alpha else None
+        alpha = spec.noise_alpha
+        noise = EmbeddingNoise(module.model, alpha, spec.seed, packed=packed) if alpha else None
         vocabulary = num_tokens(self._tokenizer)
         self._updater = Updater(self._engine, self._family, self._pad_token, self._unread, vocabulary, noise)
         seed_everything(spec.seed + self.rank)

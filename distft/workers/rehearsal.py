@@ -5,6 +5,7 @@ from __future__ import annotations
 from distft.models.adapters.adapt import add_adapters
 from distft.models.families.family import family_at, find_family
 from distft.models.finite import require_finite_files
+from distft.models.packing import require_packable
 from distft.models.reading_back import check_saved
 from distft.models.sequence_parallel import require_shareable
 from distft.models.tokenizer import load_tokenizer
@@ -21,7 +22,8 @@ def rehearse_model(spec: RoleSpec, start: Start, *, new_head: bool, exported: bo
     """
     load_tokenizer(start.path, trust_remote_code=start.trust_remote_code, chat_template=start.chat_template)
     folder = None if start.is_made else fetched_folder(start.path)
-    family = find_family(family_at(spec.family, start.path, spec.model), spec.labels)
+    name = family_at(spec.family, start.path, spec.model)
+    family = find_family(name, spec.labels)
     if folder is None:
         model = family.empty(start.path, spec.model)
     else:
@@ -30,6 +32,8 @@ def rehearse_model(spec: RoleSpec, start: Start, *, new_head: bool, exported: bo
         require_finite_files(folder)
     if (size := spec.model.engine.sequence_parallel) > 1:
         require_shareable(model.config, size, spec.longest, f"models.{spec.role}")
+    if spec.model.engine.packed:
+        require_packable(model.config, name, f"models.{spec.role}")
     if exported:
         check_saved(model, start.path)
     if spec.model.peft is not None:

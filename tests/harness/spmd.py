@@ -145,10 +145,7 @@ def build_session(
     tracker = Tracker(out, attempt=1, resume_step=None)
     return UnsavedSession(
         recipe,
-        {
-            role: ModelGroup(group, shared_by=model_of(recipe, role).engine.sequence_parallel)
-            for role, group in groups.items()
-        },
+        {role: ModelGroup.of(group, model_of(recipe, role)) for role, group in groups.items()},
         DataGroup(SpmdGroup("data", data, 0, 1, alone=True)),
         loaded.num_units,
         tracker,

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 
 from distft.config.models import Model
 from distft.models.dropout import keep_layers, switch_off
-from distft.models.families.decoder import in_one_row
+from distft.models.families.decoder import Decoder
 from distft.models.families.family import Loaded
 from distft.models.families.speaking import Speaking
 from distft.models.load import load_config, read_weights, require_all, without_weights
@@ -51,18 +51,13 @@ def empty_causal(path: str, model: Model) -> Any:
     return module
 
 
-class Causal(Speaking):
+class Causal(Decoder, Speaking):
     """See ``Speaking``."""
 
     peft_task = "CAUSAL_LM"
     empty = staticmethod(empty_causal)
-    arrange = staticmethod(in_one_row)
 
     def load(self, path: str, model: Model, *, dropout: bool, new_head: bool = False, on_meta: bool = False) -> Loaded:
         """See ``load_causal``; its head is never new."""
         del new_head
         return Loaded(load_causal(path, model, dropout=dropout, on_meta=on_meta))
-
-    def positions(self, prompt: int, response: int) -> int:
-        """See ``Family``: one behind the other."""
-        return prompt + response

@@ -1,8 +1,9 @@
-"""How decoders take a prompt and its response: one row, the one behind the other."""
+"""How decoders take a prompt and its response: the one behind the other."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,25 @@ import numpy.typing as npt
 from distft.models.families.family import Arranged
 
 
-def in_one_row(
+@dataclass(frozen=True)
+class Decoder:
+    """The part of ``Family`` that decoders have in common. ``packed``: all rows of a micro-batch are laid in one."""
+
+    packed: bool = False
+
+    def arrange(
+        self, prompts: Sequence[npt.NDArray[Any]], responses: Sequence[npt.NDArray[Any]], pad_token: int,
+        unread: int | None,
+    ) -> Arranged:  # fmt: skip
+        """See ``Family``."""
+        return (behind_each_other if self.packed else in_rows)(prompts, responses, pad_token, unread)
+
+    def positions(self, prompt: int, response: int) -> int:
+        """See ``Family``: one behind the other."""
+        return prompt + response
+
+
+def in_rows(
     prompts: Sequence[npt.NDArray[Any]], responses: Sequence[npt.NDArray[Any]], pad_token: int, unread: int | None
 ) -> Arranged:
     """``input_ids``: prompt, response, padding. Causal attention never lets a real token see what is behind it, so
@@ -26,6 +45,27 @@ def in_one_row(
         first[row] = row * width + len(prompt) - 1
         last[row] = row * width + _end(input_ids[row, : lengths[row]], unread)
     return Arranged({"input_ids": input_ids}, first, last)
+
+
+def behind_each_other(
+    prompts: Sequence[npt.NDArray[Any]], responses: Sequence[npt.NDArray[Any]], pad_token: int, unread: int | None
+) -> Arranged:
+    """``input_ids``, ``position_ids`` ``[1, tokens]``: prompt, response, prompt, response, ... Positions begin anew
+    with every sample: by that transformers tells which tokens see each other. A sample without a token has a padding
+    token, so that something is read of it."""
+    empty = np.full(1, pad_token, np.int64)
+    samples = [
+        np.concatenate([prompt, response]).astype(np.int64) if len(prompt) + len(response) else empty
+        for prompt, response in zip(prompts, responses, strict=True)
+    ]
+    lengths = np.array([len(sample) for sample in samples], np.int64)
+    starts = np.cumsum(lengths) - lengths
+    arrays = {
+        "input_ids": np.concatenate(samples)[None],
+        "position_ids": np.concatenate([np.arange(length) for length in lengths])[None],
+    }
+    first = starts + np.array([len(prompt) for prompt in prompts], np.int64) - 1
+    return Arranged(arrays, first, starts + np.array([_end(sample, unread) for sample in samples], np.int64))
 
 
 def _end(tokens: npt.NDArray[np.int64], unread: int | None) -> int:

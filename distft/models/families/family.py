@@ -78,7 +78,8 @@ class Family(Protocol):
         self, prompts: Sequence[npt.NDArray[Any]], responses: Sequence[npt.NDArray[Any]], pad_token: int,
         unread: int | None,
     ) -> Arranged:  # fmt: skip
-        """The rows of a micro-batch, padded. A row has been read at its last token that is not ``unread``."""
+        """The rows of a micro-batch, padded, or those of a decoder in one (``Decoder.packed``). A row has been read at
+        its last token that is not ``unread``."""
         ...
 
     def positions(self, prompt: int, response: int) -> int:
@@ -104,9 +105,10 @@ def family_at(name: FamilyName, path: str, model: Model) -> FamilyName:
     return family_in(name, load_config(path, model).to_dict()).name
 
 
-def find_family(name: FamilyName, labels: tuple[str, ...] = ()) -> Family:
-    """The family of that name. ``labels``: what the outputs of its heads are called, of a classifier."""
+def find_family(name: FamilyName, labels: tuple[str, ...] = (), *, packed: bool = False) -> Family:
+    """The family of that name. ``labels``: what the outputs of its heads are called, of a classifier. ``packed``: of
+    decoders, see ``models.packing``."""
     module, _, kind = FAMILIES[name].implementation.partition(":")
-    named = {"labels": labels} if labels else {}
-    family: Family = getattr(import_module(module), kind)(**named)
+    told: dict[str, Any] = ({"labels": labels} if labels else {}) | ({"packed": True} if packed else {})
+    family: Family = getattr(import_module(module), kind)(**told)
     return family

@@ -13,7 +13,7 @@ from transformers import AutoModelForSequenceClassification
 from distft.common.errors import UserError
 from distft.config.models import Model, ScoringModel
 from distft.models.dropout import switch_off
-from distft.models.families.decoder import in_one_row
+from distft.models.families.decoder import Decoder
 from distft.models.families.family import Family, Loaded, ModelInputs
 from distft.models.families.head import new_parts, settle_outputs
 from distft.models.load import load_config, read_weights, without_weights
@@ -58,14 +58,13 @@ def empty_scalar(path: str, model: Model, labels: Sequence[str] = ()) -> Any:
 
 
 @dataclass(frozen=True)
-class Scalar(Family):
+class Scalar(Decoder, Family):
     """See ``Family``: outputs ``values``, and ``logits`` of all outputs. ``labels``: of a classifier to be trained."""
 
     labels: tuple[str, ...] = ()
 
     main_output = "values"
     peft_task = "SEQ_CLS"
-    arrange = staticmethod(in_one_row)
 
     def load(self, path: str, model: Model, *, dropout: bool, new_head: bool = False, on_meta: bool = False) -> Loaded:
         """See ``load_scalar``."""
@@ -77,10 +76,6 @@ class Scalar(Family):
     def empty(self, path: str, model: Model) -> Any:
         """See ``empty_scalar``."""
         return empty_scalar(path, model, self.labels)
-
-    def positions(self, prompt: int, response: int) -> int:
-        """See ``Family``: one behind the other."""
-        return prompt + response
 
     def outputs(
         self, forward: Callable[..., Any], inputs: ModelInputs, wanted: Sequence[str], reads: str, temperature: float

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from distft.clients.model_group import ModelGroup
@@ -49,6 +51,17 @@ def test_virtual_tokens_count() -> None:
     plan = planned(SAMPLES, group, 24)
     assert plan.num_tokens == 51
     assert plan.costs == ((24, 20, 20),)
+
+
+def test_a_packed_groups_micro_batches_are_as_long_as_their_samples_together() -> None:
+    """Padded, the units of 14, 10 and 9 tokens cost 18, 14 and 14."""
+    group = ModelGroup(Fake("policy", Said(), num_ranks=1), packed=True)
+    apart = replace(SAMPLES, answers=(1,) * 6)  # what another model of the run reads apart
+    for samples in (SAMPLES, apart):
+        plan = planned(samples, group, 24)
+        assert plan.costs == ((19, 14),)
+        assert plan.micro_batches == (((2, 3, 4, 5), (0, 1)),)
+        assert plan.padding_fraction == 0.0
 
 
 def test_work_averages_over_its_schedules() -> None:

@@ -92,6 +92,45 @@ def test_prompt_and_response_read_apart_are_padded_apart(
     assert one_kind == schedule(lengths, units, num_ranks, cap, micro_batch_cost=each)
 
 
+@given(unit_sizes(), st.integers(1, 9), st.sampled_from([None, 0, 7, 60]))
+@settings(max_examples=100)
+def test_packed_samples_cost_their_tokens(
+    sample: tuple[list[int], list[int]], num_ranks: int, each: int | None
+) -> None:
+    lengths, units = sample
+    result = schedule(lengths, units, num_ranks, CAP, micro_batch_cost=each, packed=True)
+    filled = _filled(result)
+    assert sorted(itertools.chain(*filled)) == list(range(len(lengths)))
+    assert len({tuple(map(len, result.micro_batches))}) == 1
+    for rank, costs in zip(result.micro_batches, result.costs, strict=True):
+        for samples, cost in zip(rank, costs, strict=True):
+            assert cost == sum(lengths[one] for one in samples) <= CAP
+    for unit in set(units):
+        members = [one for one, other in enumerate(units) if other == unit]
+        assert any(list(samples).count(members[0]) and set(members) <= set(samples) for samples in filled)
+    assert result.padding_fraction == 0
+    _check_waiting(result, num_ranks)
+    if each is None:  # two micro-batches behind each other hold more than the cap
+        assert result.num_micro_batches <= max(1, -(-(2 * sum(lengths) // CAP + 1) // num_ranks))
+
+
+def test_samples_of_unlike_length_share_a_packed_row() -> None:
+    lengths = [60, 20, 19, 1]
+    assert schedule(lengths, range(4), 1, CAP, packed=True).costs == ((CAP,),)
+    assert schedule(lengths, range(4), 1, CAP).num_micro_batches == 2
+
+
+def test_a_packed_unit_above_the_cap_is_named_with_what_it_needs() -> None:
+    with pytest.raises(ValueError, match=r"unit 7: .* it needs 101"):
+        schedule([50, 51], [7, 7], 1, CAP, packed=True)
+
+
+@pytest.mark.parametrize("more", [{"answers": [1]}, {"max_rows": 2}])
+def test_what_packed_rows_do_not_have(more: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="packed row"):
+        schedule([3], [0], 1, CAP, packed=True, **more)
+
+
 def _fewest_bins(lengths: list[int], cap: int) -> int:
     """Of rows: filling from the longest down is optimal, and a lower bound when rows must stay together."""
     count, ordered = 0, sorted(lengths, reverse=True)

@@ -54,6 +54,15 @@ def test_parity_with_transformers_and_trl() -> None:
     assert float(ours.std()) == pytest.approx(float(theirs.std()), rel=0.01)
 
 
+def test_samples_of_a_packed_row_get_what_they_get_in_rows_of_their_own() -> None:
+    lengths = [9, 5, 1]
+    model = Model()
+    with EmbeddingNoise(model, ALPHA, 1, packed=True).on(3, [2, 7, 9], lengths):
+        packed = model.table(torch.zeros(1, sum(lengths), dtype=torch.int64))[0]
+    rows = [row[:length] for row, length in zip(noise_of(3, [2, 7, 9], lengths), lengths, strict=True)]
+    assert torch.equal(packed, torch.cat(rows))
+
+
 def test_it_depends_on_seed_step_and_sample_and_on_no_neighbour() -> None:
     alone, others = noise_of(3, [7], [5])[0], noise_of(3, [2, 7, 9], [9, 5, 1])
     assert torch.equal(alone[:5], others[1][:5])

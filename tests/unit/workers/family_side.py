@@ -49,11 +49,12 @@ def _by_sample(batch: Batch, column: str) -> dict[int, list[float]]:
 def live(
     rank: int, world: int, folder: str, out: str, adapter: Adapter | None = None,
     quantization: Quantization | None = None, *, shared_by: int = 1, checkpointing: bool = False,
+    packed: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
     """Loads at ZeRO-3, reads, generates, updates, reads again and exports to ``out``: what a policy of PPO does.
-    ``shared_by`` ranks compute the same rows."""
+    ``shared_by`` ranks compute the same rows; ``packed`` ones are in one."""
     torch.manual_seed(0)
-    engine = Engine(persistence_threshold=0, zero_stage=3, sequence_parallel=shared_by)
+    engine = Engine(persistence_threshold=0, zero_stage=3, sequence_parallel=shared_by, packed=packed)
     model = Model(
         path=folder, dtype="float32", peft=adapter, quantization=quantization, engine=engine,
         gradient_checkpointing=checkpointing,

@@ -10,6 +10,7 @@ import torch
 
 from distft.batches import Batch, Column, Ragged
 from distft.models.families.causal import Causal
+from distft.models.families.decoder import in_rows
 from distft.models.families.family import Arranged
 from distft.workers.collate import DUMMY_ROWS, collate
 
@@ -59,6 +60,33 @@ def test_a_token_may_have_several_numbers() -> None:
     assert given.take([1, 0]).ragged("teacher_logprobs")[1].tolist() == [[0, 1], [2, 3], [4, 5]]
 
 
+def test_packed_samples_stand_behind_each_other_in_one_row() -> None:
+    micro = collate(Causal(packed=True), batch(), [0, 1], ["advantages"], PAD, CPU)
+    assert micro.tensors["input_ids"].tolist() == [[1, 2, 3, 4, 5, 6, 7]]
+    assert micro.tensors["position_ids"].tolist() == [[0, 1, 2, 3, 4, 0, 1]]
+    assert micro.select.tolist() == [1, 2, 3, 5]
+    assert micro.targets.tolist() == [3, 4, 5, 7]
+    assert micro.last.tolist() == [4, 6]
+    assert micro.loss.segments.tolist() == [0, 0, 0, 1]
+
+
+def test_a_packed_sample_is_read_before_what_is_left_out_and_where_it_has_no_token() -> None:
+    given = batch().with_columns(
+        prompt_ids=Ragged.of([[], [6]], np.int32), response_ids=Ragged.of([[], [7, PAD]], np.int32)
+    )
+    micro = collate(Causal(packed=True), given, [0, 1], [], PAD, CPU, PAD)
+    assert micro.tensors["input_ids"].tolist() == [[PAD, 6, 7, PAD]]
+    assert micro.tensors["position_ids"].tolist() == [[0, 0, 1, 2]]
+    assert micro.last.tolist() == [0, 2]
+
+
+def test_packed_dummy_work_is_two_samples_of_a_row() -> None:
+    micro = collate(Causal(packed=True), batch(), [], ["advantages"], PAD, CPU)
+    assert micro.tensors["position_ids"].tolist() == [[0, 1] * DUMMY_ROWS]
+    assert micro.select.tolist() == [0, 2]
+    assert not micro.loss.response_mask.any()
+
+
 class Apart(Causal):
     """As an encoder-decoder takes them: the prompt, and beside it the response moved on by one."""
 
@@ -66,7 +94,7 @@ class Apart(Causal):
         width = max(map(len, responses))
         decoded = [[0, *response[:-1].tolist()] + [pad_token] * (width - len(response)) for response in responses]
         starts = np.arange(len(prompts)) * width
-        read = Causal.arrange(prompts, responses, pad_token, unread).last
+        read = in_rows(prompts, responses, pad_token, unread).last
         return Arranged({"input_ids": np.stack(prompts), "decoder_input_ids": np.array(decoded)}, starts, read)
 
 

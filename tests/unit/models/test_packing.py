@@ -1,0 +1,153 @@
+"""Samples of a packed row are read as those that have rows of their own; what cannot is refused for a reason."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from distft.batches import Batch, Ragged
+from distft.common.errors import UserError
+from distft.config.models import Model
+from distft.models.families.causal import Causal
+from distft.models.packing import FAMILIES, REASONS, require_packable
+from distft.models.rope import settle_rope
+from distft.workers.collate import collate
+from tests.unit.models import tiny
+from tests.unit.models.families import FAMILIES as EVERY
+from tests.unit.models.families import families, write_family
+
+LENGTHS = ((5, 4), (9, 12), (0, 1), (12, 8), (1, 1))  # prompt, response; beyond the windows of 8
+LONGEST = 21
+PACKABLE = [name for name in EVERY if EVERY[name][0] in FAMILIES]
+SHOWN = ("llama_dynamic", "qwen2_window", "gemma2", "gpt2", "mixtral")
+
+
+def _batch() -> Batch:
+    rows = [row.numpy() for row in tiny.rows(tuple(sum(pair) for pair in LENGTHS), seed=4)]
+    prompts = [row[:prompt] for row, (prompt, _) in zip(rows, LENGTHS, strict=True)]
+    responses = [row[prompt:] for row, (prompt, _) in zip(rows, LENGTHS, strict=True)]
+    masks = [np.ones(len(row), np.uint8) for row in responses]
+    masks[2][0] = 0
+    columns = {"prompt_ids": Ragged.of(prompts, np.int32), "response_ids": Ragged.of(responses, np.int32)}
+    return Batch({**columns, "response_mask": Ragged.of(masks, np.uint8)})
+
+
+def _read(module: Any, *, packed: bool) -> tuple[Tensor, dict[str, Tensor]]:
+    """Log-probs and entropies of every token, and the gradients of their sum by squares."""
+    family = Causal(packed=packed)
+    micro = collate(family, _batch(), range(len(LENGTHS)), (), tiny.PAD, torch.device("cpu"))
+    module.zero_grad()
+    found = family.outputs(module, micro, ("logprobs", "entropy"), "tokens", 0.9)
+    values = torch.stack([found["logprobs"], found["entropy"]])
+    values.square().sum().backward()
+    gradients = {name: one.grad.clone() for name, one in module.named_parameters() if one.grad is not None}
+    return values.detach(), gradients
+
+
+def _module(folder: str, attention: str) -> Any:
+    model = Model.model_validate({"path": folder, "dtype": "float32", "attention": attention})
+    module = Causal().load(folder, model, dropout=False).module
+    settle_rope(module.model, LONGEST)
+    return module.train()
+
+
+def _require_equal(module: Any, attend_apart: str = "") -> None:
+    values, gradients = _read(module, packed=False)
+    if attend_apart:
+        module.model.set_attn_implementation(attend_apart)
+    found, their = _read(module, packed=True)
+    torch.testing.assert_close(found, values, rtol=1e-5, atol=1e-5)
+    assert their.keys() == gradients.keys()
+    for name, wanted in gradients.items():
+        assert (their[name] - wanted).norm() <= 1e-5 * max(float(wanted.norm()), 1e-2), name
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("name", families(*SHOWN, of=PACKABLE))
+def test_log_probs_and_gradients_are_those_of_rows_of_their_own(tmp_path: Path, name: str, attention: str) -> None:
+    _require_equal(_module(write_family(tmp_path, name), attention))
+
+
+@pytest.fixture
+def attending_apart() -> Iterator[str]:
+    """Attention that is told what flash attention is, positions and no mask, and parts a row as that does."""
+
+    def attend(
+        module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, *, position_ids: Tensor,
+        sliding_window: int | None = None, scaling: float | None = None, softcap: float | None = None, **_: Any,
+    ) -> tuple[Tensor, None]:  # fmt: skip
+        assert mask is None
+        assert softcap is None
+        bounds = [*(position_ids[0] == 0).nonzero().flatten().tolist(), query.shape[2]]
+        parts = []
+        for start, stop in pairwise(bounds):
+            place = torch.arange(stop - start)
+            apart = place[:, None] - place
+            seen = (apart >= 0) & (apart < (sliding_window or len(place)))
+            states = (each[:, :, start:stop] for each in (query, key, value))
+            parts.append(sdpa_attention_forward(module, *states, seen[None, None], scaling=scaling)[0])
+        return torch.cat(parts, dim=1), None
+
+    ALL_ATTENTION_FUNCTIONS.register("apart", attend)
+    ALL_MASK_ATTENTION_FUNCTIONS.register("apart", ALL_MASK_ATTENTION_FUNCTIONS["flash_attention_2"])
+    yield "apart"
+    del ALL_ATTENTION_FUNCTIONS._global_mapping["apart"]
+    del ALL_MASK_ATTENTION_FUNCTIONS._global_mapping["apart"]
+
+
+@pytest.mark.parametrize("name", families(*SHOWN, of=PACKABLE))
+def test_flash_attention_is_told_where_samples_begin(tmp_path: Path, name: str, attending_apart: str) -> None:
+    more = {"attn_logit_softcapping": None} if name == "gemma2" else {}  # sdpa, too, leaves it out
+    _require_equal(_module(write_family(tmp_path, name, **more), "sdpa"), attending_apart)
+
+
+def test_every_family_that_is_packed_is_compared() -> None:
+    assert {EVERY[name][0] for name in PACKABLE} == set(FAMILIES)
+
+
+REFUSED = [name for name in EVERY if EVERY[name][0] not in (*FAMILIES, "gpt_bigcode", "gpt_neo", "gptj")]
+
+
+@pytest.mark.parametrize("name", families("opt", "mamba", of=REFUSED))
+def test_what_is_refused_would_read_across(tmp_path: Path, name: str) -> None:
+    kind = EVERY[name][0]
+    module = _module(write_family(tmp_path, name), "auto")
+    with pytest.raises(UserError) as caught:
+        require_packable(module.model.config, "causal", "models.policy")
+    assert REASONS[kind] in str(caught.value)
+    assert "models.policy.engine.packed=false" in caught.value.hint
+    ids = torch.cat(tiny.rows((8, 8)))[None]
+    positions = torch.arange(8).repeat(2)[None]
+    with torch.no_grad():
+        whole = module.model(input_ids=ids, use_cache=False, position_ids=positions).logits[0, 8:]
+        alone = module.model(input_ids=ids[:, 8:], use_cache=False).logits[0]
+    assert (whole - alone).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(("kind", "family", "why"), [
+    ("t5", "seq2seq", "t5 has an encoder"),
+    ("bert", "masked_lm", "bert has an encoder"),
+    ("llama", "text_embedding", "llama is pooled"),
+    ("new_one", "causal", "have not been compared"),
+    ("gptj", "scalar", "flash attention is not told"),
+])  # fmt: skip
+def test_others_are_refused(kind: str, family: Any, why: str) -> None:
+    config = type("Config", (), {"model_type": kind})
+    with pytest.raises(UserError, match=why):
+        require_packable(config, family, "models.policy")
+
+
+@pytest.mark.parametrize("family", ["causal", "scalar"])
+def test_decoders_that_were_compared_are_taken(family: Any) -> None:
+    for kind in FAMILIES:
+        require_packable(type("Config", (), {"model_type": kind}), family, "models.value")
