@@ -17,6 +17,7 @@ from distft.config.problem import Problem
 from distft.config.recipe import Recipe
 from distft.config.reward_rules import reward_rules
 from distft.config.role_table import INHERITING, ROLES, SAME_TOKENS
+from distft.config.row_rules import row_rules
 from distft.config.training import RolePlacement
 
 
@@ -186,49 +187,6 @@ def _precision_and_engine(recipe: Recipe) -> Iterator[Problem]:
         yield from _trained(recipe, role, model) if role in trained else _frozen(at, model)
 
 
-def _shared_rows(recipe: Recipe) -> Iterator[Problem]:
-    """What ranks that compute the same rows do not do."""
-    for role in facts.roles(recipe):
-        if recipe.models.of(role) is None:
-            continue
-        model, place = facts.model_of(recipe, role), recipe.placement.of(role)
-        by, at = model.engine.sequence_parallel, f"models.{role}.engine.sequence_parallel"
-        if by == 1:
-            continue
-        if recipe.algorithm.traits.embeds:
-            yield Problem.at(at, "a text's vector is made of whole rows", "1")
-        if recipe.algorithm.telling() is not None and role in ("policy", "teacher"):
-            yield Problem.at(at, "a teacher's distributions are told and learned of whole rows", "1")
-        if recipe.algorithm.embedding_noise() and role in facts.trained_roles(recipe):
-            yield Problem.at(at, "noise is drawn for whole rows", "1, or algorithm.neftune_alpha: 0")
-        if model.attention not in ("auto", "sdpa"):
-            yield Problem.at(f"models.{role}.attention", f"{model.attention} looks at a rank's own slice only", "auto")
-        if place.ranks != "auto" and place.with_ is None and place.share is None and place.ranks % by:
-            more = -(-place.ranks // by) * by
-            yield Problem.at(
-                at, f"{place.ranks} ranks do not part into groups of {by}", f"placement.{role}.ranks={more}"
-            )
-
-
-def _packed_rows(recipe: Recipe) -> Iterator[Problem]:
-    """What needs a row for each sample."""
-    for role in facts.roles(recipe):
-        if recipe.models.of(role) is None:
-            continue
-        model, at = facts.model_of(recipe, role), f"models.{role}.engine.packed"
-        if not model.engine.packed:
-            continue
-        if recipe.algorithm.traits.embeds:
-            yield Problem.at(at, "a text's vector is pooled from a row of its own", "false")
-        if model.engine.sequence_parallel > 1:
-            what = "ranks share rows whose positions go on from end to end, which those of a packed row do not"
-            yield Problem.at(at, what, f"false, or models.{role}.engine.sequence_parallel: 1")
-        if model.num_virtual_tokens:
-            yield Problem.at(at, "virtual tokens stand before a row, not before each of its samples", "false")
-        if model.init is not None and model.init.architecture != "llama":
-            yield Problem.at(at, f"{model.init.architecture} has an encoder, which sees whole rows", "false")
-
-
 def _trained(recipe: Recipe, role: str, model: Model) -> Iterator[Problem]:
     at = f"models.{role}"
     if model.quantization is not None and not model.leaves_base:
@@ -363,8 +321,7 @@ MODEL_RULES: tuple[Callable[[Recipe], Iterator[Problem]], ...] = (
     _starts,
     _initial_sizes,
     _precision_and_engine,
-    _shared_rows,
-    _packed_rows,
+    row_rules,
     _reference,
     _cached_reference,
     _renewal,

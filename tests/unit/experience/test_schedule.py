@@ -28,7 +28,9 @@ def _filled(result: Schedule) -> list[tuple[int, ...]]:
     return [samples for rank in result.micro_batches for samples in rank if samples]
 
 
-def _check(result: Schedule, lengths: list[int], units: list[int], num_ranks: int, cap: int) -> None:
+def _check(
+    result: Schedule, lengths: list[int], units: list[int], num_ranks: int, cap: int, *, packed: bool = False
+) -> None:
     filled = _filled(result)
     assert sorted(itertools.chain(*filled)) == list(range(len(lengths)))
     assert len(result.micro_batches) == num_ranks
@@ -36,7 +38,8 @@ def _check(result: Schedule, lengths: list[int], units: list[int], num_ranks: in
     assert result.num_micro_batches >= 1
     for rank, costs in zip(result.micro_batches, result.costs, strict=True):
         for samples, cost in zip(rank, costs, strict=True):
-            assert cost == len(samples) * max((lengths[sample] for sample in samples), default=0) <= cap
+            padded = len(samples) * max((lengths[sample] for sample in samples), default=0)
+            assert cost == (sum(lengths[sample] for sample in samples) if packed else padded) <= cap
     home = {sample: number for number, samples in enumerate(filled) for sample in samples}
     for unit in set(units):
         members = [sample for sample, other in enumerate(units) if other == unit]
@@ -99,15 +102,7 @@ def test_packed_samples_cost_their_tokens(
 ) -> None:
     lengths, units = sample
     result = schedule(lengths, units, num_ranks, CAP, micro_batch_cost=each, packed=True)
-    filled = _filled(result)
-    assert sorted(itertools.chain(*filled)) == list(range(len(lengths)))
-    assert len({tuple(map(len, result.micro_batches))}) == 1
-    for rank, costs in zip(result.micro_batches, result.costs, strict=True):
-        for samples, cost in zip(rank, costs, strict=True):
-            assert cost == sum(lengths[one] for one in samples) <= CAP
-    for unit in set(units):
-        members = [one for one, other in enumerate(units) if other == unit]
-        assert any(list(samples).count(members[0]) and set(members) <= set(samples) for samples in filled)
+    _check(result, lengths, units, num_ranks, CAP, packed=True)
     assert result.padding_fraction == 0
     _check_waiting(result, num_ranks)
     if each is None:  # two micro-batches behind each other hold more than the cap
