@@ -35,9 +35,28 @@ def _low_rank(recipe: Recipe, role: str, model: Model, lora: Lora) -> Iterator[P
     at = f"models.{role}"
     if lora.dropout > 0 and not recipe.algorithm.traits.dropout:
         yield Problem.at(f"{at}.peft.dropout", f"has no effect: {recipe.algorithm.name} trains without dropout", "0")
+    if lora.svd_rounds and lora.init != "pissa":
+        yield Problem.at(f"{at}.peft.svd_rounds", f"has no effect with init: {lora.init}", "0, or init: pissa")
+    if lora.init != "kaiming":
+        yield from _part_of_the_weight(at, model, lora)
     if lora.dora and model.quantization is not None and model.engine.zero_stage == 3:
         what = "reads whole matrices, which DeepSpeed does not gather from four bits for it"
         yield Problem.at(f"{at}.peft.dora", what, f"{at}.engine.zero_stage: 2, or dora: false")
+
+
+def _part_of_the_weight(at: str, model: Model, lora: Lora) -> Iterator[Problem]:
+    """What does not go with a start that is taken out of W."""
+    other = "or init: kaiming"
+    if model.quantization is not None:
+        what = f"{lora.init} takes its start out of whole weights; what is left of them would be quantized anew"
+        yield Problem.at(f"{at}.peft.init", what, f"kaiming, or {at}.quantization: null")
+    if lora.dora:
+        yield Problem.at(
+            f"{at}.peft.dora", f"the lengths of rows are not those of what {lora.init} leaves", f"false, {other}"
+        )
+    if lora.dropout > 0:
+        what = f"thins out what {lora.init} has taken out of the weight, which is not noise beside it"
+        yield Problem.at(f"{at}.peft.dropout", what, f"0, {other}")
 
 
 def _virtual_tokens(recipe: Recipe, role: str, model: Model, prompt: PromptTuning) -> Iterator[Problem]:

@@ -153,11 +153,13 @@ def _merged_into_start(spec: RoleSpec, start: str, trained: dict[str, Any], adap
     assert spec.model.peft is not None
     family = find_family(spec.family, spec.labels)
     module = family.load(start, spec.model, dropout=spec.dropout, new_head=True).module
-    add_adapters(module.model, spec.model.peft, dropout=spec.dropout, seed=spec.seed)
+    add_adapters(module.model, spec.model.peft, dropout=spec.dropout, seed=spec.seed, fresh=False)
     learned = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
     with torch.no_grad():
         for name, parameter in learned.items():
             parameter.copy_(trained[name])
+        for name, buffer in kept_buffers(module).items():
+            buffer.copy_(trained[name])
     kept = {name.removeprefix("model."): parameter.detach() for name, parameter in learned.items()}
     if spec.model.leaves_base:
         export_adapter(module.model, kept, start, adapter, family.peft_task)

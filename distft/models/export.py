@@ -15,6 +15,7 @@ from transformers import GenerationConfig
 
 from distft.models.adapters.adapt import is_adapter, saved_name
 from distft.models.adapters.layers import ADAPTER
+from distft.models.adapters.lora_starts import over_whole_weights
 from distft.models.dropout import as_written
 from distft.models.load import quiet_transformers
 from distft.models.padding import padding
@@ -53,7 +54,8 @@ def export_model(
 def export_adapter(model: Any, trained: dict[str, Tensor], base: str, folder: Path, task: str) -> None:
     """The adapter by itself, as PEFT reads it (``PeftModel.from_pretrained(base, folder)``).
 
-    ``trained`` are the parameters of the adapters, and of a head that was trained whole with them. ``task``: PEFT's
+    ``trained`` are the parameters of the adapters, and of a head that was trained whole with them. LoRA that began as a
+    part of the weights becomes plain LoRA over whole ones. ``task``: PEFT's
     word for what the model's family does. It is read again: a tensor that is empty, as one that ZeRO-3 has not gathered
     would be, or holds NaN, raises ValueError.
     """
@@ -67,8 +69,8 @@ def export_adapter(model: Any, trained: dict[str, Tensor], base: str, folder: Pa
     for key, value in vars(config).items():
         if isinstance(value, set):  # whose order is another in every process
             setattr(config, key, sorted(value))
+    tensors = {saved_name(name): tensor for name, tensor in over_whole_weights(model, config, trained).items()}
     config.save_pretrained(str(folder))
-    tensors = {saved_name(name): tensor for name, tensor in trained.items()}
     path = folder / "adapter_model.safetensors"
     save_file(tensors, path, metadata={"format": "pt"})
     _readable_alike(folder, folder / "adapter_config.json")

@@ -132,6 +132,8 @@ def state_items(sizes: ModelSizes, engine: Engine, compute: Compute, ranks: int)
     items = [Item("parameters", parameters, place=home)]
     if stage == 3 and ranks > 1:
         items.append(Item("small parameters kept whole", sizes.small(engine.persistence_threshold, size)))
+    if sizes.held_by_adapters:
+        items.append(Item("what adapters began as", size * sizes.held_by_adapters))
     if sizes.constants:
         items.append(Item("quantization constants", sizes.constants))
         if stage == 3:
@@ -318,7 +320,7 @@ def _generation_items(sizes: ModelSizes, compute: Compute, work: Work, ranks: in
         *_of_a_matrix(sizes, compute, "generation"),
     ]
     if generation.gathered:
-        items.append(Item("generation twin", sizes.stored(size)))
+        items.append(Item("generation twin", sizes.stored(size) + size * sizes.held_by_adapters))
     elif ranks > 1:
         items.append(Item("gathered layers", 2 * sizes.stored_at_once(size), "generation"))
     return items

@@ -73,7 +73,8 @@ class ModelSizes(TensorTable):
     ``layers`` counts encoder and decoder layers together; ``intermediate`` is the width at which the MLP of
     one token works (active experts together). ``kept_by_adapters``: elements of the model's dtype, and single bytes,
     that one token leaves behind in all adapters for the backward pass; ``passing_of_adapters``: elements that the
-    largest has while it computes; ``selected``: the model's own weights that are
+    largest has while it computes; ``held_by_adapters``: those that are not trained and whole on every rank;
+    ``selected``: the model's own weights that are
     trained where others are not, by the names in its files.
     """
 
@@ -90,6 +91,7 @@ class ModelSizes(TensorTable):
     encoder_decoder: bool = False
     kept_by_adapters: tuple[int, int] = (0, 0)
     passing_of_adapters: int = 0
+    held_by_adapters: int = 0
     selected: tuple[Tensors, ...] = ()
     double_quantization: bool = False
 
@@ -189,7 +191,7 @@ class ModelSizes(TensorTable):
                     hint = f"did you mean {close}?" if close else f"it has: {', '.join(known)}"
                     raise WrongTargets(f"{self.family} has no linear layer {wanted}", hint=hint)
             chosen = [one for one in chosen if not set(self._modules(one)).isdisjoint(layers.named)]
-        beside, elements, single, passing = [], 0, 0, 0
+        beside, elements, single, passing, held = [], 0, 0, 0, 0
         for one in chosen:
             rows, columns = one.shape
             of_input = not set(self._modules(one)).isdisjoint(layers.inputs)
@@ -198,8 +200,13 @@ class ModelSizes(TensorTable):
             more, bytes_ = adapter.kept(rows, columns, of_input=of_input)
             elements, single = elements + one.count * more, single + one.count * bytes_
             passing = max(passing, adapter.passing(rows, columns))
+            held += one.count * adapter.held(rows, columns)
         return replace(
-            self, tensors=(*self._frozen(), *beside), kept_by_adapters=(elements, single), passing_of_adapters=passing
+            self,
+            tensors=(*self._frozen(), *beside),
+            kept_by_adapters=(elements, single),
+            passing_of_adapters=passing,
+            held_by_adapters=held,
         )
 
     def with_virtual_tokens(self, prompt: PromptTuning) -> ModelSizes:

@@ -7,6 +7,7 @@ from typing import Any
 
 from distft.engine import process_group
 from distft.engine.engine import Engine
+from distft.models.adapters.adapt import is_adapter
 from distft.models.adapters.merging import plain_tensors
 from distft.models.buffers import kept_buffers
 from distft.models.export import export_adapter, export_model
@@ -40,7 +41,8 @@ def export_result(
         if rank == 0:
             weights[name.removeprefix(PREFIX)] = tensor.detach().to("cpu", copy=True)
     if rank == 0:
-        weights |= {name: buffer.detach().cpu() for name, buffer in kept_buffers(module.model).items()}
+        buffers = kept_buffers(module.model).items()
+        weights |= {name: buffer.detach().cpu() for name, buffer in buffers if not is_adapter(name)}
         model = _plain_model(spec, path) if adapted else module.model
         export_model(model, weights, tokenizer, folder, module.written, stops)
     if adapted:

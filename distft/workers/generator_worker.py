@@ -112,10 +112,10 @@ class RankGenerator:
         model = self._spec.model
         ours: Any = self._engine.module.model
         twin = plain_twin(ours, DTYPES[model.dtype], self._engine.device)
-        give_kept_buffers(ours, twin)
         settle_rope(twin, self._spec.longest)
         if model.peft is not None:
-            add_adapters(twin, model.peft, dropout=False, seed=self._spec.seed)
+            add_adapters(twin, model.peft, dropout=False, seed=self._spec.seed, fresh=False)
+        give_kept_buffers(ours, twin)
         return twin.requires_grad_(requires_grad=False).eval()
 
     def sync(self, version: int) -> Synced:

@@ -38,6 +38,8 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 LORA = ("models.policy.peft.method=lora", "models.policy.peft.r=4")
 IA3 = ("models.policy.peft.method=ia3",)
 DORA = (*LORA, "models.policy.peft.dora=true", "models.policy.peft.loraplus_ratio=4")
+PISSA = (*LORA, "models.policy.peft.init=pissa")
+OLORA = (*LORA, "models.policy.peft.init=olora", "models.policy.peft.rslora=true")
 PROMPT = ("models.policy.peft={method: prompt, num_virtual_tokens: 6}",)
 SELECTIVE = ("models.policy.peft={method: selective, train: ['*norm*', '*.0.mlp.*']}",)
 FOUR_BITS = (*LORA, "models.policy.quantization.method=nf4")
@@ -113,7 +115,7 @@ def test_a_reference_of_its_own_says_the_same(sft: Path, qlora: Path, start: Sta
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("keys", [LORA, DORA, IA3], ids=["lora", "dora", "ia3"])
+@pytest.mark.parametrize("keys", [LORA, DORA, IA3, PISSA], ids=["lora", "dora", "ia3", "pissa"])
 def test_ppo_over_a_shared_base(sft: Path, start: Start, keys: tuple[str, ...]) -> None:
     apart = run(start, *ppo(sft, *keys), folder="apart")
     shared = run(start, *ppo(sft, *keys, SHARED), folder="shared")
@@ -130,7 +132,8 @@ def test_killed_and_started_again_it_is_the_same_run(sft: Path, qlora: Path, sta
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", [0, 2, 3])
-@pytest.mark.parametrize("keys", [DORA, IA3, SELECTIVE], ids=["dora", "ia3", "selective"])
+@pytest.mark.parametrize("keys", [DORA, IA3, SELECTIVE, PISSA, OLORA],
+                         ids=["dora", "ia3", "selective", "pissa", "olora"])  # fmt: skip
 def test_other_kinds_killed_started_again_and_exported(
     sft: Path, start: Start, tmp_path: Path, keys: tuple[str, ...], stage: int
 ) -> None:
@@ -203,10 +206,11 @@ def test_dpo_of_virtual_tokens_over_a_shared_base(sft: Path, start: Start) -> No
     LORA,
     DORA,
     IA3,
+    PISSA,
     (*SELECTIVE, "models.value.peft=null"),  # which begins with random weights here
     (*FOUR_BITS, "rollout.weights=sharded", "models.policy.engine.zero_stage=2"),
     (*FOUR_BITS, "rollout.weights=sharded"),
-], ids=["twin", "dora", "ia3", "selective", "own weights", "shards"])  # fmt: skip
+], ids=["twin", "dora", "ia3", "pissa", "selective", "own weights", "shards"])  # fmt: skip
 def test_ppo_generates_with_the_adapters_that_it_trains(sft: Path, start: Start, keys: tuple[str, ...]) -> None:
     """The invariants compare the generator's log-probabilities with the trainer's in every iteration."""
     folder = run(start, *ppo(sft, *keys), folder="ppo")

@@ -67,6 +67,10 @@ class LayerAdapter(Adapter):
         """What a token leaves behind in such a layer for the backward pass: elements of the model's dtype, and single
         bytes."""
 
+    def held(self, rows: int, columns: int) -> int:  # noqa: ARG002 - most hold nothing
+        """Elements beside such a layer that are not trained, whole on every rank."""
+        return 0
+
     def passing(self, rows: int, columns: int) -> int:  # noqa: ARG002 - most compute nothing of whole matrices
         """Elements that exist beside such a layer while it computes, however many tokens there are."""
         return 0

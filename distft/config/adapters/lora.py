@@ -24,6 +24,19 @@ class Lora(LayerAdapter):
         description="the length of each row of W is learned apart from its direction (DoRA, Liu et al. 2024): every "
         "adapted matrix is gathered twice, and W + scale * B A computed, in each pass",
     )
+    init: Literal["kaiming", "pissa", "olora"] = Field(
+        default="kaiming",
+        description="what A and B begin as: kaiming: A drawn, B zero; pissa: the r largest singular values and vectors "
+        "of W (Meng et al. 2024); olora: the first r columns and rows of its QR decomposition (Büyükakyüz 2024). Of "
+        "both W + scale * (B A - B0 A0) is what computes, where B0 A0 is what they began as; it is kept beside them",
+    )
+    svd_rounds: int = Field(
+        default=0,
+        ge=0,
+        le=128,
+        description="with init: pissa, rounds of a randomized decomposition, which takes seconds where the exact one "
+        "takes minutes (Halko et al. 2011; 16 in the paper of PiSSA); 0: the exact one",
+    )
     dropout: float = Field(default=0.0, ge=0, lt=1, description="on the adapters' input; pre-training and SFT only")
     target_modules: Literal["all-linear"] | Items[str] = Field(
         default="all-linear", description="linear layers with an adapter, by the last part of their names"
@@ -52,6 +65,10 @@ class Lora(LayerAdapter):
         with ``dora``."""
         lengths: dict[str, tuple[int, ...]] = {"lora_magnitude_vector": (rows,)} if self.dora else {}
         return {"lora_A": (self.r, columns), "lora_B": (rows, self.r), **lengths}
+
+    def held(self, rows: int, columns: int) -> int:
+        """What A and B began as, where that is a part of W."""
+        return 0 if self.init == "kaiming" else self.r * (rows + columns)
 
     def kept(self, rows: int, columns: int, *, of_input: bool) -> tuple[int, int]:  # noqa: ARG002
         """What A makes, and with dropout its input and where that is zero. With ``dora`` what W gives and what B does,

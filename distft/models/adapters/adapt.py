@@ -27,15 +27,16 @@ KINDS_WITH_PARAMETERS: Final = (lora, ia3, prompt)
 _SUFFIXES: Final = tuple(suffix for kind in KINDS_WITH_PARAMETERS for suffix in kind.SUFFIXES)
 
 
-def add_adapters(model: Any, adapter: Adapter, *, dropout: bool, seed: int) -> None:
-    """Freezes the model, all but what the adapter trains, which begins as ``seed`` says.
+def add_adapters(model: Any, adapter: Adapter, *, dropout: bool, seed: int, fresh: bool = True) -> None:
+    """Freezes the model, all but what the adapter trains, which begins as ``seed`` says. Not ``fresh``: what it begins
+    as need not be worked out of the model's weights, it is given other values before it is read.
 
     A scoring head is trained whole: it is new, or small. Adapters have the model's dtype; their float32
     copies are the optimizer's. Raises UserError for layers or weights that the model does not have.
     """
     model.requires_grad_(requires_grad=False)
     dtype = model.dtype
-    _ADD[type(adapter)](model, adapter, dropout=dropout, seed=seed)
+    _ADD[type(adapter)](model, adapter, dropout=dropout, seed=seed, fresh=fresh)
     for name, parameter in model.named_parameters():
         if is_adapter(name):
             parameter.data = parameter.data.to(dtype)

@@ -17,7 +17,7 @@ SUFFIXES: Final = (_FACTORS,)
 MARK: Final = "ia3_l"
 
 
-def add(model: Any, ia3: Ia3, *, dropout: bool, seed: int) -> None:  # noqa: ARG001 - it has none
+def add(model: Any, ia3: Ia3, *, dropout: bool, seed: int, fresh: bool) -> None:  # noqa: ARG001 - ones at once
     """Gives linear layers factors, all ones. Raises as ``inject``, and UserError where no layers are known or named."""
     from peft import IA3Config
 

@@ -9,16 +9,18 @@ from typing import Any, Final
 from torch import Tensor, nn
 
 from distft.config.adapters.lora import Lora
+from distft.models.adapters import lora_starts
 from distft.models.adapters.layers import ADAPTER, WRAPPED, inject, stored_transposed
 
 _A, _B = f".lora_A.{ADAPTER}.weight", f".lora_B.{ADAPTER}.weight"
 _LENGTHS = f".lora_magnitude_vector.{ADAPTER}.weight"
-SUFFIXES: Final = (_A, _B, _LENGTHS)
+SUFFIXES: Final = (_A, _B, _LENGTHS, *lora_starts.SUFFIXES)
 MARK: Final = "lora_A"
 
 
-def add(model: Any, lora: Lora, *, dropout: bool, seed: int) -> None:
-    """Gives linear layers adapters, A drawn (Kaiming uniform) and B zero. Raises as ``inject``."""
+def add(model: Any, lora: Lora, *, dropout: bool, seed: int, fresh: bool) -> None:
+    """Gives linear layers adapters, A drawn (Kaiming uniform) and B zero, or both a part of the layer's weight. Raises
+    as ``inject``, and as ``begin_as_part``."""
     from peft import LoraConfig
 
     def settings(targets: list[str]) -> LoraConfig:
@@ -33,6 +35,8 @@ def add(model: Any, lora: Lora, *, dropout: bool, seed: int) -> None:
         )
 
     inject(model, lora.layers(model.config.model_type), settings, seed)
+    if lora.init != "kaiming":
+        lora_starts.begin_as_part(model, lora, seed, fresh=fresh)
 
 
 def read_from_outside(layer: Any) -> Iterator[tuple[nn.Module, nn.Parameter]]:
@@ -49,8 +53,12 @@ def saved_name(name: str) -> str:
 
 
 def merged(layer: Any, own: Mapping[str, Tensor], learned: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """``W + scale * B A``, its rows as long as was learned where lengths were; a bias stays what it is."""
-    update = layer.scaling[ADAPTER] * learned[_B].float() @ learned[_A].float()
+    """``W + scale * B A``, less what ``B A`` began as where that was a part of W, its rows as long as was learned where
+    lengths were; a bias stays what it is."""
+    product = learned[_B].float() @ learned[_A].float()
+    if (start := lora_starts.start_of(layer)) is not None:
+        product -= start.product()
+    update = layer.scaling[ADAPTER] * product
     turned = layer.fan_in_fan_out
     weight = (own["weight"].T if turned else own["weight"]).float() + update
     if _LENGTHS in learned:

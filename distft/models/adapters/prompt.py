@@ -91,7 +91,7 @@ def num_virtual_tokens(model: Any) -> int:
     return 0 if found is None else found.number
 
 
-def add(model: Any, prompt: PromptTuning, *, dropout: bool, seed: int) -> None:  # noqa: ARG001 - it has none
+def add(model: Any, prompt: PromptTuning, *, dropout: bool, seed: int, fresh: bool) -> None:  # noqa: ARG001 - none
     """Puts virtual tokens before a decoder's sequences. Raises UserError where ``text`` needs a tokenizer that is not
     there."""
     from peft import PromptTuningConfig

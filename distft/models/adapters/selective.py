@@ -8,7 +8,7 @@ from distft.common.errors import UserError
 from distft.config.adapters.selective import OwnWeights
 
 
-def add(model: Any, own: OwnWeights, *, dropout: bool, seed: int) -> None:  # noqa: ARG001 - nothing is drawn
+def add(model: Any, own: OwnWeights, *, dropout: bool, seed: int, fresh: bool) -> None:  # noqa: ARG001 - none drawn
     """Weights of those names have gradients. Raises UserError where there is none."""
     chosen = [parameter for name, parameter in model.named_parameters() if own.chooses(name)]
     if not chosen:

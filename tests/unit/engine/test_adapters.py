@@ -26,22 +26,36 @@ from tests.unit.engine.test_engine import DECAY, STEPS, slow, spread, steps_for
 LORA = Lora(r=4, alpha=8.0)
 FASTER_B = Lora(r=4, alpha=4.0, rslora=True, loraplus_ratio=4.0)
 DORA = Lora(r=4, alpha=8.0, dora=True)
+PISSA = Lora(r=4, alpha=8.0, init="pissa")
+OLORA = Lora(r=4, alpha=2.0, rslora=True, init="olora")
 ON = [(0, 1), (0, 2), (1, 2), (2, 2), (3, 1), (3, 2)]  # stage and number of ranks
 
 
 def of_peft(
     folder: str, started: dict[str, np.ndarray], lora: Lora, *, nf4: bool
 ) -> tuple[list[float], dict[str, np.ndarray]]:
-    """The same steps by PEFT in one process, whole batches at once, from the same adapters."""
+    """The same steps by PEFT in one process, whole batches at once, from the same adapters. Where they begin as a part
+    of the weights it takes that out of them, which is put back in what is returned."""
     torch.set_num_threads(1)
     quantized = {"quantization_config": four_bits(Quantization(), torch.float32)} if nf4 else {}
     base = AutoModelForCausalLM.from_pretrained(folder, attention_dropout=0.0, dtype=torch.float32, **quantized)
     kind: dict[str, Any] = {"lora_alpha": lora.alpha, "use_rslora": lora.rslora, "use_dora": lora.dora}
-    config = LoraConfig(r=lora.r, target_modules="all-linear", **kind)
+    untouched = {
+        f"model.{name.removesuffix('.weight')}.base_layer.weight": parameter.detach().clone().numpy()
+        for name, parameter in base.named_parameters()
+        if "_proj" in name
+    }
+    begins: Any = True if lora.init == "kaiming" else lora.init
+    config = LoraConfig(r=lora.r, target_modules="all-linear", init_lora_weights=begins, **kind)
     module: Any = get_peft_model(base, config).train()
     names = {name: "model." + name.removeprefix("base_model.model.") for name, _ in module.named_parameters()}
     trained = {names[name]: p for name, p in module.named_parameters() if p.requires_grad}
     with torch.no_grad():
+        if lora.init != "kaiming":
+            for name, first in ((name, first) for name, first in trained.items() if ".lora_A." in name):
+                other = name.replace(".lora_A.", ".lora_B.")
+                product = torch.from_numpy(started[other] @ started[name])  # which no sign of singular vectors changes
+                torch.testing.assert_close(trained[other] @ first, product, rtol=1e-4, atol=1e-6)
         for name, parameter in trained.items():
             parameter.copy_(torch.from_numpy(started[name]))
     plain: dict[str, Any] = {"lr": RATE, "foreach": False, "fused": False}
@@ -60,22 +74,24 @@ def of_peft(
         norms.append(float(torch.nn.utils.clip_grad_norm_(trained.values(), 1.0)))
         optimizer.step()
         optimizer.zero_grad()
-    return norms, {names[name]: parameter.detach().float().numpy() for name, parameter in module.named_parameters()}
+    after = {names[name]: parameter.detach().float().numpy() for name, parameter in module.named_parameters()}
+    return norms, after if lora.init == "kaiming" else after | untouched
 
 
 @pytest.mark.parametrize(("stage", "world_size", "lora", "nf4"), [
     *(on for nf4 in (False, True) for on in ((0, 1, LORA, nf4), (3, 2, LORA, nf4))),
-    (2, 2, FASTER_B, False), (3, 2, DORA, False),
+    (2, 2, FASTER_B, False), (3, 2, DORA, False), (3, 2, PISSA, False),
     *(slow(*on, LORA, nf4) for on in ON if on not in ((0, 1), (3, 2)) for nf4 in (False, True)),
     *(slow(*on, FASTER_B, False) for on in ON if on != (2, 2)),
     *(slow(*on, DORA, False) for on in ON if on != (3, 2)), slow(0, 1, DORA, True), slow(2, 2, DORA, True),
+    *(slow(*on, PISSA, False) for on in ON if on != (3, 2)), *(slow(*on, OLORA, False) for on in ON),
 ])  # fmt: skip
 def test_adapters_train_as_in_peft(
     groups: dict[int, Group], folder: str, stage: int, world_size: int, lora: Lora, nf4: bool
 ) -> None:
     group, setup = groups[world_size], Setup(folder, stage, adapter=lora, four_bits=nf4)
     started = group.call(rank_side.train, setup, [])[0]["weights"]
-    assert all(not value.any() for name, value in started.items() if ".lora_B." in name)
+    assert all(value.any() != (lora.init == "kaiming") for name, value in started.items() if ".lora_B." in name)
     norms, wanted = of_peft(folder, started, lora, nf4=nf4)
     for answer in group.call(rank_side.train, setup, steps_for(world_size)):
         assert answer["norms"] == pytest.approx(norms, rel=1e-5)
@@ -106,6 +122,7 @@ def test_only_adapters_have_gradients_and_states(
     slow(0, "bfloat16", LORA, True), slow(1, "float32", LORA, False), slow(3, "bfloat16", LORA, False),
     slow(0, "float32", FASTER_B, False), slow(2, "bfloat16", FASTER_B, False),
     slow(0, "bfloat16", DORA, False), slow(2, "float32", DORA, False), slow(3, "bfloat16", DORA, False),
+    (3, "bfloat16", PISSA, False), slow(0, "float32", PISSA, False), slow(2, "bfloat16", OLORA, False),
 ])  # fmt: skip
 def test_a_checkpoint_holds_adapters_only_and_goes_on_from_them(
     groups: dict[int, Group], folder: str, tmp_path: Path, stage: int, dtype: str, lora: Lora, nf4: bool
@@ -116,8 +133,12 @@ def test_a_checkpoint_holds_adapters_only_and_goes_on_from_them(
         undisturbed, repeated = answer["weights"]
         assert spread(repeated, undisturbed) == (0.0, 0.0)
         assert answer["norms"][0] == answer["norms"][1]
-    kept = {key.split("/", 2)[2] for path in tmp_path.glob("*.safetensors") for key in load_file(path)}
-    assert kept == {name for name in undisturbed if is_adapter(name)}
+    kept = {key.rpartition("/")[2] for path in tmp_path.glob("*.safetensors") for key in load_file(path)}
+    wanted = {name for name in undisturbed if is_adapter(name)}
+    if lora.init != "kaiming":  # and what they began as
+        layers = {name.partition(".lora_")[0] for name in wanted}
+        wanted |= {f"{layer}.lora_start.{part}" for layer in layers for part in "AB"}
+    assert kept == wanted
 
 
 @pytest.mark.parametrize(("stage", "nf4"), [(2, False), (3, True), slow(2, True), slow(3, False)])

@@ -15,8 +15,9 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from distft.common.errors import UserError
 from distft.config.adapters.lora import Lora
 from distft.config.models import Model, Quantization
-from distft.models.adapters.adapt import add_adapters, is_adapter
+from distft.models.adapters.adapt import add_adapters, is_adapter, without_adapters
 from distft.models.adapters.layers import ADAPTER
+from distft.models.adapters.lora_starts import parts_of
 from distft.models.adapters.merging import plain_tensors
 from distft.models.export import export_adapter, export_model
 from distft.models.families.causal import empty_causal, load_causal
@@ -25,6 +26,8 @@ from tests.unit.models import tiny
 from tests.unit.models.families import write_family
 
 IDS = torch.arange(3, 15).unsqueeze(0)
+PISSA = Lora(r=4, alpha=8.0, init="pissa")
+OLORA = Lora(r=4, alpha=2.0, rslora=True, init="olora")
 
 
 def adapted(folder: str, kind: str, lora: Lora, dtype: str = "float32", *, nf4: bool = False) -> nn.Module:
@@ -53,12 +56,14 @@ def computed(module: nn.Module) -> torch.Tensor:
 
 @pytest.mark.parametrize("kind", ["causal", "scalar"])
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "gemma2"])
-@pytest.mark.parametrize("dora", [False, True])
+@pytest.mark.parametrize("lora", [
+    Lora(r=4, alpha=8.0), Lora(r=4, alpha=8.0, dora=True), PISSA, OLORA,
+], ids=["lora", "dora", "pissa", "olora"])  # fmt: skip
 def test_merged_it_computes_the_same(
-    model_folder: Callable[..., str], tmp_path: Path, architecture: str, kind: str, dora: bool
+    model_folder: Callable[..., str], tmp_path: Path, architecture: str, kind: str, lora: Lora
 ) -> None:
     folder = model_folder(architecture)
-    module = adapted(folder, kind, Lora(r=4, alpha=8.0, dora=dora))
+    module = adapted(folder, kind, lora)
     trained = {name.removeprefix("model."): p.detach() for name, p in module.named_parameters() if p.requires_grad}
     weights = {
         name.removeprefix("model."): tensor.clone()
@@ -122,6 +127,44 @@ def test_the_scale_is_pefts(model_folder: Callable[..., str], rslora: bool) -> N
     torch.testing.assert_close(computed(module), wanted)
     layer: Any = module.get_submodule("model.model.layers.0.self_attn.q_proj")
     assert layer.scaling[ADAPTER] == lora.scale
+
+
+@pytest.mark.parametrize("lora", [PISSA, OLORA], ids=["pissa", "olora"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_part_of_the_weight_changes_nothing_until_it_is_trained(
+    model_folder: Callable[..., str], lora: Lora, dtype: Any
+) -> None:
+    """To the bit: the step-0 invariants hold, and the base may be the reference at any step."""
+    folder = model_folder("gpt2")
+    plain: Any = load_causal(folder, Model(path=folder, dtype=dtype), dropout=False).eval()
+    module: Any = load_causal(folder, Model(path=folder, dtype=dtype), dropout=False).eval()
+    add_adapters(module.model, lora, dropout=False, seed=3)
+    assert torch.equal(computed(module), computed(plain))
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            if ".lora_A." in name:
+                parameter.mul_(1.5)
+    assert not torch.equal(computed(module), computed(plain))
+    with without_adapters(module):
+        assert torch.equal(computed(module), computed(plain))
+
+
+@pytest.mark.parametrize(("lora", "left"), [
+    # [[3, 0], [0, 2]] less its largest part; [[3, 4], [4, 0]] = [[.6, .8], [.8, -.6]] [[5, 2.4], [0, 3.2]]
+    (Lora(r=1, alpha=4.0, init="pissa"), ([[3.0, 0.0], [0.0, 2.0]], [[0.0, 0.0], [0.0, 2.0]])),
+    (Lora(r=1, alpha=4.0, init="pissa", svd_rounds=16), ([[3.0, 0.0], [0.0, 2.0]], [[0.0, 0.0], [0.0, 2.0]])),
+    (Lora(r=1, alpha=1.0, init="olora"), ([[3.0, 4.0], [4.0, 0.0]], [[0.0, 2.56], [0.0, -1.92]])),
+], ids=["pissa", "randomized", "olora"])  # fmt: skip
+def test_the_part_of_the_weight_is_the_papers(lora: Lora, left: tuple[list[list[float]], list[list[float]]]) -> None:
+    weight, wanted = map(torch.tensor, left)
+    first, second = parts_of(weight, lora, lora.scale, seed=1)
+    torch.testing.assert_close(weight - lora.scale * second @ first, wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_a_weight_without_so_many_parts_is_named(model_folder: Callable[..., str]) -> None:
+    for init in ("pissa", "olora"):
+        with pytest.raises(UserError, match=f"{init} finds no 400 parts in .*which has .* rows or columns"):
+            adapted(model_folder("llama"), "causal", Lora(r=400, init=init))
 
 
 def test_every_linear_layer_but_the_head_has_one(model_folder: Callable[..., str]) -> None:

@@ -136,6 +136,25 @@ def test_adapters_are_those_of_the_real_modules(
     assert sizes.kept_by_adapters == (sum(ranks), 0)
 
 
+def test_what_adapters_began_as_is_held_whole() -> None:
+    import torch
+    import transformers
+
+    from distft.models.adapters.adapt import add_adapters
+
+    config = transformers.LlamaConfig(**SMALL)
+    with torch.device("meta"):
+        module = transformers.LlamaForCausalLM(config)
+    before = {name for name, _ in module.named_buffers()}
+    lora = Lora(r=3, init="pissa")
+    add_adapters(module, lora, dropout=False, seed=1)
+    sizes = sizes_from_config(config.to_dict()).with_adapters(lora)
+    held = sum(buffer.numel() for name, buffer in module.named_buffers() if name not in before)
+    assert held == sizes.held_by_adapters > 0
+    frozen, trained = sizes_from_config(config.to_dict()).with_adapters(Lora(r=3)), sizes.trained.total
+    assert (frozen.trained.total, frozen.held_by_adapters) == (trained, 0)
+
+
 def test_layers_of_a_family_that_only_its_files_know(tmp_path: Path) -> None:
     """By the names in the safetensors headers."""
     config_folder(tmp_path, {"model_type": "novel", "hidden_size": 8, "num_hidden_layers": 2, "vocab_size": 9})
