@@ -13,7 +13,7 @@ from distft.config.adapters.lora import Lora
 from distft.config.adapters.prompt import PromptTuning
 from distft.config.adapters.selective import BitFit, Selective
 from distft.config.data import Source
-from distft.config.http_server import HttpServer
+from distft.config.reward_servers import HttpReward, JudgeReward, RewardServer
 from distft.config.role_table import FURTHER
 from distft.config.section import Items, Numeral, Section, WrittenPath
 from distft.config.training import Optimizer
@@ -209,19 +209,6 @@ class Reference(Model):
     )
 
 
-class HttpReward(HttpServer):
-    """Scores asked of a server: see ``distft.rollout.http_rewards``."""
-
-    name: str = Field(pattern=r"^[A-Za-z_][\w\-]*$", description="what its scores are logged as: rewards/<name>")
-    weight: float = Field(default=1.0, description="weight of its scores")
-    batch_size: int = Field(default=64, ge=1, description="completions in a request")
-    deadline: float = Field(
-        default=240.0, gt=0, le=86400,
-        description="seconds in which all scores of an iteration must be there, what is asked again included; then the "
-        "run ends",
-    )  # fmt: skip
-
-
 class ScoringModel(Model):
     """A model that gives scores."""
 
@@ -233,7 +220,7 @@ class ScoringModel(Model):
 
 
 class RewardModel(ScoringModel):
-    """What gives scores: a model, functions, servers, or several of them."""
+    """What gives scores: a model, functions, servers, judges, or several of them."""
 
     functions: Items[str] = Field(default=(), description="reward functions, module:function")
     weights: Items[float] | None = Field(default=None, description="weight of each function's score; null: all 1")
@@ -242,11 +229,18 @@ class RewardModel(ScoringModel):
         description="of a function, by its name without the module: argument -> value",
     )
     http: Items[HttpReward] = Field(default=(), description="servers that give scores")
+    judges: Items[JudgeReward] = Field(default=(), description="language models that judge the answers")
 
     @property
     def texts_are_scored(self) -> bool:
         """Whether functions or servers give scores, so that no model need."""
-        return bool(self.functions or self.http)
+        return bool(self.functions or self.servers)
+
+    @property
+    def servers(self) -> dict[str, RewardServer]:
+        """Those that give scores, judges behind the others, by their keys in the recipe."""
+        of = {"http": self.http, "judges": self.judges}
+        return {f"models.reward.{key}.{number}": one for key, some in of.items() for number, one in enumerate(some)}
 
 
 class Models(Section):

@@ -12,6 +12,7 @@ from distft.config.http_rules import server_rules
 from distft.config.models import RewardModel, ScoringModel
 from distft.config.problem import Problem
 from distft.config.recipe import Recipe
+from distft.config.reward_servers import JudgeReward
 
 ASKING = 0.9  # of a call's shortest deadline, at most, for servers; the rest is for functions and the way back
 
@@ -22,8 +23,8 @@ def reward_rules(recipe: Recipe) -> Iterator[Problem]:
     if reward is None or "reward" not in facts.known_roles(recipe):
         return
     yield from _functions(reward, tuple(recipe.models.rewards))
-    for number, server in enumerate(reward.http):
-        yield from server_rules(server, f"models.reward.http.{number}")
+    for key, server in reward.servers.items():
+        yield from _judge(recipe, key, server) if isinstance(server, JudgeReward) else server_rules(server, key)
     yield from _time_to_ask(reward, recipe.recovery.deadline_floor_s)
     if "reward" in facts.trained_roles(recipe):
         yield from _trained(reward)
@@ -59,13 +60,30 @@ def _functions(reward: RewardModel, further: Sequence[str]) -> Iterator[Problem]
         )
 
 
+def _judge(recipe: Recipe, at: str, judge: JudgeReward) -> Iterator[Problem]:
+    if not judge.url.startswith(("http://", "https://")):
+        yield Problem.at(
+            f"{at}.url",
+            "names no endpoint: within a run a judge is asked at one, for loaded here it would need GPUs of its own",
+            f"vllm serve {judge.model} --port 8000, and url: http://127.0.0.1:8000/v1",
+        )
+    else:
+        yield from server_rules(judge, at)
+    if facts.judge_compares(recipe, judge) and recipe.rollout.samples_per_prompt < 2:
+        yield Problem.at(
+            f"{at}.asks",
+            "an answer is compared with the others to its prompt, and rollout.samples_per_prompt is 1",
+            "asks: ratings, or rollout.samples_per_prompt: 4",
+        )
+
+
 def _time_to_ask(reward: RewardModel, floor: float) -> Iterator[Problem]:
     """Servers are asked one after the other, in one call, which must not count as hung meanwhile."""
-    asking = sum(server.deadline for server in reward.http)
+    asking = sum(server.deadline for server in reward.servers.values())
     needed = asking / ASKING
     if needed > floor:
         yield Problem.at(
-            "models.reward.http",
+            f"models.reward.{'http' if reward.http else 'judges'}",
             f"may take {asking:g} s, the sum of the deadlines: more than {ASKING:.0%} of recovery.deadline_floor_s "
             f"({floor:g} s), after which the call may count as hung",
             f"lower the deadlines, or write recovery.deadline_floor_s: {math.ceil(needed)}",
@@ -76,6 +94,7 @@ def _trained(reward: RewardModel) -> Iterator[Problem]:
     wrong = {
         "functions": reward.functions,
         "http": reward.http,
+        "judges": reward.judges,
         "label": reward.label,
         "score": reward.score != "logit",
     }
@@ -102,7 +121,7 @@ def _told_apart(reward: RewardModel, further: Sequence[str]) -> Iterator[Problem
     at = {"models.reward": "reward"} if further and (reward.path or reward.init) else {}
     at |= {f"models.rewards.{name}": name for name in further}
     at |= {f"models.reward.functions.{number}": name.rpartition(":")[2] for number, name in enumerate(reward.functions)}
-    at |= {f"models.reward.http.{number}.name": server.name for number, server in enumerate(reward.http)}
+    at |= {f"{key}.name": server.name for key, server in reward.servers.items()}
     seen: dict[str, str] = {}
     for key, name in at.items():
         if name in seen:

@@ -7,8 +7,9 @@ from dataclasses import replace
 from typing import TypeVar
 
 from distft.config.method import Phase, Work
-from distft.config.models import STARTS, Engine, HttpReward, Model, Reference
+from distft.config.models import STARTS, Engine, Model, Reference
 from distft.config.recipe import Recipe
+from distft.config.reward_servers import JudgeReward, RewardServer
 from distft.config.role_table import FURTHER, INHERITING, Role
 from distft.config.section import Section
 from distft.config.training import Optimizer
@@ -172,9 +173,24 @@ def reward_functions(recipe: Recipe) -> tuple[str, ...]:
     return recipe.models.reward.functions if recipe.models.reward else ()
 
 
-def reward_servers(recipe: Recipe) -> tuple[HttpReward, ...]:
-    """The servers that give scores."""
-    return recipe.models.reward.http if recipe.models.reward else ()
+def reward_servers(recipe: Recipe) -> dict[str, RewardServer]:
+    """The servers that give scores, judges too, by their keys in the recipe."""
+    return recipe.models.reward.servers if recipe.models.reward else {}
+
+
+def judge_compares(recipe: Recipe, judge: JudgeReward) -> bool:
+    """Whether it compares the answers to a prompt, or rates each alone."""
+    if judge.asks is None:
+        return recipe.algorithm.traits.sampled and recipe.algorithm.unit_rows() > 1
+    return judge.asks == "comparisons"
+
+
+def judges_asked(recipe: Recipe) -> Iterator[tuple[str, JudgeReward, int]]:
+    """(key, judge, how many questions an iteration has for it at most: those on equal answers are not asked twice)."""
+    prompts, samples = recipe.train.global_batch_size, recipe.rollout.samples_per_prompt
+    for key, one in reward_servers(recipe).items():
+        if isinstance(one, JudgeReward):
+            yield key, one, prompts * samples * (samples - 1 if judge_compares(recipe, one) else 1)
 
 
 def model_of(recipe: Recipe, role: str) -> Model:

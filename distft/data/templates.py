@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from distft.common.errors import UserError
 from distft.data.bad_rows import BadRow
-from distft.data.formats import Message, Messages
+from distft.data.formats import Content, Message, Messages
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -102,3 +102,8 @@ def unfit(what: str, where: str, hint: str, messages: Messages) -> BadRow:
 def plain(messages: Messages) -> list[dict[str, str]]:
     """Messages as a template takes them."""
     return [{"role": message.role, "content": message.content} for message in messages]
+
+
+def plain_content(content: Content) -> str | list[dict[str, str]]:
+    """A prompt or an answer as others than we take it."""
+    return content if isinstance(content, str) else plain(content)

@@ -6,14 +6,31 @@ from collections.abc import Sequence
 from itertools import combinations
 from typing import Protocol
 
+from distft.config.recipe import Recipe
 from distft.data.formats import Content
-from distft.evaluation.verdicts import SAME, Preference, comparison, preference, rating_of, rating_question
+from distft.evaluation.verdicts import (
+    CRITERION,
+    SAME,
+    Preference,
+    comparison,
+    preference,
+    rating_of,
+    rating_question,
+)
+
+
+def criterion_of(said: str | None, recipe: Recipe | None) -> str:
+    """By what answers are to be judged: what was said, else the recipe's, else help without harm."""
+    return said or (None if recipe is None else recipe.evaluation.criterion) or CRITERION
 
 
 class Judge(Protocol):
     """Whoever reads a question and answers in words."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """How it is called in messages."""
+        ...
 
     def answers(self, questions: Sequence[str]) -> list[str | None]:
         """What it says to each; None where nothing came."""
@@ -41,7 +58,10 @@ def pairwise(judge: Judge, criterion: str, prompt: Content, answers: Sequence[st
     return preferences(judge, criterion, [prompt] * len(pairs), *([pair[side] for pair in pairs] for side in (0, 1)))
 
 
-def ratings(judge: Judge, criterion: str, prompt: Content, answers: Sequence[str]) -> list[int | None]:
-    """The rating of each answer by itself; None where none can be read."""
-    said = judge.answers([rating_question(criterion, prompt, answer) for answer in answers])
-    return [None if text is None else rating_of(text) for text in said]
+def ratings(judge: Judge, criterion: str, prompts: Sequence[Content], answers: Sequence[str]) -> list[int | None]:
+    """The rating of each answer to its prompt by itself; None where none can be read. The same one is asked about
+    once."""
+    asked = [rating_question(criterion, prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
+    apart = list(dict.fromkeys(asked))
+    said = dict(zip(apart, judge.answers(apart), strict=True))
+    return [None if (text := said[question]) is None else rating_of(text) for question in asked]

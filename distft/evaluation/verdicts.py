@@ -132,17 +132,28 @@ def wins(preferences: Sequence[Preference], repeats: int = 1) -> Wins:
     )  # fmt: skip
 
 
-def ranks_of(preferences: Sequence[Preference], num_answers: int) -> tuple[int, ...] | None:
-    """Ranks, 1 the best, equal ones shared, from the preferences of all pairs in the order of ``combinations``: by
-    Copeland's score, wins and half the ties. None where one of them is unread."""
-    points = [0.0] * num_answers
+def shares_of(preferences: Sequence[Preference], num_answers: int) -> tuple[float, ...]:
+    """Of each answer its share of wins, half the ties with them, in the comparisons that it is in and that are read:
+    Copeland's score over their number. ``preferences`` of all pairs, in the order of ``combinations``. 0.5 where
+    none of them is read."""
+    points, judged = [0.0] * num_answers, [0] * num_answers
     for (a, b), one in zip(combinations(range(num_answers), 2), preferences, strict=True):
-        if one.second is None:
-            return None
-        points[a] += 1 - one.second
-        points[b] += one.second
-    order = sorted(set(points), reverse=True)
-    return tuple(order.index(own) + 1 for own in points)
+        if one.second is not None:
+            points[a] += 1 - one.second
+            points[b] += one.second
+            judged[a] += 1
+            judged[b] += 1
+    return tuple(own / of if of else 0.5 for own, of in zip(points, judged, strict=True))
+
+
+def ranks_of(preferences: Sequence[Preference], num_answers: int) -> tuple[int, ...] | None:
+    """Ranks, 1 the best, equal ones shared, from the preferences of all pairs: by ``shares_of``. None where one of them
+    is unread."""
+    if any(one.second is None for one in preferences):
+        return None
+    shares = shares_of(preferences, num_answers)
+    order = sorted(set(shares), reverse=True)
+    return tuple(order.index(own) + 1 for own in shares)
 
 
 def _written(prompt: Content) -> str:

@@ -7,9 +7,9 @@ from dataclasses import replace
 
 from distft.common.errors import UserError
 from distft.data.formats import prompt_of
-from distft.evaluation.judge import preferences
+from distft.evaluation.judge import criterion_of, preferences
 from distft.evaluation.verdicts import wins
-from distft.launch.judges import criterion_of, open_judge
+from distft.launch.judges import open_judge
 from distft.launch.judging import Judged, Judging
 
 

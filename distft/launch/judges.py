@@ -9,11 +9,9 @@ from pathlib import Path
 from typing import Final
 
 from distft.common.errors import UserError
-from distft.config.recipe import Recipe
 from distft.config.training import Rollout
 from distft.evaluation.chat_endpoint import MAX_NEW_TOKENS, ChatEndpoint
 from distft.evaluation.judge import Judge
-from distft.evaluation.verdicts import CRITERION
 from distft.launch.named_models import Reading, find_model, require_speakers
 from distft.launch.speakers import Loaded, open_speakers
 from distft.rollout.json_server import token_in
@@ -38,11 +36,6 @@ class JudgeNamed:
     def is_url(self) -> bool:
         """Whether it is an endpoint."""
         return self.name.startswith(("http://", "https://"))
-
-
-def criterion_of(said: str | None, recipe: Recipe | None) -> str:
-    """By what answers are to be judged: what was said, else the recipe's, else help without harm."""
-    return said or (None if recipe is None else recipe.evaluation.criterion) or CRITERION
 
 
 def require_judge(named: JudgeNamed) -> None:

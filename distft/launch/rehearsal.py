@@ -68,9 +68,9 @@ def _set_up(recipe: Recipe, found: Found | None, folder: Path) -> Iterator[str]:
     yield from (*loaded.warnings, *remarks.on_rows(recipe, loaded.num_units))
 
 
-def data_worker(recipe: Recipe, folder: Path) -> tuple[DataWorker, dict[str, Start]]:
+def data_worker(recipe: Recipe, folder: Path, *, tries_out: bool = True) -> tuple[DataWorker, dict[str, Start]]:
     """The run's data worker in this process, and where its models start. ``folder`` takes what it must write: models
-    from nothing, without weights, and rows where none are kept yet."""
+    from nothing, without weights, and rows where none are kept yet. ``tries_out``: see ``RunData``."""
     from distft.workers.data_worker import DataWorker
 
     starts = model_starts(recipe, folder)
@@ -78,7 +78,7 @@ def data_worker(recipe: Recipe, folder: Path) -> tuple[DataWorker, dict[str, Sta
     store = store_folder(recipe.data.cache_dir, recipe.output_dir)
     if not store.is_dir():  # where rows are kept already those that are added are kept too, else nothing
         store = folder / "rows"
-    return DataWorker(recipe=recipe, starts=starts, weights=False, store=store), starts
+    return DataWorker(recipe=recipe, starts=starts, weights=False, store=store, tries_out=tries_out), starts
 
 
 @contextlib.contextmanager

@@ -26,7 +26,7 @@ def examine(recipe: Recipe, *, only: Collection[str] = (), num_shown: int = 2) -
     from distft.data.xray import answer_ends, xray
 
     with in_quiet(), tempfile.TemporaryDirectory(prefix="distft-") as folder:
-        worker, _ = data_worker(recipe, Path(folder))
+        worker, _ = data_worker(recipe, Path(folder), tries_out=False)
         loaded, _ = worker.setup()
         if missing := [name for name in only if name not in worker.data.lists]:
             has = ", ".join(worker.data.lists)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from distft.config.recipe import Recipe
-from distft.config.roles import is_rl, longest_sequence, samples_per_step, unit_size
+from distft.config.roles import is_rl, judges_asked, longest_sequence, samples_per_step, unit_size
 
 
 @dataclass(frozen=True)
@@ -17,6 +17,7 @@ class BatchArithmetic:
     ``shared_by`` ranks that compute the same rows have them together; ``packed`` ones are laid in a single row.
     ``optimizer_steps`` happen per step (in RL: per
     iteration). ``generation_rounds``: batches that a rank generates one after the other; 0 without rollouts.
+    ``judge_questions``: how many judges are asked at most.
     """
 
     unit: str
@@ -32,6 +33,7 @@ class BatchArithmetic:
     generation_rounds: int
     shared_by: int = 1
     packed: bool = False
+    judge_questions: int = 0
 
 
 def batch_arithmetic(
@@ -63,6 +65,7 @@ def batch_arithmetic(
         generation_rounds=rounds,
         shared_by=shared_by,
         packed=packed,
+        judge_questions=sum(questions for _, _, questions in judges_asked(recipe)),
     )
 
 

@@ -117,6 +117,8 @@ def _batch(plan: Plan) -> str:
     ]
     if batch.generation_rounds:
         lines.append(_generation(plan))
+    if batch.judge_questions:
+        lines.append(f"Scores: at most {_count(batch.judge_questions, 'question')} to judges")
     return "\n".join(lines)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from distft.common.errors import EnvironmentFallsShort, UserError
 from distft.common.files import parse_json
-from distft.config.models import HttpReward
+from distft.config.reward_servers import HttpReward
 from distft.rollout.json_server import JsonServer, Unanswered, all_answers
 from distft.rollout.scores import finite_scores
 

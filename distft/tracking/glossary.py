@@ -105,6 +105,9 @@ OTHERS: Mapping[str, Known] = {
     "clip_ratio/*_mean": Known("Clipped share of tokens, below, above or both"),
     "completions/*": Known("Lengths of completions, and the share cut at the limit", "Tokens."),
     "rewards/*": Known("Mean of a reward function, server or one of several reward models, by its name"),
+    "judge/unread/*": Known("Share of a judge's verdicts that is unreadable", "Above max_unread the run ends.", "down"),
+    "judge/ties/*": Known("Share of a judge's comparisons that are ties", "Near 1: it tells answers apart no more."),
+    "judge/by_order/*": Known("Share of comparisons by order alone", "First, or second, preferred both times.", "down"),
     "rollout/trainer_logprob_difference_*": Known(
         "Generator against trainer", "Nats of a sampled token: 1e-6 in float32, about 0.01 in bfloat16."
     ),

@@ -17,7 +17,7 @@ from distft.config.recipe import Recipe
 from distft.data.formats import Content, PromptExample, prompt_key
 from distft.data.labelling import MOST_COMPLETIONS, Item, Task
 from distft.data.prompts import read_prompts, training_prompts
-from distft.launch.judges import criterion_of
+from distft.evaluation.judge import criterion_of
 from distft.report.label_page import label_page
 from distft.verbs.answering import Answering
 from distft.verbs.speaking import given_plain, open_named, recipe_and_models

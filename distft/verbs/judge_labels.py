@@ -49,7 +49,7 @@ def judged(named: JudgeNamed, found: Collection, *, trust_remote_code: bool = Fa
             by_order += sum(one.by_order for one in said)
             unread += sum(one.second is None for one in said)
         if "rate" in found.tasks:
-            numbers = ratings(judge, found.criterion, item.prompt, item.completions)
+            numbers = ratings(judge, found.criterion, [item.prompt] * len(item.completions), item.completions)
             rated = tuple(one for one in numbers if one is not None)
             whole = whole and len(rated) == len(numbers)
             unread += len(numbers) - len(rated)

@@ -31,7 +31,7 @@ from distft.data.encode_apart import encoder_for
 from distft.data.formats import Content, Example, prompt_of
 from distft.data.reading_marks import reads_apart
 from distft.data.sides import sides
-from distft.data.templates import plain
+from distft.data.templates import plain_content
 from distft.data.turn_end import plain_end, special_tokens, turn_end
 from distft.data.wanted import wanted_answer
 from distft.models.limits import learned_positions
@@ -45,6 +45,7 @@ from distft.workers.own_prompts import own_prompts
 from distft.workers.ptx import with_texts
 from distft.workers.reference_cache import ReferenceCache
 from distft.workers.reports import Credited, Described, Judged, Loaded, Played, RowsPrepared, Turned, Unread
+from distft.workers.reward_functions import Texts
 from distft.workers.reward_reading import as_trained, read_anew, within_positions
 from distft.workers.run_data import RunData
 from distft.workers.score_summary import score_summary
@@ -59,9 +60,10 @@ class DataWorker(DataVerbs):
     """The data of a run, by position; see ``RunData``, whose arguments it takes."""
 
     def __init__(
-        self, *, recipe: Recipe, starts: Mapping[str, Start], weights: bool = True, store: Path | None = None, **_: Any
-    ) -> None:
-        self.data = RunData(recipe=recipe, starts=starts, weights=weights, store=store)
+        self, *, recipe: Recipe, starts: Mapping[str, Start], weights: bool = True, store: Path | None = None,
+        tries_out: bool = True, **_: Any,
+    ) -> None:  # fmt: skip
+        self.data = RunData(recipe=recipe, starts=starts, weights=weights, store=store, tries_out=tries_out)
         self._contents: Mapping[str, str] | None = None
         self._reference: ReferenceCache | None = None
         self._preparing = self.data.prepare()
@@ -195,7 +197,7 @@ class DataWorker(DataVerbs):
         assert self.data.episodes is not None, "rollout.environment is set"
         examples = self._examples(split, start, samples_per_prompt, len(batch))
         rows = [
-            {**deepcopy(one.extra), "prompt": _plain(prompt_of(one))}  # its own: an environment may change it
+            {**deepcopy(one.extra), "prompt": plain_content(prompt_of(one))}  # its own: an environment may change it
             for one in examples
         ]
         names = [f"{one.where}, sample {place % samples_per_prompt}" for place, one in enumerate(examples)]
@@ -254,21 +256,22 @@ class DataWorker(DataVerbs):
     def function_scores(
         self, split: str, start: int, samples_per_prompt: int, *, batch: Batch
     ) -> tuple[dict[str, float], Batch]:
-        """Column ``function_score``, the weighted sum of reward functions and servers; reports each one's mean by name.
+        """Column ``function_score``, the weighted sum of reward functions, servers and judges; reports each one's mean
+        by name, and how far judges can be believed.
 
         A function is called as ``f(prompts, completions, **columns)`` and answers a number for each completion.
         Raises UserError, naming it, for an exception in it, a wrong number of answers, NaN or infinity.
         """
         stage("reward functions")
         prompts, completions = self._prompts_and_completions(split, start, samples_per_prompt, batch)
-        texts = [_plain(prompt) for prompt in prompts]
         extra = self._extra_columns(split, start, samples_per_prompt, len(batch))
+        texts = Texts(prompts, completions, extra, samples_per_prompt)
         total = np.zeros(len(batch), np.float32)
         means: dict[str, float] = {}
         for reward in self.data.rewards:
-            scores = reward.ask(texts, completions, extra)
-            means[f"rewards/{reward.name}"] = float(scores.mean())
-            total += reward.weight * scores
+            said = reward.ask(texts)
+            means |= {f"rewards/{reward.name}": float(said.scores.mean()), **said.metrics}
+            total += reward.weight * said.scores
         return means, Batch({"sample": batch.dense("sample"), "function_score": total})
 
     def informative(self, at_most: int, first: int, *, batch: Batch) -> tuple[Described, Batch]:
@@ -365,11 +368,6 @@ class DataWorker(DataVerbs):
         weight = reward.weight if reward and not self.data.recipe.models.rewards else 1.0  # several are weighed already
         model = batch.dense("score") * weight if "score" in batch else 0.0
         return batch.with_columns(score=(batch.dense("function_score") + model).astype(np.float32))
-
-
-def _plain(prompt: Content) -> str | list[dict[str, str]]:
-    """A prompt as others take it."""
-    return prompt if isinstance(prompt, str) else plain(prompt)
 
 
 def _described(batch: Batch, tokenizer: Any) -> Described:

@@ -58,13 +58,15 @@ class RunData:
     """
 
     def __init__(
-        self, *, recipe: Recipe, starts: Mapping[str, Start], weights: bool = True, store: Path | None = None
-    ) -> None:
+        self, *, recipe: Recipe, starts: Mapping[str, Start], weights: bool = True, store: Path | None = None,
+        tries_out: bool = True,
+    ) -> None:  # fmt: skip
         """``weights``: whether models that the run makes get any; without, there is enough for everything that is done
-        here. ``store`` of the tokenised rows, by default where the recipe says."""
+        here. ``store`` of the tokenised rows, by default where the recipe says. ``tries_out``: whether judges are asked
+        about a row beforehand."""
         self.recipe = recipe
         self.starts = dict(starts)
-        self._weights = weights
+        self._weights, self._tries_out = weights, tries_out
         self._store = store or store_folder(recipe.data.cache_dir, recipe.output_dir)
         self.rewards: list[TextReward] = []
         self.episodes: Episodes | None = None
@@ -81,7 +83,7 @@ class RunData:
         self._corruption = corruption_of(recipe.algorithm, self.tokenizer, recipe.data.max_length)
         self.readers = {role: self._reader(role) for role in filter(gives_scores, self.starts)}
         if recipe.models.reward is not None:
-            self.rewards = text_rewards(recipe.models.reward)
+            self.rewards = text_rewards(recipe)
         if recipe.rollout.environment is not None:
             self.episodes = Episodes(recipe.rollout, self.tokenizer)
         beside = yield from self._prepare_texts()
@@ -134,6 +136,7 @@ class RunData:
                 *warnings,
                 *self._without_an_end(),
                 *self._on_labels(),
+                *(self._tried_out() if self._tries_out else ()),
             ),
             same_reward_tokenizer=all(reader.same for reader in self.readers.values()),
             same_value_tokenizer=self._same_value_tokenizer(),
@@ -216,6 +219,14 @@ class RunData:
             what = "the chat template ends a turn with no token of its own"
             eos = self.tokenizer.eos_token
             yield f"{what}: {eos} is put behind each conversation" if end.ids else f"{what}: no model learns to stop"
+
+    def _tried_out(self) -> Iterator[str]:
+        """What there is to say of those that give scores, of the first row."""
+        for reward in self.rewards:
+            if reward.try_out is not None:
+                stage(f"asking {reward.name} about a row")
+                warning = reward.try_out(self._datasets.train.rows([0])[0])
+                yield from (warning,) if warning else ()
 
     def _on_labels(self) -> Iterator[str]:
         """What the method says of how many answers are labelled good and bad."""

@@ -70,12 +70,13 @@ def preflight(recipe: Recipe, plan: Plan, *, machine: Machine | None = None, to_
         check_named_code(environment.name, "rollout.environment.name", files=True)
     if environment is not None and environment.http is not None:
         token_of(environment.http, "rollout.environment.http")
-    for number, server in enumerate(reward_servers(recipe)):
-        token_of(server, f"models.reward.http.{number}")
+    for key, server in reward_servers(recipe).items():
+        token_of(server, key)
     warnings = [
         *remarks.on_models(recipe),
         *remarks.on_numbers(recipe),
         *remarks.on_environment(recipe),
+        *remarks.on_judges(recipe),
         *remarks.on_virtual_tokens(recipe, plan),
         *check_models(recipe),
     ]
@@ -98,7 +99,7 @@ def check_choice(recipe: Recipe) -> None:
         return
     names = [name.rpartition(":")[2] for name in reward_functions(recipe)]
     weights = dict(zip(names, (reward and reward.weights) or (1.0,) * len(names), strict=True))
-    weights |= {server.name: server.weight for server in reward_servers(recipe)}
+    weights |= {server.name: server.weight for server in reward_servers(recipe).values()}
     weights |= {name: model.weight for name, model in recipe.models.rewards.items()}
     if recipe.models.rewards and reward is not None:
         weights["reward"] = reward.weight

@@ -10,11 +10,12 @@ from distft.config.http_server import MOST_CONNECTIONS
 from distft.config.recipe import Recipe
 from distft.config.reward_rules import ASKING
 from distft.config.role_table import gives_scores
-from distft.config.roles import model_of, roles, trained_roles
+from distft.config.roles import judge_compares, judges_asked, model_of, roles, trained_roles
 from distft.config.section import Usual
 from distft.planning.plan import Plan
 
 _LARGE = 3_000_000_000  # parameters; T5-XL in figure 1 of Lester et al. 2021
+_USUAL_ANSWER_S = 3  # of a judge: some 100 tokens by a model of 7 to 70 billion parameters on its own GPUs
 FEW_HELD_OUT = 8  # rows below which a held-out metric is mostly chance
 
 
@@ -78,6 +79,23 @@ def on_environment(recipe: Recipe) -> Iterator[str]:
         f"{allowed / rounds:.2g} s a step (its step_deadline_s: {step:g} s) the call may count as hung, by recovery."
         f"deadline_floor_s ({floor:g} s): where steps are that slow, {' or '.join(remedies)}"
     )
+
+
+def on_judges(recipe: Recipe) -> Iterator[str]:
+    """Which must be quick, or asked by more connections, to answer all of an iteration in time."""
+    for key, judge, questions in judges_asked(recipe):
+        rounds = math.ceil(questions / judge.connections)
+        if rounds * _USUAL_ANSWER_S > judge.deadline:
+            needed = math.ceil(questions / (judge.deadline // _USUAL_ANSWER_S or 1))
+            enough = [f"{key}.connections={needed}, where the endpoint takes so many at once"]
+            hints = enough if needed <= MOST_CONNECTIONS else ["a larger deadline"]
+            if judge_compares(recipe, judge):
+                hints.append(f"{key}.asks=ratings")
+            yield (
+                f"{key}: an iteration has up to {questions} questions for it, {judge.connections} at a time; past an "
+                f"average of {judge.deadline / rounds:.2g} s an answer its deadline ({judge.deadline:g} s) ends the "
+                f"run: {', or '.join(hints)}"
+            )
 
 
 def on_rows(recipe: Recipe, num_units: Mapping[str, int]) -> Iterator[str]:

@@ -61,7 +61,7 @@ def test_functions_alone_need_no_reward_group(recipes: Callable[[str], str]) -> 
     recipe = load_recipe(recipes("ppo"), [FUNCTIONS_ONLY])
     assert facts.roles(recipe) == ("policy", "reference", "value")
     assert facts.reward_functions(recipe) == ("my:reward",)
-    assert facts.reward_servers(recipe) == ()
+    assert facts.reward_servers(recipe) == {}
     assert facts.model_of(recipe, "value").path == "some/policy"
     with pytest.raises(KeyError):
         facts.model_of(recipe, "reward")

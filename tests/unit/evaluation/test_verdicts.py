@@ -14,6 +14,7 @@ from distft.evaluation.verdicts import (
     preference,
     ranks_of,
     rating_of,
+    shares_of,
     verdict_of,
     wins,
 )
@@ -119,3 +120,9 @@ def test_both_orders_are_asked_and_equal_answers_are_not() -> None:
     assert "user: Why?\n\nassistant: So.\n\nuser: And?" in judge.read[2]
     said = pairwise(judge, "Which is longer?", "Why?", ["aa", "a", "aaa"])
     assert ranks_of(said, 3) == (2, 3, 1)
+
+
+def test_shares_are_of_the_comparisons_that_are_read() -> None:
+    """a beats b, ties with c; b against c is unread: (1 + 0.5) / 2, 0 / 1, 0.5 / 1."""
+    assert shares_of([Preference(0.0), SAME, Preference(None)], 3) == (0.75, 0.0, 0.5)
+    assert shares_of([Preference(None)], 2) == (0.5, 0.5)

@@ -18,7 +18,7 @@ from distft.checkpoint.lease import acquire
 from distft.checkpoint.manifest import record_files
 from distft.checkpoint.role_layout import RoleLayout
 from distft.cli import main
-from distft.common.errors import UserError
+from distft.common.errors import EnvironmentFallsShort, UserError
 from distft.config.load import load_recipe
 from distft.config.recipe import Recipe
 from distft.data.store import BESIDE
@@ -27,9 +27,11 @@ from distft.launch.rehearsal import rehearse
 from distft.launch.run import run
 from distft.launch.run_folder import fingerprint, write_recipe
 from distft.launch.starts import role_spec
+from distft.launch.xray import examine
 from distft.models.families.causal import load_causal
 from distft.workers import rehearsal
 from distft.workers.spec import Start
+from tests.harness.judge import completion, judging
 from tests.reference.tiny_models import save_llama, train_tokenizer
 
 ROWS = [{"prompt": f"What is {number}?", "completion": f" It is {number}."} for number in range(8)]
@@ -169,6 +171,32 @@ def test_what_reward_functions_print_is_not_the_verbs_answer(
     told = capsys.readouterr()
     assert json.loads(told.out)["state"] == "ready to start"
     assert "loading" in told.err
+
+
+def test_a_judge_is_asked_about_one_row_and_looking_at_the_rows_asks_nobody(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with judging() as judge:
+        judge.answer = lambda _: completion("Both are fine.")
+        named = f"{{name: helpful, url: '{judge.url}', model: big, token_env: JUDGES_WORD}}"
+        kind = ["algorithm={kind: grpo}", f"models.reward={{judges: [{named}]}}", "rollout.max_new_tokens=8"]
+        kind += ["data.max_prompt_length=16", "data.max_length=24", "train.max_tokens_per_rank=64"]
+        kind += ["rollout.samples_per_prompt=2"]
+        assert "JUDGES_WORD is not set" in refused(*kind).what
+        monkeypatch.setenv("JUDGES_WORD", "canary")
+        recipe = load_recipe("sft.yaml", kind)
+        (warning,) = rehearse(prepare(recipe, "local"))
+        assert "asked about one row for ratings, it ended with 'Both are fine.'; a judge must follow" in warning
+        (asked,) = judge.requests
+        assert "What is 0?" in asked["messages"][0]["content"]
+        assert "I do not know." in asked["messages"][0]["content"], "the rows have no answer to be judged"
+        examine(recipe)
+        assert len(judge.requests) == 1
+        judge.answer = lambda _: (404, b"no model big", {})
+        error = refused(*kind)
+        assert (error.exit_status, error.what) == (2, "status 404: no model big")
+    with pytest.raises(EnvironmentFallsShort, match="models.reward.judges.0 .*Connection refused"):
+        rehearse(prepare(load_recipe("sft.yaml", [*kind, "models.reward.judges.0.timeout=0.2"]), "local"))
 
 
 def test_what_the_data_worker_warns_of_is_said(here: Path) -> None:

@@ -26,6 +26,16 @@ def test_a_laptop() -> None:
     assert text.endswith("It fits.")
 
 
+def test_questions_to_judges_are_counted() -> None:
+    """Eight prompts: 4 x 3 of four answers compared in both orders, and 4 rated."""
+    url = "url: 'http://host/v1', model: m"
+    judges = f"models.reward={{judges: [{{name: a, {url}}}, {{name: b, {url}, asks: ratings}}]}}"
+    few = ["train.global_batch_size=8", "rollout.samples_per_prompt=4"]
+    text = draw(make_plan(load_recipe("online-dpo-tiny", [judges, *few]), load_cluster("local"), machine=LAPTOP))
+    assert "Scores: at most 128 questions to judges\n" in text
+    assert "to judges" not in draw(make_plan(load_recipe("online-dpo-tiny"), load_cluster("local"), machine=LAPTOP))
+
+
 def test_nodes_that_hold_the_same_are_drawn_once() -> None:
     placement = {"policy": {"ranks": 24}, "reference": {"ranks": 24}}
     text = draw(make_plan(recipe("dpo", {"placement": placement}), gpu_cluster(6)))

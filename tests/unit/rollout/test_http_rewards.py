@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from distft.common.errors import EnvironmentFallsShort, UserError
-from distft.config.models import HttpReward
+from distft.config.reward_servers import HttpReward
 from distft.rollout import json_server
 from distft.rollout.http_rewards import scores_by_http
 from tests.harness.judge import Answer, Judge, judging, lengths

@@ -18,11 +18,12 @@ from distft.data.encode import Encoder
 from distft.data.formats import Message, prompt_of
 from distft.data.tokenizer_training import train_tokenizer
 from distft.launch.starts import model_starts
+from distft.tracking.glossary import known
 from distft.workers.data_worker import DataWorker
 from distft.workers.reward_functions import reward_function
 from distft.workers.run_data import RunData
 from tests.harness.chat_templates import family_tokenizer
-from tests.harness.judge import judging
+from tests.harness.judge import judging, prefers
 
 ROWS = [{"prompt": f"How much is {i} and {i}?", "answer": str(2 * i)} for i in range(40)]
 INIT = "{hidden_size: 16, num_layers: 1, num_heads: 2, vocab_size: 300, max_positions: 128}"
@@ -219,6 +220,32 @@ def test_a_model_functions_and_servers_are_added_with_their_weights(make: Callab
     assert means == {"rewards/right": 0.0, "rewards/long": 7.0}
     both = rollout.with_columns(score=np.array([1.0, -1.0], np.float32), function_score=scored.dense("function_score"))
     assert worker._with_score(both).dense("score").tolist() == [5.5, 1.5]
+
+
+def test_a_judge_is_asked_of_the_answers_to_each_prompt_and_how_far_it_goes_is_told(
+    make: Callable[..., DataWorker],
+) -> None:
+    """Once of a row beforehand; then, with its weight, beside a function."""
+    with judging() as judge:
+        judge.answer = prefers(lambda a, b: "[[tie]]" if len(a) == len(b) else "[[A]]" if len(a) > len(b) else "[[B]]")
+        named = f"{{name: long, url: '{judge.url}', model: big, weight: 4, asks: comparisons}}"
+        worker = make(
+            f"models.reward={{functions: [scores_of_test:length], judges: [{named}]}}", "rollout.samples_per_prompt=2"
+        )
+        assert len(judge.requests) == 1
+        assert worker.report.warnings == ()  # type: ignore[attr-defined]
+        rollout = responses(worker, ["no", "neither", "none", "some"])
+        means, scored = worker.function_scores("train", 0, 2, batch=rollout)
+        assert len(judge.requests) == 1 + 2 * 2
+        rows = worker.data.split("train").rows(worker.data.units("train", 0, 2))
+        for body in judge.requests[1:]:
+            assert any(str(prompt_of(row)) in body["messages"][0]["content"] for row in rows)
+    assert scored.dense("function_score").tolist() == [2.0, 7.0 + 4.0, 4.0 + 2.0, 4.0 + 2.0]
+    assert means == {
+        "rewards/length": 4.25, "rewards/long": 0.5,
+        "judge/unread/long": 0.0, "judge/ties/long": 0.5, "judge/by_order/long": 0.0,
+    }  # fmt: skip
+    assert all(known(name) for name in means)
 
 
 def test_several_reward_models_are_weighed_and_each_is_told(make: Callable[..., DataWorker]) -> None:

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from distft.config.load import load_recipe, shipped_recipes
-from distft.launch.preflight.remarks import on_environment, on_models, on_numbers, on_rows, on_virtual_tokens
+from distft.launch.preflight.remarks import on_environment, on_judges, on_models, on_numbers, on_rows, on_virtual_tokens
 from distft.planning.plan import make_plan
 from tests.unit.launch.examples import cpu_cluster, gpu_cluster
 
@@ -63,6 +63,20 @@ def test_a_turn_of_all_samples_fits_a_calls_deadline_or_it_is_said() -> None:
         assert list(on_environment(load_recipe("tools-tiny", [*SERVER, enough]))) == []
     for short in ("rollout.environment.http.connections=14", "recovery.deadline_floor_s=2133"):
         assert len(list(on_environment(load_recipe("tools-tiny", [*SERVER, short])))) == 1
+
+
+def test_a_judge_has_time_for_an_iterations_questions_or_it_is_said() -> None:
+    """64 prompts, 8 answers each: 64 x 28 pairs in both orders, in 240 s; of 3 s 80 after the other, so 45 at once."""
+    judge = "models.reward={judges: [{name: j, url: 'http://host/v1', model: m}]}"
+    (said,) = on_judges(load_recipe("online-dpo-tiny", [judge]))
+    assert said == (
+        "models.reward.judges.0: an iteration has up to 3584 questions for it, 8 at a time; past an average of 0.54 s "
+        "an answer its deadline (240 s) ends the run: models.reward.judges.0.connections=45, where the endpoint takes "
+        "so many at once, or models.reward.judges.0.asks=ratings"
+    )
+    assert list(on_judges(load_recipe("online-dpo-tiny", [judge, "models.reward.judges.0.connections=45"]))) == []
+    assert len(list(on_judges(load_recipe("online-dpo-tiny", [judge, "models.reward.judges.0.connections=44"])))) == 1
+    assert list(on_judges(load_recipe("online-dpo-tiny", [judge, "models.reward.judges.0.asks=ratings"]))) == []
 
 
 def test_a_class_is_asked_one_after_the_other() -> None:
