@@ -1,4 +1,4 @@
-"""Rows of local files: jsonl, json, csv, parquet and arrow, each optionally gzipped. Every row knows its place."""
+"""Rows of local files: jsonl, json, csv, parquet, arrow and txt, each optionally gzipped. Every row knows its place."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from distft.data.bad_rows import UTF8, BadRow, OnBadRow, stop, unparsed
 from distft.data.columnar_files import read_arrow, read_parquet
 from distft.data.formats import Row
 
-SUFFIXES = (".jsonl", ".json", ".csv", ".parquet", ".arrow")
+TEXT = ".txt"
+SUFFIXES = (".jsonl", ".json", ".csv", ".parquet", ".arrow", TEXT)
 
 _FORM = {
     ".jsonl": "a .jsonl file has one object a line",
@@ -26,6 +27,7 @@ _FORM = {
     ".csv": "a .csv file has a header, and quotes around a field with commas or line breaks",
     ".parquet": "a .parquet file has rows with named columns",
     ".arrow": "an .arrow file has rows with named columns, as `save_to_disk` writes them",
+    TEXT: "a .txt file has one text a line",
 }
 # A surrogate spelled out in JSON (\ud83d): two make one character, one alone is no text.
 _SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
@@ -178,6 +180,19 @@ def _read_csv(stream: IO[bytes], name: str, on_bad: OnBadRow) -> Iterator[Row]:
         raise UserError(f"malformed CSV: {error}", where=f"{name}:{place}", hint=_FORM[".csv"]) from error
 
 
+def _read_txt(stream: IO[bytes], name: str, on_bad: OnBadRow) -> Iterator[Row]:
+    """A line is a row, its column `text`, as the `text` loader of datasets reads it; blank ones are none."""
+    for number, raw in enumerate(stream, 1):
+        where = f"{name}:{number}"
+        try:
+            line = _decoded(raw, where, first=number == 1).rstrip("\r\n")
+        except BadRow as bad:
+            on_bad(bad)
+        else:
+            if line.strip():
+                yield Row({"text": line}, where)
+
+
 def _stray_byte(fields: list[str]) -> int:
     """The first byte that was no UTF-8 when the fields were decoded; 0 where there is none."""
     found = re.search("[\udc80-\udcff]", "".join(fields))
@@ -190,6 +205,7 @@ _READERS = {
     ".csv": _read_csv,
     ".parquet": read_parquet,
     ".arrow": read_arrow,
+    TEXT: _read_txt,
 }
 
 

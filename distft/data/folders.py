@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from distft.common.errors import UserError, nearest
-from distft.data.files import SUFFIXES, data_suffix
+from distft.data.files import SUFFIXES, TEXT, data_suffix
 
 # The split that a list of the recipe asks of a source that names none, under the names splits go by.
 SPLIT_NAMES: Final[dict[str, tuple[str, ...]]] = {
@@ -25,11 +25,13 @@ _SHARD: Final = re.compile(r"\d+|of|(part|shard|chunk)\d*")
 def folder_files(folder: Path, split: str | None, list_name: str) -> list[Path]:
     """The data files of a split, in order: of ``split``, or of the list's where file names tell splits apart, else all.
 
-    Hidden files, those that begin with ``_`` and metadata of ``datasets`` are no data. UserError: no data files, no
-    such split, or several that the list may mean (``train_sft``, ``train_prefs``).
+    Hidden files, those that begin with ``_`` and metadata of ``datasets`` are no data, nor are texts beside other data:
+    they are its licence, or tell of it. UserError: no data files, no such split, or several that the list may mean
+    (``train_sft``, ``train_prefs``).
     """
     names = {path: path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file()}
     files = [path for path, name in names.items() if data_suffix(path) and not _is_metadata(name)]
+    files = [path for path in files if data_suffix(path) != TEXT] or files
     if not files:
         kinds = ", ".join(SUFFIXES)
         raise UserError("the folder has no data files", where=str(folder), hint=f"{kinds} are read, each also with .gz")

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
+from datasets import load_dataset
 
 from distft.common.errors import UserError
 from distft.data.bad_rows import BadRow
@@ -40,6 +41,15 @@ def _csv() -> bytes:
 )
 def test_every_text_format_gives_the_same_rows(tmp_path: Path, name: str, content: bytes, gz: str) -> None:
     assert _values(_write(tmp_path / (name + gz), content)) == ROWS
+
+
+def test_lines_of_a_text_are_the_rows_that_datasets_reads(tmp_path: Path) -> None:
+    """But for blank ones, which say nothing."""
+    path = _write(tmp_path / "a.txt", 'Once upon a time\n  there was\ta cat.\r\n\n \nüber "it"'.encode())
+    theirs = [row["text"] for row in load_dataset("text", data_files=str(path), cache_dir=str(tmp_path))["train"]]
+    assert [row["text"] for row in _values(path)] == [text for text in theirs if text.strip()]
+    assert [row.where for row in read_file(path)] == [f"{path}:1", f"{path}:2", f"{path}:5"]
+    assert _values(_write(tmp_path / "a.txt.gz", path.read_bytes())) == _values(path)
 
 
 def test_one_of_several_files_may_be_empty(tmp_path: Path) -> None:
@@ -90,7 +100,9 @@ def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path: Path) -> Non
         ("a.csv", b'a,b\n1,"2\n', ":2", "malformed CSV"),
         ("a.csv", b"a\n1\n\xe9\n", ":3", "(0xe9) is not UTF-8"),
         ("a.parquet", b"PAR?", "", "not a parquet file"),
-        ("a.txt", b"hello", "", "cannot tell how to read a .txt file"),
+        ("a.dat", b"hello", "", "cannot tell how to read a .dat file"),
+        ("a.txt", b"fine\n\xff\n", ":2", "is not UTF-8"),
+        ("a.txt", b" \n\n", "", "the file has no rows"),
     ],
 )
 def test_bad_input_is_named_with_its_place(tmp_path: Path, name: str, content: bytes, where: str, what: str) -> None:

@@ -56,6 +56,11 @@ def test_metadata_and_hidden_files_are_no_data(tmp_path: Path) -> None:
     assert _found(folder) == ["part-0.jsonl"]
 
 
+def test_texts_are_data_where_there_is_nothing_else(tmp_path: Path) -> None:
+    assert _found(_files(tmp_path / "texts", "a.txt", "b.txt")) == ["a.txt", "b.txt"]
+    assert _found(_files(tmp_path / "rows", "a.jsonl", "LICENSE.txt")) == ["a.jsonl"]
+
+
 def test_what_save_to_disk_writes(tmp_path: Path) -> None:
     rows: list[dict[str, Any]] = [
         {"prompt": "a", "completion": [{"role": "assistant", "content": "b"}]},
