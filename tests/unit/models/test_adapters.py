@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from distft.common.errors import UserError
 from distft.config.adapters.lora import Lora
+from distft.config.adapters.selective import BitFit, Selective
 from distft.config.models import Model, Quantization
 from distft.models.adapters.adapt import add_adapters, is_adapter, without_adapters
 from distft.models.adapters.layers import ADAPTER
@@ -191,6 +193,20 @@ def test_unknown_target_modules_are_named(model_folder: Callable[..., str]) -> N
     lora = Lora(target_modules=("q_proj", "v_porj"))
     with pytest.raises(UserError, match=r"LlamaForCausalLM has no linear layer v_porj[\s\S]*did you mean v_proj\?"):
         adapted(model_folder("llama"), "causal", lora)
+
+
+def test_a_model_without_biases_is_told_what_needs_none(model_folder: Callable[..., str]) -> None:
+    module = load_causal(model_folder("llama"), Model(path="llama", dtype="float32"), dropout=False)
+    with pytest.raises(UserError, match=r"no weight that is called \*\.bias") as caught:
+        add_adapters(module.model, BitFit(method="bitfit"), dropout=False, seed=1)
+    hint = caught.value.hint
+    way_out = Model.model_validate({"path": "llama", **yaml.safe_load(hint.partition(" trains")[0])}).peft
+    assert way_out is not None
+    add_adapters(module.model, way_out, dropout=False, seed=1)
+    assert any(is_adapter(name) for name, one in module.named_parameters() if one.requires_grad)
+    with pytest.raises(UserError, match="no weight that is called nothing") as caught:
+        add_adapters(module.model, Selective(method="selective", train=("nothing",)), dropout=False, seed=1)
+    assert "biases" not in caught.value.hint
 
 
 def test_of_a_deepseek_only_what_is_no_experts_name_is_adapted(tmp_path: Path) -> None:
