@@ -77,6 +77,7 @@ def preflight(recipe: Recipe, plan: Plan, *, machine: Machine | None = None, to_
         *remarks.on_numbers(recipe),
         *remarks.on_environment(recipe),
         *remarks.on_judges(recipe),
+        *remarks.on_samples(recipe),
         *remarks.on_virtual_tokens(recipe, plan),
         *check_models(recipe),
     ]

@@ -10,7 +10,7 @@ from distft.config.http_server import MOST_CONNECTIONS
 from distft.config.recipe import Recipe
 from distft.config.reward_rules import ASKING
 from distft.config.role_table import gives_scores
-from distft.config.roles import judge_compares, judges_asked, model_of, roles, trained_roles
+from distft.config.roles import judge_compares, judges_asked, model_of, roles, samples_in_training, trained_roles
 from distft.config.section import Usual
 from distft.planning.plan import Plan
 
@@ -79,6 +79,15 @@ def on_environment(recipe: Recipe) -> Iterator[str]:
         f"{allowed / rounds:.2g} s a step (its step_deadline_s: {step:g} s) the call may count as hung, by recovery."
         f"deadline_floor_s ({floor:g} s): where steps are that slow, {' or '.join(remedies)}"
     )
+
+
+def on_samples(recipe: Recipe) -> Iterator[str]:
+    """A number of samples where nothing is sampled to learn from."""
+    if recipe.rollout.samples_per_prompt > 1 and not samples_in_training(recipe):
+        yield (
+            f"rollout.samples_per_prompt: {recipe.algorithm.name} learns from the rows' own answers and samples none; "
+            "it counts in distft eval alone"
+        )
 
 
 def on_judges(recipe: Recipe) -> Iterator[str]:

@@ -7,7 +7,15 @@ import json
 import pytest
 
 from distft.config.load import load_recipe, shipped_recipes
-from distft.launch.preflight.remarks import on_environment, on_judges, on_models, on_numbers, on_rows, on_virtual_tokens
+from distft.launch.preflight.remarks import (
+    on_environment,
+    on_judges,
+    on_models,
+    on_numbers,
+    on_rows,
+    on_samples,
+    on_virtual_tokens,
+)
 from distft.planning.plan import make_plan
 from tests.unit.launch.examples import cpu_cluster, gpu_cluster
 
@@ -63,6 +71,16 @@ def test_a_turn_of_all_samples_fits_a_calls_deadline_or_it_is_said() -> None:
         assert list(on_environment(load_recipe("tools-tiny", [*SERVER, enough]))) == []
     for short in ("rollout.environment.http.connections=14", "recovery.deadline_floor_s=2133"):
         assert len(list(on_environment(load_recipe("tools-tiny", [*SERVER, short])))) == 1
+
+
+def test_samples_that_nobody_learns_from_are_said() -> None:
+    four = "rollout.samples_per_prompt=4"
+    assert list(on_samples(load_recipe("sft-tiny", [four]))) == [
+        "rollout.samples_per_prompt: sft learns from the rows' own answers and samples none; it counts in distft eval "
+        "alone"
+    ]
+    for name, more in (("sft-tiny", []), ("grpo-tiny", [four]), ("ppo-tiny", [four])):
+        assert list(on_samples(load_recipe(name, more))) == []
 
 
 def test_a_judge_has_time_for_an_iterations_questions_or_it_is_said() -> None:
