@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from distft.batches import Batch
+from distft.common.errors import UserError
 from distft.data.encode import Encoder
 from distft.data.formats import Example
 from distft.data.tokenized import TokenizedDataset
@@ -20,6 +21,21 @@ def require_prompts(train: TokenizedDataset, encoder: Encoder) -> None:
     for first, end in zip([0, *ends[:-1].tolist()], ends.tolist(), strict=True):
         if end > first:
             encoder.prompt(train.rows([first])[0])
+
+
+def require_room(train: TokenizedDataset, encoder: Encoder, longest: int, new_tokens: int) -> None:
+    """Raises UserError where no row's prompt leaves ``new_tokens`` of a sequence of ``longest``: nothing would ever be
+    answered."""
+    most = 0
+    for row in range(train.num_units):
+        for _, ids in asked_rows(train.rows([row]), encoder):
+            room = encoder.room(ids, longest)
+            if room >= new_tokens:
+                return
+            most = max(most, room)
+    what = f"no prompt of data.train leaves room for an answer: {new_tokens} tokens of {longest} (data.max_length)"
+    hint = f"rollout.max_new_tokens={most}, or a larger data.max_length" if most > 0 else "a larger data.max_length"
+    raise UserError(what, where="algorithm.on_policy", hint=hint)
 
 
 def own_prompts(examples: Sequence[Example], encoder: Encoder, longest: int, new_tokens: int) -> Batch:

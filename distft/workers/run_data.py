@@ -16,7 +16,7 @@ from distft.config.data import PTX_KIND
 from distft.config.method import ANSWERS
 from distft.config.recipe import Recipe
 from distft.config.role_table import SAME_TOKENS, gives_scores
-from distft.config.roles import answers_in_training, longest_text
+from distft.config.roles import answers_in_training, longest_sequence, longest_text
 from distft.data.class_labels import numbers_of
 from distft.data.corruption import corrupted, corruption_of
 from distft.data.dataset import Preparing, prepare_datasets
@@ -38,7 +38,7 @@ from distft.models.tokenizer import load_tokenizer, num_tokens
 from distft.workers.episodes import Episodes
 from distft.workers.general_text import general_text
 from distft.workers.held_out_answers import require_answers
-from distft.workers.own_prompts import require_prompts
+from distft.workers.own_prompts import require_prompts, require_room
 from distft.workers.ptx import data_of_texts, with_contents
 from distft.workers.reports import Loaded
 from distft.workers.reward_functions import TextReward, text_rewards
@@ -113,7 +113,10 @@ class RunData:
         require_whole(self.lists, self.recipe.algorithm)
         require_answers(self.recipe, self.lists)
         if answers_in_training(self.recipe):
-            require_prompts(self._datasets.train, encoder_for(self.tokenizer))
+            encoder = encoder_for(self.tokenizer)
+            require_prompts(self._datasets.train, encoder)
+            longest, new_tokens = longest_sequence(self.recipe), self.recipe.rollout.max_new_tokens
+            require_room(self._datasets.train, encoder, longest, new_tokens)
         if self.recipe.evaluation.general is not None:
             self.general = self._general_text()
         if labels := self._class_labels:

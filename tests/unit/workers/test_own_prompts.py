@@ -13,7 +13,7 @@ from distft.data.dataset import load_list
 from distft.data.encode import Encoder
 from distft.data.formats import CompletionExample, DialogueExample, Message, PromptExample, TextExample
 from distft.data.tokenizer_training import train_tokenizer
-from distft.workers.own_prompts import own_prompts, require_prompts
+from distft.workers.own_prompts import own_prompts, require_prompts, require_room
 
 
 @pytest.fixture(scope="module")
@@ -61,3 +61,17 @@ def test_every_source_is_asked_for_prompts_before_a_run(encoder: Encoder, tmp_pa
     require_prompts(load_list([asked, asked], Data(), "distill", tokenizer, name="train"), encoder)
     with pytest.raises(UserError, match=r"text.jsonl:1.*no prompt to answer"):
         require_prompts(load_list([asked, text], Data(), "distill", tokenizer, name="train"), encoder)
+
+
+def test_where_no_prompt_leaves_room_nothing_starts(encoder: Encoder, tmp_path: Path) -> None:
+    rows = [{"prompt": "one two three", "completion": "four"}, {"prompt": "one two", "completion": "three"}]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    train = load_list([Source(path=str(tmp_path / "rows.jsonl"))], Data(), "distill", encoder._tokenizer, name="train")
+    shortest = len(encoder.prompt(PromptExample("one two")))
+    require_room(train, encoder, shortest + 8, 8)
+    with pytest.raises(UserError, match=r"algorithm.on_policy: no prompt .* leaves room.*: 8 tokens of") as no:
+        require_room(train, encoder, shortest + 7, 8)
+    assert no.value.hint == "rollout.max_new_tokens=7, or a larger data.max_length"
+    with pytest.raises(UserError) as no:
+        require_room(train, encoder, shortest, 8)
+    assert no.value.hint == "a larger data.max_length"
