@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,12 +30,11 @@ from distft.data.encode_apart import encoder_for
 from distft.data.formats import Content, Example, prompt_of
 from distft.data.reading_marks import reads_apart
 from distft.data.sides import sides
-from distft.data.templates import plain_content
 from distft.data.turn_end import plain_end, special_tokens, turn_end
 from distft.data.wanted import wanted_answer
 from distft.models.limits import learned_positions
 from distft.tracking.metrics import Sample
-from distft.workers.episodes import spoken
+from distft.workers.episodes import row_of, spoken
 from distft.workers.held_out_answers import answer_metrics, questions
 from distft.workers.informative import informative
 from distft.workers.kept_batch import read_batch, write_batch
@@ -196,12 +194,8 @@ class DataWorker(DataVerbs):
         stage("environment")
         assert self.data.episodes is not None, "rollout.environment is set"
         examples = self._examples(split, start, samples_per_prompt, len(batch))
-        rows = [
-            {**deepcopy(one.extra), "prompt": plain_content(prompt_of(one))}  # its own: an environment may change it
-            for one in examples
-        ]
         names = [f"{one.where}, sample {place % samples_per_prompt}" for place, one in enumerate(examples)]
-        self.data.episodes.begin(rows, names, batch)
+        self.data.episodes.begin([row_of(one) for one in examples], names, batch)
         return None, None
 
     def take_turns(self, *, batch: Batch) -> tuple[Turned, Batch | None]:

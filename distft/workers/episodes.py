@@ -14,6 +14,7 @@ no_room        the observation and a whole further turn would exceed ``rollout.m
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Literal, TypeAlias
@@ -27,6 +28,7 @@ from distft.data.decode import response_text
 from distft.data.formats import Example, prompt_of
 from distft.data.observations import ObservationEncoder
 from distft.data.reading_marks import reads_apart
+from distft.data.templates import plain_content
 from distft.rollout.environment import Environments, OfClass, Step, Turn
 from distft.rollout.http_environment import OfServer
 from distft.workers.reports import Played, Turned
@@ -80,6 +82,12 @@ class Episodes:
             raise UserError(what, where="rollout.environment", hint="a decoder, such as a Llama; or remove it")
         if any(not isinstance(prompt_of(one), str) for one in first):
             self._observations.check()
+
+    def try_out(self, example: Example, text: str) -> None:
+        """One more environment, of that row: it is reset, and hears one turn. Raises what ``begin`` and ``take`` do."""
+        name = f"{example.where}, tried out"
+        environment = self._environments.begin(row_of(example), name)
+        self._environments.steps([Turn(environment, text, name, 1)])
 
     def begin(self, rows: Sequence[Mapping[str, Any]], names: Sequence[str], batch: Batch) -> None:
         """A new rollout: a row (with its ``prompt``) and a name for each sample of ``batch``."""
@@ -151,6 +159,11 @@ class Episodes:
                 one.end = "no_room"
             else:
                 one.add(observed, [0.0] * len(observed), sampled=False)
+
+
+def row_of(example: Example) -> dict[str, Any]:
+    """What an environment hears of a row: its own copy, for it may change it."""
+    return {**deepcopy(example.extra), "prompt": plain_content(prompt_of(example))}
 
 
 def _environments(section: Environment) -> Environments:

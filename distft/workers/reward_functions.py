@@ -18,7 +18,7 @@ from distft.common.errors import UserError, nearest
 from distft.config.models import RewardModel
 from distft.config.recipe import Recipe
 from distft.config.reward_servers import HttpReward, JudgeReward, RewardServer
-from distft.data.formats import Content, Example
+from distft.data.formats import Content
 from distft.data.templates import plain_content
 from distft.rollout import rewards
 from distft.rollout.http_rewards import scores_by_http
@@ -57,13 +57,13 @@ class Scored:
 
 
 Ask: TypeAlias = Callable[[Texts], Scored]
-TryOut: TypeAlias = Callable[[Example], str | None]
+TryOut: TypeAlias = Callable[[Content, str], str | None]
 
 
 @dataclass(frozen=True)
 class TextReward:
-    """One of them. ``name``: what its scores are logged as; ``try_out``: asks about one row, so that what would fail is
-    known beforehand; a warning, if there is one."""
+    """One of them. ``name``: what its scores are logged as; ``try_out``: asks about an answer to a prompt, so that
+    what would fail is known beforehand; a warning, if there is one."""
 
     name: str
     weight: float

@@ -19,8 +19,7 @@ from distft.common.errors import UserError
 from distft.config.recipe import Recipe
 from distft.config.reward_servers import JudgeReward
 from distft.config.roles import judge_compares
-from distft.data.formats import Content, Example, prompt_of
-from distft.data.wanted import wanted_answer
+from distft.data.formats import Content
 from distft.evaluation.chat_endpoint import ChatEndpoint
 from distft.evaluation.judge import criterion_of, preferences, ratings
 from distft.evaluation.verdicts import comparison, rating_of, rating_question, shares_of, verdict_of
@@ -28,7 +27,6 @@ from distft.rollout.json_server import token_of
 
 _MUST = "a judge must follow instructions: it is asked to end with"
 _ASKED = {True: ("comparisons", f"{_MUST} [[A]], [[B]] or [[tie]]"), False: ("ratings", f"{_MUST} a rating like [[3]]")}
-_NO_ANSWER = "I do not know."  # of a row that has none to be tried out with
 
 
 @dataclass(frozen=True)
@@ -60,11 +58,10 @@ class RewardJudge:
         )  # fmt: skip
         self._judge = _Within(self._endpoint, section.deadline)
 
-    def try_out(self, row: Example) -> str | None:
-        """Asks about the row as in the run. A warning where no verdict can be read in what it says.
+    def try_out(self, prompt: Content, answer: str) -> str | None:
+        """Asks about the answer as in the run. A warning where no verdict can be read in what it says.
 
         Raises UserError, EnvironmentFallsShort where it cannot be asked."""
-        prompt, answer = prompt_of(row), wanted_answer(row) or _NO_ANSWER
         if self._compares:
             said = self._endpoint.try_out(comparison(self._criterion, prompt, answer, ""), self._section.timeout)
             read = verdict_of(said) is not None

@@ -32,6 +32,7 @@ from distft.data.tokenized import TokenizedDataset
 from distft.data.tokenizer_training import tokenizers_equal
 from distft.data.turn_end import turn_end
 from distft.data.vocabulary import require_policys_tokens, require_rows
+from distft.data.wanted import wanted_answer
 from distft.data.whole_units import require_whole
 from distft.models.limits import embedding_rows, learned_positions
 from distft.models.tokenizer import load_tokenizer, num_tokens
@@ -48,6 +49,8 @@ from distft.workers.starting import extend_start, write_init
 
 log = logging.getLogger(__name__)
 
+_NO_ANSWER = "I do not know."  # where a row that something is tried out with has none
+
 
 class RunData:
     """The rows of a run by list, and what reads them. ``starts`` says where each role's model begins.
@@ -62,8 +65,8 @@ class RunData:
         tries_out: bool = True,
     ) -> None:  # fmt: skip
         """``weights``: whether models that the run makes get any; without, there is enough for everything that is done
-        here. ``store`` of the tokenised rows, by default where the recipe says. ``tries_out``: whether judges are asked
-        about a row beforehand."""
+        here. ``store`` of the tokenised rows, by default where the recipe says. ``tries_out``: whether judges and
+        environments are asked about a row beforehand."""
         self.recipe = recipe
         self.starts = dict(starts)
         self._weights, self._tries_out = weights, tries_out
@@ -224,12 +227,17 @@ class RunData:
             yield f"{what}: {eos} is put behind each conversation" if end.ids else f"{what}: no model learns to stop"
 
     def _tried_out(self) -> Iterator[str]:
-        """What there is to say of those that give scores, of the first row."""
+        """What judges and environments say to the first row, answered as the row is, as far as it is a warning."""
+        row = self._datasets.train.rows([0])[0]
+        answer = wanted_answer(row) or _NO_ANSWER
         for reward in self.rewards:
             if reward.try_out is not None:
                 stage(f"asking {reward.name} about a row")
-                warning = reward.try_out(self._datasets.train.rows([0])[0])
+                warning = reward.try_out(prompt_of(row), answer)
                 yield from (warning,) if warning else ()
+        if self.episodes is not None:
+            stage("asking the environment about a row")
+            self.episodes.try_out(row, answer)
 
     def _on_labels(self) -> Iterator[str]:
         """What the method says of how many answers are labelled good and bad."""

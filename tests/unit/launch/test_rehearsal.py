@@ -18,6 +18,7 @@ from distft.checkpoint.lease import acquire
 from distft.checkpoint.manifest import record_files
 from distft.checkpoint.role_layout import RoleLayout
 from distft.cli import main
+from distft.common.addresses import found_at
 from distft.common.errors import EnvironmentFallsShort, UserError
 from distft.config.load import load_recipe
 from distft.config.recipe import Recipe
@@ -171,6 +172,37 @@ def test_what_reward_functions_print_is_not_the_verbs_answer(
     told = capsys.readouterr()
     assert json.loads(told.out)["state"] == "ready to start"
     assert "loading" in told.err
+
+
+ENVIRONMENT = """
+class Mine:
+    heard = []
+    def __init__(self, wrong=""):
+        self.wrong = wrong
+    def reset(self, row):
+        self.heard.append(row["prompt"])
+        if self.wrong == "reset":
+            raise KeyError("colour")
+    def step(self, text):
+        self.heard.append(text)
+        return ("again", float("nan") if self.wrong == "step" else 0.5, False)
+"""
+
+
+def test_an_environment_is_reset_and_asked_once_and_looking_at_the_rows_asks_nobody(here: Path) -> None:
+    (here / "my_env.py").write_text(ENVIRONMENT)
+    kind = ["algorithm={kind: grpo}", "rollout.max_new_tokens=8", "rollout.samples_per_prompt=2"]
+    kind += ["data.max_prompt_length=16", "data.max_length=24", "train.max_tokens_per_rank=64"]
+    kind += ["rollout.environment={name: './my_env.py:Mine', max_turns: 1, max_turn_tokens: 8}"]
+    assert rehearse(prepare(load_recipe("sft.yaml", kind), "local")) == ()
+    mine = found_at("./my_env.py:Mine")
+    assert mine.heard == ["What is 0?", "I do not know."]
+    examine(load_recipe("sft.yaml", kind))
+    assert len(mine.heard) == 2
+    for wrong, said in (("reset", "reset: raised KeyError: 'colour'"), ("step", "turn 1: its reward is nan")):
+        error = refused(*kind, f"rollout.environment.arguments={{wrong: {wrong}}}")
+        assert error.exit_status == 2
+        assert f"my_env.py:Mine, rows.jsonl:1, tried out, {said}" in str(error)
 
 
 def test_a_judge_is_asked_about_one_row_and_looking_at_the_rows_asks_nobody(

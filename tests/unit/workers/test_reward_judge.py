@@ -11,7 +11,7 @@ import pytest
 from distft.common.errors import EnvironmentFallsShort, UserError
 from distft.config.load import load_recipe
 from distft.config.reward_servers import JudgeReward
-from distft.data.formats import Message, PromptExample
+from distft.data.formats import Message
 from distft.rollout import json_server
 from distft.workers.reward_judge import RewardJudge
 from tests.harness.judge import Answer, Judge, completion, judging, prefers
@@ -143,8 +143,7 @@ def test_who_does_not_answer_in_time_ends_the_run(server: Judge) -> None:
 )  # fmt: skip
 def test_methods_that_pair_their_answers_compare_them(server: Judge, recipe: str, asks: str | None, said: str) -> None:
     server.answer = lambda _: completion("[[A]] [[3]]")
-    row = PromptExample((Message("user", "How much?"),), where="rows:1", extra={"answer": "Four."})
-    warning = judge_at(server, recipe, asks=asks).try_out(row)
+    warning = judge_at(server, recipe, asks=asks).try_out((Message("user", "How much?"),), "Four.")
     (asked,) = [body["messages"][0]["content"] for body in server.requests]
     assert f"=== the request ===\nHow much?\n=== {said} ===\nFour.\n" in asked
     if said == "the answer":
@@ -160,7 +159,7 @@ def test_what_the_endpoint_does_not_take_is_left_out_from_the_trial_on(server: J
 
     server.answer = answer
     judge = judge_at(server)
-    judge.try_out(PromptExample("How much?", where="rows:1"))
+    judge.try_out("How much?", "Four.")
     assert judge.scores(["p"] * 2, ["a", "bb"], 2)[0].tolist() == [0.0, 1.0]
 
 
