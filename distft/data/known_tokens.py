@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
+from distft.batches import Array
 from distft.common.errors import UserError
 from distft.config.find_method import traits_of
 from distft.data.tokenized import TokenizedDataset
@@ -35,7 +38,14 @@ def require_known(dataset: TokenizedDataset, tokenizer: Any, rows: int, *, kind:
         )
 
 
-def _largest(dataset: TokenizedDataset, units: Sequence[int], kind: str) -> int:
+def ids_of(dataset: TokenizedDataset, units: Sequence[int], kind: str) -> Array:
+    """All ids of those units, as a ``kind`` of algorithm reads them: their prompts, or all of their sequences."""
     batch = dataset.prompts(units) if traits_of(kind).sampled else dataset.batch(units)
-    columns = [name for name in ("prompt_ids", "response_ids") if name in batch]
-    return max(int(batch.ragged(name).values.max(initial=0)) for name in columns)
+    found: Array = np.concatenate([
+        batch.ragged(name).values for name in ("prompt_ids", "response_ids") if name in batch
+    ])  # fmt: skip
+    return found
+
+
+def _largest(dataset: TokenizedDataset, units: Sequence[int], kind: str) -> int:
+    return int(ids_of(dataset, units, kind).max(initial=0))

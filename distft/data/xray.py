@@ -3,7 +3,7 @@ repeats."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -11,11 +11,11 @@ import numpy.typing as npt
 
 from distft.batches import Batch
 from distft.data.sides import sides
+from distft.data.token_counts import spread_units
 from distft.data.tokenized import TokenizedDataset
 from distft.data.turn_end import plain_end, turn_end
 from distft.data.xray_result import Counts, Lengths, ListXRay, ShownSequence, Token
 
-MOST_COUNTED: Final = 20_000  # units of a list that are looked into; the lengths are those of all
 NUM_BARS: Final = 24
 _AT_ONCE = 256
 _QUANTILES: Final = (0.5, 0.9, 0.99, 1.0)
@@ -23,10 +23,11 @@ _QUANTILES: Final = (0.5, 0.9, 0.99, 1.0)
 
 def xray(
     name: str, dataset: TokenizedDataset, learned: Callable[[Sequence[int]], Batch] | None, tokenizer: Any,
-    stops: Collection[int], *, num_shown: int,
+    stops: Collection[int], *, num_shown: int, new_tokens: Mapping[str, int] | None = None,
 ) -> ListXRay:  # fmt: skip
     """Looks into a list, and shows its first ``num_shown`` units token by token. ``learned``: units as they are learned
-    from; None: they are prompts alone. ``stops`` end an answer."""
+    from; None: they are prompts alone. ``stops`` end an answer. ``new_tokens``: how often those that the recipe adds
+    occur. The lengths are those of all units, the counts of ``spread_units``."""
     answered = learned is not None
     batch_of = dataset.prompts if learned is None else learned
     return ListXRay(
@@ -37,6 +38,7 @@ def xray(
         ended=bool(stops),
         counts=_counts(dataset.num_units, batch_of, stops),
         lengths=_lengths(dataset.lengths),
+        new_tokens=dict(new_tokens or {}),
         shown=tuple(_shown(batch_of(range(min(num_shown, dataset.num_units))), tokenizer, stops)),
     )
 
@@ -51,8 +53,8 @@ def answer_ends(tokenizer: Any, named: Sequence[str] | None = None) -> frozenset
 
 
 def _counts(num_in_all: int, batch_of: Callable[[Sequence[int]], Batch], stops: Collection[int]) -> Counts:
-    num_units = min(num_in_all, MOST_COUNTED)
-    units = np.linspace(0, num_in_all - 1, num_units).astype(int).tolist()
+    units = spread_units(num_in_all)
+    num_units = len(units)
     seen: set[int] = set()
     tokens = trained = ending = sequences = repeated = 0
     for start in range(0, num_units, _AT_ONCE):

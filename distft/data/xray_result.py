@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Final
+
+_RAREST: Final = 10
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,8 @@ class Lengths:
 @dataclass(frozen=True)
 class ListXRay:
     """One list. ``answered`` is False for prompts, which the policy answers itself: nothing of them is trained;
-    ``ended`` is False of what writes nothing: no token of it ends an answer."""
+    ``ended`` is False of what writes nothing: no token of it ends an answer. ``new_tokens``: how often those that the
+    recipe adds to the vocabulary occur."""
 
     name: str
     statistics: str
@@ -64,7 +67,14 @@ class ListXRay:
     ended: bool
     counts: Counts
     lengths: Lengths
+    new_tokens: dict[str, int]
     shown: tuple[ShownSequence, ...]
+
+    def rarest(self) -> str:
+        """The new tokens that occur least, in words; "" where there are none."""
+        few = sorted(self.new_tokens.items(), key=lambda one: one[1])[:_RAREST]
+        more = len(self.new_tokens) - len(few)
+        return ", ".join(f"{text!r} {count:,}" for text, count in few) + (f" and {more} more often" if more else "")
 
     def remarks(self) -> Iterator[str]:
         """What a user should think about."""

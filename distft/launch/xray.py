@@ -44,7 +44,15 @@ def examine(recipe: Recipe, *, only: Collection[str] = (), num_shown: int = 2) -
             stop_tokens=tuple(tokenizer.convert_ids_to_tokens(sorted(stops))),
             warnings=(*loaded.warnings, *on_rows(recipe, loaded.num_units)),
             lists=tuple(
-                xray(name, found, _learned(worker, recipe, name), tokenizer, stops, num_shown=num_shown)
+                xray(
+                    name,
+                    found,
+                    _learned(worker, recipe, name),
+                    tokenizer,
+                    stops,
+                    num_shown=num_shown,
+                    new_tokens=worker.data.new_tokens_in(name),
+                )
                 for name, found in worker.data.lists.items()
                 if not only or name in only
             ),

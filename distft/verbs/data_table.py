@@ -33,6 +33,8 @@ def _counts(one: ListXRay) -> Iterator[str]:
         share = counts.num_trained / max(1, counts.num_tokens)
         yield f"  {counts.num_trained:,} of {counts.num_tokens:,} tokens are trained, {share:.0%}{of}"
         yield f"  {counts.num_ending:,} of {counts.num_sequences:,} sequences end with a trained stop token{of}"
+    if one.new_tokens:
+        yield f"  new tokens occur{of}: {one.rarest()}"
 
 
 def _bars(lengths: Lengths) -> Iterator[str]:

@@ -14,6 +14,7 @@ from distft.common.logging import stage
 from distft.common.seeding import derive
 from distft.config.data import PTX_KIND
 from distft.config.method import ANSWERS
+from distft.config.new_tokens import new_tokens
 from distft.config.recipe import Recipe
 from distft.config.role_table import SAME_TOKENS, gives_scores
 from distft.config.roles import answers_in_training, longest_sequence, longest_text
@@ -28,11 +29,11 @@ from distft.data.sampler import proportional_sample
 from distft.data.sources import hub_notes
 from distft.data.splits import LIST_NAMES
 from distft.data.store import store_folder
+from distft.data.token_counts import occurrences
 from distft.data.tokenized import TokenizedDataset
 from distft.data.tokenizer_training import tokenizers_equal
 from distft.data.turn_end import turn_end
 from distft.data.vocabulary import require_policys_tokens, require_rows
-from distft.data.wanted import wanted_answer
 from distft.data.whole_units import require_whole
 from distft.models.limits import embedding_rows, learned_positions
 from distft.models.tokenizer import load_tokenizer, num_tokens
@@ -46,10 +47,11 @@ from distft.workers.reward_functions import TextReward, text_rewards
 from distft.workers.reward_reading import Reader
 from distft.workers.spec import Start
 from distft.workers.starting import extend_start, write_init
+from distft.workers.trying_out import tried_out
 
 log = logging.getLogger(__name__)
 
-_NO_ANSWER = "I do not know."  # where a row that something is tried out with has none
+_SHOWN = 8
 
 
 class RunData:
@@ -81,8 +83,7 @@ class RunData:
         stage("loading tokenizer and data")
         if recipe.algorithm.traits.sampled:  # brings torch: while the models load, not in the first iteration
             import_module("distft.workers.judging")
-        main = "policy" if "policy" in self.starts else "reward"
-        self.tokenizer = self._load_tokenizer(main)
+        self.tokenizer = self._load_tokenizer(self._main)
         self._corruption = corruption_of(recipe.algorithm, self.tokenizer, recipe.data.max_length)
         self.readers = {role: self._reader(role) for role in filter(gives_scores, self.starts)}
         if recipe.models.reward is not None:
@@ -101,9 +102,8 @@ class RunData:
 
     def check(self) -> Loaded:
         """That everything fits together, once it is prepared; what there is. Raises UserError."""
-        main = "policy" if "policy" in self.starts else "reward"
         texts = [] if self._texts is None else [self._texts]
-        self._require_known([*self.lists.values(), *texts], self.starts[main])
+        self._require_known([*self.lists.values(), *texts], self.starts[self._main])
         if self.recipe.algorithm.telling() is not None:
             policy = self.recipe.models.policy
             extended = policy is not None and policy.extend_vocabulary is not None
@@ -125,6 +125,7 @@ class RunData:
         if labels := self._class_labels:
             for dataset in self.lists.values():
                 numbers_of(dataset.class_names(range(dataset.num_units)), labels)
+        first = self._datasets.train.rows([0])[0]
         statistics = {name: dataset.statistics for name, dataset in self.lists.items()}
         if self._texts is not None:
             statistics["ptx"] = self._texts.statistics
@@ -142,7 +143,8 @@ class RunData:
                 *warnings,
                 *self._without_an_end(),
                 *self._on_labels(),
-                *(self._tried_out() if self._tries_out else ()),
+                *self._on_new_tokens(),
+                *(tried_out(first, self.rewards, self.episodes) if self._tries_out else ()),
             ),
             same_reward_tokenizer=all(reader.same for reader in self.readers.values()),
             same_value_tokenizer=self._same_value_tokenizer(),
@@ -202,7 +204,30 @@ class RunData:
             batch = batch.with_columns(source=dataset.sources(units))
         return batch
 
+    def new_tokens_in(self, split: str) -> dict[str, int]:
+        """How often each token that the recipe adds to the vocabulary occurs in that list; see ``occurrences``."""
+        model = self.recipe.models.of(self._main)
+        if model is None or model.extend_vocabulary is None:
+            return {}
+        vocabulary = self.tokenizer.get_vocab()
+        texts = new_tokens(model.extend_vocabulary, f"models.{self._main}.extend_vocabulary")
+        numbers = {text: vocabulary[text] for text in texts if text in vocabulary}
+        return occurrences(self.split(split), numbers, self.recipe.algorithm.kind)
+
     # ---- inside
+
+    @property
+    def _main(self) -> str:
+        """The role of the run's result."""
+        return "policy" if "policy" in self.starts else "reward"
+
+    def _on_new_tokens(self) -> Iterator[str]:
+        """Those that nothing is learned of."""
+        never = [text for text, count in self.new_tokens_in("train").items() if not count]
+        if never:
+            shown = ", ".join(map(repr, never[:_SHOWN])) + (", ..." if len(never) > _SHOWN else "")
+            what = f"{len(never)} of the new tokens occur in no row of data.train that was looked into ({shown})"
+            yield f"models.{self._main}.extend_vocabulary: {what}: nothing is learned of them"
 
     @property
     def _class_labels(self) -> tuple[str, ...]:
@@ -225,19 +250,6 @@ class RunData:
             what = "the chat template ends a turn with no token of its own"
             eos = self.tokenizer.eos_token
             yield f"{what}: {eos} is put behind each conversation" if end.ids else f"{what}: no model learns to stop"
-
-    def _tried_out(self) -> Iterator[str]:
-        """What judges and environments say to the first row, answered as the row is, as far as it is a warning."""
-        row = self._datasets.train.rows([0])[0]
-        answer = wanted_answer(row) or _NO_ANSWER
-        for reward in self.rewards:
-            if reward.try_out is not None:
-                stage(f"asking {reward.name} about a row")
-                warning = reward.try_out(prompt_of(row), answer)
-                yield from (warning,) if warning else ()
-        if self.episodes is not None:
-            stage("asking the environment about a row")
-            self.episodes.try_out(row, answer)
 
     def _on_labels(self) -> Iterator[str]:
         """What the method says of how many answers are labelled good and bad."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 from collections.abc import Sequence
@@ -11,11 +12,12 @@ import pytest
 
 from distft.cli import main
 from distft.config.data import Data, Source
-from distft.data import xray as module
+from distft.data import token_counts
 from distft.data.dataset import load_datasets
 from distft.data.tokenizer_training import train_tokenizer
 from distft.data.xray import answer_ends, xray
 from distft.data.xray_result import ListXRay
+from tests.reference.tiny_models import save_llama
 
 LONG = " no" * 30
 RECIPE = """
@@ -115,7 +117,7 @@ def test_the_recipe_may_name_what_ends_an_answer() -> None:
 
 
 def test_a_large_list_is_counted_in_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MOST_COUNTED", 5)
+    monkeypatch.setattr(token_counts, "MOST_COUNTED", 5)
     found = looked_at(tmp_path, [{"prompt": "a", "completion": f" {number}"} for number in range(50)])
     assert (found.num_units, found.counts.num_units, sum(found.lengths.heights)) == (50, 5, 50)
 
@@ -140,3 +142,22 @@ def test_the_verb_shows_writes_and_refuses(
     assert main(["data", "mine.yaml", "--json"]) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["lists"][0]["counts"]["num_units"] == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine.yaml", "rows.jsonl", "seen.html"]
+
+
+def test_new_tokens_are_counted_and_those_without_a_row_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_llama(tmp_path / "model", train_tokenizer(["yes", "no"], 262), num_layers=1)
+    (tmp_path / "looked.yaml").write_text(re.sub(r"init: {.*?}", "path: model", RECIPE))
+    rows = [{"prompt": "a zyx?", "completion": "zyx wvu"}, {"prompt": "b?", "completion": "zyx"}]
+    (tmp_path / "rows.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    words = ["data", "looked.yaml", "models.policy.extend_vocabulary=[zyx, wvu, tsr]"]
+    assert main(words) == 0
+    said = capsys.readouterr().out
+    assert "  new tokens occur: 'tsr' 0, 'wvu' 1, 'zyx' 3" in said
+    never = "1 of the new tokens occur in no row of data.train that was looked into ('tsr'): nothing is learned of them"
+    assert f"warning: models.policy.extend_vocabulary: {never}" in said
+    assert main([*words, "--html", "page.html"]) == 0
+    page = html.unescape((tmp_path / "page.html").read_text())
+    assert "New tokens occur: 'tsr' 0, 'wvu' 1, 'zyx' 3." in page

@@ -82,7 +82,7 @@ def test_what_is_right_is_ready_and_nothing_is_left(here: Path, monkeypatch: pyt
     monkeypatch.setattr(tempfile, "tempdir", str(scratch))
     before = sorted(here.rglob("*"))
     init = "{hidden_size: 16, num_layers: 1, num_heads: 2, vocab_size: 300, max_positions: 64}"
-    more = ["models.policy.extend_vocabulary=[a cat, a dog]"]
+    more = ["models.policy.extend_vocabulary=[What is, It is]"]
     for overrides in ([], [f"models.policy.init={init}"], ["models.policy.peft.method=lora"], more):
         assert rehearse(prepare(load_recipe("sft.yaml", overrides), "local")) == ()
     assert sorted(here.rglob("*")) == before
