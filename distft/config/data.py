@@ -25,6 +25,7 @@ RANKED = ("rankings",)
 MOST_ANSWERS: Final = 64  # of a ranking: it is one unit, all of which goes into one micro-batch
 ANCHORED = ("anchors",)  # a text, one that belongs to it, and perhaps some that do not
 STEPWISE = ("stepwise",)  # a prompt with the steps of an answer, each labelled right or wrong
+ANSWER_SCORE: Final = "answer_score"  # what the output of an encoder-decoder's reward model is called
 RIGHT_STEP: Final = "right_step"  # what the output of a process reward model is called
 NO_WHOLE_ANSWERS: Final = (
     "{model} is a process reward model: it judges the steps of an answer, and no answer as a whole"

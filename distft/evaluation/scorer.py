@@ -13,6 +13,7 @@ from distft.config.models import RewardModel
 from distft.data.encode_apart import encoder_for
 from distft.data.encode_pairs import PairEncoder
 from distft.data.formats import ClassifiedExample
+from distft.data.reading_marks import reads_apart
 from distft.data.tokenizer_training import tokenizers_equal
 from distft.data.turn_end import plain_end, special_tokens, turn_end
 from distft.engine.process_group import accelerator
@@ -49,7 +50,7 @@ class Scorer:
 
     def of_rows(self, batch: Batch) -> npt.NDArray[np.float64]:
         """The scores of rows in its own tokens; of those beyond its positions the beginning is left out."""
-        batch = within_positions(batch, self._positions)
+        batch = within_positions(batch, self._positions, apart=reads_apart(self.tokenizer))
         return rewards(self._family, self._module, batch, self._pad_token, self._unread)
 
     def of_classes(self, batch: Batch) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:

@@ -12,7 +12,7 @@ from distft.common.sums import write_sums
 from distft.config.roles import main_role
 from distft.controller.session import Session
 from distft.launch.sentence_folder import write_sentence_folder
-from distft.models.families.table import family_of
+from distft.models.families.table import SEQ2SEQ_SCALAR, family_of
 from distft.planning.model_sizes import read_config
 from distft.report.model_card import CARD, write_card
 
@@ -26,9 +26,12 @@ def write_final(session: Session, run_dir: Path) -> None:
         session.groups[main_role(session.recipe)].export(str(draft)).result()
         recipe = session.recipe
         traits = recipe.algorithm.traits
-        auto_class = family_of(main_role(recipe), read_config(draft), embeds=traits.embeds).auto_class
+        family = family_of(main_role(recipe), read_config(draft), embeds=traits.embeds)
         write_sentence_folder(recipe, draft)
-        write_card(run_dir, draft, auto_class, answers=traits.answers, embeds=traits.embeds)
+        write_card(
+            run_dir, draft, family.auto_class, answers=traits.answers, embeds=traits.embeds,
+            apart=family == SEQ2SEQ_SCALAR,
+        )  # fmt: skip
         write_sums(draft, but=(CARD,))
         shutil.rmtree(final, ignore_errors=True)
         draft.rename(final)

@@ -25,7 +25,7 @@ from distft.launch.export import export
 from distft.launch.kept_paths import found_again
 from distft.launch.preflight.models import check_folder, not_here, own_virtual_tokens, require_own_copy
 from distft.launch.sentence_folder import MODULES
-from distft.models.families.table import encodes
+from distft.models.families.table import encodes, has_scoring_head
 from distft.planning.model_folders import fetched_folder
 from distft.planning.model_sizes import read_config
 from distft.tracking.metrics import RECIPE
@@ -74,7 +74,7 @@ class NamedModel:
     @property
     def is_reward_model(self) -> bool:
         """Whether it has a scalar head, or one of several labels, in place of the vocabulary's."""
-        return any("SequenceClassification" in str(name) for name in self._config.get("architectures") or ())
+        return has_scoring_head(self._config.get("architectures"))
 
     @property
     def is_masked_lm(self) -> bool:

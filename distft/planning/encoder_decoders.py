@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 from distft.common.errors import UserError, nearest
+from distft.config.data import ANSWER_SCORE
 from distft.config.find_method import built_in_kinds, traits_of
 from distft.config.load import resolve_path
-from distft.config.models import STARTS, Model
+from distft.config.method import Traits
+from distft.config.models import STARTS, Model, ScoringModel
 from distft.config.new_tokens import new_tokens
 from distft.config.recipe import Recipe
 from distft.config.role_table import gives_scores
 from distft.config.roles import answers_in_training, has_engines, model_of, roles
-from distft.models.families.table import encodes
+from distft.models.families.table import encodes, has_scoring_head
 from distft.planning.known_models import known_config
 from distft.planning.model_folders import local_folder
 from distft.planning.model_sizes import read_config
@@ -42,26 +44,44 @@ def require_tried(config: Mapping[str, Any], where: str) -> None:
 
 
 def require_values(config: Mapping[str, Any], where: str) -> None:
-    """The encoder-decoder of that config has a head for values in transformers. Raises UserError."""
+    """The encoder-decoder of that config has a scalar head in transformers. Raises UserError."""
     require_tried(config, where)
     family = str(config.get("model_type"))
     if family not in WITH_VALUES:
         raise UserError(
-            f"transformers has no scalar head for {family}, so that it cannot say what half an answer is worth",
+            f"transformers has no scalar head for {family}, so that it cannot say what an answer, or half of one, is "
+            "worth",
             where=where,
-            hint=f"{', '.join(WITH_VALUES)} have one; {_without_values()} need none",
+            hint=f"{', '.join(WITH_VALUES)} have one; {_without_values()} need no value model",
         )
 
 
-def refuse_reward(config: Mapping[str, Any], where: str) -> NoReturn:
-    """transformers' heads of T5 and BART read prompt and answer as one text, on both sides."""
-    raise UserError(
-        f"{config.get('model_type')} is an encoder-decoder: as a classifier transformers reads the same whole text in "
-        "its encoder and in its decoder, and no run here reads so",
-        where=where,
-        hint="take an encoder (BERT, RoBERTa, ModernBERT, DeBERTa) or a decoder for scores and labels, or functions: "
-        "models.reward.functions",
-    )
+def require_scores(config: Mapping[str, Any], where: str, *, labels: bool = False) -> None:
+    """An encoder-decoder of that config can be a reward model: its head reads the decoder's state behind the answer.
+    ``labels``: it is to tell classes apart, or to judge steps. Raises UserError for that, where transformers has no
+    such head, and for a head that was trained elsewhere.
+    """
+    require_values(config, where)
+    family, outputs = config.get("model_type"), list(dict(config.get("id2label") or {}).values())
+    if labels:
+        raise UserError(
+            f"{family} is an encoder-decoder: it scores whole answers here, and has neither labels nor steps",
+            where=where,
+            hint="take an encoder (BERT, RoBERTa, ModernBERT, DeBERTa) or a decoder",
+        )
+    if has_scoring_head(config.get("architectures")) and outputs != [ANSWER_SCORE]:
+        raise UserError(
+            f"this {family} is a classifier as transformers has it, which reads the same whole text in its encoder and "
+            "in its decoder; here a score is read with the prompt in the encoder and the answer in the decoder",
+            where=where,
+            hint="train one with a `reward` recipe, from the model that this one was trained from",
+        )
+
+
+def tells_apart(model: Model, traits: Traits | None) -> bool:
+    """Whether a model that gives scores is to have labels, or to judge steps, in a method of those ``traits``."""
+    named = isinstance(model, ScoringModel) and model.label is not None
+    return named or (traits is not None and (traits.classifies or traits.judges_steps))
 
 
 def with_value_start(recipe: Recipe) -> Model:
@@ -93,8 +113,9 @@ def require_possible(recipe: Recipe) -> None:
         if not is_encoder_decoder(config):
             continue
         if gives_scores(role):
-            refuse_reward(config, where)
-        (require_values if role == "value" else require_tried)(config, where)
+            require_scores(config, where, labels=tells_apart(model, recipe.algorithm.traits))
+        else:
+            (require_values if role == "value" else require_tried)(config, where)
         if model.quantization is not None:
             raise UserError(
                 "the linear layers of an encoder-decoder are not put in four bits",

@@ -17,18 +17,33 @@ from distft.report.verdict import changes, number, rows_judged, sources
 
 CARD = "README.md"
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+_USE_APART = (
+    "",
+    "A score is of an answer to a prompt: the prompt in the encoder, the answer in the decoder, the head on the state "
+    "behind its last token. The model's own `forward` reads one text on both sides, which it was not trained for.",
+    "",
+    "```python",
+    "import torch",
+    'answer_ids = [model.config.decoder_start_token_id, *tokenizer("an answer").input_ids]',
+    'told = {**tokenizer("a prompt", return_tensors="pt"), "decoder_input_ids": torch.tensor([answer_ids])}',
+    "score = model.classification_head(model.base_model(**told).last_hidden_state[:, -1])",
+    "```",
+)
 _LIBRARIES = ("distft", "torch", "transformers", "deepspeed", "peft")
 
 
-def write_card(run_dir: Path, folder: Path, auto_class: str, *, answers: bool, embeds: bool = False) -> None:
+def write_card(
+    run_dir: Path, folder: Path, auto_class: str, *, answers: bool, embeds: bool = False, apart: bool = False
+) -> None:
     """The card of the run's result into the folder where it is written; see ``card``."""
-    lines = card(read_run(run_dir, max_lines=1), auto_class, answers=answers, embeds=embeds)
+    lines = card(read_run(run_dir, max_lines=1), auto_class, answers=answers, embeds=embeds, apart=apart)
     (folder / CARD).write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def card(run: RunData, auto_class: str, *, answers: bool, embeds: bool = False) -> Iterator[str]:
+def card(run: RunData, auto_class: str, *, answers: bool, embeds: bool = False, apart: bool = False) -> Iterator[str]:
     """The lines. What the run folder lacks is left out. ``auto_class``: of transformers, which reads the model;
-    ``answers``: whether it answers prompts; ``embeds``: whether it turns texts into vectors."""
+    ``answers``: whether it answers prompts; ``embeds``: whether it turns texts into vectors; ``apart``: whether it
+    scores an answer in its decoder, the prompt in its encoder."""
     base = _base(run)
     head = {"library_name": "sentence-transformers" if embeds else "transformers", "tags": ["distft", run.kind]}
     if _HUB_NAME.fullmatch(base) and not Path(base).expanduser().is_dir():  # runs/sft is a folder, and comes first
@@ -46,7 +61,7 @@ def card(run: RunData, auto_class: str, *, answers: bool, embeds: bool = False) 
     yield from _results(run)
     peft = part(part(part(run.recipe, "models"), "policy"), "peft")
     virtual = peft.get("method") == "prompt"
-    yield from _use(auto_class, answers=answers, embeds=embeds, virtual=virtual)
+    yield from _use(auto_class, answers=answers, embeds=embeds, virtual=virtual, apart=apart)
     yield from ("", "## The recipe", "", "```yaml", run.recipe_text.strip(), "```", "", _versions(run))
     yield ""
     yield "Licence, intended use and limits: those of the base model and of the data; nobody has added others here."
@@ -69,7 +84,7 @@ def _results(run: RunData) -> Iterator[str]:
         yield f"| {title} | {number(one.before)} | {number(one.after)} |"
 
 
-def _use(auto_class: str, *, answers: bool, embeds: bool, virtual: bool) -> Iterator[str]:
+def _use(auto_class: str, *, answers: bool, embeds: bool, virtual: bool, apart: bool) -> Iterator[str]:
     if embeds:
         yield from ("", "## Use", "", "```python", "from sentence_transformers import SentenceTransformer", "")
         yield from ('vectors = SentenceTransformer("FOLDER").encode(["a text", "another"])', "```")
@@ -80,6 +95,8 @@ def _use(auto_class: str, *, answers: bool, embeds: bool, virtual: bool) -> Iter
         yield "from peft import PeftModel  # virtual tokens, which FOLDER's own weights know nothing of"
         yield 'model = PeftModel.from_pretrained(model, "FOLDER/adapter")'
     yield from ('tokenizer = AutoTokenizer.from_pretrained("FOLDER")', "```")
+    if apart:
+        yield from _USE_APART
     if answers:
         yield from ("", f"`distft chat FOLDER` talks to it{'' if virtual else ', `vllm serve FOLDER` serves it'}.")
 

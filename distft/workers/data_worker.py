@@ -232,7 +232,7 @@ class DataWorker(DataVerbs):
             read = read_anew(batch, *texts, encoder, where, reader.positions)
         if read is None:
             return None, None
-        read = within_positions(read, reader.positions)
+        read = within_positions(read, reader.positions, apart=reads_apart(reader.tokenizer))
         return _described(read, reader.tokenizer), read
 
     def weigh_scores(self, *, batch: Batch) -> tuple[dict[str, float], Batch]:

@@ -73,22 +73,28 @@ def read_anew(
     return _columns(batch, [one.prompt_ids for one in encoded], [one.response_ids for one in encoded])
 
 
-def within_positions(batch: Batch, limit: int | None) -> Batch:
+def within_positions(batch: Batch, limit: int | None, *, apart: bool = False) -> Batch:
     """Samples of at most ``limit`` tokens: of longer ones the beginning is left out, for a score is read at the end.
 
     How long a text is in another tokenizer's tokens is not known before it is there, and a table of positions ends.
+    ``apart``: of an encoder-decoder, each side of which has ``limit`` positions, one of them the decoder's start
+    token's.
     """
     prompts, responses = (batch.ragged(name) for name in ("prompt_ids", "response_ids"))
-    lengths = prompts.lengths + responses.lengths
-    if limit is None or lengths.max(initial=0) <= limit:
+    if limit is None:
         return batch
-    over = np.maximum(lengths - limit, 0)
+    over = np.maximum(prompts.lengths + responses.lengths - limit, 0)
+    before, within = over, np.maximum(over - prompts.lengths, 0)
+    if apart:
+        before, within = np.maximum(prompts.lengths - limit, 0), np.maximum(responses.lengths - limit + 1, 0)
+    if not (before.any() or within.any()):
+        return batch
     log.warning("%d of %d samples exceed the reward model's %d positions: their beginnings are left out",
-                (over > 0).sum(), len(batch), limit)  # fmt: skip
+                ((before > 0) | (within > 0)).sum(), len(batch), limit)  # fmt: skip
     return _columns(
         batch,
-        [prompts[row][more:] for row, more in enumerate(over)],
-        [responses[row][max(0, more - len(prompts[row])) :] for row, more in enumerate(over)],
+        [prompts[row][more:] for row, more in enumerate(before)],
+        [responses[row][more:] for row, more in enumerate(within)],
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from distft.common.errors import UserError
 from distft.config.data import INSTEAD_OF_STEPS, NO_WHOLE_ANSWERS, RIGHT_STEP
 from distft.config.models import Model, ScoringModel
+from distft.models.families.table import has_scoring_head
 from distft.models.load import require_all
 
 
@@ -20,7 +21,7 @@ def settle_outputs(path: str, config: Any, model: Model, labels: Sequence[str]) 
     """
     if not labels:
         return _rewarded_output(path, config, model)
-    if _is_classifier(config):
+    if has_scoring_head(config.architectures):
         own = [str(config.id2label[number]) for number in range(config.num_labels)]
         if own != list(labels):
             further = "" if RIGHT_STEP in labels else f"algorithm.labels=[{', '.join(own)}] trains it further; or "
@@ -52,21 +53,18 @@ def new_parts(missing: Sequence[str], own: Collection[str], path: str, *, allowe
     return list(missing)
 
 
-def _is_classifier(config: Any) -> bool:
-    return any("SequenceClassification" in name for name in config.architectures or ())
-
-
 def _rewarded_output(path: str, config: Any, model: Model) -> int:
     """Which output of the head is the scalar: that of the label the recipe names, else the only one."""
     label = model.label if isinstance(model, ScoringModel) else None
-    if isinstance(model, ScoringModel) and _is_classifier(config) and RIGHT_STEP in config.id2label.values():
+    has_head = has_scoring_head(config.architectures)
+    if isinstance(model, ScoringModel) and has_head and RIGHT_STEP in config.id2label.values():
         raise UserError(NO_WHOLE_ANSWERS.format(model="it"), where=path, hint=INSTEAD_OF_STEPS)
     if label is not None:
         numbers = {str(name): int(number) for number, name in config.id2label.items()}
         if label not in numbers:
             raise UserError(f"has no label {label}", where=path, hint=f"it has: {', '.join(sorted(numbers))}")
         return numbers[label]
-    if _is_classifier(config) and config.num_labels != 1:
+    if has_head and config.num_labels != 1:
         raise UserError(
             f"its head has {config.num_labels} outputs, a scalar head has one",
             where=path,

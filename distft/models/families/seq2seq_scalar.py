@@ -1,4 +1,7 @@
-"""Encoder-decoders (T5, BART and kin) with a scalar head on the states of the decoder: value models."""
+"""Encoder-decoders (T5, BART and kin) with a scalar head on the states of the decoder: reward and value models.
+
+The prompt is in the encoder, the answer in the decoder; an answer's score is that of the state which has read it all.
+"""
 
 from __future__ import annotations
 
@@ -12,31 +15,33 @@ import numpy.typing as npt
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 
-from distft.config.models import Model, RewardModel
+from distft.config.data import ANSWER_SCORE
+from distft.config.models import Model, ScoringModel
 from distft.models.dropout import keep_layers, switch_off
 from distft.models.encoder_decoder import AnswerValues
 from distft.models.families.family import Arranged, Family, Loaded, ModelInputs
 from distft.models.families.head import new_parts, settle_outputs
 from distft.models.families.seq2seq import apart
 from distft.models.load import load_config, read_weights, without_weights
-from distft.planning.encoder_decoders import refuse_reward, require_values
+from distft.planning.encoder_decoders import require_scores, require_values
 
 
 def apart_with_ends(
     prompts: Sequence[npt.NDArray[Any]], responses: Sequence[npt.NDArray[Any]], pad_token: int, unread: int | None
 ) -> Arranged:
     """The arrays of ``apart``. The decoder has a state more than an answer has tokens: the first has read its start
-    token only, so the value before token k is at k, and the last has read all of the answer."""
+    token only, so the value before token k is at k, and the last has read all of the answer that is not ``unread``."""
     arranged = apart(prompts, responses, pad_token, unread)
     rows, longest = arranged.arrays["answer_ids"].shape
     first = np.arange(rows, dtype=np.int64) * (longest + 1)
-    return Arranged(arranged.arrays, first, first + np.array([len(response) for response in responses], np.int64))
+    read = [np.ones(len(response), bool) if unread is None else response != unread for response in responses]
+    behind = [int(np.flatnonzero(one)[-1]) + 1 if one.any() else 0 for one in read]
+    return Arranged(arranged.arrays, first, first + np.array(behind, np.int64))
 
 
 @dataclass(frozen=True)
 class Seq2SeqScalar(Family):
-    """See ``Family``: outputs ``values``. A model that scores whole texts, or gives them one of the ``labels``, is
-    refused: see ``refuse_reward``."""
+    """See ``Family``: outputs ``values``. One that gives texts one of the ``labels`` is refused: ``require_scores``."""
 
     labels: tuple[str, ...] = ()
 
@@ -47,14 +52,13 @@ class Seq2SeqScalar(Family):
     def load(self, path: str, model: Model, *, dropout: bool, new_head: bool = False, on_meta: bool = False) -> Loaded:
         """See ``Family``. The head has a hidden layer, as transformers has it."""
         written = load_config(path, model)
-        if isinstance(model, RewardModel):
-            refuse_reward(written.to_dict(), path)
-        require_values(written.to_dict(), path)
+        self._require(written, path, model)
         config = deepcopy(written)
         keep_layers(config)
         if not dropout:
             switch_off(config)
         settle_outputs(path, config, model, ())
+        _name_output(config, model)
         purpose = "with a scalar head"
         module, missing = read_weights(
             AutoModelForSequenceClassification, path, config, model, purpose, on_meta=on_meta
@@ -67,7 +71,9 @@ class Seq2SeqScalar(Family):
     def empty(self, path: str, model: Model) -> Any:
         """See ``Family``."""
         config = load_config(path, model)
+        self._require(config, path, model)
         config.num_labels = 1
+        _name_output(config, model)
         return without_weights(AutoModelForSequenceClassification, config, model)
 
     def positions(self, prompt: int, response: int) -> int:
@@ -85,3 +91,14 @@ class Seq2SeqScalar(Family):
         """None: it gives no responses."""
         del tokenizer, module, named
         return ()
+
+    def _require(self, written: Any, path: str, model: Model) -> None:
+        if isinstance(model, ScoringModel):
+            require_scores(written.to_dict(), path, labels=bool(self.labels) or model.label is not None)
+        require_values(written.to_dict(), path)
+
+
+def _name_output(config: Any, model: Model) -> None:
+    """A reward model's says what it is, for transformers' own classifiers of that class read otherwise."""
+    if isinstance(model, ScoringModel):
+        config.id2label, config.label2id = {0: ANSWER_SCORE}, {ANSWER_SCORE: 0}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
@@ -68,6 +68,11 @@ def family_in(name: FamilyName, config: Mapping[str, Any]) -> Entry:
     elif encodes(config):
         others = {CAUSAL.name: MASKED_LM, SCALAR.name: ENCODER}
     return others.get(name, FAMILIES[name])
+
+
+def has_scoring_head(architectures: Sequence[str] | None) -> bool:
+    """Whether a model of those ``architectures``, as its config.json names them, has a head of scores or labels."""
+    return any("SequenceClassification" in name for name in architectures or ())
 
 
 def encodes(config: Mapping[str, Any]) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from distft.common.errors import UserError
+from distft.config.data import ANSWER_SCORE
 from distft.config.load import load_recipe
 from distft.config.recipe import Recipe
 from distft.planning.encoder_decoders import require_possible
@@ -42,6 +43,22 @@ def test_what_works_passes_and_nothing_else(tmp_path: Path) -> None:
     assert {name for name, no in told.items() if not no} == WORKS
 
 
+def test_it_scores_answers_where_it_was_trained_to(tmp_path: Path) -> None:
+    t5 = folder(tmp_path / "t5")
+    require_possible(load_recipe("reward-tiny", [f"models.reward.path={t5}", "models.reward.init=null"]))
+    rewarded = [f"models.reward.path={t5}", "models.reward.init=null"]
+    require_possible(load_recipe("ppo-tiny", rewarded))
+    classifier = {"model_type": "t5", "is_encoder_decoder": True, "architectures": ["T5ForSequenceClassification"]}
+    for labels, passes in (({}, False), ({"0": ANSWER_SCORE}, True)):
+        (tmp_path / "t5" / "config.json").write_text(json.dumps(classifier | {"id2label": labels}))
+        recipe = load_recipe("ppo-tiny", rewarded)
+        if passes:
+            require_possible(recipe)
+            continue
+        with pytest.raises(UserError, match=r"this t5 is a classifier as transformers has it.*\n.*`reward` recipe"):
+            require_possible(recipe)
+
+
 def test_what_restores_a_corrupted_text_is_a_model_that_can(tmp_path: Path) -> None:
     t5, llama, bert = (folder(tmp_path / name, name) for name in ("t5", "llama", "bert"))
     for name, right in (("span-tiny", t5), ("mlm-tiny", bert)):
@@ -58,8 +75,9 @@ def test_what_does_not_is_refused_with_what_does(tmp_path: Path) -> None:
     pegasus = folder(tmp_path / "pegasus", "pegasus")
     with pytest.raises(UserError, match=r"no scalar head for pegasus.*\n.*bart, mt5, t5, umt5 have one; .*grpo"):
         require_possible(with_policy("ppo-tiny", pegasus))
-    with pytest.raises(UserError, match=r"t5 is an encoder-decoder: as a classifier.*\n.*take an encoder"):
-        require_possible(load_recipe("reward-tiny", [f"models.reward.path={t5}", "models.reward.init=null"]))
+    for name in ("classification-tiny", "process-reward-tiny"):
+        with pytest.raises(UserError, match=r"t5 is an encoder-decoder: it scores whole.*\n.*take an encoder"):
+            require_possible(load_recipe(name, [f"models.reward.path={t5}", "models.reward.init=null"]))
     with pytest.raises(UserError, match=r"mbart is an encoder-decoder that has not been compared"):
         require_possible(with_policy("sft-tiny", folder(tmp_path / "mbart", "mbart")))
     with pytest.raises(UserError, match=r"t5 is an encoder-decoder: its encoder alone.*\n.*or a decoder"):

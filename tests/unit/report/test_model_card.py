@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
+from distft.models.tokenizer import load_tokenizer
 from distft.report.model_card import CARD, card, write_card
 from distft.report.run_data import read_run
+from tests.unit.models.encoder_decoders import write_encoder_decoder
+from tests.unit.workers.answer_value_side import plain_values, read
 
 from .conftest import MakeRun
 
@@ -38,6 +43,21 @@ def test_a_model_of_the_hub_is_named_for_the_hub_and_one_that_scores_is_not_talk
     assert yaml.safe_load(text.split("---\n")[1])["base_model"] == "someone/some-model"
     assert "PPO of someone/some-model by distft." in text
     assert "distft chat" not in text
+
+
+def test_a_card_shows_how_an_encoder_decoder_scores(make_run: MakeRun, tmp_path: Path) -> None:
+    """What it shows is what the model says of a prompt and an answer."""
+    folder = write_encoder_decoder(tmp_path / "seq2seq", "flan-t5")
+    model = read(folder)
+    model.save_pretrained(tmp_path)
+    tokenizer = load_tokenizer(folder)
+    tokenizer.save_pretrained(tmp_path)
+    lines = card(read_run(make_run()), "AutoModelForSequenceClassification", answers=False, apart=True)
+    shown = "\n".join(re.findall(r"```python\n(.*?)```", "\n".join(lines), re.DOTALL))
+    named: dict[str, Any] = {}
+    exec(shown.replace("FOLDER", str(tmp_path)), named)
+    prompt, answer = (tokenizer(text)["input_ids"] for text in ("a prompt", "an answer"))
+    assert named["score"].item() == pytest.approx(plain_values(read(tmp_path), prompt, answer)[-1].item())
 
 
 def test_virtual_tokens_are_read_beside_their_base_and_served_by_nobody(make_run: MakeRun) -> None:

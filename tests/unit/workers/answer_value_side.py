@@ -11,7 +11,7 @@ from transformers import AutoModelForSequenceClassification
 
 from distft.batches import Batch, Ragged
 from distft.config.adapters.lora import Lora
-from distft.config.models import Engine, Model
+from distft.config.models import Engine, Model, RewardModel
 from distft.config.training import Optimizer
 from distft.workers.model_worker import ModelWorker
 from distft.workers.spec import RoleSpec
@@ -30,15 +30,20 @@ def targets() -> tuple[list[list[float]], list[list[float]]]:
     return tuple([part.tolist() for part in np.split(column, ends)] for column in (one, other))  # type: ignore[return-value]
 
 
-def worker(rank: int, world: int, folder: str, stage: int, lora: Lora | None = None) -> ModelWorker:
-    """A value model from that folder, ready to learn."""
+def worker(
+    rank: int, world: int, folder: str, stage: int, lora: Lora | None = None, *, role: str = "value",
+    finished: bool = False,
+) -> ModelWorker:  # fmt: skip
+    """A value or reward model from that folder, ready to learn; ``finished``: one that only answers."""
     torch.manual_seed(0)
     engine = Engine(persistence_threshold=0, zero_stage=stage)  # type: ignore[arg-type]
-    model = Model(path=folder, dtype="float32", engine=engine, peft=lora)
-    spec = RoleSpec("value", model, "scalar", Optimizer(learning_rate=RATE), longest=LONGEST)
-    found = ModelWorker(spec=spec, rank=rank, world_size=world)
-    found.setup(("", 0), folder, True)
-    found.check_export()
+    kind = RewardModel if role == "reward" else Model
+    model = kind(path=folder, dtype="float32", engine=engine, peft=lora)
+    optimizer = None if finished else Optimizer(learning_rate=RATE)
+    found = ModelWorker(spec=RoleSpec(role, model, "scalar", optimizer, longest=LONGEST), rank=rank, world_size=world)
+    found.setup(("", 0), folder, not finished)
+    if not finished:
+        found.check_export()
     return found
 
 

@@ -10,7 +10,7 @@ import torch
 
 from distft.common.errors import UserError
 from distft.config.adapters.lora import Lora
-from distft.config.models import Model, RewardModel
+from distft.config.models import Model
 from distft.models.families.family import family_at, find_family
 from tests.unit.engine.group import Group
 from tests.unit.models.encoder_decoders import write_encoder_decoder
@@ -89,7 +89,5 @@ def test_what_is_none_is_refused_by_name(tmp_path: Path) -> None:
     family = find_family(family_at("scalar", t5, Model(path=t5)))
     with pytest.raises(UserError, match=r"no scalar head for pegasus.*\n.*bart, mt5, t5, umt5 have one"):
         family.load(pegasus, Model(path=pegasus), dropout=False, new_head=True)
-    with pytest.raises(UserError, match=r"t5 is an encoder-decoder: as a classifier"):
-        family.load(t5, RewardModel(path=t5), dropout=False, new_head=True)
     with pytest.raises(UserError, match="has no scalar head"):
         family.load(t5, Model(path=t5), dropout=False)

@@ -116,6 +116,10 @@ def test_of_what_is_too_long_for_the_positions_the_end_is_read() -> None:
     read = within_positions(batch, 5)
     found = [[read.ragged(name)[row].tolist() for name in ("prompt_ids", "response_ids")] for row in range(3)]
     assert found == [[[1, 2, 3], [4]], [[2, 3], [4, 5, 6]], [[], [6, 7, 8, 9, 10]]]
+    apart = within_positions(batch, 4, apart=True)  # the decoder's start token has one of its four
+    found = [[apart.ragged(name)[row].tolist() for name in ("prompt_ids", "response_ids")] for row in range(3)]
+    assert found == [[[1, 2, 3], [4]], [[1, 2, 3], [4, 5, 6]], [[1, 2, 3], [8, 9, 10]]]
+    assert within_positions(batch, 8, apart=True) is batch
     for enough in (10, None):
         assert within_positions(batch, enough) is batch
 
