@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from distft.planning.costs import adam_bytes, training_flops
+from distft.planning.costs import step_bytes, training_flops
 from distft.planning.model_sizes import ModelSizes, sizes_from_config
 
 
@@ -89,7 +89,7 @@ def host_memory(scale: Scale) -> Measured:
     parameter.grad = torch.ones_like(parameter)
     optimizer = torch.optim.AdamW([parameter], fused=True)
     seconds = _seconds(lambda: optimizer.step(), scale.repeats, torch.device("cpu"))
-    return Measured.of(adam_bytes(parameter.numel(), 0), seconds)
+    return Measured.of(step_bytes(parameter.numel(), 0), seconds)
 
 
 def launch(scale: Scale, device: torch.device) -> Measured:

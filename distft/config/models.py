@@ -13,10 +13,10 @@ from distft.config.adapters.lora import Lora
 from distft.config.adapters.prompt import PromptTuning
 from distft.config.adapters.selective import BitFit, Selective
 from distft.config.data import Source
+from distft.config.optimizers.kinds import AnyOptimizer
 from distft.config.reward_servers import HttpReward, JudgeReward, RewardServer
 from distft.config.role_table import FURTHER
 from distft.config.section import Items, Numeral, Section, WrittenPath
-from distft.config.training import Optimizer
 
 # The keys of a model that say where it begins: a role that takes over another's start takes all of them.
 STARTS: Final = ("path", "init", "extend_vocabulary")
@@ -166,7 +166,7 @@ class Model(Section):
     quantization: Quantization | None = Field(
         default=None, description="weights of the frozen base in fewer bits; null: in dtype"
     )
-    optimizer: Optimizer | None = Field(
+    optimizer: AnyOptimizer | None = Field(
         default=None, description="the role's own optimizer; what it does not say is taken from optimizer"
     )
 

@@ -12,10 +12,14 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from distft.common.errors import UserError, nearest
-from distft.config.adapters.adapter import REFUSED, Adapter
+from distft.config.adapters.adapter import REFUSED as REFUSED_ADAPTERS
+from distft.config.adapters.adapter import Adapter
 from distft.config.find_method import built_in_kinds, method_of
 from distft.config.method import Method
 from distft.config.models import ADAPTERS, DEFAULT_METHOD, METHOD_IS
+from distft.config.optimizers.kinds import DEFAULT_NAME, NAME_IS, OPTIMIZERS, roles_take_the_name
+from distft.config.optimizers.optimizer import REFUSED as REFUSED_OPTIMIZERS
+from distft.config.optimizers.optimizer import Optimizer
 from distft.config.problem import Problem
 from distft.config.recipe import NO_METHOD, UNKNOWN_KIND, WITHOUT_KIND, Recipe
 from distft.config.yaml_file import KeyPath, Tree
@@ -89,6 +93,7 @@ def report(problems: Sequence[Problem], tree: Tree) -> UserError:
 def from_validation(error: ValidationError, data: Mapping[str, Any], root: type[BaseModel] = Recipe) -> list[Problem]:
     """The problems that pydantic found with the data of a recipe, or of another ``root``; one a key, in its words."""
     problems: dict[KeyPath, Problem] = {}
+    data = roles_take_the_name(data)
     for details in error.errors(include_url=False):
         path = _path(details["loc"])
         problem = _problem(path, details, data, root)
@@ -138,7 +143,7 @@ def _problem(path: KeyPath, details: ErrorDetails, data: Mapping[str, Any], root
     if kind == WITHOUT_KIND:
         return Problem((*path, "kind"), "is missing", f"one of: {', '.join(built_in_kinds())}")
     if kind == "union_tag_invalid":
-        return _no_adapter(path, str(context["tag"]).removeprefix(METHOD_IS), str(context["expected_tags"]))
+        return _not_a_kind(path, str(context["tag"]), str(context["expected_tags"]))
     hint = _description(path, data, root)
     if value is None and ":" in str(path[-1]):
         return Problem(path, "has no value", "in YAML a space follows the colon, in {a: b} too")
@@ -158,12 +163,13 @@ def _problem(path: KeyPath, details: ErrorDetails, data: Mapping[str, Any], root
     return Problem(path, str(details["msg"]), hint)
 
 
-def _no_adapter(path: KeyPath, said: str, expected: str) -> Problem:
-    """Of one that others have, why this has not."""
-    kinds = _quoted(expected.replace(METHOD_IS, ""))
-    if why := REFUSED.get(said.lower().replace("-", "_")):
-        return Problem((*path, "method"), f"{said} is not to be had: {why}", f"one of: {', '.join(kinds)}")
-    return Problem((*path, "method"), f"{_shown(said)} is not known here", _did_you_mean(said, kinds))
+def _not_a_kind(path: KeyPath, tag: str, expected: str) -> Problem:
+    """Of an adapter or an optimizer that others have, why this has not."""
+    (key, said), refused = tag.split("=", 1), REFUSED_ADAPTERS if tag.startswith(METHOD_IS) else REFUSED_OPTIMIZERS
+    kinds = _quoted(expected.replace(f"{key}=", ""))
+    if why := refused.get(said.lower().replace("-", "_")):
+        return Problem((*path, key), f"{said} is not to be had: {why}", f"one of: {', '.join(kinds)}")
+    return Problem((*path, key), f"{_shown(said)} is not known here", _did_you_mean(said, kinds))
 
 
 _TYPES = {
@@ -187,7 +193,7 @@ def _path(location: Sequence[str | int]) -> KeyPath:
     path: list[str | int] = []
     for part in location:
         branch = isinstance(part, str) and (
-            part.startswith(("literal[", "tuple[", METHOD_IS)) or part in ("constrained-int", "int")
+            part.startswith(("literal[", "tuple[", METHOD_IS, NAME_IS)) or part in ("constrained-int", "int")
         )
         if not branch:
             path.append(part)
@@ -201,8 +207,10 @@ def _at(path: Iterable[str | int], data: Any) -> Mapping[str, Any]:
 
 
 def _chosen(choices: Sequence[type[BaseModel]], data: Mapping[str, Any], path: KeyPath) -> type[BaseModel] | None:
-    """The section at a path; of methods and adapters the one of the kind that stands there."""
+    """The section at a path; of methods, adapters and optimizers the one of the kind that stands there."""
     if len(choices) > 1:
+        if issubclass(choices[0], Optimizer):
+            return OPTIMIZERS.get(str(_at(path, data).get("name", DEFAULT_NAME)), choices[0])
         said = _at(path, data).get("method", DEFAULT_METHOD)
         return ADAPTERS.get(str(said), choices[0])
     if choices != [Method]:
@@ -252,7 +260,7 @@ def _nearest_key(path: KeyPath, data: Mapping[str, Any], root: type[BaseModel]) 
     if meant and root is Recipe:
         return f"here that is {meant[0]}"
     elsewhere = [dotted for name, dotted in every if name == word]
-    if elsewhere and not (section and issubclass(section, Adapter)):  # it may be a key of another kind of adapter
+    if elsewhere and not (section and issubclass(section, Adapter | Optimizer)):  # it may be a key of another kind
         return f"did you mean {min(elsewhere, key=lambda key: _distance(key, path, data))}?"
     parent = ".".join(map(str, path[:-1])) or ("the recipe" if root is Recipe else "it")
     return f"keys of {parent}: {', '.join(known)}"
@@ -283,9 +291,9 @@ def _mapping_hint(path: KeyPath, value: object, data: Mapping[str, Any], root: t
     if path == ("algorithm",):
         kinds = built_in_kinds()
         return f"write {{kind: {value}}}" if value in kinds else f"it starts with kind: {', '.join(kinds)}"
-    if section is not None and issubclass(section, Adapter):
-        methods = list(ADAPTERS)
-        return f"write {{method: {value}}}" if value in methods else f"it starts with method: {', '.join(methods)}"
+    for kind, key, named in ((Adapter, "method", list(ADAPTERS)), (Optimizer, "name", list(OPTIMIZERS))):
+        if section is not None and issubclass(section, kind):
+            return f"write {{{key}: {value}}}" if value in named else f"it starts with {key}: {', '.join(named)}"
     if section is not None and "path" in section.model_fields and isinstance(value, str):
         return f"write {{path: {value}}}"
     return f"its keys: {', '.join(_fields(section))}" if section else ""

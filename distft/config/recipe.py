@@ -13,11 +13,12 @@ from distft.config.data import Data
 from distft.config.find_method import code_of, method_of, traits_of
 from distft.config.method import Method, is_from_outside
 from distft.config.models import Models
+from distft.config.optimizers.adamw import AdamW
+from distft.config.optimizers.kinds import AnyOptimizer, roles_take_the_name
 from distft.config.section import Numeral, Section, WrittenPath
 from distft.config.training import (
     Checkpoint,
     Evaluation,
-    Optimizer,
     Placement,
     Recovery,
     Rollout,
@@ -76,13 +77,18 @@ class Recipe(Section):
     models: Models = Field(description="the models by role")
     placement: Placement = Field(default_factory=Placement, description="where the roles live")
     data: Data = Field(description="what it learns from")
-    optimizer: Optimizer = Field(default_factory=Optimizer, description="of every trained role without its own")
+    optimizer: AnyOptimizer = Field(default_factory=AdamW, description="of every trained role without its own")
     train: Train = Field(description="length and batch of the run")
     rollout: Rollout = Field(default_factory=Rollout, description="how responses are sampled")
     checkpoint: Checkpoint = Field(default_factory=Checkpoint, description="saving and going on")
     recovery: Recovery = Field(default_factory=Recovery, description="failures")
     evaluation: Evaluation = Field(default_factory=Evaluation, description="held-out metrics")
     tracking: Tracking = Field(default_factory=Tracking, description="what is recorded")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _roles_take_the_name_of_the_optimizer(cls, raw: Any) -> Any:
+        return roles_take_the_name(raw) if isinstance(raw, Mapping) else raw
 
     @model_validator(mode="before")
     @classmethod

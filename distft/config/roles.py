@@ -8,11 +8,11 @@ from typing import TypeVar
 
 from distft.config.method import Phase, Work
 from distft.config.models import STARTS, Engine, Model, Reference
+from distft.config.optimizers.optimizer import Optimizer, over
 from distft.config.recipe import Recipe
 from distft.config.reward_servers import JudgeReward, RewardServer
 from distft.config.role_table import FURTHER, INHERITING, Role
 from distft.config.section import Section
-from distft.config.training import Optimizer
 
 _Section = TypeVar("_Section", bound=Section)
 
@@ -220,7 +220,7 @@ def optimizer_of(recipe: Recipe, role: str) -> Optimizer:
         raise KeyError(role)
     model: Model | None = recipe.models.of(role)
     own = model.optimizer if model else None
-    return recipe.optimizer if own is None else _over(recipe.optimizer, own)
+    return recipe.optimizer if own is None else over(recipe.optimizer, own)
 
 
 def resolved(recipe: Recipe) -> Recipe:

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel
+from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import PydanticUndefined
 
 from distft.config.eval_stage import EvalKeys
 from distft.config.find_method import built_in_kinds, method_of
 from distft.config.models import ADAPTERS
+from distft.config.optimizers.kinds import OPTIMIZERS
 from distft.config.recipe import Recipe
 
 _REFERENCE = "#/$defs/{model}"
@@ -56,6 +58,15 @@ _PIPELINE: dict[str, Any] = {
 }  # fmt: skip
 
 
+class _AnyKind(GenerateJsonSchema):
+    """Of a section that does not say its kind several may be meant: the default, or of a role's optimizer the
+    recipe's."""
+
+    def tagged_union_schema(self, schema: Any) -> dict[str, Any]:
+        """``anyOf`` in place of ``oneOf``."""
+        return {"anyOf": super().tagged_union_schema(schema)["oneOf"]}
+
+
 @dataclass(frozen=True)
 class Key:
     """A key of the recipe by its dotted name; ``default`` is as it would be typed, empty where it must be given."""
@@ -72,7 +83,9 @@ def recipe_schema() -> dict[str, Any]:
 
     What keys mean together (``distft plan`` says it) is not in it.
     """
-    recipe, judging = (one.model_json_schema(ref_template=_REFERENCE) for one in (Recipe, EvalKeys))
+    recipe, judging = (
+        one.model_json_schema(ref_template=_REFERENCE, schema_generator=_AnyKind) for one in (Recipe, EvalKeys)
+    )
     defs = {**recipe.pop("$defs"), **judging.pop("$defs", {}), "Recipe": recipe, "EvalKeys": judging}
     schema: dict[str, Any] = {
         "$schema": "https://json-schema.org/draft/2020-12/schema", "$defs": {**defs, "Pipeline": _PIPELINE},
@@ -141,9 +154,9 @@ def _section(here: str, section: type[BaseModel], field: Any, schema: Mapping[st
 
 
 def _kinds_in(annotation: Any) -> dict[str, type[BaseModel]]:
-    """The kinds of adapters of which a key holds one, by their ``method``; none for any other key."""
+    """The kinds of adapters or optimizers of which a key holds one, by their names; none for any other key."""
     if isinstance(annotation, type):
-        return {method: adapter for method, adapter in ADAPTERS.items() if adapter is annotation}
+        return {kind: section for kind, section in (*ADAPTERS.items(), *OPTIMIZERS.items()) if section is annotation}
     parts = getattr(annotation, "__args__", ())
     return {kind: section for part in parts for kind, section in _kinds_in(part).items()}
 

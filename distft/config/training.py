@@ -1,4 +1,4 @@
-"""How a run goes: optimizer, steps, rollout, checkpoints, recovery, evaluation, tracking, placement."""
+"""How a run goes: steps, rollout, checkpoints, recovery, evaluation, tracking, placement."""
 
 from __future__ import annotations
 
@@ -9,27 +9,6 @@ from pydantic import Field
 from distft.config.http_server import HttpServer
 from distft.config.role_table import FURTHER, Role
 from distft.config.section import Items, Numeral, Section, WrittenPath
-
-Decay: TypeAlias = Annotated[float, Field(ge=0, lt=1)]
-Betas: TypeAlias = Annotated[tuple[Decay, Decay], Field(strict=False)]
-
-
-class Optimizer(Section):
-    """The optimizer and its schedule over the run's optimizer steps."""
-
-    name: Literal["adamw", "sgd"] = Field(default="adamw", description="update rule")
-    learning_rate: float = Field(default=1e-6, gt=0, le=1, description="highest learning rate of the schedule")
-    schedule: Literal["constant", "linear", "cosine"] = Field(
-        default="constant", description="shape of the decay after the warm-up"
-    )
-    warmup_steps: int = Field(default=0, ge=0, description="optimizer steps of linear warm-up")
-    weight_decay: float = Field(default=0.0, ge=0, le=1, description="decoupled weight decay")
-    betas: Betas = Field(default=(0.9, 0.999), description="Adam's two decay rates")
-    eps: float = Field(default=1e-8, gt=0, le=0.1, description="Adam's epsilon")
-    max_grad_norm: float = Field(default=1.0, gt=0, description="gradients are clipped to this global norm")
-    min_ratio: float = Field(
-        default=0.0, ge=0, le=1, description="lowest learning rate of the decay, as a share of learning_rate"
-    )
 
 
 class Train(Section):

@@ -28,7 +28,7 @@ from transformers.integrations.deepspeed import HfDeepSpeedConfig, unset_hf_deep
 from distft.common.errors import EnvironmentFallsShort
 from distft.common.verb import DevicePart
 from distft.config.models import Engine as EngineConfig
-from distft.config.training import Optimizer
+from distft.config.optimizers.optimizer import Optimizer
 from distft.engine import process_group
 from distft.engine.accumulation import accumulate_in_float32
 from distft.engine.asleep import BOTH, Asleep
@@ -73,6 +73,7 @@ class Engine:
         rate_ratio: Callable[[str], float],
     ) -> None:  # fmt: skip
         self.trained = optimizer is not None
+        self._states = optimizer.states if optimizer is not None else ()
         self.zero_stage = config.zero_stage if self.trained or config.zero_stage == 3 else 0
         self.device = accelerator()
         self._dtype = dtype
@@ -210,7 +211,7 @@ class Engine:
         Raises FileNotFoundError where there is nothing, UserError where it is of other weights or another optimizer.
         """
         self._asleep.finish()
-        load_states(self._module, self._engine.optimizer, self.zero_stage, folder)
+        load_states(self._module, self._engine.optimizer, self._states, self.zero_stage, folder)
 
     def rewritten(self) -> None:
         """Somebody wrote to the weights of a frozen model: what lies of them on the host is not theirs any more."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from distft.config.training import Optimizer
+from distft.config.optimizers.optimizer import Optimizer
 
 
 def learning_rate(optimizer: Optimizer, step: int, total_steps: int) -> float:

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
 
-from distft.config.training import Optimizer
+from distft.config.optimizers.adamw import AdamW
+from distft.config.optimizers.lion import Lion
+from distft.config.optimizers.optimizer import Optimizer
+from distft.config.optimizers.sgd import Sgd
+from distft.engine.rules.lion import Lion as LionRule
+from distft.engine.rules.rounded_adamw import RoundedAdamW
 
 
 def build_optimizer(
     module: nn.Module, optimizer: Optimizer, device: torch.device, rate_ratio: Callable[[str], float]
 ) -> torch.optim.Optimizer:
-    """AdamW (Loshchilov and Hutter 2019) or plain SGD, which couples the decay to the gradient.
+    """The optimizer of that section, over the weights that are trained.
 
     Only matrices and embeddings are decayed: biases and norms, which have one dimension, are not. These
     are the groups of Hugging Face's Trainer, found without its list of names; apart in them those with another
@@ -28,15 +34,22 @@ def build_optimizer(
         {"params": parameters, "weight_decay": 0.0 if undecayed else optimizer.weight_decay, "rate_ratio": ratio}
         for (undecayed, ratio), parameters in sorted(members.items(), key=lambda member: member[0])
     ]
-    if optimizer.name == "sgd":
-        return torch.optim.SGD(groups, lr=optimizer.learning_rate)
-    return torch.optim.AdamW(
-        groups,
-        lr=optimizer.learning_rate,
-        betas=optimizer.betas,
-        eps=optimizer.eps,
-        fused=device.type in ("cuda", "cpu"),
-    )
+    return _of_kind(groups, optimizer, device)
+
+
+def _of_kind(groups: list[dict[str, Any]], optimizer: Optimizer, device: torch.device) -> torch.optim.Optimizer:
+    rate = optimizer.learning_rate
+    match optimizer:
+        case Sgd():
+            return torch.optim.SGD(groups, lr=rate)
+        case Lion():
+            return LionRule(groups, rate, optimizer.betas)
+        case AdamW(state_dtype="bfloat16"):
+            return RoundedAdamW(groups, rate, optimizer.betas, optimizer.eps)
+        case AdamW():
+            fused = device.type in ("cuda", "cpu")
+            return torch.optim.AdamW(groups, lr=rate, betas=optimizer.betas, eps=optimizer.eps, fused=fused)
+    raise TypeError(type(optimizer).__name__)
 
 
 def set_rate(built: torch.optim.Optimizer, learning_rate: float) -> None:

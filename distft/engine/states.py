@@ -6,7 +6,7 @@ from them: where it is the one that wrote them, bit for bit.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,12 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from distft.common.errors import UserError
+from distft.config.optimizers.optimizer import State
 from distft.engine.pieces import Piece, pieces_here
 from distft.engine.process_group import failing_together
 from distft.engine.shards import Shards, piece_key, shard_file, write_shard
 from distft.models.buffers import kept_buffers
+from distft.models.load import DTYPES
 
 WEIGHT = "weight"
 # Of float16's scale, as far as both of DeepSpeed's holders of it have them.
@@ -44,7 +46,7 @@ def save_states(module: nn.Module, optimizer: Any, zero_stage: int, folder: Path
     write_shard(shard_file(folder, rank), list(_tensors(pieces, inner)), buffers, facts)
 
 
-def load_states(module: nn.Module, optimizer: Any, zero_stage: int, folder: Path) -> None:
+def load_states(module: nn.Module, optimizer: Any, states: Sequence[State], zero_stage: int, folder: Path) -> None:
     """What the ranks of any layout saved (collective). Raises FileNotFoundError where nothing is, UserError for what
     was saved of other weights or by another optimizer, on all ranks."""
     with failing_together():
@@ -53,7 +55,7 @@ def load_states(module: nn.Module, optimizer: Any, zero_stage: int, folder: Path
     with failing_together():
         if zero_stage == 3:
             optimizer.checkpoint_event_prologue()  # what is kept whole becomes shards, and is gathered anew below
-        _read(shards, module, optimizer, zero_stage)
+        _read(shards, module, optimizer, states, zero_stage)
     _publish(optimizer, zero_stage)
 
 
@@ -76,18 +78,19 @@ def _tensors(pieces: list[Piece], inner: Any) -> Iterator[tuple[str, Tensor]]:
                 yield piece_key(kind, piece.start, piece.name), piece.of(tensor)
 
 
-def _read(shards: Shards, module: nn.Module, optimizer: Any, zero_stage: int) -> None:
+def _read(shards: Shards, module: nn.Module, optimizer: Any, states: Sequence[State], zero_stage: int) -> None:
     inner, facts = _bare(optimizer), shards.facts
     pieces = pieces_here(module, optimizer, zero_stage)
     inner.state.clear()
-    for owner in {id(piece.owner): piece.owner for piece in pieces}.values() if facts["states"] else ():
-        inner.state[owner] = {"step": torch.tensor(facts["step"], dtype=torch.float32, device=owner.device)} | {
-            kind: torch.zeros_like(owner) for kind in facts["states"]
-        }
+    kept = [state for state in states if state.name in facts["states"]]  # none before the first step
+    for owner in {id(piece.owner): piece.owner for piece in pieces}.values() if kept else ():
+        inner.state[owner] = {state.name: torch.zeros_like(owner, dtype=DTYPES[state.dtype]) for state in kept}
+        if facts["step"] is not None:
+            inner.state[owner]["step"] = torch.tensor(facts["step"], dtype=torch.float32, device=owner.device)
     for piece in pieces:
         shards.read(WEIGHT, piece.name, piece.start, piece.of(piece.owner))
-        for kind in facts["states"]:
-            shards.read(kind, piece.name, piece.start, piece.of(inner.state[piece.owner][kind]))
+        for state in kept:
+            shards.read(state.name, piece.name, piece.start, piece.of(inner.state[piece.owner][state.name]))
     if buffers := kept_buffers(module):
         there = shards.buffers()
         for name, buffer in buffers.items():

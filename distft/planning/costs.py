@@ -97,9 +97,10 @@ def gather_calls(sizes: TensorTable, bucket: int) -> int:
     return large + -(-rest // bucket)
 
 
-def adam_bytes(elements: int, size: int) -> int:
-    """Bytes that a step of Adam moves: master weights and two moments in and out, gradients in, parameters out."""
-    return elements * (2 * (4 + 8) + 4 + size)
+def step_bytes(elements: int, size: int, states: float = 8) -> int:
+    """Bytes that an optimizer step moves: master weights and ``states`` bytes for each (Adam's two moments: 8) in and
+    out, gradients in, parameters out."""
+    return int(elements * (2 * (4 + states) + 4 + size))
 
 
 def cache_bytes(sizes: ModelSizes, rows: float, length: float, size: int) -> float:

@@ -246,7 +246,7 @@ def _compute(recipe: Recipe, role: str, model: Model, family: str, *, gpu: bool)
     return Compute(
         dtype=model.dtype,
         trained=trained,
-        adam=trained and optimizer_of(recipe, role).name == "adamw",
+        state_bytes=optimizer_of(recipe, role).state_bytes if trained else 0,
         checkpointing=model.gradient_checkpointing,
         eager_attention=model.attention == "eager",
         gpu=gpu,

@@ -80,12 +80,12 @@ class Work:
 @dataclass(frozen=True)
 class Compute:
     """How a role computes, and on what. ``fused``: its head with the log-probabilities, where that saves logits;
-    ``liger``: its layers by Liger's kernels.
+    ``liger``: its layers by Liger's kernels. ``state_bytes``: what the optimizer keeps beside a weight, of Adam 8.
     """
 
     dtype: str
     trained: bool
-    adam: bool
+    state_bytes: float
     checkpointing: bool
     eager_attention: bool
     gpu: bool
@@ -154,8 +154,7 @@ def state_items(sizes: ModelSizes, engine: Engine, compute: Compute, ranks: int)
         items.append(Item("gradients cut by a boundary", 4 * trained.largest, place=away))
     if stage >= 1 or size < 4:
         items.append(Item("master weights", 4 * states, place=away))
-    if compute.adam:
-        items.append(Item("optimizer states", 8 * states, place=away))
+    items.append(Item("optimizer states", int(compute.state_bytes * states), place=away))
     if offloaded:
         items += _offload_items(trained.largest, stage, size, states)
         items += _page_locked(items, gpu=compute.gpu)

@@ -157,8 +157,7 @@ class _RoleWork:
 
     def _optimizer_step(self, states: int, *, offloaded: bool) -> dict[str, float]:
         """Seconds after the last backward pass, by resource: the optimizer, and what replicas exchange then."""
-        adam = optimizer_of(self.recipe, self.role).name == "adamw"
-        moved = costs.adam_bytes(states, self.size) - (0 if adam else 2 * 8 * states)
+        moved = costs.step_bytes(states, self.size, optimizer_of(self.recipe, self.role).state_bytes)
         ends = {}
         if offloaded:
             on_node = -(-self.place.ranks // self.place.nodes)

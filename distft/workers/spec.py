@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from distft.config.models import Init, Model
-from distft.config.training import Optimizer
+from distft.config.optimizers.optimizer import Optimizer
 from distft.models.families.table import FamilyName
 from distft.planning.generation import EngineSettings
 

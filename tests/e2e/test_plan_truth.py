@@ -182,6 +182,18 @@ def test_other_adapters(groups: dict[int, Group], folder: str, adapter: dict[str
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("optimizer", [
+    {"name": "lion"}, {"name": "adamw", "state_dtype": "bfloat16"}, {"name": "sgd"},
+], ids=["lion", "rounded", "sgd"])  # fmt: skip
+@pytest.mark.parametrize(("stage", "offload"), STAGES_AND_OFFLOADS)
+def test_other_optimizers(
+    groups: dict[int, Group], folder: str, optimizer: dict[str, Any], stage: int, offload: str
+) -> None:
+    engine = {"zero_stage": stage, **OFFLOADS[offload]}
+    assert_plan_is_true(groups, folder, "policy", 2, "bfloat16", engine, optimizer=optimizer)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("role", ["reference", "reward"])
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_frozen_roles_and_scalar_heads(groups: dict[int, Group], folder: str, ranks: int, role: str) -> None:

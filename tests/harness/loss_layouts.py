@@ -24,7 +24,7 @@ from distft.config.find_method import built_in_kinds, traits_of
 from distft.config.method import PAIRS
 from distft.config.models import Engine as EngineConfig
 from distft.config.models import Model
-from distft.config.training import Optimizer
+from distft.config.optimizers.adamw import AdamW
 from distft.experience.passes import Work, update_pass
 from distft.groups.handles import DataRef, Part
 from distft.models.families.family import find_family
@@ -54,7 +54,7 @@ CLASSIFIERS = ("classification",)  # whose head is new
 PAIRED = (*(kind for kind in built_in_kinds() if traits_of(kind).unit == PAIRS), "online_dpo")
 # At Adam's usual eps of 1e-8 one weight of one loss (apo_zero), whose gradient is as small as that, ended 4 allowances
 # apart: rounding, amplified. The gradients themselves are compared before the step.
-OPTIMIZER = Optimizer(learning_rate=RATE, max_grad_norm=1.0, eps=1e-6)
+OPTIMIZER = AdamW(learning_rate=RATE, max_grad_norm=1.0, eps=1e-6)
 
 
 @dataclass(frozen=True)

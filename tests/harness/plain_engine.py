@@ -7,13 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from distft.config.training import Optimizer
+from distft.config.optimizers.adamw import AdamW
 
 
 class PlainEngine:
     """What the update needs of ``distft.engine.engine.Engine``, over a module that lies here whole."""
 
-    def __init__(self, module: nn.Module, optimizer: Optimizer) -> None:
+    def __init__(self, module: nn.Module, optimizer: AdamW) -> None:
         self.module = module.train()
         self.device = torch.device("cpu")
         self._max_grad_norm = optimizer.max_grad_norm

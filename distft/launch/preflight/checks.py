@@ -192,11 +192,11 @@ def _shortened(path: Path | str) -> str:
 
 
 def checkpoint_bytes(recipe: Recipe, plan: Plan) -> int:
-    """Bytes of one checkpoint: of what each role trains, the weights in float32 and Adam's two states, once; of a
+    """Bytes of one checkpoint: of what each role trains, the weights in float32 and the optimizer's states, once; of a
     frozen one that it holds the weights."""
     trained = trained_roles(recipe)
     return sum(
-        plan.memory[role].trained * (12 if optimizer_of(recipe, role).name == "adamw" else 4)
+        int(plan.memory[role].trained * (4 + optimizer_of(recipe, role).state_bytes))
         if role in trained
         else plan.memory[role].parameters * BYTES[model_of(recipe, role).dtype]
         for role in kept_roles(recipe)

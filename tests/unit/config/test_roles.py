@@ -10,6 +10,8 @@ from distft.common.errors import UserError
 from distft.config import roles as facts
 from distft.config.load import load_recipe
 from distft.config.models import Engine, Reference
+from distft.config.optimizers.adamw import AdamW
+from distft.config.optimizers.lion import Lion
 
 FUNCTIONS_ONLY = "models.reward={functions: [my:reward]}"
 
@@ -115,6 +117,19 @@ def test_a_roles_optimizer_adds_to_the_recipes(recipes: Callable[[str], str]) ->
     assert (value.learning_rate, value.weight_decay) == (1e-4, 0.1)
     with pytest.raises(KeyError):
         facts.optimizer_of(recipe, "reward")
+
+
+def test_a_roles_optimizer_of_another_rule_takes_what_every_rule_has(recipes: Callable[[str], str]) -> None:
+    """And one that names no rule is of the recipe's, with that one's keys."""
+    lion = ["optimizer={name: lion, learning_rate: 1e-5, weight_decay: 0.1, betas: [0.8, 0.98]}"]
+    other = load_recipe(recipes("ppo"), [*lion, "models.value.optimizer={name: adamw, eps: 1e-6, warmup_steps: 2}"])
+    value = facts.optimizer_of(other, "value")
+    assert isinstance(value, AdamW)
+    assert (value.learning_rate, value.weight_decay, value.eps, value.warmup_steps) == (1e-5, 0.1, 1e-6, 2)
+    assert value.betas == (0.9, 0.999)
+    same = facts.optimizer_of(load_recipe(recipes("ppo"), [*lion, "models.value.optimizer.weight_decay=0.2"]), "value")
+    assert isinstance(same, Lion)
+    assert (same.learning_rate, same.weight_decay, same.betas) == (1e-5, 0.2, (0.8, 0.98))
 
 
 def test_sizes_that_follow(recipes: Callable[[str], str]) -> None:

@@ -11,6 +11,7 @@ import yaml
 from distft.config.find_method import built_in_kinds, method_of
 from distft.config.load import load_recipe, recipe_file, resolved_yaml, shipped_pipelines, shipped_recipes
 from distft.config.models import ADAPTERS, DEFAULT_METHOD, METHOD_IS, AnyAdapter
+from distft.config.optimizers.kinds import DEFAULT_NAME, NAME_IS, OPTIMIZERS, AnyOptimizer
 from distft.config.schema import recipe_keys, recipe_schema
 
 SHIPPED = [name for name, _ in shipped_recipes()]
@@ -88,3 +89,18 @@ def test_the_adapters_by_their_methods_are_those_that_a_model_takes() -> None:
     said = [get_args(adapter.model_fields["method"].annotation) for adapter in ADAPTERS.values()]
     assert said == [(method,) for method in ADAPTERS]
     assert DEFAULT_METHOD == "lora"
+
+
+def test_the_optimizers_by_their_names_are_those_that_a_recipe_takes() -> None:
+    union, *_ = get_args(AnyOptimizer)
+    taken = {tag.tag: optimizer for optimizer, tag in map(get_args, get_args(union))}
+    assert taken == {f"{NAME_IS}{name}": optimizer for name, optimizer in OPTIMIZERS.items()}
+    said = [get_args(optimizer.model_fields["name"].annotation) for optimizer in OPTIMIZERS.values()]
+    assert said == [(name,) for name in OPTIMIZERS]
+    assert DEFAULT_NAME == "adamw"
+
+
+def test_an_optimizer_has_the_keys_of_its_own_rule() -> None:
+    recipe = shipped("ppo-tiny")
+    assert wrong({**recipe, "optimizer": {"name": "lion", "betas": [0.9, 0.98]}}) == []
+    assert wrong({**recipe, "optimizer": {"name": "lion", "eps": 1e-6}})

@@ -19,7 +19,8 @@ from distft.common.seeding import restore_rng_state, rng_state, seed_everything
 from distft.config.adapters.adapter import Adapter
 from distft.config.models import Engine as EngineConfig
 from distft.config.models import Model, Quantization
-from distft.config.training import Optimizer
+from distft.config.optimizers.adamw import AdamW
+from distft.config.optimizers.optimizer import Optimizer
 from distft.engine import process_group, whole_weights
 from distft.engine.diverged import NonFiniteGradients
 from distft.engine.engine import Engine, writable
@@ -43,7 +44,7 @@ class Setup:
     folder: str
     stage: int = 3
     dtype: str = "float32"
-    optimizer: Optimizer | None = field(default_factory=lambda: Optimizer(learning_rate=RATE, weight_decay=0.1))
+    optimizer: Optimizer | None = field(default_factory=lambda: AdamW(learning_rate=RATE, weight_decay=0.1))
     engine: dict[str, Any] = field(default_factory=dict)
     checkpointing: bool = False
     dropout: bool = False
@@ -229,6 +230,13 @@ def load_and_go_on(rank: int, world: int, setup: Setup, folder: str, then: Any) 
     engine.load(Path(folder))
     kept = weights(engine)
     return {"kept": kept, "norms": take_steps(engine, rank, then), "weights": weights(engine)}
+
+
+def load_and_save(rank: int, world: int, setup: Setup, folder: str, again: str) -> None:
+    """Loads into a fresh engine and saves what it then holds elsewhere."""
+    engine = setup.build()
+    engine.load(Path(folder))
+    engine.save(Path(again))
 
 
 def refused_load(rank: int, world: int, setup: Setup, folder: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch.nn.functional as F
 from transformers import AutoModelForCausalLM
 
 from distft.config.adapters.lora import Lora
-from distft.config.training import Optimizer
+from distft.config.optimizers.sgd import Sgd
 from tests.unit.engine import rank_side
 from tests.unit.engine.group import Group
 from tests.unit.engine.rank_side import RATE, VOCABULARY, Setup
@@ -48,8 +49,15 @@ def plain(folder: str, dtype: torch.dtype) -> Any:
     return module.train()
 
 
-def plain_adamw(
-    folder: str, dtype: torch.dtype = torch.float32, first: int = 0
+def _adamw(groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(groups, lr=RATE, foreach=False, fused=False)
+
+
+def plain_steps(
+    folder: str,
+    dtype: torch.dtype = torch.float32,
+    first: int = 0,
+    rule: Callable[[list[dict[str, Any]]], torch.optim.Optimizer] = _adamw,
 ) -> tuple[list[float], dict[str, np.ndarray]]:
     """The same steps from ``first`` on in one process, whole batches at once; weights start from ``dtype``."""
     torch.set_num_threads(1)
@@ -58,7 +66,7 @@ def plain_adamw(
         {"params": [p for p in module.parameters() if p.dim() >= 2], "weight_decay": DECAY},
         {"params": [p for p in module.parameters() if p.dim() < 2], "weight_decay": 0.0},
     ]
-    optimizer = torch.optim.AdamW(groups, lr=RATE, foreach=False, fused=False)
+    optimizer = rule(groups)
     norms = []
     for step in STEPS[first:]:
         ids = torch.cat([rank_side.sequence(sample) for rank in step for micro in rank for sample in micro])
@@ -79,7 +87,7 @@ def spread(found: dict[str, np.ndarray], wanted: dict[str, np.ndarray]) -> tuple
 
 @pytest.mark.parametrize(("stage", "world_size"), ON)
 def test_float32_is_plain_adamw(groups: dict[int, Group], folder: str, stage: int, world_size: int) -> None:
-    norms, wanted = plain_adamw(folder)
+    norms, wanted = plain_steps(folder)
     assert min(norms) < 1.0 < max(norms) or min(norms) > 1.0  # clipping is at work
     for answer in groups[world_size].call(rank_side.train, Setup(folder, stage), steps_for(world_size)):
         assert answer["norms"] == pytest.approx(norms, rel=1e-5)
@@ -98,7 +106,7 @@ def test_low_precision_is_plain_adamw_within_its_precision(
     group.call(rank_side.allow_float16)
     # The first step's gradients times float16's first loss scale are infinite: no step is taken.
     first = 1 if dtype == "float16" else 0
-    norms, wanted = plain_adamw(folder, getattr(torch, dtype), first)
+    norms, wanted = plain_steps(folder, getattr(torch, dtype), first)
     found = {}
     for stage in STAGES:
         answer = group.call(rank_side.train, Setup(folder, stage, dtype), steps_for(world_size)[first:])[0]
@@ -303,7 +311,7 @@ def test_a_frozen_base_goes_out_once(groups: dict[int, Group], folder: str, stag
 @pytest.mark.parametrize("stage", FIRST_AND_LAST)
 def test_sgd_is_plain_sgd(groups: dict[int, Group], folder: str, stage: int) -> None:
     """One step of size RATE along the clipped gradient, and nothing else."""
-    setup = Setup(folder, stage, optimizer=Optimizer(name="sgd", learning_rate=RATE, max_grad_norm=0.5))
+    setup = Setup(folder, stage, optimizer=Sgd(learning_rate=RATE, max_grad_norm=0.5))
     before = {f"model.{n}": p for n, p in AutoModelForCausalLM.from_pretrained(folder).named_parameters()}
     answer = groups[2].call(rank_side.train, setup, STEPS[:1])[0]
     moved = [np.linalg.norm(answer["weights"][name] - before[name].detach().numpy()) for name in before]

@@ -14,7 +14,7 @@ from transformers import (
     get_linear_schedule_with_warmup,
 )
 
-from distft.config.training import Optimizer
+from distft.config.optimizers.adamw import AdamW
 from distft.engine.learning_rate import learning_rate
 
 PEAK, TOTAL = 3e-4, 20
@@ -32,7 +32,7 @@ def theirs(make: Callable[..., Any], **options: Any) -> list[float]:
 
 
 def ours(**options: Any) -> list[float]:
-    optimizer = Optimizer(learning_rate=PEAK, **options)
+    optimizer = AdamW(learning_rate=PEAK, **options)
     return [learning_rate(optimizer, step, TOTAL) for step in range(TOTAL)]
 
 
@@ -53,7 +53,7 @@ def test_constant_linear_and_cosine(warmup: int) -> None:
 
 
 def test_linear_ends_at_its_lowest_and_stays_there() -> None:
-    optimizer = Optimizer(learning_rate=PEAK, schedule="linear", min_ratio=0.25)
+    optimizer = AdamW(learning_rate=PEAK, schedule="linear", min_ratio=0.25)
     assert learning_rate(optimizer, TOTAL, TOTAL) == pytest.approx(0.25 * PEAK)
     assert learning_rate(optimizer, TOTAL + 5, TOTAL) == pytest.approx(0.25 * PEAK)
     assert learning_rate(optimizer, TOTAL // 2, TOTAL) == pytest.approx(0.625 * PEAK)

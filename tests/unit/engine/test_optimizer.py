@@ -11,7 +11,8 @@ from transformers import AutoModelForCausalLM
 from transformers.trainer_pt_utils import get_parameter_names
 
 from distft.config.models import Model
-from distft.config.training import Optimizer
+from distft.config.optimizers.adamw import AdamW
+from distft.config.optimizers.sgd import Sgd
 from distft.engine.optimizer import build_optimizer, set_rate
 from tests.unit.models import tiny
 
@@ -24,7 +25,7 @@ UNDECAYED = [r"bias", r"layernorm", r"rmsnorm", r"(?:^|\.)norm(?:$|\.)", r"_norm
 def test_the_groups_are_hugging_faces(tmp_path: Path, architecture: str) -> None:
     module = AutoModelForCausalLM.from_pretrained(tiny.write_model(tmp_path, architecture))
     wanted = set(get_parameter_names(module, [nn.LayerNorm], UNDECAYED))
-    built = build_optimizer(module, Optimizer(weight_decay=0.1), torch.device("cpu"), ONE_RATE)
+    built = build_optimizer(module, AdamW(weight_decay=0.1), torch.device("cpu"), ONE_RATE)
     decayed = {id(p) for group in built.param_groups if group["weight_decay"] > 0 for p in group["params"]}
     names = {name for name, parameter in module.named_parameters() if id(parameter) in decayed}
     assert names == wanted & {name for name, _ in module.named_parameters()}
@@ -34,7 +35,7 @@ def test_the_groups_are_hugging_faces(tmp_path: Path, architecture: str) -> None
 def test_frozen_weights_are_left_out_and_settings_arrive() -> None:
     module = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
     module[0].requires_grad_(requires_grad=False)
-    config = Optimizer(learning_rate=0.5, betas=(0.8, 0.9), eps=1e-5, weight_decay=0.2)
+    config = AdamW(learning_rate=0.5, betas=(0.8, 0.9), eps=1e-5, weight_decay=0.2)
     built = build_optimizer(module, config, torch.device("cpu"), ONE_RATE)
     assert isinstance(built, torch.optim.AdamW)
     assert [len(group["params"]) for group in built.param_groups] == [1, 1]
@@ -44,5 +45,5 @@ def test_frozen_weights_are_left_out_and_settings_arrive() -> None:
     set_rate(built, 0.5)
     first = built.param_groups[0]
     assert (first["lr"], first["betas"], first["eps"], first["weight_decay"]) == (0.5, (0.8, 0.9), 1e-5, 0.2)
-    plain = build_optimizer(module, Optimizer(name="sgd"), torch.device("cpu"), ONE_RATE)
+    plain = build_optimizer(module, Sgd(), torch.device("cpu"), ONE_RATE)
     assert isinstance(plain, torch.optim.SGD)

@@ -13,7 +13,7 @@ import pytest
 from safetensors import safe_open
 
 from distft.config.adapters.lora import Lora
-from distft.config.training import Optimizer
+from distft.config.optimizers.sgd import Sgd
 from tests.unit.engine import rank_side
 from tests.unit.engine.group import Group
 from tests.unit.engine.rank_side import RATE, Setup
@@ -118,7 +118,7 @@ def test_what_is_not_the_same_training_is_refused_by_name_on_all_ranks(
     other = groups[2].call(rank_side.refused_load, Setup(untied, 3), str(tmp_path))
     assert other[0] == other[1]
     assert "the checkpoint is of other weights: model.lm_head.weight is not trained there, of shape [" in other[0]
-    sgd = Setup(folder, 2, optimizer=Optimizer(name="sgd", learning_rate=RATE))
+    sgd = Setup(folder, 2, optimizer=Sgd(learning_rate=RATE))
     (said, _) = groups[2].call(rank_side.refused_load, sgd, str(tmp_path))
     assert f"{tmp_path}: the checkpoint has the states of AdamW, the recipe trains with SGD" in said
 

@@ -90,7 +90,8 @@ def test_collectives_of_a_pass() -> None:
 
 def test_bytes_of_adam_and_of_the_cache() -> None:
     """Bfloat16: 12 bytes of master weights and moments read and written, 4 of gradients, 2 of parameters."""
-    assert costs.adam_bytes(1000, 2) == 30_000
+    assert costs.step_bytes(1000, 2) == 30_000
+    assert costs.step_bytes(1000, 2, states=4) == 22_000
     # 32 layers x 8 heads x 128 wide, keys and values, two bytes: 128 KiB a token.
     assert costs.cache_bytes(SIZES, 1, 1, 2) == 128 * 1024
 

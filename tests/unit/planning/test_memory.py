@@ -44,7 +44,9 @@ SIZES = sizes_from_config(LLAMA_8B)
 
 
 def compute(dtype: str = "bfloat16", *, trained: bool = True, checkpointing: bool = False, gpu: bool = True) -> Compute:
-    return Compute(dtype, trained, adam=trained, checkpointing=checkpointing, eager_attention=False, gpu=gpu)
+    return Compute(
+        dtype, trained, state_bytes=8 if trained else 0, checkpointing=checkpointing, eager_attention=False, gpu=gpu
+    )
 
 
 def per_parameter(
@@ -152,7 +154,7 @@ def test_shards_of_stage_3_are_cut_tensor_by_tensor() -> None:
 
 
 def test_sgd_has_no_optimizer_states() -> None:
-    how = Compute("float32", trained=True, adam=False, checkpointing=False, eager_attention=False, gpu=False)
+    how = Compute("float32", trained=True, state_bytes=0, checkpointing=False, eager_attention=False, gpu=False)
     assert per_parameter(Engine(), how) == pytest.approx(12)
 
 
@@ -318,7 +320,9 @@ def test_a_layer_keeps_what_torch_saves_of_it(dtype: str, kv_heads: int, attenti
     """From what a third layer saves; the plan may be above, as it counts expanded keys and values."""
     two, three = (saved_for_backward(n, dtype, kv_heads, attention, checkpointing=False) for n in (2, 3))
     sizes = sizes_from_config({"model_type": "llama", **SMALL, "num_key_value_heads": kv_heads})
-    how = Compute(dtype, trained=True, adam=True, checkpointing=False, eager_attention=attention == "eager", gpu=False)
+    how = Compute(
+        dtype, trained=True, state_bytes=8, checkpointing=False, eager_attention=attention == "eager", gpu=False
+    )
     planned = a_layer_of_a_token(sizes, how, length=128)
     assert three - two <= planned <= above * (three - two)
 

@@ -25,7 +25,7 @@ assert LLAMA_8B is not None
 
 
 def states(sizes: ModelSizes, dtype: str, stage: int, ranks: int = 1) -> list[Item]:
-    how = Compute(dtype, trained=True, adam=True, checkpointing=False, eager_attention=False, gpu=True)
+    how = Compute(dtype, trained=True, state_bytes=8, checkpointing=False, eager_attention=False, gpu=True)
     return state_items(sizes, Engine(zero_stage=stage, persistence_threshold=0), how, ranks)  # type: ignore[arg-type]
 
 

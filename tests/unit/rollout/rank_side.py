@@ -9,7 +9,7 @@ import torch
 
 from distft.config.models import Engine as EngineConfig
 from distft.config.models import Model
-from distft.config.training import Optimizer
+from distft.config.optimizers.adamw import AdamW
 from distft.engine.engine import Engine
 from distft.models.families.causal import load_causal
 from distft.models.load import DTYPES, plain_twin
@@ -29,7 +29,7 @@ def build(folder: str, dtype: str, stage: int) -> Engine:
     model = Model(path=folder, dtype=dtype, engine=config)  # type: ignore[arg-type]
     with Engine.sharded_loading(config, dtype):
         module = load_causal(folder, model, dropout=False)
-    return Engine(module, config, dtype, Optimizer(learning_rate=1e-3), model.rate_ratio)
+    return Engine(module, config, dtype, AdamW(learning_rate=1e-3), model.rate_ratio)
 
 
 def train_step(engine: Engine) -> float:

@@ -12,7 +12,7 @@ from transformers import AutoModelForSequenceClassification
 from distft.batches import Batch, Ragged
 from distft.config.adapters.lora import Lora
 from distft.config.models import Engine, Model, RewardModel
-from distft.config.training import Optimizer
+from distft.config.optimizers.adamw import AdamW
 from distft.workers.model_worker import ModelWorker
 from distft.workers.spec import RoleSpec
 from tests.reference.ppo_reference import value_terms
@@ -39,7 +39,7 @@ def worker(
     engine = Engine(persistence_threshold=0, zero_stage=stage)  # type: ignore[arg-type]
     kind = RewardModel if role == "reward" else Model
     model = kind(path=folder, dtype="float32", engine=engine, peft=lora)
-    optimizer = None if finished else Optimizer(learning_rate=RATE)
+    optimizer = None if finished else AdamW(learning_rate=RATE)
     found = ModelWorker(spec=RoleSpec(role, model, "scalar", optimizer, longest=LONGEST), rank=rank, world_size=world)
     found.setup(("", 0), folder, not finished)
     if not finished:

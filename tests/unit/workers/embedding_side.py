@@ -10,7 +10,7 @@ import torch
 from distft.batches import Batch, Ragged
 from distft.config.adapters.lora import Lora
 from distft.config.models import Engine, Model
-from distft.config.training import Optimizer
+from distft.config.optimizers.adamw import AdamW
 from distft.workers.model_worker import ModelWorker
 from distft.workers.spec import RoleSpec
 from tests.unit.models.encoders import VOCABULARY
@@ -61,7 +61,7 @@ def worker(rank: int, world: int, folder: str, stage: Literal[0, 2, 3], lora: Lo
     torch.manual_seed(0)
     engine = Engine(persistence_threshold=0, zero_stage=stage)
     model = Model(path=folder, dtype="float32", engine=engine, peft=lora)
-    optimizer = Optimizer(learning_rate=RATE, eps=EPS, schedule="constant", max_grad_norm=100.0)
+    optimizer = AdamW(learning_rate=RATE, eps=EPS, schedule="constant", max_grad_norm=100.0)
     spec = RoleSpec("policy", model, "text_embedding", optimizer, longest=max(LENGTHS))
     found = ModelWorker(spec=spec, rank=rank, world_size=world)
     found.setup(("", 0), folder, False)

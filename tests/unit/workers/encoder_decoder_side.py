@@ -16,7 +16,7 @@ from distft.batches import Batch, Ragged
 from distft.common.addresses import found_at
 from distft.config.adapters.adapter import Adapter
 from distft.config.models import Engine, Model
-from distft.config.training import Optimizer
+from distft.config.optimizers.adamw import AdamW
 from distft.models.families.family import find_family
 from distft.workers.collate import collate
 from distft.workers.model_worker import ModelWorker
@@ -58,7 +58,7 @@ def worker(rank: int, world: int, folder: str, *, stage: int, warmup_steps: int 
     torch.manual_seed(0)
     engine = Engine(persistence_threshold=0, zero_stage=stage)  # type: ignore[arg-type]
     said = Model(path=folder, engine=engine, **{"dtype": "float32", **model})
-    optimizer = Optimizer(learning_rate=RATE, warmup_steps=warmup_steps)
+    optimizer = AdamW(learning_rate=RATE, warmup_steps=warmup_steps)
     spec = RoleSpec("policy", said, "causal", optimizer, longest=LONGEST)
     found = ModelWorker(spec=spec, rank=rank, world_size=world)
     found.setup(("", 0), folder, False)

@@ -10,7 +10,7 @@ import torch
 from distft.batches import Batch, Ragged
 from distft.config.adapters.adapter import Adapter
 from distft.config.models import Engine, Model
-from distft.config.training import Optimizer
+from distft.config.optimizers.adamw import AdamW
 from distft.models.adapters.adapt import is_adapter
 from distft.workers.model_worker import ModelWorker
 from distft.workers.spec import RoleSpec
@@ -46,7 +46,7 @@ def live(
     torch.manual_seed(0)
     engine = Engine(persistence_threshold=0, zero_stage=stage)
     model = Model(path=folder, dtype="float32", peft=adapter, engine=engine)
-    spec = RoleSpec("reward", model, "scalar", Optimizer(learning_rate=1e-2), longest=40, labels=labels)
+    spec = RoleSpec("reward", model, "scalar", AdamW(learning_rate=1e-2), longest=40, labels=labels)
     worker = ModelWorker(spec=spec, rank=rank, world_size=world)
     worker.setup(("", 0), folder, True)
     worker.check_export()

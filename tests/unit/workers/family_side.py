@@ -10,7 +10,7 @@ import torch
 from distft.batches import Batch, Ragged
 from distft.config.adapters.adapter import Adapter
 from distft.config.models import Engine, Model, Quantization
-from distft.config.training import Optimizer
+from distft.config.optimizers.adamw import AdamW
 from distft.rollout.generator import Sampling
 from distft.workers.generator_worker import GeneratorWorker
 from distft.workers.spec import RoleSpec
@@ -59,7 +59,7 @@ def live(
         path=folder, dtype="float32", peft=adapter, quantization=quantization, engine=engine,
         gradient_checkpointing=checkpointing,
     )  # fmt: skip
-    spec = RoleSpec("policy", model, "causal", Optimizer(learning_rate=1e-2), longest=LONGEST)
+    spec = RoleSpec("policy", model, "causal", AdamW(learning_rate=1e-2), longest=LONGEST)
     worker = GeneratorWorker(spec=spec, rank=rank, world_size=world)
     worker.setup(("", 0), folder, False)
     worker.check_export()

@@ -14,7 +14,7 @@ from distft.algorithms.losses.base import Loss
 from distft.algorithms.losses.dpo import Dpo
 from distft.algorithms.losses.sft import Sft
 from distft.batches import Batch, Ragged
-from distft.config.training import Optimizer
+from distft.config.optimizers.adamw import AdamW
 from distft.models.families.causal import Causal
 from distft.workers.reports import named_by_source
 from distft.workers.update import Updater
@@ -47,7 +47,7 @@ def rows(unit_size: int) -> Batch:
 
 def losses(loss: Loss, batch: Batch, step: list[list[int]], num_sources: int, rates: list[float] | None) -> Any:
     torch.manual_seed(2)
-    engine: Any = PlainEngine(Tiny(), Optimizer())
+    engine: Any = PlainEngine(Tiny(), AdamW())
     [metrics] = Updater(engine, Causal(), 0).run(batch, [step], loss, num_sources=num_sources, learning_rates=rates)
     return metrics
 

@@ -16,7 +16,7 @@ import torch
 
 from distft.batches import Batch, Ragged
 from distft.config.models import Engine, Model
-from distft.config.training import Optimizer
+from distft.config.optimizers.adamw import AdamW
 from distft.controller.invariants import InvariantViolated
 from distft.controller.weight_sync import check_sync
 from distft.planning.generation import EngineSettings, engine_environment, installed_vllm
@@ -54,7 +54,7 @@ def prompts() -> Batch:
 def trainer(rank: int, world: int, folder: str) -> Any:
     """A ZeRO-3 policy whose first rank hosts the meeting point."""
     model = Model(path=folder, dtype="float32", engine=Engine(persistence_threshold=0))
-    spec = RoleSpec("policy", model, "causal", Optimizer(learning_rate=0.05), longest=LONGEST, collective_timeout_s=60)
+    spec = RoleSpec("policy", model, "causal", AdamW(learning_rate=0.05), longest=LONGEST, collective_timeout_s=60)
     worker = _kept["worker"] = GeneratorWorker(spec=spec, rank=rank, world_size=world)
     store = worker.host_store()[0] if rank == 0 else ("", 0)
     worker.setup(store, folder, False)

@@ -14,7 +14,7 @@ from distft.algorithms.losses.ppo import PpoPolicy
 from distft.algorithms.losses.ppo_ptx import PpoPtx
 from distft.algorithms.losses.sft import Sft
 from distft.batches import Batch, Ragged
-from distft.config.training import Optimizer
+from distft.config.optimizers.adamw import AdamW
 from distft.models.families.causal import Causal
 from distft.workers.ptx import with_contents, with_texts
 from distft.workers.update import Updater
@@ -70,7 +70,7 @@ def test_texts_stand_behind_the_samples() -> None:
 
 def measured(batch: Batch, loss: Any, micro_batches: list[list[int]]) -> dict[str, float]:
     torch.manual_seed(2)
-    engine: Any = PlainEngine(Tiny(), Optimizer())
+    engine: Any = PlainEngine(Tiny(), AdamW())
     [metrics] = Updater(engine, Causal(), 0).run(batch, [micro_batches], loss)
     return metrics
 

@@ -16,7 +16,7 @@ from distft.algorithms.logprobs import token_logprobs
 from distft.algorithms.losses.base import LossResult, Metric, Reduce
 from distft.algorithms.losses.sft import Sft
 from distft.batches import Batch, Ragged
-from distft.config.training import Optimizer
+from distft.config.optimizers.adamw import AdamW
 from distft.engine.diverged import NonFiniteLoss
 from distft.models.families.causal import Causal
 from distft.models.selected import Reading
@@ -63,7 +63,7 @@ def test_numbers_are_read_once_a_step_however_many_micro_batches(alone: None) ->
     reads, losses = [], []
     for rows in (6, 2, 1):
         torch.manual_seed(1)
-        engine: Any = PlainEngine(Tiny(), Optimizer())
+        engine: Any = PlainEngine(Tiny(), AdamW())
         step = [list(range(first, first + rows)) for first in range(0, 12, rows)]
         with CountReads() as counting:
             [metrics] = Updater(engine, Causal(), 0).run(batch, [step], Sft(), learning_rates=[0.1])
@@ -80,7 +80,7 @@ def test_a_loss_that_is_no_number_is_told_with_what_to_do(alone: None, rates: li
     module = Tiny()
     for parameter in module.parameters():
         torch.nn.init.constant_(parameter, float("nan"))
-    engine: Any = PlainEngine(module, Optimizer())
+    engine: Any = PlainEngine(module, AdamW())
     with pytest.raises(NonFiniteLoss, match="the loss is nan") as caught:
         Updater(engine, Causal(), 0).run(batch, [[[0]]], Sft(), learning_rates=rates)
     assert ("optimizer.learning_rate=0.01" in str(caught.value)) is (rates is not None)

@@ -10,7 +10,7 @@ import torch
 
 from distft.config.adapters.lora import Lora
 from distft.config.models import Engine, Model
-from distft.config.training import Optimizer
+from distft.config.optimizers.adamw import AdamW
 from distft.workers import generator_worker
 from distft.workers.generator_worker import GeneratorWorker
 from distft.workers.spec import RoleSpec
@@ -28,7 +28,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
 def started(rank: int, world: int, folder: str, lora: Lora | None) -> Any:
     """A ZeRO-3 policy that generates from a twin."""
     model = Model(path=folder, dtype="float32", peft=lora, engine=Engine(persistence_threshold=0))
-    spec = RoleSpec("policy", model, "causal", Optimizer(learning_rate=0.1), longest=32)
+    spec = RoleSpec("policy", model, "causal", AdamW(learning_rate=0.1), longest=32)
     worker = GeneratorWorker(spec=spec, rank=rank, world_size=world)
     worker.setup(("", 0), folder, False)
     return worker

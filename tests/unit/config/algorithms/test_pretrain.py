@@ -16,7 +16,7 @@ from distft.batches import Batch, Ragged
 from distft.config.adapters.lora import Lora
 from distft.config.data import Data, Source
 from distft.config.models import Model
-from distft.config.training import Optimizer
+from distft.config.optimizers.adamw import AdamW
 from distft.data.dataset import load_datasets
 from distft.models.adapters.adapt import add_adapters
 from distft.models.families.causal import Causal
@@ -26,7 +26,7 @@ from tests.harness.plain_engine import PlainEngine
 from tests.unit.models import tiny
 
 RATE, LIMIT = 1e-2, 12
-OPTIMIZER = Optimizer(learning_rate=RATE, max_grad_norm=1.0)
+OPTIMIZER = AdamW(learning_rate=RATE, max_grad_norm=1.0)
 
 
 @pytest.fixture

@@ -1,0 +1,24 @@
+"""Lion."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from distft.config.optimizers.optimizer import Betas, Optimizer, State
+
+
+class Lion(Optimizer):
+    """The sign of a momentum (Chen et al. 2023): every weight moves by the learning rate, which they take three to ten
+    times smaller than AdamW's, with so many times its decay."""
+
+    name: Literal["lion"] = Field(default="lion", description="update rule")
+    betas: Betas = Field(
+        default=(0.9, 0.99), description="share of the momentum in the update, and decay rate of the momentum"
+    )
+
+    @property
+    def states(self) -> tuple[State, ...]:
+        """The momentum."""
+        return (State("exp_avg"),)

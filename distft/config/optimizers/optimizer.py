@@ -1,0 +1,71 @@
+"""What every optimizer says of itself: its keys, and what it keeps beside each weight, which the plan counts, a
+checkpoint holds and a sleep moves."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Annotated, Final, Literal, TypeAlias
+
+from pydantic import Field
+
+from distft.config.section import Section
+
+Decay: TypeAlias = Annotated[float, Field(ge=0, lt=1)]
+Betas: TypeAlias = Annotated[tuple[Decay, Decay], Field(strict=False)]
+StateDtype: TypeAlias = Literal["float32", "bfloat16"]
+
+_BYTES: Final = {"float32": 4, "bfloat16": 2}
+# Rules that others have and this has not, and why.
+REFUSED: Final = {
+    **dict.fromkeys(
+        ("schedule_free", "schedulefree", "adamw_schedule_free"),
+        "its weights of training and of evaluation differ, and who generates or is exported would have to know which",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class State:
+    """A number that is kept beside each weight that is trained, under torch's name for it."""
+
+    name: str
+    dtype: StateDtype = "float32"
+
+    @property
+    def bytes(self) -> float:
+        """Bytes of it in memory, and in a checkpoint."""
+        return _BYTES[self.dtype]
+
+
+class Optimizer(Section):
+    """The optimizer and its schedule over the run's optimizer steps."""
+
+    name: str
+    learning_rate: float = Field(default=1e-6, gt=0, le=1, description="highest learning rate of the schedule")
+    schedule: Literal["constant", "linear", "cosine"] = Field(
+        default="constant", description="shape of the decay after the warm-up"
+    )
+    warmup_steps: int = Field(default=0, ge=0, description="optimizer steps of linear warm-up")
+    weight_decay: float = Field(default=0.0, ge=0, le=1, description="weight decay of matrices and embeddings")
+    max_grad_norm: float = Field(default=1.0, gt=0, description="gradients are clipped to this global norm")
+    min_ratio: float = Field(
+        default=0.0, ge=0, le=1, description="lowest learning rate of the decay, as a share of learning_rate"
+    )
+
+    @property
+    @abstractmethod
+    def states(self) -> tuple[State, ...]:
+        """What it keeps beside each weight."""
+
+    @property
+    def state_bytes(self) -> float:
+        """Bytes of its states for one weight in memory."""
+        return sum(state.bytes for state in self.states)
+
+
+def over(base: Optimizer, own: Optimizer) -> Optimizer:
+    """``own``, its unset fields taken from ``base``; of another rule those that every rule has."""
+    kept = {key: value for key, value in base if key in type(own).model_fields and key not in own.model_fields_set}
+    shared = kept if type(own) is type(base) else {key: kept[key] for key in kept if key in Optimizer.model_fields}
+    return own.model_copy(update={key: value for key, value in shared.items() if key != "name"})

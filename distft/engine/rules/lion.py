@@ -1,0 +1,35 @@
+"""Lion: the sign of a momentum."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+
+
+class Lion(torch.optim.Optimizer):
+    """EvoLved Sign Momentum (Chen et al. 2023, algorithm 2).
+
+    With gradient g and momentum m: w <- w - lr (sign(beta1 m + (1 - beta1) g) + decay w), then m <- beta2 m +
+    (1 - beta2) g.
+    """
+
+    def __init__(self, groups: Iterable[dict[str, Any]], lr: float, betas: tuple[float, float]) -> None:
+        super().__init__(groups, {"lr": lr, "betas": betas, "weight_decay": 0.0})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]  # noqa: ARG002 - torch's signature
+        """One step of every weight that has a gradient."""
+        for group in self.param_groups:
+            rate, (beta1, beta2) = group["lr"], group["betas"]
+            for weight in group["params"]:
+                if weight.grad is None:
+                    continue
+                state = self.state[weight]
+                if not state:
+                    state["exp_avg"] = torch.zeros_like(weight)
+                momentum = state["exp_avg"]
+                weight.mul_(1 - rate * group["weight_decay"])
+                weight.add_(momentum.lerp(weight.grad, 1 - beta1).sign_(), alpha=-rate)
+                momentum.lerp_(weight.grad, 1 - beta2)

@@ -1,0 +1,159 @@
+"""Update rules against their formulas and other people's code; what they keep, to files and back."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import bitsandbytes
+import pytest
+import torch
+
+from distft.config.optimizers.adamw import AdamW
+from distft.config.optimizers.lion import Lion
+from distft.config.optimizers.optimizer import Optimizer
+from distft.engine.rules.lion import Lion as LionRule
+from distft.engine.rules.rounded_adamw import RoundedAdamW, _rounded
+from distft.engine.shards import Shards
+from tests.unit.engine import rank_side
+from tests.unit.engine.group import Group
+from tests.unit.engine.rank_side import RATE, Setup
+from tests.unit.engine.test_engine import DECAY, OFFLOADED, STEPS, plain_steps, slow, spread, steps_for
+
+COMMON: dict[str, Any] = {"learning_rate": RATE, "weight_decay": DECAY}
+RULES: dict[str, Optimizer] = {
+    "lion": Lion(**COMMON),
+    "rounded": AdamW(**COMMON, state_dtype="bfloat16"),
+}
+Rule = Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
+REFERENCES: dict[str, Rule] = {
+    "lion": lambda groups: bitsandbytes.optim.Lion(groups, lr=RATE, betas=(0.9, 0.99), optim_bits=32),
+    "rounded": lambda groups: torch.optim.AdamW(groups, lr=RATE),
+}
+# The mean difference of the weights after all steps, as a share of the rate. Where a gradient is nearly 0 its rounding
+# decides its sign, and Lion's step with it; a bfloat16 is off by up to 0.8 %.
+NEAR = {"lion": 2e-3, "rounded": 2e-2}
+# Which run by default; the others are slow.
+USUAL = {("lion", 0, 1), ("lion", 3, 2), ("rounded", 0, 1), ("rounded", 2, 2)}
+ANYWHERE = [(rule, stage, ranks) for rule in RULES for stage in range(4) for ranks in (1, 2)]
+
+
+def some_slow(cases: list[tuple[Any, ...]]) -> list[Any]:
+    return [case if case in USUAL else slow(*case) for case in cases]
+
+
+@pytest.mark.parametrize(("rule", "stage", "world_size"), some_slow(ANYWHERE))
+def test_a_rule_is_its_reference(groups: dict[int, Group], folder: str, rule: str, stage: int, world_size: int) -> None:
+    norms, wanted = plain_steps(folder, rule=REFERENCES[rule])
+    setup = Setup(folder, stage, optimizer=RULES[rule])
+    for answer in groups[world_size].call(rank_side.train, setup, steps_for(world_size)):
+        assert answer["norms"] == pytest.approx(norms, rel=NEAR[rule])
+        assert answer["norms"][0] == pytest.approx(norms[0], rel=1e-5)
+        assert spread(answer["weights"], wanted)[0] < NEAR[rule] * RATE
+
+
+@pytest.mark.parametrize(("rule", "stage", "world_size"), some_slow(ANYWHERE))
+def test_a_rule_goes_on_and_sleeps_as_if_nothing_had_been(
+    groups: dict[int, Group], folder: str, tmp_path: Path, rule: str, stage: int, world_size: int
+) -> None:
+    """Bit for bit; what it keeps beside each weight takes the bytes that are declared."""
+    setup, steps = Setup(folder, stage, "bfloat16", optimizer=RULES[rule]), steps_for(world_size)
+    for answer in groups[world_size].call(rank_side.save_and_go_on, setup, str(tmp_path), steps[:2], steps[2:]):
+        assert answer["norms"][0] == answer["norms"][1]
+        assert spread(*answer["weights"]) == (0.0, 0.0)
+    awake = groups[world_size].call(rank_side.train, setup, steps)[0]
+    slept = groups[world_size].call(rank_side.sleep_and_wake, setup, STEPS if world_size == 2 else steps)[0]
+    assert spread(slept["weights"], awake["weights"]) == (0.0, 0.0)
+    masters = slept["kinds"]["master weights"]
+    assert slept["kinds"]["optimizer states"] == masters / 4 * RULES[rule].state_bytes
+
+
+def kept(folder: Path, rule: str) -> dict[tuple[str, str], torch.Tensor]:
+    """Weights and states, whole, as the files say them."""
+    shards, found = Shards(folder), {}
+    for kind in ("weight", *(state.name for state in RULES[rule].states)):
+        for name, shape in shards.facts["shapes"].items():
+            found[kind, name] = torch.empty(shape)
+            shards.read(kind, name, 0, found[kind, name].view(-1))
+    return found
+
+
+LAYOUTS: list[tuple[tuple[int, int, dict[str, str]], ...]] = [
+    ((2, 3, {}), (1, 0, {}), (2, 2, OFFLOADED)), ((1, 0, {}), (2, 1, {}), (2, 3, OFFLOADED)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("rule", "layouts"), [
+    case if case == ("lion", LAYOUTS[0]) else slow(*case) for case in itertools.product(RULES, LAYOUTS)
+])  # fmt: skip
+def test_what_it_keeps_goes_from_layout_to_layout(
+    groups: dict[int, Group], folder: str, tmp_path: Path, rule: str, layouts: tuple[tuple[int, int, Any], ...]
+) -> None:
+    """Trained in one, read and written again in another, and from there in a third, then trained on."""
+    setups = [Setup(folder, stage, "bfloat16", optimizer=RULES[rule], engine=there) for _, stage, there in layouts]
+    (first, *_), (second, *_), (third, *_) = layouts
+    groups[first].call(rank_side.train_and_save, setups[0], str(tmp_path / "0"), steps_for(first)[:2], [])
+    groups[second].call(rank_side.load_and_save, setups[1], str(tmp_path / "0"), str(tmp_path / "1"))
+    groups[third].call(rank_side.load_and_save, setups[2], str(tmp_path / "1"), str(tmp_path / "2"))
+    start, *others = (kept(tmp_path / str(number), rule) for number in range(3))
+    assert min(tensor.abs().max() for tensor in start.values()) > 0
+    for found in others:
+        assert {key: torch.equal(tensor, start[key]) for key, tensor in found.items()} == dict.fromkeys(start, True)
+    then = groups[third].call(rank_side.load_and_go_on, setups[2], str(tmp_path / "2"), steps_for(third)[2:])
+    wanted = groups[first].call(rank_side.load_and_go_on, setups[0], str(tmp_path / "0"), steps_for(first)[2:])
+    assert then[0]["norms"] == pytest.approx(wanted[0]["norms"], rel=0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("rule", "stage"), list(itertools.product(RULES, (1, 2, 3))))
+def test_offload_changes_no_number(groups: dict[int, Group], folder: str, rule: str, stage: int) -> None:
+    usual, offloaded = (
+        groups[2].call(rank_side.train, Setup(folder, stage, optimizer=RULES[rule], engine=engine), STEPS)[0]
+        for engine in ({}, OFFLOADED)
+    )
+    assert usual["norms"] == pytest.approx(offloaded["norms"], rel=1e-5)
+    assert spread(usual["weights"], offloaded["weights"])[0] < 1e-6
+
+
+def two_steps(rule: Callable[[list[dict[str, Any]]], torch.optim.Optimizer]) -> list[float]:
+    """Two weights, 1 and -1, after two steps along the gradients 1 and -0.5, then -3 and -0.5."""
+    weight = torch.nn.Parameter(torch.tensor([1.0, -1.0]))
+    optimizer = rule([{"params": [weight], "weight_decay": 0.5}])
+    for gradient in ([1.0, -0.5], [-3.0, -0.5]):
+        weight.grad = torch.tensor(gradient)
+        optimizer.step()
+    return weight.tolist()
+
+
+def test_lion_by_hand() -> None:
+    """First each moves by 0.1 against its gradient after losing 5 %: 0.85, -0.85, and m = 0.01, -0.005 (beta2 0.99).
+    Then 0.9 m + 0.1 g = -0.291 and -0.0545: both move up."""
+    found = two_steps(lambda groups: LionRule(groups, 0.1, (0.9, 0.99)))
+    assert found == pytest.approx([0.85 * 0.95 + 0.1, -0.85 * 0.95 + 0.1])
+
+
+def test_rounded_moments_are_right_on_average() -> None:
+    """1 + 2**-9 lies a quarter of the way from 1 to the next bfloat16, 1 + 2**-7; what bfloat16 can hold stays."""
+    for sign in (1, -1):
+        values = torch.full((100_000,), sign * (1 + 2**-9))
+        found = _rounded(values, torch.Generator().manual_seed(1))
+        assert set(found.tolist()) == {sign * 1.0, sign * (1 + 2**-7)}
+        assert found.mean().item() == pytest.approx(sign * (1 + 2**-9), abs=1e-4)
+        assert torch.equal(_rounded(found, torch.Generator().manual_seed(2)), found)
+
+
+def test_a_rounded_second_moment_falls_as_it_should() -> None:
+    """Without gradients it is 0.999 times itself at each step: after 700 half of it is left. To the nearest bfloat16
+    nothing would have gone."""
+    weight = torch.nn.Parameter(torch.zeros(10_000))
+    optimizer = RoundedAdamW([{"params": [weight]}], 0.1, (0.9, 0.999), 1e-8)
+    weight.grad = torch.ones_like(weight)
+    optimizer.step()
+    start = optimizer.state[weight]["exp_avg_sq"].float().mean().item()
+    assert start == pytest.approx(0.001, rel=1e-3)
+    weight.grad = torch.zeros_like(weight)
+    for _ in range(700):
+        optimizer.step()
+    assert optimizer.state[weight]["exp_avg_sq"].float().mean().item() == pytest.approx(start * 0.999**700, rel=0.01)
