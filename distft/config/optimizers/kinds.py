@@ -38,7 +38,7 @@ def roles_take_the_name(raw: Mapping[str, Any]) -> Mapping[str, Any]:
     """A recipe as it is written, in which a role's own optimizer that names no rule is of the recipe's."""
     optimizer, models = raw.get("optimizer"), raw.get("models")
     name = optimizer.get("name") if isinstance(optimizer, Mapping) else getattr(optimizer, "name", None)
-    if name is None or name not in OPTIMIZERS or not isinstance(models, Mapping):
+    if not isinstance(name, str) or name not in OPTIMIZERS or not isinstance(models, Mapping):
         return raw
     return {**raw, "models": {role: _named(model, name) for role, model in models.items()}}
 
