@@ -17,12 +17,12 @@ from huggingface_hub import snapshot_download
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers import AutoModelForCausalLM
 
 from distft.common.errors import UserError
 from distft.config.models import Model
+from distft.models.families.family import family_at, find_family
+from distft.models.families.table import family_of
 from distft.models.limits import embedding_rows
-from distft.models.load import load_config, without_weights
 from distft.models.tokenizer import num_tokens
 from distft.models.unreadable import first_line, hint
 from distft.planning.model_folders import fetched_folder
@@ -105,15 +105,16 @@ def write_extended(
     _say_rows(target / "config.json", read_config(folder), rows)
     if not weights:
         return
-    embedding, head = _names_of_rows(str(folder), model)
+    embedding, head, across = _names_of_rows(str(folder), model)
     written: set[str] = set()
     for path in weight_files(folder):
         with safe_open(path, framework="pt") as file:
-            longer = {
-                name: with_rows(file.get_tensor(name), numbers, known, rows)
-                for name in file.keys()  # noqa: SIM118
-                if _is_one(name, (*embedding, *head))
-            }
+            longer = {}
+            for name in file.keys():  # noqa: SIM118
+                if _is_one(name, (*embedding, *head)):
+                    longer[name] = with_rows(file.get_tensor(name), numbers, known, rows)
+                elif name in across:
+                    longer[name] = with_rows(file.get_tensor(name).T, numbers, known, rows).T.contiguous()
             if not longer:
                 (target / path.name).symlink_to(path.resolve())
                 continue
@@ -138,17 +139,19 @@ def with_rows(tensor: Tensor, numbers: Sequence[int], known: int, rows: int) -> 
     return longer
 
 
-def _names_of_rows(path: str, model: Model) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """What of the model at that path has a row for each token: by the names in its class, the embedding's and the
-    head's."""
-    module = without_weights(AutoModelForCausalLM, load_config(path, model), model)
-    ends = (module.get_input_embeddings(), module.get_output_embeddings())
+def _names_of_rows(path: str, model: Model) -> tuple[list[str], list[str], list[str]]:
+    """What of the model at that path has a row for each token: by the names in its class, the embedding's, each side's
+    of an encoder-decoder, and the head's; and what has a column for each (BART's bias of logits)."""
+    module = find_family(family_at(family_of("policy").name, path, model)).empty(path, model)
+    embeddings = [module.get_input_embeddings()]
+    if module.config.is_encoder_decoder:
+        embeddings += [side.get_input_embeddings() for side in (module.get_encoder(), module.get_decoder())]
     names: tuple[list[str], list[str]] = ([], [])
-    for name, part in module.named_modules():
-        for end, found in zip(ends, names, strict=True):
-            if part is end:
+    for name, part in module.named_modules(remove_duplicate=False):
+        for ends, found in zip((embeddings, [module.get_output_embeddings()]), names, strict=True):
+            if any(part is end for end in ends):
                 found += [f"{name}.{parameter}" for parameter, _ in part.named_parameters(recurse=False)]
-    return tuple(names[0]), tuple(names[1])
+    return *names, [name for name, _ in module.named_buffers() if name == "final_logits_bias"]
 
 
 def _is_one(name: str, names: Sequence[str]) -> bool:

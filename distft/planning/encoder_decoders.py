@@ -24,6 +24,7 @@ from distft.planning.model_sizes import read_config
 TRIED: Final = ("bart", "blenderbot", "blenderbot-small", "longt5", "marian", "mt5", "pegasus", "t5", "umt5")
 # Those of them of which transformers has a head on the decoder's states.
 WITH_VALUES: Final = ("bart", "mt5", "t5", "umt5")
+WITH_TWO_VOCABULARIES: Final = ("marian",)
 
 
 def is_encoder_decoder(config: Mapping[str, Any]) -> bool:
@@ -127,11 +128,17 @@ def require_possible(recipe: Recipe) -> None:
 
 
 def require_extensible(config: Mapping[str, Any], where: str) -> None:
-    """The vocabulary of a model of that config can be extended: it is a decoder. Raises UserError."""
-    if is_encoder_decoder(config) or encodes(config):
-        kind = "an encoder-decoder" if is_encoder_decoder(config) else "an encoder"
-        what = f"new tokens have been tried in decoders alone, and {config.get('model_type')} is {kind}"
+    """The vocabulary of a model of that config can be extended: it is a decoder, or an encoder-decoder both of whose
+    sides have one vocabulary. Raises UserError."""
+    family = config.get("model_type")
+    if encodes(config):
+        what = f"new tokens have been tried in what writes answers alone, and {family} is an encoder"
         raise UserError(what, where=where, hint=f"{where}=null")
+    if is_encoder_decoder(config):
+        require_tried(config, where)
+        if family in WITH_TWO_VOCABULARIES:
+            what = f"{family} may have a vocabulary for each of its sides, which one tokenizer would have to extend"
+            raise UserError(what, where=where, hint=f"{where}=null")
 
 
 def _require_restorer(recipe: Recipe) -> None:

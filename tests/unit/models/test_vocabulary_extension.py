@@ -8,17 +8,23 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, normalizers
 from tokenizers.models import BPE
 from tokenizers.trainers import BpeTrainer
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from distft.common.errors import UserError
+from distft.config.models import Model
 from distft.data.tokenizer_training import train_tokenizer
+from distft.models.families.family import find_family
 from distft.models.limits import embedding_rows
 from distft.models.tokenizer import load_tokenizer
 from distft.models.vocabulary_extension import add_tokens, with_rows
+from distft.planning.encoder_decoders import WITH_TWO_VOCABULARIES
+from distft.planning.weight_files import tensor_shapes
 from tests.unit.models import tiny
+from tests.unit.models.encoder_decoders import ENCODER_DECODERS, has_own_head, write_encoder_decoder
 
 KEY = "models.policy.extend_vocabulary"
 TEXT = "w3 w40 w8 w95"
@@ -57,6 +63,32 @@ def test_new_rows_are_the_mean_and_nothing_else_changes(architecture: str, tied:
     torch.testing.assert_close(now[..., :96], was, rtol=1e-5, atol=1e-5)
     if architecture != "gemma2":  # its logits are capped behind the head
         torch.testing.assert_close(now[..., 96:], was.mean(dim=-1, keepdim=True).expand(1, 4, 3), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", [name for name in ENCODER_DECODERS if name not in WITH_TWO_VOCABULARIES])
+def test_of_an_encoder_decoder_both_sides_get_them(name: str, tmp_path: Path) -> None:
+    """And the head, its own or the embedding; the bias of BART's logits, which lies across."""
+    source = write_encoder_decoder(tmp_path / "source", name)
+    if "final_logits_bias" in tensor_shapes(Path(source)):
+        changed = load_file(tmp_path / "source" / "model.safetensors")
+        changed["final_logits_bias"] = torch.linspace(-1.0, 2.0, tiny.VOCABULARY)[None]
+        save_file(changed, tmp_path / "source" / "model.safetensors", metadata={"format": "pt"})
+    assert tiny.extend_model(source, tmp_path / "target") == [96, 97, 98]
+    models: list[Any] = [AutoModelForSeq2SeqLM.from_pretrained(tmp_path / part).eval() for part in ("source", "target")]
+    old, new = models
+    assert new.config.vocab_size == 99
+    assert has_own_head(new) == has_own_head(old) == ENCODER_DECODERS[name][1]
+    for of in (lambda model: model.get_encoder(), lambda model: model.get_decoder(), lambda model: model):
+        before, after = (of(model).get_input_embeddings().weight for model in models)
+        assert torch.equal(after[:96], before)
+        assert torch.equal(after[96:], before.double().mean(dim=0).float().expand(3, 16))
+    told = {"input_ids": torch.tensor([[5, 9, 40, 8]]), "labels": torch.tensor([[7, 30, 2]])}
+    with torch.no_grad():
+        was, now = (model(**told).logits for model in models)
+    torch.testing.assert_close(now[..., :96], was, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(now[..., 96:], was.mean(dim=-1, keepdim=True).expand(1, 3, 3), rtol=1e-4, atol=1e-4)
+    loaded = find_family("seq2seq").load(str(tmp_path / "target"), Model(dtype="float32"), dropout=False).module
+    assert has_own_head(loaded.model) == ENCODER_DECODERS[name][1]
 
 
 def test_by_hand() -> None:
@@ -157,8 +189,6 @@ def test_what_cannot_be_a_token(texts: list[str], said: str) -> None:
 
 
 def test_weights_under_other_names_are_refused(tmp_path: Path) -> None:
-    from safetensors.torch import load_file, save_file
-
     source = written(tmp_path / "source", "llama")
     file = source / "model.safetensors"
     tensors = load_file(file)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from distft.common.errors import UserError
 from distft.config.load import load_recipe
@@ -79,9 +80,18 @@ def test_another_reference_must_have_them_too(make: Callable[..., DataWorker], t
     assert load_tokenizer(worker.data.starts["reference"].path).get_vocab() == worker.data.tokenizer.get_vocab()
 
 
-def test_only_decoders(make: Callable[..., DataWorker], tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="in decoders alone, and t5 is an encoder-decoder"):
-        make(f"models.policy.path={tmp_path / 't5'}")
+def test_an_encoder_decoder_has_them_on_both_sides(make: Callable[..., DataWorker], tmp_path: Path) -> None:
+    worker = make(f"models.policy.path={tmp_path / 't5'}")
+    model: Any = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "init" / "policy")
+    rows = len(worker.data.tokenizer)
+    assert model.get_encoder().get_input_embeddings().num_embeddings == rows
+    assert model.get_decoder().get_input_embeddings().num_embeddings == rows
+    for refused, said in (("marian", "a vocabulary for each of its sides"), ("bert", "and bert is an encoder")):
+        config = json.loads((tmp_path / "t5" / "config.json").read_text())
+        config |= {"model_type": refused, "is_encoder_decoder": refused == "marian"}
+        (tmp_path / "t5" / "config.json").write_text(json.dumps(config))
+        with pytest.raises(UserError, match=said):
+            make(f"models.policy.path={tmp_path / 't5'}")
 
 
 def test_a_rehearsal_needs_no_weights(make: Callable[..., DataWorker], tmp_path: Path) -> None:
