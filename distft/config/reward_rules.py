@@ -69,7 +69,19 @@ def _judge(recipe: Recipe, at: str, judge: JudgeReward) -> Iterator[Problem]:
         )
     else:
         yield from server_rules(judge, at)
-    if facts.judge_compares(recipe, judge) and recipe.rollout.samples_per_prompt < 2:
+    if not facts.judge_compares(recipe, judge):
+        return
+    reward, best = recipe.models.reward, recipe.evaluation.best
+    assert reward is not None
+    alone = len(reward.servers) == 1 and not (reward.functions or reward.path or reward.init or recipe.models.rewards)
+    if best == f"rewards/{judge.name}" or (alone and best == "objective/score"):
+        yield Problem.at(
+            "evaluation.best",
+            f"{best} is 0.5 whatever the policy: {at} compares its answers with each other",
+            "a judge more, of weight 0, that rates them: {name: rated, asks: ratings, weight: 0, ...}, and "
+            "evaluation.best: rewards/rated",
+        )
+    if recipe.rollout.samples_per_prompt < 2:
         yield Problem.at(
             f"{at}.asks",
             "an answer is compared with the others to its prompt, and rollout.samples_per_prompt is 1",

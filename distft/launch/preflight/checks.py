@@ -18,6 +18,7 @@ from distft.common.errors import EnvironmentFallsShort, UserError, nearest
 from distft.config.data import PTX_KIND, Source
 from distft.config.evaluation_rules import example_of_best
 from distft.config.recipe import Recipe
+from distft.config.reward_servers import JudgeReward
 from distft.config.roles import (
     kept_roles,
     main_role,
@@ -100,7 +101,8 @@ def check_choice(recipe: Recipe) -> None:
         return
     names = [name.rpartition(":")[2] for name in reward_functions(recipe)]
     weights = dict(zip(names, (reward and reward.weights) or (1.0,) * len(names), strict=True))
-    weights |= {server.name: server.weight for server in reward_servers(recipe).values()}
+    for server in reward_servers(recipe).values():  # what a judge prefers is better, also where it only looks on
+        weights[server.name] = server.weight or float(isinstance(server, JudgeReward))
     weights |= {name: model.weight for name, model in recipe.models.rewards.items()}
     if recipe.models.rewards and reward is not None:
         weights["reward"] = reward.weight

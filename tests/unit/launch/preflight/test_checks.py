@@ -55,9 +55,10 @@ def test_a_right_recipe_passes_and_leaves_nothing_behind(kind: str, tmp_path: Pa
     ("what", "for example evaluation.best: objective/score"),
 ])  # fmt: skip
 def test_a_run_is_chosen_by_what_is_better_in_one_direction(best: str, told: str) -> None:
-    rewards = {"functions": ["my:right", "my:brief"], "weights": [1.0, -0.5]}
+    looks_on = {"name": "rated", "url": "http://host/v1", "model": "big", "weight": 0}
+    rewards = {"functions": ["my:right", "my:brief"], "weights": [1.0, -0.5], "judges": [looks_on]}
     keys = {"models.reward": rewards, "data.holdout": 0.1}
-    for right in ("objective/score", "rewards/right"):
+    for right in ("objective/score", "rewards/right", "rewards/rated"):
         check_choice(recipe("ppo", keys | {"evaluation": {"every": 5, "best": right}}))
     with pytest.raises(UserError) as caught:
         check_choice(recipe("ppo", keys | {"evaluation": {"every": 5, "best": best}}))
