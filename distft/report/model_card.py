@@ -12,6 +12,9 @@ from pathlib import Path
 
 import yaml
 
+from distft.config.adapters.adapter import Adapter
+from distft.config.adapters.virtual_tokens import VirtualTokens
+from distft.config.models import ADAPTERS
 from distft.report.run_data import RunData, part, read_run
 from distft.report.verdict import changes, number, rows_judged, sources
 
@@ -60,7 +63,7 @@ def card(run: RunData, auto_class: str, *, answers: bool, embeds: bool = False, 
         yield f"- Held out of the training rows, by the hash of the prompt: {holdout:.0%}, for eval and for test each"
     yield from _results(run)
     peft = part(part(part(run.recipe, "models"), "policy"), "peft")
-    virtual = peft.get("method") == "prompt"
+    virtual = issubclass(ADAPTERS.get(str(peft.get("method")), Adapter), VirtualTokens)
     yield from _use(auto_class, answers=answers, embeds=embeds, virtual=virtual, apart=apart)
     yield from ("", "## The recipe", "", "```yaml", run.recipe_text.strip(), "```", "", _versions(run))
     yield ""

@@ -41,6 +41,9 @@ DORA = (*LORA, "models.policy.peft.dora=true", "models.policy.peft.loraplus_rati
 PISSA = (*LORA, "models.policy.peft.init=pissa")
 OLORA = (*LORA, "models.policy.peft.init=olora", "models.policy.peft.rslora=true")
 PROMPT = ("models.policy.peft={method: prompt, num_virtual_tokens: 6}",)
+P_TUNING = ("models.policy.peft={method: p_tuning, num_virtual_tokens: 6}",)
+PREFIX = ("models.policy.peft={method: prefix, num_virtual_tokens: 6}",)
+PROJECTED = ("models.policy.peft={method: prefix, num_virtual_tokens: 6, projection: true}",)
 SELECTIVE = ("models.policy.peft={method: selective, train: ['*norm*', '*.0.mlp.*']}",)
 FOUR_BITS = (*LORA, "models.policy.quantization.method=nf4")
 SHARED = "placement.reference.share=policy"
@@ -162,11 +165,12 @@ def test_other_kinds_killed_started_again_and_exported(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", [0, 2, 3])
+@pytest.mark.parametrize("keys", [PROMPT, P_TUNING, PREFIX, PROJECTED], ids=["prompt", "p_tuning", "prefix", "mlp"])
 def test_virtual_tokens_killed_started_again_and_read(
-    sft: Path, start: Start, tmp_path: Path, capsys: pytest.CaptureFixture[str], stage: int
+    sft: Path, start: Start, tmp_path: Path, capsys: pytest.CaptureFixture[str], keys: tuple[str, ...], stage: int
 ) -> None:
     """``final/`` is the base, beside which they lie: verbs that answer read both, training from it is refused."""
-    words = (*SFT[:2], *SFT[2 + len(TINY):], f"models.policy={{path: run:{sft}, dtype: float32}}", *PROMPT)  # fmt: skip
+    words = (*SFT[:2], *SFT[2 + len(TINY):], f"models.policy={{path: run:{sft}, dtype: float32}}", *keys)  # fmt: skip
     words = (*words, f"models.policy.engine.zero_stage={stage}", "tracking.samples_every=2")
     undisturbed = run(start, *words, folder="undisturbed")
     disturbed = disturb(start, words, "Sft")
@@ -192,10 +196,11 @@ def test_virtual_tokens_killed_started_again_and_read(
 
 
 @pytest.mark.slow
-def test_dpo_of_virtual_tokens_over_a_shared_base(sft: Path, start: Start) -> None:
+@pytest.mark.parametrize("keys", [PROMPT, P_TUNING, PREFIX], ids=["prompt", "p_tuning", "prefix"])
+def test_dpo_of_virtual_tokens_over_a_shared_base(sft: Path, start: Start, keys: tuple[str, ...]) -> None:
     """The policy does not start as its reference, which is said and is no failure."""
-    apart = run(start, *dpo(sft, *PROMPT), folder="apart")
-    shared = run(start, *dpo(sft, *PROMPT, SHARED), folder="shared")
+    apart = run(start, *dpo(sft, *keys), folder="apart")
+    shared = run(start, *dpo(sft, *keys, SHARED), folder="shared")
     assert computed(apart) == computed(shared)
     assert events(shared, "invariants")[0]["reference_difference"]["max"] > 0
     assert lines(shared, "metrics")[0]["loss"] != pytest.approx(0.6931, abs=1e-4)

@@ -11,13 +11,10 @@ from distft.config.section import Section
 
 # Kinds that others have and this has not, and why.
 REFUSED: Final = {
-    **dict.fromkeys(
-        ("p_tuning", "prefix", "prefix_tuning"),
-        "of virtual tokens there are those of prompt, which stand before the first layer",
-    ),
     "adalora": "its search gives up ranks on the way, and a checkpoint would have to know which",
     **dict.fromkeys(("bottleneck", "parallel", "diff"), "PEFT has none, and here it is not written"),
     "prompt_tuning": "that is prompt",
+    "prefix_tuning": "that is prefix",
     "dora": "that is lora with dora: true",
 }
 

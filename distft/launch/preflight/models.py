@@ -11,6 +11,7 @@ from typing import Any
 from distft.common.errors import UserError, nearest
 from distft.common.files import parse_json
 from distft.common.sums import SUMS, sum_faults
+from distft.config.adapters.virtual_tokens import PEFT_TYPES
 from distft.config.data import INSTEAD_OF_STEPS, NO_WHOLE_ANSWERS, RIGHT_STEP
 from distft.config.load import resolve_path
 from distft.config.models import ScoringModel
@@ -95,7 +96,7 @@ def own_virtual_tokens(folder: Path) -> str | None:
         found = parse_json(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return str(file.parent) if isinstance(found, dict) and found.get("peft_type") == "PROMPT_TUNING" else None
+    return str(file.parent) if isinstance(found, dict) and found.get("peft_type") in PEFT_TYPES else None
 
 
 def check_folder(folder: Path, where: str) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from distft.common.errors import UserError
-from distft.models.adapters import prompt
+from distft.config.adapters.virtual_tokens import PEFT_TYPES
+from distft.models.adapters import prefix, prompt
 from distft.models.adapters.adapt import KINDS_WITH_PARAMETERS, adapted_parts
 from distft.models.quantization import dequantized, was_conv1d
 from distft.models.unreadable import first_line
@@ -27,8 +28,9 @@ def merge_adapter(model: Any, folder: str) -> Any:
         what = "has no adapter_model.safetensors, and a pickle can run code when it is read"
         raise UserError(what, where=folder, hint="load it with PEFT, and save_pretrained it again")
     try:
-        if PeftConfig.from_pretrained(folder).peft_type == PeftType.PROMPT_TUNING:
-            return prompt.read(model, folder)
+        kind = PeftConfig.from_pretrained(folder).peft_type
+        if kind in PEFT_TYPES:
+            return (prefix if kind == PeftType.PREFIX_TUNING else prompt).read(model, folder)
         adapted: Any = PeftModel.from_pretrained(model, folder)
         return adapted.merge_and_unload()
     except (OSError, ValueError, RuntimeError, KeyError, AttributeError) as error:
