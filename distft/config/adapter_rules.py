@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from distft.config.adapters.bottleneck import Network
 from distft.config.adapters.ia3 import Ia3
 from distft.config.adapters.lora import Lora
 from distft.config.adapters.prefix import PrefixTuning
@@ -27,7 +28,10 @@ def adapter_rules(recipe: Recipe, role: str, model: Model) -> Iterator[Problem]:
     if isinstance(adapter, OwnWeights) and model.init is not None:
         what = "what it does not name stays frozen, and this model begins with random weights (init)"
         yield Problem.at(f"{at}.train", what, f"{at}: null, or a path in place of init")
-    if isinstance(adapter, Lora | Ia3) and adapter.target_modules == ():
+    if isinstance(adapter, Network) and role == recipe.algorithm.traits.main and not recipe.algorithm.traits.answers:
+        what = f"{adapter.method} cannot be merged, and what reads a result of {recipe.algorithm.name} reads no adapter"
+        yield Problem.at(f"{at}.method", what, "lora or ia3")
+    if isinstance(adapter, Lora | Ia3 | Network) and adapter.target_modules == ():
         every = "all-linear" if isinstance(adapter, Lora) else "null"
         yield Problem.at(f"{at}.target_modules", "names no layer", f"{every}, or for example [q_proj, v_proj]")
     if isinstance(adapter, Ia3) and (stray := set(adapter.feedforward_modules) - set(adapter.target_modules or ())):

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final, Literal, TypeAlias
 from pydantic import Discriminator, Field, Tag
 
 from distft.config.adapters.adapter import Adapter
+from distft.config.adapters.bottleneck import Bottleneck, Parallel
 from distft.config.adapters.ia3 import Ia3
 from distft.config.adapters.lora import Lora
 from distft.config.adapters.p_tuning import PTuning
@@ -113,6 +114,8 @@ AnyAdapter: TypeAlias = Annotated[
     | Annotated[PromptTuning, Tag(f"{METHOD_IS}prompt")]
     | Annotated[PTuning, Tag(f"{METHOD_IS}p_tuning")]
     | Annotated[PrefixTuning, Tag(f"{METHOD_IS}prefix")]
+    | Annotated[Bottleneck, Tag(f"{METHOD_IS}bottleneck")]
+    | Annotated[Parallel, Tag(f"{METHOD_IS}parallel")]
     | Annotated[BitFit, Tag(f"{METHOD_IS}bitfit")]
     | Annotated[Selective, Tag(f"{METHOD_IS}selective")],
     Discriminator(_method),
@@ -125,6 +128,8 @@ ADAPTERS: Final[Mapping[str, type[Adapter]]] = {
     "prompt": PromptTuning,
     "p_tuning": PTuning,
     "prefix": PrefixTuning,
+    "bottleneck": Bottleneck,
+    "parallel": Parallel,
     "bitfit": BitFit,
     "selective": Selective,
 }

@@ -12,8 +12,6 @@ from distft.config.adapters.adapter import Adapter
 
 # Methods that have been compared with them.
 METHODS: Final = ("sft", "dpo")
-# PEFT's names of the kinds, in the files that it reads.
-PEFT_TYPES: Final = ("PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING")
 
 
 class VirtualTokens(Adapter):
@@ -21,6 +19,7 @@ class VirtualTokens(Adapter):
     layers of an encoder that the tokens are computed by, where there is one."""
 
     starts_at_base: ClassVar[bool] = False
+    merges: ClassVar[bool] = False
     families: ClassVar[tuple[str, ...]]
     activation: ClassVar[Literal["relu", "tanh"]] = "relu"
 

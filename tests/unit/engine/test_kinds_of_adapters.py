@@ -12,9 +12,11 @@ import torch
 import torch.nn.functional as F
 from peft import IA3Config, PrefixTuningConfig, PromptEncoderConfig, PromptTuningConfig, get_peft_model
 from safetensors.torch import load_file
+from torch import nn
 from transformers import AutoModelForCausalLM
 
 from distft.config.adapters.adapter import Adapter
+from distft.config.adapters.bottleneck import Bottleneck, Network, Parallel
 from distft.config.adapters.ia3 import Ia3
 from distft.config.adapters.p_tuning import PTuning
 from distft.config.adapters.prefix import PrefixTuning
@@ -47,7 +49,40 @@ OF_PEFT: dict[Adapter, Any] = {
         task_type="CAUSAL_LM", num_virtual_tokens=5, prefix_projection=True, encoder_hidden_size=12
     ),
 }
-KINDS = (IA3, PROMPT, SELECTIVE, P_TUNING, PREFIX, PROJECTED)
+BOTTLENECK = Bottleneck(method="bottleneck", bottleneck_size=6)
+PARALLEL = Parallel(method="parallel", bottleneck_size=6, activation="gelu", scale=2.0)
+KINDS = (IA3, PROMPT, SELECTIVE, P_TUNING, PREFIX, PROJECTED, BOTTLENECK, PARALLEL)
+
+
+class Around(nn.Module):
+    """A layer or a block, and a small network: plain torch, written as the papers have it."""
+
+    def __init__(self, inner: nn.Module, of_output: bool) -> None:
+        super().__init__()
+        self.inner, self.of_output = inner, of_output
+        self.adapter_down, self.adapter_up = nn.Linear(16, 6), nn.Linear(6, 16)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out = self.inner(x)
+        if self.of_output:  # h + up(relu(down(h))), Houlsby et al. 2019
+            return out + self.adapter_up(torch.relu(self.adapter_down(out)))  # type: ignore[no-any-return]
+        return out + 2.0 * self.adapter_up(F.gelu(self.adapter_down(x)))  # type: ignore[no-any-return]  # He et al. 2022
+
+
+def surrounded(base: Any, adapter: Adapter) -> tuple[Any, dict[str, str]]:
+    """A model with small networks in plain torch, and what ours calls its parameters."""
+    base.requires_grad_(False)
+    places = ("self_attn.o_proj", "mlp.down_proj") if adapter is BOTTLENECK else ("mlp",)
+    for layer in base.model.layers:
+        for place in places:
+            owner, _, leaf = place.rpartition(".")
+            around = Around(layer.get_submodule(place), adapter is BOTTLENECK)
+            setattr(layer.get_submodule(owner), leaf, around)
+    names = {}
+    for name, _ in base.named_parameters():
+        ours = name.replace(".inner.", ".").replace(".adapter_", ".bottleneck.adapter_")
+        names[name] = f"model.{ours}"
+    return base.train(), names
 
 
 def plainly(
@@ -55,16 +90,20 @@ def plainly(
 ) -> tuple[list[float], dict[str, np.ndarray], set[str]]:
     """Norms and weights after the same steps in one process, whole batches at once, and what of them was trained."""
     torch.set_num_threads(1)
+    module: Any
     quantized = {"quantization_config": four_bits(Quantization(), torch.float32)} if nf4 else {}
     base: Any = AutoModelForCausalLM.from_pretrained(folder, attention_dropout=0.0, dtype=torch.float32, **quantized)
-    if adapter is not SELECTIVE:
-        module: Any = get_peft_model(base, deepcopy(OF_PEFT[adapter])).train()
+    if isinstance(adapter, Network):
+        module, names = surrounded(base, adapter)
+    elif adapter is not SELECTIVE:
+        module = get_peft_model(base, deepcopy(OF_PEFT[adapter])).train()
     else:
         module = base.train()
         for name, parameter in module.named_parameters():
             parameter.requires_grad_("layernorm" in name or "layers.1.mlp." in name)
     before = "base_model." if isinstance(adapter, VirtualTokens) else "base_model.model."
-    names = {name: "model." + name.removeprefix(before) for name, _ in module.named_parameters()}
+    if not isinstance(adapter, Network):
+        names = {name: "model." + name.removeprefix(before) for name, _ in module.named_parameters()}
     if isinstance(adapter, VirtualTokens):
         for name in (name for name in names if name.startswith("prompt_encoder.")):
             *_, number, part = name.split(".")
@@ -90,10 +129,11 @@ def plainly(
 
 
 @pytest.mark.parametrize(("adapter", "stage", "world_size", "nf4"), [
-    *((kind, 3, 2, False) for kind in (IA3, PROMPT, SELECTIVE, PROJECTED)), (IA3, 0, 1, True),
-    *(slow(kind, 3, 2, False) for kind in (P_TUNING, PREFIX)),
+    *((kind, 3, 2, False) for kind in (IA3, PROMPT, SELECTIVE, PROJECTED, BOTTLENECK)),
+    (IA3, 0, 1, True),
+    *(slow(kind, 3, 2, False) for kind in (P_TUNING, PREFIX, PARALLEL)),
     *(slow(kind, *on, False) for kind in KINDS for on in ((0, 1), (0, 2), (1, 2), (2, 2), (3, 1))),
-    *(slow(kind, *on, True) for kind in (IA3, PROMPT, P_TUNING, PREFIX) for on in ((2, 2), (3, 2))),
+    *(slow(kind, *on, True) for kind in (IA3, PROMPT, P_TUNING, PREFIX, PARALLEL) for on in ((2, 2), (3, 2))),
 ])  # fmt: skip
 def test_they_train_as_elsewhere(
     groups: dict[int, Group], folder: str, adapter: Adapter, stage: int, world_size: int, nf4: bool
@@ -124,7 +164,7 @@ def test_recomputed_activations_give_the_same_gradients(
     (IA3, 3, "bfloat16"), (PROMPT, 3, "bfloat16"),
     slow(IA3, 0, "float32"), slow(IA3, 2, "bfloat16"),
     slow(PROMPT, 0, "float32"), slow(PROMPT, 2, "bfloat16"),
-    *(slow(kind, *on) for kind in (P_TUNING, PREFIX, PROJECTED)
+    *(slow(kind, *on) for kind in (P_TUNING, PREFIX, PROJECTED, BOTTLENECK, PARALLEL)
       for on in ((0, "float32"), (2, "bfloat16"), (3, "bfloat16"))),
     slow(SELECTIVE, 0, "bfloat16"), slow(SELECTIVE, 2, "float32"), slow(SELECTIVE, 3, "bfloat16"),
 ])  # fmt: skip
