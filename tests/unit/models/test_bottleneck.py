@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from distft.common.errors import UserError
 from distft.config.adapters.bottleneck import _LAST, Bottleneck, Network, Parallel
@@ -19,6 +19,7 @@ from distft.models.adapters.adapt import add_adapters, without_adapters
 from distft.models.adapters.merging import merge_adapter, plain_tensors
 from distft.models.export import export_adapter
 from distft.models.families.causal import load_causal
+from tests.unit.models.encoder_decoders import write_encoder_decoder
 from tests.unit.models.families import FAMILIES, families, write_family
 
 IDS = torch.arange(10, 24).unsqueeze(0)
@@ -85,6 +86,25 @@ def test_the_layers_that_are_named_have_one(model_folder: Callable[..., str]) ->
     before = beside.model(input_ids=IDS).logits
     trained(beside)
     assert not torch.equal(beside.model(input_ids=IDS).logits, before)
+
+
+@torch.no_grad()
+def test_of_an_encoder_decoder_the_layers_that_are_named(tmp_path: Path) -> None:
+    folder = write_encoder_decoder(tmp_path / "start", "flan-t5")
+    model, base = (AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=torch.float32).eval() for _ in range(2))
+    with pytest.raises(UserError, match="end its attention and MLP is not known"):
+        add_adapters(model, BEHIND, dropout=False, seed=1)
+    add_adapters(model, BEHIND.model_copy(update={"target_modules": ("o", "wo")}), dropout=False, seed=1)
+    said: dict[str, Any] = {"input_ids": IDS, "decoder_input_ids": IDS[:, :5]}
+    assert torch.equal(model(**said).logits, base(**said).logits)
+    learned = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    assert {name.split(".bottleneck")[0].rpartition(".")[2] for name in learned} == {"o", "wo"}
+    for parameter in learned.values():
+        parameter += 0.1
+    wanted = model(**said).logits
+    assert not torch.allclose(wanted, base(**said).logits, atol=1e-3)
+    export_adapter(model, {name: p.detach() for name, p in learned.items()}, folder, tmp_path / "kept", "SEQ_2_SEQ_LM")
+    assert torch.equal(merge_adapter(base, str(tmp_path / "kept"))(**said).logits, wanted)
 
 
 def test_what_cannot_be_is_named(model_folder: Callable[..., str], tmp_path: Path) -> None:
