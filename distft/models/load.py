@@ -84,10 +84,10 @@ def plain_twin(model: Any, dtype: torch.dtype, device: torch.device) -> Any:
 
 
 def read_weights(
-    kind: Any, path: str, config: Any, model: Model, purpose: str, *, on_meta: bool
+    kind: Any, path: str, config: Any, model: Model, purpose: str, *, on_meta: bool, whole: Sequence[str] = ()
 ) -> tuple[Any, list[str]]:
-    """The module, ready to train, and the names of the weights that the folder lacks. Raises UserError also where
-    those that it has are not numbers."""
+    """The module, ready to train, and the names of the weights that the folder lacks. ``whole``: see ``four_bits``.
+    Raises UserError also where those that it has are not numbers."""
     options: dict[str, Any] = {"dtype": DTYPES[model.dtype], "trust_remote_code": model.trust_remote_code}
     options["use_safetensors"] = True  # a pickle can run code when it is read
     if model.attention != "auto":
@@ -95,7 +95,7 @@ def read_weights(
     if on_meta:
         options["device_map"] = "meta"
     elif model.quantization is not None:
-        options["quantization_config"] = four_bits(model.quantization, DTYPES[model.dtype])
+        options["quantization_config"] = four_bits(model.quantization, DTYPES[model.dtype], whole)
     try:
         with quiet_transformers():
             module, info = kind.from_pretrained(path, config=config, output_loading_info=True, **options)

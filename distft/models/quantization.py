@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,8 +14,9 @@ from transformers.pytorch_utils import Conv1D
 from distft.config.models import Quantization
 
 
-def four_bits(quantization: Quantization, dtype: torch.dtype) -> BitsAndBytesConfig:
-    """What transformers is told: products are computed in ``dtype``."""
+def four_bits(quantization: Quantization, dtype: torch.dtype, whole: Sequence[str] = ()) -> BitsAndBytesConfig:
+    """What transformers is told: products are computed in ``dtype``. The modules called ``whole`` stay what they are;
+    without any transformers itself spares the head of a language model, and the last layer of others."""
     # bitsandbytes regrets, when it is imported, the lack of a kernel that ``keep_packing`` forbids.
     logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(_no_regret)
     return BitsAndBytesConfig(  # type: ignore[no-untyped-call]
@@ -22,6 +24,7 @@ def four_bits(quantization: Quantization, dtype: torch.dtype) -> BitsAndBytesCon
         bnb_4bit_quant_type=quantization.method,
         bnb_4bit_use_double_quant=quantization.double,
         bnb_4bit_compute_dtype=dtype,
+        llm_int8_skip_modules=list(whole) or None,
     )
 
 

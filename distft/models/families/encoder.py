@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification
 
 from distft.config.models import Model, ScoringModel
+from distft.models.adapters.layers import scoring_heads
 from distft.models.dropout import switch_off
 from distft.models.families.family import Arranged, Family, Loaded, ModelInputs
 from distft.models.families.head import new_parts, settle_outputs
@@ -88,9 +89,9 @@ class Encoder(Family):
             switch_off(config)
         output = settle_outputs(path, config, model, self.labels)
         purpose = "with a head on whole texts"
-        module, missing = read_weights(
-            AutoModelForSequenceClassification, path, config, model, purpose, on_meta=on_meta
-        )
+        kind = AutoModelForSequenceClassification
+        whole = () if model.quantization is None else _head(without_weights(kind, config, model))
+        module, missing = read_weights(kind, path, config, model, purpose, on_meta=on_meta, whole=whole)
         named = dict(module.named_parameters())
         own = [name for name in named if _is_of_head(name, module.base_model_prefix)]
         fresh = new_parts(missing, own, path, allowed=new_head)
@@ -123,6 +124,12 @@ class Encoder(Family):
         """None: it gives no responses."""
         del tokenizer, module, named
         return ()
+
+
+def _head(model: Any) -> list[str]:
+    """The modules that make scores of states, which may be new: there is nothing in four bits to begin with."""
+    heads = scoring_heads(model)
+    return [name for name, part in model.named_modules() if any(part is head for head in heads)]
 
 
 def _is_of_head(name: str, backbone: str) -> bool:

@@ -13,13 +13,14 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 from distft.batches import Batch, Ragged
 from distft.common.errors import UserError
 from distft.config.data import RIGHT_STEP
-from distft.config.models import RewardModel
+from distft.config.models import Quantization, RewardModel
 from distft.data.encode_apart import encoder_for
 from distft.data.encode_pairs import PairEncoder
 from distft.data.formats import ClassifiedExample, Message
 from distft.models.families.encoder import Encoder
 from distft.models.families.family import family_at
 from distft.models.families.head import settle_outputs
+from distft.models.quantization import dequantized
 from distft.models.tokenizer import load_tokenizer
 from distft.planning.positions import position_limit
 from distft.workers.collate import collate
@@ -110,6 +111,30 @@ def test_a_model_of_masked_tokens_gets_a_new_head_and_nothing_else(tmp_path: Pat
         Encoder().load(folder, model, dropout=False)
     with pytest.raises(ValueError, match="scores whole texts"):
         Encoder().outputs(loaded.module, None, ("values",), "tokens", 1.0)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", ENCODERS)
+def test_a_base_in_four_bits_has_a_whole_head(tmp_path: Path, kind: str) -> None:
+    """Whose weights the folder may lack: they begin like those of any head, and can be trained."""
+    folder = write_encoder(tmp_path, kind)
+    model = RewardModel(path=folder, dtype="float32", quantization=Quantization())
+    loaded = Encoder().load(folder, model, dropout=False, new_head=True)
+    assert all(parameter.is_floating_point() for parameter in loaded.new_head.values())
+    packed = {name for name, one in loaded.module.model.named_parameters() if not one.is_floating_point()}
+    backbone = loaded.module.model.base_model_prefix
+    assert packed
+    assert all(name.startswith(f"{backbone}.") and ".pooler." not in name for name in packed)
+    tokenizer = load_tokenizer(folder)
+    batch = batch_of(encoder_for(tokenizer), PAIRS)
+    values = ours(Encoder(), loaded.module, batch, "values", tokenizer.pad_token_id)
+    whole = Encoder().load(folder, model.model_copy(update={"quantization": None}), dropout=False, new_head=True)
+    with torch.no_grad():
+        for part, other in zip(loaded.module.model.modules(), whole.module.model.modules(), strict=True):
+            if getattr(part, "weight", None) is not None:
+                other.weight.copy_(dequantized(part, part.weight).reshape(other.weight.shape))
+    torch.testing.assert_close(
+        ours(Encoder(), whole.module, batch, "values", tokenizer.pad_token_id), values, rtol=0, atol=1e-4
+    )
 
 
 def test_a_judge_of_steps_begins_as_no_finished_classifier(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 from transformers import CONFIG_MAPPING
 
 from distft.common.errors import UserError
+from distft.config.adapters.ia3 import Ia3
 from distft.config.adapters.lora import Lora
 from distft.config.find_method import traits_of
 from distft.config.models import Model
@@ -101,6 +102,16 @@ def test_adapters_that_a_kernel_would_pass_by(targets: Any) -> None:
     assert "models.policy.peft.target_modules=[in_proj]" in caught.value.hint
     check_adapters({"model_type": "mamba2"}, "policy", Model(path="x", peft=Lora(target_modules=("in_proj",))))
     check_adapters({"model_type": "llama"}, "policy", Model(path="x", peft=Lora()))
+
+
+def test_an_adapter_of_some_layers_knows_them_before_anything_is_loaded() -> None:
+    with pytest.raises(UserError, match="which layers of bert ia3 belongs to is not known") as caught:
+        check_adapters({"model_type": "bert"}, "policy", Model(path="x", peft=Ia3(method="ia3")))
+    assert caught.value.where == "models.policy.peft.target_modules"
+    assert "models.policy.peft={method: lora}" in caught.value.hint
+    named = Ia3(method="ia3", target_modules=("key", "value"))
+    check_adapters({"model_type": "bert"}, "policy", Model(path="x", peft=named))
+    check_adapters({"model_type": "llama"}, "policy", Model(path="x", peft=Ia3(method="ia3")))
 
 
 def test_sequences_longer_than_the_learned_positions_are_refused_with_a_remedy_that_fits() -> None:
