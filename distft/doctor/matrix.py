@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from distft.doctor.covering import run_by_tests
 from distft.doctor.support import Cell, Verdict, cells, verdict_of, write_config
 from distft.models.families.table import EXAMPLES
 
@@ -38,8 +39,14 @@ class Matrix:
 
     def as_json(self) -> dict[str, Any]:
         """For scripts: every cell of these methods."""
+        run = set(run_by_tests(self.verdicts))
         found = [
-            {**asdict(cell), "verdict": verdict.said, "why": [*verdict.refusals, *verdict.remarks]}
+            {
+                **asdict(cell),
+                "verdict": verdict.said,
+                "why": [*verdict.refusals, *verdict.remarks],
+                "run_by_tests": cell in run,
+            }
             for cell, verdict in self._shown()
         ]
         return {"format": 1, "cells": found}
@@ -54,10 +61,13 @@ class Matrix:
             for method in self.methods
         ]
         told = [line for refusal in minimal_refusals(self.verdicts) for line in _told(refusal, self.methods)]
+        run = sum(cell.method in self.methods for cell in run_by_tests(self.verdicts))
         allowed = len(counted) - counted.count("no")
         return [
             f"{allowed:,} of {len(counted):,} combinations of {', '.join(_axis(field.name) for field in fields(Cell))}"
             " can be trained.",
+            f"{run:,} of them are, by the tests: of engine hf every two choices that go together are in one, and every "
+            "method with each of its families and adapters.",
             "",
             head,
             *(row.rstrip() for row in rows),

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from distft.common.errors import UserError
 from distft.config.find_method import built_in_kinds, traits_of
+from distft.config.method import Traits
 from distft.config.models import ADAPTERS, Engine, Quantization
 from distft.config.problem import Problem
 from distft.config.problems import from_validation
@@ -31,7 +32,7 @@ from distft.planning.encoder_decoders import require_possible
 
 NONE: Final = "none"
 # Keys of an adapter that have no default.
-NEEDED: Final[Mapping[str, Mapping[str, Any]]] = {"selective": {"train": ["*norm*"]}}
+NEEDED: Final[Mapping[str, Mapping[str, Any]]] = {"selective": {"train": ["*.0.*"]}}
 _RULE: Final = "distft.rollout.rewards:exact_match"
 
 
@@ -125,10 +126,21 @@ def as_recipe(cell: Cell, folder: Path) -> dict[str, Any]:
         "output_dir": "runs/cell",
         "algorithm": {"kind": cell.method},
         "models": models,
-        "data": {"train": [{"path": "builtin:dialogues"}]},
+        "data": {"train": [{"path": f"builtin:{_corpus(traits)}"}]},
         "train": {"steps": 1},
         "rollout": rollout,
     }
+
+
+def _corpus(traits: Traits) -> str:
+    """An embedded one that it can learn from."""
+    if traits.embeds:
+        return "questions"
+    if traits.judges_steps:
+        return "steps"
+    if traits.sampled:
+        return "sums"  # it says which answer is right
+    return "stories" if traits.classifies or traits.corrupts or traits.in_blocks else "dialogues"
 
 
 def _said(wrong: Problem | UserError) -> str:

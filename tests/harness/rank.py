@@ -17,6 +17,7 @@ from distft.common.errors import DistftError
 from distft.config.load import load_recipe
 from distft.config.roles import trained_roles
 from distft.engine import process_group
+from distft.launch.prepare import with_labels
 from tests.harness import spmd
 from tests.harness.jobs import LossesJob, TrainJob, read_jobs
 from tests.harness.loss_layouts import measure_losses
@@ -44,7 +45,7 @@ def main(jobs: Path) -> None:
 
 def run(job: TrainJob, rank: int, num_ranks: int, store: tuple[str, int]) -> None:
     """A run from beginning to end, or to its error, which is written down."""
-    recipe, folder = load_recipe(job.recipe, ()), Path(job.folder)
+    recipe, folder = with_labels(load_recipe(job.recipe, ())), Path(job.folder)
     with ExitStack() as stack:
         rollouts = stack.enter_context(rollouts_recorded())
         if job.broken == "stale generator":

@@ -97,6 +97,9 @@ def test_the_verb(capsys: pytest.CaptureFixture[str]) -> None:
     yes = {(one["method"], one["family"]) for one in found if one["verdict"] != "no"}
     assert yes == {("mlm", "encoder"), ("span", "encoder-decoder")}
     assert all(bool(one["why"]) for one in found if one["verdict"] == "no")
+    run = [one for one in found if one["run_by_tests"]]
+    assert {(one["method"], one["adapter"]) for one in run} >= {("mlm", "lora"), ("span", "none")}
+    assert "no" not in {one["verdict"] for one in run}
     assert main(["doctor", "--matrix", "mlm", "span"]) == 0
     shown = capsys.readouterr().out.splitlines()
     assert "mlm     no       no               yes" in shown

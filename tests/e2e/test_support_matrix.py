@@ -1,0 +1,54 @@
+"""What ``distft doctor --matrix`` says yes to is trained, and its result written: see ``distft.doctor.covering``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+from distft.config.find_method import built_in_kinds
+from distft.doctor.covering import run_by_tests
+from distft.doctor.matrix import support_matrix
+from distft.doctor.support import Cell
+from tests.harness.cells import STEPS, run_cells, save_starts
+from tests.harness.jobs import Outcome
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+
+BY_DEFAULT = 40
+AT_ONCE = 60
+
+
+@pytest.fixture(scope="module")
+def starts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model of each family."""
+    folder = tmp_path_factory.mktemp("starts")
+    save_starts(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def covering() -> list[Cell]:
+    """Those that the matrix says are run."""
+    return run_by_tests(support_matrix(built_in_kinds()).verdicts)
+
+
+def assert_trained(outcomes: Mapping[Cell, Outcome]) -> None:
+    for cell, outcome in outcomes.items():
+        assert outcome.error == "", cell
+        assert len(outcome.metrics) == STEPS, cell
+        assert all(math.isfinite(value) for line in outcome.metrics for value in line.values()), cell
+
+
+def test_the_cells_that_meet_most(covering: Sequence[Cell], starts: Path, tmp_path: Path) -> None:
+    assert_trained(run_cells(covering[:BY_DEFAULT], starts, tmp_path))
+
+
+@pytest.mark.slow
+def test_every_pair_and_every_adapter_with_method_and_family(
+    covering: Sequence[Cell], starts: Path, tmp_path: Path
+) -> None:
+    for first in range(BY_DEFAULT, len(covering), AT_ONCE):
+        assert_trained(run_cells(covering[first : first + AT_ONCE], starts, tmp_path / str(first)))
