@@ -177,8 +177,8 @@ class Model(Section):
 
     @property
     def masks_packed_rows(self) -> bool:
-        """Whether a mask of the whole row keeps its samples apart; flash attention is told their bounds."""
-        return self.engine.packed and self.attention != "flash_attention_2"
+        """Whether a mask of the whole row keeps its samples apart; other attention looks at each alone."""
+        return self.engine.packed and self.attention == "eager"
 
     def rate_ratio(self, name: str) -> float:
         """The learning rate of the weight of that name, as a multiple of the optimizer's."""

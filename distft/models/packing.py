@@ -1,25 +1,33 @@
-"""Which models keep the samples of a packed row apart.
+"""Samples that share a row: how attention keeps them apart, and which models do.
 
-transformers is given ``position_ids`` that begin anew with every sample, and no mask. From them it makes a mask that is
-causal within each sample and empty between two, or for flash attention the samples' bounds. That is not so of every
-architecture: some make their masks without the positions, and some have states that run through the whole row.
+transformers is given ``position_ids`` that begin anew with every sample, and no mask. For flash attention it makes the
+samples' bounds of them; here sdpa does likewise, and looks at one sample after the other. Eager attention has a mask of
+the whole row, causal within each sample and empty between two. Not every architecture hands its positions on to its
+attention, and some have states that run through the whole row.
 """
 
 from __future__ import annotations
 
 from typing import Any, Final
 
+import torch
+from torch import Tensor, nn
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
 from distft.common.errors import UserError
 from distft.models.families.table import CAUSAL, SCALAR, TEXT_EMBEDDING, FamilyName
 
-# Compared with a row for each sample (tests): with sdpa and eager attention, and as flash attention is told the bounds.
+# Compared with a row for each sample (tests): with sdpa and eager attention, and as flash attention is told.
 FAMILIES: Final = (
     "llama", "mistral", "mixtral", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "gemma", "gemma2", "gemma3_text", "gpt2",
     "gpt_neox", "phi", "phi3", "stablelm", "olmo2", "granite", "cohere", "starcoder2", "smollm3", "glm4", "deepseek_v3",
 )  # fmt: skip
 _ACROSS: Final = "its attention would see the samples before it in a packed row"
 _STATES: Final = "its state would run from one sample of a packed row into the next"
-_UNTOLD: Final = "its flash attention is not told where the samples of a packed row end"
+_UNTOLD: Final = "its attention is not told where the samples of a packed row end"
+_ATTENTION: Final = "distft_packed"
 REASONS: Final = {
     **dict.fromkeys(("bert", "bloom", "falcon", "gpt_oss", "mpt", "opt"), _ACROSS),
     **dict.fromkeys(("gpt_bigcode", "gpt_neo", "gptj"), _UNTOLD),
@@ -39,3 +47,62 @@ def require_packable(config: Any, family: FamilyName, where: str) -> None:
         why = f"{kind}: {REASONS.get(kind, 'samples in one row have not been compared with a row for each')}"
     hint = f"{where}.engine.packed=false, or a model of type {', '.join(FAMILIES)}"
     raise UserError(why, where=f"{where}.engine.packed", hint=hint)
+
+
+def keep_apart(model: Any) -> None:
+    """Has a model's sdpa look at the samples of a packed row one by one; rows of one sample are sdpa's as ever."""
+    if model.config._attn_implementation == "sdpa":
+        model.set_attn_implementation(_ATTENTION)
+
+
+def _attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, *,
+    position_ids: Tensor | None = None, sliding_window: int | None = None, **others: Any,
+) -> tuple[Tensor, None]:  # fmt: skip
+    """``[rows, heads, length, width]`` to ``[rows, length, heads, width]``."""
+    lengths = () if attention_mask is not None or query.shape[2] != key.shape[2] else _lengths(position_ids)
+    if len(lengths) < 2:
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, position_ids=position_ids, sliding_window=sliding_window,
+            **others,
+        )  # fmt: skip
+    samples = zip(lengths, *(each.split(lengths, dim=2) for each in (query, key, value)), strict=True)
+    seen = [
+        sdpa_attention_forward(module, *states, _window(length, sliding_window, query.device), **others)[0]
+        for length, *states in samples
+    ]
+    return torch.cat(seen, dim=1), None
+
+
+def _lengths(position_ids: Tensor | None) -> tuple[int, ...]:
+    """Tokens of each sample of a row, whose positions begin at 0; nothing of several rows."""
+    if position_ids is None or len(position_ids) > 1:
+        return ()
+    starts = (position_ids[0] == 0).nonzero().flatten().tolist()
+    return tuple(stop - start for start, stop in zip(starts, [*starts[1:], position_ids.shape[1]], strict=True))
+
+
+def _window(length: int, size: int | None, device: torch.device) -> Tensor | None:
+    """What each token of a sample sees through a window of that size; None where it sees all before it."""
+    if size is None or length <= size:
+        return None
+    places = torch.arange(length, device=device)
+    before = places[:, None] - places
+    return ((before >= 0) & (before < size))[None, None]
+
+
+def _mask(
+    batch_size: int, q_length: int, kv_length: int, *, attention_mask: Tensor | None = None,
+    allow_is_causal_skip: bool = True, **others: Any,
+) -> Tensor | None:  # fmt: skip
+    """None for a packed row: nothing is padded there, and still transformers takes plain causal attention not to do."""
+    if batch_size == 1 and q_length == kv_length and attention_mask is None and not allow_is_causal_skip:
+        return None
+    return sdpa_mask(
+        batch_size, q_length, kv_length, attention_mask=attention_mask, allow_is_causal_skip=allow_is_causal_skip,
+        **others,
+    )  # fmt: skip
+
+
+ALL_ATTENTION_FUNCTIONS.register(_ATTENTION, _attention)
+ALL_MASK_ATTENTION_FUNCTIONS.register(_ATTENTION, _mask)

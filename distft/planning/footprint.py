@@ -256,8 +256,8 @@ def _compute(recipe: Recipe, role: str, model: Model, family: str, *, gpu: bool)
 
 
 def _work(roles: Roles, role: str, ranks: int) -> Work:
-    """The largest micro-batch: rows of the longest length up to the token cap, packed ones in a single row; in RL only
-    responses are read."""
+    """The largest micro-batch: rows of the longest length up to the token cap, under a mask packed in a single one; in
+    RL only responses are read."""
     recipe, shared = roles.recipe, roles.model(role).engine.sequence_parallel
     batch = batch_arithmetic(recipe, ranks, shared, role=role)
     everything = -(-batch.sequences // ranks)
@@ -278,7 +278,7 @@ def _work(roles: Roles, role: str, ranks: int) -> Work:
         generation = Generation(at_once, longest, keeps_twin(recipe))
     scalar = roles.is_scalar(role)
     model = roles.model(role)
-    length = tokens if model.engine.packed else batch.longest
+    length = tokens if model.masks_packed_rows else batch.longest
     return Work(
         tokens=tokens, length=length, read=read, scalar=scalar, generation=generation, masked=model.masks_packed_rows
     )  # fmt: skip

@@ -66,7 +66,7 @@ class Work:
 
     ``tokens`` of a micro-batch (padding included) in rows of ``length``; log-probabilities are computed at
     ``read`` of them. ``scalar``: one number a token is read, no vocabulary. ``masked``: a mask of a whole row keeps the
-    samples apart that are packed in it; flash attention is told their bounds.
+    samples apart that are packed in it.
     """
 
     tokens: int
@@ -295,8 +295,6 @@ def _per_token(sizes: ModelSizes, compute: Compute, work: Work) -> int:
         kept += size * 5 * attention + sizes.heads * work.length * (2 * size + 4)
     elif not compute.gpu:
         kept += size * 5 * attention
-    elif work.masked:  # with a mask transformers gives every head its own key and value
-        kept += size * 4 * attention + 4 * sizes.heads
     elif size == 4 and sizes.kv_heads < sizes.heads:  # no kernel of torch's takes grouped heads in float32
         kept += size * (4 * attention + sizes.heads * work.length)
     else:

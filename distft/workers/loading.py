@@ -13,7 +13,7 @@ from distft.models.adapters.adapt import add_adapters
 from distft.models.families.family import find_family
 from distft.models.liger import use_liger
 from distft.models.load import start_head
-from distft.models.packing import require_packable
+from distft.models.packing import keep_apart, require_packable
 from distft.models.rope import settle_rope
 from distft.models.sequence_parallel import Sharing, share_rows
 from distft.planning.positions import position_limit
@@ -40,6 +40,7 @@ def load_sharded(spec: RoleSpec, path: str, config: EngineConfig, *, new_head: b
     settle_rope(model, spec.longest)
     if config.packed:
         require_packable(model.config, spec.family, f"models.{spec.role}")
+        keep_apart(model)
     if config.sequence_parallel > 1:
         share_rows(model, config.sequence_parallel, spec.longest, f"models.{spec.role}")
         loaded.module.sharing = Sharing.join(config.sequence_parallel, spec.collective_timeout_s)

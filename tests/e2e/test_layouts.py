@@ -1,6 +1,6 @@
 """The same answer on any layout: plain torch, one rank alone (unsharded), Ray's actors and torchrun's ranks at ZeRO-3.
 
-Rows are padded: packed rows are not built, so nothing here says that they agree.
+Rows are padded; packed ones are in test_packed.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """For every loss, through the worker's own update at ZeRO-3: gradients, metrics and updated weights of any layout.
 
-Compared with plain torch, one unit at a time. Rows are padded; packed rows are not built.
+Compared with plain torch, one unit at a time. Rows are padded; packed ones are in tests/unit/workers/test_packed_rows.
 """
 
 from __future__ import annotations

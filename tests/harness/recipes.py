@@ -198,6 +198,12 @@ def with_shared_rows(made: Mapping[str, Any], shared_by: int) -> dict[str, Any]:
     return {**made, "models": models, "train": {**made["train"], "max_tokens_per_rank": cap}}
 
 
+def with_packed_rows(made: Mapping[str, Any], *, packed: bool = True) -> dict[str, Any]:
+    """The recipe with the samples of a micro-batch in one row, in every role, or with a row for each."""
+    models = {role: {**its, "engine": {**its["engine"], "packed": packed}} for role, its in made["models"].items()}
+    return {**made, "models": models}
+
+
 def with_ranks(made: Mapping[str, Any], num_ranks: int) -> dict[str, Any]:
     """The recipe with that many ranks a role."""
     roles = {"dpo": ("policy", "reference"), "ppo": ("policy", "reference", "reward", "value")}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
@@ -19,7 +17,7 @@ from distft.batches import Batch, Ragged
 from distft.common.errors import UserError
 from distft.config.models import Model
 from distft.models.families.causal import Causal
-from distft.models.packing import FAMILIES, REASONS, require_packable
+from distft.models.packing import FAMILIES, REASONS, keep_apart, require_packable
 from distft.models.rope import settle_rope
 from distft.workers.collate import collate
 from tests.unit.models import tiny
@@ -29,6 +27,9 @@ from tests.unit.models.families import families, write_family
 LENGTHS = ((5, 4), (9, 12), (0, 1), (12, 8), (1, 1))  # prompt, response; beyond the windows of 8
 LONGEST = 21
 PACKABLE = [name for name in EVERY if EVERY[name][0] in FAMILIES]
+# A mixture's experts multiply as many rows as there are tokens for them, which rounds otherwise.
+DENSE = [name for name in PACKABLE if not name.endswith(("moe", "mixtral", "deepseek_v3"))]
+DOCUMENTS = (5, 21, 1, 9, 12)
 SHOWN = ("llama_dynamic", "qwen2_window", "gemma2", "gpt2", "mixtral")
 
 
@@ -61,10 +62,11 @@ def _module(folder: str, attention: str) -> Any:
     return module.train()
 
 
-def _require_equal(module: Any, attend_apart: str = "") -> None:
+def _require_equal(module: Any, told_as: str = "") -> None:
     values, gradients = _read(module, packed=False)
-    if attend_apart:
-        module.model.set_attn_implementation(attend_apart)
+    keep_apart(module.model)
+    if told_as:
+        module.model.set_attn_implementation(told_as)
     found, their = _read(module, packed=True)
     torch.testing.assert_close(found, values, rtol=1e-5, atol=1e-5)
     assert their.keys() == gradients.keys()
@@ -78,37 +80,52 @@ def test_log_probs_and_gradients_are_those_of_rows_of_their_own(tmp_path: Path, 
     _require_equal(_module(write_family(tmp_path, name), attention))
 
 
+def _of_one(module: Any, ids: Tensor, positions: Tensor, tokens: range) -> list[Tensor]:
+    """Logits of one document's tokens, and what all parameters would learn of them."""
+    module.zero_grad()
+    logits = module(ids, torch.tensor(tokens), position_ids=positions)
+    logits.square().sum().backward()
+    return [logits.detach(), *(one.grad.clone() for one in module.parameters() if one.grad is not None)]
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("name", families("llama_dynamic", "qwen2_window", of=DENSE))
+def test_no_document_sees_another(tmp_path: Path, name: str, attention: str) -> None:
+    """Whatever the others say, bit for bit; in a row that is one document it is not so."""
+    module = _module(write_family(tmp_path, name), attention)
+    keep_apart(module.model)
+    ids, others = (torch.cat(tiny.rows(DOCUMENTS, seed))[None] for seed in (4, 5))
+    positions = torch.cat([torch.arange(length) for length in DOCUMENTS])[None]
+    assert (ids != others).float().mean() > 0.8
+    start = 0
+    for length in DOCUMENTS:
+        own = range(start, start + length)
+        changed = others.clone()
+        changed[:, start : start + length] = ids[:, start : start + length]
+        for one, other in zip(*(_of_one(module, row, positions, own) for row in (ids, changed)), strict=True):
+            assert torch.equal(one, other)
+        if start:
+            whole = torch.arange(ids.shape[1])[None]
+            one, other = (_of_one(module, row, whole, own)[0] for row in (ids, changed))
+            assert not torch.equal(one, other)
+        start += length
+
+
 @pytest.fixture
-def attending_apart() -> Iterator[str]:
-    """Attention that is told what flash attention is, positions and no mask, and parts a row as that does."""
-
-    def attend(
-        module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, *, position_ids: Tensor,
-        sliding_window: int | None = None, scaling: float | None = None, softcap: float | None = None, **_: Any,
-    ) -> tuple[Tensor, None]:  # fmt: skip
-        assert mask is None
-        assert softcap is None
-        bounds = [*(position_ids[0] == 0).nonzero().flatten().tolist(), query.shape[2]]
-        parts = []
-        for start, stop in pairwise(bounds):
-            place = torch.arange(stop - start)
-            apart = place[:, None] - place
-            seen = (apart >= 0) & (apart < (sliding_window or len(place)))
-            states = (each[:, :, start:stop] for each in (query, key, value))
-            parts.append(sdpa_attention_forward(module, *states, seen[None, None], scaling=scaling)[0])
-        return torch.cat(parts, dim=1), None
-
-    ALL_ATTENTION_FUNCTIONS.register("apart", attend)
-    ALL_MASK_ATTENTION_FUNCTIONS.register("apart", ALL_MASK_ATTENTION_FUNCTIONS["flash_attention_2"])
-    yield "apart"
-    del ALL_ATTENTION_FUNCTIONS._global_mapping["apart"]
-    del ALL_MASK_ATTENTION_FUNCTIONS._global_mapping["apart"]
+def told_alike() -> Iterator[str]:
+    """Attention that is told what flash attention is, and parts a row as that does."""
+    own = ALL_ATTENTION_FUNCTIONS["distft_packed"]
+    ALL_ATTENTION_FUNCTIONS.register("told_alike", own)
+    ALL_MASK_ATTENTION_FUNCTIONS.register("told_alike", ALL_MASK_ATTENTION_FUNCTIONS["flash_attention_2"])
+    yield "told_alike"
+    del ALL_ATTENTION_FUNCTIONS._global_mapping["told_alike"]
+    del ALL_MASK_ATTENTION_FUNCTIONS._global_mapping["told_alike"]
 
 
 @pytest.mark.parametrize("name", families(*SHOWN, of=PACKABLE))
-def test_flash_attention_is_told_where_samples_begin(tmp_path: Path, name: str, attending_apart: str) -> None:
+def test_flash_attention_is_told_where_samples_begin(tmp_path: Path, name: str, told_alike: str) -> None:
     more = {"attn_logit_softcapping": None} if name == "gemma2" else {}  # sdpa, too, leaves it out
-    _require_equal(_module(write_family(tmp_path, name, **more), "sdpa"), attending_apart)
+    _require_equal(_module(write_family(tmp_path, name, **more), "sdpa"), told_alike)
 
 
 def test_every_family_that_is_packed_is_compared() -> None:
@@ -139,7 +156,7 @@ def test_what_is_refused_would_read_across(tmp_path: Path, name: str) -> None:
     ("bert", "masked_lm", "bert has an encoder"),
     ("llama", "text_embedding", "llama is pooled"),
     ("new_one", "causal", "have not been compared"),
-    ("gptj", "scalar", "flash attention is not told"),
+    ("gptj", "scalar", "attention is not told"),
 ])  # fmt: skip
 def test_others_are_refused(kind: str, family: Any, why: str) -> None:
     config = type("Config", (), {"model_type": kind})

@@ -185,12 +185,9 @@ def test_checkpointing_keeps_a_fraction_of_the_activations() -> None:
     assert full == frozen * SIZES.layers + last_norm + passing
 
 
-def test_a_packed_row_has_a_mask_of_its_square_and_keys_for_every_head() -> None:
-    plain = activation_items(SIZES, compute(), Work(tokens=4096, length=4096, read=0, scalar=True))
-    masked = activation_items(SIZES, compute(), Work(tokens=4096, length=4096, read=0, scalar=True, masked=True))
-    assert named(masked, "mask of a packed row") == 4096**2 * (1 + 2)
-    more = named(masked, "activations") - named(plain, "activations")
-    assert more == SIZES.layers * 4096 * 2 * 2 * (SIZES.heads - SIZES.kv_heads) * SIZES.head_dim
+def test_eager_attention_masks_a_packed_row_by_its_square() -> None:
+    found = activation_items(SIZES, compute(), Work(tokens=4096, length=4096, read=0, scalar=True, masked=True))
+    assert named(found, "mask of a packed row") == 4096**2 * (1 + 2)
 
 
 def test_logits_exist_where_they_are_read_and_never_whole_in_float32() -> None:

@@ -49,15 +49,15 @@ def test_update_at_stage_3_gathers_twice_and_scatters_once_a_micro_batch() -> No
     assert found.seconds == pytest.approx(max(arithmetic, links) + 0.2 * min(arithmetic, links) + optimizer)
 
 
-def test_a_masked_packed_row_is_attended_to_whole_and_flash_attention_to_each_sample_alone() -> None:
+def test_eager_attention_looks_at_a_packed_row_whole_and_others_at_each_sample_alone() -> None:
     """Two samples of 2,048 in a row."""
-    rows, row, flash = (
+    rows, row, apart = (
         time_of(llama("sft", {"models.policy.attention": attention}, engine={"packed": packed}), "policy", "update", 8)
-        for attention, packed in (("sdpa", False), ("sdpa", True), ("flash_attention_2", True))
+        for attention, packed in (("sdpa", False), ("eager", True), ("sdpa", True))
     )
     more = 3 * 8 * 2048 * costs.attention_flops(SIZES, 2048) / RATE
     assert row.parts["arithmetic"] == pytest.approx(rows.parts["arithmetic"] + more)
-    assert flash.parts == rows.parts
+    assert apart.parts == rows.parts
 
 
 @pytest.mark.parametrize(("stage", "each", "summed", "end"), [(0, 0, 2, 0), (1, 0, 2, 1), (2, 2, 0, 1), (3, 3, 0, 0)])
