@@ -55,9 +55,8 @@ class ModelGroup:
     def of(cls, ranks: Group, model: Model) -> ModelGroup:
         """The ranks that compute with a role's model as its section says."""
         engine = model.engine
-        return cls(
-            ranks, shared_by=engine.sequence_parallel, num_virtual_tokens=model.num_virtual_tokens, packed=engine.packed
-        )
+        shared, before, packed = engine.sequence_parallel, model.num_virtual_tokens, bool(engine.packed)
+        return cls(ranks, shared_by=shared, num_virtual_tokens=before, packed=packed)
 
     @property
     def role(self) -> str:

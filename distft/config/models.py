@@ -76,9 +76,9 @@ class Engine(Section):
         default=1, ge=1, le=1024, description="neighbouring ranks that compute the same rows, each a slice of them "
         "(Ulysses): a micro-batch is as many times as long. Its heads must divide by it"
     )  # fmt: skip
-    packed: bool = Field(
-        default=False, description="all samples of a micro-batch in one row, without padding; none sees another. "
-        "train.max_tokens_per_rank then caps the sum of their lengths"
+    packed: bool | None = Field(
+        default=None, description="all samples of a micro-batch in one row, without padding; none sees another. "
+        "train.max_tokens_per_rank then caps the sum of their lengths; null: where pretrain's model can"
     )  # fmt: skip
     reduce_bucket_size: int = Field(
         default=50_000_000, ge=1000, description="elements reduced at once; the buffers' memory"
@@ -178,7 +178,7 @@ class Model(Section):
     @property
     def masks_packed_rows(self) -> bool:
         """Whether a mask of the whole row keeps its samples apart; other attention looks at each alone."""
-        return self.engine.packed and self.attention == "eager"
+        return bool(self.engine.packed) and self.attention == "eager"
 
     def rate_ratio(self, name: str) -> float:
         """The learning rate of the weight of that name, as a multiple of the optimizer's."""

@@ -19,8 +19,10 @@ from distft.data.class_labels import labels_in
 from distft.launch.machine import this_machine
 from distft.launch.preflight.checks import check_output_dir, preflight
 from distft.launch.run_folder import is_finished, require_same_run
+from distft.planning.footprint import SizeBook
 from distft.planning.generation import installed_vllm, require_vllm
 from distft.planning.machine import Machine
+from distft.planning.packed_rows import with_rows
 from distft.planning.plan import Plan, make_plan
 from distft.planning.rates import Rates, read_rates
 
@@ -60,7 +62,7 @@ def prepare(recipe: Recipe, cluster_name: str, *, dry_run: bool = False) -> Prep
 
     A ``dry_run`` for a Slurm cluster works on a login node, too: its file says all of it.
     """
-    recipe, cluster = with_labels(recipe), load_cluster(cluster_name)
+    recipe, cluster = with_rows(with_labels(recipe), SizeBook()), load_cluster(cluster_name)
     if not (dry_run and cluster.kind == "slurm"):
         _require_reachable(cluster)
     machine = _machine(cluster)

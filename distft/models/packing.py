@@ -17,13 +17,8 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from distft.common.errors import UserError
-from distft.models.families.table import CAUSAL, SCALAR, TEXT_EMBEDDING, FamilyName
+from distft.models.families.table import CAUSAL, PACKABLE, SCALAR, TEXT_EMBEDDING, FamilyName
 
-# Compared with a row for each sample (tests): with sdpa and eager attention, and as flash attention is told.
-FAMILIES: Final = (
-    "llama", "mistral", "mixtral", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "gemma", "gemma2", "gemma3_text", "gpt2",
-    "gpt_neox", "phi", "phi3", "stablelm", "olmo2", "granite", "cohere", "starcoder2", "smollm3", "glm4", "deepseek_v3",
-)  # fmt: skip
 _ACROSS: Final = "its attention would see the samples before it in a packed row"
 _STATES: Final = "its state would run from one sample of a packed row into the next"
 _UNTOLD: Final = "its attention is not told where the samples of a packed row end"
@@ -41,11 +36,11 @@ def require_packable(config: Any, family: FamilyName, where: str) -> None:
     if family not in (CAUSAL.name, SCALAR.name):
         how = "is pooled from whole rows" if family == TEXT_EMBEDDING.name else "has an encoder, which sees whole rows"
         why = f"{kind} {how}"
-    elif kind in FAMILIES:
+    elif kind in PACKABLE:
         return
     else:
         why = f"{kind}: {REASONS.get(kind, 'samples in one row have not been compared with a row for each')}"
-    hint = f"{where}.engine.packed=false, or a model of type {', '.join(FAMILIES)}"
+    hint = f"{where}.engine.packed=false, or a model of type {', '.join(PACKABLE)}"
     raise UserError(why, where=f"{where}.engine.packed", hint=hint)
 
 
@@ -60,26 +55,26 @@ def _attention(
     position_ids: Tensor | None = None, sliding_window: int | None = None, **others: Any,
 ) -> tuple[Tensor, None]:  # fmt: skip
     """``[rows, heads, length, width]`` to ``[rows, length, heads, width]``."""
-    lengths = () if attention_mask is not None or query.shape[2] != key.shape[2] else _lengths(position_ids)
+    lengths = [] if attention_mask is not None or query.shape[2] != key.shape[2] else _lengths(position_ids)
     if len(lengths) < 2:
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, position_ids=position_ids, sliding_window=sliding_window,
             **others,
         )  # fmt: skip
-    samples = zip(lengths, *(each.split(lengths, dim=2) for each in (query, key, value)), strict=True)
+    queries, keys, values = (torch.split(each, lengths, dim=2) for each in (query, key, value))
     seen = [
-        sdpa_attention_forward(module, *states, _window(length, sliding_window, query.device), **others)[0]
-        for length, *states in samples
+        sdpa_attention_forward(module, *states, _window(states[0].shape[2], sliding_window, query.device), **others)[0]
+        for states in zip(queries, keys, values, strict=True)
     ]
     return torch.cat(seen, dim=1), None
 
 
-def _lengths(position_ids: Tensor | None) -> tuple[int, ...]:
+def _lengths(position_ids: Tensor | None) -> list[int]:
     """Tokens of each sample of a row, whose positions begin at 0; nothing of several rows."""
     if position_ids is None or len(position_ids) > 1:
-        return ()
+        return []
     starts = (position_ids[0] == 0).nonzero().flatten().tolist()
-    return tuple(stop - start for start, stop in zip(starts, [*starts[1:], position_ids.shape[1]], strict=True))
+    return [stop - start for start, stop in zip(starts, [*starts[1:], position_ids.shape[1]], strict=True)]
 
 
 def _window(length: int, size: int | None, device: torch.device) -> Tensor | None:

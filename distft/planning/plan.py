@@ -44,6 +44,7 @@ from distft.planning.loads import Load
 from distft.planning.machine import Machine
 from distft.planning.micro_batch_cost import micro_batch_cost
 from distft.planning.model_sizes import ModelSizes
+from distft.planning.packed_rows import with_rows
 from distft.planning.placement_plan import Span
 from distft.planning.rates import Rates
 from distft.planning.remedies import Remedy, Tried, remedies
@@ -183,7 +184,7 @@ def make_plan(
     """
     require_possible(recipe)
     book = SizeBook()
-    hardware = hardware_of(cluster, machine, rates)
+    recipe, hardware = with_rows(recipe, book), hardware_of(cluster, machine, rates)
     recipe, why = settled(recipe, hardware, _policy_sizes(recipe, book), vllm)
     layout = best_layout(recipe, hardware, book)
     plan = _written_out(recipe, cluster, machine, layout)
@@ -241,7 +242,7 @@ def _written_out(recipe: Recipe, cluster: Cluster, machine: Machine | None, layo
     }
     main = main_role(recipe)
     num_ranks, engine = groups[arrangement.group_of[main]].num_ranks, model_of(recipe, main).engine
-    batch = batch_arithmetic(recipe, num_ranks, engine.sequence_parallel, packed=engine.packed)
+    batch = batch_arithmetic(recipe, num_ranks, engine.sequence_parallel, packed=bool(engine.packed))
     return Plan(
         recipe=recipe.name,
         algorithm=recipe.algorithm.name,

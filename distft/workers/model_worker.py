@@ -81,7 +81,7 @@ class ModelWorker(ModelVerbs):
             path, trust_remote_code=spec.model.trust_remote_code, chat_template=spec.model.chat_template
         )
         module = load_sharded(spec, path, self._engine_config, new_head=new_head)
-        packed = spec.model.engine.packed
+        packed = bool(spec.model.engine.packed)
         self._family = find_family(spec.family, spec.labels, packed=packed)
         stage("sharding")
         self._engine = Engine(module, self._engine_config, spec.model.dtype, spec.optimizer, spec.model.rate_ratio)

@@ -235,10 +235,12 @@ def test_noise_on_embeddings_killed_in_the_middle_of_a_step(start: Start) -> Non
 
 @pytest.mark.slow
 def test_pretrain_killed_in_the_middle_of_a_step(start: Start) -> None:
-    """Blocks of texts, which the tokenised rows keep."""
+    """Blocks of texts, which the tokenised rows keep, packed."""
     words = ("train", "pretrain-tiny", *TINY, *SMALL)
     undisturbed = run(start, *words, folder="undisturbed")
     assert computed(undisturbed)[-1]["perplexity"] > 1
+    shares = [line["perf/padding_fraction"] for line in lines(undisturbed, "metrics") if line["split"] == "train"]
+    assert shares == [0.0] * 6
     assert_same(disturb(start, words, "Pretrain"), undisturbed)
 
 

@@ -12,8 +12,9 @@ from distft.config.method import SEQUENCES, UPDATE_OF_POLICY, LossOn, Method, Na
 class Pretrain(Method):
     """Next-token NLL over raw text: ``-sum_t log pi(y_t | y_<t) / tokens``, every token of every document.
 
-    A document is never seen by another: each has sequences of its own. One of more than ``data.max_length`` tokens is
-    cut into blocks; a block begins with the last token of the block before, which predicts its first.
+    Documents are packed into rows where the model can (``engine.packed``), and none is seen by another. One of more
+    than ``data.max_length`` tokens is cut into blocks; a block begins with the last token of the block before, which
+    predicts its first.
     """
 
     traits: ClassVar[Traits] = Traits(
@@ -27,7 +28,7 @@ class Pretrain(Method):
         in_blocks=True,
     )
 
-    kind: Literal["pretrain"] = Field(description="pre-training on raw text, long documents in blocks")
+    kind: Literal["pretrain"] = Field(description="pre-training on raw text, packed, long documents in blocks")
 
     def learned_tokens(self) -> LossOn | None:
         """All of them."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 from distft.config.role_table import facts_of
 
@@ -78,3 +78,11 @@ def has_scoring_head(architectures: Sequence[str] | None) -> bool:
 def encodes(config: Mapping[str, Any]) -> bool:
     """Whether a model of that config is an encoder: every token sees all others."""
     return config.get("model_type") in ENCODERS and not config.get("is_decoder")
+
+
+# Decoders that keep the samples of a packed row apart: compared with a row for each (tests), with sdpa and eager
+# attention, and as flash attention is told.
+PACKABLE: Final = (
+    "llama", "mistral", "mixtral", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "gemma", "gemma2", "gemma3_text", "gpt2",
+    "gpt_neox", "phi", "phi3", "stablelm", "olmo2", "granite", "cohere", "starcoder2", "smollm3", "glm4", "deepseek_v3",
+)  # fmt: skip

@@ -17,7 +17,8 @@ from distft.batches import Batch, Ragged
 from distft.common.errors import UserError
 from distft.config.models import Model
 from distft.models.families.causal import Causal
-from distft.models.packing import FAMILIES, REASONS, keep_apart, require_packable
+from distft.models.families.table import PACKABLE as TYPES
+from distft.models.packing import REASONS, keep_apart, require_packable
 from distft.models.rope import settle_rope
 from distft.workers.collate import collate
 from tests.unit.models import tiny
@@ -26,7 +27,7 @@ from tests.unit.models.families import families, write_family
 
 LENGTHS = ((5, 4), (9, 12), (0, 1), (12, 8), (1, 1))  # prompt, response; beyond the windows of 8
 LONGEST = 21
-PACKABLE = [name for name in EVERY if EVERY[name][0] in FAMILIES]
+PACKABLE = [name for name in EVERY if EVERY[name][0] in TYPES]
 # A mixture's experts multiply as many rows as there are tokens for them, which rounds otherwise.
 DENSE = [name for name in PACKABLE if not name.endswith(("moe", "mixtral", "deepseek_v3"))]
 DOCUMENTS = (5, 21, 1, 9, 12)
@@ -129,10 +130,10 @@ def test_flash_attention_is_told_where_samples_begin(tmp_path: Path, name: str, 
 
 
 def test_every_family_that_is_packed_is_compared() -> None:
-    assert {EVERY[name][0] for name in PACKABLE} == set(FAMILIES)
+    assert {EVERY[name][0] for name in PACKABLE} == set(TYPES)
 
 
-REFUSED = [name for name in EVERY if EVERY[name][0] not in (*FAMILIES, "gpt_bigcode", "gpt_neo", "gptj")]
+REFUSED = [name for name in EVERY if EVERY[name][0] not in (*TYPES, "gpt_bigcode", "gpt_neo", "gptj")]
 
 
 @pytest.mark.parametrize("name", families("opt", "mamba", of=REFUSED))
@@ -166,5 +167,5 @@ def test_others_are_refused(kind: str, family: Any, why: str) -> None:
 
 @pytest.mark.parametrize("family", ["causal", "scalar"])
 def test_decoders_that_were_compared_are_taken(family: Any) -> None:
-    for kind in FAMILIES:
+    for kind in TYPES:
         require_packable(type("Config", (), {"model_type": kind}), family, "models.value")

@@ -20,6 +20,7 @@ from distft.config.optimizers.adamw import AdamW
 from distft.data.dataset import load_datasets
 from distft.models.adapters.adapt import add_adapters
 from distft.models.families.causal import Causal
+from distft.models.packing import keep_apart
 from distft.workers.collate import collate
 from distft.workers.update import Updater
 from tests.harness.plain_engine import PlainEngine
@@ -55,14 +56,19 @@ def documents(tmp_path_factory: pytest.TempPathFactory) -> Batch:
 
 def engine_of(folder: str, lora: Lora | None = None) -> Any:
     module = Causal().load(folder, Model(path=folder, dtype="float32"), dropout=True).module
+    keep_apart(module.model)
     if lora is not None:
         add_adapters(module.model, lora, dropout=True, seed=1)
     return PlainEngine(module, OPTIMIZER)
 
 
-def updated(engine: Any, documents: Batch, step: list[list[int]], steps: int = 3) -> list[dict[str, float]]:
+def updated(
+    engine: Any, documents: Batch, step: list[list[int]], steps: int = 3, *, packed: bool = True
+) -> list[dict[str, float]]:
     rates = [RATE] * steps
-    return Updater(engine, Causal(), tiny.PAD).run(documents, [step] * steps, Pretrain(), learning_rates=rates)
+    return Updater(engine, Causal(packed=packed), tiny.PAD).run(
+        documents, [step] * steps, Pretrain(), learning_rates=rates
+    )
 
 
 def plain_steps(folder: str, documents: Batch, steps: int) -> tuple[list[float], Any]:
@@ -84,12 +90,13 @@ def plain_steps(folder: str, documents: Batch, steps: int) -> tuple[list[float],
     return losses, model
 
 
-def test_three_steps_are_those_of_a_plain_loop(alone: None, folder: str, documents: Batch) -> None:
+@pytest.mark.parametrize("packed", [True, False], ids=["packed", "padded"])
+def test_three_steps_are_those_of_a_plain_loop(alone: None, folder: str, documents: Batch, *, packed: bool) -> None:
     wanted, model = plain_steps(folder, documents, 3)
     numbers = list(range(len(documents)))
     for step in ([numbers], [[number] for number in numbers], [numbers[4:], numbers[:4]]):
         engine = engine_of(folder)
-        history = updated(engine, documents, step)
+        history = updated(engine, documents, step, packed=packed)
         assert [one["loss"] for one in history] == pytest.approx(wanted, rel=1e-5)
         assert [one["perplexity"] for one in history] == pytest.approx(np.exp(wanted).tolist(), rel=1e-4)
         for name, parameter in engine.module.model.named_parameters():
@@ -97,25 +104,28 @@ def test_three_steps_are_those_of_a_plain_loop(alone: None, folder: str, documen
     assert wanted[-1] < wanted[0]
 
 
-def test_a_document_is_as_if_it_were_alone(folder: str, documents: Batch) -> None:
+@pytest.mark.parametrize("packed", [True, False], ids=["packed", "padded"])
+def test_a_document_is_as_if_it_were_alone(folder: str, documents: Batch, *, packed: bool) -> None:
     """Whatever else is in its micro-batch, before it, behind it, or of another length."""
     module = engine_of(folder).module.eval()
     rows = range(len(documents))
     with torch.no_grad():
-        each = [logprobs(module, documents, [row]) for row in rows]
-        together = logprobs(module, documents, rows)
+        each = [logprobs(module, documents, [row], packed=packed) for row in rows]
+        together = logprobs(module, documents, rows, packed=packed)
         responses = documents.ragged("response_ids")
         reversed_others = [responses[row][::-1] if row else responses[0] for row in rows]
-        changed = logprobs(module, documents.with_columns(response_ids=Ragged.of(reversed_others, np.int32)), rows)
+        others = documents.with_columns(response_ids=Ragged.of(reversed_others, np.int32))
+        changed = logprobs(module, others, rows, packed=packed)
     np.testing.assert_allclose(together, np.concatenate(each), atol=2e-5)
     own = len(each[0])
     np.testing.assert_array_equal(changed[:own], together[:own])
     assert np.abs(changed[own:] - together[own:]).max() > 0.1
 
 
-def logprobs(module: Any, batch: Batch, rows: Any) -> Any:
-    micro = collate(Causal(), batch, list(rows), (), tiny.PAD, torch.device("cpu"))
-    return Causal().outputs(module, micro, ("logprobs",), "tokens", 1.0)["logprobs"].numpy()
+def logprobs(module: Any, batch: Batch, rows: Any, *, packed: bool) -> Any:
+    family = Causal(packed=packed)
+    micro = collate(family, batch, list(rows), (), tiny.PAD, torch.device("cpu"))
+    return family.outputs(module, micro, ("logprobs",), "tokens", 1.0)["logprobs"].numpy()
 
 
 def test_adapters_learn_it_too(alone: None, folder: str, documents: Batch) -> None:

@@ -1,0 +1,33 @@
+"""Whether samples share rows, where a recipe leaves it open."""
+
+from __future__ import annotations
+
+from distft.common.errors import UserError
+from distft.config.recipe import Recipe
+from distft.config.roles import model_of
+from distft.models.families.table import PACKABLE
+from distft.planning.footprint import Roles, SizeBook
+
+
+def with_rows(recipe: Recipe, book: SizeBook) -> Recipe:
+    """The recipe with ``engine.packed`` decided of its policy. Raw text is packed, by a model that is known to keep
+    documents apart, where nothing else of the recipe speaks against it; other samples only where that is asked for."""
+    if not recipe.algorithm.traits.in_blocks:
+        return recipe
+    model = model_of(recipe, "policy")
+    if model.engine.packed is not None:
+        return recipe
+    rows_of_its_own = model.engine.sequence_parallel == 1 and not model.num_virtual_tokens
+    packed = rows_of_its_own and _family(Roles(recipe, book)) in PACKABLE
+    engine = model.engine.model_copy(update={"packed": packed})
+    return recipe.model_copy(
+        update={"models": recipe.models.having({"policy": model.model_copy(update={"engine": engine})})}
+    )
+
+
+def _family(roles: Roles) -> str:
+    """The policy's type of model; empty where it is not known."""
+    try:
+        return roles.sizes("policy").family
+    except UserError:
+        return ""
