@@ -180,6 +180,11 @@ class Model(Section):
         """Whether a mask of the whole row keeps its samples apart; other attention looks at each alone."""
         return bool(self.engine.packed) and self.attention == "eager"
 
+    @property
+    def parts_packed_rows(self) -> bool:
+        """Whether its attention looks at the samples of a packed row one after the other."""
+        return bool(self.engine.packed) and self.attention in ("auto", "sdpa")
+
     def rate_ratio(self, name: str) -> float:
         """The learning rate of the weight of that name, as a multiple of the optimizer's."""
         return 1.0 if self.peft is None else self.peft.rate_ratio(name)

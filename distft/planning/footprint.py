@@ -280,5 +280,6 @@ def _work(roles: Roles, role: str, ranks: int) -> Work:
     model = roles.model(role)
     length = tokens if model.masks_packed_rows else batch.longest
     return Work(
-        tokens=tokens, length=length, read=read, scalar=scalar, generation=generation, masked=model.masks_packed_rows
+        tokens=tokens, length=length, read=read, scalar=scalar, generation=generation, masked=model.masks_packed_rows,
+        parted=model.parts_packed_rows,
     )  # fmt: skip

@@ -65,8 +65,8 @@ class Work:
     """What one rank of a role does.
 
     ``tokens`` of a micro-batch (padding included) in rows of ``length``; log-probabilities are computed at
-    ``read`` of them. ``scalar``: one number a token is read, no vocabulary. ``masked``: a mask of a whole row keeps the
-    samples apart that are packed in it.
+    ``read`` of them. ``scalar``: one number a token is read, no vocabulary. Of packed samples,
+    ``masked``: a mask of the whole row keeps them apart; ``parted``: attention looks at one after the other.
     """
 
     tokens: int
@@ -75,6 +75,7 @@ class Work:
     scalar: bool
     generation: Generation | None = None
     masked: bool = False
+    parted: bool = False
 
 
 @dataclass(frozen=True)
@@ -299,6 +300,8 @@ def _per_token(sizes: ModelSizes, compute: Compute, work: Work) -> int:
         kept += size * (4 * attention + sizes.heads * work.length)
     else:
         kept += size * 2 * (attention + sizes.kv_heads * sizes.head_dim) + 4 * sizes.heads
+    if work.parted:  # what each sample's attention answers, and all of it in one
+        kept += size * attention
     elements, single = sizes.kept_by_adapters if compute.trained else (0, 0)
     beside = elements * size + single
     return kept + beside // max(1, sizes.layers)

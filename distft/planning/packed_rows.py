@@ -17,8 +17,8 @@ def with_rows(recipe: Recipe, book: SizeBook) -> Recipe:
     model = model_of(recipe, "policy")
     if model.engine.packed is not None:
         return recipe
-    rows_of_its_own = model.engine.sequence_parallel == 1 and not model.num_virtual_tokens
-    packed = rows_of_its_own and _family(Roles(recipe, book)) in PACKABLE
+    against = model.engine.sequence_parallel > 1 or model.num_virtual_tokens or model.attention == "eager"
+    packed = not against and _family(Roles(recipe, book)) in PACKABLE
     engine = model.engine.model_copy(update={"packed": packed})
     return recipe.model_copy(
         update={"models": recipe.models.having({"policy": model.model_copy(update={"engine": engine})})}

@@ -129,6 +129,26 @@ def test_flash_attention_is_told_where_samples_begin(tmp_path: Path, name: str, 
     _require_equal(_module(write_family(tmp_path, name, **more), "sdpa"), told_alike)
 
 
+def test_what_backward_needs_of_parts_is_what_the_plan_counts(tmp_path: Path) -> None:
+    """A float of each head's width more a token and layer; GPT-2 has no rotations, which a padded row shares."""
+    held = []
+    for packed in (False, True):
+        module = _module(write_family(tmp_path, "gpt2"), "sdpa")
+        keep_apart(module.model)
+        storages: dict[int, Tensor] = {}
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda tensor, kept=storages: kept.setdefault(tensor.untyped_storage().data_ptr(), tensor),
+            lambda tensor: tensor,
+        ):
+            row = torch.arange(8).repeat(4)
+            ids, positions = (row[None], row[None]) if packed else (row.view(4, 8), None)
+            module.model.transformer(input_ids=ids, position_ids=positions, use_cache=False)
+        floats = (tensor.untyped_storage() for tensor in storages.values() if tensor.is_floating_point())
+        held.append(sum(storage.nbytes() for storage in floats))
+    config = module.model.config
+    assert held[1] - held[0] == config.n_layer * 4 * 8 * 4 * config.n_embd
+
+
 def test_every_family_that_is_packed_is_compared() -> None:
     assert {EVERY[name][0] for name in PACKABLE} == set(TYPES)
 

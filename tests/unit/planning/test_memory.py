@@ -190,6 +190,15 @@ def test_eager_attention_masks_a_packed_row_by_its_square() -> None:
     assert named(found, "mask of a packed row") == 4096**2 * (1 + 2)
 
 
+def test_parts_of_a_packed_row_are_kept_beside_the_whole() -> None:
+    rows, parts = (
+        activation_items(SIZES, compute(), Work(tokens=4096, length=512, read=0, scalar=True, parted=parted))
+        for parted in (False, True)
+    )
+    more = named(parts, "activations") - named(rows, "activations")
+    assert more == SIZES.layers * 4096 * 2 * SIZES.heads * SIZES.head_dim
+
+
 def test_logits_exist_where_they_are_read_and_never_whole_in_float32() -> None:
     work = Work(tokens=4096, length=512, read=1000, scalar=False)
     items = activation_items(SIZES, compute(), work)

@@ -29,6 +29,7 @@ def decided(name: str, *overrides: str) -> bool | None:
     ("pretrain-tiny", [LLAMA], True),
     ("pretrain-tiny", ["models.policy.engine.packed=false"], False),
     ("pretrain-tiny", ["models.policy.engine.sequence_parallel=2"], False),
+    ("pretrain-tiny", ["models.policy.attention=eager"], False),
     ("pretrain-tiny", ["models.policy.path=nobody/knows-it"], False),
     ("sft-tiny", [], None),
     ("sft-tiny", ["models.policy.engine.packed=true"], True),

@@ -266,7 +266,7 @@ def test_ranks_that_share_rows_are_said_and_hold_less(tmp_path: Path) -> None:
     assert activations[0] == pytest.approx(4 * activations[1], rel=0.01)
 
 
-def test_packed_rows_are_said_and_take_more_memory_under_a_mask_alone() -> None:
+def test_packed_rows_are_said_and_what_keeps_samples_apart_is_counted() -> None:
     keys = ["data.max_length=128", "train.max_tokens_per_rank=512", "models.policy.engine.packed="]
     rows, packed, eager = (
         make_plan(load_recipe("sft-tiny", [*keys[:2], keys[2] + said, *more]), local(), machine=LAPTOP)
@@ -274,7 +274,10 @@ def test_packed_rows_are_said_and_take_more_memory_under_a_mask_alone() -> None:
     )
     said = "of up to 4 sequences of that length, or more of shorter ones, packed in one row"
     assert [said in draw(plan) for plan in (rows, packed, eager)] == [False, True, True]
-    assert packed.memory["policy"].items == rows.memory["policy"].items
+    found, wanted = ({item.name: item.bytes for item in plan.memory["policy"].items} for plan in (packed, rows))
+    assert wanted["activations"] < found["activations"] < 1.1 * wanted["activations"]
+    other = {name for name, size in found.items() if size != wanted[name]}
+    assert other == {"activations", "fragmentation allowance"}
     masks = [item for item in eager.memory["policy"].items if item.name == "mask of a packed row"]
     assert [mask.bytes for mask in masks] == [512**2 * (1 + 4)]
 
