@@ -62,6 +62,8 @@ BROKEN = [
      ["train.max_tokens_per_rank", "one sequence of 128 tokens", "at least 64"]),
     ("sft", ["models.policy.engine={sequence_parallel: 2, packed: true}"],
      ["models.policy.engine.packed", "ranks share rows", "sequence_parallel: 1"]),
+    ("sft", ["models.policy.peft={method: prefix}", "models.policy.engine.packed=true"],
+     ["models.policy.engine.packed", "virtual tokens stand before a row", "false"]),
     ("sft", ["models.policy.peft={method: prompt}", "models.policy.engine.packed=true"],
      ["models.policy.engine.packed", "virtual tokens stand before a row", "false"]),
     ("sft", ["models.policy.init.architecture=t5", "models.policy.engine.packed=true"],
