@@ -11,7 +11,7 @@ from distft.clients.asking import ask, each, rows
 from distft.clients.samples import Samples, data_of, report_of
 from distft.config.models import Model
 from distft.groups.handles import Call, DataRef, Group
-from distft.workers.reports import Ready, Updated
+from distft.workers.reports import Ready, Saved, Updated
 from distft.workers.verbs import MicroBatches, ModelVerbs, ReadAt, Store
 
 _Work = TypeVar("_Work")
@@ -159,6 +159,23 @@ class ModelGroup:
         """Every rank's share of a checkpoint: the files of all."""
         return ask(self._own(), ModelVerbs.save, staging).reading(
             lambda result: tuple(record for report in result.reports for record in report)
+        )
+
+    def begin_save(self, staging: str) -> Call[None]:
+        """As ``save``, but written while the calls that follow are answered."""
+        return ask(self._own(), ModelVerbs.begin_save, staging).reading(report_of)
+
+    def save_ended(self) -> Call[bool]:
+        """Whether every rank has written what ``begin_save`` began, or could not."""
+        return ask(self._own(), ModelVerbs.save_ended).reading(lambda result: all(result.reports))
+
+    def finish_save(self) -> Call[Saved]:
+        """The files of all ranks, waited for, and the seconds of the slowest."""
+        return ask(self._own(), ModelVerbs.finish_save).reading(
+            lambda result: Saved(
+                tuple(record for report in result.reports for record in report.files),
+                max(report.seconds for report in result.reports),
+            )
         )
 
     def load(self, checkpoint: str) -> Call[None]:

@@ -37,6 +37,7 @@ def note_evaluation(session: Session, metrics: Mapping[str, float]) -> None:
         hint = f"did you mean {close}?" if close else f"one of: {', '.join(sorted(metrics))}"
         raise UserError(f"{evaluation.best} is none of this run's held-out metrics", where="evaluation.best", hint=hint)
     value = metrics[evaluation.best]
+    session.settle_save(wait=True)  # whether the best one so far is there to go back to
     best = progress.best if progress.best.metric == evaluation.best else Best(metric=evaluation.best)
     if progress.step == 0 or progress.step <= max(best.step, best.seen):
         return

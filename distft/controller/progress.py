@@ -27,7 +27,7 @@ class Progress:
     data behind it, counted from the beginning, ``num_tokens`` the tokens trained on, ``optimizer_steps`` those taken
     (for the learning-rate schedule). ``method_state`` is the algorithm's own (an adaptive coefficient, running moments
     ...): nobody else looks into it; ``data`` has the hash of each source's content by its key; ``before`` holds the
-    held-out metrics of the start; ``former``: the best before this step's; ``ended_of``: the steps that were asked for
+    held-out metrics of the start; ``former``: the best before this one; ``ended_of``: the steps that were asked for
     when the run ended early, else 0; ``ahead``: which responses of the next iteration the checkpoint keeps.
     """
 
@@ -67,11 +67,11 @@ class Progress:
         """The step that was just done is the last."""
         self.ended_of, self.total_steps = self.total_steps, self.step
 
-    def take_back_best(self) -> None:
+    def take_back_best(self, step: int) -> None:
         """This step's checkpoint could not be written. If it is the best, the former one is again, as there is nothing
         else to go back to; but after the last step the weights are at hand."""
-        if self.best.step == self.step and self.step < self.total_steps:
-            self.best = replace(self.former, seen=self.step)
+        if self.best.step == step and step < self.total_steps:
+            self.best = replace(self.former, seen=self.best.seen)
 
     def state(self) -> dict[str, Any]:
         """For the checkpoint; the number of steps asked for is the recipe's business."""

@@ -15,21 +15,21 @@ from typing import Any
 import psutil
 
 from distft.checkpoint.coordinator import Coordinator, SaveFailed
-from distft.checkpoint.role_layout import RoleLayout, layout_of
+from distft.checkpoint.manifest import FileRecord, NotWritten
 from distft.clients.data_group import DataGroup
 from distft.clients.generator_group import AnsweringGroup, EngineGroup, GeneratorGroup
 from distft.clients.model_group import ModelGroup
 from distft.common.errors import RunFailed, StoppedOnRequest
 from distft.config.recipe import Recipe
-from distft.config.roles import kept_roles
 from distft.controller.ahead import Round, kept_round
 from distft.controller.progress import Progress
+from distft.controller.saving import Saving
 from distft.controller.stop_flag import StopFlag
 from distft.controller.time_limit import TimeLimit
 from distft.controller.visits import Visits
 from distft.controller.weight_sync import WeightSync
 from distft.experience.rollouts import Sampler
-from distft.groups.handles import together
+from distft.groups.handles import Call
 from distft.tracking.timing import PhaseTimer, Span, Throughput
 from distft.tracking.tracker import Tracker
 
@@ -47,7 +47,8 @@ class Session:
     ``take_spans`` what each rank did, and when.
     ``evaluated_at``: the step of the last evaluation of this attempt; ``save_due``: this step's checkpoint is wanted,
     whatever ``checkpoint.every`` says; ``result_step``: the step that the result is of, None: the last;
-    ``ahead``: the next iteration's responses, where they have been sampled already.
+    ``ahead``: the next iteration's responses, where they have been sampled already; ``saving``: the checkpoint that is
+    being written while training goes on.
     """
 
     recipe: Recipe
@@ -68,6 +69,7 @@ class Session:
     save_due: bool = False
     result_step: int | None = None
     ahead: Round | None = None
+    saving: Saving | None = None
     _started: float = field(default_factory=time.perf_counter)
 
     @property
@@ -130,12 +132,19 @@ class Session:
         """A checkpoint every ``checkpoint.every`` steps, after the last one, and when a stop was asked for, which then
         ends the run. After the last step it comes before the export: what fails there loses nothing.
 
-        It also ends by itself where the job's time has no room for one more step and its checkpoint.
+        It also ends by itself where the job's time has no room for one more step and its checkpoint. One that is
+        written while training goes on is committed at the first end of a step at which all of it is written, at the
+        latest before the next; the last one is waited for.
         """
-        going_on = self.going_on
-        out_of_time = self.time_limit.too_near() if going_on else ""
+        going_on, checkpoint = self.going_on, self.recipe.checkpoint
+        out_of_time = self.time_limit.too_near(saving=self.saving is not None) if going_on else ""
         stop = self.stop.is_set() or bool(out_of_time)
-        if stop or not going_on or self.save_due or self.progress.step % self.recipe.checkpoint.every == 0:
+        due = stop or not going_on or self.save_due or self.progress.step % checkpoint.every == 0
+        self.save_due = False
+        self.settle_save(wait=due)
+        if due and checkpoint.asynchronous and going_on and not stop:
+            self.begin_save()
+        elif due:
             self.save()
         if stop and going_on:
             why = f" ({out_of_time})" if out_of_time else ""
@@ -166,26 +175,50 @@ class Session:
 
         A failed save is loud and the run goes on; after MAX_FAILED_SAVES in a row it ends.
         """
-        started = time.perf_counter()
+        with self._one_save(self.progress.step):
+            begun = self._begin()
+            begun.write(self._keep_responses(begun))
+            self._commit(begun)
+
+    def begin_save(self) -> None:
+        """As ``save``, but training waits for copies in the ranks' host memory only; see ``settle_save``."""
+        with self._one_save(self.progress.step):
+            begun = self._begin()
+            begun.copy(self._keep_responses(begun))
+            self.saving = begun
+
+    def settle_save(self, *, wait: bool) -> None:
+        """Commits the checkpoint that was begun, if all of it is written; ``wait``: until it is."""
+        if self.saving is None:
+            return
+        with self._one_save(self.saving.step):
+            if wait or self.saving.ended():
+                begun, self.saving = self.saving, None
+                begun.finish()
+                self._commit(begun)
+
+    @contextmanager
+    def _one_save(self, step: int) -> Iterator[None]:
         with self.phase("checkpoint"):
-            roles = kept_roles(self.recipe)
-            step = self.progress.step
             try:
-                staging = self.coordinator.begin(step)
-                saving = [self.groups[role].save(str(staging)) for role in roles]
-                if self.ahead is not None:
-                    saving.append(self.data.keep_responses(str(staging), self.ahead.made.responses))
-                files = [record for records in together(*saving) for record in records]
-                layouts: dict[str, RoleLayout] = {
-                    role: layout_of(self.recipe, role, self.groups[role].ranks.num_ranks) for role in roles
-                }
-                path = self.coordinator.commit(step, files, self._state(), layouts)
+                yield
             except SaveFailed as error:
-                self._count_failed_save(error)
-                return
-            self.progress.failed_saves, self.save_due = 0, False
-            self.time_limit.saw_save(time.perf_counter() - started)
-            self.tracker.event("checkpoint", step=step, path=str(path))
+                self._count_failed_save(error, step)
+
+    def _begin(self) -> Saving:
+        return Saving.begin(self.recipe, self.groups, self.coordinator, self.progress.step, self._state())
+
+    def _commit(self, begun: Saving) -> None:
+        path = begun.commit()
+        self.progress.failed_saves = 0
+        self.time_limit.saw_save(begun.seconds)
+        self.tracker.event("checkpoint", step=begun.step, path=str(path))
+
+    def _keep_responses(self, begun: Saving) -> list[Call[tuple[FileRecord | NotWritten, ...]]]:
+        """What writes the responses that were sampled ahead, where there are some."""
+        if self.ahead is None:
+            return []
+        return [self.data.keep_responses(str(begun.staging), self.ahead.made.responses)]
 
     def _state(self) -> dict[str, Any]:
         self.progress.wandb_id = self.tracker.wandb_id or ""
@@ -197,11 +230,11 @@ class Session:
         if self.progress.ahead:
             self.ahead = kept_round(self.sampler, self.progress.ahead, checkpoint)
 
-    def _count_failed_save(self, error: SaveFailed) -> None:
+    def _count_failed_save(self, error: SaveFailed, step: int) -> None:
         self.progress.failed_saves += 1
-        self.progress.take_back_best()
-        self.coordinator.pinned, self.save_due = self.progress.best.step, False
-        self.tracker.event("checkpoint_failed", step=self.progress.step, cause=str(error))
+        self.progress.take_back_best(step)
+        self.coordinator.pinned = self.progress.best.step
+        self.tracker.event("checkpoint_failed", step=step, cause=str(error))
         log.error("%s; the run goes on", error)
         if self.progress.failed_saves >= MAX_FAILED_SAVES:
             raise RunFailed(

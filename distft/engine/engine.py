@@ -41,11 +41,13 @@ from distft.engine.held import (
     optimizer_elements,
     parameter_elements,
 )
+from distft.engine.host_copy import HostCopy
 from distft.engine.optimizer import build_optimizer, set_rate
 from distft.engine.process_group import accelerator
 from distft.engine.replicated import ReplicatedStep
 from distft.engine.settings import deepspeed_settings
-from distft.engine.states import load_states, save_states
+from distft.engine.shards import Shard
+from distft.engine.states import load_states, states_now
 from distft.models.adapters.adapt import read_from_outside
 
 GATHER_BYTES = 256 * 2**20
@@ -85,6 +87,7 @@ class Engine:
         self._engine: Any = None
         self._replicated: ReplicatedStep | None = None
         self._asleep = Asleep()
+        self._host_copy = HostCopy()
         if optimizer is not None:
             self._build_trained(module, config, optimizer, rate_ratio)
         else:
@@ -200,13 +203,18 @@ class Engine:
                 for name, parameter in bucket:
                     yield name, parameter.data
 
-    def save(self, folder: Path) -> None:
-        """This rank's file of what is trained; what is frozen lies where the run started. Raises OSError."""
+    def states(self) -> Shard:
+        """This rank's file of what is trained, to be written before the next step; what is frozen lies where the run
+        started."""
         self._asleep.finish()
-        save_states(self._module, self._engine.optimizer, self.zero_stage, folder)
+        return states_now(self._module, self._engine.optimizer, self.zero_stage)
+
+    def snapshot(self) -> Shard:
+        """As ``states``, in host memory of its own: no step changes it, only the next one of these does."""
+        return self._host_copy.take(self.states())
 
     def load(self, folder: Path) -> None:
-        """What ``save`` wrote on the ranks of this or any other layout (collective).
+        """What ``states`` left in the files of this or any other layout's ranks (collective).
 
         Raises FileNotFoundError where there is nothing, UserError where it is of other weights or another optimizer.
         """

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -41,13 +42,28 @@ def piece_key(kind: str, start: int, name: str) -> str:
     return f"{kind}/{start}/{name}"
 
 
-def write_shard(
-    path: Path, pieces: Sequence[tuple[str, Tensor]], buffers: Mapping[str, Tensor], facts: Mapping[str, Any]
-) -> None:
-    """A safetensors file of the pieces by key, of whole buffers by name, and of ``facts`` (JSON). Raises OSError.
+@dataclass(frozen=True)
+class Shard:
+    """A safetensors file before it is one: its header, and the tensors whose bytes follow, one after the other.
 
     safetensors' own writer holds all of a file in memory a second time, which a rank has no room for.
     """
+
+    header: bytes
+    tensors: Sequence[Tensor]
+
+    def write(self, path: Path) -> None:
+        """The folder is made where it is not there. Raises OSError."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("wb", buffering=_BUFFER) as file:
+            file.write(len(self.header).to_bytes(8, "little"))
+            file.write(self.header)
+            for tensor in self.tensors:
+                file.write(bytes_of(tensor).cpu().numpy().data)
+
+
+def make_shard(pieces: Sequence[tuple[str, Tensor]], buffers: Mapping[str, Tensor], facts: Mapping[str, Any]) -> Shard:
+    """Of the pieces by key, of whole buffers by name, and of ``facts`` (JSON)."""
     tensors = [*pieces, *((_BUFFERS + name, buffer) for name, buffer in buffers.items())]
     header: dict[str, Any] = {"__metadata__": {"facts": json.dumps(facts)}}
     end = 0
@@ -55,12 +71,12 @@ def write_shard(
         begin, end = end, end + tensor.numel() * tensor.element_size()
         header[key] = {"dtype": _DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]}
     written = json.dumps(header).encode()
-    written += b" " * (-len(written) % _ALIGNMENT)
-    with path.open("wb", buffering=_BUFFER) as file:
-        file.write(len(written).to_bytes(8, "little"))
-        file.write(written)
-        for _, tensor in tensors:
-            file.write(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
+    return Shard(written + b" " * (-len(written) % _ALIGNMENT), [tensor for _, tensor in tensors])
+
+
+def bytes_of(tensor: Tensor) -> Tensor:
+    """A tensor's bytes, flat, where it lies."""
+    return tensor.detach().reshape(-1).view(torch.uint8)
 
 
 class Shards:

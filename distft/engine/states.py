@@ -18,7 +18,7 @@ from distft.common.errors import UserError
 from distft.config.optimizers.optimizer import State
 from distft.engine.pieces import Piece, pieces_here
 from distft.engine.process_group import failing_together
-from distft.engine.shards import Shards, piece_key, shard_file, write_shard
+from distft.engine.shards import Shard, Shards, make_shard, piece_key
 from distft.models.buffers import kept_buffers
 from distft.models.load import DTYPES
 
@@ -27,8 +27,9 @@ WEIGHT = "weight"
 _SCALE = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
 
 
-def save_states(module: nn.Module, optimizer: Any, zero_stage: int, folder: Path) -> None:
-    """This rank's file: its shards; where nothing is sharded, its part of what all ranks hold. Raises OSError."""
+def states_now(module: nn.Module, optimizer: Any, zero_stage: int) -> Shard:
+    """What this rank's file is to hold: its shards; where nothing is sharded, its part of what all ranks hold. The
+    tensors are those that training changes."""
     rank, inner = dist.get_rank(), _bare(optimizer)
     pieces = pieces_here(module, optimizer, zero_stage)
     if zero_stage == 0:
@@ -41,9 +42,8 @@ def save_states(module: nn.Module, optimizer: Any, zero_stage: int, folder: Path
         "step": max((float(state["step"]) for state in inner.state.values() if "step" in state), default=None),
         "scale": _scale(optimizer),
     }
-    folder.mkdir(parents=True, exist_ok=True)
     buffers = kept_buffers(module) if rank == 0 else {}
-    write_shard(shard_file(folder, rank), list(_tensors(pieces, inner)), buffers, facts)
+    return make_shard(list(_tensors(pieces, inner)), buffers, facts)
 
 
 def load_states(module: nn.Module, optimizer: Any, states: Sequence[State], zero_stage: int, folder: Path) -> None:

@@ -37,6 +37,7 @@ from distft.planning.memory import (
     When,
     Work,
     activation_items,
+    copy_of_checkpoint,
     peak,
     rank_items,
 )
@@ -197,6 +198,8 @@ def role_memory(roles: Roles, role: str, ranks: int, *, gpu: bool, shared: bool)
     more = _told_items(roles.recipe, role, sizes, work, ranks, gpu=gpu)
     if compute.trained and roles.recipe.algorithm.embedding_noise():  # in float32, and as it is added
         more.append(Item("noise on the embeddings", work.tokens * sizes.hidden * (4 + compute.size), "training"))
+    if compute.trained and roles.recipe.checkpoint.asynchronous:
+        more.append(copy_of_checkpoint(sizes, compute, ranks))
     if roles.recipe.algorithm.traits.embeds:  # on every rank, of all texts of a step
         units, texts = roles.recipe.train.global_batch_size, unit_size(roles.recipe) - 1
         more.append(Item("cosines of all texts", COSINES * 4 * units * units * texts, "training"))

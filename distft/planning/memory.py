@@ -30,6 +30,8 @@ CHUNK_GPU = 2**25
 # Logits that exist at once where the head is fused with them (algorithms.linear_logprobs).
 HEAD_CHUNK_CPU = 2**22
 HEAD_CHUNK_GPU = 2**26
+# Page-locked host memory is taken in pieces of this size (engine.asleep).
+HOST_CHUNK = 64 * 2**20
 # A process that has imported torch, transformers, DeepSpeed and Ray (383 MiB resident when measured, before any
 # thread of theirs runs); on a GPU its CUDA context, cuBLAS and NCCL.
 PROCESS_HOST = 450 * 2**20
@@ -273,6 +275,13 @@ def _of_a_matrix(sizes: ModelSizes, compute: Compute, when: When) -> list[Item]:
     numel = max((tensors.numel for tensors in sizes.tensors if tensors.four_bits), default=0)
     items = [("matrix unpacked from four bits", numel), ("an adapter's own matrices", sizes.passing_of_adapters)]
     return [Item(name, elements * compute.size, when) for name, elements in items if elements]
+
+
+def copy_of_checkpoint(sizes: ModelSizes, compute: Compute, ranks: int) -> Item:
+    """A rank's share of a checkpoint, weights in float32 and the optimizer's states, in host memory while it is written
+    beside the steps."""
+    size = int(-(-sizes.trained.total // ranks) * (4 + compute.state_bytes))
+    return Item("copy of a checkpoint", -(-size // HOST_CHUNK) * HOST_CHUNK if compute.gpu else size, place="host")
 
 
 def peak(items: Iterable[Item], place: Place) -> int:

@@ -137,6 +137,8 @@ def _set(section: Any, parts: list[str], value: Any) -> Any:
 def _changes(recipe: Recipe, *, gpu: bool) -> Iterator[_Change]:
     """All that may be tried, cheapest for the user first."""
     trained = [role for role in roles(recipe) if role in trained_roles(recipe)]
+    if recipe.checkpoint.asynchronous:
+        yield _Change({"checkpoint.asynchronous": False}, "training waits while a checkpoint is written")
     loose = [role for role in roles(recipe) if model_of(recipe, role).engine.zero_stage < 3]
     if loose:
         yield _Change({f"models.{role}.engine.zero_stage": 3 for role in loose}, "more communication")

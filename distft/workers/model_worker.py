@@ -40,8 +40,8 @@ from distft.workers.collate import collate
 from distft.workers.distributions import distributions
 from distft.workers.exporting import export_result, require_readable
 from distft.workers.loading import load_sharded, require_positions
-from distft.workers.reports import Memory, Ready, Updated
-from distft.workers.saving import load_share, save_share
+from distft.workers.reports import Memory, Ready, Saved, Updated
+from distft.workers.saving import BackgroundSave, load_share, save_share
 from distft.workers.spec import RoleSpec
 from distft.workers.update import Updater
 from distft.workers.verbs import MicroBatches, ModelVerbs, ReadAt, Store
@@ -57,6 +57,7 @@ class ModelWorker(ModelVerbs):
         self._engine_config = spec.model.engine.on(world_size)
         self._node_ip = node_ip
         self._store: Any = None
+        self._background_save = BackgroundSave()
 
     # ---- life
 
@@ -259,6 +260,21 @@ class ModelWorker(ModelVerbs):
         """This rank's share of a checkpoint; see ``save_share``."""
         stage(f"saving to {staging}")
         return save_share(self._engine, self.spec.role, self.rank, Path(staging)), None
+
+    def begin_save(self, staging: str) -> tuple[None, None]:
+        """As ``save``, but the files are written while the verbs that follow run; see ``BackgroundSave``."""
+        stage(f"saving to {staging}")
+        self._background_save.begin(self._engine, self.spec.role, self.rank, Path(staging))
+        return None, None
+
+    def save_ended(self) -> tuple[bool, None]:
+        """Whether what ``begin_save`` began has been written, or could not be."""
+        return self._background_save.ended, None
+
+    def finish_save(self) -> tuple[Saved, None]:
+        """What became of it, waited for."""
+        stage("waiting for the checkpoint's files")
+        return self._background_save.result(), None
 
     def load(self, checkpoint: str) -> tuple[None, None]:
         """What ``save`` wrote, on any number of ranks."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from distft.batches import Difference
+from distft.checkpoint.manifest import FileRecord, NotWritten
 from distft.tracking.metrics import Sample
 
 # The loss of single sources of data, by their numbers.
@@ -41,6 +42,14 @@ class Updated:
 
     steps: tuple[dict[str, float], ...]
     memory: Memory
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A rank's files of a checkpoint, and the seconds that writing them took."""
+
+    files: tuple[FileRecord | NotWritten, ...]
+    seconds: float
 
 
 @dataclass(frozen=True)

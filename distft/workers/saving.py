@@ -1,8 +1,11 @@
-"""A rank's share of a checkpoint: written, and read again."""
+"""A rank's share of a checkpoint: written, at once or while training goes on, and read again."""
 
 from __future__ import annotations
 
 import shutil
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -11,8 +14,12 @@ from distft.checkpoint.manifest import FileRecord, NotWritten, record_files
 from distft.common.errors import DistftError
 from distft.common.seeding import restore_rng_state, rng_state
 from distft.engine.engine import Engine
-from distft.engine.shards import shard_file
+from distft.engine.shards import Shard, shard_file
 from distft.engine.whole_weights import take_weights, write_weights
+from distft.workers.reports import Saved
+
+Files = list[FileRecord | NotWritten]
+REFUSALS = (OSError, RuntimeError, DistftError)  # torch reports a full disk, and a host without memory, as RuntimeError
 
 
 def save_share(engine: Engine, role: str, rank: int, staging: Path) -> list[FileRecord | NotWritten]:
@@ -21,19 +28,78 @@ def save_share(engine: Engine, role: str, rank: int, staging: Path) -> list[File
 
     A disk that refuses it is reported too, as NotWritten: the run goes on with the checkpoint before.
     """
-    target = staging / role
-    rng = rng_file(target, rank)
     try:
-        if engine.trained:
-            engine.save(target)
-            torch.save(rng_state(), rng)
-            mine = [shard_file(target, rank), rng]
+        return _writer(engine, role, rank, staging, engine.states)()
+    except REFUSALS as error:
+        return [_not_written(role, rank, staging, error)]
+
+
+class BackgroundSave:
+    """The share that a thread of this rank writes while training goes on; one at a time."""
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1, "checkpoint")
+        self._begun: Future[Saved] | None = None
+
+    def begin(self, engine: Engine, role: str, rank: int, staging: Path) -> None:
+        """The files of ``save_share`` as of now. Of a frozen model they are written before this returns (collective).
+
+        Raises ValueError where the one before is still being written.
+        """
+        if not self.ended:
+            raise ValueError("the checkpoint before is still being written")
+        try:
+            write = _writer(engine, role, rank, staging, engine.snapshot)
+        except REFUSALS as error:
+            self._begun = self._thread.submit(Saved, (_not_written(role, rank, staging, error),), 0.0)
         else:
-            write_weights(engine, target)
-            mine = sorted(target.iterdir()) if rank == 0 else []
-        return [*record_files(staging, [path.relative_to(staging).as_posix() for path in mine])]
-    except (OSError, RuntimeError, DistftError) as error:  # torch reports a full disk as RuntimeError
-        return [NotWritten(f"{role} rank {rank}: {error}{_free_space(staging)}")]
+            self._begun = self._thread.submit(_timed, write, role, rank, staging)
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing is being written."""
+        return self._begun is None or self._begun.done()
+
+    def result(self) -> Saved:
+        """What became of the last that was begun; waits for it. Raises ValueError where there was none."""
+        if self._begun is None:
+            raise ValueError("no checkpoint was begun")
+        return self._begun.result()
+
+
+def _writer(engine: Engine, role: str, rank: int, staging: Path, states: Callable[[], Shard]) -> Callable[[], Files]:
+    """What writes the files, from what ``states`` answers now, and reports them."""
+    target = staging / role
+
+    def recorded(paths: list[Path]) -> Files:
+        return [*record_files(staging, [path.relative_to(staging).as_posix() for path in paths])]
+
+    if not engine.trained:
+        write_weights(engine, target)
+        written = sorted(target.iterdir()) if rank == 0 else []
+        return lambda: recorded(written)
+    shard, rng = states(), rng_state()
+
+    def write() -> Files:
+        paths = [shard_file(target, rank), rng_file(target, rank)]
+        shard.write(paths[0])
+        torch.save(rng, paths[1])
+        return recorded(paths)
+
+    return write
+
+
+def _timed(write: Callable[[], Files], role: str, rank: int, staging: Path) -> Saved:
+    started = time.perf_counter()
+    try:
+        files = write()
+    except REFUSALS as error:
+        files = [_not_written(role, rank, staging, error)]
+    return Saved(tuple(files), time.perf_counter() - started)
+
+
+def _not_written(role: str, rank: int, staging: Path, error: Exception) -> NotWritten:
+    return NotWritten(f"{role} rank {rank}: {error}{_free_space(staging)}")
 
 
 def load_share(engine: Engine, role: str, rank: int, checkpoint: Path) -> None:

@@ -25,6 +25,7 @@ from distft.workers.reports import (
     Played,
     Ready,
     RowsPrepared,
+    Saved,
     Sent,
     Synced,
     Turned,
@@ -122,6 +123,21 @@ class ModelVerbs(OnDevice, Protocol):
     @verb(deadline="long", states=True)
     def save(self, staging: str) -> tuple[list[FileRecord | NotWritten], None]:
         """This rank's share of a checkpoint; see ``saving.save_share``."""
+        ...
+
+    @verb(deadline="long", states=True)
+    def begin_save(self, staging: str) -> tuple[None, None]:
+        """As ``save``, but the files are written while the verbs that follow run: see ``saving.BackgroundSave``."""
+        ...
+
+    @verb(on_device=False)
+    def save_ended(self) -> tuple[bool, None]:
+        """Whether what ``begin_save`` began has been written, or could not be."""
+        ...
+
+    @verb(deadline="setup", on_device=False)
+    def finish_save(self) -> tuple[Saved, None]:
+        """What became of it, waited for."""
         ...
 
     @verb(deadline="setup", states=True)

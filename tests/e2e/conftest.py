@@ -286,7 +286,9 @@ def sft(tmp_path_factory: pytest.TempPathFactory) -> Path:
     workplace = tmp_path_factory.mktemp("sft")
     with starting(workplace) as start:
         tag = f'tracking.wandb.tags=["https://user:{URL_SECRET}@example.org"]'
-        verb = start(*SFT, tag, *JUDGED, "checkpoint.every=4", folder="run")  # the last of its 6 steps is one, too
+        # The last of its 6 steps is one, too, and is waited for.
+        saves = ("checkpoint.every=4", "checkpoint.asynchronous=true")
+        verb = start(*SFT, tag, *JUDGED, *saves, folder="run")
         assert verb.end() == 0, verb.output
         verb.assert_nothing_left()
     return workplace / "run"

@@ -50,9 +50,10 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.mark.slow
-def test_a_disk_that_is_full_for_a_while(whole: Path, disk: Path, start: Start) -> None:
+@pytest.mark.parametrize("asynchronous", ["false", "true"])
+def test_a_disk_that_is_full_for_a_while(whole: Path, disk: Path, asynchronous: str, start: Start) -> None:
     """Ledgers, logs, W&B and checkpoints alike: what could not be written is said, and caught up with."""
-    verb = start(*SFT, *LONG)
+    verb = start(*SFT, *LONG, f"checkpoint.asynchronous={asynchronous}")
     in_step(verb, 20)
     filler = fill(disk)
     verb.wait_for(lambda: re.search(r"checkpoint of step \d+: policy rank", verb.output), "a failed save")
@@ -71,8 +72,9 @@ def test_a_disk_that_is_full_for_a_while(whole: Path, disk: Path, start: Start) 
 
 
 @pytest.mark.slow
-def test_a_disk_that_stays_full(whole: Path, disk: Path, start: Start) -> None:
-    verb = start(*SFT, *LONG)
+@pytest.mark.parametrize("asynchronous", ["false", "true"])
+def test_a_disk_that_stays_full(whole: Path, disk: Path, asynchronous: str, start: Start) -> None:
+    verb = start(*SFT, *LONG, f"checkpoint.asynchronous={asynchronous}")
     in_step(verb, 20)
     filler = fill(disk)
     assert verb.end() == 1, verb.output
@@ -80,7 +82,7 @@ def test_a_disk_that_stays_full(whole: Path, disk: Path, start: Start) -> None:
     assert "Traceback" not in verb.output
     verb.assert_nothing_left()
     filler.unlink()
-    verb = start(*SFT, *LONG)
+    verb = start(*SFT, *LONG, f"checkpoint.asynchronous={asynchronous}")
     assert verb.end() == 0, verb.output
     assert events(disk, "resume")
     assert computed(disk) == computed(whole)

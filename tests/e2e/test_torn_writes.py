@@ -1,5 +1,6 @@
 """A run whose driver and ranks are killed at system calls that change its files, twenty times, goes on each time from
-the newest checkpoint that it had committed, and ends bit for bit as an undisturbed run does."""
+the newest checkpoint that it had committed, and ends bit for bit as an undisturbed run does. So does one that writes
+its checkpoints while it trains, cut ten times: its ranks in the very threads that write."""
 
 from __future__ import annotations
 
@@ -17,18 +18,18 @@ from tests.harness.cuts import Cut, calls, may_trace, traced
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(3600)]
 pytestmark.append(pytest.mark.skipif(bool(may_trace()), reason=may_trace()))
 
-CUTS, SEED = 20, 14
+SEED = 14
 LONG = ("train.steps=300", "checkpoint.every=1", "checkpoint.keep=2", "recovery.max_restarts=3")
 # What each does in a save of this run, and about how often; a few saves on, at most.
 DRIVER = {"mkdir": 6, "rename": 8, "fsync": 30, "openat": 30, "write": 30, "unlinkat": 16, "rmdir": 6}
 RANK = {"openat": 12, "write": 12, "fsync": 12}
 
 
-def chosen() -> list[tuple[str, Cut]]:
+def chosen(count: int) -> list[tuple[str, Cut]]:
     """Who is killed, and where."""
     dice = random.Random(SEED)
     found = []
-    for number in range(CUTS):
+    for number in range(count):
         who = "driver" if number % 2 else f"policy-{dice.randrange(2)}"
         often = DRIVER if who == "driver" else RANK
         call = dice.choice(sorted(often))
@@ -58,17 +59,19 @@ def cut_down(verb: Verb, who: str, cut: Cut, log: Path) -> str:
     return os.path.relpath(last.paths[-1], verb.folder) if last.paths else last.text
 
 
-def test_twenty_cuts_in_one_run(start: Start) -> None:
+@pytest.mark.parametrize(("asynchronous", "cuts"), [(False, 20), (True, 10)])
+def test_cuts_in_one_run(asynchronous: bool, cuts: int, start: Start) -> None:
     whole = start(*SFT, *LONG, folder="whole")
     assert whole.end(900) == 0, whole.output
-    verb = start(*SFT, *LONG, folder="run")
+    words = (*SFT, *LONG, f"checkpoint.asynchronous={str(asynchronous).lower()}")
+    verb = start(*words, folder="run")
     hit = []
-    for number, (who, cut) in enumerate(chosen()):
+    for number, (who, cut) in enumerate(chosen(cuts)):
         wait_for(verb, "checkpoint", number + 1)
         where = cut_down(verb, who, cut, verb.folder.parent / f"{number}.log")
         said = events(verb.folder, "checkpoint")[-1]["step"]
         if who == "driver":
-            verb = start(*SFT, *LONG, folder="run")
+            verb = start(*words, folder="run")
         resumed = wait_for(verb, "resume", number + 2)
         assert resumed["rejected"] == [], (who, cut, where)
         assert resumed["step"] >= said, (who, cut, where)
@@ -80,4 +83,4 @@ def test_twenty_cuts_in_one_run(start: Start) -> None:
     assert checkpoints(verb.folder) == [299, 300]
     left = {path.name for path in (verb.folder / "checkpoints").iterdir()}
     assert left - {".trash"} == {f"step_{step:08d}" for step in (299, 300)}
-    assert sum(where.startswith("checkpoints") for where in hit) >= CUTS // 2, hit
+    assert sum(where.startswith("checkpoints") for where in hit) >= cuts // 2, hit

@@ -21,7 +21,7 @@ from distft.checkpoint.listing import list_checkpoints
 from distft.checkpoint.manifest import FileRecord, record_files
 from distft.checkpoint.role_layout import RoleLayout
 from distft.common.seeding import rng_state
-from distft.engine.shards import Shards, piece_key, shard_file, write_shard
+from distft.engine.shards import Shards, make_shard, piece_key, shard_file
 from distft.workers.saving import rng_file
 from tests.harness.cuts import Cut, calls, forked
 from tests.harness.owner import Mine
@@ -43,7 +43,7 @@ def save(coordinator: Coordinator, step: int, number: int) -> None:
         for rank in range(RANKS):
             piece = piece_key(WEIGHT, rank * ELEMENTS, "w")
             shard, rng = shard_file(staging / role, rank), rng_file(staging / role, rank)
-            write_shard(shard, [(piece, torch.full((ELEMENTS,), float(number)))], {}, {"step": number})
+            make_shard([(piece, torch.full((ELEMENTS,), float(number)))], {}, {"step": number}).write(shard)
             torch.save(rng_state(), rng)
             reports += record_files(staging, [path.relative_to(staging).as_posix() for path in (shard, rng)])
     coordinator.commit(step, reports, {"number": number}, LAYOUTS)

@@ -38,9 +38,9 @@ class Saving(Session):
         try:
             self.coordinator.commit(step, records, self._state(), {"policy": RoleLayout(1, 0)})
         except SaveFailed as error:
-            self._count_failed_save(error)
+            self._count_failed_save(error, step)
             return
-        self.progress.failed_saves, self.save_due = 0, False
+        self.progress.failed_saves = 0
 
 
 @pytest.fixture

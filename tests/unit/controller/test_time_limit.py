@@ -33,6 +33,14 @@ def test_the_longest_step_and_the_longest_save_must_still_fit(left: float, near:
         assert "a step takes up to 70.0 s and a checkpoint 30.0 s" in limit.too_near()
 
 
+def test_a_save_that_is_under_way_must_have_ended_before_the_next() -> None:
+    """It is written beside the step, which takes 10 s: after 40 s the last one can begin, for 40 s more."""
+    for left, near in ((80.0, False), (79.0, True)):
+        limit = TimeLimit(1000.0, 10.0, 40.0, clock=lambda left=left: 1000.0 - left - MARGIN_S)
+        assert bool(limit.too_near(saving=True)) is near
+        assert not limit.too_near()
+
+
 def test_before_the_first_save_it_counts_as_long_as_a_step() -> None:
     limit = TimeLimit(1000.0, clock=lambda: 1000.0 - 2 * 40.0 - MARGIN_S + 1)
     limit.saw_step(40.0)

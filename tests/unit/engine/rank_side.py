@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,13 +25,14 @@ from distft.config.optimizers.optimizer import Optimizer
 from distft.engine import process_group, whole_weights
 from distft.engine.diverged import NonFiniteGradients
 from distft.engine.engine import Engine, writable
+from distft.engine.shards import shard_file
 from distft.engine.whole_weights import take_weights, write_weights
 from distft.models.adapters.adapt import add_adapters
 from distft.models.families.causal import load_causal
 from distft.models.families.scalar import load_scalar
 from distft.models.load import DTYPES, start_head
 from distft.models.selected import Reading, SelectedLogits
-from distft.workers.saving import load_share, save_share
+from distft.workers.saving import BackgroundSave, load_share, save_share
 
 LENGTH = 12
 VOCABULARY = 96
@@ -166,15 +168,22 @@ def held_between(rank: int, world: int, setup: Setup) -> dict[str, Any]:
     return found
 
 
+def save(engine: Engine, rank: int, folder: str) -> None:
+    """This rank's file."""
+    engine.states().write(shard_file(Path(folder), rank))
+
+
 def save_and_go_on(rank: int, world: int, setup: Setup, folder: str, first: Any, then: Any) -> dict[str, Any]:
-    """Trains, saves, trains on; then loads into a fresh engine and trains on again."""
+    """Trains, saves, trains on, and then writes the copy that was made when it saved, below ``later``; then loads into
+    a fresh engine and trains on again."""
     seed_everything(100 + rank)
     engine = setup.build()
     take_steps(engine, rank, first)
-    engine.save(Path(folder))
-    kept = rng_state()
+    save(engine, rank, folder)
+    kept, copy = rng_state(), engine.snapshot()
     process_group.barrier()
     norms = take_steps(engine, rank, then)
+    copy.write(shard_file(Path(folder, "later"), rank))
     undisturbed = weights(engine)
     seed_everything(7)
     fresh = setup.build()
@@ -198,6 +207,9 @@ def follow(
         take_weights(frozen, Path(folder), share)
         records = save_share(frozen, "reference", rank, kept)
         assert len(records) == (len([*(kept / "reference").iterdir()]) if rank == 0 else 0)
+        saves = BackgroundSave()
+        saves.begin(frozen, "reference", rank, Path(folder) / "behind")
+        assert list(saves.result().files) == records
         process_group.barrier()
         load_share(again, "reference", rank, kept)
     finally:
@@ -215,11 +227,37 @@ def follow_another(rank: int, world: int, setup: Setup, other: Setup, folder: st
     return ""
 
 
+def save_both_ways(rank: int, world: int, setup: Setup, folder: str) -> dict[str, Any]:
+    """A share saved while the rank waits, and by its thread; to a disk that is full; and one whose thread is busy:
+    what was reported, and what a second one meanwhile is told."""
+    engine, saves, whole = setup.build(), BackgroundSave(), Path(folder)
+    take_steps(engine, rank, [[[[1, 2]]]])
+    told: dict[str, Any] = {"waited": save_share(engine, "policy", rank, whole / "waited")}
+    saves.begin(engine, "policy", rank, whole / "behind")
+    told["behind"] = saves.result()
+    (whole / "full" / "policy").mkdir(parents=True)
+    shard_file(whole / "full" / "policy", rank).symlink_to("/dev/full")
+    saves.begin(engine, "policy", rank, whole / "full")
+    told["full"] = saves.result()
+    go_on = threading.Event()
+    saves._thread.submit(go_on.wait)
+    saves.begin(engine, "policy", rank, whole / "later")
+    told["ended"] = [saves.ended]
+    try:
+        saves.begin(engine, "policy", rank, whole / "second")
+    except ValueError as error:
+        told["second"] = str(error)
+    go_on.set()
+    told["later"] = saves.result()
+    told["ended"].append(saves.ended)
+    return told
+
+
 def train_and_save(rank: int, world: int, setup: Setup, folder: str, first: Any, then: Any) -> dict[str, Any]:
     """Trains, saves, trains on."""
     engine = setup.build()
     take_steps(engine, rank, first)
-    engine.save(Path(folder))
+    save(engine, rank, folder)
     kept = weights(engine)
     return {"kept": kept, "norms": take_steps(engine, rank, then), "weights": weights(engine)}
 
@@ -236,7 +274,7 @@ def load_and_save(rank: int, world: int, setup: Setup, folder: str, again: str) 
     """Loads into a fresh engine and saves what it then holds elsewhere."""
     engine = setup.build()
     engine.load(Path(folder))
-    engine.save(Path(again))
+    save(engine, rank, again)
 
 
 def refused_load(rank: int, world: int, setup: Setup, folder: str) -> str:

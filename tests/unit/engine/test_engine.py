@@ -235,7 +235,10 @@ def test_going_on_from_a_checkpoint_is_the_same_run(
         norms, weights = answer["norms"], answer["weights"]
         assert norms[0] == norms[1]
         assert spread(weights[0], weights[1]) == (0.0, 0.0)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["states_0.safetensors", "states_1.safetensors"]
+    files = ["states_0.safetensors", "states_1.safetensors"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["later", *files]
+    for name in files:
+        assert (tmp_path / "later" / name).read_bytes() == (tmp_path / name).read_bytes()
 
 
 @pytest.mark.parametrize("stage", FIRST_AND_LAST)

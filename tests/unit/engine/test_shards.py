@@ -8,7 +8,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from distft.engine.shards import Shards, shard_file, write_shard
+from distft.engine.shards import Shards, make_shard, shard_file
 
 
 def kept_by_safetensors(dtype: torch.dtype) -> bool:
@@ -27,7 +27,7 @@ def test_buffers_of_every_type_that_safetensors_keeps(tmp_path: Path) -> None:
     assert {torch.float32, torch.int8, torch.int16, torch.float8_e4m3fn} <= set(kept)
     raw = torch.tensor([[0, 1, 2, 3, 4, 5, 6, 7], [8, 9, 10, 11, 12, 13, 14, 15]], dtype=torch.uint8)
     buffers = {str(one): (raw % 2).bool() if one == torch.bool else raw.view(one) for one in kept}
-    write_shard(shard_file(tmp_path, 0), [("weight/0/a", torch.ones(3))], buffers, {"step": 1})
+    make_shard([("weight/0/a", torch.ones(3))], buffers, {"step": 1}).write(shard_file(tmp_path, 0))
     found = Shards(tmp_path).buffers()
     assert {name: (one.dtype, one.shape) for name, one in found.items()} == {
         name: (one.dtype, one.shape) for name, one in buffers.items()

@@ -10,7 +10,7 @@ import pytest
 from distft.config.load import load_recipe
 from distft.config.models import Policy
 from distft.planning.footprint import GroupMemory, Roles, SizeBook, group_memory, needed_in_turns, role_memory
-from distft.planning.memory import Item
+from distft.planning.memory import HOST_CHUNK, Item
 
 POLICY = [
     Item("parameters", 8), Item("gradients", 8), Item("optimizer states", 32), Item("generation twin", 16),
@@ -73,6 +73,21 @@ def test_noise_on_embeddings_is_counted_where_there_is_some() -> None:
         roles = Roles(load_recipe("sft-tiny", [f"algorithm.neftune_alpha={alpha}"]), SizeBook())
         items = role_memory(roles, "policy", 2, gpu=True, shared=False).items
         assert [item.bytes for item in items if item.name == "noise on the embeddings"] == expected
+
+
+@pytest.mark.parametrize("gpu", [False, True])
+def test_a_checkpoint_that_is_written_beside_the_steps_is_copied_to_the_host(gpu: bool) -> None:
+    """Half of what two ranks train, in float32 and with Adam's two states; page-locked memory in whole pieces."""
+    for asynchronous in (False, True):
+        roles = Roles(load_recipe("ppo-tiny", [f"checkpoint.asynchronous={str(asynchronous).lower()}"]), SizeBook())
+        for role in ("policy", "reward"):
+            memory = role_memory(roles, role, 2, gpu=gpu, shared=False)
+            copies = [item for item in memory.items if item.name == "copy of a checkpoint"]
+            if not asynchronous or role == "reward":
+                assert not copies
+            else:
+                pieces = -(-memory.trained * 6 // HOST_CHUNK) * HOST_CHUNK
+                assert copies == [Item("copy of a checkpoint", pieces if gpu else memory.trained * 6, place="host")]
 
 
 @pytest.mark.parametrize("tied", [True, False])

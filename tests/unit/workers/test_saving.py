@@ -1,0 +1,30 @@
+"""A share of a checkpoint that a thread writes while its rank trains: the very files, and what stops it is said."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from distft.checkpoint.manifest import FileRecord, NotWritten
+from tests.unit.engine import rank_side
+from tests.unit.engine.group import Group
+from tests.unit.engine.rank_side import Setup
+from tests.unit.models import tiny
+
+
+def test_it_writes_what_a_rank_that_waits_does(groups: dict[int, Group], tmp_path: Path) -> None:
+    folder = tiny.write_model(tmp_path / "model", "llama")
+    (told,) = groups[1].call(rank_side.save_both_ways, Setup(folder, 0), str(tmp_path))
+    files = [record.path for record in told["waited"] if isinstance(record, FileRecord)]
+    assert sorted(files) == ["policy/rng_0.pt", "policy/states_0.safetensors"]
+    assert list(told["behind"].files) == told["waited"], "of the same bytes"
+    for name in files:
+        assert (tmp_path / "behind" / name).read_bytes() == (tmp_path / "waited" / name).read_bytes()
+    assert told["behind"].seconds > 0
+    (full,) = told["full"].files
+    assert isinstance(full, NotWritten)
+    assert full.cause.startswith("policy rank 0: [Errno 28] No space left on device")
+
+    assert told["ended"] == [False, True]
+    assert told["second"] == "the checkpoint before is still being written"
+    assert not (tmp_path / "second").exists()
+    assert told["later"].files == told["behind"].files
