@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from distft.config.adapters.bottleneck import Network
 from distft.config.adapters.ia3 import Ia3
 from distft.config.adapters.lora import Lora
-from distft.config.adapters.prompt import METHODS, PromptTuning
+from distft.config.adapters.prefix import PrefixTuning
+from distft.config.adapters.prompt import PromptTuning
 from distft.config.adapters.selective import OwnWeights
+from distft.config.adapters.virtual_tokens import METHODS, VirtualTokens
 from distft.config.models import Model
 from distft.config.problem import Problem
 from distft.config.recipe import Recipe
@@ -16,12 +19,19 @@ from distft.config.recipe import Recipe
 def adapter_rules(recipe: Recipe, role: str, model: Model) -> Iterator[Problem]:
     """Of a role that is trained."""
     at, adapter = f"models.{role}.peft", model.peft
+    if isinstance(adapter, VirtualTokens):
+        yield from _virtual_tokens(recipe, role, model)
     if isinstance(adapter, PromptTuning):
-        yield from _virtual_tokens(recipe, role, model, adapter)
+        yield from _beginning(at, adapter)
+    if isinstance(adapter, PrefixTuning):
+        yield from _prefix(role, model, adapter)
     if isinstance(adapter, OwnWeights) and model.init is not None:
         what = "what it does not name stays frozen, and this model begins with random weights (init)"
         yield Problem.at(f"{at}.train", what, f"{at}: null, or a path in place of init")
-    if isinstance(adapter, Lora | Ia3) and adapter.target_modules == ():
+    if isinstance(adapter, Network) and role == recipe.algorithm.traits.main and not recipe.algorithm.traits.answers:
+        what = f"{adapter.method} cannot be merged, and what reads a result of {recipe.algorithm.name} reads no adapter"
+        yield Problem.at(f"{at}.method", what, "lora or ia3")
+    if isinstance(adapter, Lora | Ia3 | Network) and adapter.target_modules == ():
         every = "all-linear" if isinstance(adapter, Lora) else "null"
         yield Problem.at(f"{at}.target_modules", "names no layer", f"{every}, or for example [q_proj, v_proj]")
     if isinstance(adapter, Ia3) and (stray := set(adapter.feedforward_modules) - set(adapter.target_modules or ())):
@@ -59,7 +69,7 @@ def _part_of_the_weight(at: str, model: Model, lora: Lora) -> Iterator[Problem]:
         yield Problem.at(f"{at}.peft.dropout", what, f"0, {other}")
 
 
-def _virtual_tokens(recipe: Recipe, role: str, model: Model, prompt: PromptTuning) -> Iterator[Problem]:
+def _virtual_tokens(recipe: Recipe, role: str, model: Model) -> Iterator[Problem]:
     at = f"models.{role}.peft"
     if role != "policy" or recipe.algorithm.name not in METHODS:
         what = f"virtual tokens before the {role}'s sequences have not been compared in {recipe.algorithm.name}"
@@ -70,6 +80,19 @@ def _virtual_tokens(recipe: Recipe, role: str, model: Model, prompt: PromptTunin
     if model.init is not None and model.init.architecture != "llama":
         what = f"virtual tokens before the sequences of {model.init.architecture} have not been compared"
         yield Problem.at(f"{at}.method", what, "lora")
+
+
+def _prefix(role: str, model: Model, prefix: PrefixTuning) -> Iterator[Problem]:
+    at = f"models.{role}"
+    if model.gradient_checkpointing:
+        what = "computes every layer anew without the keys and values that prefix puts before its own"
+        yield Problem.at(f"{at}.gradient_checkpointing", what, f"false, or {at}.peft.method: prompt")
+    if prefix.encoder_hidden_size is not None and not prefix.projection:
+        what = "has no effect without projection"
+        yield Problem.at(f"{at}.peft.encoder_hidden_size", what, "null, or projection: true")
+
+
+def _beginning(at: str, prompt: PromptTuning) -> Iterator[Problem]:
     if (prompt.start == "text") is (prompt.text is None):
         no_effect = f"has no effect at start: {prompt.start}"
         what = "is missing: they start as its tokens" if prompt.text is None else no_effect

@@ -8,8 +8,11 @@ from typing import Annotated, Any, Final, Literal, TypeAlias
 from pydantic import Discriminator, Field, Tag
 
 from distft.config.adapters.adapter import Adapter
+from distft.config.adapters.bottleneck import Bottleneck, Parallel
 from distft.config.adapters.ia3 import Ia3
 from distft.config.adapters.lora import Lora
+from distft.config.adapters.p_tuning import PTuning
+from distft.config.adapters.prefix import PrefixTuning
 from distft.config.adapters.prompt import PromptTuning
 from distft.config.adapters.selective import BitFit, Selective
 from distft.config.data import Source
@@ -109,6 +112,10 @@ AnyAdapter: TypeAlias = Annotated[
     Annotated[Lora, Tag(f"{METHOD_IS}lora")]
     | Annotated[Ia3, Tag(f"{METHOD_IS}ia3")]
     | Annotated[PromptTuning, Tag(f"{METHOD_IS}prompt")]
+    | Annotated[PTuning, Tag(f"{METHOD_IS}p_tuning")]
+    | Annotated[PrefixTuning, Tag(f"{METHOD_IS}prefix")]
+    | Annotated[Bottleneck, Tag(f"{METHOD_IS}bottleneck")]
+    | Annotated[Parallel, Tag(f"{METHOD_IS}parallel")]
     | Annotated[BitFit, Tag(f"{METHOD_IS}bitfit")]
     | Annotated[Selective, Tag(f"{METHOD_IS}selective")],
     Discriminator(_method),
@@ -119,6 +126,10 @@ ADAPTERS: Final[Mapping[str, type[Adapter]]] = {
     "lora": Lora,
     "ia3": Ia3,
     "prompt": PromptTuning,
+    "p_tuning": PTuning,
+    "prefix": PrefixTuning,
+    "bottleneck": Bottleneck,
+    "parallel": Parallel,
     "bitfit": BitFit,
     "selective": Selective,
 }

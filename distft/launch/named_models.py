@@ -23,7 +23,7 @@ from distft.data.readers import example_for
 from distft.data.sources import format_of, read_rows
 from distft.launch.export import export
 from distft.launch.kept_paths import found_again
-from distft.launch.preflight.models import check_folder, not_here, own_virtual_tokens, require_own_copy
+from distft.launch.preflight.models import check_folder, not_here, require_own_copy, unmerged_adapter
 from distft.launch.sentence_folder import MODULES
 from distft.models.families.table import encodes, has_scoring_head
 from distft.planning.model_folders import fetched_folder
@@ -143,7 +143,7 @@ def find_model(typed: str, scratch: Path, *, adapter: str | None = None) -> Name
         return _of_adapter(name, place)
     recipe = _recipe_of(place.absolute().parent) if place.absolute().name == "final" else None
     path, notes = _whole(name, str(place) if place.is_dir() else name)
-    return NamedModel(name, path, _checked(adapter) or own_virtual_tokens(place), recipe, notes)
+    return NamedModel(name, path, _checked(adapter) or unmerged_adapter(place), recipe, notes)
 
 
 def speaks_plainly(recipe: Recipe) -> bool | None:
@@ -163,7 +163,7 @@ def _of_run(name: str, run_dir: Path, scratch: Path, adapter: str | None) -> Nam
         return _exported(name, run_dir, run_dir, scratch, adapter)
     final = resolve_path(f"run:{run_dir}")
     check_folder(Path(final), name)
-    return NamedModel(name, final, _checked(adapter) or own_virtual_tokens(Path(final)), _recipe_of(run_dir))
+    return NamedModel(name, final, _checked(adapter) or unmerged_adapter(Path(final)), _recipe_of(run_dir))
 
 
 def _exported(name: str, source: Path, run_dir: Path, scratch: Path, adapter: str | None) -> NamedModel:
@@ -171,7 +171,7 @@ def _exported(name: str, source: Path, run_dir: Path, scratch: Path, adapter: st
     target = export(source, scratch / f"{source.absolute().name}-{len(list(scratch.iterdir()))}")
     newest = published(checkpoints_folder(run_dir))
     note = "" if source != run_dir else f"{name} has not finished: its newest checkpoint answers, {newest[0][1].name}"
-    own = _checked(adapter) or own_virtual_tokens(target)
+    own = _checked(adapter) or unmerged_adapter(target)
     return NamedModel(name, str(target), own, _recipe_of(run_dir), (note,) if note else ())
 
 

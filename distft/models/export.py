@@ -13,9 +13,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import GenerationConfig
 
-from distft.models.adapters.adapt import is_adapter, saved_name
+from distft.models.adapters.adapt import in_files, is_adapter
 from distft.models.adapters.layers import ADAPTER
-from distft.models.adapters.lora_starts import over_whole_weights
 from distft.models.dropout import as_written
 from distft.models.load import quiet_transformers
 from distft.models.padding import padding
@@ -54,10 +53,9 @@ def export_model(
 def export_adapter(model: Any, trained: dict[str, Tensor], base: str, folder: Path, task: str) -> None:
     """The adapter by itself, as PEFT reads it (``PeftModel.from_pretrained(base, folder)``).
 
-    ``trained`` are the parameters of the adapters, and of a head that was trained whole with them. LoRA that began as a
-    part of the weights becomes plain LoRA over whole ones. ``task``: PEFT's
-    word for what the model's family does. It is read again: a tensor that is empty, as one that ZeRO-3 has not gathered
-    would be, or holds NaN, raises ValueError.
+    ``trained`` are the parameters of the adapters, and of a head that was trained whole with them; what is kept of them
+    ``in_files`` says. ``task``: PEFT's word for what the model's family does. It is read again: a tensor that is empty,
+    as one that ZeRO-3 has not gathered would be, or holds NaN, raises ValueError.
     """
     config = copy(model.peft_config[ADAPTER])
     config.base_model_name_or_path = base
@@ -69,7 +67,7 @@ def export_adapter(model: Any, trained: dict[str, Tensor], base: str, folder: Pa
     for key, value in vars(config).items():
         if isinstance(value, set):  # whose order is another in every process
             setattr(config, key, sorted(value))
-    tensors = {saved_name(name): tensor for name, tensor in over_whole_weights(model, config, trained).items()}
+    tensors = in_files(model, config, trained)
     config.save_pretrained(str(folder))
     path = folder / "adapter_model.safetensors"
     save_file(tensors, path, metadata={"format": "pt"})

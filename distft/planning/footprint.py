@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from distft.common.errors import UserError
-from distft.config.adapters.prompt import PromptTuning
 from distft.config.adapters.selective import OwnWeights
+from distft.config.adapters.virtual_tokens import VirtualTokens
 from distft.config.engines import ENGINES
 from distft.config.load import resolve_path
 from distft.config.models import Model
@@ -133,7 +133,7 @@ def _with_adapter(sizes: ModelSizes, model: Model) -> ModelSizes:
     """The same model, of which only what its adapter says is trained. Raises UserError where that cannot be told."""
     if model.peft is None:
         return sizes
-    if isinstance(model.peft, PromptTuning):
+    if isinstance(model.peft, VirtualTokens):
         return sizes.with_virtual_tokens(model.peft)
     if not isinstance(model.peft, OwnWeights):
         return sizes.with_adapters(model.peft)

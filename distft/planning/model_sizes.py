@@ -22,8 +22,8 @@ from distft.planning.weight_files import COPY_AGAIN, tensor_shapes
 
 if TYPE_CHECKING:
     from distft.config.adapters.adapter import LayerAdapter
-    from distft.config.adapters.prompt import PromptTuning
     from distft.config.adapters.selective import OwnWeights
+    from distft.config.adapters.virtual_tokens import VirtualTokens
     from distft.config.models import Init, Quantization
 
 
@@ -209,10 +209,11 @@ class ModelSizes(TensorTable):
             held_by_adapters=held,
         )
 
-    def with_virtual_tokens(self, prompt: PromptTuning) -> ModelSizes:
-        """The same model frozen, with embeddings that stand before every sequence."""
-        embeddings = Tensors("prompt_embeddings", "embedding", (prompt.num_virtual_tokens, self.hidden))
-        return replace(self, tensors=(*self._frozen(), embeddings))
+    def with_virtual_tokens(self, tokens: VirtualTokens) -> ModelSizes:
+        """The same model frozen, with what stands before every sequence."""
+        shapes = tokens.parameters(self.hidden, self.kv_heads * self.head_dim, self.layers)
+        before = (Tensors(name, "embedding", shape) for name, shape in shapes.items())
+        return replace(self, tensors=(*self._frozen(), *before))
 
     def with_selected(self, own: OwnWeights, shapes: Mapping[str, tuple[int, ...]]) -> ModelSizes:
         """The same model, of which only the weights that are chosen of those in its files, ``shapes``, are trained, and

@@ -12,6 +12,9 @@ from pathlib import Path
 
 import yaml
 
+from distft.config.adapters.adapter import Adapter
+from distft.config.adapters.virtual_tokens import VirtualTokens
+from distft.config.models import ADAPTERS
 from distft.report.run_data import RunData, part, read_run
 from distft.report.verdict import changes, number, rows_judged, sources
 
@@ -60,8 +63,8 @@ def card(run: RunData, auto_class: str, *, answers: bool, embeds: bool = False, 
         yield f"- Held out of the training rows, by the hash of the prompt: {holdout:.0%}, for eval and for test each"
     yield from _results(run)
     peft = part(part(part(run.recipe, "models"), "policy"), "peft")
-    virtual = peft.get("method") == "prompt"
-    yield from _use(auto_class, answers=answers, embeds=embeds, virtual=virtual, apart=apart)
+    adapter = ADAPTERS.get(str(peft.get("method")), Adapter)
+    yield from _use(auto_class, answers=answers, embeds=embeds, adapter=adapter, apart=apart)
     yield from ("", "## The recipe", "", "```yaml", run.recipe_text.strip(), "```", "", _versions(run))
     yield ""
     yield "Licence, intended use and limits: those of the base model and of the data; nobody has added others here."
@@ -84,21 +87,26 @@ def _results(run: RunData) -> Iterator[str]:
         yield f"| {title} | {number(one.before)} | {number(one.after)} |"
 
 
-def _use(auto_class: str, *, answers: bool, embeds: bool, virtual: bool, apart: bool) -> Iterator[str]:
+def _use(auto_class: str, *, answers: bool, embeds: bool, adapter: type[Adapter], apart: bool) -> Iterator[str]:
     if embeds:
         yield from ("", "## Use", "", "```python", "from sentence_transformers import SentenceTransformer", "")
         yield from ('vectors = SentenceTransformer("FOLDER").encode(["a text", "another"])', "```")
         return
     yield from ("", "## Use", "", "```python", f"from transformers import AutoTokenizer, {auto_class}", "")
     yield f'model = {auto_class}.from_pretrained("FOLDER")'
-    if virtual:
+    if issubclass(adapter, VirtualTokens):
         yield "from peft import PeftModel  # virtual tokens, which FOLDER's own weights know nothing of"
         yield 'model = PeftModel.from_pretrained(model, "FOLDER/adapter")'
+    elif not adapter.merges:
+        yield "# without what was trained: adapters that only distft reads, in FOLDER/adapter"
     yield from ('tokenizer = AutoTokenizer.from_pretrained("FOLDER")', "```")
     if apart:
         yield from _USE_APART
     if answers:
-        yield from ("", f"`distft chat FOLDER` talks to it{'' if virtual else ', `vllm serve FOLDER` serves it'}.")
+        yield from (
+            "",
+            f"`distft chat FOLDER` talks to it{', `vllm serve FOLDER` serves it' if adapter.merges else ''}.",
+        )
 
 
 def _versions(run: RunData) -> str:

@@ -17,7 +17,7 @@ from distft.data.encode_apart import encoder_for
 from distft.data.formats import Content, PromptExample
 from distft.engine.process_group import accelerator
 from distft.models.adapters.merging import merge_adapter
-from distft.models.adapters.prompt import num_virtual_tokens
+from distft.models.adapters.virtual_tokens import num_virtual_tokens
 from distft.models.families.family import Family, family_at, find_family
 from distft.models.families.table import family_of
 from distft.models.padding import padding

@@ -18,6 +18,7 @@ from distft.config.adapters.lora import Lora
 from distft.config.models import Model, Quantization
 from distft.launch.named_models import Reading, find_model
 from distft.models.adapters.adapt import add_adapters, is_adapter
+from distft.models.adapters.merging import merge_adapter
 from distft.models.families.causal import load_causal
 from distft.models.load import start_head
 from distft.models.quantization import four_bits, keep_packing
@@ -41,6 +42,11 @@ DORA = (*LORA, "models.policy.peft.dora=true", "models.policy.peft.loraplus_rati
 PISSA = (*LORA, "models.policy.peft.init=pissa")
 OLORA = (*LORA, "models.policy.peft.init=olora", "models.policy.peft.rslora=true")
 PROMPT = ("models.policy.peft={method: prompt, num_virtual_tokens: 6}",)
+P_TUNING = ("models.policy.peft={method: p_tuning, num_virtual_tokens: 6}",)
+PREFIX = ("models.policy.peft={method: prefix, num_virtual_tokens: 6}",)
+PROJECTED = ("models.policy.peft={method: prefix, num_virtual_tokens: 6, projection: true}",)
+BOTTLENECK = ("models.policy.peft={method: bottleneck, bottleneck_size: 6}",)
+PARALLEL = ("models.policy.peft={method: parallel, bottleneck_size: 6}",)
 SELECTIVE = ("models.policy.peft={method: selective, train: ['*norm*', '*.0.mlp.*']}",)
 FOUR_BITS = (*LORA, "models.policy.quantization.method=nf4")
 SHARED = "placement.reference.share=policy"
@@ -115,7 +121,8 @@ def test_a_reference_of_its_own_says_the_same(sft: Path, qlora: Path, start: Sta
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("keys", [LORA, DORA, IA3, PISSA], ids=["lora", "dora", "ia3", "pissa"])
+@pytest.mark.parametrize("keys", [LORA, DORA, IA3, PISSA, BOTTLENECK],
+                         ids=["lora", "dora", "ia3", "pissa", "bottleneck"])  # fmt: skip
 def test_ppo_over_a_shared_base(sft: Path, start: Start, keys: tuple[str, ...]) -> None:
     apart = run(start, *ppo(sft, *keys), folder="apart")
     shared = run(start, *ppo(sft, *keys, SHARED), folder="shared")
@@ -162,11 +169,13 @@ def test_other_kinds_killed_started_again_and_exported(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", [0, 2, 3])
-def test_virtual_tokens_killed_started_again_and_read(
-    sft: Path, start: Start, tmp_path: Path, capsys: pytest.CaptureFixture[str], stage: int
+@pytest.mark.parametrize("keys", [PROMPT, P_TUNING, PREFIX, PROJECTED, BOTTLENECK, PARALLEL],
+                         ids=["prompt", "p_tuning", "prefix", "mlp", "bottleneck", "parallel"])  # fmt: skip
+def test_what_cannot_be_merged_killed_started_again_and_read(
+    sft: Path, start: Start, tmp_path: Path, capsys: pytest.CaptureFixture[str], keys: tuple[str, ...], stage: int
 ) -> None:
-    """``final/`` is the base, beside which they lie: verbs that answer read both, training from it is refused."""
-    words = (*SFT[:2], *SFT[2 + len(TINY):], f"models.policy={{path: run:{sft}, dtype: float32}}", *PROMPT)  # fmt: skip
+    """``final/`` is the base, beside which it lies: verbs that answer read both, training from it is refused."""
+    words = (*SFT[:2], *SFT[2 + len(TINY):], f"models.policy={{path: run:{sft}, dtype: float32}}", *keys)  # fmt: skip
     words = (*words, f"models.policy.engine.zero_stage={stage}", "tracking.samples_every=2")
     undisturbed = run(start, *words, folder="undisturbed")
     disturbed = disturb(start, words, "Sft")
@@ -183,19 +192,21 @@ def test_virtual_tokens_killed_started_again_and_read(
     speaker = Speaker.load("it", named.section(Reading(dtype="float32")), adapter=named.adapter)
     with torch.no_grad():
         untrained = base(input_ids=ids).logits
-        wanted = PeftModel.from_pretrained(base, learned[1].parent).eval()(input_ids=ids).logits[:, -ids.shape[1] :]
+        read: Any = merge_adapter if keys in (BOTTLENECK, PARALLEL) else PeftModel.from_pretrained  # PEFT has none
+        wanted = read(base, str(learned[1].parent)).eval()(input_ids=ids).logits[:, -ids.shape[1] :]
         torch.testing.assert_close(speaker.module.model(input_ids=ids).logits, wanted, rtol=1e-4, atol=1e-4)
     assert (untrained - wanted).abs().max() > 1e-3
     capsys.readouterr()
     assert main(["train", "dpo-tiny", f"models.policy.path=run:{undisturbed}", "--dry-run"]) == 2
-    assert "is what virtual tokens were trained before" in capsys.readouterr().err
+    assert "is the base of an adapter that cannot be merged" in capsys.readouterr().err
 
 
 @pytest.mark.slow
-def test_dpo_of_virtual_tokens_over_a_shared_base(sft: Path, start: Start) -> None:
+@pytest.mark.parametrize("keys", [PROMPT, P_TUNING, PREFIX], ids=["prompt", "p_tuning", "prefix"])
+def test_dpo_of_virtual_tokens_over_a_shared_base(sft: Path, start: Start, keys: tuple[str, ...]) -> None:
     """The policy does not start as its reference, which is said and is no failure."""
-    apart = run(start, *dpo(sft, *PROMPT), folder="apart")
-    shared = run(start, *dpo(sft, *PROMPT, SHARED), folder="shared")
+    apart = run(start, *dpo(sft, *keys), folder="apart")
+    shared = run(start, *dpo(sft, *keys, SHARED), folder="shared")
     assert computed(apart) == computed(shared)
     assert events(shared, "invariants")[0]["reference_difference"]["max"] > 0
     assert lines(shared, "metrics")[0]["loss"] != pytest.approx(0.6931, abs=1e-4)
@@ -207,10 +218,12 @@ def test_dpo_of_virtual_tokens_over_a_shared_base(sft: Path, start: Start) -> No
     DORA,
     IA3,
     PISSA,
+    BOTTLENECK,
+    (*PARALLEL, "rollout.weights=sharded"),
     (*SELECTIVE, "models.value.peft=null"),  # which begins with random weights here
     (*FOUR_BITS, "rollout.weights=sharded", "models.policy.engine.zero_stage=2"),
     (*FOUR_BITS, "rollout.weights=sharded"),
-], ids=["twin", "dora", "ia3", "pissa", "selective", "own weights", "shards"])  # fmt: skip
+], ids=["twin", "dora", "ia3", "pissa", "bottleneck", "parallel", "selective", "own weights", "shards"])  # fmt: skip
 def test_ppo_generates_with_the_adapters_that_it_trains(sft: Path, start: Start, keys: tuple[str, ...]) -> None:
     """The invariants compare the generator's log-probabilities with the trainer's in every iteration."""
     folder = run(start, *ppo(sft, *keys), folder="ppo")

@@ -174,8 +174,9 @@ def test_adapters_of_other_roles_and_kinds(
 @pytest.mark.slow
 @pytest.mark.parametrize("adapter", [
     {"method": "ia3"}, {"method": "lora", "dora": True}, {"method": "prompt"},
-    {"method": "selective", "train": ["*norm*", "*.0.mlp.*"]},
-], ids=["ia3", "dora", "prompt", "selective"])  # fmt: skip
+    {"method": "selective", "train": ["*norm*", "*.0.mlp.*"]}, {"method": "lora", "init": "pissa"},
+    {"method": "p_tuning"}, {"method": "prefix"}, {"method": "bottleneck"},
+], ids=["ia3", "dora", "prompt", "selective", "pissa", "p_tuning", "prefix", "bottleneck"])  # fmt: skip
 @pytest.mark.parametrize("stage", [0, 2, 3])
 def test_other_adapters(groups: dict[int, Group], folder: str, adapter: dict[str, Any], stage: int) -> None:
     assert_plan_is_true(groups, folder, "policy", 2, "float32", {"zero_stage": stage}, peft=adapter)

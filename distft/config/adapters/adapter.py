@@ -9,15 +9,15 @@ from typing import ClassVar, Final
 
 from distft.config.section import Section
 
+# What an adapter's ``adapter_config.json`` says that does not merge: PEFT's names, and one of our own.
+UNMERGED: Final = ("PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "DISTFT_NETWORK")
+
 # Kinds that others have and this has not, and why.
 REFUSED: Final = {
-    **dict.fromkeys(
-        ("p_tuning", "prefix", "prefix_tuning"),
-        "of virtual tokens there are those of prompt, which stand before the first layer",
-    ),
     "adalora": "its search gives up ranks on the way, and a checkpoint would have to know which",
-    **dict.fromkeys(("bottleneck", "parallel", "diff"), "PEFT has none, and here it is not written"),
+    "diff": "PEFT has none, and here it is not written",
     "prompt_tuning": "that is prompt",
+    "prefix_tuning": "that is prefix",
     "dora": "that is lora with dora: true",
 }
 
@@ -34,10 +34,12 @@ class Layers:
 class Adapter(Section):
     """``keeps_base``: the model's own weights stay what they were, so that they may be in four bits, serve as the
     reference too, and the adapter may be kept by itself. ``starts_at_base``: until it is trained, it changes nothing.
+    ``merges``: weights of the model's own can compute what it does.
     """
 
     keeps_base: ClassVar[bool] = True
     starts_at_base: ClassVar[bool] = True
+    merges: ClassVar[bool] = True
 
     method: str
 

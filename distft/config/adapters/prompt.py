@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Final, Literal
 
 from pydantic import Field
 
-from distft.config.adapters.adapter import Adapter
+from distft.config.adapters.virtual_tokens import VirtualTokens
 from distft.config.section import Usual
 
 # Decoders, by model type, that have been compared with PEFT's: each takes embeddings in place of ids.
@@ -15,15 +15,13 @@ FAMILIES: Final = (
     "gpt_neo", "gpt_neox", "gpt_oss", "gptj", "granite", "llama", "mistral", "mixtral", "mpt", "olmo2", "phi", "phi3",
     "qwen2", "qwen2_moe", "qwen3", "qwen3_5_text", "qwen3_moe", "smollm3", "stablelm", "starcoder2",
 )  # fmt: skip
-# Methods that have been compared with them.
-METHODS: Final = ("sft", "dpo")
 
 
-class PromptTuning(Adapter):
+class PromptTuning(VirtualTokens):
     """Embeddings of tokens that no vocabulary has stand before every sequence, and they alone are trained (Lester et
     al. 2021)."""
 
-    starts_at_base: ClassVar[bool] = False
+    families: ClassVar[tuple[str, ...]] = FAMILIES
 
     method: Literal["prompt"] = Field(description="kind of adapter")
     num_virtual_tokens: Annotated[int, Usual(20, 100)] = Field(
@@ -38,7 +36,6 @@ class PromptTuning(Adapter):
         default=None, min_length=1, description="what they begin as with start: text, repeated or cut to their number"
     )
 
-    @property
-    def virtual_tokens(self) -> int:
-        """``num_virtual_tokens``."""
-        return self.num_virtual_tokens
+    def parameters(self, hidden: int, key_width: int, layers: int) -> dict[str, tuple[int, ...]]:  # noqa: ARG002
+        """Embeddings."""
+        return {"prompt_embeddings": (self.num_virtual_tokens, hidden)}

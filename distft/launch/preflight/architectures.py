@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 from distft.common.errors import UserError, nearest
 from distft.config.adapters.adapter import LayerAdapter
-from distft.config.adapters.prompt import FAMILIES as PROMPTED
+from distft.config.adapters.virtual_tokens import VirtualTokens
 from distft.config.data_rules import said_longest
 from distft.config.method import Traits
 from distft.config.models import Model
@@ -103,11 +103,11 @@ def check_adapters(config: Mapping[str, Any], role: str, model: Model) -> None:
     """The layers that would get an adapter compute by their modules; of virtual tokens, a decoder that takes them.
     Raises UserError."""
     family = str(config.get("model_type"))
-    if model.num_virtual_tokens and family not in PROMPTED:
+    if isinstance(model.peft, VirtualTokens) and family not in model.peft.families:
         raise UserError(
-            f"virtual tokens before the sequences of {family} have not been compared with PEFT's",
+            f"{model.peft.method}: virtual tokens before the sequences of {family} have not been compared with PEFT's",
             where=f"models.{role}.peft.method",
-            hint=f"models.{role}.peft={{method: lora}}, or a model of type {', '.join(PROMPTED)}",
+            hint=f"models.{role}.peft={{method: lora}}, or a model of type {', '.join(model.peft.families)}",
         )
     if not isinstance(model.peft, LayerAdapter):
         return

@@ -11,6 +11,7 @@ from typing import Any
 from distft.common.errors import UserError, nearest
 from distft.common.files import parse_json
 from distft.common.sums import SUMS, sum_faults
+from distft.config.adapters.adapter import UNMERGED
 from distft.config.data import INSTEAD_OF_STEPS, NO_WHOLE_ANSWERS, RIGHT_STEP
 from distft.config.load import resolve_path
 from distft.config.models import ScoringModel
@@ -63,11 +64,11 @@ def check_models(recipe: Recipe) -> Iterator[str]:
             continue
         if folder not in folders.values():
             check_folder(folder, f"models.{role}.path")
-        if adapter := own_virtual_tokens(folder):
+        if adapter := unmerged_adapter(folder):
             raise UserError(
-                f"{folder} is what virtual tokens were trained before; they lie in {adapter} and cannot be merged",
+                f"{folder} is the base of an adapter that cannot be merged, which lies in {adapter}",
                 where=f"models.{role}.path",
-                hint="name the model that they were trained from, and train it by itself",
+                hint="name the model that it was trained from, and train it by itself",
             )
         config = read_config(folder)
         check_architecture(config, folder, role, model, traits=recipe.algorithm.traits)
@@ -87,15 +88,15 @@ def check_models(recipe: Recipe) -> Iterator[str]:
         check_stop_tokens(folders["policy"], [name for name in policy.stop_tokens if name not in new])
 
 
-def own_virtual_tokens(folder: Path) -> str | None:
-    """The folder of the virtual tokens that a result was trained with, whose weights know nothing of them; None where
-    it was trained otherwise."""
+def unmerged_adapter(folder: Path) -> str | None:
+    """The folder of the adapter that a result was trained with, whose weights know nothing of it; None where it was
+    merged, or trained otherwise."""
     file = folder / "adapter" / "adapter_config.json"
     try:
         found = parse_json(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return str(file.parent) if isinstance(found, dict) and found.get("peft_type") == "PROMPT_TUNING" else None
+    return str(file.parent) if isinstance(found, dict) and found.get("peft_type") in UNMERGED else None
 
 
 def check_folder(folder: Path, where: str) -> None:

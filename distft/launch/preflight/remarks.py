@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 
 from distft import rollout
+from distft.config.adapters.prompt import PromptTuning
 from distft.config.http_server import MOST_CONNECTIONS
 from distft.config.recipe import Recipe
 from distft.config.reward_rules import ASKING
@@ -51,7 +52,7 @@ def on_virtual_tokens(recipe: Recipe, plan: Plan) -> Iterator[str]:
     """Before a small model, where its size is known."""
     policy, memory = recipe.models.policy, plan.memory.get("policy")
     parameters = 0 if memory is None else memory.parameters
-    if policy is not None and policy.num_virtual_tokens and 0 < parameters < _LARGE:
+    if policy is not None and isinstance(policy.peft, PromptTuning) and 0 < parameters < _LARGE:
         yield (
             f"models.policy.peft: virtual tokens before a model of {parameters / 1e6:,.1f} M parameters: they come "
             f"close to training its weights from some {_LARGE / 1e9:g} billion on (Lester et al. 2021); below, lora "

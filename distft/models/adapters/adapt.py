@@ -6,24 +6,31 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final
 
-from torch import nn
+from torch import Tensor, nn
 
 from distft.config.adapters.adapter import Adapter
+from distft.config.adapters.bottleneck import Bottleneck, Parallel
 from distft.config.adapters.ia3 import Ia3
 from distft.config.adapters.lora import Lora
+from distft.config.adapters.p_tuning import PTuning
+from distft.config.adapters.prefix import PrefixTuning
 from distft.config.adapters.prompt import PromptTuning
 from distft.config.adapters.selective import BitFit, Selective
-from distft.models.adapters import ia3, lora, prompt, selective
+from distft.models.adapters import bottleneck, ia3, lora, lora_starts, prefix, prompt, selective, virtual_tokens
 from distft.models.adapters.layers import WRAPPED, scoring_heads
 
 _ADD: Final[Mapping[type[Adapter], Callable[..., None]]] = {
     Lora: lora.add,
     Ia3: ia3.add,
     PromptTuning: prompt.add,
+    PTuning: prompt.add_encoded,
+    PrefixTuning: prefix.add,
+    Bottleneck: bottleneck.add,
+    Parallel: bottleneck.add,
     BitFit: selective.add,
     Selective: selective.add,
 }
-KINDS_WITH_PARAMETERS: Final = (lora, ia3, prompt)
+KINDS_WITH_PARAMETERS: Final = (lora, ia3, virtual_tokens, bottleneck)
 _SUFFIXES: Final = tuple(suffix for kind in KINDS_WITH_PARAMETERS for suffix in kind.SUFFIXES)
 
 
@@ -78,7 +85,14 @@ def is_adapter(name: str) -> bool:
     return f".{name}".endswith(_SUFFIXES)
 
 
-def saved_name(name: str) -> str:
+def in_files(model: Any, config: Any, trained: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What is trained, by PEFT's names in a file, as PEFT reads it over the untouched model. ``config``, PEFT's, is
+    told where that is another kind than the one that was trained."""
+    found = virtual_tokens.in_files(model, lora_starts.over_whole_weights(model, config, trained))
+    return {_saved_name(name): tensor for name, tensor in found.items()}
+
+
+def _saved_name(name: str) -> str:
     """PEFT's name of a trained parameter in a file: of an adapter's as its kind says, else as the model it wraps."""
     for kind in KINDS_WITH_PARAMETERS:
         if f".{name}".endswith(kind.SUFFIXES):

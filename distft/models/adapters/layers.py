@@ -30,7 +30,7 @@ def inject(model: Any, layers: Layers, settings: Callable[[list[str]], Any], see
     """
     from peft import inject_adapter_in_model
 
-    config = settings(_beside_experts(settings(_targets(model, layers.named)), model, layers.named))
+    config = settings(_beside_experts(settings(targets(model, layers.named)), model, layers.named))
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):  # a seed sets every device's generator
         torch.manual_seed(seed)
         try:
@@ -79,7 +79,7 @@ def _beside_experts(config: Any, model: Any, named: tuple[str, ...] | None) -> l
     return sorted(kept)
 
 
-def _targets(model: Any, named: tuple[str, ...] | None) -> list[str]:
+def targets(model: Any, named: tuple[str, ...] | None) -> list[str]:
     """Full names of the layers that get an adapter. Raises UserError."""
     of_heads = [part for head in scoring_heads(model) for part in head.modules()]
     heads = (model.get_output_embeddings(), *of_heads)

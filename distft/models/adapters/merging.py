@@ -9,7 +9,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from distft.common.errors import UserError
-from distft.models.adapters import prompt
+from distft.common.files import parse_json
+from distft.config.adapters.adapter import UNMERGED
+from distft.config.models import ADAPTERS
+from distft.models.adapters import bottleneck, prefix, prompt
 from distft.models.adapters.adapt import KINDS_WITH_PARAMETERS, adapted_parts
 from distft.models.quantization import dequantized, was_conv1d
 from distft.models.unreadable import first_line
@@ -18,17 +21,22 @@ _BASE = ".base_layer."
 
 
 def merge_adapter(model: Any, folder: str) -> Any:
-    """The model with a PEFT adapter's update added to its weights, or with its virtual tokens, for computing only.
+    """The model with a PEFT adapter's update added to its weights, or with what cannot be, for computing only.
     Raises UserError where the folder holds none, or that of another model.
     """
-    from peft import PeftConfig, PeftModel, PeftType
+    from peft import PeftModel
 
     if not (Path(folder) / "adapter_model.safetensors").is_file():
         what = "has no adapter_model.safetensors, and a pickle can run code when it is read"
         raise UserError(what, where=folder, hint="load it with PEFT, and save_pretrained it again")
     try:
-        if PeftConfig.from_pretrained(folder).peft_type == PeftType.PROMPT_TUNING:
-            return prompt.read(model, folder)
+        said = parse_json((Path(folder) / "adapter_config.json").read_text(encoding="utf-8"))
+        kind = said.get("peft_type")
+        if kind == bottleneck.PEFT_TYPE:
+            network: Any = ADAPTERS[said["adapter"]["method"]](**said["adapter"])
+            return bottleneck.read(model, network, folder)
+        if kind in UNMERGED:
+            return (prefix if kind == "PREFIX_TUNING" else prompt).read(model, folder)
         adapted: Any = PeftModel.from_pretrained(model, folder)
         return adapted.merge_and_unload()
     except (OSError, ValueError, RuntimeError, KeyError, AttributeError) as error:

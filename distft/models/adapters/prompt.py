@@ -1,51 +1,35 @@
-"""Virtual tokens (prompt tuning): ``virtual_tokens.prompt_embeddings [num, hidden]`` of a model stand before the
-embeddings of every sequence, and are gone from what it answers, so that nobody else need know of them.
+"""Virtual tokens (prompt tuning, P-tuning): embeddings ``[num, hidden]`` of a model stand before those of every
+sequence, and are gone from what it answers, so that nobody else need know of them.
 
 Its decoder is hooked: where it is given whole sequences of ids, it takes embeddings in their place.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from distft.config.adapters.p_tuning import PTuning
 from distft.config.adapters.prompt import PromptTuning
-from distft.models.adapters.layers import ADAPTER
+from distft.models.adapters.virtual_tokens import BeforeSequences, drawn, kept_in, say_to_peft
 from distft.models.tokenizer import load_tokenizer
 
-MARK: Final = "prompt_embeddings"
-SUFFIXES: Final = (f".virtual_tokens.{MARK}",)
 
+class Prompt(BeforeSequences):
+    """``embedding``: the model's own, of ids."""
 
-class VirtualTokens(nn.Module):
-    """``start [num, hidden]``; ``embedding``: the model's own, of ids."""
-
-    def __init__(self, start: Tensor, embedding: nn.Module) -> None:
-        super().__init__()
-        self.prompt_embeddings = nn.Parameter(start)
-        self.number = len(start)
+    def __init__(self, start: Tensor, encoder: nn.Sequential | None, embedding: nn.Module) -> None:
+        super().__init__(start, encoder)
         self._embedding = [embedding]  # in a list it is no part of this module
-        self._enabled = True
         self._own: Tensor | slice | None = None  # where a call's own tokens stand behind them
-
-    def forward(self, rows: int) -> Tensor:
-        """The same of every row, ``[rows, num, hidden]``."""
-        return self.prompt_embeddings.expand(rows, -1, -1)
-
-    def enable_adapters(self, *, enabled: bool) -> None:
-        """Off, the model computes what it did without."""
-        self._enabled = enabled
 
     def put_before(self, _decoder: Any, args: tuple[Any, ...], given: dict[str, Any]) -> Any:
         """Of a decoder's call: whole sequences begin with them, behind padding on the left; what goes on from a cache,
         in which they are, knows where it stands."""
         self._own = None
-        if not self._enabled:
+        if not self.enabled:
             return None
         told = dict(given)
         if args:
@@ -85,49 +69,40 @@ class VirtualTokens(nn.Module):
         return torch.where(place < padded, place + self.number, behind)
 
 
-def num_virtual_tokens(model: Any) -> int:
-    """How many stand before each of the model's sequences."""
-    found: VirtualTokens | None = getattr(model, "virtual_tokens", None)
-    return 0 if found is None else found.number
-
-
 def add(model: Any, prompt: PromptTuning, *, dropout: bool, seed: int, fresh: bool) -> None:  # noqa: ARG001 - none
     """Puts virtual tokens before a decoder's sequences. Raises UserError where ``text`` needs a tokenizer that is not
     there."""
     from peft import PromptTuningConfig
 
-    _attach(model, _start(model, prompt, seed))
-    text = model.config.get_text_config()
-    model.peft_config = {
-        ADAPTER: PromptTuningConfig(
-            num_virtual_tokens=prompt.num_virtual_tokens,
-            token_dim=text.hidden_size,
-            num_transformer_submodules=1,
-            num_attention_heads=text.num_attention_heads,
-            num_layers=text.num_hidden_layers,
-        )
-    }
+    _attach(model, _start(model, prompt, seed), None)
+    say_to_peft(model, PromptTuningConfig(num_virtual_tokens=prompt.num_virtual_tokens, **_told(model)))
+
+
+def add_encoded(model: Any, tuned: PTuning, *, dropout: bool, seed: int, fresh: bool) -> None:  # noqa: ARG001 - none
+    """Puts what an encoder makes before a decoder's sequences."""
+    from peft import PromptEncoderConfig
+
+    _attach(model, *drawn(model, tuned, seed))
+    told = _told(model)
+    inner = tuned.encoder_hidden_size or told["token_dim"]
+    number = tuned.num_virtual_tokens
+    say_to_peft(model, PromptEncoderConfig(num_virtual_tokens=number, encoder_hidden_size=inner, **told))
 
 
 def read(model: Any, folder: str) -> Any:
     """The model with the virtual tokens that lie in a folder of PEFT's. Raises KeyError where it holds none."""
-    _attach(model, load_file(Path(folder) / "adapter_model.safetensors")[MARK].to(model.dtype))
+    _attach(model, kept_in(folder).to(model.dtype), None)
     return model
 
 
-def read_from_outside(_layer: Any) -> Iterator[tuple[nn.Module, nn.Parameter]]:
-    """Nothing: the embedding is called as a module."""
-    return iter(())
-
-
-def saved_name(_name: str) -> str:
-    """Without the model, which has one of them."""
-    return MARK
-
-
-def merged(_layer: Any, _own: Mapping[str, Tensor], _learned: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Nothing: no weight of a model computes as they do."""
-    return {}
+def _told(model: Any) -> dict[str, Any]:
+    text = model.config.get_text_config()
+    return {
+        "token_dim": text.hidden_size,
+        "num_transformer_submodules": 1,
+        "num_attention_heads": text.num_attention_heads,
+        "num_layers": text.num_hidden_layers,
+    }
 
 
 def _start(model: Any, prompt: PromptTuning, seed: int) -> Tensor:
@@ -150,8 +125,8 @@ def _start(model: Any, prompt: PromptTuning, seed: int) -> Tensor:
         return torch.as_tensor(embedding(ids.to(model.device))).clone()
 
 
-def _attach(model: Any, start: Tensor) -> None:
-    tokens = model.virtual_tokens = VirtualTokens(start.to(model.device), model.get_input_embeddings())
+def _attach(model: Any, start: Tensor, encoder: nn.Sequential | None) -> None:
+    tokens = model.virtual_tokens = Prompt(start.to(model.device), encoder, model.get_input_embeddings())
     decoder = model.get_decoder()
     decoder.register_forward_pre_hook(tokens.put_before, with_kwargs=True)
     decoder.register_forward_hook(tokens.cut_off)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +10,19 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from peft import IA3Config, PromptTuningConfig, get_peft_model
+from peft import IA3Config, PrefixTuningConfig, PromptEncoderConfig, PromptTuningConfig, get_peft_model
 from safetensors.torch import load_file
+from torch import nn
 from transformers import AutoModelForCausalLM
 
 from distft.config.adapters.adapter import Adapter
+from distft.config.adapters.bottleneck import Bottleneck, Network, Parallel
 from distft.config.adapters.ia3 import Ia3
+from distft.config.adapters.p_tuning import PTuning
+from distft.config.adapters.prefix import PrefixTuning
 from distft.config.adapters.prompt import PromptTuning
 from distft.config.adapters.selective import Selective
+from distft.config.adapters.virtual_tokens import VirtualTokens
 from distft.config.models import Quantization
 from distft.models.quantization import four_bits
 from tests.unit.engine import rank_side
@@ -31,7 +37,52 @@ IA3_OF_PEFT = IA3Config(target_modules=["k_proj", "v_proj", "down_proj"], feedfo
 
 PROMPT = PromptTuning(method="prompt", num_virtual_tokens=5)
 PROMPT_OF_PEFT = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=5)
-KINDS = (IA3, PROMPT, SELECTIVE)
+P_TUNING = PTuning(method="p_tuning", num_virtual_tokens=5, encoder_hidden_size=12)
+PREFIX = PrefixTuning(method="prefix", num_virtual_tokens=5)
+PROJECTED = PrefixTuning(method="prefix", num_virtual_tokens=5, projection=True, encoder_hidden_size=12)
+OF_PEFT: dict[Adapter, Any] = {
+    IA3: IA3_OF_PEFT,
+    PROMPT: PROMPT_OF_PEFT,
+    P_TUNING: PromptEncoderConfig(task_type="CAUSAL_LM", num_virtual_tokens=5, encoder_hidden_size=12),
+    PREFIX: PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=5),
+    PROJECTED: PrefixTuningConfig(
+        task_type="CAUSAL_LM", num_virtual_tokens=5, prefix_projection=True, encoder_hidden_size=12
+    ),
+}
+BOTTLENECK = Bottleneck(method="bottleneck", bottleneck_size=6)
+PARALLEL = Parallel(method="parallel", bottleneck_size=6, activation="gelu", scale=2.0)
+KINDS = (IA3, PROMPT, SELECTIVE, P_TUNING, PREFIX, PROJECTED, BOTTLENECK, PARALLEL)
+
+
+class Around(nn.Module):
+    """A layer or a block, and a small network: plain torch, written as the papers have it."""
+
+    def __init__(self, inner: nn.Module, of_output: bool) -> None:
+        super().__init__()
+        self.inner, self.of_output = inner, of_output
+        self.adapter_down, self.adapter_up = nn.Linear(16, 6), nn.Linear(6, 16)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out = self.inner(x)
+        if self.of_output:  # h + up(relu(down(h))), Houlsby et al. 2019
+            return out + self.adapter_up(torch.relu(self.adapter_down(out)))  # type: ignore[no-any-return]
+        return out + 2.0 * self.adapter_up(F.gelu(self.adapter_down(x)))  # type: ignore[no-any-return]  # He et al. 2022
+
+
+def surrounded(base: Any, adapter: Adapter) -> tuple[Any, dict[str, str]]:
+    """A model with small networks in plain torch, and what ours calls its parameters."""
+    base.requires_grad_(False)
+    places = ("self_attn.o_proj", "mlp.down_proj") if adapter is BOTTLENECK else ("mlp",)
+    for layer in base.model.layers:
+        for place in places:
+            owner, _, leaf = place.rpartition(".")
+            around = Around(layer.get_submodule(place), adapter is BOTTLENECK)
+            setattr(layer.get_submodule(owner), leaf, around)
+    names = {}
+    for name, _ in base.named_parameters():
+        ours = name.replace(".inner.", ".").replace(".adapter_", ".bottleneck.adapter_")
+        names[name] = f"model.{ours}"
+    return base.train(), names
 
 
 def plainly(
@@ -39,18 +90,25 @@ def plainly(
 ) -> tuple[list[float], dict[str, np.ndarray], set[str]]:
     """Norms and weights after the same steps in one process, whole batches at once, and what of them was trained."""
     torch.set_num_threads(1)
+    module: Any
     quantized = {"quantization_config": four_bits(Quantization(), torch.float32)} if nf4 else {}
     base: Any = AutoModelForCausalLM.from_pretrained(folder, attention_dropout=0.0, dtype=torch.float32, **quantized)
-    if adapter is not SELECTIVE:
-        module: Any = get_peft_model(base, IA3_OF_PEFT if adapter is IA3 else PROMPT_OF_PEFT).train()
+    if isinstance(adapter, Network):
+        module, names = surrounded(base, adapter)
+    elif adapter is not SELECTIVE:
+        module = get_peft_model(base, deepcopy(OF_PEFT[adapter])).train()
     else:
         module = base.train()
         for name, parameter in module.named_parameters():
             parameter.requires_grad_("layernorm" in name or "layers.1.mlp." in name)
-    before = "base_model." if adapter is PROMPT else "base_model.model."
-    names = {name: "model." + name.removeprefix(before) for name, _ in module.named_parameters()}
-    if adapter is PROMPT:
-        names["prompt_encoder.default.embedding.weight"] = "model.virtual_tokens.prompt_embeddings"
+    before = "base_model." if isinstance(adapter, VirtualTokens) else "base_model.model."
+    if not isinstance(adapter, Network):
+        names = {name: "model." + name.removeprefix(before) for name, _ in module.named_parameters()}
+    if isinstance(adapter, VirtualTokens):
+        for name in (name for name in names if name.startswith("prompt_encoder.")):
+            *_, number, part = name.split(".")
+            encoder = f"encoder.{number}.{part}" if number.isdigit() else "prompt_embeddings"
+            names[name] = f"model.virtual_tokens.{encoder}"
     trained = {names[name]: p for name, p in module.named_parameters() if p.requires_grad}
     with torch.no_grad():
         for name, parameter in trained.items():
@@ -71,9 +129,11 @@ def plainly(
 
 
 @pytest.mark.parametrize(("adapter", "stage", "world_size", "nf4"), [
-    *((kind, 3, 2, False) for kind in KINDS), (IA3, 0, 1, True),
+    *((kind, 3, 2, False) for kind in (IA3, PROMPT, SELECTIVE, PROJECTED, BOTTLENECK)),
+    (IA3, 0, 1, True),
+    *(slow(kind, 3, 2, False) for kind in (P_TUNING, PREFIX, PARALLEL)),
     *(slow(kind, *on, False) for kind in KINDS for on in ((0, 1), (0, 2), (1, 2), (2, 2), (3, 1))),
-    *(slow(kind, *on, True) for kind in (IA3, PROMPT) for on in ((2, 2), (3, 2))),
+    *(slow(kind, *on, True) for kind in (IA3, PROMPT, P_TUNING, PREFIX, PARALLEL) for on in ((2, 2), (3, 2))),
 ])  # fmt: skip
 def test_they_train_as_elsewhere(
     groups: dict[int, Group], folder: str, adapter: Adapter, stage: int, world_size: int, nf4: bool
@@ -90,7 +150,7 @@ def test_they_train_as_elsewhere(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("adapter", KINDS)
+@pytest.mark.parametrize("adapter", [kind for kind in KINDS if not isinstance(kind, PrefixTuning)])
 def test_recomputed_activations_give_the_same_gradients(
     groups: dict[int, Group], folder: str, adapter: Adapter
 ) -> None:
@@ -104,6 +164,8 @@ def test_recomputed_activations_give_the_same_gradients(
     (IA3, 3, "bfloat16"), (PROMPT, 3, "bfloat16"),
     slow(IA3, 0, "float32"), slow(IA3, 2, "bfloat16"),
     slow(PROMPT, 0, "float32"), slow(PROMPT, 2, "bfloat16"),
+    *(slow(kind, *on) for kind in (P_TUNING, PREFIX, PROJECTED, BOTTLENECK, PARALLEL)
+      for on in ((0, "float32"), (2, "bfloat16"), (3, "bfloat16"))),
     slow(SELECTIVE, 0, "bfloat16"), slow(SELECTIVE, 2, "float32"), slow(SELECTIVE, 3, "bfloat16"),
 ])  # fmt: skip
 def test_a_checkpoint_holds_what_is_trained_and_goes_on_from_it(

@@ -12,8 +12,11 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from distft.config.adapters import prompt
+from distft.common.errors import UserError
+from distft.config.adapters.p_tuning import PTuning
+from distft.config.adapters.prefix import PrefixTuning
 from distft.config.adapters.prompt import PromptTuning
+from distft.config.adapters.virtual_tokens import VirtualTokens
 from distft.config.models import Model
 from distft.models.adapters.adapt import add_adapters, without_adapters
 from distft.models.adapters.merging import merge_adapter, plain_tensors
@@ -21,15 +24,28 @@ from distft.models.export import export_adapter
 from distft.models.families.causal import load_causal
 from distft.models.tokenizer import load_tokenizer
 from tests.unit.models import tiny
-from tests.unit.models.families import FAMILIES, families, write_family
+from tests.unit.models.families import FAMILIES, write_family
 
 IDS = torch.arange(10, 24).unsqueeze(0)
 NUMBER = 5
 PROMPT = PromptTuning(method="prompt", num_virtual_tokens=NUMBER)
-PROMPTED = [name for name, (family, _) in FAMILIES.items() if family in prompt.FAMILIES]
+P_TUNING = PTuning(method="p_tuning", num_virtual_tokens=NUMBER)
+PREFIX = PrefixTuning(method="prefix", num_virtual_tokens=NUMBER)
+PROJECTED = PrefixTuning(method="prefix", num_virtual_tokens=NUMBER, projection=True)
 
 
-def with_tokens(folder: str, prompt: PromptTuning = PROMPT, dtype: Literal["bfloat16", "float32"] = "float32") -> Any:
+def cases(adapter: VirtualTokens, *default: str) -> list[Any]:
+    """Each family that may have it, all but those of ``default`` slow."""
+    named = [name for name, (family, _) in FAMILIES.items() if family in adapter.families]
+    if isinstance(adapter, PrefixTuning):
+        named.remove("qwen2_window")
+    return [
+        pytest.param(name, adapter, id=f"{name}-{adapter.method}", marks=[] if name in default else pytest.mark.slow)
+        for name in named
+    ]
+
+
+def with_tokens(folder: str, prompt: VirtualTokens = PROMPT, dtype: Literal["bfloat16", "float32"] = "float32") -> Any:
     module: Any = load_causal(folder, Model(path=folder, dtype=dtype), dropout=False).eval()
     add_adapters(module.model, prompt, dropout=False, seed=1)
     return module
@@ -41,12 +57,15 @@ def embeddings(module: Any) -> torch.Tensor:
     return found  # type: ignore[no-any-return]
 
 
-@pytest.mark.parametrize("name", families("mistral", "gemma2", of=PROMPTED))
+@pytest.mark.parametrize(("name", "adapter"), [
+    *cases(PROMPT, "mistral", "gemma2"), *cases(P_TUNING, "qwen2"), *cases(PREFIX, "llama", "gpt2"),
+    *cases(PROJECTED, "qwen3"),
+])  # fmt: skip
 @torch.no_grad()
-def test_they_compute_what_pefts_do(tmp_path: Path, name: str) -> None:
+def test_they_compute_what_pefts_do(tmp_path: Path, name: str, adapter: VirtualTokens) -> None:
     """Kept, read over a fresh base by PEFT and here; switched off; generated with, beside padding and from a cache."""
     folder, kept = write_family(tmp_path / "start", name), tmp_path / "kept"
-    module = with_tokens(folder)
+    module = with_tokens(folder, adapter)
     model = module.model
     base: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     plain, wanted = base(input_ids=IDS).logits, model(input_ids=IDS).logits
@@ -55,13 +74,13 @@ def test_they_compute_what_pefts_do(tmp_path: Path, name: str) -> None:
     with without_adapters(module):
         torch.testing.assert_close(model(input_ids=IDS).logits, plain)
 
-    trained = {"virtual_tokens.prompt_embeddings": embeddings(module)}
+    trained = {name.removeprefix("model."): p.detach() for name, p in module.named_parameters() if p.requires_grad}
     export_adapter(model, trained, folder, kept, "CAUSAL_LM")
     assert not json.loads((kept / "adapter_config.json").read_text()).get("modules_to_save")
     weights = {name for name, _ in plain_tensors(((n, p.data) for n, p in module.named_parameters()), module)}
     assert weights == {f"model.{name}" for name, _ in base.named_parameters()}
     by_peft: Any = PeftModel.from_pretrained(base, kept).eval()
-    torch.testing.assert_close(by_peft(input_ids=IDS).logits[:, NUMBER:], wanted)
+    torch.testing.assert_close(by_peft(input_ids=IDS).logits[:, -IDS.shape[1] :], wanted)
     fresh: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     torch.testing.assert_close(merge_adapter(fresh, str(kept))(input_ids=IDS).logits, wanted)
 
@@ -78,8 +97,14 @@ def test_they_compute_what_pefts_do(tmp_path: Path, name: str) -> None:
         assert found == whole[len(row) :]
 
 
-def test_every_type_of_decoder_that_may_have_them_has_a_case() -> None:
-    assert {FAMILIES[name][0] for name in PROMPTED} == set(prompt.FAMILIES)
+@pytest.mark.parametrize("kind", [PromptTuning, PTuning, PrefixTuning])
+def test_every_type_of_decoder_that_may_have_them_has_a_case(kind: type[VirtualTokens]) -> None:
+    assert {family for family, _ in FAMILIES.values()} >= set(kind.families)
+
+
+def test_prefix_is_not_put_before_a_window(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"see a window of a sequence only[\s\S]*prompt, which"):
+        with_tokens(write_family(tmp_path, "qwen2_window"), PREFIX)
 
 
 def test_what_they_begin_as(model_folder: Callable[..., str], tmp_path: Path) -> None:

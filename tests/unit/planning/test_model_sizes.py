@@ -10,7 +10,7 @@ import pytest
 
 from distft.common.errors import UserError
 from distft.config.adapters.lora import Lora
-from distft.config.models import Init, Quantization
+from distft.config.models import ADAPTERS, Init, Quantization
 from distft.planning.model_sizes import (
     ModelSizes,
     WrongTargets,
@@ -134,6 +134,53 @@ def test_adapters_are_those_of_the_real_modules(
     assert sizes.trained.total == sum(p.numel() for p in module.parameters() if p.requires_grad)
     ranks = [p.shape[0] for name, p in module.named_parameters() if is_adapter(name) and ".lora_A." in name]
     assert sizes.kept_by_adapters == (sum(ranks), 0)
+
+
+@pytest.mark.parametrize("kind", [
+    {"method": "prompt"}, {"method": "p_tuning", "encoder_hidden_size": 24}, {"method": "prefix"},
+    {"method": "prefix", "projection": True}, {"method": "prefix", "projection": True, "encoder_hidden_size": 24},
+], ids=str)  # fmt: skip
+def test_virtual_tokens_are_those_of_the_real_modules(kind: dict[str, Any]) -> None:
+    import torch
+    import transformers
+
+    from distft.models.adapters.adapt import add_adapters
+
+    adapter: Any = ADAPTERS[kind["method"]](**kind)
+    config = transformers.LlamaConfig(**SMALL)
+    with torch.device("meta"):
+        module = transformers.LlamaForCausalLM(config)
+    add_adapters(module, adapter, dropout=False, seed=1)
+    sizes = sizes_from_config(config.to_dict()).with_virtual_tokens(adapter)
+    assert sizes.total == sum(parameter.numel() for parameter in module.parameters())
+    assert sizes.trained.total == sum(p.numel() for p in module.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize("kind", [
+    {"method": "bottleneck", "bottleneck_size": 5}, {"method": "parallel"},
+    {"method": "bottleneck", "target_modules": ("down_proj",)},
+], ids=str)  # fmt: skip
+@pytest.mark.parametrize(("config_class", "keys"), [("LlamaConfig", SMALL), ("GPTNeoXConfig", NEOX)])
+def test_small_networks_are_those_of_the_real_modules(
+    config_class: str, keys: dict[str, Any], kind: dict[str, Any]
+) -> None:
+    import torch
+    import transformers
+
+    from distft.models.adapters.adapt import add_adapters
+
+    adapter: Any = ADAPTERS[kind["method"]](**kind)
+    config = getattr(transformers, config_class)(**keys)
+    with torch.device("meta"):
+        module = transformers.AutoModelForCausalLM.from_config(config)
+    if "target_modules" in kind and config_class != "LlamaConfig":
+        with pytest.raises(WrongTargets, match="has no linear layer down_proj"):
+            sizes_from_config(config.to_dict()).with_adapters(adapter)
+        return
+    add_adapters(module, adapter, dropout=False, seed=1)
+    sizes = sizes_from_config(config.to_dict()).with_adapters(adapter)
+    assert sizes.total == sum(parameter.numel() for parameter in module.parameters())
+    assert sizes.trained.total == sum(p.numel() for p in module.parameters() if p.requires_grad)
 
 
 def test_what_adapters_began_as_is_held_whole() -> None:

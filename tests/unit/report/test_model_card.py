@@ -70,6 +70,17 @@ def test_virtual_tokens_are_read_beside_their_base_and_served_by_nobody(make_run
     assert "vllm serve" not in text
 
 
+def test_adapters_that_only_distft_reads_are_said_to_be_missing(make_run: MakeRun) -> None:
+    run_dir = make_run()
+    recipe = yaml.safe_load((run_dir / "recipe.yaml").read_text())
+    recipe["models"]["policy"]["peft"] = {"method": "bottleneck"}
+    (run_dir / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    text = "\n".join(card(read_run(run_dir), CAUSAL, answers=True))
+    assert "# without what was trained: adapters that only distft reads, in FOLDER/adapter" in text
+    assert "`distft chat FOLDER` talks to it." in text
+    assert "vllm serve" not in text
+
+
 def test_a_folder_is_no_base_model_of_the_hub(
     make_run: MakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,8 +10,12 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
+from distft.config.adapters.adapter import Adapter
+from distft.config.adapters.bottleneck import Bottleneck, Parallel
 from distft.config.adapters.ia3 import Ia3
 from distft.config.adapters.lora import Lora
+from distft.config.adapters.p_tuning import PTuning
+from distft.config.adapters.prefix import PrefixTuning
 from distft.config.adapters.prompt import PromptTuning
 from distft.config.adapters.selective import BitFit, Selective
 from distft.launch.preflight.architectures import STATE_SPACE
@@ -103,6 +107,8 @@ OF_GPT2 = Ia3(method="ia3", target_modules=("c_attn", "c_proj"), feedforward_mod
     pytest.param("gpt2", OF_GPT2, marks=pytest.mark.slow),
     pytest.param("llama", DORA, marks=pytest.mark.slow),
     pytest.param("gpt2", DORA, marks=pytest.mark.slow),
+    pytest.param("llama", Lora(r=4, init="pissa"), marks=pytest.mark.slow),
+    pytest.param("gpt2", Lora(r=4, init="olora"), marks=pytest.mark.slow),
     pytest.param("opt", IA3, marks=pytest.mark.slow),
     pytest.param("gpt_neox", IA3, marks=pytest.mark.slow),
     pytest.param("gpt2", BitFit(method="bitfit"), marks=pytest.mark.slow),
@@ -126,15 +132,26 @@ def test_a_life_with_other_adapters(groups: dict[int, Group], tmp_path: Path, na
 
 
 PROMPT = PromptTuning(method="prompt", num_virtual_tokens=3)
+PREFIX = PrefixTuning(method="prefix", num_virtual_tokens=3)
+BOTTLENECK = Bottleneck(method="bottleneck", bottleneck_size=4)
 
 
-@pytest.mark.parametrize("name", families("llama", of=["llama", "mistral", "gemma2", "gpt2", "gpt_neox"]))
-def test_a_life_with_virtual_tokens(groups: dict[int, Group], tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(("name", "adapter"), [
+    ("llama", PROMPT),
+    *(pytest.param(name, PROMPT, marks=pytest.mark.slow) for name in ("mistral", "gemma2", "gpt2", "gpt_neox")),
+    pytest.param("llama", PTuning(method="p_tuning", num_virtual_tokens=3), marks=pytest.mark.slow),
+    *(pytest.param(name, PREFIX, marks=pytest.mark.slow) for name in ("llama", "gpt2")),
+    *(pytest.param(name, BOTTLENECK, marks=pytest.mark.slow) for name in ("llama", "opt", "gemma2")),
+    pytest.param("gpt_neox", Parallel(method="parallel", bottleneck_size=4), marks=pytest.mark.slow),
+])  # fmt: skip
+def test_a_life_with_what_cannot_be_merged(
+    groups: dict[int, Group], tmp_path: Path, name: str, adapter: Adapter
+) -> None:
     """Read, generated with, trained, exported beside its base, which stays what it was."""
     folder, out = write_family(tmp_path / "start", name), tmp_path / "out"
-    answers = groups[2].call(live, folder, str(out), PROMPT)
+    answers = groups[2].call(live, folder, str(out), adapter)
     plain, start, learned = (AutoModelForCausalLM.from_pretrained(folder).eval() for _ in range(3))
-    add_adapters(start, PROMPT, dropout=False, seed=0)  # a role's own, where none is given
+    add_adapters(start, adapter, dropout=False, seed=0)  # a role's own, where none is given
     assert largest(start, merged(answers, "before")) < CLOSE
     responses: Any = merged(answers, "responses")
     assert largest(start, merged(answers, "sampled"), responses) < CLOSE

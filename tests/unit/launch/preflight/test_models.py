@@ -18,7 +18,7 @@ from distft.launch.preflight.models import (
     check_head,
     check_models,
     check_same_tokenizer,
-    own_virtual_tokens,
+    unmerged_adapter,
 )
 from distft.planning.weight_files import tensor_shapes
 from tests.unit.launch.examples import from_folder, model_folder, recipe, write_safetensors
@@ -79,15 +79,19 @@ def test_broken_folders(breaks: Callable[[Path], None], said: str, tmp_path: Pat
         check_folder(folder, "models.policy.path")
 
 
-def test_what_virtual_tokens_were_trained_before_is_no_start(tmp_path: Path) -> None:
-    """Its weights know nothing of them; those of other adapters are merged."""
+def test_the_base_of_what_cannot_be_merged_is_no_start(tmp_path: Path) -> None:
+    """Its weights know nothing of it; those of other adapters are merged."""
     folder = model_folder(tmp_path / "m")
     (folder / "adapter").mkdir()
-    for kind, refused in (("PROMPT_TUNING", True), ("LORA", False)):
+    for kind, refused in (("PROMPT_TUNING", True), ("DISTFT_NETWORK", True), ("LORA", False)):
         (folder / "adapter" / "adapter_config.json").write_text(json.dumps({"peft_type": kind}))
-        assert own_virtual_tokens(folder) == (str(folder / "adapter") if refused else None)
+        assert unmerged_adapter(folder) == (str(folder / "adapter") if refused else None)
         started = from_folder("sft", folder)
-        with pytest.raises(UserError, match="is what virtual tokens were trained before") if refused else nullcontext():
+        with (
+            pytest.raises(UserError, match="is the base of an adapter that cannot be merged")
+            if refused
+            else nullcontext()
+        ):
             list(check_models(started))
 
 
