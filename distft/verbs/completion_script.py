@@ -51,13 +51,18 @@ def keys() -> tuple[str, ...]:
     """Every key of a recipe with its ``=``; where a section is that of another key, with what is in that."""
     found: dict[str, None] = {}
     for key in recipe_keys():
-        name = re.sub(r"^algorithm \([^)]*\)", "algorithm", key.name)
-        if not key.type.startswith("as "):
+        name, kind = _typed(key.name), _typed(key.type)
+        if not kind.startswith("as "):
             found[name] = None
             continue
-        section = key.type.removeprefix("as ") + "."
+        section = kind.removeprefix("as ") + "."
         found |= {name + "." + one.removeprefix(section): None for one in found if one.startswith(section)}
     return tuple(f"{name}=" for name in ("algorithm.kind", *found) if ".NAME" not in name)
+
+
+def _typed(name: str) -> str:
+    """Without the kinds that a key is of: ``algorithm (dpo).beta``."""
+    return re.sub(r" \([^)]*\)", "", name)
 
 
 def _values(verb: str, parser: argparse.ArgumentParser) -> Iterator[str]:

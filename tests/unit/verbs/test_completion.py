@@ -92,6 +92,8 @@ def test_every_key_may_be_typed() -> None:
     found = keys()
     assert {"train.steps=", "models.reference.engine.zero_stage=", "algorithm.beta=", "algorithm.kind="} <= set(found)
     assert {"optimizer.learning_rate=", "data.train.0.path=", "tracking.wandb.mode="} <= set(found)
+    assert {"models.policy.peft.r=", "models.reward.peft.train=", "models.value.optimizer.betas="} <= set(found)
+    assert not any(" " in name for name in found)
     assert len(found) == len(set(found)) > 300
 
 
