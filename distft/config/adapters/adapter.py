@@ -9,8 +9,9 @@ from typing import ClassVar, Final
 
 from distft.config.section import Section
 
-# What an adapter's ``adapter_config.json`` says that does not merge: PEFT's names, and one of our own.
-UNMERGED: Final = ("PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "DISTFT_NETWORK")
+# What the ``adapter_config.json`` of small networks says, which PEFT does not have; and of all that does not merge.
+NETWORK: Final = "DISTFT_NETWORK"
+UNMERGED: Final = ("PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", NETWORK)
 
 # Kinds that others have and this has not, and why.
 REFUSED: Final = {

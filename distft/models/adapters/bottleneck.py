@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from distft.common.errors import UserError
+from distft.config.adapters.adapter import NETWORK
 from distft.config.adapters.bottleneck import Network
 from distft.models.adapters.layers import ADAPTER, WHERE, targets
 
-PEFT_TYPE: Final = "DISTFT_NETWORK"
 MARK: Final = "adapter_down"
 _NAME: Final = "bottleneck"
 SUFFIXES: Final = tuple(
@@ -69,7 +69,7 @@ class _Config:
     """What stands in ``adapter_config.json``, with the keys that PEFT's have and readers look for."""
 
     adapter: dict[str, Any]
-    peft_type: str = PEFT_TYPE
+    peft_type: str = NETWORK
     base_model_name_or_path: str | None = None
     task_type: str | None = None
     inference_mode: bool = False

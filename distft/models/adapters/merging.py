@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from distft.common.errors import UserError
 from distft.common.files import parse_json
-from distft.config.adapters.adapter import UNMERGED
+from distft.config.adapters.adapter import NETWORK, UNMERGED
 from distft.config.models import ADAPTERS
 from distft.models.adapters import bottleneck, prefix, prompt
 from distft.models.adapters.adapt import KINDS_WITH_PARAMETERS, adapted_parts
@@ -32,7 +32,7 @@ def merge_adapter(model: Any, folder: str) -> Any:
     try:
         said = parse_json((Path(folder) / "adapter_config.json").read_text(encoding="utf-8"))
         kind = said.get("peft_type")
-        if kind == bottleneck.PEFT_TYPE:
+        if kind == NETWORK:
             network: Any = ADAPTERS[said["adapter"]["method"]](**said["adapter"])
             return bottleneck.read(model, network, folder)
         if kind in UNMERGED:
