@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from distft.config.adapters.adalora import AdaLora
 from distft.config.adapters.bottleneck import Network
 from distft.config.adapters.ia3 import Ia3
 from distft.config.adapters.lora import Lora
@@ -31,12 +32,14 @@ def adapter_rules(recipe: Recipe, role: str, model: Model) -> Iterator[Problem]:
     if isinstance(adapter, Network) and role == recipe.algorithm.traits.main and not recipe.algorithm.traits.answers:
         what = f"{adapter.method} cannot be merged, and what reads a result of {recipe.algorithm.name} reads no adapter"
         yield Problem.at(f"{at}.method", what, "lora or ia3")
-    if isinstance(adapter, Lora | Ia3 | Network) and adapter.target_modules == ():
-        every = "all-linear" if isinstance(adapter, Lora) else "null"
+    if isinstance(adapter, AdaLora | Lora | Ia3 | Network) and adapter.target_modules == ():
+        every = "all-linear" if isinstance(adapter, AdaLora | Lora) else "null"
         yield Problem.at(f"{at}.target_modules", "names no layer", f"{every}, or for example [q_proj, v_proj]")
     if isinstance(adapter, Ia3) and (stray := set(adapter.feedforward_modules) - set(adapter.target_modules or ())):
         what = f"{', '.join(sorted(stray))} is not among target_modules"
         yield Problem.at(f"{at}.feedforward_modules", what, f"add it to {at}.target_modules")
+    if isinstance(adapter, AdaLora):
+        yield from _rank_search(recipe, role, model, adapter)
     if isinstance(adapter, Lora):
         yield from _low_rank(recipe, role, model, adapter)
 
@@ -52,6 +55,28 @@ def _low_rank(recipe: Recipe, role: str, model: Model, lora: Lora) -> Iterator[P
     if lora.dora and model.quantization is not None and model.engine.zero_stage == 3:
         what = "reads whole matrices, which DeepSpeed does not gather from four bits for it"
         yield Problem.at(f"{at}.peft.dora", what, f"{at}.engine.zero_stage: 2, or dora: false")
+
+
+def _rank_search(recipe: Recipe, role: str, model: Model, adalora: AdaLora) -> Iterator[Problem]:
+    at, steps = f"models.{role}", recipe.train.steps
+    if recipe.algorithm.traits.sampled or role != recipe.algorithm.traits.main:
+        what = f"the search has not been compared in {recipe.algorithm.name}, or not in its {role} model"
+        yield Problem.at(f"{at}.peft.method", what, "lora")
+    if model.engine.zero_stage != 0:
+        what = "the search reads whole gradients and cuts whole weights, of which ZeRO leaves a rank parts"
+        yield Problem.at(f"{at}.engine.zero_stage", what, f"0, or {at}.peft.method: lora")
+    if model.dtype != "float32":
+        what = f"beside weights in {model.dtype} lie copies in float32, which the search does not cut"
+        yield Problem.at(f"{at}.dtype", what, f"float32, or {at}.peft.method: lora")
+    if model.quantization is not None:
+        yield Problem.at(
+            f"{at}.quantization", "the search has not been compared over four bits", "null, or method: lora"
+        )
+    if adalora.target_r >= adalora.r:
+        yield Problem.at(f"{at}.peft.target_r", f"leaves nothing to give up of r {adalora.r}", f"less than {adalora.r}")
+    if steps is not None and steps - adalora.final_steps <= adalora.initial_steps:
+        what = f"{adalora.initial_steps} and final_steps {adalora.final_steps} leave none of {steps} for the search"
+        yield Problem.at(f"{at}.peft.initial_steps", what, "fewer of both, or more train.steps")
 
 
 def _part_of_the_weight(at: str, model: Model, lora: Lora) -> Iterator[Problem]:

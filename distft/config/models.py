@@ -7,6 +7,7 @@ from typing import Annotated, Any, Final, Literal, TypeAlias
 
 from pydantic import Discriminator, Field, Tag
 
+from distft.config.adapters.adalora import AdaLora
 from distft.config.adapters.adapter import Adapter
 from distft.config.adapters.bottleneck import Bottleneck, Parallel
 from distft.config.adapters.ia3 import Ia3
@@ -110,6 +111,7 @@ def _method(raw: Any) -> str:
 METHOD_IS: Final = "method="
 AnyAdapter: TypeAlias = Annotated[
     Annotated[Lora, Tag(f"{METHOD_IS}lora")]
+    | Annotated[AdaLora, Tag(f"{METHOD_IS}adalora")]
     | Annotated[Ia3, Tag(f"{METHOD_IS}ia3")]
     | Annotated[PromptTuning, Tag(f"{METHOD_IS}prompt")]
     | Annotated[PTuning, Tag(f"{METHOD_IS}p_tuning")]
@@ -124,6 +126,7 @@ AnyAdapter: TypeAlias = Annotated[
 # The kinds in that union, by their ``method``; and the one that is meant where none is said.
 ADAPTERS: Final[Mapping[str, type[Adapter]]] = {
     "lora": Lora,
+    "adalora": AdaLora,
     "ia3": Ia3,
     "prompt": PromptTuning,
     "p_tuning": PTuning,

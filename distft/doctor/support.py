@@ -109,6 +109,8 @@ def as_recipe(cell: Cell, folder: Path) -> dict[str, Any]:
     model: dict[str, Any] = {"path": str(folder), "engine": {"zero_stage": int(cell.zero_stage)}}
     if cell.adapter != NONE:
         model["peft"] = {"method": cell.adapter, **NEEDED.get(cell.adapter, {})}
+    if cell.adapter == "adalora":  # of any other dtype it is a no
+        model["dtype"] = "float32"
     if cell.quantization != NONE:
         model["quantization"] = {"method": cell.quantization}
     models = {traits.main: model}

@@ -79,7 +79,7 @@ class Engine:
         self.zero_stage = config.zero_stage if self.trained or config.zero_stage == 3 else 0
         self.device = accelerator()
         self._dtype = dtype
-        self._world_size = dist.get_world_size()
+        self.world_size = dist.get_world_size()
         if dtype == "float16" and not get_accelerator().is_fp16_supported():
             raise EnvironmentFallsShort("this machine's processor has no float16", hint="take bfloat16 or float32")
         self._module = module
@@ -169,7 +169,7 @@ class Engine:
 
     def backward(self, loss: Tensor) -> None:
         """Adds the gradients of this micro-batch. ``loss`` is already divided by its global denominator."""
-        factor = self._world_size * (self._replicated.loss_scale if self._replicated else 1.0)
+        factor = self.world_size * (self._replicated.loss_scale if self._replicated else 1.0)
         self._engine.backward(loss * factor, scale_wrt_gas=False)
 
     def step(self, learning_rate: float) -> float:
@@ -189,6 +189,12 @@ class Engine:
         if not math.isfinite(norm) and self._dtype != "float16":
             raise NonFiniteGradients(f"gradient norm is {norm}", learning_rate)
         return norm
+
+    def before_steps(self, seen: Callable[[], None]) -> None:
+        """``seen`` is called before each step, with the gradients that it is taken with in the parameters; of a model
+        that no rank has a part of only."""
+        assert self._replicated is not None
+        self._replicated.before_step = seen
 
     def full_tensors(self, *, trained_only: bool = False) -> Iterator[tuple[str, Tensor]]:
         """All parameters of the module, whole, a bucket of them gathered at a time (collective).

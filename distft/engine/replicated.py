@@ -19,6 +19,7 @@ Read in its source and seen in runs:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -35,6 +36,7 @@ class ReplicatedStep:
         self._engine, self._low_precision = engine, low_precision
         self._max_grad_norm, self._bucket_size = max_grad_norm, bucket_size
         self._overflow = False
+        self.before_step: Callable[[], None] | None = None  # with the gradients that it is taken with
         # The reduction is ours, once a step: DeepSpeed would add a second one in front of its own step.
         engine.enable_backward_allreduce = False
         if low_precision:
@@ -60,6 +62,8 @@ class ReplicatedStep:
         if not self._overflow:
             if norm + _CLIP_EPS > self._max_grad_norm:
                 torch.nn.utils.clip_grads_with_norm_(parameters, self._max_grad_norm, torch.tensor(norm))
+            if self.before_step is not None:
+                self.before_step()
             self._engine.step()
         elif self._low_precision:
             self._engine.step()  # takes no step, and lowers float16's loss scale

@@ -54,6 +54,10 @@ KNOWN: Mapping[str, Known] = {
     "objective/length": Known("Length of responses, held out", "Tokens."),
     "val/explained_variance": Known("Explained variance of values", "1 is perfect; below 0 is worse than a constant."),
     "policy/clipfrac_avg": Known("Clipped share of tokens", "Above 0.3: the steps are too large."),
+    "adapters/rank": Known("Rank of the adapters", "What AdaLoRA's search has left, in the mean of all matrices."),
+    "adapters/orthogonality": Known(
+        "Penalty of AdaLoRA", "How far A and B are from orthogonal, weighted; no part of the loss that is shown."
+    ),
     "grad_norm": Known("Gradient norm", "Before clipping."),
     "learning_rate": Known("Learning rate"),
     "perf/tokens_per_second": Known("Tokens a second"),

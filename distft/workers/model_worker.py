@@ -25,10 +25,12 @@ from distft.common.addresses import found_at
 from distft.common.logging import stage
 from distft.common.seeding import seed_everything
 from distft.common.verb import DevicePart
+from distft.config.adapters.adalora import AdaLora
 from distft.config.role_table import gives_scores
 from distft.engine import process_group
 from distft.engine.engine import Engine
 from distft.engine.learning_rate import learning_rate
+from distft.engine.rank_search import RankSearch
 from distft.engine.whole_weights import take_weights, write_weights
 from distft.models.adapters.adapt import without_adapters
 from distft.models.embedding_noise import EmbeddingNoise
@@ -94,7 +96,11 @@ class ModelWorker(ModelVerbs):
         alpha = spec.noise_alpha
         noise = EmbeddingNoise(module.model, alpha, spec.seed, packed=packed) if alpha else None
         vocabulary = num_tokens(self._tokenizer)
-        self._updater = Updater(self._engine, self._family, self._pad_token, self._unread, vocabulary, noise)
+        search = None
+        if trained and isinstance(spec.model.peft, AdaLora):
+            search = RankSearch(module, spec.model.peft)
+            self._engine.before_steps(search.see)
+        self._updater = Updater(self._engine, self._family, self._pad_token, self._unread, vocabulary, noise, search)
         seed_everything(spec.seed + self.rank)
         stops = tuple(self._tokenizer.convert_ids_to_tokens(list(self._stop_tokens())))
         if stops:
@@ -225,6 +231,8 @@ class ModelWorker(ModelVerbs):
         """
         stage(f"update {loss.rpartition(':')[2]} from step {first_step}")
         assert self.spec.optimizer is not None, f"{self.spec.role} is frozen"
+        if self._updater.search is not None:
+            self._updater.search.require_room(total_steps)
         rates = [learning_rate(self.spec.optimizer, first_step + i, total_steps) for i in range(len(steps))]
 
         def beyond(metrics: dict[str, float]) -> bool:
@@ -239,6 +247,7 @@ class ModelWorker(ModelVerbs):
             stop=beyond,
             num_sources=num_sources,
             first_step=first_step,
+            total_steps=total_steps,
         )
         return Updated(tuple(history), self.held()[0]), None
 

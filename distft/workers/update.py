@@ -17,6 +17,7 @@ from distft.batches import Batch
 from distft.engine.diverged import NonFiniteLoss
 from distft.engine.engine import Engine
 from distft.engine.process_group import reduce_scalars
+from distft.engine.rank_search import RankSearch
 from distft.models.embedding_noise import EmbeddingNoise
 from distft.models.families.family import Family
 from distft.workers.by_source import SourceLosses
@@ -79,7 +80,7 @@ class Updater:
     """Runs micro-batches of a loss through an engine; with ``train`` False only measures.
 
     ``unread`` is the token at which no reward is read, ``num_tokens`` how many the tokenizer has, ``noise`` what
-    is added to the embeddings in training.
+    is added to the embeddings in training, ``search`` what gives up ranks of adapters.
     """
 
     engine: Engine
@@ -88,6 +89,7 @@ class Updater:
     unread: int | None = None
     num_tokens: int = 0
     noise: EmbeddingNoise | None = None
+    search: RankSearch | None = None
 
     def run(
         self,
@@ -100,11 +102,12 @@ class Updater:
         stop: Callable[[dict[str, float]], bool] | None = None,
         num_sources: int = 0,
         first_step: int = 0,
+        total_steps: int = 0,
     ) -> list[dict[str, float]]:
         """The metrics of each optimizer step, equal on every rank (collective).
 
         ``steps[i]`` are this rank's micro-batches of optimizer step i, as row numbers of ``batch``.
-        ``first_step`` is the first one's number in the run.
+        ``first_step`` is the first one's number in the run, which has ``total_steps``.
         ``learning_rates`` None measures without training. ``stop`` ends the update early; it sees
         reduced metrics, so all ranks agree. With ``num_sources`` the loss of each source's rows is told besides (column
         ``source``), as ``loss_by_source/<number>``.
@@ -121,6 +124,8 @@ class Updater:
             sources = SourceLosses([_at_least_one(one) if one["sequences"] else None for one in of_sources])
             number = first_step + index
             metrics = self._step(batch, step, loss, _at_least_one(whole), sources, temperature, rate, number)
+            if rate is not None and self.search is not None:
+                metrics["adapters/rank"] = self.search.cut(number, total_steps)
             history.append(metrics)
             if stop is not None and stop(metrics):
                 break
@@ -156,6 +161,10 @@ class Updater:
             sums.add_metrics(sources.of(loss, outputs, batch, rows, micro.loss))
         metrics = loss.finalize(sums.reduced(denominators, rate))
         if rate is not None:
+            if self.search is not None:
+                penalty = self.search.penalty()
+                self.engine.backward(penalty / self.engine.world_size)  # of which each rank adds its share
+                metrics["adapters/orthogonality"] = float(penalty)
             metrics["grad_norm"] = self.engine.step(rate)
             metrics["learning_rate"] = rate
         return metrics

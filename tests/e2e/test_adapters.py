@@ -47,7 +47,9 @@ PREFIX = ("models.policy.peft={method: prefix, num_virtual_tokens: 6}",)
 PROJECTED = ("models.policy.peft={method: prefix, num_virtual_tokens: 6, projection: true}",)
 BOTTLENECK = ("models.policy.peft={method: bottleneck, bottleneck_size: 6}",)
 PARALLEL = ("models.policy.peft={method: parallel, bottleneck_size: 6}",)
+ADALORA = ("models.policy.peft={method: adalora, r: 4, target_r: 2, initial_steps: 1, final_steps: 2}",)
 SELECTIVE = ("models.policy.peft={method: selective, train: ['*norm*', '*.0.mlp.*']}",)
+OTHER_KINDS = {"dora": DORA, "ia3": IA3, "selective": SELECTIVE, "pissa": PISSA, "olora": OLORA}
 FOUR_BITS = (*LORA, "models.policy.quantization.method=nf4")
 SHARED = "placement.reference.share=policy"
 
@@ -138,9 +140,10 @@ def test_killed_and_started_again_it_is_the_same_run(sft: Path, qlora: Path, sta
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", [0, 2, 3])
-@pytest.mark.parametrize("keys", [DORA, IA3, SELECTIVE, PISSA, OLORA],
-                         ids=["dora", "ia3", "selective", "pissa", "olora"])  # fmt: skip
+@pytest.mark.parametrize(("keys", "stage"), [
+    *(pytest.param(keys, stage, id=f"{name}-{stage}") for stage in (0, 2, 3) for name, keys in OTHER_KINDS.items()),
+    pytest.param(ADALORA, 0, id="adalora-0"),
+])  # fmt: skip
 def test_other_kinds_killed_started_again_and_exported(
     sft: Path, start: Start, tmp_path: Path, keys: tuple[str, ...], stage: int
 ) -> None:

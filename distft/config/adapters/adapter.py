@@ -15,7 +15,6 @@ UNMERGED: Final = ("PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", NETWORK)
 
 # Kinds that others have and this has not, and why.
 REFUSED: Final = {
-    "adalora": "its search gives up ranks on the way, and a checkpoint would have to know which",
     "diff": "PEFT has none, and here it is not written",
     "prompt_tuning": "that is prompt",
     "prefix_tuning": "that is prefix",

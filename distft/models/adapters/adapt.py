@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from torch import Tensor, nn
 
+from distft.config.adapters.adalora import AdaLora
 from distft.config.adapters.adapter import Adapter
 from distft.config.adapters.bottleneck import Bottleneck, Parallel
 from distft.config.adapters.ia3 import Ia3
@@ -16,11 +17,22 @@ from distft.config.adapters.p_tuning import PTuning
 from distft.config.adapters.prefix import PrefixTuning
 from distft.config.adapters.prompt import PromptTuning
 from distft.config.adapters.selective import BitFit, Selective
-from distft.models.adapters import bottleneck, ia3, lora, lora_starts, prefix, prompt, selective, virtual_tokens
+from distft.models.adapters import (
+    adalora,
+    bottleneck,
+    ia3,
+    lora,
+    lora_starts,
+    prefix,
+    prompt,
+    selective,
+    virtual_tokens,
+)
 from distft.models.adapters.layers import WRAPPED, scoring_heads
 
 _ADD: Final[Mapping[type[Adapter], Callable[..., None]]] = {
     Lora: lora.add,
+    AdaLora: adalora.add,
     Ia3: ia3.add,
     PromptTuning: prompt.add,
     PTuning: prompt.add_encoded,
@@ -30,7 +42,7 @@ _ADD: Final[Mapping[type[Adapter], Callable[..., None]]] = {
     BitFit: selective.add,
     Selective: selective.add,
 }
-KINDS_WITH_PARAMETERS: Final = (lora, ia3, virtual_tokens, bottleneck)
+KINDS_WITH_PARAMETERS: Final = (adalora, lora, ia3, virtual_tokens, bottleneck)
 _SUFFIXES: Final = tuple(suffix for kind in KINDS_WITH_PARAMETERS for suffix in kind.SUFFIXES)
 
 

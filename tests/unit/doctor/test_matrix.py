@@ -43,6 +43,10 @@ def test_every_method_can_be_trained_plainly_with_some_family(matrix: Matrix) ->
         ({"method": "grpo", "engine": "vllm", "family": "encoder-decoder"}, "no", "vLLM has no t5"),
         ({"method": "grpo", "adapter": "lora", "quantization": "nf4", "zero_stage": "3"}, "yes", ""),
         ({"method": "dpo", "adapter": "selective"}, "yes", ""),
+        ({"method": "sft", "adapter": "bottleneck", "zero_stage": "3"}, "yes", ""),
+        ({"method": "sft", "adapter": "adalora", "zero_stage": "0"}, "yes", ""),
+        ({"method": "sft", "adapter": "adalora", "zero_stage": "3"}, "no", "reads whole gradients"),
+        ({"method": "orpo", "adapter": "prefix"}, "no", "have not been compared in orpo"),
     ],
 )
 def test_the_verdict_is_what_a_run_is_told(matrix: Matrix, changed: dict[str, str], said: str, why: str) -> None:

@@ -17,6 +17,7 @@ from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from distft.algorithms import linear_logprobs
 from distft.common.errors import DistftError, EnvironmentFallsShort, UserError
 from distft.common.seeding import restore_rng_state, rng_state, seed_everything
+from distft.config.adapters.adalora import AdaLora
 from distft.config.adapters.adapter import Adapter
 from distft.config.models import Engine as EngineConfig
 from distft.config.models import Model, Quantization
@@ -25,6 +26,7 @@ from distft.config.optimizers.optimizer import Optimizer
 from distft.engine import process_group, whole_weights
 from distft.engine.diverged import NonFiniteGradients
 from distft.engine.engine import Engine, writable
+from distft.engine.rank_search import RankSearch
 from distft.engine.shards import shard_file
 from distft.engine.whole_weights import take_weights, write_weights
 from distft.models.adapters.adapt import add_adapters
@@ -111,6 +113,43 @@ def train(rank: int, world: int, setup: Setup, steps: Sequence[Any], rate: float
     norms = take_steps(engine, rank, steps, rate)
     held = engine.held()
     return {"norms": norms, "weights": weights(engine), "held": held}
+
+
+def search_ranks(
+    rank: int, world: int, setup: Setup, steps: Sequence[Any], total: int, folder: str = "", then: Sequence[Any] = ()
+) -> dict[str, Any]:
+    """Trains AdaLoRA, whose search gives up ranks; with ``folder`` saves, goes on with ``then``, and does that again in
+    a fresh engine from what was saved."""
+    found: dict[str, Any] = {"norms": [], "ranks": [], "weights": []}
+
+    def take(engine: Engine, search: RankSearch, some: Sequence[Any], first: int) -> None:
+        for number, step in enumerate(some, first):
+            num_tokens = (LENGTH - 1) * sum(len(micro) for micros in step for micro in micros)
+            for samples in step[rank]:
+                engine.backward(micro_loss(engine, samples, num_tokens))
+            engine.backward(search.penalty() / world)
+            found["norms"].append(engine.step(RATE))
+            found["ranks"].append(search.cut(number, total))
+
+    def built() -> tuple[Engine, RankSearch]:
+        engine = setup.build()
+        assert isinstance(setup.adapter, AdaLora)
+        search = RankSearch(engine.module, setup.adapter)
+        engine.before_steps(search.see)
+        return engine, search
+
+    engine, search = built()
+    take(engine, search, steps, 0)
+    if folder:
+        engine.save(Path(folder))
+        process_group.barrier()
+        take(engine, search, then, len(steps))
+        found["weights"].append(weights(engine))
+        engine, search = built()
+        engine.load(Path(folder))
+        take(engine, search, then, len(steps))
+    found["weights"].append(weights(engine))
+    return found
 
 
 def train_fused(rank: int, world: int, setup: Setup, steps: Sequence[Any]) -> dict[str, Any]:

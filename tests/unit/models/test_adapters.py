@@ -14,6 +14,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from distft.common.errors import UserError
+from distft.config.adapters.adalora import AdaLora
 from distft.config.adapters.lora import Lora
 from distft.config.adapters.selective import BitFit, Selective
 from distft.config.models import Model, Quantization
@@ -32,7 +33,7 @@ PISSA = Lora(r=4, alpha=8.0, init="pissa")
 OLORA = Lora(r=4, alpha=2.0, rslora=True, init="olora")
 
 
-def adapted(folder: str, kind: str, lora: Lora, dtype: str = "float32", *, nf4: bool = False) -> nn.Module:
+def adapted(folder: str, kind: str, lora: Lora | AdaLora, dtype: str = "float32", *, nf4: bool = False) -> nn.Module:
     """A model with adapters that do something: B is not zero, rows are not as long as they were."""
     model = Model(path=folder, dtype=dtype, quantization=Quantization() if nf4 else None)
     if kind == "causal":
@@ -43,7 +44,7 @@ def adapted(folder: str, kind: str, lora: Lora, dtype: str = "float32", *, nf4: 
     generator = torch.Generator().manual_seed(4)
     with torch.no_grad():
         for name, parameter in module.named_parameters():
-            if ".lora_B." in name:
+            if ".lora_B." in name or ".lora_E." in name:
                 parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
             if ".lora_magnitude_vector." in name:
                 parameter.mul_(1 + 0.1 * torch.randn(parameter.shape, generator=generator))
@@ -59,10 +60,10 @@ def computed(module: nn.Module) -> torch.Tensor:
 @pytest.mark.parametrize("kind", ["causal", "scalar"])
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "gemma2"])
 @pytest.mark.parametrize("lora", [
-    Lora(r=4, alpha=8.0), Lora(r=4, alpha=8.0, dora=True), PISSA, OLORA,
-], ids=["lora", "dora", "pissa", "olora"])  # fmt: skip
+    Lora(r=4, alpha=8.0), Lora(r=4, alpha=8.0, dora=True), PISSA, OLORA, AdaLora(method="adalora", r=4),
+], ids=["lora", "dora", "pissa", "olora", "adalora"])  # fmt: skip
 def test_merged_it_computes_the_same(
-    model_folder: Callable[..., str], tmp_path: Path, architecture: str, kind: str, lora: Lora
+    model_folder: Callable[..., str], tmp_path: Path, architecture: str, kind: str, lora: Lora | AdaLora
 ) -> None:
     folder = model_folder(architecture)
     module = adapted(folder, kind, lora)

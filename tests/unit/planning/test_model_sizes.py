@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from distft.common.errors import UserError
+from distft.config.adapters.adalora import AdaLora
 from distft.config.adapters.lora import Lora
 from distft.config.models import ADAPTERS, Init, Quantization
 from distft.planning.model_sizes import (
@@ -181,6 +182,27 @@ def test_small_networks_are_those_of_the_real_modules(
     sizes = sizes_from_config(config.to_dict()).with_adapters(adapter)
     assert sizes.total == sum(parameter.numel() for parameter in module.parameters())
     assert sizes.trained.total == sum(p.numel() for p in module.parameters() if p.requires_grad)
+
+
+def test_what_a_search_trains_and_holds() -> None:
+    import torch
+    import transformers
+
+    from distft.engine.rank_search import RankSearch
+    from distft.models.adapters.adapt import add_adapters
+
+    adalora, config = AdaLora(method="adalora", r=3, target_r=2), transformers.LlamaConfig(**SMALL)
+    with torch.device("meta"):
+        module = transformers.LlamaForCausalLM(config)
+    before = {name for name, _ in module.named_buffers()}
+    add_adapters(module, adalora, dropout=False, seed=1)
+    RankSearch(module, adalora)
+    sizes = sizes_from_config(config.to_dict()).with_adapters(adalora)
+    assert sizes.trained.total == sum(p.numel() for p in module.parameters() if p.requires_grad)
+    counts = sum(p.numel() for name, p in module.named_parameters() if ".ranknum." in name)
+    seen = sum(b.numel() for name, b in module.named_buffers() if name not in before and b.is_floating_point())
+    assert sizes.held_by_adapters == seen + counts
+    assert sizes.total + counts == sum(p.numel() for p in module.parameters())
 
 
 def test_what_adapters_began_as_is_held_whole() -> None:

@@ -10,6 +10,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
+from distft.config.adapters.adalora import AdaLora
 from distft.config.adapters.adapter import Adapter
 from distft.config.adapters.bottleneck import Bottleneck, Parallel
 from distft.config.adapters.ia3 import Ia3
@@ -129,6 +130,21 @@ def test_a_life_with_other_adapters(groups: dict[int, Group], tmp_path: Path, na
     if adapter.keeps_base:
         by_peft: Any = PeftModel.from_pretrained(start, out / "adapter").eval()
         assert largest(by_peft, merged(answers, "after")) < min(CLOSE, moved / 10)
+
+
+@pytest.mark.parametrize("name", families("gpt2", of=["gpt2", "llama"]))
+def test_a_life_with_a_search_for_ranks(groups: dict[int, Group], tmp_path: Path, name: str) -> None:
+    """Of one rank, which has whole weights."""
+    folder, out = write_family(tmp_path / "start", name), tmp_path / "out"
+    [answer] = groups[1].call(live, folder, str(out), AdaLora(method="adalora", r=4, target_r=2))
+    start: Any = AutoModelForCausalLM.from_pretrained(folder).eval()
+    assert largest(start, answer["before"]) < CLOSE
+    assert largest(start, answer["sampled"], answer["responses"]) < CLOSE
+    reopened: Any = AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32).eval()
+    moved = largest(start, answer["after"])
+    assert largest(reopened, answer["after"]) < min(CLOSE, moved / 10)
+    by_peft: Any = PeftModel.from_pretrained(start, out / "adapter").eval()
+    assert largest(by_peft, answer["after"]) < min(CLOSE, moved / 10)
 
 
 PROMPT = PromptTuning(method="prompt", num_virtual_tokens=3)
