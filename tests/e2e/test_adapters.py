@@ -179,7 +179,9 @@ def test_what_cannot_be_merged_killed_started_again_and_read(
 ) -> None:
     """``final/`` is the base, beside which it lies: verbs that answer read both, training from it is refused."""
     words = (*SFT[:2], *SFT[2 + len(TINY):], f"models.policy={{path: run:{sft}, dtype: float32}}", *keys)  # fmt: skip
-    words = (*words, f"models.policy.engine.zero_stage={stage}", "tracking.samples_every=2")
+    # Few rows at once: a step lasts long enough to be killed in.
+    slow_steps = ("train.max_tokens_per_rank=160", "train.global_batch_size=32")
+    words = (*words, f"models.policy.engine.zero_stage={stage}", "tracking.samples_every=2", *slow_steps)
     undisturbed = run(start, *words, folder="undisturbed")
     disturbed = disturb(start, words, "Sft")
     assert computed(disturbed) == computed(undisturbed)
