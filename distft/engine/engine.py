@@ -213,7 +213,7 @@ class Engine:
         """This rank's file of what is trained, to be written before the next step; what is frozen lies where the run
         started."""
         self._asleep.finish()
-        return states_now(self._module, self._engine.optimizer, self.zero_stage)
+        return states_now(self._module, self._engine.optimizer, self._states, self.zero_stage)
 
     def snapshot(self) -> Shard:
         """As ``states``, in host memory of its own: no step changes it, only the next one of these does."""

@@ -8,12 +8,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from distft.config.optimizers.adamw import AdamW
+from distft.config.optimizers.adamw import AdamW, EightBitAdamW
 from distft.config.optimizers.lion import Lion
 from distft.config.optimizers.optimizer import Optimizer
 from distft.config.optimizers.sgd import Sgd
 from distft.engine.rules.lion import Lion as LionRule
 from distft.engine.rules.rounded_adamw import RoundedAdamW
+from distft.models.quantization import silence_bitsandbytes
 
 
 def build_optimizer(
@@ -44,6 +45,11 @@ def _of_kind(groups: list[dict[str, Any]], optimizer: Optimizer, device: torch.d
             return torch.optim.SGD(groups, lr=rate)
         case Lion():
             return LionRule(groups, rate, optimizer.betas)
+        case EightBitAdamW():
+            silence_bitsandbytes()
+            from distft.engine.rules.adamw_8bit import EightBitAdamW as EightBitRule
+
+            return EightBitRule(groups, rate, optimizer.betas, optimizer.eps, paged=optimizer.paged)
         case AdamW(state_dtype="bfloat16"):
             return RoundedAdamW(groups, rate, optimizer.betas, optimizer.eps)
         case AdamW():

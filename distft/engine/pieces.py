@@ -31,7 +31,16 @@ class Piece:
     def part(self, rank: int, num_ranks: int) -> Piece:
         """The rank's part of a piece that all of them hold."""
         first, last = (self.length * number // num_ranks for number in (rank, rank + 1))
-        return Piece(self.name, self.start + first, last - first, self.owner, self.offset + first)
+        return self._from(first, last - first)
+
+    def within(self, offset: int, length: int) -> Piece:
+        """The part that lies in a run of its owner; of a length below 1 where none does."""
+        first = max(self.offset, offset)
+        last = min(self.offset + self.length, offset + length)
+        return self._from(first - self.offset, last - first)
+
+    def _from(self, first: int, length: int) -> Piece:
+        return Piece(self.name, self.start + first, length, self.owner, self.offset + first)
 
 
 def pieces_here(module: nn.Module, optimizer: Any, zero_stage: int) -> list[Piece]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,15 @@ def piece_key(kind: str, start: int, name: str) -> str:
 
 
 @dataclass(frozen=True)
+class Made:
+    """A tensor that does not exist until its bytes are asked for."""
+
+    shape: torch.Size
+    dtype: torch.dtype
+    make: Callable[[], Tensor]
+
+
+@dataclass(frozen=True)
 class Shard:
     """A safetensors file before it is one: its header, and the tensors whose bytes follow, one after the other.
 
@@ -50,7 +59,7 @@ class Shard:
     """
 
     header: bytes
-    tensors: Sequence[Tensor]
+    tensors: Sequence[Tensor | Made]
 
     def write(self, path: Path) -> None:
         """The folder is made where it is not there. Raises OSError."""
@@ -62,20 +71,23 @@ class Shard:
                 file.write(bytes_of(tensor).cpu().numpy().data)
 
 
-def make_shard(pieces: Sequence[tuple[str, Tensor]], buffers: Mapping[str, Tensor], facts: Mapping[str, Any]) -> Shard:
+def make_shard(
+    pieces: Sequence[tuple[str, Tensor | Made]], buffers: Mapping[str, Tensor], facts: Mapping[str, Any]
+) -> Shard:
     """Of the pieces by key, of whole buffers by name, and of ``facts`` (JSON)."""
     tensors = [*pieces, *((_BUFFERS + name, buffer) for name, buffer in buffers.items())]
     header: dict[str, Any] = {"__metadata__": {"facts": json.dumps(facts)}}
     end = 0
     for key, tensor in tensors:
-        begin, end = end, end + tensor.numel() * tensor.element_size()
+        begin, end = end, end + tensor.shape.numel() * tensor.dtype.itemsize
         header[key] = {"dtype": _DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]}
     written = json.dumps(header).encode()
     return Shard(written + b" " * (-len(written) % _ALIGNMENT), [tensor for _, tensor in tensors])
 
 
-def bytes_of(tensor: Tensor) -> Tensor:
+def bytes_of(tensor: Tensor | Made) -> Tensor:
     """A tensor's bytes, flat, where it lies."""
+    tensor = tensor.make() if isinstance(tensor, Made) else tensor
     return tensor.detach().reshape(-1).view(torch.uint8)
 
 

@@ -7,6 +7,7 @@ from them: where it is the one that wrote them, bit for bit.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from distft.common.errors import UserError
 from distft.config.optimizers.optimizer import State
 from distft.engine.pieces import Piece, pieces_here
 from distft.engine.process_group import failing_together
-from distft.engine.shards import Shard, Shards, make_shard, piece_key
+from distft.engine.shards import Made, Shard, Shards, make_shard, piece_key
 from distft.models.buffers import kept_buffers
 from distft.models.load import DTYPES
 
@@ -27,7 +28,7 @@ WEIGHT = "weight"
 _SCALE = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
 
 
-def states_now(module: nn.Module, optimizer: Any, zero_stage: int) -> Shard:
+def states_now(module: nn.Module, optimizer: Any, states: Sequence[State], zero_stage: int) -> Shard:
     """What this rank's file is to hold: its shards; where nothing is sharded, its part of what all ranks hold. The
     tensors are those that training changes."""
     rank, inner = dist.get_rank(), _bare(optimizer)
@@ -38,12 +39,12 @@ def states_now(module: nn.Module, optimizer: Any, zero_stage: int) -> Shard:
     facts = {
         "shapes": _shapes(module),
         "optimizer": type(inner).__name__,
-        "states": sorted({kind for state in inner.state.values() for kind in state} - {"step"}),
+        "states": sorted(one.name for one in states if any(one.name in kept for kept in inner.state.values())),
         "step": max((float(state["step"]) for state in inner.state.values() if "step" in state), default=None),
         "scale": _scale(optimizer),
     }
     buffers = kept_buffers(module) if rank == 0 else {}
-    return make_shard(list(_tensors(pieces, inner)), buffers, facts)
+    return make_shard(list(_tensors(pieces, inner, states)), buffers, facts)
 
 
 def load_states(module: nn.Module, optimizer: Any, states: Sequence[State], zero_stage: int, folder: Path) -> None:
@@ -70,27 +71,29 @@ def whole_weights(folder: Path) -> dict[str, Tensor]:
     return found | shards.buffers()
 
 
-def _tensors(pieces: list[Piece], inner: Any) -> Iterator[tuple[str, Tensor]]:
+def _tensors(pieces: list[Piece], inner: Any, states: Sequence[State]) -> Iterator[tuple[str, Tensor | Made]]:
     for piece in pieces:
         yield piece_key(WEIGHT, piece.start, piece.name), piece.of(piece.owner)
-        for kind, tensor in inner.state.get(piece.owner, {}).items():
-            if kind != "step":
-                yield piece_key(kind, piece.start, piece.name), piece.of(tensor)
+        kept = inner.state.get(piece.owner, {})
+        for state in states:
+            if state.name in kept:
+                key = piece_key(state.name, piece.start, piece.name)
+                if state.dtype == "blocks":
+                    where = (piece.owner, state.name, piece.offset, piece.length)
+                    yield key, Made(torch.Size([piece.length]), torch.float32, partial(inner.values, *where))
+                else:
+                    yield key, piece.of(kept[state.name])
 
 
 def _read(shards: Shards, module: nn.Module, optimizer: Any, states: Sequence[State], zero_stage: int) -> None:
     inner, facts = _bare(optimizer), shards.facts
     pieces = pieces_here(module, optimizer, zero_stage)
     inner.state.clear()
-    kept = [state for state in states if state.name in facts["states"]]  # none before the first step
-    for owner in {id(piece.owner): piece.owner for piece in pieces}.values() if kept else ():
-        inner.state[owner] = {state.name: torch.zeros_like(owner, dtype=DTYPES[state.dtype]) for state in kept}
-        if facts["step"] is not None:
-            inner.state[owner]["step"] = torch.tensor(facts["step"], dtype=torch.float32, device=owner.device)
     for piece in pieces:
         shards.read(WEIGHT, piece.name, piece.start, piece.of(piece.owner))
-        for state in kept:
-            shards.read(state.name, piece.name, piece.start, piece.of(inner.state[piece.owner][state.name]))
+    kept = [state for state in states if state.name in facts["states"]]  # none before the first step
+    for owner in {id(piece.owner): piece.owner for piece in pieces}.values() if kept else ():
+        _read_states(shards, inner, owner, [piece for piece in pieces if piece.owner is owner], kept)
     if buffers := kept_buffers(module):
         there = shards.buffers()
         for name, buffer in buffers.items():
@@ -99,6 +102,26 @@ def _read(shards: Shards, module: nn.Module, optimizer: Any, states: Sequence[St
     for name, value in facts["scale"].items():
         if hasattr(holder, name):
             setattr(holder, name, value)
+
+
+def _read_states(shards: Shards, inner: Any, owner: Tensor, pieces: list[Piece], states: list[State]) -> None:
+    step = shards.facts["step"]
+    if step is not None:
+        inner.state[owner]["step"] = torch.tensor(step, dtype=torch.float32, device=owner.device)
+    for state in states:
+
+        def read(first: int, target: Tensor, kind: str = state.name) -> None:
+            """Fills a flat run of the owner's state from its element ``first`` on."""
+            for piece in pieces:
+                part = piece.within(first, len(target))
+                if part.length > 0:
+                    shards.read(kind, part.name, part.start, target.narrow(0, part.offset - first, part.length))
+
+        if state.dtype == "blocks":
+            inner.fill(owner, state.name, read)
+        else:
+            inner.state[owner][state.name] = torch.zeros_like(owner, dtype=DTYPES[state.dtype])
+            read(0, inner.state[owner][state.name].view(-1))
 
 
 def _publish(optimizer: Any, zero_stage: int) -> None:

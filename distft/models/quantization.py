@@ -17,8 +17,7 @@ from distft.config.models import Quantization
 def four_bits(quantization: Quantization, dtype: torch.dtype, whole: Sequence[str] = ()) -> BitsAndBytesConfig:
     """What transformers is told: products are computed in ``dtype``. The modules called ``whole`` stay what they are;
     without any transformers itself spares the head of a language model, and the last layer of others."""
-    # bitsandbytes regrets, when it is imported, the lack of a kernel that ``keep_packing`` forbids.
-    logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(_no_regret)
+    silence_bitsandbytes()
     return BitsAndBytesConfig(  # type: ignore[no-untyped-call]
         load_in_4bit=True,
         bnb_4bit_quant_type=quantization.method,
@@ -26,6 +25,11 @@ def four_bits(quantization: Quantization, dtype: torch.dtype, whole: Sequence[st
         bnb_4bit_compute_dtype=dtype,
         llm_int8_skip_modules=list(whole) or None,
     )
+
+
+def silence_bitsandbytes() -> None:
+    """It regrets, when it is imported, the lack of a kernel that ``keep_packing`` forbids."""
+    logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(_no_regret)
 
 
 def _no_regret(record: logging.LogRecord) -> bool:

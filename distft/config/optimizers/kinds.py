@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final, TypeAlias
 
 from pydantic import Discriminator, Tag
 
-from distft.config.optimizers.adamw import AdamW
+from distft.config.optimizers.adamw import AdamW, EightBitAdamW
 from distft.config.optimizers.lion import Lion
 from distft.config.optimizers.optimizer import Optimizer
 from distft.config.optimizers.sgd import Sgd
@@ -25,13 +25,16 @@ def _name(raw: Any) -> str:
 
 AnyOptimizer: TypeAlias = Annotated[
     Annotated[AdamW, Tag(f"{NAME_IS}adamw")]
+    | Annotated[EightBitAdamW, Tag(f"{NAME_IS}adamw_8bit")]
     | Annotated[Lion, Tag(f"{NAME_IS}lion")]
     | Annotated[Sgd, Tag(f"{NAME_IS}sgd")],
     Discriminator(_name),
 ]
 
 # The rules in that union, by their ``name``.
-OPTIMIZERS: Final[Mapping[str, type[Optimizer]]] = {"adamw": AdamW, "lion": Lion, "sgd": Sgd}
+OPTIMIZERS: Final[Mapping[str, type[Optimizer]]] = {
+    "adamw": AdamW, "adamw_8bit": EightBitAdamW, "lion": Lion, "sgd": Sgd,
+}  # fmt: skip
 
 
 def roles_take_the_name(raw: Mapping[str, Any]) -> Mapping[str, Any]:

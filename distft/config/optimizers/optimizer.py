@@ -15,7 +15,9 @@ Decay: TypeAlias = Annotated[float, Field(ge=0, lt=1)]
 Betas: TypeAlias = Annotated[tuple[Decay, Decay], Field(strict=False)]
 StateDtype: TypeAlias = Literal["float32", "bfloat16"]
 
-_BYTES: Final = {"float32": 4, "bfloat16": 2}
+# Neighbours that share one float32 scale where a state is kept in codes of eight bits ("blocks").
+BLOCK: Final = 256
+_BYTES: Final = {"float32": 4, "bfloat16": 2, "blocks": 1 + 4 / BLOCK}
 # Rules that others have and this has not, and why.
 REFUSED: Final = {
     **dict.fromkeys(
@@ -30,12 +32,17 @@ class State:
     """A number that is kept beside each weight that is trained, under torch's name for it."""
 
     name: str
-    dtype: StateDtype = "float32"
+    dtype: StateDtype | Literal["blocks"] = "float32"
 
     @property
     def bytes(self) -> float:
-        """Bytes of it in memory, and in a checkpoint."""
+        """Bytes of it in memory."""
         return _BYTES[self.dtype]
+
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes of it in a checkpoint, which knows of no blocks: there those are float32."""
+        return 2 if self.dtype == "bfloat16" else 4
 
 
 class Optimizer(Section):
@@ -62,6 +69,11 @@ class Optimizer(Section):
     def state_bytes(self) -> float:
         """Bytes of its states for one weight in memory."""
         return sum(state.bytes for state in self.states)
+
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes of its states for one weight in a checkpoint."""
+        return sum(state.kept_bytes for state in self.states)
 
 
 def over(base: Optimizer, own: Optimizer) -> Optimizer:

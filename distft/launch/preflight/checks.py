@@ -198,7 +198,7 @@ def checkpoint_bytes(recipe: Recipe, plan: Plan) -> int:
     frozen one that it holds the weights."""
     trained = trained_roles(recipe)
     return sum(
-        int(plan.memory[role].trained * (4 + optimizer_of(recipe, role).state_bytes))
+        plan.memory[role].trained * (4 + optimizer_of(recipe, role).kept_bytes)
         if role in trained
         else plan.memory[role].parameters * BYTES[model_of(recipe, role).dtype]
         for role in kept_roles(recipe)
