@@ -42,7 +42,7 @@ from distft.engine.held import (
     parameter_elements,
 )
 from distft.engine.host_copy import HostCopy
-from distft.engine.optimizer import build_optimizer, set_rate
+from distft.engine.optimizer import build_optimizer, set_rate, tell_layout
 from distft.engine.process_group import accelerator
 from distft.engine.replicated import ReplicatedStep
 from distft.engine.settings import deepspeed_settings
@@ -75,7 +75,7 @@ class Engine:
         rate_ratio: Callable[[str], float],
     ) -> None:  # fmt: skip
         self.trained = optimizer is not None
-        self._states = optimizer.states if optimizer is not None else ()
+        self._optimizer = optimizer
         self.zero_stage = config.zero_stage if self.trained or config.zero_stage == 3 else 0
         self.device = accelerator()
         self._dtype = dtype
@@ -106,6 +106,7 @@ class Engine:
             config=deepspeed_settings(config, self._dtype, max_grad_norm=clipped, trained=True),
             dist_init_required=False,
         )
+        tell_layout(self._engine.optimizer, module, self.zero_stage)
         self._entry = self._engine
         self.train(mode=True)
         if self._dtype != "float32":
@@ -213,7 +214,8 @@ class Engine:
         """This rank's file of what is trained, to be written before the next step; what is frozen lies where the run
         started."""
         self._asleep.finish()
-        return states_now(self._module, self._engine.optimizer, self._states, self.zero_stage)
+        assert self._optimizer is not None
+        return states_now(self._module, self._engine.optimizer, self._optimizer.states, self.zero_stage)
 
     def snapshot(self) -> Shard:
         """As ``states``, in host memory of its own: no step changes it, only the next one of these does."""
@@ -225,7 +227,8 @@ class Engine:
         Raises FileNotFoundError where there is nothing, UserError where it is of other weights or another optimizer.
         """
         self._asleep.finish()
-        load_states(self._module, self._engine.optimizer, self._states, self.zero_stage, folder)
+        assert self._optimizer is not None
+        load_states(self._module, self._engine.optimizer, self._optimizer, self.zero_stage, folder)
 
     def rewritten(self) -> None:
         """Somebody wrote to the weights of a frozen model: what lies of them on the host is not theirs any more."""

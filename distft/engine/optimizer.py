@@ -10,9 +10,12 @@ from torch import nn
 
 from distft.config.optimizers.adamw import AdamW, EightBitAdamW
 from distft.config.optimizers.lion import Lion
+from distft.config.optimizers.muon import Muon, in_layers, makes_orthogonal
 from distft.config.optimizers.optimizer import Optimizer
 from distft.config.optimizers.sgd import Sgd
+from distft.engine.pieces import pieces_anywhere
 from distft.engine.rules.lion import Lion as LionRule
+from distft.engine.rules.muon import Muon as MuonRule
 from distft.engine.rules.rounded_adamw import RoundedAdamW
 from distft.models.quantization import silence_bitsandbytes
 
@@ -24,17 +27,19 @@ def build_optimizer(
 
     Only matrices and embeddings are decayed: biases and norms, which have one dimension, are not. These
     are the groups of Hugging Face's Trainer, found without its list of names; apart in them those with another
-    ``rate_ratio``, which every group has beside its rate (see ``set_rate``).
+    ``rate_ratio``, which every group has beside its rate (see ``set_rate``), and those that Muon makes orthogonal.
     """
-    members: dict[tuple[bool, float], list[nn.Parameter]] = {}
+    members: dict[tuple[bool, bool, float], list[nn.Parameter]] = {}
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
-            undecayed = len(getattr(parameter, "ds_shape", parameter.shape)) < 2
-            members.setdefault((undecayed, rate_ratio(name)), []).append(parameter)
+            shape = getattr(parameter, "ds_shape", parameter.shape)
+            turned = isinstance(optimizer, Muon) and makes_orthogonal(shape, in_layers=in_layers(name))
+            members.setdefault((len(shape) < 2, turned, rate_ratio(name)), []).append(parameter)
     groups = [
-        {"params": parameters, "weight_decay": 0.0 if undecayed else optimizer.weight_decay, "rate_ratio": ratio}
-        for (undecayed, ratio), parameters in sorted(members.items(), key=lambda member: member[0])
-    ]
+        {"params": parameters, "weight_decay": 0.0 if undecayed else optimizer.weight_decay, "rate_ratio": ratio,
+         "orthogonal": turned}
+        for (undecayed, turned, ratio), parameters in sorted(members.items(), key=lambda member: member[0])
+    ]  # fmt: skip
     return _of_kind(groups, optimizer, device)
 
 
@@ -45,6 +50,8 @@ def _of_kind(groups: list[dict[str, Any]], optimizer: Optimizer, device: torch.d
             return torch.optim.SGD(groups, lr=rate)
         case Lion():
             return LionRule(groups, rate, optimizer.betas)
+        case Muon():
+            return MuonRule(groups, rate, optimizer.momentum, optimizer.betas, optimizer.eps)
         case EightBitAdamW():
             silence_bitsandbytes()
             from distft.engine.rules.adamw_8bit import EightBitAdamW as EightBitRule
@@ -62,3 +69,10 @@ def set_rate(built: torch.optim.Optimizer, learning_rate: float) -> None:
     """The rate of the next step, of every group its multiple."""
     for group in built.param_groups:
         group["lr"] = learning_rate * group["rate_ratio"]
+
+
+def tell_layout(built: Any, module: nn.Module, zero_stage: int) -> None:
+    """Says to a rule that needs whole matrices where they are; ``built``: the optimizer as DeepSpeed has it."""
+    rule = getattr(built, "optimizer", built)
+    if isinstance(rule, MuonRule):
+        rule.know(pieces_anywhere(module, built, zero_stage), cut=zero_stage > 0)

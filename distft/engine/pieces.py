@@ -10,15 +10,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Elements ``start`` to ``start + length`` of the parameter ``name``, in its owner from ``offset`` on."""
+    """Elements ``start`` to ``start + length`` of the parameter ``name``, in its owner from ``offset`` on; ``shape``:
+    the parameter's, whole."""
 
     name: str
+    shape: torch.Size
     start: int
     length: int
     owner: Tensor
@@ -40,17 +43,21 @@ class Piece:
         return self._from(first - self.offset, last - first)
 
     def _from(self, first: int, length: int) -> Piece:
-        return Piece(self.name, self.start + first, length, self.owner, self.offset + first)
+        return Piece(self.name, self.shape, self.start + first, length, self.owner, self.offset + first)
 
 
 def pieces_here(module: nn.Module, optimizer: Any, zero_stage: int) -> list[Piece]:
     """The pieces on this rank: of everything that is trained at stage 0, else those of its shards."""
+    return [piece for piece in pieces_anywhere(module, optimizer, zero_stage) if piece.length]
+
+
+def pieces_anywhere(module: nn.Module, optimizer: Any, zero_stage: int) -> list[Piece]:
+    """Those, and in the same order on all ranks a piece of no length for each parameter that this one has none of."""
     names = {id(parameter): name for name, parameter in module.named_parameters()}
     found = {0: _replicated, 1: _flat, 2: _flat, 3: _sharded}[zero_stage](module, optimizer)
     return [
-        Piece(names[id(parameter)], start, length, owner, offset)
-        for parameter, start, length, owner, offset in found
-        if length > 0
+        Piece(names[id(parameter)], getattr(parameter, "ds_shape", parameter.shape), start, max(0, length), owner, at)
+        for parameter, start, length, owner, at in found
     ]
 
 

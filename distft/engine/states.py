@@ -16,7 +16,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from distft.common.errors import UserError
-from distft.config.optimizers.optimizer import State
+from distft.config.optimizers.muon import in_layers
+from distft.config.optimizers.optimizer import Optimizer, State
 from distft.engine.pieces import Piece, pieces_here
 from distft.engine.process_group import failing_together
 from distft.engine.shards import Made, Shard, Shards, make_shard, piece_key
@@ -47,7 +48,7 @@ def states_now(module: nn.Module, optimizer: Any, states: Sequence[State], zero_
     return make_shard(list(_tensors(pieces, inner, states)), buffers, facts)
 
 
-def load_states(module: nn.Module, optimizer: Any, states: Sequence[State], zero_stage: int, folder: Path) -> None:
+def load_states(module: nn.Module, optimizer: Any, section: Optimizer, zero_stage: int, folder: Path) -> None:
     """What the ranks of any layout saved (collective). Raises FileNotFoundError where nothing is, UserError for what
     was saved of other weights or by another optimizer, on all ranks."""
     with failing_together():
@@ -56,7 +57,7 @@ def load_states(module: nn.Module, optimizer: Any, states: Sequence[State], zero
     with failing_together():
         if zero_stage == 3:
             optimizer.checkpoint_event_prologue()  # what is kept whole becomes shards, and is gathered anew below
-        _read(shards, module, optimizer, states, zero_stage)
+        _read(shards, module, optimizer, section, zero_stage)
     _publish(optimizer, zero_stage)
 
 
@@ -85,15 +86,18 @@ def _tensors(pieces: list[Piece], inner: Any, states: Sequence[State]) -> Iterat
                     yield key, piece.of(kept[state.name])
 
 
-def _read(shards: Shards, module: nn.Module, optimizer: Any, states: Sequence[State], zero_stage: int) -> None:
+def _read(shards: Shards, module: nn.Module, optimizer: Any, section: Optimizer, zero_stage: int) -> None:
     inner, facts = _bare(optimizer), shards.facts
     pieces = pieces_here(module, optimizer, zero_stage)
     inner.state.clear()
     for piece in pieces:
         shards.read(WEIGHT, piece.name, piece.start, piece.of(piece.owner))
-    kept = [state for state in states if state.name in facts["states"]]  # none before the first step
-    for owner in {id(piece.owner): piece.owner for piece in pieces}.values() if kept else ():
-        _read_states(shards, inner, owner, [piece for piece in pieces if piece.owner is owner], kept)
+    owners: dict[int, list[Piece]] = {}
+    for piece in pieces if facts["states"] else ():  # none before the first step
+        owners.setdefault(id(piece.owner), []).append(piece)
+    for first, *others in owners.values():  # of which all are of one kind
+        states = section.states_beside(first.shape, in_layers=in_layers(first.name))
+        _read_states(shards, inner, [first, *others], states)
     if buffers := kept_buffers(module):
         there = shards.buffers()
         for name, buffer in buffers.items():
@@ -104,8 +108,9 @@ def _read(shards: Shards, module: nn.Module, optimizer: Any, states: Sequence[St
             setattr(holder, name, value)
 
 
-def _read_states(shards: Shards, inner: Any, owner: Tensor, pieces: list[Piece], states: list[State]) -> None:
-    step = shards.facts["step"]
+def _read_states(shards: Shards, inner: Any, pieces: list[Piece], states: Sequence[State]) -> None:
+    """The states of the one owner of those pieces."""
+    owner, step = pieces[0].owner, shards.facts["step"]
     if step is not None:
         inner.state[owner]["step"] = torch.tensor(step, dtype=torch.float32, device=owner.device)
     for state in states:

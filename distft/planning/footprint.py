@@ -12,6 +12,7 @@ from distft.config.engines import ENGINES
 from distft.config.load import resolve_path
 from distft.config.models import Model
 from distft.config.new_tokens import new_tokens
+from distft.config.optimizers.muon import Muon
 from distft.config.recipe import Recipe
 from distft.config.roles import (
     answers_held_out,
@@ -43,6 +44,7 @@ from distft.planning.memory import (
 )
 from distft.planning.model_folders import local_folder
 from distft.planning.model_sizes import Head, ModelSizes, WrongTargets, sizes_from_init, sizes_from_path
+from distft.planning.optimizer_states import kept_bytes, made_orthogonal, orthogonal_bytes, state_bytes
 from distft.planning.teaching import student_items, teacher_items
 from distft.planning.weight_files import tensor_shapes
 
@@ -59,11 +61,13 @@ STATES = ("master weights", "optimizer states")
 
 @dataclass(frozen=True)
 class RoleMemory:
-    """What one rank of a role holds. ``unknown`` says why nothing is known of it; then there are no items."""
+    """What one rank of a role holds, and the bytes that a checkpoint has of what it trains (``kept``). ``unknown`` says
+    why nothing is known of it; then there are no items."""
 
     items: tuple[Item, ...]
     parameters: int = 0
     trained: int = 0
+    kept: int = 0
     unknown: str = ""
 
     @property
@@ -191,7 +195,7 @@ def role_memory(roles: Roles, role: str, ranks: int, *, gpu: bool, shared: bool)
     if model.kernels == "liger" and (missing := why_no_liger(sizes.family, gpu=gpu)):
         where, hint = f"models.{role}.kernels", "kernels: auto takes Liger's where they can be had"
         raise UserError(missing, where=where, hint=hint)
-    compute, work = _compute(roles.recipe, role, model, sizes.family, gpu=gpu), _work(roles, role, ranks)
+    compute, work = _compute(roles.recipe, role, model, sizes, gpu=gpu), _work(roles, role, ranks)
     if shared:
         frozen = replace(compute, trained=False)
         return RoleMemory(tuple(activation_items(sizes, frozen, work)), sizes.total)
@@ -203,8 +207,18 @@ def role_memory(roles: Roles, role: str, ranks: int, *, gpu: bool, shared: bool)
     if roles.recipe.algorithm.traits.embeds:  # on every rank, of all texts of a step
         units, texts = roles.recipe.train.global_batch_size, unit_size(roles.recipe) - 1
         more.append(Item("cosines of all texts", COSINES * 4 * units * units * texts, "training"))
-    items = rank_items(sizes, model.engine.on(ranks), compute, work, ranks, more)
-    return RoleMemory(tuple(items), sizes.total, sizes.trained.total if compute.trained else 0)
+    engine, trained, kept = model.engine.on(ranks), 0, 0
+    if compute.trained:
+        trained, optimizer = sizes.trained.total, optimizer_of(roles.recipe, role)
+        kept = int(trained * (4 + kept_bytes(optimizer, sizes.trained)))
+        matrices = made_orthogonal(optimizer, sizes.trained)
+        size = orthogonal_bytes(matrices, ranks if engine.zero_stage else 1)
+        more.append(Item("matrices made orthogonal", size, "step"))
+        if isinstance(optimizer, Muon) and not matrices.tensors:
+            where = "optimizer.name" if model.optimizer is None else f"models.{role}.optimizer.name"
+            what = "muon makes matrices of the layers orthogonal, and this role trains none: adamw does the rest"
+            raise UserError(what, where=where, hint=f"{where}=adamw")
+    return RoleMemory(tuple(rank_items(sizes, engine, compute, work, ranks, more)), sizes.total, trained, kept)
 
 
 def _told_items(recipe: Recipe, role: str, sizes: ModelSizes, work: Work, ranks: int, *, gpu: bool) -> list[Item]:
@@ -244,17 +258,17 @@ def needed_in_turns(groups: Sequence[GroupMemory]) -> int:
     return asleep + max(group.awake - group.asleep for group in groups)
 
 
-def _compute(recipe: Recipe, role: str, model: Model, family: str, *, gpu: bool) -> Compute:
+def _compute(recipe: Recipe, role: str, model: Model, sizes: ModelSizes, *, gpu: bool) -> Compute:
     trained = role in trained_roles(recipe)
     return Compute(
         dtype=model.dtype,
         trained=trained,
-        state_bytes=optimizer_of(recipe, role).state_bytes if trained else 0,
+        state_bytes=state_bytes(optimizer_of(recipe, role), sizes.trained) if trained else 0,
         checkpointing=model.gradient_checkpointing,
         eager_attention=model.attention == "eager",
         gpu=gpu,
         fused=model.kernels != "none",
-        liger=has_liger(family, model.kernels, gpu=gpu),
+        liger=has_liger(sizes.family, model.kernels, gpu=gpu),
     )
 
 

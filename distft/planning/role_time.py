@@ -16,6 +16,7 @@ from distft.planning.batch_arithmetic import batch_arithmetic
 from distft.planning.footprint import Roles
 from distft.planning.hardware import Hardware
 from distft.planning.memory import BYTES, fused_chunk
+from distft.planning.optimizer_states import made_orthogonal, orthogonal_flops, state_bytes
 
 # Bytes gathered at once while the generator's weights are copied (engine.GATHER_BYTES).
 SYNC_BYTES = 256 * 2**20
@@ -157,7 +158,8 @@ class _RoleWork:
 
     def _optimizer_step(self, states: int, *, offloaded: bool) -> dict[str, float]:
         """Seconds after the last backward pass, by resource: the optimizer, and what replicas exchange then."""
-        moved = costs.step_bytes(states, self.size, optimizer_of(self.recipe, self.role).state_bytes)
+        optimizer = optimizer_of(self.recipe, self.role)
+        moved = costs.step_bytes(states, self.size, state_bytes(optimizer, self.sizes.trained))
         ends = {}
         if offloaded:
             on_node = -(-self.place.ranks // self.place.nodes)
@@ -169,6 +171,11 @@ class _RoleWork:
         summed = self.ring.seconds(4 * trained, self.reductions, rounds=2 if stage < 2 else 0)
         gathered = self.ring.seconds(trained * self.size, self.reductions, rounds=1 if stage in (1, 2) else 0)
         ends[self.joined] = summed + gathered
+        if (matrices := made_orthogonal(optimizer, self.sizes.trained)).tensors:
+            # At stage 0 every rank computes all; else one, and each goes there and back in float32.
+            sent, number = 4 * matrices.total, sum(one.count for one in matrices.tensors)
+            ends[self.joined] += self.ring.seconds(sent, number, rounds=2 if stage else 0)
+            ends["arithmetic"] = orthogonal_flops(matrices) / self.rate / (self.place.ranks if stage else 1)
         return ends
 
     def _forward(self) -> RoleTime:

@@ -185,7 +185,8 @@ def test_other_adapters(groups: dict[int, Group], folder: str, adapter: dict[str
 @pytest.mark.slow
 @pytest.mark.parametrize("optimizer", [
     {"name": "lion"}, {"name": "adamw", "state_dtype": "bfloat16"}, {"name": "sgd"}, {"name": "adamw_8bit"},
-], ids=["lion", "rounded", "sgd", "8bit"])  # fmt: skip
+    {"name": "muon"},
+], ids=["lion", "rounded", "sgd", "8bit", "muon"])  # fmt: skip
 @pytest.mark.parametrize(("stage", "offload"), STAGES_AND_OFFLOADS)
 def test_other_optimizers(
     groups: dict[int, Group], folder: str, optimizer: dict[str, Any], stage: int, offload: str

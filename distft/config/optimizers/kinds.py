@@ -9,6 +9,7 @@ from pydantic import Discriminator, Tag
 
 from distft.config.optimizers.adamw import AdamW, EightBitAdamW
 from distft.config.optimizers.lion import Lion
+from distft.config.optimizers.muon import Muon
 from distft.config.optimizers.optimizer import Optimizer
 from distft.config.optimizers.sgd import Sgd
 
@@ -27,13 +28,14 @@ AnyOptimizer: TypeAlias = Annotated[
     Annotated[AdamW, Tag(f"{NAME_IS}adamw")]
     | Annotated[EightBitAdamW, Tag(f"{NAME_IS}adamw_8bit")]
     | Annotated[Lion, Tag(f"{NAME_IS}lion")]
+    | Annotated[Muon, Tag(f"{NAME_IS}muon")]
     | Annotated[Sgd, Tag(f"{NAME_IS}sgd")],
     Discriminator(_name),
 ]
 
 # The rules in that union, by their ``name``.
 OPTIMIZERS: Final[Mapping[str, type[Optimizer]]] = {
-    "adamw": AdamW, "adamw_8bit": EightBitAdamW, "lion": Lion, "sgd": Sgd,
+    "adamw": AdamW, "adamw_8bit": EightBitAdamW, "lion": Lion, "muon": Muon, "sgd": Sgd,
 }  # fmt: skip
 
 

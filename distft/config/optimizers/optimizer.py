@@ -4,6 +4,7 @@ checkpoint holds and a sleep moves."""
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Final, Literal, TypeAlias
 
@@ -63,17 +64,11 @@ class Optimizer(Section):
     @property
     @abstractmethod
     def states(self) -> tuple[State, ...]:
-        """What it keeps beside each weight."""
+        """What it keeps beside weights."""
 
-    @property
-    def state_bytes(self) -> float:
-        """Bytes of its states for one weight in memory."""
-        return sum(state.bytes for state in self.states)
-
-    @property
-    def kept_bytes(self) -> int:
-        """Bytes of its states for one weight in a checkpoint."""
-        return sum(state.kept_bytes for state in self.states)
+    def states_beside(self, shape: Sequence[int], *, in_layers: bool) -> tuple[State, ...]:  # noqa: ARG002
+        """Those beside a weight of that shape, in one of the layers or not."""
+        return self.states
 
 
 def over(base: Optimizer, own: Optimizer) -> Optimizer:

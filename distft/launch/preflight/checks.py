@@ -23,7 +23,6 @@ from distft.config.roles import (
     kept_roles,
     main_role,
     model_of,
-    optimizer_of,
     reward_functions,
     reward_servers,
     trained_roles,
@@ -198,7 +197,7 @@ def checkpoint_bytes(recipe: Recipe, plan: Plan) -> int:
     frozen one that it holds the weights."""
     trained = trained_roles(recipe)
     return sum(
-        plan.memory[role].trained * (4 + optimizer_of(recipe, role).kept_bytes)
+        plan.memory[role].kept
         if role in trained
         else plan.memory[role].parameters * BYTES[model_of(recipe, role).dtype]
         for role in kept_roles(recipe)

@@ -13,11 +13,15 @@ import torch
 
 from distft.config.optimizers.adamw import AdamW, EightBitAdamW
 from distft.config.optimizers.lion import Lion
+from distft.config.optimizers.muon import Muon, in_layers
 from distft.config.optimizers.optimizer import Optimizer
 from distft.engine.rules.adamw_8bit import EightBitAdamW as EightBitRule
 from distft.engine.rules.lion import Lion as LionRule
+from distft.engine.rules.muon import orthogonal
 from distft.engine.rules.rounded_adamw import RoundedAdamW, _rounded
 from distft.engine.shards import Shards
+from distft.planning.model_sizes import sizes_from_folder
+from distft.planning.optimizer_states import state_bytes
 from tests.unit.engine import rank_side
 from tests.unit.engine.group import Group
 from tests.unit.engine.rank_side import RATE, Setup
@@ -28,6 +32,7 @@ RULES: dict[str, Optimizer] = {
     "lion": Lion(**COMMON),
     "rounded": AdamW(**COMMON, state_dtype="bfloat16"),
     "8bit": EightBitAdamW(**COMMON, paged=True),
+    "muon": Muon(**COMMON),
 }
 
 
@@ -38,18 +43,39 @@ def eight_bits(groups: list[dict[str, Any]]) -> Any:
     return optimizer
 
 
+class MuonByTorch(torch.optim.Optimizer):
+    """torch's Muon of the matrices in layers, its AdamW of all else: in the tiny model what has as many rows as the
+    vocabulary, and what has one dimension."""
+
+    def __init__(self, groups: list[dict[str, Any]]) -> None:
+        super().__init__(groups, {})
+        matrices, others = groups
+        turned = [one for one in matrices["params"] if len(one) != rank_side.VOCABULARY]
+        looked_up = [one for one in matrices["params"] if len(one) == rank_side.VOCABULARY]
+        self.by = (
+            torch.optim.Muon(turned, lr=RATE, weight_decay=DECAY, adjust_lr_fn="match_rms_adamw"),
+            torch.optim.AdamW([{**matrices, "params": looked_up}, others], lr=RATE),
+        )
+
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Of both."""
+        for optimizer in self.by:
+            optimizer.step()
+
+
 Rule = Callable[[list[dict[str, Any]]], torch.optim.Optimizer]
 REFERENCES: dict[str, Rule] = {
     "lion": lambda groups: bitsandbytes.optim.Lion(groups, lr=RATE, betas=(0.9, 0.99), optim_bits=32),
     "rounded": lambda groups: torch.optim.AdamW(groups, lr=RATE),
     "8bit": lambda groups: eight_bits(groups),
+    "muon": lambda groups: MuonByTorch(groups),
 }
 # The mean difference of the weights after all steps, as a share of the rate. Where a gradient is nearly 0 its rounding
 # decides its sign, and Lion's step with it; a bfloat16 is off by up to 0.8 %, a code of 8 bits by more, and in a shard
 # its scale is of other neighbours.
-NEAR = {"lion": 2e-3, "rounded": 2e-2, "8bit": 1e-1}
+NEAR = {"lion": 2e-3, "rounded": 2e-2, "8bit": 1e-1, "muon": 3e-2}
 # Which run by default; the others are slow.
-USUAL = {("lion", 0, 1), ("lion", 3, 2), ("rounded", 0, 1), ("rounded", 2, 2), ("8bit", 0, 1), ("8bit", 3, 2)}
+USUAL = {("lion", 0, 1), ("rounded", 2, 2), ("8bit", 3, 2), ("muon", 3, 2)}
 ANYWHERE = [(rule, stage, ranks) for rule in RULES for stage in range(4) for ranks in (1, 2)]
 
 
@@ -79,15 +105,17 @@ def test_a_rule_goes_on_and_sleeps_as_if_nothing_had_been(
     awake = groups[world_size].call(rank_side.train, setup, steps)[0]
     slept = groups[world_size].call(rank_side.sleep_and_wake, setup, STEPS if world_size == 2 else steps)[0]
     assert spread(slept["weights"], awake["weights"]) == (0.0, 0.0)
-    masters = slept["kinds"]["master weights"]
-    assert slept["kinds"]["optimizer states"] == masters / 4 * RULES[rule].state_bytes
+    weights = slept["kinds"]["master weights"] / 4
+    declared = state_bytes(RULES[rule], sizes_from_folder(Path(folder)).trained)
+    assert slept["kinds"]["optimizer states"] == pytest.approx(weights * declared, rel=0.01)
 
 
 def kept(folder: Path, rule: str) -> dict[tuple[str, str], torch.Tensor]:
     """Weights and states, whole, as the files say them."""
     shards, found = Shards(folder), {}
-    for kind in ("weight", *(state.name for state in RULES[rule].states)):
-        for name, shape in shards.facts["shapes"].items():
+    for name, shape in shards.facts["shapes"].items():
+        states = RULES[rule].states_beside(shape, in_layers=in_layers(name))
+        for kind in ("weight", *(state.name for state in states)):
             found[kind, name] = torch.empty(shape)
             shards.read(kind, name, 0, found[kind, name].view(-1))
     return found
@@ -140,6 +168,22 @@ def two_steps(rule: Callable[[list[dict[str, Any]]], torch.optim.Optimizer]) -> 
         weight.grad = torch.tensor(gradient)
         optimizer.step()
     return weight.tolist()
+
+
+def test_muon_by_hand() -> None:
+    """A matrix with the singular values 3 and 4: after one step along it they are what the polynomial makes of 0.6
+    and 0.8 in five rounds, times 0.2 sqrt(2), in the directions that they were in."""
+    left, right = (torch.tensor([[c, -s], [s, c]]) for c, s in ((0.6, 0.8), (0.28, 0.96)))
+    gradient = left @ torch.diag(torch.tensor([3.0, 4.0])) @ right
+    values = []
+    for value in (0.6, 0.8):
+        for _ in range(5):
+            value = 3.4445 * value - 4.7750 * value**3 + 2.0315 * value**5
+        assert 0.5 < value < 1.5
+        values.append(value)
+    wanted = left @ torch.diag(torch.tensor(values)) @ right * 0.2 * 2**0.5
+    torch.testing.assert_close(orthogonal(gradient), wanted, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(orthogonal(torch.stack([gradient, -gradient])), torch.stack([wanted, -wanted]))
 
 
 def test_lion_by_hand() -> None:
