@@ -17,6 +17,7 @@ from distft.config.environment_rules import environment_rules
 from distft.config.evaluation_rules import evaluation_rules
 from distft.config.model_rules import MODEL_RULES
 from distft.config.models import Model
+from distft.config.optimizers.adafactor import Adafactor
 from distft.config.problem import Problem
 from distft.config.problems import report
 from distft.config.recipe import Recipe
@@ -122,7 +123,12 @@ def _optimizers(recipe: Recipe) -> Iterator[Problem]:
     for role in facts.trained_roles(recipe):
         model: Model | None = recipe.models.of(role)
         own = model is not None and model.optimizer is not None
-        optimizer = facts.optimizer_of(recipe, role)
+        optimizer, named = facts.optimizer_of(recipe, role), recipe.models.of(role) or recipe.models.policy
+        stage = facts.model_of(recipe, role).engine.zero_stage if named is not None else 0
+        if isinstance(optimizer, Adafactor) and stage > 0:
+            at = f"models.{role}.engine.zero_stage"
+            what = f"stage {stage} cuts matrices, and adafactor keeps moments of their whole rows and columns"
+            yield Problem.at(at, what, f"{at}=0")
         if optimizer.schedule == "constant" and optimizer.min_ratio > 0:
             at = f"models.{role}.optimizer" if own else "optimizer"
             yield Problem.at(f"{at}.min_ratio", "has no effect: a constant schedule does not decay", "schedule: cosine")

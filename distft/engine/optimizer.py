@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from distft.config.optimizers.adafactor import Adafactor
 from distft.config.optimizers.adamw import AdamW, EightBitAdamW
 from distft.config.optimizers.lion import Lion
 from distft.config.optimizers.muon import Muon, in_layers, makes_orthogonal
@@ -48,6 +49,8 @@ def _of_kind(groups: list[dict[str, Any]], optimizer: Optimizer, device: torch.d
     match optimizer:
         case Sgd():
             return torch.optim.SGD(groups, lr=rate)
+        case Adafactor():
+            return torch.optim.Adafactor(groups, lr=rate, foreach=False)  # together they would need memory for all
         case Lion():
             return LionRule(groups, rate, optimizer.betas)
         case Muon():

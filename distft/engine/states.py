@@ -77,13 +77,15 @@ def _tensors(pieces: list[Piece], inner: Any, states: Sequence[State]) -> Iterat
         yield piece_key(WEIGHT, piece.start, piece.name), piece.of(piece.owner)
         kept = inner.state.get(piece.owner, {})
         for state in states:
+            if state.of != "weights" and piece.start > 0:
+                continue  # whole, with the first piece of its weight
             if state.name in kept:
                 key = piece_key(state.name, piece.start, piece.name)
                 if state.dtype == "blocks":
                     where = (piece.owner, state.name, piece.offset, piece.length)
                     yield key, Made(torch.Size([piece.length]), torch.float32, partial(inner.values, *where))
                 else:
-                    yield key, piece.of(kept[state.name])
+                    yield key, piece.of(kept[state.name]) if state.of == "weights" else kept[state.name].view(-1)
 
 
 def _read(shards: Shards, module: nn.Module, optimizer: Any, section: Optimizer, zero_stage: int) -> None:
@@ -124,9 +126,14 @@ def _read_states(shards: Shards, inner: Any, pieces: list[Piece], states: Sequen
 
         if state.dtype == "blocks":
             inner.fill(owner, state.name, read)
+            continue
+        shape = owner.shape if state.of == "weights" else state.shape(owner.shape)
+        inner.state[owner][state.name] = torch.zeros(shape, dtype=DTYPES[state.dtype], device=owner.device)
+        whole = inner.state[owner][state.name].view(-1)
+        if state.of == "weights":
+            read(0, whole)
         else:
-            inner.state[owner][state.name] = torch.zeros_like(owner, dtype=DTYPES[state.dtype])
-            read(0, inner.state[owner][state.name].view(-1))
+            shards.read(state.name, pieces[0].name, 0, whole)
 
 
 def _publish(optimizer: Any, zero_stage: int) -> None:

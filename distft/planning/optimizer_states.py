@@ -27,7 +27,9 @@ def _mean(optimizer: Optimizer, trained: TensorTable, *, kept: bool) -> float:
     total = 0.0
     for one in trained.tensors:
         states = optimizer.states_beside(one.shape, in_layers=one.block == "layers")
-        total += one.total * sum(state.kept_bytes if kept else state.bytes for state in states)
+        for state in states:
+            size = state.kept_bytes if kept else state.bytes
+            total += one.count * math.prod(state.shape(one.shape)) * size
     return total / trained.total
 
 

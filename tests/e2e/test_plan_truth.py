@@ -196,6 +196,13 @@ def test_other_optimizers(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_adafactor(groups: dict[int, Group], folder: str, ranks: int) -> None:
+    optimizer = {"name": "adafactor"}
+    assert_plan_is_true(groups, folder, "policy", ranks, "bfloat16", {"zero_stage": 0}, optimizer=optimizer)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("role", ["reference", "reward"])
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_frozen_roles_and_scalar_heads(groups: dict[int, Group], folder: str, ranks: int, role: str) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Final, TypeAlias
 
 from pydantic import Discriminator, Tag
 
+from distft.config.optimizers.adafactor import Adafactor
 from distft.config.optimizers.adamw import AdamW, EightBitAdamW
 from distft.config.optimizers.lion import Lion
 from distft.config.optimizers.muon import Muon
@@ -27,6 +28,7 @@ def _name(raw: Any) -> str:
 AnyOptimizer: TypeAlias = Annotated[
     Annotated[AdamW, Tag(f"{NAME_IS}adamw")]
     | Annotated[EightBitAdamW, Tag(f"{NAME_IS}adamw_8bit")]
+    | Annotated[Adafactor, Tag(f"{NAME_IS}adafactor")]
     | Annotated[Lion, Tag(f"{NAME_IS}lion")]
     | Annotated[Muon, Tag(f"{NAME_IS}muon")]
     | Annotated[Sgd, Tag(f"{NAME_IS}sgd")],
@@ -35,7 +37,7 @@ AnyOptimizer: TypeAlias = Annotated[
 
 # The rules in that union, by their ``name``.
 OPTIMIZERS: Final[Mapping[str, type[Optimizer]]] = {
-    "adamw": AdamW, "adamw_8bit": EightBitAdamW, "lion": Lion, "muon": Muon, "sgd": Sgd,
+    "adamw": AdamW, "adamw_8bit": EightBitAdamW, "adafactor": Adafactor, "lion": Lion, "muon": Muon, "sgd": Sgd,
 }  # fmt: skip
 
 

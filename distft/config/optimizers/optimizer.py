@@ -30,19 +30,28 @@ REFUSED: Final = {
 
 @dataclass(frozen=True)
 class State:
-    """A number that is kept beside each weight that is trained, under torch's name for it."""
+    """A number that is kept beside each weight that is trained, or beside all of a row or a column (``of``), under
+    torch's name for it."""
 
     name: str
     dtype: StateDtype | Literal["blocks"] = "float32"
+    of: Literal["weights", "rows", "columns"] = "weights"
+
+    def shape(self, weight: Sequence[int]) -> tuple[int, ...]:
+        """Of the state beside a weight of that shape."""
+        *stack, rows, columns = (1, 1, *weight) if len(weight) < 2 else weight
+        return {
+            "weights": tuple(weight), "rows": (*stack, rows, 1), "columns": (*stack, 1, columns),
+        }[self.of]  # fmt: skip
 
     @property
     def bytes(self) -> float:
-        """Bytes of it in memory."""
+        """Bytes of each in memory."""
         return _BYTES[self.dtype]
 
     @property
     def kept_bytes(self) -> int:
-        """Bytes of it in a checkpoint, which knows of no blocks: there those are float32."""
+        """Bytes of each in a checkpoint, which knows of no blocks: there those are float32."""
         return 2 if self.dtype == "bfloat16" else 4
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import bitsandbytes
 import pytest
 import torch
 
+from distft.config.optimizers.adafactor import Adafactor
 from distft.config.optimizers.adamw import AdamW, EightBitAdamW
 from distft.config.optimizers.lion import Lion
 from distft.config.optimizers.muon import Muon, in_layers
@@ -33,6 +33,7 @@ RULES: dict[str, Optimizer] = {
     "rounded": AdamW(**COMMON, state_dtype="bfloat16"),
     "8bit": EightBitAdamW(**COMMON, paged=True),
     "muon": Muon(**COMMON),
+    "adafactor": Adafactor(**COMMON),
 }
 
 
@@ -69,14 +70,16 @@ REFERENCES: dict[str, Rule] = {
     "rounded": lambda groups: torch.optim.AdamW(groups, lr=RATE),
     "8bit": lambda groups: eight_bits(groups),
     "muon": lambda groups: MuonByTorch(groups),
+    "adafactor": lambda groups: torch.optim.Adafactor(groups, lr=RATE),
 }
 # The mean difference of the weights after all steps, as a share of the rate. Where a gradient is nearly 0 its rounding
 # decides its sign, and Lion's step with it; a bfloat16 is off by up to 0.8 %, a code of 8 bits by more, and in a shard
 # its scale is of other neighbours.
-NEAR = {"lion": 2e-3, "rounded": 2e-2, "8bit": 1e-1, "muon": 3e-2}
+NEAR = {"lion": 2e-3, "rounded": 2e-2, "8bit": 1e-1, "muon": 3e-2, "adafactor": 1e-3}
 # Which run by default; the others are slow.
-USUAL = {("lion", 0, 1), ("rounded", 2, 2), ("8bit", 3, 2), ("muon", 3, 2)}
-ANYWHERE = [(rule, stage, ranks) for rule in RULES for stage in range(4) for ranks in (1, 2)]
+STAGES = dict.fromkeys(RULES, (0, 1, 2, 3)) | {"adafactor": (0,)}
+USUAL = {("lion", 0, 1), ("rounded", 2, 2), ("8bit", 3, 2), ("muon", 3, 2), ("adafactor", 0, 2)}
+ANYWHERE = [(rule, stage, ranks) for rule in RULES for stage in STAGES[rule] for ranks in (1, 2)]
 
 
 def some_slow(cases: list[tuple[Any, ...]]) -> list[Any]:
@@ -116,19 +119,22 @@ def kept(folder: Path, rule: str) -> dict[tuple[str, str], torch.Tensor]:
     for name, shape in shards.facts["shapes"].items():
         states = RULES[rule].states_beside(shape, in_layers=in_layers(name))
         for kind in ("weight", *(state.name for state in states)):
-            found[kind, name] = torch.empty(shape)
+            numbers = next((state.shape(shape) for state in states if state.name == kind), shape)
+            found[kind, name] = torch.empty(numbers)
             shards.read(kind, name, 0, found[kind, name].view(-1))
     return found
 
 
+OF_REPLICAS: Any = ((2, 0, {}), (1, 0, {}), (2, 0, {}))
 LAYOUTS: list[tuple[tuple[int, int, dict[str, str]], ...]] = [
     ((2, 3, {}), (1, 0, {}), (2, 2, OFFLOADED)), ((1, 0, {}), (2, 1, {}), (2, 3, OFFLOADED)),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("rule", "layouts"), [
-    case if case == ("lion", LAYOUTS[0]) else slow(*case) for case in itertools.product(RULES, LAYOUTS)
-])  # fmt: skip
+MOVES = [(rule, one) for rule in RULES for one in ((OF_REPLICAS,) if rule == "adafactor" else LAYOUTS)]
+
+
+@pytest.mark.parametrize(("rule", "layouts"), [case if case == ("lion", LAYOUTS[0]) else slow(*case) for case in MOVES])
 def test_what_it_keeps_goes_from_layout_to_layout(
     groups: dict[int, Group], folder: str, tmp_path: Path, rule: str, layouts: tuple[tuple[int, int, Any], ...]
 ) -> None:
@@ -150,7 +156,7 @@ def test_what_it_keeps_goes_from_layout_to_layout(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("rule", "stage"), list(itertools.product(RULES, (1, 2, 3))))
+@pytest.mark.parametrize(("rule", "stage"), [(rule, stage) for rule in RULES for stage in STAGES[rule] if stage])
 def test_offload_changes_no_number(groups: dict[int, Group], folder: str, rule: str, stage: int) -> None:
     usual, offloaded = (
         groups[2].call(rank_side.train, Setup(folder, stage, optimizer=RULES[rule], engine=engine), STEPS)[0]

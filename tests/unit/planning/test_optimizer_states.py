@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from distft.config.optimizers.adafactor import Adafactor
 from distft.config.optimizers.adamw import AdamW, EightBitAdamW
 from distft.config.optimizers.lion import Lion
 from distft.config.optimizers.muon import Muon
@@ -40,6 +41,13 @@ def test_muon_keeps_one_number_beside_matrices_and_two_beside_all_else() -> None
     others = 1000 * 8 + 2 * 8
     mean = (4 * matrices + 8 * others) / (matrices + others)
     assert state_bytes(Muon(), TABLE) == kept_bytes(Muon(), TABLE) == pytest.approx(mean)
+
+
+def test_adafactor_keeps_a_number_a_row_and_a_column() -> None:
+    """And one beside each weight of what has no columns."""
+    numbers = (1000 + 8) + 4 * (8 + 16) + 2 * 3 * (16 + 8) + 2 * 8
+    assert state_bytes(Adafactor(), TABLE) * TABLE.total == pytest.approx(4 * numbers)
+    assert kept_bytes(Adafactor(), TABLE) * TABLE.total == pytest.approx(4 * numbers)
 
 
 def test_what_muon_makes_orthogonal() -> None:
