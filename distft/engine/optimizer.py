@@ -14,6 +14,7 @@ from distft.config.optimizers.lion import Lion
 from distft.config.optimizers.muon import Muon, in_layers, makes_orthogonal
 from distft.config.optimizers.optimizer import Optimizer
 from distft.config.optimizers.sgd import Sgd
+from distft.engine.layer_rates import layer_ratios
 from distft.engine.pieces import pieces_anywhere
 from distft.engine.rules.lion import Lion as LionRule
 from distft.engine.rules.muon import Muon as MuonRule
@@ -28,14 +29,16 @@ def build_optimizer(
 
     Only matrices and embeddings are decayed: biases and norms, which have one dimension, are not. These
     are the groups of Hugging Face's Trainer, found without its list of names; apart in them those with another
-    ``rate_ratio``, which every group has beside its rate (see ``set_rate``), and those that Muon makes orthogonal.
+    rate as a multiple of the optimizer's (``rate_ratio`` of its name, times its layer's share), which every group has
+    beside its rate (see ``set_rate``), and those that Muon makes orthogonal.
     """
+    by_layer = layer_ratios(module, optimizer.layer_decay)
     members: dict[tuple[bool, bool, float], list[nn.Parameter]] = {}
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
             shape = getattr(parameter, "ds_shape", parameter.shape)
             turned = isinstance(optimizer, Muon) and makes_orthogonal(shape, in_layers=in_layers(name))
-            members.setdefault((len(shape) < 2, turned, rate_ratio(name)), []).append(parameter)
+            members.setdefault((len(shape) < 2, turned, rate_ratio(name) * by_layer[name]), []).append(parameter)
     groups = [
         {"params": parameters, "weight_decay": 0.0 if undecayed else optimizer.weight_decay, "rate_ratio": ratio,
          "orthogonal": turned}

@@ -65,6 +65,10 @@ class Optimizer(Section):
     )
     warmup_steps: int = Field(default=0, ge=0, description="optimizer steps of linear warm-up")
     weight_decay: float = Field(default=0.0, ge=0, le=1, description="weight decay of matrices and embeddings")
+    layer_decay: float = Field(
+        default=1.0, gt=0, le=1, description="learning rate of a layer as a share of that of the one above it, of "
+        "embeddings of that of the lowest; 1: the same for all"
+    )  # fmt: skip
     max_grad_norm: float = Field(default=1.0, gt=0, description="gradients are clipped to this global norm")
     min_ratio: float = Field(
         default=0.0, ge=0, le=1, description="lowest learning rate of the decay, as a share of learning_rate"

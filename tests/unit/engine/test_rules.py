@@ -9,6 +9,7 @@ from typing import Any
 import bitsandbytes
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from distft.config.optimizers.adafactor import Adafactor
 from distft.config.optimizers.adamw import AdamW, EightBitAdamW
@@ -164,6 +165,20 @@ def test_offload_changes_no_number(groups: dict[int, Group], folder: str, rule: 
     )
     assert usual["norms"] == pytest.approx(offloaded["norms"], rel=1e-5)
     assert spread(usual["weights"], offloaded["weights"])[0] < 1e-6
+
+
+@pytest.mark.parametrize(("stage", "world_size"), [
+    (3, 2), *(slow(stage, ranks) for stage in range(4) for ranks in (1, 2) if (stage, ranks) != (3, 2)),
+])  # fmt: skip
+def test_each_layer_moves_at_its_own_rate(groups: dict[int, Group], untied: str, stage: int, world_size: int) -> None:
+    """AdamW's first step moves every weight that has a gradient by its rate."""
+    setup = Setup(untied, stage, optimizer=AdamW(learning_rate=RATE, layer_decay=0.5))
+    before = {f"model.{n}": p for n, p in AutoModelForCausalLM.from_pretrained(untied).named_parameters()}
+    answer = groups[world_size].call(rank_side.train, setup, steps_for(world_size)[:1])[0]
+    for name, weight in answer["weights"].items():
+        below = 3 if "embed" in name else 2 - int(name.split(".")[3]) if "layers" in name else 0
+        moved = abs(weight - before[name].detach().numpy()).max()
+        assert moved == pytest.approx(RATE * 0.5**below, rel=0.01), name
 
 
 def two_steps(rule: Callable[[list[dict[str, Any]]], torch.optim.Optimizer]) -> list[float]:
