@@ -70,6 +70,7 @@ _SYNONYMS = {
     "fp16": "models.policy.dtype",
     "warmup_ratio": "optimizer.warmup_steps",
     "lr_scheduler_type": "optimizer.schedule",
+    "optim": "optimizer.name",
     "deepspeed": "models.policy.engine",
     "num_gpus": "placement.policy.ranks",
     "report_to": "tracking.wandb.mode",

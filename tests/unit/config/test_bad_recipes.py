@@ -109,6 +109,7 @@ OVERRIDDEN = [
     ("ppo", ["optimizer={name: lion, eps: 1e-6}"], ["optimizer.eps", "unknown key", "keys of optimizer: name,"]),
     ("ppo", ["optimizer={name: lion}", "models.value.optimizer.eps=1e-6"], ["value.optimizer.eps", "unknown key"]),
     ("dpo", ["optimizer.name=adafactor"], ["policy.engine.zero_stage", "stage 3 cuts", "zero_stage=0"]),
+    ("ppo", ["optim=adafactor"], ["optim (override optim=adafactor)", "here that is optimizer.name"]),
     ("ppo", ["optimizer=lion"], ["optimizer", "must be a mapping", "write {name: lion}"]),
     ("dpo", ["algorithm.loss=sigmod"], ["algorithm.loss", '"sigmod" is not known', "did you mean sigmoid?"]),
     ("ppo", ["data.train.0.format=hh-rlhf"], ["data.train.0.format", "is not known here", "did you mean hh_rlhf?"]),
