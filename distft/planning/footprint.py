@@ -202,8 +202,6 @@ def role_memory(roles: Roles, role: str, ranks: int, *, gpu: bool, shared: bool)
     more = _told_items(roles.recipe, role, sizes, work, ranks, gpu=gpu)
     if compute.trained and roles.recipe.algorithm.embedding_noise():  # in float32, and as it is added
         more.append(Item("noise on the embeddings", work.tokens * sizes.hidden * (4 + compute.size), "training"))
-    if compute.trained and roles.recipe.checkpoint.asynchronous:
-        more.append(copy_of_checkpoint(sizes, compute, ranks))
     if roles.recipe.algorithm.traits.embeds:  # on every rank, of all texts of a step
         units, texts = roles.recipe.train.global_batch_size, unit_size(roles.recipe) - 1
         more.append(Item("cosines of all texts", COSINES * 4 * units * units * texts, "training"))
@@ -211,6 +209,8 @@ def role_memory(roles: Roles, role: str, ranks: int, *, gpu: bool, shared: bool)
     if compute.trained:
         trained, optimizer = sizes.trained.total, optimizer_of(roles.recipe, role)
         kept = int(trained * (4 + kept_bytes(optimizer, sizes.trained)))
+        if roles.recipe.checkpoint.asynchronous:
+            more.append(copy_of_checkpoint(kept, ranks, gpu=gpu))
         matrices = made_orthogonal(optimizer, sizes.trained)
         size = orthogonal_bytes(matrices, ranks if engine.zero_stage else 1)
         more.append(Item("matrices made orthogonal", size, "step"))

@@ -277,11 +277,10 @@ def _of_a_matrix(sizes: ModelSizes, compute: Compute, when: When) -> list[Item]:
     return [Item(name, elements * compute.size, when) for name, elements in items if elements]
 
 
-def copy_of_checkpoint(sizes: ModelSizes, compute: Compute, ranks: int) -> Item:
-    """A rank's share of a checkpoint, weights in float32 and the optimizer's states, in host memory while it is written
-    beside the steps."""
-    size = int(-(-sizes.trained.total // ranks) * (4 + compute.state_bytes))
-    return Item("copy of a checkpoint", -(-size // HOST_CHUNK) * HOST_CHUNK if compute.gpu else size, place="host")
+def copy_of_checkpoint(kept: int, ranks: int, *, gpu: bool) -> Item:
+    """A rank's share of a checkpoint of ``kept`` bytes in host memory while it is written beside the steps."""
+    size = -(-kept // ranks)
+    return Item("copy of a checkpoint", -(-size // HOST_CHUNK) * HOST_CHUNK if gpu else size, place="host")
 
 
 def peak(items: Iterable[Item], place: Place) -> int:
