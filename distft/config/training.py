@@ -122,6 +122,13 @@ class Recovery(Section):
         default=20, ge=1, description="a call is given up after this many times its usual duration"
     )
     start_deadline_s: float = Field(default=900, gt=0, description="the start of a group is given up after, seconds")
+    wait_for_nodes: float = Field(
+        default=0,
+        ge=0,
+        le=7 * 24 * 3600,
+        description="of a run over several nodes of a Ray cluster that has lost one: seconds that it waits until that "
+        "one is back or another takes its place, before it stops with exit status 75; 0: it ends at once",
+    )
 
 
 AnswerMetric: TypeAlias = Literal["exact_match", "f1", "rouge1", "rouge2", "rougeL", "rougeLsum", "bleu", "chrf"]

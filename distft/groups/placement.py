@@ -13,7 +13,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -129,9 +129,11 @@ def start_groups(
     attempt: int,
     deadlines: Deadlines,
     on_ready: OnReady | None = None,
+    left_out: Collection[str] = (),
 ) -> Groups:
     """Starts all groups at once and returns when every worker is constructed.
 
+    Nodes that are ``left_out``, by name, get no rank.
     ``on_ready(role, workers)`` is called as each group is. Logs go to ``log_dir/<role>-<rank>.log``.
     Raises EnvironmentFallsShort where the cluster cannot hold the groups, RunFailed where a worker
     does not start (and then nothing is left running); a worker's UserError comes as itself.
@@ -150,7 +152,7 @@ def start_groups(
         answers,
     )
     try:
-        placed = _place(sets, placements, deadlines.start_s)
+        placed = _place(sets, placements, deadlines.start_s, left_out)
         starting = [
             _Starting(spec, sets[spec.devices], placed[spec.devices], answers, deadlines.start_s) for spec in specs
         ]
@@ -173,12 +175,25 @@ def start_groups(
 # ---- places
 
 
-def _place(sets: Mapping[str, Sequence[GroupSpec]], placements: list[Any], start_s: float) -> dict[str, Any]:
+def shortage(specs: Sequence[GroupSpec], left_out: Collection[str] = ()) -> str:
+    """What the cluster's live nodes have too little of to hold the groups; "" where they could."""
+    places = [place for members in sharers(specs).values() for place in bundles(members)]
+    try:
+        choose_nodes(places, _nodes(left_out))
+    except EnvironmentFallsShort as error:
+        return error.what
+    return ""
+
+
+def _place(
+    sets: Mapping[str, Sequence[GroupSpec]], placements: list[Any], start_s: float, left_out: Collection[str]
+) -> dict[str, Any]:
     """A Ray placement group for every device set; what is made is appended to ``placements``."""
     places = {name: bundles(members) for name, members in sets.items()}
-    nodes = _nodes()
+    nodes = _nodes(left_out)
     node_ids = choose_nodes([place for here in places.values() for place in here], nodes)
-    made = {name: _placement(here, node_ids) for name, here in places.items()}
+    anywhere = {"ray.io/node-id": f"in({','.join(node.node_id for node in nodes)})"} if left_out else {}
+    made = {name: _placement(here, node_ids, anywhere) for name, here in places.items()}
     placements.extend(made.values())
     until = time.monotonic() + start_s
     for name, group in made.items():
@@ -193,8 +208,9 @@ def _place(sets: Mapping[str, Sequence[GroupSpec]], placements: list[Any], start
     return made
 
 
-def _placement(places: Sequence[Bundle], node_ids: Mapping[int, str]) -> Any:
-    selectors = [{} if place.node is None else {"ray.io/node-id": node_ids[place.node]} for place in places]
+def _placement(places: Sequence[Bundle], node_ids: Mapping[int, str], anywhere: dict[str, str]) -> Any:
+    """``anywhere``: the labels of a node for what needs none in particular."""
+    selectors = [anywhere if place.node is None else {"ray.io/node-id": node_ids[place.node]} for place in places]
     return placement_group(
         [dict(place.resources) for place in places],
         strategy="PACK",
@@ -202,13 +218,13 @@ def _placement(places: Sequence[Bundle], node_ids: Mapping[int, str]) -> Any:
     )
 
 
-def _nodes() -> list[Node]:
-    """The live nodes, in the order in which the plan numbers them."""
+def _nodes(left_out: Collection[str]) -> list[Node]:
+    """The live nodes but those left out, in the order in which the plan numbers them."""
     here = ray.get_runtime_context().get_node_id()
     nodes = [
         Node(node["NodeID"], node["NodeManagerAddress"], node["Resources"], node_number(node.get("Labels") or {}))
         for node in ray.nodes()  # type: ignore[no-untyped-call]
-        if node["Alive"]
+        if node["Alive"] and node["NodeManagerHostname"] not in left_out
     ]
     return in_order(nodes, here)
 

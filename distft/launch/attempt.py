@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -47,8 +47,11 @@ log = logging.getLogger(__name__)
 
 
 @contextmanager
-def started(recipe: Recipe, plan: Plan, run_dir: Path, attempt: int, tracker: Tracker) -> Iterator[Groups]:
-    """The groups of the attempt with this number; all gone after the block, at once where it failed."""
+def started(
+    recipe: Recipe, plan: Plan, run_dir: Path, attempt: int, tracker: Tracker, left_out: Collection[str] = ()
+) -> Iterator[Groups]:
+    """The groups of the attempt with this number, on nodes that are not ``left_out``; all gone after the block, at once
+    where it failed."""
     tracker.phase("starting workers")
     deadlines = Deadlines(
         recipe.recovery.deadline_floor_s, recipe.recovery.deadline_factor, recipe.recovery.start_deadline_s
@@ -59,7 +62,9 @@ def started(recipe: Recipe, plan: Plan, run_dir: Path, attempt: int, tracker: Tr
         tracker.event("group_ready", role=role, workers=where)
 
     specs = group_specs(recipe, plan, run_dir)
-    with start_groups(specs, log_dir=run_dir / "logs", attempt=attempt, deadlines=deadlines, on_ready=ready) as groups:
+    with start_groups(
+        specs, log_dir=run_dir / "logs", attempt=attempt, deadlines=deadlines, on_ready=ready, left_out=left_out
+    ) as groups:
         tracker.progress.watch(groups.states)
         yield groups
 

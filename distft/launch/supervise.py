@@ -12,7 +12,7 @@ import logging
 import math
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,10 +27,10 @@ from distft.config.cluster import Cluster
 from distft.controller.progress import Progress
 from distft.controller.stop_flag import StopFlag
 from distft.groups.worker_group import ended_servers
-from distft.launch.attempt import set_up, started, train_session
+from distft.launch.attempt import group_specs, set_up, started, train_session
 from distft.launch.on_ray.cluster import Cluster as Reached
 from distft.launch.on_ray.cluster import connect
-from distft.launch.on_ray.nodes import lost_nodes, other_nodes
+from distft.launch.on_ray.losses import Losses
 from distft.launch.prepare import Prepared
 from distft.launch.restarts import Restarts
 from distft.launch.resume_point import check_files, resume_point
@@ -92,14 +92,15 @@ class Supervisor:
         """In one Ray, which ``ray`` ends; in a new one after an attempt that ended with it."""
         lost: _Lost | None = None
         reached = ray.enter_context(ray_for([self._plan], self._run_dir, self._cluster))
-        nodes = other_nodes()
+        losses = Losses(reached)
         while True:
             try:
-                return self._one(lost, tracker)
+                return self._one(lost, tracker, losses.left_out)
             except RunFailed as error:
-                if not reached.private and (error.kind == "node" or ended_servers()):
+                waits = self._recipe.recovery.wait_for_nodes > 0
+                if not reached.private and (ended_servers() or (error.kind == "node" and not waits)):
                     raise
-                self._require_restart(error, nodes)
+                self._require_restart(error, losses, tracker)
                 lost = _Lost(Ending.of(error), error.raised)
                 log.warning("attempt %d has ended: %s", self.attempt, error)
             gc.collect()  # what the failed attempt held in the object store
@@ -115,14 +116,14 @@ class Supervisor:
             log.warning("restart %d of %d, from %s", self._restarts.used, self._restarts.most, whence)
             tracker.go_on(self.attempt, self._begun if self._found else None)
             self._tell_start(tracker)
-            if lost.ending.kind == "node" or ended_servers():
+            if reached.private and (lost.ending.kind == "node" or ended_servers()):
                 ray.close()
                 ray.enter_context(ray_for([self._plan], self._run_dir, self._cluster))
 
-    def _one(self, lost: _Lost | None, tracker: Tracker) -> dict[str, dict[str, float]]:
-        """One attempt, after the one that was lost."""
+    def _one(self, lost: _Lost | None, tracker: Tracker, left_out: Collection[str]) -> dict[str, dict[str, float]]:
+        """One attempt, after the one that was lost, on nodes that are not ``left_out``."""
         recipe, plan, run_dir, progress = self._recipe, self._plan, self._run_dir, self._progress
-        with started(recipe, plan, run_dir, self.attempt, tracker) as groups:
+        with started(recipe, plan, run_dir, self.attempt, tracker, left_out) as groups:
             session = set_up(
                 recipe, plan, run_dir, groups, tracker, self._coordinator, progress, self._found, self._stop
             )
@@ -139,20 +140,42 @@ class Supervisor:
         """The step that this attempt goes on from."""
         return self._found.step if self._found else 0
 
-    def _require_restart(self, error: RunFailed, nodes: Mapping[str, str]) -> None:
+    def _require_restart(self, error: RunFailed, losses: Losses, tracker: Tracker) -> None:
         """Raises what ended the attempt where no other is to follow: nobody waits for one who asked the run to stop,
-        and there is no place for one without all the ``nodes``."""
+        and for nodes that are lost only as long as ``recovery.wait_for_nodes`` says."""
         saved = any(step > self._begun for step, _ in published(checkpoints_folder(self._run_dir)))
         step = self._progress.step
         why_not = "" if self._stop.is_set() else self._restarts.refused(
             error, step=step + 1, stepped=step > self._begun, saved=saved
         )  # fmt: skip
-        if why_not is None and (gone := lost_nodes(nodes)):
-            why_not = f"{', '.join(gone)} does not answer any more, so that there is no restart"
+        if why_not is None and losses.look():
+            why_not = self._wait_for_nodes(losses, tracker)
         if why_not == "":
             raise error
         if why_not is not None:
             raise error.because(f"{error.cause}; {why_not}") from error
+
+    def _wait_for_nodes(self, losses: Losses, tracker: Tracker) -> str | None:
+        """None once there is room for another attempt, else why there is none. Raises StoppedOnRequest where that lasts
+        too long and there is a checkpoint to go on from."""
+        recipe, names = self._recipe, ", ".join(losses.lost)
+        seconds = recipe.recovery.wait_for_nodes
+        if not seconds:
+            return f"{names} does not answer any more, so that there is no restart"
+        tracker.phase(f"waiting for {names}, or another node")
+        tracker.event("nodes_lost", nodes=losses.lost, left_out=sorted(losses.left_out), waits_s=seconds)
+        log.warning("%s does not answer any more: another node is waited for up to %g s", names, seconds)
+        missing = losses.wait(
+            group_specs(recipe, self._plan, self._run_dir), seconds, self._stop.is_set,
+            open_agents=self._cluster.authentication == "none",
+        )  # fmt: skip
+        if not missing:
+            return None
+        why = f"{names} does not answer any more, and within {seconds:g} s (recovery.wait_for_nodes) {missing}"
+        there = published(checkpoints_folder(self._run_dir))
+        if not there:
+            return why
+        raise StoppedOnRequest(f"{why}: the same command goes on from the checkpoint of step {there[0][0]}")
 
     def _newest_since(self, begin: Found | None) -> Found | None:
         """The newest checkpoint of this run; before it has one, where it was told to begin."""

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -18,30 +19,48 @@ from distft.common.errors import RunFailed
 from distft.groups.handles import together
 from distft.groups.placement import Groups
 from distft.launch.on_ray.cluster import Cluster, connect
-from distft.launch.on_ray.nodes import lost_nodes, other_nodes
+from distft.launch.on_ray.losses import Losses
+from distft.launch.on_ray.nodes import other_nodes
 from tests.ray.conftest import LOOPBACK_STAYS, start, toy
 from tests.ray.toy_worker import ToyWorker
 
 pytestmark = pytest.mark.ray
+SPECS = (
+    toy("policy", 3, cpus_per_rank=2, node_of_rank=(1, 0, 1)), toy("value", 2, cpus_per_rank=1, node_of_rank=(0, 1)),
+)  # fmt: skip
 START = f"{LOOPBACK_STAYS}from ray.scripts.scripts import main\nmain()"
 
 
 @pytest.fixture(scope="module")
-def second_node() -> Iterator[psutil.Process]:
-    """A cluster of two nodes; the second one's raylet."""
-    with connect(num_cpus=4, object_store_bytes=128 * 2**20) as cluster:
-        process = join(cluster)
-        try:
-            yield raylet_of(process)
-        finally:
-            for child in (children := psutil.Process(process.pid).children(recursive=True)):
-                child.kill()
-            process.kill()
-            process.wait()
-            psutil.wait_procs(children, timeout=10)
+def cluster() -> Iterator[Cluster]:
+    """Of one node, which others may join."""
+    with connect(num_cpus=4, object_store_bytes=128 * 2**20) as connected:
+        yield connected
+
+
+@pytest.fixture(scope="module")
+def second_node(cluster: Cluster) -> Iterator[psutil.Process]:
+    """The raylet of a second one."""
+    with joined(cluster) as process:
+        yield raylet_of(process)
+
+
+@contextmanager
+def joined(cluster: Cluster) -> Iterator[subprocess.Popen[bytes]]:
+    """A node more, in the block."""
+    process = join(cluster)
+    try:
+        yield process
+    finally:
+        for child in (children := psutil.Process(process.pid).children(recursive=True)):
+            child.kill()
+        process.kill()
+        process.wait()
+        psutil.wait_procs(children, timeout=10)
 
 
 def join(cluster: Cluster) -> subprocess.Popen[bytes]:
+    before = {node["NodeID"] for node in ray.nodes()}
     options = ["--block", f"--address={cluster.address}", "--node-ip-address=127.0.0.1", "--num-cpus=8"]
     process = subprocess.Popen(
         [sys.executable, "-c", START, "start", *options, "--object-store-memory=100000000"],
@@ -50,9 +69,9 @@ def join(cluster: Cluster) -> subprocess.Popen[bytes]:
         stderr=subprocess.DEVNULL,
     )
     until = time.monotonic() + 60
-    while len([node for node in ray.nodes() if node["Alive"]]) < 2:
-        assert time.monotonic() < until, "the second node has not joined"
-        assert process.poll() is None, "the second node did not start"
+    while not [node for node in ray.nodes() if node["Alive"] and node["NodeID"] not in before]:
+        assert time.monotonic() < until, "the node has not joined"
+        assert process.poll() is None, "the node did not start"
         time.sleep(0.2)
     return process
 
@@ -64,27 +83,22 @@ def raylet_of(process: subprocess.Popen[bytes]) -> psutil.Process:
 @pytest.fixture(scope="module")
 def groups(second_node: psutil.Process, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Groups]:
     """Node 1 needs more CPUs than the driver's node has, so node 0 is the driver's."""
-    started = start(
-        tmp_path_factory.mktemp("run"),
-        toy("policy", 3, cpus_per_rank=2, node_of_rank=(1, 0, 1)),
-        toy("value", 2, cpus_per_rank=1, node_of_rank=(0, 1)),
-    )
+    started = start(tmp_path_factory.mktemp("run"), *SPECS)
     yield started
     started.shutdown(kill=True)
 
 
 def test_ranks_lie_on_the_nodes_of_their_numbers(groups: Groups) -> None:
-    here = ray.get_runtime_context().get_node_id()
-    assert [worker.node_id == here for worker in groups.workers["value"]] == [True, False]
+    assert [worker.node_id == here() for worker in groups.workers["value"]] == [True, False]
     facts = ask(groups["policy"], ToyWorker.facts).result().reports
-    by_node = [worker.node_id == here for worker in groups.workers["policy"]]
+    by_node = [worker.node_id == here() for worker in groups.workers["policy"]]
     assert by_node == [True, False, False], "ranks follow their nodes"
     assert [fact["local_rank"] for fact in facts] == [0, 0, 1]
 
 
-def test_a_lost_node_is_seen_while_a_call_waits(groups: Groups, second_node: psutil.Process) -> None:
-    nodes = other_nodes()
-    assert lost_nodes(nodes) == []
+def test_a_lost_node_is_seen_while_a_call_waits(groups: Groups, second_node: psutil.Process, cluster: Cluster) -> None:
+    nodes, losses = other_nodes(), Losses(cluster)
+    assert not losses.look()
     started = time.monotonic()
     second_node.kill()
     with pytest.raises(RunFailed) as caught:
@@ -96,7 +110,28 @@ def test_a_lost_node_is_seen_while_a_call_waits(groups: Groups, second_node: psu
     assert (caught.value.role, caught.value.rank) in lost
     assert caught.value.kind in ("node", "death")
     assert Path(caught.value.log).exists()
-    assert lost_nodes(nodes) == list(nodes.values()), "whatever was seen of it: there is no restart without it"
+    assert losses.look(), "whatever was seen of it: there is no restart without it"
+    assert losses.lost == list(nodes.values())
     started = time.monotonic()
     groups.shutdown(kill=True)
     assert time.monotonic() - started < 45
+
+
+@pytest.mark.slow
+def test_another_node_takes_the_place_of_a_lost_one(cluster: Cluster, tmp_path: Path) -> None:
+    with joined(cluster) as second:
+        losses, nodes = Losses(cluster), other_nodes()
+        raylet_of(second).kill()
+        assert losses.look()
+    with joined(cluster) as third:
+        assert losses.wait(SPECS, 240, lambda: False, open_agents=False) == ""
+        again = start(tmp_path, *SPECS, toy("data"), left_out=("elsewhere",))
+        (there,) = {worker.node_id for group in again.workers.values() for worker in group} - {here()}
+        assert there not in nodes, "not the one that was lost"
+        again.shutdown(kill=True)
+        raylet_of(third).kill()
+        assert losses.wait(SPECS, 0, lambda: False, open_agents=False), "it does not answer, or there is no room"
+
+
+def here() -> str:
+    return str(ray.get_runtime_context().get_node_id())

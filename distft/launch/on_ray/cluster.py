@@ -126,13 +126,18 @@ def existing(address: str, *, open_agents: bool = False, check: bool = True) -> 
         ) from error
     try:
         if check and address not in _checked:  # once in a process: planning has just asked, or the run before
-            nodes = ray_nodes.live_nodes()
-            answers = ray_nodes.ask(nodes)
-            ray_nodes.check(nodes, answers, open_agents=open_agents)
-            _checked[address] = nodes, answers
+            check_nodes(address, open_agents=open_agents)
         yield _connected(private=False)
     finally:
         _leave()
+
+
+def check_nodes(address: str, *, open_agents: bool) -> None:
+    """Every live node runs the same versions and turns strangers away. Raises EnvironmentFallsShort."""
+    nodes = ray_nodes.live_nodes()
+    answers = ray_nodes.ask(nodes)
+    ray_nodes.check(nodes, answers, open_agents=open_agents)
+    _checked[address] = nodes, answers
 
 
 def _leave() -> None:

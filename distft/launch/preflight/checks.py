@@ -63,6 +63,7 @@ def preflight(recipe: Recipe, plan: Plan, *, machine: Machine | None = None, to_
             }
             check_output_dir(Path(recipe.data.cache_dir), **store)
     check_choice(recipe)
+    check_waiting(recipe, plan)
     for function in reward_functions(recipe):
         check_named_code(function)
     environment = recipe.rollout.environment
@@ -90,6 +91,16 @@ def preflight(recipe: Recipe, plan: Plan, *, machine: Machine | None = None, to_
     if to_start:
         check_disk(recipe, plan)
     return (*warnings, *_short_of_memory(plan))
+
+
+def check_waiting(recipe: Recipe, plan: Plan) -> None:
+    """Slurm ends a job with any of its nodes: nobody would be left to wait for another. Raises UserError."""
+    if recipe.recovery.wait_for_nodes and plan.kind == "slurm":
+        raise UserError(
+            f"a Slurm job ({plan.cluster}) ends when it loses a node, and no other takes its place",
+            where="recovery.wait_for_nodes",
+            hint="recovery.wait_for_nodes=0; submitted again, the run goes on from its checkpoint on other nodes",
+        )
 
 
 def check_choice(recipe: Recipe) -> None:

@@ -23,6 +23,7 @@ from distft.launch.preflight.checks import (
     check_machine,
     check_memory,
     check_output_dir,
+    check_waiting,
     checkpoint_bytes,
     preflight,
 )
@@ -64,6 +65,15 @@ def test_a_run_is_chosen_by_what_is_better_in_one_direction(best: str, told: str
         check_choice(recipe("ppo", keys | {"evaluation": {"every": 5, "best": best}}))
     assert caught.value.where == "evaluation.best"
     assert told in caught.value.hint
+
+
+def test_nobody_waits_for_a_node_in_a_slurm_job(tmp_path: Path) -> None:
+    wanted = ready(tmp_path, **{"recovery.wait_for_nodes": 60})
+    check_waiting(wanted, on_laptop(wanted))
+    check_waiting(ready(tmp_path), make_plan(ready(tmp_path), gpu_cluster()))
+    with pytest.raises(UserError, match="a Slurm job .gpus. ends when it loses a node") as caught:
+        preflight(wanted, make_plan(wanted, gpu_cluster()))
+    assert caught.value.where == "recovery.wait_for_nodes"
 
 
 def test_an_existing_run_folder_is_kept(tmp_path: Path) -> None:

@@ -1,0 +1,60 @@
+"""The nodes of a Ray cluster beside the driver's, as a run loses them: it waits for room on those that are there.
+
+A node of the cluster that the plan does not use is a spare: groups lie on whichever nodes have room for them.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+from distft.common.waiting import wait_until
+from distft.groups.bundles import GroupSpec
+from distft.groups.placement import shortage
+from distft.launch.on_ray.cluster import Cluster, check_nodes
+from distft.launch.on_ray.nodes import lost_nodes, other_nodes
+
+_MOST_LOSSES = 2
+_LOOK_S = 2.0
+
+
+class Losses:
+    """Of one cluster. ``lost``: the names of the nodes that did not answer when this was last looked at."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._nodes = other_nodes()
+        self._times: Counter[str] = Counter()
+        self.lost: list[str] = []
+
+    @property
+    def left_out(self) -> frozenset[str]:
+        """The names of those that were lost twice: they may be there again, and get no rank. Never this machine's."""
+        return frozenset(name for name, times in self._times.items() if times >= _MOST_LOSSES) - {socket.gethostname()}
+
+    def look(self) -> bool:
+        """Whether nodes have been lost since the last look, or wait."""
+        self.lost = lost_nodes(self._nodes)
+        self._times.update(set(self.lost))
+        return bool(self.lost)
+
+    def wait(
+        self, specs: Sequence[GroupSpec], seconds: float, give_up: Callable[[], bool], *, open_agents: bool
+    ) -> str:
+        """What is missing still after so many seconds, or when it is given up; "" once every node that Ray takes for
+        alive answers, and they have room for the groups. Raises EnvironmentFallsShort where one may not take part."""
+        missing = ""
+
+        def room() -> bool:
+            nonlocal missing
+            there = other_nodes()
+            silent = lost_nodes(there)  # one that is gone is among the living for a while, and would get ranks
+            missing = f"{', '.join(silent)} does not answer" if silent else shortage(specs, self.left_out)
+            self._nodes = there
+            return not missing or give_up()
+
+        wait_until(room, seconds, every_s=_LOOK_S)
+        if not missing:
+            check_nodes(self._cluster.address, open_agents=open_agents)
+        return missing

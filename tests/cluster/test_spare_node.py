@@ -1,0 +1,108 @@
+"""A run over two nodes of a Ray cluster loses one: where a third is there it goes on by itself, bit for bit; else it
+stops with its checkpoint, and the same command goes on when a node is there again."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cluster.bed import ROOT, Nodes
+from tests.cluster.ray_bed import RayBed
+from tests.e2e.conftest import SFT, checkpoints, computed, events, exit_record, lines, weights
+
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(1800)]
+
+DEADLINE_S = 400.0
+STEPS = 40
+CLUSTER = {"name": "spare", "kind": "ray", "nodes": 2, "node": {"cpus": 2, "gpus": 0, "memory_gib": 4.0}}
+
+
+class Run:
+    """``distft train`` on the first node."""
+
+    def __init__(self, bed: RayBed, folder: Path, cluster: Path, *words: str) -> None:
+        self.folder = folder
+        self._printed = folder.with_suffix(f".{time.monotonic_ns()}.txt")
+        train = [sys.executable, "-m", "distft.cli", *SFT, f"train.steps={STEPS}", *words, f"output_dir={folder}"]
+        environment = bed.env | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
+        with self._printed.open("wb") as output:
+            self._process = bed.nodes[0].start(
+                [*train, "--cluster", cluster], env=environment, cwd=folder.parent, stdout=output,
+                stderr=subprocess.STDOUT,
+            )  # fmt: skip
+
+    @property
+    def output(self) -> str:
+        return self._printed.read_text(errors="replace")
+
+    def end(self) -> int:
+        return self._process.wait(DEADLINE_S)
+
+    def wait_for(self, condition: Callable[[], Any], what: str) -> None:
+        limit = time.monotonic() + DEADLINE_S
+        while not condition():
+            assert self._process.poll() is None, f"ended before {what}:\n{self.output}"
+            assert time.monotonic() < limit, f"no {what}:\n{self.output}"
+            time.sleep(0.05)
+
+    def nodes(self, attempt: int) -> list[str]:
+        """Where the policy's ranks are."""
+        ready = [event for event in events(self.folder, "group_ready") if event["attempt"] == attempt]
+        (policy,) = [event for event in ready if event["role"] == "policy"]
+        return [worker["node"] for worker in policy["workers"]]
+
+
+def test_a_spare_takes_the_place_of_a_lost_node(machines: None, tmp_path: Path) -> None:
+    cluster = tmp_path / "shared" / "spare.yaml"
+    cluster.parent.mkdir()
+    cluster.write_text(json.dumps(CLUSTER))
+    survives = ("recovery.max_restarts=3", "recovery.wait_for_nodes=200")
+    with Nodes(3, tmp_path / "shared") as nodes, RayBed(nodes, cpus=2) as bed:
+        by_name = {node.name: node for node in nodes}
+        undisturbed = Run(bed, nodes.folder / "undisturbed", cluster)
+        assert undisturbed.end() == 0, undisturbed.output
+        run = Run(bed, nodes.folder / "run", cluster, *survives)
+        run.wait_for(lambda: checkpoints(run.folder), "checkpoint")
+        first = run.nodes(1)
+        assert first[0] == "n1" != first[1], "one on the driver's node, one on another"
+        lost = time.monotonic()
+        by_name[first[1]].kill()
+        assert run.end() == 0, run.output
+        second = run.nodes(2)
+        assert {first[1], *second} == {"n1", "n2", "n3"}, "the spare has taken its place"
+        (gone,) = events(run.folder, "nodes_lost")
+        assert (gone["nodes"], gone["left_out"]) == ([first[1]], [])
+        (restart,) = events(run.folder, "restart")
+        done = time.monotonic() - lost
+        print(f"trained again {restart['seconds']:.0f} s after the loss was seen, done {done:.0f} s after it")
+        assert restart["from_step"] >= 2
+        assert_same(run.folder, undisturbed.folder)
+
+        alone = Run(bed, nodes.folder / "alone", cluster, "recovery.max_restarts=3", "recovery.wait_for_nodes=30")
+        alone.wait_for(lambda: checkpoints(alone.folder), "checkpoint")
+        last = by_name[alone.nodes(1)[1]]
+        last.kill()
+        assert alone.end() == 75, alone.output
+        step = checkpoints(alone.folder)[-1]
+        assert f"{last.name} does not answer any more, and within 30 s" in alone.output
+        assert f"the same command goes on from the checkpoint of step {step}" in alone.output
+        assert exit_record(alone.folder)["class"] == "stopped"
+        last.boot()
+        bed.start_node(last)
+        again = Run(bed, nodes.folder / "alone", cluster)
+        assert again.end() == 0, again.output
+        assert [event["step"] for event in events(alone.folder, "resume")] == [step]
+        assert_same(alone.folder, undisturbed.folder)
+
+
+def assert_same(run: Path, undisturbed: Path) -> None:
+    assert [line["step"] for line in lines(run, "metrics") if line["split"] == "train"] == list(range(1, STEPS + 1))
+    assert computed(run) == computed(undisturbed)
+    assert weights(run) == weights(undisturbed)
