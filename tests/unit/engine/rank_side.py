@@ -141,7 +141,7 @@ def search_ranks(
     engine, search = built()
     take(engine, search, steps, 0)
     if folder:
-        engine.save(Path(folder))
+        save(engine, rank, folder)
         process_group.barrier()
         take(engine, search, then, len(steps))
         found["weights"].append(weights(engine))
