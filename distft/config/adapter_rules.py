@@ -96,9 +96,12 @@ def _part_of_the_weight(at: str, model: Model, lora: Lora) -> Iterator[Problem]:
 
 def _virtual_tokens(recipe: Recipe, role: str, model: Model) -> Iterator[Problem]:
     at = f"models.{role}.peft"
-    if role != "policy" or recipe.algorithm.name not in METHODS:
+    traits = recipe.algorithm.traits
+    alone = bool(traits.credit) and "value" not in traits.roles
+    if role != "policy" or not (alone or recipe.algorithm.name in METHODS):
         what = f"virtual tokens before the {role}'s sequences have not been compared in {recipe.algorithm.name}"
-        yield Problem.at(f"{at}.method", what, f"lora; {' and '.join(METHODS)} train virtual tokens")
+        others = f"{' and '.join(METHODS)} train virtual tokens, and what samples without a value model"
+        yield Problem.at(f"{at}.method", what, f"lora; {others}")
     if model.engine.sequence_parallel > 1:
         what = "ranks that share rows have not been compared with virtual tokens before them"
         yield Problem.at(f"models.{role}.engine.sequence_parallel", what, "1")

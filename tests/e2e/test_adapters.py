@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,22 @@ from distft.models.families.causal import load_causal
 from distft.models.load import start_head
 from distft.models.quantization import four_bits, keep_packing
 from distft.rollout.speaker import Speaker
-from tests.e2e.conftest import SFT, SMALL, TINY, Start, computed, dpo, events, lines, ppo, starting, weights
+from tests.e2e.conftest import (
+    SFT,
+    SMALL,
+    TINY,
+    Start,
+    computed,
+    dpo,
+    events,
+    grouped,
+    lines,
+    ppo,
+    starting,
+    weights,
+)
 from tests.e2e.test_resume import disturb, run
+from tests.harness import rules
 from tests.harness.compare import at_most, largest_metric_difference, largest_weight_difference
 from tests.harness.corpus import PAIRS
 from tests.harness.jobs import Outcome
@@ -215,6 +230,23 @@ def test_dpo_of_virtual_tokens_over_a_shared_base(sft: Path, start: Start, keys:
     assert computed(apart) == computed(shared)
     assert events(shared, "invariants")[0]["reference_difference"]["max"] > 0
     assert lines(shared, "metrics")[0]["loss"] != pytest.approx(0.6931, abs=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["grpo", "rloo"])
+@pytest.mark.parametrize("keys", [PROMPT, PREFIX], ids=["prompt", "prefix"])
+def test_virtual_tokens_stand_before_what_is_sampled(
+    sft: Path, start: Start, tmp_path: Path, keys: tuple[str, ...], kind: str
+) -> None:
+    """The invariants compare the generator's log-probabilities with the trainer's in every iteration."""
+    shutil.copy(rules.__file__, tmp_path)
+    folder = run(start, *grouped(sft, kind=kind), *keys, "optimizer.learning_rate=1e-2", folder="rl")
+    assert events(folder, "invariants")
+    assert not [*events(folder, "failure"), *events(folder, "generator_differs")]
+    assert weights(folder) == weights(sft)
+    first, *_, last = [line for line in lines(folder, "metrics") if line["split"] == "train"]
+    assert first["grad_norm"] > 0
+    assert first["objective/kl"] != pytest.approx(last["objective/kl"], abs=1e-4)
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from typing import ClassVar, Final, Literal
 
 from distft.config.adapters.adapter import Adapter
 
-# Methods that have been compared with them.
+# Methods that have been compared with them, beside those that sample and have no value model.
 METHODS: Final = ("sft", "dpo")
 
 

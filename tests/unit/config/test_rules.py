@@ -97,7 +97,7 @@ BROKEN = [
      ["placement.reference.share", "trains some of its weights"]),
     ("sft", ["models.policy.peft={dora: true}", "models.policy.quantization={}"],
      ["models.policy.peft.dora", "reads whole matrices", "models.policy.engine.zero_stage: 2"]),
-    ("reward", ["models.reward.peft={method: prompt}"], ["models.reward.peft.method", "sft and dpo"]),
+    ("reward", ["models.reward.peft={method: prompt}"], ["models.reward.peft.method", "sft and dpo train"]),
     ("ppo", ["models.policy.peft={method: prompt}"], ["models.policy.peft.method", "not been compared in ppo"]),
     ("sft", ["models.policy.peft={method: adalora}"], ["models.policy.engine.zero_stage", "whole gradients", "0, or"]),
     ("sft", ["models.policy.peft={method: adalora, r: 4, target_r: 4}", "models.policy.engine.zero_stage=0"],
