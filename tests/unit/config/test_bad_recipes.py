@@ -52,7 +52,7 @@ OVERRIDDEN = [
     ("ppo", ["tracking.wandb.tags=a"], ["tracking.wandb.tags", "must be a list", "write [a]"]),
     ("ppo", ["models.value=some/model"], ["models.value", "mapping of keys", "write {path: some/model}"]),
     ("sft", ["models.policy.peft=ia3"], ["models.policy.peft", "mapping of keys", "write {method: ia3}"]),
-    ("sft", ["models.policy.peft=dora"], ["models.policy.peft", "it starts with method: lora, ia3, prompt"]),
+    ("sft", ["models.policy.peft=dora"], ["models.policy.peft", "it starts with method: lora, adalora, ia3"]),
     ("sft", ["models.policy.peft.target_modules=q_proj,v_proj"],
      ["models.policy.peft.target_modules (override models.policy.peft.target_modules=q_proj,v_proj): \"q_proj,v_proj\"",
       "must be all-linear, or a list: [q_proj,v_proj]"]),
