@@ -149,8 +149,11 @@ def test_what_it_keeps_goes_from_layout_to_layout(
     assert min(tensor.abs().max() for tensor in start.values()) > 0
     for found in others:
         for (kind, name), tensor in found.items():
-            near = 0.02 if rule == "8bit" and kind != "weight" else 0.0  # of the largest: scales of other blocks
-            assert (tensor - start[kind, name]).abs().max() <= near * start[kind, name].abs().max(), (kind, name)
+            # In other blocks each of the two moves is off by half the widest gap between codes, 0.7 % of a block's
+            # largest, which may be any weight's.
+            largest = max(other.abs().max().item() for (its, _), other in start.items() if its == kind)
+            near = 0.015 * largest if rule == "8bit" and kind != "weight" else 0.0
+            assert (tensor - start[kind, name]).abs().max() <= near, (kind, name)
     then = groups[third].call(rank_side.load_and_go_on, setups[2], str(tmp_path / "2"), steps_for(third)[2:])
     wanted = groups[first].call(rank_side.load_and_go_on, setups[0], str(tmp_path / "0"), steps_for(first)[2:])
     assert then[0]["norms"] == pytest.approx(wanted[0]["norms"], rel=0.05)
