@@ -105,7 +105,8 @@ def _virtual_tokens(recipe: Recipe, role: str, model: Model) -> Iterator[Problem
     if model.engine.sequence_parallel > 1:
         what = "ranks that share rows have not been compared with virtual tokens before them"
         yield Problem.at(f"models.{role}.engine.sequence_parallel", what, "1")
-    if model.init is not None and model.init.architecture != "llama":
+    assert isinstance(model.peft, VirtualTokens)
+    if model.init is not None and model.init.architecture not in model.peft.families:
         what = f"virtual tokens before the sequences of {model.init.architecture} have not been compared"
         yield Problem.at(f"{at}.method", what, "lora")
 

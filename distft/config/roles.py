@@ -156,10 +156,13 @@ def longest_text(recipe: Recipe) -> int:
 
 
 def longest_sides(recipe: Recipe) -> tuple[int, int]:
-    """Tokens of the longest prompt and of the longest answer, where a model reads them apart."""
+    """Positions of the longest prompt, virtual tokens before it, and of the longest answer, where a model reads them
+    apart."""
+    virtual = longest_sequence(recipe) - longest_text(recipe)
     if is_rl(recipe):
-        return recipe.data.max_prompt_length, recipe.rollout.max_new_tokens
-    return recipe.algorithm.sides(recipe.data)
+        return recipe.data.max_prompt_length + virtual, recipe.rollout.max_new_tokens
+    prompt, answer = recipe.algorithm.sides(recipe.data)
+    return prompt + virtual, answer
 
 
 def samples_per_step(recipe: Recipe) -> int:

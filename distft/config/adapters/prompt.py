@@ -15,13 +15,15 @@ FAMILIES: Final = (
     "gpt_neo", "gpt_neox", "gpt_oss", "gptj", "granite", "llama", "mistral", "mixtral", "mpt", "olmo2", "phi", "phi3",
     "qwen2", "qwen2_moe", "qwen3", "qwen3_5_text", "qwen3_moe", "smollm3", "stablelm", "starcoder2",
 )  # fmt: skip
+# Encoder-decoders: before the prompt, in the encoder.
+APART: Final = ("bart", "blenderbot", "blenderbot-small", "longt5", "marian", "mt5", "pegasus", "t5", "umt5")
 
 
 class PromptTuning(VirtualTokens):
     """Embeddings of tokens that no vocabulary has stand before every sequence, and they alone are trained (Lester et
     al. 2021)."""
 
-    families: ClassVar[tuple[str, ...]] = FAMILIES
+    families: ClassVar[tuple[str, ...]] = (*FAMILIES, *APART)
 
     method: Literal["prompt"] = Field(description="kind of adapter")
     num_virtual_tokens: Annotated[int, Usual(20, 100)] = Field(

@@ -1,7 +1,8 @@
 """Virtual tokens (prompt tuning, P-tuning): embeddings ``[num, hidden]`` of a model stand before those of every
 sequence, and are gone from what it answers, so that nobody else need know of them.
 
-Its decoder is hooked: where it is given whole sequences of ids, it takes embeddings in their place.
+Its decoder is hooked: where it is given whole sequences of ids, it takes embeddings in their place. Of an
+encoder-decoder it is the encoder, whose sequences are the prompts; its decoder is told that they are longer.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from distft.common.errors import UserError
 from distft.config.adapters.p_tuning import PTuning
 from distft.config.adapters.prompt import PromptTuning
 from distft.models.adapters.virtual_tokens import BeforeSequences, drawn, kept_in, say_to_peft
@@ -61,6 +63,14 @@ class Prompt(BeforeSequences):
             output.last_hidden_state = found.gather(1, self._own.unsqueeze(2).expand(-1, -1, found.shape[2]))
         return output
 
+    def tell_decoder(self, _decoder: Any, args: tuple[Any, ...], given: dict[str, Any]) -> Any:
+        """Of a decoder that reads an encoder's states: those at them are read like the others."""
+        mask = given.get("encoder_attention_mask")
+        if mask is None or not self.enabled:
+            return None
+        longer = torch.cat([mask.new_ones(len(mask), self.number), mask], dim=1).gather(1, self._ordered(mask))
+        return args, {**given, "encoder_attention_mask": longer}
+
     def _ordered(self, mask: Tensor) -> Tensor:
         """Of virtual tokens and then a row's own, ``[rows, num + length]``, which stands where: padding comes first."""
         padded = (mask.cumsum(dim=1) == 0).sum(dim=1, keepdim=True)
@@ -70,8 +80,8 @@ class Prompt(BeforeSequences):
 
 
 def add(model: Any, prompt: PromptTuning, *, dropout: bool, seed: int, fresh: bool) -> None:  # noqa: ARG001 - none
-    """Puts virtual tokens before a decoder's sequences. Raises UserError where ``text`` needs a tokenizer that is not
-    there."""
+    """Puts virtual tokens before a decoder's sequences, or an encoder's prompts. Raises UserError where ``text`` needs
+    a tokenizer that is not there, and for an encoder with an embedding of its own."""
     from peft import PromptTuningConfig
 
     _attach(model, _start(model, prompt, seed), None)
@@ -126,7 +136,15 @@ def _start(model: Any, prompt: PromptTuning, seed: int) -> Tensor:
 
 
 def _attach(model: Any, start: Tensor, encoder: nn.Sequential | None) -> None:
-    tokens = model.virtual_tokens = Prompt(start.to(model.device), encoder, model.get_input_embeddings())
-    decoder = model.get_decoder()
-    decoder.register_forward_pre_hook(tokens.put_before, with_kwargs=True)
-    decoder.register_forward_hook(tokens.cut_off)
+    apart, decoder = model.config.is_encoder_decoder, model.get_decoder()
+    reader = model.get_encoder() if apart else decoder
+    embedding = model.get_input_embeddings()
+    if apart and reader.get_input_embeddings().weight is not embedding.weight:
+        what = "its encoder has an embedding of its own, and PEFT would read prompts behind virtual tokens by another"
+        raise UserError(what, where=model.config.name_or_path, hint="models.policy.peft={method: lora}")
+    tokens = model.virtual_tokens = Prompt(start.to(model.device), encoder, embedding)
+    reader.register_forward_pre_hook(tokens.put_before, with_kwargs=True)
+    if apart:
+        decoder.register_forward_pre_hook(tokens.tell_decoder, with_kwargs=True)
+    else:
+        decoder.register_forward_hook(tokens.cut_off)

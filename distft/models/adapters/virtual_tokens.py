@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from distft.common.files import parse_json
 from distft.config.adapters.virtual_tokens import VirtualTokens
 from distft.models.adapters.layers import ADAPTER
 
@@ -95,8 +96,11 @@ def in_files(model: Any, trained: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def kept_in(folder: str) -> Tensor:
-    """The virtual tokens that lie in a folder of PEFT's. Raises KeyError where it holds none."""
-    return load_file(Path(folder) / "adapter_model.safetensors")[MARK]
+    """The virtual tokens that lie in a folder of PEFT's, which keeps as many again for an encoder-decoder's decoder and
+    reads those nowhere. Raises KeyError where it holds none."""
+    kept = load_file(Path(folder) / "adapter_model.safetensors")[MARK]
+    said = parse_json((Path(folder) / "adapter_config.json").read_text(encoding="utf-8"))
+    return kept[: said["num_virtual_tokens"]]
 
 
 def say_to_peft(model: Any, config: Any) -> None:

@@ -1,4 +1,4 @@
-"""Virtual tokens before a decoder's sequences, beside PEFT's."""
+"""Virtual tokens before a decoder's sequences, and in an encoder before its prompts, beside PEFT's."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 import pytest
 import torch
-from peft import PeftModel
-from transformers import AutoModelForCausalLM
+from peft import PeftModel, PromptTuningConfig, get_peft_model
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from distft.common.errors import UserError
 from distft.config.adapters.p_tuning import PTuning
@@ -22,8 +22,10 @@ from distft.models.adapters.adapt import add_adapters, without_adapters
 from distft.models.adapters.merging import merge_adapter, plain_tensors
 from distft.models.export import export_adapter
 from distft.models.families.causal import load_causal
+from distft.models.families.family import find_family
 from distft.models.tokenizer import load_tokenizer
 from tests.unit.models import tiny
+from tests.unit.models.encoder_decoders import ENCODER_DECODERS, write_encoder_decoder
 from tests.unit.models.families import FAMILIES, write_family
 
 IDS = torch.arange(10, 24).unsqueeze(0)
@@ -97,9 +99,54 @@ def test_they_compute_what_pefts_do(tmp_path: Path, name: str, adapter: VirtualT
         assert found == whole[len(row) :]
 
 
+@pytest.mark.parametrize("name", [name for name in ENCODER_DECODERS if name != "bart-untied"])
+@torch.no_grad()
+def test_before_an_encoders_prompts_they_compute_what_pefts_do(tmp_path: Path, name: str) -> None:
+    """As above; read where PEFT has kept them, too. PEFT does not shift past padding on the left; ours is on the
+    right."""
+    folder, kept = write_encoder_decoder(tmp_path / "start", name), tmp_path / "kept"
+    family = find_family("seq2seq")
+    module: Any = family.load(folder, Model(path=folder, dtype="float32"), dropout=False).module.eval()
+    add_adapters(module.model, PROMPT, dropout=False, seed=1)
+    base: Any = AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=torch.float32).eval()
+    mask = torch.ones_like(IDS)
+    mask[0, 11:] = 0
+    told = {"input_ids": IDS, "attention_mask": mask, "labels": torch.tensor([[7, 30, 12, 2]])}
+    plain, wanted = base(**told).logits, module.model(**told).logits
+    assert (plain - wanted).abs().max() > 1e-3
+    with without_adapters(module):
+        torch.testing.assert_close(module.model(**told).logits, plain)
+    torch.testing.assert_close(
+        module.model(**(told | {"input_ids": IDS[:, :11], "attention_mask": mask[:, :11]})).logits, wanted
+    )
+
+    export_adapter(module.model, {"virtual_tokens.prompt_embeddings": embeddings(module)}, folder, kept, "SEQ_2_SEQ_LM")
+    by_peft: Any = PeftModel.from_pretrained(base, kept).eval()
+    torch.testing.assert_close(by_peft(**told).logits, wanted)
+    for place in (kept, tmp_path / "pefts"):
+        fresh: Any = AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=torch.float32).eval()
+        torch.testing.assert_close(merge_adapter(fresh, str(place))(**told).logits, wanted)
+        twice = PromptTuningConfig(task_type="SEQ_2_SEQ_LM", num_virtual_tokens=NUMBER)
+        pefts: Any = get_peft_model(AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=torch.float32), twice)
+        pefts.prompt_encoder["default"].embedding.weight[:NUMBER] = embeddings(module)
+        pefts.save_pretrained(tmp_path / "pefts")
+
+    asked = {"attention_mask": mask, "max_new_tokens": 6, "do_sample": False, "pad_token_id": tiny.PAD}
+    written = module.model.generate(input_ids=IDS, **asked, eos_token_id=None)
+    assert written.tolist() == by_peft.generate(input_ids=IDS, **asked, eos_token_id=None).tolist()
+
+
+def test_an_encoder_with_an_embedding_of_its_own_has_none(tmp_path: Path) -> None:
+    folder = write_encoder_decoder(tmp_path, "bart-untied")
+    module: Any = find_family("seq2seq").load(folder, Model(path=folder, dtype="float32"), dropout=False).module
+    with pytest.raises(UserError, match=r"its encoder has an embedding of its own"):
+        add_adapters(module.model, PROMPT, dropout=False, seed=1)
+
+
 @pytest.mark.parametrize("kind", [PromptTuning, PTuning, PrefixTuning])
 def test_every_type_of_decoder_that_may_have_them_has_a_case(kind: type[VirtualTokens]) -> None:
-    assert {family for family, _ in FAMILIES.values()} >= set(kind.families)
+    cases = {family for family, _ in FAMILIES.values()} | {family for family, *_ in ENCODER_DECODERS.values()}
+    assert cases >= set(kind.families)
 
 
 def test_prefix_is_not_put_before_a_window(tmp_path: Path) -> None:

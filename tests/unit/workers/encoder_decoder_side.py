@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from peft import PromptTuningConfig, get_peft_model
 from transformers import AutoModelForSeq2SeqLM
 
 from distft.algorithms.logprobs import token_logprobs
@@ -87,15 +89,15 @@ def learn(
     return steps
 
 
-def kept(rank: int, world: int, folder: str, out: str, stage: int) -> bool:
+def kept(rank: int, world: int, folder: str, out: str, stage: int, adapter: Adapter | None = None) -> bool:
     """A step at a rate of zero, a checkpoint, and ``out``, which another exports that has read it. Whether both then
     end a step that counts bit for bit the same."""
     micro = MICRO[world][rank]
     mine = batch().take(sorted(sample for samples in micro for sample in samples))
-    one = worker(rank, world, folder, stage=stage, warmup_steps=1)
+    one = worker(rank, world, folder, stage=stage, warmup_steps=1, peft=adapter)
     one.update("distft.algorithms.losses.sft:Sft", {}, 0, 2, [micro], batch=mine)
     one.save(out + "-kept")
-    other = worker(rank, world, folder, stage=stage, warmup_steps=1)
+    other = worker(rank, world, folder, stage=stage, warmup_steps=1, peft=adapter)
     other.load(out + "-kept")
     other.export(out)
     ends = []
@@ -105,10 +107,16 @@ def kept(rank: int, world: int, folder: str, out: str, stage: int) -> bool:
     return bool(np.array_equal(*ends))
 
 
-def plainly(folder: str, loss: str, keys: Mapping[str, Any]) -> tuple[list[float], dict[str, torch.Tensor]]:
+def plainly(
+    folder: str, loss: str, keys: Mapping[str, Any], prompted: torch.Tensor | None = None
+) -> tuple[list[float], dict[str, torch.Tensor]]:
     """The losses of the same steps, and the weights after them, by transformers and torch alone: whole batch at once,
-    labels, AdamW."""
+    labels, AdamW. ``prompted``: virtual tokens, which PEFT trains in the place of the weights."""
     model: Any = AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=torch.float32)
+    if prompted is not None:
+        told = PromptTuningConfig(task_type="SEQ_2_SEQ_LM", num_virtual_tokens=len(prompted))
+        model = get_peft_model(model, told)
+        model.prompt_encoder["default"].embedding.weight.data[: len(prompted)] = prompted
     samples, family, computed = batch(), find_family("seq2seq"), build_loss(found_at(loss), dict(keys))
     columns = [*computed.columns, *(name for name in computed.optional_columns if name in samples)]
     chosen = [name for name in columns if name != "ref_logprobs"]
@@ -121,10 +129,12 @@ def plainly(folder: str, loss: str, keys: Mapping[str, Any]) -> tuple[list[float
         ).logits
         return token_logprobs(logits.flatten(0, 1)[micro.select], micro.targets, outputs=wanted)
 
-    with torch.no_grad():
+    base = nullcontext() if prompted is None else model.disable_adapter()
+    with torch.no_grad(), base:
         micro.loss.columns["ref_logprobs"] = outputs(["logprobs"])["logprobs"]  # type: ignore[index]
-    matrices = [one for one in model.parameters() if one.dim() >= 2]
-    rest = [one for one in model.parameters() if one.dim() < 2]
+    trained = [one for one in model.parameters() if one.requires_grad]
+    matrices = [one for one in trained if one.dim() >= 2]
+    rest = [one for one in trained if one.dim() < 2]
     adam = torch.optim.AdamW([*matrices, *rest], lr=RATE, weight_decay=0.0)
     denominators = {"tokens": float(len(micro.targets)), "sequences": 8.0, "units": 4.0}
     losses = []
@@ -135,7 +145,7 @@ def plainly(folder: str, loss: str, keys: Mapping[str, Any]) -> tuple[list[float
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         adam.step()
         losses.append(float(result.loss.detach()))
-    return losses, {name: one.detach() for name, one in model.named_parameters()}
+    return losses, {name: one.detach() for name, one in model.named_parameters() if one.requires_grad}
 
 
 def weights_of(folder: Path) -> dict[str, torch.Tensor]:

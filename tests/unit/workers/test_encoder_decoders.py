@@ -12,6 +12,10 @@ from transformers import AutoModelForSeq2SeqLM
 
 from distft.config.adapters.ia3 import Ia3
 from distft.config.adapters.lora import Lora
+from distft.config.adapters.prompt import PromptTuning
+from distft.config.models import Model
+from distft.models.adapters.adapt import add_adapters
+from distft.models.families.family import find_family
 from tests.unit.engine.group import Group
 from tests.unit.models.encoder_decoders import ENCODER_DECODERS, has_own_head, write_encoder_decoder
 from tests.unit.workers import encoder_decoder_side as side
@@ -42,6 +46,14 @@ ADAPTED = [
     pytest.param("bart", Lora(r=4, target_modules=("q_proj", "v_proj")), marks=slow),
     *(pytest.param(name, Ia3(method="ia3"), marks=slow) for name in ("t5", "bart")),
 ]
+
+
+PROMPT = PromptTuning(method="prompt", num_virtual_tokens=5)
+PROMPTED = [("sft", "flan-t5", 3), *(
+    pytest.param(method, name, stage, marks=slow) for method, name, stage in (
+        ("sft", "flan-t5", 0), ("sft", "t5", 2), ("dpo", "flan-t5", 3), ("sft", "bart", 3), ("dpo", "bart", 2),
+    )
+)]  # fmt: skip
 
 
 def logprobs(model: Any, prompt: list[int], response: list[int]) -> torch.Tensor:
@@ -121,3 +133,43 @@ def test_adapters_start_at_their_base_and_are_read_by_peft(
         alike = logprobs(merged_model, prompt, response)
         torch.testing.assert_close(logprobs(by_peft, prompt, response), alike, rtol=0, atol=1e-5)
     assert has_own_head(merged_model) == ENCODER_DECODERS[name][1]
+
+
+@pytest.mark.parametrize(("method", "name", "stage"), PROMPTED)
+def test_virtual_tokens_before_prompts_train_as_pefts(
+    groups: dict[int, Group], tmp_path: Path, method: str, name: str, stage: int
+) -> None:
+    """On two ranks; kept bit for bit, read by PEFT, the base as it was."""
+    folder, out = write_encoder_decoder(tmp_path / "start", name), tmp_path / "out"
+    alone: Any = find_family("seq2seq").load(folder, Model(path=folder, dtype="float32"), dropout=False).module.model
+    add_adapters(alone, PROMPT, dropout=False, seed=0)
+    started = alone.virtual_tokens.prompt_embeddings.detach().clone()
+    loss, keys = LOSSES[method]
+    steps = groups[2].call(side.learn, folder, str(out), loss, keys, stage, PROMPT)[0]
+    losses, trained = side.plainly(folder, loss, keys, started)
+    assert [step["loss"] for step in steps] == pytest.approx(losses, rel=1e-5)
+    [wanted] = trained.values()
+    assert (wanted[:5] - started).abs().max() > 0.5 * side.RATE
+    by_peft: Any = PeftModel.from_pretrained(AutoModelForSeq2SeqLM.from_pretrained(folder), out / "adapter").eval()
+    found = by_peft.prompt_encoder["default"].embedding.weight
+    torch.testing.assert_close(found, wanted[:5], rtol=1e-4, atol=0.02 * side.RATE)
+    before, after = side.weights_of(Path(folder)), side.weights_of(out)
+    assert all(torch.equal(before[key], after[key]) for key in before)
+    assert all(groups[2].call(side.kept, folder, str(tmp_path / "kept"), stage, PROMPT))
+
+
+@slow
+@pytest.mark.parametrize("name", ["flan-t5", "bart"])
+def test_what_is_generated_behind_virtual_tokens_is_what_peft_says(
+    groups: dict[int, Group], tmp_path: Path, name: str
+) -> None:
+    folder, out = write_encoder_decoder(tmp_path / "start", name), tmp_path / "out"
+    answers = groups[2].call(live, folder, str(out), PROMPT)
+    base: Any = AutoModelForSeq2SeqLM.from_pretrained(folder)
+    by_peft: Any = PeftModel.from_pretrained(base, out / "adapter").eval()
+    assert largest(by_peft, merged(answers, "after")) < CLOSE
+    responses: Any = merged(answers, "responses")
+    with torch.no_grad():  # they were generated before they were trained
+        start: Any = find_family("seq2seq").load(folder, Model(path=folder, dtype="float32"), dropout=False).module
+        add_adapters(start.model, PROMPT, dropout=False, seed=0)
+    assert largest(start.model, merged(answers, "sampled"), responses) < CLOSE
