@@ -15,7 +15,7 @@ ALLOWED = {
     "kto": 3, "distill": 3, "online_dpo": 4, "raft": 4, "process_reward": 3,
 }  # fmt: skip
 # Recipes that need some method: what they show is none, or one key of it.
-SHOWING_SOMETHING_ELSE = {"tools-tiny.yaml", "gkd-tiny.yaml"}
+SHOWING_SOMETHING_ELSE = {"tools-tiny.yaml", "gkd-tiny.yaml", "llama3-qlora-orpo.yaml", "gsm8k-grpo.yaml"}
 
 
 def files_of(root: Path, kind: str) -> set[Path]:

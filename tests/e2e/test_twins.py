@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(900)]
     ("recipe", "loss_at_most", "better"),
     [
         ("classification-tiny", 0.5, "accuracy"), ("mlm-tiny", 0.85, ""), ("span-tiny", 0.5, ""),
-        ("pretrain-tiny", 0.5, ""), ("process-reward-tiny", 0.85, "accuracy"),
+        ("pretrain-tiny", 0.5, ""), ("bert-reward-tiny", 0.5, "accuracy"), ("process-reward-tiny", 0.85, "accuracy"),
     ],
 )  # fmt: skip
 def test_what_is_held_out_gets_better(start: Start, recipe: str, loss_at_most: float, better: str) -> None:

@@ -112,7 +112,7 @@ BROKEN = [
     ("sft", ["models.policy.peft={method: prompt, text: ab}"], ["peft.text", "no effect at start: vocabulary"]),
     ("sft", ["models.policy.peft={method: prompt}", "models.policy.engine.sequence_parallel=2"],
      ["models.policy.engine.sequence_parallel", "virtual tokens before them"]),
-    ("sft", ["models.policy.peft={method: prompt}", "models.policy.init.architecture=t5"],
+    ("sft", ["models.policy.peft={method: p_tuning}", "models.policy.init.architecture=t5"],
      ["models.policy.peft.method", "sequences of t5 have not been compared"]),
     ("dpo", ["models.policy.peft={method: ia4}"], ["models.policy.peft.method", "did you mean ia3?"]),
     ("dpo", ["models.policy.peft={method: ia3, r: 3}"], ["models.policy.peft.r", "unknown key r"]),

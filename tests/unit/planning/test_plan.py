@@ -75,12 +75,14 @@ def test_tiny_recipes_on_a_laptop(name: str) -> None:
 def test_every_shipped_recipe_can_be_planned_from_nothing(name: str) -> None:
     """With its models from `init:` where they would come from elsewhere; what Ray is asked for is there."""
     given = load_recipe(name)
-    init = ["{hidden_size: 64, num_layers: 2, num_heads: 4, vocab_size: 512}"]
-    overrides = [
-        f"models.{role}.init={init[0]}"
-        for role in ("policy", "reward")
-        if (model := getattr(given.models, role)) is not None and model.path
-    ]
+    sizes = "hidden_size: 64, num_layers: 2, num_heads: 4, vocab_size: 512"
+    overrides = []
+    for role in ("policy", "reward"):
+        if (model := getattr(given.models, role)) is not None and model.path:
+            kinds = [kind for kind in ("bert", "t5") if kind in model.path]
+            overrides.append(f"models.{role}.init={{architecture: {(*kinds, 'llama')[0]}, {sizes}}}")
+            of_a_folder = [key for key in ("label", "chat_template") if getattr(model, key, None)]
+            overrides += [f"models.{role}.{key}=null" for key in of_a_folder]
     plan = make_plan(load_recipe(name, overrides), local(), machine=LAPTOP)
     asked = sum(group.cpus_per_rank * group.num_ranks for group in plan.groups.values()) + plan.data_worker.cpus
     assert asked <= LAPTOP.cpus
