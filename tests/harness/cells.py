@@ -99,12 +99,16 @@ def named(cell: Cell) -> str:
     return "_".join(asdict(cell).values())
 
 
-def run_cells(cells: Sequence[Cell], starts: Path, folder: Path) -> dict[Cell, Outcome]:
-    """Trains each of them on the two ranks of one torchrun."""
-    jobs = []
-    for cell in cells:
-        run = folder / named(cell)
-        recipe = write_recipe(recipe_of(cell, starts), folder / f"{named(cell)}.yaml", run)
-        jobs.append(TrainJob(named(cell), recipe, str(run)))
+def run_cells(cells: Sequence[Cell], starts: Path, folder: Path) -> dict[str, Outcome]:
+    """Trains each of them, see ``run_recipes``; outcomes by the values of the cell."""
+    return run_recipes({named(cell): recipe_of(cell, starts) for cell in cells}, folder)
+
+
+def run_recipes(recipes: Mapping[str, dict[str, Any]], folder: Path) -> dict[str, Outcome]:
+    """Trains each of them on the two ranks of one torchrun; their outcomes by name."""
+    jobs = [
+        TrainJob(name, write_recipe(recipe, folder / f"{name}.yaml", folder / name), str(folder / name))
+        for name, recipe in recipes.items()
+    ]
     run_spmd(jobs, 2, folder)
-    return {cell: Outcome(folder / named(cell)) for cell in cells}
+    return {name: Outcome(folder / name) for name in recipes}
