@@ -23,8 +23,8 @@ from distft.models.families.table import EXAMPLES
 
 @dataclass(frozen=True)
 class Refusal:
-    """Choices that are refused wherever they meet, none of which could be left out: ``choices`` by axis, of methods
-    and adapters all that are refused in the same words; ``why``: what a run is told, METHOD in it each of several."""
+    """Choices that are refused wherever they meet, none of which could be left out: ``choices`` by axis, of each all
+    that are refused in the same words; ``why``: what a run is told, METHOD in it each of several methods."""
 
     choices: Mapping[str, tuple[str, ...]]
     why: str
@@ -60,7 +60,7 @@ class Matrix:
             f"{method:<{width}}  " + "  ".join(f"{self._best(method, family):<{len(family)}}" for family in EXAMPLES)
             for method in self.methods
         ]
-        told = [line for refusal in minimal_refusals(self.verdicts) for line in _told(refusal, self.methods)]
+        told = [line for refusal in minimal_refusals(dict(self._shown())) for line in _told(refusal)]
         run = sum(cell.method in self.methods for cell in run_by_tests(self.verdicts))
         allowed = len(counted) - counted.count("no")
         return [
@@ -72,7 +72,8 @@ class Matrix:
             head,
             *(row.rstrip() for row in rows),
             "",
-            "What does not go together, and what a run is told; all else does:",
+            f"What does not go together{'' if len(self.methods) > 1 else f' in {self.methods[0]}'}, and what a run is "
+            "told; all else does:",
             *told,
         ]
 
@@ -119,7 +120,10 @@ def minimal_refusals(verdicts: Mapping[Cell, Verdict]) -> list[Refusal]:
             times -= holds.pop(number)
     only = {number: np.flatnonzero(held & (times == 1)) for number, held in holds.items()}
     causes = [(found[number], min((told[cell] for cell in cells), key=len)[0]) for number, cells in only.items()]
-    return _gathered("adapter", _gathered("method", [Refusal({k: (v,) for k, v in it.items()}, w) for it, w in causes]))
+    refusals = [Refusal({axis: (value,) for axis, value in choice.items()}, why) for choice, why in causes]
+    for axis in names:
+        refusals = _gathered(axis, refusals)
+    return refusals
 
 
 def _gathered(axis: str, refusals: Iterable[Refusal]) -> list[Refusal]:
@@ -138,13 +142,9 @@ def _gathered(axis: str, refusals: Iterable[Refusal]) -> list[Refusal]:
     return list(found.values())
 
 
-def _told(refusal: Refusal, methods: Sequence[str]) -> Iterator[str]:
-    """Of a refusal that some of these methods meet."""
-    meant = [method for method in refusal.choices.get("method", methods) if method in methods]
-    if meant:
-        named = {**refusal.choices, **({"method": meant} if "method" in refusal.choices else {})}
-        yield "  " + " + ".join(f"{_axis(axis)} {' | '.join(chosen)}" for axis, chosen in named.items())
-        yield f"      {refusal.why}"
+def _told(refusal: Refusal) -> Iterator[str]:
+    yield "  " + " + ".join(f"{_axis(axis)} {' | '.join(chosen)}" for axis, chosen in refusal.choices.items())
+    yield f"      {refusal.why}"
 
 
 def _axis(name: str) -> str:

@@ -43,6 +43,9 @@ def assert_trained(outcomes: Mapping[str, Outcome]) -> None:
         assert outcome.error == "", name
         assert len(outcome.metrics) == STEPS, name
         assert all(math.isfinite(value) for line in outcome.metrics for value in line.values()), name
+        norms = [value for line in outcome.metrics for key, value in line.items() if key.endswith("grad_norm")]
+        assert max(norms) > 0, name
+        assert list((outcome.folder / "weights").rglob("*.safetensors")), name
 
 
 def test_the_cells_that_meet_most(covering: Sequence[Cell], starts: Path, tmp_path: Path) -> None:

@@ -107,7 +107,12 @@ def test_the_verb(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--matrix", "mlm", "span"]) == 0
     shown = capsys.readouterr().out.splitlines()
     assert "mlm     no       no               yes" in shown
-    assert "  method mlm + family decoder" in shown
+    assert "  family decoder" in shown  # neither learns with one
+    assert main(["doctor", "--matrix", "mlm"]) == 0
+    alone = capsys.readouterr().out
+    assert "  family encoder-decoder\n" in alone  # whatever else is chosen
+    assert "rollout.engine: vllm has no effect: mlm does not sample" in alone
+    assert "models.reward" not in alone  # which it does not train
 
 
 @pytest.mark.parametrize(
