@@ -137,10 +137,11 @@ class Session:
         latest before the next; the last one is waited for.
         """
         going_on, checkpoint = self.going_on, self.recipe.checkpoint
-        out_of_time = self.time_limit.too_near(saving=self.saving is not None) if going_on else ""
-        stop = self.stop.is_set() or bool(out_of_time)
-        due = stop or not going_on or self.save_due or self.progress.step % checkpoint.every == 0
+        due = not going_on or self.save_due or self.progress.step % checkpoint.every == 0
         self.save_due = False
+        out_of_time = self._out_of_time(due=due) if going_on else ""
+        stop = self.stop.is_set() or bool(out_of_time)
+        due = due or stop
         self.settle_save(wait=due)
         if due and checkpoint.asynchronous and going_on and not stop:
             self.begin_save()
@@ -152,6 +153,12 @@ class Session:
             raise StoppedOnRequest(
                 f"stopped after step {self.progress.step} {how}: the same command goes on from there{why}"
             )
+
+    def _out_of_time(self, *, due: bool) -> str:
+        """Why the run should stop now rather than take one more step; ``due``: it would save before that step."""
+        under_way = self.saving is not None
+        beside = under_way or (due and self.recipe.checkpoint.asynchronous)
+        return self.time_limit.too_near(settling=under_way and due, beside=beside)
 
     @contextmanager
     def phase(self, name: str, said: str = "") -> Iterator[None]:

@@ -36,18 +36,18 @@ class TimeLimit:
         """A checkpoint took so long."""
         self.longest_save = max(self.longest_save, seconds)
 
-    def too_near(self, *, saving: bool = False) -> str:
+    def too_near(self, *, settling: bool = False, beside: bool = False) -> str:
         """Why the run should stop now, "" while another step as long as the longest, and a save, still fit.
 
-        Before the first save its length is not known; it is taken to be that of a step. ``saving``: one is being
-        written beside that step, and must have ended before the next save.
+        Before the first save its length is not known; it is taken to be that of a step. ``settling``: one must have
+        ended before that step begins. ``beside``: one is written beside it, and must have ended before the last.
         """
         if self.end is None:
             return ""
         left = self.end - self.clock()
         save = self.longest_save or self.longest_step
-        step = max(self.longest_step, save) if saving else self.longest_step
-        if left >= step + save + MARGIN_S:
+        step = max(self.longest_step, save) if beside else self.longest_step
+        if left >= (save if settling else 0.0) + step + save + MARGIN_S:
             return ""
         return (
             f"{max(0.0, left):.0f} s of the job's time are left, a step takes up to {self.longest_step:.1f} s "

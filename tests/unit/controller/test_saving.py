@@ -27,6 +27,8 @@ from distft.workers.reports import Saved
 from tests.harness.fake_groups import Said, fake_data, fake_model
 from tests.harness.owner import Mine
 
+STEP_S, SAVE_S, COPY_S = 10.0, 300.0, 2.0
+
 
 @dataclass
 class Writing(Said):
@@ -57,6 +59,28 @@ class Writing(Said):
         if int(folder.name.split("_")[1][:8]) in self.refused:
             return [NotWritten("policy rank 0: the disk is full")]
         return record_files(folder, ["weights"])
+
+
+@dataclass
+class Timed(Writing):
+    """Each takes its time of a clock: ``SAVE_S`` to write, of it ``COPY_S`` for a copy."""
+
+    now: float = 0.0
+    written_at: float = 0.0
+
+    def _report(self, call: Call[Any], samples: list[int]) -> Any:
+        match call.verb.name:
+            case "save":
+                self.now += SAVE_S
+            case "begin_save":
+                self.now += COPY_S
+                self.written_at = self.now + SAVE_S - COPY_S
+            case "save_ended":
+                return self.now >= self.written_at
+            case "finish_save":
+                self.now = max(self.now, self.written_at)
+                return Saved(tuple(self.behind), SAVE_S)
+        return super()._report(call, samples)
 
 
 def session(folder: Path, said: Said, *keys: str, total: int = 9) -> Session:
@@ -155,3 +179,28 @@ def test_the_best_that_could_not_be_written_is_the_best_no_longer(tmp_path: Path
     assert (step(one, 1.7), one.progress.best.step) == ([1, 2, 5], 5)
     kept = json.loads((one.coordinator.folder / "step_00000005" / "progress.json").read_text())
     assert kept["best"]["step"] == 5
+
+
+def _left_of_the_time(folder: Path, end: float, *keys: str) -> float:
+    """Seconds of a job that are left when its run has stopped by itself."""
+    said = Timed()
+    one = session(folder, said, "checkpoint.every=50", *keys, total=10_000)
+    one.time_limit = TimeLimit(end, longest_save=SAVE_S, clock=lambda: said.now)
+
+    def train() -> None:
+        while True:
+            began, said.now = said.now, said.now + STEP_S
+            step(one)
+            one.time_limit.saw_step(said.now - began)
+
+    with pytest.raises(StoppedOnRequest, match="with a checkpoint"):
+        train()
+    assert committed(one)[-1] == one.progress.step
+    return end - said.now
+
+
+@pytest.mark.parametrize("keys", [(), ("checkpoint.asynchronous=false",)])
+def test_whenever_a_job_ends_its_last_checkpoint_is_written_in_time(tmp_path: Path, keys: tuple[str, ...]) -> None:
+    for end in range(1500, 2000, 20):
+        left = _left_of_the_time(tmp_path / str(end), float(end), *keys)
+        assert left >= 0, end

@@ -33,12 +33,15 @@ def test_the_longest_step_and_the_longest_save_must_still_fit(left: float, near:
         assert "a step takes up to 70.0 s and a checkpoint 30.0 s" in limit.too_near()
 
 
-def test_a_save_that_is_under_way_must_have_ended_before_the_next() -> None:
-    """It is written beside the step, which takes 10 s: after 40 s the last one can begin, for 40 s more."""
-    for left, near in ((80.0, False), (79.0, True)):
+@pytest.mark.parametrize(("settling", "beside", "needed"), [
+    (False, False, 50.0),  # a step of 10 s and a save of 40 s
+    (False, True, 80.0),  # a save is written while the step runs, and the last one after it
+    (True, True, 120.0),  # and the one before it has to end first
+])  # fmt: skip
+def test_a_save_beside_the_step_must_have_ended_before_the_last(*, settling: bool, beside: bool, needed: float) -> None:
+    for left, near in ((needed, False), (needed - 1, True)):
         limit = TimeLimit(1000.0, 10.0, 40.0, clock=lambda left=left: 1000.0 - left - MARGIN_S)
-        assert bool(limit.too_near(saving=True)) is near
-        assert not limit.too_near()
+        assert bool(limit.too_near(settling=settling, beside=beside)) is near
 
 
 def test_before_the_first_save_it_counts_as_long_as_a_step() -> None:
