@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Iterator, Sequence
@@ -75,11 +76,13 @@ def _judge(recipe: Recipe, at: str, judge: JudgeReward) -> Iterator[Problem]:
     assert reward is not None
     alone = len(reward.servers) == 1 and not (reward.functions or reward.path or reward.init or recipe.models.rewards)
     if best == f"rewards/{judge.name}" or (alone and best == "objective/score"):
+        asked = {"name": "rated", "asks": "ratings", "weight": 0, "url": judge.url, "model": judge.model}
+        asked |= {"token_env": judge.token_env} if judge.token_env else {}
         yield Problem.at(
             "evaluation.best",
             f"{best} is 0.5 whatever the policy: {at} compares its answers with each other",
-            "a judge more, of weight 0, that rates them: {name: rated, asks: ratings, weight: 0, ...}, and "
-            "evaluation.best: rewards/rated",
+            "a judge more, that rates them and counts for nothing, is a measure: evaluation.best=rewards/rated "
+            f"'models.reward.judges.{len(reward.judges)}={json.dumps(asked, ensure_ascii=False)}'",
         )
     if recipe.rollout.samples_per_prompt < 2:
         yield Problem.at(
@@ -92,11 +95,12 @@ def _judge(recipe: Recipe, at: str, judge: JudgeReward) -> Iterator[Problem]:
 def _time_to_ask(reward: RewardModel, floor: float) -> Iterator[Problem]:
     """Servers are asked one after the other, in one call, which must not count as hung meanwhile."""
     asking = sum(server.deadline for server in reward.servers.values())
+    longest = max(reward.servers, key=lambda key: reward.servers[key].deadline, default="")
     needed = asking / ASKING
     if needed > floor:
         yield Problem.at(
-            f"models.reward.{'http' if reward.http else 'judges'}",
-            f"may take {asking:g} s, the sum of the deadlines: more than {ASKING:.0%} of recovery.deadline_floor_s "
+            f"{longest}.deadline",
+            f"servers may take {asking:g} s, the sum of their deadlines: more than {ASKING:.0%} of recovery.deadline_floor_s "
             f"({floor:g} s), after which the call may count as hung",
             f"lower the deadlines, or write recovery.deadline_floor_s: {math.ceil(needed)}",
         )

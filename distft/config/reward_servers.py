@@ -16,8 +16,8 @@ class RewardServer(HttpServer):
     weight: float = Field(default=1.0, description="weight of its scores")
     deadline: float = Field(
         default=240.0, gt=0, le=86400,
-        description="seconds in which all scores of an iteration must be there, what is asked again included; then the "
-        "run ends",
+        description="seconds in which all scores of an iteration, or of an evaluation, must be there, what is asked "
+        "again included; then the run ends",
     )  # fmt: skip
 
 

@@ -188,12 +188,13 @@ def judge_compares(recipe: Recipe, judge: JudgeReward) -> bool:
     return judge.asks == "comparisons"
 
 
-def judges_asked(recipe: Recipe) -> Iterator[tuple[str, JudgeReward, int]]:
-    """(key, judge, how many questions an iteration has for it at most: those on equal answers are not asked twice)."""
-    prompts, samples = recipe.train.global_batch_size, recipe.rollout.samples_per_prompt
+def judges_asked(recipe: Recipe, num_prompts: int) -> Iterator[tuple[str, JudgeReward, int]]:
+    """(key, judge, how many questions the answers to so many prompts have for it at most: those on equal answers are
+    not asked twice)."""
+    samples = recipe.rollout.samples_per_prompt
     for key, one in reward_servers(recipe).items():
         if isinstance(one, JudgeReward):
-            yield key, one, prompts * samples * (samples - 1 if judge_compares(recipe, one) else 1)
+            yield key, one, num_prompts * samples * (samples - 1 if judge_compares(recipe, one) else 1)
 
 
 def model_of(recipe: Recipe, role: str) -> Model:

@@ -65,7 +65,7 @@ def batch_arithmetic(
         generation_rounds=rounds,
         shared_by=shared_by,
         packed=packed,
-        judge_questions=sum(questions for _, _, questions in judges_asked(recipe)),
+        judge_questions=sum(questions for _, _, questions in judges_asked(recipe, recipe.train.global_batch_size)),
     )
 
 

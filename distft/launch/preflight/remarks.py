@@ -92,8 +92,13 @@ def on_samples(recipe: Recipe) -> Iterator[str]:
 
 
 def on_judges(recipe: Recipe) -> Iterator[str]:
-    """Which must be quick, or asked by more connections, to answer all of an iteration in time."""
-    for key, judge, questions in judges_asked(recipe):
+    """Which must be quick, or asked by more connections, to answer all of an iteration, or of an evaluation, in
+    time."""
+    data, evaluation = recipe.data, recipe.evaluation
+    when, num_prompts = "an iteration", recipe.train.global_batch_size
+    if (data.eval or data.test or data.holdout) and evaluation.max_samples > num_prompts:
+        when, num_prompts = f"an evaluation (max_samples: {evaluation.max_samples})", evaluation.max_samples
+    for key, judge, questions in judges_asked(recipe, num_prompts):
         rounds = math.ceil(questions / judge.connections)
         if rounds * _USUAL_ANSWER_S > judge.deadline:
             needed = math.ceil(questions / (judge.deadline // _USUAL_ANSWER_S or 1))
@@ -102,7 +107,7 @@ def on_judges(recipe: Recipe) -> Iterator[str]:
             if judge_compares(recipe, judge):
                 hints.append(f"{key}.asks=ratings")
             yield (
-                f"{key}: an iteration has up to {questions} questions for it, {judge.connections} at a time; past an "
+                f"{key}: {when} has up to {questions} questions for it, {judge.connections} at a time; past an "
                 f"average of {judge.deadline / rounds:.2g} s an answer its deadline ({judge.deadline:g} s) ends the "
                 f"run: {', or '.join(hints)}"
             )

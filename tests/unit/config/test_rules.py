@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 
 import pytest
@@ -189,12 +190,15 @@ BROKEN = [
      ["models.reward.judges.0.asks", "samples_per_prompt is 1", "asks: ratings"]),
     ("ppo", ["models.reward={judges: [{name: f, url: 'http://h/v1', model: m, asks: comparisons}]}",
              "rollout.samples_per_prompt=2", "evaluation.best=objective/score", "evaluation.every=2"],
-     ["evaluation.best", "objective/score is 0.5 whatever the policy", "asks: ratings, weight: 0"]),
+     ["evaluation.best", "objective/score is 0.5 whatever the policy", "evaluation.best=rewards/rated"]),
     ("ppo", ["models.reward={functions: ['a:g'], judges: [{name: f, url: 'http://h/v1', model: m, asks: comparisons}]}",
              "rollout.samples_per_prompt=2", "evaluation.best=rewards/f", "evaluation.every=2"],
      ["evaluation.best", "rewards/f is 0.5 whatever the policy"]),
     ("ppo", ["models.reward={judges: [{name: f, url: 'http://h/v1', model: m, deadline: 1000}]}"],
-     ["models.reward.judges", "may take 1000 s", "recovery.deadline_floor_s: 1112"]),
+     ["models.reward.judges.0.deadline", "may take 1000 s", "recovery.deadline_floor_s: 1112"]),
+    ("ppo", ["models.reward={http: [{name: f, url: 'http://h/', deadline: 10}], "
+             "judges: [{name: g, url: 'http://h/v1', model: m, deadline: 1000}]}"],
+     ["models.reward.judges.0.deadline", "may take 1010 s", "the sum of their deadlines"]),
     ("ppo", ["models.reward={functions: [a:f], judges: [{name: f, url: 'http://h/v1', model: m}]}"],
      ["models.reward.judges.0.name", "logged as rewards/f", "models.reward.functions.0"]),
     ("reward", ["models.reward.judges=[{name: f, url: 'http://h/v1', model: m}]"],
@@ -284,6 +288,19 @@ def test_broken_rule(recipes: Callable[[str], str], kind: str, overrides: list[s
     assert caught.value.exit_status == 2
     for part in parts:
         assert part in str(caught.value)
+
+
+def test_the_judge_that_is_proposed_as_a_measure_is_one(recipes: Callable[[str], str]) -> None:
+    asked = "models.reward={judges: [{name: f, url: 'http://h/v1', model: my/m, token_env: T, asks: comparisons}]}"
+    overrides = [asked, "rollout.samples_per_prompt=2", "data.holdout=0.1", "evaluation.every=2"]
+    with pytest.raises(UserError) as caught:
+        load_recipe(recipes("ppo"), [*overrides, "evaluation.best=objective/score"])
+    remedy = shlex.split(caught.value.hint.partition("is a measure: ")[2])
+    recipe = load_recipe(recipes("ppo"), [*overrides, *remedy])
+    assert recipe.evaluation.best == "rewards/rated"
+    assert recipe.models.reward is not None
+    rated = recipe.models.reward.judges[1]
+    assert (rated.url, rated.model, rated.token_env, rated.weight) == ("http://h/v1", "my/m", "T", 0)
 
 
 KEPT = [

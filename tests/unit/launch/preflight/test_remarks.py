@@ -85,16 +85,32 @@ def test_samples_that_nobody_learns_from_are_said() -> None:
 
 def test_a_judge_has_time_for_an_iterations_questions_or_it_is_said() -> None:
     """64 prompts, 8 answers each: 64 x 28 pairs in both orders, in 240 s; of 3 s 80 after the other, so 45 at once."""
-    judge = "models.reward={judges: [{name: j, url: 'http://host/v1', model: m}]}"
-    (said,) = on_judges(load_recipe("online-dpo-tiny", [judge]))
+    reward = "models.reward={judges: [{name: j, url: 'http://host/v1', model: m}]}"
+    judge = [reward, "evaluation.max_samples=64"]
+    (said,) = on_judges(load_recipe("online-dpo-tiny", judge))
     assert said == (
         "models.reward.judges.0: an iteration has up to 3584 questions for it, 8 at a time; past an average of 0.54 s "
         "an answer its deadline (240 s) ends the run: models.reward.judges.0.connections=45, where the endpoint takes "
         "so many at once, or models.reward.judges.0.asks=ratings"
     )
-    assert list(on_judges(load_recipe("online-dpo-tiny", [judge, "models.reward.judges.0.connections=45"]))) == []
-    assert len(list(on_judges(load_recipe("online-dpo-tiny", [judge, "models.reward.judges.0.connections=44"])))) == 1
-    assert list(on_judges(load_recipe("online-dpo-tiny", [judge, "models.reward.judges.0.asks=ratings"]))) == []
+    assert list(on_judges(load_recipe("online-dpo-tiny", [*judge, "models.reward.judges.0.connections=45"]))) == []
+    assert len(list(on_judges(load_recipe("online-dpo-tiny", [*judge, "models.reward.judges.0.connections=44"])))) == 1
+    assert list(on_judges(load_recipe("online-dpo-tiny", [*judge, "models.reward.judges.0.asks=ratings"]))) == []
+
+
+def test_a_judge_has_time_for_an_evaluations_questions_or_it_is_said() -> None:
+    """All rows are asked about in one call: 256 prompts, 4 answers each, are 256 x 6 pairs in both orders."""
+    judge = "models.reward={judges: [{name: j, url: 'http://host/v1', model: m}]}"
+    few = [judge, "rollout.samples_per_prompt=4", "models.reward.judges.0.connections=10"]
+    (said,) = on_judges(load_recipe("online-dpo-tiny", few))
+    assert said.startswith(
+        "models.reward.judges.0: an evaluation (max_samples: 256) has up to 3072 questions for it, 10 at a time; past "
+        "an average of 0.78 s an answer its deadline (240 s) ends the run: models.reward.judges.0.connections=39, "
+    )
+    assert list(on_judges(load_recipe("online-dpo-tiny", [*few, "models.reward.judges.0.connections=39"]))) == []
+    no_rows = ["data.eval=[]", "data.test=[]", "evaluation.every=0"]
+    assert list(on_judges(load_recipe("online-dpo-tiny", [*few, *no_rows]))) == []
+    assert len(list(on_judges(load_recipe("online-dpo-tiny", [*few, *no_rows, "data.holdout=0.05"])))) == 1
 
 
 def test_a_class_is_asked_one_after_the_other() -> None:
