@@ -100,8 +100,8 @@ def _time_to_ask(reward: RewardModel, floor: float) -> Iterator[Problem]:
     if needed > floor:
         yield Problem.at(
             f"{longest}.deadline",
-            f"servers may take {asking:g} s, the sum of their deadlines: more than {ASKING:.0%} of recovery.deadline_floor_s "
-            f"({floor:g} s), after which the call may count as hung",
+            f"servers may take {asking:g} s, the sum of their deadlines: more than {ASKING:.0%} of "
+            f"recovery.deadline_floor_s ({floor:g} s), after which the call may count as hung",
             f"lower the deadlines, or write recovery.deadline_floor_s: {math.ceil(needed)}",
         )
 
