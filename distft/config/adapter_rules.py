@@ -74,9 +74,9 @@ def _rank_search(recipe: Recipe, role: str, model: Model, adalora: AdaLora) -> I
         )
     if adalora.target_r >= adalora.r:
         yield Problem.at(f"{at}.peft.target_r", f"leaves nothing to give up of r {adalora.r}", f"less than {adalora.r}")
-    if steps is not None and steps - adalora.final_steps <= adalora.initial_steps:
-        what = f"{adalora.initial_steps} and final_steps {adalora.final_steps} leave none of {steps} for the search"
-        yield Problem.at(f"{at}.peft.initial_steps", what, "fewer of both, or more train.steps")
+    if steps is not None and (wrong := adalora.why_no_search(steps)):
+        key, what, hint = wrong
+        yield Problem.at(f"{at}.peft.{key}", what, hint)
 
 
 def _part_of_the_weight(at: str, model: Model, lora: Lora) -> Iterator[Problem]:

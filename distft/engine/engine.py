@@ -192,8 +192,8 @@ class Engine:
         return norm
 
     def before_steps(self, seen: Callable[[], None]) -> None:
-        """``seen`` is called before each step, with the gradients that it is taken with in the parameters; of a model
-        that no rank has a part of only."""
+        """``seen`` is called before each step, with the gradients that it is taken with in the parameters. Needs whole
+        weights and gradients on every rank (stage 0)."""
         assert self._replicated is not None
         self._replicated.before_step = seen
 

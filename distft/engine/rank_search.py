@@ -14,7 +14,7 @@ from distft.models.adapters.layers import ADAPTER
 
 
 class RankSearch:
-    """Of a model that no rank has a part of only: with whole gradients, which are the same on every rank.
+    """Needs whole weights and gradients on every rank (stage 0).
 
     What it has seen lies in buffers of the layers, so that a checkpoint has it.
     """
@@ -29,11 +29,11 @@ class RankSearch:
                     layer.register_buffer(f"{part}_{name}", torch.zeros_like(parameter, requires_grad=False))
             layer.register_buffer(KEPT, torch.ones_like(layer.lora_E[ADAPTER], dtype=torch.bool))
 
-    def require_room(self, total_steps: int) -> None:
+    def require_room(self, total_steps: int, role: str) -> None:
         """Raises UserError where so many steps leave none for the search."""
-        if total_steps - self._keys.final_steps <= self._keys.initial_steps:
-            what = f"initial_steps {self._keys.initial_steps} and final_steps {self._keys.final_steps} leave none of "
-            raise UserError(f"{what}{total_steps} for the search", where="peft", hint="fewer of both, or more steps")
+        if wrong := self._keys.why_no_search(total_steps):
+            key, what, hint = wrong
+            raise UserError(what, where=f"models.{role}.peft.{key}", hint=hint)
 
     def penalty(self) -> Tensor:
         """``orthogonality * mean |P P' - I|`` of all A, and of all B turned (equation 4; without its square, as PEFT
@@ -52,16 +52,20 @@ class RankSearch:
 
     @torch.no_grad()
     def cut(self, step: int, total_steps: int) -> float:
-        """After step number ``step`` (from 0) of ``total_steps``. Returns the rank that is left, in the mean."""
+        """After step number ``step`` (from 0) of ``total_steps``, the last of which leaves the target. Returns the rank that is left,
+        in the mean."""
         last = total_steps - self._keys.final_steps
         if step < last:
             self._learn()
-            if step > self._keys.initial_steps and step % self._keys.search_every == 0:
+            if step == total_steps - 1:
+                self._choose(self._budget(last, last))
+            elif step > self._keys.initial_steps and step % self._keys.search_every == 0:
                 self._choose(self._budget(step, last))
         elif step == last:
             self._choose(self._budget(step, last))
         else:
             self._zero()
+        self._gradients = []
         return sum(float(layer.get_buffer(KEPT).sum()) for layer in self._layers) / len(self._layers)
 
     def _budget(self, step: int, last: int) -> int:

@@ -232,7 +232,7 @@ class ModelWorker(ModelVerbs):
         stage(f"update {loss.rpartition(':')[2]} from step {first_step}")
         assert self.spec.optimizer is not None, f"{self.spec.role} is frozen"
         if self._updater.search is not None:
-            self._updater.search.require_room(total_steps)
+            self._updater.search.require_room(total_steps, self.spec.role)
         rates = [learning_rate(self.spec.optimizer, first_step + i, total_steps) for i in range(len(steps))]
 
         def beyond(metrics: dict[str, float]) -> bool:

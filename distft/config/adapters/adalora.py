@@ -13,7 +13,8 @@ from distft.config.section import Items
 class AdaLora(LayerAdapter):
     """AdaLoRA (Zhang et al. 2023): ``W + alpha / r * B E A`` with E diagonal. In each step those numbers of E that
     matter least, of all matrices together, become zero, until ``target_r`` are left of a matrix in the mean; A and B
-    are held near orthogonal."""
+    are held near orthogonal. Between searches, as in PEFT, the optimizer moves those that became zero, too; after the
+    last step they are zero."""
 
     method: Literal["adalora"] = Field(description="kind of adapter")
     r: int = Field(default=12, ge=2, le=4096, description="rank of the update of each matrix at first")
@@ -36,6 +37,18 @@ class AdaLora(LayerAdapter):
     def parameters(self, rows: int, columns: int, *, of_input: bool) -> dict[str, tuple[int, ...]]:  # noqa: ARG002
         """``A [r, columns]``, ``E [r, 1]`` and ``B [rows, r]``."""
         return {"lora_A": (self.r, columns), "lora_E": (self.r, 1), "lora_B": (rows, self.r)}
+
+    def why_no_search(self, steps: int) -> tuple[str, str, str] | None:
+        """Where so many steps of the optimizer leave none for the search: the key, what is wrong, what to write."""
+        last = steps - self.final_steps
+        if last <= self.initial_steps:
+            what = f"{self.initial_steps} and final_steps {self.final_steps} leave none of {steps} for the search"
+            return "initial_steps", what, "fewer of both, or more train.steps"
+        first = (self.initial_steps // self.search_every + 1) * self.search_every
+        if self.search_every > 1 and first >= last:
+            what = f"{self.search_every} has no search after step {self.initial_steps} and before step {last}"
+            return "search_every", what, f"at most {max(1, last - self.initial_steps - 1)}"
+        return None
 
     def held(self, rows: int, columns: int) -> int:
         """Of all of that how much it mattered and how uncertain that is, and PEFT's count of the rank."""

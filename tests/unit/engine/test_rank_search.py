@@ -90,6 +90,26 @@ def test_steps_that_leave_none_for_the_search(folder: str) -> None:
     model: Any = AutoModelForCausalLM.from_pretrained(folder)
     add_adapters(model, SEARCHING, dropout=False, seed=1)
     search = RankSearch(model, SEARCHING)
-    search.require_room(4)
-    with pytest.raises(UserError, match="initial_steps 1 and final_steps 2 leave none of 3 for the search"):
-        search.require_room(3)
+    search.require_room(4, "reward")
+    with pytest.raises(UserError, match="peft.initial_steps: 1 and final_steps 2 leave none of 3 for the search"):
+        search.require_room(3, "reward")
+
+
+@pytest.mark.parametrize("every", [1, 4, 10])
+def test_after_the_last_step_the_target_is_left(folder: str, every: int) -> None:
+    """Of 11 steps, with no final ones; every 10: searched once, after the last."""
+    model: Any = AutoModelForCausalLM.from_pretrained(folder).train()
+    adalora = AdaLora(method="adalora", r=4, target_r=2, alpha=8.0, search_every=every)
+    add_adapters(model, adalora, dropout=False, seed=1)
+    search = RankSearch(model, adalora)
+    trained = [parameter for name, parameter in model.named_parameters() if is_adapter(name)]
+    optimizer = torch.optim.AdamW(trained, lr=RATE)
+    for step in range(11):
+        ids = rank_side.sequence(step)
+        (model(input_ids=ids, labels=ids).loss + search.penalty()).backward()
+        search.see()
+        optimizer.step()
+        left = search.cut(step, 11)
+        optimizer.zero_grad()
+    numbers = [int((value != 0).sum()) for name, value in model.named_parameters() if ".lora_E." in name]
+    assert (left, sum(numbers) / len(numbers)) == (2.0, 2.0)
