@@ -52,8 +52,8 @@ class RankSearch:
 
     @torch.no_grad()
     def cut(self, step: int, total_steps: int) -> float:
-        """After step number ``step`` (from 0) of ``total_steps``, the last of which leaves the target. Returns the rank that is left,
-        in the mean."""
+        """After step number ``step`` (from 0) of ``total_steps``, the last of which leaves the target. Returns the
+        rank that is left, in the mean."""
         last = total_steps - self._keys.final_steps
         if step < last:
             self._learn()
