@@ -30,10 +30,14 @@ NEEDS_ANOTHER: Final = (
     ("judge_key", "judge", "is said of a judge, and none is named", "MODEL or URL"),
     ("judge_deadline", "judge", "is said of a judge, and none is named", "MODEL or URL"),
     ("toxic_label", "toxicity", "is of a classifier, and none is named", "MODEL"),
+    ("shots_from", "shots", "is where exemplars come from, and nobody asks for any", "0,1,4"),
 )
 TOXIC_LABEL: Final = "toxic"  # where none is named
-# Keys that are about answers, so that they do not go with no_answers.
-OF_ANSWERS: Final = {"shots": "is about answers", "judge": "judges answers", "toxicity": "reads answers"}
+# Keys that are about answers, so that they do not go with no_answers, nor with models that write none.
+OF_ANSWERS: Final = {
+    "judge": "judges answers", "toxicity": "reads answers", "reward": "scores answers",
+    "correct": "says which answers are right", "shots": "is about answers",
+}  # fmt: skip
 
 
 class EvalKeys(Section):
@@ -177,8 +181,9 @@ def without_answers(
 
 def _contradictions(keys: EvalKeys) -> Iterator[Problem]:
     for key, other, what, give in NEEDS_ANOTHER:
-        if getattr(keys, key) is not None and getattr(keys, other) is None:
-            yield Problem((key,), what, f"{other}: {give}")
+        value = getattr(keys, other)
+        if getattr(keys, key) not in (None, ()) and value in (None, ()):
+            yield Problem((key,), what, f"{other}: {give if value is None else f'[{give}]'}")
     asked = [key for key in OF_ANSWERS if getattr(keys, key)]
     for key, what, hint in without_answers(asked, len(keys.eval), no_answers=keys.no_answers):
         yield Problem((key,), what, hint)

@@ -37,7 +37,7 @@ from distft.launch.preflight.evaluations import require_judged_here
 from distft.launch.prompting import baselines
 from distft.launch.starts import model_starts
 from distft.launch.toxicity import Toxicity
-from distft.launch.wanted_answers import writes_answers
+from distft.launch.wanted_answers import asked_of_answers, writes_answers
 from distft.models.padding import padding
 from distft.planning.model_folders import fetched_folder
 from distft.rollout.speaker import Question, Speaker
@@ -54,7 +54,7 @@ def evaluate(names: Sequence[str], judging: Judging) -> list[Judged]:
             judging = replace(judging, wanted=replace(judging.wanted, recipe=models[0].recipe))
         require_judged_here(judging.wanted)
         kind = judging.wanted.kind()
-        require_judgeable(models, kind, _of_answers(judging), no_answers=not judging.answers)
+        require_judgeable(models, kind, asked_of_answers(judging), no_answers=not judging.answers)
         if judging.judge is not None:
             require_judge(judging.judge)
         if traits_of(kind).classifies:
@@ -75,15 +75,6 @@ def evaluate(names: Sequence[str], judging: Judging) -> list[Judged]:
             judged += baselines(base, judging, settings, greedy=greedy)
         judged[0].notes.extend([*notes, *judged[0].rows.notes])
         return judged
-
-
-def _of_answers(judging: Judging) -> dict[str, str]:
-    """What is asked for that is about answers, by its key, as it was typed."""
-    named = {
-        "shots": ",".join(map(str, judging.shots)), "judge": judging.judge and judging.judge.name,
-        "toxicity": judging.toxicity and judging.toxicity.name,
-    }  # fmt: skip
-    return {key: value for key, value in named.items() if value}
 
 
 def _start_in(role: str, recipe: Recipe) -> str:

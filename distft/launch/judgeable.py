@@ -19,9 +19,7 @@ def require_judgeable(
         raise UserError(what, where=f"{_option(key)} {of_answers[key]}", hint=hint)
     traits = traits_of(kind)
     silent = next((one.name for one in models if one.is_reward_model), None)
-    for key in ("judge", "toxicity"):
-        if key not in of_answers:
-            continue
+    for key in (key for key in OF_ANSWERS if key in of_answers):
         does, where = OF_ANSWERS[key], f"{_option(key)} {of_answers[key]}"
         if silent is not None:
             raise UserError(f"{does}, and {silent} writes none", where=where, hint="name language models in eval")

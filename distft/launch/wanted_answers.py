@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from distft.common.errors import UserError
+from distft.config.eval_stage import OF_ANSWERS
 from distft.data.formats import prompt_of
 from distft.launch.judged_rows import JudgedRows
 from distft.launch.judging import Judging
@@ -13,7 +16,7 @@ def writes_answers(rows: JudgedRows, judging: Judging) -> bool:
     Raises UserError where something is, and a row has no prompt."""
     if not judging.answers:
         return False
-    reading = _reading(judging)
+    reading = next((f"--{key} {value}" for key, value in asked_of_answers(judging).items()), None)
     if reading is None and rows.unit in ("pairs", "labelled answers"):
         return False
     silent = next((example for example in rows.examples if not prompt_of(example)), None)
@@ -23,11 +26,11 @@ def writes_answers(rows: JudgedRows, judging: Judging) -> bool:
     return silent is None
 
 
-def _reading(judging: Judging) -> str | None:
-    """What is named that reads a model's answers, as it was typed."""
+def asked_of_answers(judging: Judging) -> Mapping[str, str]:
+    """What is asked for that is about answers (``OF_ANSWERS``), by its key, as it was typed."""
     named = {
-        "--judge": judging.judge and judging.judge.name, "--toxicity": judging.toxicity and judging.toxicity.name,
-        "--reward": judging.reward, "--correct": judging.criterion and judging.criterion.name,
-        "--shots": ",".join(map(str, judging.shots)),
+        "judge": judging.judge and judging.judge.name, "toxicity": judging.toxicity and judging.toxicity.name,
+        "reward": judging.reward, "correct": judging.criterion and judging.criterion.name,
+        "shots": ",".join(map(str, judging.shots)),
     }  # fmt: skip
-    return next((f"{option} {value}" for option, value in named.items() if value), None)
+    return {key: value for key in OF_ANSWERS if (value := named[key])}

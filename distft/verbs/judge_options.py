@@ -37,7 +37,8 @@ def require_what_they_need(arguments: argparse.Namespace, but: Sequence[str] = (
     for key, other, what, give in NEEDS_ANOTHER:
         said = None if key in but else getattr(arguments, key, None)
         if said is not None and getattr(arguments, other) is None:
-            where = f"--{key.replace('_', '-')} {said}"
+            option = f"--{key.replace('_', '-')}"
+            where = " ".join(f"{option} {one}" for one in (said if isinstance(said, list) else [said]))
             raise UserError(what, where=where, hint=f"--{other} {give}")
 
 

@@ -87,7 +87,7 @@ def test_every_option_of_the_verb_is_a_key_and_no_other() -> None:
     ("output_dir=x", "a stage has its output_dir from the pipeline"),
     ("criterion=short", "nobody judges by it\n  judge: MODEL or URL"),
     ("toxic_label=rude", "is of a classifier, and none is named\n  toxicity: MODEL"),
-    ("no_answers=true", "stages.judged.shots: is about answers, and none are wanted\n  leave no_answers out"),
+    ("no_answers=true", "stages.judged.shots: is about answers, and none are wanted\n    leave no_answers out"),
     ("shots=[-1]", "must not be below 0\n  for example [0, 1, 4]"),
 ])  # fmt: skip
 def test_mistakes_get_one_message(override: str, said: str, tmp_path: Path) -> None:
@@ -101,6 +101,30 @@ def test_mistakes_get_one_message(override: str, said: str, tmp_path: Path) -> N
 def test_a_judge_needs_two_models(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="name a second one in eval"):
         judged(tmp_path, "stages.judged.eval=['stage:sft']", "stages.judged.judge=org/judge")
+
+
+@pytest.mark.parametrize(("key", "said"), [
+    ("reward=org/model", "scores answers, and none are wanted"),
+    ("correct=number", "says which answers are right, and none are wanted"),
+    ("shots=[0]", "is about answers, and none are wanted"),
+    ("toxicity=org/model", "reads answers, and none are wanted"),
+])  # fmt: skip
+def test_where_no_answers_are_wanted_nothing_is_asked_about_them(key: str, said: str, tmp_path: Path) -> None:
+    bare = THREE.replace("    reward: stage:scorer\n    shots: [0, 2]\n", "")
+    with pytest.raises(UserError) as caught:
+        judged(tmp_path, "stages.judged.no_answers=true", f"stages.judged.{key}", text=bare)
+    assert caught.value.where.startswith(f"stages.judged.{key.partition('=')[0]} ")
+    assert (caught.value.what, caught.value.hint) == (said, "leave no_answers out")
+
+
+def test_exemplars_that_nobody_asks_for(tmp_path: Path) -> None:
+    rows = "stages.judged.shots_from=[more.jsonl]"
+    with pytest.raises(UserError) as caught:
+        judged(tmp_path, rows, "stages.judged.shots=[]")
+    assert caught.value.where.startswith("stages.judged.shots_from ")
+    assert caught.value.what == "is where exemplars come from, and nobody asks for any"
+    assert caught.value.hint == "shots: [0,1,4]"
+    assert judged(tmp_path, rows, "stages.judged.shots=[0,1,4]").keys.shots == (0, 1, 4)
 
 
 def test_no_stage_starts_from_one_that_makes_nothing(tmp_path: Path) -> None:

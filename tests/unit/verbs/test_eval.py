@@ -232,6 +232,31 @@ def test_who_speaks_in_turns_may_be_asked_for_a_single_one(speaker: str, distft:
     assert json.loads(output)["models"][0]["metrics"]["objective/length"]["value"] == 1
 
 
+@pytest.mark.parametrize(
+    ("words", "does"),
+    [
+        (("--shots", "0"), "is about answers"),
+        (("--correct", "number"), "says which answers are right"),
+        (("--reward", "MODEL"), "scores answers"),
+    ],
+)
+def test_a_reward_model_writes_no_answers(
+    words: tuple[str, str], does: str, scorer: str, pairs: Path, distft: Typed
+) -> None:
+    option, value = words[0], scorer if words[1] == "MODEL" else words[1]
+    status, output, error = distft("eval", scorer, "--data", pairs, option, value)
+    assert (status, output) == (2, "")
+    assert f"{option} {value}: {does}, and {scorer} writes none" in error
+    _, _, error = distft("eval", scorer, "--data", pairs, option, value, "--no-answers")
+    assert f"{does}, and none are wanted\n  leave --no-answers out" in error
+
+
+def test_exemplars_that_nobody_asks_for(speaker: str, rows: Path, distft: Typed) -> None:
+    status, _, error = distft("eval", speaker, "--data", rows, "--shots-from", rows)
+    assert status == 2
+    assert f"--shots-from {rows}: is where exemplars come from, and nobody asks for any\n  --shots 0,1,4" in error
+
+
 def test_a_reward_model_needs_pairs(scorer: str, rows: Path, distft: Typed) -> None:
     status, _, error = distft("eval", scorer, "--data", rows)
     assert status == 2

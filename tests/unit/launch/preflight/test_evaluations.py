@@ -94,6 +94,9 @@ def test_what_can_be_done_is_taken(here: Path) -> None:
      "toxicity: stage:labels: reads answers, and stage:labels writes none"),
     ({"eval": ["stage:sft", "stage:scorer"], "rows": "pairs", "judge": "stage:sft"},
      "judge: stage:sft: judges answers, and stage:scorer writes none"),
+    ({"eval": ["stage:scorer"], "shots": [0]}, "shots: [0]: is about answers, and stage:scorer writes none"),
+    ({"eval": ["stage:labels"], "shots": [0]}, "shots: [0]: is about answers, and stage:labels writes none"),
+    ({"eval": ["stage:scorer"], "correct": "number"}, "correct: number: says which answers are right, and stage:sc"),
     ({"eval": ["MODEL"], "rows": "prompts", "reference": "stage:sft"}, "there are no rows to judge by\n  data: PATH"),
     ({"eval": ["MODEL", "stage:sft"], "rows": "prompts"}, "there are no rows to judge by\n  data: PATH"),
 ])  # fmt: skip
