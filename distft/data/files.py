@@ -181,7 +181,7 @@ def _read_csv(stream: IO[bytes], name: str, on_bad: OnBadRow) -> Iterator[Row]:
 
 
 def _read_txt(stream: IO[bytes], name: str, on_bad: OnBadRow) -> Iterator[Row]:
-    """A line is a row, its column `text`, as the `text` loader of datasets reads it; blank ones are none."""
+    """A line, which ends with ``\\n`` or ``\\r\\n``, is a row, its column `text`; blank ones are none."""
     for number, raw in enumerate(stream, 1):
         where = f"{name}:{number}"
         try:

@@ -50,6 +50,8 @@ def test_lines_of_a_text_are_the_rows_that_datasets_reads(tmp_path: Path) -> Non
     assert [row["text"] for row in _values(path)] == [text for text in theirs if text.strip()]
     assert [row.where for row in read_file(path)] == [f"{path}:1", f"{path}:2", f"{path}:5"]
     assert _values(_write(tmp_path / "a.txt.gz", path.read_bytes())) == _values(path)
+    ends = _write(tmp_path / "ends.txt", b"a\rb\r\r\nc")
+    assert _values(ends) == [{"text": "a\rb\r"}, {"text": "c"}], "a line ends with \\n or \\r\\n, and nothing else"
 
 
 def test_one_of_several_files_may_be_empty(tmp_path: Path) -> None:
