@@ -17,7 +17,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from distft.common.errors import UserError
-from distft.models.families.table import CAUSAL, PACKABLE, SCALAR, TEXT_EMBEDDING, FamilyName
+from distft.models.families.table import CAUSAL, PACKABLE, SCALAR, TEXT_EMBEDDING, FamilyName, has_own_code
 
 _ACROSS: Final = "its attention would see the samples before it in a packed row"
 _STATES: Final = "its state would run from one sample of a packed row into the next"
@@ -30,17 +30,21 @@ REASONS: Final = {
 }
 
 
-def require_packable(config: Any, family: FamilyName, where: str) -> None:
-    """Raises UserError where a model of that config cannot read several samples in one row; ``where``: the role."""
+def require_packable(config: Any, family: FamilyName, where: str, *, trusted: bool) -> None:
+    """Raises UserError where a model of that config cannot read several samples in one row; ``where``: the role;
+    ``trusted``: code that comes with the model is run."""
     kind = str(config.model_type)
+    hint = f"{where}.engine.packed=false, or a model of type {', '.join(PACKABLE)}"
     if family not in (CAUSAL.name, SCALAR.name):
         how = "is pooled from whole rows" if family == TEXT_EMBEDDING.name else "has an encoder, which sees whole rows"
         why = f"{kind} {how}"
     elif kind in PACKABLE:
-        return
+        if not trusted or not has_own_code(getattr(config, "auto_map", None)):
+            return
+        why = f"{kind} with code of its own, whose samples in one row have not been compared with a row for each"
+        hint = f"{where}.engine.packed=false, or {where}.trust_remote_code=false for transformers' {kind}"
     else:
         why = f"{kind}: {REASONS.get(kind, 'samples in one row have not been compared with a row for each')}"
-    hint = f"{where}.engine.packed=false, or a model of type {', '.join(PACKABLE)}"
     raise UserError(why, where=f"{where}.engine.packed", hint=hint)
 
 
@@ -54,8 +58,13 @@ def _attention(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, *,
     position_ids: Tensor | None = None, sliding_window: int | None = None, **others: Any,
 ) -> tuple[Tensor, None]:  # fmt: skip
-    """``[rows, heads, length, width]`` to ``[rows, length, heads, width]``."""
-    lengths = [] if attention_mask is not None or query.shape[2] != key.shape[2] else _lengths(position_ids)
+    """``[rows, heads, length, width]`` to ``[rows, length, heads, width]``. Raises UserError where a packed row comes
+    without its positions."""
+    packed = attention_mask is not None and attention_mask.numel() == 0
+    masked = attention_mask is not None and not packed
+    lengths = [] if masked or query.shape[2] != key.shape[2] else _lengths(position_ids)
+    if packed and len(lengths) < 2:
+        raise UserError(_UNTOLD, where=type(module).__name__, hint="engine.packed=false for the role of that model")
     if len(lengths) < 2:
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, position_ids=position_ids, sliding_window=sliding_window,
@@ -88,14 +97,15 @@ def _window(length: int, size: int | None, device: torch.device) -> Tensor | Non
 
 def _mask(
     batch_size: int, q_length: int, kv_length: int, *, attention_mask: Tensor | None = None,
-    allow_is_causal_skip: bool = True, **others: Any,
+    allow_is_causal_skip: bool = True, device: torch.device | str = "cpu", **others: Any,
 ) -> Tensor | None:  # fmt: skip
-    """None for a packed row: nothing is padded there, and still transformers takes plain causal attention not to do."""
+    """One without elements tells attention of a packed row: nothing is padded there, and still transformers takes
+    plain causal attention not to do."""
     if batch_size == 1 and q_length == kv_length and attention_mask is None and not allow_is_causal_skip:
-        return None
+        return torch.empty(1, 1, 0, 0, dtype=torch.bool, device=device)
     return sdpa_mask(
         batch_size, q_length, kv_length, attention_mask=attention_mask, allow_is_causal_skip=allow_is_causal_skip,
-        **others,
+        device=device, **others,
     )  # fmt: skip
 
 

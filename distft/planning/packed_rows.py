@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from distft.common.errors import UserError
+from distft.config.load import resolve_path
+from distft.config.models import Model
 from distft.config.recipe import Recipe
 from distft.config.roles import model_of
-from distft.models.families.table import PACKABLE
+from distft.models.families.table import PACKABLE, has_own_code
 from distft.planning.footprint import Roles, SizeBook
+from distft.planning.model_folders import local_folder
+from distft.planning.model_sizes import read_config
 
 
 def with_rows(recipe: Recipe, book: SizeBook) -> Recipe:
@@ -18,11 +22,17 @@ def with_rows(recipe: Recipe, book: SizeBook) -> Recipe:
     if model.engine.packed is not None:
         return recipe
     against = model.engine.sequence_parallel > 1 or model.num_virtual_tokens or model.attention == "eager"
-    packed = not against and _family(Roles(recipe, book)) in PACKABLE
+    packed = not against and not _runs_own_code(model) and _family(Roles(recipe, book)) in PACKABLE
     engine = model.engine.model_copy(update={"packed": packed})
     return recipe.model_copy(
         update={"models": recipe.models.having({"policy": model.model_copy(update={"engine": engine})})}
     )
+
+
+def _runs_own_code(model: Model) -> bool:
+    """Whether the code of the model is its own, as far as that is known without asking the hub."""
+    folder = local_folder(resolve_path(model.path)) if model.trust_remote_code and model.path is not None else None
+    return folder is not None and has_own_code(read_config(folder).get("auto_map"))
 
 
 def _family(roles: Roles) -> str:

@@ -39,7 +39,8 @@ def load_sharded(spec: RoleSpec, path: str, config: EngineConfig, *, new_head: b
         require_positions(position_limit(model.config.to_dict()), longest, spec.role, path)
     settle_rope(model, spec.longest)
     if config.packed:
-        require_packable(model.config, spec.family, f"models.{spec.role}")
+        trusted = spec.model.trust_remote_code
+        require_packable(model.config, spec.family, f"models.{spec.role}", trusted=trusted)
         keep_apart(model)
     if config.sequence_parallel > 1:
         share_rows(model, config.sequence_parallel, spec.longest, f"models.{spec.role}")

@@ -33,7 +33,8 @@ def rehearse_model(spec: RoleSpec, start: Start, *, new_head: bool, exported: bo
     if (size := spec.model.engine.sequence_parallel) > 1:
         require_shareable(model.config, size, spec.longest, f"models.{spec.role}")
     if spec.model.engine.packed:
-        require_packable(model.config, name, f"models.{spec.role}")
+        trusted = spec.model.trust_remote_code
+        require_packable(model.config, name, f"models.{spec.role}", trusted=trusted)
     if exported:
         check_saved(model, start.path)
     if spec.model.peft is not None:

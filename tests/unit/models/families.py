@@ -121,3 +121,26 @@ def write_family(folder: Path, name: str, **more: Any) -> str:
     model.save_pretrained(folder)
     tiny.tokenizer().save_pretrained(folder)
     return str(folder)
+
+
+_SILENT = """
+from transformers.models.llama.modeling_llama import LlamaAttention, LlamaForCausalLM
+
+class Silent(LlamaAttention):
+    def forward(self, hidden_states, position_embeddings=None, attention_mask=None, past_key_values=None,
+                position_ids=None, **others):
+        return super().forward(hidden_states, position_embeddings, attention_mask, past_key_values, **others)
+
+class SilentLlama(LlamaForCausalLM):
+    def __init__(self, config):
+        super().__init__(config)
+        for layer in self.model.layers:
+            layer.self_attn.__class__ = Silent
+"""
+
+
+def write_own_code(folder: Path) -> str:
+    """A Llama that, where its code is trusted, does not hand positions on to what computes its attention."""
+    written = write_family(folder, "llama_dynamic", auto_map={"AutoModelForCausalLM": "modeling_silent.SilentLlama"})
+    (folder / "modeling_silent.py").write_text(_SILENT)
+    return written

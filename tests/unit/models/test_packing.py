@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+from transformers.modeling_flash_attention_utils import _is_packed_sequence, prepare_fa_kwargs_from_position_ids
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from distft.batches import Batch, Ragged
@@ -23,7 +25,7 @@ from distft.models.rope import settle_rope
 from distft.workers.collate import collate
 from tests.unit.models import tiny
 from tests.unit.models.families import FAMILIES as EVERY
-from tests.unit.models.families import families, write_family
+from tests.unit.models.families import families, write_family, write_own_code
 
 LENGTHS = ((5, 4), (9, 12), (0, 1), (12, 8), (1, 1))  # prompt, response; beyond the windows of 8
 LONGEST = 21
@@ -114,9 +116,16 @@ def test_no_document_sees_another(tmp_path: Path, name: str, attention: str) -> 
 
 @pytest.fixture
 def told_alike() -> Iterator[str]:
-    """Attention that is told what flash attention is, and parts a row as that does."""
+    """Attention that is told what flash attention is, and parts a row where transformers would have that part it."""
     own = ALL_ATTENTION_FUNCTIONS["distft_packed"]
-    ALL_ATTENTION_FUNCTIONS.register("told_alike", own)
+
+    def parting(module: Any, query: Tensor, *others: Any, position_ids: Tensor, **more: Any) -> Any:
+        assert _is_packed_sequence(position_ids, len(query))
+        (bounds, of_keys), _ = prepare_fa_kwargs_from_position_ids(position_ids)
+        assert bounds.tolist() == of_keys.tolist() == [0, *accumulate(map(sum, LENGTHS))]
+        return own(module, query, *others, position_ids=position_ids, **more)
+
+    ALL_ATTENTION_FUNCTIONS.register("told_alike", parting)
     ALL_MASK_ATTENTION_FUNCTIONS.register("told_alike", ALL_MASK_ATTENTION_FUNCTIONS["flash_attention_2"])
     yield "told_alike"
     del ALL_ATTENTION_FUNCTIONS._global_mapping["told_alike"]
@@ -161,7 +170,7 @@ def test_what_is_refused_would_read_across(tmp_path: Path, name: str) -> None:
     kind = EVERY[name][0]
     module = _module(write_family(tmp_path, name), "auto")
     with pytest.raises(UserError) as caught:
-        require_packable(module.model.config, "causal", "models.policy")
+        require_packable(module.model.config, "causal", "models.policy", trusted=False)
     assert REASONS[kind] in str(caught.value)
     assert "models.policy.engine.packed=false" in caught.value.hint
     ids = torch.cat(tiny.rows((8, 8)))[None]
@@ -170,6 +179,23 @@ def test_what_is_refused_would_read_across(tmp_path: Path, name: str) -> None:
         whole = module.model(input_ids=ids, use_cache=False, position_ids=positions).logits[0, 8:]
         alone = module.model(input_ids=ids[:, 8:], use_cache=False).logits[0]
     assert (whole - alone).abs().max() > 1e-3
+
+
+def test_a_model_with_code_of_its_own_is_refused_and_would_not_be_read_as_if_it_were_one_sample(tmp_path: Path) -> None:
+    """A Llama whose attention keeps its positions to itself: its type says nothing of that."""
+    path = write_own_code(tmp_path)
+    model = Model.model_validate({"path": path, "dtype": "float32", "trust_remote_code": True})
+    module = Causal().load(path, model, dropout=False).module.model
+    with pytest.raises(UserError, match="llama with code of its own") as caught:
+        require_packable(module.config, "causal", "models.policy", trusted=True)
+    assert "models.policy.trust_remote_code=false" in caught.value.hint
+    require_packable(module.config, "causal", "models.policy", trusted=False)
+    keep_apart(module)
+    ids, positions = torch.cat(tiny.rows((8, 8)))[None], torch.arange(8).repeat(2)[None]
+    with pytest.raises(UserError, match="is not told where the samples of a packed row end"):
+        module(input_ids=ids, position_ids=positions, use_cache=False)
+    one = module(input_ids=ids[:, 8:], position_ids=positions[:, 8:], use_cache=False).logits
+    torch.testing.assert_close(one, module(input_ids=ids[:, 8:], use_cache=False).logits)
 
 
 @pytest.mark.parametrize(("kind", "family", "why"), [
@@ -182,10 +208,10 @@ def test_what_is_refused_would_read_across(tmp_path: Path, name: str) -> None:
 def test_others_are_refused(kind: str, family: Any, why: str) -> None:
     config = type("Config", (), {"model_type": kind})
     with pytest.raises(UserError, match=why):
-        require_packable(config, family, "models.policy")
+        require_packable(config, family, "models.policy", trusted=False)
 
 
 @pytest.mark.parametrize("family", ["causal", "scalar"])
 def test_decoders_that_were_compared_are_taken(family: Any) -> None:
     for kind in TYPES:
-        require_packable(type("Config", (), {"model_type": kind}), family, "models.value")
+        require_packable(type("Config", (), {"model_type": kind}), family, "models.value", trusted=True)

@@ -13,7 +13,7 @@ from distft.planning.drawing import draw
 from distft.planning.footprint import SizeBook
 from distft.planning.packed_rows import with_rows
 from distft.planning.plan import make_plan
-from tests.unit.models.families import write_family
+from tests.unit.models.families import write_family, write_own_code
 
 LLAMA = "models.policy.path=meta-llama/Llama-3.2-1B"
 
@@ -42,6 +42,12 @@ def test_of_a_recipe(name: str, overrides: list[str], wanted: bool | None) -> No
 @pytest.mark.parametrize(("name", "wanted"), [("gpt_neox", True), ("opt", False)])
 def test_of_a_model_that_is_here(tmp_path: Path, name: str, *, wanted: bool) -> None:
     assert decided("pretrain-tiny", f"models.policy.path={write_family(tmp_path, name)}") is wanted
+
+
+@pytest.mark.parametrize(("trusted", "wanted"), [("false", True), ("true", False)])
+def test_of_a_model_with_code_of_its_own(tmp_path: Path, trusted: str, *, wanted: bool) -> None:
+    trust = f"models.policy.trust_remote_code={trusted}"
+    assert decided("pretrain-tiny", f"models.policy.path={write_own_code(tmp_path)}", trust) is wanted
 
 
 def test_the_plan_says_it_and_the_run_does_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
