@@ -185,7 +185,7 @@ def _read_txt(stream: IO[bytes], name: str, on_bad: OnBadRow) -> Iterator[Row]:
     for number, raw in enumerate(stream, 1):
         where = f"{name}:{number}"
         try:
-            line = _decoded(raw, where, first=number == 1).rstrip("\r\n")
+            line = _decoded(raw, where, first=number == 1).removesuffix("\n").removesuffix("\r")
         except BadRow as bad:
             on_bad(bad)
         else:
