@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,10 +19,11 @@ import ray
 from distft.clients.asking import ask
 from distft.common.errors import RunFailed
 from distft.groups.handles import together
-from distft.groups.placement import Groups
+from distft.groups.placement import Groups, shortage
 from distft.launch.on_ray.cluster import Cluster, connect
 from distft.launch.on_ray.losses import Losses
 from distft.launch.on_ray.nodes import other_nodes
+from tests.cluster import bed
 from tests.ray.conftest import LOOPBACK_STAYS, start, toy
 from tests.ray.toy_worker import ToyWorker
 
@@ -46,9 +49,9 @@ def second_node(cluster: Cluster) -> Iterator[psutil.Process]:
 
 
 @contextmanager
-def joined(cluster: Cluster) -> Iterator[subprocess.Popen[bytes]]:
-    """A node more, in the block."""
-    process = join(cluster)
+def joined(cluster: Cluster, name: str = "") -> Iterator[subprocess.Popen[bytes]]:
+    """A node more, in the block, that takes this for the name of its machine."""
+    process = join(cluster, ["unshare", "--uts", "sh", "-c", f'hostname {name} && exec "$@"', "sh"] if name else [])
     try:
         yield process
     finally:
@@ -59,11 +62,11 @@ def joined(cluster: Cluster) -> Iterator[subprocess.Popen[bytes]]:
         psutil.wait_procs(children, timeout=10)
 
 
-def join(cluster: Cluster) -> subprocess.Popen[bytes]:
+def join(cluster: Cluster, within: Sequence[str]) -> subprocess.Popen[bytes]:
     before = {node["NodeID"] for node in ray.nodes()}
     options = ["--block", f"--address={cluster.address}", "--node-ip-address=127.0.0.1", "--num-cpus=8"]
     process = subprocess.Popen(
-        [sys.executable, "-c", START, "start", *options, "--object-store-memory=100000000"],
+        [*within, sys.executable, "-c", START, "start", *options, "--object-store-memory=100000000"],
         env=dict(os.environ),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -93,6 +96,8 @@ def test_ranks_lie_on_the_nodes_of_their_numbers(groups: Groups) -> None:
     facts = ask(groups["policy"], ToyWorker.facts).result().reports
     by_node = [worker.node_id == here() for worker in groups.workers["policy"]]
     assert by_node == [True, False, False], "ranks follow their nodes"
+    assert shortage(SPECS, {"elsewhere"}) == ""
+    assert "the groups ask for" in shortage(SPECS, {socket.gethostname()}), "the name of both"
     assert [fact["local_rank"] for fact in facts] == [0, 0, 1]
 
 
@@ -115,6 +120,30 @@ def test_a_lost_node_is_seen_while_a_call_waits(groups: Groups, second_node: psu
     started = time.monotonic()
     groups.shutdown(kill=True)
     assert time.monotonic() - started < 45
+
+
+@pytest.mark.slow
+def test_a_node_lost_twice_gets_no_rank_and_holds_nobody_up(cluster: Cluster, tmp_path: Path) -> None:
+    if reason := bed.why_not():
+        pytest.skip(f"a node cannot have a name of its own: {reason}")
+    with joined(cluster, "n3"):
+        losses = Losses(cluster)
+        for _ in range(2):
+            with joined(cluster, "n2") as second:
+                assert losses.wait(SPECS, 240, lambda: False, open_agents=False) == ""
+                raylet_of(second).kill()
+                assert losses.look()
+                assert losses.lost == ["n2"]
+        assert losses.left_out == {"n2"}
+        with joined(cluster, "n2") as half_alive:
+            theirs = {node_id for node_id, name in other_nodes().items() if name == "n3"}
+            raylet_of(half_alive).send_signal(signal.SIGSTOP)
+            assert losses.wait(SPECS, 0, lambda: False, open_agents=False) == "", "n3 is there, and has room"
+            assert not losses.look()
+            started = start(tmp_path, *SPECS, toy("data"), left_out=losses.left_out)
+            assert {worker.node_id for group in started.workers.values() for worker in group} - {here()} == theirs
+            started.shutdown(kill=True)
+            assert "the groups ask for" in shortage(SPECS, {"n2", "n3"})
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ import secrets
 import signal
 import socket
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -132,9 +132,10 @@ def existing(address: str, *, open_agents: bool = False, check: bool = True) -> 
         _leave()
 
 
-def check_nodes(address: str, *, open_agents: bool) -> None:
-    """Every live node runs the same versions and turns strangers away. Raises EnvironmentFallsShort."""
-    nodes = ray_nodes.live_nodes()
+def check_nodes(address: str, *, open_agents: bool, left_out: Collection[str] = ()) -> None:
+    """Every live node that is not ``left_out``, by name, runs the same versions and turns strangers away. Raises
+    EnvironmentFallsShort."""
+    nodes = ray_nodes.live_nodes(left_out)
     answers = ray_nodes.ask(nodes)
     ray_nodes.check(nodes, answers, open_agents=open_agents)
     _checked[address] = nodes, answers

@@ -30,12 +30,14 @@ class Losses:
 
     @property
     def left_out(self) -> frozenset[str]:
-        """The names of those that were lost twice: they may be there again, and get no rank. Never this machine's."""
+        """The names of those that were lost twice: they may be there again, get no rank, and are not asked for any
+        more. Never this machine's."""
         return frozenset(name for name, times in self._times.items() if times >= _MOST_LOSSES) - {socket.gethostname()}
 
     def look(self) -> bool:
         """Whether nodes have been lost since the last look, or wait."""
-        self.lost = lost_nodes(self._nodes)
+        left_out = self.left_out
+        self.lost = lost_nodes({node_id: name for node_id, name in self._nodes.items() if name not in left_out})
         self._times.update(set(self.lost))
         return bool(self.lost)
 
@@ -43,12 +45,13 @@ class Losses:
         self, specs: Sequence[GroupSpec], seconds: float, give_up: Callable[[], bool], *, open_agents: bool
     ) -> str:
         """What is missing still after so many seconds, or when it is given up; "" once every node that Ray takes for
-        alive answers, and they have room for the groups. Raises EnvironmentFallsShort where one may not take part."""
+        alive answers, but those left out, and they have room for the groups. Raises EnvironmentFallsShort where one of
+        them may not take part."""
         missing = ""
 
         def room() -> bool:
             nonlocal missing
-            there = other_nodes()
+            there = other_nodes(self.left_out)
             silent = lost_nodes(there)  # one that is gone is among the living for a while, and would get ranks
             missing = f"{', '.join(silent)} does not answer" if silent else shortage(specs, self.left_out)
             self._nodes = there
@@ -56,5 +59,5 @@ class Losses:
 
         wait_until(room, seconds, every_s=_LOOK_S)
         if not missing:
-            check_nodes(self._cluster.address, open_agents=open_agents)
+            check_nodes(self._cluster.address, open_agents=open_agents, left_out=self.left_out)
         return missing

@@ -10,7 +10,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,15 +58,16 @@ class NodeAnswer:
     gpu_names: tuple[str, ...]
 
 
-def live_nodes() -> list[RayNode]:
-    """The nodes of the cluster that this process is connected to, the head first, then by address.
+def live_nodes(left_out: Collection[str] = ()) -> list[RayNode]:
+    """The nodes of the cluster that this process is connected to, the head first, then by address; but those that are
+    ``left_out``, by name.
 
     Where an agent has only just been started, waits a little until it listens.
     """
     until = time.monotonic() + _AGENT_STARTS_S
     nodes = []
     for node in ray.nodes():  # type: ignore[no-untyped-call]
-        if node["Alive"]:
+        if node["Alive"] and node["NodeManagerHostname"] not in left_out:
             has = node["Resources"]
             one = RayNode(
                 node_id=node["NodeID"],
@@ -123,11 +124,15 @@ def on_every_node(
     return answers
 
 
-def other_nodes() -> dict[str, str]:
-    """The names of the cluster's live nodes but this one, by node id."""
+def other_nodes(left_out: Collection[str] = ()) -> dict[str, str]:
+    """The names of the cluster's live nodes but this one and those ``left_out``, by node id."""
     here = ray.get_runtime_context().get_node_id()
-    nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-    return {node["NodeID"]: node["NodeManagerHostname"] for node in nodes if node["NodeID"] != here}
+    nodes = {
+        node["NodeID"]: node["NodeManagerHostname"]
+        for node in ray.nodes()  # type: ignore[no-untyped-call]
+        if node["Alive"] and node["NodeID"] != here
+    }
+    return {node_id: name for node_id, name in nodes.items() if name not in left_out}
 
 
 def lost_nodes(nodes: Mapping[str, str]) -> list[str]:
