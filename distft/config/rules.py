@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 
 from distft.common.errors import nearest
 from distft.config import roles as facts
+from distft.config.adapters.virtual_tokens import VirtualTokens
 from distft.config.data_rules import DATA_RULES
 from distft.config.engines import engine_rules
 from distft.config.environment_rules import environment_rules
@@ -126,11 +127,12 @@ def _optimizers(recipe: Recipe) -> Iterator[Problem]:
         optimizer, named = facts.optimizer_of(recipe, role), recipe.models.of(role) or recipe.models.policy
         stage = facts.model_of(recipe, role).engine.zero_stage if named is not None else 0
         if isinstance(optimizer, Adafactor) and stage > 0:
-            at = f"models.{role}.engine.zero_stage"
             what = f"stage {stage} cuts matrices, and adafactor keeps moments of their whole rows and columns"
-            yield Problem.at(at, what, f"{at}=0")
+            yield Problem.at(f"models.{role}.engine.zero_stage", what, f"models.{role}.engine.zero_stage=0")
+        at = f"models.{role}.optimizer" if own else "optimizer"
+        if optimizer.layer_decay < 1 and isinstance(getattr(named, "peft", None), VirtualTokens):
+            yield Problem.at(f"{at}.layer_decay", "has no effect: virtual tokens lie in no layer", "1")
         if optimizer.schedule == "constant" and optimizer.min_ratio > 0:
-            at = f"models.{role}.optimizer" if own else "optimizer"
             yield Problem.at(f"{at}.min_ratio", "has no effect: a constant schedule does not decay", "schedule: cosine")
             if not own:
                 return

@@ -2,35 +2,47 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from torch import nn
+
+from distft.config.optimizers.layer_names import layer_of
 
 
 def layer_ratios(module: nn.Module, decay: float) -> dict[str, float]:
     """The rate of every parameter, by name, as a share of the optimizer's (Clark et al. 2020; counted as Bao et al.
     2022 do, appendix H).
 
-    ``decay`` to the power of 1 for the highest of L layers, of L for the lowest, of L + 1 for embeddings; what is above
-    the layers, or beside them, has the rate itself. Encoder and decoder are counted each by itself, embeddings below
-    the higher of the two.
+    ``decay`` to the power of 1 for the highest of L layers, of L for the lowest, of L + 1 for embeddings and their norms; what
+    is above the layers, or beside them, has the rate itself. Encoder and decoder are counted each by itself, embeddings
+    below the higher of the two.
     """
-    embeddings = {id(part.weight) for part in module.modules() if isinstance(part, nn.Embedding)}
-    layers = {name: _layer(name) for name, _ in module.named_parameters(remove_duplicate=False)}
+    layers = {name: layer_of(name) for name, _ in module.named_parameters(remove_duplicate=False)}
     heights: dict[str, int] = {}
-    for stack, number in layers.values():
-        heights[stack] = max(heights.get(stack, 0), number + 1)
+    for place in layers.values():
+        if place is not None:
+            stack, number = place
+            heights[stack] = max(heights.get(stack, 0), number + 1)
+    embeddings = set(_embeddings(module))
     found = {}
     for name, parameter in module.named_parameters():
-        stack, number = layers[name]
-        if number >= 0:
+        if (place := layers[name]) is not None:
+            stack, number = place
             below = heights[stack] - number
         else:
-            below = max(heights.values()) + 1 if id(parameter) in embeddings else 0
+            below = max(heights.values(), default=0) + 1 if id(parameter) in embeddings else 0
         found[name] = decay**below
     return found
 
 
-def _layer(name: str) -> tuple[str, int]:
-    """The stack that a parameter lies in, and the number of its layer there; -1 for one in no layer."""
-    parts = name.split(".")
-    at = next((place for place, part in enumerate(parts) if part.isdigit()), None)
-    return ("", -1) if at is None else (".".join(parts[:at]), int(parts[at]))
+def _embeddings(module: nn.Module) -> Iterator[int]:
+    """Their weights, and what is by its name of them and lies beside or within (BERT's ``embeddings.LayerNorm``, BART's
+    ``layernorm_embedding``)."""
+    for name, part in module.named_modules():
+        children = dict(part.named_children())
+        if isinstance(part, nn.Embedding):
+            yield id(part.weight)
+        elif any(isinstance(child, nn.Embedding) for child in children.values()):
+            for key, child in children.items():
+                if "embed" in f"{name.rpartition('.')[2]}.{key}":
+                    yield from map(id, child.parameters())

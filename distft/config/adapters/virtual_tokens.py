@@ -12,6 +12,8 @@ from distft.config.adapters.adapter import Adapter
 
 # Methods that have been compared with them, beside those that sample and have no value model.
 METHODS: Final = ("sft", "dpo")
+# What they are called in the model.
+OF_MODEL: Final = "virtual_tokens"
 
 
 class VirtualTokens(Adapter):

@@ -7,6 +7,7 @@ from typing import Final, Literal
 
 from pydantic import Field
 
+from distft.config.optimizers.layer_names import layer_of
 from distft.config.optimizers.optimizer import Betas, Decay, Optimizer, State
 
 # How often the polynomial of Newton and Schulz is applied.
@@ -42,4 +43,4 @@ def makes_orthogonal(shape: Sequence[int], *, in_layers: bool) -> bool:
 
 def in_layers(name: str) -> bool:
     """Whether a weight of that name is multiplied with in one of the layers, which have numbers."""
-    return any(part.isdigit() for part in name.split(".")) and not any(word in name for word in _LOOKED_UP)
+    return layer_of(name) is not None and not any(word in name for word in _LOOKED_UP)

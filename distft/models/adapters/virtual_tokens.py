@@ -11,13 +11,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from distft.common.files import parse_json
-from distft.config.adapters.virtual_tokens import VirtualTokens
+from distft.config.adapters.virtual_tokens import OF_MODEL, VirtualTokens
 from distft.models.adapters.layers import ADAPTER
 
 MARK: Final = "prompt_embeddings"
-_OF_MODEL: Final = "virtual_tokens"
-_EMBEDDINGS: Final = f"{_OF_MODEL}.{MARK}"
-_ENCODER: Final = f"{_OF_MODEL}.encoder"
+_EMBEDDINGS: Final = f"{OF_MODEL}.{MARK}"
+_ENCODER: Final = f"{OF_MODEL}.encoder"
 _LAYERS: Final = (0, 2, 4)  # an activation between them
 SUFFIXES: Final = (
     f".{_EMBEDDINGS}", *(f".{_ENCODER}.{layer}.{part}" for layer in _LAYERS for part in ("weight", "bias")),
@@ -47,7 +46,7 @@ class BeforeSequences(nn.Module):
 
 def num_virtual_tokens(model: Any) -> int:
     """How many stand before each of the model's sequences."""
-    found: BeforeSequences | None = getattr(model, _OF_MODEL, None)
+    found: BeforeSequences | None = getattr(model, OF_MODEL, None)
     return 0 if found is None else found.number
 
 
@@ -82,7 +81,7 @@ def key_heads(model: Any) -> tuple[int, int]:
 def in_files(model: Any, trained: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """``trained`` with what an encoder makes of the embeddings in the place of both, as PEFT keeps it."""
     found = {name: tensor for name, tensor in trained.items() if not name.startswith(_ENCODER)}
-    tokens: BeforeSequences | None = getattr(model, _OF_MODEL, None)
+    tokens: BeforeSequences | None = getattr(model, OF_MODEL, None)
     if tokens is None or tokens.encoder is None:
         return found
     made = trained[_EMBEDDINGS]

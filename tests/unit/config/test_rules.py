@@ -112,6 +112,8 @@ BROKEN = [
      ["models.policy.dtype", "does not cut", "float32"]),
     ("ppo", ["models.policy.peft={method: adalora}", "models.policy.engine.zero_stage=0"],
      ["models.policy.peft.method", "has not been compared in ppo", "lora"]),
+    ("sft", ["models.policy.peft={method: prompt}", "optimizer.layer_decay=0.9"],
+     ["optimizer.layer_decay", "virtual tokens lie in no layer", "1"]),
     ("sft", ["models.policy.peft={method: prompt, start: text}"], ["models.policy.peft.text", "is missing"]),
     ("sft", ["models.policy.peft={method: prompt, text: ab}"], ["peft.text", "no effect at start: vocabulary"]),
     ("sft", ["models.policy.peft={method: prompt}", "models.policy.engine.sequence_parallel=2"],
