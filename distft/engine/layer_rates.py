@@ -13,9 +13,9 @@ def layer_ratios(module: nn.Module, decay: float) -> dict[str, float]:
     """The rate of every parameter, by name, as a share of the optimizer's (Clark et al. 2020; counted as Bao et al.
     2022 do, appendix H).
 
-    ``decay`` to the power of 1 for the highest of L layers, of L for the lowest, of L + 1 for embeddings and their norms; what
-    is above the layers, or beside them, has the rate itself. Encoder and decoder are counted each by itself, embeddings
-    below the higher of the two.
+    ``decay`` to the power of 1 for the highest of L layers, of L for the lowest, of L + 1 for embeddings and their
+    norms; what is above the layers, or beside them, has the rate itself. Encoder and decoder are counted each by
+    itself, embeddings below the higher of the two.
     """
     layers = {name: layer_of(name) for name, _ in module.named_parameters(remove_duplicate=False)}
     heights: dict[str, int] = {}
