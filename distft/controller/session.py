@@ -245,5 +245,5 @@ class Session:
         log.error("%s; the run goes on", error)
         if self.progress.failed_saves >= MAX_FAILED_SAVES:
             raise RunFailed(
-                f"{MAX_FAILED_SAVES} checkpoints in a row failed; the last: {error}", kind="disk"
+                f"{MAX_FAILED_SAVES} checkpoints in a row failed; the last: {error}", kind="checkpoint"
             ) from error

@@ -218,7 +218,8 @@ class Engine:
         return states_now(self._module, self._engine.optimizer, self._optimizer.states, self.zero_stage)
 
     def snapshot(self) -> Shard:
-        """As ``states``, in host memory of its own: no step changes it, only the next one of these does."""
+        """As ``states``, in host memory of its own: no step changes it, only the next one of these does. Raises
+        MemoryError where there is no room for it."""
         return self._host_copy.take(self.states())
 
     def load(self, folder: Path) -> None:

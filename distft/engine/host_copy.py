@@ -20,18 +20,25 @@ class HostCopy:
         self._chunks: list[Tensor] = []
 
     def take(self, shard: Shard) -> Shard:
-        """The same file, of bytes that nobody changes until the next call. Raises RuntimeError where there is no
-        memory for them."""
+        """The same file, of bytes that nobody changes until the next call. Raises MemoryError where there is no room
+        for them."""
         on_gpu, end = accelerator().type == "cuda", 0
         for tensor in shard.tensors:
             left = bytes_of(tensor)
             while len(left):
                 number, first = divmod(end, CHUNK)
                 if number == len(self._chunks):
-                    self._chunks.append(torch.empty(CHUNK, dtype=torch.uint8, pin_memory=on_gpu))
+                    self._chunks.append(_room(on_gpu=on_gpu))
                 size = min(len(left), CHUNK - first)
                 self._chunks[number].narrow(0, first, size).copy_(left[:size], non_blocking=on_gpu)
                 left, end = left[size:], end + size
         if on_gpu:
             torch.cuda.current_stream().synchronize()
         return Shard(shard.header, [chunk[: max(0, end - number * CHUNK)] for number, chunk in enumerate(self._chunks)])
+
+
+def _room(*, on_gpu: bool) -> Tensor:
+    try:
+        return torch.empty(CHUNK, dtype=torch.uint8, pin_memory=on_gpu)
+    except RuntimeError as error:
+        raise MemoryError(str(error)) from error

@@ -16,10 +16,11 @@ from distft.common.seeding import restore_rng_state, rng_state
 from distft.engine.engine import Engine
 from distft.engine.shards import Shard, shard_file
 from distft.engine.whole_weights import take_weights, write_weights
+from distft.models.unreadable import first_line
 from distft.workers.reports import Saved
 
 Files = list[FileRecord | NotWritten]
-REFUSALS = (OSError, RuntimeError, DistftError)  # torch reports a full disk, and a host without memory, as RuntimeError
+REFUSALS = (OSError, RuntimeError, DistftError)  # torch reports a full disk as RuntimeError
 
 
 def save_share(engine: Engine, role: str, rank: int, staging: Path) -> list[FileRecord | NotWritten]:
@@ -50,10 +51,16 @@ class BackgroundSave:
             raise ValueError("the checkpoint before is still being written")
         try:
             write = _writer(engine, role, rank, staging, engine.snapshot)
+        except MemoryError as error:
+            what = f"no host memory for the copy ({first_line(error)}); checkpoint.asynchronous=false needs none"
+            self._refuse(NotWritten(f"{role} rank {rank}: {what}"))
         except REFUSALS as error:
-            self._begun = self._thread.submit(Saved, (_not_written(role, rank, staging, error),), 0.0)
+            self._refuse(_not_written(role, rank, staging, error))
         else:
             self._begun = self._thread.submit(_timed, write, role, rank, staging)
+
+    def _refuse(self, why: NotWritten) -> None:
+        self._begun = self._thread.submit(Saved, (why,), 0.0)
 
     @property
     def ended(self) -> bool:

@@ -127,6 +127,6 @@ def test_a_disk_that_stays_full_ends_the_run(disk: Path, start: Start) -> None:
     verb = start(*SFT, "train.steps=12")
     assert verb.end() == 1, verb.output
     assert "3 checkpoints in a row failed" in verb.output
-    assert exit_record(verb.folder)["class"] == "disk"
+    assert exit_record(verb.folder)["class"] == "checkpoint"
     assert checkpoints(verb.folder) == [2]
     verb.assert_nothing_left()

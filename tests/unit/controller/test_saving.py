@@ -157,7 +157,7 @@ def test_what_could_not_be_written_is_said_of_its_own_step_and_the_third_in_a_ro
     step(one)
     with pytest.raises(RunFailed, match="3 checkpoints in a row failed.*step 6: policy rank 0: the disk") as end:
         step(one)
-    assert (MAX_FAILED_SAVES, end.value.kind) == (3, "disk")
+    assert (MAX_FAILED_SAVES, end.value.kind) == (3, "checkpoint")
     assert events(tmp_path, "checkpoint_failed") == [2, 4, 6]
     assert not list(one.coordinator.folder.glob(".staging*"))
 

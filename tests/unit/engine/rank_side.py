@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ from distft.config.models import Engine as EngineConfig
 from distft.config.models import Model, Quantization
 from distft.config.optimizers.adamw import AdamW
 from distft.config.optimizers.optimizer import Optimizer
-from distft.engine import process_group, whole_weights
+from distft.engine import host_copy, process_group, whole_weights
 from distft.engine.diverged import NonFiniteGradients
 from distft.engine.engine import Engine, writable
 from distft.engine.rank_search import RankSearch
@@ -267,11 +268,14 @@ def follow_another(rank: int, world: int, setup: Setup, other: Setup, folder: st
 
 
 def save_both_ways(rank: int, world: int, setup: Setup, folder: str) -> dict[str, Any]:
-    """A share saved while the rank waits, and by its thread; to a disk that is full; and one whose thread is busy:
-    what was reported, and what a second one meanwhile is told."""
+    """A share saved while the rank waits, and by its thread; without memory for the copy; to a disk that is full; and
+    one whose thread is busy: what was reported, and what a second one meanwhile is told."""
     engine, saves, whole = setup.build(), BackgroundSave(), Path(folder)
     take_steps(engine, rank, [[[[1, 2]]]])
     told: dict[str, Any] = {"waited": save_share(engine, "policy", rank, whole / "waited")}
+    with patch.object(host_copy, "CHUNK", 2**60):  # of bytes, and there are not as many
+        saves.begin(engine, "policy", rank, whole / "none")
+    told["none"] = saves.result()
     saves.begin(engine, "policy", rank, whole / "behind")
     told["behind"] = saves.result()
     (whole / "full" / "policy").mkdir(parents=True)

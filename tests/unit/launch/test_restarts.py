@@ -21,7 +21,7 @@ def test_what_may_pass_is_tried_again(kind: str) -> None:
     assert refused(Restarts(1), failed(kind), 3) is None
 
 
-@pytest.mark.parametrize("kind", ["disk", "export", "invariant", "failure", "interrupted"])
+@pytest.mark.parametrize("kind", ["checkpoint", "export", "invariant", "failure", "interrupted"])
 def test_what_stays_as_it_is_ends_the_run(kind: str) -> None:
     assert refused(Restarts(3), failed(kind), 3) == ""
 

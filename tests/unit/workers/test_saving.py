@@ -24,6 +24,11 @@ def test_it_writes_what_a_rank_that_waits_does(groups: dict[int, Group], tmp_pat
     assert isinstance(full, NotWritten)
     assert full.cause.startswith("policy rank 0: [Errno 28] No space left on device")
 
+    (none,) = told["none"].files
+    assert none.cause.startswith("policy rank 0: no host memory for the copy (")
+    assert none.cause.endswith("); checkpoint.asynchronous=false needs none")
+    assert not (tmp_path / "none").exists()
+
     assert told["ended"] == [False, True]
     assert told["second"] == "the checkpoint before is still being written"
     assert not (tmp_path / "second").exists()
