@@ -45,7 +45,7 @@ class Schedule:
 
     Attributes:
         micro_batches: see above.
-        costs: padded tokens of each, ``costs[rank][m]``; 0 for a dummy.
+        costs: tokens that each computes, its padding among them, ``costs[rank][m]``; 0 for a dummy.
         num_tokens: real tokens of all samples.
     """
 
@@ -71,7 +71,7 @@ class Schedule:
 
     @property
     def lasting(self) -> int:
-        """Padded tokens of the heaviest peer of every micro-batch, added up: what the ranks' time goes with."""
+        """Computed tokens of the heaviest peer of every micro-batch, added up: what the ranks' time goes with."""
         return sum(max(step) for step in zip(*self.costs, strict=True))
 
     @property
@@ -98,12 +98,12 @@ def schedule(
         lengths: tokens of each sample, prompt and response.
         units: unit number of each sample; equal numbers stay in one micro-batch, in the order given.
         num_ranks: ranks of the group.
-        max_tokens: cap on rows x longest row of a micro-batch.
+        max_tokens: cap on rows x longest row of a micro-batch, or on the tokens of a packed row.
         max_rows: cap on rows of a micro-batch, if any.
         micro_batch_cost: tokens in whose time a micro-batch more could be begun; None: as few as possible.
         answers: of ``lengths`` the tokens of each sample's response, where the model reads prompt and response apart,
             each padded to the longest of its own kind; else none.
-        packed: samples share a row without padding: ``max_tokens`` caps the sum of their lengths.
+        packed: the samples of a micro-batch share one row, without padding.
 
     Returns:
         A schedule of at least one micro-batch per rank, dummies if there is no sample.
@@ -127,7 +127,7 @@ def schedule(
             raise ValueError("a packed row has no answers apart, and no cap on rows")
         sizes, longest = _sums(rows, members), np.ones_like(longest)  # as many rows of one token
     names = [int(units[samples[0]]) for samples in members]
-    _require_fitting(names, sizes, longest.sum(axis=1), max_tokens, max_rows)
+    _require_fitting(names, sizes, longest.sum(axis=1), max_tokens, max_rows, packed=packed)
     order = np.argsort(-(sizes if packed else longest.sum(axis=1)), kind="stable")
     bins = _Bins(sizes[order], longest[order], int(sizes.sum()) if max_rows is None else max_rows)
 
@@ -145,13 +145,16 @@ def schedule(
     return min(fewest, cheapest, key=lambda found: found.lasting + found.num_micro_batches * micro_batch_cost)
 
 
-def _require_fitting(names: list[int], sizes: Ints, longest: Ints, max_tokens: int, max_rows: int | None) -> None:
+def _require_fitting(
+    names: list[int], sizes: Ints, longest: Ints, max_tokens: int, max_rows: int | None, *, packed: bool
+) -> None:
     """Every unit keeps to the caps by itself."""
     if (sizes * longest > max_tokens).any():
         worst = int(np.argmax(sizes * longest))
+        its = f"its {sizes[worst]}" if packed else f"{sizes[worst]} x {longest[worst]}"
         raise ValueError(
-            f"unit {names[worst]}: {sizes[worst]} x {longest[worst]} tokens do not fit into max_tokens "
-            f"{max_tokens}; it needs {sizes[worst] * longest[worst]}"
+            f"unit {names[worst]}: {its} tokens do not fit into max_tokens {max_tokens}; "
+            f"it needs {sizes[worst] * longest[worst]}"
         )
     if max_rows is not None and (sizes > max_rows).any():
         worst = int(np.argmax(sizes))

@@ -287,6 +287,8 @@ def test_the_work_grows_with_the_samples(cost: int | None) -> None:
 def test_a_unit_above_the_cap_is_named_with_the_cap_it_needs() -> None:
     with pytest.raises(ValueError, match=r"unit 7: 2 x 60 tokens do not fit into max_tokens 100; it needs 120"):
         schedule([10, 60, 20], [5, 7, 7], 2, 100)
+    with pytest.raises(ValueError, match=r"unit 7: its 110 tokens do not fit into max_tokens 100; it needs 110"):
+        schedule([10, 60, 50], [5, 7, 7], 2, 100, packed=True)
 
 
 @pytest.mark.parametrize(
