@@ -101,8 +101,9 @@ class Checkpoint(Section):
     keep: int = Field(default=3, ge=1, description="newest complete checkpoints kept")
     asynchronous: bool = Field(
         default=False,
-        description="training waits only for a copy in host memory, which is written while it goes on; a checkpoint "
-        "counts when all of it is written, at the end of a later step; the last is always waited for",
+        description="of what is trained training waits only for a copy in host memory, which is written while it goes "
+        "on (a renewed reference and responses sampled ahead are written at once); a checkpoint counts when all of it "
+        "is written, at the end of a later step; the last is always waited for",
     )
     resume: WrittenPath = Field(
         default="auto", description="auto: from the newest complete checkpoint; never; or a folder"

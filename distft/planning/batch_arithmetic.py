@@ -15,9 +15,8 @@ class BatchArithmetic:
     ``units`` (pairs, prompts, ...) make ``sequences``; of those that are trained on a rank of the trained role has at
     most ``sequences_per_rank`` in one optimizer step, as ``micro_batches`` of ``rows`` sequences of the longest length;
     ``shared_by`` ranks that compute the same rows have them together; ``packed`` ones are laid in a single row.
-    ``optimizer_steps`` happen per step (in RL: per
-    iteration). ``generation_rounds``: batches that a rank generates one after the other; 0 without rollouts.
-    ``judge_questions``: how many judges are asked at most.
+    ``optimizer_steps`` happen per step (in RL: per iteration). ``generation_rounds``: batches that a rank generates one
+    after the other; 0 without rollouts. ``judge_questions``: how many judges are asked at most.
     """
 
     unit: str

@@ -273,8 +273,8 @@ def _compute(recipe: Recipe, role: str, model: Model, sizes: ModelSizes, *, gpu:
 
 
 def _work(roles: Roles, role: str, ranks: int) -> Work:
-    """The largest micro-batch: rows of the longest length up to the token cap, under a mask packed in a single one; in
-    RL only responses are read."""
+    """The largest micro-batch: rows of the longest length up to the token cap; packed rows under a mask count as one
+    row of that many tokens. In RL only responses are read."""
     recipe, shared = roles.recipe, roles.model(role).engine.sequence_parallel
     batch = batch_arithmetic(recipe, ranks, shared, role=role)
     everything = -(-batch.sequences // ranks)

@@ -135,7 +135,8 @@ OTHERS: Mapping[str, Known] = {
     "perf/mfu": Known("Model FLOPs over the peak of the cards", "0.4 to 0.55 is good."),
     "perf/padding_fraction": Known(
         "Share of padding",
-        "Above 0.3: a higher train.max_tokens_per_rank, or models.<role>.engine.packed=true.",
+        "Above 0.3: a higher train.max_tokens_per_rank; of a decoder, but not in contrastive, "
+        "models.policy.engine.packed=true (of a reward model models.reward.engine.packed=true).",
         "down",
     ),
     "perf/imbalance": Known("Longest rank over the mean, less 1", "0 is even.", "down"),
