@@ -18,24 +18,31 @@ class Restarts:
         self._seen: set[tuple[object, ...]] = set()
         self._memory_ran_out = False
 
-    def refused(self, failure: RunFailed, *, step: int, stepped: bool, saved: bool) -> str | None:
+    def may_follow(self, failure: RunFailed, *, stepped: bool) -> bool:
+        """Whether failures of this kind are followed by a restart at all. ``stepped``: see ``refused``."""
+        return self.most > 0 and _may_pass(failure, stepped)
+
+    def refused(
+        self, failure: RunFailed, *, step: int, stepped: bool, saved: bool, node_lost: bool = False
+    ) -> str | None:
         """Why there is no restart, "" where that needs no words; None: there is one, and it is counted.
 
         ``step``: the one that failed. ``stepped``: this attempt had finished a step before; ``saved``: it had committed
-        a checkpoint, so that the count begins again.
+        a checkpoint, so that the count begins again. ``node_lost``: a node went with it, so that it is not the step's.
         """
         if saved:
             self.used, self._memory_ran_out = 0, False
-        if self.most == 0 or not _may_pass(failure, stepped):
+        if not self.may_follow(failure, stepped=stepped):
             return ""
         alike = _signature(failure, step)
-        if alike in self._seen:
+        if alike in self._seen and not node_lost:
             return f"step {step} has failed twice in the same way: another restart would not help"
         if failure.kind == "out_of_memory" and self._memory_ran_out:
             return "memory ran out again after a restart: the same run does not fit"
         if self.used >= self.most:
             return f"{self.used} restarts brought no new checkpoint (recovery.max_restarts)"
-        self._seen.add(alike)
+        if not node_lost:
+            self._seen.add(alike)
         self._memory_ran_out = self._memory_ran_out or failure.kind == "out_of_memory"
         self.used += 1
         return None

@@ -144,20 +144,22 @@ class Supervisor:
         """Raises what ended the attempt where no other is to follow: nobody waits for one who asked the run to stop,
         and for nodes that are lost only as long as ``recovery.wait_for_nodes`` says."""
         saved = any(step > self._begun for step, _ in published(checkpoints_folder(self._run_dir)))
-        step = self._progress.step
-        why_not = "" if self._stop.is_set() else self._restarts.refused(
-            error, step=step + 1, stepped=step > self._begun, saved=saved
-        )  # fmt: skip
-        if why_not is None and losses.look():
-            why_not = self._wait_for_nodes(losses, tracker)
+        why_not: str | None = ""
+        if not self._stop.is_set():
+            step = self._progress.step
+            stepped = step > self._begun
+            lost = self._restarts.may_follow(error, stepped=stepped) and losses.look()
+            why_not = self._restarts.refused(error, step=step + 1, stepped=stepped, saved=saved, node_lost=lost)
+            if why_not is None and lost:
+                why_not = self._wait_for_nodes(losses, tracker)
         if why_not == "":
             raise error
         if why_not is not None:
             raise error.because(f"{error.cause}; {why_not}") from error
 
     def _wait_for_nodes(self, losses: Losses, tracker: Tracker) -> str | None:
-        """None once there is room for another attempt, else why there is none. Raises StoppedOnRequest where that lasts
-        too long and there is a checkpoint to go on from."""
+        """None once there is room for another attempt, else why there is none. Raises StoppedOnRequest where the run is
+        asked to stop meanwhile, and where that lasts too long and there is a checkpoint to go on from."""
         recipe, names = self._recipe, ", ".join(losses.lost)
         seconds = recipe.recovery.wait_for_nodes
         if not seconds:
@@ -171,11 +173,14 @@ class Supervisor:
         )  # fmt: skip
         if not missing:
             return None
-        why = f"{names} does not answer any more, and within {seconds:g} s (recovery.wait_for_nodes) {missing}"
         there = published(checkpoints_folder(self._run_dir))
+        goes_on = f"from the checkpoint of step {there[0][0]}" if there else "from the beginning"
+        if self._stop.is_set():
+            raise StoppedOnRequest(f"stopped while {names} was waited for: the same command goes on {goes_on}")
+        why = f"{names} does not answer any more, and within {seconds:g} s (recovery.wait_for_nodes) {missing}"
         if not there:
             return why
-        raise StoppedOnRequest(f"{why}: the same command goes on from the checkpoint of step {there[0][0]}")
+        raise StoppedOnRequest(f"{why}: the same command goes on {goes_on}")
 
     def _newest_since(self, begin: Found | None) -> Found | None:
         """The newest checkpoint of this run; before it has one, where it was told to begin."""

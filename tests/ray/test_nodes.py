@@ -16,13 +16,22 @@ import psutil
 import pytest
 import ray
 
+from distft.checkpoint.layout import checkpoints_folder, step_name
+from distft.checkpoint.lease import acquire
 from distft.clients.asking import ask
-from distft.common.errors import RunFailed
+from distft.common.errors import RunFailed, StoppedOnRequest
+from distft.config.cluster import load_cluster
+from distft.config.load import load_recipe
 from distft.groups.handles import together
 from distft.groups.placement import Groups, shortage
 from distft.launch.on_ray.cluster import Cluster, connect
 from distft.launch.on_ray.losses import Losses
 from distft.launch.on_ray.nodes import other_nodes
+from distft.launch.prepare import Prepared
+from distft.launch.supervise import Supervisor
+from distft.planning.machine import Machine
+from distft.planning.plan import make_plan
+from distft.tracking.tracker import Tracker
 from tests.cluster import bed
 from tests.ray.conftest import LOOPBACK_STAYS, start, toy
 from tests.ray.toy_worker import ToyWorker
@@ -120,6 +129,23 @@ def test_a_lost_node_is_seen_while_a_call_waits(groups: Groups, second_node: psu
     started = time.monotonic()
     groups.shutdown(kill=True)
     assert time.monotonic() - started < 45
+
+
+def test_a_run_that_is_asked_to_stop_while_it_waits_for_a_node_has_stopped(cluster: Cluster, tmp_path: Path) -> None:
+    size = ["placement.policy.ranks=64", "train.global_batch_size=64"]
+    recipe = load_recipe("sft-tiny", [*size, "recovery.wait_for_nodes=604800", f"output_dir={tmp_path}"])
+    too_large = make_plan(recipe, load_cluster("local"), machine=Machine(cpus=64, memory_gib=256.0))
+    losses = Losses(cluster)
+    losses.lost = ["n2"]
+    with acquire(tmp_path) as lease:
+        run = Supervisor(Prepared(recipe, load_cluster("local"), too_large, tmp_path), lease, 1, quiet=True)
+        run._stop.set()
+        with Tracker(tmp_path, attempt=1, resume_step=None, total_steps=None) as tracker:
+            for goes_on in ("the beginning", "the checkpoint of step 4"):
+                with pytest.raises(StoppedOnRequest) as caught:
+                    run._wait_for_nodes(losses, tracker)
+                assert str(caught.value) == f"stopped while n2 was waited for: the same command goes on from {goes_on}"
+                (checkpoints_folder(tmp_path) / step_name(4)).mkdir(parents=True, exist_ok=True)
 
 
 @pytest.mark.slow

@@ -11,9 +11,15 @@ def failed(kind: str = "death", *, rank: int = 1, stage: str = "update", cause: 
 
 
 def refused(
-    restarts: Restarts, failure: RunFailed, step: int, *, stepped: bool = True, saved: bool = False
+    restarts: Restarts,
+    failure: RunFailed,
+    step: int,
+    *,
+    stepped: bool = True,
+    saved: bool = False,
+    node_lost: bool = False,
 ) -> str | None:
-    return restarts.refused(failure, step=step, stepped=stepped, saved=saved)
+    return restarts.refused(failure, step=step, stepped=stepped, saved=saved, node_lost=node_lost)
 
 
 @pytest.mark.parametrize("kind", ["death", "deadline", "node", "out_of_memory", "exception"])
@@ -47,6 +53,25 @@ def test_the_same_step_failing_twice_alike_ends_the_run() -> None:
     assert refused(restarts, failed(rank=0), 3) is None, "another rank"
     assert refused(restarts, failed(stage="generate"), 3) is None, "elsewhere in the step"
     assert "step 3 has failed twice in the same way" in str(refused(restarts, failed(), 3))
+
+
+def test_a_step_at_which_nodes_are_lost_has_not_failed_in_the_same_way() -> None:
+    restarts = Restarts(4)
+    assert refused(restarts, failed(), 5, node_lost=True) is None
+    assert refused(restarts, failed(), 5, node_lost=True) is None, "another node, or the same that was back"
+    assert refused(restarts, failed(), 5) is None, "the first of the step itself"
+    assert refused(restarts, failed(), 5, node_lost=True) is None
+    assert refused(restarts, failed(), 5, node_lost=True) == (
+        "4 restarts brought no new checkpoint (recovery.max_restarts)"
+    )
+    assert "twice" in str(refused(restarts, failed(), 5))
+
+
+def test_what_cannot_follow_is_known_before_anybody_is_asked() -> None:
+    assert Restarts(1).may_follow(failed(), stepped=False)
+    assert not Restarts(0).may_follow(failed(), stepped=True)
+    assert not Restarts(1).may_follow(failed("disk"), stepped=True)
+    assert not Restarts(1).may_follow(failed("exception"), stepped=False)
 
 
 def test_one_exception_is_the_same_whichever_rank_is_heard_first() -> None:
