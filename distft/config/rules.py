@@ -138,6 +138,12 @@ def _optimizers(recipe: Recipe) -> Iterator[Problem]:
                 return
 
 
+def _recovery(recipe: Recipe) -> Iterator[Problem]:
+    if recipe.recovery.wait_for_nodes and recipe.recovery.max_restarts == 0:
+        what = "has no effect: with recovery.max_restarts: 0 the first failure ends the run"
+        yield Problem.at("recovery.wait_for_nodes", what, "recovery.max_restarts=3")
+
+
 def _method(recipe: Recipe) -> Iterator[Problem]:
     yield from recipe.algorithm.rules(recipe)
 
@@ -147,6 +153,7 @@ _RULES: tuple[Callable[[Recipe], Iterator[Problem]], ...] = (
     _length_of_run,
     *MODEL_RULES,
     _placement,
+    _recovery,
     engine_rules,
     environment_rules,
     *DATA_RULES,

@@ -128,7 +128,8 @@ class Recovery(Section):
         ge=0,
         le=7 * 24 * 3600,
         description="of a run over several nodes of a Ray cluster that has lost one: seconds that it waits until that "
-        "one is back or another takes its place, before it stops with exit status 75; 0: it ends at once",
+        "one is back or another takes its place, before it ends, with exit status 75 where a checkpoint is there, "
+        "else as failed; 0: it ends at once",
     )
 
 

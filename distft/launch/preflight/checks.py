@@ -80,6 +80,7 @@ def preflight(recipe: Recipe, plan: Plan, *, machine: Machine | None = None, to_
         *remarks.on_judges(recipe),
         *remarks.on_samples(recipe),
         *remarks.on_virtual_tokens(recipe, plan),
+        *remarks.on_waiting(recipe, plan),
         *check_models(recipe),
     ]
     for at, list_name, source in _sources(recipe):

@@ -60,6 +60,12 @@ def on_virtual_tokens(recipe: Recipe, plan: Plan) -> Iterator[str]:
         )
 
 
+def on_waiting(recipe: Recipe, plan: Plan) -> Iterator[str]:
+    """For another node where this machine is all that there is."""
+    if recipe.recovery.wait_for_nodes and plan.kind == "local":
+        yield f"recovery.wait_for_nodes: has no effect on {plan.cluster}, which is this machine alone"
+
+
 def on_environment(recipe: Recipe) -> Iterator[str]:
     """A turn of all samples is one call, which counts as hung where every step takes as long as it may."""
     environment, floor = recipe.rollout.environment, recipe.recovery.deadline_floor_s

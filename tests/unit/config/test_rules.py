@@ -20,6 +20,8 @@ BROKEN = [
     ("sft", ["optimizer.warmup_steps=10"], ["optimizer.warmup_steps", "leave none", "at most 9"]),
     ("sft", ["models.policy.optimizer.warmup_steps=10"], ["models.policy.optimizer.warmup_steps", "at most 9"]),
     ("ppo", ["algorithm.value_warmup_steps=10"], ["value_warmup_steps", "never be trained", "at most 9"]),
+    ("sft", ["recovery.wait_for_nodes=60", "recovery.max_restarts=0"],
+     ["recovery.wait_for_nodes", "has no effect", "recovery.max_restarts=3"]),
     # which models
     ("sft", ["models.reward.path=x"], ["models.reward", "sft has no reward model", "takes: policy"]),
     ("dpo", ["models.value.path=x"], ["models.value", "dpo has no value model", "policy, reference"]),
