@@ -27,10 +27,10 @@ def build_optimizer(
 ) -> torch.optim.Optimizer:
     """The optimizer of that section, over the weights that are trained.
 
-    Only matrices and embeddings are decayed: biases and norms, which have one dimension, are not. These
-    are the groups of Hugging Face's Trainer, found without its list of names; apart in them those with another
-    rate as a multiple of the optimizer's (``rate_ratio`` of its name, times its layer's share), which every group has
-    beside its rate (see ``set_rate``), and those that Muon makes orthogonal.
+    Only matrices and embeddings are decayed: biases and norms, which have one dimension, are not; Hugging Face's
+    Trainer makes the same two groups from a list of names. Each is split further, by the multiple of the optimizer's
+    rate (``rate_ratio`` of a weight's name, times its layer's share; see ``set_rate``), and by whether Muon makes its
+    weights orthogonal.
     """
     by_layer = layer_ratios(module, optimizer.layer_decay)
     members: dict[tuple[bool, bool, float], list[nn.Parameter]] = {}

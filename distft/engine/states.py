@@ -25,6 +25,11 @@ from distft.models.buffers import kept_buffers
 from distft.models.load import DTYPES
 
 WEIGHT = "weight"
+# How a recipe calls the rules that a checkpoint calls by their classes.
+_NAMES = {
+    "AdamW": "adamw", "RoundedAdamW": "adamw (state_dtype: bfloat16)", "EightBitAdamW": "adamw_8bit",
+    "Adafactor": "adafactor", "Lion": "lion", "Muon": "muon", "SGD": "sgd",
+}  # fmt: skip
 # Of float16's scale, as far as both of DeepSpeed's holders of it have them.
 _SCALE = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
 
@@ -161,7 +166,8 @@ def _require_same(facts: dict[str, Any], module: nn.Module, inner: Any, folder: 
             what = f"the checkpoint is of other weights: {name} is {said[0]} there, {said[1]} here"
             raise UserError(what, where=str(folder), hint=hint)
     if facts["optimizer"] != type(inner).__name__:
-        what = f"the checkpoint has the states of {facts['optimizer']}, the recipe trains with {type(inner).__name__}"
+        there, here = (_NAMES.get(name, name) for name in (facts["optimizer"], type(inner).__name__))
+        what = f"the checkpoint has the states of {there}, the recipe trains with {here}"
         raise UserError(what, where=str(folder), hint=hint)
 
 

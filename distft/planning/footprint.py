@@ -39,12 +39,13 @@ from distft.planning.memory import (
     Work,
     activation_items,
     copy_of_checkpoint,
+    held_beside,
     peak,
     rank_items,
 )
 from distft.planning.model_folders import local_folder
 from distft.planning.model_sizes import Head, ModelSizes, WrongTargets, sizes_from_init, sizes_from_path
-from distft.planning.optimizer_states import kept_bytes, made_orthogonal, orthogonal_bytes, state_bytes
+from distft.planning.optimizer_states import kept_bytes, made_orthogonal, orthogonal_bytes, state_bytes, update_bytes
 from distft.planning.teaching import student_items, teacher_items
 from distft.planning.weight_files import tensor_shapes
 
@@ -208,12 +209,14 @@ def role_memory(roles: Roles, role: str, ranks: int, *, gpu: bool, shared: bool)
     engine, trained, kept = model.engine.on(ranks), 0, 0
     if compute.trained:
         trained, optimizer = sizes.trained.total, optimizer_of(roles.recipe, role)
-        kept = int(trained * (4 + kept_bytes(optimizer, sizes.trained)))
+        sharded, buffers = int(trained * (4 + kept_bytes(optimizer, sizes.trained))), held_beside(sizes, compute)
+        kept = sharded + buffers
         if roles.recipe.checkpoint.asynchronous:
-            more.append(copy_of_checkpoint(kept, ranks, gpu=gpu))
+            more.append(copy_of_checkpoint(sharded, buffers, ranks, gpu=gpu))
         matrices = made_orthogonal(optimizer, sizes.trained)
         size = orthogonal_bytes(matrices, ranks if engine.zero_stage else 1)
         more.append(Item("matrices made orthogonal", size, "step"))
+        more.append(Item("update of the largest tensor", update_bytes(optimizer, sizes.trained), "step"))
         if isinstance(optimizer, Muon) and not matrices.tensors:
             where = "optimizer.name" if model.optimizer is None else f"models.{role}.optimizer.name"
             what = "muon makes matrices of the layers orthogonal, and this role trains none: adamw does the rest"

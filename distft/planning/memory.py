@@ -135,8 +135,7 @@ def state_items(sizes: ModelSizes, engine: Engine, compute: Compute, ranks: int)
     items = [Item("parameters", parameters, place=home)]
     if stage == 3 and ranks > 1:
         items.append(Item("small parameters kept whole", sizes.small(engine.persistence_threshold, size)))
-    if sizes.held_by_adapters:
-        items.append(Item("what adapters began as", size * sizes.held_by_adapters))
+    items.append(Item("held beside adapters", held_beside(sizes, compute)))
     if sizes.constants:
         items.append(Item("quantization constants", sizes.constants))
         if stage == 3:
@@ -277,9 +276,15 @@ def _of_a_matrix(sizes: ModelSizes, compute: Compute, when: When) -> list[Item]:
     return [Item(name, elements * compute.size, when) for name, elements in items if elements]
 
 
-def copy_of_checkpoint(kept: int, ranks: int, *, gpu: bool) -> Item:
-    """A rank's share of a checkpoint of ``kept`` bytes in host memory while it is written beside the steps."""
-    size = -(-kept // ranks)
+def held_beside(sizes: ModelSizes, compute: Compute) -> int:
+    """Bytes of what adapters hold that is not trained, whole on every rank and in every checkpoint."""
+    return compute.size * sizes.held_by_adapters
+
+
+def copy_of_checkpoint(sharded: int, buffers: int, ranks: int, *, gpu: bool) -> Item:
+    """The first rank's part of a checkpoint in host memory while it is written beside the steps: a share of ``sharded``
+    bytes, and all of the ``buffers``."""
+    size = -(-sharded // ranks) + buffers
     return Item("copy of a checkpoint", -(-size // HOST_CHUNK) * HOST_CHUNK if gpu else size, place="host")
 
 
@@ -328,7 +333,7 @@ def _generation_items(sizes: ModelSizes, compute: Compute, work: Work, ranks: in
         *_of_a_matrix(sizes, compute, "generation"),
     ]
     if generation.gathered:
-        items.append(Item("generation twin", sizes.stored(size) + size * sizes.held_by_adapters))
+        items.append(Item("generation twin", sizes.stored(size) + held_beside(sizes, compute)))
     elif ranks > 1:
         items.append(Item("gathered layers", 2 * sizes.stored_at_once(size), "generation"))
     return items

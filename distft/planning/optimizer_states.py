@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from distft.config.optimizers.adafactor import Adafactor
 from distft.config.optimizers.muon import ITERATIONS, Muon, makes_orthogonal
 from distft.config.optimizers.optimizer import Optimizer
 from distft.planning.architectures import Tensors
@@ -43,6 +44,12 @@ def orthogonal_bytes(matrices: TensorTable, ranks: int) -> int:
     """Bytes that a rank holds while they are: as many put together as ``ranks`` have parts of, one computed."""
     largest = max((one.numel for one in matrices.tensors), default=0)
     return 4 * largest * ((ranks if ranks > 1 else 0) + _COPIES)
+
+
+def update_bytes(optimizer: Optimizer, trained: TensorTable) -> int:
+    """Bytes of an update as large as the largest tensor, which Adafactor computes whole; other rules write it in the
+    place of the gradient, or chunk by chunk."""
+    return 4 * trained.largest if isinstance(optimizer, Adafactor) else 0
 
 
 def orthogonal_flops(matrices: TensorTable) -> int:

@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from distft.engine.rules.chunks import in_chunks
+
 
 class Lion(torch.optim.Optimizer):
     """EvoLved Sign Momentum (Chen et al. 2023, algorithm 2).
@@ -29,7 +31,7 @@ class Lion(torch.optim.Optimizer):
                 state = self.state[weight]
                 if not state:
                     state["exp_avg"] = torch.zeros_like(weight)
-                momentum = state["exp_avg"]
-                weight.mul_(1 - rate * group["weight_decay"])
-                weight.add_(momentum.lerp(weight.grad, 1 - beta1).sign_(), alpha=-rate)
-                momentum.lerp_(weight.grad, 1 - beta2)
+                for part, slope, momentum in in_chunks(weight, weight.grad, state["exp_avg"]):
+                    part.mul_(1 - rate * group["weight_decay"])
+                    part.add_(momentum.lerp(slope, 1 - beta1).sign_(), alpha=-rate)
+                    momentum.lerp_(slope, 1 - beta2)

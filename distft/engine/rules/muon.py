@@ -41,8 +41,8 @@ class Muon(torch.optim.Optimizer):
         self._cut = False
 
     def know(self, pieces: Sequence[Piece], *, cut: bool) -> None:
-        """Which runs of which matrices lie in what this rank steps on; ``cut``: other ranks have others. Then those
-        that it has no run of are among them, in the order that all ranks have."""
+        """Says which runs of which matrices lie in the tensors that this rank steps on. ``cut``: matrices are spread
+        over ranks. Then those that this rank has no run of are listed too, in the same order on every rank."""
         self._cut = cut
         for piece in pieces:
             self._runs.setdefault(id(piece.owner), []).append(piece)
@@ -63,7 +63,7 @@ class Muon(torch.optim.Optimizer):
                 if "momentum_buffer" not in state:
                     state["momentum_buffer"] = torch.zeros_like(weight)
                 momentum = state["momentum_buffer"].lerp_(weight.grad, 1 - group["momentum"])
-                update = weight.grad.lerp(momentum, group["momentum"])
+                update = weight.grad.lerp_(momentum, group["momentum"])  # in its place: nobody reads it after the step
                 (self._put_together if self._cut else _at_once)(update, self._runs[id(weight)])
                 weight.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-group["lr"])
 

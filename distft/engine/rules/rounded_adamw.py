@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# Elements that exist in float32 at once: all of a rank's would take back what bfloat16 saves.
-CHUNK = 2**24
+from distft.engine.rules.chunks import in_chunks
+
 _DROPPED_BITS = 16
 
 
@@ -42,7 +42,7 @@ class RoundedAdamW(torch.optim.Optimizer):
         rate, (beta1, beta2) = group["lr"], group["betas"]
         random = torch.Generator(weight.device).manual_seed(step)
         whole = (weight, gradient, state["exp_avg"], state["exp_avg_sq"])
-        for part, slope, kept_first, kept_second in zip(*(one.view(-1).split(CHUNK) for one in whole), strict=True):
+        for part, slope, kept_first, kept_second in in_chunks(*whole):  # in float32 all would take what bfloat16 saves
             first = kept_first.float().lerp_(slope, 1 - beta1)
             second = kept_second.float().mul_(beta2).addcmul_(slope, slope, value=1 - beta2)
             scale = second.sqrt().div_((1 - beta2**step) ** 0.5).add_(group["eps"])

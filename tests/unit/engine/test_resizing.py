@@ -120,7 +120,7 @@ def test_what_is_not_the_same_training_is_refused_by_name_on_all_ranks(
     assert "the checkpoint is of other weights: model.lm_head.weight is not trained there, of shape [" in other[0]
     sgd = Setup(folder, 2, optimizer=Sgd(learning_rate=RATE))
     (said, _) = groups[2].call(rank_side.refused_load, sgd, str(tmp_path))
-    assert f"{tmp_path}: the checkpoint has the states of AdamW, the recipe trains with SGD" in said
+    assert f"{tmp_path}: the checkpoint has the states of adamw, the recipe trains with sgd" in said
 
 
 def test_every_number_is_written_once_whatever_the_layout(

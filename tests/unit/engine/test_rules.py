@@ -9,6 +9,8 @@ from typing import Any
 import bitsandbytes
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from transformers import AutoModelForCausalLM
 
 from distft.config.optimizers.adafactor import Adafactor
@@ -16,8 +18,11 @@ from distft.config.optimizers.adamw import AdamW, EightBitAdamW
 from distft.config.optimizers.lion import Lion
 from distft.config.optimizers.muon import Muon, in_layers
 from distft.config.optimizers.optimizer import Optimizer
+from distft.engine.pieces import Piece
+from distft.engine.rules import chunks
 from distft.engine.rules.adamw_8bit import EightBitAdamW as EightBitRule
 from distft.engine.rules.lion import Lion as LionRule
+from distft.engine.rules.muon import Muon as MuonRule
 from distft.engine.rules.muon import orthogonal
 from distft.engine.rules.rounded_adamw import RoundedAdamW, _rounded
 from distft.engine.shards import Shards
@@ -208,6 +213,44 @@ def test_muon_by_hand() -> None:
     wanted = left @ torch.diag(torch.tensor(values)) @ right * 0.2 * 2**0.5
     torch.testing.assert_close(orthogonal(gradient), wanted, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(orthogonal(torch.stack([gradient, -gradient])), torch.stack([wanted, -wanted]))
+
+
+class NewTensors(TorchDispatchMode):
+    """``largest``: elements of the largest tensor that is made, not written to."""
+
+    def __init__(self, known: list[torch.Tensor]) -> None:
+        super().__init__()
+        self._known, self.largest = {one.untyped_storage().data_ptr() for one in known}, 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Calls it."""
+        made = function(*args, **(kwargs or {}))
+        for one in tree_leaves(made):
+            if isinstance(one, torch.Tensor) and one.untyped_storage().data_ptr() not in self._known:
+                self.largest = max(self.largest, one.numel())
+        return made
+
+
+@pytest.mark.parametrize("rule", ["lion", "rounded", "muon"])
+def test_a_step_makes_nothing_as_large_as_what_it_steps_on(monkeypatch: pytest.MonkeyPatch, rule: str) -> None:
+    """Five matrices of 4 x 4 in one flat tensor: a step takes a matrix at a time, or a chunk of 16."""
+    monkeypatch.setattr(chunks, "CHUNK", 16)
+    weight = torch.nn.Parameter(torch.randn(5 * 16))
+    groups: list[dict[str, Any]] = [{"params": [weight], "orthogonal": True}]
+    makers: dict[str, Callable[[], Any]] = {
+        "lion": lambda: LionRule(groups, 0.1, (0.9, 0.99)),
+        "rounded": lambda: RoundedAdamW(groups, 0.1, (0.9, 0.99), 1e-8),
+        "muon": lambda: MuonRule(groups, 0.1, 0.95, (0.9, 0.99), 1e-8),
+    }
+    optimizer = makers[rule]()
+    if rule == "muon":
+        optimizer.know([Piece(str(n), torch.Size([4, 4]), 0, 16, weight, 16 * n) for n in range(5)], cut=False)
+    weight.grad = torch.randn(5 * 16)
+    optimizer.step()
+    states = [state for state in optimizer.state[weight].values() if isinstance(state, torch.Tensor)]
+    with NewTensors([weight, weight.grad, *states]) as seen:
+        optimizer.step()
+    assert seen.largest == 16
 
 
 def test_lion_by_hand() -> None:

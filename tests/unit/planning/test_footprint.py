@@ -90,6 +90,26 @@ def test_a_checkpoint_that_is_written_beside_the_steps_is_copied_to_the_host(gpu
                 assert copies == [Item("copy of a checkpoint", pieces if gpu else memory.trained * 6, place="host")]
 
 
+def test_what_adapters_hold_is_in_checkpoints_and_in_the_first_ranks_copy() -> None:
+    """Beside what is trained, 12 bytes a weight, lies what PiSSA's adapters began as, as many float32 numbers."""
+    keys = ["models.policy.peft={init: pissa, r: 4}", "checkpoint.asynchronous=true"]
+    roles = Roles(load_recipe("sft-tiny", keys), SizeBook())
+    memory = role_memory(roles, "policy", 2, gpu=False, shared=False)
+    items = {item.name: item.bytes for item in memory.items}
+    assert items["held beside adapters"] == 4 * memory.trained
+    assert memory.kept == (12 + 4) * memory.trained
+    assert items["copy of a checkpoint"] == (12 // 2 + 4) * memory.trained
+
+
+def test_adafactor_makes_an_update_as_large_as_the_largest_matrix() -> None:
+    """The embedding."""
+    keys = ["optimizer.name=adafactor", "models.policy.engine.zero_stage=0"]
+    roles = Roles(load_recipe("sft-tiny", keys), SizeBook())
+    steps = [item for item in role_memory(roles, "policy", 2, gpu=False, shared=False).items if item.when == "step"]
+    largest = roles.sizes("policy").of("embedding")
+    assert steps == [Item("update of the largest tensor", 4 * largest, "step")]
+
+
 @pytest.mark.parametrize("tied", [True, False])
 def test_new_tokens_are_rows_of_embedding_and_head(tied: bool, tmp_path: Path) -> None:
     config = {
