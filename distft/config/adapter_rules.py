@@ -31,7 +31,7 @@ def adapter_rules(recipe: Recipe, role: str, model: Model) -> Iterator[Problem]:
         yield Problem.at(f"{at}.train", what, f"{at}: null, or a path in place of init")
     if isinstance(adapter, Network) and role == recipe.algorithm.traits.main and not recipe.algorithm.traits.answers:
         what = f"{adapter.method} cannot be merged, and what reads a result of {recipe.algorithm.name} reads no adapter"
-        yield Problem.at(f"{at}.method", what, "lora or ia3")
+        yield Problem.at(f"{at}.method", what, f"{at}={{method: lora}}")
     if isinstance(adapter, AdaLora | Lora | Ia3 | Network) and adapter.target_modules == ():
         every = "all-linear" if isinstance(adapter, AdaLora | Lora) else "null"
         yield Problem.at(f"{at}.target_modules", "names no layer", f"{every}, or for example [q_proj, v_proj]")
@@ -61,17 +61,16 @@ def _rank_search(recipe: Recipe, role: str, model: Model, adalora: AdaLora) -> I
     at, steps = f"models.{role}", recipe.train.steps
     if recipe.algorithm.traits.sampled or role != recipe.algorithm.traits.main:
         what = f"the search has not been compared in {recipe.algorithm.name}, or not in its {role} model"
-        yield Problem.at(f"{at}.peft.method", what, "lora")
+        yield Problem.at(f"{at}.peft.method", what, f"{at}.peft={{method: lora}}")
     if model.engine.zero_stage != 0:
         what = "the search reads whole gradients and cuts whole weights, of which ZeRO leaves a rank parts"
-        yield Problem.at(f"{at}.engine.zero_stage", what, f"0, or {at}.peft.method: lora")
+        yield Problem.at(f"{at}.engine.zero_stage", what, f"0, or {at}.peft={{method: lora}}")
     if model.dtype != "float32":
         what = f"beside weights in {model.dtype} lie copies in float32, which the search does not cut"
-        yield Problem.at(f"{at}.dtype", what, f"float32, or {at}.peft.method: lora")
+        yield Problem.at(f"{at}.dtype", what, f"float32, or {at}.peft={{method: lora}}")
     if model.quantization is not None:
-        yield Problem.at(
-            f"{at}.quantization", "the search has not been compared over four bits", "null, or method: lora"
-        )
+        what = "the search has not been compared over four bits"
+        yield Problem.at(f"{at}.quantization", what, f"null, or {at}.peft={{method: lora}}")
     if adalora.target_r >= adalora.r:
         yield Problem.at(f"{at}.peft.target_r", f"leaves nothing to give up of r {adalora.r}", f"less than {adalora.r}")
     if steps is not None and (wrong := adalora.why_no_search(steps)):
@@ -101,21 +100,21 @@ def _virtual_tokens(recipe: Recipe, role: str, model: Model) -> Iterator[Problem
     if role != "policy" or not (alone or recipe.algorithm.name in METHODS):
         what = f"virtual tokens before the {role}'s sequences have not been compared in {recipe.algorithm.name}"
         others = f"{' and '.join(METHODS)} train virtual tokens, and what samples without a value model"
-        yield Problem.at(f"{at}.method", what, f"lora; {others}")
+        yield Problem.at(f"{at}.method", what, f"{at}={{method: lora}}; {others}")
     if model.engine.sequence_parallel > 1:
         what = "ranks that share rows have not been compared with virtual tokens before them"
         yield Problem.at(f"models.{role}.engine.sequence_parallel", what, "1")
     assert isinstance(model.peft, VirtualTokens)
     if model.init is not None and model.init.architecture not in model.peft.families:
         what = f"virtual tokens before the sequences of {model.init.architecture} have not been compared"
-        yield Problem.at(f"{at}.method", what, "lora")
+        yield Problem.at(f"{at}.method", what, f"{at}={{method: lora}}")
 
 
 def _prefix(role: str, model: Model, prefix: PrefixTuning) -> Iterator[Problem]:
     at = f"models.{role}"
     if model.gradient_checkpointing:
         what = "computes every layer anew without the keys and values that prefix puts before its own"
-        yield Problem.at(f"{at}.gradient_checkpointing", what, f"false, or {at}.peft.method: prompt")
+        yield Problem.at(f"{at}.gradient_checkpointing", what, f"false, or {at}.peft={{method: prompt}}")
     if prefix.encoder_hidden_size is not None and not prefix.projection:
         what = "has no effect without projection"
         yield Problem.at(f"{at}.peft.encoder_hidden_size", what, "null, or projection: true")

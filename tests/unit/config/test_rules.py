@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Callable
 
@@ -344,6 +345,33 @@ def test_kept_rule(recipes: Callable[[str], str], kind: str, overrides: list[str
     recipe = load_recipe(recipes(kind), overrides)
     assert violations(recipe) == []
     check(recipe)
+
+
+STAGE_0 = "models.policy.engine.zero_stage=0"
+SEARCHING = "models.policy.peft={method: adalora, target_r: 4}"
+OTHER_METHODS: list[tuple[str, list[str]]] = [
+    ("reward", ["models.reward.peft={method: parallel, bottleneck_size: 4}"]),
+    ("ppo", [SEARCHING, STAGE_0]),
+    ("sft", [SEARCHING]),
+    ("sft", [SEARCHING, STAGE_0, "models.policy.dtype=bfloat16"]),
+    ("sft", [SEARCHING, STAGE_0, "models.policy.quantization={}"]),
+    ("reward", ["models.reward.peft={method: prompt, num_virtual_tokens: 30}"]),
+    ("sft", ["models.policy.peft={method: p_tuning, num_virtual_tokens: 30}", "models.policy.init.architecture=t5"]),
+    (
+        "sft",
+        ["models.policy.peft={method: prefix, num_virtual_tokens: 30}", "models.policy.gradient_checkpointing=true"],
+    ),
+]
+
+
+@pytest.mark.parametrize(("kind", "overrides"), OTHER_METHODS)
+def test_another_method_can_be_pasted_over_the_keys_of_one(
+    recipes: Callable[[str], str], kind: str, overrides: list[str]
+) -> None:
+    with pytest.raises(UserError) as caught:
+        load_recipe(recipes(kind), overrides)
+    [pasted] = re.findall(r"models\.\w+\.peft=\{[^}]*\}", caught.value.hint)
+    load_recipe(recipes(kind), [*overrides, pasted])
 
 
 def test_check_raises_without_a_file(recipes: Callable[[str], str]) -> None:
