@@ -166,8 +166,8 @@ def _require_same(facts: dict[str, Any], module: nn.Module, inner: Any, folder: 
             what = f"the checkpoint is of other weights: {name} is {said[0]} there, {said[1]} here"
             raise UserError(what, where=str(folder), hint=hint)
     if facts["optimizer"] != type(inner).__name__:
-        there, here = (_NAMES.get(name, name) for name in (facts["optimizer"], type(inner).__name__))
-        what = f"the checkpoint has the states of {there}, the recipe trains with {here}"
+        wrote, reads = (_NAMES.get(name, name) for name in (str(facts["optimizer"]), type(inner).__name__))
+        what = f"the checkpoint has the states of {wrote}, the recipe trains with {reads}"
         raise UserError(what, where=str(folder), hint=hint)
 
 
