@@ -22,59 +22,8 @@ from distft.config.optimizers.optimizer import REFUSED as REFUSED_OPTIMIZERS
 from distft.config.optimizers.optimizer import Optimizer
 from distft.config.problem import Problem
 from distft.config.recipe import NO_METHOD, UNKNOWN_KIND, WITHOUT_KIND, Recipe
+from distft.config.synonyms import SYNONYMS
 from distft.config.yaml_file import KeyPath, Tree
-
-# What other trainers call things, and which key means it here; of several the first that the recipe's method has.
-_SYNONYMS = {
-    "lr": "optimizer.learning_rate",
-    "batch_size": "train.global_batch_size",
-    "per_device_train_batch_size": "train.max_tokens_per_rank",
-    "gradient_accumulation_steps": "train.global_batch_size",
-    "num_train_epochs": "train.epochs",
-    "num_epochs": "train.epochs",
-    "max_steps": "train.steps",
-    "iterations": "train.steps",
-    "num_ppo_epochs": "algorithm.epochs",
-    "num_mini_batches": "algorithm.minibatches",
-    "cliprange": "algorithm.clip algorithm.clip_low",
-    "epsilon": "algorithm.clip algorithm.clip_low",
-    "epsilon_high": "algorithm.clip_high",
-    "cliprange_value": "algorithm.value_clip",
-    "init_kl_coef": "algorithm.kl_coef",
-    "loss_type": "algorithm.loss",
-    "model_name_or_path": "models.policy.path",
-    "model": "models.policy.path",
-    "ref_model": "models.reference.path",
-    "teacher_model": "models.teacher.path",
-    "teacher_model_name_or_path": "models.teacher.path",
-    "lmbda": "algorithm.on_policy",
-    "neftune_noise_alpha": "algorithm.neftune_alpha",
-    "loss_top_k": "algorithm.top_k",
-    "reward_model": "models.reward.path",
-    "value_model": "models.value.path",
-    "add_tokens": "models.policy.extend_vocabulary",
-    "critic": "models.value",
-    "actor": "models.policy",
-    "dataset": "data.train",
-    "dataset_name": "data.train",
-    "max_seq_length": "data.max_length",
-    "response_length": "rollout.max_new_tokens",
-    "max_completion_length": "rollout.max_new_tokens",
-    "num_generations": "rollout.samples_per_prompt",
-    "pretrain_data": "data.ptx",
-    "save_steps": "checkpoint.every",
-    "eval_steps": "evaluation.every",
-    "save_total_limit": "checkpoint.keep",
-    "torch_dtype": "models.policy.dtype",
-    "bf16": "models.policy.dtype",
-    "fp16": "models.policy.dtype",
-    "warmup_ratio": "optimizer.warmup_steps",
-    "lr_scheduler_type": "optimizer.schedule",
-    "optim": "optimizer.name",
-    "deepspeed": "models.policy.engine",
-    "num_gpus": "placement.policy.ranks",
-    "report_to": "tracking.wandb.mode",
-}
 
 
 def report(problems: Sequence[Problem], tree: Tree) -> UserError:
@@ -252,19 +201,36 @@ def _nearest_key(path: KeyPath, data: Mapping[str, Any], root: type[BaseModel]) 
     section = section_at(path[:-1], data, root)
     known = list(_fields(section)) if section else []
     every = list(_every_key(root, "", data))
-    if meant := _SYNONYMS.get(word, "").split():
+    if meant := SYNONYMS.get(word, "").split():
         there = {dotted for _, dotted in every}
         if found := next((key for key in meant if key in there), None):
             return f"here that is {found}"
-    if close := nearest(word, known):
-        return f"did you mean {close}?"
+    elsewhere = [dotted for name, dotted in every if name == word]
+    kinds = section is not None and issubclass(section, Adapter | Optimizer)  # it may be a key of another kind
+    found = "" if len(path) == 1 and elsewhere else _nearest_of(word, known)
+    if not found and elsewhere and not kinds and not (meant and root is Recipe):
+        found = min(elsewhere, key=lambda key: _distance(key, path, data))
+    if found:
+        return f"did you mean {found}?"
     if meant and root is Recipe:
         return f"here that is {meant[0]}"
-    elsewhere = [dotted for name, dotted in every if name == word]
-    if elsewhere and not (section and issubclass(section, Adapter | Optimizer)):  # it may be a key of another kind
-        return f"did you mean {min(elsewhere, key=lambda key: _distance(key, path, data))}?"
     parent = ".".join(map(str, path[:-1])) or ("the recipe" if root is Recipe else "it")
-    return f"keys of {parent}: {', '.join(known)}"
+    return f"{_kinds_with(word, section)}keys of {parent}: {', '.join(known)}"
+
+
+def _nearest_of(word: str, known: Sequence[str]) -> str:
+    """The key that is nearly the word, or the only one that begins with it or has it as a part."""
+    parts = [key for key in known if len(word) > 2 and (key.startswith(word) or word in key.split("_"))]
+    return nearest(word, known) or (parts[0] if len(parts) == 1 else "")
+
+
+def _kinds_with(word: str, section: type[BaseModel] | None) -> str:
+    """Which other adapters or optimizers have a key that the chosen one has not."""
+    for kind, key, classes in ((Adapter, "method", ADAPTERS), (Optimizer, "name", OPTIMIZERS)):
+        if section is not None and issubclass(section, kind):
+            having = [name for name, one in classes.items() if word in _fields(one)]
+            return f"a key of {key}: {' or '.join(having)}; " if having else ""
+    return ""
 
 
 def _distance(key: str, path: KeyPath, data: Mapping[str, Any]) -> tuple[bool, int, bool, int]:
@@ -297,6 +263,9 @@ def _mapping_hint(path: KeyPath, value: object, data: Mapping[str, Any], root: t
             return f"write {{{key}: {value}}}" if value in named else f"it starts with {key}: {', '.join(named)}"
     if section is not None and "path" in section.model_fields and isinstance(value, str):
         return f"write {{path: {value}}}"
+    for key, field in _fields(section).items() if section else ():
+        if isinstance(value, str) and value in typing.get_args(field.annotation):
+            return f"write {{{key}: {value}}}"
     return f"its keys: {', '.join(_fields(section))}" if section else ""
 
 

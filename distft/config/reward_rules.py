@@ -39,7 +39,9 @@ def _functions(reward: RewardModel, further: Sequence[str]) -> Iterator[Problem]
     for function in reward.functions:
         if not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", function):
             yield Problem.at(
-                "models.reward.functions", f"{function} is not module:function", "for example my_rewards:brevity"
+                "models.reward.functions",
+                f"{function} is not module:function",
+                "for example my_rewards:brevity, or distft.rollout.rewards:last_number",
             )
     if len(set(reward.functions)) < len(reward.functions):
         yield Problem.at("models.reward.functions", "names a function twice", "give it a larger weight instead")
