@@ -100,7 +100,7 @@ def names_recipe(word: str) -> bool:
 
 
 def _described(folder: Path) -> list[tuple[str, str]]:
-    files = sorted(folder.glob("*.yaml"))
+    files = sorted(folder.glob("*.yaml"), key=lambda file: file.stem)
     return [(file.stem, file.read_text(encoding="utf-8").split("\n", 1)[0].lstrip("# ")) for file in files]
 
 
