@@ -169,7 +169,7 @@ class Roles:
         try:
             return self._book.sizes_of(self.model(role), self._head(role))
         except WrongTargets as error:
-            key = "train" if isinstance(self.model(role).peft, OwnWeights) else "target_modules"
+            key = error.where or ("train" if isinstance(self.model(role).peft, OwnWeights) else "target_modules")
             raise WrongTargets(error.what, where=f"models.{role}.peft.{key}", hint=error.hint) from None
 
     def is_scalar(self, role: str) -> bool:

@@ -37,7 +37,8 @@ TABLE, TABLE_OF_SCALES = 16 * 4, 256 * 4 + 4
 
 
 class WrongTargets(UserError):
-    """Adapters are asked for in layers that the model does not have."""
+    """Adapters are asked for in layers that the model does not have, or beside which they cannot lie; ``where``: the
+    key of theirs that says so."""
 
 
 @dataclass(frozen=True)
@@ -175,7 +176,8 @@ class ModelSizes(TensorTable):
     def with_adapters(self, adapter: LayerAdapter) -> ModelSizes:
         """The same model frozen, with adapters beside its linear layers; a scalar head is trained with them.
 
-        Raises WrongTargets for layers that it does not have, and where the adapter does not know those of its family.
+        Raises WrongTargets for layers that it does not have or that the adapter does not fit, and where the adapter
+        does not know those of its family.
         """
         chosen = [one for one in self.tensors if one.linear]
         try:
@@ -192,8 +194,11 @@ class ModelSizes(TensorTable):
                     raise WrongTargets(f"{self.family} has no linear layer {wanted}", hint=hint)
             chosen = [one for one in chosen if not set(self._modules(one)).isdisjoint(layers.named)]
         beside, elements, single, passing, held = [], 0, 0, 0, 0
-        for one in chosen:
+        for one in sorted(chosen, key=lambda one: min(one.shape)):  # so that what is said is of the narrowest
             rows, columns = one.shape
+            if wrong := adapter.why_not(rows, columns, self.hidden):
+                key, what, hint = wrong
+                raise WrongTargets(what, where=key, hint=hint)
             of_input = not set(self._modules(one)).isdisjoint(layers.inputs)
             for name, shape in adapter.parameters(rows, columns, of_input=of_input).items():
                 beside.append(Tensors(f"{one.name}.{name}", "layers", shape, one.count))

@@ -64,6 +64,11 @@ class LayerAdapter(Adapter):
     def parameters(self, rows: int, columns: int, *, of_input: bool) -> dict[str, tuple[int, ...]]:
         """Names and shapes of what is trained beside a weight ``[rows, columns]``."""
 
+    def why_not(self, rows: int, columns: int, hidden: int) -> tuple[str, str, str] | None:  # noqa: ARG002 - most can
+        """Where it cannot lie beside such a layer of a model whose hidden states are ``hidden`` wide: the key, what is
+        wrong, what to write."""
+        return None
+
     @abstractmethod
     def kept(self, rows: int, columns: int, *, of_input: bool) -> tuple[int, int]:
         """What a token leaves behind in such a layer for the backward pass: elements of the model's dtype, and single

@@ -92,6 +92,13 @@ class Parallel(Network):
         """``scale``."""
         return self.scale
 
+    def why_not(self, rows: int, columns: int, hidden: int) -> tuple[str, str, str] | None:  # noqa: ARG002
+        """Where the layer does not end its block: what the block gives is added to the hidden states."""
+        if rows == hidden:
+            return None
+        what = f"names a layer that gives {rows} numbers, not the {hidden} of the hidden states that its block gives"
+        return "target_modules", what, "name the last layer of each block only"
+
     def layers(self, model_type: str) -> Layers:
         """Those that are named, or the MLP's. Raises LookupError where a family's is not known, or in no block of its
         own."""

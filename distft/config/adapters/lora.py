@@ -66,6 +66,17 @@ class Lora(LayerAdapter):
         lengths: dict[str, tuple[int, ...]] = {"lora_magnitude_vector": (rows,)} if self.dora else {}
         return {"lora_A": (self.r, columns), "lora_B": (rows, self.r), **lengths}
 
+    def why_not(self, rows: int, columns: int, hidden: int) -> tuple[str, str, str] | None:  # noqa: ARG002
+        """Where it is to begin as more parts of W than W has."""
+        least = min(rows, columns)
+        if self.init == "kaiming" or self.r <= least:
+            return None
+        return (
+            "r",
+            f"{self.init} finds no {self.r} parts in a matrix of {least} rows or columns",
+            f"r: {least}, or init: kaiming",
+        )
+
     def held(self, rows: int, columns: int) -> int:
         """What A and B began as, where that is a part of W."""
         return 0 if self.init == "kaiming" else self.r * (rows + columns)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from distft.config.optimizers.optimizer import Optimizer, State
+from distft.config.section import Usual
 
 
 class Adafactor(Optimizer):
@@ -18,6 +19,10 @@ class Adafactor(Optimizer):
     """
 
     name: Literal["adafactor"] = Field(default="adafactor", description="update rule")
+    learning_rate: Annotated[float, Usual(1e-3, 1e-2)] = Field(
+        default=1e-6, gt=0, le=1, description="highest learning rate of the schedule, a share of each matrix's root "
+        "mean square; 1e-3 to 1e-2 is usual"
+    )  # fmt: skip
 
     @property
     def states(self) -> tuple[State, ...]:

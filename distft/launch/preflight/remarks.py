@@ -11,8 +11,16 @@ from distft.config.http_server import MOST_CONNECTIONS
 from distft.config.recipe import Recipe
 from distft.config.reward_rules import ASKING
 from distft.config.role_table import gives_scores
-from distft.config.roles import judge_compares, judges_asked, model_of, roles, samples_in_training, trained_roles
-from distft.config.section import Usual
+from distft.config.roles import (
+    judge_compares,
+    judges_asked,
+    model_of,
+    optimizer_of,
+    roles,
+    samples_in_training,
+    trained_roles,
+)
+from distft.config.section import Section, Usual
 from distft.planning.plan import Plan
 
 _LARGE = 3_000_000_000  # parameters; T5-XL in figure 1 of Lester et al. 2021
@@ -38,9 +46,13 @@ def on_models(recipe: Recipe) -> Iterator[str]:
 
 
 def on_numbers(recipe: Recipe) -> Iterator[str]:
-    """Numbers of the method and of adapters beyond what the literature recommends."""
-    adapters = {f"models.{role}.peft": model_of(recipe, role).peft for role in trained_roles(recipe)}
-    for at, section in {"algorithm": recipe.algorithm, **adapters}.items():
+    """Numbers of the method, of adapters and of optimizers beyond what the literature recommends."""
+    sections: dict[str, Section | None] = {"algorithm": recipe.algorithm}
+    for role in trained_roles(recipe):
+        sections[f"models.{role}.peft"] = model_of(recipe, role).peft
+        own = (given := recipe.models.of(role)) is not None and given.optimizer is not None
+        sections[f"models.{role}.optimizer" if own else "optimizer"] = optimizer_of(recipe, role)
+    for at, section in sections.items():
         for key, field in type(section).model_fields.items() if section is not None else ():
             value = getattr(section, key)
             for usual in (one for one in field.metadata if isinstance(one, Usual)):

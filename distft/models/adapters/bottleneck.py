@@ -83,8 +83,8 @@ class _Config:
 
 
 def add(model: Any, network: Network, *, dropout: bool, seed: int, fresh: bool) -> None:  # noqa: ARG001 - none
-    """Puts them behind or beside layers. Raises UserError where those are not known or not there, or two are in one
-    block."""
+    """Puts them behind or beside layers. Raises UserError where those are not known or not there, two are in one
+    block, or one beside which it is to stand does not end its own."""
     try:
         layers = network.layers(model.config.model_type)
     except LookupError:
@@ -96,7 +96,10 @@ def add(model: Any, network: Network, *, dropout: bool, seed: int, fresh: bool) 
         if hasattr(place, _NAME):
             what = f"two of {', '.join(layers.named or ())} are in one {type(place).__name__}, beside which one stands"
             raise UserError(what, where=WHERE, hint="name the last layer of each block only")
-        part = _drawn(getattr(layer, "out_features", None) or layer.nf, network, seed, model.device)
+        width = getattr(layer, "out_features", None) or layer.nf
+        if wrong := network.why_not(width, width, model.config.get_text_config().hidden_size):
+            raise UserError(f"{name}: {wrong[1]}", where=WHERE, hint=wrong[2])
+        part = _drawn(width, network, seed, model.device)
         setattr(place, _NAME, part)
         if network.beside:
             place.register_forward_hook(part.beside, with_kwargs=True)

@@ -68,11 +68,12 @@ def begin_as_part(model: Any, lora: Lora, seed: int, *, fresh: bool) -> None:
     from peft.utils.integrations import gather_params_ctx
 
     dtype = model.dtype
-    for name, layer in _layers(model):
-        least = min(layer.in_features, layer.out_features)
-        if lora.r > least:
-            what = f"{lora.init} finds no {lora.r} parts in {name}, which has {least} rows or columns"
-            raise UserError(what, where="peft.r", hint=f"r: {least}, or init: kaiming")
+    layers = list(_layers(model))
+    least = min((min(layer.in_features, layer.out_features) for _, layer in layers), default=lora.r)
+    if wrong := lora.why_not(least, least, least):
+        key, what, hint = wrong
+        raise UserError(what, where=f"peft.{key}", hint=hint)
+    for _, layer in layers:
         first, second = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
         if fresh and not first.is_meta:
             with torch.no_grad(), gather_params_ctx(layer.base_layer.weight, modifier_rank=None):

@@ -110,9 +110,12 @@ def test_of_an_encoder_decoder_the_layers_that_are_named(tmp_path: Path) -> None
 def test_what_cannot_be_is_named(model_folder: Callable[..., str], tmp_path: Path) -> None:
     with pytest.raises(UserError, match="which layers of GPT2LMHeadModel end its attention and MLP is not known"):
         adapted(model_folder("gpt2"), BEHIND)
-    twice = BESIDE.model_copy(update={"target_modules": ("up_proj", "down_proj")})
-    with pytest.raises(UserError, match="two of up_proj, down_proj are in one LlamaMLP"):
+    twice = BESIDE.model_copy(update={"target_modules": ("q_proj", "o_proj")})
+    with pytest.raises(UserError, match="two of q_proj, o_proj are in one LlamaAttention"):
         adapted(model_folder("llama"), twice)
+    inner = BESIDE.model_copy(update={"target_modules": ("gate_proj",)})
+    with pytest.raises(UserError, match="gate_proj: names a layer that gives 32 numbers, not the 16 of the hidden"):
+        adapted(model_folder("llama"), inner)
     module = adapted(model_folder("llama"), BEHIND)
     export_adapter(module.model, trained(module), "base", tmp_path, "CAUSAL_LM")
     file = tmp_path / "adapter_model.safetensors"

@@ -210,6 +210,22 @@ def test_layers_for_adapters_that_are_not_there_are_named(stage: int) -> None:
     )
 
 
+@pytest.mark.parametrize(("peft", "said"), [
+    ({"init": "pissa", "r": 4096},
+     "models.policy.peft.r: pissa finds no 4096 parts in a matrix of 32 rows or columns\n  r: 32, or init: kaiming"),
+    ({"method": "parallel", "target_modules": ["gate_proj"]},
+     "models.policy.peft.target_modules: names a layer that gives 128 numbers, not the 64 of the hidden states that "
+     "its block gives\n  name the last layer of each block only"),
+])  # fmt: skip
+def test_layers_that_an_adapter_does_not_fit_are_named(peft: dict[str, Any], said: str) -> None:
+    """Before anything is loaded, the narrowest first."""
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_layers": 2, "num_heads": 4, "num_kv_heads": 2}
+    changes = {"models.policy": {"init": {**sizes, "vocab_size": 300}, "peft": peft}}
+    with pytest.raises(UserError) as raised:
+        make_plan(recipe("sft", changes), local(), machine=LAPTOP)
+    assert str(raised.value) == said
+
+
 def test_shared_role_is_found_in_its_hosts_group() -> None:
     plan = make_plan(
         recipe("dpo", {"placement": {"reference": {"share": "policy"}}, "models.policy.peft": {"r": 8}}),

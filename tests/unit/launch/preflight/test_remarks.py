@@ -140,6 +140,19 @@ def test_numbers_beyond_what_the_literature_recommends(method: str) -> None:
         assert list(on_numbers(load_recipe(f"{method}-tiny", within))) == []
 
 
+def test_a_rate_that_is_another_rules() -> None:
+    """Adafactor's is a share of the weights' own size: with AdamW's hardly anything moves."""
+    keys = ["optimizer.name=adafactor", "optimizer.learning_rate=1e-5", "models.value.optimizer.name=lion",
+            "models.value.optimizer.learning_rate=1e-3"]  # fmt: skip
+    assert list(on_numbers(load_recipe("ppo-tiny", [*keys, "models.policy.engine.zero_stage=0"]))) == [
+        "optimizer.learning_rate: 1e-05, where 0.001 to 0.01 is usual",
+        "models.value.optimizer.learning_rate: 0.001, where 1e-07 to 0.0003 is usual",
+    ]
+    within = [*keys, "models.policy.engine.zero_stage=0", "optimizer.learning_rate=1e-3",
+              "models.value.optimizer.learning_rate=1e-4"]  # fmt: skip
+    assert list(on_numbers(load_recipe("ppo-tiny", within))) == []
+
+
 def test_virtual_tokens_before_a_small_model() -> None:
     small = load_recipe("sft-tiny", ["models.policy.peft.method=prompt"])
     (said,) = on_virtual_tokens(small, make_plan(small, cpu_cluster()))
