@@ -169,7 +169,7 @@ class Supervisor:
         log.warning("%s does not answer any more: another node is waited for up to %g s", names, seconds)
         missing = losses.wait(
             group_specs(recipe, self._plan, self._run_dir), seconds, self._stop.is_set,
-            open_agents=self._cluster.authentication == "none",
+            open_agents=self._cluster.authentication == "none", gpu_memory=self._plan.hardware.gpu_memory,
         )  # fmt: skip
         if not missing:
             return None

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import psutil
@@ -58,9 +58,10 @@ def second_node(cluster: Cluster) -> Iterator[psutil.Process]:
 
 
 @contextmanager
-def joined(cluster: Cluster, name: str = "") -> Iterator[subprocess.Popen[bytes]]:
+def joined(cluster: Cluster, name: str = "", *options: str) -> Iterator[subprocess.Popen[bytes]]:
     """A node more, in the block, that takes this for the name of its machine."""
-    process = join(cluster, ["unshare", "--uts", "sh", "-c", f'hostname {name} && exec "$@"', "sh"] if name else [])
+    named = ["unshare", "--uts", "sh", "-c", f'hostname {name} && exec "$@"', "sh"] if name else []
+    process = join(cluster, named, options)
     try:
         yield process
     finally:
@@ -71,9 +72,9 @@ def joined(cluster: Cluster, name: str = "") -> Iterator[subprocess.Popen[bytes]
         psutil.wait_procs(children, timeout=10)
 
 
-def join(cluster: Cluster, within: Sequence[str]) -> subprocess.Popen[bytes]:
+def join(cluster: Cluster, within: Sequence[str], more: Sequence[str]) -> subprocess.Popen[bytes]:
     before = {node["NodeID"] for node in ray.nodes()}
-    options = ["--block", f"--address={cluster.address}", "--node-ip-address=127.0.0.1", "--num-cpus=8"]
+    options = ["--block", f"--address={cluster.address}", "--node-ip-address=127.0.0.1", "--num-cpus=8", *more]
     process = subprocess.Popen(
         [*within, sys.executable, "-c", START, "start", *options, "--object-store-memory=100000000"],
         env=dict(os.environ),
@@ -170,6 +171,34 @@ def test_a_node_lost_twice_gets_no_rank_and_holds_nobody_up(cluster: Cluster, tm
             assert {worker.node_id for group in started.workers.values() for worker in group} - {here()} == theirs
             started.shutdown(kill=True)
             assert "the groups ask for" in shortage(SPECS, {"n2", "n3"})
+
+
+@pytest.mark.slow
+def test_a_node_with_smaller_cards_than_planned_takes_no_place(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if reason := bed.why_not():
+        pytest.skip(f"a node cannot have a name of its own: {reason}")
+    losses, asked, path = Losses(cluster), [toy("policy", gpus_per_rank=1)], os.environ["PATH"]
+
+    def missing(seconds: float) -> str:
+        return losses.wait(asked, seconds, lambda: False, open_agents=False, gpu_memory=79 * 2**30)
+
+    def join_with_card(name: str, mib: int) -> None:
+        (tmp_path / name).mkdir()
+        tool = tmp_path / name / "nvidia-smi"
+        tool.write_text(f"#!/bin/sh\necho NVIDIA H100, {mib}\n")
+        tool.chmod(0o755)
+        with monkeypatch.context() as there:
+            there.setenv("PATH", f"{tool.parent}:{path}")
+            nodes.enter_context(joined(cluster, name, "--num-gpus=1"))
+
+    with ExitStack() as nodes:
+        join_with_card("n2", 40960)
+        assert "the groups ask for" in missing(0)
+        join_with_card("n3", 81559)
+        assert missing(240) == ""
+        assert losses.left_out == {"n2"}
 
 
 @pytest.mark.slow

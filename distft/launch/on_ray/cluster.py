@@ -132,13 +132,16 @@ def existing(address: str, *, open_agents: bool = False, check: bool = True) -> 
         _leave()
 
 
-def check_nodes(address: str, *, open_agents: bool, left_out: Collection[str] = ()) -> None:
-    """Every live node that is not ``left_out``, by name, runs the same versions and turns strangers away. Raises
-    EnvironmentFallsShort."""
+def check_nodes(
+    address: str, *, open_agents: bool, left_out: Collection[str] = ()
+) -> tuple[list[ray_nodes.RayNode], dict[str, ray_nodes.NodeAnswer | Exception]]:
+    """Every live node that is not ``left_out``, by name, runs the same versions and turns strangers away. Returns them,
+    and what they answered, by node id. Raises EnvironmentFallsShort."""
     nodes = ray_nodes.live_nodes(left_out)
     answers = ray_nodes.ask(nodes)
     ray_nodes.check(nodes, answers, open_agents=open_agents)
     _checked[address] = nodes, answers
+    return nodes, answers
 
 
 def _leave() -> None:

@@ -5,6 +5,7 @@ A node of the cluster that the plan does not use is a spare: groups lie on which
 
 from __future__ import annotations
 
+import logging
 import socket
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -13,7 +14,10 @@ from distft.common.waiting import wait_until
 from distft.groups.bundles import GroupSpec
 from distft.groups.placement import shortage
 from distft.launch.on_ray.cluster import Cluster, check_nodes
-from distft.launch.on_ray.nodes import lost_nodes, other_nodes
+from distft.launch.on_ray.nodes import lost_nodes, other_nodes, smaller_cards
+from distft.planning.machine import GIB
+
+log = logging.getLogger(__name__)
 
 _MOST_LOSSES = 2
 _LOOK_S = 2.0
@@ -26,13 +30,15 @@ class Losses:
         self._cluster = cluster
         self._nodes = other_nodes()
         self._times: Counter[str] = Counter()
+        self._too_small: set[str] = set()
         self.lost: list[str] = []
 
     @property
     def left_out(self) -> frozenset[str]:
-        """The names of those that were lost twice: they may be there again, get no rank, and are not asked for any
-        more. Never this machine's."""
-        return frozenset(name for name, times in self._times.items() if times >= _MOST_LOSSES) - {socket.gethostname()}
+        """The names of those that were lost twice, and may be there again, and of those whose GPUs are too small: they
+        get no rank, and are not asked for any more. Never this machine's."""
+        unreliable = {name for name, times in self._times.items() if times >= _MOST_LOSSES}
+        return frozenset(unreliable | self._too_small) - {socket.gethostname()}
 
     def look(self) -> bool:
         """Whether nodes have been lost since the last look, or wait."""
@@ -42,11 +48,17 @@ class Losses:
         return bool(self.lost)
 
     def wait(
-        self, specs: Sequence[GroupSpec], seconds: float, give_up: Callable[[], bool], *, open_agents: bool
+        self,
+        specs: Sequence[GroupSpec],
+        seconds: float,
+        give_up: Callable[[], bool],
+        *,
+        open_agents: bool,
+        gpu_memory: int = 0,
     ) -> str:
         """What is missing still after so many seconds, or when it is given up; "" once every node that Ray takes for
         alive answers, but those left out, and they have room for the groups. Raises EnvironmentFallsShort where one of
-        them may not take part."""
+        them may not take part. One whose GPUs have less than ``gpu_memory`` bytes is left out."""
         missing = ""
 
         def room() -> bool:
@@ -54,10 +66,19 @@ class Losses:
             there = other_nodes(self.left_out)
             silent = lost_nodes(there)  # one that is gone is among the living for a while, and would get ranks
             missing = f"{', '.join(silent)} does not answer" if silent else shortage(specs, self.left_out)
+            if not missing:
+                missing = self._unfit(open_agents, gpu_memory) and shortage(specs, self.left_out)
             self._nodes = there
             return not missing or give_up()
 
         wait_until(room, seconds, every_s=_LOOK_S)
-        if not missing:
-            check_nodes(self._cluster.address, open_agents=open_agents, left_out=self.left_out)
         return missing
+
+    def _unfit(self, open_agents: bool, gpu_memory: int) -> str:
+        """Asks the nodes what they are. The names of those that are left out from now on."""
+        nodes, answers = check_nodes(self._cluster.address, open_agents=open_agents, left_out=self.left_out)
+        small = smaller_cards(nodes, answers, gpu_memory)
+        for name, gib in small.items():
+            log.warning("%s gets no rank: its GPU has %.1f GiB, the plan counts on %.1f", name, gib, gpu_memory / GIB)
+        self._too_small.update(small)
+        return ", ".join(small)

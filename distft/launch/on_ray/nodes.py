@@ -20,6 +20,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from distft.common.errors import EnvironmentFallsShort
 from distft.config.cluster import Cluster
+from distft.planning.hardware import ROUNDED
 from distft.planning.machine import GIB, PASSED_ON, Machine
 
 _AGENT_STARTS_S = 20.0
@@ -189,6 +190,21 @@ def check(nodes: Sequence[RayNode], answers: Mapping[str, NodeAnswer | Exception
                 hint="anyone who reaches this port can run commands there: start every node with RAY_AUTH_MODE=token "
                 "and one RAY_AUTH_TOKEN_PATH, or accept it with `authentication: none` in the cluster file",
             )
+
+
+def smaller_cards(
+    nodes: Sequence[RayNode], answers: Mapping[str, NodeAnswer | Exception], gpu_memory: int
+) -> dict[str, float]:
+    """GiB of the smallest GPU by the name of the node, of those that have less than ``gpu_memory`` bytes, which a plan
+    counts on. Two cards of one kind differ a little; where it is not known, a node passes."""
+    found = {}
+    for node in nodes:
+        answer = answers.get(node.node_id)
+        if node.gpus and isinstance(answer, NodeAnswer) and answer.gpu_memory_mib:
+            there = min(answer.gpu_memory_mib) / 1024
+            if there * ROUNDED < gpu_memory / GIB:
+                found[node.name] = there
+    return found
 
 
 def versions() -> dict[str, str]:

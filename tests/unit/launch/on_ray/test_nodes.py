@@ -8,7 +8,7 @@ import pytest
 
 from distft.common.errors import EnvironmentFallsShort
 from distft.config.cluster import Cluster, load_cluster
-from distft.launch.on_ray.nodes import NodeAnswer, RayNode, check, different, machine_of, versions
+from distft.launch.on_ray.nodes import NodeAnswer, RayNode, check, different, machine_of, smaller_cards, versions
 
 GIB = 2**30
 
@@ -50,6 +50,19 @@ def test_where_gpus_are_wanted_the_nodes_that_have_some_count() -> None:
     assert (cpu_only.nodes, cpu_only.gpus) == (3, 0), "the file says gpus: 0"
     without = machine_of([node("n1")], {}, wants)
     assert (without.nodes, without.gpus) == (1, 0), "auto, and there are none"
+
+
+def test_cards_smaller_than_planned_are_named_with_their_size() -> None:
+    nodes = [node("n1", gpus=2), node("n2", gpus=2), node("n3", gpus=2), node("n4", gpus=2), node("n5")]
+    answers = {
+        "n1": answer(memory=(81559.0, 81559.0)),
+        "n2": answer(memory=(81559.0, 40960.0)),
+        "n3": answer(memory=(81037.0, 81037.0)),  # another driver keeps a little more for itself
+        "n4": answer(),
+        "n5": answer(memory=(40960.0,)),  # offers Ray none of them
+    }
+    assert smaller_cards(nodes, answers, 81559 * 2**20) == {"n2": 40.0}
+    assert smaller_cards(nodes, answers, 0) == {}, "a plan without GPUs"
 
 
 def test_no_node_is_of_use() -> None:
