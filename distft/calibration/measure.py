@@ -15,7 +15,8 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from distft.planning.costs import step_bytes, training_flops
-from distft.planning.model_sizes import ModelSizes, sizes_from_config
+from distft.planning.model_sizes import ModelSizes
+from distft.planning.size_sources import sizes_from_config
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from distft.config.roles import main_role
 from distft.controller.session import Session
 from distft.launch.sentence_folder import write_sentence_folder
 from distft.models.families.table import SEQ2SEQ_SCALAR, family_of
-from distft.planning.model_sizes import read_config
+from distft.planning.model_folders import read_config
 from distft.report.model_card import CARD, write_card
 
 

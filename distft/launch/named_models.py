@@ -26,8 +26,7 @@ from distft.launch.kept_paths import found_again
 from distft.launch.preflight.models import check_folder, not_here, require_own_copy, unmerged_adapter
 from distft.launch.sentence_folder import MODULES
 from distft.models.families.table import encodes, has_scoring_head
-from distft.planning.model_folders import fetched_folder
-from distft.planning.model_sizes import read_config
+from distft.planning.model_folders import fetched_folder, read_config
 from distft.tracking.metrics import RECIPE
 
 _ADAPTER = "adapter_config.json"

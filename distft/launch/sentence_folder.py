@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from distft.common.files import write_json
 from distft.config.recipe import Recipe
-from distft.planning.model_sizes import read_config
+from distft.planning.model_folders import read_config
 
 MODULES: Final = "modules.json"
 _TYPES: Final = (("", "Transformer"), ("1_Pooling", "Pooling"), ("2_Normalize", "Normalize"))

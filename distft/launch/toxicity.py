@@ -13,8 +13,7 @@ from distft.config.eval_stage import TOXIC_LABEL
 from distft.config.models import RewardModel
 from distft.evaluation.scorer import Scorer
 from distft.launch.named_models import Reading, find_model, require_label
-from distft.planning.model_folders import fetched_folder
-from distft.planning.model_sizes import read_config
+from distft.planning.model_folders import fetched_folder, read_config
 
 
 @dataclass(frozen=True)

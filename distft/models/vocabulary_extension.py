@@ -25,8 +25,7 @@ from distft.models.families.table import family_of
 from distft.models.limits import embedding_rows
 from distft.models.tokenizer import num_tokens
 from distft.models.unreadable import first_line, hint
-from distft.planning.model_folders import fetched_folder
-from distft.planning.model_sizes import read_config
+from distft.planning.model_folders import fetched_folder, read_config
 from distft.planning.weight_files import weight_files
 
 # Files of a model beside its weights: configs, tokenizers, templates, code.

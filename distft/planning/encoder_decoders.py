@@ -17,8 +17,7 @@ from distft.config.role_table import gives_scores
 from distft.config.roles import answers_in_training, has_engines, model_of, roles
 from distft.models.families.table import encodes, has_scoring_head
 from distft.planning.known_models import known_config
-from distft.planning.model_folders import local_folder
-from distft.planning.model_sizes import read_config
+from distft.planning.model_folders import local_folder, read_config
 
 # By model_type: those whose loss, generation and export have been compared with transformers'.
 TRIED: Final = ("bart", "blenderbot", "blenderbot-small", "longt5", "marian", "mt5", "pegasus", "t5", "umt5")

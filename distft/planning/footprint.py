@@ -27,6 +27,7 @@ from distft.config.roles import (
     unit_size,
 )
 from distft.models.families.table import family_of
+from distft.planning.adapted_sizes import WrongTargets, with_adapters, with_selected, with_virtual_tokens
 from distft.planning.batch_arithmetic import batch_arithmetic
 from distft.planning.encoder_decoders import with_value_start
 from distft.planning.generation import engine_items
@@ -44,8 +45,9 @@ from distft.planning.memory import (
     rank_items,
 )
 from distft.planning.model_folders import local_folder
-from distft.planning.model_sizes import Head, ModelSizes, WrongTargets, sizes_from_init, sizes_from_path
+from distft.planning.model_sizes import Head, ModelSizes
 from distft.planning.optimizer_states import kept_bytes, made_orthogonal, orthogonal_bytes, state_bytes, update_bytes
+from distft.planning.size_sources import sizes_from_init, sizes_from_path
 from distft.planning.teaching import student_items, teacher_items
 from distft.planning.weight_files import tensor_shapes
 
@@ -139,15 +141,15 @@ def _with_adapter(sizes: ModelSizes, model: Model) -> ModelSizes:
     if model.peft is None:
         return sizes
     if isinstance(model.peft, VirtualTokens):
-        return sizes.with_virtual_tokens(model.peft)
+        return with_virtual_tokens(sizes, model.peft)
     if not isinstance(model.peft, OwnWeights):
-        return sizes.with_adapters(model.peft)
+        return with_adapters(sizes, model.peft)
     path = resolve_path(str(model.path))
     folder = local_folder(path)
     if folder is None:
         hint = "fetch it first, or give a folder with its weights"
         raise UserError("is not on this machine, so the names of its weights are not known", where=path, hint=hint)
-    return sizes.with_selected(model.peft, tensor_shapes(folder))
+    return with_selected(sizes, model.peft, tensor_shapes(folder))
 
 
 class Roles:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from distft.common.errors import UserError
-from distft.planning.weight_files import tensor_shapes
+from distft.common.files import parse_json
+from distft.planning.weight_files import COPY_AGAIN, tensor_shapes
 
 # One of these holds a tokenizer's vocabulary.
 TOKENIZER_FILES: Final = (
@@ -68,3 +69,17 @@ def _hub_cache() -> Path:
         return Path(explicit).expanduser()
     home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "huggingface"
     return Path(home).expanduser() / "hub"
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The folder's config.json. Raises UserError when it is missing or no JSON object."""
+    path = folder / "config.json"
+    try:
+        config = parse_json(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError("is not there: this is not a model folder", where=str(path), hint=COPY_AGAIN) from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot be read: {error}", where=str(path), hint=COPY_AGAIN) from error
+    if not isinstance(config, dict):
+        raise UserError("is not a JSON object", where=str(path), hint=COPY_AGAIN)
+    return config

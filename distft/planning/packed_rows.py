@@ -9,8 +9,7 @@ from distft.config.recipe import Recipe
 from distft.config.roles import model_of
 from distft.models.families.table import PACKABLE, has_own_code
 from distft.planning.footprint import Roles, SizeBook
-from distft.planning.model_folders import local_folder
-from distft.planning.model_sizes import read_config
+from distft.planning.model_folders import local_folder, read_config
 
 
 def with_rows(recipe: Recipe, book: SizeBook) -> Recipe:

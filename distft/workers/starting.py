@@ -20,7 +20,7 @@ from distft.data.sources import corpus_texts
 from distft.data.tokenizer_training import train_tokenizer
 from distft.models.tokenizer import load_tokenizer
 from distft.planning.encoder_decoders import require_extensible
-from distft.planning.model_sizes import read_config
+from distft.planning.model_folders import read_config
 from distft.workers.spec import Start
 
 log = logging.getLogger(__name__)

@@ -18,8 +18,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from distft.config.recipe import Recipe
 from distft.launch.starts import role_spec
 from distft.planning.costs import gather_calls
-from distft.planning.model_sizes import sizes_from_folder
 from distft.planning.plan import make_plan
+from distft.planning.size_sources import sizes_from_folder
 from distft.workers.model_worker import ModelWorker
 from tests.unit.engine.group import Group
 from tests.unit.engine.rank_side import Setup, micro_loss, take_steps

@@ -32,8 +32,8 @@ from distft.planning.model_folders import (
     has_weight_files,
     local_folder,
     pickled_weights,
+    read_config,
 )
-from distft.planning.model_sizes import read_config
 from distft.planning.weight_files import COPY_AGAIN, tensor_shapes, weight_files
 
 # What the scalar head of AutoModelForSequenceClassification is called, by architecture.

@@ -26,8 +26,8 @@ from distft.engine.rules.muon import Muon as MuonRule
 from distft.engine.rules.muon import orthogonal
 from distft.engine.rules.rounded_adamw import RoundedAdamW, _rounded
 from distft.engine.shards import Shards
-from distft.planning.model_sizes import sizes_from_folder
 from distft.planning.optimizer_states import state_bytes
+from distft.planning.size_sources import sizes_from_folder
 from tests.unit.engine import rank_side
 from tests.unit.engine.group import Group
 from tests.unit.engine.rank_side import RATE, Setup

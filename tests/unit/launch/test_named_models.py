@@ -18,7 +18,7 @@ from distft.launch.judged_rows import Wanted
 from distft.launch.judging import Judging
 from distft.launch.named_models import NamedModel, Reading, find_model, require_speakers, speaks_plainly
 from distft.launch.speakers import open_speakers
-from distft.planning.model_sizes import read_config
+from distft.planning.model_folders import read_config
 from tests.harness.speakers import write_speaker
 from tests.unit.launch.examples import model_folder
 from tests.unit.models.encoders import write_encoder

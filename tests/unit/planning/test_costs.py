@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from distft.config.adapters.lora import Lora
 from distft.planning import costs
+from distft.planning.adapted_sizes import with_adapters
 from distft.planning.hardware import Hardware, hardware_of
-from distft.planning.model_sizes import sizes_from_config
+from distft.planning.size_sources import sizes_from_config
 from tests.unit.launch.examples import LLAMA_8B, gpu_cluster
 
 H100 = hardware_of(gpu_cluster(4), None)
@@ -131,7 +132,7 @@ def test_torch_counts_the_same_flops(lora: Lora | None, tied: bool, checkpointin
     sizes = sizes_from_config(config.to_dict())
     if lora is not None:
         add_adapters(model, lora, dropout=False, seed=1)
-        sizes = sizes.with_adapters(lora)
+        sizes = with_adapters(sizes, lora)
     module, rows, length, read = SelectedLogits(model), 2, 48, 30
     counter = FlopCounterMode(display=False)
     with counter:

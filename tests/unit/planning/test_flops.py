@@ -7,8 +7,8 @@ import pytest
 from distft.config.recipe import Recipe
 from distft.planning.flops import StepFlops, step_flops
 from distft.planning.footprint import Roles, SizeBook
-from distft.planning.model_sizes import sizes_from_config
 from distft.planning.plan import make_plan
+from distft.planning.size_sources import sizes_from_config
 from tests.unit.launch.examples import LLAMA_8B, gpu_cluster, llama
 
 SIZES = sizes_from_config(LLAMA_8B)

@@ -6,7 +6,7 @@ import pytest
 
 from distft.common.errors import UserError
 from distft.planning.known_models import known_config, nearest_known
-from distft.planning.model_sizes import sizes_from_path
+from distft.planning.size_sources import sizes_from_path
 
 
 @pytest.mark.parametrize(

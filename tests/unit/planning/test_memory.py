@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from distft.config.adapters.lora import Lora
 from distft.config.models import Engine
 from distft.planning import memory
+from distft.planning.adapted_sizes import with_adapters
 from distft.planning.memory import (
     LOADED,
     ROUNDED_UP,
@@ -27,7 +28,8 @@ from distft.planning.memory import (
     rank_items,
     state_items,
 )
-from distft.planning.model_sizes import ModelSizes, sizes_from_config
+from distft.planning.model_sizes import ModelSizes
+from distft.planning.size_sources import sizes_from_config
 from tests.unit.launch.examples import LLAMA_8B
 
 GIB, MIB = 2**30, 2**20
@@ -339,7 +341,7 @@ def test_a_layer_keeps_what_torch_saves_of_it(dtype: str, kv_heads: int, attenti
 def test_adapters_keep_what_torch_saves_of_them(dtype: str, dropout: float, dora: bool) -> None:
     lora = Lora(r=8, dropout=dropout, dora=dora)
     two, three = (saved_for_backward(n, dtype, 4, "sdpa", checkpointing=False, lora=lora) for n in (2, 3))
-    sizes = sizes_from_config({"model_type": "llama", **SMALL}).with_adapters(lora)
+    sizes = with_adapters(sizes_from_config({"model_type": "llama", **SMALL}), lora)
     planned = a_layer_of_a_token(sizes, compute(dtype, gpu=False), length=128)
     assert three - two <= planned <= 1.2 * (three - two)
 

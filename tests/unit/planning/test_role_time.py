@@ -10,8 +10,8 @@ from distft.config.recipe import Recipe
 from distft.planning import costs
 from distft.planning.footprint import Roles, SizeBook
 from distft.planning.hardware import hardware_of
-from distft.planning.model_sizes import sizes_from_config
 from distft.planning.role_time import Place, RoleTime, Timing
+from distft.planning.size_sources import sizes_from_config
 from tests.unit.launch.examples import LLAMA_8B, gpu_cluster, llama
 
 H100 = hardware_of(gpu_cluster(1024), None)

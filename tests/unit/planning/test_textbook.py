@@ -12,9 +12,11 @@ import pytest
 
 from distft.config.adapters.lora import Lora
 from distft.config.models import Engine
+from distft.planning.adapted_sizes import with_adapters
 from distft.planning.known_models import known_config
 from distft.planning.memory import Compute, Item, at_rest, state_items
-from distft.planning.model_sizes import ModelSizes, sizes_from_config
+from distft.planning.model_sizes import ModelSizes
+from distft.planning.size_sources import sizes_from_config
 
 GIB, MIB = 2**30, 2**20
 WEIGHTS, ADAM, GRADIENTS, RULE_OF_THUMB = 4, 8, 4, 8
@@ -102,5 +104,5 @@ def test_a_low_rank_update_of_one_matrix() -> None:
     matrix = next(one for one in sizes.tensors if one.linear)
     small = replace(sizes, tensors=(replace(matrix, shape=(512, 64), count=1),))
     assert small.total == 32_768
-    assert small.with_adapters(Lora(r=8)).trained.total == 4_608
-    assert small.with_adapters(Lora(r=8)).trained.total / small.total == pytest.approx(0.14, abs=0.005)
+    assert with_adapters(small, Lora(r=8)).trained.total == 4_608
+    assert with_adapters(small, Lora(r=8)).trained.total / small.total == pytest.approx(0.14, abs=0.005)
