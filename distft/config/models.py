@@ -3,19 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Final, Literal, TypeAlias
+from typing import Annotated, Final, Literal
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import Field
 
-from distft.config.adapters.adalora import AdaLora
-from distft.config.adapters.adapter import Adapter
-from distft.config.adapters.bottleneck import Bottleneck, Parallel
-from distft.config.adapters.ia3 import Ia3
-from distft.config.adapters.lora import Lora
-from distft.config.adapters.p_tuning import PTuning
-from distft.config.adapters.prefix import PrefixTuning
-from distft.config.adapters.prompt import PromptTuning
-from distft.config.adapters.selective import BitFit, Selective
+from distft.config.adapters.kinds import AnyAdapter
 from distft.config.data import Source
 from distft.config.optimizers.kinds import AnyOptimizer
 from distft.config.reward_servers import HttpReward, JudgeReward, RewardServer
@@ -99,44 +91,6 @@ class Engine(Section):
         if num_ranks > 1 or "cpu" in (self.offload_parameters, self.offload_optimizer):
             return self
         return self.model_copy(update={"zero_stage": 0})
-
-
-def _method(raw: Any) -> str:
-    """What tells which kind of adapter is written there."""
-    said = raw.get("method", DEFAULT_METHOD) if isinstance(raw, Mapping) else getattr(raw, "method", DEFAULT_METHOD)
-    return f"{METHOD_IS}{said}"
-
-
-# How pydantic calls the branches of ``AnyAdapter`` where it says what is wrong in one.
-METHOD_IS: Final = "method="
-AnyAdapter: TypeAlias = Annotated[
-    Annotated[Lora, Tag(f"{METHOD_IS}lora")]
-    | Annotated[AdaLora, Tag(f"{METHOD_IS}adalora")]
-    | Annotated[Ia3, Tag(f"{METHOD_IS}ia3")]
-    | Annotated[PromptTuning, Tag(f"{METHOD_IS}prompt")]
-    | Annotated[PTuning, Tag(f"{METHOD_IS}p_tuning")]
-    | Annotated[PrefixTuning, Tag(f"{METHOD_IS}prefix")]
-    | Annotated[Bottleneck, Tag(f"{METHOD_IS}bottleneck")]
-    | Annotated[Parallel, Tag(f"{METHOD_IS}parallel")]
-    | Annotated[BitFit, Tag(f"{METHOD_IS}bitfit")]
-    | Annotated[Selective, Tag(f"{METHOD_IS}selective")],
-    Discriminator(_method),
-]
-
-# The kinds in that union, by their ``method``; and the one that is meant where none is said.
-ADAPTERS: Final[Mapping[str, type[Adapter]]] = {
-    "lora": Lora,
-    "adalora": AdaLora,
-    "ia3": Ia3,
-    "prompt": PromptTuning,
-    "p_tuning": PTuning,
-    "prefix": PrefixTuning,
-    "bottleneck": Bottleneck,
-    "parallel": Parallel,
-    "bitfit": BitFit,
-    "selective": Selective,
-}
-DEFAULT_METHOD: Final[str] = Lora.model_fields["method"].default
 
 
 class Quantization(Section):

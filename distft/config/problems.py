@@ -6,24 +6,23 @@ import json
 import typing
 from collections.abc import Iterable, Mapping, Sequence
 from types import NoneType
-from typing import Any
+from typing import Any, Final
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from distft.common.errors import UserError, nearest
-from distft.config.adapters.adapter import REFUSED as REFUSED_ADAPTERS
-from distft.config.adapters.adapter import Adapter
+from distft.config.adapters.kinds import ADAPTER_KINDS
 from distft.config.find_method import built_in_kinds, method_of
+from distft.config.kinds import Kinds
 from distft.config.method import Method
-from distft.config.models import ADAPTERS, DEFAULT_METHOD, METHOD_IS
-from distft.config.optimizers.kinds import DEFAULT_NAME, NAME_IS, OPTIMIZERS, roles_take_the_name
-from distft.config.optimizers.optimizer import REFUSED as REFUSED_OPTIMIZERS
-from distft.config.optimizers.optimizer import Optimizer
+from distft.config.optimizers.kinds import OPTIMIZER_KINDS, roles_take_the_name
 from distft.config.problem import Problem
 from distft.config.recipe import NO_METHOD, UNKNOWN_KIND, WITHOUT_KIND, Recipe
 from distft.config.synonyms import SYNONYMS
 from distft.config.yaml_file import KeyPath, Tree
+
+_KINDS: Final[tuple[Kinds[Any], ...]] = (ADAPTER_KINDS, OPTIMIZER_KINDS)
 
 
 def report(problems: Sequence[Problem], tree: Tree) -> UserError:
@@ -93,7 +92,7 @@ def _problem(path: KeyPath, details: ErrorDetails, data: Mapping[str, Any], root
     if kind == WITHOUT_KIND:
         return Problem((*path, "kind"), "is missing", f"one of: {', '.join(built_in_kinds())}")
     if kind == "union_tag_invalid":
-        return _not_a_kind(path, str(context["tag"]), str(context["expected_tags"]))
+        return _not_a_kind(path, str(context["tag"]))
     hint = _description(path, data, root)
     if value is None and ":" in str(path[-1]):
         return Problem(path, "has no value", "in YAML a space follows the colon, in {a: b} too")
@@ -113,13 +112,13 @@ def _problem(path: KeyPath, details: ErrorDetails, data: Mapping[str, Any], root
     return Problem(path, str(details["msg"]), hint)
 
 
-def _not_a_kind(path: KeyPath, tag: str, expected: str) -> Problem:
+def _not_a_kind(path: KeyPath, branch: str) -> Problem:
     """Of an adapter or an optimizer that others have, why this has not."""
-    (key, said), refused = tag.split("=", 1), REFUSED_ADAPTERS if tag.startswith(METHOD_IS) else REFUSED_OPTIMIZERS
-    kinds = _quoted(expected.replace(f"{key}=", ""))
-    if why := refused.get(said.lower().replace("-", "_")):
-        return Problem((*path, key), f"{said} is not to be had: {why}", f"one of: {', '.join(kinds)}")
-    return Problem((*path, key), f"{_shown(said)} is not known here", _did_you_mean(said, kinds))
+    kinds = next(one for one in _KINDS if branch.startswith(one.branch))
+    said, path = branch.removeprefix(kinds.branch), (*path, kinds.key)
+    if why := kinds.refused.get(said.lower().replace("-", "_")):
+        return Problem(path, f"{said} is not to be had: {why}", f"one of: {', '.join(kinds.by_name)}")
+    return Problem(path, f"{_shown(said)} is not known here", _did_you_mean(said, list(kinds.by_name)))
 
 
 _TYPES = {
@@ -143,7 +142,8 @@ def _path(location: Sequence[str | int]) -> KeyPath:
     path: list[str | int] = []
     for part in location:
         branch = isinstance(part, str) and (
-            part.startswith(("literal[", "tuple[", METHOD_IS, NAME_IS)) or part in ("constrained-int", "int")
+            part.startswith(("literal[", "tuple[", *(kinds.branch for kinds in _KINDS)))
+            or part in ("constrained-int", "int")
         )
         if not branch:
             path.append(part)
@@ -158,17 +158,19 @@ def _at(path: Iterable[str | int], data: Any) -> Mapping[str, Any]:
 
 def _chosen(choices: Sequence[type[BaseModel]], data: Mapping[str, Any], path: KeyPath) -> type[BaseModel] | None:
     """The section at a path; of methods, adapters and optimizers the one of the kind that stands there."""
-    if len(choices) > 1:
-        if issubclass(choices[0], Optimizer):
-            return OPTIMIZERS.get(str(_at(path, data).get("name", DEFAULT_NAME)), choices[0])
-        said = _at(path, data).get("method", DEFAULT_METHOD)
-        return ADAPTERS.get(str(said), choices[0])
+    if kinds := _kinds_of(choices[0] if choices else None):
+        return kinds.by_name.get(kinds.meant(_at(path, data)), choices[0])
     if choices != [Method]:
         return choices[0] if choices else None
     try:
         return method_of(str(_at(path, data).get("kind")))
     except (KeyError, UserError):
         return None
+
+
+def _kinds_of(section: type[BaseModel] | None) -> Kinds[Any] | None:
+    """The kinds that a section is one of."""
+    return next((kinds for kinds in _KINDS if section is not None and issubclass(section, kinds.base)), None)
 
 
 def _fields(section: type[BaseModel]) -> dict[str, Any]:
@@ -206,7 +208,7 @@ def _nearest_key(path: KeyPath, data: Mapping[str, Any], root: type[BaseModel]) 
         if found := next((key for key in meant if key in there), None):
             return f"here that is {found}"
     elsewhere = [dotted for name, dotted in every if name == word]
-    kinds = section is not None and issubclass(section, Adapter | Optimizer)  # it may be a key of another kind
+    kinds = _kinds_of(section)  # it may be a key of another of them
     found = "" if len(path) == 1 and elsewhere else _nearest_of(word, known)
     if not found and elsewhere and not kinds and not (meant and root is Recipe):
         found = min(elsewhere, key=lambda key: _distance(key, path, data))
@@ -215,7 +217,7 @@ def _nearest_key(path: KeyPath, data: Mapping[str, Any], root: type[BaseModel]) 
     if meant and root is Recipe:
         return f"here that is {meant[0]}"
     parent = ".".join(map(str, path[:-1])) or ("the recipe" if root is Recipe else "it")
-    return f"{_kinds_with(word, section)}keys of {parent}: {', '.join(known)}"
+    return f"{_having(word, kinds) if kinds else ''}keys of {parent}: {', '.join(known)}"
 
 
 def _nearest_of(word: str, known: Sequence[str]) -> str:
@@ -224,13 +226,10 @@ def _nearest_of(word: str, known: Sequence[str]) -> str:
     return nearest(word, known) or (parts[0] if len(parts) == 1 else "")
 
 
-def _kinds_with(word: str, section: type[BaseModel] | None) -> str:
-    """Which other adapters or optimizers have a key that the chosen one has not."""
-    for kind, key, classes in ((Adapter, "method", ADAPTERS), (Optimizer, "name", OPTIMIZERS)):
-        if section is not None and issubclass(section, kind):
-            having = [name for name, one in classes.items() if word in _fields(one)]
-            return f"a key of {key}: {' or '.join(having)}; " if having else ""
-    return ""
+def _having(word: str, kinds: Kinds[Any]) -> str:
+    """Which of the kinds have a key that the chosen one has not."""
+    having = [name for name, one in kinds.by_name.items() if word in _fields(one)]
+    return f"a key of {kinds.key}: {' or '.join(having)}; " if having else ""
 
 
 def _distance(key: str, path: KeyPath, data: Mapping[str, Any]) -> tuple[bool, int, bool, int]:
@@ -256,17 +255,19 @@ def _mapping_hint(path: KeyPath, value: object, data: Mapping[str, Any], root: t
     if value is None:
         return "leave the key out for its defaults, or give it keys"
     if path == ("algorithm",):
-        kinds = built_in_kinds()
-        return f"write {{kind: {value}}}" if value in kinds else f"it starts with kind: {', '.join(kinds)}"
-    for kind, key, named in ((Adapter, "method", list(ADAPTERS)), (Optimizer, "name", list(OPTIMIZERS))):
-        if section is not None and issubclass(section, kind):
-            return f"write {{{key}: {value}}}" if value in named else f"it starts with {key}: {', '.join(named)}"
+        return _kind_hint("kind", value, built_in_kinds())
+    if kinds := _kinds_of(section):
+        return _kind_hint(kinds.key, value, list(kinds.by_name))
     if section is not None and "path" in section.model_fields and isinstance(value, str):
         return f"write {{path: {value}}}"
     for key, field in _fields(section).items() if section else ():
         if isinstance(value, str) and value in typing.get_args(field.annotation):
             return f"write {{{key}: {value}}}"
     return f"its keys: {', '.join(_fields(section))}" if section else ""
+
+
+def _kind_hint(key: str, value: object, names: Sequence[str]) -> str:
+    return f"write {{{key}: {value}}}" if value in names else f"it starts with {key}: {', '.join(names)}"
 
 
 def _list_hint(path: KeyPath, value: object, data: Mapping[str, Any], root: type[BaseModel]) -> str:
@@ -288,12 +289,9 @@ def _type_hint(kind: str, value: object) -> str:
 
 
 def _options(details: ErrorDetails) -> list[str]:
-    return _quoted(str(details.get("ctx", {}).get("expected", "")))
-
-
-def _quoted(text: str) -> list[str]:
     """``'a', 'b' or 'c'`` as a list."""
-    return [part.strip().strip("'") for part in text.replace(" or ", ", ").split(",")]
+    expected = str(details.get("ctx", {}).get("expected", ""))
+    return [part.strip().strip("'") for part in expected.replace(" or ", ", ").split(",")]
 
 
 def _did_you_mean(value: object, options: Sequence[str]) -> str:

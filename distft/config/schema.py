@@ -11,9 +11,9 @@ from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import PydanticUndefined
 
+from distft.config.adapters.kinds import ADAPTERS
 from distft.config.eval_stage import EvalKeys
 from distft.config.find_method import built_in_kinds, method_of
-from distft.config.models import ADAPTERS
 from distft.config.optimizers.kinds import OPTIMIZERS
 from distft.config.recipe import Recipe
 

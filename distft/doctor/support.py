@@ -16,9 +16,10 @@ from typing import Any, Final, get_args
 from pydantic import ValidationError
 
 from distft.common.errors import UserError
+from distft.config.adapters.kinds import ADAPTERS
 from distft.config.find_method import built_in_kinds, traits_of
 from distft.config.method import Traits
-from distft.config.models import ADAPTERS, Engine, Quantization
+from distft.config.models import Engine, Quantization
 from distft.config.problem import Problem
 from distft.config.problems import from_validation
 from distft.config.recipe import Recipe

@@ -13,8 +13,8 @@ from pathlib import Path
 import yaml
 
 from distft.config.adapters.adapter import Adapter
+from distft.config.adapters.kinds import ADAPTERS
 from distft.config.adapters.virtual_tokens import VirtualTokens
-from distft.config.models import ADAPTERS
 from distft.report.run_data import RunData, part, read_run
 from distft.report.verdict import changes, number, rows_judged, sources
 

@@ -3,42 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Final, TypeAlias
+from typing import Annotated, Any, Final, TypeAlias, get_args
 
-from pydantic import Discriminator, Tag
-
+from distft.config.kinds import Kinds
 from distft.config.optimizers.adafactor import Adafactor
 from distft.config.optimizers.adamw import AdamW, EightBitAdamW
 from distft.config.optimizers.lion import Lion
 from distft.config.optimizers.muon import Muon
-from distft.config.optimizers.optimizer import Optimizer
+from distft.config.optimizers.optimizer import REFUSED, Optimizer
 from distft.config.optimizers.sgd import Sgd
 
-DEFAULT_NAME: Final[str] = AdamW.model_fields["name"].default
-# How pydantic calls the branches of ``AnyOptimizer`` where it says what is wrong in one.
-NAME_IS: Final = "name="
-
-
-def _name(raw: Any) -> str:
-    """What tells which rule is written there."""
-    said = raw.get("name", DEFAULT_NAME) if isinstance(raw, Mapping) else getattr(raw, "name", DEFAULT_NAME)
-    return f"{NAME_IS}{said}"
-
-
-AnyOptimizer: TypeAlias = Annotated[
-    Annotated[AdamW, Tag(f"{NAME_IS}adamw")]
-    | Annotated[EightBitAdamW, Tag(f"{NAME_IS}adamw_8bit")]
-    | Annotated[Adafactor, Tag(f"{NAME_IS}adafactor")]
-    | Annotated[Lion, Tag(f"{NAME_IS}lion")]
-    | Annotated[Muon, Tag(f"{NAME_IS}muon")]
-    | Annotated[Sgd, Tag(f"{NAME_IS}sgd")],
-    Discriminator(_name),
-]
-
-# The rules in that union, by their ``name``.
-OPTIMIZERS: Final[Mapping[str, type[Optimizer]]] = {
-    "adamw": AdamW, "adamw_8bit": EightBitAdamW, "adafactor": Adafactor, "lion": Lion, "muon": Muon, "sgd": Sgd,
-}  # fmt: skip
+_Union: TypeAlias = AdamW | EightBitAdamW | Adafactor | Lion | Muon | Sgd
+OPTIMIZER_KINDS: Final = Kinds("name", Optimizer, get_args(_Union), REFUSED)
+OPTIMIZERS: Final[Mapping[str, type[Optimizer]]] = OPTIMIZER_KINDS.by_name
+AnyOptimizer: TypeAlias = Annotated[_Union, OPTIMIZER_KINDS]
 
 
 def roles_take_the_name(raw: Mapping[str, Any]) -> Mapping[str, Any]:

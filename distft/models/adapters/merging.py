@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from distft.common.errors import UserError
 from distft.common.files import parse_json
 from distft.config.adapters.adapter import NETWORK, UNMERGED
-from distft.config.models import ADAPTERS
+from distft.config.adapters.kinds import ADAPTERS
 from distft.models.adapters import bottleneck, prefix, prompt
 from distft.models.adapters.adapt import KINDS_WITH_PARAMETERS, adapted_parts
 from distft.models.quantization import dequantized, was_conv1d

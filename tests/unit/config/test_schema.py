@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+from inspect import getmembers, isclass
+from pkgutil import iter_modules
+from types import ModuleType
 from typing import Any, get_args
 
 import jsonschema
 import pytest
 import yaml
 
+from distft.config import adapters, optimizers
+from distft.config.adapters.kinds import ADAPTER_KINDS, ADAPTERS
+from distft.config.adapters.lora import Lora
 from distft.config.find_method import built_in_kinds, method_of
+from distft.config.kinds import Kinds
 from distft.config.load import load_recipe, recipe_file, resolved_yaml, shipped_pipelines, shipped_recipes
-from distft.config.models import ADAPTERS, DEFAULT_METHOD, METHOD_IS, AnyAdapter
-from distft.config.optimizers.kinds import DEFAULT_NAME, NAME_IS, OPTIMIZERS, AnyOptimizer
+from distft.config.optimizers.adamw import AdamW
+from distft.config.optimizers.kinds import OPTIMIZER_KINDS, OPTIMIZERS
 from distft.config.schema import recipe_keys, recipe_schema
 
 SHIPPED = [name for name, _ in shipped_recipes()]
@@ -82,22 +90,25 @@ def test_every_key_is_told_once_with_its_words() -> None:
         assert told == set(method_of(kind).model_fields) - {"kind"}
 
 
-def test_the_adapters_by_their_methods_are_those_that_a_model_takes() -> None:
-    union, *_ = get_args(AnyAdapter)
-    taken = {tag.tag: adapter for adapter, tag in map(get_args, get_args(union))}
-    assert taken == {f"{METHOD_IS}{method}": adapter for method, adapter in ADAPTERS.items()}
-    said = [get_args(adapter.model_fields["method"].annotation) for adapter in ADAPTERS.values()]
-    assert said == [(method,) for method in ADAPTERS]
-    assert DEFAULT_METHOD == "lora"
+@pytest.mark.parametrize(("kinds", "package"), [(ADAPTER_KINDS, adapters), (OPTIMIZER_KINDS, optimizers)])
+def test_every_kind_that_is_written_can_be_named(kinds: Kinds[Any], package: ModuleType) -> None:
+    written = {
+        found
+        for module in iter_modules(package.__path__)
+        for _, found in getmembers(import_module(f"{package.__name__}.{module.name}"), isclass)
+        if issubclass(found, kinds.base) and found is not kinds.base and kinds.key in found.__annotations__
+    }
+    assert set(kinds.classes) == written
+    assert len(kinds.by_name) == len(kinds.classes)
+    said = [get_args(section.model_fields[kinds.key].annotation) for section in kinds.by_name.values()]
+    assert said == [(name,) for name in kinds.by_name]
 
 
-def test_the_optimizers_by_their_names_are_those_that_a_recipe_takes() -> None:
-    union, *_ = get_args(AnyOptimizer)
-    taken = {tag.tag: optimizer for optimizer, tag in map(get_args, get_args(union))}
-    assert taken == {f"{NAME_IS}{name}": optimizer for name, optimizer in OPTIMIZERS.items()}
-    said = [get_args(optimizer.model_fields["name"].annotation) for optimizer in OPTIMIZERS.values()]
-    assert said == [(name,) for name in OPTIMIZERS]
-    assert DEFAULT_NAME == "adamw"
+def test_a_section_that_does_not_say_its_kind_is_of_the_first() -> None:
+    assert (next(iter(ADAPTERS)), next(iter(OPTIMIZERS))) == ("lora", "adamw")
+    assert Lora.model_fields["method"].default == "lora"
+    assert AdamW.model_fields["name"].default == "adamw"
+    assert (ADAPTER_KINDS.meant({}), OPTIMIZER_KINDS.meant({"eps": 1e-6})) == ("lora", "adamw")
 
 
 def test_an_optimizer_has_the_keys_of_its_own_rule() -> None:

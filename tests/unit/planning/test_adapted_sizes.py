@@ -9,8 +9,8 @@ import pytest
 
 from distft.common.errors import UserError
 from distft.config.adapters.adalora import AdaLora
+from distft.config.adapters.kinds import ADAPTERS
 from distft.config.adapters.lora import Lora
-from distft.config.models import ADAPTERS
 from distft.planning.adapted_sizes import WrongTargets, with_adapters, with_virtual_tokens
 from distft.planning.size_sources import sizes_from_config, sizes_from_folder
 from tests.unit.launch.examples import config_folder, write_safetensors
