@@ -121,21 +121,26 @@ def _neighbour(recipe: Recipe, role: str, word: str, other: str) -> Iterator[Pro
 
 
 def _optimizers(recipe: Recipe) -> Iterator[Problem]:
-    for role in facts.trained_roles(recipe):
-        model: Model | None = recipe.models.of(role)
-        own = model is not None and model.optimizer is not None
-        optimizer, named = facts.optimizer_of(recipe, role), recipe.models.of(role) or recipe.models.policy
-        stage = facts.model_of(recipe, role).engine.zero_stage if named is not None else 0
-        if isinstance(optimizer, Adafactor) and stage > 0:
-            what = f"stage {stage} cuts matrices, and adafactor keeps moments of their whole rows and columns"
-            yield Problem.at(f"models.{role}.engine.zero_stage", what, f"models.{role}.engine.zero_stage=0")
-        at = f"models.{role}.optimizer" if own else "optimizer"
-        if optimizer.layer_decay < 1 and isinstance(getattr(named, "peft", None), VirtualTokens):
-            yield Problem.at(f"{at}.layer_decay", "has no effect: virtual tokens lie in no layer", "1")
-        if optimizer.schedule == "constant" and optimizer.min_ratio > 0:
-            yield Problem.at(f"{at}.min_ratio", "has no effect: a constant schedule does not decay", "schedule: cosine")
-            if not own:
-                return
+    found = [problem for role in facts.trained_roles(recipe) for problem in _optimizer(recipe, role)]
+    yield from {problem.path: problem for problem in found}.values()  # of the recipe's own once, whoever takes it
+
+
+def _optimizer(recipe: Recipe, role: str) -> Iterator[Problem]:
+    given: Model | None = recipe.models.of(role)
+    own = given is not None and given.optimizer is not None
+    at, optimizer = f"models.{role}.optimizer" if own else "optimizer", facts.optimizer_of(recipe, role)
+    if optimizer.schedule == "constant" and optimizer.min_ratio > 0:
+        yield Problem.at(f"{at}.min_ratio", "has no effect: a constant schedule does not decay", "schedule: cosine")
+    try:
+        model = facts.model_of(recipe, role)
+    except KeyError:  # which is told as a model that is missing
+        return
+    stage = model.engine.zero_stage
+    if isinstance(optimizer, Adafactor) and stage > 0:
+        what = f"stage {stage} cuts matrices, and adafactor keeps moments of their whole rows and columns"
+        yield Problem.at(f"models.{role}.engine.zero_stage", what, f"models.{role}.engine.zero_stage=0")
+    if optimizer.layer_decay < 1 and isinstance(model.peft, VirtualTokens):
+        yield Problem.at(f"{at}.layer_decay", "has no effect: virtual tokens lie in no layer", "1")
 
 
 def _recovery(recipe: Recipe) -> Iterator[Problem]:

@@ -279,6 +279,9 @@ BROKEN = [
     # algorithms
     ("sft", ["optimizer.min_ratio=0.1"], ["optimizer.min_ratio", "has no effect", "cosine"]),
     ("ppo", ["models.value.optimizer.min_ratio=0.1"], ["models.value.optimizer.min_ratio", "has no effect"]),
+    ("ppo", ["optimizer={name: adafactor, min_ratio: 0.1}"],
+     ["optimizer.min_ratio", "models.policy.engine.zero_stage", "models.value.engine.zero_stage"]),
+    ("reward", ["models.reward=null", "models.policy={path: runs/sft}"], ["models.reward", "reward needs it"]),
     ("dpo", ["algorithm={kind: dpo, loss: hinge, label_smoothing: 0.1}"], ["label_smoothing", "no effect", "robust"]),
     ("dpo", ["algorithm.discopop_tau=0.1"], ["algorithm.discopop_tau", "no effect on the loss sigmoid", "discopop"]),
     ("dpo", ["algorithm.loss=exo_pair"], ["algorithm.label_smoothing", "exo_pair is not defined at 0", "0.001"]),
