@@ -78,8 +78,25 @@ def require_scores(config: Mapping[str, Any], where: str, *, labels: bool = Fals
         )
 
 
-def tells_apart(model: Model, traits: Traits | None) -> bool:
-    """Whether a model that gives scores is to have labels, or to judge steps, in a method of those ``traits``."""
+def require_role(config: Mapping[str, Any], where: str, role: str, model: Model, traits: Traits | None) -> None:
+    """The encoder-decoder of that config can be the ``model`` of a role in a method of those ``traits``. Raises
+    UserError."""
+    if traits is not None and traits.embeds:
+        raise UserError(
+            f"{config.get('model_type')} is an encoder-decoder: its encoder alone is not taken for a model of texts "
+            "here",
+            where=f"models.{role}",
+            hint="take an encoder (BERT, RoBERTa, ModernBERT, DeBERTa) or a decoder",
+        )
+    if gives_scores(role):
+        require_scores(config, where, labels=_has_labels_or_steps(model, traits))
+    elif role == "value":
+        require_values(config, where)
+    else:
+        require_tried(config, where)
+
+
+def _has_labels_or_steps(model: Model, traits: Traits | None) -> bool:
     named = isinstance(model, ScoringModel) and model.label is not None
     return named or (traits is not None and (traits.classifies or traits.judges_steps))
 
@@ -112,10 +129,7 @@ def require_possible(recipe: Recipe) -> None:
             _require_alike(recipe, config)
         if not is_encoder_decoder(config):
             continue
-        if gives_scores(role):
-            require_scores(config, where, labels=tells_apart(model, recipe.algorithm.traits))
-        else:
-            (require_values if role == "value" else require_tried)(config, where)
+        require_role(config, where, role, model, recipe.algorithm.traits)
         if model.quantization is not None:
             raise UserError(
                 "the linear layers of an encoder-decoder are not put in four bits",
@@ -167,12 +181,6 @@ def _require_alike(recipe: Recipe, config: Mapping[str, Any]) -> None:
 
 
 def _require_method(recipe: Recipe, family: str) -> None:
-    if recipe.algorithm.traits.embeds:
-        raise UserError(
-            f"{family} is an encoder-decoder: its encoder alone is not taken for a model of texts here",
-            where="models.policy",
-            hint="take an encoder (BERT, RoBERTa, ModernBERT, DeBERTa) or a decoder",
-        )
     if recipe.algorithm.traits.in_blocks:
         raise UserError(
             f"{recipe.algorithm.name} learns texts without a prompt, and {family} is an encoder-decoder",

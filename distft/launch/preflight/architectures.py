@@ -19,13 +19,7 @@ from distft.config.recipe import Recipe
 from distft.config.role_table import gives_scores
 from distft.config.roles import is_rl, longest_sequence, longest_sides
 from distft.models.families.table import ENCODERS, encodes, family_of
-from distft.planning.encoder_decoders import (
-    is_encoder_decoder,
-    require_scores,
-    require_tried,
-    require_values,
-    tells_apart,
-)
+from distft.planning.encoder_decoders import is_encoder_decoder, require_role
 from distft.planning.positions import changing_rope, position_limit
 
 # The kernels of these families read the weights of some layers past their modules, and so past an adapter.
@@ -49,10 +43,7 @@ def check_architecture(
     if wanted.auto_class in own_code and model.trust_remote_code:
         return
     if is_encoder_decoder(config):
-        if gives_scores(role):
-            require_scores(config, where, labels=tells_apart(model, traits))
-        else:
-            (require_values if wanted.scalar else require_tried)(config, where)
+        require_role(config, where, role, model, traits)
         return
     lists = _families()
     if lists is None:  # no transformers on a login node: the run will say it

@@ -80,6 +80,9 @@ def test_what_embeds_is_an_encoder_that_was_tried_or_a_decoder() -> None:
         check_architecture({"model_type": kind}, FOLDER, "policy", Model(path="x"), traits=traits)
     with pytest.raises(UserError, match=r"of type electra, which is not among .*\n.*or a decoder"):
         check_architecture({"model_type": "electra"}, FOLDER, "policy", Model(path="x"), traits=traits)
+    t5 = {"model_type": "t5", "is_encoder_decoder": True}
+    with pytest.raises(UserError, match="t5 is an encoder-decoder: its encoder alone is not taken"):
+        check_architecture(t5, FOLDER, "policy", Model(path="x"), traits=traits)
 
 
 def test_torch_is_not_needed() -> None:
