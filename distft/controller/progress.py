@@ -68,8 +68,8 @@ class Progress:
         self.ended_of, self.total_steps = self.total_steps, self.step
 
     def take_back_best(self, step: int) -> None:
-        """This step's checkpoint could not be written. If it is the best, the former one is again, as there is nothing
-        else to go back to; but after the last step the weights are at hand."""
+        """The checkpoint of that step could not be written. If it is the best, the former one is again, as there is
+        nothing else to go back to; but after the last step the weights are at hand."""
         if self.best.step == step and step < self.total_steps:
             self.best = replace(self.former, seen=self.best.seen)
 

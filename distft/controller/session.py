@@ -15,7 +15,6 @@ from typing import Any
 import psutil
 
 from distft.checkpoint.coordinator import Coordinator, SaveFailed
-from distft.checkpoint.manifest import FileRecord, NotWritten
 from distft.clients.data_group import DataGroup
 from distft.clients.generator_group import AnsweringGroup, EngineGroup, GeneratorGroup
 from distft.clients.model_group import ModelGroup
@@ -23,7 +22,7 @@ from distft.common.errors import RunFailed, StoppedOnRequest
 from distft.config.recipe import Recipe
 from distft.controller.ahead import Round, kept_round
 from distft.controller.progress import Progress
-from distft.controller.saving import Saving
+from distft.controller.saving import Files, Saving
 from distft.controller.stop_flag import StopFlag
 from distft.controller.time_limit import TimeLimit
 from distft.controller.visits import Visits
@@ -221,7 +220,7 @@ class Session:
         self.time_limit.saw_save(begun.seconds)
         self.tracker.event("checkpoint", step=begun.step, path=str(path))
 
-    def _keep_responses(self, begun: Saving) -> list[Call[tuple[FileRecord | NotWritten, ...]]]:
+    def _keep_responses(self, begun: Saving) -> list[Call[Files]]:
         """What writes the responses that were sampled ahead, where there are some."""
         if self.ahead is None:
             return []

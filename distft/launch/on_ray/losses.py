@@ -67,18 +67,18 @@ class Losses:
             silent = lost_nodes(there)  # one that is gone is among the living for a while, and would get ranks
             missing = f"{', '.join(silent)} does not answer" if silent else shortage(specs, self.left_out)
             if not missing:
-                missing = self._unfit(open_agents, gpu_memory) and shortage(specs, self.left_out)
+                self._leave_out_smaller(open_agents, gpu_memory)
+                missing = shortage(specs, self.left_out)
             self._nodes = there
             return not missing or give_up()
 
         wait_until(room, seconds, every_s=_LOOK_S)
         return missing
 
-    def _unfit(self, open_agents: bool, gpu_memory: int) -> str:
-        """Asks the nodes what they are. The names of those that are left out from now on."""
+    def _leave_out_smaller(self, open_agents: bool, gpu_memory: int) -> None:
+        """Asks the nodes what they are; those with too small a GPU are left out from now on."""
         nodes, answers = check_nodes(self._cluster.address, open_agents=open_agents, left_out=self.left_out)
         small = smaller_cards(nodes, answers, gpu_memory)
         for name, gib in small.items():
             log.warning("%s gets no rank: its GPU has %.1f GiB, the plan counts on %.1f", name, gib, gpu_memory / GIB)
         self._too_small.update(small)
-        return ", ".join(small)

@@ -128,12 +128,11 @@ def on_every_node(
 def other_nodes(left_out: Collection[str] = ()) -> dict[str, str]:
     """The names of the cluster's live nodes but this one and those ``left_out``, by node id."""
     here = ray.get_runtime_context().get_node_id()
-    nodes = {
+    return {
         node["NodeID"]: node["NodeManagerHostname"]
         for node in ray.nodes()  # type: ignore[no-untyped-call]
-        if node["Alive"] and node["NodeID"] != here
+        if node["Alive"] and node["NodeID"] != here and node["NodeManagerHostname"] not in left_out
     }
-    return {node_id: name for node_id, name in nodes.items() if name not in left_out}
 
 
 def lost_nodes(nodes: Mapping[str, str]) -> list[str]:
