@@ -19,7 +19,7 @@ def row_rules(recipe: Recipe) -> Iterator[Problem]:
         if model.engine.sequence_parallel > 1:
             yield from _shared(recipe, role, model)
         if model.engine.packed:
-            yield from _packed(recipe, role, model)
+            yield from against_packing(recipe, role, model)
 
 
 def _shared(recipe: Recipe, role: str, model: Model) -> Iterator[Problem]:
@@ -38,7 +38,7 @@ def _shared(recipe: Recipe, role: str, model: Model) -> Iterator[Problem]:
         yield Problem.at(at, f"{place.ranks} ranks do not part into groups of {by}", f"placement.{role}.ranks={more}")
 
 
-def _packed(recipe: Recipe, role: str, model: Model) -> Iterator[Problem]:
+def against_packing(recipe: Recipe, role: str, model: Model) -> Iterator[Problem]:
     """What needs a row for each sample."""
     at = f"models.{role}.engine.packed"
     if recipe.algorithm.traits.embeds:

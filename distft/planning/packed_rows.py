@@ -7,6 +7,7 @@ from distft.config.load import resolve_path
 from distft.config.models import Model
 from distft.config.recipe import Recipe
 from distft.config.roles import model_of
+from distft.config.row_rules import against_packing
 from distft.models.families.table import PACKABLE, has_own_code
 from distft.planning.footprint import Roles, SizeBook
 from distft.planning.model_folders import local_folder, read_config
@@ -20,7 +21,7 @@ def with_rows(recipe: Recipe, book: SizeBook) -> Recipe:
     model = model_of(recipe, "policy")
     if model.engine.packed is not None:
         return recipe
-    against = model.engine.sequence_parallel > 1 or model.num_virtual_tokens or model.attention == "eager"
+    against = model.attention == "eager" or any(against_packing(recipe, "policy", model))
     packed = not against and not _runs_own_code(model) and _family(Roles(recipe, book)) in PACKABLE
     engine = model.engine.model_copy(update={"packed": packed})
     return recipe.model_copy(
