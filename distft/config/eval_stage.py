@@ -40,6 +40,11 @@ OF_ANSWERS: Final = {
 }  # fmt: skip
 
 
+def option_of(key: str) -> str:
+    """How a key is typed behind ``distft eval``."""
+    return f"--{key.replace('_', '-')}"
+
+
 class EvalKeys(Section):
     """What an eval stage may say."""
 
@@ -131,7 +136,7 @@ class EvalKeys(Section):
             value = getattr(self, name)
             if name == "eval" or name in Rollout.model_fields or value is None or value is False or value == ():
                 continue
-            option = f"--{name.replace('_', '-')}"
+            option = option_of(name)
             if value is True:
                 options.append(option)
             elif name == "shots":

@@ -32,13 +32,12 @@ def add_judge(parser: argparse.ArgumentParser, does: str) -> None:
 
 def require_what_they_need(arguments: argparse.Namespace, but: Sequence[str] = ()) -> None:
     """Every option that says nothing without another has it, ``but`` those. Raises UserError."""
-    from distft.config.eval_stage import NEEDS_ANOTHER
+    from distft.config.eval_stage import NEEDS_ANOTHER, option_of
 
     for key, other, what, give in NEEDS_ANOTHER:
         said = None if key in but else getattr(arguments, key, None)
         if said is not None and getattr(arguments, other) is None:
-            option = f"--{key.replace('_', '-')}"
-            where = " ".join(f"{option} {one}" for one in (said if isinstance(said, list) else [said]))
+            where = " ".join(f"{option_of(key)} {one}" for one in (said if isinstance(said, list) else [said]))
             raise UserError(what, where=where, hint=f"--{other} {give}")
 
 

@@ -10,7 +10,7 @@ from typing import Final
 
 from distft.common.errors import UserError
 from distft.config.data import Data, Source
-from distft.config.eval_stage import OF_ANSWERS, TOXIC_LABEL, EvalKeys
+from distft.config.eval_stage import OF_ANSWERS, TOXIC_LABEL, EvalKeys, option_of
 from distft.config.find_method import traits_of
 from distft.config.pipeline import EvalStage
 from distft.config.pipeline_problems import STAGE
@@ -207,6 +207,6 @@ def _as_written(stage: EvalStage, key: str) -> str:
 def _in_keys(text: str) -> str:
     """What names the verb's options names keys."""
     for key in sorted(EvalKeys.model_fields, key=len, reverse=True):  # judge_model before judge
-        option = f"--{key.replace('_', '-')}"
+        option = option_of(key)
         text = text.replace(f"{option} ", f"{key}: ").replace(option, key)
     return text
