@@ -7,7 +7,6 @@ import math
 from distft.config.optimizers.adafactor import Adafactor
 from distft.config.optimizers.muon import ITERATIONS, Muon, makes_orthogonal
 from distft.config.optimizers.optimizer import Optimizer
-from distft.planning.architectures import Tensors
 from distft.planning.model_sizes import TensorTable
 
 # Of a matrix that is made orthogonal, in float32: itself, as it is computed with, its square, and two products.
@@ -36,8 +35,11 @@ def _mean(optimizer: Optimizer, trained: TensorTable, *, kept: bool) -> float:
 
 def made_orthogonal(optimizer: Optimizer, trained: TensorTable) -> TensorTable:
     """The matrices that Muon makes orthogonal."""
-    chosen = (one for one in trained.tensors if isinstance(optimizer, Muon) and _turned(one))
-    return TensorTable(tuple(chosen))
+    if not isinstance(optimizer, Muon):
+        return TensorTable(())
+    return TensorTable(
+        tuple(one for one in trained.tensors if makes_orthogonal(one.shape, in_layers=one.block == "layers"))
+    )
 
 
 def orthogonal_bytes(matrices: TensorTable, ranks: int) -> int:
@@ -59,7 +61,3 @@ def orthogonal_flops(matrices: TensorTable) -> int:
         few, many = sorted(one.shape[-2:])
         found += one.count * math.prod(one.shape[:-2]) * ITERATIONS * (4 * few * few * many + 2 * few**3)
     return found
-
-
-def _turned(tensors: Tensors) -> bool:
-    return makes_orthogonal(tensors.shape, in_layers=tensors.block == "layers")

@@ -40,10 +40,11 @@ def _matrix(arguments: argparse.Namespace) -> int:
     from distft.config.find_method import built_in_kinds
     from distft.doctor.matrix import support_matrix
 
-    for option in ("cluster", "recipe", "folder"):
-        if getattr(arguments, "planned" if option == "recipe" else option) is not None:
+    of_machines = {"--cluster": arguments.cluster, "--recipe": arguments.planned, "--folder": arguments.folder}
+    for option, said in of_machines.items():
+        if said is not None:
             what = "has no effect beside --matrix, which asks what this version can do, and no machine"
-            raise UserError(what, where=f"--{option}", hint="distft doctor --matrix")
+            raise UserError(what, where=option, hint="distft doctor --matrix")
     for method in arguments.matrix:
         if method not in built_in_kinds():
             close = nearest(method, built_in_kinds())

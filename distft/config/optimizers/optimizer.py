@@ -86,6 +86,6 @@ class Optimizer(Section):
 
 def over(base: Optimizer, own: Optimizer) -> Optimizer:
     """``own``, its unset fields taken from ``base``; of another rule those that every rule has."""
-    kept = {key: value for key, value in base if key in type(own).model_fields and key not in own.model_fields_set}
-    shared = kept if type(own) is type(base) else {key: kept[key] for key in kept if key in Optimizer.model_fields}
-    return own.model_copy(update={key: value for key, value in shared.items() if key != "name"})
+    shared = type(own) if type(own) is type(base) else Optimizer
+    unset = shared.model_fields.keys() - own.model_fields_set - {"name"}
+    return own.model_copy(update={key: getattr(base, key) for key in unset})
