@@ -13,6 +13,7 @@ from distft.config.load import resolve_path
 from distft.config.models import Model
 from distft.config.new_tokens import new_tokens
 from distft.config.optimizers.muon import Muon
+from distft.config.optimizers.optimizer import Optimizer
 from distft.config.recipe import Recipe
 from distft.config.roles import (
     answers_held_out,
@@ -215,15 +216,22 @@ def role_memory(roles: Roles, role: str, ranks: int, *, gpu: bool, shared: bool)
         kept = sharded + buffers
         if roles.recipe.checkpoint.asynchronous:
             more.append(copy_of_checkpoint(sharded, buffers, ranks, gpu=gpu))
-        matrices = made_orthogonal(optimizer, sizes.trained)
-        size = orthogonal_bytes(matrices, ranks if engine.zero_stage else 1)
-        more.append(Item("matrices made orthogonal", size, "step"))
-        more.append(Item("update of the largest tensor", update_bytes(optimizer, sizes.trained), "step"))
-        if isinstance(optimizer, Muon) and not matrices.tensors:
-            where = "optimizer.name" if model.optimizer is None else f"models.{role}.optimizer.name"
-            what = "muon makes matrices of the layers orthogonal, and this role trains none: adamw does the rest"
-            raise UserError(what, where=where, hint=f"{where}=adamw")
+        where = "optimizer" if model.optimizer is None else f"models.{role}.optimizer"
+        more += _step_items(optimizer, where, sizes, ranks if engine.zero_stage else 1)
     return RoleMemory(tuple(rank_items(sizes, engine, compute, work, ranks, more)), sizes.total, trained, kept)
+
+
+def _step_items(optimizer: Optimizer, where: str, sizes: ModelSizes, sharing: int) -> list[Item]:
+    """What the optimizer, which is said at ``where``, holds during a step only; so many ranks share its states. Raises
+    UserError for a Muon without matrices."""
+    matrices = made_orthogonal(optimizer, sizes.trained)
+    if isinstance(optimizer, Muon) and not matrices.tensors:
+        what = "muon makes matrices of the layers orthogonal, and this role trains none: adamw does the rest"
+        raise UserError(what, where=f"{where}.name", hint=f"{where}.name=adamw")
+    return [
+        Item("matrices made orthogonal", orthogonal_bytes(matrices, sharing), "step"),
+        Item("update of the largest tensor", update_bytes(optimizer, sizes.trained), "step"),
+    ]
 
 
 def _told_items(recipe: Recipe, role: str, sizes: ModelSizes, work: Work, ranks: int, *, gpu: bool) -> list[Item]:
