@@ -21,7 +21,7 @@ from torch.nn import functional
 from distft.common.errors import UserError
 from distft.config.adapters.adapter import NETWORK
 from distft.config.adapters.bottleneck import Network
-from distft.models.adapters.layers import ADAPTER, WHERE, targets
+from distft.models.adapters.layers import ADAPTER, WHERE, drawing, drawn_on, targets
 
 MARK: Final = "adapter_down"
 _NAME: Final = "bottleneck"
@@ -138,7 +138,5 @@ def merged(_part: Any, _own: Mapping[str, Tensor], _learned: Mapping[str, Tensor
 
 
 def _drawn(width: int, network: Network, seed: int, device: torch.device) -> SmallNetwork:
-    on = torch.device("meta" if device.type == "meta" else "cpu")  # which draws the same for every accelerator
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())), on:
-        torch.manual_seed(seed)
+    with drawing(seed), drawn_on(device):
         return SmallNetwork(width, network).to(device)

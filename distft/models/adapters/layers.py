@@ -6,8 +6,8 @@ They are injected in place: the model keeps its class and its forward pass, ``q_
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from copy import deepcopy
 from typing import Any, Final
 
@@ -31,8 +31,7 @@ def inject(model: Any, layers: Layers, settings: Callable[[list[str]], Any], see
     from peft import inject_adapter_in_model
 
     config = settings(_beside_experts(settings(targets(model, layers.named)), model, layers.named))
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):  # a seed sets every device's generator
-        torch.manual_seed(seed)
+    with drawing(seed):
         try:
             inject_adapter_in_model(config, model)
         except ValueError as error:
@@ -41,6 +40,19 @@ def inject(model: Any, layers: Layers, settings: Callable[[list[str]], Any], see
                 where=WHERE,
                 hint="name other layers, or train the whole model: peft=null",
             ) from error
+
+
+@contextmanager
+def drawing(seed: int) -> Iterator[None]:
+    """Random numbers within follow from ``seed``; those behind go on as if there had been none."""
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):  # a seed sets every device's generator
+        torch.manual_seed(seed)
+        yield
+
+
+def drawn_on(device: torch.device) -> torch.device:
+    """Where to draw what is for ``device``, so that it is the same for every accelerator."""
+    return torch.device("meta" if device.type == "meta" else "cpu")
 
 
 def stored_transposed(model: Any, names: list[str]) -> bool:

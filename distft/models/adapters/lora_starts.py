@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from distft.common.errors import UserError
 from distft.config.adapters.lora import Lora
-from distft.models.adapters.layers import ADAPTER
+from distft.models.adapters.layers import ADAPTER, drawing
 
 _NAME: Final = "lora_start"
 SUFFIXES: Final = (f".{_NAME}.A", f".{_NAME}.B")
@@ -123,8 +123,7 @@ def parts_of(weight: Tensor, lora: Lora, scale: float, seed: int) -> tuple[Tenso
         left, right = torch.linalg.qr(whole)
         return right[: lora.r], left[:, : lora.r]
     if lora.svd_rounds:
-        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-            torch.manual_seed(seed)
+        with drawing(seed):
             left, values, right = torch.svd_lowrank(whole, lora.r, niter=lora.svd_rounds)
     else:
         left, values, right_transposed = torch.linalg.svd(whole, full_matrices=False)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from distft.common.files import parse_json
 from distft.config.adapters.virtual_tokens import OF_MODEL, VirtualTokens
-from distft.models.adapters.layers import ADAPTER
+from distft.models.adapters.layers import ADAPTER, drawing, drawn_on
 
 MARK: Final = "prompt_embeddings"
 _EMBEDDINGS: Final = f"{OF_MODEL}.{MARK}"
@@ -54,9 +54,7 @@ def drawn(model: Any, adapter: VirtualTokens, seed: int) -> tuple[Tensor, nn.Seq
     """Normally distributed embeddings, as PEFT draws them, and the encoder that the adapter says, as torch does."""
     shapes = adapter.parameters(*widths(model))
     linear = [shape for name, shape in shapes.items() if name.endswith(".weight")]
-    on = torch.device("meta" if model.device.type == "meta" else "cpu")  # which draws the same for every accelerator
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())), on:
-        torch.manual_seed(seed)
+    with drawing(seed), drawn_on(model.device):
         start = torch.randn(*shapes[MARK])
         layers: list[nn.Module] = []
         for outer, inner in linear:
