@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from distft.config.optimizers.optimizer import BLOCK
+from distft.engine.rules.one_by_one import OneByOne
 
 # Elements of a call: bitsandbytes counts in 32 bits, and on a CPU holds both moments of them in float32.
 CHUNK = 2**24
@@ -17,7 +18,7 @@ _MOMENTS = ("exp_avg", "exp_avg_sq")
 Read = Callable[[int, Tensor], None]
 
 
-class EightBitAdamW(torch.optim.Optimizer):
+class EightBitAdamW(OneByOne):
     """AdamW by bitsandbytes (Dettmers et al. 2022): of 256 neighbours a moment is a code of 8 bits times the largest.
 
     The numbers that codes stand for are theirs but for one, the lowest of the first moment: -1 in place of -0.993. So
@@ -37,16 +38,14 @@ class EightBitAdamW(torch.optim.Optimizer):
         self._codes: dict[str, Tensor] = dict(zip(_MOMENTS, (signed, unsigned), strict=True))
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]  # noqa: ARG002 - torch's signature
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
         """One step of every weight that has a gradient."""
-        for group in self.param_groups:
-            for weight in group["params"]:
-                if weight.grad is not None:
-                    self._step(group, weight, weight.grad)
+        super().step(closure)
         if self._paged and torch.cuda.is_available():
             torch.cuda.synchronize()  # before anybody else reads what is paged
 
-    def _step(self, group: dict[str, Any], weight: Tensor, gradient: Tensor) -> None:
+    def update(self, group: dict[str, Any], weight: Tensor, gradient: Tensor) -> None:
+        """One step of a weight by bitsandbytes, a run of elements at a time."""
         (beta1, beta2), eps, decay = group["betas"], group["eps"], group["weight_decay"]
         step = int(self.state[weight].setdefault("step", torch.zeros(())).add_(1))
         kept = [self._kept(weight, name) for name in _MOMENTS]

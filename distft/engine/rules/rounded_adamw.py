@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from distft.engine.rules.chunks import in_chunks
+from distft.engine.rules.one_by_one import OneByOne
 
 _DROPPED_BITS = 16
 
 
-class RoundedAdamW(torch.optim.Optimizer):
+class RoundedAdamW(OneByOne):
     """AdamW (Loshchilov and Hutter 2019) computed in float32, its two moments kept in bfloat16 between steps.
 
     To the nearest bfloat16 a second moment would never fall: with beta2 = 0.999 a step takes 0.1 % off it, and half
@@ -24,15 +25,8 @@ class RoundedAdamW(torch.optim.Optimizer):
     def __init__(self, groups: Iterable[dict[str, Any]], lr: float, betas: tuple[float, float], eps: float) -> None:
         super().__init__(groups, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": 0.0})
 
-    @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]  # noqa: ARG002 - torch's signature
-        """One step of every weight that has a gradient."""
-        for group in self.param_groups:
-            for weight in group["params"]:
-                if weight.grad is not None:
-                    self._step(group, weight, weight.grad)
-
-    def _step(self, group: dict[str, Any], weight: Tensor, gradient: Tensor) -> None:
+    def update(self, group: dict[str, Any], weight: Tensor, gradient: Tensor) -> None:
+        """One step of a weight; the moments are rounded at random by numbers of this step."""
         state = self.state[weight]
         if not state:
             state["step"] = torch.zeros(())
