@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from distft.config.adapters.adalora import AdaLora
 from distft.config.adapters.bottleneck import Network
+from distft.config.adapters.diff_pruning import DiffPruning
 from distft.config.adapters.ia3 import Ia3
 from distft.config.adapters.lora import Lora
 from distft.config.adapters.prefix import PrefixTuning
@@ -15,6 +16,7 @@ from distft.config.adapters.virtual_tokens import METHODS, VirtualTokens
 from distft.config.models import Model
 from distft.config.problem import Problem
 from distft.config.recipe import Recipe
+from distft.config.roles import samples_in_training
 
 
 def adapter_rules(recipe: Recipe, role: str, model: Model) -> Iterator[Problem]:
@@ -32,14 +34,16 @@ def adapter_rules(recipe: Recipe, role: str, model: Model) -> Iterator[Problem]:
     if isinstance(adapter, Network) and role == recipe.algorithm.traits.main and not recipe.algorithm.traits.answers:
         what = f"{adapter.method} cannot be merged, and what reads a result of {recipe.algorithm.name} reads no adapter"
         yield Problem.at(f"{at}.method", what, f"{at}={{method: lora}}")
-    if isinstance(adapter, AdaLora | Lora | Ia3 | Network) and adapter.target_modules == ():
-        every = "all-linear" if isinstance(adapter, AdaLora | Lora) else "null"
+    if isinstance(adapter, AdaLora | Lora | DiffPruning | Ia3 | Network) and adapter.target_modules == ():
+        every = "all-linear" if isinstance(adapter, AdaLora | Lora | DiffPruning) else "null"
         yield Problem.at(f"{at}.target_modules", "names no layer", f"{every}, or for example [q_proj, v_proj]")
     if isinstance(adapter, Ia3) and (stray := set(adapter.feedforward_modules) - set(adapter.target_modules or ())):
         what = f"{', '.join(sorted(stray))} is not among target_modules"
         yield Problem.at(f"{at}.feedforward_modules", what, f"add it to {at}.target_modules")
     if isinstance(adapter, AdaLora):
         yield from _rank_search(recipe, role, model, adapter)
+    if isinstance(adapter, DiffPruning):
+        yield from _gates(recipe, role, model, adapter)
     if isinstance(adapter, Lora):
         yield from _low_rank(recipe, role, model, adapter)
 
@@ -74,6 +78,23 @@ def _rank_search(recipe: Recipe, role: str, model: Model, adalora: AdaLora) -> I
     if adalora.target_r >= adalora.r:
         yield Problem.at(f"{at}.peft.target_r", f"leaves nothing to give up of r {adalora.r}", f"less than {adalora.r}")
     if steps is not None and (wrong := adalora.why_no_search(steps)):
+        key, what, hint = wrong
+        yield Problem.at(f"{at}.peft.{key}", what, hint)
+
+
+def _gates(recipe: Recipe, role: str, model: Model, diff: DiffPruning) -> Iterator[Problem]:
+    at, steps = f"models.{role}", recipe.train.steps
+    other = f"{at}.peft={{method: lora}}"
+    if not recipe.algorithm.traits.dropout or samples_in_training(recipe):
+        what = f"draws gates in every step, and {recipe.algorithm.name} compares what the same weights say"
+        yield Problem.at(f"{at}.peft.method", what, other)
+    if model.engine.zero_stage == 3:
+        what = "gates that are settled lie whole on every rank, as large as the model that ZeRO-3 would shard"
+        yield Problem.at(f"{at}.engine.zero_stage", what, f"2, or {other}")
+    if model.quantization is not None:
+        what = "a sparse difference from rounded weights is none from those that they were"
+        yield Problem.at(f"{at}.quantization", what, f"null, or {other}")
+    if steps is not None and (wrong := diff.why_no_room(steps)):
         key, what, hint = wrong
         yield Problem.at(f"{at}.peft.{key}", what, hint)
 

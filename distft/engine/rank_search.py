@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,9 @@ class RankSearch:
     What it has seen lies in buffers of the layers, so that a checkpoint has it.
     """
 
+    penalty_metric: ClassVar[str] = "adapters/orthogonality"
+    left_metric: ClassVar[str] = "adapters/rank"
+
     def __init__(self, module: nn.Module, adalora: AdaLora) -> None:
         self._keys = adalora
         self._layers: list[Any] = [part for part in module.modules() if hasattr(part, MARK)]
@@ -34,6 +37,9 @@ class RankSearch:
         if wrong := self._keys.why_no_search(total_steps):
             key, what, hint = wrong
             raise UserError(what, where=f"models.{role}.peft.{key}", hint=hint)
+
+    def begin(self, step: int) -> None:
+        """Nothing: what it looks at are the gradients."""
 
     def penalty(self) -> Tensor:
         """``orthogonality * mean |P P' - I|`` of all A, and of all B turned (equation 4; without its square, as PEFT

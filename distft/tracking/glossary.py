@@ -54,6 +54,12 @@ KNOWN: Mapping[str, Known] = {
     "objective/length": Known("Length of responses, held out", "Tokens."),
     "val/explained_variance": Known("Explained variance of values", "1 is perfect; below 0 is worse than a constant."),
     "policy/clipfrac_avg": Known("Clipped share of tokens", "Above 0.3: the steps are too large."),
+    "adapters/changed": Known(
+        "Share changed by diff pruning", "Expected of gates that are drawn, counted once they are settled."
+    ),
+    "adapters/sparsity": Known(
+        "Penalty of diff pruning", "The expected share, times its weight; no part of the loss that is shown."
+    ),
     "adapters/rank": Known("Rank of the adapters", "What AdaLoRA's search has left, in the mean of all matrices."),
     "adapters/orthogonality": Known(
         "Penalty of AdaLoRA", "How far A and B are from orthogonal, weighted; no part of the loss that is shown."

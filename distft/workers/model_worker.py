@@ -25,12 +25,11 @@ from distft.common.addresses import found_at
 from distft.common.logging import stage
 from distft.common.seeding import seed_everything
 from distft.common.verb import DevicePart
-from distft.config.adapters.adalora import AdaLora
 from distft.config.role_table import gives_scores
 from distft.engine import process_group
 from distft.engine.engine import Engine
 from distft.engine.learning_rate import learning_rate
-from distft.engine.rank_search import RankSearch
+from distft.engine.shaping import shaping_of
 from distft.engine.whole_weights import take_weights, write_weights
 from distft.models.adapters.adapt import without_adapters
 from distft.models.embedding_noise import EmbeddingNoise
@@ -96,11 +95,8 @@ class ModelWorker(ModelVerbs):
         alpha = spec.noise_alpha
         noise = EmbeddingNoise(module.model, alpha, spec.seed, packed=packed) if alpha else None
         vocabulary = num_tokens(self._tokenizer)
-        search = None
-        if trained and isinstance(spec.model.peft, AdaLora):
-            search = RankSearch(module, spec.model.peft)
-            self._engine.before_steps(search.see)
-        self._updater = Updater(self._engine, self._family, self._pad_token, self._unread, vocabulary, noise, search)
+        shaping = shaping_of(self._engine, spec.model.peft, spec.seed) if trained else None
+        self._updater = Updater(self._engine, self._family, self._pad_token, self._unread, vocabulary, noise, shaping)
         seed_everything(spec.seed + self.rank)
         stops = tuple(self._tokenizer.convert_ids_to_tokens(list(self._stop_tokens())))
         if stops:
@@ -231,8 +227,8 @@ class ModelWorker(ModelVerbs):
         """
         stage(f"update {loss.rpartition(':')[2]} from step {first_step}")
         assert self.spec.optimizer is not None, f"{self.spec.role} is frozen"
-        if self._updater.search is not None:
-            self._updater.search.require_room(total_steps, self.spec.role)
+        if self._updater.shaping is not None:
+            self._updater.shaping.require_room(total_steps, self.spec.role)
         rates = [learning_rate(self.spec.optimizer, first_step + i, total_steps) for i in range(len(steps))]
 
         def beyond(metrics: dict[str, float]) -> bool:

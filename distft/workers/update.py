@@ -17,7 +17,7 @@ from distft.batches import Batch
 from distft.engine.diverged import NonFiniteLoss
 from distft.engine.engine import Engine
 from distft.engine.process_group import reduce_scalars
-from distft.engine.rank_search import RankSearch
+from distft.engine.shaping import Shaping
 from distft.models.embedding_noise import EmbeddingNoise
 from distft.models.families.family import Family
 from distft.workers.by_source import SourceLosses
@@ -80,7 +80,7 @@ class Updater:
     """Runs micro-batches of a loss through an engine; with ``train`` False only measures.
 
     ``unread`` is the token at which no reward is read, ``num_tokens`` how many the tokenizer has, ``noise`` what
-    is added to the embeddings in training, ``search`` what gives up ranks of adapters.
+    is added to the embeddings in training, ``shaping`` what works on adapters beside the loss.
     """
 
     engine: Engine
@@ -89,7 +89,7 @@ class Updater:
     unread: int | None = None
     num_tokens: int = 0
     noise: EmbeddingNoise | None = None
-    search: RankSearch | None = None
+    shaping: Shaping | None = None
 
     def run(
         self,
@@ -124,8 +124,8 @@ class Updater:
             sources = SourceLosses([_at_least_one(one) if one["sequences"] else None for one in of_sources])
             number = first_step + index
             metrics = self._step(batch, step, loss, _at_least_one(whole), sources, temperature, rate, number)
-            if rate is not None and self.search is not None:
-                metrics["adapters/rank"] = self.search.cut(number, total_steps)
+            if rate is not None and self.shaping is not None:
+                metrics[self.shaping.left_metric] = self.shaping.cut(number, total_steps)
             history.append(metrics)
             if stop is not None and stop(metrics):
                 break
@@ -143,6 +143,8 @@ class Updater:
         number: int,
     ) -> dict[str, float]:
         sums = StepSums()
+        if rate is not None and self.shaping is not None:
+            self.shaping.begin(number)
         if isinstance(loss, RelatingLoss):
             read = partial(self._read, loss, batch)
             batch = related(loss, batch, step, read, self.engine.device)
@@ -161,10 +163,10 @@ class Updater:
             sums.add_metrics(sources.of(loss, outputs, batch, rows, micro.loss))
         metrics = loss.finalize(sums.reduced(denominators, rate))
         if rate is not None:
-            if self.search is not None:
-                penalty = self.search.penalty()
+            if self.shaping is not None:
+                penalty = self.shaping.penalty()
                 self.engine.backward(penalty / self.engine.world_size)  # of which each rank adds its share
-                metrics["adapters/orthogonality"] = float(penalty)
+                metrics[self.shaping.penalty_metric] = float(penalty.detach())
             metrics["grad_norm"] = self.engine.step(rate)
             metrics["learning_rate"] = rate
         return metrics

@@ -63,6 +63,9 @@ PROJECTED = ("models.policy.peft={method: prefix, num_virtual_tokens: 6, project
 BOTTLENECK = ("models.policy.peft={method: bottleneck, bottleneck_size: 6}",)
 PARALLEL = ("models.policy.peft={method: parallel, bottleneck_size: 6}",)
 ADALORA = ("models.policy.peft={method: adalora, r: 4, target_r: 2, initial_steps: 1, final_steps: 2}",)
+DIFF_PRUNING = (
+    "models.policy.peft={method: diff_pruning, gate_start: 1, gate_rate_ratio: 10, target_share: 0.2, final_steps: 2}",
+)
 SELECTIVE = ("models.policy.peft={method: selective, train: ['*norm*', '*.0.mlp.*']}",)
 OTHER_KINDS = {"dora": DORA, "ia3": IA3, "selective": SELECTIVE, "pissa": PISSA, "olora": OLORA}
 FOUR_BITS = (*LORA, "models.policy.quantization.method=nf4")
@@ -158,6 +161,7 @@ def test_killed_and_started_again_it_is_the_same_run(sft: Path, qlora: Path, sta
 @pytest.mark.parametrize(("keys", "stage"), [
     *(pytest.param(keys, stage, id=f"{name}-{stage}") for stage in (0, 2, 3) for name, keys in OTHER_KINDS.items()),
     pytest.param(ADALORA, 0, id="adalora-0"),
+    *(pytest.param(DIFF_PRUNING, stage, id=f"diff_pruning-{stage}") for stage in (0, 2)),
 ])  # fmt: skip
 def test_other_kinds_killed_started_again_and_exported(
     sft: Path, start: Start, tmp_path: Path, keys: tuple[str, ...], stage: int
@@ -180,8 +184,9 @@ def test_other_kinds_killed_started_again_and_exported(
         result: Any = AutoModelForCausalLM.from_pretrained(final).eval()
         with torch.no_grad():
             untrained, wanted = (model(input_ids=ids).logits for model in (base, result))
-            by_peft: Any = PeftModel.from_pretrained(base, final / "adapter").eval()
-            torch.testing.assert_close(by_peft(input_ids=ids).logits, wanted, rtol=1e-4, atol=1e-4)
+            read: Any = merge_adapter if keys is DIFF_PRUNING else PeftModel.from_pretrained  # PEFT has none
+            by_itself = read(base, str(final / "adapter")).eval()
+            torch.testing.assert_close(by_itself(input_ids=ids).logits, wanted, rtol=1e-4, atol=1e-4)
         assert (untrained - wanted).abs().max() > 1e-3
 
 

@@ -183,6 +183,14 @@ def test_other_adapters(groups: dict[int, Group], folder: str, adapter: dict[str
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("stage", [0, 1, 2])
+def test_sparse_differences(groups: dict[int, Group], folder: str, dtype: str, stage: int) -> None:
+    diff = {"method": "diff_pruning"}
+    assert_plan_is_true(groups, folder, "policy", 2, dtype, {"zero_stage": stage}, peft=diff)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", [
     {"name": "lion"}, {"name": "adamw", "state_dtype": "bfloat16"}, {"name": "sgd"}, {"name": "adamw_8bit"},
     {"name": "muon"},

@@ -9,13 +9,15 @@ from typing import ClassVar, Final
 
 from distft.config.section import Section
 
-# What the ``adapter_config.json`` of small networks says, which PEFT does not have; and of all that does not merge.
+# What the ``adapter_config.json`` of what PEFT does not have says: of small networks, of sparse differences to weights;
+# and of all that does not merge.
 NETWORK: Final = "DISTFT_NETWORK"
+DIFFERENCE: Final = "DISTFT_DIFFERENCE"
 UNMERGED: Final = ("PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", NETWORK)
 
 # Kinds that others have and this has not, and why.
 REFUSED: Final = {
-    "diff": "PEFT has none, and here it is not written",
+    "diff": "that is diff_pruning",
     "prompt_tuning": "that is prompt",
     "prefix_tuning": "that is prefix",
     "dora": "that is lora with dora: true",

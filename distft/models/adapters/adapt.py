@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from distft.config.adapters.adalora import AdaLora
 from distft.config.adapters.adapter import Adapter
 from distft.config.adapters.bottleneck import Bottleneck, Parallel
+from distft.config.adapters.diff_pruning import DiffPruning
 from distft.config.adapters.ia3 import Ia3
 from distft.config.adapters.lora import Lora
 from distft.config.adapters.p_tuning import PTuning
@@ -20,6 +21,7 @@ from distft.config.adapters.selective import BitFit, Selective
 from distft.models.adapters import (
     adalora,
     bottleneck,
+    diff_pruning,
     ia3,
     lora,
     lora_starts,
@@ -39,10 +41,11 @@ _ADD: Final[Mapping[type[Adapter], Callable[..., None]]] = {
     PrefixTuning: prefix.add,
     Bottleneck: bottleneck.add,
     Parallel: bottleneck.add,
+    DiffPruning: diff_pruning.add,
     BitFit: selective.add,
     Selective: selective.add,
 }
-KINDS_WITH_PARAMETERS: Final = (adalora, lora, ia3, virtual_tokens, bottleneck)
+KINDS_WITH_PARAMETERS: Final = (adalora, lora, ia3, virtual_tokens, bottleneck, diff_pruning)
 _SUFFIXES: Final = tuple(suffix for kind in KINDS_WITH_PARAMETERS for suffix in kind.SUFFIXES)
 
 
@@ -101,6 +104,7 @@ def in_files(model: Any, config: Any, trained: Mapping[str, Tensor]) -> dict[str
     """What is trained, by PEFT's names in a file, as PEFT reads it over the untouched model. ``config``, PEFT's, is
     told where that is another kind than the one that was trained."""
     found = virtual_tokens.in_files(model, lora_starts.over_whole_weights(model, config, trained))
+    found = diff_pruning.in_files(model, found)
     return {_saved_name(name): tensor for name, tensor in found.items()}
 
 

@@ -7,9 +7,7 @@ and is hooked.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,6 +20,7 @@ from distft.common.errors import UserError
 from distft.config.adapters.adapter import NETWORK
 from distft.config.adapters.bottleneck import Network
 from distft.models.adapters.layers import ADAPTER, WHERE, drawing, drawn_on, targets
+from distft.models.adapters.own_config import OwnConfig
 
 MARK: Final = "adapter_down"
 _NAME: Final = "bottleneck"
@@ -64,24 +63,6 @@ class SmallNetwork(nn.Module):
         return (output[0] + added, *output[1:]) if isinstance(output, tuple) else output + added
 
 
-@dataclass
-class _Config:
-    """What stands in ``adapter_config.json``, with the keys that PEFT's have and readers look for."""
-
-    adapter: dict[str, Any]
-    peft_type: str = NETWORK
-    base_model_name_or_path: str | None = None
-    task_type: str | None = None
-    inference_mode: bool = False
-    modules_to_save: list[str] | None = None
-
-    def save_pretrained(self, folder: str) -> None:
-        """Writes it."""
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        written = json.dumps(asdict(self), indent=2, sort_keys=True)
-        (Path(folder) / "adapter_config.json").write_text(written, encoding="utf-8")
-
-
 def add(model: Any, network: Network, *, dropout: bool, seed: int, fresh: bool) -> None:  # noqa: ARG001 - none
     """Puts them behind or beside layers. Raises UserError where those are not known or not there, two are in one
     block, or one beside which it is to stand does not end its own."""
@@ -106,7 +87,7 @@ def add(model: Any, network: Network, *, dropout: bool, seed: int, fresh: bool) 
         else:
             place.register_forward_hook(part.behind)
         seed += 1
-    model.peft_config = {ADAPTER: _Config(network.model_dump(mode="json"))}
+    model.peft_config = {ADAPTER: OwnConfig(network.model_dump(mode="json"), NETWORK)}
 
 
 def read(model: Any, network: Network, folder: str) -> Any:

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from distft.common.errors import UserError
 from distft.common.files import parse_json
-from distft.config.adapters.adapter import NETWORK, UNMERGED
+from distft.config.adapters.adapter import DIFFERENCE, NETWORK, UNMERGED
 from distft.config.adapters.kinds import ADAPTERS
-from distft.models.adapters import bottleneck, prefix, prompt
+from distft.models.adapters import bottleneck, diff_pruning, prefix, prompt
 from distft.models.adapters.adapt import KINDS_WITH_PARAMETERS, adapted_parts
 from distft.models.quantization import dequantized, was_conv1d
 from distft.models.unreadable import first_line
@@ -35,6 +35,8 @@ def merge_adapter(model: Any, folder: str) -> Any:
         if kind == NETWORK:
             network: Any = ADAPTERS[said["adapter"]["method"]](**said["adapter"])
             return bottleneck.read(model, network, folder)
+        if kind == DIFFERENCE:
+            return diff_pruning.read(model, folder)
         if kind in UNMERGED:
             return (prefix if kind == "PREFIX_TUNING" else prompt).read(model, folder)
         adapted: Any = PeftModel.from_pretrained(model, folder)

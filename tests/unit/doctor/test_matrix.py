@@ -46,6 +46,9 @@ def test_every_method_can_be_trained_plainly_with_some_family(matrix: Matrix) ->
         ({"method": "sft", "adapter": "bottleneck", "zero_stage": "3"}, "yes", ""),
         ({"method": "sft", "adapter": "adalora", "zero_stage": "0"}, "yes", ""),
         ({"method": "sft", "adapter": "adalora", "zero_stage": "3"}, "no", "reads whole gradients"),
+        ({"method": "sft", "adapter": "diff_pruning", "zero_stage": "2"}, "yes", ""),
+        ({"method": "sft", "adapter": "diff_pruning", "zero_stage": "3"}, "no", "whole on every rank"),
+        ({"method": "dpo", "adapter": "diff_pruning", "zero_stage": "2"}, "no", "draws gates"),
         ({"method": "orpo", "adapter": "prefix"}, "no", "have not been compared in orpo"),
     ],
 )

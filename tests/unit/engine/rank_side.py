@@ -18,7 +18,6 @@ from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from distft.algorithms import linear_logprobs
 from distft.common.errors import DistftError, EnvironmentFallsShort, UserError
 from distft.common.seeding import restore_rng_state, rng_state, seed_everything
-from distft.config.adapters.adalora import AdaLora
 from distft.config.adapters.adapter import Adapter
 from distft.config.models import Engine as EngineConfig
 from distft.config.models import Model, Quantization
@@ -27,10 +26,11 @@ from distft.config.optimizers.optimizer import Optimizer
 from distft.engine import host_copy, process_group, whole_weights
 from distft.engine.diverged import NonFiniteGradients
 from distft.engine.engine import Engine, writable
-from distft.engine.rank_search import RankSearch
+from distft.engine.shaping import Shaping, shaping_of
 from distft.engine.shards import shard_file
 from distft.engine.whole_weights import take_weights, write_weights
 from distft.models.adapters.adapt import add_adapters
+from distft.models.buffers import kept_buffers
 from distft.models.families.causal import load_causal
 from distft.models.families.scalar import load_scalar
 from distft.models.load import DTYPES, start_head
@@ -116,40 +116,44 @@ def train(rank: int, world: int, setup: Setup, steps: Sequence[Any], rate: float
     return {"norms": norms, "weights": weights(engine), "held": held}
 
 
-def search_ranks(
+def shape(
     rank: int, world: int, setup: Setup, steps: Sequence[Any], total: int, folder: str = "", then: Sequence[Any] = ()
 ) -> dict[str, Any]:
-    """Trains AdaLoRA, whose search gives up ranks; with ``folder`` saves, goes on with ``then``, and does that again in
-    a fresh engine from what was saved."""
-    found: dict[str, Any] = {"norms": [], "ranks": [], "weights": []}
+    """Trains adapters that are shaped beside the loss; with ``folder`` saves, goes on with ``then``, and does that
+    again in a fresh engine from what was saved."""
+    found: dict[str, Any] = {"norms": [], "left": [], "penalties": [], "weights": []}
 
-    def take(engine: Engine, search: RankSearch, some: Sequence[Any], first: int) -> None:
+    def take(engine: Engine, shaping: Shaping, some: Sequence[Any], first: int) -> None:
         for number, step in enumerate(some, first):
+            shaping.begin(number)
             num_tokens = (LENGTH - 1) * sum(len(micro) for micros in step for micro in micros)
             for samples in step[rank]:
                 engine.backward(micro_loss(engine, samples, num_tokens))
-            engine.backward(search.penalty() / world)
+            penalty = shaping.penalty()
+            engine.backward(penalty / world)
             found["norms"].append(engine.step(RATE))
-            found["ranks"].append(search.cut(number, total))
+            found["penalties"].append(float(penalty.detach()))
+            found["left"].append(shaping.cut(number, total))
 
-    def built() -> tuple[Engine, RankSearch]:
+    def built() -> tuple[Engine, Shaping]:
         engine = setup.build()
-        assert isinstance(setup.adapter, AdaLora)
-        search = RankSearch(engine.module, setup.adapter)
-        engine.before_steps(search.see)
-        return engine, search
+        shaping = shaping_of(engine, setup.adapter, seed=7)
+        assert shaping is not None
+        return engine, shaping
 
-    engine, search = built()
-    take(engine, search, steps, 0)
+    engine, shaping = built()
+    take(engine, shaping, steps, 0)
     if folder:
         save(engine, rank, folder)
         process_group.barrier()
-        take(engine, search, then, len(steps))
+        take(engine, shaping, then, len(steps))
         found["weights"].append(weights(engine))
-        engine, search = built()
+        engine, shaping = built()
         engine.load(Path(folder))
-        take(engine, search, then, len(steps))
+        take(engine, shaping, then, len(steps))
     found["weights"].append(weights(engine))
+    buffers = kept_buffers(engine.module)
+    found["buffers"] = {name: buffer.float().numpy() for name, buffer in buffers.items()}
     return found
 
 

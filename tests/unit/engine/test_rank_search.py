@@ -56,10 +56,10 @@ def test_it_gives_up_what_pefts_does(groups: dict[int, Group], folder: str, worl
     setup = Setup(folder, 0, adapter=SEARCHING)
     started = groups[world_size].call(rank_side.train, setup, [])[0]["weights"]
     norms, wanted = by_peft(folder, started)
-    for answer in groups[world_size].call(rank_side.search_ranks, setup, steps_for(world_size) * TIMES, TOTAL):
+    for answer in groups[world_size].call(rank_side.shape, setup, steps_for(world_size) * TIMES, TOTAL):
         assert answer["norms"] == pytest.approx(norms, rel=1e-5)
-        assert answer["ranks"] == sorted(answer["ranks"], reverse=True)
-        assert (answer["ranks"][0], answer["ranks"][-1]) == (4.0, 2.0)
+        assert answer["left"] == sorted(answer["left"], reverse=True)
+        assert (answer["left"][0], answer["left"][-1]) == (4.0, 2.0)
         [found] = answer["weights"]
         mean, most = spread(found, wanted)
         assert mean < 1e-6
@@ -78,12 +78,12 @@ def test_a_checkpoint_knows_what_was_given_up(
     setup, steps = Setup(folder, 0, adapter=SEARCHING), steps_for(world_size) * TIMES
     middle = len(steps) // 2
     told = (setup, steps[:middle], TOTAL, str(tmp_path), steps[middle:])
-    for answer in groups[world_size].call(rank_side.search_ranks, *told):
+    for answer in groups[world_size].call(rank_side.shape, *told):
         undisturbed, repeated = answer["weights"]
         assert spread(repeated, undisturbed) == (0.0, 0.0)
         number = len(steps) - middle
         assert answer["norms"][middle : middle + number] == answer["norms"][middle + number :]
-        assert answer["ranks"][middle : middle + number] == answer["ranks"][middle + number :]
+        assert answer["left"][middle : middle + number] == answer["left"][middle + number :]
 
 
 def test_steps_that_leave_none_for_the_search(folder: str) -> None:

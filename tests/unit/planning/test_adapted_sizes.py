@@ -115,6 +115,25 @@ def test_what_a_search_trains_and_holds() -> None:
     assert sizes.total + counts == sum(p.numel() for p in module.parameters())
 
 
+def test_what_gates_train_and_hold() -> None:
+    import torch
+    import transformers
+
+    from distft.models.adapters.adapt import add_adapters
+
+    diff: Any = ADAPTERS["diff_pruning"](method="diff_pruning", target_modules=("q_proj", "down_proj"))
+    config = transformers.LlamaConfig(**SMALL)
+    with torch.device("meta"):
+        module = transformers.LlamaForCausalLM(config)
+    before = {name for name, _ in module.named_buffers()}
+    add_adapters(module, diff, dropout=False, seed=1)
+    sizes = with_adapters(sizes_from_config(config.to_dict()), diff)
+    assert sizes.trained.total == sum(p.numel() for p in module.parameters() if p.requires_grad)
+    assert sizes.total == sum(p.numel() for p in module.parameters())
+    held = sum(buffer.numel() for name, buffer in module.named_buffers() if name not in before)
+    assert sizes.held_by_adapters == held == sizes.trained.total // 2 > 0
+
+
 def test_what_adapters_began_as_is_held_whole() -> None:
     import torch
     import transformers
