@@ -60,6 +60,30 @@ def test_two_ranks_are_one(twins: Mapping[int, Mapping[str, Outcome]], method: s
     assert_agree(twins[2][method], twins[1][method])
 
 
+VIRTUAL_TOKENS = {
+    name: ("prompt", "prefix")[number % 2]
+    for number, name in enumerate(("online-dpo", "raft", "dapo", "gspo", "cispo", "reinforce-pp"))
+}
+
+
+@pytest.mark.slow
+def test_virtual_tokens_of_other_methods(layouts: Layouts, tmp_path: Path) -> None:
+    """Which sample with them before every sequence: the invariants hold, and two ranks are one."""
+    found = {}
+    for num_ranks in (1, 2):
+        recipes = {name: group_recipe(layouts.starts, name) for name in VIRTUAL_TOKENS}
+        for name, recipe in recipes.items():
+            recipe["models"]["policy"]["peft"] = {"method": VIRTUAL_TOKENS[name], "num_virtual_tokens": 4}
+        jobs = Layouts(tmp_path / str(num_ranks), layouts.starts).jobs("virtual", recipes)
+        run_spmd(jobs, num_ranks, tmp_path / str(num_ranks) / "virtual")
+        found[num_ranks] = outcomes(jobs)
+    start = load_file(layouts.starts.policy / "model.safetensors")
+    for name in VIRTUAL_TOKENS:
+        assert_agree(found[2][name], found[1][name])
+        assert found[2][name].metrics[0]["grad_norm"] > 0
+        assert all(tensor.equal(start[key]) for key, tensor in found[2][name].weights("policy").items())
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("method", GROUP_METHODS)
 def test_the_score_rises(layouts: Layouts, tmp_path: Path, method: str) -> None:
