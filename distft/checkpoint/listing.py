@@ -9,6 +9,7 @@ from typing import Any
 from distft.checkpoint.layout import checkpoints_folder, published
 from distft.checkpoint.manifest import Manifest, ManifestError, faults, read_manifest
 from distft.common.errors import UserError
+from distft.common.files import nearest_beside
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,9 @@ def list_checkpoints(run_dir: Path, *, hashes: bool = True) -> list[Listed]:
     folder = checkpoints_folder(run_dir)
     if not folder.is_dir():
         what = "has no checkpoints" if run_dir.is_dir() else "there is no such folder"
-        raise UserError(what, where=str(run_dir), hint="give the output_dir of a run, which has a folder checkpoints")
+        near = None if run_dir.is_dir() else nearest_beside(run_dir)
+        hint = f"did you mean {near}?" if near else "give the output_dir of a run, which has a folder checkpoints"
+        raise UserError(what, where=str(run_dir), hint=hint)
     found: list[Listed] = []
     for step, path in published(folder):
         wrong = tuple(faults(path, hashes=hashes))

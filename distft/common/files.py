@@ -12,6 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from distft.common.errors import nearest
+
 _log = logging.getLogger(__name__)
 _BLOCK = 4 * 1024 * 1024
 _LINE_ENDS = "\x85\u2028\u2029"
@@ -82,6 +84,15 @@ def last_lines(path: Path, count: int, *, within: int = 64 * 1024) -> list[str]:
         return tail(path, within).decode("utf-8", "replace").splitlines()[-count:]
     except OSError:
         return []
+
+
+def nearest_beside(path: Path) -> Path | None:
+    """What lies beside a path that is not there, under the name nearest to its own; None where nothing does."""
+    if not path.parent.is_dir():
+        return None
+    others = {item.name for item in path.parent.iterdir()} - {path.name}  # it may be there as a link to nowhere
+    near = nearest(path.name, sorted(others))
+    return path.parent / near if near else None
 
 
 def sha256_file(path: Path) -> str:

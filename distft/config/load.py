@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from distft.common.errors import UserError, nearest
+from distft.common.files import nearest_beside
 from distft.config.find_method import code_of, in_full
 from distft.config.overrides import Override, apply_overrides, parse_override
 from distft.config.problems import from_validation, report
@@ -22,6 +23,7 @@ from distft.config.yaml_file import Tree, dump_yaml, read_yaml
 _SHIPPED = Path(__file__).parent.parent / "recipes"
 _PIPELINES = _SHIPPED / "pipelines"
 _SUFFIXES = (".yaml", ".yml")
+_DATA_SUFFIXES = (".jsonl", ".csv", ".parquet", ".arrow", ".txt", ".gz")
 
 
 def load_recipe(name_or_path: str, overrides: Sequence[str | Override] = ()) -> Recipe:
@@ -124,7 +126,10 @@ def resolve_path(path: str) -> str:
     final = run / "final"
     if not (final / "config.json").is_file():
         state = "has not finished" if run.is_dir() else "does not exist"
-        raise UserError(f"the run {run} {state}: there is no {final}", where=path, hint=f"make it with: {_maker(run)}")
+        near = None if run.is_dir() else nearest_beside(run)
+        meant = f"did you mean run:{near}? else " if near and (near / "final" / "config.json").is_file() else ""
+        hint = f"{meant}make it with: {_maker(run)}"
+        raise UserError(f"the run {run} {state}: there is no {final}", where=path, hint=hint)
     return str(final)
 
 
@@ -132,6 +137,9 @@ def recipe_file(name_or_path: str) -> Path:
     """The file of a shipped name or a path. Raises UserError with the nearest name."""
     path = Path(name_or_path)
     if path.is_file():
+        if path.suffix in _DATA_SUFFIXES:
+            hint = f"a recipe names it: data.train.0.path={path} behind one of those that distft recipes lists"
+            raise UserError("holds data, not a recipe", where=name_or_path, hint=hint)
         return path
     pipelines = [name for name, _ in shipped_pipelines()]
     names = [*(name for name, _ in shipped_recipes()), *pipelines]
@@ -143,7 +151,8 @@ def recipe_file(name_or_path: str) -> Path:
         raise UserError("is a folder, not a recipe", where=name_or_path, hint=hint)
     listed = f"shipped recipes: {', '.join(names)}"
     if path.suffix not in _SUFFIXES and len(path.parts) == 1:
-        close = nearest(name_or_path, names)
+        close = next((file for suffix in _SUFFIXES if Path(file := path.name + suffix).is_file()), None)
+        close = close or nearest(name_or_path, names)
         raise UserError(
             "no shipped recipe has this name",
             where=name_or_path,

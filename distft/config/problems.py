@@ -186,16 +186,13 @@ def _sections(annotation: Any) -> list[type[BaseModel]]:
 
 
 def _every_key(section: type[BaseModel], prefix: str, data: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
-    """(last part, dotted key) of every key under a section, lists and named ones left out."""
+    """(last part, dotted key) of every key under a section, of lists those of the first item, named ones left out."""
     for name, field in _fields(section).items():
         yield name, prefix + name
         inner = _chosen(_sections(field.annotation), data, (prefix + name,))
-        if (
-            inner is not None
-            and typing.get_origin(field.annotation) is not dict
-            and "tuple" not in str(field.annotation)
-        ):
-            yield from _every_key(inner, f"{prefix}{name}.", data)
+        if inner is not None and typing.get_origin(field.annotation) is not dict:
+            item = "0." if "tuple" in str(field.annotation) else ""
+            yield from _every_key(inner, f"{prefix}{name}.{item}", data)
 
 
 def _nearest_key(path: KeyPath, data: Mapping[str, Any], root: type[BaseModel]) -> str:
@@ -203,7 +200,11 @@ def _nearest_key(path: KeyPath, data: Mapping[str, Any], root: type[BaseModel]) 
     section = section_at(path[:-1], data, root)
     known = list(_fields(section)) if section else []
     every = list(_every_key(root, "", data))
-    if meant := SYNONYMS.get(word, "").split():
+    meant = SYNONYMS.get(word, "").split()
+    for *_, beside, own in (["", *key.split(".")] for key in meant):
+        if own in known and path[-2:-1] == (beside,):
+            return f"here that is {'.'.join(map(str, (*path[:-1], own)))}"
+    if meant and not (len(path) > 1 and _nearest_of(word, known)):
         there = {dotted for _, dotted in every}
         if found := next((key for key in meant if key in there), None):
             return f"here that is {found}"
@@ -234,10 +235,10 @@ def _having(word: str, kinds: Kinds[Any]) -> str:
 
 def _distance(key: str, path: KeyPath, data: Mapping[str, Any]) -> tuple[bool, int, bool, int]:
     """How far a key is from what was meant at the path: first those of models that the recipe names, of the one that
-    the path is in; then those nearest to the top, the policy's before another model's."""
+    the path is in; then those nearest to the top, the policy's before another model's, training rows before others."""
     section, role, *_ = [*key.split("."), ""]
     if section != "models":
-        return False, key.count("."), False, len(key)
+        return False, key.count("."), not key.startswith("data.train."), len(key)
     stray = role != path[1] if path[0] == section and len(path) > 2 else role not in _at([section], data)
     return stray, key.count("."), role != "policy", len(key)
 

@@ -65,6 +65,7 @@ SYNONYMS: Final = {
     "completion_only_loss": "algorithm.loss_on",
     "lora_r": "models.policy.peft.r",
     "lora_rank": "models.policy.peft.r",
+    "rank": "models.policy.peft.r",
     "lora_alpha": "models.policy.peft.alpha",
     "load_in_4bit": "models.policy.quantization.method",
     "use_liger_kernel": "models.policy.kernels",

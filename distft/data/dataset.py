@@ -278,7 +278,8 @@ def _nothing_left(report: Statistics, name: str, data: Data) -> UserError:
         reasons.append(f"{report.num_leaked} left out because held-out rows ask the same")
     if name != "train" and not getattr(data, name):
         hint = f"`data.holdout: {data.holdout}` of so few rows is none: raise it, or give data.{name}; {_WITHOUT}"
-    elif not reasons and data.holdout:
+        return UserError("no row of data.train is held out for it", where=f"data.{name}", hint=hint)
+    if not reasons and data.holdout:
         hint = f"`data.holdout: {data.holdout}` leaves none of so few rows: lower it; {_WITHOUT}"
     else:
         hint = "; ".join(reasons)

@@ -13,7 +13,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from distft.common.errors import UserError, nearest
+from distft.common.errors import UserError
+from distft.common.files import nearest_beside
 from distft.data.bad_rows import UTF8, BadRow, OnBadRow, stop, unparsed
 from distft.data.columnar_files import read_arrow, read_parquet
 from distft.data.formats import Row
@@ -87,8 +88,8 @@ def missing_file(path: Path) -> UserError:
     folder = path.parent
     if not folder.is_dir():
         return UserError("there is no such file", where=str(path), hint=f"there is no folder {folder} either")
-    near = nearest(path.name, sorted(item.name for item in folder.iterdir()))
-    hint = f"did you mean {folder / near}?" if near else f"no file of a similar name is in {folder.resolve()}"
+    near = nearest_beside(path)
+    hint = f"did you mean {near}?" if near else f"no file of a similar name is in {folder.resolve()}"
     return UserError("there is no such file", where=str(path), hint=hint)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -16,7 +15,7 @@ from distft.data.bad_rows import BadRow, BadRows, OnBadRow, Unusable, stop
 from distft.data.builtin import SPLITS, dialogues
 from distft.data.calculations import calculations
 from distft.data.columns import column_notes
-from distft.data.files import data_suffix, missing_file, read_files
+from distft.data.files import read_files
 from distft.data.folders import folder_files, no_split, split_of
 from distft.data.formats import (
     COLUMNS,
@@ -35,18 +34,17 @@ from distft.data.manners import manners
 from distft.data.natural_instructions import instances, instructed
 from distft.data.questions import questions
 from distft.data.readers import example_for, example_of
+from distft.data.source_names import BUILTIN, local_hint, require_hub_name
 from distft.data.steps import steps
 from distft.data.stories import stories
 from distft.data.sums import slips, sums
 
-_BUILTIN = "builtin:"
 _CORPORA: dict[str, Callable[[Any], Iterator[dict[str, Any]]]] = {
     "dialogues": dialogues, "manners": manners, "stories": stories, "questions": questions, "sums": sums,
     "slips": slips, "steps": steps, "calculations": calculations,
 }  # fmt: skip
 _FIRST_ROWS = 50
 _ANSWERS = (CompletionExample, PreferenceExample, RankingExample)  # examples that answer a prompt
-_HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)?")
 
 
 @dataclass(frozen=True)
@@ -185,14 +183,13 @@ def source_files(source: Source, list_name: str) -> list[Path]:
             what = f"a file has no splits, but `split: {source.split}` is set"
             raise UserError(what, where=source.path, hint="remove `split`; folders and hub data sets have splits")
         return [path]
-    if _looks_local(source.path, path):
-        raise missing_file(path)
+    require_hub_name(source.path, _CORPORA)
     return []
 
 
 def is_builtin(source: Source) -> bool:
     """Whether the source is an embedded corpus."""
-    return source.path.startswith(_BUILTIN)
+    return source.path.startswith(BUILTIN)
 
 
 def _rows_of(source: Source, list_name: str, on_bad: OnBadRow) -> Iterator[Row]:
@@ -202,15 +199,10 @@ def _rows_of(source: Source, list_name: str, on_bad: OnBadRow) -> Iterator[Row]:
     return read_files(files, on_bad) if files else _hub_rows(source, list_name)
 
 
-def _looks_local(text: str, path: Path) -> bool:
-    """A path, as opposed to a hub name: by its extension, a leading . / ~, or more than one slash."""
-    return bool(data_suffix(path)) or text[0] in "./~\\" or not _HUB_NAME.fullmatch(text)
-
-
 def _builtin_rows(source: Source, list_name: str) -> Iterator[Row]:
-    name, split = source.path.removeprefix(_BUILTIN), source.split or list_name
+    name, split = source.path.removeprefix(BUILTIN), source.split or list_name
     if name not in _CORPORA:
-        known = ", ".join(_BUILTIN + known for known in _CORPORA)
+        known = ", ".join(BUILTIN + known for known in _CORPORA)
         raise UserError(f"there is no embedded corpus {name!r}", where=source.path, hint=f"known: {known}")
     if split not in SPLITS:
         raise no_split(source.path, split, SPLITS)
@@ -237,7 +229,7 @@ def hub_dataset(source: Source, list_name: str) -> tuple[Any, str]:
     except (ConnectionError, TimeoutError) as error:
         raise EnvironmentFallsShort(
             f"the hub cannot be reached: {_first_line(error)}", where=source.path,
-            hint="fetch the data set where there is a network, or give a local file",
+            hint=local_hint(source.path) or "fetch the data set where there is a network, or give a local file",
         ) from error  # fmt: skip
     except (ValueError, OSError) as error:  # unknown split or subset, unreadable files: datasets says which
         raise UserError(
@@ -252,9 +244,7 @@ def _hub_rows(source: Source, list_name: str) -> Iterator[Row]:
 
 
 def _not_found(path: str, error: Exception) -> UserError:
-    here = Path(path).parent
-    near = nearest(Path(path).name, sorted(item.name for item in here.iterdir())) if here.is_dir() else ""
-    hint = f"for a local file, did you mean {here / near}?" if near else "a private data set needs HF_TOKEN"
+    hint = local_hint(path) or "a private data set needs HF_TOKEN"
     return UserError(f"neither a file here nor a data set of the hub: {_first_line(error)}", where=path, hint=hint)
 
 

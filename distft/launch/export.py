@@ -13,6 +13,7 @@ from typing import Any
 from distft.checkpoint.layout import MANIFEST, published
 from distft.checkpoint.manifest import faults
 from distft.common.errors import UserError
+from distft.common.files import nearest_beside
 from distft.common.sums import sum_faults, write_sums
 from distft.config.load import load_recipe
 from distft.config.roles import main_role
@@ -35,7 +36,8 @@ def export(source: Path, target: Path) -> Path:
         what = "is there already and not empty" if target.is_dir() else "is a file"
         raise UserError(what, where=str(target), hint="name a folder that does not exist yet")
     if not source.is_dir():
-        hint = "give a run folder or one of its checkpoints/step_... folders"
+        near = nearest_beside(source)
+        hint = f"did you mean {near}?" if near else "give a run folder or one of its checkpoints/step_... folders"
         raise UserError("there is no such folder", where=str(source), hint=hint)
     model = _model_in(source)
     if model is not None and (found := sum_faults(model)):

@@ -19,6 +19,7 @@ from distft.data.reading_marks import mark_apart, mark_both_ways
 from distft.models.limits import is_apart, is_encoder
 from distft.models.unreadable import first_line, hint
 from distft.planning.model_folders import local_folder
+from distft.planning.weight_files import COPY_AGAIN
 
 # The class of any tokenizer.json, by its names in transformers 5 and 4.
 _GENERAL = ("TokenizersBackend", "PreTrainedTokenizerFast")
@@ -34,8 +35,8 @@ def load_tokenizer(path: str, *, trust_remote_code: bool = False, chat_template:
     """
     try:
         tokenizer = _read(path, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError) as error:
-        raise UserError(f"no tokenizer can be read there: {first_line(error)}", where=path, hint=hint(error)) from error
+    except Exception as error:  # of a damaged file the libraries raise whatever they come across
+        raise _unreadable(path, error) from error
     if is_apart(path, trust_remote_code=trust_remote_code):
         mark_apart(tokenizer)
     if is_encoder(path, trust_remote_code=trust_remote_code):
@@ -71,6 +72,16 @@ def is_general(folder: Path | None) -> bool:
     named = tokenizer.get("tokenizer_class") in _GENERAL and "auto_map" not in tokenizer
     family, misnamed = model.get("model_type"), _misnamed()
     return named and bool(family) and bool(misnamed) and not {family, model.get("model_name")} & misnamed
+
+
+def _unreadable(path: str, error: Exception) -> UserError:
+    """Of a folder here whose tokenizer files are no JSON objects, which one it is."""
+    folder = local_folder(path)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        if folder is not None and (folder / name).is_file() and not _fields(folder / name):
+            return UserError("is not a tokenizer", where=str(folder / name), hint=COPY_AGAIN)
+    said = first_line(error) if isinstance(error, OSError | ValueError) else repr(error)
+    return UserError(f"no tokenizer can be read there: {said}", where=path, hint=hint(error))
 
 
 def _fields(file: Path) -> dict[str, Any]:

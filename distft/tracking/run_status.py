@@ -17,7 +17,7 @@ from distft.checkpoint.layout import checkpoints_folder, published
 from distft.checkpoint.lease import LEASE, living
 from distft.checkpoint.manifest import ManifestError, read_manifest
 from distft.common.errors import UserError
-from distft.common.files import parse_json, tail
+from distft.common.files import nearest_beside, parse_json, tail
 from distft.common.logging import last_stage
 from distft.tracking.exit import EXIT
 from distft.tracking.jobs import FILE as JOBS
@@ -106,8 +106,9 @@ def going_on_in(folder: Path) -> Path:
 def run_status(run_dir: Path, known: Sequence[KnownJob] = ()) -> RunStatus:
     """``known``: what schedulers say of the run's jobs. Raises UserError where no run lies in the folder."""
     if not holds_run(run_dir):
-        inside = [path.parent.name for path in run_dir.glob(f"*/{EVENTS}")][:4]
-        hint = f"did you mean {run_dir / inside[0]}?" if inside else "give the output_dir of a run"
+        inside = [path.parent for path in run_dir.glob(f"*/{EVENTS}")]
+        near = inside[0] if inside else None if run_dir.is_dir() else nearest_beside(run_dir)
+        hint = f"did you mean {near}?" if near else "give the output_dir of a run"
         what = "no run lies in this folder" if run_dir.is_dir() else "there is no such folder"
         raise UserError(what, where=str(run_dir), hint=hint)
     events, held = list(_lines(run_dir / EVENTS)), living(run_dir)

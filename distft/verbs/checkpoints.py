@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
+
+from distft.verbs.run_folders import run_folder
 
 DESCRIPTION = "the checkpoints of a run, each verified against its manifest, and which one a resume would take"
 _DAMAGED = 1
@@ -12,7 +13,7 @@ _DAMAGED = 1
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What may be typed after it."""
-    parser.add_argument("run_dir", metavar="RUN_DIR", type=Path)
+    parser.add_argument("run_dir", metavar="RUN_DIR", type=run_folder)
     parser.add_argument("--quick", action="store_true", help="names and sizes only: no file is read")
     parser.add_argument("--json", action="store_true", help="print them as JSON")
 

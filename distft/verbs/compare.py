@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distft.common.errors import UserError
+from distft.verbs.run_folders import run_folder
 
 if TYPE_CHECKING:
     from distft.report.comparison import Compared
@@ -18,7 +19,7 @@ DESCRIPTION = "two or more runs: where their recipes differ, and where they ende
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What may be typed after it."""
-    parser.add_argument("run_dirs", metavar="RUN_DIR", type=Path, nargs="+", help="two or more")
+    parser.add_argument("run_dirs", metavar="RUN_DIR", type=run_folder, nargs="+", help="two or more")
     parser.add_argument("--html", metavar="FILE", type=Path, help="write a page with the curves over each other, too")
     parser.add_argument("--json", action="store_true", help="print it as JSON")
 

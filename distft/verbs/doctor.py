@@ -47,9 +47,19 @@ def _matrix(arguments: argparse.Namespace) -> int:
             raise UserError(what, where=option, hint="distft doctor --matrix")
     for method in arguments.matrix:
         if method not in built_in_kinds():
-            close = nearest(method, built_in_kinds())
+            close = _method_of_recipe(method) or nearest(method, built_in_kinds())
             hint = f"did you mean {close}?" if close else f"one of: {', '.join(built_in_kinds())}"
             raise UserError(f"knows no method {method}", where="--matrix", hint=hint)
     matrix = support_matrix(tuple(dict.fromkeys(arguments.matrix)) or built_in_kinds())
     print(json.dumps(matrix.as_json()) if arguments.json else "\n".join(matrix.lines()))
     return 0
+
+
+def _method_of_recipe(name: str) -> str:
+    """The method of a shipped recipe or a YAML file; "" for what is none that can be read."""
+    from distft.config.load import load_recipe, names_recipe
+
+    try:
+        return load_recipe(name).algorithm.kind if names_recipe(name) else ""
+    except UserError:
+        return ""

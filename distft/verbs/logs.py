@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from distft.common.errors import UserError
+from distft.verbs.run_folders import run_folder
 
 DESCRIPTION = "what a run's processes log, in the order of time"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What may be typed after it."""
-    parser.add_argument("run_dir", metavar="RUN_DIR", type=Path)
+    parser.add_argument("run_dir", metavar="RUN_DIR", type=run_folder)
     parser.add_argument("--follow", "-f", action="store_true", help="until the run ends; then with its exit status")
     parser.add_argument("--role", help="this role's only, or `driver` (default: the driver and all roles)")
     parser.add_argument("--rank", default="0", help="this rank's, or `all` (default: 0)")

@@ -6,13 +6,14 @@ import argparse
 from pathlib import Path
 
 from distft.common.errors import UserError
+from distft.verbs.run_folders import run_folder
 
 DESCRIPTION = "a run as one HTML file that loads nothing: verdict, curves, samples, time, memory"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What may be typed after it."""
-    parser.add_argument("run_dir", metavar="RUN_DIR", type=Path)
+    parser.add_argument("run_dir", metavar="RUN_DIR", type=run_folder)
     parser.add_argument("--html", metavar="FILE", type=Path, help="write it there (default: RUN_DIR/report.html)")
 
 

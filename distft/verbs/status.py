@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from distft.verbs.run_folders import run_folder
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -18,7 +20,11 @@ DESCRIPTION = "what runs and their jobs are doing, or how they ended"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What may be typed after it."""
     parser.add_argument(
-        "run_dirs", metavar="RUN_DIR", type=Path, nargs="+", help="a run folder, or one with runs in it; or several"
+        "run_dirs",
+        metavar="RUN_DIR",
+        type=run_folder,
+        nargs="+",
+        help="a run folder, or one with runs in it; or several",
     )
     parser.add_argument("--json", action="store_true", help="print it as JSON; of several runs a list")
     parser.add_argument(

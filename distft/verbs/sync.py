@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
+
+from distft.verbs.run_folders import run_folder
 
 DESCRIPTION = "send runs that were kept offline to Weights & Biases"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What may be typed after it."""
-    parser.add_argument("run_dirs", metavar="RUN_DIR", type=Path, nargs="+", help="one or more")
+    parser.add_argument("run_dirs", metavar="RUN_DIR", type=run_folder, nargs="+", help="one or more")
     parser.add_argument("--dry-run", action="store_true", help="say what would be sent, and send nothing")
 
 

@@ -9,16 +9,12 @@ import numpy as np
 
 from distft.batches import Batch, Ragged
 from distft.common.errors import UserError
-from distft.config.data import Source
 from distft.data.bad_rows import Unusable
 from distft.data.encode import Encoded, Encoder
 from distft.data.formats import TextExample, texts_of
 from distft.data.readers import example_for
+from distft.data.source_names import GENERAL_KIND, general_source
 from distft.data.sources import format_of, read_rows
-
-BUILTIN = "builtin"
-_STORIES = "builtin:stories"
-_KIND = "sft"
 
 
 def general_text(path: str, encoder: Encoder, count: int, longest: int) -> Batch:
@@ -39,11 +35,11 @@ def general_text(path: str, encoder: Encoder, count: int, longest: int) -> Batch
 
 
 def _encoded(path: str, encoder: Encoder, longest: int) -> Iterator[Encoded]:
-    source, format_name = Source(path=_STORIES if path == BUILTIN else path), ""
+    source, format_name = general_source(path), ""
     for row in read_rows(source, "test"):
-        format_name = format_name or format_of(source, row, _KIND)
+        format_name = format_name or format_of(source, row, GENERAL_KIND)
         try:
-            text = "\n".join(texts_of(example_for(row, format_name, _KIND)))
+            text = "\n".join(texts_of(example_for(row, format_name, GENERAL_KIND)))
         except Unusable:
             continue
         encoded = encoder.supervised(TextExample(text, where=row.where), "all").truncated(longest)

@@ -28,6 +28,7 @@ from distft.config.roles import (
     trained_roles,
 )
 from distft.data.bad_rows import BadRows, OnBadRow, stop
+from distft.data.source_names import GENERAL_KIND, general_source, local_hint
 from distft.data.sources import check_rows, is_builtin, source_files
 from distft.launch.machine import free_memory, this_machine
 from distft.launch.preflight import remarks
@@ -83,12 +84,16 @@ def preflight(recipe: Recipe, plan: Plan, *, machine: Machine | None = None, to_
         *remarks.on_waiting(recipe, plan),
         *check_models(recipe),
     ]
+    kind = recipe.algorithm.kind
     for at, list_name, source in _sources(recipe):
         bad = BadRows(recipe.data, list_name)
-        warnings += [f"{at}: {note}" for note in check_source(source, recipe.algorithm.kind, list_name, bad, at=at)]
+        warnings += [f"{at}: {note}" for note in check_source(source, kind, list_name, bad, key=f"{at}.path")]
+    if recipe.evaluation.general is not None:
+        at, source = "evaluation.general", general_source(recipe.evaluation.general)
+        warnings += [f"{at}: {note}" for note in check_source(source, GENERAL_KIND, "test", key=at)]
     for number, source in enumerate(recipe.data.ptx):
         at, bad = f"data.ptx.{number}", BadRows(recipe.data, "train")
-        warnings += [f"{at}: {note}" for note in check_source(source, PTX_KIND, "train", bad, at=at)]
+        warnings += [f"{at}: {note}" for note in check_source(source, PTX_KIND, "train", bad, key=f"{at}.path")]
     if to_start:
         check_disk(recipe, plan)
     return (*warnings, *_short_of_memory(plan))
@@ -257,11 +262,9 @@ def _keeping(recipe: Recipe, keep: int) -> Recipe:
     return recipe.model_copy(update={"checkpoint": recipe.checkpoint.model_copy(update={"keep": keep})})
 
 
-def check_source(
-    source: Source, kind: str, list_name: str, on_bad: OnBadRow = stop, *, at: str = "data"
-) -> tuple[str, ...]:
+def check_source(source: Source, kind: str, list_name: str, on_bad: OnBadRow = stop, *, key: str) -> tuple[str, ...]:
     """A local or embedded source exists and its first rows parse; of a hub name that it is there. The data worker
-    reads the rest. Returns what there is to know of it, of how its columns are read, say.
+    reads the rest. ``key``: where its path is said. Returns what there is to know, of how its columns are read, say.
 
     Raises UserError, and EnvironmentFallsShort where the hub does not answer.
     """
@@ -269,10 +272,7 @@ def check_source(
         return check_rows(source, kind, FIRST_ROWS, list_name, on_bad).notes
     if is_offline() or in_datasets_cache(source.path):
         return ()
-    beside = Path(source.path).parent
-    close = nearest(Path(source.path).name, [path.name for path in beside.iterdir()] if beside.is_dir() else [])
-    near = f"for a local file, did you mean {beside / close}?" if close else ""
-    return (check_on_hub("dataset", source.path, where=f"{at}.path", near=near),)
+    return (check_on_hub("dataset", source.path, where=key, near=local_hint(source.path)),)
 
 
 def _sources(recipe: Recipe) -> Iterator[tuple[str, str, Source]]:

@@ -136,7 +136,7 @@ def _checked(stage: EvalStage, models: Sequence[tuple[str, NamedModel | Foreseen
 
 def _check_sources(sources: Sequence[Source], kind: str, list_name: str, on_bad: OnBadRow, at: str) -> Iterator[str]:
     for number, one in enumerate(sources):
-        yield from check_source(one, kind, list_name, on_bad, at=f"{at}.{number}")
+        yield from check_source(one, kind, list_name, on_bad, key=f"{at}.{number}")
 
 
 def _check_reading(stage: EvalStage) -> None:

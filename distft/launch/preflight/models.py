@@ -35,6 +35,7 @@ from distft.planning.model_folders import (
     read_config,
 )
 from distft.planning.weight_files import COPY_AGAIN, tensor_shapes, weight_files
+from distft.tracking.metrics import RECIPE
 
 # What the scalar head of AutoModelForSequenceClassification is called, by architecture.
 HEAD_KEYS = ("score.weight", "classifier.weight", "classifier.out_proj.weight", "classification_head.out_proj.weight")
@@ -234,8 +235,10 @@ def not_here(path: str, where: str) -> str:
     folder = Path(path).expanduser()
     local = path.startswith((".", "/", "~")) or len(folder.parts) > 2
     siblings = [entry.name for entry in folder.parent.glob("*/")] if folder.parent.is_dir() else []
-    close = nearest(folder.name, siblings)
+    close, run = nearest(folder.name, siblings), Path("runs", path)
     meant = folder.parent / close if close else nearest_known(path) if not local else ""
+    if not local and (run / RECIPE).is_file():  # where the recipes' runs lie
+        meant = f"run:{run}"
     near = f"did you mean {meant}?" if meant and str(meant) != path else ""
     hint = near or "give a folder, a hub name, or run:<output_dir>"
     if folder.is_file():

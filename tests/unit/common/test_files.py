@@ -106,3 +106,13 @@ def test_keep_lines(tmp_path: Path) -> None:
     inode = path.stat().st_ino
     assert files.keep_lines(path, lambda _: True) == 0
     assert path.stat().st_ino == inode
+
+
+def test_the_nearest_name_beside_a_path_that_is_not_there(tmp_path: Path) -> None:
+    for name in ("train.jsonl", "runs", "notes"):
+        (tmp_path / name).touch()
+    assert files.nearest_beside(tmp_path / "tran.json") == tmp_path / "train.jsonl"
+    (tmp_path / "ring").symlink_to("ring")
+    assert files.nearest_beside(tmp_path / "ring") is None
+    assert files.nearest_beside(tmp_path / "zzz") is None
+    assert files.nearest_beside(tmp_path / "no" / "train.jsonl") is None

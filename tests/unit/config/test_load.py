@@ -187,10 +187,16 @@ def test_missing_recipe(name: str, parts: list[str], tmp_path: Path, monkeypatch
         assert part in str(caught.value)
 
 
-def test_misspelt_file_and_folder(tmp_path: Path) -> None:
+def test_misspelt_file_and_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mine.yaml").write_text(PPO)
     with pytest.raises(UserError, match=r"did you mean .*mine\.yaml"):
         load_recipe(str(tmp_path / "mien.yaml"), [])
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"mine: no shipped recipe has this name\n  did you mean mine\.yaml\? shipped"):
+        load_recipe("mine", [])
+    (tmp_path / "rows.jsonl").write_text("{}")
+    with pytest.raises(UserError, match=r"rows\.jsonl: holds data, not a recipe\n.*data\.train\.0\.path=rows\.jsonl"):
+        load_recipe("rows.jsonl", [])
     (tmp_path / "recipe.yaml").write_text(PPO)
     with pytest.raises(UserError, match=r"(?s)is a folder.*did you mean .*recipe\.yaml"):
         load_recipe(str(tmp_path), [])

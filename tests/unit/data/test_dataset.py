@@ -285,7 +285,9 @@ def test_nothing_left_says_why(tokenizer: PreTrainedTokenizerFast, write: Write)
     source = Source(path=write(_plain(range(3))))
     with pytest.raises(UserError, match="data.train: no row is left of 3\n  3 dropped: nothing to train on within"):
         load_datasets(Data(train=(source,), max_length=2), "sft", tokenizer)
-    with pytest.raises(UserError, match=r"data.eval: no row is left of 0\n  `data.holdout: 0.0001` of so few"):
+    with pytest.raises(
+        UserError, match=r"data.eval: no row of data.train is held out for it\n  `data.holdout: 0.0001` of so few"
+    ):
         load_datasets(Data(train=(source,), holdout=0.0001), "sft", tokenizer)
     with pytest.raises(UserError, match="lower it; data.holdout=0 evaluation.every=0 does without held-out rows"):
         load_datasets(Data(train=(Source(path=write(_plain(range(1)))),), holdout=0.4), "sft", tokenizer)

@@ -122,6 +122,8 @@ def test_the_verb(capsys: pytest.CaptureFixture[str]) -> None:
     ("said", "message"),
     [
         (["--matrix", "grop"], "--matrix: knows no method grop\n  did you mean grpo?"),
+        (["--matrix", "grpo-tiny"], "--matrix: knows no method grpo-tiny\n  did you mean grpo?"),
+        (["--matrix", "gkd-tiny"], "--matrix: knows no method gkd-tiny\n  did you mean distill?"),
         (["--matrix", "--cluster", "local"], "--cluster: has no effect beside --matrix"),
         (["--matrix", "--recipe", "sft-tiny"], "--recipe: has no effect beside --matrix"),
     ],

@@ -146,6 +146,8 @@ def test_an_encoder_neither_speaks_nor_is_judged_as_what_does(folder: Path, tmp_
     ("name", "said"),
     [
         ("run:nowhere", r"run:nowhere: the run nowhere does not exist.*\n.*make it with: distft train"),
+        ("run:runs/min", r"run:runs/min: .*\n  did you mean run:runs/mine\? else make it with: distft train RECIPE"),
+        ("mine", r"mine: mine is neither a folder here.*\n  did you mean run:runs/mine\?"),
         ("./nowhere", r"there is no folder ./nowhere"),
         ("somebody/nothing", "neither a folder here nor in the hub cache, and the hub is switched off"),
         (".", r"has no config.json: it is not a model folder"),
@@ -157,6 +159,9 @@ def test_an_encoder_neither_speaks_nor_is_judged_as_what_does(folder: Path, tmp_
 def test_what_is_no_model(name: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    (tmp_path / "runs/mine/final").mkdir(parents=True)
+    (tmp_path / "runs/mine/final/config.json").write_text("{}")
+    (tmp_path / "runs/mine/recipe.yaml").touch()
     (tmp_path / "unfinished").mkdir()
     (tmp_path / "unfinished/recipe.yaml").write_text(resolved_yaml(load_recipe("sft-tiny")))
     (tmp_path / "orphan").mkdir()

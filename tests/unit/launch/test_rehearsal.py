@@ -99,7 +99,7 @@ def test_a_conversation_without_a_chat_template(here: Path) -> None:
 def test_no_held_out_row_is_left(here: Path) -> None:
     error = refused("data.holdout=0.01")
     assert error.where in ("data.eval", "data.test")
-    assert "no row is left of 0" in error.what
+    assert error.what == "no row of data.train is held out for it"
 
 
 def config(**changes: Any) -> Callable[[Path], None]:

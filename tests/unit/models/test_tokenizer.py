@@ -65,8 +65,15 @@ def test_so_is_a_class_of_its_own_code_of_its_own_and_a_folder_that_does_not_say
 
 def test_a_torn_folder_or_none_is_one_message(tmp_path: Path) -> None:
     folder = folder_of(tmp_path, "llama")
-    (folder / "tokenizer_config.json").write_text('{"tokenizer_class": "Tok')
-    with pytest.raises(UserError, match="no tokenizer can be read there"):
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        whole = (folder / name).read_text()
+        for content in ('{"version": "1.0", "trunc', "[]", "3", "", "\x00"):
+            (folder / name).write_text(content)
+            with pytest.raises(UserError, match=rf"{name}: is not a tokenizer\n  copy the model's files again"):
+                load_tokenizer(str(folder))
+        (folder / name).write_text(whole)
+    (folder / "tokenizer.json").write_text('{"version": "1.0", "model": {"type": "Nonsense"}}')
+    with pytest.raises(UserError, match="no tokenizer can be read there: KeyError"):
         load_tokenizer(str(folder))
     with pytest.raises(UserError, match="no tokenizer can be read there"):
         load_tokenizer(str(tmp_path / "none"))

@@ -75,6 +75,7 @@ def test_what_the_verb_says(make_run: MakeRun, tmp_path: Path, capsys: pytest.Ca
 @pytest.mark.parametrize(
     ("runs", "said"),
     [(["a"], "nothing to be compared with"), (["a", "nowhere"], "there is no such folder"),
+     (["a", "run:aa"], "did you mean"),
      (["a", "a", "--html", "nowhere/x.html"], "cannot be written")],
 )  # fmt: skip
 def test_what_cannot_be_compared(

@@ -225,6 +225,8 @@ def test_no_run(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="there is no such folder"):
         run_status(tmp_path / "nothing")
     (tmp_path / "inside").mkdir()
+    with pytest.raises(UserError, match="there is no such folder\n  did you mean .*inside\\?"):
+        run_status(tmp_path / "insid")
     write(tmp_path / "inside" / "events.jsonl", event("start"))
     with pytest.raises(UserError, match="no run lies in this folder\n  did you mean .*inside"):
         run_status(tmp_path)

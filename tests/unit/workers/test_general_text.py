@@ -13,7 +13,7 @@ from distft.data.encode import Encoder
 from distft.data.formats import TextExample
 from distft.data.stories import stories
 from distft.data.tokenizer_training import train_tokenizer
-from distft.workers.general_text import BUILTIN, general_text
+from distft.workers.general_text import general_text
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +22,7 @@ def encoder() -> Encoder:
 
 
 def test_the_embedded_texts_are_those_that_nothing_trains_on(encoder: Encoder) -> None:
-    batch = general_text(BUILTIN, encoder, 3, 32)
+    batch = general_text("builtin", encoder, 3, 32)
     lengths = batch.ragged("response_ids").lengths.tolist()
     assert len(batch) == 3
     assert max(lengths) == 32, "cut"
