@@ -69,6 +69,10 @@ class DataGroup:
         """The text of ``evaluation.general``."""
         return ask(self.ranks, DataVerbs.general_text).reading(Samples.of)
 
+    def rejected_answers(self, split: str, count: int) -> Call[Samples]:
+        """Of those of ``count`` held-out units that are pairs the rejected answers; there may be none."""
+        return ask(self.ranks, DataVerbs.rejected_answers, split, count).reading(_some)
+
     def judge_answers(self, split: str, count: int, limit: int, data: Sequence[DataRef]) -> Call[Judged]:
         """Answers to prompts of ``count`` held-out units by ``evaluation.metrics``, the first ``limit`` in words."""
         return ask(self.ranks, DataVerbs.judge_answers, split, count, limit, batch=rows(data)).reading(report_of)

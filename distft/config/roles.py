@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
+from distft.config.data import PAIRED
 from distft.config.method import Phase, Work
 from distft.config.models import STARTS, Engine, Model, Reference
 from distft.config.optimizers.optimizer import Optimizer, over
@@ -84,6 +85,12 @@ def samples_in_training(recipe: Recipe) -> bool:
 def keeps_twin(recipe: Recipe) -> bool:
     """Whether a policy that samples in training does so from a gathered copy of its weights, which stays all along."""
     return samples_in_training(recipe) and recipe.rollout.weights == "gathered"
+
+
+def imitates_chosen(recipe: Recipe) -> bool:
+    """Whether the policy learns the better answer of a pair by itself, without a word about the other."""
+    traits = recipe.algorithm.traits
+    return traits.unit.name == "sequences" and traits.roles == ("policy",) and not {*PAIRED}.isdisjoint(traits.formats)
 
 
 def scores_pairs(recipe: Recipe) -> bool:

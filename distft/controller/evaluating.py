@@ -9,7 +9,7 @@ from distft.common.files import parse_json, write_json
 from distft.config.roles import answers_held_out, is_rl, scores_pairs
 from distft.controller.choosing import note_evaluation, take_best
 from distft.controller.session import Session
-from distft.evaluation.held_out import answers, general_loss, loss_metrics, score_metrics, scored_pairs
+from distft.evaluation.held_out import answers, general_loss, loss_metrics, rejected_loss, score_metrics, scored_pairs
 from distft.tracking.metrics import BEFORE_AFTER
 from distft.workers.reports import Judged
 
@@ -27,6 +27,7 @@ def held_out(session: Session, split: str, *, shown: bool) -> Judged:
             judged = score_metrics(session.sampler, split, count, num_shown)
             return Judged(judged.metrics | general, judged.samples)
         metrics = loss_metrics(recipe, session.groups, session.data, split, count) | general
+        metrics |= rejected_loss(recipe, session.groups, session.data, split, count)
     if num_shown and scores_pairs(recipe):
         pairs = scored_pairs(recipe, session.groups, session.data, split, min(num_shown, count))
         return Judged(metrics, pairs.samples)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from distft.clients.data_group import DataGroup
 from distft.clients.model_group import ModelGroup
 from distft.config.recipe import Recipe
-from distft.config.roles import main_role, unit_size
+from distft.config.roles import imitates_chosen, main_role, unit_size
 from distft.experience.experience import logprob_passes
 from distft.experience.passes import evaluate_pass, forward_pass
 from distft.experience.preference import frozen_passes, with_baseline
@@ -71,6 +71,20 @@ def general_loss(recipe: Recipe, groups: Mapping[str, ModelGroup], data: DataGro
     samples, cap = data.general_text().result(), recipe.train.max_tokens_per_rank
     found = evaluate_pass(groups["policy"], samples, _TOKEN_NLL, {}, cap).result()
     return {"val/general_loss": found["loss"]}
+
+
+def rejected_loss(
+    recipe: Recipe, groups: Mapping[str, ModelGroup], data: DataGroup, split: str, count: int
+) -> dict[str, float]:
+    """The policy's loss per token of the rejected answers among ``count`` units of a split, nats, where it imitates the
+    chosen ones alone; nothing where there are no pairs."""
+    if not imitates_chosen(recipe):
+        return {}
+    samples, cap = data.rejected_answers(split, count).result(), recipe.train.max_tokens_per_rank
+    if not samples.lengths:
+        return {}
+    found = evaluate_pass(groups["policy"], samples, _TOKEN_NLL, {}, cap).result()
+    return {"val/rejected_loss": found["loss"]}
 
 
 def answers(sampler: Sampler, split: str, count: int, num_shown: int) -> Judged:

@@ -32,7 +32,7 @@ from distft.launch.preflight import remarks
 from distft.launch.resume_point import changed_layouts, check_data
 from distft.launch.starts import engine_spec, model_starts, role_spec, starts_of_workers, worker_of
 from distft.planning.plan import GroupPlan, Plan
-from distft.tracking.alarms import leakage, near_leakage
+from distft.tracking.data_alarms import data_alarms
 from distft.tracking.timing import PhaseTimer, Throughput
 from distft.tracking.tracker import Tracker
 from distft.workers.reports import Loaded
@@ -133,10 +133,10 @@ def set_up(
     progress.data = dict(prepare_rows(data, tracker, stop, lambda now: check_data(recipe, found, now)))
     loaded = data.setup().result()
     tracker.event("data_ready", **loaded.statistics)
-    if loaded.leaked and found is None:
-        tracker.alarm(0, leakage(loaded.leaked, stay=recipe.data.on_leak == "warn"))
-    if loaded.alike and found is None:
-        tracker.alarm(0, near_leakage(loaded.alike))
+    if found is None:
+        stay = recipe.data.on_leak == "warn"
+        for alarm in data_alarms(loaded.leaked, loaded.alike, loaded.drifts, stay=stay):
+            tracker.alarm(0, alarm)
     for warning in (*loaded.warnings, *remarks.on_rows(recipe, loaded.num_units)):
         log.warning(warning)
     models = {

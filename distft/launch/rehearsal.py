@@ -23,7 +23,7 @@ from distft.launch.preflight import remarks
 from distft.launch.prepare import Prepared
 from distft.launch.resume_point import changed_layouts, check_data, resume_point
 from distft.launch.starts import model_starts, role_spec, starts_of_workers
-from distft.tracking.alarms import leakage, near_leakage
+from distft.tracking.data_alarms import data_alarms
 
 if TYPE_CHECKING:
     from distft.workers.data_worker import DataWorker
@@ -59,11 +59,8 @@ def _set_up(recipe: Recipe, found: Found | None, folder: Path) -> Iterator[str]:
         if asked not in done:
             rehearse_model(spec, start, new_head=new_head, exported=exported)
             done.append(asked)
-    if loaded.leaked:
-        alarm = leakage(loaded.leaked, stay=recipe.data.on_leak == "warn")
-        yield f"{alarm.name}: {alarm.said}; {alarm.do}"
-    if loaded.alike:
-        alarm = near_leakage(loaded.alike)
+    stay = recipe.data.on_leak == "warn"
+    for alarm in data_alarms(loaded.leaked, loaded.alike, loaded.drifts, stay=stay):
         yield f"{alarm.name}: {alarm.said}; {alarm.do}"
     yield from (*loaded.warnings, *remarks.on_rows(recipe, loaded.num_units))
 

@@ -2,6 +2,13 @@
 
 Steps are compared as means: EARLY, the first five of a metric, and LATE, its last ten. The limits are wide: a run that
 is well raises none, and a run that raises none may still be bad.
+
+Repetition: of people's text 0.006 of all runs of four tokens are repeated ones, of the likeliest continuations of a
+language model, which are of no use to anybody, 0.44 (Welleck et al. 2020, table 2); the limit lies between, and twice
+the start, as answers may have to repeat. Rejected answers: supervised fine-tuning on the chosen ones alone raises both
+(Hong et al. 2024, ORPO, figure 3); the limits are those of forgetting, the other way round, and half of what the chosen
+ones gained: what is more was learned of both alike. A source that goes its own way: those of overfitting and
+forgetting, twice in a row.
 """
 
 from __future__ import annotations
@@ -22,6 +29,7 @@ _FAST_KL, _FAST_STEPS = 0.2, 3  # nats a token by which one iteration moves the 
 _DEAD_NORM, _DEAD_STEPS = 1e-7, 5
 _FAR_NATS = 40.0  # KL of a response to the reference
 _LENGTH_TIMES = 3.0
+_REPEATED_SHARE, _REPEATED_TIMES = 0.3, 2.0
 _OVERFIT_TIMES = 1.1
 _FORGOTTEN_TIMES, _FORGOTTEN_NATS = 1.1, 0.1  # loss of general text over its start
 _UNLEARNED_SHARE, _UNLEARNED_NATS = 0.2, 5.0
@@ -30,6 +38,7 @@ _SAME_AT_LEAST = 50  # steps after which a loss should be lower
 SCORES, KL, LENGTH = "objective/scores", "objective/kl", "rollout/response_length"
 ENTROPY, STEP_KL, NORM = "objective/token_entropy", "policy/approxkl_avg", "grad_norm"
 CHOSEN, REJECTED, LOSS, GENERAL = "logps/chosen", "logps/rejected", "loss", "val/general_loss"
+REPETITION, REJECTED_LOSS, OF_A_SOURCE = "objective/repetition", "val/rejected_loss", "loss_by_source/"
 
 
 @dataclass(frozen=True)
@@ -95,28 +104,11 @@ class Watch:
         """A metric so far; empty where it was never logged."""
         return self._series.get((split, name), _Series())
 
-
-def leakage(leaked: Mapping[str, int], *, stay: bool) -> Alarm:
-    """Rows of lists that ask what rows ask which judge, by list. ``stay``: they are trained on all the same."""
-    counted = " and ".join(f"{count:,} rows of data.{name}" for name, count in leaked.items())
-    what = "stay in it: held-out metrics flatter" if stay else "are left out"
-    return Alarm(
-        "leakage", f"{counted} ask what held-out rows ask, or hold one with its answer, and {what}",
-        "data.on_leak=fail names the first of them; take them out where they come from",
-    )  # fmt: skip
-
-
-def near_leakage(alike: Mapping[str, tuple[int, str, str]]) -> Alarm:
-    """Rows of lists that are nearly the same as rows that judge, by list: how many, where the first stands, and where
-    its like. They stay: it is for a person to say whether they give anything away."""
-    counted = " and ".join(
-        f"{count:,} rows of data.{name} (the first {first}, like {judged})"
-        for name, (count, first, judged) in alike.items()
-    )
-    return Alarm(
-        "near leakage", f"{counted} hold at least half of a held-out row word for word: held-out metrics may flatter",
-        "read the two; take one out of each such pair, or hold out by topic or source in place of by row",
-    )  # fmt: skip
+    def sources(self) -> Iterator[tuple[str, _Series]]:
+        """The held-out loss of each source, where there are several."""
+        for (split, name), series in self._series.items():
+            if split == "eval" and name.startswith(OF_A_SOURCE):
+                yield name.removeprefix(OF_A_SOURCE), series
 
 
 def _entropy_collapse(watch: Watch) -> Iterator[Alarm]:
@@ -159,8 +151,24 @@ def _dead_gradients(watch: Watch) -> Iterator[Alarm]:
         )  # fmt: skip
 
 
+def _repeats(repeated: _Series) -> bool:
+    return repeated.has_both and repeated.late > max(_REPEATED_SHARE, _REPEATED_TIMES * repeated.early)
+
+
+def _repetition(watch: Watch) -> Iterator[Alarm]:
+    repeated = watch.of(REPETITION)
+    if _repeats(repeated):
+        yield Alarm(
+            "repetition",
+            f"of the runs of four tokens of a response {repeated.late:.0%} are repeated ones, at first "
+            f"{repeated.early:.0%}",
+            "read samples.jsonl; a higher algorithm.kl_coef, a lower optimizer.learning_rate, a reward that tells such "
+            "answers from good ones, fewer rollout.max_new_tokens where they do not end",
+        )
+
+
 def _reward_hacking(watch: Watch) -> Iterator[Alarm]:
-    scores, kl, length = (watch.of(name) for name in (SCORES, KL, LENGTH))
+    scores, kl, length, repeated = (watch.of(name) for name in (SCORES, KL, LENGTH, REPETITION))
     if not scores.has_both or scores.late <= scores.early:
         return
     found = []
@@ -168,6 +176,8 @@ def _reward_hacking(watch: Watch) -> Iterator[Alarm]:
         found.append(f"the KL to the reference to {kl.late:.3g} nats a response")
     if length.has_both and not 1 / _LENGTH_TIMES < length.late / max(length.early, 1e-9) < _LENGTH_TIMES:
         found.append(f"the length of responses from {length.early:.3g} to {length.late:.3g} tokens")
+    if _repeats(repeated):
+        found.append(f"what they repeat from {repeated.early:.0%} to {repeated.late:.0%}")
     if found:
         yield Alarm(
             "reward hacking?",
@@ -218,6 +228,41 @@ def _forgetting(watch: Watch) -> Iterator[Alarm]:
         )  # fmt: skip
 
 
+def _rejected_learned(watch: Watch) -> Iterator[Alarm]:
+    rejected, chosen = watch.of(REJECTED_LOSS, "eval"), watch.of(LOSS, "eval")
+    if rejected.count < 2 or chosen.count < 2:
+        return
+    first, last = rejected.first[0], rejected.last[-1]
+    fall, other = first - last, chosen.first[0] - chosen.last[-1]
+    if fall > max((_FORGOTTEN_TIMES - 1) * first, _FORGOTTEN_NATS) and fall > other / 2:
+        yield Alarm(
+            "rejected answers are learned",
+            f"the loss of the rejected answers fell from {first:.4g} to {last:.4g} nats a token, that of the chosen "
+            f"by {other:.4g}",
+            "imitation does not tell the two apart: go on from this model with algorithm.kind=dpo, or take "
+            "algorithm.kind=orpo, which does both at once",
+        )
+
+
+def _sources_apart(watch: Watch) -> Iterator[Alarm]:
+    whole = watch.of(LOSS, "eval")
+    if whole.count < 3 or whole.last[-1] >= whole.first[0]:
+        return
+    told = [
+        f"{name} to {source.last[-1]:.4g} from {source.lowest:.4g}"
+        for name, source in watch.sources()
+        if source.count >= 3
+        and min(list(source.last)[-2:]) > max(_OVERFIT_TIMES * source.lowest, source.lowest + _FORGOTTEN_NATS)
+    ]
+    if told:
+        yield Alarm(
+            "train and eval drift apart",
+            f"the held-out loss fell to {whole.last[-1]:.4g}, but by source rose that of {', '.join(told)}",
+            "more rows like those in data.train, or a greater weight of their source there; fewer steps; of rows that "
+            "nothing is to be learned for, take them out of data.eval",
+        )
+
+
 def _no_progress(watch: Watch) -> Iterator[Alarm]:
     """At the end of training on given answers: of what samples the loss says nothing, and there are scores."""
     loss = watch.of(LOSS)
@@ -233,6 +278,6 @@ def _no_progress(watch: Watch) -> Iterator[Alarm]:
 
 _Rule = Callable[[Watch], Iterator[Alarm]]
 _OF_TRAINING: Final[tuple[_Rule, ...]] = (
-    _entropy_collapse, _kl_spike, _update_too_fast, _dead_gradients, _reward_hacking, _chosen_unlearned,
+    _entropy_collapse, _kl_spike, _update_too_fast, _dead_gradients, _reward_hacking, _repetition, _chosen_unlearned,
 )  # fmt: skip
-_OF_EVALUATION: Final[tuple[_Rule, ...]] = (_overfitting, _forgetting)
+_OF_EVALUATION: Final[tuple[_Rule, ...]] = (_overfitting, _forgetting, _rejected_learned, _sources_apart)

@@ -42,6 +42,7 @@ from distft.workers.kl_baseline import kl_baseline, mismatched
 from distft.workers.own_prompts import own_prompts
 from distft.workers.ptx import with_texts
 from distft.workers.reference_cache import ReferenceCache
+from distft.workers.rejected_answers import rejected_answers
 from distft.workers.reports import Credited, Described, Judged, Loaded, Played, RowsPrepared, Turned, Unread
 from distft.workers.reward_functions import Texts
 from distft.workers.reward_reading import as_trained, read_anew, within_positions
@@ -148,6 +149,12 @@ class DataWorker(DataVerbs):
     def general_text(self) -> tuple[Described, Batch]:
         """The text of ``evaluation.general``, as it was found at the start."""
         return _described(self.data.general, self.data.tokenizer), self.data.general
+
+    def rejected_answers(self, split: str, count: int) -> tuple[Described, Batch]:
+        """See ``workers.rejected_answers``."""
+        examples = self.data.split(split).rows(self.data.units(split, 0, count))
+        found = rejected_answers(examples, encoder_for(self.data.tokenizer), self.data.recipe)
+        return _described(found, self.data.tokenizer), found
 
     def judge_answers(self, split: str, count: int, limit: int, *, batch: Batch) -> tuple[Judged, None]:
         """Answers to prompts of ``count`` held-out units by ``evaluation.metrics``, the first ``limit`` in words.

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import islice
 
-import numpy as np
-
-from distft.batches import Batch, Ragged
+from distft.batches import Batch
 from distft.common.errors import UserError
 from distft.data.bad_rows import Unusable
 from distft.data.encode import Encoded, Encoder
@@ -15,6 +13,7 @@ from distft.data.formats import TextExample, texts_of
 from distft.data.readers import example_for
 from distft.data.source_names import GENERAL_KIND, general_source
 from distft.data.sources import format_of, read_rows
+from distft.workers.asked_rows import answer_batch
 
 
 def general_text(path: str, encoder: Encoder, count: int, longest: int) -> Batch:
@@ -26,12 +25,7 @@ def general_text(path: str, encoder: Encoder, count: int, longest: int) -> Batch
     found = list(islice(_encoded(path, encoder, longest), count))
     if not found:
         raise UserError("there is no text in it", where=f"evaluation.general: {path}", hint="name rows with a text")
-    numbers = np.arange(len(found), dtype=np.int64)
-    return Batch({
-        "prompt_ids": Ragged.of([one.prompt_ids for one in found], np.int32),
-        "response_ids": Ragged.of([one.response_ids for one in found], np.int32),
-        "response_mask": Ragged.of([one.mask for one in found], np.uint8), "sample": numbers, "unit": numbers,
-    })  # fmt: skip
+    return answer_batch(found)
 
 
 def _encoded(path: str, encoder: Encoder, longest: int) -> Iterator[Encoded]:

@@ -13,6 +13,7 @@ from distft.algorithms.rewards import objective_terms
 from distft.batches import Batch, Difference
 from distft.common.addresses import found_at
 from distft.experience.credit.base import Chosen, Credit, Padded, importance, scores_of
+from distft.workers.repetition import repetition
 from distft.workers.reports import Credited
 
 
@@ -58,6 +59,7 @@ def _metrics(rollout: Batch, shape: Padded, to_generator: Difference) -> dict[st
         "val/num_eos_tokens": float(torch.from_numpy(rollout.dense("ended").astype(bool)).sum()),
         "objective/scores_std": float(scores.double().std(unbiased=False)),
         "objective/token_entropy": float(entropy.double().mean()),
+        "objective/repetition": repetition(rollout),
         **{f"rollout/trainer_logprob_difference_{name}": value for name, value in asdict(to_generator).items()},
         "rollout/importance_ess": float(weights.sum() ** 2 / (len(weights) * weights.square().sum())),
     }

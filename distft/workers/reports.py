@@ -8,6 +8,7 @@ from typing import Any
 
 from distft.batches import Difference
 from distft.checkpoint.manifest import FileRecord, NotWritten
+from distft.tracking.data_alarms import Drift
 from distft.tracking.metrics import Sample
 
 # The loss of single sources of data, by their numbers.
@@ -121,8 +122,8 @@ class RowsPrepared:
 class Loaded:
     """What the data worker has found: units and ``statistics`` (in words) of each split, how many of its rows
     ``leaked`` (of the lists that have such), and are ``alike`` what judges (how many, where the first stands and where
-    its like), ``warnings``, and whether the reward and the value model's tokenizers are
-    the policy's."""
+    its like), ``drifts`` of the lists that judge from train, ``warnings``, and whether the reward and the value model's
+    tokenizers are the policy's."""
 
     num_units: Mapping[str, int]
     statistics: Mapping[str, str]
@@ -131,6 +132,7 @@ class Loaded:
     same_reward_tokenizer: bool
     same_value_tokenizer: bool
     alike: Mapping[str, tuple[int, str, str]] = field(default_factory=dict)
+    drifts: Mapping[str, Drift] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from distft.data.formats import prompt_of
 from distft.data.known_tokens import require_known
 from distft.data.reading_marks import reads_both_ways
 from distft.data.sampler import proportional_sample
-from distft.data.sources import hub_notes
+from distft.data.sources import hub_notes, is_builtin
 from distft.data.splits import LIST_NAMES
 from distft.data.store import store_folder
 from distft.data.token_counts import occurrences
@@ -37,6 +37,8 @@ from distft.data.vocabulary import require_policys_tokens, require_rows
 from distft.data.whole_units import require_whole
 from distft.models.limits import embedding_rows, learned_positions
 from distft.models.tokenizer import load_tokenizer, num_tokens
+from distft.tracking.data_alarms import Drift
+from distft.workers.drift import drift
 from distft.workers.episodes import Episodes
 from distft.workers.general_text import general_text
 from distft.workers.held_out_answers import require_answers
@@ -149,7 +151,21 @@ class RunData:
             same_reward_tokenizer=all(reader.same for reader in self.readers.values()),
             same_value_tokenizer=self._same_value_tokenizer(),
             alike={name: astuple(found.alike) for name, found in statistics.items() if found.alike},
+            drifts=self._drifts(),
         )
+
+    def _drifts(self) -> dict[str, Drift]:
+        """How far each list that judges is from train; not where that is made of a few templates and split by what they
+        speak of."""
+        if all(map(is_builtin, self.recipe.data.train)):
+            return {}
+        prompts = self.recipe.algorithm.traits.unit.name == "prompts"
+        found = {
+            name: drift(self._datasets.train, dataset, self.recipe.seed, prompts=prompts)
+            for name, dataset in self.lists.items()
+            if name != "train"
+        }
+        return {name: one for name, one in found.items() if one is not None}
 
     def _prepare_texts(self) -> Generator[Preparing, None, dict[str, str]]:
         """The rows of ``data.ptx``, if any, read as SFT reads them. Returns the hash of each source by its key."""

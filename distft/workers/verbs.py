@@ -260,6 +260,11 @@ class DataVerbs(Ending, Protocol):
         """The text of ``evaluation.general``, ready to be evaluated."""
         ...
 
+    @verb(on_device=False)
+    def rejected_answers(self, split: str, count: int) -> tuple[Described, Batch]:
+        """Of those of ``count`` held-out units that are pairs the rejected answers; there may be none."""
+        ...
+
     @verb(deadline="long", on_device=False)
     def judge_answers(self, split: str, count: int, limit: int, *, batch: Batch) -> tuple[Judged, None]:
         """Answers to prompts of ``count`` held-out units by ``evaluation.metrics``, the first ``limit`` in words."""

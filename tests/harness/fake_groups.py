@@ -39,6 +39,7 @@ class Said:
     loss: float = 1.0
     differing: list[int] = field(default_factory=list)  # of each round, prompts whose PER_PROMPT scores differ
     probes: dict[str, tuple[float, ...]] = field(default_factory=dict)  # the log-probs of known tokens, by role
+    rejected: int = 0  # rejected answers among held-out rows
     no_room: bool = False  # no prompt of training leaves room for an answer
     version: int = 0  # of the weights that engines have
     chosen: list[list[int]] = field(default_factory=list)  # of each iteration, the units of samples that are trained on
@@ -64,6 +65,8 @@ class Said:
         samples = [s for source in call.data[:1] for s in source.samples]
         if call.verb == declaration(DataVerbs.general_text):
             samples = [0, 1]
+        if call.verb == declaration(DataVerbs.rejected_answers):
+            samples = list(range(self.rejected))
         if call.verb == declaration(DataVerbs.kept_responses):
             samples = list(range(4))
         if call.verb == declaration(DataVerbs.questions):
@@ -98,8 +101,8 @@ class Said:
             case "kept_responses":
                 return Described((RESPONSE,) * len(samples), tuple(samples))
             case (
-                "own_prompts" | "questions" | "general_text" | "prompts" | "batch" | "with_texts" | "informative"
-                | "mismatched"
+                "own_prompts" | "questions" | "rejected_answers" | "general_text" | "prompts" | "batch" | "with_texts"
+                | "informative" | "mismatched"
             ):  # fmt: skip
                 return Described((PROMPT,) * len(samples), tuple(samples))
             case "begin_turns":

@@ -61,12 +61,13 @@ def evaluated(folder: Path, said: Said, name: str, *keys: str) -> tuple[list[str
 
 
 GIVEN = ["data.batch", "policy.evaluate"]
+IMITATED = [*GIVEN, "data.rejected_answers"]
 ANSWERS = ["policy.sync_weights", "data.questions", "policy.generate", "data.judge_answers"]
 
 
 def test_a_policy_answers_a_few_held_out_prompts_by_its_own_weights(tmp_path: Path) -> None:
     calls, line, kept = evaluated(tmp_path, said := Said(), "sft-tiny")
-    assert calls == [*GIVEN, *ANSWERS]
+    assert calls == [*IMITATED, *ANSWERS]
     assert said.asked(DataVerbs.questions)[0].args == ("eval", 2), "those that are shown"
     [generate] = said.asked(GeneratorVerbs.generate)
     assert generate.args[0].greedy
@@ -82,14 +83,21 @@ def test_where_metrics_want_answers_all_judged_rows_are_asked(tmp_path: Path) ->
 
 def test_nothing_is_generated_where_nobody_wants_to_see_it(tmp_path: Path) -> None:
     calls, _, kept = evaluated(tmp_path, Said(), "sft-tiny", "tracking.samples_every=0")
-    assert (calls, kept) == (GIVEN, 0)
+    assert (calls, kept) == (IMITATED, 0)
 
 
 def test_general_text_is_read_beside_the_runs_own(tmp_path: Path) -> None:
     keys = ("tracking.samples_every=0", "evaluation.general=builtin")
     calls, line, _ = evaluated(tmp_path, Said(loss=1.5), "sft-tiny", *keys)
-    assert calls == ["data.general_text", "policy.evaluate", *GIVEN]
+    assert calls == ["data.general_text", "policy.evaluate", *IMITATED]
     assert line["val/general_loss"] == 1.5
+
+
+def test_of_pairs_whose_better_answers_are_imitated_the_others_are_judged(tmp_path: Path) -> None:
+    calls, line, _ = evaluated(tmp_path, said := Said(loss=1.5, rejected=3), "sft-tiny", "tracking.samples_every=0")
+    assert calls == [*IMITATED, "policy.evaluate"]
+    assert said.asked(DataVerbs.rejected_answers)[0].args == ("eval", 6)
+    assert line["val/rejected_loss"] == 1.5
 
 
 def test_a_reward_model_scores_both_answers_of_a_few_pairs(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 from distft.config.data import Data, Source
 from distft.data.dataset import Datasets, load_datasets
-from distft.tracking.alarms import near_leakage
+from distft.tracking.data_alarms import near_leakage
 
 Write = Callable[..., str]
 WORDS = ("the", "coat", "lamp", "river", "green", "old", "seven", "walks", "under", "never", "kettle", "ladder", "town")

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from distft.report.run_data import read_run
+from distft.report.sections import alarms as report_alarms
 from distft.tracking.alarms import (
     CHOSEN,
     ENTROPY,
@@ -16,14 +18,19 @@ from distft.tracking.alarms import (
     LENGTH,
     LOSS,
     NORM,
+    OF_A_SOURCE,
     REJECTED,
+    REJECTED_LOSS,
+    REPETITION,
     SCORES,
     STEP_KL,
     Watch,
-    leakage,
 )
+from distft.tracking.data_alarms import leakage
+from distft.tracking.metrics import MetricRecord
 from distft.tracking.progress import QuietProgress
 from distft.tracking.tracker import Tracker
+from distft.tracking.wandb_backend import WandbBackend, WandbOptions
 
 Curves = Mapping[str, Sequence[float]]
 
@@ -50,6 +57,7 @@ PLANTED: list[tuple[str, Curves]] = [
     ("reward hacking?", {SCORES: ramp(0, 3), KL: ramp(0, 90), LENGTH: [20.0] * 40}),
     ("reward hacking?", {SCORES: ramp(0, 3), KL: [5.0] * 40, LENGTH: ramp(20, 100)}),
     ("reward hacking?", {SCORES: ramp(0, 3), KL: [5.0] * 40, LENGTH: ramp(90, 8)}),
+    ("repetition", {REPETITION: ramp(0.02, 0.7)}),
     ("chosen answers are unlearned", {CHOSEN: ramp(-100, -160), REJECTED: ramp(-100, -180)}),
 ]
 # As the quickstart and grpo-tiny went, a value of every second or third step.
@@ -67,6 +75,7 @@ HEALTHY: list[Curves] = [
         SCORES: [-1.2, 0.26, 0.28, 1.1, 1.4, 1.5, 1.7, 1.6, 1.9, 2.1, 1.9, 2.1, 2.2, 2.2, 2.2],
         LENGTH: [15, 20, 20, 25, 28, 27, 26, 26, 26, 26, 26, 26, 26, 27, 24],
         LOSS: [0] * 15,
+        REPETITION: [0.02, 0.02, 0.03, 0.02, 0.04, 0.06, 0.09, 0.08, 0.1, 0.12, 0.1, 0.13, 0.11, 0.12, 0.12],
     },
     {
         ENTROPY: [0.31, 0.34, 0.31, 0.24, 0.2, 0.18, 0.12, 0.11, 0.13, 0.085, 0.1, 0.1, 0.086, 0.072, 0.072],
@@ -85,6 +94,41 @@ def test_what_is_planted_is_found_once(name: str, curves: Curves) -> None:
 @pytest.mark.parametrize("curves", HEALTHY, ids=["dpo", "ppo", "grpo"])
 def test_a_run_that_is_well_raises_none(curves: Curves) -> None:
     assert raised(curves, total_steps=15) == []
+
+
+def test_repetition_with_a_rising_score_is_reward_hacking_too() -> None:
+    found = raised({SCORES: ramp(0, 3), KL: [5.0] * 40, LENGTH: [20.0] * 40, REPETITION: ramp(0.02, 0.7)})
+    assert {name for _, name in found} == {"reward hacking?", "repetition"}
+    assert raised({REPETITION: [0.45] * 40}) == [], "answers that repeat by their nature"
+
+
+def held_out(rows: Sequence[Mapping[str, float]]) -> list[str]:
+    """What held-out metrics raise, evaluation by evaluation."""
+    watch = Watch()
+    return [f"{number} {alarm.name}" for number, row in enumerate(rows, 1) for alarm in watch.observe("eval", row)]
+
+
+@pytest.mark.parametrize(("rejected", "told"), [
+    ([3.0, 2.4, 1.6], ["3 rejected answers are learned"]),  # 1.4 of the 2 that the chosen ones fell by
+    ([3.0, 2.9, 2.8], []), ([3.0, 2.6, 2.2], []), ([3.0, 3.5, 4.0], []),
+])  # fmt: skip
+def test_rejected_answers_that_become_as_likely_as_the_chosen(rejected: list[float], told: list[str]) -> None:
+    assert held_out([{LOSS: chosen, REJECTED_LOSS: other} for chosen, other in zip(
+        [3.0, 1.5, 1.0], rejected, strict=True)]) == told  # fmt: skip
+    assert held_out([{LOSS: chosen} for chosen in (3.0, 1.5, 1.0)]) == []
+
+
+@pytest.mark.parametrize(("source", "told"), [
+    ([2.0, 1.8, 2.1, 2.4], ["4 train and eval drift apart"]), ([2.0, 2.3, 2.3], ["3 train and eval drift apart"]),
+    ([2.0, 1.8, 2.4, 1.9], []), ([2.0, 1.8, 1.7, 1.9], []), ([0.05, 0.06, 0.07, 0.08], []),
+])  # fmt: skip
+def test_a_source_whose_loss_rises_while_that_of_all_falls(source: list[float], told: list[str]) -> None:
+    whole = [2.0, 1.5, 1.2, 1.0]
+    rows = [{LOSS: all_rows, f"{OF_A_SOURCE}web": one, f"{OF_A_SOURCE}books": all_rows / 2} for all_rows, one in zip(
+        whole, source, strict=False)]  # fmt: skip
+    assert held_out(rows) == told
+    rising = [{**row, LOSS: 2.0 + number} for number, row in enumerate(rows)]
+    assert not [alarm for alarm in held_out(rising) if "drift" in alarm], "all of it rises: that is another alarm"
 
 
 def test_a_held_out_loss_that_rises_is_overfitting() -> None:
@@ -123,6 +167,44 @@ def test_it_is_an_event_and_a_line_and_is_not_said_again_after_a_resume(tmp_path
     assert (event["event"], event["name"], event["step"], event["attempt"]) == ("alarm", "dead gradients", 5, 1)
     assert len(said) == 1
     assert said[0].startswith("alarm at step 5: dead gradients: the gradient was zero for 5 steps")
+
+
+@pytest.mark.parametrize(("name", "curves"), PLANTED, ids=[f"{one[0]}-{at}" for at, one in enumerate(PLANTED)])
+def test_each_is_an_event_a_line_an_alert_and_an_entry_of_the_report(
+    name: str, curves: Curves, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Seen(QuietProgress):
+        def note(self, text: str) -> None:
+            lines.append(text)
+
+    class Told(WandbBackend):
+        def __init__(self, *_: object) -> None:
+            self.run_id = ""
+
+        def log(self, record: MetricRecord) -> None:
+            pass
+
+        def alert(self, title: str, text: str) -> None:
+            alerts.append(f"{title}: {text}")
+
+        def close(self, *_: object) -> None:
+            pass
+
+    lines: list[str] = []
+    alerts: list[str] = []
+    monkeypatch.setattr("distft.tracking.tracker.WandbBackend", Told)
+    options = WandbOptions("offline", "p", "n", "ppo", "g")
+    with Tracker(tmp_path, attempt=1, resume_step=None, progress=Seen(), wandb=options) as tracker:
+        for step, row in enumerate(zip(*curves.values(), strict=True), 1):
+            tracker.log(step, dict(zip(curves, row, strict=True)))
+    [event] = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
+    assert event["name"] == name
+    assert event["do"]
+    both = f"{event['said']}; {event['do']}"
+    assert lines == [f"alarm at step {event['step']}: {name}: {both}"]
+    assert alerts == [f"{name} at step {event['step']}: {both}"]
+    [entry] = report_alarms(read_run(tmp_path))
+    assert entry["said"] == f"{name} at step {event['step']}: {event['said']}. What helps: {event['do']}"
 
 
 def test_the_end_is_known_from_when_the_rows_are(tmp_path: Path) -> None:
