@@ -183,6 +183,11 @@ class Tracking(Section):
     """What is recorded besides metrics.jsonl."""
 
     wandb: Wandb = Field(default_factory=Wandb, description="Weights & Biases")
+    tensorboard: bool = Field(
+        default=False,
+        description="event files for TensorBoard below the run folder too, of all that metrics.jsonl has; the package "
+        "tensorboard must be there",
+    )
     samples_every: int = Field(default=10, ge=0, description="steps between lines in samples.jsonl; 0: never")
     timeline_steps: int = Field(
         default=100, ge=0, description="steps of each attempt that timeline.json shows, who did what when; 0: none"

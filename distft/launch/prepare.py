@@ -25,6 +25,7 @@ from distft.planning.machine import Machine
 from distft.planning.packed_rows import with_rows
 from distft.planning.plan import Plan, make_plan
 from distft.planning.rates import Rates, read_rates
+from distft.tracking.tensorboard import require_tensorboard
 
 # Where one of these is set, this process is where a cluster of that kind can be reached.
 _REACHED_BY = {"slurm": ("RAY_ADDRESS", "SLURM_JOB_ID"), "ray": ("RAY_ADDRESS",)}
@@ -69,6 +70,7 @@ def prepare(recipe: Recipe, cluster_name: str, *, dry_run: bool = False) -> Prep
     plan = make_plan(recipe, cluster, machine=machine, rates=_rates(cluster, machine), vllm=installed_vllm())
     if not (dry_run and cluster.kind == "slurm"):
         require_vllm(recipe, gpu=plan.hardware.gpus > 0)
+        require_tensorboard(recipe)
     check_output_dir(Path(recipe.output_dir))  # before anything in it is looked for
     run_dir = Path(recipe.output_dir).absolute()
     if recipe.checkpoint.resume != "never":

@@ -219,6 +219,7 @@ class Supervisor:
                 branch=environment.get("branch"),
                 more_config=more_config(recipe, self._plan),
             ),
+            tensorboard=recipe.tracking.tensorboard,
             progress=make_progress(recipe.name, quiet=self._quiet),
             timeline_steps=recipe.tracking.timeline_steps,
         )

@@ -27,7 +27,7 @@ RECIPE, PLAN, BEFORE_AFTER = "recipe.yaml", "plan.json", "before_after.json"
 EVALUATION = "evaluation.json"
 Split = Literal["train", "eval"]
 
-_RESERVED = frozenset({"format", "step", "time", "split", "nonfinite"})
+RESERVED = frozenset({"format", "step", "time", "split", "nonfinite"})
 _MAX_PENDING = 10_000
 _log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ class MetricRecord:
 
     def as_json(self) -> dict[str, Any]:
         """The line's content. Raises ValueError for a metric named like one of the line's own keys."""
-        taken = _RESERVED & self.values.keys()
+        taken = RESERVED & self.values.keys()
         if taken:
             raise ValueError(f"not names for metrics: {', '.join(sorted(taken))}")
         numbers, nonfinite = finite_or_null(self.values)
@@ -123,14 +123,17 @@ class MetricsLog:
             _log.info("%s: %d lines after step %s cut off", path, self.num_cut, resume_step)
         self._ledger = _Ledger(path)
 
-    def write(self, record: MetricRecord) -> None:
+    def write(self, record: MetricRecord) -> bool:
         """Add one line. A disk that refuses it is reported once; the line is written later.
 
-        A step has one line of each split: the evaluation at its end may be due twice, or again after a resume.
+        A step has one line of each split: the evaluation at its end may be due twice, or again after a resume. Returns
+        whether this is it.
         """
-        if (record.step, record.split) not in self._written:
-            self._ledger.add(record.as_json())
-            self._written.add((record.step, record.split))
+        if (record.step, record.split) in self._written:
+            return False
+        self._ledger.add(record.as_json())
+        self._written.add((record.step, record.split))
+        return True
 
     def close(self) -> None:
         """Close the file."""

@@ -12,6 +12,7 @@ from distft.common.logging import stage
 from distft.tracking.alarms import Alarm, Watch
 from distft.tracking.metrics import EventsLog, MetricRecord, MetricsLog, Sample, SamplesLog, Split
 from distft.tracking.progress import Progress, QuietProgress
+from distft.tracking.tensorboard import TensorBoardFiles
 from distft.tracking.timeline import TIMELINE, Timeline
 from distft.tracking.timing import Span
 from distft.tracking.wandb_backend import WandbBackend, WandbOptions
@@ -24,7 +25,8 @@ class Tracker:
     """What the loops report to, from attempt to attempt. A context manager that closes everything, on errors too.
 
     ``resume_step``: the step the attempt goes on from, None from the beginning (metrics.jsonl is cut
-    accordingly). ``total_steps`` for the display. ``wandb`` None or mode "disabled": no W&B.
+    accordingly). ``total_steps`` for the display. ``wandb`` None or mode "disabled": no W&B. ``tensorboard``: its
+    files too.
     ``timeline_steps``: steps of an attempt in timeline.json.
     Raises OSError if the run folder cannot be written.
     """
@@ -37,14 +39,15 @@ class Tracker:
         resume_step: int | None,
         total_steps: int | None = None,
         wandb: WandbOptions | None = None,
+        tensorboard: bool = False,
         progress: Progress | None = None,
         timeline_steps: int = 0,
     ) -> None:
         self.total_steps = total_steps
         self._run_dir = run_dir
         self.progress: Progress = progress if progress is not None else QuietProgress()
-        self._watch = Watch()
-        self._metrics = MetricsLog(run_dir, resume_step, self._recall)
+        self._wants_tensorboard = tensorboard
+        self._open_metrics(resume_step)
         self._events = EventsLog(run_dir, attempt)
         self._samples = SamplesLog(run_dir, attempt)
         self._timeline_steps = self._steps_left = timeline_steps
@@ -62,16 +65,24 @@ class Tracker:
         Raises OSError.
         """
         self._metrics.close()
-        self._watch = Watch()  # what it saw of the steps that are done again
-        self._metrics = MetricsLog(self._run_dir, resume_step, self._recall)
+        if self._tensorboard is not None:
+            self._tensorboard.close()
+        self._open_metrics(resume_step)
         self._events.attempt = self._samples.attempt = attempt
         self._steps_left = self._timeline_steps
+
+    def _open_metrics(self, resume_step: int | None) -> None:
+        """What was said of steps that are done again is forgotten."""
+        self._watch = Watch()
+        self._tensorboard = TensorBoardFiles(self._run_dir) if self._wants_tensorboard else None
+        self._metrics = MetricsLog(self._run_dir, resume_step, self._recall)
 
     def log(self, step: int, values: Mapping[str, float], split: Split = "train") -> None:
         """A line of metrics.jsonl, a row in W&B, a step or an evaluation on the display; and an alarm where the
         numbers raise one."""
         record = MetricRecord(step, split, values)
-        self._metrics.write(record)
+        if self._metrics.write(record) and self._tensorboard is not None:
+            self._tensorboard.log(record)
         if self._wandb is not None:
             self._wandb.log(record)
         if split == "train":
@@ -83,6 +94,8 @@ class Tracker:
 
     def _recall(self, line: Mapping[str, Any]) -> None:
         """A line of before a resume: what it raised was said then."""
+        if self._tensorboard is not None:
+            self._tensorboard.again(line)
         self._watch.observe("eval" if line.get("split") == "eval" else "train", line)
 
     def alarm(self, step: int, alarm: Alarm) -> None:
@@ -129,8 +142,9 @@ class Tracker:
         self.progress.close()
         for ledger in (self._metrics, self._events, self._samples):
             ledger.close()
-        if self._timeline is not None:
-            self._timeline.close()
+        for copy in (self._timeline, self._tensorboard):
+            if copy is not None:
+                copy.close()
         if self._wandb is not None:
             self._wandb.close(exit_status)
 
