@@ -172,7 +172,11 @@ class Evaluation(Section):
 class Wandb(Section):
     """Weights & Biases."""
 
-    mode: Literal["offline", "online", "disabled"] = Field(default="offline", description="where the W&B run is kept")
+    mode: Literal["offline", "online", "shared", "disabled"] = Field(
+        default="offline",
+        description="where the W&B run is kept; shared: online, as a run that processes of yours may write to at the "
+        "same time (experimental in W&B)",
+    )
     project: str = Field(default="distft", min_length=1, description="W&B project")
     entity: str | None = Field(default=None, min_length=1, description="W&B team or user; null: the account's default")
     group: str | None = Field(default=None, min_length=1, description="W&B group of runs")

@@ -29,7 +29,7 @@ from distft.controller.visits import Visits
 from distft.controller.weight_sync import WeightSync
 from distft.experience.rollouts import Sampler
 from distft.groups.handles import Call
-from distft.tracking.timing import PhaseTimer, Span, Throughput
+from distft.tracking.timing import PhaseTimer, Span, Throughput, at_work
 from distft.tracking.tracker import Tracker
 
 MAX_FAILED_SAVES = 3
@@ -107,7 +107,7 @@ class Session:
         now = time.perf_counter()
         seconds, self._started = now - self._started, now
         self.time_limit.saw_step(seconds)
-        train = self.num_units["train"]
+        train, spans = self.num_units["train"], self.take_spans()
         peaks = {
             f"memory/{role}/{name}": size for role, sizes in self.take_peaks().items() for name, size in sizes.items()
         }
@@ -122,10 +122,11 @@ class Session:
                 **peaks,
                 **self.throughput.report(lengths, seconds),
                 **self.timer.report(),
+                **at_work(spans, seconds),
             },
         )
 
-        self.tracker.spans([*self.timer.take_spans(), *self.take_spans()])
+        self.tracker.spans([*self.timer.take_spans(), *spans])
 
     def checkpoint_if_due(self) -> None:
         """A checkpoint every ``checkpoint.every`` steps, after the last one, and when a stop was asked for, which then

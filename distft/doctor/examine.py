@@ -18,7 +18,7 @@ from distft.doctor import judge
 from distft.doctor.asking import Answers, Asking, OverRay, OverSlurm, here
 from distft.doctor.findings import Finding, Report
 from distft.launch.machine import this_machine
-from distft.tracking.wandb_backend import wandb_options
+from distft.tracking.wandb_backend import AT_A_SERVER, wandb_options
 
 WANDB_URL = "https://api.wandb.ai"
 
@@ -39,7 +39,7 @@ def _round(asking: Asking, cluster: Cluster, recipe: Recipe | None, shared: Path
     mode = wandb_options(recipe).mode if recipe else os.environ.get("WANDB_MODE", "offline")
     expected = judge.Expected(cluster, str(shared), asking.num_nodes, asking.gpus, _disk(recipe, cluster), mode)
     with _nonce(shared) as nonce:
-        url = wandb_url(cluster) if mode == "online" else ""
+        url = wandb_url(cluster) if mode in AT_A_SERVER else ""
         question = {"folder": str(shared), "nonce": nonce, "wandb_url": url}
         answers = asking.ask("report", question).by_name()
         reports = answers.said

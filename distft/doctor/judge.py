@@ -10,6 +10,7 @@ from distft.config.cluster import Cluster
 from distft.doctor.asking import Answers
 from distft.doctor.findings import Finding, named
 from distft.planning.machine import GIB
+from distft.tracking.wandb_backend import AT_A_SERVER
 
 NodeReport = Mapping[str, Any]
 _CLOCKS_OK_S, _CLOCKS_WRONG_S = 1.0, 30.0  # a lease is stale after 60 s without a heartbeat
@@ -258,7 +259,7 @@ def interfaces(reports: Sequence[NodeReport], cluster: Cluster) -> Iterator[Find
 
 def wandb(reports: Sequence[NodeReport], mode: str) -> Iterator[Finding]:
     """W&B answers, where that is wanted. A run does not depend on it."""
-    if mode != "online":
+    if mode not in AT_A_SERVER:
         yield Finding("W&B", "ok", f"mode {mode}: nothing is sent; metrics.jsonl has everything")
         return
     failing = {report["name"]: report["wandb"] for report in reports[:1] if report["wandb"]}

@@ -77,11 +77,15 @@ def run(prepared: Prepared, *, quiet: bool = False) -> Outcome:
     recipe, run_dir = prepared.recipe, prepared.run_dir
     if prepared.finished:
         return Outcome(recipe.name, run_dir, read_table(run_dir), finished_before=True)
-    with acquire(run_dir) as lease:
-        supervisor = Supervisor(prepared, lease, next_attempt(run_dir), quiet=quiet)
+    with (
+        acquire(run_dir) as lease,
+        contextlib.ExitStack() as logs,
+        Supervisor(prepared, lease, next_attempt(run_dir), quiet=quiet) as supervisor,
+    ):
         clear_exit(run_dir)
         driver_log = run_dir / "logs" / "driver.log"
         configure(driver_log, attempt=supervisor.attempt, terminal=True)
+        logs.callback(configure)
         try:
             table = supervisor.run()
         except BaseException as error:
@@ -90,14 +94,13 @@ def run(prepared: Prepared, *, quiet: bool = False) -> Outcome:
                 write_exit(run_dir, Ending.of(error), supervisor.attempt)
                 if isinstance(error, Exception):  # one that wants to be gone at once is not kept for a page
                     report_in_passing(run_dir)
+                    supervisor.keep_report(run_dir / REPORT)
             if not isinstance(error, DistftError):
                 error.add_note(f"the traceback is in {driver_log}")
             raise
-        else:
-            write_exit(run_dir, Ending.of(None), supervisor.attempt)
-            report_in_passing(run_dir)
-        finally:
-            configure()
+        write_exit(run_dir, Ending.of(None), supervisor.attempt)
+        report_in_passing(run_dir)
+        supervisor.keep_report(run_dir / REPORT)
     return Outcome(recipe.name, run_dir, table)
 
 

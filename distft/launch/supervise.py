@@ -16,6 +16,8 @@ from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 from distft.checkpoint.coordinator import Coordinator, Found
 from distft.checkpoint.layout import checkpoints_folder, published
@@ -50,7 +52,8 @@ log = logging.getLogger(__name__)
 
 
 class Supervisor:
-    """A run whose folder is ours. ``attempt``: the number of the current one, ``first`` at the start."""
+    """A run whose folder is ours. ``attempt``: the number of the current one, ``first`` at the start. A context manager
+    around the run and what is made of it, which ends with the ledgers and their copies."""
 
     def __init__(self, prepared: Prepared, lease: Lease, first: int, *, quiet: bool = False) -> None:
         self.attempt = first
@@ -61,6 +64,19 @@ class Supervisor:
         self._coordinator = self._new_coordinator()
         self._found: Found | None = None
         self._progress = Progress(total_steps=0)
+        self._tracker: Tracker | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        if self._tracker is not None:
+            self._tracker.close(0 if error is None else 1)
+
+    def keep_report(self, path: Path) -> None:
+        """The page about the run as an artifact of W&B."""
+        if self._tracker is not None:
+            self._tracker.keep("report", path)
 
     def run(self) -> dict[str, dict[str, float]]:
         """The table before and after. Raises what ended the last attempt."""
@@ -73,8 +89,8 @@ class Supervisor:
         self._go_to(begin)
         write_recipe(recipe, run_dir)
         write_atomic(run_dir / PLAN, self._plan.model_dump_json(indent=1))
+        tracker = self._tracker = self._begin_tracking()
         with (
-            self._tracker() as tracker,
             stop_on_signal() as self._stop,
             stopped_by_request(run_dir, self._lease.token, self._stop),
         ):
@@ -82,7 +98,8 @@ class Supervisor:
                 self._tell_start(tracker)
                 with ExitStack() as ray:
                     table = self._attempts(begin, tracker, ray)
-                tracker.keep(run_dir / RECIPE, run_dir / "final")
+                tracker.keep("recipe", run_dir / RECIPE)
+                tracker.keep("model", run_dir / "final")
                 return table
             except BaseException as error:
                 self._tell_end(tracker, Ending.of(error))
@@ -204,7 +221,7 @@ class Supervisor:
         return Coordinator(self._run_dir, recipe.checkpoint.keep, self._lease,
                            fingerprint=fingerprint(recipe), attempt=self.attempt)  # fmt: skip
 
-    def _tracker(self) -> Tracker:
+    def _begin_tracking(self) -> Tracker:
         recipe, environment = self._recipe, write_environment(self._run_dir)
         commit = (environment.get("commit") or {}).get("id")
         return Tracker(

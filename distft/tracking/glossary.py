@@ -149,6 +149,7 @@ OTHERS: Mapping[str, Known] = {
     ),
     "perf/imbalance": Known("Longest rank over the mean, less 1", "0 is even.", "down"),
     "perf/idle_fraction": Known("Share of a step in which no group computed", "", "down"),
+    "perf/busy/*": Known("Share of a step in which a role's ranks were at work", "On all nodes, mean over its ranks."),
     "timing/step": Known("Seconds of a step"),
     "timing/*": Known("Seconds of a step by phase, of which in wait and transfer"),
     "memory/*": Known("Bytes: of processes, and of GPUs at most, by role"),

@@ -29,6 +29,18 @@ class Span(NamedTuple):
     seconds: float
 
 
+def at_work(spans: Sequence[Span], seconds: float) -> dict[str, float]:
+    """``perf/busy/<role>``: of a step of so many seconds the share in which the role's ranks, on whatever node, carried
+    out calls, the mean over those that did anything in it."""
+    by_rank: dict[str, dict[int, float]] = {}
+    for span in spans:
+        ranks = by_rank.setdefault(span.who, {})
+        ranks[span.rank] = ranks.get(span.rank, 0.0) + span.seconds
+    if seconds <= 0:
+        return {}
+    return {f"perf/busy/{role}": sum(ranks.values()) / len(ranks) / seconds for role, ranks in by_rank.items()}
+
+
 class PhaseTimer:
     """Seconds by phase since the last report. Phases do not overlap: an inner one stops the outer's clock.
 

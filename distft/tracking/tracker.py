@@ -111,10 +111,10 @@ class Tracker:
         if self._wandb is not None and samples:
             self._wandb.samples(step, samples, split)
 
-    def keep(self, recipe: Path, model: Path) -> None:
-        """The recipe and the finished model as artifacts of W&B."""
-        if self._wandb is not None:
-            self._wandb.keep(recipe, model)
+    def keep(self, kind: str, path: Path) -> None:
+        """A file, or a folder by where it lies, as an artifact of W&B; nothing where it is not there."""
+        if self._wandb is not None and path.exists():
+            self._wandb.keep(kind, path)
 
     def spans(self, spans: Sequence[Span]) -> None:
         """What was done in a step, for timeline.json, which shows the first ``timeline_steps`` of an attempt."""

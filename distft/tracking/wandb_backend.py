@@ -31,7 +31,9 @@ from distft.tracking.wandb_files import kept_samples, logged, run_files
 if TYPE_CHECKING:
     from distft.config.recipe import Recipe
 
-Mode = Literal["offline", "online", "disabled"]
+Mode = Literal["offline", "online", "shared", "disabled"]
+AT_A_SERVER: tuple[Mode, ...] = ("online", "shared")
+LABEL = "driver"  # of what this process writes, where others write to the run too
 AXES = ("step", "train/optimizer_steps", "train/num_tokens")  # and W&B's own: wall and relative time
 _LONGEST_TAG = 64
 
@@ -108,6 +110,7 @@ class WandbBackend:
         self._init_timeout_s, self._finish_timeout_s = init_timeout_s, finish_timeout_s
         self._jobs: queue.Queue[Callable[[Any], None] | None] = queue.Queue(queue_size)
         self._dropped = 0
+        self._mode = options.mode  # as the run was begun; of the thread alone
         self._exit_status = 0
         self._closed = self._abandoned = False
         self._complained = False
@@ -135,18 +138,18 @@ class WandbBackend:
 
         self._submit(lambda run: self._row(run, f"completions/{split}", step, grown))
 
-    def keep(self, recipe: Path, model: Path) -> None:
-        """Artifacts: the recipe, and the model by where it lies."""
+    def keep(self, kind: str, path: Path) -> None:
+        """An artifact: a file, or a folder by where it lies."""
 
         def kept(run: Any) -> None:
             import wandb
 
-            written = wandb.Artifact(f"recipe-{self.run_id}", type="recipe")
-            written.add_file(str(recipe))
-            run.log_artifact(written)
-            result = wandb.Artifact(f"model-{self.run_id}", type="model")
-            result.add_reference(f"file://{model.resolve()}", checksum=False)
-            run.log_artifact(result)
+            artifact = wandb.Artifact(f"{kind}-{self.run_id}", type=kind)
+            if path.is_dir():
+                artifact.add_reference(f"file://{path.resolve()}", checksum=False)
+            else:
+                artifact.add_file(str(path))
+            run.log_artifact(artifact)
 
         self._submit(kept)
 
@@ -178,7 +181,8 @@ class WandbBackend:
         """A row, unless one of that kind and step, or of a later one, is there from before a restart."""
         if step <= self._last.get(kind, -1):
             return
-        run.log({**values(), "step": step}, step=step)
+        # In a run that others write to W&B counts for itself; the axis is our own in any case.
+        run.log({**values(), "step": step}, **({} if self._mode == "shared" else {"step": step}))
         self._last[kind] = step
 
     def _submit(self, job: Callable[[Any], None]) -> None:
@@ -215,12 +219,13 @@ class WandbBackend:
             _forget_service()
 
     def _start(self) -> Any:
-        modes: tuple[Mode, ...] = ("online", "offline") if self._options.mode == "online" else (self._options.mode,)
+        asked = self._options.mode
+        modes: tuple[Mode, ...] = (asked, "offline") if asked in AT_A_SERVER else (asked,)
         for mode in modes:
             try:
                 return self._init(mode)
             except Exception as error:
-                then = "the W&B run is kept offline" if mode == "online" else "there is no W&B run"
+                then = "the W&B run is kept offline" if mode in AT_A_SERVER else "there is no W&B run"
                 _log.error("W&B could not start %s: %s; %s, training goes on", mode, error, then)
         return None
 
@@ -233,9 +238,10 @@ class WandbBackend:
             silent=True, console="off", symlink=False, program="distft", init_timeout=self._init_timeout_s,
             finish_timeout=self._finish_timeout_s, disable_git=True, disable_code=True, save_code=False,
             disable_job_creation=True, x_disable_meta=True, x_disable_stats=True, x_disable_machine_info=True,
-            x_save_requirements=False,
+            x_save_requirements=False, x_label=LABEL if mode == "shared" else None,
         )  # fmt: skip
-        if mode == "online":
+        self._mode = mode
+        if mode in AT_A_SERVER:
             wandb.setup(settings=wandb.Settings(silent=True))
             if not wandb.login(prompt=False):
                 raise RuntimeError("no credentials (WANDB_API_KEY, or `wandb login`)")

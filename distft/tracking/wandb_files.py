@@ -47,7 +47,7 @@ def logged(files: Sequence[Path]) -> dict[str, int]:
                 continue
             row = record.get("history", {}).get("item", {})
             for kind in {name.partition("/")[0].partition(".")[0] for name in row if not name.startswith("_")}:
-                last[kind] = max(last.get(kind, -1), int(row.get("_step", -1)))
+                last[kind] = max(last.get(kind, -1), int(row.get("step", -1)))
     return last
 
 

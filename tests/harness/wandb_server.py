@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,19 +22,22 @@ _ANSWERED_BY = {
     "CreateArtifact": "_create_artifact",
     "CreateRunFiles": "_create_run_files",
     "NotifyScriptableRunAlert": "_alert",
+    "ArtifactType": "_artifact_type",
 }
+_NAME = re.compile(r"\b(?:query|mutation)\s+(\w+)")
 
 
 @dataclass
 class WandbServer:
     """``rows``: the history, by its place in it, as a later start of a run counts on; ``buckets``: how runs were named,
-    by id; ``artifacts``: type and name of each."""
+    by id; ``artifacts``: type and name of each. While it is ``away`` nobody gets an answer."""
 
     url: str = ""
     rows: dict[int, dict[str, Any]] = field(default_factory=dict)
     buckets: dict[str, dict[str, Any]] = field(default_factory=dict)
     artifacts: list[tuple[str, str]] = field(default_factory=list)
     alerts: list[str] = field(default_factory=list)
+    away: bool = False
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def answer(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
@@ -45,7 +49,8 @@ class WandbServer:
             for number, line in enumerate(history.get("content", []), history.get("offset", 0)):
                 self.rows[number] = json.loads(line)
             return {}
-        answered_by = _ANSWERED_BY.get(str(body.get("operationName")))
+        named = _NAME.search(str(body.get("query")))
+        answered_by = _ANSWERED_BY.get(str(body.get("operationName") or (named and named[1])))
         return {"data": getattr(self, answered_by)(body.get("variables") or {}) if answered_by else {}}
 
     def _resume_status(self, asked: dict[str, Any]) -> dict[str, Any]:
@@ -79,6 +84,9 @@ class WandbServer:
         there = {"id": wanted["digest"], "state": "COMMITTED", "artifactSequence": {"latestArtifact": None}}
         return {"createArtifact": {"artifact": there}}  # as one whose content is known there already
 
+    def _artifact_type(self, _: dict[str, Any]) -> dict[str, Any]:
+        return {"project": {"artifact": None}}
+
     def _create_run_files(self, asked: dict[str, Any]) -> dict[str, Any]:
         files = [{"name": name, "uploadUrl": f"{self.url}/upload/{name}"} for name in asked["files"]]
         return {"createRunFiles": {"runID": asked["run"], "uploadHeaders": [], "files": files}}
@@ -98,6 +106,9 @@ def wandb_server() -> Iterator[WandbServer]:
 
         def do_POST(self) -> None:
             content = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            if found.away:
+                self.close_connection = True
+                return
             if self.headers.get("Content-Encoding") == "gzip":
                 content = gzip.decompress(content)
             with found.lock:

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from distft.tracking.timing import Busy, PhaseTimer, Throughput
+from distft.tracking.timing import Busy, PhaseTimer, Span, Throughput, at_work
 
 
 class Clock:
@@ -108,3 +108,12 @@ def test_throughput_without_a_known_peak_or_time() -> None:
     assert Throughput(2).report((10,), 0.0) == nothing
     assert Throughput(2, flops=lambda _: 1.0, peak_flops=1.0).report((10,), 0.0) == nothing
     assert "perf/mfu" not in Throughput(2, flops=lambda _: 1.0).report((10,), 1.0)
+
+
+def test_how_much_of_a_step_each_role_was_at_work() -> None:
+    spans = [
+        Span("policy", 0, "update", 0.0, 3.0), Span("policy", 0, "forward", 3.0, 1.0),
+        Span("policy", 1, "update", 0.0, 2.0), Span("reward", 0, "forward", 3.0, 1.0),
+    ]  # fmt: skip
+    assert at_work(spans, 10.0) == {"perf/busy/policy": 0.3, "perf/busy/reward": 0.1}
+    assert at_work(spans, 0.0) == at_work([], 1.0) == {}

@@ -32,12 +32,14 @@ class FakeRun:
     def __init__(self, trouble: Any = None) -> None:
         self.rows: list[dict[str, Any]] = []
         self.resumed = False
+        self.steps: list[int | None] = []
         self.starting_step = 0
         self.finished: list[int] = []
         self.trouble = trouble or (lambda: None)
 
-    def log(self, row: dict[str, Any], step: int) -> None:
-        assert row["step"] == step
+    def log(self, row: dict[str, Any], step: int | None = None) -> None:
+        assert step in (None, row["step"])
+        self.steps.append(step)
         self.trouble()
         self.rows.append({**row, **({"completions": list(row["completions"].rows)} if "completions" in row else {})})
 
@@ -136,6 +138,20 @@ def test_online_that_cannot_start_is_kept_offline(
     assert [asked["mode"] for asked in fake.asked] == ["online", "offline"]
     assert run.rows == [{"train/loss": 0.5, "step": 1}]
     assert "no route; the W&B run is kept offline" in caplog.text
+
+
+def test_a_shared_run_counts_for_itself_on_our_own_axis(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, kept = FakeRun(), FakeRun()
+    fake = use(monkeypatch, FakeWandb(run, ConnectionError("no route"), kept))
+    for _ in range(2):
+        backend = WandbBackend(tmp_path, options(mode="shared"))
+        backend.log(MetricRecord(1, "train", {"loss": 0.5}))
+        backend.log(MetricRecord(1, "train", {"loss": 0.5}))
+        backend.close()
+    assert [asked["mode"] for asked in fake.asked] == ["shared", "shared", "offline"]
+    assert [asked["settings"]["x_label"] for asked in fake.asked] == ["driver", "driver", None]
+    assert run.rows == kept.rows == [{"train/loss": 0.5, "step": 1}]
+    assert (run.steps, kept.steps) == ([None], [1]), "what W&B ignores there is not given"
 
 
 def test_without_credentials_nobody_is_asked_for_them(

@@ -44,6 +44,9 @@ if killed:
         time.sleep(0.5)
     assert 3 in steps(run, "train"), "step 3 is not in the folder after 100 s"
     os.kill(os.getpid(), 9)
+(run / "recipe.yaml").write_text("seed: 1")
+for kind, name in (("recipe", "recipe.yaml"), ("model", "final")):  # there is no model
+    tracker.keep(kind, run / name)
 tracker.alarm(last, Alarm("planted", "said", "do"))
 tracker.close()
 """
@@ -97,17 +100,19 @@ def test_they_are_sent_as_one_run(
 
 
 @pytest.mark.slow
-def test_a_run_on_line_goes_on_at_the_server(tmp_path: Path) -> None:
+@pytest.mark.parametrize("mode", ["online", "shared"])
+def test_a_run_on_line_goes_on_at_the_server(tmp_path: Path, mode: str) -> None:
     run = tmp_path / "run"
     run.mkdir()
     with wandb_server() as server:
         online = {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": "0badc0de" * 5}
-        run_id = started(run, 1, 4, mode="online", **online)
-        started(run, 3, 6, mode="online", run_id=run_id, **online)
+        run_id = started(run, 1, 4, mode=mode, **online)
+        started(run, 3, 6, mode=mode, run_id=run_id, **online)
     assert list(server.buckets) == [run_id]
     found = [row for _, row in sorted(server.rows.items())]
     assert [row["step"] for row in found if "train/loss" in row] == [1, 2, 3, 4, 5, 6]
     assert [row["step"] for row in found if "eval/loss" in row] == [2, 4, 6]
+    assert server.artifacts == [("recipe", f"recipe-{run_id}")] * 2, "a version of each start"
 
 
 def test_nothing_to_send_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
