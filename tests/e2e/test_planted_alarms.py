@@ -53,7 +53,7 @@ def test_of_rows_that_imitation_learns_and_does_not_learn(start: Start, tmp_path
     assert {"train and eval differ", "rejected answers are learned", "train and eval drift apart"} <= found.keys()
     said = found["train and eval differ"]["said"]
     assert all(f"of the tokens of data.{name} stand nowhere in data.train" in said for name in ("eval", "test"))
-    assert "odd.jsonl" in found["train and eval drift apart"]["said"]
+    assert "rose that of odd to" in found["train and eval drift apart"]["said"]
     judged = [line["val/rejected_loss"] for line in lines(verb.folder, "metrics") if line["split"] == "eval"]
     assert judged[0] > 2 * judged[-1]
     assert all(f"alarm at step {one['step']}: {name}: " in verb.output for name, one in found.items())
