@@ -6,7 +6,7 @@ is well raises none, and a run that raises none may still be bad.
 Repetition: of people's text 0.006 of all runs of four tokens are repeated ones, of the likeliest continuations of a
 language model, which are of no use to anybody, 0.44 (Welleck et al. 2020, table 2); the limit lies between, and twice
 the start, as answers may have to repeat. Rejected answers: supervised fine-tuning on the chosen ones alone raises both
-(Hong et al. 2024, ORPO, figure 3); the limits are those of forgetting, the other way round, and half of what the chosen
+(Hong et al. 2024, figure 3); the limits are those of forgetting, the other way round, and half of what the chosen
 ones gained: what is more was learned of both alike. A source that goes its own way: those of overfitting and
 forgetting, twice in a row.
 """
@@ -239,8 +239,8 @@ def _rejected_learned(watch: Watch) -> Iterator[Alarm]:
             "rejected answers are learned",
             f"the loss of the rejected answers fell from {first:.4g} to {last:.4g} nats a token, that of the chosen "
             f"by {other:.4g}",
-            "imitation does not tell the two apart: go on from this model with algorithm.kind=dpo, or take "
-            "algorithm.kind=orpo, which does both at once",
+            "imitation does not tell the two apart: go on from this model with a method that learns from both answers "
+            "of a pair (distft/recipes/README.md lists them)",
         )
 
 
