@@ -55,7 +55,7 @@ def test_the_copy_in_wandb_is_whole(sft: Path) -> None:
     assert table(sft) == said
     kept = {one["type"]: one["manifest"]["contents"] for one in of_type(sft, "artifact")}
     assert [one["path"] for one in kept["recipe"]] == ["recipe.yaml"]
-    assert [(one["path"], one["size"]) for one in kept["report"]] == [
+    assert [(one["path"], int(one["size"])) for one in kept["report"]] == [
         ("report.html", (sft / "report.html").stat().st_size)
     ]
     assert f"file://{sft.resolve()}/final/model.safetensors" in [one["ref"] for one in kept["model"]]
