@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -114,6 +115,32 @@ def test_a_run_on_line_goes_on_at_the_server(tmp_path: Path, mode: str) -> None:
     assert [row["step"] for row in found if "eval/loss" in row] == [2, 4, 6]
     assert ("recipe", f"recipe-{run_id}") in server.artifacts
     assert "model" not in dict(server.artifacts), "there is none"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("silent", [False, True], ids=["nobody", "silent"])
+def test_a_server_that_is_not_there_keeps_nobody_from_the_end_and_is_told_later(
+    tmp_path: Path, silent: bool, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A port where nobody listens, and one where what is asked is never answered."""
+    run = tmp_path / "run"
+    run.mkdir()
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+        if not silent:
+            listening.close()
+        online = {"WANDB_BASE_URL": f"http://127.0.0.1:{port}", "WANDB_API_KEY": "0badc0de" * 5}
+        run_id = started(run, 1, 6, mode="online", **online)
+    assert len((run / "metrics.jsonl").read_text().splitlines()) == 9
+    [kept] = run.glob("wandb/*run-*")
+    assert kept.name.startswith("offline-run-")
+    assert steps(run, "train") == [1, 2, 3, 4, 5, 6]
+    with wandb_server() as server:
+        monkeypatch.setenv("WANDB_BASE_URL", server.url)
+        monkeypatch.setenv("WANDB_API_KEY", "0badc0de" * 5)
+        assert main(["sync", str(run)]) == 0, capfd.readouterr().err
+    assert list(server.buckets) == [run_id]
+    assert [row["step"] for _, row in sorted(server.rows.items())] == [1, 2, 3, 4, 5, 6]
 
 
 def test_nothing_to_send_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
