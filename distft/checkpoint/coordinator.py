@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import secrets
 import shutil
@@ -264,10 +265,12 @@ class Coordinator:
             raise SaveFailed(f"{what} at step {step}: the lease cannot be read: {error}") from error
 
 
-def newest_checkpoint(folder: Path) -> Found | None:
-    """As ``Coordinator.newest``, of the checkpoints in ``folder``; only reads."""
+def newest_checkpoint(folder: Path, *, before: float = math.inf) -> Found | None:
+    """As ``Coordinator.newest``, of the checkpoints in ``folder`` of steps ``before`` one; only reads."""
     rejected: list[tuple[Path, str]] = []
-    for _, path in published(folder):
+    for step, path in published(folder):
+        if step >= before:
+            continue
         reasons = faults(path)
         if not reasons:
             return _found(path, tuple(rejected))

@@ -13,7 +13,7 @@ from distft.clients.generator_group import Generated
 from distft.clients.samples import Samples, data_of, report_of
 from distft.groups.handles import Call, DataRef, Group, Result
 from distft.tracking.metrics import Sample
-from distft.workers.reports import Credited, Described, Judged, Loaded, Played, RowsPrepared, Turned, Unread
+from distft.workers.reports import Credited, Described, Judged, Loaded, Played, RowsPrepared, StepRows, Turned, Unread
 from distft.workers.verbs import DataVerbs
 
 
@@ -147,6 +147,10 @@ class DataGroup:
         """Responses into the checkpoint that is being written there: its file."""
         asked = ask(self.ranks, DataVerbs.keep_responses, staging, batch=rows([responses]))
         return asked.reading(lambda result: tuple(result.report))
+
+    def keep_step(self, folder: str, rows_of_step: StepRows, data: Sequence[DataRef]) -> Call[str]:
+        """A step's samples into a folder of their own; why not, "" where all went well."""
+        return ask(self.ranks, DataVerbs.keep_step, folder, rows_of_step, batch=rows(data)).reading(report_of)
 
     def kept_responses(self, checkpoint: str, version: int, seconds: float) -> Call[Generated]:
         """Those that a checkpoint keeps, which weights of that version wrote."""

@@ -59,6 +59,7 @@ def sample(session: Session, step: int, position: int, number: int) -> Round:
         return found
     start, count = session.visits.take(position)
     prompts = session.sampler.prompts("train", start, count)
+    session.saw(step, prompts, start, count)
     return Round(prompts, responses(session.sampler, prompts, "train", start, step, number), start, start + count)
 
 

@@ -1,6 +1,6 @@
 """The loop of every method that samples for itself: one iteration a step.
 
-for step in progress.steps():
+for step in session.steps():
     rollouts   = generator.generate(prompts), in as many rounds as the method asks for
     with overlap the generator begins the next iteration's, which are waited for before the weight sync
     experience = log-probs, values of the models that there are -> what every token is worth
@@ -33,9 +33,11 @@ log = logging.getLogger(__name__)
 def train_rl(session: Session) -> None:
     """Runs to the last iteration, from wherever the progress stands."""
     progress = session.progress
-    for step in progress.steps():
+    for step in session.steps():
         with session.phase("rollout"):
             collected = collect(session, step)
+            start, _ = session.visits.take(progress.position)
+            session.saw(step, collected.rollout, start, collected.end - start)
         rollout = collected.rollout
         begun = begin_next(session, step, collected.end)
         with session.phase("experience"):

@@ -18,9 +18,11 @@ from distft.checkpoint.coordinator import Coordinator, SaveFailed
 from distft.clients.data_group import DataGroup
 from distft.clients.generator_group import AnsweringGroup, EngineGroup, GeneratorGroup
 from distft.clients.model_group import ModelGroup
+from distft.clients.samples import Samples
 from distft.common.errors import RunFailed, StoppedOnRequest
 from distft.config.recipe import Recipe
 from distft.controller.ahead import Round, kept_round
+from distft.controller.failed_steps import FailedSteps
 from distft.controller.progress import Progress
 from distft.controller.saving import Files, Saving
 from distft.controller.stop_flag import StopFlag
@@ -31,6 +33,7 @@ from distft.experience.rollouts import Sampler
 from distft.groups.handles import Call
 from distft.tracking.timing import PhaseTimer, Span, Throughput, at_work
 from distft.tracking.tracker import Tracker
+from distft.workers.reports import StepRows
 
 MAX_FAILED_SAVES = 3
 PASSING = ".passing"
@@ -47,7 +50,8 @@ class Session:
     ``evaluated_at``: the step of the last evaluation of this attempt; ``save_due``: this step's checkpoint is wanted,
     whatever ``checkpoint.every`` says; ``result_step``: the step that the result is of, None: the last;
     ``ahead``: the next iteration's responses, where they have been sampled already; ``saving``: the checkpoint that is
-    being written while training goes on.
+    being written while training goes on; ``failed_steps``: who keeps the batches of steps that fail; ``until``: the
+    step that a replay ends with, which saves nothing.
     """
 
     recipe: Recipe
@@ -69,12 +73,26 @@ class Session:
     result_step: int | None = None
     ahead: Round | None = None
     saving: Saving | None = None
+    failed_steps: FailedSteps | None = None
+    until: int | None = None
     _started: float = field(default_factory=time.perf_counter)
 
     @property
     def going_on(self) -> bool:
         """Whether there are steps left."""
         return self.progress.step < self.progress.total_steps
+
+    def steps(self) -> Iterator[int]:
+        """The steps still to do, each of which ``progress`` counts when it is finished."""
+        for step in self.progress.steps():
+            if self.until is not None and step > self.until:
+                return
+            yield step
+
+    def saw(self, step: int, samples: Samples, start: int, count: int) -> None:
+        """What a step learns from, as far as it is there: ``count`` units of train from position ``start``."""
+        if self.failed_steps is not None:
+            self.failed_steps.saw(self.data, samples, StepRows(step, start, count))
 
     @property
     def fresh(self) -> bool:
@@ -127,6 +145,8 @@ class Session:
         )
 
         self.tracker.spans([*self.timer.take_spans(), *spans])
+        if self.failed_steps is not None:
+            self.failed_steps.passed(self.progress.step)
 
     def checkpoint_if_due(self) -> None:
         """A checkpoint every ``checkpoint.every`` steps, after the last one, and when a stop was asked for, which then
@@ -134,8 +154,10 @@ class Session:
 
         It also ends by itself where the job's time has no room for one more step and its checkpoint. One that is
         written while training goes on is committed at the first end of a step at which all of it is written, at the
-        latest before the next; the last one is waited for.
+        latest before the next; the last one is waited for. A replay saves nothing.
         """
+        if self.until is not None:
+            return
         going_on, checkpoint = self.going_on, self.recipe.checkpoint
         due = not going_on or self.save_due or self.progress.step % checkpoint.every == 0
         self.save_due = False

@@ -1,6 +1,6 @@
 """The loop of everything that learns from given rows: SFT, reward models, DPO and its kin.
 
-for step in progress.steps():
+for step in session.steps():
     KL baseline of the samples                   where the method has one: by the policy as the last update left it
     update(trained group, samples)               started
     reference, teacher(samples of the next step) started beside it: where they share no devices, at once
@@ -42,7 +42,7 @@ def train_supervised(session: Session) -> None:
         return
     position, samples, own = whole_step(session, progress.step + 1, progress.position)
     assert samples is not None, "there is no step left"
-    for step in progress.steps():
+    for step in session.steps():
         samples = compared(session, samples)
         if step == 1:
             check_invariants(session, samples)
@@ -93,10 +93,11 @@ def take_step(session: Session, step: int, position: int) -> tuple[int, Samples 
     if step > session.progress.total_steps:
         return position, None, False
     start, count = session.visits.take(position)
-    if is_on_policy(session, step) and (found := own_answers(session, step, start, count)):
-        return start + count, found, True
+    own = own_answers(session, step, start, count) if is_on_policy(session, step) else None
     with session.timer.phase("data"):
-        return start + count, session.data.batch("train", start, count).result(), False
+        found = own or session.data.batch("train", start, count).result()
+        session.saw(step, found, start, count)
+    return start + count, found, own is not None
 
 
 def on_policy_metric(recipe: Recipe, own: bool) -> dict[str, float]:

@@ -17,6 +17,7 @@ from distft.config.engines import ENGINES
 from distft.config.recipe import Recipe
 from distft.config.roles import is_rl, kept_roles, main_role, model_of
 from distft.controller.evaluating import after, before
+from distft.controller.failed_steps import FailedSteps
 from distft.controller.kept_reference import keep_reference
 from distft.controller.progress import Progress
 from distft.controller.rl import train_rl
@@ -27,6 +28,7 @@ from distft.controller.supervised import train_supervised
 from distft.controller.visits import Visits, total_steps
 from distft.groups.handles import Group, together
 from distft.groups.placement import Deadlines, Groups, GroupSpec, start_groups
+from distft.launch.failing_step import kept_where_it_fails
 from distft.launch.final import write_final
 from distft.launch.preflight import remarks
 from distft.launch.resume_point import changed_layouts, check_data
@@ -126,8 +128,10 @@ def set_up(
     progress: Progress,
     found: Found | None,
     stop: StopFlag,
+    suspects: Collection[int] = (),
 ) -> Session:
-    """Loads data and models, and the checkpoint if there is one; then the run can go."""
+    """Loads data and models, and the checkpoint if there is one; then the run can go. The batches of the steps in
+    ``suspects`` are kept before they are tried."""
     tracker.phase("loading data")
     data = DataGroup(groups[DATA])
     progress.data = dict(prepare_rows(data, tracker, stop, lambda now: check_data(recipe, found, now)))
@@ -183,6 +187,7 @@ def set_up(
         groups.take_spans,
         engines,
         stop,
+        failed_steps=FailedSteps(run_dir, suspects),
     )
     if found is not None:
         session.take_ahead(str(found.path))
@@ -215,16 +220,22 @@ def _load_models(
     return None if engines is None else EngineGroup(engines, models["policy"].ranks, hosted["policy"])
 
 
+def train_steps(session: Session) -> None:
+    """The loop, from wherever the session stands to where it ends."""
+    if is_rl(session.recipe):
+        train_rl(session)
+    else:
+        train_supervised(session)
+
+
 def train_session(session: Session, run_dir: Path) -> dict[str, dict[str, float]]:
     """The loop, from wherever the session stands, to the exported model; its table before and after."""
     if is_rl(session.recipe):
         session.weights.sync(session.progress.step)
     if session.fresh:
         before(session)
-    if is_rl(session.recipe):
-        train_rl(session)
-    else:
-        train_supervised(session)
+    with kept_where_it_fails(session, run_dir):
+        train_steps(session)
     table = after(session, run_dir)
     session.tracker.phase("exporting")
     write_final(session, run_dir)

@@ -26,10 +26,12 @@ from distft.common.errors import RunFailed, StoppedOnRequest
 from distft.common.files import write_atomic
 from distft.common.logging import configure
 from distft.config.cluster import Cluster
+from distft.controller.failed_steps import FAILED_STEPS
 from distft.controller.progress import Progress
 from distft.controller.stop_flag import StopFlag
 from distft.groups.worker_group import ended_servers
 from distft.launch.attempt import group_specs, set_up, started, train_session
+from distft.launch.failing_step import again
 from distft.launch.on_ray.cluster import Cluster as Reached
 from distft.launch.on_ray.cluster import connect
 from distft.launch.on_ray.losses import Losses
@@ -60,6 +62,7 @@ class Supervisor:
         self._recipe, self._cluster, self._plan = prepared.recipe, prepared.cluster, prepared.plan
         self._run_dir, self._lease, self._quiet = prepared.run_dir, lease, quiet
         self._restarts = Restarts(prepared.recipe.recovery.max_restarts)
+        self._failed_steps: set[int] = set()
         self._stop = StopFlag()
         self._coordinator = self._new_coordinator()
         self._found: Found | None = None
@@ -142,8 +145,9 @@ class Supervisor:
         recipe, plan, run_dir, progress = self._recipe, self._plan, self._run_dir, self._progress
         with started(recipe, plan, run_dir, self.attempt, tracker, left_out) as groups:
             session = set_up(
-                recipe, plan, run_dir, groups, tracker, self._coordinator, progress, self._found, self._stop
-            )
+                recipe, plan, run_dir, groups, tracker, self._coordinator, progress, self._found, self._stop,
+                self._failed_steps,
+            )  # fmt: skip
             if lost is not None:
                 tracker.event("restart", cause=lost.ending.cause, role=lost.ending.role, rank=lost.ending.rank,
                               node=lost.ending.node, from_step=self._begun, seconds=time.monotonic() - lost.since,
@@ -167,8 +171,11 @@ class Supervisor:
             stepped = step > self._begun
             lost = self._restarts.may_follow(error, stepped=stepped) and losses.look()
             why_not = self._restarts.refused(error, step=step + 1, stepped=stepped, saved=saved, node_lost=lost)
-            if why_not is None and lost:
-                why_not = self._wait_for_nodes(losses, tracker)
+            if why_not is None:
+                self._failed_steps.add(step + 1)
+                why_not = self._wait_for_nodes(losses, tracker) if lost else None
+            elif why_not and step < self._progress.total_steps:
+                why_not += f"\n  {again(self._run_dir, step + 1)}"
         if why_not == "":
             raise error
         if why_not is not None:
@@ -214,7 +221,8 @@ class Supervisor:
         if found is not None:
             self._progress.restore(found.progress)
         else:
-            shutil.rmtree(self._run_dir / "init", ignore_errors=True)  # of another recipe, or half written
+            for former in ("init", FAILED_STEPS):  # of another recipe, or half written
+                shutil.rmtree(self._run_dir / former, ignore_errors=True)
 
     def _new_coordinator(self) -> Coordinator:
         recipe = self._recipe

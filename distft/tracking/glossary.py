@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
+# What is measured and not computed: different in every run.
+_MEASURED = ("time", "perf/", "memory/", "timing/", "rollout/tokens_per_second")
+
 
 class Known(NamedTuple):
     """A metric worth a look: ``better`` "up" or "down" where that is so by itself; ``about``: how to read it."""
@@ -154,6 +157,11 @@ OTHERS: Mapping[str, Known] = {
     "timing/*": Known("Seconds of a step by phase, of which in wait and transfer"),
     "memory/*": Known("Bytes: of processes, and of GPUs at most, by role"),
 }  # fmt: skip
+
+
+def is_measured(name: str) -> bool:
+    """Whether a metric, or the time of its line, is of the machine and the moment: no two runs agree in it."""
+    return name.startswith(_MEASURED)
 
 
 def known(name: str) -> Known | None:

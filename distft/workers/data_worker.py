@@ -38,12 +38,13 @@ from distft.workers.episodes import row_of, spoken
 from distft.workers.held_out_answers import answer_metrics, questions
 from distft.workers.informative import informative
 from distft.workers.kept_batch import read_batch, write_batch
+from distft.workers.kept_step import write_step
 from distft.workers.kl_baseline import kl_baseline, mismatched
 from distft.workers.own_prompts import own_prompts
 from distft.workers.ptx import with_texts
 from distft.workers.reference_cache import ReferenceCache
 from distft.workers.rejected_answers import rejected_answers
-from distft.workers.reports import Credited, Described, Judged, Loaded, Played, RowsPrepared, Turned, Unread
+from distft.workers.reports import Credited, Described, Judged, Loaded, Played, RowsPrepared, StepRows, Turned, Unread
 from distft.workers.reward_functions import Texts
 from distft.workers.reward_reading import as_trained, read_anew, within_positions
 from distft.workers.run_data import RunData
@@ -288,6 +289,16 @@ class DataWorker(DataVerbs):
             return [*record_files(Path(staging), [KEPT_RESPONSES])], None
         except (OSError, SafetensorError) as error:  # safetensors reports a full disk as an error of its own
             return [NotWritten(f"data worker: {error}")], None
+
+    def keep_step(self, folder: str, rows: StepRows, *, batch: Batch) -> tuple[str, None]:
+        """See ``workers.kept_step``."""
+        units = self.data.units("train", rows.start, rows.count)
+        places = [row.where for row in self.data.split("train").rows(units)]
+        try:
+            write_step(Path(folder), batch, rows, places, self.data.recipe.seed)
+        except (OSError, SafetensorError) as error:
+            return str(error), None
+        return "", None
 
     def kept_responses(self, checkpoint: str) -> tuple[Described, Batch]:
         """What ``keep_responses`` wrote."""

@@ -28,6 +28,15 @@ class Memory:
 
 
 @dataclass(frozen=True)
+class StepRows:
+    """Which rows of train a step takes: ``count`` units from position ``start``."""
+
+    step: int
+    start: int
+    count: int
+
+
+@dataclass(frozen=True)
 class Ready:
     """A rank that has built its model, and in how many seconds. ``stop_tokens``: what its answers end with, where it
     can answer."""

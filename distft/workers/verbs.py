@@ -27,6 +27,7 @@ from distft.workers.reports import (
     RowsPrepared,
     Saved,
     Sent,
+    StepRows,
     Synced,
     Turned,
     Unread,
@@ -321,6 +322,11 @@ class DataVerbs(Ending, Protocol):
     @verb(deadline="long", on_device=False)
     def keep_responses(self, staging: str, *, batch: Batch) -> tuple[list[FileRecord | NotWritten], None]:
         """Responses into a checkpoint: they wait for their iteration."""
+        ...
+
+    @verb(deadline="long", on_device=False)
+    def keep_step(self, folder: str, rows: StepRows, *, batch: Batch) -> tuple[str, None]:
+        """A step's samples, and which rows they are of, into a folder of their own; why not, "" where all went well."""
         ...
 
     @verb(deadline="long", on_device=False)

@@ -107,6 +107,8 @@ class Said:
                 return Described((PROMPT,) * len(samples), tuple(samples))
             case "begin_turns":
                 return None
+            case "keep_step":
+                return ""
             case "take_turns":
                 return Turned(tuple(samples), (PROMPT + RESPONSE,) * len(samples))
             case "finish_turns":

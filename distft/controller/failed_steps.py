@@ -1,0 +1,65 @@
+"""The batch of a step that fails, kept for whoever looks into it: ``RUN/failed_steps/step_00000007/``.
+
+A step that has failed once is kept as soon as its samples are there when it is tried again, and so is the batch that is
+read ahead in it: it is on the disk before whoever dies then takes it along. A step that ends the run by what it was
+given, such as a loss that is no number, is kept when it has failed. One that is passed is forgotten.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Collection
+from pathlib import Path
+
+from distft.checkpoint.layout import step_name
+from distft.clients.data_group import DataGroup
+from distft.clients.samples import Samples
+from distft.common.errors import DistftError
+from distft.groups.handles import Call
+from distft.workers.reports import StepRows
+
+FAILED_STEPS = "failed_steps"
+log = logging.getLogger(__name__)
+
+
+def failed_step(run_dir: Path, step: int) -> Path:
+    """Where the batch of a step that failed lies, if it was kept."""
+    return run_dir / FAILED_STEPS / step_name(step)
+
+
+class FailedSteps:
+    """The batches under way, by step, and which of them are kept: those of ``suspects``, which failed before. A run
+    ``forgets`` what does not fail again, a replay does not."""
+
+    def __init__(self, run_dir: Path, suspects: Collection[int] = (), *, forgets: bool = True) -> None:
+        self._run_dir, self._forgets = run_dir, forgets
+        self._watched = {step + ahead for step in suspects for ahead in (0, 1)}
+        self._under_way: dict[int, tuple[Samples, StepRows]] = {}
+
+    def saw(self, data: DataGroup, samples: Samples, rows: StepRows) -> None:
+        """The samples of a step as far as they are there, before anything is done with them; later ones of the same
+        step, such as prompts with their responses, take their place."""
+        self._under_way[rows.step] = (samples, rows)
+        if rows.step in self._watched:
+            self._keep(data, samples, rows)
+
+    def keep(self, data: DataGroup) -> None:
+        """The batches under way, of a run that ends with them. What cannot be kept is logged and no more."""
+        for samples, rows in self._under_way.values():
+            try:
+                self._keep(data, samples, rows)
+            except DistftError as error:  # the run ends with another one
+                log.error("the batch of step %d was not kept: %s", rows.step, error)
+
+    def passed(self, step: int) -> None:
+        """It has not failed, or does not any more."""
+        self._under_way.pop(step, None)
+        if self._forgets and (folder := failed_step(self._run_dir, step)).is_dir():
+            shutil.rmtree(folder, ignore_errors=True)
+            log.info("step %d has not failed again: its batch is not kept any longer", step)
+
+    def _keep(self, data: DataGroup, samples: Samples, rows: StepRows) -> None:
+        asked: Call[str] = data.keep_step(str(failed_step(self._run_dir, rows.step)), rows, samples.data)
+        if refused := asked.result():
+            log.error("the batch of step %d was not kept: %s", rows.step, refused)

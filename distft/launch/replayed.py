@@ -1,0 +1,123 @@
+"""What a step that was run again gave, beside what the run's ledger has of it. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from distft.common.files import parse_json
+from distft.tracking.glossary import is_measured
+
+FORMAT = 1
+_SMALL = 1e-3  # below it differences are held against it: a KL near zero is rounding alone
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A metric as it was ``logged`` and as it is ``now``; None: it is not there. ``equal``: within the tolerance."""
+
+    name: str
+    logged: float | None
+    now: float | None
+    equal: bool
+
+    @property
+    def difference(self) -> float:
+        """Relative, of two numbers; 0 where they are the same, infinite where they cannot be compared."""
+        if self.logged is None or self.now is None:
+            return math.inf
+        return _difference(self.logged, self.now, 0.0)
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """Step ``step`` of ``run``, from the checkpoint of ``begun`` (0: the beginning). ``pairs``: empty where the run has
+    logged nothing of it. ``same_samples``: whether its tokens are those that the run kept, None where it kept none.
+    ``same_layout``: whether the groups are the run's own, so that numbers are equal to the bit. ``folder``: where it
+    has written."""
+
+    run: Path
+    step: int
+    begun: int
+    pairs: tuple[Pair, ...]
+    same_samples: bool | None
+    same_layout: bool
+    tolerance: float
+    folder: Path
+
+    @property
+    def equal(self) -> bool:
+        """Whether nothing differs."""
+        return self.same_samples is not False and all(pair.equal for pair in self.pairs)
+
+    def as_json(self) -> dict[str, Any]:
+        """For scripts. What is no number is text."""
+        content = asdict(self) | {"format": FORMAT, "run": str(self.run), "folder": str(self.folder)}
+        content["pairs"] = [asdict(pair) | {"logged": _plain(pair.logged), "now": _plain(pair.now)}
+                            for pair in self.pairs]  # fmt: skip
+        return content | {"equal": self.equal}
+
+
+def compare(logged: Mapping[str, float], now: Mapping[str, float], tolerance: float) -> tuple[Pair, ...]:
+    """All metrics that are computed and not measured, by name. Two are equal where they differ by no more than
+    ``tolerance`` times the larger of them, or times 0.001."""
+    return tuple(
+        _pair(name, logged.get(name), now.get(name), tolerance)
+        for name in sorted({*logged, *now})
+        if not is_measured(name)
+    )
+
+
+def same_tokens(kept: Path, now: Path) -> bool | None:
+    """Whether the integers of two files of samples are the same, masks and numbers among them; None where the first is
+    not there. Numbers that a model says of them are compared by the metrics."""
+    import numpy as np
+    from safetensors.numpy import load_file
+
+    if not kept.is_file():
+        return None
+    former, later = load_file(kept), load_file(now)
+    names = {name for name, array in former.items() if array.dtype.kind in "iu"}
+    return all(name in later and np.array_equal(former[name], later[name]) for name in names)
+
+
+def line_of(metrics: Path, step: int) -> dict[str, float]:
+    """The numbers of a training step in a ledger; empty where it has none."""
+    if not metrics.is_file():
+        return {}
+    with metrics.open("rb") as lines:
+        for text in lines:
+            try:
+                line = parse_json(text)
+            except ValueError:  # torn
+                continue
+            if isinstance(line, dict) and (line.get("step"), line.get("split")) == (step, "train"):
+                return _numbers(line)
+    return {}
+
+
+def _numbers(line: Mapping[str, Any]) -> dict[str, float]:
+    odd = line.get("nonfinite")
+    numbers = {name: value for name, value in line.items() if isinstance(value, int | float) and name != "format"}
+    return numbers | ({name: float(text) for name, text in odd.items()} if isinstance(odd, dict) else {})
+
+
+def _pair(name: str, logged: float | None, now: float | None, tolerance: float) -> Pair:
+    if logged is None or now is None:
+        return Pair(name, logged, now, equal=False)
+    return Pair(name, logged, now, equal=_difference(logged, now, _SMALL if tolerance else 0.0) <= tolerance)
+
+
+def _difference(one: float, other: float, least: float) -> float:
+    if one == other or (math.isnan(one) and math.isnan(other)):
+        return 0.0
+    if not (math.isfinite(one) and math.isfinite(other)):
+        return math.inf
+    return abs(one - other) / max(abs(one), abs(other), least)
+
+
+def _plain(value: float | None) -> float | str | None:
+    return value if value is None or math.isfinite(value) else str(value)
