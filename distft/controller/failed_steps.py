@@ -20,6 +20,7 @@ from distft.groups.handles import Call
 from distft.workers.reports import StepRows
 
 FAILED_STEPS = "failed_steps"
+_LAST_S = 60.0  # for the data worker to end what it does, and write a batch
 log = logging.getLogger(__name__)
 
 
@@ -42,13 +43,13 @@ class FailedSteps:
         step, such as prompts with their responses, take their place."""
         self._under_way[rows.step] = (samples, rows)
         if rows.step in self._watched:
-            self._keep(data, samples, rows)
+            self._said(rows.step, self._asked(data, samples, rows).result())
 
     def keep(self, data: DataGroup) -> None:
-        """The batches under way, of a run that ends with them. What cannot be kept is logged and no more."""
+        """The batches under way, of an attempt that has failed. What cannot be kept is logged and no more."""
         for samples, rows in self._under_way.values():
             try:
-                self._keep(data, samples, rows)
+                self._said(rows.step, self._asked(data, samples, rows).last(_LAST_S))
             except DistftError as error:  # the run ends with another one
                 log.error("the batch of step %d was not kept: %s", rows.step, error)
 
@@ -59,7 +60,9 @@ class FailedSteps:
             shutil.rmtree(folder, ignore_errors=True)
             log.info("step %d has not failed again: its batch is not kept any longer", step)
 
-    def _keep(self, data: DataGroup, samples: Samples, rows: StepRows) -> None:
-        asked: Call[str] = data.keep_step(str(failed_step(self._run_dir, rows.step)), rows, samples.data)
-        if refused := asked.result():
-            log.error("the batch of step %d was not kept: %s", rows.step, refused)
+    def _asked(self, data: DataGroup, samples: Samples, rows: StepRows) -> Call[str]:
+        return data.keep_step(str(failed_step(self._run_dir, rows.step)), rows, samples.data)
+
+    def _said(self, step: int, refused: str) -> None:
+        if refused:
+            log.error("the batch of step %d was not kept: %s", step, refused)

@@ -103,6 +103,13 @@ class Runner(Protocol):
         """
         ...
 
+    def last(self, call: Call[Any], seconds: float) -> Result[Any]:
+        """Runs one call more after the failure that has ended the others, of a group that waits for no other rank.
+
+        Raises what ends it, RunFailed after so many seconds.
+        """
+        ...
+
 
 @dataclass(frozen=True)
 class Call(Generic[_Answer]):
@@ -127,6 +134,10 @@ class Call(Generic[_Answer]):
     def result(self) -> _Answer:
         """Runs this call alone."""
         return self.start().result()
+
+    def last(self, seconds: float) -> _Answer:
+        """Runs this call after a failure, see ``Runner.last``."""
+        return self.read(self.runner.last(self, seconds))
 
     def reading(self, read: Callable[[_Answer], _Other]) -> Call[_Other]:
         """The same call, whose answer is read further."""

@@ -6,7 +6,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -169,6 +169,12 @@ class Attempt:
                 self._lanes.setdefault(self.devices.device_set_of[one.call.group.role], deque()).append(one)
             self._send()
         return tuple(partial(self._wait, one) for one in started)
+
+    def last(self, call: Call[Any], seconds: float) -> Result[Any]:
+        """See ``handles.Runner.last``. What was asked before may still run, and is waited for no more."""
+        step = self._ask(replace(call, deadline_s=seconds), None)
+        self._answers.next([step.asked])
+        return self._finish(step)
 
     def _wait(self, started: _Started) -> Result[Any]:
         with self._ended_by_a_failure():

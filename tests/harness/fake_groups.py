@@ -51,6 +51,10 @@ class Said:
         self.calls.extend(calls)
         return tuple(partial(self._wait, call) for call in calls)
 
+    def last(self, call: Call[Any], seconds: float) -> Result[Any]:
+        self.calls.append(call)
+        return self._answer(call)
+
     def _wait(self, call: Call[Any]) -> Result[Any]:
         if self._under_way:
             self.at_once.append(tuple(self._under_way))

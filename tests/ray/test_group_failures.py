@@ -51,6 +51,17 @@ def alone(tmp_path: Path) -> Iterator[Groups]:
     groups.shutdown(kill=True)
 
 
+def test_a_group_that_waits_for_nobody_is_asked_one_thing_more(pair: Groups) -> None:
+    facts = ask(pair["value"], ToyWorker.facts)
+    for call in (ask(pair["policy"], ToyWorker.fail, "value", 1), facts):
+        with pytest.raises(RunFailed) as caught:
+            call.result()
+        assert caught.value.rank == 1, "the first failure ends all calls"
+    assert facts.last(60).report["rank"] == 0
+    with pytest.raises(RunFailed, match=r"no answer to linger within 0\.5 s"):
+        ask(pair["value"], ToyWorker.linger, [0], 60).last(0.5)
+
+
 def test_an_exception_names_the_rank_at_once_and_ends_the_attempt(pair: Groups) -> None:
     started = time.monotonic()
     with pytest.raises(RunFailed) as caught:
