@@ -144,9 +144,10 @@ def _optimizer(recipe: Recipe, role: str) -> Iterator[Problem]:
 
 
 def _recovery(recipe: Recipe) -> Iterator[Problem]:
-    if recipe.recovery.wait_for_nodes and recipe.recovery.max_restarts == 0:
-        what = "has no effect: with recovery.max_restarts: 0 the first failure ends the run"
-        yield Problem.at("recovery.wait_for_nodes", what, "recovery.max_restarts=3")
+    for key in ("wait_for_nodes", "elastic"):
+        if getattr(recipe.recovery, key) and recipe.recovery.max_restarts == 0:
+            what = "has no effect: with recovery.max_restarts: 0 the first failure ends the run"
+            yield Problem.at(f"recovery.{key}", what, "recovery.max_restarts=3")
 
 
 def _method(recipe: Recipe) -> Iterator[Problem]:

@@ -131,6 +131,11 @@ class Recovery(Section):
         "one is back or another takes its place, before it ends, with exit status 75 where a checkpoint is there, "
         "else as failed; 0: it ends at once",
     )
+    elastic: bool = Field(
+        default=False,
+        description="where none is back by then, go on with fewer ranks on the nodes of the Ray cluster that are left, "
+        "if a plan fits there",
+    )
 
 
 AnswerMetric: TypeAlias = Literal["exact_match", "f1", "rouge1", "rouge2", "rougeL", "rougeLsum", "bleu", "chrf"]

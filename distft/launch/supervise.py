@@ -22,16 +22,19 @@ from typing import Self
 from distft.checkpoint.coordinator import Coordinator, Found
 from distft.checkpoint.layout import checkpoints_folder, published
 from distft.checkpoint.lease import Lease
-from distft.common.errors import RunFailed, StoppedOnRequest
+from distft.common.errors import EnvironmentFallsShort, RunFailed, StoppedOnRequest
 from distft.common.files import write_atomic
 from distft.common.logging import configure
 from distft.config.cluster import Cluster
+from distft.config.recipe import Recipe
 from distft.controller.failed_steps import FAILED_STEPS
 from distft.controller.progress import Progress
 from distft.controller.stop_flag import StopFlag
+from distft.groups.placement import shortage
 from distft.groups.worker_group import ended_servers
 from distft.launch.attempt import group_specs, set_up, started, train_session
 from distft.launch.failing_step import again
+from distft.launch.fewer_nodes import changed_ranks, plan_for_fewer
 from distft.launch.on_ray.cluster import Cluster as Reached
 from distft.launch.on_ray.cluster import connect
 from distft.launch.on_ray.losses import Losses
@@ -50,6 +53,7 @@ from distft.tracking.metrics import PLAN, RECIPE
 from distft.tracking.tracker import Tracker
 from distft.tracking.wandb_backend import wandb_options
 
+_FORGOTTEN_S = 240.0  # within which Ray takes a node that is gone for gone, and gives it no rank any more
 log = logging.getLogger(__name__)
 
 
@@ -117,7 +121,7 @@ class Supervisor:
             try:
                 return self._one(lost, tracker, losses.left_out)
             except RunFailed as error:
-                waits = self._recipe.recovery.wait_for_nodes > 0
+                waits = self._recipe.recovery.wait_for_nodes > 0 or self._recipe.recovery.elastic
                 if not reached.private and (ended_servers() or (error.kind == "node" and not waits)):
                     raise
                 self._require_restart(error, losses, tracker)
@@ -186,7 +190,7 @@ class Supervisor:
         asked to stop meanwhile, and where that lasts too long and there is a checkpoint to go on from."""
         recipe, names = self._recipe, ", ".join(losses.lost)
         seconds = recipe.recovery.wait_for_nodes
-        if not seconds:
+        if not seconds and not recipe.recovery.elastic:
             return f"{names} does not answer any more, so that there is no restart"
         tracker.phase(f"waiting for {names}, or another node")
         tracker.event("nodes_lost", nodes=losses.lost, left_out=sorted(losses.left_out), waits_s=seconds)
@@ -195,6 +199,8 @@ class Supervisor:
             group_specs(recipe, self._plan, self._run_dir), seconds, self._stop.is_set,
             open_agents=self._cluster.authentication == "none", gpu_memory=self._plan.hardware.gpu_memory,
         )  # fmt: skip
+        if missing and recipe.recovery.elastic and not self._stop.is_set():
+            missing = self._go_on_with_fewer(losses, tracker, missing)
         if not missing:
             return None
         there = published(checkpoints_folder(self._run_dir))
@@ -205,6 +211,30 @@ class Supervisor:
         if not there:
             return why
         raise StoppedOnRequest(f"{why}: the same command goes on {goes_on}")
+
+    def _go_on_with_fewer(self, losses: Losses, tracker: Tracker, missing: str) -> str:
+        """Another plan, for the nodes that are left; "" once there is room for it, else what is missing still."""
+        recipe, former, run_dir = self._recipe, self._plan, self._run_dir
+
+        def lacking(candidate: Recipe, plan: Plan) -> str:
+            return shortage(group_specs(candidate, plan, run_dir), losses.left_out)
+
+        try:
+            found = plan_for_fewer(recipe, self._cluster, losses.machine(self._cluster), former.hardware.nodes, lacking)
+        except EnvironmentFallsShort as error:
+            found = error.what
+        if isinstance(found, str):
+            return f"{missing}; nor is there a plan for fewer nodes (recovery.elastic): {found}"
+        changed = changed_ranks(former, found.plan)
+        self._recipe, self._plan = found.recipe, found.plan
+        write_atomic(run_dir / PLAN, found.plan.model_dump_json(indent=1))
+        tracker.event("replanned", nodes=f"{former.hardware.nodes} -> {found.nodes}", ranks=changed)
+        ranks = ", ".join(f"{role} {how}" for role, how in changed.items()) or "as many ranks"
+        log.warning("the run goes on with %d of %d nodes: %s", found.nodes, former.hardware.nodes, ranks)
+        return losses.wait(
+            group_specs(found.recipe, found.plan, run_dir), _FORGOTTEN_S, self._stop.is_set,
+            open_agents=self._cluster.authentication == "none", gpu_memory=found.plan.hardware.gpu_memory,
+        )  # fmt: skip
 
     def _newest_since(self, begin: Found | None) -> Found | None:
         """The newest checkpoint of this run; before it has one, where it was told to begin."""

@@ -102,6 +102,37 @@ def test_a_spare_takes_the_place_of_a_lost_node(machines: None, tmp_path: Path) 
         assert_same(alone.folder, undisturbed.folder)
 
 
+def test_an_elastic_run_goes_on_with_fewer_ranks_on_the_node_that_is_left(machines: None, tmp_path: Path) -> None:
+    """Four ranks on two nodes become as many as the other has room for; the run is the one of four ranks to rounding:
+    the same rows, the same losses."""
+    cluster = tmp_path / "shared" / "two.yaml"
+    cluster.parent.mkdir()
+    cluster.write_text(json.dumps(CLUSTER))
+    words = ("placement.policy.ranks=4", "train.steps=12")
+    with Nodes(2, tmp_path / "shared") as nodes, RayBed(nodes, cpus=2) as bed:
+        undisturbed = Run(bed, nodes.folder / "undisturbed", cluster, *words)
+        assert undisturbed.end() == 0, undisturbed.output
+        run = Run(bed, nodes.folder / "run", cluster, *words, "recovery.max_restarts=3", "recovery.elastic=true")
+        run.wait_for(lambda: checkpoints(run.folder), "checkpoint")
+        assert sorted(run.nodes(1)) == ["n1", "n1", "n2", "n2"]
+        next(node for node in nodes if node.name == "n2").kill()
+        assert run.end() == 0, run.output
+        left = run.nodes(2)
+        assert set(left) == {"n1"}
+        assert len(left) < 4
+        (said,) = events(run.folder, "replanned")
+        assert (said["nodes"], said["ranks"]) == ("2 -> 1", {"policy": f"4 -> {len(left)}"})
+        assert json.loads((run.folder / "plan.json").read_text())["hardware"]["nodes"] == 1
+        (resumed,) = events(run.folder, "resume")
+        assert list(resumed["changed"]) == ["policy"]
+        assert f"the run goes on with 1 of 2 nodes: policy 4 -> {len(left)}" in run.output
+        (restart,) = events(run.folder, "restart")
+        print(f"trained again on {len(left)} ranks {restart['seconds']:.0f} s after the loss was seen")
+        for one, other in zip(computed(run.folder), computed(undisturbed.folder), strict=True):
+            assert one.keys() == other.keys()
+            assert one == pytest.approx(other, rel=1e-3, abs=1e-6)
+
+
 def assert_same(run: Path, undisturbed: Path) -> None:
     assert [line["step"] for line in lines(run, "metrics") if line["split"] == "train"] == list(range(1, STEPS + 1))
     assert computed(run) == computed(undisturbed)

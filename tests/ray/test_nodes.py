@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -11,6 +12,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -21,6 +23,7 @@ from distft.checkpoint.lease import acquire
 from distft.clients.asking import ask
 from distft.common.errors import RunFailed, StoppedOnRequest
 from distft.common.waiting import wait_until
+from distft.config.cluster import Cluster as ClusterFile
 from distft.config.cluster import load_cluster
 from distft.config.load import load_recipe
 from distft.groups.handles import together
@@ -31,7 +34,7 @@ from distft.launch.on_ray.nodes import other_nodes
 from distft.launch.prepare import Prepared
 from distft.launch.supervise import Supervisor
 from distft.planning.machine import Machine
-from distft.planning.plan import make_plan
+from distft.planning.plan import Plan, make_plan
 from distft.tracking.tracker import Tracker
 from tests.cluster import bed
 from tests.ray.conftest import LOOPBACK_STAYS, start, toy
@@ -148,6 +151,46 @@ def test_a_run_that_is_asked_to_stop_while_it_waits_for_a_node_has_stopped(clust
                     run._wait_for_nodes(losses, tracker)
                 assert str(caught.value) == f"stopped while n2 was waited for: the same command goes on from {goes_on}"
                 (checkpoints_folder(tmp_path) / step_name(4)).mkdir(parents=True, exist_ok=True)
+
+
+def test_a_run_goes_on_with_fewer_ranks_or_stops_where_no_plan_fits(cluster: Cluster, tmp_path: Path) -> None:
+    """Planned for two nodes of 64 ranks, of which none is there: this one has four cores."""
+    size = ["placement.policy.ranks=64", "train.global_batch_size=64"]
+    recipe = load_recipe("sft-tiny", [*size, "recovery.elastic=true", f"output_dir={tmp_path}"])
+    too_large = make_plan(recipe, load_cluster("local"), machine=Machine(cpus=64, memory_gib=256.0))
+    losses = Losses(cluster)
+    losses.lost = ["n2"]
+    (checkpoints_folder(tmp_path) / step_name(4)).mkdir(parents=True)
+
+    def waited(cpus: int) -> Supervisor:
+        on = ClusterFile.model_validate({"name": "two", "kind": "ray", "nodes": 2, "node": {"cpus": cpus, "gpus": 0}})
+        run = Supervisor(Prepared(recipe, on, too_large, tmp_path), lease, 1, quiet=True)
+        assert run._wait_for_nodes(losses, tracker) is None
+        return run
+
+    with acquire(tmp_path) as lease, Tracker(tmp_path, attempt=1, resume_step=None, total_steps=None) as tracker:
+        with pytest.raises(StoppedOnRequest) as caught:
+            waited(cpus=64)
+        told = str(caught.value)
+        assert told.startswith(
+            "n2 does not answer any more, and within 0 s (recovery.wait_for_nodes) the groups ask for"
+        )
+        assert (
+            "nor is there a plan for fewer nodes (recovery.elastic): the cluster file says cpus: 64, there are 4"
+            in told
+        )
+        assert told.endswith("the same command goes on from the checkpoint of step 4")
+        run = waited(cpus=4)
+    ranks = run._plan.groups["policy"].num_ranks
+    assert 1 <= ranks <= 4
+    assert run._recipe.placement.policy.ranks == "auto"
+    assert Plan.model_validate_json((tmp_path / "plan.json").read_bytes()) == run._plan
+    (said,) = [event for event in events(tmp_path) if event["event"] == "replanned"]
+    assert said["ranks"] == {"policy": f"64 -> {ranks}"}
+
+
+def events(run_dir: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run_dir / "events.jsonl").read_text().splitlines()]
 
 
 @pytest.mark.slow

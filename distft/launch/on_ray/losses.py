@@ -11,11 +11,12 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 from distft.common.waiting import wait_until
+from distft.config.cluster import Cluster as ClusterFile
 from distft.groups.bundles import GroupSpec
 from distft.groups.placement import shortage
 from distft.launch.on_ray.cluster import Cluster, check_nodes
-from distft.launch.on_ray.nodes import lost_nodes, other_nodes, smaller_cards
-from distft.planning.machine import GIB
+from distft.launch.on_ray.nodes import lost_nodes, machine_of, other_nodes, smaller_cards
+from distft.planning.machine import GIB, Machine
 
 log = logging.getLogger(__name__)
 
@@ -74,6 +75,14 @@ class Losses:
 
         wait_until(room, seconds, every_s=_LOOK_S)
         return missing
+
+    def machine(self, cluster: ClusterFile) -> Machine:
+        """What the nodes have that answer now, for a plan. Raises EnvironmentFallsShort where one of them may not take
+        part, or none is of use."""
+        silent = set(lost_nodes(other_nodes(self.left_out))) - {socket.gethostname()}
+        is_open = cluster.authentication == "none"
+        nodes, answers = check_nodes(self._cluster.address, open_agents=is_open, left_out=self.left_out | silent)
+        return machine_of(nodes, answers, cluster)
 
     def _leave_out_smaller(self, open_agents: bool, gpu_memory: int) -> None:
         """Asks the nodes what they are; those with too small a GPU are left out from now on."""

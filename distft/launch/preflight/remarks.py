@@ -74,8 +74,9 @@ def on_virtual_tokens(recipe: Recipe, plan: Plan) -> Iterator[str]:
 
 def on_waiting(recipe: Recipe, plan: Plan) -> Iterator[str]:
     """For another node where this machine is all that there is."""
-    if recipe.recovery.wait_for_nodes and plan.kind == "local":
-        yield f"recovery.wait_for_nodes: has no effect on {plan.cluster}, which is this machine alone"
+    for key in ("wait_for_nodes", "elastic"):
+        if getattr(recipe.recovery, key) and plan.kind == "local":
+            yield f"recovery.{key}: has no effect on {plan.cluster}, which is this machine alone"
 
 
 def on_environment(recipe: Recipe) -> Iterator[str]:

@@ -23,6 +23,8 @@ BROKEN = [
     ("ppo", ["algorithm.value_warmup_steps=10"], ["value_warmup_steps", "never be trained", "at most 9"]),
     ("sft", ["recovery.wait_for_nodes=60", "recovery.max_restarts=0"],
      ["recovery.wait_for_nodes", "has no effect", "recovery.max_restarts=3"]),
+    ("sft", ["recovery.elastic=true", "recovery.max_restarts=0"],
+     ["recovery.elastic", "has no effect", "recovery.max_restarts=3"]),
     # which models
     ("sft", ["models.reward.path=x"], ["models.reward", "sft has no reward model", "takes: policy"]),
     ("dpo", ["models.value.path=x"], ["models.value", "dpo has no value model", "policy, reference"]),

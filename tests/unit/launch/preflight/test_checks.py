@@ -67,15 +67,16 @@ def test_a_run_is_chosen_by_what_is_better_in_one_direction(best: str, told: str
     assert told in caught.value.hint
 
 
-def test_nobody_waits_for_a_node_in_a_slurm_job(tmp_path: Path) -> None:
-    wanted = ready(tmp_path, **{"recovery.wait_for_nodes": 60})
+@pytest.mark.parametrize(("key", "value"), [("recovery.wait_for_nodes", 60), ("recovery.elastic", True)])
+def test_nobody_waits_for_a_node_in_a_slurm_job_or_goes_on_without(tmp_path: Path, key: str, value: object) -> None:
+    wanted = ready(tmp_path, **{key: value})
     check_waiting(wanted, on_laptop(wanted))
     (said,) = preflight(wanted, on_laptop(wanted), machine=LAPTOP)
-    assert said == "recovery.wait_for_nodes: has no effect on local, which is this machine alone"
+    assert said == f"{key}: has no effect on local, which is this machine alone"
     check_waiting(ready(tmp_path), make_plan(ready(tmp_path), gpu_cluster()))
     with pytest.raises(UserError, match="a Slurm job .gpus. ends when it loses a node") as caught:
         preflight(wanted, make_plan(wanted, gpu_cluster()))
-    assert caught.value.where == "recovery.wait_for_nodes"
+    assert caught.value.where == key
 
 
 def test_an_existing_run_folder_is_kept(tmp_path: Path) -> None:
