@@ -23,7 +23,8 @@ def kept_where_it_fails(session: Session, run_dir: Path) -> Iterator[None]:
         if not given or session.failed_steps is None:
             raise
         session.failed_steps.keep(session.data)
-        raise with_more(error, again(run_dir, session.progress.step + 1)) from error
+        add(error, again(run_dir, session.progress.step + 1))
+        raise
 
 
 def again(run_dir: Path, step: int) -> str:
@@ -33,8 +34,9 @@ def again(run_dir: Path, step: int) -> str:
     return f"{where}distft replay {shlex.quote(str(run_dir))} {step} runs it again"
 
 
-def with_more(error: UserError | RunFailed, more: str) -> UserError | RunFailed:
-    """The same error, which says more below what it says."""
+def add(error: UserError | RunFailed, more: str) -> None:
+    """Has the error say more, below what it says."""
     if isinstance(error, RunFailed):
-        return error.because(f"{error.cause}\n  {more}")
-    return type(error)(error.what, where=error.where, hint=f"{error.hint}\n  {more}" if error.hint else more)
+        error.cause += f"\n  {more}"
+    else:
+        error.hint += f"\n  {more}" if error.hint else more
