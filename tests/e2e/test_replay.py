@@ -41,7 +41,6 @@ def score(prompts, completions, **columns):
     return [float(len(set(completion)) % 3) for completion in completions]
 """
 KILLS, RAISES, PASSES = "os.kill(os.getpid(), signal.SIGKILL)", "raise ValueError('no such sum')", "pass"
-OVERFLOWS = "return [3e38, 3e38, 3e38, -3e38] * (len(completions) // 4)"  # the mean of a group is infinite in float32
 POISONED = 4  # the step
 GRPO = (
     "train", "grpo-tiny", "algorithm.kl_coef=0", "algorithm.minibatches=2", "placement={policy: {ranks: 1}}",
@@ -161,21 +160,6 @@ def test_a_rule_that_refuses_an_answer_ends_the_run_at_once_with_the_batch_kept(
     verb = start(*GRPO)
     assert verb.end() == 0, verb.output
     assert not kept.exists()
-
-
-@pytest.mark.slow
-def test_a_step_that_comes_out_as_no_number_is_kept_and_does_so_again(start: Start, tmp_path: Path) -> None:
-    poisoned(tmp_path, OVERFLOWS)
-    verb = start(*GRPO)
-    assert verb.end() == 1, verb.output
-    assert not events(verb.folder, "restart")
-    assert "the step was not taken" in verb.output
-    assert told_command(verb) == ["replay", str(verb.folder), str(POISONED)]
-    assert (verb.folder / "failed_steps" / f"step_{POISONED:08d}" / "batch.safetensors").is_file()
-    replay = start(*told_command(verb))
-    assert replay.end() == 1, replay.output
-    assert f"policy rank 0 on {os.uname().nodename}: step {POISONED} fails: " in replay.output
-    assert "the step was not taken" in replay.output
 
 
 @pytest.mark.slow
