@@ -185,8 +185,8 @@ def test_stopped_by_ray_itself_it_still_writes_a_checkpoint(
     for worker in next(event["workers"] for event in events(run, "group_ready") if event["role"] == "policy"):
         environ = by_name[worker["node"]].run(["cat", f"/proc/{worker['pid']}/environ"]).stdout
         assert "TMPDIR=/dev/shm" in environ.split("\0")
-    imports = "from distft.launch.on_ray.job import stop; from distft.tracking.jobs import *"
-    code = f"{imports}; stop({read_jobs(run)[-1]!r})"
+    imports = "from distft.launch.on_ray.job import RayJobs; from distft.tracking.jobs import *"
+    code = f"{imports}; RayJobs().kill({read_jobs(run)[-1]!r})"
     subprocess.run([sys.executable, "-c", code], env=outside, check=True, timeout=60)
     assert ended(many)[0] == 75
     assert exit_record(run)["class"] == "stopped"
