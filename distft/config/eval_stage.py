@@ -31,6 +31,9 @@ NEEDS_ANOTHER: Final = (
     ("judge_deadline", "judge", "is said of a judge, and none is named", "MODEL or URL"),
     ("toxic_label", "toxicity", "is of a classifier, and none is named", "MODEL"),
     ("shots_from", "shots", "is where exemplars come from, and nobody asks for any", "0,1,4"),
+    ("tasks_from", "tasks", "is where tasks lie, and none is named", "NAME"),
+    ("task_shots", "tasks", "is said of tasks, and none is named", "NAME"),
+    ("task_chat", "tasks", "is said of tasks, and none is named", "NAME"),
 )
 TOXIC_LABEL: Final = "toxic"  # where none is named
 # Keys that are about answers, so that they do not go with no_answers, nor with models that write none.
@@ -38,6 +41,11 @@ OF_ANSWERS: Final = {
     "judge": "judges answers", "toxicity": "reads answers", "reward": "scores answers",
     "correct": "says which answers are right", "shots": "is about answers",
 }  # fmt: skip
+
+# Keys that are about rows, so that they do not go with tasks, which have questions of their own.
+OF_ROWS: Final = (
+    "data", "split", "rows", "max_length", "no_answers", "reference", "reward", "toxicity", "judge", "correct", "shots",
+)  # fmt: skip
 
 
 def option_of(key: str) -> str:
@@ -105,6 +113,15 @@ class EvalKeys(Section):
     shots_from: Items[WrittenPath] = Field(
         default=(), description="rows that exemplars are taken from (default: the recipe's train list)"
     )
+    tasks: Items[str] = Field(
+        default=(),
+        description="instead of rows: standard tasks, by lm-eval's names (pip install 'distft[lm-eval]')",
+    )
+    tasks_from: Items[WrittenPath] = Field(default=(), description="folders of further tasks as YAML files")
+    task_shots: int | None = Field(
+        default=None, ge=0, description="exemplars before each question (default: as each task says)"
+    )
+    task_chat: bool = Field(default=False, description="questions of tasks are turns of the chat template")
     adapter: WrittenPath | None = Field(default=None, description="a PEFT adapter that is added to every model")
     chat_template: str | None = Field(
         default=None, min_length=1, description="chatml, llama3, default or a Jinja file (default: the model's)"
@@ -187,8 +204,10 @@ def without_answers(
 def _contradictions(keys: EvalKeys) -> Iterator[Problem]:
     for key, other, what, give in NEEDS_ANOTHER:
         value = getattr(keys, other)
-        if getattr(keys, key) not in (None, ()) and value in (None, ()):
+        if getattr(keys, key) not in (None, (), False) and value in (None, ()):
             yield Problem((key,), what, f"{other}: {give if value is None else f'[{give}]'}")
+    for key in (key for key in (*OF_ROWS, *Rollout.model_fields) if keys.tasks and getattr(keys, key, None)):
+        yield Problem((key,), "has no effect beside tasks, which have questions of their own", "leave it out")
     asked = [key for key in OF_ANSWERS if getattr(keys, key)]
     for key, what, hint in without_answers(asked, len(keys.eval), no_answers=keys.no_answers):
         yield Problem((key,), what, hint)

@@ -14,7 +14,7 @@ from distft.common.files import sha256_file
 from distft.common.sums import SUMS
 from distft.config.eval_stage import MODELS
 
-_FILES: Final = ("adapter", "data", "shots_from", "chat_template")
+_FILES: Final = ("adapter", "data", "shots_from", "tasks_from", "chat_template")
 
 
 def models_of(asked: Mapping[str, Any]) -> list[str]:

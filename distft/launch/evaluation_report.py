@@ -73,7 +73,8 @@ class Prompting:
 
 @dataclass(frozen=True)
 class Report:
-    """``metrics`` and ``by_source`` by model's name, in the order of the models; ``unit`` of ``num_rows``."""
+    """``metrics`` and ``by_source`` by model's name, in the order of the models; ``unit`` of ``num_rows``;
+    ``intervals``: what they are by."""
 
     unit: str
     num_rows: int
@@ -83,6 +84,7 @@ class Report:
     against: Sequence[Against]
     notes: Sequence[str]
     prompting: Prompting | None = None
+    intervals: str = "bootstrap over rows"
 
     def as_json(self) -> dict[str, object]:
         """For scripts."""
@@ -92,6 +94,7 @@ class Report:
             "rows": self.num_rows,
             "rows_in_all": self.num_rows_in_all,
             "level": LEVEL,
+            "intervals": self.intervals,
             "models": [{"name": name, "metrics": _plain(metrics)} for name, metrics in self.metrics],
             "by_source": {
                 source: [{"name": name, "metrics": _plain(metrics)} for name, metrics in found]

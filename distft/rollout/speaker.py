@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from distft.batches import Array
+from distft.batches import Array, Batch
 from distft.common.errors import UserError
 from distft.config.models import Policy
 from distft.config.training import Rollout
@@ -54,7 +54,8 @@ class Answer:
 
 
 class Speaker:
-    """A language model with its tokenizer, on this process's accelerator."""
+    """A language model with its tokenizer, on this process's accelerator. ``positions``: the longest sequence that it
+    has any for, in tokens; None where they go on."""
 
     def __init__(
         self, name: str, tokenizer: Any, module: SelectedLogits, family: Family, stops: tuple[int, ...]
@@ -62,7 +63,7 @@ class Speaker:
         self.name, self.tokenizer, self.module, self.stop_tokens = name, tokenizer, module, stops
         self.family = family
         config = module.model.config
-        self._positions = position_limit(config.to_dict())
+        self.positions = position_limit(config.to_dict())
         self._encoder = encoder_for(tokenizer)
         self._generator = HfGenerator(
             module.model, stop_tokens=stops, pad_token=padding(tokenizer, config) or 0, synchronized=False
@@ -121,16 +122,8 @@ class Speaker:
         greedy: bool = False,
         listener: Callable[[Array], None] | None = None,
     ) -> list[Answer]:
-        sampling = Sampling(
-            settings.max_new_tokens,
-            settings.min_new_tokens,
-            settings.temperature,
-            settings.top_p,
-            settings.top_k,
-            greedy,
-        )
-        draws = [uniforms(seed, 0, question.number, sampling.max_new_tokens) for question in questions]
-        made = self._generator.generate(encoded, draws, sampling, listener)
+        numbers = [question.number for question in questions]
+        made = self._generated(encoded, numbers, settings, seed, greedy=greedy, listener=listener)
         return [
             Answer(
                 text=answer_text(
@@ -144,9 +137,41 @@ class Speaker:
             for row, (question, ids) in enumerate(zip(questions, encoded, strict=True))
         ]  # fmt: skip
 
+    def continued(
+        self, encoded: Sequence[Array], settings: Rollout, seed: int, *, greedy: bool = False
+    ) -> Iterator[list[int]]:
+        """What is written on behind these ids, token by token, ``settings.max_batch_per_rank`` at once; the draws of
+        the first are those of question 0. Whoever asks sees to it that there is room."""
+        for start in range(0, len(encoded), settings.max_batch_per_rank):
+            part = encoded[start : start + settings.max_batch_per_rank]
+            numbers = range(start, start + len(part))
+            made = self._generated(part, numbers, settings, seed, greedy=greedy)
+            yield from (made.ragged("response_ids")[row].tolist() for row in range(len(part)))
+
+    def _generated(
+        self,
+        encoded: Sequence[Array],
+        numbers: Sequence[int],
+        settings: Rollout,
+        seed: int,
+        *,
+        greedy: bool,
+        listener: Callable[[Array], None] | None = None,
+    ) -> Batch:
+        sampling = Sampling(
+            settings.max_new_tokens,
+            settings.min_new_tokens,
+            settings.temperature,
+            settings.top_p,
+            settings.top_k,
+            greedy,
+        )
+        draws = [uniforms(seed, 0, number, sampling.max_new_tokens) for number in numbers]
+        return self._generator.generate(encoded, draws, sampling, listener)
+
     def require_room(self, question: Question, settings: Rollout) -> Array:
         """The ids of a prompt, behind which an answer has room. Raises as ``answers``."""
-        ids, new, limit = self.encoded(question), settings.max_new_tokens, self._positions
+        ids, new, limit = self.encoded(question), settings.max_new_tokens, self.positions
         limit = None if limit is None else limit - num_virtual_tokens(self.module.model)
         needed = self.family.positions(len(ids), new)
         if limit is not None and needed > limit:

@@ -15,6 +15,7 @@ from distft.verbs.speaking import SAMPLING, add_reading, reading_of, recipe_and_
 from distft.verbs.warnings import warn
 
 if TYPE_CHECKING:
+    from distft.config.recipe import Recipe
     from distft.launch.judging import Judging
     from distft.launch.kept_evaluation import Kept
     from distft.launch.toxicity import ToxicityNamed
@@ -57,6 +58,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--shots", metavar="N,...", help="also the untouched model behind so many answered rows of training: 0,1,4"
     )
     parser.add_argument("--shots-from", action="append", metavar="PATH", help="rows that exemplars are taken from")
+    parser.add_argument(
+        "--tasks", action="extend", nargs="+", metavar="NAME", help="instead of rows: standard tasks, by lm-eval's "
+        "names (pip install 'distft[lm-eval]'); --limit is of each",
+    )  # fmt: skip
+    parser.add_argument(
+        "--tasks-from", action="append", metavar="FOLDER", help="with further tasks as YAML files; may be repeated"
+    )
+    parser.add_argument(
+        "--task-shots", type=int, metavar="N", help="exemplars before each question (default: as each task says)"
+    )
+    parser.add_argument(
+        "--task-chat", action="store_const", const=True, help="questions are turns of the chat template"
+    )
     parser.add_argument("--no-answers", action="store_true", help="let no model write answers: likelihoods only")
     parser.add_argument("--seed", type=int, help="of the rows and the draws (default: the recipe's, else 1)")
     parser.add_argument(
@@ -79,6 +93,8 @@ def figures(arguments: argparse.Namespace) -> Kept:
             raise UserError("must be at least 2", where=f"--{option.replace('_', '-')} {value}")
     require_what_they_need(arguments)
     recipe, names, sampling = recipe_and_models(arguments)
+    if arguments.tasks is not None:
+        return _of_tasks(arguments, recipe, names, sampling)
     from distft.launch.correctness import Criterion
     from distft.launch.judged_rows import Wanted
     from distft.launch.judging import Judging
@@ -100,6 +116,37 @@ def figures(arguments: argparse.Namespace) -> Kept:
         asked = asked_of(names, sampling, {**vars(arguments), "shots": list(judging.shots)})
         asked |= {} if recipe is None else {"recipe": fingerprint(recipe)}
         return kept_evaluation(arguments.output, asked, lambda: _evaluated(names, judging))
+
+
+def _of_tasks(
+    arguments: argparse.Namespace, recipe: Recipe | None, names: Sequence[str], sampling: Sequence[str]
+) -> Kept:
+    """Of lm-eval's questions, in place of rows. Raises UserError for options that are about those."""
+    from distft.config.eval_stage import OF_ROWS, option_of
+    from distft.launch.kept_evaluation import Kept, asked_of, kept_evaluation
+    from distft.launch.task_names import Tasks
+    from distft.launch.tasks import ask_tasks
+    from distft.verbs.eval_table import tables
+
+    said = [option_of(key) for key in OF_ROWS if getattr(arguments, key) not in (None, False)]
+    if stray := [*said, *sampling]:
+        raise UserError("has no effect beside --tasks, which have questions of their own", where=stray[0],
+                        hint="leave it out")  # fmt: skip
+    if arguments.task_shots is not None and arguments.task_shots < 0:
+        raise UserError("must be at least 0", where=f"--task-shots {arguments.task_shots}")
+    tasks = Tasks(
+        tuple(arguments.tasks), tuple(arguments.tasks_from or ()), arguments.task_shots, bool(arguments.task_chat),
+        arguments.limit, arguments.seed,
+    )  # fmt: skip
+
+    def evaluated() -> Kept:
+        report, first = ask_tasks(names, tasks, reading_of(arguments))
+        return Kept(report.as_json(), "\n".join(tables(report)), recipe=first.recipe)
+
+    with in_options(recipe=recipe is not None):
+        if arguments.output is None:
+            return evaluated()
+        return kept_evaluation(arguments.output, asked_of(names, sampling, vars(arguments)), evaluated)
 
 
 def _evaluated(names: Sequence[str], judging: Judging) -> Kept:

@@ -11,7 +11,7 @@ from distft.launch.evaluation_report import Against, Report
 def tables(report: Report) -> Iterator[str]:
     """The lines: all rows, each source, and what separates the models."""
     of = f" of {report.num_rows_in_all}" if report.num_rows_in_all != report.num_rows else ""
-    yield f"{report.num_rows}{of} {report.unit}; in brackets intervals of {LEVEL:.0%} (bootstrap over rows)"
+    yield f"{report.num_rows}{of} {report.unit}; in brackets intervals of {LEVEL:.0%} ({report.intervals})"
     yield ""
     yield from _table(report.metrics)
     for source, metrics in report.by_source.items():

@@ -34,6 +34,7 @@ from distft.launch.named_models import (
     require_speakers,
 )
 from distft.launch.preflight.checks import check_source
+from distft.launch.task_names import Tasks, require_tasks
 from distft.planning.model_folders import fetched_folder
 
 _ROLES: Final = {
@@ -113,6 +114,11 @@ def _checked(stage: EvalStage, models: Sequence[tuple[str, NamedModel | Foreseen
     keys, judged = stage.keys, [model for key, model in models if key == "eval"]
     for key, model in models:
         _check_role(key, model, keys)
+    if keys.tasks:
+        require_speakers(judged, "eval")
+        require_tasks(Tasks(keys.tasks, keys.tasks_from))
+        _check_reading(stage)
+        return ()
     recipe = judged[0].recipe
     wanted = Wanted(recipe, keys.data, keys.split, keys.rows, keys.limit, keys.max_length, keys.seed)
     require_judged_here(wanted)
