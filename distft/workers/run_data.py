@@ -161,7 +161,7 @@ class RunData:
             return {}
         prompts = self.recipe.algorithm.traits.unit.name == "prompts"
         found = {
-            name: drift(self._datasets.train, dataset, self.recipe.seed, prompts=prompts)
+            name: drift(self._datasets.train, dataset, prompts=prompts)
             for name, dataset in self.lists.items()
             if name != "train"
         }

@@ -44,7 +44,7 @@ def made(tmp_path: Path) -> Callable[..., Datasets]:
 
 def between(datasets: Datasets) -> Drift | None:
     assert datasets.eval is not None
-    return drift(datasets.train, datasets.eval, 1, prompts=False)
+    return drift(datasets.train, datasets.eval, prompts=False)
 
 
 def test_as_counted_one_by_one(made: Callable[..., Datasets]) -> None:
@@ -88,3 +88,17 @@ def test_few_rows_of_the_same_kind_have_new_tokens_by_chance(made: Callable[...,
     assert found.unseen > 0.05
     assert not list(drifted({"eval": found}))
     assert between(made(texts[: FEWEST - 1], texts[FEWEST:])) is None, "too few to say"
+
+
+def test_of_very_many_rows_a_sample_over_all_of_them_is_looked_at(
+    made: Callable[..., Datasets], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second half of the judged rows is of another language: half of the sample is."""
+    datasets = made(rows(ENGLISH, 60, 12, 1), [*rows(ENGLISH, 60, 12, 2), *rows(GERMAN, 60, 12, 3)])
+    whole = between(datasets)
+    monkeypatch.setattr("distft.workers.drift.MOST", 40)
+    sample = between(datasets)
+    assert whole is not None
+    assert sample is not None
+    assert sample.unseen == pytest.approx(whole.unseen, abs=0.1)
+    assert sample != whole
