@@ -32,9 +32,7 @@ def export(source: Path, target: Path) -> Path:
     ``target`` appears whole or not at all. Raises UserError where there is nothing to export, the checkpoint
     or the result is damaged, or ``target`` is taken or cannot be written.
     """
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        what = "is there already and not empty" if target.is_dir() else "is a file"
-        raise UserError(what, where=str(target), hint="name a folder that does not exist yet")
+    require_free(target)
     if not source.is_dir():
         near = nearest_beside(source)
         hint = f"did you mean {near}?" if near else "give a run folder or one of its checkpoints/step_... folders"
@@ -43,14 +41,29 @@ def export(source: Path, target: Path) -> Path:
     if model is not None and (found := sum_faults(model)):
         raise _damaged("result", source, found)
     checkpoint = None if model else _checkpoint_in(source)
-    draft = target.with_name(f".{target.name}.draft-{os.getpid()}")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+    with appearing(target) as draft:
         if model is not None:
             shutil.copytree(model, draft)
         elif checkpoint is not None:
             _from_checkpoint(checkpoint, draft)
             write_sums(draft)
+    return target
+
+
+def require_free(target: Path) -> None:
+    """Raises UserError where there is something."""
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        what = "is there already and not empty" if target.is_dir() else "is a file"
+        raise UserError(what, where=str(target), hint="name a folder that does not exist yet")
+
+
+@contextmanager
+def appearing(target: Path) -> Iterator[Path]:
+    """A folder to write into, which becomes ``target`` when all of it is there. Raises UserError where it cannot."""
+    draft = target.with_name(f".{target.name}.draft-{os.getpid()}")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        yield draft
         draft.rename(target)
     except PermissionError as error:
         raise UserError(
@@ -61,7 +74,6 @@ def export(source: Path, target: Path) -> Path:
         raise UserError(what, where=str(target), hint="name another folder") from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-    return target
 
 
 def _model_in(source: Path) -> Path | None:
@@ -124,13 +136,13 @@ def _from_checkpoint(checkpoint: Path, target: Path) -> None:
     buffers = {name: weights[name] for name in kept_buffers(model) if name in weights}
     weights = {name: tensor.to(once[name].dtype) for name, tensor in weights.items() if name in once} | buffers
     tokenizer = load_tokenizer(start.path, trust_remote_code=start.trust_remote_code, chat_template=start.chat_template)
-    with _without_accelerator():
+    with without_accelerator():
         export_model(model, weights, tokenizer, target, stops=family.stops(tokenizer, model, spec.stop_tokens))
     write_sentence_folder(recipe, target)
 
 
 @contextmanager
-def _without_accelerator() -> Iterator[None]:
+def without_accelerator() -> Iterator[None]:
     """Saving a model imports DeepSpeed, which would look for a GPU, and say on stdout that there is none."""
     before = os.environ.get(_ACCELERATOR)
     os.environ[_ACCELERATOR] = "cpu"

@@ -15,6 +15,7 @@ from distft.config.training import Rollout
 from distft.data.formats import Content
 from distft.data.prompts import as_conversation
 from distft.launch.named_models import NamedModel, Reading, find_model, require_speakers, speaks_plainly
+from distft.models.adapters.side_by_side import lies_beside
 from distft.rollout.speaker import Speaker
 
 
@@ -48,12 +49,34 @@ def open_speakers(
         require_speakers(found)
         recipe = found[0].recipe
         settings = rollout_settings(Rollout() if recipe is None else recipe.rollout, overrides)
-        yield [_loaded(one, reading, plain) for one in found], settings
+        speakers = _speakers(found, reading)
+        yield [_loaded(one, speaker, plain) for one, speaker in zip(found, speakers, strict=True)], settings
 
 
-def _loaded(model: NamedModel, reading: Reading, plain: bool | None) -> Loaded:
-    longest = None if model.recipe is None else longest_sequence(model.recipe)
-    speaker = Speaker.load(model.name, model.section(reading), adapter=model.adapter, longest=longest)
+def _speakers(found: Sequence[NamedModel], reading: Reading) -> list[Speaker]:
+    """Of each model. Those that differ in their LoRA adapters only are held once."""
+    sections = [(one.section(reading), None if one.recipe is None else longest_sequence(one.recipe)) for one in found]
+    made: dict[int, Speaker] = {}
+    for number, (section, longest) in enumerate(sections):
+        if number in made:
+            continue
+        alike = [
+            other for other, told in enumerate(sections) if told == (section, longest) and _may_share(found[other])
+        ]
+        if number in alike and len(alike) > 1:
+            names, adapters = [found[other].name for other in alike], [found[other].adapter for other in alike]
+            made |= zip(alike, Speaker.load_together(names, section, adapters, longest=longest), strict=True)
+        else:
+            one = found[number]
+            made[number] = Speaker.load(one.name, section, adapter=one.adapter, longest=longest)
+    return [made[number] for number in range(len(found))]
+
+
+def _may_share(model: NamedModel) -> bool:
+    return model.adapter is None or lies_beside(model.adapter)
+
+
+def _loaded(model: NamedModel, speaker: Speaker, plain: bool | None) -> Loaded:
     has_template, notes = speaker.tokenizer.chat_template is not None, list(model.notes)
     if plain is None:
         trained_plainly = model.recipe is not None and bool(speaks_plainly(model.recipe))

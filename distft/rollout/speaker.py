@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from distft.data.encode_apart import encoder_for
 from distft.data.formats import Content, PromptExample
 from distft.engine.process_group import accelerator
 from distft.models.adapters.merging import merge_adapter
+from distft.models.adapters.side_by_side import SideBySide
 from distft.models.adapters.virtual_tokens import num_virtual_tokens
 from distft.models.families.family import Family, family_at, find_family
 from distft.models.families.table import family_of
@@ -55,11 +57,14 @@ class Answer:
 
 class Speaker:
     """A language model with its tokenizer, on this process's accelerator. ``positions``: the longest sequence that it
-    has any for, in tokens; None where they go on."""
+    has any for, in tokens; None where they go on. ``choose``: called before it generates, where others do with the same
+    weights and adapters of their own."""
 
     def __init__(
-        self, name: str, tokenizer: Any, module: SelectedLogits, family: Family, stops: tuple[int, ...]
-    ) -> None:
+        self, name: str, tokenizer: Any, module: SelectedLogits, family: Family, stops: tuple[int, ...],
+        choose: Callable[[], None] = lambda: None,
+    ) -> None:  # fmt: skip
+        self._choose = choose
         self.name, self.tokenizer, self.module, self.stop_tokens = name, tokenizer, module, stops
         self.family = family
         config = module.model.config
@@ -71,23 +76,38 @@ class Speaker:
 
     @classmethod
     def load(cls, name: str, model: Policy, *, adapter: str | None = None, longest: int | None = None) -> Speaker:
-        """The model at ``model.path``, with the PEFT ``adapter`` of that folder added. ``longest``: the tokens of the
-        longest sequence, for ropes that depend on it; None: as transformers chooses them, by what it sees.
+        """The model at ``model.path``, with the PEFT ``adapter`` of that folder merged into it. ``longest``: the tokens
+        of the longest sequence, for ropes that depend on it; None: as transformers chooses them, by what it sees.
 
         Raises UserError where there is no language model, no tokenizer, or no such adapter.
         """
+        tokenizer, module, family = cls._read(model)
+        if adapter is not None:
+            module = module.around(merge_adapter(module.model, adapter))
+        return cls(name, tokenizer, _ready(module, longest), family, stop_tokens(tokenizer, module, model.stop_tokens))
+
+    @classmethod
+    def load_together(
+        cls, names: Sequence[str], model: Policy, adapters: Sequence[str | None], *, longest: int | None = None
+    ) -> list[Speaker]:
+        """As ``load``, several over one base that is held once: each with the LoRA adapter of a folder beside it, or
+        with none."""
+        tokenizer, module, family = cls._read(model)
+        beside = SideBySide(module.model, [folder for folder in adapters if folder is not None])
+        ready, stops = _ready(module, longest), stop_tokens(tokenizer, module, model.stop_tokens)
+        return [
+            cls(name, tokenizer, ready, family, stops, partial(beside.use, folder))
+            for name, folder in zip(names, adapters, strict=True)
+        ]
+
+    @staticmethod
+    def _read(model: Policy) -> tuple[Any, SelectedLogits, Family]:
         assert model.path is not None
         tokenizer = load_tokenizer(
             model.path, trust_remote_code=model.trust_remote_code, chat_template=model.chat_template
         )
         family = find_family(family_at(family_of("policy").name, model.path, model))
-        module: SelectedLogits = family.load(model.path, model, dropout=False).module
-        if adapter is not None:
-            module = module.around(merge_adapter(module.model, adapter))
-        if longest is not None:
-            settle_rope(module.model, longest)
-        module.requires_grad_(requires_grad=False).eval().to(accelerator())
-        return cls(name, tokenizer, module, family, stop_tokens(tokenizer, module, model.stop_tokens))
+        return tokenizer, family.load(model.path, model, dropout=False).module, family
 
     def encoded(self, question: Question) -> Array:
         """The ids of a prompt, as a run's generator would see them. Raises UserError, as ``Encoder.prompt``."""
@@ -166,6 +186,7 @@ class Speaker:
             settings.top_k,
             greedy,
         )
+        self._choose()
         draws = [uniforms(seed, 0, number, sampling.max_new_tokens) for number in numbers]
         return self._generator.generate(encoded, draws, sampling, listener)
 
@@ -184,3 +205,10 @@ class Speaker:
                 hint=f"max_new_tokens={fits} fits" if fits > 0 else "a shorter prompt, or a model with more positions",
             )
         return ids
+
+
+def _ready(module: SelectedLogits, longest: int | None) -> SelectedLogits:
+    """On this process's accelerator, to be read only."""
+    if longest is not None:
+        settle_rope(module.model, longest)
+    return module.requires_grad_(requires_grad=False).eval().to(accelerator())

@@ -4,20 +4,58 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Literal
 
+from distft.common.errors import UserError
 from distft.verbs.run_folders import run_folder
 
-DESCRIPTION = "a plain Hugging Face folder from a run or a checkpoint"
+DESCRIPTION = "a plain Hugging Face folder from a run or a checkpoint, or from a model and adapters"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What may be typed after it."""
-    parser.add_argument("source", metavar="RUN_DIR_OR_CHECKPOINT", type=run_folder)
+    parser.add_argument(
+        "source", metavar="RUN_DIR_OR_CHECKPOINT", help="or an adapter, or with --adapter any model, as in distft chat"
+    )
     parser.add_argument("target", metavar="OUT", type=Path)
+    parser.add_argument(
+        "--adapter", action="append", metavar="FOLDER[=WEIGHT]",
+        help="add an adapter to the model, so many times (default: 1); may be repeated; -1 takes out a merged LoRA",
+    )  # fmt: skip
+    parser.add_argument(
+        "--combine", choices=["sum", "ties"], help="sum: all that they add (default); ties: where their signs agree"
+    )
+    parser.add_argument(
+        "--density", type=float, metavar="SHARE", help="of ties: the largest numbers kept (default: 0.2)"
+    )
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Writes the folder."""
+    source = run_folder(arguments.source)
+    alone = (source / "adapter_config.json").is_file() and not (source / "config.json").is_file()
+    if arguments.adapter or alone:
+        from distft.launch.combining import export_combined
+
+        how: Literal["sum", "ties"] = arguments.combine or "sum"
+        density = _density(arguments.density, how)
+        made = export_combined(arguments.source, arguments.target, arguments.adapter or (), how, density)
+        print(f"exported to {made}")
+        return
+    for option in ("combine", "density"):
+        if getattr(arguments, option) is not None:
+            raise UserError("is for --adapter FOLDER", where=f"--{option}", hint="leave it out, or name adapters")
     from distft.launch.export import export
 
-    print(f"exported to {export(arguments.source, arguments.target)}")
+    print(f"exported to {export(source, arguments.target)}")
+
+
+def _density(given: float | None, how: str) -> float:
+    if given is None:
+        return 0.2
+    where = f"--density {given:g}"
+    if how == "sum":
+        raise UserError("has no effect with --combine sum", where=where, hint="leave it out, or --combine ties")
+    if not 0 < given <= 1:
+        raise UserError("is more than 0 and at most 1", where=where, hint="0.2 keeps a fifth of each adapter's numbers")
+    return given

@@ -109,7 +109,9 @@ def check_folder(folder: Path, where: str) -> None:
         raise UserError(
             f"{folder} is an adapter, not a whole model",
             where=where,
-            hint=f"did you mean {folder.parent}?" if merged else "merge it into its base first",
+            hint=f"did you mean {folder.parent}?"
+            if merged
+            else f"merge it into its base first: distft export {folder} merged",
         )
     if not (folder / "config.json").is_file():
         raise UserError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,7 @@ def merge_adapter(model: Any, folder: str) -> Any:
     """
     from peft import PeftModel
 
-    if not (Path(folder) / "adapter_model.safetensors").is_file():
-        what = "has no adapter_model.safetensors, and a pickle can run code when it is read"
-        raise UserError(what, where=folder, hint="load it with PEFT, and save_pretrained it again")
-    try:
+    with reading(model, folder):
         said = parse_json((Path(folder) / "adapter_config.json").read_text(encoding="utf-8"))
         kind = said.get("peft_type")
         if kind == NETWORK:
@@ -41,6 +39,17 @@ def merge_adapter(model: Any, folder: str) -> Any:
             return (prefix if kind == "PREFIX_TUNING" else prompt).read(model, folder)
         adapted: Any = PeftModel.from_pretrained(model, folder)
         return adapted.merge_and_unload()
+
+
+@contextmanager
+def reading(model: Any, folder: str) -> Iterator[None]:
+    """While open, the adapter in a folder is put into a model. Raises UserError where the folder holds none, or that of
+    another model."""
+    if not (Path(folder) / "adapter_model.safetensors").is_file():
+        what = "has no adapter_model.safetensors, and a pickle can run code when it is read"
+        raise UserError(what, where=folder, hint="load it with PEFT, and save_pretrained it again")
+    try:
+        yield
     except (OSError, ValueError, RuntimeError, KeyError, AttributeError) as error:
         raise UserError(
             f"cannot be put into {type(model).__name__}: {first_line(error)}",

@@ -97,6 +97,7 @@ BROKEN = [
     ("sft", ["models.policy.peft={method: prefix, encoder_hidden_size: 8}"], ["encoder_hidden_size", "projection"]),
     ("ppo", ["models.policy.peft={method: p_tuning}"], ["models.policy.peft.method", "not been compared in ppo"]),
     ("dpo", ["models.policy.peft={method: diff}"], ["models.policy.peft.method", "that is diff_pruning"]),
+    ("sft", ["models.policy.peft={method: lisa}"], ["models.policy.peft.method", "nothing would be saved", "selective"]),
     ("dpo", ["models.policy.peft={method: diff_pruning}", "models.policy.engine.zero_stage=2"],
      ["models.policy.peft.method", "draws gates in every step, and dpo compares", "lora"]),
     ("distill", ["models.policy.peft={method: diff_pruning}", "models.policy.engine.zero_stage=2",

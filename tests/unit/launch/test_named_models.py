@@ -9,16 +9,19 @@ from pathlib import Path
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from distft.common.errors import UserError
 from distft.config.load import load_recipe, resolved_yaml
+from distft.data.formats import Message
 from distft.launch.evaluate import evaluate
 from distft.launch.judged_rows import Wanted
 from distft.launch.judging import Judging
 from distft.launch.named_models import NamedModel, Reading, find_model, require_speakers, speaks_plainly
 from distft.launch.speakers import open_speakers
 from distft.planning.model_folders import read_config
+from distft.rollout.speaker import Question
 from tests.harness.speakers import write_speaker
 from tests.unit.launch.examples import model_folder
 from tests.unit.models.encoders import write_encoder
@@ -104,6 +107,27 @@ def test_an_adapter_alone_and_with_its_base(folder: Path, adapter: Path, tmp_pat
         torch.testing.assert_close(merged(ids).logits, unmerged(ids).logits, atol=1e-3, rtol=1e-3)
         unmerged.set_adapter("default")  # whose B is zero
         assert (merged(ids).logits - unmerged(ids).logits).abs().max() > 0.1
+
+
+def test_adapters_side_by_side_are_held_once(folder: Path, adapter: Path, tmp_path: Path) -> None:
+    """Beside the base itself, in any order: each says what it says alone."""
+    other = Path(shutil.copytree(adapter, tmp_path / "other"))
+    kept = load_file(other / "adapter_model.safetensors")
+    half = {name: 0.5 * tensor if "lora_B" in name else tensor for name, tensor in kept.items()}
+    save_file(half, other / "adapter_model.safetensors")
+    names = [str(adapter), str(folder), str(other)]
+    questions = [Question((Message("user", "Where is my kettle?"),), 0, "prompt 1")]
+    with open_speakers(names, Reading(), ["max_new_tokens=12"], plain=None) as (loaded, settings):
+        speakers = [one.speaker for one in loaded]
+        assert [one.name for one in speakers] == names
+        assert len({id(one.module) for one in speakers}) == 1
+        said = [next(one.answers(questions, settings, 1)) for one in (*speakers, speakers[0])]
+    assert said[0] == said[3]
+    assert len({one.ids for one in said}) == 3
+    for name, together in zip(names, said, strict=False):
+        with open_speakers([name], Reading(), ["max_new_tokens=12"], plain=None) as ([one], settings):
+            alone = next(one.speaker.answers(questions, settings, 1))
+        assert (alone.ids, alone.logprob) == (together.ids, pytest.approx(together.logprob, abs=1e-2))
 
 
 def test_an_adapter_of_another_model(adapter: Path, tmp_path: Path) -> None:
