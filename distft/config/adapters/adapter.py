@@ -21,8 +21,8 @@ REFUSED: Final = {
     "prompt_tuning": "that is prompt",
     "prefix_tuning": "that is prefix",
     "dora": "that is lora with dora: true",
-    "lisa": "its layers take turns, and DeepSpeed's optimizer keeps the states of all that ever have one: nothing would "
-    "be saved (selective trains some layers throughout)",
+    "lisa": "its layers take turns, and DeepSpeed's optimizer keeps the states of all that ever do: nothing would be "
+    "saved (selective trains some layers throughout)",
 }
 
 
