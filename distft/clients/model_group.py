@@ -11,7 +11,8 @@ from distft.clients.asking import ask, each, rows
 from distft.clients.samples import Samples, data_of, report_of
 from distft.config.models import Model
 from distft.groups.handles import Call, DataRef, Group
-from distft.workers.reports import Ready, Saved, Updated
+from distft.tracking.flight import RankTrace
+from distft.workers.reports import Memory, Ready, Saved, Updated
 from distft.workers.verbs import MicroBatches, ModelVerbs, ReadAt, Store
 
 _Work = TypeVar("_Work")
@@ -32,6 +33,22 @@ class UpdateSpec:
     temperature: float = 1.0
     target_kl: float | None = None
     num_sources: int = 0
+
+
+@dataclass(frozen=True)
+class Update:
+    """``steps``: the metrics of each optimizer step, over all ranks; what the first rank holds; what every rank recorded, where
+    they do."""
+
+    steps: tuple[dict[str, float], ...]
+    memory: Memory
+    traces: tuple[RankTrace, ...]
+
+    @classmethod
+    def of(cls, reports: Sequence[Updated]) -> Update:
+        """What the ranks reported."""
+        first = reports[0]
+        return cls(first.steps, first.memory, tuple(one.trace for one in reports if one.trace is not None))
 
 
 @dataclass(frozen=True)
@@ -121,8 +138,8 @@ class ModelGroup:
             temperature=temperature,
         ).reading(data_of)
 
-    def update(self, samples: Samples, spec: UpdateSpec, steps: Sequence[ByRank]) -> Call[Updated]:
-        """Optimizer steps over ``steps[step][rank]``, as the first rank reports them."""
+    def update(self, samples: Samples, spec: UpdateSpec, steps: Sequence[ByRank]) -> Call[Update]:
+        """Optimizer steps over ``steps[step][rank]``."""
         by_rank = self._shared([[step[rank] for step in steps] for rank in range(self.data_parallel_size)])
         needed = [sorted({s for step in mine for micro in step for s in micro}) for mine in by_rank]
         return ask(
@@ -137,7 +154,7 @@ class ModelGroup:
             temperature=spec.temperature,
             target_kl=spec.target_kl,
             num_sources=spec.num_sources,
-        ).reading(report_of)
+        ).reading(lambda result: Update.of(result.reports))
 
     def evaluate(
         self, samples: Samples, loss: str, parameters: Mapping[str, Any], micro_batches: ByRank, num_sources: int = 0

@@ -105,20 +105,21 @@ def sha256_file(path: Path) -> str:
 
 
 class JsonlWriter:
-    """Appends JSON lines, each synced. A part of a line is never left behind.
+    """Appends JSON lines, each synced, or not ``synced``: brought to the disk when the system thinks fit. A part of a
+    line is never left behind.
 
     A last line torn by a crash is cut off on opening. A line that does not fit on the disk is taken
     back before the OSError is raised.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, synced: bool = True) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.path = path
+        self.path, self._synced = path, synced
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
         self._cut_torn_line()
 
     def append(self, *records: Mapping[str, Any]) -> None:
-        """Add the records and sync once.
+        """Add the records, and sync once.
 
         Raises OSError (nothing added); ValueError or TypeError for what is not JSON, NaN included.
         """
@@ -128,7 +129,8 @@ class JsonlWriter:
             written = 0
             while written < len(content):
                 written += os.write(self._descriptor, content[written:])
-            os.fsync(self._descriptor)
+            if self._synced:
+                os.fsync(self._descriptor)
         except OSError:
             os.ftruncate(self._descriptor, before)
             raise

@@ -201,6 +201,11 @@ class Tracking(Section):
     timeline_steps: int = Field(
         default=100, ge=0, description="steps of each attempt that timeline.json shows, who did what when; 0: none"
     )
+    flight_recorder: bool = Field(
+        default=True,
+        description="of every optimizer step digests of what goes in and norms of what comes out, a line a rank in "
+        "flight.jsonl, by which distft bisect finds where two runs part; the file stays below 64 MiB",
+    )
     samples_count: int = Field(default=8, ge=1, description="samples written each time")
 
 

@@ -122,6 +122,7 @@ def update(session: Session, experience: Experience, due: list[Role]) -> tuple[d
     results = dict(zip(calls, together(*calls.values()), strict=True))
     metrics = work.metrics()
     for role, updated in results.items():
+        session.tracker.flight(progress.step + 1, role, updated.traces)
         metrics |= named(role, mean_of(updated.steps))
         metrics[f"memory/{role}_rss_bytes"] = updated.memory.rss_bytes
     return metrics, per_iteration

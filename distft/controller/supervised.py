@@ -73,6 +73,7 @@ def train_supervised(session: Session) -> None:
             **on_policy_metric(recipe, own),
             "memory/rss_bytes": updated.memory.rss_bytes,
         }
+        session.tracker.flight(step, role, updated.traces)
         session.log_step(metrics, samples.lengths)
         evaluate_if_due(session)
         session.checkpoint_if_due()

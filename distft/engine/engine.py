@@ -42,6 +42,7 @@ from distft.engine.held import (
     parameter_elements,
 )
 from distft.engine.host_copy import HostCopy
+from distft.engine.layer_norms import LayerNorms
 from distft.engine.optimizer import build_optimizer, set_rate, tell_layout
 from distft.engine.process_group import accelerator
 from distft.engine.replicated import ReplicatedStep
@@ -196,6 +197,13 @@ class Engine:
         weights and gradients on every rank (stage 0)."""
         assert self._replicated is not None
         self._replicated.before_step = seen
+
+    def layer_norms(self) -> LayerNorms:
+        """What sees the gradients of every step from now on, by layers."""
+        assert self._optimizer is not None
+        return LayerNorms(
+            self._module, self._engine.optimizer, self.zero_stage, self._optimizer.max_grad_norm, self._asleep.finish
+        )
 
     def full_tensors(self, *, trained_only: bool = False) -> Iterator[tuple[str, Tensor]]:
         """All parameters of the module, whole, a bucket of them gathered at a time (collective).

@@ -23,19 +23,19 @@ def layer_ratios(module: nn.Module, decay: float) -> dict[str, float]:
         if place is not None:
             stack, number = place
             heights[stack] = max(heights.get(stack, 0), number + 1)
-    embeddings = set(_embeddings(module))
+    lowest = set(embeddings(module))
     found = {}
     for name, parameter in module.named_parameters():
         if (place := layers[name]) is not None:
             stack, number = place
             below = heights[stack] - number
         else:
-            below = max(heights.values(), default=0) + 1 if id(parameter) in embeddings else 0
+            below = max(heights.values(), default=0) + 1 if id(parameter) in lowest else 0
         found[name] = decay**below
     return found
 
 
-def _embeddings(module: nn.Module) -> Iterator[int]:
+def embeddings(module: nn.Module) -> Iterator[int]:
     """Their weights, and what is by its name of them and lies beside or within (BERT's ``embeddings.LayerNorm``, BART's
     ``layernorm_embedding``)."""
     for name, part in module.named_modules():

@@ -10,13 +10,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from distft.clients.generator_group import AnsweringGroup, Generated
-from distft.clients.model_group import ByRank, ModelGroup, UpdateSpec
+from distft.clients.model_group import ByRank, ModelGroup, Update, UpdateSpec
 from distft.clients.samples import Samples
 from distft.config.method import Telling
 from distft.experience.schedule import Schedule, schedule
 from distft.groups.handles import Call, DataRef
 from distft.rollout.generator import Sampling
-from distft.workers.reports import Updated
 
 
 @dataclass
@@ -69,7 +68,7 @@ def evaluate_pass(
 
 def update_pass(
     group: ModelGroup, samples: Samples, steps: Sequence[Sequence[int]], spec: UpdateSpec, max_tokens: int, work: Work
-) -> Call[Updated]:
+) -> Call[Update]:
     """Optimizer steps over ``steps`` (sample numbers of each): the one update of every algorithm."""
     plans = [planned(samples, group, max_tokens, chosen) for chosen in steps]
     work.schedules.extend(plans)

@@ -127,4 +127,5 @@ def role_spec(recipe: Recipe, role: str) -> RoleSpec:
         longest_prompt=longest_sides(recipe)[0],
         labels=recipe.algorithm.head_labels() if trained else (),
         noise_alpha=recipe.algorithm.embedding_noise() if trained else 0.0,
+        recorded=trained and recipe.tracking.flight_recorder,
     )

@@ -65,17 +65,18 @@ class Sample:
     turns: tuple[tuple[str, str], ...] | None = None
 
 
-class _Ledger:
-    """A JSON-lines file that never stops a run: lines a full disk refuses wait in memory."""
+class Ledger:
+    """A JSON-lines file that never stops a run: lines a full disk refuses wait in memory. ``synced``: see
+    ``JsonlWriter``."""
 
-    def __init__(self, path: Path) -> None:
-        self._writer = JsonlWriter(path)
+    def __init__(self, path: Path, *, synced: bool = True) -> None:
+        self._writer = JsonlWriter(path, synced=synced)
         self._pending: deque[dict[str, Any]] = deque(maxlen=_MAX_PENDING)
         self._failing = False
 
-    def add(self, record: dict[str, Any]) -> None:
-        """Raises ValueError or TypeError for a record that is not JSON: it is not kept."""
-        self._pending.append(record)
+    def add(self, *records: dict[str, Any]) -> None:
+        """Raises ValueError or TypeError where one of the records is not JSON: none of them is kept."""
+        self._pending.extend(records)
         try:
             self._writer.append(*self._pending)
         except OSError as error:
@@ -84,7 +85,8 @@ class _Ledger:
             self._failing = True
             return
         except (ValueError, TypeError):
-            self._pending.pop()
+            for _ in records:
+                self._pending.pop()
             raise
         if self._failing:
             _log.warning("%s can be written again: %d lines caught up", self._writer.path, len(self._pending))
@@ -92,6 +94,7 @@ class _Ledger:
         self._pending.clear()
 
     def close(self) -> None:
+        """Close the file."""
         if self._pending:
             _log.error("%s: %d lines could not be written", self._writer.path, len(self._pending))
         self._writer.close()
@@ -112,7 +115,7 @@ class MetricsLog:
         self._written: set[tuple[int, str]] = set()
 
         def keep(line: dict[str, Any]) -> bool:
-            kept = resume_step is not None and _step(line) <= resume_step
+            kept = resume_step is not None and line_step(line) <= resume_step
             if kept:
                 self._written.add((line["step"], str(line.get("split"))))
                 on_kept(line)
@@ -121,7 +124,7 @@ class MetricsLog:
         self.num_cut = keep_lines(path, keep)
         if self.num_cut:
             _log.info("%s: %d lines after step %s cut off", path, self.num_cut, resume_step)
-        self._ledger = _Ledger(path)
+        self._ledger = Ledger(path)
 
     def write(self, record: MetricRecord) -> bool:
         """Add one line. A disk that refuses it is reported once; the line is written later.
@@ -144,7 +147,7 @@ class EventsLog:
     """``RUN/events.jsonl``: start, group_ready, checkpoint, failure, restart, resume, stop. Never cut."""
 
     def __init__(self, run_dir: Path, attempt: int) -> None:
-        self._ledger = _Ledger(run_dir / EVENTS)
+        self._ledger = Ledger(run_dir / EVENTS)
         self.attempt = attempt
 
     def write(self, event: str, **fields: Any) -> None:
@@ -161,7 +164,7 @@ class SamplesLog:
     """``RUN/samples.jsonl``: what the policy says, now and then. Lines carry the attempt; never cut."""
 
     def __init__(self, run_dir: Path, attempt: int) -> None:
-        self._ledger = _Ledger(run_dir / SAMPLES)
+        self._ledger = Ledger(run_dir / SAMPLES)
         self.attempt = attempt
 
     def write(self, step: int, samples: Sequence[Sample], split: Split = "train") -> None:
@@ -206,6 +209,7 @@ def _plain(value: Any) -> Any:
     return str(value)
 
 
-def _step(line: Mapping[str, Any]) -> float:
+def line_step(line: Mapping[str, Any]) -> float:
+    """The step of a ledger's line; infinity where it names none."""
     step = line.get("step")
     return step if isinstance(step, int) else math.inf

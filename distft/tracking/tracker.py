@@ -10,6 +10,7 @@ from typing import Any, Self
 
 from distft.common.logging import stage
 from distft.tracking.alarms import Alarm, Watch
+from distft.tracking.flight import FlightLog, RankTrace
 from distft.tracking.metrics import EventsLog, MetricRecord, MetricsLog, Sample, SamplesLog, Split
 from distft.tracking.progress import Progress, QuietProgress
 from distft.tracking.tensorboard import TensorBoardFiles
@@ -50,6 +51,7 @@ class Tracker:
         self._open_metrics(resume_step)
         self._events = EventsLog(run_dir, attempt)
         self._samples = SamplesLog(run_dir, attempt)
+        self._flight = FlightLog(run_dir, resume_step)
         self._timeline_steps = self._steps_left = timeline_steps
         self._timeline = Timeline(run_dir) if timeline_steps else None
         self._wandb = WandbBackend(run_dir, wandb) if wandb is not None and wandb.mode != "disabled" else None
@@ -65,9 +67,11 @@ class Tracker:
         Raises OSError.
         """
         self._metrics.close()
+        self._flight.close()
         if self._tensorboard is not None:
             self._tensorboard.close()
         self._open_metrics(resume_step)
+        self._flight = FlightLog(self._run_dir, resume_step)
         self._events.attempt = self._samples.attempt = attempt
         self._steps_left = self._timeline_steps
 
@@ -116,6 +120,10 @@ class Tracker:
         if self._wandb is not None and path.exists():
             self._wandb.keep(kind, path)
 
+    def flight(self, step: int, role: str, ranks: Sequence[RankTrace]) -> None:
+        """What the ranks of a role recorded of a step, for flight.jsonl."""
+        self._flight.write(step, role, ranks)
+
     def spans(self, spans: Sequence[Span]) -> None:
         """What was done in a step, for timeline.json, which shows the first ``timeline_steps`` of an attempt."""
         if self._timeline is not None and self._steps_left > 0:
@@ -140,7 +148,7 @@ class Tracker:
     def close(self, exit_status: int = 0) -> None:
         """Close the display, the files and W&B."""
         self.progress.close()
-        for ledger in (self._metrics, self._events, self._samples):
+        for ledger in (self._metrics, self._events, self._samples, self._flight):
             ledger.close()
         for copy in (self._timeline, self._tensorboard):
             if copy is not None:

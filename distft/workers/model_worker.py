@@ -40,6 +40,7 @@ from distft.planning.positions import position_limit
 from distft.workers.collate import collate
 from distft.workers.distributions import distributions
 from distft.workers.exporting import export_result, require_readable
+from distft.workers.flight_recorder import FlightRecorder
 from distft.workers.loading import load_sharded, require_positions
 from distft.workers.reports import Memory, Ready, Saved, Updated
 from distft.workers.saving import BackgroundSave, load_share, save_share
@@ -96,7 +97,10 @@ class ModelWorker(ModelVerbs):
         noise = EmbeddingNoise(module.model, alpha, spec.seed, packed=packed) if alpha else None
         vocabulary = num_tokens(self._tokenizer)
         shaping = shaping_of(self._engine, spec.model.peft, spec.seed) if trained else None
-        self._updater = Updater(self._engine, self._family, self._pad_token, self._unread, vocabulary, noise, shaping)
+        recorder = self._recorder() if trained and spec.recorded else None
+        self._updater = Updater(
+            self._engine, self._family, self._pad_token, self._unread, vocabulary, noise, shaping, recorder
+        )
         seed_everything(spec.seed + self.rank)
         stops = tuple(self._tokenizer.convert_ids_to_tokens(list(self._stop_tokens())))
         if stops:
@@ -245,7 +249,8 @@ class ModelWorker(ModelVerbs):
             first_step=first_step,
             total_steps=total_steps,
         )
-        return Updated(tuple(history), self.held()[0]), None
+        recorder = self._updater.recorder
+        return Updated(tuple(history), self.held()[0], None if recorder is None else recorder.take()), None
 
     def evaluate(
         self, loss: str, parameters: Mapping[str, Any], micro_batches: MicroBatches, *, batch: Batch,
@@ -310,6 +315,13 @@ class ModelWorker(ModelVerbs):
         stops = self._stop_tokens()
         export_result(self._engine, self.spec, self.rank, self._tokenizer, self._path, Path(folder), stops)
         return None, None
+
+    def _recorder(self) -> FlightRecorder:
+        engine = self._engine
+        return FlightRecorder(
+            engine.layer_norms(), zero_stage=engine.zero_stage, shared_by=self._engine_config.sequence_parallel,
+            dtype=self.spec.model.dtype,
+        )  # fmt: skip
 
     def _stop_tokens(self) -> tuple[int, ...]:
         return self._family.stops(self._tokenizer, self._engine.module, self.spec.stop_tokens)

@@ -9,6 +9,7 @@ from typing import Any
 from distft.batches import Difference
 from distft.checkpoint.manifest import FileRecord, NotWritten
 from distft.tracking.data_alarms import Drift
+from distft.tracking.flight import RankTrace
 from distft.tracking.metrics import Sample
 
 # The loss of single sources of data, by their numbers.
@@ -48,10 +49,12 @@ class Ready:
 
 @dataclass(frozen=True)
 class Updated:
-    """The metrics of each optimizer step, equal on all ranks, and what this rank holds."""
+    """The metrics of each optimizer step, equal on all ranks, what this rank holds, and what it recorded, where it
+    does."""
 
     steps: tuple[dict[str, float], ...]
     memory: Memory
+    trace: RankTrace | None = None
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ class RoleSpec:
     """One role's model as every one of its ranks must build it. ``optimizer`` None means frozen; ``stop_tokens`` None
     that nobody named any; ``longest`` is the longest sequence of the run, in tokens, of which ``longest_prompt`` are
     the prompt's at most, where that is said. ``family``: that of a decoder, until the model is looked at. ``labels``
-    are a trained classifier's. ``noise_alpha``: see ``models.embedding_noise``; 0: none.
+    are a trained classifier's. ``noise_alpha``: see ``models.embedding_noise``; 0: none. ``recorded``: every step, in
+    the flight recorder.
     """
 
     role: str
@@ -31,6 +32,7 @@ class RoleSpec:
     longest_prompt: int = 0
     labels: tuple[str, ...] = ()
     noise_alpha: float = 0.0
+    recorded: bool = False
 
 
 @dataclass(frozen=True)

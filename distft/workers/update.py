@@ -22,6 +22,7 @@ from distft.models.embedding_noise import EmbeddingNoise
 from distft.models.families.family import Family
 from distft.workers.by_source import SourceLosses
 from distft.workers.collate import collate
+from distft.workers.flight_recorder import FlightRecorder
 from distft.workers.related import related
 from distft.workers.verbs import MicroBatches
 
@@ -80,7 +81,8 @@ class Updater:
     """Runs micro-batches of a loss through an engine; with ``train`` False only measures.
 
     ``unread`` is the token at which no reward is read, ``num_tokens`` how many the tokenizer has, ``noise`` what
-    is added to the embeddings in training, ``shaping`` what works on adapters beside the loss.
+    is added to the embeddings in training, ``shaping`` what works on adapters beside the loss, ``recorder`` what looks
+    on.
     """
 
     engine: Engine
@@ -90,6 +92,7 @@ class Updater:
     num_tokens: int = 0
     noise: EmbeddingNoise | None = None
     shaping: Shaping | None = None
+    recorder: FlightRecorder | None = None
 
     def run(
         self,
@@ -126,6 +129,8 @@ class Updater:
             metrics = self._step(batch, step, loss, _at_least_one(whole), sources, temperature, rate, number)
             if rate is not None and self.shaping is not None:
                 metrics[self.shaping.left_metric] = self.shaping.cut(number, total_steps)
+            if rate is not None and self.recorder is not None:
+                self.recorder.end(metrics["grad_norm"])
             history.append(metrics)
             if stop is not None and stop(metrics):
                 break
@@ -142,7 +147,9 @@ class Updater:
         rate: float | None,
         number: int,
     ) -> dict[str, float]:
-        sums = StepSums()
+        sums, recorder = StepSums(), self.recorder if rate is not None else None
+        if recorder is not None:
+            recorder.begin()
         if rate is not None and self.shaping is not None:
             self.shaping.begin(number)
         if isinstance(loss, RelatingLoss):
@@ -160,6 +167,8 @@ class Updater:
                 if rate is not None:
                     self.engine.backward(result.loss)
             sums.add(result)
+            if recorder is not None:
+                recorder.saw(batch, micro, outputs, result.loss, reads_tokens=loss.reads == "tokens")
             sums.add_metrics(sources.of(loss, outputs, batch, rows, micro.loss))
         metrics = loss.finalize(sums.reduced(denominators, rate))
         if rate is not None:

@@ -26,6 +26,7 @@ from distft.config.optimizers.optimizer import Optimizer
 from distft.engine import host_copy, process_group, whole_weights
 from distft.engine.diverged import NonFiniteGradients
 from distft.engine.engine import Engine, writable
+from distft.engine.layer_groups import layer_groups
 from distft.engine.shaping import Shaping, shaping_of
 from distft.engine.shards import shard_file
 from distft.engine.whole_weights import take_weights, write_weights
@@ -114,6 +115,17 @@ def train(rank: int, world: int, setup: Setup, steps: Sequence[Any], rate: float
     norms = take_steps(engine, rank, steps, rate)
     held = engine.held()
     return {"norms": norms, "weights": weights(engine), "held": held}
+
+
+def recorded(rank: int, world: int, setup: Setup, steps: Sequence[Any]) -> dict[str, Any]:
+    """The norms by layers that a step leaves on this rank, and the weights that they are of."""
+    engine = setup.build()
+    norms = engine.layer_norms()
+    found: dict[str, Any] = {"groups": layer_groups(engine.module), "before": norms.weights()}
+    found["weights_before"] = weights(engine)
+    (norm,) = take_steps(engine, rank, steps)
+    found |= {"gradients": norms.take_gradients(norm), "gradients_again": norms.take_gradients(norm)}
+    return found | {"after": norms.weights(), "weights_after": weights(engine)}
 
 
 def shape(
