@@ -9,6 +9,7 @@ from typing import Any, NoReturn, Protocol
 
 from distft.common.errors import UserError, nearest
 from distft.verbs import (
+    bisect,
     calibrate,
     cancel,
     chat,
@@ -71,6 +72,7 @@ VERBS: tuple[Verb, ...] = (
     cancel,
     report,
     compare,
+    bisect,
     sync,
     doctor,
     calibrate,

@@ -37,8 +37,8 @@ class UpdateSpec:
 
 @dataclass(frozen=True)
 class Update:
-    """``steps``: the metrics of each optimizer step, over all ranks; what the first rank holds; what every rank recorded, where
-    they do."""
+    """``steps``: the metrics of each optimizer step, over all ranks; what the first rank holds; what every rank
+    recorded, where they do."""
 
     steps: tuple[dict[str, float], ...]
     memory: Memory

@@ -52,16 +52,36 @@ def require_same_run(recipe: Recipe, run_dir: Path) -> None:
     path = run_dir / RECIPE
     if not path.is_file() or not has_steps(run_dir):
         return
-    former, now = _kept(path), essential(recipe)
-    changed = [key for key in sorted({*former, *now}) if not same_place(key, former.get(key), now.get(key))]
+    changed = _changed(_kept(path), essential(recipe), ("there", "now"))
     if changed:
-        shown = [f"{key}: {_short(former.get(key))} there, {_short(now.get(key))} now" for key in changed[:_SHOWN]]
-        more = f"; and {len(changed) - _SHOWN} more" if len(changed) > _SHOWN else ""
         raise UserError(
-            f"the run folder holds a run of another recipe: {'; '.join(shown)}{more}",
+            f"the run folder holds a run of another recipe: {changed}",
             where=str(run_dir),
             hint="give another output_dir, or start again in this one with checkpoint.resume=never",
         )
+
+
+def require_one_recipe(one: Path, other: Path) -> None:
+    """Raises UserError where two run folders are not of one recipe, the code of a method from outside aside: then they
+    are not meant to compute the same."""
+    first, second = (
+        {key: value for key, value in _kept(run_dir / RECIPE).items() if key != "algorithm.code"}
+        for run_dir in (one, other)
+    )
+    if changed := _changed(first, second, ("in the first", "in the second")):
+        what = f"the runs are of two recipes: {changed}"
+        hint = f"distft compare {shlex.quote(str(one))} {shlex.quote(str(other))} shows where such runs ended"
+        raise UserError(what, where=str(other), hint=hint)
+
+
+def _changed(former: dict[str, Any], now: dict[str, Any], said: tuple[str, str]) -> str:
+    """The keys that differ, in words, not all of many; empty where none does."""
+    changed = [key for key in sorted({*former, *now}) if not same_place(key, former.get(key), now.get(key))]
+    shown = [
+        f"{key}: {_short(former.get(key))} {said[0]}, {_short(now.get(key))} {said[1]}" for key in changed[:_SHOWN]
+    ]
+    more = f"; and {len(changed) - _SHOWN} more" if len(changed) > _SHOWN else ""
+    return "; ".join(shown) + more
 
 
 def _kept(path: Path) -> dict[str, Any]:

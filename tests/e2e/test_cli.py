@@ -30,6 +30,7 @@ VERBS = (
     "doctor",
     "report",
     "compare",
+    "bisect",
     "checkpoints",
     "schema",
     "data",

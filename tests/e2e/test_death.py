@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from distft.cli import main
 from tests.e2e.conftest import (
     SECRETS,
     SFT,
@@ -103,6 +104,7 @@ def test_a_ppo_run_survives_the_death_of_a_worker_of_its_driver_and_of_its_ray(s
     assert of_ray["cause"] == f"Ray on {os.uname().nodename} has ended: its gcs_server died"
     assert "Traceback" not in verb.output
     assert exit_record(verb.folder)["attempt"] == 4
+    assert main(["bisect", str(undisturbed.folder), str(verb.folder)]) == 0, "and every recorded step is"
     assert computed(verb.folder) == computed(undisturbed.folder)
     assert weights(verb.folder) == weights(undisturbed.folder)
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 LAYOUTS_OWN = ("timing/", "perf/", "memory/", "rollout/tokens_per_second")
 
 
-Broken: TypeAlias = Literal["", "stale generator", "stale layer", "other reference weights"]
+Broken: TypeAlias = Literal["", "stale generator", "stale layer", "other reference weights", "wrong mask"]
 
 
 @dataclass(frozen=True)

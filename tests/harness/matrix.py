@@ -25,6 +25,7 @@ from tests.harness.recipes import (
     ppo_recipe,
     reward_end_recipe,
     sampled_recipe,
+    sft_recipe,
     supervised_recipe,
     with_ranks,
     with_shared_rows,
@@ -45,11 +46,13 @@ class Layouts:
         return self._spmd("alone", 1, recipes_alone(self.starts), self._losses("alone", plain=True))
 
     def torchrun(self, num_ranks: int) -> Mapping[str, Outcome]:
-        """PPO, GRPO and the few losses on the ranks that torchrun starts; PPO with two ranks to a row, too."""
+        """PPO, GRPO, SFT and the few losses on the ranks that torchrun starts; PPO with two ranks to a row, too, and
+        SFT with a wrong mask."""
         label = f"torchrun-{num_ranks}"
         recipes = {
             "ppo": self.both["ppo"], "grpo": extended(group_recipe(self.starts, "grpo")),
             "ppo-shared": with_shared_rows(self.both["ppo"], 2),
+            **dict.fromkeys(("sft", "sft-wrong-mask"), sft_recipe(self.starts, steps=8)),
         }  # fmt: skip
         return self._spmd(label, num_ranks, recipes, self._losses(label))
 
@@ -124,6 +127,7 @@ BROKEN: dict[str, Broken] = {
     "ppo-stale-later": "stale generator",
     "dpo-corrupted": "other reference weights",
     "ppo-corrupted": "other reference weights",
+    "sft-wrong-mask": "wrong mask",
 }
 
 

@@ -1,4 +1,4 @@
-"""What a run does inside, written down while it runs, and three ways of breaking it."""
+"""What a run does inside, written down while it runs, and four ways of breaking it."""
 
 from __future__ import annotations
 
@@ -22,10 +22,12 @@ from distft.evaluation.held_out import EVALUATION_ITERATION
 from distft.experience.rollouts import Sampler
 from distft.groups.handles import DataRef
 from distft.workers import generator_worker
+from distft.workers.update import Updater
 from distft.workers.verbs import ModelVerbs
 
 Tokens = list[list[int]]
 COPY_WEIGHTS = "copy_weights"  # as the rank's generator knows it
+ONE_STEP = "_step"  # of an update
 
 
 @contextmanager
@@ -72,6 +74,23 @@ def stale_layer() -> Iterator[None]:
         return int(count)
 
     with patch.object(generator_worker, COPY_WEIGHTS, copied):
+        yield
+
+
+@contextmanager
+def wrong_mask(step: int) -> Iterator[None]:
+    """In that step, counted from 1, an update in this process leaves out the last token of its longest response."""
+    original: Any = getattr(Updater, ONE_STEP)
+
+    def broken(updater: Updater, batch: Batch, *rest: Any) -> Any:
+        if rest[-1] == step - 1:
+            mask = batch.response_mask()
+            values = mask.values.copy()
+            values[mask.offsets[int(np.argmax(mask.lengths)) + 1] - 1] = 0
+            batch = batch.with_columns(response_mask=replace(mask, values=values))
+        return original(updater, batch, *rest)
+
+    with patch.object(Updater, ONE_STEP, broken):
         yield
 
 

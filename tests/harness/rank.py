@@ -21,7 +21,14 @@ from distft.launch.prepare import with_labels
 from tests.harness import spmd
 from tests.harness.jobs import LossesJob, TrainJob, read_jobs
 from tests.harness.loss_layouts import measure_losses
-from tests.harness.probes import keep_outcome, other_reference_weights, rollouts_recorded, stale_generator, stale_layer
+from tests.harness.probes import (
+    keep_outcome,
+    other_reference_weights,
+    rollouts_recorded,
+    stale_generator,
+    stale_layer,
+    wrong_mask,
+)
 
 
 def main(jobs: Path) -> None:
@@ -54,6 +61,8 @@ def run(job: TrainJob, rank: int, num_ranks: int, store: tuple[str, int]) -> Non
             stack.enter_context(stale_layer())
         if job.broken == "other reference weights":
             stack.enter_context(other_reference_weights(spmd, job.other_weights))
+        if job.broken == "wrong mask" and rank == 1:
+            stack.enter_context(wrong_mask(step=7))
         session = spmd.build_session(recipe, folder, rank=rank, num_ranks=num_ranks, store=store)
         stack.enter_context(session.tracker)
         try:

@@ -161,6 +161,11 @@ def supervised_recipe(
     return made
 
 
+def sft_recipe(starts: Starts, *, steps: int) -> dict[str, Any]:
+    """Steps of eight rows."""
+    return recipe({"kind": "sft"}, {"policy": model(starts.policy)}, starts, steps=steps, batch=8, cap=200)
+
+
 def sampled_recipe(starts: Starts, **algorithm: Any) -> dict[str, Any]:
     """Five iterations of four answers to two prompts, in the order of the file, each learned from twice.
 
