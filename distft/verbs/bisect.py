@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -57,7 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
         steps = " and ".join(f"{min(flight)} to {max(flight)}" for flight in flights)
         raise UserError(f"no step is recorded in both: {steps}", where=str(other), hint="let one of them go on")
     found = bisect(flights[0], flights[1], tolerance)
-    print(json.dumps(found.as_json()) if arguments.json else "\n".join(_told(found)))
+    print(json.dumps(found.as_json()) if arguments.json else "\n".join(_told(found, other)))
     return _DIFFER if found.found else 0
 
 
@@ -84,8 +85,8 @@ def _flight(run_dir: Path) -> Flight:
     return flight
 
 
-def _told(found: Bisected) -> Iterator[str]:
-    """The lines for people."""
+def _told(found: Bisected, other: Path) -> Iterator[str]:
+    """The lines for people. ``other``: where the second run lies."""
     for role, layout in found.layouts.items():
         yield f"{role}: {layout}"
     for role, share in found.tolerances.items():
@@ -107,6 +108,7 @@ def _told(found: Bisected) -> Iterator[str]:
         behind.setdefault(f"{one.role}'s {one.what.stage}", {})[one.what.tensor] = None
     for what, tensors in behind.items():
         yield f"  differs, too: {what}: {_listed(list(tensors))}"
+    yield f"  once more: distft replay {shlex.quote(str(other))} {first.step}"
 
 
 def _said(one: Found) -> str:

@@ -47,6 +47,7 @@ def test_what_differs_is_said_and_is_the_exit_status(
         "step 3: policy, rank 1: inputs: response_mask, sample 3",
         "  all that is recorded before it is equal: look at what makes this column",
         "  differs, too: policy's loss: loss",
+        f"  once more: distft replay {runs[1]} 3",
     ]
     status, out, _ = said(capsys, *runs, "--json")
     told = json.loads(out)
