@@ -1,5 +1,6 @@
 """Summaries of real dialogues: a small model, pre-trained on dialogues alone and then shown summaries, against itself
-before, with and without examples in its prompt, and against a dialogue's first three sentences. Figures are printed."""
+before, with and without examples in its prompt, and against a dialogue's first three sentences. Figures are printed.
+A decoder, which continues texts, and an encoder-decoder as flan-T5 is, which fills spans in (Raffel et al. 2020)."""
 
 from __future__ import annotations
 
@@ -19,16 +20,24 @@ from tests.e2e.conftest import Start
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(3600)]
 MOST_WORDS = 220  # nine dialogues in ten are no longer; two of them and their summaries fit before a third
 NUM_TEST = 120
-MODEL = {
-    "architecture": "llama", "hidden_size": 192, "num_layers": 4, "num_heads": 4, "vocab_size": 2048,
-    "max_positions": 2048,
-}  # fmt: skip
+WIDTHS = ("hidden_size=192", "num_heads=4", "vocab_size=2048")
+# Of a kind of model: what its weights begin as, the recipes that teach it to read and to answer, and their keys.
+LLAMA = (
+    ("architecture=llama", "num_layers=4", "max_positions=2048"), "pretrain-tiny", "sft-tiny", ()
+)  # fmt: skip
+T5 = (
+    ("architecture=t5", "num_layers=3"), "span-tiny", "t5-sft-tiny",
+    ("data.max_length=720", "data.max_prompt_length=560"),
+)  # fmt: skip
 QUIET = ("placement.policy.ranks=1", "evaluation.every=0", "tracking.samples_every=0", "data.eval=[]", "data.test=[]")
 
 
+@pytest.mark.parametrize("kind", [pytest.param(LLAMA, id="llama"), pytest.param(T5, id="t5")])
 def test_summaries_are_learned(
-    real_data: Path, start: Start, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+    kind: tuple[tuple[str, ...], str, str, tuple[str, ...]],
+    real_data: Path, start: Start, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    sizes, reading, answering, more = kind
     lines = (real_data / "dialogsum" / "dialogsum.dev.jsonl").read_text(encoding="utf-8").splitlines()
     rows = [row for row in map(json.loads, lines) if len(row["dialogue"].split()) <= MOST_WORDS]
     train, test = rows[:-NUM_TEST], rows[-NUM_TEST:]
@@ -37,19 +46,19 @@ def test_summaries_are_learned(
     shown, asked = write(tmp_path / "train.jsonl", train), write(tmp_path / "test.jsonl", test)
 
     base = start(
-        "train", "pretrain-tiny", *(f"models.policy.init.{key}={value}" for key, value in MODEL.items()), *QUIET,
+        "train", reading, *(f"models.policy.init.{key}" for key in (*sizes, *WIDTHS)), *QUIET,
         f"data.train=[{{path: {dialogues}}}]", "data.max_length=256", "train.steps=160", "optimizer.learning_rate=2e-3",
         "train.max_tokens_per_rank=4096", "checkpoint.every=80", folder="base",
     )  # fmt: skip
     assert base.end(1800) == 0, base.output
     tuned = start(
-        "train", "sft-tiny", f"models.policy.path=run:{base.folder}", *QUIET, f"data.train=[{{path: {shown}}}]",
+        "train", answering, f"models.policy.path=run:{base.folder}", *QUIET, f"data.train=[{{path: {shown}}}]",
         "data.max_length=640", "data.overlong=error", "train.steps=160", "optimizer.learning_rate=1e-3",
-        "train.max_tokens_per_rank=6144", "checkpoint.every=80", "rollout.max_new_tokens=48", folder="tuned",
+        "train.max_tokens_per_rank=6144", "checkpoint.every=80", "rollout.max_new_tokens=48", *more, folder="tuned",
     )  # fmt: skip
     assert tuned.end(1800) == 0, tuned.output
 
-    judging = ("--data", asked, "--shots", "0,1,2", "--limit", "200", "--max-length", "640", "--json")
+    judging = ("--data", asked, "--shots", "0,1,2", "--limit", "200", "--max-length", "1280", "--json")
     found = json.loads(said(("eval", f"run:{tuned.folder}", *judging), capsys))
     assert found["rows"] == NUM_TEST
     names = [one["name"] for one in found["models"]]
