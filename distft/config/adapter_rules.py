@@ -57,7 +57,7 @@ def _low_rank(recipe: Recipe, role: str, model: Model, lora: Lora) -> Iterator[P
     if lora.init != "kaiming":
         yield from _part_of_the_weight(at, model, lora)
     if lora.dora and model.quantization is not None and model.engine.zero_stage == 3:
-        what = "reads whole matrices, which DeepSpeed does not gather from four bits for it"
+        what = "reads whole matrices, which DeepSpeed does not gather of quantized weights for it"
         yield Problem.at(f"{at}.peft.dora", what, f"{at}.engine.zero_stage: 2, or dora: false")
 
 
@@ -73,7 +73,7 @@ def _rank_search(recipe: Recipe, role: str, model: Model, adalora: AdaLora) -> I
         what = f"beside weights in {model.dtype} lie copies in float32, which the search does not cut"
         yield Problem.at(f"{at}.dtype", what, f"float32, or {at}.peft={{method: lora}}")
     if model.quantization is not None:
-        what = "the search has not been compared over four bits"
+        what = "the search has not been compared over quantized weights"
         yield Problem.at(f"{at}.quantization", what, f"null, or {at}.peft={{method: lora}}")
     if adalora.target_r >= adalora.r:
         yield Problem.at(f"{at}.peft.target_r", f"leaves nothing to give up of r {adalora.r}", f"less than {adalora.r}")

@@ -129,6 +129,9 @@ class EvalKeys(Section):
     dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
         default=None, description="precision of the weights (default: the files')"
     )
+    quantization: Literal["nf4", "fp4", "int8"] | None = Field(
+        default=None, description="weights in four bits or eight; an adapter stays beside them, whole"
+    )
     trust_remote_code: bool = Field(default=False, description="run Python code that comes with a model")
     max_new_tokens: int | None = Field(default=None, ge=1, description="longest answer, tokens (default: the recipe's)")
     min_new_tokens: int | None = Field(default=None, ge=0, description="shortest answer, tokens")

@@ -192,14 +192,14 @@ def _trained(recipe: Recipe, role: str, model: Model) -> Iterator[Problem]:
     if model.quantization is not None and not model.leaves_base:
         yield Problem.at(
             f"{at}.quantization",
-            f"{'this model is' if model.peft is None else 'weights of this model are'} trained, and weights in four "
-            "bits cannot be",
+            f"{'this model is' if model.peft is None else 'weights of this model are'} trained, and quantized "
+            "weights cannot be",
             f"add {at}.peft: {{method: lora}} to train adapters beside them, or {at}.quantization: null",
         )
     if model.quantization is not None and role == "policy" and facts.keeps_twin(recipe):
         yield Problem.at(
             "rollout.weights",
-            "gathered is a copy of whole weights to generate from, which a policy in four bits does not have",
+            "gathered is a copy of whole weights to generate from, which a quantized policy does not have",
             "sharded: it generates from its own (with models.policy.engine.zero_stage: 2 they are whole)",
         )
     yield from adapter_rules(recipe, role, model)
@@ -273,7 +273,7 @@ def _renewal(recipe: Recipe) -> Iterator[Problem]:
         what = "a policy of adapters has no whole weights that the reference could follow"
         yield Problem.at(at, what, f"models.policy.peft: null, {stays}")
     elif facts.model_of(recipe, "reference").quantization is not None:
-        what = "a reference in four bits cannot be written to"
+        what = "a quantized reference cannot be written to"
         yield Problem.at(at, what, f"models.reference.quantization: null, {stays}")
     elif reference is not None and reference.differs:
         what = "the reference is meant to be another model than the policy, and does not follow it"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, TypeAlias
 
 from pydantic import Field
 
@@ -93,11 +93,26 @@ class Engine(Section):
         return self.model_copy(update={"zero_stage": 0})
 
 
-class Quantization(Section):
-    """A frozen base in four bits (Dettmers et al. 2023): all linear layers of the backbone, not head and embedding."""
+QuantizationMethod: TypeAlias = Literal["nf4", "fp4", "int8"]
 
-    method: Literal["nf4"] = Field(default="nf4", description="4-bit normal float, blocks of 64 weights")
-    double: bool = Field(default=True, description="the blocks' scales are quantized too, in 8 bits")
+
+class Quantization(Section):
+    """A frozen base in four bits (Dettmers et al. 2023) or eight (Dettmers et al. 2022): all linear layers of the
+    backbone, not head and embedding."""
+
+    method: QuantizationMethod = Field(
+        default="nf4",
+        description="nf4: 4-bit normal float, blocks of 64 weights; fp4: 4-bit float, the same blocks; int8: whole "
+        "numbers of 8 bits, a scale for each row (LLM.int8's weights; what they are multiplied with stays in dtype)",
+    )
+    double: bool = Field(
+        default=True, description="nf4, fp4: the blocks' scales are quantized too, in 8 bits; of int8 they never are"
+    )
+
+    @property
+    def bits(self) -> Literal[4, 8]:
+        """Of a weight, its scale aside."""
+        return 8 if self.method == "int8" else 4
 
 
 class Model(Section):

@@ -68,6 +68,7 @@ SYNONYMS: Final = {
     "rank": "models.policy.peft.r",
     "lora_alpha": "models.policy.peft.alpha",
     "load_in_4bit": "models.policy.quantization.method",
+    "load_in_8bit": "models.policy.quantization.method",
     "use_liger_kernel": "models.policy.kernels",
     "num_processes": "placement.policy.ranks",
     "resume_from_checkpoint": "checkpoint.resume",

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from distft.engine.asleep import Fate
+from distft.models.quantization import constants_of
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ def bytes_now(module: nn.Module, optimizer: Any = None) -> dict[str, int]:
     parameters = list(module.parameters())
     shards = (getattr(parameter, "ds_tensor", None) for parameter in parameters)
     found = {"parameters": count(p.data for p in parameters) + count(shards)}
-    if constants := count(tensor for parameter in parameters for tensor in _quantization_constants(parameter)):
+    if constants := count(tensor for parameter in parameters for tensor in constants_of(parameter)):
         found["quantization constants"] = constants
     if optimizer is None:
         return found
@@ -61,7 +62,7 @@ def held_tensors(module: nn.Module, optimizer: Any = None) -> Iterator[tuple[Ten
         yield parameter.data, fate
         if (shard := getattr(parameter, "ds_tensor", None)) is not None:
             yield shard, fate
-        yield from ((tensor, "frozen") for tensor in _quantization_constants(parameter))
+        yield from ((tensor, "frozen") for tensor in constants_of(parameter))
         gradients = (parameter.grad, getattr(parameter, "grad_accum", None))
         yield from ((gradient, "gradient") for gradient in gradients if gradient is not None)
     yield from ((buffer, "changing") for buffer in module.buffers())
@@ -72,17 +73,6 @@ def held_tensors(module: nn.Module, optimizer: Any = None) -> Iterator[tuple[Ten
     yield from ((master.grad, "gradient") for master in masters if master.grad is not None)
     yield from ((tensor, "gradient") for tensor in _kept_gradients(optimizer) if tensor is not None)
     yield from ((tensor, "state") for tensor in optimizer_tensors(optimizer))
-
-
-def _quantization_constants(parameter: Any) -> Iterator[Tensor]:
-    """What it takes to read a parameter in four bits: the blocks' scales, and how those are quantized in turn.
-
-    bitsandbytes keeps them beside the parameter, whole on every rank at any stage.
-    """
-    state = getattr(parameter, "quant_state", None)
-    while state is not None:
-        yield from (tensor for tensor in (state.absmax, state.code, state.offset) if tensor is not None)
-        state = state.state2
 
 
 def _master_weights(optimizer: Any) -> Iterator[Tensor]:

@@ -13,7 +13,7 @@ from distft.checkpoint.layout import MANIFEST, checkpoints_folder, published
 from distft.common.errors import UserError, nearest
 from distft.common.files import parse_json
 from distft.config.load import load_recipe, resolve_path
-from distft.config.models import Model, Policy
+from distft.config.models import Model, Policy, Quantization, QuantizationMethod
 from distft.config.recipe import Recipe
 from distft.config.roles import main_role, model_of
 from distft.data.bad_rows import Unusable
@@ -26,6 +26,7 @@ from distft.launch.kept_paths import found_again
 from distft.launch.preflight.models import check_folder, not_here, require_own_copy, unmerged_adapter
 from distft.launch.sentence_folder import MODULES
 from distft.models.families.table import encodes, has_scoring_head
+from distft.planning.encoder_decoders import is_encoder_decoder
 from distft.planning.model_folders import fetched_folder, read_config
 from distft.tracking.metrics import RECIPE
 
@@ -40,6 +41,7 @@ class Reading:
     chat_template: str | None = None
     stop_tokens: tuple[str, ...] | None = None
     adapter: str | None = None
+    quantization: QuantizationMethod | None = None
     trust_remote_code: bool = False
 
 
@@ -111,11 +113,15 @@ class NamedModel:
         if trusted:
             require_own_copy(self.path, self.name)
         start = Policy(path=self.path, trust_remote_code=trusted)
+        if reading.quantization is not None and is_encoder_decoder(self._config):
+            raise UserError(f"{self.name} is an encoder-decoder, whose linear layers are not quantized",
+                            where="--quantization", hint="leave it out")  # fmt: skip
         template = reading.chat_template
         if template is not None:
             template = resolve_template(template, f"--chat-template {template}")
         return start.model_copy(update={
             "dtype": reading.dtype or written_dtype(self.path, start),
+            "quantization": reading.quantization and Quantization(method=reading.quantization),
             "attention": "auto" if own is None else own.attention,
             "chat_template": template,
             "stop_tokens": reading.stop_tokens or (own.stop_tokens if isinstance(own, Policy) else None),

@@ -19,7 +19,7 @@ from distft.common.errors import UserError
 from distft.config.models import Model
 from distft.models.finite import require_finite
 from distft.models.padding import train_padding_too
-from distft.models.quantization import four_bits, keep_packing
+from distft.models.quantization import as_bitsandbytes, shardable
 from distft.models.unreadable import COPY, first_line, hint
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -86,8 +86,8 @@ def plain_twin(model: Any, dtype: torch.dtype, device: torch.device) -> Any:
 def read_weights(
     kind: Any, path: str, config: Any, model: Model, purpose: str, *, on_meta: bool, whole: Sequence[str] = ()
 ) -> tuple[Any, list[str]]:
-    """The module, ready to train, and the names of the weights that the folder lacks. ``whole``: see ``four_bits``.
-    Raises UserError also where those that it has are not numbers."""
+    """The module, ready to train, and the names of the weights that the folder lacks. ``whole``: see
+    ``as_bitsandbytes``. Raises UserError also where those that it has are not numbers."""
     options: dict[str, Any] = {"dtype": DTYPES[model.dtype], "trust_remote_code": model.trust_remote_code}
     options["use_safetensors"] = True  # a pickle can run code when it is read
     if model.attention != "auto":
@@ -95,7 +95,7 @@ def read_weights(
     if on_meta:
         options["device_map"] = "meta"
     elif model.quantization is not None:
-        options["quantization_config"] = four_bits(model.quantization, DTYPES[model.dtype], whole)
+        options["quantization_config"] = as_bitsandbytes(model.quantization, DTYPES[model.dtype], whole)
     try:
         with quiet_transformers():
             module, info = kind.from_pretrained(path, config=config, output_loading_info=True, **options)
@@ -109,7 +109,7 @@ def read_weights(
     if not on_meta:
         require_finite(module, path, but=info["missing_keys"])
     if model.quantization is not None and not on_meta:
-        keep_packing(module)
+        shardable(module, DTYPES[model.dtype])
     if hasattr(next(module.parameters()), "ds_id"):
         restore_buffers(module, DTYPES[model.dtype])
     train_padding_too(module)

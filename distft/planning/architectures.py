@@ -19,7 +19,7 @@ Config: TypeAlias = Mapping[str, Any]
 class Tensors:
     """``count`` tensors of one shape, all called alike (``attention.q``) in one block of the model.
 
-    ``linear``: the weights of linear layers, which can have adapters and can be kept in ``four_bits``.
+    ``linear``: the weights of linear layers, which can have adapters and can be kept in so many ``bits``.
     """
 
     name: str
@@ -27,7 +27,7 @@ class Tensors:
     shape: tuple[int, ...]
     count: int = 1
     linear: bool = False
-    four_bits: bool = False
+    bits: Literal[4, 8] | None = None
     trained: bool = True
 
     @property
@@ -37,14 +37,14 @@ class Tensors:
 
     @property
     def packed(self) -> int:
-        """Elements of one of them as it is kept: bytes of two weights each in four bits."""
-        return (self.numel + 1) // 2 if self.four_bits else self.numel
+        """Elements of one of them as it is kept: in four bits bytes of two weights each."""
+        return (self.numel + 1) // 2 if self.bits == 4 else self.numel
 
     def stored(self, size: int, ranks: int = 1) -> int:
         """Bytes of all of them on one of ``ranks``, each cut by itself, its last part padded; an element has ``size``
-        bytes where it is not in four bits.
+        bytes where it is not quantized.
         """
-        return -(-self.packed // ranks) * (1 if self.four_bits else size) * self.count
+        return -(-self.packed // ranks) * (size if self.bits is None else 1) * self.count
 
     @property
     def total(self) -> int:

@@ -132,7 +132,7 @@ def require_possible(recipe: Recipe) -> None:
         require_role(config, where, role, model, recipe.algorithm.traits)
         if model.quantization is not None:
             raise UserError(
-                "the linear layers of an encoder-decoder are not put in four bits",
+                "the linear layers of an encoder-decoder are not quantized",
                 where=f"models.{role}.quantization",
                 hint=f"models.{role}.quantization=null",
             )

@@ -127,7 +127,7 @@ class SizeBook:
                 if model.extend_vocabulary is not None:
                     sizes = sizes.with_tokens(len(new_tokens(model.extend_vocabulary, "extend_vocabulary")))
                 sizes = sizes.with_head(head)
-                sizes = sizes.in_four_bits(model.quantization) if model.quantization else sizes
+                sizes = sizes.quantized(model.quantization) if model.quantization else sizes
                 self._known[key] = _with_adapter(sizes, model)
             except UserError as error:
                 self._known[key] = error

@@ -126,7 +126,7 @@ def state_items(sizes: ModelSizes, engine: Engine, compute: Compute, ranks: int)
     cut by itself and padded). DeepSpeed keeps a float32 master copy from stage 1 on even when the parameters are
     float32, and gradients wait in float32 whatever the parameters are. A frozen role has parameters only, a role with
     adapters the other items of what it trains. Offloaded states lie in host memory, but for gradients of fewer bits,
-    which stages 1 and 2 add up on the device. What is in four bits is loaded whole by every rank before it is cut; what
+    which stages 1 and 2 add up on the device. What is quantized is loaded whole by every rank before it is cut; what
     is not sharded comes to its GPU by way of host memory.
     """
     stage, size = engine.zero_stage, compute.size
@@ -225,8 +225,8 @@ def activation_items(sizes: ModelSizes, compute: Compute, work: Work) -> list[It
     2 x hidden in float32, which the norms upcast to. Liger's kernels keep neither that nor the gate's activation.
     Attention without a fused kernel adds its matrices. Backward, the gradients of the MLP's halves come on top. With
     checkpointing, each layer's input and one layer's share. Frozen: one layer's share.
-    Adapters keep what their kind says (``config.adapters``); four bits are unpacked into a whole
-    matrix, one at a time. Log-probabilities: logits at the tokens read, in the model's dtype, with their gradient
+    Adapters keep what their kind says (``config.adapters``); what is quantized is unpacked into a
+    whole matrix, one at a time. Log-probabilities: logits at the tokens read, in the model's dtype, with their gradient
     when trained, and a float32 chunk of them; of a fused head a chunk of all that (algorithms.linear_logprobs). A
     scalar head reads its input in float32.
     """
@@ -270,10 +270,9 @@ def fused_chunk(sizes: ModelSizes, read: float, *, gpu: bool, fused: bool) -> in
 
 
 def _of_a_matrix(sizes: ModelSizes, compute: Compute, when: When) -> list[Item]:
-    """The largest matrix in four bits, whole for as long as it is multiplied with, and what an adapter computes of
-    one."""
-    numel = max((tensors.numel for tensors in sizes.tensors if tensors.four_bits), default=0)
-    items = [("matrix unpacked from four bits", numel), ("an adapter's own matrices", sizes.passing_of_adapters)]
+    """The largest quantized matrix, whole for as long as it is multiplied with, and what an adapter computes of one."""
+    numel = max((tensors.numel for tensors in sizes.tensors if tensors.bits is not None), default=0)
+    items = [("matrix unpacked from fewer bits", numel), ("an adapter's own matrices", sizes.passing_of_adapters)]
     return [Item(name, elements * compute.size, when) for name, elements in items if elements]
 
 

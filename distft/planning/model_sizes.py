@@ -88,7 +88,7 @@ class ModelSizes(TensorTable):
         return self.kept_by_adapters != (0, 0)
 
     def stored(self, size: int, ranks: int = 1) -> int:
-        """Bytes of all parameters on one of ``ranks``, of ``size`` bytes each where they are not in four bits."""
+        """Bytes of all parameters on one of ``ranks``, of ``size`` bytes each where they are not quantized."""
         return sum(tensors.stored(size, ranks) for tensors in self.tensors)
 
     def stored_at_once(self, size: int) -> int:
@@ -98,10 +98,13 @@ class ModelSizes(TensorTable):
 
     @cached_property
     def constants(self) -> int:
-        """Bytes that it takes to read what is in four bits: scales, and where those are quantized too, theirs."""
+        """Bytes that it takes to read what is quantized: scales, of eight bits one a row, in float32; and where the
+        scales are quantized too, theirs."""
         found = 0
         for tensors in self.tensors:
-            if tensors.four_bits:
+            if tensors.bits == 8:
+                found += tensors.count * 4 * tensors.shape[0]
+            elif tensors.bits == 4:
                 blocks = -(-tensors.numel // BLOCK)
                 scales = blocks + 4 * -(-blocks // BLOCK_OF_BLOCKS) + TABLE_OF_SCALES
                 found += tensors.count * (TABLE + (scales if self.double_quantization else 4 * blocks))
@@ -149,9 +152,9 @@ class ModelSizes(TensorTable):
         """Bytes of parameters in tensors of at most ``threshold`` elements: ZeRO-3 keeps those whole on every rank."""
         return sum(tensors.stored(size) for tensors in self.tensors if tensors.packed <= threshold)
 
-    def in_four_bits(self, quantization: Quantization) -> ModelSizes:
+    def quantized(self, quantization: Quantization) -> ModelSizes:
         """The same model, its linear layers quantized; the head is none of them."""
-        tensors = (replace(one, four_bits=one.linear) for one in self.tensors)
+        tensors = (replace(one, bits=quantization.bits) if one.linear else one for one in self.tensors)
         return replace(self, tensors=tuple(tensors), double_quantization=quantization.double)
 
     def with_tokens(self, number: int) -> ModelSizes:

@@ -48,6 +48,11 @@ def add_reading(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dtype", choices=["float32", "bfloat16", "float16"], help="precision of the weights (default: the files')"
     )
+    parser.add_argument(
+        "--quantization",
+        choices=["nf4", "fp4", "int8"],
+        help="weights in four bits or eight; an adapter stays beside them, whole",
+    )
     parser.add_argument("--trust-remote-code", action="store_true", help="run Python code that comes with a model")
 
 
@@ -101,6 +106,7 @@ def reading_of(arguments: argparse.Namespace) -> Reading:
         chat_template=arguments.chat_template,
         stop_tokens=tuple(getattr(arguments, "stop", None) or ()) or None,
         adapter=arguments.adapter,
+        quantization=arguments.quantization,
         trust_remote_code=arguments.trust_remote_code,
     )
 

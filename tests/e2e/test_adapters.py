@@ -1,4 +1,4 @@
-"""Adapters, over a whole base or one in four bits: the same answer on any layout and beside TRL, kept and resumed."""
+"""Adapters, over a whole base or a quantized one: the same answer on any layout and beside TRL, kept and resumed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from distft.models.adapters.adapt import add_adapters, is_adapter
 from distft.models.adapters.merging import merge_adapter
 from distft.models.families.causal import load_causal
 from distft.models.load import start_head
-from distft.models.quantization import four_bits, keep_packing
+from distft.models.quantization import as_bitsandbytes, shardable
 from distft.rollout.speaker import Speaker
 from tests.e2e.conftest import (
     SFT,
@@ -68,6 +68,7 @@ DIFF_PRUNING = (
 )
 SELECTIVE = ("models.policy.peft={method: selective, train: ['*norm*', '*.0.mlp.*']}",)
 OTHER_KINDS = {"dora": DORA, "ia3": IA3, "selective": SELECTIVE, "pissa": PISSA, "olora": OLORA}
+QUANTIZED = {name: (*LORA, f"models.policy.quantization.method={name}") for name in ("fp4", "int8")}
 FOUR_BITS = (*LORA, "models.policy.quantization.method=nf4")
 SHARED = "placement.reference.share=policy"
 
@@ -100,9 +101,9 @@ def test_the_ends_of_a_turn_are_kept(sft: Path, qlora: Path) -> None:
 def test_the_adapter_by_itself_is_what_was_merged(sft: Path, qlora: Path) -> None:
     ids = torch.arange(20, 40).unsqueeze(0)
     base: Any = AutoModelForCausalLM.from_pretrained(
-        sft / "final", quantization_config=four_bits(Quantization(), torch.float32), dtype=torch.float32
+        sft / "final", quantization_config=as_bitsandbytes(Quantization(), torch.float32), dtype=torch.float32
     )
-    keep_packing(base)
+    shardable(base, torch.float32)
     merged: Any = AutoModelForCausalLM.from_pretrained(qlora / "final").eval()
     by_peft: Any = PeftModel.from_pretrained(base, qlora / "final" / "adapter").eval()
     with torch.no_grad():
@@ -162,6 +163,7 @@ def test_killed_and_started_again_it_is_the_same_run(sft: Path, qlora: Path, sta
     *(pytest.param(keys, stage, id=f"{name}-{stage}") for stage in (0, 2, 3) for name, keys in OTHER_KINDS.items()),
     pytest.param(ADALORA, 0, id="adalora-0"),
     *(pytest.param(DIFF_PRUNING, stage, id=f"diff_pruning-{stage}") for stage in (0, 2)),
+    *(pytest.param(keys, stage, id=f"{name}-{stage}") for stage in (2, 3) for name, keys in QUANTIZED.items()),
 ])  # fmt: skip
 def test_other_kinds_killed_started_again_and_exported(
     sft: Path, start: Start, tmp_path: Path, keys: tuple[str, ...], stage: int
@@ -180,7 +182,10 @@ def test_other_kinds_killed_started_again_and_exported(
     assert (Path("adapter/adapter_model.safetensors") in written) is (keys is not SELECTIVE)
     if keys is not SELECTIVE:
         ids = torch.arange(20, 40).unsqueeze(0)
-        base: Any = AutoModelForCausalLM.from_pretrained(sft / "final").eval()
+        method: Any = next((name for name, own in QUANTIZED.items() if own is keys), None)
+        bits = method and Quantization(method=method)
+        model = Model(path=str(sft / "final"), dtype="float32", quantization=bits)
+        base: Any = load_causal(str(sft / "final"), model, dropout=False).eval().model
         result: Any = AutoModelForCausalLM.from_pretrained(final).eval()
         with torch.no_grad():
             untrained, wanted = (model(input_ids=ids).logits for model in (base, result))
@@ -303,10 +308,10 @@ def test_sft_thins_out_the_adapters_inputs(start: Start) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("in_four_bits", [False, True])
-def test_any_number_of_ranks_gives_the_same_answer(layouts: Layouts, tmp_path: Path, in_four_bits: bool) -> None:
+@pytest.mark.parametrize("quantized", [None, "nf4", "int8"])
+def test_any_number_of_ranks_gives_the_same_answer(layouts: Layouts, tmp_path: Path, quantized: str | None) -> None:
     made = {"dpo": dpo_recipe(layouts.starts), "ppo": ppo_recipe(layouts.starts)}
-    recipes = {kind: adapted(recipe, four_bits=in_four_bits) for kind, recipe in made.items()}
+    recipes = {kind: adapted(recipe, quantized) for kind, recipe in made.items()}
     found: dict[int, dict[str, Outcome]] = {}
     for num_ranks in (1, 2, 4):
         jobs = Layouts(tmp_path, layouts.starts).jobs(f"on-{num_ranks}", recipes)

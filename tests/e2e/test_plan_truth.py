@@ -131,14 +131,18 @@ def test_every_stage_precision_and_offload(
 
 LORA: dict[str, Any] = {"peft": {"r": 8}}
 QLORA: dict[str, Any] = {**LORA, "quantization": {}}
+INT8: dict[str, Any] = {**LORA, "quantization": {"method": "int8"}}
 
 
-def test_adapters_over_four_bits_at_zero_3_on_two_ranks(groups: dict[int, Group], folder: str) -> None:
-    assert_plan_is_true(groups, folder, "policy", 2, "bfloat16", {"zero_stage": 3}, **QLORA)
+@pytest.mark.parametrize("model", [QLORA, INT8], ids=["nf4", "int8"])
+def test_adapters_over_quantized_weights_at_zero_3_on_two_ranks(
+    groups: dict[int, Group], folder: str, model: dict[str, Any]
+) -> None:
+    assert_plan_is_true(groups, folder, "policy", 2, "bfloat16", {"zero_stage": 3}, **model)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", [LORA, QLORA], ids=["lora", "qlora"])
+@pytest.mark.parametrize("model", [LORA, QLORA, INT8], ids=["lora", "qlora", "int8"])
 @pytest.mark.parametrize(("stage", "offload"), STAGES_AND_OFFLOADS)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("ranks", [1, 2])
@@ -161,6 +165,8 @@ def test_adapters_at_every_stage_precision_and_offload(
         ("reward", LORA),
         ("reward", QLORA),
         ("reference", QLORA),
+        ("reference", INT8),
+        ("policy", {"peft": {"r": 8}, "quantization": {"method": "fp4"}}),
         ("policy", {"peft": {"r": 4, "target_modules": ["q_proj", "up_proj"]}, "quantization": {"double": False}}),
     ],
 )

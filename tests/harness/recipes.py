@@ -70,14 +70,15 @@ def preference_recipe(starts: Starts, name: str, *, steps: int = 2) -> dict[str,
     return made
 
 
-def adapted(made: Mapping[str, Any], *, four_bits: bool = False) -> dict[str, Any]:
-    """The recipe with adapters in the policy, and in the value model if it has one; their base in four bits or not."""
+def adapted(made: Mapping[str, Any], quantized: str | None = None) -> dict[str, Any]:
+    """The recipe with adapters in the policy, and in the value model if it has one; their base quantized or not."""
     models = {role: dict(section) for role, section in made["models"].items()}
     changed = {**made, "models": models}
     for role in ("policy", "value"):
         if role in models:
-            models[role] |= {"peft": {"r": 4, "alpha": 8.0}, **({"quantization": {}} if four_bits else {})}
-    if four_bits and "rollout" in made:
+            models[role] |= {"peft": {"r": 4, "alpha": 8.0}}
+            models[role] |= {"quantization": {"method": quantized}} if quantized else {}
+    if quantized and "rollout" in made:
         changed["rollout"] = {**made["rollout"], "weights": "sharded"}
     return changed
 

@@ -36,7 +36,7 @@ class Layers:
 
 
 class Adapter(Section):
-    """``keeps_base``: the model's own weights stay what they were, so that they may be in four bits, serve as the
+    """``keeps_base``: the model's own weights stay what they were, so that they may be quantized, serve as the
     reference too, and the adapter may be kept by itself. ``starts_at_base``: until it is trained, it changes nothing.
     ``merges``: weights of the model's own can compute what it does.
     """

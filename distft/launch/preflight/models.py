@@ -124,7 +124,7 @@ def check_folder(folder: Path, where: str) -> None:
         raise UserError(
             f"{folder} holds weights that {quantized.get('quant_method', 'something')} has quantized",
             where=where,
-            hint="take the original weights" + _four_bits(where),
+            hint="take the original weights" + _quantized(where),
         )
     if not has_weight_files(folder):
         refuse_pickles(folder, where)
@@ -260,7 +260,7 @@ def not_here(path: str, where: str) -> str:
     return f"{where}: {check_on_hub('model', path, where=where, near=near)}"
 
 
-def _four_bits(where: str) -> str:
+def _quantized(where: str) -> str:
     role, key, _ = where.rpartition(".path")
     return f"; {role}.quantization.method=nf4 loads them in four bits" if key else ""
 

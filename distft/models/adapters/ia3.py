@@ -51,7 +51,7 @@ def saved_name(name: str) -> str:
 def merged(layer: Any, own: Mapping[str, Tensor], learned: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Rows of the weight and a bias times the factors of the output, or columns times those of the input."""
     factors = learned[_FACTORS].float()
-    turned = getattr(layer, "fan_in_fan_out", False)  # PEFT's layer over four bits does not say, and has none turned
+    turned = getattr(layer, "fan_in_fan_out", False)  # PEFT's layer over fewer bits does not say, and has none turned
     weight = own["weight"].float() * (factors.T if turned else factors)
     found = {**own, "weight": weight}
     if "bias" in own and not layer.is_feedforward:

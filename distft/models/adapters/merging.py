@@ -15,15 +15,15 @@ from distft.config.adapters.adapter import DIFFERENCE, NETWORK, UNMERGED
 from distft.config.adapters.kinds import ADAPTERS
 from distft.models.adapters import bottleneck, diff_pruning, prefix, prompt
 from distft.models.adapters.adapt import KINDS_WITH_PARAMETERS, adapted_parts
-from distft.models.quantization import dequantized, was_conv1d
+from distft.models.quantization import dequantized, is_quantized, was_conv1d
 from distft.models.unreadable import first_line
 
 _BASE = ".base_layer."
 
 
 def merge_adapter(model: Any, folder: str) -> Any:
-    """The model with a PEFT adapter's update added to its weights, or with what cannot be, for computing only.
-    Raises UserError where the folder holds none, or that of another model.
+    """The model with a PEFT adapter's update added to its weights, for computing only; where it cannot be, or weights
+    are quantized, with the adapter beside them. Raises UserError where the folder holds none, or that of another model.
     """
     from peft import PeftModel
 
@@ -38,6 +38,8 @@ def merge_adapter(model: Any, folder: str) -> Any:
         if kind in UNMERGED:
             return (prefix if kind == "PREFIX_TUNING" else prompt).read(model, folder)
         adapted: Any = PeftModel.from_pretrained(model, folder)
+        if is_quantized(model):  # what is added would be rounded away
+            return adapted.base_model.model
         return adapted.merge_and_unload()
 
 

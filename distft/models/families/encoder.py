@@ -127,7 +127,7 @@ class Encoder(Family):
 
 
 def _head(model: Any) -> list[str]:
-    """The modules that make scores of states, which may be new: there is nothing in four bits to begin with."""
+    """The modules that make scores of states, which may be new: there is nothing quantized to begin with."""
     heads = scoring_heads(model)
     return [name for name, part in model.named_modules() if any(part is head for head in heads)]
 

@@ -75,6 +75,14 @@ def test_inherited_settings_survive_the_resolved_form(write: Callable[[str], str
     assert [model_of(again, role) for role in roles(again)] == [model_of(recipe, role) for role in roles(recipe)]
 
 
+@pytest.mark.parametrize("method", ["nf4", "fp4", "int8"])
+def test_a_quantized_run_reads_its_own_recipe_again(tmp_path: Path, method: str) -> None:
+    quantized = ["models.policy.peft.method=lora", f"models.policy.quantization.method={method}"]
+    recipe = load_recipe("sft-tiny", quantized)
+    (tmp_path / "recipe.yaml").write_text(resolved_yaml(recipe))
+    assert load_recipe(str(tmp_path / "recipe.yaml"), []) == recipe
+
+
 def test_numbers_read_as_people_write_them(recipes: Callable[[str], str]) -> None:
     overrides = ["optimizer.learning_rate=1e-6", "models.policy.engine.reduce_bucket_size=5_000_000", "algorithm.lam=1"]
     recipe = load_recipe(recipes("ppo"), overrides)

@@ -20,7 +20,7 @@ from distft.common.errors import DistftError, EnvironmentFallsShort, UserError
 from distft.common.seeding import restore_rng_state, rng_state, seed_everything
 from distft.config.adapters.adapter import Adapter
 from distft.config.models import Engine as EngineConfig
-from distft.config.models import Model, Quantization
+from distft.config.models import Model, Quantization, QuantizationMethod
 from distft.config.optimizers.adamw import AdamW
 from distft.config.optimizers.optimizer import Optimizer
 from distft.engine import host_copy, process_group, whole_weights
@@ -56,7 +56,7 @@ class Setup:
     dropout: bool = False
     threshold: int = 0
     adapter: Adapter | None = None
-    four_bits: bool = False
+    quantized: QuantizationMethod | None = None
 
     def model(self) -> Model:
         config = EngineConfig(zero_stage=self.stage, persistence_threshold=self.threshold, **self.engine)
@@ -66,7 +66,7 @@ class Setup:
             engine=config,
             gradient_checkpointing=self.checkpointing,
             peft=self.adapter,
-            quantization=Quantization() if self.four_bits else None,
+            quantization=Quantization(method=self.quantized) if self.quantized else None,
         )
 
     def build(self) -> Engine:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pytest
@@ -15,9 +15,9 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from distft.config.adapters.lora import Lora
-from distft.config.models import Quantization
+from distft.config.models import Quantization, QuantizationMethod
 from distft.models.adapters.adapt import is_adapter
-from distft.models.quantization import four_bits
+from distft.models.quantization import as_bitsandbytes
 from tests.unit.engine import rank_side
 from tests.unit.engine.group import Group
 from tests.unit.engine.rank_side import RATE, VOCABULARY, Setup
@@ -28,17 +28,28 @@ FASTER_B = Lora(r=4, alpha=4.0, rslora=True, loraplus_ratio=4.0)
 DORA = Lora(r=4, alpha=8.0, dora=True)
 PISSA = Lora(r=4, alpha=8.0, init="pissa")
 OLORA = Lora(r=4, alpha=2.0, rslora=True, init="olora")
+Bits: TypeAlias = QuantizationMethod | None
+BITS: tuple[Bits, ...] = (None, "nf4", "fp4", "int8")
 ON = [(0, 1), (0, 2), (1, 2), (2, 2), (3, 1), (3, 2)]  # stage and number of ranks
 
 
+def of_transformers(quantized: Bits) -> dict[str, Any]:
+    """What its ``from_pretrained`` is told."""
+    if quantized is None:
+        return {}
+    return {"quantization_config": as_bitsandbytes(Quantization(method=quantized), torch.float32)}
+
+
 def of_peft(
-    folder: str, started: dict[str, np.ndarray], lora: Lora, *, nf4: bool
+    folder: str, started: dict[str, np.ndarray], lora: Lora, *, quantized: Bits = None
 ) -> tuple[list[float], dict[str, np.ndarray]]:
     """The same steps by PEFT in one process, whole batches at once, from the same adapters. Where they begin as a part
     of the weights it takes that out of them, which is put back in what is returned."""
     torch.set_num_threads(1)
-    quantized = {"quantization_config": four_bits(Quantization(), torch.float32)} if nf4 else {}
-    base = AutoModelForCausalLM.from_pretrained(folder, attention_dropout=0.0, dtype=torch.float32, **quantized)
+    options = of_transformers(quantized)
+    base = AutoModelForCausalLM.from_pretrained(folder, attention_dropout=0.0, dtype=torch.float32, **options)
+    if quantized == "int8" and lora.dora:  # whose layer in PEFT asks bitsandbytes for scales that it has given away
+        base = base.dequantize(torch.float32)
     kind: dict[str, Any] = {"lora_alpha": lora.alpha, "use_rslora": lora.rslora, "use_dora": lora.dora}
     untouched = {
         f"model.{name.removesuffix('.weight')}.base_layer.weight": parameter.detach().clone().numpy()
@@ -75,24 +86,29 @@ def of_peft(
         optimizer.step()
         optimizer.zero_grad()
     after = {names[name]: parameter.detach().float().numpy() for name, parameter in module.named_parameters()}
+    if quantized == "int8" and lora.dora:
+        after |= {name: value for name, value in started.items() if not is_adapter(name)}
     return norms, after if lora.init == "kaiming" else after | untouched
 
 
-@pytest.mark.parametrize(("stage", "world_size", "lora", "nf4"), [
-    *(on for nf4 in (False, True) for on in ((0, 1, LORA, nf4), (3, 2, LORA, nf4))),
-    (2, 2, FASTER_B, False), (3, 2, DORA, False), (3, 2, PISSA, False),
-    *(slow(*on, LORA, nf4) for on in ON if on not in ((0, 1), (3, 2)) for nf4 in (False, True)),
-    *(slow(*on, FASTER_B, False) for on in ON if on != (2, 2)),
-    *(slow(*on, DORA, False) for on in ON if on != (3, 2)), slow(0, 1, DORA, True), slow(2, 2, DORA, True),
-    *(slow(*on, PISSA, False) for on in ON if on != (3, 2)), *(slow(*on, OLORA, False) for on in ON),
+@pytest.mark.parametrize(("stage", "world_size", "lora", "quantized"), [
+    *(on for bits in (None, "nf4") for on in ((0, 1, LORA, bits), (3, 2, LORA, bits))),
+    (0, 1, LORA, "fp4"), (3, 2, LORA, "int8"),
+    (2, 2, FASTER_B, None), (3, 2, DORA, None), (3, 2, PISSA, None),
+    *(slow(*on, LORA, bits) for on in ON if on not in ((0, 1), (3, 2)) for bits in BITS),
+    slow(0, 1, LORA, "int8"), slow(3, 2, LORA, "fp4"),
+    *(slow(*on, FASTER_B, None) for on in ON if on != (2, 2)),
+    *(slow(*on, DORA, None) for on in ON if on != (3, 2)),
+    *(slow(*on, DORA, bits) for on in ((0, 1), (2, 2)) for bits in ("nf4", "int8")),
+    *(slow(*on, PISSA, None) for on in ON if on != (3, 2)), *(slow(*on, OLORA, None) for on in ON),
 ])  # fmt: skip
 def test_adapters_train_as_in_peft(
-    groups: dict[int, Group], folder: str, stage: int, world_size: int, lora: Lora, nf4: bool
+    groups: dict[int, Group], folder: str, stage: int, world_size: int, lora: Lora, quantized: Bits
 ) -> None:
-    group, setup = groups[world_size], Setup(folder, stage, adapter=lora, four_bits=nf4)
+    group, setup = groups[world_size], Setup(folder, stage, adapter=lora, quantized=quantized)
     started = group.call(rank_side.train, setup, [])[0]["weights"]
     assert all(value.any() != (lora.init == "kaiming") for name, value in started.items() if ".lora_B." in name)
-    norms, wanted = of_peft(folder, started, lora, nf4=nf4)
+    norms, wanted = of_peft(folder, started, lora, quantized=quantized)
     for answer in group.call(rank_side.train, setup, steps_for(world_size)):
         assert answer["norms"] == pytest.approx(norms, rel=1e-5)
         mean, most = spread(answer["weights"], wanted)
@@ -116,18 +132,19 @@ def test_only_adapters_have_gradients_and_states(
         assert found["stepped"].optimizer == 2 * (trained // world_size if stage >= 1 else trained)
 
 
-@pytest.mark.parametrize(("stage", "dtype", "lora", "nf4"), [
-    (0, "float32", LORA, False), (2, "bfloat16", LORA, True), (3, "float32", LORA, True),
-    (3, "bfloat16", FASTER_B, False),
-    slow(0, "bfloat16", LORA, True), slow(1, "float32", LORA, False), slow(3, "bfloat16", LORA, False),
-    slow(0, "float32", FASTER_B, False), slow(2, "bfloat16", FASTER_B, False),
-    slow(0, "bfloat16", DORA, False), slow(2, "float32", DORA, False), slow(3, "bfloat16", DORA, False),
-    (3, "bfloat16", PISSA, False), slow(0, "float32", PISSA, False), slow(2, "bfloat16", OLORA, False),
+@pytest.mark.parametrize(("stage", "dtype", "lora", "quantized"), [
+    (0, "float32", LORA, None), (2, "bfloat16", LORA, "nf4"), (3, "float32", LORA, "nf4"),
+    (3, "bfloat16", FASTER_B, None),
+    slow(0, "bfloat16", LORA, "nf4"), slow(3, "bfloat16", LORA, "int8"), slow(0, "bfloat16", LORA, "int8"),
+    slow(1, "float32", LORA, None), slow(3, "bfloat16", LORA, None),
+    slow(0, "float32", FASTER_B, None), slow(2, "bfloat16", FASTER_B, None),
+    slow(0, "bfloat16", DORA, None), slow(2, "float32", DORA, None), slow(3, "bfloat16", DORA, None),
+    (3, "bfloat16", PISSA, None), slow(0, "float32", PISSA, None), slow(2, "bfloat16", OLORA, None),
 ])  # fmt: skip
 def test_a_checkpoint_holds_adapters_only_and_goes_on_from_them(
-    groups: dict[int, Group], folder: str, tmp_path: Path, stage: int, dtype: str, lora: Lora, nf4: bool
+    groups: dict[int, Group], folder: str, tmp_path: Path, stage: int, dtype: str, lora: Lora, quantized: Bits
 ) -> None:
-    setup = Setup(folder, stage, dtype, adapter=lora, four_bits=nf4)
+    setup = Setup(folder, stage, dtype, adapter=lora, quantized=quantized)
     steps = steps_for(2)
     for answer in groups[2].call(rank_side.save_and_go_on, setup, str(tmp_path), steps[:2], steps[2:]):
         undisturbed, repeated = answer["weights"]
@@ -141,11 +158,13 @@ def test_a_checkpoint_holds_adapters_only_and_goes_on_from_them(
     assert kept == wanted
 
 
-@pytest.mark.parametrize(("stage", "nf4"), [(2, False), (3, True), slow(2, True), slow(3, False)])
+@pytest.mark.parametrize(
+    ("stage", "quantized"), [(2, None), (3, "nf4"), (3, "int8"), slow(2, "nf4"), slow(2, "int8"), slow(3, None)]
+)
 def test_a_sleep_leaves_nothing_and_changes_nothing(
-    groups: dict[int, Group], folder: str, stage: int, nf4: bool
+    groups: dict[int, Group], folder: str, stage: int, quantized: Bits
 ) -> None:
-    setup = Setup(folder, stage, "bfloat16", adapter=LORA, four_bits=nf4)
+    setup = Setup(folder, stage, "bfloat16", adapter=LORA, quantized=quantized)
     slept = groups[2].call(rank_side.sleep_and_wake, setup, STEPS)[0]
     awake = groups[2].call(rank_side.train, setup, STEPS)[0]["weights"]
     assert spread(slept["weights"], awake) == (0.0, 0.0)
@@ -154,26 +173,27 @@ def test_a_sleep_leaves_nothing_and_changes_nothing(
     assert again == held
 
 
-@pytest.mark.parametrize(("stage", "offload", "nf4"), [
-    (2, {"offload_optimizer": "cpu"}, True),
-    (3, {"offload_optimizer": "cpu", "offload_parameters": "cpu"}, False),
-    slow(2, {"offload_optimizer": "cpu"}, False),
-    slow(3, {"offload_optimizer": "cpu", "offload_parameters": "cpu"}, True),
+@pytest.mark.parametrize(("stage", "offload", "quantized"), [
+    (2, {"offload_optimizer": "cpu"}, "nf4"),
+    (3, {"offload_optimizer": "cpu", "offload_parameters": "cpu"}, None),
+    slow(2, {"offload_optimizer": "cpu"}, None),
+    slow(3, {"offload_optimizer": "cpu", "offload_parameters": "cpu"}, "nf4"),
+    slow(3, {"offload_optimizer": "cpu", "offload_parameters": "cpu"}, "int8"),
 ])  # fmt: skip
 def test_offload_changes_no_number(
-    groups: dict[int, Group], folder: str, stage: int, offload: dict[str, str], nf4: bool
+    groups: dict[int, Group], folder: str, stage: int, offload: dict[str, str], quantized: Bits
 ) -> None:
-    usual = Setup(folder, stage, adapter=LORA, four_bits=nf4)
-    offloaded = Setup(folder, stage, adapter=LORA, four_bits=nf4, engine=offload)
+    usual = Setup(folder, stage, adapter=LORA, quantized=quantized)
+    offloaded = Setup(folder, stage, adapter=LORA, quantized=quantized, engine=offload)
     first, second = (groups[2].call(rank_side.train, one, STEPS)[0] for one in (usual, offloaded))
     assert first["norms"] == pytest.approx(second["norms"], rel=1e-6)
     assert spread(first["weights"], second["weights"])[0] < 1e-7
 
 
 def test_recomputed_activations_give_the_same_gradients(groups: dict[int, Group], folder: str) -> None:
-    for nf4 in (False, True):
-        kept = Setup(folder, 3, adapter=LORA, four_bits=nf4)
-        again = Setup(folder, 3, adapter=LORA, four_bits=nf4, checkpointing=True)
+    for quantized in (None, "nf4", "int8"):
+        kept = Setup(folder, 3, adapter=LORA, quantized=quantized)
+        again = Setup(folder, 3, adapter=LORA, quantized=quantized, checkpointing=True)
         first, second = (groups[2].call(rank_side.train, one, steps_for(2))[0] for one in (kept, again))
         assert second["norms"] == pytest.approx(first["norms"], rel=1e-5)
         assert spread(second["weights"], first["weights"])[1] < 0.01 * RATE

@@ -23,11 +23,10 @@ from distft.config.adapters.prefix import PrefixTuning
 from distft.config.adapters.prompt import PromptTuning
 from distft.config.adapters.selective import Selective
 from distft.config.adapters.virtual_tokens import VirtualTokens
-from distft.config.models import Quantization
-from distft.models.quantization import four_bits
 from tests.unit.engine import rank_side
 from tests.unit.engine.group import Group
 from tests.unit.engine.rank_side import RATE, VOCABULARY, Setup
+from tests.unit.engine.test_adapters import Bits, of_transformers
 from tests.unit.engine.test_engine import DECAY, STEPS, slow, spread, steps_for
 
 IA3 = Ia3(method="ia3")
@@ -86,13 +85,13 @@ def surrounded(base: Any, adapter: Adapter) -> tuple[Any, dict[str, str]]:
 
 
 def plainly(
-    folder: str, adapter: Adapter, started: dict[str, np.ndarray], *, nf4: bool
+    folder: str, adapter: Adapter, started: dict[str, np.ndarray], *, quantized: Bits = None
 ) -> tuple[list[float], dict[str, np.ndarray], set[str]]:
     """Norms and weights after the same steps in one process, whole batches at once, and what of them was trained."""
     torch.set_num_threads(1)
     module: Any
-    quantized = {"quantization_config": four_bits(Quantization(), torch.float32)} if nf4 else {}
-    base: Any = AutoModelForCausalLM.from_pretrained(folder, attention_dropout=0.0, dtype=torch.float32, **quantized)
+    options = of_transformers(quantized)
+    base: Any = AutoModelForCausalLM.from_pretrained(folder, attention_dropout=0.0, dtype=torch.float32, **options)
     if isinstance(adapter, Network):
         module, names = surrounded(base, adapter)
     elif adapter is not SELECTIVE:
@@ -128,19 +127,20 @@ def plainly(
     return norms, weights, set(trained)
 
 
-@pytest.mark.parametrize(("adapter", "stage", "world_size", "nf4"), [
-    *((kind, 3, 2, False) for kind in (IA3, PROMPT, SELECTIVE, PROJECTED, BOTTLENECK)),
-    (IA3, 0, 1, True),
-    *(slow(kind, 3, 2, False) for kind in (P_TUNING, PREFIX, PARALLEL)),
-    *(slow(kind, *on, False) for kind in KINDS for on in ((0, 1), (0, 2), (1, 2), (2, 2), (3, 1))),
-    *(slow(kind, *on, True) for kind in (IA3, PROMPT, P_TUNING, PREFIX, PARALLEL) for on in ((2, 2), (3, 2))),
+@pytest.mark.parametrize(("adapter", "stage", "world_size", "quantized"), [
+    *((kind, 3, 2, None) for kind in (IA3, PROMPT, SELECTIVE, PROJECTED, BOTTLENECK)),
+    (IA3, 0, 1, "nf4"),
+    *(slow(kind, 3, 2, None) for kind in (P_TUNING, PREFIX, PARALLEL)),
+    *(slow(kind, *on, None) for kind in KINDS for on in ((0, 1), (0, 2), (1, 2), (2, 2), (3, 1))),
+    *(slow(kind, *on, "nf4") for kind in (IA3, PROMPT, P_TUNING, PREFIX, PARALLEL) for on in ((2, 2), (3, 2))),
+    *(slow(kind, *on, "int8") for kind in (IA3, PROMPT, PARALLEL) for on in ((2, 2), (3, 2))),
 ])  # fmt: skip
 def test_they_train_as_elsewhere(
-    groups: dict[int, Group], folder: str, adapter: Adapter, stage: int, world_size: int, nf4: bool
+    groups: dict[int, Group], folder: str, adapter: Adapter, stage: int, world_size: int, quantized: Bits
 ) -> None:
-    setup = Setup(folder, stage, adapter=adapter, four_bits=nf4)
+    setup = Setup(folder, stage, adapter=adapter, quantized=quantized)
     started = groups[world_size].call(rank_side.train, setup, [])[0]["weights"]
-    norms, wanted, trained = plainly(folder, adapter, started, nf4=nf4)
+    norms, wanted, trained = plainly(folder, adapter, started, quantized=quantized)
     for answer in groups[world_size].call(rank_side.train, setup, steps_for(world_size)):
         assert answer["norms"] == pytest.approx(norms, rel=1e-5)
         mean, most = spread(answer["weights"], wanted)
@@ -177,4 +177,4 @@ def test_a_checkpoint_holds_what_is_trained_and_goes_on_from_it(
         assert spread(repeated, undisturbed) == (0.0, 0.0)
         assert answer["norms"][0] == answer["norms"][1]
     kept = {key.split("/", 2)[2] for path in tmp_path.glob("*.safetensors") for key in load_file(path)}
-    assert kept == plainly(folder, adapter, undisturbed, nf4=False)[2]
+    assert kept == plainly(folder, adapter, undisturbed)[2]

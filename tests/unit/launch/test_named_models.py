@@ -5,23 +5,27 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
+from distft.cli import main
 from distft.common.errors import UserError
 from distft.config.load import load_recipe, resolved_yaml
+from distft.config.models import Quantization, QuantizationMethod
 from distft.data.formats import Message
 from distft.launch.evaluate import evaluate
 from distft.launch.judged_rows import Wanted
 from distft.launch.judging import Judging
 from distft.launch.named_models import NamedModel, Reading, find_model, require_speakers, speaks_plainly
 from distft.launch.speakers import open_speakers
+from distft.models.quantization import as_bitsandbytes
 from distft.planning.model_folders import read_config
-from distft.rollout.speaker import Question
+from distft.rollout.speaker import Question, Speaker
 from tests.harness.speakers import write_speaker
 from tests.unit.launch.examples import model_folder
 from tests.unit.models.encoders import write_encoder
@@ -44,6 +48,35 @@ def adapter(folder: Path) -> Path:
                 parameter.normal_(std=3.0)
     model.save_pretrained(folder.parent / "adapter")
     return folder.parent / "adapter"
+
+
+@pytest.mark.parametrize("method", ["nf4", "fp4", "int8"])
+def test_an_adapter_beside_a_quantized_model(
+    folder: Path, adapter: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], method: QuantizationMethod
+) -> None:
+    """As transformers and PEFT compute with both, bitsandbytes by its way in training, which rounds weights alone."""
+    found = find_model(str(adapter), tmp_path)
+    section = found.section(Reading(dtype="float32", quantization=method))
+    ours: Any = Speaker.load("it", section, adapter=found.adapter).module.model
+    kind = as_bitsandbytes(Quantization(method=method), torch.float32)
+    base = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, quantization_config=kind)
+    theirs: Any = PeftModel.from_pretrained(base, str(adapter)).train()
+    ids = torch.arange(20, 40).unsqueeze(0)
+    with torch.no_grad():
+        wanted = theirs(input_ids=ids).logits
+        torch.testing.assert_close(ours(input_ids=ids).logits, wanted, rtol=1e-5, atol=1e-5)
+        with theirs.disable_adapter():
+            assert (theirs(input_ids=ids).logits - wanted).abs().max() > 1e-3
+    words = ["generate", str(adapter), "--prompt", "Who?", "--greedy", "max_new_tokens=4", "--json"]
+    assert main([*words, "--quantization", method]) == 0
+    assert 0 < json.loads(capsys.readouterr().out)["num_tokens"] <= 4
+
+
+def test_an_encoder_decoder_is_not_quantized(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "t5", "is_encoder_decoder": True}))
+    with pytest.raises(UserError, match=r"is an encoder-decoder, whose linear layers are not quantized") as raised:
+        NamedModel("it", str(tmp_path)).section(Reading(dtype="float32", quantization="int8"))
+    assert raised.value.where == "--quantization"
 
 
 def as_run(folder: Path, run_dir: Path, *overrides: str) -> Path:

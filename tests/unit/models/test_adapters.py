@@ -33,9 +33,11 @@ PISSA = Lora(r=4, alpha=8.0, init="pissa")
 OLORA = Lora(r=4, alpha=2.0, rslora=True, init="olora")
 
 
-def adapted(folder: str, kind: str, lora: Lora | AdaLora, dtype: str = "float32", *, nf4: bool = False) -> nn.Module:
+def adapted(
+    folder: str, kind: str, lora: Lora | AdaLora, dtype: str = "float32", *, bits: Quantization | None = None
+) -> nn.Module:
     """A model with adapters that do something: B is not zero, rows are not as long as they were."""
-    model = Model(path=folder, dtype=dtype, quantization=Quantization() if nf4 else None)
+    model = Model(path=folder, dtype=dtype, quantization=bits)
     if kind == "causal":
         module: Any = load_causal(folder, model, dropout=False)
     else:
@@ -96,13 +98,15 @@ def test_merged_it_computes_the_same(
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2"])
 @pytest.mark.parametrize(("every", "dora"), [(True, False), (False, False), (True, True)])
-def test_four_bits_merge_into_what_was_computed(
-    model_folder: Callable[..., str], architecture: str, every: bool, dora: bool
+@pytest.mark.parametrize("method", ["nf4", "int8"])
+def test_quantized_weights_merge_into_what_was_computed(
+    model_folder: Callable[..., str], architecture: str, every: bool, dora: bool, method: Any
 ) -> None:
-    """Also of layers in four bits that have no adapter."""
+    """Also of layers that have no adapter."""
     folder = model_folder(architecture)
     some = ("down_proj",) if architecture == "llama" else ("c_fc",)
-    module = adapted(folder, "causal", Lora(r=4, target_modules="all-linear" if every else some, dora=dora), nf4=True)
+    lora = Lora(r=4, target_modules="all-linear" if every else some, dora=dora)
+    module = adapted(folder, "causal", lora, bits=Quantization(method=method))
     wanted = computed(module)
     tensors = dict(plain_tensors(((name, p.data) for name, p in module.named_parameters()), module))
     plain: Any = load_causal(folder, Model(path=folder, dtype="float32"), dropout=False).eval()
@@ -112,7 +116,7 @@ def test_four_bits_merge_into_what_was_computed(
             assert parameter.shape == tensors[name].shape, name
             parameter.copy_(tensors[name])
     torch.testing.assert_close(computed(plain), wanted, rtol=1e-4, atol=1e-5)
-    assert (unlike - wanted).abs().max() > 0.01
+    assert (unlike - wanted).abs().max() > 0.005
 
 
 @pytest.mark.parametrize("rslora", [False, True])

@@ -1,4 +1,4 @@
-"""IA3 merged into weights, whole or in four bits, computes what it computed beside them."""
+"""IA3 merged into weights, whole or quantized, computes what it computed beside them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def computed(module: Any) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("architecture", FACTORS)
-@pytest.mark.parametrize("quantization", [None, Quantization()])
+@pytest.mark.parametrize("quantization", [None, Quantization(), Quantization(method="int8")])
 def test_merged_it_computes_the_same(
     model_folder: Callable[..., str], architecture: str, quantization: Quantization | None
 ) -> None:

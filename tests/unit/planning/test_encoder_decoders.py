@@ -90,5 +90,5 @@ def test_what_does_not_is_refused_with_what_does(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"encoder-decoder: whose embeddings the noise would be on"):
         require_possible(with_policy("sft-tiny", t5, "algorithm.neftune_alpha=5"))
     four_bits = ("models.policy.quantization.method=nf4", "models.policy.peft.method=lora")
-    with pytest.raises(UserError, match=r"not put in four bits"):
+    with pytest.raises(UserError, match=r"are not quantized"):
         require_possible(with_policy("sft-tiny", t5, *four_bits))

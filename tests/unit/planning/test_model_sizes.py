@@ -53,12 +53,21 @@ def test_four_bits_are_two_weights_a_byte_and_their_scales() -> None:
     """Dettmers et al. 2023, section 3: the second quantization takes scales from 0.5 bits a weight to 0.127."""
     sizes = sizes_from_config(LLAMA_8B)
     linear = sum(tensors.total for tensors in sizes.tensors if tensors.linear)
-    double, single = (sizes.in_four_bits(Quantization(double=double)) for double in (True, False))
+    double, single = (sizes.quantized(Quantization(double=double)) for double in (True, False))
     assert double.total == sizes.total
     assert double.stored(2) == linear // 2 + 2 * (sizes.total - linear)
     assert 8 * double.constants / linear == pytest.approx(0.127, abs=0.001)
     assert 8 * single.constants / linear == pytest.approx(0.5, abs=0.001)
     assert sizes.constants == 0
+
+
+def test_eight_bits_are_a_byte_a_weight_and_a_float_a_row() -> None:
+    sizes = sizes_from_config({"model_type": "llama", **SMALL}).quantized(Quantization(method="int8"))
+    rows = sum(one.count * one.shape[0] for one in sizes.tensors if one.linear)
+    linear = sum(one.total for one in sizes.tensors if one.linear)
+    assert sizes.constants == 4 * rows
+    assert sizes.stored(2) == linear + 2 * (sizes.total - linear)
+    assert sizes.packed == sizes.total
 
 
 def test_blocks_add_up() -> None:
