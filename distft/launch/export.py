@@ -6,7 +6,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from distft.common.sums import sum_faults, write_sums
 from distft.config.load import load_recipe
 from distft.config.roles import main_role
 from distft.launch.kept_paths import found_again
+from distft.launch.quantized_export import quantize, require_compressor, require_decoder
 from distft.launch.sentence_folder import write_sentence_folder
 from distft.launch.starts import model_starts, role_spec
 from distft.tracking.metrics import RECIPE
@@ -26,12 +27,23 @@ from distft.workers.spec import RoleSpec
 _ACCELERATOR = "DS_ACCELERATOR"
 
 
-def export(source: Path, target: Path) -> Path:
-    """Writes ``target`` from a run folder (its result, else its newest checkpoint) or a checkpoint folder.
+@dataclass(frozen=True)
+class Exported:
+    """``said``: what was done to the weights, and what it costs; empty where nothing was."""
+
+    folder: Path
+    said: str = ""
+
+
+def export(source: Path, target: Path, scheme: str | None = None) -> Exported:
+    """Writes ``target`` from a run folder (its result, else its newest checkpoint) or a checkpoint folder; its linear
+    layers in a ``scheme`` of ``models.compressed``, if one is wanted.
 
     ``target`` appears whole or not at all. Raises UserError where there is nothing to export, the checkpoint
-    or the result is damaged, or ``target`` is taken or cannot be written.
+    or the result is damaged, the model cannot be quantized, or ``target`` is taken or cannot be written.
     """
+    if scheme is not None:
+        require_compressor(scheme)
     require_free(target)
     if not source.is_dir():
         near = nearest_beside(source)
@@ -41,13 +53,37 @@ def export(source: Path, target: Path) -> Path:
     if model is not None and (found := sum_faults(model)):
         raise _damaged("result", source, found)
     checkpoint = None if model else _checkpoint_in(source)
+    said = ""
     with appearing(target) as draft:
-        if model is not None:
-            shutil.copytree(model, draft)
-        elif checkpoint is not None:
-            _from_checkpoint(checkpoint, draft)
-            write_sums(draft)
-    return target
+        if scheme is None:
+            _write_plain(model, checkpoint, draft)
+        else:
+            run_dir = source if checkpoint is None else checkpoint.absolute().parent.parent
+            said = _write_quantized(model, checkpoint, draft, scheme, run_dir)
+    return Exported(target, said)
+
+
+def _write_plain(model: Path | None, checkpoint: Path | None, folder: Path) -> None:
+    if model is not None:
+        shutil.copytree(model, folder)
+    elif checkpoint is not None:
+        _from_checkpoint(checkpoint, folder)
+        write_sums(folder)
+
+
+def _write_quantized(model: Path | None, checkpoint: Path | None, folder: Path, scheme: str, run_dir: Path) -> str:
+    """What was done, and what it costs."""
+    if model is not None:
+        require_decoder(model, scheme)
+    recipe = found_again(load_recipe(str(run_dir / RECIPE)), run_dir)
+    plain = folder.with_name(f"{folder.name}-plain")
+    try:
+        _write_plain(model, checkpoint, plain)
+        require_decoder(plain, scheme)
+        with without_accelerator():
+            return quantize(plain, folder, scheme, recipe)
+    finally:
+        shutil.rmtree(plain, ignore_errors=True)
 
 
 def require_free(target: Path) -> None:

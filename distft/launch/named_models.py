@@ -173,7 +173,7 @@ def _of_run(name: str, run_dir: Path, scratch: Path, adapter: str | None) -> Nam
 
 def _exported(name: str, source: Path, run_dir: Path, scratch: Path, adapter: str | None) -> NamedModel:
     """From a checkpoint, or from the newest whole one of a run without a result."""
-    target = export(source, scratch / f"{source.absolute().name}-{len(list(scratch.iterdir()))}")
+    target = export(source, scratch / f"{source.absolute().name}-{len(list(scratch.iterdir()))}").folder
     newest = published(checkpoints_folder(run_dir))
     note = "" if source != run_dir else f"{name} has not finished: its newest checkpoint answers, {newest[0][1].name}"
     own = _checked(adapter) or unmerged_adapter(target)

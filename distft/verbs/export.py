@@ -28,6 +28,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--density", type=float, metavar="SHARE", help="of ties: the largest numbers kept (default: 0.2)"
     )
+    parser.add_argument(
+        "--quantize", choices=["w4a16", "w8a16", "int8", "fp8"],
+        help="linear layers in fewer bits, for vLLM (compressed-tensors, rounded to nearest): weights in 4 or 8 bits, "
+        "or weights and what they are multiplied with in 8 (whole numbers or floats); what that costs is printed",
+    )  # fmt: skip
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -37,6 +42,9 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.adapter or alone:
         from distft.launch.combining import export_combined
 
+        if arguments.quantize is not None:
+            what = "is for runs and their checkpoints, on whose rows what it costs is measured"
+            raise UserError(what, where=f"--quantize {arguments.quantize}", hint="leave it out, or export a run")
         how: Literal["sum", "ties"] = arguments.combine or "sum"
         density = _density(arguments.density, how)
         made = export_combined(arguments.source, arguments.target, arguments.adapter or (), how, density)
@@ -47,7 +55,10 @@ def run(arguments: argparse.Namespace) -> None:
             raise UserError("is for --adapter FOLDER", where=f"--{option}", hint="leave it out, or name adapters")
     from distft.launch.export import export
 
-    print(f"exported to {export(source, arguments.target)}")
+    exported = export(source, arguments.target, arguments.quantize)
+    print(f"exported to {exported.folder}")
+    if exported.said:
+        print(exported.said)
 
 
 def _density(given: float | None, how: str) -> float:

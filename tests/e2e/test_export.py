@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from distft.cli import main
+from distft.common.sums import sum_faults
 from distft.report.model_card import CARD
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
@@ -100,3 +102,32 @@ def test_a_finished_run_says_so(sft: Path, capsys: pytest.CaptureFixture[str]) -
     assert (told["finished_before"], told["model"]) == (True, str(sft / "final"))
     assert set(told["before_after"]["loss"]) == {"before", "after"}
     assert {path: path.stat().st_mtime_ns for path in sft.rglob("*")} == before
+
+
+def test_a_quantized_export(sft: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What it costs is printed, and stands in the card; what no group fits is refused, and leaves nothing."""
+    from transformers import AutoModelForCausalLM
+
+    out = tmp_path / "out"
+    assert main(["export", str(sft), str(out), "--quantize", "w8a16"]) == 0
+    told = capsys.readouterr()
+    assert told.err == ""
+    first, second = told.out.splitlines()
+    assert first == f"exported to {out}"
+    found = re.search(r"perplexity ([\d.]+) -> ([\d.]+), next tokens ([\d.e-]+) nats .* the same at ([\d.]+)%", second)
+    assert found is not None, second
+    before, after, divergence, agreement = map(float, found.groups())
+    assert before == pytest.approx(after, rel=0.05)
+    assert 0 < divergence < 0.01
+    assert agreement > 90
+    assert second in (out / CARD).read_text()
+    assert sum_faults(out) == []
+    assert (out / "model.safetensors").stat().st_size < (sft / "final" / "model.safetensors").stat().st_size
+    AutoModelForCausalLM.from_pretrained(out)
+    assert main(["export", str(max((sft / "checkpoints").glob("step_*"))), str(tmp_path / "same"), "--quantize",
+                 "w8a16"]) == 0  # fmt: skip
+    assert (tmp_path / "same" / "model.safetensors").read_bytes() == (out / "model.safetensors").read_bytes()
+    capsys.readouterr()
+    assert main(["export", str(sft), str(tmp_path / "groups"), "--quantize", "w4a16"]) == 2
+    assert "no whole number of groups of 128\n  --quantize w8a16" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir() if "groups" in path.name] == []

@@ -112,7 +112,7 @@ def test_dpo_with_new_tokens(sft: Path, start: Start, tmp_path: Path) -> None:
     assert len(after("Where can I buy a")["input_ids"]) == 2 < len(before("Where can I buy a")["input_ids"])
     rows = json.loads((undisturbed / "final" / "config.json").read_text())["vocab_size"]
     assert rows == len(after) == len(before) + 3
-    exported = export(max((undisturbed / "checkpoints").glob("step_*")), tmp_path / "out")
+    exported = export(max((undisturbed / "checkpoints").glob("step_*")), tmp_path / "out").folder
     assert (exported / "model.safetensors").read_bytes() == (undisturbed / "final" / "model.safetensors").read_bytes()
     assert load_tokenizer(str(exported)).get_vocab() == after.get_vocab()
 

@@ -5,13 +5,18 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from distft.config.load import recipe_file
+from distft.models.compressed import compress
 from distft.planning.generation import installed_vllm
 from tests.e2e.conftest import (
     SECRETS,
@@ -35,6 +40,8 @@ pytestmark = [
         not installed_vllm() and "CI" not in os.environ, reason="vLLM is not installed; tests/run installs it"
     ),
 ]
+# In one process, and what is compiled gains nothing on a processor.
+QUIET = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_NO_USAGE_STATS": "1", "TORCHDYNAMO_DISABLE": "1"}
 SAME = 1e-3  # of a token's log-prob in float32: see invariants.SAME_WEIGHTS
 
 
@@ -163,3 +170,48 @@ def test_a_dead_engine_ends_the_run_and_the_same_command_goes_on(start: Start, g
 def test_a_run_survives_the_death_of_an_engine_in_any_phase(start: Start, grpo: str) -> None:
     words = ("train", grpo, *SMALL, "placement.rollout.ranks=2")
     assert_survives(start, words, cells({"rollout": 1}, SAMPLED), **root_on_path())
+
+
+READ = """
+import json, sys
+from vllm import LLM, SamplingParams
+path, ids = sys.argv[1], json.loads(sys.argv[2])
+llm = LLM(model=path, skip_tokenizer_init=True, dtype="bfloat16", max_model_len=64, max_num_seqs=4,
+          kv_cache_memory_bytes=2**26, enforce_eager=True, disable_log_stats=True)
+[answer] = llm.generate([{"prompt_token_ids": ids}], SamplingParams(max_tokens=1, prompt_logprobs=0, detokenize=False))
+print("SAID", json.dumps([row[token].logprob for row, token in zip(answer.prompt_logprobs[1:], ids[1:])]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["w4a16", "int8"])
+def test_a_quantized_export_is_read(tmp_path: Path, scheme: str) -> None:
+    """vLLM says of every token what transformers says, to the precision of bfloat16; the plain model says otherwise."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        hidden_size=128, intermediate_size=256, num_hidden_layers=2, num_attention_heads=4, vocab_size=96,
+        max_position_embeddings=128, tie_word_embeddings=False,
+    )  # fmt: skip
+    model: Any = LlamaForCausalLM(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.mul_(4)
+    model.bfloat16().save_pretrained(tmp_path / "plain")
+    compress(tmp_path / "plain", tmp_path / "quantized", scheme)
+    ids = list(range(3, 35))
+    told = subprocess.run(
+        [sys.executable, "-c", READ, str(tmp_path / "quantized"), json.dumps(ids)], capture_output=True, text=True,
+        timeout=800, check=False, env=os.environ | QUIET,
+    )  # fmt: skip
+    said = [line for line in told.stdout.splitlines() if line.startswith("SAID ")]
+    assert said, told.stdout + told.stderr
+    found = torch.tensor(json.loads(said[0].removeprefix("SAID ")))
+    apart = {}
+    for name in ("plain", "quantized"):
+        one: Any = AutoModelForCausalLM.from_pretrained(tmp_path / name, dtype=torch.bfloat16).eval()
+        with torch.no_grad():
+            logprobs = one(input_ids=torch.tensor([ids])).logits[0, :-1].float().log_softmax(-1)
+        apart[name] = (logprobs.gather(1, torch.tensor(ids[1:])[:, None])[:, 0] - found).abs().mean().item()
+    assert apart["quantized"] < 0.05
+    assert apart["plain"] > 2 * apart["quantized"], apart
