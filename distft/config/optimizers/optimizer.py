@@ -22,7 +22,16 @@ _BYTES: Final = {"float32": 4, "bfloat16": 2, "blocks": 1 + 4 / BLOCK}
 # Rules that others have and this has not, and why.
 REFUSED: Final = {
     **dict.fromkeys(
-        ("schedule_free", "schedulefree", "adamw_schedule_free"),
+        (
+            "schedule_free",
+            "schedulefree",
+            "adamw_schedule_free",
+            "adamw_schedulefree",
+            "adamwschedulefree",
+            "schedule_free_adamw",
+            "schedule_free_sgd",
+            "schedule_free_radam",
+        ),
         "its weights of training and of evaluation differ, and who generates or is exported would have to know which",
     ),
 }

@@ -104,6 +104,7 @@ OVERRIDDEN = [
     ("ppo", ["algorithm.kl_estimator=k4"], ["algorithm.kl_estimator", '"k4" is not known', "one of: k1, k2, k3"]),
     ("ppo", ["models.policy.dtype=bf16"], ["models.policy.dtype", '"bf16" is not known', "did you mean bfloat16?"]),
     ("ppo", ["optimizer.name=adam"], ["optimizer.name", '"adam" is not known', "did you mean adamw?"]),
+    ("ppo", ["optimizer.name=schedule_free_adamw"], ["optimizer.name", "is not to be had: its weights of training"]),
     ("ppo", ["optimizer.name=schedule-free"], ["optimizer.name", "is not to be had", "one of: adamw, adamw_8bit"]),
     ("ppo", ["optimizer={name: lion, beta: [0.9, 0.9]}"], ["optimizer.beta", "unknown key", "did you mean betas?"]),
     ("ppo", ["optimizer={name: lion, eps: 1e-6}"], ["optimizer.eps", "unknown key", "keys of optimizer: name,"]),
