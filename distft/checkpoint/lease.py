@@ -201,6 +201,11 @@ def refuse_if_held(run_dir: Path) -> None:
         raise _refusal(run_dir, held, locked=True)
 
 
+def is_lease(name: str) -> bool:
+    """Whether a file of a run folder, by its name, is there for the lease alone."""
+    return name == LEASE or name.startswith(".lease.")
+
+
 def is_here(owner: Owner) -> bool:
     """Whether the owner's pid names a process of this machine (and of this PID namespace)."""
     return owner.host == socket.gethostname() and owner.machine == _machine()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,9 +18,9 @@ from pydantic import ValidationError
 
 from distft.checkpoint.coordinator import Coordinator, Found, named_checkpoint, newest_checkpoint
 from distft.checkpoint.layout import checkpoints_folder
-from distft.checkpoint.lease import Lease, acquire, refuse_if_held
+from distft.checkpoint.lease import Lease, acquire, is_lease, living, refuse_if_held
 from distft.common.errors import RunFailed, UserError
-from distft.common.files import write_json
+from distft.common.files import nearest_beside, write_json
 from distft.common.logging import configure
 from distft.config.cluster import load_cluster
 from distft.config.load import load_recipe
@@ -32,18 +33,19 @@ from distft.controller.stop_flag import StopFlag
 from distft.launch.attempt import set_up, started, train_steps
 from distft.launch.kept_paths import found_again
 from distft.launch.prepare import Prepared, prepare
-from distft.launch.replayed import Replayed, compare, line_of, same_tokens
+from distft.launch.replayed import Replayed, compare, laid_out_anew, line_of, same_tokens
 from distft.launch.resume_point import check_files
 from distft.launch.run_folder import essential, fingerprint, write_recipe
 from distft.launch.supervise import ray_for
 from distft.planning.plan import Plan
 from distft.tracking.display import make_progress
 from distft.tracking.exit import Ending, write_exit
-from distft.tracking.metrics import METRICS, PLAN, RECIPE
+from distft.tracking.metrics import EVENTS, METRICS, PLAN, RECIPE
 from distft.tracking.tracker import Tracker
 from distft.workers.kept_step import BATCH
 
 REPLAY = "replay.json"
+_ANOTHER = "give another: distft replay ... --output FOLDER"
 OTHER_LAYOUT = 1e-4  # what sums in another order make of a metric in float32, relative
 log = logging.getLogger(__name__)
 
@@ -85,24 +87,26 @@ def prepare_replay(wish: Wish) -> Ready:
         raise UserError(what, where=f"--cluster {wish.cluster}", hint="leave it out, or give --cluster local")
     recipe, as_it_was = _recipes(wish)
     _require_step(wish, recipe.train.steps)
-    _require_free(wish.folder)
+    _require_ended(wish.run_dir)
+    _require_free(wish)
     found = _begin(wish, recipe)
     check_files(recipe, found)
     prepared = prepare(_apart(recipe, wish.folder), wish.cluster)
     former = _former_plan(wish.run_dir)
     same = former is not None and former.groups == prepared.plan.groups and recipe.models == as_it_was.models
+    same = same and not laid_out_anew(wish.run_dir / EVENTS, wish.step)
     return Ready(wish, prepared, found, same)
 
 
 def replay(ready: Ready, *, quiet: bool = False) -> Replayed:
-    """Runs the step again. Raises what it ends with; a RunFailed says which step it was."""
+    """Runs the step again. Raises what it ends with; a RunFailed says which step it was, where it was one."""
     wish, prepared = ready.wish, ready.prepared
     folder, progress = wish.folder, Progress(total_steps=0)
     if ready.found is not None:
         progress.restore(ready.found.progress)
-    _require_free(folder)
-    shutil.rmtree(folder, ignore_errors=True)
     with acquire(folder) as lease:
+        _require_replays(folder)
+        _empty(folder)
         write_json(folder / REPLAY, {"format": 1, "run": str(wish.run_dir), "step": wish.step})
         write_recipe(prepared.recipe, folder)
         configure(folder / "logs" / "driver.log", attempt=1, terminal=True)
@@ -110,8 +114,6 @@ def replay(ready: Ready, *, quiet: bool = False) -> Replayed:
             _run_to(ready, progress, lease, quiet=quiet)
         except BaseException as error:
             write_exit(folder, Ending.of(error), 1)
-            if isinstance(error, RunFailed):
-                raise error.because(f"step {progress.step + 1} fails: {error.cause}") from error
             raise
         finally:
             configure()
@@ -139,7 +141,10 @@ def _run_to(ready: Ready, progress: Progress, lease: Lease, *, quiet: bool) -> N
         session.failed_steps = FailedSteps(folder, [ready.wish.step], forgets=False)
         if is_rl(recipe):
             session.weights.sync(progress.step)
-        train_steps(session)
+        try:
+            train_steps(session)
+        except RunFailed as error:
+            raise error.because(f"step {progress.step + 1} fails: {error.cause}") from error
 
 
 def _compared(ready: Ready) -> Replayed:
@@ -160,7 +165,9 @@ def _recipes(wish: Wish) -> tuple[Recipe, Recipe]:
     """The run's recipe with what is asked for, and as it was. Raises UserError where that is another computation."""
     path = wish.run_dir / RECIPE
     if not path.is_file():
-        raise UserError(f"holds no {RECIPE}", where=str(wish.run_dir), hint="give the folder of a run")
+        near = None if wish.run_dir.is_dir() else nearest_beside(wish.run_dir)
+        hint = f"did you mean {near}?" if near else "give the folder of a run"
+        raise UserError(f"holds no {RECIPE}", where=str(wish.run_dir), hint=hint)
     asked, former = (found_again(load_recipe(str(path), words), wish.run_dir) for words in (wish.overrides, ()))
     now, then = essential(asked), essential(former)
     for key in sorted({*now, *then}):
@@ -208,12 +215,40 @@ def _require_step(wish: Wish, last: int | None) -> None:
         raise UserError(f"the run has no step {wish.step}", where=str(wish.run_dir), hint=hint)
 
 
-def _require_free(folder: Path) -> None:
-    """The folder is not there yet, empty, or that of a former replay which is over. Raises UserError."""
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / REPLAY).is_file():
-        hint = "give another: distft replay ... --output FOLDER"
-        raise UserError("holds something else than a replay", where=str(folder), hint=hint)
-    refuse_if_held(folder)
+def _require_ended(run_dir: Path) -> None:
+    held = living(run_dir)
+    if held is not None:
+        what = f"the run goes on ({held.owner}), and deletes checkpoints that a replay may begin from"
+        raise UserError(
+            what, where=str(run_dir), hint=f"wait for its end, or distft cancel {shlex.quote(str(run_dir))}"
+        )
+
+
+def _require_free(wish: Wish) -> None:
+    """The folder is apart from the run's, and not there yet, empty, or that of a former replay which is over. Raises
+    UserError."""
+    folder, run_dir = wish.folder.resolve(), wish.run_dir.resolve()
+    if folder.is_relative_to(run_dir) or run_dir.is_relative_to(folder):
+        raise UserError("a replay writes nothing where the run lies", where=f"--output {wish.output}", hint=_ANOTHER)
+    _require_replays(wish.folder)
+    refuse_if_held(wish.folder)
+
+
+def _require_replays(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise UserError("is no folder", where=str(folder), hint=_ANOTHER)
+    others = folder.is_dir() and any(not is_lease(path.name) for path in folder.iterdir())
+    if others and not (folder / REPLAY).is_file():
+        raise UserError("holds something else than a replay", where=str(folder), hint=_ANOTHER)
+
+
+def _empty(folder: Path) -> None:
+    """But for the lease, and for what says that the folder is a replay's."""
+    for path in folder.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.name != REPLAY and not is_lease(path.name):
+            path.unlink()
 
 
 def _former_plan(run_dir: Path) -> Plan | None:

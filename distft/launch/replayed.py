@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from distft.common.files import parse_json
 from distft.tracking.glossary import is_measured
 
 FORMAT = 1
+log = logging.getLogger(__name__)
 _SMALL = 1e-3  # below it differences are held against it: a KL near zero is rounding alone
 
 
@@ -73,30 +75,56 @@ def compare(logged: Mapping[str, float], now: Mapping[str, float], tolerance: fl
 
 def same_tokens(kept: Path, now: Path) -> bool | None:
     """Whether the integers of two files of samples are the same, masks and numbers among them; None where the first is
-    not there. Numbers that a model says of them are compared by the metrics."""
+    not there, or one of them cannot be read, which is logged. Numbers that a model says of them are compared by the
+    metrics."""
     import numpy as np
+    from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
     if not kept.is_file():
         return None
-    former, later = load_file(kept), load_file(now)
+    try:
+        former, later = load_file(kept), load_file(now)
+    except (OSError, SafetensorError) as error:
+        log.warning("%s and %s are not compared: %s", kept, now, error)
+        return None
     names = {name for name, array in former.items() if array.dtype.kind in "iu"}
     return all(name in later and np.array_equal(former[name], later[name]) for name in names)
 
 
 def line_of(metrics: Path, step: int) -> dict[str, float]:
     """The numbers of a training step in a ledger; empty where it has none."""
-    if not metrics.is_file():
-        return {}
-    with metrics.open("rb") as lines:
+    return next(
+        (_numbers(line) for line in _lines(metrics) if (line.get("step"), line.get("split")) == (step, "train")), {}
+    )
+
+
+def laid_out_anew(events: Path, step: int) -> bool:
+    """Whether a run's plan is of another layout than that on which it took a step last: it has gone on in another one
+    behind that step since, or was to."""
+    found = False
+    for line in _lines(events):
+        name, since = line.get("event"), line.get("step")
+        behind = isinstance(since, int) and since >= step
+        if name == "ready" and not behind:  # the step is taken again
+            found = False
+        elif name == "replanned" or (name == "resume" and behind and line.get("changed")):
+            found = True
+    return found
+
+
+def _lines(ledger: Path) -> Iterator[dict[str, Any]]:
+    """Those that are whole; none where the file is not there."""
+    if not ledger.is_file():
+        return
+    with ledger.open("rb") as lines:
         for text in lines:
             try:
                 line = parse_json(text)
             except ValueError:  # torn
                 continue
-            if isinstance(line, dict) and (line.get("step"), line.get("split")) == (step, "train"):
-                return _numbers(line)
-    return {}
+            if isinstance(line, dict):
+                yield line
 
 
 def _numbers(line: Mapping[str, Any]) -> dict[str, float]:

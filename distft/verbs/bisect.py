@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distft.common.errors import UserError, nearest
+from distft.verbs.run_folders import run_folder
+from distft.verbs.tolerance import require_share
 
 if TYPE_CHECKING:
     from distft.report.bisect import Bisected, Flight, Found
@@ -32,7 +33,7 @@ _MEANING = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What may be typed after it."""
-    parser.add_argument("run_dirs", metavar="RUN_DIR", type=Path, nargs=2, help="both recorded (flight.jsonl)")
+    parser.add_argument("run_dirs", metavar="RUN_DIR", type=run_folder, nargs=2, help="both recorded (flight.jsonl)")
     parser.add_argument(
         "--tolerance", metavar="SHARE", type=float,
         help="how far apart may be what is no whole number; without it that must be bit-equal on the same layout, and "
@@ -47,8 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
     from distft.report.bisect import bisect
 
     tolerance = arguments.tolerance
-    if tolerance is not None and not (math.isfinite(tolerance) and tolerance >= 0):
-        raise UserError("is no share", where=f"--tolerance {tolerance}", hint="a number from 0 on, such as 1e-3")
+    require_share(tolerance)
     one, other = (run_dir.absolute() for run_dir in arguments.run_dirs)
     if one == other:
         raise UserError("a run does not differ from itself", where=str(one), hint="give two run folders")

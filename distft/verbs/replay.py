@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from distft.verbs.run_folders import run_folder
+from distft.verbs.tolerance import require_share
 from distft.verbs.warnings import warn
 
 if TYPE_CHECKING:
@@ -19,7 +21,7 @@ _DIFFERS = 1
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What may be typed after it."""
-    parser.add_argument("run_dir", metavar="RUN_DIR", type=Path)
+    parser.add_argument("run_dir", metavar="RUN_DIR", type=run_folder)
     parser.add_argument("step", metavar="STEP", type=int)
     parser.add_argument(
         "overrides", nargs="*", default=[], metavar="key.path=value",
@@ -27,7 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--cluster", default="local", help="a shipped name or a YAML file (default: local)")
     parser.add_argument("--output", metavar="FOLDER", type=Path, help="for its logs (default: RUN_DIR-replay-STEP)")
-    parser.add_argument("--tolerance", type=float, help="relative (default: 0 on the run's own layout, else 1e-4)")
+    parser.add_argument(
+        "--tolerance", metavar="SHARE", type=float, help="relative (default: 0 on the run's own layout, else 1e-4)"
+    )
     parser.add_argument("--json", action="store_true", help="print the comparison as JSON, and nothing else")
 
 
@@ -35,6 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Runs it. Exit status 1 where it differs, as where it fails."""
     from distft.launch.replay import Wish, prepare_replay, replay
 
+    require_share(arguments.tolerance)
     ready = prepare_replay(Wish(
         arguments.run_dir.absolute(), arguments.step, arguments.cluster, arguments.overrides, arguments.output,
         arguments.tolerance,

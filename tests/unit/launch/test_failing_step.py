@@ -52,6 +52,14 @@ def test_what_may_pass_is_left_as_it_is(tmp_path: Path, error: DistftError) -> N
     assert str(error) == before
 
 
+def test_what_fails_behind_the_last_step_is_none_of_them(tmp_path: Path) -> None:
+    run = session(Said(), tmp_path, "train.steps=1")
+    run.failed_steps = FailedSteps(RUN)
+    run.progress.finish(position=2, num_tokens=1, optimizer_steps=1)
+    with pytest.raises(UserError, match="^no such sum$"), kept_where_it_fails(run, RUN):
+        raise UserError("no such sum")
+
+
 def test_a_batch_that_is_there_is_named(tmp_path: Path) -> None:
     kept = tmp_path / "failed_steps" / "step_00000007"
     kept.mkdir(parents=True)

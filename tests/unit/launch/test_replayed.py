@@ -67,6 +67,9 @@ def test_samples_are_the_same_by_their_tokens(tmp_path: Path) -> None:
     assert same_tokens(tmp_path / "kept", tmp_path / "other") is False
     assert same_tokens(tmp_path / "kept", tmp_path / "lacks") is False
     assert same_tokens(tmp_path / "none", tmp_path / "same") is None
+    (tmp_path / "damaged").write_bytes(b"no tensors")
+    for pair in (("damaged", "same"), ("kept", "damaged"), ("kept", "none")):
+        assert same_tokens(*(tmp_path / name for name in pair)) is None, pair
 
 
 def test_what_is_told() -> None:
