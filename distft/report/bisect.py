@@ -122,8 +122,7 @@ def _layouts(one: Ranks, other: Ranks) -> str:
     words = [_layout(ranks) for ranks in (one, other)]
     if words[0] != words[1]:
         return f"{words[0]} in the first run, {words[1]} in the second"
-    dealt = zip(_dealt(one), _dealt(other), strict=False)
-    if all(mine == theirs for mine, theirs in dealt if mine is not None and theirs is not None):
+    if all(mine == theirs for mine, theirs in zip(_dealt(one), _dealt(other), strict=False)):
         return ""
     return f"{words[0]} in both, but samples are dealt to other ranks or micro-batches"
 

@@ -58,6 +58,11 @@ class Recorded:
             )
         }
 
+    @property
+    def all_told(self) -> bool:
+        """Whether each of its samples is told."""
+        return all(rank.micro_batches is not None for rank in self.ranks)
+
     def names(self, what: Literal["inputs", "outputs"]) -> dict[str, None]:
         """The columns there are."""
         return {name: None for rank in self.ranks for name in getattr(rank, what)}
@@ -111,7 +116,7 @@ class Compared:
 
     def _inputs(self) -> Iterator[Difference]:
         one, other = self.one.samples, self.other.samples
-        if one.keys() != other.keys():
+        if self.one.all_told and self.other.all_told and one.keys() != other.keys():
             yield Difference("inputs", "samples", samples=tuple(sorted(one.keys() ^ other.keys())))
             return
         for name in sorted({**self.one.names("inputs"), **self.other.names("inputs")}, key=_made):
@@ -146,7 +151,9 @@ class Compared:
         return tuple(
             sample
             for sample, (digest, rank) in sorted(self.one.samples.items())
-            if (digest ^ self.other.samples[sample][0]) >> shift & _HALF and (self.summed or rank in ranks)
+            if sample in self.other.samples
+            and (digest ^ self.other.samples[sample][0]) >> shift & _HALF
+            and (self.summed or rank in ranks)
         )
 
     def _loss(self) -> Iterator[Difference]:

@@ -163,6 +163,19 @@ def test_samples_dealt_otherwise_are_another_layout() -> None:
     assert found.layouts == {"policy": told}
 
 
+def test_samples_that_one_of_the_runs_has_too_many_of_to_tell_do_not_differ_by_that() -> None:
+    """Of more than 256 on a rank none is told: fewer ranks have more of them each."""
+    untold = {"micro_batches": None, "samples": None}
+    alone = flight({"policy": (rank(replace(ALONE["policy"][0].updates[0], **untold)),)})
+    half_told = flight({"policy": two_ranks(**untold)})
+    for one, other in ((alone, flight(SAME)), (flight(SAME), alone), (flight(ALONE), half_told)):
+        assert bisect(one, other).found == ()
+    assert "dealt to other ranks" in bisect(flight(SAME), half_told).layouts["policy"]
+    wrong = two_ranks(**untold, inputs=inputs(response_mask=ColumnTrace(7)))
+    for one in (flight(ALONE), alone, flight(SAME), half_told):
+        assert first(one, flight({"policy": wrong}))[3:] == ("inputs", "response_mask")
+
+
 def test_a_tolerance_is_for_what_is_computed() -> None:
     other = flight({"policy": two_ranks(loss=0.5001, outputs={"logprobs": ColumnTrace(5, -2.0001, 2.0001)})})
     assert not bisect(flight(SAME), other, tolerance=1e-3).found
