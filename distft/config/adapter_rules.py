@@ -94,6 +94,9 @@ def _gates(recipe: Recipe, role: str, model: Model, diff: DiffPruning) -> Iterat
     if model.quantization is not None:
         what = "a sparse difference from rounded weights is none from those that they were"
         yield Problem.at(f"{at}.quantization", what, f"null, or {other}")
+    if recipe.evaluation.best is not None:
+        what = "its best step may be one before gates are settled, in which nearly all numbers are changed"
+        yield Problem.at("evaluation.best", what, f"null (patience too), or {other}")
     if steps is not None and (wrong := diff.why_no_room(steps)):
         key, what, hint = wrong
         yield Problem.at(f"{at}.peft.{key}", what, hint)

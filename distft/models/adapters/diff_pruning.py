@@ -16,11 +16,13 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from distft.common.errors import UserError
 from distft.config.adapters.adapter import DIFFERENCE
 from distft.config.adapters.diff_pruning import DiffPruning
 from distft.models.adapters.hard_concrete import OPEN, drawn_gates, settled_or, through_gates
 from distft.models.adapters.layers import ADAPTER, WRAPPED, targets
 from distft.models.adapters.own_config import OwnConfig
+from distft.models.quantization import is_quantized
 
 MARK: Final = "pruned_difference"
 _VALUES, _GATES, _SETTLED = (f".{MARK}.{part}" for part in ("values", "gates", "settled"))
@@ -103,7 +105,10 @@ def in_files(model: Any, trained: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def read(model: Any, folder: str) -> Any:
     """The model with the changes that lie in a folder of ours added to its weights, and heads that were trained whole.
-    Raises KeyError and ValueError where that is of another model."""
+    Raises UserError where its weights are quantized, KeyError and ValueError where that is of another model."""
+    if is_quantized(model):
+        what = "changes single numbers of the weights, which a quantized model does not have"
+        raise UserError(what, where=folder, hint="read the model whole: leave --quantization out")
     kept = load_file(Path(folder) / "adapter_model.safetensors")
     with torch.no_grad():
         for name, tensor in kept.items():

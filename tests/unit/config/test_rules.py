@@ -107,6 +107,8 @@ BROKEN = [
      ["models.policy.engine.zero_stage", "whole on every rank", "2, or"]),
     ("sft", ["models.policy.peft={method: diff_pruning}", "models.policy.engine.zero_stage=2",
              "models.policy.quantization={}"], ["models.policy.quantization", "rounded weights", "null, or"]),
+    ("sft", ["models.policy.peft={method: diff_pruning}", "models.policy.engine.zero_stage=2", "evaluation.best=loss",
+             "evaluation.every=1"], ["evaluation.best", "before gates are settled", "null", "lora"]),
     ("sft", ["models.policy.peft={method: diff_pruning, final_steps: 10}", "models.policy.engine.zero_stage=2",
              "train.steps=10"], ["models.policy.peft.final_steps", "leave none of 10 for the gates", "at most 9"]),
     ("sft", ["models.policy.peft={method: diff_pruning, target_modules: []}", "models.policy.engine.zero_stage=2"],

@@ -14,9 +14,11 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from distft.common.errors import UserError
 from distft.config.adapters.diff_pruning import DiffPruning
+from distft.config.models import Quantization, QuantizationMethod
 from distft.models.adapters.adapt import add_adapters, without_adapters
 from distft.models.adapters.merging import merge_adapter, plain_tensors
 from distft.models.export import export_adapter
+from distft.models.quantization import as_bitsandbytes
 from tests.unit.models.encoder_decoders import write_encoder_decoder
 
 IDS = torch.arange(10, 24).unsqueeze(0)
@@ -94,3 +96,19 @@ def test_a_difference_to_another_model_is_refused(model_folder: Callable[..., st
     for base in (AutoModelForCausalLM.from_pretrained(model_folder(name)) for name in ("llama", "gpt2")):
         with pytest.raises(UserError, match="cannot be put into"):
             merge_adapter(base, str(tmp_path))
+
+
+@pytest.mark.parametrize("method", ["nf4", "int8"])
+@torch.no_grad()
+def test_a_difference_to_quantized_weights_is_refused(
+    model_folder: Callable[..., str], tmp_path: Path, method: QuantizationMethod
+) -> None:
+    """In eight bits a weight has as many numbers as it had: changes would be added to the codes."""
+    folder = model_folder("llama")
+    model: Any = AutoModelForCausalLM.from_pretrained(folder)
+    export_adapter(model, changed(model), folder, tmp_path, "CAUSAL_LM")
+    kind = as_bitsandbytes(Quantization(method=method), torch.float32)
+    base = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, quantization_config=kind)
+    with pytest.raises(UserError, match="changes single numbers of the weights") as raised:
+        merge_adapter(base, str(tmp_path))
+    assert "--quantization" in (raised.value.hint or "")
