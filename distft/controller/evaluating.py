@@ -57,8 +57,9 @@ def log_evaluation(session: Session) -> None:
     step = session.progress.step
     if session.evaluated_at == step:
         return
+    session.evaluating = True
     judged = held_out(session, "eval", shown=True)
-    session.evaluated_at = step
+    session.evaluated_at, session.evaluating = step, False
     if judged.metrics:
         session.tracker.log(step, judged.metrics, split="eval")
         note_evaluation(session, judged.metrics)

@@ -47,8 +47,9 @@ class Session:
     ``engines``: who answers prompts, where it is not the policy's own ranks.
     ``take_peaks`` answers what every group took of its devices at most since it was last asked, by role and name;
     ``take_spans`` what each rank did, and when.
-    ``evaluated_at``: the step of the last evaluation of this attempt; ``save_due``: this step's checkpoint is wanted,
-    whatever ``checkpoint.every`` says; ``result_step``: the step that the result is of, None: the last;
+    ``evaluated_at``: the step of the last evaluation of this attempt; ``evaluating``: one is under way, or has failed;
+    ``save_due``: this step's checkpoint is wanted, whatever ``checkpoint.every`` says; ``result_step``: the step that
+    the result is of, None: the last;
     ``ahead``: the next iteration's responses, where they have been sampled already; ``saving``: the checkpoint that is
     being written while training goes on; ``failed_steps``: who keeps the batches of steps that fail; ``until``: the
     step that a replay ends with, which saves nothing.
@@ -69,6 +70,7 @@ class Session:
     stop: StopFlag = field(default_factory=StopFlag)
     time_limit: TimeLimit = field(default_factory=TimeLimit.of)
     evaluated_at: int = -1
+    evaluating: bool = False
     save_due: bool = False
     result_step: int | None = None
     ahead: Round | None = None

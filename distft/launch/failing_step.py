@@ -20,7 +20,8 @@ def kept_where_it_fails(session: Session, run_dir: Path) -> Iterator[None]:
         yield
     except (UserError, RunFailed) as error:
         given = isinstance(error, UserError) or error.would_repeat or error.kind == "invariant"
-        if not given or session.failed_steps is None or not session.going_on:  # all steps are done: it is none of them
+        of_a_step = session.going_on and not session.evaluating
+        if not given or session.failed_steps is None or not of_a_step:
             raise
         session.failed_steps.keep(session.data)
         add(error, again(run_dir, session.progress.step + 1))

@@ -8,6 +8,7 @@ import pytest
 
 from distft.clients.samples import Samples
 from distft.common.errors import DistftError, RunFailed, StoppedOnRequest, UserError
+from distft.controller.evaluating import evaluate_if_due
 from distft.controller.failed_steps import FailedSteps
 from distft.controller.invariants import InvariantViolated
 from distft.data.bad_rows import BadRow
@@ -58,6 +59,21 @@ def test_what_fails_behind_the_last_step_is_none_of_them(tmp_path: Path) -> None
     run.progress.finish(position=2, num_tokens=1, optimizer_steps=1)
     with pytest.raises(UserError, match="^no such sum$"), kept_where_it_fails(run, RUN):
         raise UserError("no such sum")
+
+
+def test_what_fails_in_an_evaluation_between_two_steps_is_none_of_them(tmp_path: Path) -> None:
+    """A replay evaluates nothing: it would not fail."""
+
+    class Refusing(Said):
+        def _report(self, call, samples):  # type: ignore[no-untyped-def]
+            raise UserError("no such sum", where="reward")
+
+    run = session(Refusing(), tmp_path, "train.steps=4", "evaluation.every=1")
+    run.num_units = {"train": 100, "eval": 9}
+    run.failed_steps = FailedSteps(RUN)
+    run.progress.finish(position=2, num_tokens=1, optimizer_steps=1)
+    with pytest.raises(UserError, match="^reward: no such sum$"), kept_where_it_fails(run, RUN):
+        evaluate_if_due(run)
 
 
 def test_a_batch_that_is_there_is_named(tmp_path: Path) -> None:
