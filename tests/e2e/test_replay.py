@@ -168,7 +168,7 @@ def test_a_step_is_bit_for_bit_what_was_logged(kind: str, sft: Path, start: Star
     """From the beginning and from a checkpoint; on another layout to rounding. The run is evaluated meanwhile, which
     a replay is not."""
     shutil.copy(rules.__file__, tmp_path)
-    words = {"sft": SFT, "dpo": dpo(sft), "ppo": ppo(sft), "grpo": grouped(sft)}[kind]
+    words = {"sft": SFT, "dpo": dpo(sft), "ppo": ppo(sft), "grpo": grouped(sft, kind="grpo")}[kind]
     verb = start(*words, "train.steps=5", "evaluation.every=1", "checkpoint.keep=9")
     assert verb.end() == 0, verb.output
     assert checkpoints(verb.folder) == [2, 4, 5]
