@@ -6,12 +6,13 @@ import logging
 from pathlib import Path
 
 from distft.common.files import write_atomic
+from distft.evaluation.bootstrap import LEVEL
 from distft.report import sections
 from distft.report.charts import Source, charts
 from distft.report.evaluation_page import evaluation_page
 from distft.report.page import render
 from distft.report.run_data import RunData, read_run
-from distft.report.verdict import changes, headline, trained, verdict
+from distft.report.verdict import changes, headline, signed, trained, verdict
 from distft.tracking.metrics import EVALUATION
 
 REPORT = "report.html"
@@ -50,6 +51,8 @@ def run_page(run: RunData) -> bytes:
         verdict=verdict(run),
         mood=_mood(run),
         changes=changes(run),
+        signed=signed,
+        level=f"{LEVEL:.0%}",
         first=first,
         others=others,
         samples=sections.pairs_of_samples(run),
@@ -70,4 +73,4 @@ def _mood(run: RunData) -> str:
     if run.status.state in ("failed", "lost"):
         return "bad"
     found = headline(run)
-    return {"better": "good", "worse": "bad"}.get(found.word if found else "", "plain")
+    return {"better": "good", "worse": "bad"}.get(found.sure if found else "", "plain")

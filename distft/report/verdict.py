@@ -5,31 +5,44 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from distft.evaluation.bootstrap import LEVEL
+from distft.evaluation.intervals import change_of_means, change_of_shares
 from distft.report.run_data import RunData, part
-from distft.tracking.glossary import KNOWN, better
+from distft.tracking.glossary import KNOWN, better, known
 from distft.tracking.progress import duration
 
 # The metric that decides, by the first of these that the run has.
 HEADLINES = ("objective/score", "accuracy", "rewards/accuracies", "rewards/margins", "mrr", "nll_loss", "loss")
+_SHARES = ("accuracy", "rewards/accuracies")  # of rows
 _PRECISION = 0.005  # of the value before: a smaller change says nothing
+_CHANCE = "may be chance"
 
 
 class Change(NamedTuple):
-    """A held-out metric; ``word``: better, worse, the same, or empty where a change is neither."""
+    """A held-out metric; ``interval``: of the change, at ``LEVEL``, None where nothing says how far chance moves it;
+    ``word``: better, worse, the same, may be chance, or empty where a change is neither."""
 
     name: str
     title: str
     before: float
     after: float
+    interval: tuple[float, float] | None
     word: str
+
+    @property
+    def sure(self) -> str:
+        """``word`` where chance alone does not explain it, else empty."""
+        return self.word if self.interval and self.word in ("better", "worse") else ""
 
 
 def changes(run: RunData) -> list[Change]:
     """The before/after table, with what each change means."""
-    return [
-        Change(name, KNOWN[name].title if name in KNOWN else "", before, after, _word(name, before, after))
-        for name, (before, after) in run.table.items()
-    ]
+    found = []
+    for name, (before, after) in run.table.items():
+        about, interval = known(name), _interval(run, name)
+        word = _word(name, before, after, interval)
+        found.append(Change(name, about.title if about else "", before, after, interval, word))
+    return found
 
 
 def headline(run: RunData) -> Change | None:
@@ -43,11 +56,17 @@ def verdict(run: RunData) -> str:
     ended, change = _ended(run), headline(run)
     if change is None:
         return f"{ended} {_last_seen(run)}".strip()
-    title = (KNOWN[change.name].title if change.name in KNOWN else change.name).lower().removesuffix(", held out")
-    moved = f"{title} went from {number(change.before)} to {number(change.after)}"
-    judged = {"better": f"It helped: {moved}", "worse": f"It got worse: {moved}"}
-    said = judged.get(change.word, f"It made no difference to speak of: {moved}")
-    return f"{ended} {said} on {rows_judged(run)}."
+    title = (change.title or change.name).lower().removesuffix(", held out")
+    moved = f"{title} went from {number(change.before)} to {number(change.after)} on {rows_judged(run)}"
+    if change.interval:
+        low, high = change.interval
+        moved += f" (interval of the change, {LEVEL:.0%}: {signed(low)} to {signed(high)})"
+    said = {
+        "better": f"It helped: {moved}" if change.sure else f"{moved[0].upper()}{moved[1:]}, which is better",
+        "worse": f"It got worse: {moved}" if change.sure else f"{moved[0].upper()}{moved[1:]}, which is worse",
+        _CHANCE: f"Chance is not ruled out: {moved}",
+    }
+    return f"{ended} {said.get(change.word, f'It made no difference to speak of: {moved}')}."
 
 
 def trained(run: RunData) -> str:
@@ -75,6 +94,11 @@ def number(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"
 
 
+def signed(value: float) -> str:
+    """Four figures, with a sign."""
+    return f"{'+' if value >= 0 else ''}{number(value)}"
+
+
 def _ended(run: RunData) -> str:
     status = run.status
     of = f" of {status.total_steps:,}" if status.total_steps and status.total_steps != status.step else ""
@@ -99,12 +123,25 @@ def _last_seen(run: RunData) -> str:
     return "Nothing says yet whether it helped."
 
 
-def _word(name: str, before: float, after: float) -> str:
+def _interval(run: RunData, name: str) -> tuple[float, float] | None:
+    """Of several answers to a prompt the rows count, not the answers: these say less than as many prompts would."""
+    (before, after), rows = run.table[name], run.before_after.get("rows")
+    if not isinstance(rows, int):
+        return None
+    if name in _SHARES:
+        return change_of_shares(before, after, rows)
+    deviations = run.table.get(f"{name}_std")
+    return change_of_means(after - before, deviations, rows) if deviations else None
+
+
+def _word(name: str, before: float, after: float, interval: tuple[float, float] | None) -> str:
     wanted = better(name)
     if not wanted:
         return ""
     if abs(after - before) <= _PRECISION * abs(before):
         return "the same"
+    if interval and interval[0] <= 0 <= interval[1]:
+        return _CHANCE
     return "better" if (after > before) == (wanted == "up") else "worse"
 
 

@@ -54,15 +54,19 @@ def make_run(tmp_path: Path, written: Path) -> MakeRun:
     metrics."""
 
     def make(
-        name: str = "run", *, ending: Ending | None = DONE, table: Mapping[str, tuple[float, float]] | None = None
+        name: str = "run",
+        *,
+        ending: Ending | None = DONE,
+        table: Mapping[str, tuple[float, float]] | None = None,
+        rows: int = 96,
     ) -> Path:
         run_dir = tmp_path / name
         shutil.copytree(written, run_dir)
         if ending is not None:
             write_exit(run_dir, ending, 1)
-        pairs = table or {"objective/score": (0.0, 5.0), "objective/kl": (0.0, 3.0)}
+        pairs = table or {"objective/score": (0.0, 5.0), "objective/score_std": (2.0, 2.0), "objective/kl": (0.0, 3.0)}
         metrics = {metric: {"before": before, "after": after} for metric, (before, after) in pairs.items()}
-        content: dict[str, Any] = {"format": 1, "split": "test", "rows": 96, "rows_in_all": 300, "metrics": metrics}
+        content: dict[str, Any] = {"format": 1, "split": "test", "rows": rows, "rows_in_all": 300, "metrics": metrics}
         (run_dir / "before_after.json").write_text(json.dumps(content))
         return run_dir
 
