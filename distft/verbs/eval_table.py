@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from math import isnan
 
 from distft.evaluation.bootstrap import LEVEL, Difference, Estimate
 from distft.launch.evaluation_report import Against, Report
@@ -50,7 +51,8 @@ def _compared(one: Against) -> Iterator[str]:
 
 def _shown(found: Estimate | Difference) -> str:
     sign = "+" if isinstance(found, Difference) else ""
-    return f"{found.value:{sign}.4g} [{found.low:{sign}.4g}, {found.high:{sign}.4g}]"
+    between = "" if isnan(found.low) and isnan(found.high) else f" [{found.low:{sign}.4g}, {found.high:{sign}.4g}]"
+    return f"{found.value:{sign}.4g}{between}"
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:

@@ -11,6 +11,13 @@ from distft.report.evaluation_page import evaluation_page
 from distft.tracking.metrics import EVALUATION
 
 
+def test_without_a_standard_error_there_is_no_interval(tmp_path: Path) -> None:
+    figures = {"value": 0.25, "low": None, "high": None}, {"value": 0.5, "low": 0.125, "high": None}
+    text = page_of(tmp_path, dict(zip(("read/bits_per_byte", "perplexity"), figures, strict=True)))
+    assert '<td class="n">0.25</td>' in text
+    assert '<td class="n">0.5<br><span class="about">0.125 to no number</span></td>' in text
+
+
 @pytest.mark.parametrize(
     ("metric", "cell"),
     [
@@ -21,10 +28,14 @@ from distft.tracking.metrics import EVALUATION
     ],
 )
 def test_a_metric_has_its_title(metric: str, cell: str, tmp_path: Path) -> None:
-    figure = {"value": 0.25, "low": 0.125, "high": 0.5}
+    assert cell in page_of(tmp_path, {metric: {"value": 0.25, "low": 0.125, "high": 0.5}})
+
+
+def page_of(folder: Path, metrics: dict[str, dict[str, float | None]]) -> str:
+    """Of an evaluation of one model."""
     found = {
         "unit": "answers", "rows": 4, "rows_in_all": 4, "level": 0.95, "by_source": {}, "comparisons": [], "notes": [],
-        "prompting": None, "models": [{"name": "m", "metrics": {metric: figure}}],
+        "prompting": None, "models": [{"name": "m", "metrics": metrics}],
     }  # fmt: skip
-    write_json(tmp_path / EVALUATION, {"found": found, "asked": {"eval": ["m"]}})
-    assert cell in evaluation_page(tmp_path).decode()
+    write_json(folder / EVALUATION, {"found": found, "asked": {"eval": ["m"]}})
+    return evaluation_page(folder).decode()
