@@ -97,6 +97,28 @@ def test_hostile_texts_stay_texts(make_run: MakeRun) -> None:
     assert "{{ 7 * 7 }}" in after.text, "no template is filled in twice"
 
 
+@pytest.mark.parametrize(
+    ("late", "said", "not_said"),
+    [
+        ((), "There are samples of step 0 alone", "sampled twice"),
+        (("b",), "No prompt was sampled twice: the prompts on the two sides differ.", "alone"),
+        (("a",), "What it says", "sampled twice"),
+    ],
+)
+def test_samples_of_one_step_are_said_to_be(make_run: MakeRun, late: tuple[str, ...], said: str, not_said: str) -> None:
+    run_dir = make_run()
+    (run_dir / "samples.jsonl").unlink()
+    log = SamplesLog(run_dir, 1)
+    log.write(0, [Sample("a", "early")], split="eval")
+    log.write(9, [Sample(prompt, "late") for prompt in late], split="eval")
+    log.close()
+    text, seen = page(run_dir)
+    assert said in seen.text
+    assert not_said not in seen.text
+    [pair] = re.findall(r'<div class="pair">.*', text)
+    assert ('<div class="none"></div>' in pair) == (not late), "no empty box"
+
+
 def test_what_is_not_a_number_is_named(make_run: MakeRun) -> None:
     run_dir = make_run()
     with (run_dir / "metrics.jsonl").open("a") as file:
