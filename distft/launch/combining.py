@@ -24,7 +24,7 @@ def export_combined(name: str, target: Path, adapters: Sequence[str], how: Combi
 
     The sums are formed in float32 and rounded once to the model's own dtype. ``target`` appears whole or not at all.
     Raises UserError: a model or an adapter that is not there, a weight that is none, an adapter that no weights can
-    compute, or that trained a head whole, ``target`` is taken.
+    compute, or that trained a head whole, one taken out by ``ties``, ``target`` is taken.
     """
     from distft.models.adapters.combining import Weighted, combined
     from distft.models.buffers import kept_buffers
@@ -37,6 +37,9 @@ def export_combined(name: str, target: Path, adapters: Sequence[str], how: Combi
 
     require_free(target)
     weighted = [_weighted(text) for text in adapters]
+    if how == "ties" and (taken := next((one for one in weighted if one.weight < 0), None)):
+        what = "ties keeps what adapters agree on, by the signs before they are weighted: none can be taken out"
+        raise UserError(what, where=f"--adapter {taken.folder}={taken.weight:g}", hint="--combine sum")
     with appearing(target) as draft, tempfile.TemporaryDirectory(prefix="distft-models-") as scratch:
         found = find_model(name, Path(scratch))
         require_speakers([found])

@@ -121,6 +121,7 @@ def test_other_kinds_are_added_too(base: Path, adapters: dict[str, Path], distft
     (["--adapter", "{prompt}"], "no weights can compute what it does (PROMPT_TUNING)"),
     (["--adapter", "{headed}"], "trained score whole"),
     (["--adapter", "{first}", "--combine", "ties", "--density", "0"], "more than 0 and at most 1"),
+    (["--adapter", "{first}", "--adapter", "{first}=-1", "--combine", "ties"], "ties keeps what adapters agree on"),
     (["--adapter", "{first}", "--density", "0.5"], "has no effect with --combine sum"),
     (["--combine", "ties"], "is for --adapter"),
 ])  # fmt: skip
