@@ -26,6 +26,7 @@ from distft.models.unreadable import first_line
 _Z: Final = 1.959964  # of a normal distribution, for the intervals of 95 %
 _ROUNDING: Final = 1e-9
 _NO_FILTER: Final = "none"
+_SCRIPTS: Final = "Dataset scripts are no longer supported"  # what datasets says of rows that a program would make
 
 
 @dataclass(frozen=True)
@@ -103,8 +104,8 @@ def _answered(model: NamedModel, tasks: Tasks, reading: Reading, manager: Any) -
 
 @contextmanager
 def _in_our_words() -> Iterator[None]:
-    """What the package raises of tasks whose rows are not here, or that want what is not given. Its bars are for
-    terminals."""
+    """What the package raises of tasks whose rows are not here, or that want packages or words that are not given. Its
+    bars are for terminals."""
     from datasets.exceptions import DatasetNotFoundError
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
@@ -116,6 +117,16 @@ def _in_our_words() -> Iterator[None]:
         raise EnvironmentFallsShort(
             f"a task's rows are not to be had: {first_line(error)}", where="--tasks", hint=hint
         ) from error
+    except ImportError as error:
+        hint = "install it; lm-eval's extras have most of them: pip install 'lm_eval[tasks]'"
+        raise EnvironmentFallsShort(
+            f"a task wants a package that is not installed: {first_line(error)}", where="--tasks", hint=hint
+        ) from error
+    except RuntimeError as error:
+        if _SCRIPTS not in str(error):
+            raise
+        raise UserError(f"a task's rows are made by a program: {first_line(error)}", where="--tasks",
+                        hint="another task, or --tasks-from FOLDER with one over files") from error  # fmt: skip
     except ValueError as error:
         raise UserError(f"lm-eval: {first_line(error)}", where="--tasks", hint="another task") from error
 

@@ -179,6 +179,25 @@ def test_what_cannot_be_asked(folders: Path, tmp_path: Path) -> None:
     assert Asked.of({"do_sample": False, "temperature": 0.5}).greedy
 
 
+@installed
+def test_what_a_task_wants_that_is_not_here(folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its own code reads a package that is not installed, or a program makes its rows, which datasets does not run."""
+    (tmp_path / "own.py").write_text("import no_such_package\n\n\ndef same(row):\n    return row\n")
+    rows = HEAD.format(rows=folders / "rows.jsonl")
+    (tmp_path / "wants.yaml").write_text(f"task: wants{rows}{BODIES['chosen']}process_docs: !function own.same\n")
+    (tmp_path / "made").mkdir()
+    (tmp_path / "made" / "made.py").write_text("raise SystemExit\n")
+    made = f"dataset_path: {tmp_path / 'made'}\ntest_split: test"
+    (tmp_path / "made.yaml").write_text(f"task: made\n{made}{BODIES['chosen']}")
+    words = ["eval", str(folders / "one"), "--tasks-from", str(tmp_path), "--tasks"]
+    assert main([*words, "wants"]) == 3
+    assert "--tasks: a task wants a package that is not installed: No module named 'no_such_package'" in (
+        capsys.readouterr().err
+    )
+    assert main([*words, "made"]) == 2
+    assert "--tasks: a task's rows are made by a program" in capsys.readouterr().err
+
+
 def test_the_package_is_missing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(task_names, "find_spec", lambda _: None)
     assert main(["eval", "some/model", "--tasks", "arc_easy"]) == 2
