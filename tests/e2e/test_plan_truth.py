@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from distft.config.recipe import Recipe
 from distft.launch.starts import role_spec
@@ -24,7 +23,7 @@ from distft.workers.model_worker import ModelWorker
 from tests.unit.engine.group import Group
 from tests.unit.engine.rank_side import Setup, micro_loss, take_steps
 from tests.unit.launch.examples import cpu_cluster, recipe
-from tests.unit.models.tiny import tokenizer
+from tests.unit.models.tiny import write_llama
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
@@ -54,14 +53,7 @@ ITEMS = {
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A Llama of 0.7 M parameters: what DeepSpeed holds for itself whatever the size is small beside it."""
-    path = tmp_path_factory.mktemp("model")
-    config = LlamaConfig(
-        hidden_size=128, intermediate_size=320, num_hidden_layers=4, num_attention_heads=4, vocab_size=96,
-        max_position_embeddings=64, tie_word_embeddings=False, pad_token_id=0, bos_token_id=1, eos_token_id=2,
-    )  # fmt: skip
-    LlamaForCausalLM(config).save_pretrained(path)
-    tokenizer().save_pretrained(path)
-    return str(path)
+    return write_llama(tmp_path_factory.mktemp("model"), 128, 320, 4)
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from distft.config.recipe import Recipe
 from distft.launch.starts import role_spec
@@ -14,7 +13,7 @@ from distft.models.adapters.adapt import without_adapters
 from distft.workers.model_worker import ModelWorker
 from tests.unit.engine.group import Group
 from tests.unit.launch.examples import recipe
-from tests.unit.models.tiny import tokenizer
+from tests.unit.models.tiny import write_llama
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -22,14 +21,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(900)]
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A Llama of 13 M parameters, in which adapters of rank 8 are 3 %: of the 0.7 M of other tests they are 12 %."""
-    path = tmp_path_factory.mktemp("model")
-    config = LlamaConfig(
-        hidden_size=512, intermediate_size=1408, num_hidden_layers=4, num_attention_heads=8, vocab_size=96,
-        max_position_embeddings=64, tie_word_embeddings=False, pad_token_id=0, bos_token_id=1, eos_token_id=2,
-    )  # fmt: skip
-    LlamaForCausalLM(config).save_pretrained(path)
-    tokenizer().save_pretrained(path)
-    return str(path)
+    return write_llama(tmp_path_factory.mktemp("model"), 512, 1408, 8)
 
 
 def side_by_side(rank: int, world: int, run: Recipe, folder: str) -> tuple[dict[str, int], list[bool], list[bool]]:

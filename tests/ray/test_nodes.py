@@ -26,6 +26,7 @@ from distft.common.waiting import wait_until
 from distft.config.cluster import Cluster as ClusterFile
 from distft.config.cluster import load_cluster
 from distft.config.load import load_recipe
+from distft.config.recipe import Recipe
 from distft.groups.handles import together
 from distft.groups.placement import Groups, shortage
 from distft.launch.on_ray.cluster import Cluster, connect
@@ -136,12 +137,18 @@ def test_a_lost_node_is_seen_while_a_call_waits(groups: Groups, second_node: psu
     assert time.monotonic() - started < 45
 
 
-def test_a_run_that_is_asked_to_stop_while_it_waits_for_a_node_has_stopped(cluster: Cluster, tmp_path: Path) -> None:
+def after_a_loss(cluster: Cluster, run_dir: Path, override: str) -> tuple[Recipe, Plan, Losses]:
+    """A run of 64 ranks, planned for more than is here, that has lost a node."""
     size = ["placement.policy.ranks=64", "train.global_batch_size=64"]
-    recipe = load_recipe("sft-tiny", [*size, "recovery.wait_for_nodes=604800", f"output_dir={tmp_path}"])
-    too_large = make_plan(recipe, load_cluster("local"), machine=Machine(cpus=64, memory_gib=256.0))
+    recipe = load_recipe("sft-tiny", [*size, override, f"output_dir={run_dir}"])
     losses = Losses(cluster)
     losses.lost = ["n2"]
+    machine = Machine(cpus=64, memory_gib=256.0)
+    return recipe, make_plan(recipe, load_cluster("local"), machine=machine), losses
+
+
+def test_a_run_that_is_asked_to_stop_while_it_waits_for_a_node_has_stopped(cluster: Cluster, tmp_path: Path) -> None:
+    recipe, too_large, losses = after_a_loss(cluster, tmp_path, "recovery.wait_for_nodes=604800")
     with acquire(tmp_path) as lease:
         run = Supervisor(Prepared(recipe, load_cluster("local"), too_large, tmp_path), lease, 1, quiet=True)
         run._stop.set()
@@ -155,11 +162,7 @@ def test_a_run_that_is_asked_to_stop_while_it_waits_for_a_node_has_stopped(clust
 
 def test_a_run_goes_on_with_fewer_ranks_or_stops_where_no_plan_fits(cluster: Cluster, tmp_path: Path) -> None:
     """Planned for two nodes of 64 ranks, of which none is there: this one has four cores."""
-    size = ["placement.policy.ranks=64", "train.global_batch_size=64"]
-    recipe = load_recipe("sft-tiny", [*size, "recovery.elastic=true", f"output_dir={tmp_path}"])
-    too_large = make_plan(recipe, load_cluster("local"), machine=Machine(cpus=64, memory_gib=256.0))
-    losses = Losses(cluster)
-    losses.lost = ["n2"]
+    recipe, too_large, losses = after_a_loss(cluster, tmp_path, "recovery.elastic=true")
     (checkpoints_folder(tmp_path) / step_name(4)).mkdir(parents=True)
 
     def waited(cpus: int) -> Supervisor:

@@ -9,7 +9,7 @@ import torch
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
-from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from distft.config.models import Policy
 from distft.models.tokenizer import load_tokenizer
@@ -75,3 +75,15 @@ def rows(lengths: tuple[int, ...], seed: int = 0) -> list[torch.Tensor]:
     """Random token rows of the given lengths."""
     generator = torch.Generator().manual_seed(seed)
     return [torch.randint(3, VOCABULARY, (length,), generator=generator) for length in lengths]
+
+
+def write_llama(folder: Path, hidden_size: int, intermediate_size: int, num_attention_heads: int) -> str:
+    """A Llama of four layers with an untied head, for what is measured in bytes, and its tokenizer."""
+    config = LlamaConfig(
+        hidden_size=hidden_size, intermediate_size=intermediate_size, num_hidden_layers=4,
+        num_attention_heads=num_attention_heads, vocab_size=VOCABULARY, max_position_embeddings=64,
+        tie_word_embeddings=False, pad_token_id=PAD, bos_token_id=BOS, eos_token_id=EOS,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    return str(folder)
