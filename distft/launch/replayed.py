@@ -11,6 +11,7 @@ from typing import Any
 
 from distft.common.files import parse_json
 from distft.tracking.glossary import is_measured
+from distft.tracking.metrics import numbers_of
 
 FORMAT = 1
 log = logging.getLogger(__name__)
@@ -93,9 +94,9 @@ def same_tokens(kept: Path, now: Path) -> bool | None:
 
 
 def line_of(metrics: Path, step: int) -> dict[str, float]:
-    """The numbers of a training step in a ledger; empty where it has none."""
+    """The metrics of a training step in a ledger; empty where it has none."""
     return next(
-        (_numbers(line) for line in _lines(metrics) if (line.get("step"), line.get("split")) == (step, "train")), {}
+        (numbers_of(line) for line in _lines(metrics) if (line.get("step"), line.get("split")) == (step, "train")), {}
     )
 
 
@@ -125,12 +126,6 @@ def _lines(ledger: Path) -> Iterator[dict[str, Any]]:
                 continue
             if isinstance(line, dict):
                 yield line
-
-
-def _numbers(line: Mapping[str, Any]) -> dict[str, float]:
-    odd = line.get("nonfinite")
-    numbers = {name: value for name, value in line.items() if isinstance(value, int | float) and name != "format"}
-    return numbers | ({name: float(text) for name, text in odd.items()} if isinstance(odd, dict) else {})
 
 
 def _pair(name: str, logged: float | None, now: float | None, tolerance: float) -> Pair:

@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from distft.common.files import parse_json
+from distft.tracking.metrics import numbers_of
 
 Numbers = npt.NDArray[np.float64]
 MAX_POINTS = 1000  # of a curve in a page: more than a screen has columns
-_LINE_KEYS = ("format", "step", "time", "split", "nonfinite")
 
 
 @dataclass
@@ -89,7 +89,7 @@ def read_ledger(path: Path, known_format: int, max_lines: int | None = None) -> 
         if split == "train":
             last.add(int(record["step"]))
         mine = curves.setdefault(split, {})
-        for name, value in _values(record):
+        for name, value in numbers_of(record).items():
             mine.setdefault(name, Curve()).add(float(record["step"]), value)
     return Ledger(curves, max(last, default=0), torn, stride, newer)
 
@@ -133,19 +133,6 @@ def _record(line: bytes) -> dict[str, Any] | None:
     if not isinstance(record, dict) or not _is_number(record.get("step")) or not math.isfinite(record["step"]):
         return None
     return record
-
-
-def _values(record: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    """NaN and infinity stand as null, and by name under ``nonfinite``."""
-    named = record.get("nonfinite")
-    said: Mapping[str, Any] = named if isinstance(named, dict) else {}
-    for name, value in record.items():
-        if name in _LINE_KEYS:
-            continue
-        if _is_number(value):
-            yield name, float(value)
-        elif value is None:
-            yield name, {"inf": math.inf, "-inf": -math.inf}.get(str(said.get(name)), math.nan)
 
 
 def _is_number(value: Any) -> bool:

@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 # What is measured and not computed: different in every run.
-_MEASURED = ("time", "perf/", "memory/", "timing/", "rollout/tokens_per_second")
+_MEASURED = ("perf/", "memory/", "timing/", "rollout/tokens_per_second")
 
 
 class Known(NamedTuple):
@@ -160,7 +160,7 @@ OTHERS: Mapping[str, Known] = {
 
 
 def is_measured(name: str) -> bool:
-    """Whether a metric, or the time of its line, is of the machine and the moment: no two runs agree in it."""
+    """Whether a metric is of the machine and the moment: no two runs agree in it."""
     return name.startswith(_MEASURED)
 
 

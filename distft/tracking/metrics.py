@@ -27,7 +27,8 @@ RECIPE, PLAN, BEFORE_AFTER = "recipe.yaml", "plan.json", "before_after.json"
 EVALUATION = "evaluation.json"
 Split = Literal["train", "eval"]
 
-RESERVED = frozenset({"format", "step", "time", "split", "nonfinite"})
+_RESERVED = frozenset({"format", "step", "time", "split", "nonfinite"})
+_NONFINITE = {"inf": math.inf, "-inf": -math.inf}  # else NaN
 _MAX_PENDING = 10_000
 _log = logging.getLogger(__name__)
 
@@ -43,7 +44,7 @@ class MetricRecord:
 
     def as_json(self) -> dict[str, Any]:
         """The line's content. Raises ValueError for a metric named like one of the line's own keys."""
-        taken = RESERVED & self.values.keys()
+        taken = _RESERVED & self.values.keys()
         if taken:
             raise ValueError(f"not names for metrics: {', '.join(sorted(taken))}")
         numbers, nonfinite = finite_or_null(self.values)
@@ -194,6 +195,17 @@ def finite_or_null(values: Mapping[str, float]) -> tuple[dict[str, float | int |
         else:
             numbers[name], nonfinite[name] = None, str(number)
     return numbers, nonfinite
+
+
+def numbers_of(line: Mapping[str, Any]) -> dict[str, float]:
+    """The metrics of a line of metrics.jsonl, those that are not finite among them."""
+    named = line.get("nonfinite")
+    said: Mapping[str, Any] = named if isinstance(named, dict) else {}
+    return {
+        name: _NONFINITE.get(str(said.get(name)), math.nan) if value is None else float(value)
+        for name, value in line.items()
+        if name not in _RESERVED and (value is None or isinstance(value, int | float)) and not isinstance(value, bool)
+    }
 
 
 def _plain(value: Any) -> Any:

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from distft.common.errors import EnvironmentFallsShort
 from distft.config.recipe import Recipe
-from distft.tracking.metrics import RESERVED, MetricRecord
+from distft.tracking.metrics import MetricRecord, numbers_of
 
 FOLDER: Final = "tensorboard"
 _REQUIREMENT: Final = "tensorboard>=2.20,<3"
@@ -50,11 +50,7 @@ class TensorBoardFiles:
 
     def again(self, line: Mapping[str, Any]) -> None:
         """A line of metrics.jsonl from before this start."""
-        numbers = {**line, **{name: _number(text) for name, text in (line.get("nonfinite") or {}).items()}}
-        values = {
-            name: value for name, value in numbers.items() if name not in RESERVED and isinstance(value, int | float)
-        }
-        self._add(line["step"], line.get("split"), values, line.get("time"))
+        self._add(line["step"], line.get("split"), numbers_of(line), line.get("time"))
 
     def log(self, record: MetricRecord) -> None:
         """The numbers under ``train/`` or ``eval/``."""
@@ -84,8 +80,3 @@ class TensorBoardFiles:
     def _give_up(self, error: Exception) -> None:
         _log.error("%s is not written further: %s; metrics.jsonl is complete", FOLDER, error)
         self._writer = None
-
-
-def _number(text: Any) -> float | None:
-    """What metrics.jsonl has in place of a number that JSON does not know."""
-    return float(text) if text in ("nan", "inf", "-inf") else None

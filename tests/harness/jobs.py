@@ -12,9 +12,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 from safetensors.torch import load_file
 
-# What says how fast or where something ran, not what was computed.
-LAYOUTS_OWN = ("timing/", "perf/", "memory/", "rollout/tokens_per_second")
-
+from distft.tracking.glossary import is_measured
 
 Broken: TypeAlias = Literal["", "stale generator", "stale layer", "other reference weights", "wrong mask"]
 
@@ -106,4 +104,4 @@ class Outcome:
 
 
 def _is_common(name: str, value: Any) -> bool:
-    return isinstance(value, (int, float)) and name not in ("step", "time") and not name.startswith(LAYOUTS_OWN)
+    return isinstance(value, (int, float)) and name not in ("step", "time") and not is_measured(name)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import json
 import logging
+import math
 import os
 import time
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from distft.tracking.metrics import EventsLog, MetricRecord, MetricsLog, Sample, SamplesLog
+from distft.tracking.metrics import EventsLog, MetricRecord, MetricsLog, Sample, SamplesLog, numbers_of
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
@@ -30,13 +31,16 @@ def test_a_line_as_the_contract_says(tmp_path: Path) -> None:
     assert line == {"format": 1, "step": 1, "split": "train", "loss": 0.5, "num_tokens": 12, "rewards/margins": -1.0}
 
 
-def test_what_is_not_finite_is_null_and_named(tmp_path: Path) -> None:
+def test_what_is_not_finite_is_null_and_named_and_read_again(tmp_path: Path) -> None:
     log = MetricsLog(tmp_path, None)
     log.write(MetricRecord(1, "train", {"loss": float("nan"), "kl": float("-inf"), "a": 1.0}))
     log.close()
     [line] = lines(tmp_path / "metrics.jsonl")
     assert (line["loss"], line["kl"], line["a"]) == (None, None, 1.0)
     assert line["nonfinite"] == {"loss": "nan", "kl": "-inf"}
+    told = numbers_of(line)
+    assert math.isnan(told.pop("loss"))
+    assert told == {"kl": -math.inf, "a": 1.0}
 
 
 def test_metrics_cannot_take_the_lines_own_names() -> None:
