@@ -16,6 +16,7 @@ from typing import Any, Final, Literal
 from pydantic import Field, ValidationError, field_validator
 
 from distft.config.load import names_recipe
+from distft.config.models import QuantizationMethod
 from distft.config.problem import Problem
 from distft.config.problems import from_validation
 from distft.config.section import Items, Section, WrittenPath
@@ -129,7 +130,7 @@ class EvalKeys(Section):
     dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
         default=None, description="precision of the weights (default: the files')"
     )
-    quantization: Literal["nf4", "fp4", "int8"] | None = Field(
+    quantization: QuantizationMethod | None = Field(
         default=None, description="weights in four bits or eight; an adapter stays beside them, whole"
     )
     trust_remote_code: bool = Field(default=False, description="run Python code that comes with a model")
