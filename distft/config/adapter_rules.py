@@ -34,8 +34,8 @@ def adapter_rules(recipe: Recipe, role: str, model: Model) -> Iterator[Problem]:
     if isinstance(adapter, Network) and role == recipe.algorithm.traits.main and not recipe.algorithm.traits.answers:
         what = f"{adapter.method} cannot be merged, and what reads a result of {recipe.algorithm.name} reads no adapter"
         yield Problem.at(f"{at}.method", what, f"{at}={{method: lora}}")
-    if isinstance(adapter, AdaLora | Lora | DiffPruning | Ia3 | Network) and adapter.target_modules == ():
-        every = "all-linear" if isinstance(adapter, AdaLora | Lora | DiffPruning) else "null"
+    if adapter is not None and getattr(adapter, "target_modules", None) == ():
+        every = type(adapter).model_fields["target_modules"].default or "null"
         yield Problem.at(f"{at}.target_modules", "names no layer", f"{every}, or for example [q_proj, v_proj]")
     if isinstance(adapter, Ia3) and (stray := set(adapter.feedforward_modules) - set(adapter.target_modules or ())):
         what = f"{', '.join(sorted(stray))} is not among target_modules"
