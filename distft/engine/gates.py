@@ -11,7 +11,7 @@ from distft.common.errors import UserError
 from distft.common.seeding import derive
 from distft.config.adapters.diff_pruning import DiffPruning
 from distft.models.adapters.diff_pruning import PrunedDifference
-from distft.models.adapters.hard_concrete import drawn_gates, number_open, settled_or
+from distft.models.adapters.hard_concrete import number_open
 
 
 class Gates:
@@ -60,12 +60,8 @@ class Gates:
             sizes = torch.cat([_change(part).abs().flatten().cpu() for part in self._parts])
             least = float(torch.kthvalue(sizes, self._total - kept + 1).values)
         for part in self._parts:
-            size, gates = _change(part).abs(), _medians(part)
+            size, gates = _change(part).abs(), part.medians(part.gates)
             part.settled.copy_(torch.where((size >= least) & (size > 0), gates, 0.0))
-
-
-def _medians(part: PrunedDifference) -> Tensor:
-    return settled_or(drawn_gates(part.gates.view_as(part.values), None)[0], part.settled)
 
 
 def _change(part: PrunedDifference) -> Tensor:

@@ -49,8 +49,12 @@ class PrunedDifference(nn.Module):
 
     def change(self, values: Tensor, gates: Tensor) -> Tensor:
         """What is added to a weight ``[out, in]``, of those parameters, whole, in float32."""
-        settled = self.settled.to(values.device)
-        return settled_or(drawn_gates(gates.view_as(values), None)[0], settled) * values.float()
+        return self.medians(gates) * values.float()
+
+    def medians(self, gates: Tensor) -> Tensor:
+        """Gates ``[out, in]`` of those logits ``[out * in]``, whole, as they are settled, and else at their medians."""
+        settled = self.settled.to(gates.device)
+        return settled_or(drawn_gates(gates.view_as(settled), None)[0], settled)
 
 
 class ChangedLayer(nn.Module):
