@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from distft.config.optimizers.layer_names import layer_of
+from distft.config.optimizers.layer_names import layer_of, stack_heights
 from distft.engine.layer_rates import embeddings
 
 MOST_GROUPS = 32  # of one stack of layers: in a deeper one neighbours are together
@@ -17,18 +17,14 @@ def layer_groups(module: nn.Module) -> dict[str, str]:
     "embedding", "block 0" (as the model calls its layers; "encoder 0", "decoder 0" where there are two stacks; "block
     0-2" in a deep one), and "head" for all that is in no layer and no embedding: the last norm too.
     """
-    places = {name: layer_of(name) for name, parameter in module.named_parameters() if parameter.requires_grad}
-    heights: dict[str, int] = {}
-    for place in places.values():
-        if place is not None:
-            heights[place[0]] = max(heights.get(place[0], 0), place[1] + 1)
+    trained = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
+    heights = stack_heights(trained)
     called, of_embedding = _names(list(heights)), set(embeddings(module))
-    parameters = dict(module.named_parameters())
     found: dict[str, tuple[tuple[int, int, int], str]] = {}
-    for name, place in places.items():
+    for name, parameter in trained.items():
+        place = layer_of(name)
         if place is None:
-            embeds = id(parameters[name]) in of_embedding
-            found[name] = ((0, 0, 0), EMBEDDING) if embeds else ((2, 0, 0), HEAD)
+            found[name] = ((0, 0, 0), EMBEDDING) if id(parameter) in of_embedding else ((2, 0, 0), HEAD)
             continue
         stack, number = place
         width = -(-heights[stack] // MOST_GROUPS)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from torch import nn
 
-from distft.config.optimizers.layer_names import layer_of
+from distft.config.optimizers.layer_names import layer_of, stack_heights
 
 
 def layer_ratios(module: nn.Module, decay: float) -> dict[str, float]:
@@ -17,16 +17,11 @@ def layer_ratios(module: nn.Module, decay: float) -> dict[str, float]:
     norms; what is above the layers, or beside them, has the rate itself. Encoder and decoder are counted each by
     itself, embeddings below the higher of the two.
     """
-    layers = {name: layer_of(name) for name, _ in module.named_parameters(remove_duplicate=False)}
-    heights: dict[str, int] = {}
-    for place in layers.values():
-        if place is not None:
-            stack, number = place
-            heights[stack] = max(heights.get(stack, 0), number + 1)
+    heights = stack_heights(name for name, _ in module.named_parameters(remove_duplicate=False))
     lowest = set(embeddings(module))
     found = {}
     for name, parameter in module.named_parameters():
-        if (place := layers[name]) is not None:
+        if (place := layer_of(name)) is not None:
             stack, number = place
             below = heights[stack] - number
         else:

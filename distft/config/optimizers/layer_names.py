@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from distft.config.adapters.virtual_tokens import OF_MODEL
 
 
@@ -12,3 +14,13 @@ def layer_of(name: str) -> tuple[str, int] | None:
     parts = name.split(".")
     at = next((place for place, part in enumerate(parts) if part.isdigit()), None)
     return None if at is None or OF_MODEL in parts else (".".join(parts[:at]), int(parts[at]))
+
+
+def stack_heights(names: Iterable[str]) -> dict[str, int]:
+    """How many layers every stack has in which one of the weights of those names lies."""
+    heights: dict[str, int] = {}
+    for name in names:
+        if (place := layer_of(name)) is not None:
+            stack, number = place
+            heights[stack] = max(heights.get(stack, 0), number + 1)
+    return heights
