@@ -163,6 +163,17 @@ class JsonlWriter:
             os.ftruncate(self._descriptor, start)
 
 
+def whole_record(line: bytes) -> dict[str, Any] | None:
+    """The object of a line of JSON; None for a torn line, which has no end, and for what is no object."""
+    if not line.endswith(b"\n"):
+        return None
+    try:
+        record = parse_json(line)
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) else None
+
+
 def keep_lines(path: Path, keep: Callable[[dict[str, Any]], bool]) -> int:
     """Rewrite a JSON-lines file, atomically, with the records that ``keep`` accepts.
 
@@ -174,7 +185,7 @@ def keep_lines(path: Path, keep: Callable[[dict[str, Any]], bool]) -> int:
     kept, dropped = [], 0
     with open(path, "rb") as file:
         for line in file:
-            record = _parse(line)
+            record = whole_record(line)
             if record is not None and keep(record):
                 kept.append(line)
             else:
@@ -190,13 +201,3 @@ def _line(record: Mapping[str, Any]) -> bytes:
     for character in _LINE_ENDS:
         text = text.replace(character, f"\\u{ord(character):04x}")
     return text.encode(errors="backslashreplace") + b"\n"  # lone surrogates: their JSON escape is the same
-
-
-def _parse(line: bytes) -> dict[str, Any] | None:
-    if not line.endswith(b"\n"):
-        return None
-    try:
-        record = parse_json(line)
-    except ValueError:
-        return None
-    return record if isinstance(record, dict) else None

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from distft.common.files import parse_json
+from distft.common.files import whole_record
 from distft.tracking.glossary import is_measured
 from distft.tracking.metrics import numbers_of
 
@@ -119,13 +119,7 @@ def _lines(ledger: Path) -> Iterator[dict[str, Any]]:
     if not ledger.is_file():
         return
     with ledger.open("rb") as lines:
-        for text in lines:
-            try:
-                line = parse_json(text)
-            except ValueError:  # torn
-                continue
-            if isinstance(line, dict):
-                yield line
+        yield from filter(None, map(whole_record, lines))
 
 
 def _pair(name: str, logged: float | None, now: float | None, tolerance: float) -> Pair:

@@ -17,7 +17,7 @@ from distft.checkpoint.layout import checkpoints_folder, published
 from distft.checkpoint.lease import LEASE, living
 from distft.checkpoint.manifest import ManifestError, read_manifest
 from distft.common.errors import UserError
-from distft.common.files import nearest_beside, parse_json, tail
+from distft.common.files import nearest_beside, tail, whole_record
 from distft.common.logging import last_stage
 from distft.tracking.exit import EXIT
 from distft.tracking.jobs import FILE as JOBS
@@ -240,10 +240,5 @@ def _lines(path: Path, num_bytes: int = sys.maxsize) -> Iterator[dict[str, Any]]
         found = tail(path, num_bytes + 1)
     except OSError:
         return
-    for line in found.splitlines(keepends=True)[1 if len(found) > num_bytes else 0 :]:
-        try:
-            record = parse_json(line) if line.endswith(b"\n") else None
-        except ValueError:
-            continue
-        if isinstance(record, dict):
-            yield record
+    lines = found.splitlines(keepends=True)[1 if len(found) > num_bytes else 0 :]
+    yield from filter(None, map(whole_record, lines))
