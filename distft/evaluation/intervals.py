@@ -13,7 +13,7 @@ from typing import Final
 from distft.evaluation.bootstrap import LEVEL
 
 FEWEST: Final = 5  # rows, below which nothing is said
-_Z: Final = NormalDist().inv_cdf((1 + LEVEL) / 2)
+Z: Final = NormalDist().inv_cdf((1 + LEVEL) / 2)  # standard errors to each side of a normal distribution
 
 
 def change_of_means(change: float, deviations: tuple[float, float], rows: int) -> tuple[float, float] | None:
@@ -42,15 +42,15 @@ def change_of_shares(before: float, after: float, rows: int) -> tuple[float, flo
 
 def _wilson(share: float, rows: int) -> tuple[float, float]:
     """Wilson (1927)."""
-    centre = share + _Z**2 / (2 * rows)
-    half = _Z * sqrt(share * (1 - share) / rows + _Z**2 / (4 * rows**2))
-    return (centre - half) / (1 + _Z**2 / rows), (centre + half) / (1 + _Z**2 / rows)
+    centre = share + Z**2 / (2 * rows)
+    half = Z * sqrt(share * (1 - share) / rows + Z**2 / (4 * rows**2))
+    return (centre - half) / (1 + Z**2 / rows), (centre + half) / (1 + Z**2 / rows)
 
 
 def _t(freedom: int) -> float:
-    """The quantile of Student's t that ``_Z`` is of the normal distribution: Abramowitz and Stegun 26.7.5, within 0.2 %
+    """The quantile of Student's t that ``Z`` is of the normal distribution: Abramowitz and Stegun 26.7.5, within 0.2 %
     from four degrees of freedom on."""
-    z = _Z
+    z = Z
     terms = (
         (z**3 + z) / 4,
         (5 * z**5 + 16 * z**3 + 3 * z) / 96,

@@ -17,13 +17,13 @@ import numpy as np
 from distft.common.errors import EnvironmentFallsShort, UserError
 from distft.common.logging import stage
 from distft.evaluation.bootstrap import Difference, Estimate, compare
+from distft.evaluation.intervals import Z
 from distft.evaluation.measures import Measure, mean
 from distft.launch.evaluation_report import Against, Report
 from distft.launch.named_models import NamedModel, Reading, find_model, require_speakers
 from distft.launch.task_names import Tasks, require_tasks
 from distft.models.unreadable import first_line
 
-_Z: Final = 1.959964  # of a normal distribution, for the intervals of 95 %
 _ROUNDING: Final = 1e-9
 _NO_FILTER: Final = "none"
 _SCRIPTS: Final = "Dataset scripts are no longer supported"  # what datasets says of rows that a program would make
@@ -38,7 +38,7 @@ class TaskEstimate(Estimate):
     @classmethod
     def of(cls, value: float, stderr: float) -> TaskEstimate:
         """NaN for a standard error that there is none of."""
-        return cls(value, value - _Z * stderr, value + _Z * stderr, stderr)
+        return cls(value, value - Z * stderr, value + Z * stderr, stderr)
 
 
 @dataclass(frozen=True)

@@ -88,9 +88,11 @@ def run(arguments: argparse.Namespace) -> None:
 
 def figures(arguments: argparse.Namespace) -> Kept:
     """The figures, kept where that is asked for. Raises UserError."""
-    for option in ("limit", "max_length"):
-        if (value := getattr(arguments, option)) is not None and value < 2:
-            raise UserError("must be at least 2", where=f"--{option.replace('_', '-')} {value}")
+    from distft.config.eval_stage import option_of
+
+    for key in ("limit", "max_length"):
+        if (value := getattr(arguments, key)) is not None and value < 2:
+            raise UserError("must be at least 2", where=f"{option_of(key)} {value}")
     require_what_they_need(arguments)
     recipe, names, sampling = recipe_and_models(arguments)
     if arguments.tasks is not None:
