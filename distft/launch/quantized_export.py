@@ -63,7 +63,7 @@ def _cost(plain: Path, target: Path, recipe: Recipe) -> str:
     """How far the one is from the other on rows of the recipe."""
     from transformers import AutoModelForCausalLM
 
-    from distft.evaluation.drift import drift
+    from distft.evaluation.fidelity import fidelity
     from distft.models.compressed import quiet_compressor
 
     try:
@@ -72,7 +72,7 @@ def _cost(plain: Path, target: Path, recipe: Recipe) -> str:
         return f"what that costs was not measured: {error.what}"
     with quiet_compressor():
         models: list[Any] = [AutoModelForCausalLM.from_pretrained(one, dtype="auto") for one in (plain, target)]
-        found = drift(models[0].eval(), models[1].eval(), texts)
+        found = fidelity(models[0].eval(), models[1].eval(), texts)
     return (
         f"on {len(texts)} rows of data.{name} perplexity {found.before:.4g} -> {found.after:.4g}, "
         f"next tokens {found.divergence:.2g} nats apart (KL), the likeliest the same at {found.agreement:.1%}"

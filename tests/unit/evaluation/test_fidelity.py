@@ -1,4 +1,4 @@
-"""How far one model is from another."""
+"""How true one model is to another."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from transformers import AutoModelForCausalLM
 
-from distft.evaluation import drift as module
-from distft.evaluation.drift import drift
+from distft.evaluation import fidelity as module
+from distft.evaluation.fidelity import fidelity
 from tests.harness.speakers import write_speaker
 
 TEXTS = [np.arange(5, 5 + length, dtype=np.int32) for length in (2, 30, 7)]
@@ -35,10 +35,10 @@ def test_it_is_what_torch_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     count = sum(len(text) - 1 for text in TEXTS)
     before, after = np.exp(np.sum(losses, axis=0) / count)
     monkeypatch.setattr(module, "_AT_ONCE", 4)
-    found = drift(plain, other, TEXTS)
+    found = fidelity(plain, other, TEXTS)
     assert found.num_tokens == count
     assert (found.before, found.after) == pytest.approx((before, after))
     assert found.divergence == pytest.approx(sum(apart) / count)
     assert found.agreement == pytest.approx(sum(same) / count)
-    again = drift(plain, plain, TEXTS)
+    again = fidelity(plain, plain, TEXTS)
     assert (again.before, again.divergence, again.agreement) == (again.after, 0.0, 1.0)

@@ -1,4 +1,4 @@
-"""How far a model that was made smaller is from what it was: on the same texts, token by token."""
+"""How true a model that was made smaller is to what it was: on the same texts, token by token."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _AT_ONCE = 256  # tokens whose distributions are held in float64
 
 
 @dataclass(frozen=True)
-class Drift:
+class Fidelity:
     """Over ``num_tokens`` next tokens: the perplexity before and after; ``divergence``, the mean of KL(before || after)
     in nats; ``agreement``, the share at which both take the same token for the likeliest."""
 
@@ -27,7 +27,7 @@ class Drift:
 
 
 @torch.no_grad()
-def drift(plain: Any, smaller: Any, texts: Sequence[Array]) -> Drift:
+def fidelity(plain: Any, smaller: Any, texts: Sequence[Array]) -> Fidelity:
     """Of two causal models of transformers, on one device, over ``texts``: ids, ``[length]`` each, two or more."""
     sums = torch.zeros(4, dtype=torch.float64)
     count = 0
@@ -41,4 +41,4 @@ def drift(plain: Any, smaller: Any, texts: Sequence[Array]) -> Drift:
             sums += torch.stack([-before.gather(1, told).sum(), -after.gather(1, told).sum(), apart, same]).cpu()
             count += len(told)
     means = (sums / count).tolist()
-    return Drift(count, math.exp(means[0]), math.exp(means[1]), means[2], means[3])
+    return Fidelity(count, math.exp(means[0]), math.exp(means[1]), means[2], means[3])
