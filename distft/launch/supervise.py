@@ -195,10 +195,7 @@ class Supervisor:
         tracker.phase(f"waiting for {names}, or another node")
         tracker.event("nodes_lost", nodes=losses.lost, left_out=sorted(losses.left_out), waits_s=seconds)
         log.warning("%s does not answer any more: another node is waited for up to %g s", names, seconds)
-        missing = losses.wait(
-            group_specs(recipe, self._plan, self._run_dir), seconds, self._stop.is_set,
-            open_agents=self._cluster.authentication == "none", gpu_memory=self._plan.hardware.gpu_memory,
-        )  # fmt: skip
+        missing = self._wait_for_room(losses, seconds)
         if missing and recipe.recovery.elastic and not self._stop.is_set():
             missing = self._go_on_with_fewer(losses, tracker, missing)
         if not missing:
@@ -231,9 +228,13 @@ class Supervisor:
         tracker.event("replanned", nodes=f"{former.hardware.nodes} -> {found.nodes}", ranks=changed)
         ranks = ", ".join(f"{role} {how}" for role, how in changed.items()) or "as many ranks"
         log.warning("the run goes on with %d of %d nodes: %s", found.nodes, former.hardware.nodes, ranks)
+        return self._wait_for_room(losses, _FORGOTTEN_S)
+
+    def _wait_for_room(self, losses: Losses, seconds: float) -> str:
+        """What the plan lacks after so many seconds, or when the run is asked to stop; "" once there is room."""
         return losses.wait(
-            group_specs(found.recipe, found.plan, run_dir), _FORGOTTEN_S, self._stop.is_set,
-            open_agents=self._cluster.authentication == "none", gpu_memory=found.plan.hardware.gpu_memory,
+            group_specs(self._recipe, self._plan, self._run_dir), seconds, self._stop.is_set,
+            open_agents=self._cluster.authentication == "none", gpu_memory=self._plan.hardware.gpu_memory,
         )  # fmt: skip
 
     def _newest_since(self, begin: Found | None) -> Found | None:
