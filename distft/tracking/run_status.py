@@ -103,14 +103,20 @@ def going_on_in(folder: Path) -> Path:
     return next((stage for stage in runs_inside(folder) if living(stage)), folder)
 
 
+def require_run(folder: Path) -> None:
+    """Raises UserError where no run lies in the folder, nor is to."""
+    if holds_run(folder):
+        return
+    inside = runs_inside(folder)
+    near = inside[0] if inside else None if folder.is_dir() else nearest_beside(folder)
+    hint = f"did you mean {near}?" if near else "give the output_dir of a run"
+    what = "no run lies in this folder" if folder.is_dir() else "there is no such folder"
+    raise UserError(what, where=str(folder), hint=hint)
+
+
 def run_status(run_dir: Path, known: Sequence[KnownJob] = ()) -> RunStatus:
     """``known``: what schedulers say of the run's jobs. Raises UserError where no run lies in the folder."""
-    if not holds_run(run_dir):
-        inside = [path.parent for path in run_dir.glob(f"*/{EVENTS}")]
-        near = inside[0] if inside else None if run_dir.is_dir() else nearest_beside(run_dir)
-        hint = f"did you mean {near}?" if near else "give the output_dir of a run"
-        what = "no run lies in this folder" if run_dir.is_dir() else "there is no such folder"
-        raise UserError(what, where=str(run_dir), hint=hint)
+    require_run(run_dir)
     events, held = list(_lines(run_dir / EVENTS)), living(run_dir)
     attempts, job = _attempts(events), counting(known)
     ended = last_ending(run_dir, attempts[-1].started if attempts else 0.0)

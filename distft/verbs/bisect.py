@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from distft.common.errors import UserError, nearest
+from distft.common.errors import UserError
 from distft.verbs.run_folders import run_folder
 from distft.verbs.tolerance import require_share
 
@@ -65,20 +65,12 @@ def run(arguments: argparse.Namespace) -> int:
 def _flight(run_dir: Path) -> Flight:
     """What a run has recorded; something."""
     from distft.tracking.flight import FLIGHT, read_flight
-    from distft.tracking.run_status import holds_run, runs_inside
+    from distft.tracking.run_status import require_run
 
-    hint = "give the output_dir of a run"
     if not (run_dir / FLIGHT).is_file():
-        if runs := [path.name for path in runs_inside(run_dir)]:
-            raise UserError("no run lies in this folder", where=str(run_dir), hint=f"did you mean {run_dir / runs[0]}?")
-        if holds_run(run_dir):
-            hint = "a run records its steps with tracking.flight_recorder=true: start both again with it"
-            raise UserError(f"the run has recorded no step ({FLIGHT})", where=str(run_dir), hint=hint)
-        beside = [path.parent.name for path in run_dir.parent.glob(f"*/{FLIGHT}")]
-        if close := nearest(run_dir.name, beside):
-            hint = f"did you mean {run_dir.parent / close}?"
-        what = "no run lies in this folder" if run_dir.is_dir() else "there is no such folder"
-        raise UserError(what, where=str(run_dir), hint=hint)
+        require_run(run_dir)
+        hint = "a run records its steps with tracking.flight_recorder=true: start both again with it"
+        raise UserError(f"the run has recorded no step ({FLIGHT})", where=str(run_dir), hint=hint)
     flight = read_flight(run_dir)
     if not flight:
         raise UserError(f"no step is whole in {FLIGHT}", where=str(run_dir), hint="wait until the run has taken one")
