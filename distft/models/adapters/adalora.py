@@ -9,7 +9,8 @@ from typing import Any, Final
 from torch import Tensor, nn
 
 from distft.config.adapters.adalora import AdaLora
-from distft.models.adapters.layers import ADAPTER, WRAPPED, inject, stored_transposed
+from distft.models.adapters.kind import Kind
+from distft.models.adapters.layers import ADAPTER, inject, stored_transposed, without_adapter_name
 
 PARTS: Final = ("lora_A", "lora_E", "lora_B")
 _TRAINED: Final = tuple(f".{part}.{ADAPTER}" for part in PARTS)
@@ -41,21 +42,19 @@ def add(model: Any, adalora: AdaLora, *, dropout: bool, seed: int, fresh: bool) 
             part.ranknum.requires_grad_(requires_grad=False)  # which PEFT forgets on the meta device
 
 
-def read_from_outside(layer: Any) -> Iterator[tuple[nn.Module, nn.Parameter]]:
+def _read_from_outside(layer: Any) -> Iterator[tuple[nn.Module, nn.Parameter]]:
     """They lie in ``ParameterDict``s, which have no forward pass of their own."""
     for part in (*PARTS, "ranknum"):
         for parameter in getattr(layer, part).parameters():
             yield layer, parameter
 
 
-def saved_name(name: str) -> str:
-    """Without the adapter's name."""
-    return f"{WRAPPED}.{name.removesuffix(f'.{ADAPTER}')}"
-
-
-def merged(layer: Any, own: Mapping[str, Tensor], learned: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _merged(layer: Any, own: Mapping[str, Tensor], learned: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """``W + scale * B E A``; a bias stays what it is."""
     first, middle, second = (learned[suffix].float() for suffix in _TRAINED)
     scale = layer.scaling[ADAPTER] / (learned[f".ranknum.{ADAPTER}"].float() + _EPS)
     update = scale * (second @ (first * middle))
     return {**own, "weight": own["weight"].float() + (update.T if layer.fan_in_fan_out else update)}
+
+
+KIND: Final = Kind(MARK, SUFFIXES, without_adapter_name, _read_from_outside, _merged)

@@ -45,8 +45,9 @@ _ADD: Final[Mapping[type[Adapter], Callable[..., None]]] = {
     BitFit: selective.add,
     Selective: selective.add,
 }
-KINDS_WITH_PARAMETERS: Final = (adalora, lora, ia3, virtual_tokens, bottleneck, diff_pruning)
-_SUFFIXES: Final = tuple(suffix for kind in KINDS_WITH_PARAMETERS for suffix in kind.SUFFIXES)
+# Of those that add parameters. AdaLoRA's layers have LoRA's mark too, and come first.
+KINDS: Final = (adalora.KIND, lora.KIND, ia3.KIND, virtual_tokens.KIND, bottleneck.KIND, diff_pruning.KIND)
+_SUFFIXES: Final = tuple(suffix for kind in KINDS for suffix in kind.suffixes)
 
 
 def add_adapters(model: Any, adapter: Adapter, *, dropout: bool, seed: int, fresh: bool = True) -> None:
@@ -69,7 +70,7 @@ def add_adapters(model: Any, adapter: Adapter, *, dropout: bool, seed: int, fres
 
 def adapted_parts(module: nn.Module) -> dict[str, Any]:
     """What holds an adapter's parameters, by name: layers that it lies beside, or virtual tokens."""
-    marks = [kind.MARK for kind in KINDS_WITH_PARAMETERS]
+    marks = [kind.mark for kind in KINDS]
     return {name: part for name, part in module.named_modules() if any(hasattr(part, mark) for mark in marks)}
 
 
@@ -77,8 +78,8 @@ def read_from_outside(module: nn.Module) -> Iterator[tuple[nn.Module, nn.Paramet
     """Parts of adapters, with the parameters that their forward pass reads and that a sharded engine, which gathers a
     part's own before it, would not have gathered."""
     for part in adapted_parts(module).values():
-        for kind in KINDS_WITH_PARAMETERS:
-            if hasattr(part, kind.MARK):
+        for kind in KINDS:
+            if hasattr(part, kind.mark):
                 yield from kind.read_from_outside(part)
 
 
@@ -110,8 +111,7 @@ def in_files(model: Any, config: Any, trained: Mapping[str, Tensor]) -> dict[str
 
 def _saved_name(name: str) -> str:
     """PEFT's name of a trained parameter in a file: of an adapter's as its kind says, else as the model it wraps."""
-    for kind in KINDS_WITH_PARAMETERS:
-        if f".{name}".endswith(kind.SUFFIXES):
-            saved: str = kind.saved_name(name)
-            return saved
+    for kind in KINDS:
+        if f".{name}".endswith(kind.suffixes):
+            return kind.saved_name(name)
     return f"{WRAPPED}.{name}"

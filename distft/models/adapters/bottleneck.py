@@ -7,7 +7,7 @@ and is hooked.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,6 +19,7 @@ from torch.nn import functional
 from distft.common.errors import UserError
 from distft.config.adapters.adapter import NETWORK
 from distft.config.adapters.bottleneck import Network
+from distft.models.adapters.kind import Kind
 from distft.models.adapters.layers import ADAPTER, WHERE, drawing, drawn_on, targets
 from distft.models.adapters.own_config import OwnConfig
 
@@ -103,21 +104,9 @@ def read(model: Any, network: Network, folder: str) -> Any:
     return model
 
 
-def read_from_outside(_part: Any) -> Iterator[tuple[nn.Module, nn.Parameter]]:
-    """Nothing: each layer is called as a module."""
-    return iter(())
-
-
-def saved_name(name: str) -> str:
-    """As the model calls it."""
-    return name
-
-
-def merged(_part: Any, _own: Mapping[str, Tensor], _learned: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Nothing: no weight of a model computes as they do."""
-    return {}
-
-
 def _drawn(width: int, network: Network, seed: int, device: torch.device) -> SmallNetwork:
     with drawing(seed), drawn_on(device):
         return SmallNetwork(width, network).to(device)
+
+
+KIND: Final = Kind(MARK, SUFFIXES)

@@ -7,7 +7,7 @@ Which gates are drawn, and when they are settled, ``engine.gates`` says.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,6 +20,7 @@ from distft.common.errors import UserError
 from distft.config.adapters.adapter import DIFFERENCE
 from distft.config.adapters.diff_pruning import DiffPruning
 from distft.models.adapters.hard_concrete import OPEN, drawn_gates, settled_or, through_gates
+from distft.models.adapters.kind import Kind
 from distft.models.adapters.layers import ADAPTER, WRAPPED, targets
 from distft.models.adapters.own_config import OwnConfig
 from distft.models.quantization import is_quantized
@@ -130,17 +131,7 @@ def read(model: Any, folder: str) -> Any:
     return model
 
 
-def read_from_outside(_layer: Any) -> Iterator[tuple[nn.Module, nn.Parameter]]:
-    """Nothing: differences are called as modules."""
-    return iter(())
-
-
-def saved_name(name: str) -> str:
-    """As the model calls it."""
-    return name
-
-
-def merged(layer: Any, own: Mapping[str, Tensor], learned: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _merged(layer: Any, own: Mapping[str, Tensor], learned: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """``W + z * w``; a bias stays what it is."""
     return {**own, "weight": own["weight"].float() + _change(layer, learned[_VALUES], learned[_GATES])}
 
@@ -149,3 +140,6 @@ def _change(layer: ChangedLayer, values: Tensor, gates: Tensor) -> Tensor:
     """As the layer's weight lies."""
     change = layer.pruned_difference.change(values, gates)
     return change.T.contiguous() if isinstance(layer.base_layer, Conv1D) else change
+
+
+KIND: Final = Kind(MARK, SUFFIXES, merged=_merged)

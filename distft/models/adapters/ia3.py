@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from distft.common.errors import UserError
 from distft.config.adapters.ia3 import Ia3
-from distft.models.adapters.layers import ADAPTER, WHERE, WRAPPED, inject, stored_transposed
+from distft.models.adapters.kind import Kind
+from distft.models.adapters.layers import ADAPTER, WHERE, inject, stored_transposed, without_adapter_name
 
 _FACTORS = f".ia3_l.{ADAPTER}"
 SUFFIXES: Final = (_FACTORS,)
@@ -37,18 +38,13 @@ def add(model: Any, ia3: Ia3, *, dropout: bool, seed: int, fresh: bool) -> None:
     inject(model, layers, settings, seed)
 
 
-def read_from_outside(layer: Any) -> Iterator[tuple[nn.Module, nn.Parameter]]:
+def _read_from_outside(layer: Any) -> Iterator[tuple[nn.Module, nn.Parameter]]:
     """Factors lie in a ``ParameterDict``, which has no forward pass of its own."""
     for factors in layer.ia3_l.parameters():
         yield layer, factors
 
 
-def saved_name(name: str) -> str:
-    """Without the adapter's name."""
-    return f"{WRAPPED}.{name.removesuffix(f'.{ADAPTER}')}"
-
-
-def merged(layer: Any, own: Mapping[str, Tensor], learned: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _merged(layer: Any, own: Mapping[str, Tensor], learned: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Rows of the weight and a bias times the factors of the output, or columns times those of the input."""
     factors = learned[_FACTORS].float()
     turned = getattr(layer, "fan_in_fan_out", False)  # PEFT's layer over fewer bits does not say, and has none turned
@@ -57,3 +53,6 @@ def merged(layer: Any, own: Mapping[str, Tensor], learned: Mapping[str, Tensor])
     if "bias" in own and not layer.is_feedforward:
         found["bias"] = own["bias"].float() * factors.flatten()
     return found
+
+
+KIND: Final = Kind(MARK, SUFFIXES, without_adapter_name, _read_from_outside, _merged)

@@ -55,6 +55,11 @@ def drawn_on(device: torch.device) -> torch.device:
     return torch.device("meta" if device.type == "meta" else "cpu")
 
 
+def without_adapter_name(name: str) -> str:
+    """PEFT's name in a file of a parameter that lies in its layer itself."""
+    return f"{WRAPPED}.{name.removesuffix(f'.{ADAPTER}')}"
+
+
 def stored_transposed(model: Any, names: list[str]) -> bool:
     """Whether one of those layers is GPT-2's ``Conv1D``, whose weight is ``[in, out]``."""
     return any(isinstance(model.get_submodule(name), Conv1D) for name in names)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from distft.config.adapters.lora import Lora
 from distft.models.adapters import lora_starts
+from distft.models.adapters.kind import Kind
 from distft.models.adapters.layers import ADAPTER, WRAPPED, inject, stored_transposed
 
 _A, _B = f".lora_A.{ADAPTER}.weight", f".lora_B.{ADAPTER}.weight"
@@ -39,20 +40,20 @@ def add(model: Any, lora: Lora, *, dropout: bool, seed: int, fresh: bool) -> Non
         lora_starts.begin_as_part(model, lora, seed, fresh=fresh)
 
 
-def read_from_outside(layer: Any) -> Iterator[tuple[nn.Module, nn.Parameter]]:
+def _read_from_outside(layer: Any) -> Iterator[tuple[nn.Module, nn.Parameter]]:
     """What computes lengths reads the layer's own weight and bias, and A's shape."""
     for lengths in layer.lora_magnitude_vector.values():
         for parameter in (*layer.base_layer.parameters(), layer.lora_A[ADAPTER].weight):
             yield lengths, parameter
 
 
-def saved_name(name: str) -> str:
+def _saved_name(name: str) -> str:
     """Without the adapter's name, and of lengths without ``weight``."""
     part = name.removesuffix(f".{ADAPTER}.weight")
     return f"{WRAPPED}.{part}" if name.endswith(_LENGTHS) else f"{WRAPPED}.{part}.weight"
 
 
-def merged(layer: Any, own: Mapping[str, Tensor], learned: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _merged(layer: Any, own: Mapping[str, Tensor], learned: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """``W + scale * B A``, less what ``B A`` began as where that was a part of W, its rows as long as was learned where
     lengths were; a bias stays what it is."""
     product = learned[_B].float() @ learned[_A].float()
@@ -64,3 +65,6 @@ def merged(layer: Any, own: Mapping[str, Tensor], learned: Mapping[str, Tensor])
     if _LENGTHS in learned:
         weight *= (learned[_LENGTHS].float() / weight.norm(dim=1)).unsqueeze(1)
     return {**own, "weight": weight.T if turned else weight}
+
+
+KIND: Final = Kind(MARK, SUFFIXES, _saved_name, _read_from_outside, _merged)

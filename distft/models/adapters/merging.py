@@ -14,7 +14,7 @@ from distft.common.files import parse_json
 from distft.config.adapters.adapter import DIFFERENCE, NETWORK, UNMERGED
 from distft.config.adapters.kinds import ADAPTERS
 from distft.models.adapters import bottleneck, diff_pruning, prefix, prompt
-from distft.models.adapters.adapt import KINDS_WITH_PARAMETERS, adapted_parts
+from distft.models.adapters.adapt import KINDS, adapted_parts
 from distft.models.quantization import dequantized, is_quantized, was_conv1d
 from distft.models.unreadable import first_line
 
@@ -96,7 +96,7 @@ def _layer_of(name: str, layers: dict[str, Any]) -> str:
 
 
 def _merged(name: str, layer: Any, own: dict[str, Tensor], learned: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-    kind = next(kind for kind in KINDS_WITH_PARAMETERS if hasattr(layer, kind.MARK))
+    kind = next(kind for kind in KINDS if hasattr(layer, kind.mark))
     for part, tensor in kind.merged(layer, own, learned).items():
         rounded = tensor.to(own[part].dtype)
         turned = part == "weight" and was_conv1d(layer.base_layer)

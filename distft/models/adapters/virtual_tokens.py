@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from distft.common.files import parse_json
 from distft.config.adapters.virtual_tokens import OF_MODEL, VirtualTokens
+from distft.models.adapters.kind import Kind
 from distft.models.adapters.layers import ADAPTER, drawing, drawn_on
 
 MARK: Final = "prompt_embeddings"
@@ -105,16 +106,9 @@ def say_to_peft(model: Any, config: Any) -> None:
     model.peft_config = {ADAPTER: config}
 
 
-def read_from_outside(_layer: Any) -> Iterator[tuple[nn.Module, nn.Parameter]]:
-    """Nothing: the embedding is called as a module."""
-    return iter(())
-
-
-def saved_name(_name: str) -> str:
+def _saved_name(_name: str) -> str:
     """Without the model, which has one of them."""
     return MARK
 
 
-def merged(_layer: Any, _own: Mapping[str, Tensor], _learned: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Nothing: no weight of a model computes as they do."""
-    return {}
+KIND: Final = Kind(MARK, SUFFIXES, _saved_name)
