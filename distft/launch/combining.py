@@ -6,7 +6,7 @@ import math
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from distft.common.errors import UserError
 from distft.common.sums import write_sums
@@ -26,7 +26,7 @@ def export_combined(name: str, target: Path, adapters: Sequence[str], how: Combi
     Raises UserError: a model or an adapter that is not there, a weight that is none, an adapter that no weights can
     compute, or that trained a head whole, one taken out by ``ties``, ``target`` is taken.
     """
-    from distft.models.adapters.combining import Weighted, combined
+    from distft.models.adapters.combining import Weighted, combine
     from distft.models.buffers import kept_buffers
     from distft.models.export import export_model
     from distft.models.families.family import family_at, find_family
@@ -51,12 +51,13 @@ def export_combined(name: str, target: Path, adapters: Sequence[str], how: Combi
         section = written.model_copy(update={"dtype": "float32"})
         family = find_family(family_at(family_of("policy").name, found.path, section))
         tokenizer = load_tokenizer(found.path, trust_remote_code=section.trust_remote_code, chat_template=None)
-        module = family.load(found.path, section, dropout=False).module
 
-        def load() -> object:
-            return family.load(found.path, section, dropout=False).module.model
+        def load() -> Any:
+            return family.load(found.path, section, dropout=False).module
 
-        model = combined(load, weighted, how, density)
+        module = load()
+        model = module.model
+        combine(model, lambda: load().model, weighted, how, density)
         for parameter in model.parameters():
             parameter.data = parameter.data.to(DTYPES[written.dtype])
         weights = {key: parameter.data for key, parameter in model.named_parameters()} | kept_buffers(model)

@@ -22,26 +22,25 @@ class Weighted:
     weight: float
 
 
-def combined(load: Callable[[], Any], adapters: Sequence[Weighted], how: Combine, density: float) -> Any:
-    """The model that ``load`` gives, in float32, with what the adapters add to its weights.
+def combine(model: Any, again: Callable[[], Any], adapters: Sequence[Weighted], how: Combine, density: float) -> None:
+    """Adds to the weights of ``model``, in float32, what the adapters add to them; ``again`` reads the same model anew,
+    to merge one of them.
 
     ``sum``: ``W + sum_i weight_i (W_i - W)``, where ``W_i`` is the weight with adapter i merged. ``ties``: of each
     ``W_i - W`` the share ``density`` of the largest numbers, of those the ones that have the sign of their sum, and of
     these, times their weights, the mean (of each matrix by itself, as PEFT does). Raises as ``merge_adapter``.
     """
-    model = load()
     own = dict(model.named_parameters())
     added: dict[str, dict[int, Tensor]] = {}
     with torch.no_grad():
         for number, adapter in enumerate(adapters):
-            for name, whole in merge_adapter(load(), adapter.folder).named_parameters():
+            for name, whole in merge_adapter(again(), adapter.folder).named_parameters():
                 difference = whole - own[name]
                 if difference.any():
                     added.setdefault(name, {})[number] = difference
         weights = [adapter.weight for adapter in adapters]
         for name, of_adapters in added.items():
             own[name] += _together(of_adapters, weights, how, density)
-    return model
 
 
 def _together(of_adapters: dict[int, Tensor], weights: Sequence[float], how: Combine, density: float) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from peft import IA3Config, LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from distft.models.adapters.combining import Weighted, combined
+from distft.models.adapters.combining import Combine, Weighted, combine
 from tests.harness.speakers import write_speaker
 from tests.unit.verbs.conftest import Typed
 
@@ -47,6 +47,12 @@ def whole(base: Path) -> Any:
     return AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
 
 
+def combined(base: Path, adapters: list[Weighted], how: Combine, density: float) -> Any:
+    model = whole(base)
+    combine(model, lambda: whole(base), adapters, how, density)
+    return model
+
+
 def update(adapter: Path, name: str) -> torch.Tensor:
     """``scale B A`` of a matrix, from the file."""
     from safetensors.torch import load_file
@@ -67,7 +73,7 @@ def layer(model: Any, name: str) -> torch.Tensor:
 @torch.no_grad()
 def test_a_sum_by_hand(base: Path, adapters: dict[str, Path]) -> None:
     told = [Weighted(str(adapters["first"]), 1.0), Weighted(str(adapters["second"]), -0.5)]
-    model, start = combined(lambda: whole(base), told, "sum", 1.0), whole(base)
+    model, start = combined(base, told, "sum", 1.0), whole(base)
     for name in ("q_proj", "up_proj", "down_proj", "k_proj"):
         wanted = layer(start, name) + update(adapters["first"], name) - 0.5 * update(adapters["second"], name)
         torch.testing.assert_close(layer(model, name), wanted, rtol=0, atol=1e-6)
@@ -77,7 +83,7 @@ def test_a_sum_by_hand(base: Path, adapters: dict[str, Path]) -> None:
 def test_ties_worked_by_hand(base: Path, adapters: dict[str, Path]) -> None:
     """Of each difference the larger half; of those that have the sign of their sum, the mean of them times weights."""
     told = [Weighted(str(adapters["first"]), 1.0), Weighted(str(adapters["second"]), 0.5)]
-    model, start = combined(lambda: whole(base), told, "ties", 0.5), whole(base)
+    model, start = combined(base, told, "ties", 0.5), whole(base)
     parts = [update(adapters[name], "q_proj") for name in ("first", "second")]
     for part in parts:
         least = part.abs().flatten().sort(descending=True).values[int(0.5 * part.numel()) - 1]
