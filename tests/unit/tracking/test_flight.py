@@ -11,7 +11,6 @@ import pytest
 
 from distft.tracking import flight
 from distft.tracking.flight import FLIGHT, ColumnTrace, FlightLog, RankTrace, StepTrace, read_flight
-from distft.tracking.metrics import MetricRecord
 from distft.tracking.tracker import Tracker
 
 UPDATE = StepTrace(
@@ -72,7 +71,6 @@ def test_it_is_cut_as_the_metrics_are_whether_or_not_anybody_records(tmp_path: P
     with Tracker(tmp_path, attempt=3, resume_step=None):
         pass
     assert not (tmp_path / FLIGHT).read_bytes()
-    assert MetricRecord(1, "train", {}).step == 1
 
 
 def test_nothing_is_written_where_nobody_records(tmp_path: Path) -> None:
