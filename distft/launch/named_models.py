@@ -27,10 +27,8 @@ from distft.launch.preflight.models import check_folder, not_here, require_own_c
 from distft.launch.sentence_folder import MODULES
 from distft.models.families.table import encodes, has_scoring_head
 from distft.planning.encoder_decoders import is_encoder_decoder
-from distft.planning.model_folders import fetched_folder, read_config
+from distft.planning.model_folders import ADAPTER_CONFIG, fetched_folder, is_adapter, read_config
 from distft.tracking.metrics import RECIPE
-
-_ADAPTER = "adapter_config.json"
 
 
 @dataclass(frozen=True)
@@ -142,7 +140,7 @@ def find_model(typed: str, scratch: Path, *, adapter: str | None = None) -> Name
         return _exported(name, place, place.absolute().parent.parent, scratch, adapter)
     if name.startswith("run:") or ((place / RECIPE).is_file() and not (place / "config.json").is_file()):
         return _of_run(name, place, scratch, adapter)
-    if (place / _ADAPTER).is_file() and not (place / "config.json").is_file():
+    if is_adapter(place):
         if adapter is not None:
             raise UserError("is an adapter itself", where=name, hint="name the model, and its --adapter")
         return _of_adapter(name, place)
@@ -196,11 +194,11 @@ def read_config_of_adapter(folder: Path) -> dict[str, object]:
     """What ``adapter_config.json`` says. Raises UserError where there is none, or it is no JSON object."""
 
     try:
-        found = parse_json((folder / _ADAPTER).read_text(encoding="utf-8"))
+        found = parse_json((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        inside = sorted(path.parent for path in folder.glob(f"*/{_ADAPTER}")) if folder.is_dir() else []
+        inside = sorted(path.parent for path in folder.glob(f"*/{ADAPTER_CONFIG}")) if folder.is_dir() else []
         hint = f"did you mean {inside[0]}?" if inside else "give a folder that PEFT wrote, such as RUN/final/adapter"
-        raise UserError(f"holds no adapter ({_ADAPTER})", where=str(folder), hint=hint) from error
+        raise UserError(f"holds no adapter ({ADAPTER_CONFIG})", where=str(folder), hint=hint) from error
     return dict(found) if isinstance(found, dict) else {}
 
 

@@ -14,6 +14,7 @@ from distft.planning.weight_files import COPY_AGAIN, tensor_shapes
 TOKENIZER_FILES: Final = (
     "tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt", "sentencepiece.bpe.model",
 )  # fmt: skip
+ADAPTER_CONFIG: Final = "adapter_config.json"
 _PICKLED = ("pytorch_model", "adapter_model")
 
 
@@ -55,6 +56,11 @@ def has_weight_files(folder: Path) -> bool:
 def pickled_weights(folder: Path) -> str:
     """The name of a file that holds weights as a pickle, which can run code when it is read; empty without one."""
     return next((path.name for path in sorted(folder.glob("*.bin")) if path.name.startswith(_PICKLED)), "")
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether an adapter lies in the folder, and no whole model."""
+    return (folder / ADAPTER_CONFIG).is_file() and not (folder / "config.json").is_file()
 
 
 def has_tokenizer(folder: Path) -> bool:

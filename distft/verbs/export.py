@@ -37,9 +37,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Writes the folder."""
+    from distft.planning.model_folders import is_adapter
+
     source = run_folder(arguments.source)
-    alone = (source / "adapter_config.json").is_file() and not (source / "config.json").is_file()
-    if arguments.adapter or alone:
+    if arguments.adapter or is_adapter(source):
         from distft.launch.combining import export_combined
 
         if arguments.quantize is not None:

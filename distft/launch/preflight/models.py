@@ -26,10 +26,12 @@ from distft.launch.preflight.hub import check_on_hub, is_offline
 from distft.planning.encoder_decoders import with_value_start
 from distft.planning.known_models import known_config, nearest_known
 from distft.planning.model_folders import (
+    ADAPTER_CONFIG,
     TOKENIZER_FILES,
     fetched_folder,
     has_tokenizer,
     has_weight_files,
+    is_adapter,
     local_folder,
     pickled_weights,
     read_config,
@@ -92,7 +94,7 @@ def check_models(recipe: Recipe) -> Iterator[str]:
 def unmerged_adapter(folder: Path) -> str | None:
     """The folder of the adapter that a result was trained with, whose weights know nothing of it; None where it was
     merged, or trained otherwise."""
-    file = folder / "adapter" / "adapter_config.json"
+    file = folder / "adapter" / ADAPTER_CONFIG
     try:
         found = parse_json(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -104,7 +106,7 @@ def check_folder(folder: Path, where: str) -> None:
     """config.json, weights and a tokenizer are there, as they were written, and fit together. ``where`` the folder is
     named, for messages: a recipe's key, or what was typed. Raises UserError.
     """
-    if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
+    if is_adapter(folder):
         merged = (folder.parent / "config.json").is_file()
         raise UserError(
             f"{folder} is an adapter, not a whole model",

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from distft.common.files import parse_json
 from distft.models.adapters.merging import reading
-
-CONFIG: Final = "adapter_config.json"
+from distft.planning.model_folders import ADAPTER_CONFIG
 
 
 def lies_beside(folder: str) -> bool:
     """Whether the adapter in a folder is of a kind of which several may lie beside one base."""
     try:
-        return bool(parse_json((Path(folder) / CONFIG).read_text(encoding="utf-8")).get("peft_type") == "LORA")
+        return bool(parse_json((Path(folder) / ADAPTER_CONFIG).read_text(encoding="utf-8")).get("peft_type") == "LORA")
     except (OSError, ValueError):
         return False
 
