@@ -11,7 +11,7 @@ from typing import Any
 
 from distft.common.files import whole_record
 from distft.tracking.glossary import is_measured
-from distft.tracking.metrics import numbers_of
+from distft.tracking.metrics import number_or_word, numbers_of
 
 FORMAT = 1
 log = logging.getLogger(__name__)
@@ -137,4 +137,4 @@ def _difference(one: float, other: float, least: float) -> float:
 
 
 def _plain(value: float | None) -> float | str | None:
-    return value if value is None or math.isfinite(value) else str(value)
+    return None if value is None else number_or_word(value)

@@ -8,14 +8,13 @@ hexadecimal; those of samples may be added up modulo 2^64 over ranks. Norms are 
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from distft.common.files import keep_lines, parse_json
-from distft.tracking.metrics import Ledger, line_step
+from distft.tracking.metrics import Ledger, line_step, number_or_word
 
 FLIGHT = "flight.jsonl"
 FORMAT = 1
@@ -134,11 +133,11 @@ def _of_update(trace: StepTrace) -> dict[str, Any]:
         line |= {"micro_batches": trace.micro_batches, "samples": "".join(f"{one:016x}" for one in trace.samples)}
     for name, columns in (("inputs", trace.inputs), ("outputs", trace.outputs)):
         line[name] = {column: _of_column(one) for column, one in columns.items()}
-    line["loss"] = _number(trace.loss)
+    line["loss"] = number_or_word(trace.loss)
     for name in ("gradients", "weights", "before"):
         norms = getattr(trace, name)
         if norms is not None:
-            line[name] = {group: _number(norm) for group, norm in norms.items()}
+            line[name] = {group: number_or_word(norm) for group, norm in norms.items()}
     return line
 
 
@@ -171,7 +170,7 @@ def _of_column(column: ColumnTrace) -> str | list[float | str]:
     digest = f"{column.digest:016x}"
     if column.total is None or column.size is None:
         return digest
-    return [digest, _number(column.total), _number(column.size)]
+    return [digest, number_or_word(column.total), number_or_word(column.size)]
 
 
 def _column_of(told: str | list[Any]) -> ColumnTrace:
@@ -183,8 +182,3 @@ def _column_of(told: str | list[Any]) -> ColumnTrace:
 
 def _norms(line: Mapping[str, Any], name: str) -> dict[str, float] | None:
     return {str(group): float(norm) for group, norm in line[name].items()} if name in line else None
-
-
-def _number(value: float) -> float | str:
-    """JSON has no NaN and no infinity: these are words."""
-    return value if math.isfinite(value) else str(value)

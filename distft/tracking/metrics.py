@@ -197,6 +197,11 @@ def finite_or_null(values: Mapping[str, float]) -> tuple[dict[str, float | int |
     return numbers, nonfinite
 
 
+def number_or_word(value: float) -> float | str:
+    """JSON has no NaN and no infinity: these are words, which ``float`` reads."""
+    return value if math.isfinite(value) else str(value)
+
+
 def numbers_of(line: Mapping[str, Any]) -> dict[str, float]:
     """The metrics of a line of metrics.jsonl, those that are not finite among them."""
     named = line.get("nonfinite")
@@ -217,7 +222,7 @@ def _plain(value: Any) -> Any:
     if value is None or isinstance(value, bool | int | str):
         return value
     if isinstance(value, float):
-        return value if math.isfinite(value) else str(value)
+        return number_or_word(value)
     return str(value)
 
 
