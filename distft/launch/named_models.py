@@ -191,8 +191,7 @@ def _of_adapter(name: str, folder: Path) -> NamedModel:
 
 
 def read_config_of_adapter(folder: Path) -> dict[str, object]:
-    """What ``adapter_config.json`` says. Raises UserError where there is none, or it is no JSON object."""
-
+    """What ``adapter_config.json`` says; {} where that is no object. Raises UserError where it cannot be read."""
     try:
         found = parse_json((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

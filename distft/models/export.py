@@ -20,6 +20,7 @@ from distft.models.load import quiet_transformers
 from distft.models.padding import padding
 from distft.models.reading_back import own_shapes, require_readable
 from distft.models.tying import say_untied
+from distft.planning.model_folders import ADAPTER_CONFIG
 
 
 def export_model(
@@ -71,7 +72,7 @@ def export_adapter(model: Any, trained: dict[str, Tensor], base: str, folder: Pa
     config.save_pretrained(str(folder))
     path = folder / "adapter_model.safetensors"
     save_file(tensors, path, metadata={"format": "pt"})
-    _readable_alike(folder, folder / "adapter_config.json")
+    _readable_alike(folder, folder / ADAPTER_CONFIG)
     _require_whole(path, tensors)
 
 

@@ -17,6 +17,7 @@ from distft.models.adapters import bottleneck, diff_pruning, prefix, prompt
 from distft.models.adapters.adapt import KINDS, adapted_parts
 from distft.models.quantization import dequantized, is_quantized, was_conv1d
 from distft.models.unreadable import first_line
+from distft.planning.model_folders import ADAPTER_CONFIG
 
 _BASE = ".base_layer."
 
@@ -28,7 +29,7 @@ def merge_adapter(model: Any, folder: str) -> Any:
     from peft import PeftModel
 
     with reading(model, folder):
-        said = parse_json((Path(folder) / "adapter_config.json").read_text(encoding="utf-8"))
+        said = parse_json((Path(folder) / ADAPTER_CONFIG).read_text(encoding="utf-8"))
         kind = said.get("peft_type")
         if kind == NETWORK:
             network: Any = ADAPTERS[said["adapter"]["method"]](**said["adapter"])

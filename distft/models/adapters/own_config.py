@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from distft.planning.model_folders import ADAPTER_CONFIG
+
 
 @dataclass
 class OwnConfig:
@@ -23,4 +25,4 @@ class OwnConfig:
         """Writes it."""
         Path(folder).mkdir(parents=True, exist_ok=True)
         written = json.dumps(asdict(self), indent=2, sort_keys=True)
-        (Path(folder) / "adapter_config.json").write_text(written, encoding="utf-8")
+        (Path(folder) / ADAPTER_CONFIG).write_text(written, encoding="utf-8")
