@@ -65,13 +65,15 @@ class Owner(Protocol):
 
 @dataclass(frozen=True)
 class Found:
-    """A checkpoint that verified. ``rejected``: newer ones and why each was refused."""
+    """A checkpoint that verified. ``rejected``: newer ones and why each was refused; ``in_memory``: it is a copy in
+    the memory of the nodes, see ``controller.mirror``."""
 
     path: Path
     step: int
     progress: dict[str, Any]
     manifest: Manifest
     rejected: tuple[tuple[Path, str], ...] = ()
+    in_memory: bool = False
 
 
 class Coordinator:

@@ -178,6 +178,10 @@ class ModelGroup:
             lambda result: tuple(record for report in result.reports for record in report)
         )
 
+    def copy(self, folder: str) -> Call[tuple[tuple[str, ...] | NotWritten, ...]]:
+        """As ``save``, into a folder in the memory of each rank's node: by rank the paths of its files below it."""
+        return ask(self._own(), ModelVerbs.copy, folder).reading(lambda result: result.reports)
+
     def begin_save(self, staging: str) -> Call[None]:
         """As ``save``, but written while the calls that follow are answered."""
         return ask(self._own(), ModelVerbs.begin_save, staging).reading(report_of)

@@ -144,10 +144,15 @@ def _optimizer(recipe: Recipe, role: str) -> Iterator[Problem]:
 
 
 def _recovery(recipe: Recipe) -> Iterator[Problem]:
-    for key in ("wait_for_nodes", "elastic"):
-        if getattr(recipe.recovery, key) and recipe.recovery.max_restarts == 0:
+    asked = {
+        "recovery.wait_for_nodes": recipe.recovery.wait_for_nodes,
+        "recovery.elastic": recipe.recovery.elastic,
+        "checkpoint.memory_every": recipe.checkpoint.memory_every,
+    }
+    for key, value in asked.items():
+        if value and recipe.recovery.max_restarts == 0:
             what = "has no effect: with recovery.max_restarts: 0 the first failure ends the run"
-            yield Problem.at(f"recovery.{key}", what, "recovery.max_restarts=3")
+            yield Problem.at(key, what, "recovery.max_restarts=3")
 
 
 def _method(recipe: Recipe) -> Iterator[Problem]:

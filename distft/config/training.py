@@ -105,6 +105,13 @@ class Checkpoint(Section):
         "on (a renewed reference and responses sampled ahead are written at once); a checkpoint counts when all of it "
         "is written, at the end of a later step; the last is always waited for",
     )
+    memory_every: int = Field(
+        default=0,
+        ge=0,
+        description="steps between copies of all that is trained in the memory of each rank's node and of the next "
+        "node, from which a run goes on after the loss of ranks or of a node without reading its disk; 0: none; see "
+        "launchers/README.md",
+    )
     resume: WrittenPath = Field(
         default="auto", description="auto: from the newest complete checkpoint; never; or a folder"
     )

@@ -23,6 +23,7 @@ from distft.common.errors import RunFailed, StoppedOnRequest
 from distft.config.recipe import Recipe
 from distft.controller.ahead import Round, kept_round
 from distft.controller.failed_steps import FailedSteps
+from distft.controller.mirror import Mirror
 from distft.controller.progress import Progress
 from distft.controller.saving import Files, Saving
 from distft.controller.stop_flag import StopFlag
@@ -51,8 +52,8 @@ class Session:
     ``save_due``: this step's checkpoint is wanted, whatever ``checkpoint.every`` says; ``result_step``: the step that
     the result is of, None: the last;
     ``ahead``: the next iteration's responses, where they have been sampled already; ``saving``: the checkpoint that is
-    being written while training goes on; ``failed_steps``: who keeps the batches of steps that fail; ``until``: the
-    step that a replay ends with, which saves nothing.
+    being written while training goes on; ``mirror``: who copies the states into memory; ``failed_steps``: who keeps the
+    batches of steps that fail; ``until``: the step that a replay ends with, which saves nothing.
     """
 
     recipe: Recipe
@@ -75,6 +76,7 @@ class Session:
     result_step: int | None = None
     ahead: Round | None = None
     saving: Saving | None = None
+    mirror: Mirror | None = None
     failed_steps: FailedSteps | None = None
     until: int | None = None
     _started: float = field(default_factory=time.perf_counter)
@@ -171,6 +173,8 @@ class Session:
             self.begin_save()
         elif due:
             self.save()
+        if going_on and not stop:
+            self._copy_if_due(saved=due and not checkpoint.asynchronous and not self.progress.failed_saves)
         if stop and going_on:
             why = f" ({out_of_time})" if out_of_time else ""
             how = "without a checkpoint, as saving failed" if self.progress.failed_saves else "with a checkpoint"
@@ -208,14 +212,14 @@ class Session:
         """
         with self._one_save(self.progress.step):
             begun = self._begin()
-            begun.write(self._keep_responses(begun))
+            begun.write(self._keep_responses(str(begun.staging)))
             self._commit(begun)
 
     def begin_save(self) -> None:
         """As ``save``, but training waits for copies in the ranks' host memory only; see ``settle_save``."""
         with self._one_save(self.progress.step):
             begun = self._begin()
-            begun.copy(self._keep_responses(begun))
+            begun.copy(self._keep_responses(str(begun.staging)))
             self.saving = begun
 
     def settle_save(self, *, wait: bool) -> None:
@@ -227,6 +231,13 @@ class Session:
                 begun, self.saving = self.saving, None
                 begun.finish()
                 self._commit(begun)
+
+    def _copy_if_due(self, *, saved: bool) -> None:
+        """A copy of the states in memory every ``checkpoint.memory_every`` steps, but of those that are ``saved``."""
+        if self.mirror is None or saved or self.progress.step % self.recipe.checkpoint.memory_every:
+            return
+        with self.phase("memory_copy"):
+            self.mirror.copy(self.recipe, self.groups, self.progress.step, self._state(), self._keep_responses)
 
     @contextmanager
     def _one_save(self, step: int) -> Iterator[None]:
@@ -245,11 +256,11 @@ class Session:
         self.time_limit.saw_save(begun.seconds)
         self.tracker.event("checkpoint", step=begun.step, path=str(path))
 
-    def _keep_responses(self, begun: Saving) -> list[Call[Files]]:
+    def _keep_responses(self, folder: str) -> list[Call[Files]]:
         """What writes the responses that were sampled ahead, where there are some."""
         if self.ahead is None:
             return []
-        return [self.data.keep_responses(str(begun.staging), self.ahead.made.responses)]
+        return [self.data.keep_responses(folder, self.ahead.made.responses)]
 
     def _state(self) -> dict[str, Any]:
         self.progress.wandb_id = self.tracker.wandb_id or ""

@@ -25,7 +25,7 @@ _MOST_SPANS = 10_000  # kept where nobody takes them
 _DOING = {
     "setup": "loading", "load": "loading", "forward": "reading", "update": "training", "evaluate": "evaluating",
     "generate": "generating", "sync_weights": "syncing", "send_weights": "syncing", "receive_weights": "syncing",
-    "save": "saving", "begin_save": "saving", "finish_save": "saving", "export": "exporting",
+    "save": "saving", "copy": "saving", "begin_save": "saving", "finish_save": "saving", "export": "exporting",
     "function_scores": "scoring", "assign_credit": "scoring",
     "sleep": "falling asleep", "wake": "waking",
 }  # fmt: skip

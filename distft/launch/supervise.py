@@ -28,8 +28,10 @@ from distft.common.logging import configure
 from distft.config.cluster import Cluster
 from distft.config.recipe import Recipe
 from distft.controller.failed_steps import FAILED_STEPS
+from distft.controller.mirror import Mirror
 from distft.controller.progress import Progress
 from distft.controller.stop_flag import StopFlag
+from distft.groups.keepers import Keepers
 from distft.groups.placement import shortage
 from distft.groups.worker_group import ended_servers
 from distft.launch.attempt import group_specs, set_up, started, train_session
@@ -72,6 +74,7 @@ class Supervisor:
         self._found: Found | None = None
         self._progress = Progress(total_steps=0)
         self._tracker: Tracker | None = None
+        self._mirror: Mirror | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -97,6 +100,9 @@ class Supervisor:
         write_recipe(recipe, run_dir)
         write_atomic(run_dir / PLAN, self._plan.model_dump_json(indent=1))
         tracker = self._tracker = self._begin_tracking()
+        if recipe.checkpoint.memory_every:
+            wait_s = max(recipe.recovery.deadline_floor_s, recipe.recovery.start_deadline_s)
+            self._mirror = Mirror(Keepers(wait_s), tracker.event)
         with (
             stop_on_signal() as self._stop,
             stopped_by_request(run_dir, self._lease.token, self._stop),
@@ -116,6 +122,8 @@ class Supervisor:
         """In one Ray, which ``ray`` ends; in a new one after an attempt that ended with it."""
         lost: _Lost | None = None
         reached = ray.enter_context(ray_for([self._plan], self._run_dir, self._cluster))
+        if self._mirror is not None:
+            ray.callback(self._mirror.forget)
         losses = Losses(reached)
         while True:
             try:
@@ -133,29 +141,34 @@ class Supervisor:
             configure(self._run_dir / "logs" / "driver.log", attempt=self.attempt, terminal=True)
             self._coordinator = self._new_coordinator()
             self._coordinator.abandon_staging()
-            self._go_to(self._newest_since(begin))
-            whence = (
-                f"the checkpoint of step {self._begun}" if self._found else "the beginning: no checkpoint is there yet"
-            )
-            log.warning("restart %d of %d, from %s", self._restarts.used, self._restarts.most, whence)
+            another_ray = reached.private and (lost.ending.kind == "node" or bool(ended_servers()))
+            if another_ray and self._mirror is not None:
+                self._mirror.forget()
+            self._go_to(self._newest_copy() or self._newest_since(begin))
+            log.warning("restart %d of %d, from %s", self._restarts.used, self._restarts.most, self._whence)
             tracker.go_on(self.attempt, self._begun if self._found else None)
             self._tell_start(tracker)
-            if reached.private and (lost.ending.kind == "node" or ended_servers()):
+            if another_ray:
                 ray.close()
                 ray.enter_context(ray_for([self._plan], self._run_dir, self._cluster))
+                if self._mirror is not None:
+                    ray.callback(self._mirror.forget)
 
     def _one(self, lost: _Lost | None, tracker: Tracker, left_out: Collection[str]) -> dict[str, dict[str, float]]:
         """One attempt, after the one that was lost, on nodes that are not ``left_out``."""
         recipe, plan, run_dir, progress = self._recipe, self._plan, self._run_dir, self._progress
         with started(recipe, plan, run_dir, self.attempt, tracker, left_out) as groups:
+            if self._mirror is not None:
+                self._mirror.begin(recipe, groups, self.attempt, self._found)
             session = set_up(
                 recipe, plan, run_dir, groups, tracker, self._coordinator, progress, self._found, self._stop,
                 self._failed_steps,
             )  # fmt: skip
+            session.mirror = self._mirror
             if lost is not None:
                 tracker.event("restart", cause=lost.ending.cause, role=lost.ending.role, rank=lost.ending.rank,
-                              node=lost.ending.node, from_step=self._begun, seconds=time.monotonic() - lost.since,
-                              number=self._restarts.used)  # fmt: skip
+                              node=lost.ending.node, from_step=self._begun, from_memory=self._in_memory,
+                              seconds=time.monotonic() - lost.since, number=self._restarts.used)  # fmt: skip
             if self._stop.is_set():
                 raise StoppedOnRequest(f"stopped before step {progress.step + 1}: the same command goes on there")
             return train_session(session, run_dir)
@@ -165,10 +178,23 @@ class Supervisor:
         """The step that this attempt goes on from."""
         return self._found.step if self._found else 0
 
+    @property
+    def _whence(self) -> str:
+        if self._found is None:
+            return "the beginning: no checkpoint is there yet"
+        return f"the {'copy in memory' if self._in_memory else 'checkpoint'} of step {self._begun}"
+
+    @property
+    def _in_memory(self) -> bool:
+        return self._found is not None and self._found.in_memory
+
     def _require_restart(self, error: RunFailed, losses: Losses, tracker: Tracker) -> None:
         """Raises what ended the attempt where no other is to follow: nobody waits for one who asked the run to stop,
         and for nodes that are lost only as long as ``recovery.wait_for_nodes`` says."""
         saved = any(step > self._begun for step, _ in published(checkpoints_folder(self._run_dir)))
+        if self._mirror is not None:
+            self._mirror.settle()
+            saved = saved or self._mirror.step > self._begun
         why_not: str | None = ""
         if not self._stop.is_set():
             step = self._progress.step
@@ -236,6 +262,15 @@ class Supervisor:
             group_specs(self._recipe, self._plan, self._run_dir), seconds, self._stop.is_set,
             open_agents=self._cluster.authentication == "none", gpu_memory=self._plan.hardware.gpu_memory,
         )  # fmt: skip
+
+    def _newest_copy(self) -> Found | None:
+        """The copy in memory, if it is newer than every checkpoint of this run, and its best step is one of them."""
+        found = self._mirror.newest(fingerprint(self._recipe)) if self._mirror is not None else None
+        if found is None:
+            return None
+        saved = [step for step, _ in published(checkpoints_folder(self._run_dir))]
+        best = found.progress["best"]["step"]
+        return found if found.step > max(saved, default=0) and best in (0, *saved) else None
 
     def _newest_since(self, begin: Found | None) -> Found | None:
         """The newest checkpoint of this run; before it has one, where it was told to begin."""

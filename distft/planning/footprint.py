@@ -40,6 +40,7 @@ from distft.planning.memory import (
     When,
     Work,
     activation_items,
+    copies_in_memory,
     copy_of_checkpoint,
     held_beside,
     peak,
@@ -185,7 +186,7 @@ class Roles:
         return "score" if role != ENGINES and family_of(role).scalar else "vocabulary"
 
 
-def role_memory(roles: Roles, role: str, ranks: int, *, gpu: bool, shared: bool) -> RoleMemory:
+def role_memory(roles: Roles, role: str, ranks: int, *, gpu: bool, shared: bool, nodes: int = 1) -> RoleMemory:
     """The items of one rank of a role on ``ranks`` ranks; a role in another's group adds no model of its own."""
     model = roles.model(role)
     try:
@@ -216,6 +217,8 @@ def role_memory(roles: Roles, role: str, ranks: int, *, gpu: bool, shared: bool)
         kept = sharded + buffers
         if roles.recipe.checkpoint.asynchronous:
             more.append(copy_of_checkpoint(sharded, buffers, ranks, gpu=gpu))
+        if roles.recipe.checkpoint.memory_every:
+            more.append(copies_in_memory(sharded, buffers, ranks, nodes=nodes))
         where = "optimizer" if model.optimizer is None else f"models.{role}.optimizer"
         more += _step_items(optimizer, where, sizes, ranks if engine.zero_stage else 1)
     return RoleMemory(tuple(rank_items(sizes, engine, compute, work, ranks, more)), sizes.total, trained, kept)

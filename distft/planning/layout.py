@@ -166,8 +166,8 @@ class Study:
     def _role(self, role: str, ranks: int, *, shared: bool) -> RoleMemory:
         key = (role, ranks, shared)
         if key not in self._roles:
-            gpu = self._hardware.gpus > 0
-            self._roles[key] = role_memory(self._facts, role, ranks, gpu=gpu, shared=shared)
+            gpu, nodes = self._hardware.gpus > 0, self._hardware.nodes
+            self._roles[key] = role_memory(self._facts, role, ranks, gpu=gpu, shared=shared, nodes=nodes)
         return self._roles[key]
 
     def _group(self, arrangement: Arrangement, group: str, ranks: int) -> GroupMemory:

@@ -288,6 +288,13 @@ def copy_of_checkpoint(sharded: int, buffers: int, ranks: int, *, gpu: bool) -> 
     return Item("copy of a checkpoint", -(-size // HOST_CHUNK) * HOST_CHUNK if gpu else size, place="host")
 
 
+def copies_in_memory(sharded: int, buffers: int, ranks: int, *, nodes: int) -> Item:
+    """What the nodes keep of a rank's states between steps: the copy that is whole and the one in the making, of the
+    first rank's part as in ``copy_of_checkpoint``; on several nodes as much for a rank of the node before."""
+    size = -(-sharded // ranks) + buffers
+    return Item("copies in memory", size * (2 if nodes == 1 else 4), place="host")
+
+
 def peak(items: Iterable[Item], place: Place) -> int:
     """The most that is held at once: what is always there and the largest phase."""
     items = [item for item in items if item.place == place]

@@ -139,6 +139,8 @@ def _changes(recipe: Recipe, *, gpu: bool) -> Iterator[_Change]:
     trained = [role for role in roles(recipe) if role in trained_roles(recipe)]
     if recipe.checkpoint.asynchronous:
         yield _Change({"checkpoint.asynchronous": False}, "training waits while a checkpoint is written")
+    if recipe.checkpoint.memory_every:
+        yield _Change({"checkpoint.memory_every": 0}, "a death costs all steps since the last checkpoint")
     loose = [role for role in roles(recipe) if model_of(recipe, role).engine.zero_stage < 3]
     if loose:
         yield _Change({f"models.{role}.engine.zero_stage": 3 for role in loose}, "more communication")

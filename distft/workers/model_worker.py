@@ -43,7 +43,7 @@ from distft.workers.exporting import export_result, require_readable
 from distft.workers.flight_recorder import FlightRecorder
 from distft.workers.loading import load_sharded, require_positions
 from distft.workers.reports import Memory, Ready, Saved, Updated
-from distft.workers.saving import BackgroundSave, load_share, save_share
+from distft.workers.saving import BackgroundSave, copy_share, load_share, save_share
 from distft.workers.spec import RoleSpec
 from distft.workers.update import Updater
 from distft.workers.verbs import MicroBatches, ModelVerbs, ReadAt, Store
@@ -270,6 +270,11 @@ class ModelWorker(ModelVerbs):
         """This rank's share of a checkpoint; see ``save_share``."""
         stage(f"saving to {staging}")
         return save_share(self._engine, self.spec.role, self.rank, Path(staging)), None
+
+    def copy(self, folder: str) -> tuple[tuple[str, ...] | NotWritten, None]:
+        """As ``save``, into a folder in the node's memory; see ``copy_share``."""
+        stage(f"copying to {folder}")
+        return copy_share(self._engine, self.spec.role, self.rank, Path(folder)), None
 
     def begin_save(self, staging: str) -> tuple[None, None]:
         """As ``save``, but the files are written while the verbs that follow run; see ``BackgroundSave``."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -30,9 +30,20 @@ def save_share(engine: Engine, role: str, rank: int, staging: Path) -> list[File
     A disk that refuses it is reported too, as NotWritten: the run goes on with the checkpoint before.
     """
     try:
-        return _writer(engine, role, rank, staging, engine.states)()
+        return _recorded(staging, _writer(engine, role, rank, staging, engine.states)())
     except REFUSALS as error:
         return [_not_written(role, rank, staging, error)]
+
+
+def copy_share(engine: Engine, role: str, rank: int, folder: Path) -> tuple[str, ...] | NotWritten:
+    """The files of ``save_share`` in a folder in memory, neither synced nor hashed: their paths below it."""
+    if not folder.parent.is_dir():  # what was made in its place nobody would remove
+        return NotWritten(f"{role} rank {rank}: who keeps {folder.parent} has ended")
+    try:
+        paths = _writer(engine, role, rank, folder, engine.states)()
+    except REFUSALS as error:
+        return _not_written(role, rank, folder, error)
+    return tuple(path.relative_to(folder).as_posix() for path in paths)
 
 
 class BackgroundSave:
@@ -74,32 +85,34 @@ class BackgroundSave:
         return self._begun.result()
 
 
-def _writer(engine: Engine, role: str, rank: int, staging: Path, states: Callable[[], Shard]) -> Callable[[], Files]:
-    """What writes the files, from what ``states`` answers now, and reports them."""
+def _recorded(staging: Path, paths: Sequence[Path]) -> Files:
+    return [*record_files(staging, [path.relative_to(staging).as_posix() for path in paths])]
+
+
+def _writer(
+    engine: Engine, role: str, rank: int, staging: Path, states: Callable[[], Shard]
+) -> Callable[[], list[Path]]:
+    """What writes the files, from what ``states`` answers now, and returns where they are."""
     target = staging / role
-
-    def recorded(paths: list[Path]) -> Files:
-        return [*record_files(staging, [path.relative_to(staging).as_posix() for path in paths])]
-
     if not engine.trained:
         write_weights(engine, target)
         written = sorted(target.iterdir()) if rank == 0 else []
-        return lambda: recorded(written)
+        return lambda: written
     shard, rng = states(), rng_state()
 
-    def write() -> Files:
+    def write() -> list[Path]:
         paths = [shard_file(target, rank), rng_file(target, rank)]
         shard.write(paths[0])
         torch.save(rng, paths[1])
-        return recorded(paths)
+        return paths
 
     return write
 
 
-def _timed(write: Callable[[], Files], role: str, rank: int, staging: Path) -> Saved:
+def _timed(write: Callable[[], list[Path]], role: str, rank: int, staging: Path) -> Saved:
     started = time.perf_counter()
     try:
-        files = write()
+        files = _recorded(staging, write())
     except REFUSALS as error:
         files = [_not_written(role, rank, staging, error)]
     return Saved(tuple(files), time.perf_counter() - started)

@@ -127,6 +127,11 @@ class ModelVerbs(OnDevice, Protocol):
         ...
 
     @verb(deadline="long", states=True)
+    def copy(self, folder: str) -> tuple[tuple[str, ...] | NotWritten, None]:
+        """As ``save``, into a folder in the node's memory: the paths of this rank's files below it."""
+        ...
+
+    @verb(deadline="long", states=True)
     def begin_save(self, staging: str) -> tuple[None, None]:
         """As ``save``, but the files are written while the verbs that follow run: see ``saving.BackgroundSave``."""
         ...

@@ -1,9 +1,10 @@
-"""How long training stands still for a checkpoint, synchronous and asynchronous, beside a plain copy of its bytes.
+"""How long training stands still for a checkpoint, synchronous, asynchronous and in memory, beside a plain copy of it.
 
     python -m tests.benchmarks.checkpoints [--repeats 3] [--steps 12] [--every 4]
 
 SFT of a Llama of 30 M parameters on two ranks (ZeRO-3, float32, 365 MB a checkpoint). Alternating runs; of each the
-mean of its checkpoints, but for the last, which is always waited for; medians over the runs as a table (Markdown).
+mean of its checkpoints, but for the last, which always lies on the disk and is waited for; medians over the runs as a
+table (Markdown).
 """
 
 from __future__ import annotations
@@ -39,6 +40,14 @@ RECIPE: dict[str, Any] = {
 }  # fmt: skip
 
 
+# The keys that write one every so many steps.
+WAYS = {
+    "synchronous": ("checkpoint.every={}",),
+    "asynchronous": ("checkpoint.every={}", "checkpoint.asynchronous=true"),
+    "in memory": ("checkpoint.memory_every={}",),
+}
+
+
 class Times(NamedTuple):
     """Seconds: that training stood still for a checkpoint, of a step with its share of that, and of a plain copy of a
     checkpoint's files, each synced. ``size``: the bytes of one."""
@@ -49,10 +58,9 @@ class Times(NamedTuple):
     size: int
 
 
-def run(recipe: Path, folder: Path, steps: int, every: int, *, asynchronous: bool) -> Times:
+def run(recipe: Path, folder: Path, steps: int, every: int, way: str) -> Times:
     """One run, and a copy of its newest checkpoint."""
-    words = [f"output_dir={folder}", f"train.steps={steps}", f"checkpoint.every={every}",
-             f"checkpoint.asynchronous={str(asynchronous).lower()}"]  # fmt: skip
+    words = [f"output_dir={folder}", f"train.steps={steps}", *(key.format(every) for key in WAYS[way])]
     done = subprocess.run(
         [sys.executable, "-m", "distft.cli", "train", str(recipe), *words],
         env=os.environ | {"HF_HUB_OFFLINE": "1"}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
@@ -63,7 +71,7 @@ def run(recipe: Path, folder: Path, steps: int, every: int, *, asynchronous: boo
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     training = [line for line in lines if line["split"] == "train"]
     still = sum(
-        line.get("timing/checkpoint", 0.0) for line in training
+        line.get("timing/checkpoint", 0.0) + line.get("timing/memory_copy", 0.0) for line in training
     )  # of step n, its checkpoint is in the next line
     seconds = training[-1]["time"] - training[0]["time"]
     (newest,) = (folder / "checkpoints").glob("step_*")
@@ -92,23 +100,21 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=4)
     parser.add_argument("--dir", help="where the run folders go")
     told = parser.parse_args()
-    found: dict[bool, list[Times]] = {False: [], True: []}
+    found: dict[str, list[Times]] = {way: [] for way in WAYS}
     with tempfile.TemporaryDirectory(prefix="distft-", dir=told.dir) as name:
         recipe = Path(name) / "recipe.yaml"
         recipe.write_text(json.dumps(RECIPE))
         for repeat in range(told.repeats):
-            for asynchronous, times in found.items():
-                folder = Path(name) / f"{asynchronous}-{repeat}"
-                times.append(run(recipe, folder, told.steps, told.every, asynchronous=asynchronous))
-                print(asynchronous, times[-1], file=sys.stderr, flush=True)
-    copied = median(times.copied for both in found.values() for times in both)
-    print(f"{found[False][0].size / 1e6:,.0f} MB a checkpoint; a plain copy, synced: {copied:.2f} s")
+            for way, times in found.items():
+                folder = Path(name) / f"{way.split()[-1]}-{repeat}"
+                times.append(run(recipe, folder, told.steps, told.every, way))
+                print(way, times[-1], file=sys.stderr, flush=True)
+    copied = median(times.copied for all_of_one in found.values() for times in all_of_one)
+    print(f"{found['synchronous'][0].size / 1e6:,.0f} MB a checkpoint; a plain copy, synced: {copied:.2f} s")
     print("| checkpoint | stands still, s | of a plain copy | a step, s |", "|---|---|---|---|", sep="\n")
-    for asynchronous, times in found.items():
+    for way, times in found.items():
         still, step = median(one.still for one in times), median(one.step for one in times)
-        print(
-            f"| {'asynchronous' if asynchronous else 'synchronous'} | {still:.2f} | {still / copied:.2f} | {step:.2f} |"
-        )
+        print(f"| {way} | {still:.2f} | {still / copied:.2f} | {step:.2f} |")
 
 
 if __name__ == "__main__":

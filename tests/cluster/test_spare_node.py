@@ -7,7 +7,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import pytest
 
 from tests.cluster.bed import ROOT, Nodes
 from tests.cluster.ray_bed import RayBed
-from tests.e2e.conftest import SFT, checkpoints, computed, events, exit_record, lines, weights
+from tests.e2e.conftest import SFT, checkpoints, computed, events, exit_record, lines, ppo, weights
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -27,10 +27,17 @@ CLUSTER = {"name": "spare", "kind": "ray", "nodes": 2, "node": {"cpus": 2, "gpus
 class Run:
     """``distft train`` on the first node."""
 
-    def __init__(self, bed: RayBed, folder: Path, cluster: Path, *words: str) -> None:
+    def __init__(
+        self,
+        bed: RayBed,
+        folder: Path,
+        cluster: Path,
+        *words: str,
+        recipe: Sequence[str] = (*SFT, f"train.steps={STEPS}"),
+    ) -> None:
         self.folder = folder
         self._printed = folder.with_suffix(f".{time.monotonic_ns()}.txt")
-        train = [sys.executable, "-m", "distft.cli", *SFT, f"train.steps={STEPS}", *words, f"output_dir={folder}"]
+        train = [sys.executable, "-m", "distft.cli", *recipe, *words, f"output_dir={folder}"]
         environment = bed.env | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
         with self._printed.open("wb") as output:
             self._process = bed.nodes[0].start(
@@ -102,6 +109,53 @@ def test_a_spare_takes_the_place_of_a_lost_node(machines: None, tmp_path: Path) 
         assert_same(alone.folder, undisturbed.folder)
 
 
+def test_a_run_goes_on_from_its_last_step_in_the_memory_of_the_nodes_that_are_left(
+    machines: None, tmp_path: Path
+) -> None:
+    """SFT and PPO, before there is any checkpoint: the spare gets the lost node's states from the other one."""
+    cluster = tmp_path / "shared" / "spare.yaml"
+    cluster.parent.mkdir()
+    cluster.write_text(json.dumps({**CLUSTER, "node": {"cpus": 4, "gpus": 0, "memory_gib": 6.0}}))
+    diskless = ("recovery.max_restarts=3", "recovery.wait_for_nodes=200", "checkpoint.memory_every=1")
+    with Nodes(3, tmp_path / "shared") as nodes, RayBed(nodes, cpus=4) as bed:
+        by_name = {node.name: node for node in nodes}
+        sft = (*SFT, "train.steps=12", "placement.policy.ranks=6")
+        of_sft = nodes.folder / "sft-undisturbed"
+        small = ("train.steps=5", "placement.reference.ranks=1", "placement.reward.ranks=1")
+        for name, recipe, least in (("sft", sft, 4), ("ppo", ppo(of_sft, *small), 2)):
+            recipe = (*recipe, "checkpoint.every=1000")
+            undisturbed = Run(bed, nodes.folder / f"{name}-undisturbed", cluster, recipe=recipe)
+            assert undisturbed.end() == 0, undisturbed.output
+            run = Run(bed, nodes.folder / name, cluster, *diskless, recipe=recipe)
+            run.wait_for(lambda run=run, least=least: len(trained(run.folder)) >= least, f"step {least}")
+            gone = next(node for node in run.nodes(1) if node != "n1")
+            lost = time.monotonic()
+            by_name[gone].kill()
+            last = trained(run.folder)[-1]
+            run.wait_for(lambda run=run: events(run.folder, "nodes_lost"), "lost node")
+            assert not checkpoints(run.folder)
+            assert run.end() == 0, run.output
+            assert gone not in run.nodes(2)
+            (restart,) = events(run.folder, "restart")
+            done = time.monotonic() - lost
+            print(
+                f"{name}: trained again {restart['seconds']:.0f} s after the loss was seen, done {done:.0f} s after it"
+            )
+            assert restart["from_memory"]
+            assert last - 1 <= restart["from_step"] <= last + 1, "the last step, or what it was just then"
+            (resumed,) = events(run.folder, "resume")
+            assert resumed["path"].startswith("/dev/shm/distft-")
+            assert resumed["changed"] == {}
+            assert_same(run.folder, undisturbed.folder, len(trained(undisturbed.folder)))
+            by_name[gone].boot()
+            bed.start_node(by_name[gone])
+
+
+def trained(folder: Path) -> list[int]:
+    """The steps in the ledger."""
+    return [line["step"] for line in lines(folder, "metrics") if line["split"] == "train"]
+
+
 def test_an_elastic_run_goes_on_with_fewer_ranks_on_the_node_that_is_left(machines: None, tmp_path: Path) -> None:
     """Four ranks on two nodes become as many as the other has room for; the run is the one of four ranks to rounding:
     the same rows, the same losses."""
@@ -133,7 +187,7 @@ def test_an_elastic_run_goes_on_with_fewer_ranks_on_the_node_that_is_left(machin
             assert one == pytest.approx(other, rel=1e-3, abs=1e-6)
 
 
-def assert_same(run: Path, undisturbed: Path) -> None:
-    assert [line["step"] for line in lines(run, "metrics") if line["split"] == "train"] == list(range(1, STEPS + 1))
+def assert_same(run: Path, undisturbed: Path, steps: int = STEPS) -> None:
+    assert trained(run) == list(range(1, steps + 1))
     assert computed(run) == computed(undisturbed)
     assert weights(run) == weights(undisturbed)

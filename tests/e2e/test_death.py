@@ -78,27 +78,32 @@ def assert_killing_ends(verb: Verb, role: str, rank: int, *, while_in: str = BUS
 
 
 def test_a_ppo_run_survives_the_death_of_a_worker_of_its_driver_and_of_its_ray(sft: Path, start: Start) -> None:
-    """A worker's by itself, in the same process, and its Ray's, in another; after the driver's the same command goes
-    on. The end is that of a run nothing happened to."""
+    """A worker's by itself, in the same process, from the last step, of which there is a copy in memory, and its Ray's,
+    in another, from the checkpoint; so does the same command, after the driver's. The end is that of a run nothing
+    happened to."""
     words = ppo(sft, "train.steps=4", "recovery.max_restarts=3", *ONE_EACH)
     undisturbed = start(*words, folder="undisturbed")
     undisturbed.wait_for_stage("policy-1", BUSY)
     assert_hidden(marked(undisturbed.mark), (*SECRETS.values(), URL_SECRET))
     assert undisturbed.end() == 0, undisturbed.output
+    words = (*words, "checkpoint.memory_every=1")
     verb = start(*words)
-    verb.wait_for_stage("policy-1", BUSY)
-    os.kill(verb.pid("policy", 1), signal.SIGKILL)
-    verb.wait_for_stage("policy-1", "update PpoPolicy from step 12\n")
-    os.kill(verb.process.pid, signal.SIGKILL)
+    for ended in (verb.pid, lambda *_: verb.process.pid):
+        verb.wait_for_stage("policy-1", "update PpoPolicy from step 12\n")
+        verb.log_starts["policy-1"] = (verb.folder / "logs" / "policy-1.log").stat().st_size
+        os.kill(ended("policy", 1), signal.SIGKILL)
     assert verb.end() == -signal.SIGKILL
     verb.assert_nothing_left()
-    assert_restarted(verb, "policy", 1, from_step=2)
+    assert checkpoints(verb.folder) == [2]
+    assert_restarted(verb, "policy", 1, from_step=3)
+    (resumed,) = events(verb.folder, "resume")
+    assert not Path(resumed["path"]).parent.exists(), "what it kept in memory is gone with it"
     verb = start(*words)
     verb.wait_for_stage("policy-1", BUSY)
     os.kill(verb.pid_of("gcs_server"), signal.SIGKILL)
     assert verb.end() == 0, verb.output
     assert [event["attempt"] for event in events(verb.folder, "resume")] == [2, 3, 4]
-    assert [event["step"] for event in events(verb.folder, "resume")][:2] == [2, 2]
+    assert [event["step"] for event in events(verb.folder, "resume")] == [3, 2, 2]
     of_ray = events(verb.folder, "restart")[1]
     assert (verb.folder / "logs" / "ray" / "gcs_server.out").is_file(), "what ended it is kept"
     assert of_ray["cause"] == f"Ray on {os.uname().nodename} has ended: its gcs_server died"
@@ -128,7 +133,7 @@ def test_a_run_whose_ray_dies_when_it_is_nearly_over_ends_well(start: Start, fil
 
 
 def assert_restarted(verb: Verb, role: str, rank: int, *, from_step: int) -> None:
-    """Once, because of this worker, as the ledger and the terminal say."""
+    """Once, from a copy in memory, because of this worker, as the ledger and the terminal say."""
     (failure,), (restart,) = events(verb.folder, "failure"), events(verb.folder, "restart")
     print(f"{role} rank {rank}: trained again after {restart['seconds']:.1f} s")
     node = os.uname().nodename
@@ -136,8 +141,9 @@ def assert_restarted(verb: Verb, role: str, rank: int, *, from_step: int) -> Non
         assert (event["role"], event["rank"], event["node"]) == (role, rank, node)
         assert "its process died: killed by a signal" in event["cause"]
     assert (failure["attempt"], restart["attempt"], restart["from_step"]) == (1, 2, from_step)
+    assert restart["from_memory"]
     assert f"attempt 1 has ended: {role} rank {rank} on {node}: its process died" in verb.output
-    assert f"restart 1 of 3, from the checkpoint of step {from_step}" in verb.output
+    assert f"restart 1 of 3, from the copy in memory of step {from_step}" in verb.output
     assert "Traceback" not in verb.output
 
 

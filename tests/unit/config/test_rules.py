@@ -25,6 +25,8 @@ BROKEN = [
      ["recovery.wait_for_nodes", "has no effect", "recovery.max_restarts=3"]),
     ("sft", ["recovery.elastic=true", "recovery.max_restarts=0"],
      ["recovery.elastic", "has no effect", "recovery.max_restarts=3"]),
+    ("sft", ["checkpoint.memory_every=1", "recovery.max_restarts=0"],
+     ["checkpoint.memory_every", "has no effect", "recovery.max_restarts=3"]),
     # which models
     ("sft", ["models.reward.path=x"], ["models.reward", "sft has no reward model", "takes: policy"]),
     ("dpo", ["models.value.path=x"], ["models.value", "dpo has no value model", "policy, reference"]),

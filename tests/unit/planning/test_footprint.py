@@ -90,6 +90,17 @@ def test_a_checkpoint_that_is_written_beside_the_steps_is_copied_to_the_host(gpu
                 assert copies == [Item("copy of a checkpoint", pieces if gpu else memory.trained * 6, place="host")]
 
 
+@pytest.mark.parametrize(("nodes", "copies"), [(1, 2), (2, 4)])
+def test_copies_in_memory_are_two_of_each_rank_and_as_many_of_another_nodes(nodes: int, copies: int) -> None:
+    """Of half of what two ranks train, in float32 and with Adam's two states."""
+    roles = Roles(load_recipe("ppo-tiny", ["checkpoint.memory_every=1"]), SizeBook())
+    for role in ("policy", "value", "reward"):
+        memory = role_memory(roles, role, 2, gpu=True, shared=False, nodes=nodes)
+        found = [item for item in memory.items if item.name == "copies in memory"]
+        wanted = [Item("copies in memory", copies * 6 * memory.trained, place="host")]
+        assert found == ([] if role == "reward" else wanted)
+
+
 def test_what_adapters_hold_is_in_checkpoints_and_in_the_first_ranks_copy() -> None:
     """Beside what is trained, 12 bytes a weight, lies what PiSSA's adapters began as, as many float32 numbers."""
     keys = ["models.policy.peft={init: pissa, r: 4}", "checkpoint.asynchronous=true"]

@@ -104,21 +104,25 @@ def test_a_lower_stage_is_raised(tmp_path: Path) -> None:
     assert plan.remedies[0].change == "models.policy.engine.zero_stage=3"
 
 
-def test_training_may_wait_for_its_checkpoints_where_there_is_no_room_for_copies_of_them(tmp_path: Path) -> None:
-    """Of 8 B parameters on two nodes each keeps a copy of 45 GiB: 12 bytes of each, and half of them."""
+@pytest.mark.parametrize(("key", "on", "off", "gib"), [("asynchronous", True, False, 45), ("memory_every", 1, 0, 179)])
+def test_copies_of_the_states_are_left_out_where_there_is_no_room_for_them(
+    tmp_path: Path, key: str, on: bool | int, off: bool | int, gib: int
+) -> None:
+    """Of 8 B parameters on two nodes each keeps a copy of 45 GiB: 12 bytes of each, and half of them; in memory two of
+    its own and two of the other's."""
 
     def with_memory(gib: float) -> Cluster:
         cluster = gpu_cluster(2)
         return cluster.model_copy(update={"node": cluster.node.model_copy(update={"memory_gib": gib})})
 
-    start = from_folder("sft", config_folder(tmp_path / "model", LLAMA_8B), {"checkpoint.asynchronous": True})
-    fitting = make_plan(with_overrides(start, {"checkpoint.asynchronous": False}), gpu_cluster(2))
+    start = from_folder("sft", config_folder(tmp_path / "model", LLAMA_8B), {f"checkpoint.{key}": on})
+    fitting = make_plan(with_overrides(start, {f"checkpoint.{key}": off}), gpu_cluster(2))
     needed = {load.kind: load.bytes for load in fitting.loads}["node"]
     assert fitting.fits is True
-    plan = make_plan(start, with_memory(needed / 2**30 + 44))
+    plan = make_plan(start, with_memory(needed / 2**30 + gib - 1))
     assert plan.fits is False
-    assert make_plan(start, with_memory(needed / 2**30 + 46)).fits is True
-    assert "checkpoint.asynchronous=false" in [remedy.change for remedy in plan.remedies]
+    assert make_plan(start, with_memory(needed / 2**30 + gib + 1)).fits is True
+    assert f"checkpoint.{key}={off}".lower() in [remedy.change for remedy in plan.remedies]
 
 
 def test_nothing_helps_a_hopeless_case(tmp_path: Path) -> None:
