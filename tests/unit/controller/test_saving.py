@@ -6,6 +6,7 @@ Real checkpoints, of groups that write a file each when they are asked to.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,9 @@ from distft.checkpoint.coordinator import Coordinator
 from distft.checkpoint.manifest import NotWritten, faults, record_files
 from distft.common.errors import RunFailed, StoppedOnRequest
 from distft.config.load import load_recipe
+from distft.config.recipe import Recipe
 from distft.controller.choosing import note_evaluation
+from distft.controller.mirror import Mirror
 from distft.controller.progress import Progress
 from distft.controller.session import MAX_FAILED_SAVES, Session
 from distft.controller.time_limit import TimeLimit
@@ -91,6 +94,17 @@ def session(folder: Path, said: Said, *keys: str, total: int = 9) -> Session:
         Tracker(folder, attempt=1, resume_step=None), Coordinator(folder, recipe.checkpoint.keep, Mine()),
         Progress(total_steps=total), Throughput(num_gpus=1), time_limit=TimeLimit(),
     )  # fmt: skip
+
+
+class Copies(Mirror):
+    """Of which steps copies are asked for."""
+
+    def __init__(self) -> None:
+        self.steps: list[int] = []
+
+    def copy(self, recipe: Recipe, models: Any, step: int, state: Mapping[str, Any], beside: Any) -> None:
+        assert state["step"] == step
+        self.steps.append(step)
 
 
 def step(one: Session, loss: float | None = None) -> list[int]:
@@ -204,3 +218,24 @@ def test_whenever_a_job_ends_its_last_checkpoint_is_written_in_time(tmp_path: Pa
     for end in range(1500, 2000, 20):
         left = _left_of_the_time(tmp_path / str(end), float(end), *keys)
         assert left >= 0, end
+
+
+def test_the_steps_that_are_not_saved_as_they_end_are_copied_into_memory(tmp_path: Path) -> None:
+    """Of one that is written while training goes on, or could not be, the memory has a copy; of the last there is none,
+    nor of that after which the run was asked to stop."""
+    for number, (keys, refused, expected) in enumerate([
+        (("checkpoint.asynchronous=false",), (4,), [1, 3, 4, 5, 7]),
+        ((), (), [1, 2, 3, 4, 5, 6, 7, 8]),
+        (("checkpoint.memory_every=3",), (), [3, 6]),
+    ]):  # fmt: skip
+        one = session(tmp_path / str(number), Writing(refused=refused), "checkpoint.memory_every=1", *keys)
+        one.mirror = copies = Copies()
+        for _ in range(9):
+            step(one)
+        assert copies.steps == expected
+    one = session(tmp_path / "stopped", Writing(), "checkpoint.memory_every=1")
+    one.mirror = copies = Copies()
+    one.stop.set()
+    with pytest.raises(StoppedOnRequest):
+        step(one)
+    assert copies.steps == []

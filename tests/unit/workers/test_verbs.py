@@ -60,7 +60,7 @@ def test_what_groups_ask_by_themselves_is_among_them() -> None:
 
 def test_devices_are_asked_for_where_something_is_computed() -> None:
     needing = {name for name, verb in verbs_of(ModelVerbs).items() if verb.on_device}
-    keeping = {"save", "begin_save", "load", "export", "write_weights", "take_weights"}
+    keeping = {"save", "copy", "begin_save", "load", "export", "write_weights", "take_weights"}
     assert needing == {"setup", "forward", "distributions", "update", "evaluate"} | keeping
     answering = {name for name, verb in verbs_of(GeneratorVerbs).items() if verb.on_device}
     assert answering - needing == {"sync_weights", "generate", "send_weights"}
@@ -68,7 +68,7 @@ def test_devices_are_asked_for_where_something_is_computed() -> None:
         "setup", "receive_weights", "generate",
     }  # fmt: skip
     of_states = {name for name in needing if verbs_of(ModelVerbs)[name].states}
-    assert of_states == {"setup", "update", "save", "begin_save", "load"}
+    assert of_states == {"setup", "update", "save", "copy", "begin_save", "load"}
     assert not any(verb.on_device for verb in verbs_of(DataVerbs).values())
 
 
