@@ -12,6 +12,7 @@ import numpy as np
 from distft.batches import Array
 from distft.common.errors import EnvironmentFallsShort, UserError
 from distft.common.sums import SUMS, write_sums
+from distft.config.find_method import traits_of
 from distft.config.recipe import Recipe
 from distft.launch.preflight.models import unmerged_adapter
 from distft.models.families.table import encodes, has_own_code, has_scoring_head
@@ -70,6 +71,8 @@ def _cost(plain: Path, target: Path, recipe: Recipe) -> str:
         name, texts = _texts(plain, recipe)
     except UserError as error:
         return f"what that costs was not measured: {error.what}"
+    if not texts:
+        return f"what that costs was not measured: no row of data.{name} has two tokens"
     with quiet_compressor():
         models: list[Any] = [AutoModelForCausalLM.from_pretrained(one, dtype="auto") for one in (plain, target)]
         found = fidelity(models[0].eval(), models[1].eval(), texts)
@@ -88,7 +91,8 @@ def _texts(plain: Path, recipe: Recipe) -> tuple[str, list[Array]]:
     name = "test" if data.test or data.holdout else "eval" if data.eval else "train"
     tokenizer = load_tokenizer(str(plain), trust_remote_code=False, chat_template=None)
     rows = judged_rows(Wanted(recipe, split=name, limit=MAX_ROWS), tokenizer)
-    batch = rows.dataset.batch(rows.units)
+    sampled = traits_of(recipe.algorithm.kind).sampled
+    batch = rows.dataset.prompts(rows.units) if sampled else rows.dataset.batch(rows.units)
     columns = [column for column in ("prompt_ids", "response_ids") if column in batch.columns]
     parts = [batch.ragged(column) for column in columns]
     texts = [np.concatenate([part[row] for part in parts]) for row in range(len(batch))]
