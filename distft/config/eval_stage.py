@@ -15,8 +15,8 @@ from typing import Any, Final, Literal
 
 from pydantic import Field, ValidationError, field_validator
 
+from distft.config.fewer_bits import QuantizationMethod
 from distft.config.load import names_recipe
-from distft.config.models import QuantizationMethod
 from distft.config.problem import Problem
 from distft.config.problems import from_validation
 from distft.config.section import Items, Section, WrittenPath

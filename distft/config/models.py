@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Final, Literal, TypeAlias
+from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
 from distft.config.adapters.kinds import AnyAdapter
 from distft.config.data import Source
+from distft.config.fewer_bits import QuantizationMethod
 from distft.config.optimizers.kinds import AnyOptimizer
 from distft.config.reward_servers import HttpReward, JudgeReward, RewardServer
 from distft.config.role_table import FURTHER
@@ -91,9 +92,6 @@ class Engine(Section):
         if num_ranks > 1 or "cpu" in (self.offload_parameters, self.offload_optimizer):
             return self
         return self.model_copy(update={"zero_stage": 0})
-
-
-QuantizationMethod: TypeAlias = Literal["nf4", "fp4", "int8"]
 
 
 class Quantization(Section):

@@ -12,8 +12,9 @@ from typing import Any, Protocol
 from distft.checkpoint.layout import MANIFEST, checkpoints_folder, published
 from distft.common.errors import UserError, nearest
 from distft.common.files import parse_json
+from distft.config.fewer_bits import QuantizationMethod
 from distft.config.load import load_recipe, resolve_path
-from distft.config.models import Model, Policy, Quantization, QuantizationMethod
+from distft.config.models import Model, Policy, Quantization
 from distft.config.recipe import Recipe
 from distft.config.roles import main_role, model_of
 from distft.data.bad_rows import Unusable

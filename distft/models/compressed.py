@@ -11,19 +11,15 @@ import io
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import torch
 from torch import nn
 from transformers import AutoModelForCausalLM
 
 from distft.common.errors import UserError
+from distft.config.fewer_bits import SCHEMES
 from distft.models.load import quiet_transformers
-
-# compressed-tensors' names of what is written, by ours. Weights in four bits (groups of 128) or eight (rows), what they
-# are multiplied with in the model's dtype; or both in eight bits (whole numbers or floats), what they are multiplied
-# with rounded by the engine as it comes, a scale for each token.
-SCHEMES: Final = {"w4a16": "W4A16", "w8a16": "W8A16", "int8": "INT8", "fp8": "FP8_DYNAMIC"}
 
 
 def compress(folder: Path, target: Path, scheme: str) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from distft.common.errors import UserError
+from distft.config.fewer_bits import SCHEMES
 from distft.verbs.run_folders import run_folder
 
 DESCRIPTION = "a plain Hugging Face folder from a run or a checkpoint, or from a model and adapters"
@@ -29,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--density", type=float, metavar="SHARE", help="of ties: the largest numbers kept (default: 0.2)"
     )
     parser.add_argument(
-        "--quantize", choices=["w4a16", "w8a16", "int8", "fp8"],
+        "--quantize", choices=tuple(SCHEMES),
         help="linear layers in fewer bits, for vLLM (compressed-tensors, rounded to nearest): weights in 4 or 8 bits, "
         "or weights and what they are multiplied with in 8 (whole numbers or floats); what that costs is printed",
     )  # fmt: skip

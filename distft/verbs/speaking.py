@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from distft.common.errors import UserError
+from distft.config.fewer_bits import METHODS
 from distft.verbs.option_words import in_options
 from distft.verbs.warnings import warn
 
@@ -50,7 +51,7 @@ def add_reading(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--quantization",
-        choices=["nf4", "fp4", "int8"],
+        choices=METHODS,
         help="weights in four bits or eight; an adapter stays beside them, whole",
     )
     parser.add_argument("--trust-remote-code", action="store_true", help="run Python code that comes with a model")

@@ -19,8 +19,9 @@ from distft.algorithms import linear_logprobs
 from distft.common.errors import DistftError, EnvironmentFallsShort, UserError
 from distft.common.seeding import restore_rng_state, rng_state, seed_everything
 from distft.config.adapters.adapter import Adapter
+from distft.config.fewer_bits import QuantizationMethod
 from distft.config.models import Engine as EngineConfig
-from distft.config.models import Model, Quantization, QuantizationMethod
+from distft.config.models import Model, Quantization
 from distft.config.optimizers.adamw import AdamW
 from distft.config.optimizers.optimizer import Optimizer
 from distft.engine import host_copy, process_group, whole_weights

@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from distft.config.adapters.lora import Lora
-from distft.config.models import Quantization, QuantizationMethod
+from distft.config.fewer_bits import QuantizationMethod
+from distft.config.models import Quantization
 from distft.models.adapters.adapt import is_adapter
 from distft.models.quantization import as_bitsandbytes
 from tests.unit.engine import rank_side

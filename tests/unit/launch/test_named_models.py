@@ -15,8 +15,9 @@ from transformers import AutoModelForCausalLM
 
 from distft.cli import main
 from distft.common.errors import UserError
+from distft.config.fewer_bits import QuantizationMethod
 from distft.config.load import load_recipe, resolved_yaml
-from distft.config.models import Quantization, QuantizationMethod
+from distft.config.models import Quantization
 from distft.data.formats import Message
 from distft.launch.evaluate import evaluate
 from distft.launch.judged_rows import Wanted

@@ -12,7 +12,8 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from distft.common.errors import UserError
-from distft.models.compressed import SCHEMES, compress
+from distft.config.fewer_bits import SCHEMES
+from distft.models.compressed import compress
 from tests.unit.models.families import write_family
 
 IDS = torch.arange(3, 15).unsqueeze(0)

@@ -14,7 +14,8 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from distft.common.errors import UserError
 from distft.config.adapters.diff_pruning import DiffPruning
-from distft.config.models import Quantization, QuantizationMethod
+from distft.config.fewer_bits import QuantizationMethod
+from distft.config.models import Quantization
 from distft.models.adapters.adapt import add_adapters, without_adapters
 from distft.models.adapters.merging import merge_adapter, plain_tensors
 from distft.models.export import export_adapter
