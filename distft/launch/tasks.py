@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-import logging
-import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, redirect_stderr
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from io import StringIO
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
-from distft.common.errors import EnvironmentFallsShort, UserError
+from distft.common.errors import UserError
 from distft.common.logging import stage
 from distft.evaluation.bootstrap import Difference, Estimate, compare
 from distft.evaluation.intervals import Z
 from distft.evaluation.measures import Measure, mean
 from distft.launch.evaluation_report import Against, Report
 from distft.launch.named_models import NamedModel, Reading, find_model, require_speakers
-from distft.launch.task_names import Tasks, require_tasks
-from distft.models.unreadable import first_line
+from distft.launch.task_errors import in_our_words
+from distft.launch.task_names import Tasks, are_written, require_tasks
 
 _ROUNDING: Final = 1e-9
 _NO_FILTER: Final = "none"
-_SCRIPTS: Final = "Dataset scripts are no longer supported"  # what datasets says of rows that a program would make
 
 
 @dataclass(frozen=True)
@@ -54,8 +49,8 @@ class _Answered:
 
 
 def ask_tasks(names: Sequence[str], tasks: Tasks, reading: Reading) -> tuple[Report, NamedModel]:
-    """The figures of each model, and the first model. Raises UserError: as ``require_tasks``, or no language models;
-    EnvironmentFallsShort: a task's rows are neither here nor to be had."""
+    """The figures of each model, and the first model. Raises as ``require_tasks`` and ``in_our_words``; UserError: no
+    language models."""
     manager = require_tasks(tasks)
     with tempfile.TemporaryDirectory(prefix="distft-models-") as folder:
         models = [find_model(name, Path(folder), adapter=reading.adapter) for name in names]
@@ -93,42 +88,13 @@ def _answered(model: NamedModel, tasks: Tasks, reading: Reading, manager: Any) -
         hint = "--chat-template chatml, llama3 or a Jinja file; or leave --task-chat out"
         raise UserError("has no chat template", where=f"--task-chat {model.name}", hint=hint)
     seeds = {} if tasks.seed is None else {"fewshot_random_seed": tasks.seed}
-    with _in_our_words():
+    with in_our_words(tasks, written=are_written(tasks, manager)):
         found = simple_evaluate(
             HarnessModel(speaker, tasks.seed or 1), tasks=list(tasks.names), task_manager=manager,
             num_fewshot=tasks.shots, limit=tasks.limit, apply_chat_template=tasks.chat, **seeds,
         )  # fmt: skip
     assert found is not None  # this process is rank 0
     return _read(model.name, found)
-
-
-@contextmanager
-def _in_our_words() -> Iterator[None]:
-    """What the package raises of tasks whose rows are not here, or that want packages or words that are not given. Its
-    bars are for terminals."""
-    from datasets.exceptions import DatasetNotFoundError
-
-    logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    try:
-        with nullcontext() if sys.stderr.isatty() else redirect_stderr(StringIO()):
-            yield
-    except (ConnectionError, DatasetNotFoundError, FileNotFoundError) as error:
-        hint = "the same command fetches them where there is a network; --tasks-from FOLDER has tasks over files"
-        raise EnvironmentFallsShort(
-            f"a task's rows are not to be had: {first_line(error)}", where="--tasks", hint=hint
-        ) from error
-    except ImportError as error:
-        hint = "install it; lm-eval's extras have most of them: pip install 'lm_eval[tasks]'"
-        raise EnvironmentFallsShort(
-            f"a task wants a package that is not installed: {first_line(error)}", where="--tasks", hint=hint
-        ) from error
-    except RuntimeError as error:
-        if _SCRIPTS not in str(error):
-            raise
-        raise UserError(f"a task's rows are made by a program: {first_line(error)}", where="--tasks",
-                        hint="another task, or --tasks-from FOLDER with one over files") from error  # fmt: skip
-    except ValueError as error:
-        raise UserError(f"lm-eval: {first_line(error)}", where="--tasks", hint="another task") from error
 
 
 def _read(name: str, found: Mapping[str, Any]) -> _Answered:

@@ -13,10 +13,11 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from distft.cli import main
-from distft.common.errors import UserError
+from distft.common.errors import RunFailed, UserError
 from distft.config.eval_stage import read_keys
 from distft.launch import task_names
 from distft.launch.named_models import Reading
+from distft.launch.task_errors import in_our_words
 from distft.launch.task_names import Tasks
 from distft.launch.tasks import ask_tasks
 from tests.reference.tiny_models import save_llama, train_tokenizer
@@ -198,9 +199,34 @@ def test_what_a_task_wants_that_is_not_here(folders: Path, tmp_path: Path, capsy
     assert "--tasks: a task's rows are made by a program" in capsys.readouterr().err
 
 
+@installed
+def test_whose_fault_it_is(folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A task of the user's, words of the user's, or the package's own task that fails in it."""
+    rows = HEAD.format(rows=folders / "rows.jsonl")
+    (tmp_path / "odd.yaml").write_text(f"task: odd{rows}{BODIES['chosen'].replace('multiple_choice', 'guessing')}")
+    own = ["eval", str(folders / "one"), "--tasks-from", str(tmp_path), "--tasks", "odd"]
+    assert main(own) == 2
+    assert f"--tasks-from {tmp_path}: lm-eval cannot ask a task: Got invalid output_type" in capsys.readouterr().err
+    shots = ["eval", str(folders / "one"), "--tasks-from", str(folders / "tasks"), "--tasks", "chosen", "--task-shots"]
+    assert main([*shots, "9"]) == 2
+    assert "--task-shots 9: a task has no such exemplars" in capsys.readouterr().err
+    failing = in_our_words(Tasks(("arc_easy",)), written=False)
+    with pytest.raises(RunFailed, match="lm-eval itself fails at --tasks arc_easy: no docs"), failing:
+        raise ValueError("no docs")
+
+
+@installed
+def test_programs_that_a_model_writes_are_not_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Also where a group has such a task among others."""
+    (tmp_path / "code.yaml").write_text("group: code\ntask: [arc_easy, humaneval_plus]\n")
+    for name, unsafe in (("humaneval", "humaneval"), ("code", "humaneval_plus")):
+        assert main(["eval", "some/model", "--tasks-from", str(tmp_path), "--tasks", name]) == 2
+        assert f"--tasks {name}: {unsafe} runs the programs that a model writes" in capsys.readouterr().err
+
+
 def test_the_package_is_missing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(task_names, "find_spec", lambda _: None)
-    assert main(["eval", "some/model", "--tasks", "arc_easy"]) == 2
+    assert main(["eval", "some/model", "--tasks", "arc_easy"]) == 3
     said = capsys.readouterr().err
     assert "--tasks: the package lm-eval" in said
     assert "pip install 'distft[lm-eval]'" in said
