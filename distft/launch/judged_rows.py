@@ -16,6 +16,7 @@ from distft.config.recipe import Recipe
 from distft.data.bad_rows import BadRow
 from distft.data.dataset import load_datasets, load_list
 from distft.data.formats import Example, detect_format
+from distft.data.reading_marks import reads_apart
 from distft.data.sampler import proportional_sample
 from distft.data.sources import read_rows
 from distft.data.tokenized import TokenizedDataset
@@ -107,7 +108,7 @@ def judged_rows(wanted: Wanted, tokenizer: Any) -> JudgedRows:
     kind, recipe = wanted.kind(), wanted.recipe
     same = recipe is not None and recipe.algorithm.kind == kind
     loss_on = recipe.algorithm.learned_tokens() if recipe is not None and same else None
-    data = _data(wanted, sampled=traits_of(kind).sampled)
+    data = _data(wanted, sampled=traits_of(kind).sampled, apart=reads_apart(tokenizer))
     if wanted.files:
         sources: Sequence[Source] = wanted.sources()
         dataset = load_list(sources, data, kind, tokenizer, loss_on=loss_on)
@@ -128,10 +129,12 @@ def judged_rows(wanted: Wanted, tokenizer: Any) -> JudgedRows:
     )  # fmt: skip
 
 
-def _data(wanted: Wanted, *, sampled: bool) -> Data:
+def _data(wanted: Wanted, *, sampled: bool, apart: bool) -> Data:
+    """``apart``: prompt and answer have a limit each (``Data.sides``), so what is typed is of either."""
     own = wanted.recipe.data if wanted.recipe is not None else Data(max_length=MAX_LENGTH)
     if wanted.max_length is not None:
-        own = own.model_copy(update={"max_length": wanted.max_length, "max_prompt_length": wanted.max_length})
+        longest = wanted.max_length * 2 if apart else wanted.max_length
+        own = own.model_copy(update={"max_length": longest, "max_prompt_length": wanted.max_length})
     elif wanted.recipe is None and sampled:
         own = own.model_copy(update={"max_prompt_length": MAX_LENGTH})
     return own

@@ -37,8 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rows", choices=["pairs", "answers", "prompts"], help="what a row is read as")
     parser.add_argument("--limit", type=int, metavar="N", help="so many rows at most (default: the recipe's, else 256)")
     parser.add_argument(
-        "--max-length", type=int, metavar="N", help="longest row, tokens (default: the recipe's, else 2048)"
-    )
+        "--max-length", type=int, metavar="N",
+        help="longest row, tokens (default: the recipe's, else 2048); of an encoder-decoder prompt and answer each",
+    )  # fmt: skip
     parser.add_argument("--reference", metavar="MODEL", help="for DPO's margins of pairs (default: the recipe's)")
     parser.add_argument(
         "--reward", metavar="MODEL", help="a reward model that scores the answers (default: the recipe's)"

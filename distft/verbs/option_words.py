@@ -14,6 +14,7 @@ _SAID: Final = (
     (r"models\.policy\.chat_template", "--chat-template"),
     (r"models\.policy\.stop_tokens", "--stop"),
     (r"models\.\w+\.trust_remote_code=true|trust_remote_code: true beside the path", "--trust-remote-code"),
+    (r"what data\.max_length leaves beside data\.max_prompt_length", "--max-length"),
     (r"data\.max_(prompt_)?length", "--max-length"),
     (r"`split: (\w+)`(; a source each for more than one)?", r"`--split \1`"),
 )

@@ -6,9 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
+from transformers import PreTrainedTokenizerFast
 
 from distft.common.errors import UserError
 from distft.verbs.option_words import in_options
+from tests.reference.tiny_models import save_t5, train_tokenizer
 from tests.unit.verbs.conftest import Typed
 
 
@@ -29,6 +31,19 @@ def test_a_row_over_the_limit(speaker: str, distft: Typed, tmp_path: Path) -> No
     assert "raise --max-length, or leave the row out" in error
     assert "data." not in error
     assert distft(*judge, "--max-length", "200")[0] == 0
+
+
+def test_an_encoder_decoder_has_what_is_typed_for_prompt_and_answer_each(distft: Typed, tmp_path: Path) -> None:
+    texts = ["Where is my other kettle?", "On the shelf, I think."]
+    model, rows = save_t5(tmp_path / "t5", train_tokenizer(texts, 300)), tmp_path / "rows.jsonl"
+    rows.write_text(json.dumps({"prompt": "Where? " * 6, "completion": "On the shelf. " * 6}))
+    judge = ("eval", model, "--data", rows, "--no-answers", "--json", "--max-length")
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(model)
+    longest = len(tokenizer("On the shelf. " * 6)["input_ids"]) + 1  # the end of the answer
+    status, output, error = distft(*judge, str(longest))
+    assert (status, json.loads(output)["notes"]) == (0, []), error
+    _, output, _ = distft(*judge, str(longest - 1))
+    assert "1 of 1 rows are longer than allowed and were cut: --max-length N takes more" in json.loads(output)["notes"]
 
 
 def test_a_template_that_refuses_a_prompt(speaker: str, distft: Typed, tmp_path: Path) -> None:
