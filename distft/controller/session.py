@@ -126,7 +126,7 @@ class Session:
 
     def log_step(self, metrics: Mapping[str, float], lengths: Sequence[int]) -> None:
         """The line of the step just finished, over sequences of these lengths: speed, phases, peaks of memory."""
-        now = time.perf_counter()
+        now, ended = time.perf_counter(), time.time()
         seconds, self._started = now - self._started, now
         self.time_limit.saw_step(seconds)
         train, spans = self.num_units["train"], self.take_spans()
@@ -144,7 +144,7 @@ class Session:
                 **peaks,
                 **self.throughput.report(lengths, seconds),
                 **self.timer.report(),
-                **at_work(spans, seconds),
+                **at_work(spans, ended - seconds, ended),
             },
         )
 

@@ -48,28 +48,28 @@ class Statistics:
         """What a user should hear of before the run goes on."""
         found = []
         if self.dropped:
-            found.append(f"{sum(self.dropped.values())} of {self.num_rows} rows left out: {_counted(self.dropped)}")
+            found.append(f"{sum(self.dropped.values()):,} of {self.num_rows:,} rows left out: {_counted(self.dropped)}")
         if self.bad:
             first = f"the first {self.bad[0].where}: {self.bad[0].what}"
-            found.append(f"{len(self.bad)} bad rows left out ({_counted(self.bad_by_reason)}), {first}")
+            found.append(f"{len(self.bad):,} bad rows left out ({_counted(self.bad_by_reason)}), {first}")
         return tuple(found)
 
     def __str__(self) -> str:
-        notes = [f"{self.num_kept} of {self.num_rows} rows kept"]
+        notes = [f"{self.num_kept:,} of {self.num_rows:,} rows kept"]
         if self.num_units != self.num_kept:
-            notes.append(f"{self.num_units} visits an epoch by weight or share")
+            notes.append(f"{self.num_units:,} visits an epoch by weight or share")
         if self.num_truncated:
-            notes.append(f"{self.num_truncated} truncated")
-        notes += [f"{count} dropped ({reason})" for reason, count in sorted(self.dropped.items())]
-        notes += [f"{count} bad ({reason})" for reason, count in sorted(self.bad_by_reason.items())]
+            notes.append(f"{self.num_truncated:,} truncated")
+        notes += [f"{count:,} dropped ({reason})" for reason, count in sorted(self.dropped.items())]
+        notes += [f"{count:,} bad ({reason})" for reason, count in sorted(self.bad_by_reason.items())]
         if self.num_leaked:
             what = "ask what held-out rows ask" if self.leaks_stay else "left out because held-out rows ask the same"
-            notes.append(f"{self.num_leaked} {what}")
+            notes.append(f"{self.num_leaked:,} {what}")
         if self.alike:
-            notes.append(f"{self.alike.count} nearly the same as held-out rows")
+            notes.append(f"{self.alike.count:,} nearly the same as held-out rows")
         if self.num_moved:
-            notes.append(f"{self.num_moved} with a prompt that the chat template rewrites when it is answered")
-        return ", ".join([*notes, f"longest {self.longest} tokens", f"{self.num_tokens} tokens in all"])
+            notes.append(f"{self.num_moved:,} with a prompt that the chat template rewrites when it is answered")
+        return ", ".join([*notes, f"longest {self.longest:,} tokens", f"{self.num_tokens:,} tokens in all"])
 
 
 def _counted(reasons: dict[str, int]) -> str:

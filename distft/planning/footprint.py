@@ -77,12 +77,15 @@ class RoleMemory:
 
     @property
     def counted(self) -> str:
-        """``8,072.2 M``, and of a part that is trained ``8,072.2 M (41.9 M trained, 0.52 %)``."""
-        whole = f"{self.parameters / 1e6:,.1f} M"
+        """``8,072.2 M``, below a million ``45,728``; where a part is trained ``8,072.2 M (41.9 M trained, 0.52 %)``."""
+        whole = _millions(self.parameters)
         if not 0 < self.trained < self.parameters:
             return whole
-        part = f"{self.trained / 1e6:,.1f} M" if self.trained >= 1e6 else f"{self.trained:,}"
-        return f"{whole} ({part} trained, {100 * self.trained / self.parameters:.2g} %)"
+        return f"{whole} ({_millions(self.trained)} trained, {100 * self.trained / self.parameters:.2g} %)"
+
+
+def _millions(number: int) -> str:
+    return f"{number / 1e6:,.1f} M" if number >= 1e6 else f"{number:,}"
 
 
 @dataclass(frozen=True)

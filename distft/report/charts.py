@@ -6,12 +6,14 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from distft.report.curves import Curve, Ledger, thinned
+from distft.report.sections import MIB
 from distft.tracking.glossary import KNOWN, Known, known
 
 _MAX_NAMED_STEPS = 8
 
 
 _COUNTS = ("num_tokens", "epoch")  # they only say how far the run was
+_BYTES = "memory/"
 
 
 class Source(NamedTuple):
@@ -34,14 +36,16 @@ def charts(sources: Sequence[Source]) -> tuple[list[dict[str, Any]], list[dict[s
 
 
 def _chart(name: str, sources: Sequence[Source]) -> dict[str, Any]:
-    about = known(name) or Known(name)
+    about, unit = known(name) or Known(name), 1
+    if name.startswith(_BYTES):
+        about, unit = about._replace(title=about.title.replace("Bytes", "MiB", 1)), MIB
     series, bad = [], []
     for number, source in enumerate(sources):
         for split, label in (("train", "training"), ("eval", "held out")):
             curve = source.ledger.of(split).get(name)
             if curve is None:
                 continue
-            x, y = thinned(curve.x, curve.y)
+            x, y = thinned(curve.x, curve.y / unit)
             said = f"{source.name}, {label}" if source.name else label
             series.append({"label": said, "split": split, "run": number, "x": x, "y": y})
             bad += [f"{said}: {_steps(curve)}"] if curve.not_finite else []

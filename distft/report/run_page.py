@@ -49,6 +49,7 @@ def run_page(run: RunData) -> bytes:
         kind=run.kind,
         trained=trained(run),
         verdict=verdict(run),
+        cause=sections.cause(run),
         mood=_mood(run),
         changes=changes(run),
         signed=signed,

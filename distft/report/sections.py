@@ -46,6 +46,15 @@ def pairs_of_samples(run: RunData) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
+def cause(run: RunData) -> str:
+    """What ended a run that is not done, and whose: role, rank and node; empty where nothing is known of it."""
+    ended = run.status.exit or {}
+    rank, node = ended.get("rank"), ended.get("node")
+    who = str(ended.get("role") or "") + (f" rank {rank}" if rank is not None else "") + (f" on {node}" if node else "")
+    said = str(ended.get("cause") or "")
+    return f"{who.strip()}: {said}" if who.strip() and said else said
+
+
 def time_by_phase(run: RunData) -> list[dict[str, Any]]:
     """Seconds of a step by phase, the mean over the steps, and each one's share; the largest first."""
     means = {

@@ -70,7 +70,7 @@ def verdict(run: RunData) -> str:
 
 
 def trained(run: RunData) -> str:
-    """``PPO of runs/sft (parameters: 0.9 M), trained on builtin:dialogues on local.``"""
+    """``PPO of runs/sft (parameters: 45,728), trained on builtin:dialogues on local.``"""
     if not run.recipe:
         return ""
     name = next(iter(run.plan.memory), "") if run.plan else ""

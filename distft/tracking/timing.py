@@ -29,16 +29,17 @@ class Span(NamedTuple):
     seconds: float
 
 
-def at_work(spans: Sequence[Span], seconds: float) -> dict[str, float]:
-    """``perf/busy/<role>``: of a step of so many seconds the share in which the role's ranks, on whatever node, carried
-    out calls, the mean over those that did anything in it."""
+def at_work(spans: Sequence[Span], start: float, end: float) -> dict[str, float]:
+    """``perf/busy/<role>``: of a step between two moments (unix seconds) the share in which the role's ranks, on
+    whatever node, carried out calls, the mean over those that did anything in it. Of calls that began before it, as
+    while the run got ready, what lies within it."""
     by_rank: dict[str, dict[int, float]] = {}
     for span in spans:
-        ranks = by_rank.setdefault(span.who, {})
-        ranks[span.rank] = ranks.get(span.rank, 0.0) + span.seconds
-    if seconds <= 0:
-        return {}
-    return {f"perf/busy/{role}": sum(ranks.values()) / len(ranks) / seconds for role, ranks in by_rank.items()}
+        within = min(span.start + span.seconds, end) - max(span.start, start)
+        if within > 0:
+            ranks = by_rank.setdefault(span.who, {})
+            ranks[span.rank] = ranks.get(span.rank, 0.0) + within
+    return {f"perf/busy/{role}": sum(ranks.values()) / len(ranks) / (end - start) for role, ranks in by_rank.items()}
 
 
 class PhaseTimer:

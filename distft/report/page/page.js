@@ -13,7 +13,7 @@
   const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   const numbers = (values) => values.map((value) => (value === null ? NaN : value));
 
-  const legends = (plot) => plot.center.filter((part) => part.type === "Legend");
+  const legends = (plot) => plot.above.filter((part) => part.type === "Legend");
 
   // Exponential moving average, weighted so that the first values count in full (Adam's bias correction).
   function smooth(values) {
@@ -69,6 +69,8 @@
     });
     plot.add_tools(hover);
     if (named) {
+      const inside = plot.center.filter((part) => part.type === "Legend"); // where it would lie over the curves
+      plot.setv({ center: plot.center.filter((part) => !inside.includes(part)), above: [...plot.above, ...inside] });
       for (const legend of legends(plot)) legend.setv({ orientation: "horizontal", label_text_font_size: "11px", padding: 2, spacing: 6,
         margin: 0, border_line_color: null, background_fill_alpha: 0.6, click_policy: "hide" });
     }
@@ -104,11 +106,12 @@
     for (const axis of [...plot.xaxes, ...plot.yaxes])
       axis.setv({ axis_line_color: rule, major_tick_line_color: rule, minor_tick_line_color: null,
         major_label_text_color: soft, major_label_text_font_size: "11px" });
+    for (const axis of plot.xaxes) axis.ticker.min_interval = 1; // there are no half steps
     for (const axis of plot.yaxes) axis.formatter.setv({ power_limit_low: -4 });
     for (const grid of [...plot.xgrids, ...plot.ygrids]) grid.setv({ grid_line_color: rule, grid_line_alpha: 0.6 });
     for (const legend of legends(plot)) legend.setv({ label_text_color: ink, background_fill_color: paper });
     for (const { one, faint, curve, dots } of lines) {
-      const own = colour(`--c${(several ? one.run : one.split === "eval" ? 1 : 0) % 6}`);
+      const own = colour(`--c${(several ? one.run : one.split === "eval" ? 1 : 0) % 8}`);
       faint.glyph.line_color = own;
       curve.glyph.line_color = own;
       if (dots) dots.glyph.setv({ fill_color: own, line_color: own });

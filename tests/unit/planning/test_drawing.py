@@ -76,7 +76,7 @@ def test_adapters_and_a_shared_base_are_said() -> None:
 
 
 @pytest.mark.parametrize(("trained", "said"), [
-    (0, "0.9 M"), (900_000, "0.9 M"), (35_328, "0.9 M (35,328 trained, 3.9 %)"),
+    (0, "900,000"), (900_000, "900,000"), (35_328, "900,000 (35,328 trained, 3.9 %)"),
 ])  # fmt: skip
 def test_how_much_of_a_model_is_trained(trained: int, said: str) -> None:
     assert RoleMemory((), parameters=900_000, trained=trained).counted == said

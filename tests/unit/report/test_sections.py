@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from distft.arguments import parse
+from distft.common.errors import RunFailed, StoppedOnRequest
 from distft.report import sections
 from distft.report.run_data import read_run
+from distft.tracking.exit import Ending
 from distft.tracking.metrics import EventsLog, Sample, SamplesLog
 from distft.tracking.tracker import Tracker
 from tests.unit.report.conftest import MakeRun
@@ -30,6 +32,14 @@ def test_memory_is_held_against_the_plan(make_run: MakeRun) -> None:
     assert rows["policy"]["share"].endswith("%")
     assert rows["value"]["device"] == ""
     assert sections.loads(run)
+
+
+def test_who_ended_a_run_is_said(make_run: MakeRun) -> None:
+    died = Ending.of(RunFailed("its process died", role="policy", rank=1, node="n7"))
+    assert sections.cause(read_run(make_run("died", ending=died))) == "policy rank 1 on n7: its process died"
+    stopped = Ending.of(StoppedOnRequest("stopped after step 3"))
+    assert sections.cause(read_run(make_run("stopped", ending=stopped))) == "stopped after step 3"
+    assert sections.cause(read_run(make_run())) == sections.cause(read_run(make_run("lost", ending=None))) == ""
 
 
 def test_the_same_prompt_early_and_late(make_run: MakeRun) -> None:

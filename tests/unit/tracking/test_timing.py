@@ -115,5 +115,7 @@ def test_how_much_of_a_step_each_role_was_at_work() -> None:
         Span("policy", 0, "update", 0.0, 3.0), Span("policy", 0, "forward", 3.0, 1.0),
         Span("policy", 1, "update", 0.0, 2.0), Span("reward", 0, "forward", 3.0, 1.0),
     ]  # fmt: skip
-    assert at_work(spans, 10.0) == {"perf/busy/policy": 0.3, "perf/busy/reward": 0.1}
-    assert at_work(spans, 0.0) == at_work([], 1.0) == {}
+    assert at_work(spans, 0.0, 10.0) == {"perf/busy/policy": 0.3, "perf/busy/reward": 0.1}
+    assert at_work(spans, 0.0, 0.0) == at_work([], 0.0, 1.0) == {}
+    # Rank 0 of the policy from 2 to 4, rank 1 in none of it, the reward model from 3 to 4.
+    assert at_work(spans, 2.0, 6.0) == {"perf/busy/policy": 0.5, "perf/busy/reward": 0.25}
