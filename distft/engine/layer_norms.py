@@ -4,9 +4,10 @@ waited for.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,8 @@ from distft.engine.pieces import Piece, pieces_here
 
 # What DeepSpeed, and torch, add to a norm before they clip by it.
 _CLIP_EPS = 1e-6
+
+_Norms: TypeAlias = tuple[list[int], Tensor]  # of pieces: the group of each, and float32 ``[num_pieces]``
 
 
 @dataclass
@@ -48,23 +51,22 @@ class LayerNorms:
         for piece in pieces_here(module, optimizer, zero_stage):
             self._add(piece, self.names.index(groups[piece.name]))
         self._max_grad_norm, self._ready = max_grad_norm, ready
-        self._squares: Tensor | None = None
-        self._indices: dict[tuple[int, ...], Tensor] = {}
+        self._gradients: list[_Norms] = []
         # All of DeepSpeed's optimizers step by torch's own, at stage 3 one group of parameters after the other.
         getattr(optimizer, "optimizer", optimizer).register_step_pre_hook(self._see)
 
     def weights(self) -> dict[str, float]:
         """Of what the optimizer steps on: float32 at every precision."""
         self._ready()
-        return self._read(self._sum([(run, run.owner) for run in self._runs]))
+        return self._by_group([_norms([(run, run.owner) for run in self._runs])])
 
     def take_gradients(self, norm: float) -> dict[str, float] | None:
         """Of the step just taken, before clipping; ``norm``: that of all gradients. None where no step was taken."""
-        squares, self._squares = self._squares, None
-        if squares is None:
+        found, self._gradients = self._gradients, []
+        if not found:
             return None
         unclipped = max(1.0, (norm + _CLIP_EPS) / self._max_grad_norm)
-        return {name: value * unclipped for name, value in self._read(squares).items()}
+        return {name: value * unclipped for name, value in self._by_group(found).items()}
 
     def _see(self, stepping: torch.optim.Optimizer, *_: Any) -> None:
         """Before a step, when the gradients that it is taken with are where the optimizer reads them."""
@@ -72,8 +74,7 @@ class LayerNorms:
         found = [
             (run, run.owner.grad) for run in self._runs if id(run.owner) in stepped_on and run.owner.grad is not None
         ]
-        squares = self._sum(found)
-        self._squares = squares if self._squares is None else self._squares + squares
+        self._gradients.append(_norms(found))
 
     def _add(self, piece: Piece, group: int) -> None:
         """Takes in a piece; neighbours of one group are one run, which takes less time."""
@@ -83,19 +84,17 @@ class LayerNorms:
         else:
             self._runs.append(_Run(piece.owner, group, piece.offset, piece.offset + piece.length))
 
-    @torch.no_grad()
-    def _sum(self, tensors: Sequence[tuple[_Run, Tensor]]) -> Tensor:
-        """Sums of squares by group, float64 ``[num_groups]``, where the tensors are."""
-        device = self._runs[0].owner.device if self._runs else torch.device("cpu")
-        found = torch.zeros(len(self.names), dtype=torch.float64, device=device)
-        if not tensors:
-            return found
-        parts = [tensor if run.is_all else tensor.view(-1)[run.start : run.end] for run, tensor in tensors]
-        squares = torch.stack(torch._foreach_norm(parts)).double().square()
-        groups = tuple(run.group for run, _ in tensors)
-        if groups not in self._indices:  # of which there is one, or at stage 3 a few
-            self._indices[groups] = torch.tensor(groups, device=device)
-        return found.index_add_(0, self._indices[groups], squares)
+    def _by_group(self, found: Sequence[_Norms]) -> dict[str, float]:
+        squares = [0.0] * len(self.names)
+        for groups, norms in found:
+            for group, norm in zip(groups, norms.tolist(), strict=True):
+                squares[group] += norm * norm
+        return {name: math.sqrt(one) for name, one in zip(self.names, squares, strict=True)}
 
-    def _read(self, squares: Tensor) -> dict[str, float]:
-        return dict(zip(self.names, squares.sqrt().tolist(), strict=True))
+
+@torch.no_grad()
+def _norms(tensors: Sequence[tuple[_Run, Tensor]]) -> _Norms:
+    """Where the tensors are, so that nobody waits for them."""
+    parts = [tensor if run.is_all else tensor.view(-1)[run.start : run.end] for run, tensor in tensors]
+    found = torch.stack(torch._foreach_norm(parts)) if parts else torch.zeros(0)
+    return [run.group for run, _ in tensors], found

@@ -1,17 +1,17 @@
 """What goes into each optimizer step of this rank and what comes out of it, in a few numbers: see ``tracking.flight``.
 
-Digests are of what the loss is handed, a micro-batch at a time, and of the tokens that the model is. They are computed
-where the tensors are and read once a step, when the gradient's norm has been read anyway: the host waits for nothing
-else, and no rank for another.
+Of what the loss is handed and the tokens that the model is, a digest by sample. While a step lasts its tensors, a few
+numbers a token, are kept where they are; they are read after it, when the gradient's norm has been read anyway. So the
+host waits for nothing else, and no rank for another.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -19,37 +19,49 @@ from distft.batches import Batch, Ragged
 from distft.engine.layer_norms import LayerNorms
 from distft.tracking.flight import MOST_SAMPLES, ColumnTrace, RankTrace, StepTrace
 from distft.workers.collate import MicroBatch
-from distft.workers.digests import of_samples, sums_of_rows
+from distft.workers.digests import bytes_of_rows, of_rows, told
 
-_TOKENS = ("prompt_ids", "response_ids", "response_mask")
-_WIDTH = np.uint64(32)
-_HALF = np.uint64(2**32 - 1)
+_HALF, _WIDTH, _MODULO = np.uint64(2**32 - 1), np.uint64(32), 2**64
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """A micro-batch that has rows, as the loss has read it."""
+
+    batch: Batch
+    micro: MicroBatch
+    samples: tuple[int, ...]
+    outputs: Mapping[str, Tensor]
+    reads_tokens: bool
 
 
 @dataclass
 class _Column:
-    """A column so far. ``rows``: see ``digests.sums_of_rows``, of each micro-batch that has rows; ``sums``, of numbers
-    that are no whole ones: float64 ``[2]``, theirs and their absolute values'."""
+    """A column so far. ``digests``: of each sample; ``sums``, of numbers that are no whole ones: theirs and their
+    absolute values'."""
 
-    rows: list[Tensor] = field(default_factory=list)
-    sums: Tensor | None = None
+    digests: list[npt.NDArray[np.uint64]] = field(default_factory=list)
+    sums: tuple[float, float] | None = None
 
-    def add(self, rows: Tensor, numbers: Tensor | None = None) -> None:
-        self.rows.append(rows)
+    def add(self, digests: npt.NDArray[np.uint64], numbers: Tensor | None) -> None:
+        self.digests.append(digests)
         if numbers is not None:
-            found = torch.stack([numbers.sum(dtype=torch.float64), numbers.abs().sum(dtype=torch.float64)])
-            self.sums = found if self.sums is None else self.sums + found
+            total, size = self.sums or (0.0, 0.0)
+            numbers = numbers.double()
+            self.sums = total + float(numbers.sum()), size + float(numbers.abs().sum())
+
+    def trace(self) -> ColumnTrace:
+        return ColumnTrace(sum(int(of_some.sum()) for of_some in self.digests) % _MODULO, *(self.sums or ()))
 
 
 @dataclass
 class _Step:
-    """An optimizer step so far."""
+    """An optimizer step so far. ``micro_batches``: the samples of each."""
 
     before: Mapping[str, float] | None
-    samples: list[tuple[int, ...]] = field(default_factory=list)
-    inputs: dict[str, _Column] = field(default_factory=lambda: defaultdict(_Column))
-    outputs: dict[str, _Column] = field(default_factory=lambda: defaultdict(_Column))
-    loss: Tensor | None = None
+    micro_batches: list[tuple[int, ...]] = field(default_factory=list)
+    seen: list[_Seen] = field(default_factory=list)
+    losses: list[Tensor] = field(default_factory=list)
 
 
 class FlightRecorder:
@@ -71,46 +83,28 @@ class FlightRecorder:
     ) -> None:
         """A micro-batch, whose rows of ``batch`` the loss has been taken of. ``reads_tokens``: outputs are of each
         token, else of each row."""
-        step, loss = self._step, loss.detach().double()
-        step.loss = loss if step.loss is None else step.loss + loss
-        step.samples.append(tuple(map(int, batch.dense("sample")[list(micro.rows)])) if micro.rows else ())
-        if not micro.rows:
-            return
-        for name, rows in zip(_TOKENS, _tokens(batch, micro), strict=True):
-            step.inputs[name].add(rows)
-        read, mask = micro.loss, micro.loss.token_mask
-        by_row: list[tuple[_Column, Tensor, bool]] = []
-        by_token = [(step.inputs["loss_mask"], read.response_mask, True)]
-        for name, values in read.columns.items():
-            kept = batch.columns[name]
-            whole = (kept.values if isinstance(kept, Ragged) else kept).dtype.kind in "iub"
-            (by_token if isinstance(kept, Ragged) else by_row).append((step.inputs[name], values, whole))
-        of_tokens = by_token if reads_tokens else by_row
-        of_tokens += [(step.outputs[name], values.detach(), False) for name, values in outputs.items()]
-        count = len(micro.rows)
-        for columns, segments, counts in (
-            (by_token, read.segments, mask),
-            (by_row, torch.arange(count, device=mask.device), None),
-        ):
-            sums = sums_of_rows([values for _, values, _ in columns], segments, count, mask=counts)
-            for (column, values, whole), rows in zip(columns, sums, strict=True):
-                if counts is not None and not whole:
-                    values = values.masked_fill(~mask.view(-1, *[1] * (values.dim() - 1)), 0)
-                column.add(rows, None if whole else values)
+        step = self._step
+        step.losses.append(loss.detach())
+        samples = tuple(batch.dense("sample")[list(micro.rows)].tolist()) if micro.rows else ()
+        step.micro_batches.append(samples)
+        if samples:
+            detached = {name: values.detach() for name, values in outputs.items()}
+            step.seen.append(_Seen(batch, micro, samples, detached, reads_tokens))
 
     def end(self, grad_norm: float) -> None:
         """After a step. ``grad_norm``: over all ranks, before clipping."""
-        step = self._step
-        samples = torch.tensor([sample for micro in step.samples for sample in micro], dtype=torch.int64)
-        inputs, outputs, of_each = _read(step.inputs, step.outputs, samples)
-        told = len(samples) <= MOST_SAMPLES
+        step, self._step = self._step, _Step(None)
+        inputs, outputs = dict[str, _Column](), dict[str, _Column]()
+        for seen in step.seen:
+            _read(seen, inputs, outputs)
+        each = sum(map(len, step.micro_batches)) <= MOST_SAMPLES
         self._done.append(
             StepTrace(
-                tuple(step.samples) if told else None,
-                of_each if told else None,
-                inputs,
-                outputs,
-                0.0 if step.loss is None else float(step.loss),
+                tuple(step.micro_batches) if each else None,
+                _of_each(inputs) if each else None,
+                {name: column.trace() for name, column in inputs.items()},
+                {name: column.trace() for name, column in outputs.items()},
+                float(torch.stack(step.losses).double().sum()) if step.losses else 0.0,
                 self._norms.take_gradients(grad_norm),
                 self._norms.weights(),
                 step.before,
@@ -123,43 +117,66 @@ class FlightRecorder:
         return RankTrace(self._zero_stage, self._shared_by, self._dtype, tuple(done))
 
 
-def _tokens(batch: Batch, micro: MicroBatch) -> list[Tensor]:
-    """The ``sums_of_rows`` of ``_TOKENS``: of the micro-batch's tokens, and of the mask: which tokens of a response the
-    model is told to read."""
-    rows, count = list(micro.rows), len(micro.rows)
-    both = [batch.ragged(name) for name in _TOKENS[:2]]
-    offsets = both[1].offsets
-    rows_of = np.searchsorted(offsets, micro.places, "right") - 1
-    own = np.zeros(len(batch), np.int64)
-    own[rows] = np.arange(count)
-    # All at once, as if each were rows of its own.
-    lengths = np.concatenate([column.lengths[rows] for column in both])
-    places = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    tokens = np.concatenate([column[row] for column in both for row in rows])
-    values = np.concatenate([tokens, np.ones(len(rows_of), np.int64)])
-    segments = np.concatenate([np.repeat(np.arange(2 * count), lengths), own[rows_of] + 2 * count])
-    (sums,) = sums_of_rows(
-        [torch.from_numpy(values)], torch.from_numpy(segments), 3 * count,
-        places=torch.from_numpy(np.concatenate([places, micro.places - offsets[rows_of]])),
-    )  # fmt: skip
-    return [sums[first : first + count] for first in range(0, 3 * count, count)]
+def _read(seen: _Seen, inputs: dict[str, _Column], outputs: dict[str, _Column]) -> None:
+    """Adds a micro-batch to the columns."""
+    batch, micro, loss, samples = seen.batch, seen.micro, seen.micro.loss, told(seen.samples)
+    rows, responses = list(micro.rows), batch.ragged("response_ids")
+    for name in ("prompt_ids", "response_ids"):
+        column = batch.ragged(name)
+        _add(inputs, name, (column[row].data for row in rows), samples)
+    _add(inputs, "response_mask", _places(micro, responses), samples)
+    mask, segments = loss.response_mask.cpu(), loss.segments.cpu()
+    masks = bytes_of_rows(mask, _ends(segments, len(rows)))
+    # A token that nobody reads may stand behind the others, to keep the graph connected.
+    _add(inputs, "loss_mask", (row.tobytes().rstrip(b"\0") for row in masks), samples)
+    everything = bool(mask.all())
+    of_tokens = _ends(segments if everything else segments[mask], len(rows))
+
+    def add(columns: dict[str, _Column], name: str, values: Tensor, *, by_token: bool, whole: bool) -> None:
+        values = values.cpu()
+        if by_token and not everything:
+            values = values[mask]
+        ends = of_tokens if by_token else range(1, len(rows) + 1)
+        _add(columns, name, bytes_of_rows(values, ends), samples, None if whole else values)
+
+    for name, values in loss.columns.items():
+        kept = batch.columns[name]
+        whole = (kept.values if isinstance(kept, Ragged) else kept).dtype.kind in "iub"
+        add(inputs, name, values, by_token=isinstance(kept, Ragged), whole=whole)
+    for name, values in seen.outputs.items():
+        add(outputs, name, values, by_token=seen.reads_tokens, whole=False)
 
 
-def _read(
-    inputs: Mapping[str, _Column], outputs: Mapping[str, _Column], samples: Tensor
-) -> tuple[dict[str, ColumnTrace], dict[str, ColumnTrace], tuple[int, ...]]:
-    """Both by their names, and see ``StepTrace.samples``; on the host."""
+def _add(
+    columns: dict[str, _Column],
+    name: str,
+    rows: Iterable[bytes | memoryview],
+    samples: Sequence[bytes],
+    numbers: Tensor | None = None,
+) -> None:
+    columns.setdefault(name, _Column()).add(of_rows(name, rows, samples), numbers)
+
+
+def _ends(segments: Tensor, num_rows: int) -> list[int]:
+    """Of each row the place after its last value; ``segments``: the rows of values, in order."""
+    found: list[int] = torch.searchsorted(segments, torch.arange(num_rows), right=True).tolist()
+    return found
+
+
+def _places(micro: MicroBatch, responses: Ragged) -> list[memoryview]:
+    """Of each row which tokens of its response the model is told to read."""
+    rows_of = np.searchsorted(responses.offsets, micro.places, "right") - 1
+    own = np.zeros(len(responses), np.int64)
+    own[list(micro.rows)] = np.arange(len(micro.rows))
+    ends = _ends(torch.from_numpy(own[rows_of]), len(micro.rows))
+    return bytes_of_rows(torch.from_numpy(micro.places - responses.offsets[rows_of]), ends)
+
+
+def _of_each(inputs: Mapping[str, _Column]) -> tuple[int, ...]:
+    """Of each sample its inputs': see ``StepTrace.samples``."""
     if not inputs:
-        return {}, {}, ()
-    columns = [*inputs.values(), *outputs.values()]
-    sums = torch.stack([torch.cat(column.rows).cpu() for column in columns])
-    digests = of_samples([*inputs, *outputs], sums, samples).numpy().view(np.uint64)
-    traces = [
-        ColumnTrace(digest, *(() if column.sums is None else column.sums.tolist()))
-        for column, digest in zip(columns, digests.sum(1).tolist(), strict=True)
-    ]
-    of_inputs = digests[: len(inputs)]
-    whole = np.array([column.sums is None for column in inputs.values()])
-    low, high = of_inputs[whole].sum(0), of_inputs[~whole].sum(0)
-    of_each = tuple((low & _HALF | high << _WIDTH).tolist())
-    return dict(zip(inputs, traces, strict=False)), dict(zip(outputs, traces[len(inputs) :], strict=True)), of_each
+        return ()
+    columns = [(np.concatenate(column.digests), column.sums is None) for column in inputs.values()]
+    whole = np.array([digests for digests, is_whole in columns if is_whole]).sum(0)
+    others = np.array([digests if not is_whole else 0 * digests for digests, is_whole in columns]).sum(0)
+    return tuple((whole & _HALF | others << _WIDTH).tolist())
