@@ -26,7 +26,8 @@ _DOING = {
     "setup": "loading", "load": "loading", "forward": "reading", "update": "training", "evaluate": "evaluating",
     "generate": "generating", "sync_weights": "syncing", "send_weights": "syncing", "receive_weights": "syncing",
     "save": "saving", "copy": "saving", "begin_save": "saving", "finish_save": "saving", "export": "exporting",
-    "function_scores": "scoring", "assign_credit": "scoring",
+    "function_scores": "scoring", "judge_answers": "scoring", "assign_credit": "scoring",
+    "prepare_rows": "preparing", "check_export": "checking",
     "sleep": "falling asleep", "wake": "waking",
 }  # fmt: skip
 

@@ -30,9 +30,11 @@ _WIDE = 110  # columns from which groups and metrics stand beside each other
 _ALARMS = 2
 _BLOCKS, _PLAIN_BLOCKS = "▁▂▃▄▅▆▇█", "_.-=+*%#"
 _STYLES = {"idle": "dim", "asleep": "dim"}
+_GAP = 2  # columns between cells
+_BAR = 8, 24  # columns at least and at most
 _GROUP_CELLS = 4  # role, ranks, doing, since
 
-_Row: TypeAlias = tuple[Text | str, ...]
+_Row: TypeAlias = tuple[Text | str | ProgressBar, ...]
 States: TypeAlias = Callable[[], Mapping[str, GroupState]]
 
 
@@ -51,7 +53,7 @@ class _Shown:
 
     def __rich_console__(self, _console: Console, options: ConsoleOptions) -> RenderResult:
         blocks = _PLAIN_BLOCKS if options.ascii_only else _BLOCKS
-        yield self._head()
+        yield self._head(options)
         groups, numbers = self._groups(), self._numbers(blocks)
         if options.max_width >= _WIDE and groups:
             beside = zip_longest(groups, numbers, fillvalue=())
@@ -62,16 +64,17 @@ class _Shown:
             cut: OverflowMethod = "crop" if options.ascii_only else "ellipsis"
             yield Text(alarm, style="bold yellow", overflow=cut, no_wrap=True)
 
-    def _head(self) -> Table:
-        head = Table.grid(padding=(0, 2))
-        head.add_row(
-            Text(self.name, style="bold"),
-            Text(self.phase),
-            ProgressBar(total=self.total, completed=self.step, width=24, pulse=self.total is None),
-            Text(f"{self.step:,}/{self.total:,}" if self.total else f"{self.step:,}"),
-            Text("" if self.left is None else f"{duration(self.left)} left"),
-        )
-        return head
+    def _head(self, options: ConsoleOptions) -> Table:
+        """One line: where there is little room the bar is short, and then the phase is cut."""
+        name, phase = Text(self.name, style="bold"), Text(self.phase)
+        step = Text(f"{self.step:,}/{self.total:,}" if self.total else f"{self.step:,}")
+        left = Text("" if self.left is None else f"{duration(self.left)} left")
+        texts = [text for text in (name, phase, step, left) if text]
+        room = options.max_width - sum(_GAP + text.cell_len for text in texts)
+        width = max(min(room, _BAR[1]), _BAR[0])
+        phase.truncate(max(1, phase.cell_len + room - width), overflow="crop" if options.ascii_only else "ellipsis")
+        bar = ProgressBar(total=self.total, completed=self.step, width=width, pulse=self.total is None)
+        return _grid([tuple(part for part in (name, phase, bar, step, left) if part is bar or part)])
 
     def _groups(self) -> list[_Row]:
         rows, now = list[_Row](), time.monotonic()
@@ -91,7 +94,7 @@ class _Shown:
 
 def _grid(rows: Sequence[_Row]) -> Table:
     """Cells below each other, as wide as they are."""
-    table = Table.grid(padding=(0, 2))
+    table = Table.grid(padding=(0, _GAP))
     for _ in range(max(map(len, rows))):
         table.add_column(no_wrap=True)
     for row in rows:
@@ -123,7 +126,7 @@ class LiveProgress(QuietProgress):
 
     def __init__(self, name: str, stream: TextIO) -> None:
         self._pace = Pace()
-        self._shown = _Shown(name)
+        self._shown = _Shown(name, "starting")
         console = Console(file=cast(TextIO, _Patient(stream)))
         self._live = Live(self._shown, console=console, refresh_per_second=4, transient=False)
         self._open = True

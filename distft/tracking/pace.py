@@ -19,8 +19,8 @@ class Pace:
         self._marks.append((step, time.monotonic()))
 
     def left(self, step: int, total: int | None) -> float | None:
-        """Seconds; None where nothing can be said yet."""
+        """Seconds; None where nothing can be said yet, or no step is left."""
         first, since = self._marks[0]
-        if total is None or step <= first:
+        if total is None or not first < step < total:
             return None
-        return (time.monotonic() - since) / (step - first) * max(0, total - step)
+        return (time.monotonic() - since) / (step - first) * (total - step)

@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from distft.tracking.display import make_progress
-from distft.tracking.live_view import SEEN, LiveProgress, sparkline
+from distft.tracking.live_view import SEEN, LiveProgress, _Shown, sparkline
 from distft.tracking.progress import GroupState
 
 
@@ -61,6 +61,22 @@ def test_everything_is_there_and_nothing_is_wider_than_the_terminal(width: int) 
     assert len(lines) == (1 + 3 + 3 + 1 if width == 80 else 1 + 3 + 1), "wide terminals show them beside each other"
     assert lines[-1].startswith("alarm at step 12: kl_spike")
     assert lines[-1].rstrip().endswith("…") is (width == 80)
+
+
+@pytest.mark.parametrize(("width", "phase"), [
+    (110, "evaluation: 256 of 300 eval rows"), (80, "evaluation: 256 of 300 eval rows"),
+    (60, "evaluation: 256 of 300…"), (40, "ev…"),
+])  # fmt: skip
+def test_what_is_said_of_the_run_is_one_line(width: int, phase: str) -> None:
+    """The bar gives way first, then the end of the phase."""
+    out = io.StringIO()
+    shown = _Shown("sft-tiny", "evaluation: 256 of 300 eval rows", 20, 60, left=7.0)
+    Console(file=out, width=width, color_system=None).print(shown)
+    [line] = out.getvalue().splitlines()
+    name, said, bar, step, left = re.split(" {2,}", line.rstrip())
+    assert (name, said, step, left) == ("sft-tiny", phase, "20/60", "7 s left")
+    assert not set(bar) - set("━╸")
+    assert len(line.rstrip()) == min(width, 85)
 
 
 def test_before_there_are_groups_or_numbers_it_is_one_line() -> None:
