@@ -99,26 +99,34 @@ def wandb_options(
 
 class WandbBackend:
     """One W&B run below ``RUN/wandb``. No method raises or waits for the network, save ``close``, which
-    waits at most ``timeout_s``. An online run that cannot start is kept offline, for ``wandb sync``.
+    waits at most ``timeout_s``. An online run that cannot start is kept offline, for ``distft sync``, unless
+    ``fall_back`` is False; one whose server goes away meanwhile is caught up by that, too.
     """
 
     def __init__(self, run_dir: Path, options: WandbOptions, *, init_timeout_s: float = _INIT_TIMEOUT_S,
-                 finish_timeout_s: float = _FINISH_TIMEOUT_S, queue_size: int = _QUEUE_SIZE) -> None:  # fmt: skip
+                 finish_timeout_s: float = _FINISH_TIMEOUT_S, queue_size: int = _QUEUE_SIZE,
+                 fall_back: bool = True) -> None:  # fmt: skip
         alphabet = string.ascii_lowercase + string.digits
         self.run_id = options.run_id or "".join(secrets.choice(alphabet) for _ in range(8))
         self._run_dir, self._options = run_dir, options
         self._init_timeout_s, self._finish_timeout_s = init_timeout_s, finish_timeout_s
+        self._fall_back = fall_back
         self._jobs: queue.Queue[Callable[[Any], None] | None] = queue.Queue(queue_size)
         self._dropped = 0
         self._mode = options.mode  # as the run was begun; of the thread alone
         self._exit_status = 0
         self._closed = self._abandoned = False
-        self._complained = False
+        self._complained = self._finished = False
         self._last: dict[str, int] = {}  # step of the newest row, by kind; of the thread alone
         self._table: Any = None
         self._kept: list[tuple[Any, ...]] = []  # rows of the table from before a restart
         self._thread = threading.Thread(target=self._work, name="wandb", daemon=True)
         self._thread.start()
+
+    @property
+    def arrived(self) -> bool:
+        """Once it is closed: whether W&B has all that was given."""
+        return self._finished and not self._complained and not self._dropped
 
     def log(self, record: MetricRecord) -> None:
         """The numbers under ``train/`` or ``eval/``."""
@@ -170,7 +178,8 @@ class WandbBackend:
                 self._drop_oldest()
         self._thread.join(timeout_s)
         if self._thread.is_alive():
-            _log.error("W&B did not finish within %.0f s and is stopped; metrics.jsonl is complete", timeout_s)
+            said = "W&B did not finish within %.0f s and is stopped; distft sync %s sends what is missing"
+            _log.error(said, timeout_s, self._run_dir)
             self._abandoned = True
             _stop_service()
             self._thread.join(_STOP_TIMEOUT_S)
@@ -213,20 +222,21 @@ class WandbBackend:
         if run is not None:
             try:
                 run.finish(exit_code=self._exit_status)
+                self._finished = True
             except Exception as error:
-                self._complain("W&B could not finish: %s", error)
+                _log.error("W&B could not finish: %s; distft sync %s sends what is missing", error, self._run_dir)
         if self._abandoned:
             _forget_service()
 
     def _start(self) -> Any:
         asked = self._options.mode
-        modes: tuple[Mode, ...] = (asked, "offline") if asked in AT_A_SERVER else (asked,)
+        modes: tuple[Mode, ...] = (asked, "offline") if asked in AT_A_SERVER and self._fall_back else (asked,)
         for mode in modes:
             try:
                 return self._init(mode)
             except Exception as error:
-                then = "the W&B run is kept offline" if mode in AT_A_SERVER else "there is no W&B run"
-                _log.error("W&B could not start %s: %s; %s, training goes on", mode, error, then)
+                then = "the W&B run is kept offline, training goes on" if mode != modes[-1] else "there is no W&B run"
+                _log.error("W&B could not start %s: %s; %s", mode, error, then)
         return None
 
     def _init(self, mode: Mode) -> Any:
@@ -236,13 +246,14 @@ class WandbBackend:
 
         settings = wandb.Settings(
             silent=True, console="off", symlink=False, program="distft", init_timeout=self._init_timeout_s,
-            finish_timeout=self._finish_timeout_s, disable_git=True, disable_code=True, save_code=False,
+            finish_timeout=self._finish_timeout_s, finish_timeout_raises=True, disable_git=True, disable_code=True,
+            save_code=False,
             disable_job_creation=True, x_disable_meta=True, x_disable_stats=True, x_disable_machine_info=True,
             x_save_requirements=False, x_label=LABEL if mode == "shared" else None,
         )  # fmt: skip
         self._mode = mode
         if mode in AT_A_SERVER:
-            wandb.setup(settings=wandb.Settings(silent=True))
+            wandb.setup(settings=wandb.Settings(silent=True, mode=mode))  # whatever WANDB_MODE says
             if not wandb.login(prompt=False):
                 raise RuntimeError("no credentials (WANDB_API_KEY, or `wandb login`)")
         options = self._options

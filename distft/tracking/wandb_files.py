@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -51,7 +52,13 @@ def logged(files: Sequence[Path]) -> dict[str, int]:
     return last
 
 
-def kept_samples(run_dir: Path, last_step: int) -> list[tuple[Any, ...]]:
+def first_step(path: Path) -> float:
+    """Of a file's rows; infinity where it has none. Raises what ``records`` does."""
+    rows = (record["history"]["item"] for record in records(path) if record.get("type") == "history")
+    return min((float(row["step"]) for row in rows if "step" in row), default=math.inf)
+
+
+def kept_samples(run_dir: Path, last_step: float = math.inf) -> list[tuple[Any, ...]]:
     """Step, prompt, completion and score of the samples up to a step, each once: a step that was done twice has the
     same ones twice. What is no sample is left out."""
     path = run_dir / SAMPLES

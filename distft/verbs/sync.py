@@ -6,7 +6,7 @@ import argparse
 
 from distft.verbs.run_folders import run_folder
 
-DESCRIPTION = "send runs that were kept offline to Weights & Biases"
+DESCRIPTION = "send to Weights & Biases what was kept offline, or what it missed"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,0 +1,88 @@
+"""What W&B's server lacks of a run that was on line, sent from the run's own ledgers.
+
+The server takes rows in the order of their steps alone, so that it holds all of them up to one; a start of the run that
+goes on from there adds the others. W&B's own client would add those that are there once more.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any, Final
+
+from distft.common.errors import EnvironmentFallsShort, UserError
+from distft.common.files import whole_record
+from distft.tracking.exit import read_exit
+from distft.tracking.metrics import METRICS, RECIPE, MetricRecord, Sample, line_step, numbers_of
+from distft.tracking.run_status import holds_run, run_status
+from distft.tracking.wandb_backend import WandbBackend, WandbOptions
+from distft.tracking.wandb_files import kept_samples, records
+
+_PATIENCE_S: Final = 600.0
+_GOING_ON: Final = ("starting", "running", "stopping")
+
+
+def catch_up(run_dir: Path, files: Sequence[Path], before: float) -> str:
+    """Sends what is missing of the steps before one; what there is to say of it. ``files``: W&B's, of its starts on
+    line, oldest first.
+
+    Raises UserError for a run that goes on; EnvironmentFallsShort where not all arrives.
+    """
+    where = str(run_dir)
+    if holds_run(run_dir) and run_status(run_dir).state in _GOING_ON:
+        raise UserError("goes on, and sends for itself", where=where, hint="distft status says when it has ended")
+    options = _options(files)
+    if options is None:
+        return f"{where}: W&B's files say nothing of the run, so that it cannot be gone on with there"
+    if options.mode == "shared":
+        return f"{where}: was shared, where W&B does not say which steps it has: all are in metrics.jsonl"
+    with tempfile.TemporaryDirectory(prefix="distft-wandb-") as folder:
+        backend = WandbBackend(
+            Path(folder), options, finish_timeout_s=_PATIENCE_S, queue_size=0, fall_back=False,
+        )  # fmt: skip
+        for one in _by_step(run_dir, before):
+            if isinstance(one, MetricRecord):
+                backend.log(one)
+            else:
+                backend.samples(*one)
+        for kind, path in (("recipe", RECIPE), ("model", "final"), ("report", "report.html")):
+            if (run_dir / path).exists():
+                backend.keep(kind, run_dir / path)
+        backend.close(int((read_exit(run_dir) or {}).get("exit_status") or 0), 2 * _PATIENCE_S)
+    if not backend.arrived:
+        hint = "the same command goes on; `wandb login`, or WANDB_API_KEY, says who you are"
+        raise EnvironmentFallsShort("not all was sent to W&B: it says above why", where=where, hint=hint)
+    return f"{where}: W&B has all {'of it' if before == float('inf') else f'before step {before:g}'}"
+
+
+def _options(files: Sequence[Path]) -> WandbOptions | None:
+    """How the run was begun there."""
+    for record in chain.from_iterable(map(records, files)):
+        if record.get("type") == "run":
+            run = record["run"]
+            shared = run.get("telemetry", {}).get("feature", {}).get("shared_mode")
+            return WandbOptions(
+                "shared" if shared else "online", str(run.get("project")), str(run.get("display_name")),
+                str(run.get("job_type")), str(run.get("run_group")), run.get("entity"), run_id=str(run["run_id"]),
+            )  # fmt: skip
+    return None
+
+
+def _by_step(run_dir: Path, before: float) -> Iterator[MetricRecord | tuple[int, list[Sample]]]:
+    """The rows of the ledgers in the order of their steps, of a step the samples last."""
+    rows: dict[int, list[Any]] = defaultdict(list)
+    with (run_dir / METRICS).open("rb") as file:
+        for line in file:
+            if (record := whole_record(line)) is not None and line_step(record) < before:
+                rows[record["step"]].append(MetricRecord(record["step"], record["split"], numbers_of(record)))
+    samples: dict[int, list[Sample]] = defaultdict(list)
+    for step, prompt, completion, score in kept_samples(run_dir):
+        if step < before:
+            samples[step].append(Sample(prompt, completion, score))
+    for step in sorted(rows.keys() | samples.keys()):
+        yield from rows[step]
+        if samples[step]:
+            yield step, samples[step]
