@@ -4,6 +4,7 @@ copy:     all ranks write their files into memory ─► training goes on; keepe
 settle:   ... before the next copy, or when the attempt has failed: a whole copy takes the place of the one before
 newest:   when an attempt has failed: what the keepers that are left have as it was
 begin:    the nodes of the next attempt get of it what their ranks are to read
+write:    where none follows, it becomes a checkpoint on the disk
 
 So at most two copies exist, of which one is whole. Which it is, and the controller's state of then, only the driver
 knows: with its process they are lost, as with two nodes that follow each other.
@@ -15,9 +16,10 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
-from distft.checkpoint.coordinator import Found
+from distft.checkpoint.coordinator import Coordinator, Found
 from distft.checkpoint.layout import step_name
 from distft.checkpoint.manifest import FileRecord, Manifest, NotWritten
 from distft.checkpoint.memory_copy import MemoryCopy, needed_on, ring, sends
@@ -158,6 +160,15 @@ class Mirror:
             self.forget()
             raise RunFailed(f"the copy of step {found.step} in memory could not be handed out: {'; '.join(wrong)}",
                             kind="death")  # fmt: skip
+
+    def write(self, found: Found, coordinator: Coordinator) -> Path:
+        """Makes the copy that was just ``found`` a checkpoint on the disk. Raises SaveFailed, LeaseLost."""
+        staging = coordinator.begin(found.step)
+        paths: dict[str, list[str]] = {}
+        for (source, _), those in sends({"": [record.path for record in found.manifest.files]}, self._held).items():
+            paths[source] = those
+        files = self._keepers.write(found.path.name, paths, staging)
+        return coordinator.commit(found.step, files, found.progress, found.manifest.layouts)
 
     def forget(self) -> None:
         """What has been copied counts no more: its nodes, or their Ray, are gone."""

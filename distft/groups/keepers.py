@@ -21,7 +21,7 @@ import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from distft.checkpoint.manifest import FileRecord, safe_path
+from distft.checkpoint.manifest import FileRecord, NotWritten, record_files, safe_path
 from distft.common.files import sha256_file
 from distft.groups.memory_folder import MemoryFolder, memory_path
 from distft.groups.worker_group import ended_servers
@@ -69,6 +69,14 @@ class Keeper:
         """Files that this keeper has to another. Raises OSError, RayError."""
         for path in paths:
             self._send_one(name, path, to)
+
+    def write(self, name: str, paths: Sequence[str], folder: str) -> list[FileRecord]:
+        """Files that this keeper has into a folder on the disk, synced and hashed there. Raises OSError."""
+        for path in paths:
+            target = Path(folder) / safe_path(path)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(self._root / name / safe_path(path), target)
+        return record_files(Path(folder), paths)
 
     def whole(self, name: str, wanted: Mapping[str, str]) -> list[str]:
         """Which of the files, wanted with these hashes, are here as they were."""
@@ -188,6 +196,13 @@ class Keepers:
             pair: self._actors[pair[0]].send.remote(name, paths, self._actors[pair[1]]) for pair, paths in sends.items()
         }
         return [why for _, why in self._answers(asked).values() if why]
+
+    def write(self, name: str, paths: Mapping[str, Sequence[str]], folder: Path) -> list[FileRecord | NotWritten]:
+        """Each node's keeper writes some files into a folder that all nodes see; what became of them."""
+        asked = {node: self._actors[node].write.remote(name, those, str(folder)) for node, those in paths.items()}
+        answers = self._answers(asked)
+        refused = [NotWritten(f"node {node}: {why}") for node, (_, why) in answers.items() if why]
+        return [*refused, *(record for written, _ in answers.values() for record in written or ())]
 
     def missing(self, name: str, needs: Mapping[str, Sequence[str]]) -> list[str]:
         """What nodes that need these files have not got."""

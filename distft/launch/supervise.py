@@ -22,7 +22,7 @@ from typing import Self
 from distft.checkpoint.coordinator import Coordinator, Found
 from distft.checkpoint.layout import checkpoints_folder, published
 from distft.checkpoint.lease import Lease
-from distft.common.errors import EnvironmentFallsShort, RunFailed, StoppedOnRequest
+from distft.common.errors import DistftError, EnvironmentFallsShort, RunFailed, StoppedOnRequest
 from distft.common.files import write_atomic
 from distft.common.logging import configure
 from distft.config.cluster import Cluster
@@ -37,6 +37,7 @@ from distft.groups.worker_group import ended_servers
 from distft.launch.attempt import group_specs, set_up, started, train_session
 from distft.launch.failing_step import again
 from distft.launch.fewer_nodes import changed_ranks, plan_for_fewer
+from distft.launch.memory_copies import newest_copy, write_copy
 from distft.launch.on_ray.cluster import Cluster as Reached
 from distft.launch.on_ray.cluster import connect
 from distft.launch.on_ray.losses import Losses
@@ -130,9 +131,13 @@ class Supervisor:
                 return self._one(lost, tracker, losses.left_out)
             except RunFailed as error:
                 waits = self._recipe.recovery.wait_for_nodes > 0 or self._recipe.recovery.elastic
-                if not reached.private and (ended_servers() or (error.kind == "node" and not waits)):
+                try:
+                    if not reached.private and (ended_servers() or (error.kind == "node" and not waits)):
+                        raise
+                    self._require_restart(error, losses, tracker)
+                except DistftError:
+                    self._write_copy(tracker)
                     raise
-                self._require_restart(error, losses, tracker)
                 lost = _Lost(Ending.of(error), error.raised)
                 log.warning("attempt %d has ended: %s", self.attempt, error)
             gc.collect()  # what the failed attempt held in the object store
@@ -144,7 +149,7 @@ class Supervisor:
             another_ray = reached.private and (lost.ending.kind == "node" or bool(ended_servers()))
             if another_ray and self._mirror is not None:
                 self._mirror.forget()
-            self._go_to(self._newest_copy() or self._newest_since(begin))
+            self._go_to(newest_copy(self._mirror, self._recipe, self._run_dir) or self._newest_since(begin))
             log.warning("restart %d of %d, from %s", self._restarts.used, self._restarts.most, self._whence)
             tracker.go_on(self.attempt, self._begun if self._found else None)
             self._tell_start(tracker)
@@ -211,6 +216,9 @@ class Supervisor:
         if why_not is not None:
             raise error.because(f"{error.cause}; {why_not}") from error
 
+    def _write_copy(self, tracker: Tracker) -> None:
+        write_copy(self._mirror, self._recipe, self._run_dir, self._coordinator, tracker)
+
     def _wait_for_nodes(self, losses: Losses, tracker: Tracker) -> str | None:
         """None once there is room for another attempt, else why there is none. Raises StoppedOnRequest where the run is
         asked to stop meanwhile, and where that lasts too long and there is a checkpoint to go on from."""
@@ -226,6 +234,7 @@ class Supervisor:
             missing = self._go_on_with_fewer(losses, tracker, missing)
         if not missing:
             return None
+        self._write_copy(tracker)
         there = published(checkpoints_folder(self._run_dir))
         goes_on = f"from the checkpoint of step {there[0][0]}" if there else "from the beginning"
         if self._stop.is_set():
@@ -262,15 +271,6 @@ class Supervisor:
             group_specs(self._recipe, self._plan, self._run_dir), seconds, self._stop.is_set,
             open_agents=self._cluster.authentication == "none", gpu_memory=self._plan.hardware.gpu_memory,
         )  # fmt: skip
-
-    def _newest_copy(self) -> Found | None:
-        """The copy in memory, if it is newer than every checkpoint of this run, and its best step is one of them."""
-        found = self._mirror.newest(fingerprint(self._recipe)) if self._mirror is not None else None
-        if found is None:
-            return None
-        saved = [step for step, _ in published(checkpoints_folder(self._run_dir))]
-        best = found.progress["best"]["step"]
-        return found if found.step > max(saved, default=0) and best in (0, *saved) else None
 
     def _newest_since(self, begin: Found | None) -> Found | None:
         """The newest checkpoint of this run; before it has one, where it was told to begin."""

@@ -112,7 +112,8 @@ def test_a_spare_takes_the_place_of_a_lost_node(machines: None, tmp_path: Path) 
 def test_a_run_goes_on_from_its_last_step_in_the_memory_of_the_nodes_that_are_left(
     machines: None, tmp_path: Path
 ) -> None:
-    """SFT and PPO, before there is any checkpoint: the spare gets the lost node's states from the other one."""
+    """SFT and PPO, before there is any checkpoint: the spare gets the lost node's states from the other one. Where none
+    is there they become a checkpoint."""
     cluster = tmp_path / "shared" / "spare.yaml"
     cluster.parent.mkdir()
     cluster.write_text(json.dumps({**CLUSTER, "node": {"cpus": 4, "gpus": 0, "memory_gib": 6.0}}))
@@ -147,8 +148,25 @@ def test_a_run_goes_on_from_its_last_step_in_the_memory_of_the_nodes_that_are_le
             assert resumed["path"].startswith("/dev/shm/distft-")
             assert resumed["changed"] == {}
             assert_same(run.folder, undisturbed.folder, len(trained(undisturbed.folder)))
-            by_name[gone].boot()
-            bed.start_node(by_name[gone])
+            if name == "sft":
+                by_name[gone].boot()
+                bed.start_node(by_name[gone])
+
+        words = (*diskless, "checkpoint.every=1000", "recovery.wait_for_nodes=5")
+        alone = Run(bed, nodes.folder / "alone", cluster, *words, recipe=sft)
+        alone.wait_for(lambda: len(trained(alone.folder)) >= 4, "step 4")
+        last = by_name[next(node for node in alone.nodes(1) if node != "n1")]
+        last.kill()
+        assert alone.end() == 75, alone.output
+        (step,) = checkpoints(alone.folder)
+        assert f"the copy in memory of step {step} has become a checkpoint" in alone.output
+        assert f"the same command goes on from the checkpoint of step {step}" in alone.output
+        last.boot()
+        bed.start_node(last)
+        again = Run(bed, nodes.folder / "alone", cluster, *words, recipe=sft)
+        assert again.end() == 0, again.output
+        assert [event["step"] for event in events(alone.folder, "resume")] == [step]
+        assert_same(alone.folder, of_sft, 12)
 
 
 def trained(folder: Path) -> list[int]:

@@ -173,6 +173,31 @@ def test_a_step_that_kills_its_rank_twice_ends_the_run(start: Start) -> None:
 
 
 @pytest.mark.slow
+def test_what_is_in_memory_when_no_restart_is_left_becomes_a_checkpoint(start: Start) -> None:
+    """And the same command goes on from there, though its run had no checkpoint."""
+    words = (*SFT, "checkpoint.every=100")
+    undisturbed = start(*words, folder="undisturbed")
+    assert undisturbed.end() == 0, undisturbed.output
+    copied = (*words, "checkpoint.memory_every=1", "recovery.max_restarts=1")
+    verb = start(*copied)
+    for _ in range(2):
+        verb.wait_for_stage("policy-1", "update Sft from step 3\n")
+        verb.log_starts["policy-1"] = (verb.folder / "logs" / "policy-1.log").stat().st_size
+        os.kill(verb.pid("policy", 1), signal.SIGKILL)
+    assert verb.end(60) == 1, verb.output
+    verb.assert_nothing_left()
+    (restart,), (kept,) = events(verb.folder, "restart"), checkpoints(verb.folder)
+    assert restart["from_memory"]
+    assert kept >= restart["from_step"] >= 3
+    assert f"no attempt follows: the copy in memory of step {kept} has become a checkpoint" in verb.output
+    verb = start(*copied)
+    assert verb.end() == 0, verb.output
+    assert [event["step"] for event in events(verb.folder, "resume")] == [restart["from_step"], kept]
+    assert computed(verb.folder) == computed(undisturbed.folder)
+    assert weights(verb.folder) == weights(undisturbed.folder)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("role", "rank"),
     [(role, rank) for role in ("policy", "reference", "reward", "value") for rank in (0, 1)] + [("data", 0)],

@@ -14,7 +14,7 @@ import psutil
 import pytest
 import ray
 
-from distft.checkpoint.coordinator import Found
+from distft.checkpoint.coordinator import Coordinator, Found, SaveFailed
 from distft.checkpoint.manifest import NotWritten
 from distft.clients.model_group import ModelGroup
 from distft.common.errors import RunFailed
@@ -24,6 +24,7 @@ from distft.groups.handles import Call, WorkerInfo
 from distft.groups.keepers import _KEEPER, PIECE, Keepers
 from distft.groups.memory_folder import memory_path
 from tests.harness.fake_groups import Fake, Said
+from tests.harness.owner import Mine
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster")]
 
@@ -113,6 +114,24 @@ def test_the_next_attempt_has_the_newest_whole_copy_and_only_that_is_kept(bed: B
     bed.begin(3, None)
     assert (bed.kept(), bed.mirror.step) == ([], 0), "the attempt begins with a newer checkpoint"
     assert bed.told == []
+
+
+def test_where_no_attempt_follows_it_becomes_a_checkpoint(bed: Bed, tmp_path: Path) -> None:
+    coordinator = Coordinator(tmp_path, 3, Mine())
+    bed.copy(4)
+    found = bed.mirror.newest("")
+    assert found is not None
+    written = bed.mirror.write(found, coordinator)
+    assert written == tmp_path / "checkpoints" / "step_00000004"
+    again = coordinator.newest()
+    assert again is not None
+    assert (again.step, again.progress, again.in_memory) == (4, found.progress, False)
+    assert again.manifest.layouts == found.manifest.layouts
+    assert (written / "policy" / "states_0.safetensors").read_bytes() == b"\4" * (PIECE + 5)
+    (tmp_path / "checkpoints").rename(tmp_path / "away")
+    (tmp_path / "checkpoints").write_text("no folder")
+    with pytest.raises(SaveFailed):
+        bed.mirror.write(found, coordinator)
 
 
 def test_a_copy_that_fails_is_told_and_the_one_before_stays(bed: Bed) -> None:
