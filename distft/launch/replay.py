@@ -32,11 +32,11 @@ from distft.controller.progress import Progress
 from distft.controller.stop_flag import StopFlag
 from distft.launch.attempt import set_up, started, train_steps
 from distft.launch.kept_paths import found_again
+from distft.launch.on_ray.for_plans import ray_for
 from distft.launch.prepare import Prepared, prepare
 from distft.launch.replayed import Replayed, compare, laid_out_anew, line_of, same_tokens
 from distft.launch.resume_point import check_files
 from distft.launch.run_folder import essential, fingerprint, write_recipe
-from distft.launch.supervise import ray_for
 from distft.planning.plan import Plan
 from distft.tracking.display import make_progress
 from distft.tracking.exit import Ending, write_exit

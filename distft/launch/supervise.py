@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import gc
 import logging
-import math
 import shutil
 import time
-from collections.abc import Collection, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Collection
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -25,7 +24,6 @@ from distft.checkpoint.lease import Lease
 from distft.common.errors import DistftError, EnvironmentFallsShort, RunFailed, StoppedOnRequest
 from distft.common.files import write_atomic
 from distft.common.logging import configure
-from distft.config.cluster import Cluster
 from distft.config.recipe import Recipe
 from distft.controller.failed_steps import FAILED_STEPS
 from distft.controller.mirror import Mirror
@@ -38,8 +36,7 @@ from distft.launch.attempt import group_specs, set_up, started, train_session
 from distft.launch.failing_step import again
 from distft.launch.fewer_nodes import changed_ranks, plan_for_fewer
 from distft.launch.memory_copies import newest_copy, write_copy
-from distft.launch.on_ray.cluster import Cluster as Reached
-from distft.launch.on_ray.cluster import connect
+from distft.launch.on_ray.for_plans import ray_for
 from distft.launch.on_ray.losses import Losses
 from distft.launch.prepare import Prepared
 from distft.launch.restarts import Restarts
@@ -330,17 +327,3 @@ class _Lost:
 
     ending: Ending
     since: float
-
-
-def ray_for(plans: Sequence[Plan], run_dir: Path, cluster: Cluster | None = None) -> AbstractContextManager[Reached]:
-    """Ray with room for every bundle and the data worker of any of the plans; within another such block, that Ray."""
-    places = [[bundle for bundles in plan.device_sets.values() for bundle in bundles] for plan in plans]
-    return connect(
-        num_cpus=max(
-            sum(bundle.cpus for bundle in bundles) + plan.data_worker.cpus
-            for plan, bundles in zip(plans, places, strict=True)
-        ),
-        num_gpus=max(math.ceil(sum(bundle.gpus for bundle in bundles)) for bundles in places),
-        run_dir=run_dir,
-        open_agents=cluster is not None and cluster.authentication == "none",
-    )

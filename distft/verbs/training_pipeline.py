@@ -94,7 +94,7 @@ def rehearse_pipeline(pipeline: Pipeline, cluster: str, *, as_json: bool) -> Non
 @contextmanager
 def _ray(found: Ready, cluster: str) -> Iterator[None]:
     """One Ray for all stages that are left, with room for the largest."""
-    from distft.launch.supervise import ray_for
+    from distft.launch.on_ray.for_plans import ray_for
 
     plans = [found.plans[stage.name] for stage in found.left if isinstance(stage, Stage)]
     where = found.pipeline.output_dir

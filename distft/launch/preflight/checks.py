@@ -30,6 +30,7 @@ from distft.config.roles import (
 from distft.data.bad_rows import BadRows, OnBadRow, stop
 from distft.data.source_names import GENERAL_KIND, general_source, local_hint
 from distft.data.sources import check_rows, is_builtin, source_files
+from distft.groups.memory_folder import MEMORY
 from distft.launch.machine import free_memory, this_machine
 from distft.launch.preflight import remarks
 from distft.launch.preflight.hub import check_on_hub, in_datasets_cache, is_offline
@@ -53,6 +54,7 @@ def preflight(recipe: Recipe, plan: Plan, *, machine: Machine | None = None, to_
     """
     if plan.kind == "local":
         check_machine(plan, machine or this_machine())
+        check_copies(recipe, plan)
     check_memory(plan)
     if to_start:
         check_output_dir(Path(recipe.output_dir))
@@ -258,6 +260,18 @@ def check_disk(recipe: Recipe, plan: Plan) -> None:
         where="checkpoint.keep",
         hint=f"nearest: {nearest}, or another output_dir",
     )
+
+
+def check_copies(recipe: Recipe, plan: Plan) -> None:
+    """Of a run on this machine alone: room for two copies of all states in its tmpfs. Raises EnvironmentFallsShort."""
+    needed = 2 * checkpoint_bytes(recipe, plan) if recipe.checkpoint.memory_every else 0
+    free = shutil.disk_usage(MEMORY).free if needed and MEMORY.is_dir() else 0
+    if needed > free:
+        raise EnvironmentFallsShort(
+            f"two copies of all states need {needed / GIB:.2f} GiB, {MEMORY} has {free / GIB:.2f} GiB free",
+            where="checkpoint.memory_every",
+            hint=f"give {MEMORY} more (a container: --shm-size), or checkpoint.memory_every=0",
+        )
 
 
 def _keeping(recipe: Recipe, keep: int) -> Recipe:

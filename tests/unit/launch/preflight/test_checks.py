@@ -19,6 +19,7 @@ from distft.config.recipe import Recipe
 from distft.launch.preflight import checks as checks
 from distft.launch.preflight.checks import (
     check_choice,
+    check_copies,
     check_disk,
     check_machine,
     check_memory,
@@ -201,6 +202,20 @@ def test_disk_for_as_many_checkpoints_as_are_still_to_be_written(
     disk_of(monkeypatch, number * one + final - 1)
     with pytest.raises(EnvironmentFallsShort, match=f"{number} checkpoint"):
         check_disk(wanted, plan)
+
+
+def test_room_in_memory_for_two_copies_of_all_states(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = ready(tmp_path, kind="ppo", **{"checkpoint.memory_every": 5})
+    plan = on_laptop(wanted)
+    needed = 2 * checkpoint_bytes(wanted, plan)
+    disk_of(monkeypatch, needed)
+    check_copies(wanted, plan)
+    disk_of(monkeypatch, needed - 1)
+    with pytest.raises(EnvironmentFallsShort, match="two copies of all states need") as caught:
+        preflight(wanted, plan, machine=LAPTOP)
+    assert (caught.value.where, caught.value.exit_status) == ("checkpoint.memory_every", 3)
+    assert "--shm-size), or checkpoint.memory_every=0" in caught.value.hint
+    check_copies(ready(tmp_path, kind="ppo"), plan)
 
 
 def rows(path: Path, *lines: str) -> Path:
