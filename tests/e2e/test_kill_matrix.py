@@ -16,7 +16,7 @@ import pytest
 
 from tests.e2e.conftest import Start, computed, dpo, events, grouped, ppo, weights
 from tests.harness import rules
-from tests.harness.deaths import DRIVER, SAMPLED, SERVERS, SUPERVISED, Cell, assert_survives, cells, strike
+from tests.harness.deaths import DRIVER, IN_MEMORY, SAMPLED, SERVERS, SUPERVISED, Cell, assert_survives, cells, strike
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(7200)]
 
@@ -35,6 +35,12 @@ PPO_RANKS = {"policy": 1, "value": 1, "reference": 0, "reward": 0, "data": 0}
 
 def test_ranks_of_ppo(sft: Path, start: Start) -> None:
     assert_survives(start, ppo(sft, *PPO_ON), cells(PPO_RANKS, SAMPLED))
+
+
+def test_ranks_of_ppo_whose_states_are_in_memory(sft: Path, start: Start) -> None:
+    """There is no checkpoint before the end."""
+    killed = cells({"policy": 1, "reward": 0}, IN_MEMORY)
+    assert_survives(start, ppo(sft, *PPO_ON), killed, in_memory=True)
 
 
 def test_the_driver_of_ppo(sft: Path, start: Start) -> None:

@@ -5,6 +5,7 @@ nothing happened to, bit for bit.
 from __future__ import annotations
 
 import os
+import re
 import signal
 import statistics
 import time
@@ -17,6 +18,7 @@ from tests.e2e.conftest import Start, Verb, computed, events, exit_record, weigh
 
 SUPERVISED = ("update", "checkpoint")
 SAMPLED = ("rollout", "experience", "update", "weight sync", "checkpoint")
+IN_MEMORY = ("rollout", "experience", "update", "weight sync", "memory copy")
 DRIVER = "driver"  # whose death ends the run: the same command is given again
 # Of the run's own Ray: nothing goes on in a Ray without one of them.
 SERVERS = ("raylet", "gcs_server")
@@ -46,12 +48,15 @@ def cells(ranks: dict[str, int], phases: Sequence[str], sent: signal.Signals = s
 
 
 def strike(verb: Verb, attempt: int, cell: Cell) -> float:
-    """In this phase of a step after one that this attempt has saved; when, in unix seconds."""
+    """In this phase of a step after one that this attempt has saved, or of which it has a copy in memory; when, in unix
+    seconds."""
     log = verb.folder / "logs" / "driver.log"
-    verb.wait_for(
-        lambda: any(event["attempt"] == attempt for event in events(verb.folder, "checkpoint")),
-        f"a checkpoint of attempt {attempt}", timeout_s=900,
-    )  # fmt: skip
+
+    def kept() -> bool:
+        copies = re.findall(rf"\[attempt {attempt} driver\].*stage: memory copy$", log.read_text(), re.MULTILINE)
+        return len(copies) > 1 or any(event["attempt"] == attempt for event in events(verb.folder, "checkpoint"))
+
+    verb.wait_for(lambda: log.exists() and kept(), f"a checkpoint of attempt {attempt}", timeout_s=900)
     since = log.stat().st_size
     pid = cell.pid(verb)
 
@@ -66,9 +71,13 @@ def strike(verb: Verb, attempt: int, cell: Cell) -> float:
     return struck
 
 
-def assert_survives(start: Start, words: Sequence[str], killed: Sequence[Cell], **environment: str) -> None:
-    """One run with a death in each attempt but the last, against one without. Prints the table."""
-    words = (*words, f"train.steps={2 * len(killed) + 2}", "checkpoint.every=1", "recovery.max_restarts=3",
+def assert_survives(
+    start: Start, words: Sequence[str], killed: Sequence[Cell], *, in_memory: bool = False, **environment: str
+) -> None:
+    """One run with a death in each attempt but the last, against one without; ``in_memory``: without checkpoints, each
+    goes on from a copy in memory. Prints the table."""
+    saves = ("checkpoint.every=1000", "checkpoint.memory_every=1") if in_memory else ("checkpoint.every=1",)
+    words = (*words, f"train.steps={(3 if in_memory else 2) * len(killed) + 2}", *saves, "recovery.max_restarts=3",
              "tracking.wandb.mode=disabled")  # fmt: skip
     undisturbed = start(*words, folder="undisturbed", **environment)
     assert undisturbed.end(1800) == 0, undisturbed.output
@@ -90,6 +99,7 @@ def assert_survives(start: Start, words: Sequence[str], killed: Sequence[Cell], 
         if cell.name != DRIVER:
             assert_blamed(failures[attempt], cell)
     assert exit_record(verb.folder)["attempt"] == len(killed) + 1
+    assert {event["from_memory"] for event in events(verb.folder, "restart")} <= {in_memory}
     assert computed(verb.folder) == computed(undisturbed.folder)
     assert weights(verb.folder) == weights(undisturbed.folder)
 
