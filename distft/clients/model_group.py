@@ -24,6 +24,7 @@ class UpdateSpec:
     """A loss (its address) with its parameters, and where in the learning-rate schedule the update stands.
 
     ``num_sources``: of how many sources of data the loss is told one by one (column ``source``); 0: of none.
+    ``max_skipped_steps`` in a row may be left out as no numbers, ``skipped_in_a_row`` right before were.
     """
 
     loss: str
@@ -33,14 +34,17 @@ class UpdateSpec:
     temperature: float = 1.0
     target_kl: float | None = None
     num_sources: int = 0
+    max_skipped_steps: int = 0
+    skipped_in_a_row: int = 0
 
 
 @dataclass(frozen=True)
 class Update:
-    """``steps``: the metrics of each optimizer step, over all ranks; what the first rank holds; what every rank
-    recorded, where they do."""
+    """``steps``: the metrics of each optimizer step, over all ranks; ``skipped``: see ``Updated``; what the first rank
+    holds; what every rank recorded, where they do."""
 
     steps: tuple[dict[str, float], ...]
+    skipped: tuple[str, ...]
     memory: Memory
     traces: tuple[RankTrace, ...]
 
@@ -48,7 +52,8 @@ class Update:
     def of(cls, reports: Sequence[Updated]) -> Update:
         """What the ranks reported."""
         first = reports[0]
-        return cls(first.steps, first.memory, tuple(one.trace for one in reports if one.trace is not None))
+        traces = tuple(one.trace for one in reports if one.trace is not None)
+        return cls(first.steps, first.skipped, first.memory, traces)
 
 
 @dataclass(frozen=True)
@@ -154,6 +159,8 @@ class ModelGroup:
             temperature=spec.temperature,
             target_kl=spec.target_kl,
             num_sources=spec.num_sources,
+            max_skipped_steps=spec.max_skipped_steps,
+            skipped_in_a_row=spec.skipped_in_a_row,
         ).reading(lambda result: Update.of(result.reports))
 
     def evaluate(

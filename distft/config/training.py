@@ -122,9 +122,16 @@ class Checkpoint(Section):
 
 
 class Recovery(Section):
-    """What happens when a worker dies or hangs."""
+    """What happens when a worker dies or hangs, or a step comes out as no number."""
 
     max_restarts: int = Field(default=3, ge=0, description="restarts from a checkpoint; 0: the first failure ends it")
+    max_skipped_steps: int = Field(
+        default=3,
+        ge=0,
+        description="an optimizer step whose loss or gradient is no number is left out, its batch kept: so many in a "
+        "row, and one more ends the run. A row or a number too large passes with its batch, weights gone astray do "
+        "not, so that a few tell the two apart; 0: the first ends it",
+    )
     deadline_floor_s: float = Field(default=600, gt=0, description="no call is given up sooner, seconds")
     deadline_factor: float = Field(
         default=20, ge=1, description="a call is given up after this many times its usual duration"

@@ -2,7 +2,8 @@
 
 A step that has failed once is kept as soon as its samples are there when it is tried again, and so is the batch that is
 read ahead in it: it is on the disk before whoever dies then takes it along. A step that ends the run by what it was
-given, such as a loss that is no number, is kept when it has failed. One that is passed is forgotten.
+given, such as a rule that refuses an answer, is kept when it has failed. One that is passed is forgotten, unless an
+optimizer step of it was left out because it came out as no number.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ class FailedSteps:
         self._run_dir, self._forgets = run_dir, forgets
         self._watched = {step + ahead for step in suspects for ahead in (0, 1)}
         self._under_way: dict[int, tuple[Samples, StepRows]] = {}
+        self._skipped: set[int] = set()
 
     def saw(self, data: DataGroup, samples: Samples, rows: StepRows) -> None:
         """The samples of a step as far as they are there, before anything is done with them; later ones of the same
@@ -53,10 +55,16 @@ class FailedSteps:
             except DistftError as error:  # the run ends with another one
                 log.error("the batch of step %d was not kept: %s", rows.step, error)
 
+    def keep_skipped(self, data: DataGroup, step: int) -> None:
+        """The batch of a step that is passed without what came out of it: it stays."""
+        if (found := self._under_way.get(step)) and step not in self._skipped:
+            self._said(step, self._asked(data, *found).result())
+        self._skipped.add(step)
+
     def passed(self, step: int) -> None:
         """It has not failed, or does not any more."""
         self._under_way.pop(step, None)
-        if self._forgets and (folder := failed_step(self._run_dir, step)).is_dir():
+        if self._forgets and step not in self._skipped and (folder := failed_step(self._run_dir, step)).is_dir():
             shutil.rmtree(folder, ignore_errors=True)
             log.info("step %d has not failed again: its batch is not kept any longer", step)
 

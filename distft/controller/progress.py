@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -19,6 +19,22 @@ class Best:
     metric: str = ""
 
 
+@dataclass(frozen=True)
+class Skipped:
+    """Optimizer steps of a role that were left out because they came out as no number: ``steps`` in all, ``in_a_row``
+    up to now."""
+
+    steps: int = 0
+    in_a_row: int = 0
+
+    def also(self, reasons: Sequence[str]) -> Skipped:
+        """With further steps; of each why it was left out, "" of one that was taken."""
+        in_a_row = self.in_a_row
+        for reason in reasons:
+            in_a_row = in_a_row + 1 if reason else 0
+        return Skipped(self.steps + sum(map(bool, reasons)), in_a_row)
+
+
 @dataclass
 class Progress:
     """The controller's whole state.
@@ -28,7 +44,8 @@ class Progress:
     (for the learning-rate schedule). ``method_state`` is the algorithm's own (an adaptive coefficient, running moments
     ...): nobody else looks into it; ``data`` has the hash of each source's content by its key; ``before`` holds the
     held-out metrics of the start; ``former``: the best before this one; ``ended_of``: the steps that were asked for
-    when the run ended early, else 0; ``ahead``: which responses of the next iteration the checkpoint keeps.
+    when the run ended early, else 0; ``ahead``: which responses of the next iteration the checkpoint keeps;
+    ``skipped``: by role, of those that have left a step out.
     """
 
     total_steps: int
@@ -44,6 +61,7 @@ class Progress:
     former: Best = Best()
     ended_of: int = 0
     ahead: dict[str, Any] = field(default_factory=dict)
+    skipped: dict[str, Skipped] = field(default_factory=dict)
     failed_saves: int = 0
 
     def steps(self) -> Iterator[int]:
@@ -52,7 +70,8 @@ class Progress:
             yield self.step + 1
 
     def finish(self, *, position: int, num_tokens: int, optimizer_steps: int) -> None:
-        """One step more is done, which took the units before ``position``, so many tokens and optimizer steps."""
+        """One step more is done, which took the units before ``position``, so many tokens and optimizer steps, those
+        that were left out among them."""
         self.step += 1
         self.position = position
         self.num_tokens += num_tokens
@@ -86,5 +105,6 @@ class Progress:
         if kl_coef or scores:
             state["method_state"] = {"iterations": state["step"], "kl_coef": kl_coef, "scores": scores}
         state["best"] = Best(**state.get("best", {}))
+        state["skipped"] = {role: Skipped(**kept) for role, kept in state.get("skipped", {}).items()}
         for name, value in state.items():
             setattr(self, name, value)

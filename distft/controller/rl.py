@@ -14,7 +14,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
-from distft.clients.model_group import UpdateSpec
+from distft.clients.model_group import Update, UpdateSpec
 from distft.clients.samples import Samples
 from distft.config.role_table import Role
 from distft.controller.collecting import Collected, begin_next, collect
@@ -22,6 +22,7 @@ from distft.controller.evaluating import evaluate_if_due
 from distft.controller.invariants import beyond_rounding, check_generator, check_reference
 from distft.controller.renewal import is_renewed, renew_reference
 from distft.controller.session import Session
+from distft.controller.skipping import allowance, note_skipped
 from distft.experience.experience import Experience, build_experience
 from distft.experience.passes import Work, update_pass
 from distft.experience.schedule import minibatches
@@ -114,6 +115,7 @@ def update(session: Session, experience: Experience, due: list[Role]) -> tuple[d
             progress.total_steps * per_iteration - held,
             recipe.rollout.temperature,
             algorithm.stops_at_kl(role),
+            **allowance(session, role),
         )
         samples, of_role = experience.of_role[role], steps
         if role == "policy" and algorithm.ptx_rows():
@@ -123,7 +125,8 @@ def update(session: Session, experience: Experience, due: list[Role]) -> tuple[d
     metrics = work.metrics()
     for role, updated in results.items():
         session.tracker.flight(progress.step + 1, role, updated.traces)
-        metrics |= named(role, mean_of(updated.steps))
+        note_skipped(session, progress.step + 1, role, updated)
+        metrics |= named(role, mean_of(taken(updated)))
         metrics[f"memory/{role}_rss_bytes"] = updated.memory.rss_bytes
     return metrics, per_iteration
 
@@ -144,6 +147,12 @@ def named(role: str, metrics: dict[str, float]) -> dict[str, float]:
         return metrics
     shared = ("loss", "grad_norm", "learning_rate")
     return {(f"{role}/{name}" if name in shared else name): value for name, value in metrics.items()}
+
+
+def taken(updated: Update) -> list[dict[str, float]]:
+    """The metrics of the optimizer steps that were not left out; of all where all were."""
+    found = [metrics for metrics, reason in zip(updated.steps, updated.skipped, strict=True) if not reason]
+    return found or list(updated.steps)
 
 
 def mean_of(history: Sequence[Mapping[str, float]]) -> dict[str, float]:

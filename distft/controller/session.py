@@ -21,6 +21,7 @@ from distft.clients.model_group import ModelGroup
 from distft.clients.samples import Samples
 from distft.common.errors import RunFailed, StoppedOnRequest
 from distft.config.recipe import Recipe
+from distft.config.roles import main_role
 from distft.controller.ahead import Round, kept_round
 from distft.controller.failed_steps import FailedSteps
 from distft.controller.mirror import Mirror
@@ -32,6 +33,7 @@ from distft.controller.visits import Visits
 from distft.controller.weight_sync import WeightSync
 from distft.experience.rollouts import Sampler
 from distft.groups.handles import Call
+from distft.tracking.alarms import SKIPPED_STEPS
 from distft.tracking.timing import PhaseTimer, Span, Throughput, at_work
 from distft.tracking.tracker import Tracker
 from distft.workers.reports import StepRows
@@ -140,6 +142,7 @@ class Session:
                 "num_tokens": self.progress.num_tokens,
                 "optimizer_steps": self.progress.optimizer_steps,
                 "epoch": self.progress.position / train,
+                **self._skipped_steps(),
                 "memory/driver_rss_bytes": psutil.Process().memory_info().rss,
                 **peaks,
                 **self.throughput.report(lengths, seconds),
@@ -151,6 +154,14 @@ class Session:
         self.tracker.spans([*self.timer.take_spans(), *spans])
         if self.failed_steps is not None:
             self.failed_steps.passed(self.progress.step)
+
+    def _skipped_steps(self) -> dict[str, int]:
+        """How many each role has left out, of those that have."""
+        main = main_role(self.recipe)
+        return {
+            SKIPPED_STEPS if role == main else f"{role}/{SKIPPED_STEPS}": skipped.steps
+            for role, skipped in self.progress.skipped.items()
+        }
 
     def checkpoint_if_due(self) -> None:
         """A checkpoint every ``checkpoint.every`` steps, after the last one, and when a stop was asked for, which then

@@ -25,6 +25,7 @@ from distft.controller.invariants import check_first_loss, check_reference, mean
 from distft.controller.own_answers import is_on_policy, own_answers
 from distft.controller.renewal import is_renewed, renew_reference
 from distft.controller.session import Session
+from distft.controller.skipping import allowance, note_skipped
 from distft.experience.passes import Work, evaluate_pass, forward_pass, update_pass
 from distft.experience.preference import frozen_passes, with_baseline
 from distft.groups.handles import DataRef, Pending
@@ -51,7 +52,10 @@ def train_supervised(session: Session) -> None:
             (position, None, False) if waits else take_step(session, step + 1, position)
         )
         work = Work()
-        spec = UpdateSpec(loss, parameters, progress.optimizer_steps, progress.total_steps, num_sources=len(names))
+        first, sources = progress.optimizer_steps, len(names)
+        spec = UpdateSpec(
+            loss, parameters, first, progress.total_steps, num_sources=sources, **allowance(session, role)
+        )
         with session.phase("update"):
             everything = [list(range(len(samples.lengths)))]
             updating = update_pass(group, samples, everything, spec, cap, work).start()
@@ -60,6 +64,7 @@ def train_supervised(session: Session) -> None:
             updated = updating.result()
             if following is not None:
                 following = with_frozen(following, ahead)
+        note_skipped(session, step, role, updated)
         progress.finish(position=position, num_tokens=samples.num_tokens, optimizer_steps=1)
         if renewed:
             renew_reference(session)

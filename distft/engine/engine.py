@@ -33,6 +33,7 @@ from distft.engine import process_group
 from distft.engine.accumulation import accumulate_in_float32
 from distft.engine.asleep import BOTH, Asleep
 from distft.engine.diverged import NonFiniteGradients
+from distft.engine.dropped import overflowing
 from distft.engine.held import (
     Held,
     bytes_now,
@@ -48,8 +49,9 @@ from distft.engine.process_group import accelerator
 from distft.engine.replicated import ReplicatedStep
 from distft.engine.settings import deepspeed_settings
 from distft.engine.shards import Shard
-from distft.engine.states import load_states, states_now
+from distft.engine.states import load_states, require_finite, states_now
 from distft.models.adapters.adapt import read_from_outside
+from distft.models.load import DTYPES
 
 GATHER_BYTES = 256 * 2**20
 
@@ -189,8 +191,18 @@ class Engine:
             self._engine.step()
             norm = float(self._engine.get_global_grad_norm())
         if not math.isfinite(norm) and self._dtype != "float16":
-            raise NonFiniteGradients(f"gradient norm is {norm}", learning_rate)
+            raise NonFiniteGradients("gradient norm", norm, learning_rate)
         return norm
+
+    def drop(self) -> None:
+        """In place of a step (collective): the gradients so far are thrown away, and nothing else changes, the loss
+        scale of float16 neither."""
+        self._asleep.finish()
+        if self._replicated is not None:
+            self._replicated.drop()
+        else:
+            with overflowing(self._engine.optimizer, self.zero_stage):
+                self._engine.step()
 
     def before_steps(self, seen: Callable[[], None]) -> None:
         """``seen`` is called before each step, with the gradients that it is taken with in the parameters. Needs whole
@@ -220,14 +232,15 @@ class Engine:
 
     def states(self) -> Shard:
         """This rank's file of what is trained, to be written before the next step; what is frozen lies where the run
-        started."""
+        started. Raises NonFiniteWeights."""
         self._asleep.finish()
         assert self._optimizer is not None
+        require_finite(self._module, self._engine.optimizer, self.zero_stage, DTYPES[self._dtype])
         return states_now(self._module, self._engine.optimizer, self._optimizer.states, self.zero_stage)
 
     def snapshot(self) -> Shard:
         """As ``states``, in host memory of its own: no step changes it, only the next one of these does. Raises
-        MemoryError where there is no room for it."""
+        as ``states``, and MemoryError where there is no room for it."""
         return self._host_copy.take(self.states())
 
     def load(self, folder: Path) -> None:

@@ -62,7 +62,8 @@ class RankSearch:
         rank that is left, in the mean."""
         last = total_steps - self._keys.final_steps
         if step < last:
-            self._learn()
+            if self._gradients:  # none of a step that was not taken
+                self._learn()
             if step == total_steps - 1:
                 self._choose(self._budget(last, last))
             elif step > self._keys.initial_steps and step % self._keys.search_every == 0:

@@ -25,6 +25,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from distft.engine.dropped import scale_kept
+
 # What torch adds to a norm before it divides by it.
 _CLIP_EPS = 1e-6
 
@@ -58,18 +60,28 @@ class ReplicatedStep:
         if dist.get_world_size() > 1:
             self._engine.buffered_allreduce_fallback(elements_per_buffer=self._bucket_size)
         norm = float(torch.nn.utils.get_total_norm([parameter.grad for parameter in parameters])) / self.loss_scale
-        self._overflow = not norm < float("inf")
-        if not self._overflow:
+        if norm < float("inf"):
+            self._overflow = False
             if norm + _CLIP_EPS > self._max_grad_norm:
                 torch.nn.utils.clip_grads_with_norm_(parameters, self._max_grad_norm, torch.tensor(norm))
             if self.before_step is not None:
                 self.before_step()
             self._engine.step()
-        elif self._low_precision:
-            self._engine.step()  # takes no step, and lowers float16's loss scale
+        else:
+            self._take_none()
+        return norm
+
+    def drop(self) -> None:
+        """Throws the gradients away, whatever they are."""
+        with scale_kept(self._engine.optimizer):
+            self._take_none()
+
+    def _take_none(self) -> None:
+        self._overflow = True
+        if self._low_precision:
+            self._engine.step()  # clears the gradients, and lowers float16's loss scale
         else:
             self._engine.zero_grad()
-        return norm
 
     def _low_precision_step(self) -> None:
         """From gradients in float32 to the weights, by way of their float32 copies."""

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from distft.common.errors import UserError
 from distft.config.optimizers.muon import in_layers
 from distft.config.optimizers.optimizer import Optimizer, State
+from distft.engine.diverged import NonFiniteWeights
 from distft.engine.pieces import Piece, pieces_here
 from distft.engine.process_group import failing_together
 from distft.engine.shards import Made, Shard, Shards, make_shard, piece_key
@@ -51,6 +52,18 @@ def states_now(module: nn.Module, optimizer: Any, states: Sequence[State], zero_
     }
     buffers = kept_buffers(module) if rank == 0 else {}
     return make_shard(list(_tensors(pieces, inner, states)), buffers, facts)
+
+
+def require_finite(module: nn.Module, optimizer: Any, zero_stage: int, dtype: torch.dtype) -> None:
+    """This rank's trained weights are numbers, also rounded to ``dtype``, in which the model computes. Raises
+    NonFiniteWeights."""
+    extremes: dict[str, Tensor] = {}
+    for piece in pieces_here(module, optimizer, zero_stage):
+        extremes[piece.name] = torch.stack(torch.aminmax(piece.of(piece.owner))).to(dtype)
+    if extremes:
+        finite = torch.stack(list(extremes.values())).isfinite().all(1).tolist()
+        if wrong := [name for name, is_finite in zip(extremes, finite, strict=True) if not is_finite]:
+            raise NonFiniteWeights(wrong)
 
 
 def load_states(module: nn.Module, optimizer: Any, section: Optimizer, zero_stage: int, folder: Path) -> None:

@@ -39,6 +39,7 @@ SCORES, KL, LENGTH = "objective/scores", "objective/kl", "rollout/response_lengt
 ENTROPY, STEP_KL, NORM = "objective/token_entropy", "policy/approxkl_avg", "grad_norm"
 CHOSEN, REJECTED, LOSS, GENERAL = "logps/chosen", "logps/rejected", "loss", "val/general_loss"
 REPETITION, REJECTED_LOSS, OF_A_SOURCE = "objective/repetition", "val/rejected_loss", "loss_by_source/"
+SKIPPED_STEPS: Final = "skipped_steps"
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,19 @@ class Watch:
         for (split, name), series in self._series.items():
             if split == "eval" and name.startswith(OF_A_SOURCE):
                 yield name.removeprefix(OF_A_SOURCE), series
+
+
+def _skipped_steps(watch: Watch) -> Iterator[Alarm]:
+    counts = {
+        name: watch.of(name).last[-1] for name in (SKIPPED_STEPS, f"value/{SKIPPED_STEPS}") if watch.of(name).last
+    }
+    if any(counts.values()):
+        yield Alarm(
+            "steps left out",
+            f"the loss or the gradient of optimizer steps was no number: {sum(counts.values()):g} so far",
+            "look at the batch in failed_steps/ (distft replay RUN STEP runs it again) for a row unlike the others; else "
+            "a lower optimizer.learning_rate or max_grad_norm, or models.<role>.dtype=float32",
+        )
 
 
 def _entropy_collapse(watch: Watch) -> Iterator[Alarm]:
@@ -278,6 +292,7 @@ def _no_progress(watch: Watch) -> Iterator[Alarm]:
 
 _Rule = Callable[[Watch], Iterator[Alarm]]
 _OF_TRAINING: Final[tuple[_Rule, ...]] = (
-    _entropy_collapse, _kl_spike, _update_too_fast, _dead_gradients, _reward_hacking, _repetition, _chosen_unlearned,
+    _skipped_steps, _entropy_collapse, _kl_spike, _update_too_fast, _dead_gradients, _reward_hacking, _repetition,
+    _chosen_unlearned,
 )  # fmt: skip
 _OF_EVALUATION: Final[tuple[_Rule, ...]] = (_overfitting, _forgetting, _rejected_learned, _sources_apart)

@@ -79,6 +79,9 @@ KNOWN: Mapping[str, Known] = {
 OTHERS: Mapping[str, Known] = {
     "epoch": Known("Epochs", "Passes over the training rows so far."),
     "optimizer_steps": Known("Optimizer steps so far", "Several an iteration where a batch is learned in parts."),
+    "skipped_steps": Known(
+        "Optimizer steps left out so far", "Loss or gradient was no number; not there where none was left out."
+    ),
     "num_tokens": Known("Tokens so far", "Of everything trained on."),
     "perplexity": Known("Perplexity", "e to the loss per token.", "down"),
     "kl_coef": Known("KL coefficient", "Moves only where algorithm.kl_target is set."),
@@ -141,7 +144,7 @@ OTHERS: Mapping[str, Known] = {
     "objective/turns": Known("Turns of the policy in a sample, held out"),
     "rollout/refills": Known("Times an iteration sampled anew"),
     "rollout/filled": Known("Share of the batch that was filled"),
-    "value/*": Known("Of the value model: loss, gradient norm, learning rate"),
+    "value/*": Known("Of the value model: loss, gradient norm, learning rate, steps left out"),
     "perf/tokens_per_second_per_gpu": Known("Tokens a second and device"),
     "perf/mfu": Known("Model FLOPs over the peak of the cards", "0.4 to 0.55 is good."),
     "perf/padding_fraction": Known(

@@ -44,6 +44,7 @@ from distft.workers.flight_recorder import FlightRecorder
 from distft.workers.loading import load_sharded, require_positions
 from distft.workers.reports import Memory, Ready, Saved, Updated
 from distft.workers.saving import BackgroundSave, copy_share, load_share, save_share
+from distft.workers.skipping import Skipping
 from distft.workers.spec import RoleSpec
 from distft.workers.update import Updater
 from distft.workers.verbs import MicroBatches, ModelVerbs, ReadAt, Store
@@ -224,10 +225,13 @@ class ModelWorker(ModelVerbs):
         temperature: float = 1.0,
         target_kl: float | None = None,
         num_sources: int = 0,
+        max_skipped_steps: int = 0,
+        skipped_in_a_row: int = 0,
     ) -> tuple[Updated, None]:
         """Optimizer steps ``first_step ...`` of ``total_steps``; reports each step's metrics, equal on all ranks.
 
-        With ``target_kl`` the rest is left out after a step whose ``policy/approxkl_avg`` exceeds it.
+        With ``target_kl`` the rest is left out after a step whose ``policy/approxkl_avg`` exceeds it. Of steps that
+        come out as no number at most ``max_skipped_steps`` in a row are left out, ``skipped_in_a_row`` before these.
         """
         stage(f"update {loss.rpartition(':')[2]} from step {first_step}")
         assert self.spec.optimizer is not None, f"{self.spec.role} is frozen"
@@ -238,6 +242,7 @@ class ModelWorker(ModelVerbs):
         def beyond(metrics: dict[str, float]) -> bool:
             return target_kl is not None and metrics.get("policy/approxkl_avg", 0.0) > target_kl
 
+        skipping = Skipping(max_skipped_steps, skipped_in_a_row)
         history = self._updater.run(
             batch,
             steps,
@@ -248,9 +253,11 @@ class ModelWorker(ModelVerbs):
             num_sources=num_sources,
             first_step=first_step,
             total_steps=total_steps,
+            skipping=skipping,
         )
         recorder = self._updater.recorder
-        return Updated(tuple(history), self.held()[0], None if recorder is None else recorder.take()), None
+        trace = None if recorder is None else recorder.take()
+        return Updated(tuple(history), tuple(skipping.reasons), self.held()[0], trace), None
 
     def evaluate(
         self, loss: str, parameters: Mapping[str, Any], micro_batches: MicroBatches, *, batch: Batch,

@@ -49,10 +49,11 @@ class Ready:
 
 @dataclass(frozen=True)
 class Updated:
-    """The metrics of each optimizer step, equal on all ranks, what this rank holds, and what it recorded, where it
-    does."""
+    """The metrics of each optimizer step, equal on all ranks, and why it was left out ("": it was taken); what this
+    rank holds, and what it recorded, where it does."""
 
     steps: tuple[dict[str, float], ...]
+    skipped: tuple[str, ...]
     memory: Memory
     trace: RankTrace | None = None
 

@@ -13,6 +13,7 @@ import torch
 from distft.checkpoint.manifest import FileRecord, NotWritten, record_files
 from distft.common.errors import DistftError
 from distft.common.seeding import restore_rng_state, rng_state
+from distft.engine.diverged import NonFiniteWeights
 from distft.engine.engine import Engine
 from distft.engine.shards import Shard, shard_file
 from distft.engine.whole_weights import take_weights, write_weights
@@ -27,7 +28,8 @@ def save_share(engine: Engine, role: str, rank: int, staging: Path) -> list[File
     """This rank's share of a checkpoint, under ``staging/<role>``: synced, hashed and reported. Of a frozen model,
     which is kept where it does not stay as it started, the weights (collective).
 
-    A disk that refuses it is reported too, as NotWritten: the run goes on with the checkpoint before.
+    A disk that refuses it, and weights that are NaN or infinite, are reported too, as NotWritten: the run goes on with
+    the checkpoint before.
     """
     try:
         return _recorded(staging, _writer(engine, role, rank, staging, engine.states)())
@@ -119,7 +121,8 @@ def _timed(write: Callable[[], list[Path]], role: str, rank: int, staging: Path)
 
 
 def _not_written(role: str, rank: int, staging: Path, error: Exception) -> NotWritten:
-    return NotWritten(f"{role} rank {rank}: {error}{_free_space(staging)}")
+    free = "" if isinstance(error, NonFiniteWeights) else _free_space(staging)
+    return NotWritten(f"{role} rank {rank}: {error}{free}")
 
 
 def load_share(engine: Engine, role: str, rank: int, checkpoint: Path) -> None:

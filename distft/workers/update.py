@@ -14,7 +14,7 @@ from torch import Tensor
 
 from distft.algorithms.losses.base import Loss, LossResult, MeasuringLoss, Metric, RelatingLoss
 from distft.batches import Batch
-from distft.engine.diverged import NonFiniteLoss
+from distft.engine.diverged import Diverged, NonFiniteGradients, NonFiniteLoss
 from distft.engine.engine import Engine
 from distft.engine.process_group import reduce_scalars
 from distft.engine.shaping import Shaping
@@ -24,6 +24,7 @@ from distft.workers.by_source import SourceLosses
 from distft.workers.collate import collate
 from distft.workers.flight_recorder import FlightRecorder
 from distft.workers.related import related
+from distft.workers.skipping import Skipping
 from distft.workers.verbs import MicroBatches
 
 COUNTS = ("tokens", "sequences", "units", "ptx_tokens")
@@ -59,13 +60,11 @@ class StepSums:
         else:
             self.sums[name] = self.sums[name] + value
 
-    def reduced(self, denominators: dict[str, float], learning_rate: float | None) -> dict[str, float]:
-        """The step's metrics over all ranks (collective); raises NonFiniteLoss on every rank together."""
+    def reduced(self, denominators: dict[str, float]) -> dict[str, float]:
+        """The step's metrics over all ranks (collective)."""
         read = dict(zip(self.sums, torch.stack(list(self.sums.values())).tolist(), strict=True)) if self.sums else {}
         added = sorted(name for name, kind in self.kinds.items() if kind not in ("min", "max") and name != "loss")
         totals = reduce_scalars([read.get("loss", 0.0), *(read[name] for name in added)])
-        if not math.isfinite(totals[0]):
-            raise NonFiniteLoss(f"the loss is {totals[0]}", learning_rate)
         metrics = {"loss": totals[0]}
         for name, total in zip(added, totals[1:], strict=True):
             metrics[name] = total / max(1.0, denominators.get(self.kinds[name], 1.0))
@@ -106,6 +105,7 @@ class Updater:
         num_sources: int = 0,
         first_step: int = 0,
         total_steps: int = 0,
+        skipping: Skipping | None = None,
     ) -> list[dict[str, float]]:
         """The metrics of each optimizer step, equal on every rank (collective).
 
@@ -114,7 +114,12 @@ class Updater:
         ``learning_rates`` None measures without training. ``stop`` ends the update early; it sees
         reduced metrics, so all ranks agree. With ``num_sources`` the loss of each source's rows is told besides (column
         ``source``), as ``loss_by_source/<number>``.
+
+        A step whose loss or gradient is no number on some rank is taken on none: weights, states and loss scale stay as
+        they were, and the others keep their learning rates. ``skipping`` counts them, and with None none may be. Raises
+        Diverged, on every rank together, for one too many, and where a measured loss is no number.
         """
+        skipping = skipping or Skipping()
         rows_of = batch.rows_of_samples()
         steps = [[[rows_of[sample] for sample in micro] for micro in step] for step in steps]
         parts = [step for whole in steps for step in self._parts(batch, whole, num_sources)]
@@ -126,13 +131,14 @@ class Updater:
             whole, *of_sources = counts[index]
             sources = SourceLosses([_at_least_one(one) if one["sequences"] else None for one in of_sources])
             number = first_step + index
-            metrics = self._step(batch, step, loss, _at_least_one(whole), sources, temperature, rate, number)
+            metrics, failure = self._step(batch, step, loss, _at_least_one(whole), sources, temperature, rate, number)
+            skipping.saw(failure)
             if rate is not None and self.shaping is not None:
                 metrics[self.shaping.left_metric] = self.shaping.cut(number, total_steps)
             if rate is not None and self.recorder is not None:
                 self.recorder.end(metrics["grad_norm"])
             history.append(metrics)
-            if stop is not None and stop(metrics):
+            if stop is not None and failure is None and stop(metrics):
                 break
         return history
 
@@ -146,7 +152,8 @@ class Updater:
         temperature: float,
         rate: float | None,
         number: int,
-    ) -> dict[str, float]:
+    ) -> tuple[dict[str, float], Diverged | None]:
+        """Its metrics, and why it was not taken, if it was not."""
         sums, recorder = StepSums(), self.recorder if rate is not None else None
         if recorder is not None:
             recorder.begin()
@@ -170,15 +177,26 @@ class Updater:
             if recorder is not None:
                 recorder.saw(batch, micro, outputs, result.loss, reads_tokens=loss.reads == "tokens")
             sums.add_metrics(sources.of(loss, outputs, batch, rows, micro.loss))
-        metrics = loss.finalize(sums.reduced(denominators, rate))
-        if rate is not None:
-            if self.shaping is not None:
-                penalty = self.shaping.penalty()
-                self.engine.backward(penalty / self.engine.world_size)  # of which each rank adds its share
-                metrics[self.shaping.penalty_metric] = float(penalty.detach())
+        reduced = sums.reduced(denominators)
+        failure = None if math.isfinite(reduced["loss"]) else NonFiniteLoss("the loss", reduced["loss"], rate)
+        if rate is None and failure is not None:
+            raise failure
+        metrics = loss.finalize(reduced)
+        if rate is None:
+            return metrics, None
+        metrics["learning_rate"] = rate
+        if failure is not None:
+            self.engine.drop()
+            return metrics | {"grad_norm": math.nan}, failure
+        if self.shaping is not None:
+            penalty = self.shaping.penalty()
+            self.engine.backward(penalty / self.engine.world_size)  # of which each rank adds its share
+            metrics[self.shaping.penalty_metric] = float(penalty.detach())
+        try:
             metrics["grad_norm"] = self.engine.step(rate)
-            metrics["learning_rate"] = rate
-        return metrics
+        except NonFiniteGradients as error:
+            return metrics | {"grad_norm": error.value}, error
+        return metrics, None
 
     def _read(self, loss: Loss, batch: Batch, rows: Sequence[int]) -> Mapping[str, Tensor]:
         """What the loss asks the model of some rows."""

@@ -104,10 +104,13 @@ class ModelVerbs(OnDevice, Protocol):
         temperature: float = 1.0,
         target_kl: float | None = None,
         num_sources: int = 0,
+        max_skipped_steps: int = 0,
+        skipped_in_a_row: int = 0,
     ) -> tuple[Updated, None]:
         """Optimizer steps ``first_step ...`` of ``total_steps`` with the loss of that address.
 
-        With ``target_kl`` the rest is left out after a step whose ``policy/approxkl_avg`` exceeds it.
+        With ``target_kl`` the rest is left out after a step whose ``policy/approxkl_avg`` exceeds it. Of steps that
+        come out as no number at most ``max_skipped_steps`` in a row are left out, ``skipped_in_a_row`` before these.
         """
         ...
 

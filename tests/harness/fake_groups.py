@@ -44,6 +44,7 @@ class Said:
     version: int = 0  # of the weights that engines have
     chosen: list[list[int]] = field(default_factory=list)  # of each iteration, the units of samples that are trained on
     going: list[tuple[int, ...]] = field(default_factory=list)  # the samples that go on behind each turn
+    left_out: dict[str, list[str]] = field(default_factory=dict)  # why each update of a role has not taken its step
     _under_way: list[str] = field(default_factory=list)
 
     def start(self, calls: Sequence[Call[Any]]) -> tuple[Wait, ...]:
@@ -129,7 +130,8 @@ class Said:
             case "function_scores":
                 return {"rewards/one": 1.0}
             case "update":
-                return Updated((step,), MEMORY)
+                reasons = self.left_out.get(call.group.role)
+                return Updated((step,), (reasons.pop(0) if reasons else "",), MEMORY)
             case "evaluate":
                 return step
             case "sync_weights":

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from distft.config.optimizers.adamw import AdamW
+from distft.engine.diverged import NonFiniteGradients
 
 
 class PlainEngine:
@@ -37,7 +39,14 @@ class PlainEngine:
         """Clips and steps; the norm before clipping."""
         for group in self._optimizer.param_groups:
             group["lr"] = learning_rate
-        norm = torch.nn.utils.clip_grad_norm_(self.module.parameters(), self._max_grad_norm)
+        norm = float(torch.nn.utils.clip_grad_norm_(self.module.parameters(), self._max_grad_norm))
+        if not math.isfinite(norm):
+            self.drop()
+            raise NonFiniteGradients("gradient norm", norm, learning_rate)
         self._optimizer.step()
         self._optimizer.zero_grad()
-        return float(norm)
+        return norm
+
+    def drop(self) -> None:
+        """Throws the gradients away."""
+        self._optimizer.zero_grad()

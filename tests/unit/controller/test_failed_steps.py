@@ -58,6 +58,19 @@ def test_what_passes_is_forgotten_by_a_run_and_not_by_a_replay(tmp_path: Path) -
     assert not folder.exists()
 
 
+def test_what_is_passed_without_what_came_out_of_it_stays(tmp_path: Path) -> None:
+    said = Said()
+    watched = FailedSteps(tmp_path)
+    watched.saw(fake_data(said), samples("rows"), StepRows(3, 24, 8))
+    for _ in range(2):  # of two roles
+        watched.keep_skipped(fake_data(said), 3)
+    assert kept(said) == [("step_00000003", "rows")]
+    folder = failed_step(tmp_path, 3)
+    folder.mkdir(parents=True)
+    watched.passed(3)
+    assert folder.is_dir()
+
+
 def test_a_disk_that_refuses_it_ends_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     class Full(Said):
         def _report(self, call, samples):  # type: ignore[no-untyped-def]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -207,6 +208,18 @@ def train_past_nan(rank: int, world: int, setup: Setup, steps: Sequence[Any]) ->
     after = weights(engine)
     take_steps(engine, rank, steps[1:])
     return {"raised": raised, "before": before, "after": after, "weights": weights(engine)}
+
+
+def train_past_dropped(rank: int, world: int, setup: Setup, steps: Sequence[Any]) -> dict[str, Any]:
+    """As ``train``, with gradients in the middle that are thrown away, though they are numbers."""
+    engine = setup.build()
+    take_steps(engine, rank, steps[:1])
+    before, scale = weights(engine), engine.states().header
+    engine.backward(micro_loss(engine, [1, 2], LENGTH - 1))
+    engine.drop()
+    found = {"before": before, "after": weights(engine), "same_facts": engine.states().header == scale}
+    take_steps(engine, rank, steps[1:])
+    return found | {"weights": weights(engine)}
 
 
 def held_between(rank: int, world: int, setup: Setup) -> dict[str, Any]:
@@ -487,3 +500,17 @@ def sleep_and_wake(rank: int, world: int, setup: Setup, steps: Sequence[Any]) ->
         "weights": weights(engine), "bytes": (held, asleep, awake), "kinds": kinds, "moved": moved,
         "without_states": without_states,
     }  # fmt: skip
+
+
+def save_what_is_no_number(rank: int, world: int, setup: Setup, folder: str, value: float) -> list[Any]:
+    """A share whose last weight of this rank is ``value``, saved while the rank waits and by its thread."""
+    engine, saves, whole = setup.build(), BackgroundSave(), Path(folder)
+    take_steps(engine, rank, [[[[1, 2]], [[3]]]])
+    shard = engine.states()
+    keys = [key for key in json.loads(shard.header) if key != "__metadata__"]
+    weight = next(tensor for key, tensor in zip(keys, shard.tensors, strict=True) if key.startswith("weight/"))
+    assert isinstance(weight, torch.Tensor)
+    weight[-1] = value
+    told = save_share(engine, "policy", rank, whole / "waited")
+    saves.begin(engine, "policy", rank, whole / "behind")
+    return [told, list(saves.result().files)]

@@ -194,6 +194,27 @@ def test_a_nan_on_one_rank_leaves_no_trace(
         assert spread(answer["weights"], undisturbed) == (0.0, 0.0)
 
 
+@pytest.mark.parametrize(("stage", "dtype", "world_size", "engine"), [
+    (0, "float32", 1, {}), (0, "bfloat16", 2, {}), (2, "float32", 2, {}), (3, "float32", 2, {}),
+    slow(3, "bfloat16", 2, {}), slow(0, "float32", 2, {}), slow(1, "float32", 2, {}), slow(1, "bfloat16", 2, {}),
+    slow(2, "bfloat16", 2, {}), slow(0, "float16", 2, {}), slow(1, "float16", 2, {}), slow(2, "float16", 2, {}),
+    slow(3, "float16", 2, {}), slow(2, "float32", 2, {"offload_optimizer": "cpu"}),
+    slow(3, "float32", 2, {"offload_optimizer": "cpu"}), slow(3, "float16", 2, {"offload_optimizer": "cpu"}),
+])  # fmt: skip
+def test_gradients_that_are_thrown_away_leave_no_trace(
+    groups: dict[int, Group], folder: str, stage: int, dtype: str, world_size: int, engine: dict[str, Any]
+) -> None:
+    """Optimizer's states and the loss scale neither: with them the steps that follow are those of who had none."""
+    group, setup, steps = groups[world_size], Setup(folder, stage, dtype, engine=engine), steps_for(world_size)
+    if dtype == "float16":
+        group.call(rank_side.allow_float16)
+    undisturbed = group.call(rank_side.train, setup, steps)[0]["weights"]
+    for answer in group.call(rank_side.train_past_dropped, setup, steps):
+        assert answer["same_facts"]
+        assert spread(answer["after"], answer["before"]) == (0.0, 0.0)
+        assert spread(answer["weights"], undisturbed) == (0.0, 0.0)
+
+
 @pytest.mark.parametrize(("stage", "world_size"), ON)
 def test_each_rank_holds_its_share(groups: dict[int, Group], folder: str, stage: int, world_size: int) -> None:
     numel = sum(p.numel() for p in AutoModelForCausalLM.from_pretrained(folder).parameters())

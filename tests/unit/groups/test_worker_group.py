@@ -39,7 +39,7 @@ def test_a_run_failure_of_a_worker_keeps_its_kind_and_gets_its_place() -> None:
 
 
 def test_what_a_worker_says_in_our_words_would_come_again() -> None:
-    told = NonFiniteLoss("the loss is nan", 1e-3)
+    told = NonFiniteLoss("the loss", float("nan"), 1e-3)
     error = _failed(member(1), Failure(str(told), "exception", 1.0, "s", told)).error
     assert isinstance(error, RunFailed)
     assert error.would_repeat

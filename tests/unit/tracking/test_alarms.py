@@ -50,6 +50,8 @@ def raised(curves: Curves, total_steps: int | None = None) -> list[tuple[int, st
 
 
 PLANTED: list[tuple[str, Curves]] = [
+    ("steps left out", {SKIPPED_STEPS: [*[0] * 20, *[1] * 20]}),
+    ("steps left out", {f"value/{SKIPPED_STEPS}": [*[0] * 20, *range(1, 21)]}),
     ("entropy collapse", {ENTROPY: ramp(1.0, 0.001, 20) + [0.001] * 20}),
     ("KL spike", {KL: [*[2.0] * 30, 12.0, *[2.0] * 9]}),
     ("updates too large", {STEP_KL: [*[0.01] * 20, *[0.5] * 20]}),

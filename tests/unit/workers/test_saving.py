@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from distft.checkpoint.manifest import FileRecord, NotWritten
 from tests.unit.engine import rank_side
 from tests.unit.engine.group import Group
@@ -33,3 +35,28 @@ def test_it_writes_what_a_rank_that_waits_does(groups: dict[int, Group], tmp_pat
     assert told["second"] == "the checkpoint before is still being written"
     assert not (tmp_path / "second").exists()
     assert told["later"].files == told["behind"].files
+
+
+@pytest.mark.parametrize(("stage", "dtype", "value", "refused"), [
+    (0, "float32", float("nan"), True), (3, "bfloat16", float("-inf"), True), (2, "float32", 1e6, False),
+    pytest.param(2, "float16", 1e6, True, marks=pytest.mark.slow),
+    pytest.param(0, "float16", 1e4, False, marks=pytest.mark.slow),
+])  # fmt: skip
+def test_weights_that_are_no_numbers_are_never_saved(
+    groups: dict[int, Group], tmp_path: Path, stage: int, dtype: str, value: float, refused: bool
+) -> None:
+    """In the precision that the model computes in: the float32 weights behind float16's may be larger than it has."""
+    folder = tiny.write_model(tmp_path / "model", "llama")
+    if dtype == "float16":
+        groups[2].call(rank_side.allow_float16)
+    told = groups[2].call(rank_side.save_what_is_no_number, Setup(folder, stage, dtype), str(tmp_path), value)
+    for rank, ways in enumerate(told):
+        for files in ways:
+            if not refused:
+                assert all(isinstance(one, FileRecord) for one in files)
+                continue
+            (said,) = files
+            assert isinstance(said, NotWritten)
+            assert said.cause.startswith(f"policy rank {rank}: its weights are no numbers: ")
+            assert said.cause.endswith(" holds NaN or infinity")
+    assert (tmp_path / "behind").exists() is not refused

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,9 +18,10 @@ from distft.algorithms.losses.base import LossResult, Metric, Reduce
 from distft.algorithms.losses.sft import Sft
 from distft.batches import Batch, Ragged
 from distft.config.optimizers.adamw import AdamW
-from distft.engine.diverged import NonFiniteLoss
+from distft.engine.diverged import Diverged, NonFiniteLoss
 from distft.models.families.causal import Causal
 from distft.models.selected import Reading
+from distft.workers.skipping import Skipping
 from distft.workers.update import StepSums, Updater
 from tests.harness.plain_engine import PlainEngine
 
@@ -86,6 +88,52 @@ def test_a_loss_that_is_no_number_is_told_with_what_to_do(alone: None, rates: li
     assert ("optimizer.learning_rate=0.01" in str(caught.value)) is (rates is not None)
 
 
+@dataclass(frozen=True)
+class Spoilt(Sft):
+    """SFT's, that the first row of a micro-batch spoils: token 6 its loss, 7 its gradient alone."""
+
+    def __call__(self, outputs: Any, batch: Any, denominators: Any) -> LossResult:
+        found = super().__call__(outputs, batch, denominators)
+        logprobs, token = outputs["logprobs"], batch.columns["first"][0]
+        if token == 6:
+            return LossResult(found.loss / 0.0, found.metrics)
+        if token == 7:  # the root's slope at zero, times the zero behind it
+            return LossResult(found.loss + (logprobs.sum() * 0.0).sqrt(), found.metrics)
+        return found
+
+    columns = ("first",)
+
+
+@pytest.mark.parametrize("token", [6, 7], ids=["loss", "gradient"])
+def test_a_step_that_came_out_as_no_number_is_as_if_it_had_not_been(alone: None, token: int) -> None:
+    """Weights after three steps, of which the second is spoilt, are those after the first and the third, each at its
+    own learning rate; Adam has counted two."""
+
+    def after(firsts: list[int], rates: list[float], skipping: Skipping) -> tuple[Tensor, list[dict[str, float]], Any]:
+        count = len(firsts)
+        tokens = Ragged.of([np.array([first % 6 + 1, 2, 3]) for first in firsts], np.int32)
+        batch = Batch({
+            "prompt_ids": tokens, "response_ids": tokens, "unit": np.arange(count), "sample": np.arange(count),
+            "first": np.array(firsts, np.float32),
+        })  # fmt: skip
+        torch.manual_seed(1)
+        engine: Any = PlainEngine(Tiny(), AdamW())
+        steps = [[[row]] for row in range(count)]
+        told = Updater(engine, Causal(), 0).run(batch, steps, Spoilt(), learning_rates=rates, skipping=skipping)
+        (state,) = engine._optimizer.state.values()
+        return engine.module.table.weight.detach(), told, state["step"]
+
+    skipping = Skipping(most=1)
+    spoilt, told, count = after([1, token, 2], [0.1, 0.2, 0.3], skipping)
+    clean, _, clean_count = after([1, 2], [0.1, 0.3], Skipping())
+    assert torch.equal(spoilt, clean)
+    assert count == clean_count == 2
+    assert [metrics["learning_rate"] for metrics in told] == [0.1, 0.2, 0.3]
+    assert skipping.reasons == ["", "the loss is inf" if token == 6 else "gradient norm is nan", ""]
+    with pytest.raises(Diverged, match=r"nor were the 1 before it \(recovery.max_skipped_steps\)"):
+        after([1, token, token], [0.1] * 3, Skipping(most=1))
+
+
 def test_the_sums_are_what_adding_them_one_by_one_gives(alone: None) -> None:
     rng = np.random.default_rng(3)
     rows = rng.normal(size=(300, 4)).astype(np.float32)
@@ -98,6 +146,6 @@ def test_the_sums_are_what_adding_them_one_by_one_gives(alone: None) -> None:
     loss = kl = 0.0
     for row in rows.tolist():
         loss, kl = loss + row[0], kl + row[1]
-    assert sums.reduced({"tokens": 7.0}, 0.1) == {
+    assert sums.reduced({"tokens": 7.0}) == {
         "loss": loss, "kl": kl / 7.0, "least": float(rows[:, 2].min()), "most": float(rows[:, 3].max())
     }  # fmt: skip
