@@ -33,7 +33,6 @@ from distft.controller.visits import Visits
 from distft.controller.weight_sync import WeightSync
 from distft.experience.rollouts import Sampler
 from distft.groups.handles import Call
-from distft.tracking.alarms import SKIPPED_STEPS
 from distft.tracking.timing import PhaseTimer, Span, Throughput, at_work
 from distft.tracking.tracker import Tracker
 from distft.workers.reports import StepRows
@@ -157,10 +156,9 @@ class Session:
 
     def _skipped_steps(self) -> dict[str, int]:
         """How many each role has left out, of those that have."""
-        main = main_role(self.recipe)
+        main, name = main_role(self.recipe), "skipped_steps"
         return {
-            SKIPPED_STEPS if role == main else f"{role}/{SKIPPED_STEPS}": skipped.steps
-            for role, skipped in self.progress.skipped.items()
+            name if role == main else f"{role}/{name}": skipped.steps for role, skipped in self.progress.skipped.items()
         }
 
     def checkpoint_if_due(self) -> None:

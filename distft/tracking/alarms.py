@@ -120,8 +120,8 @@ def _skipped_steps(watch: Watch) -> Iterator[Alarm]:
         yield Alarm(
             "steps left out",
             f"the loss or the gradient of optimizer steps was no number: {sum(counts.values()):g} so far",
-            "look at the batch in failed_steps/ (distft replay RUN STEP runs it again) for a row unlike the others; else "
-            "a lower optimizer.learning_rate or max_grad_norm, or models.<role>.dtype=float32",
+            "look at the batch in failed_steps/ (distft replay RUN STEP runs it again) for a row unlike the others; "
+            "else a lower optimizer.learning_rate or max_grad_norm, or models.<role>.dtype=float32",
         )
 
 

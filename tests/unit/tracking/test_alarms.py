@@ -23,6 +23,7 @@ from distft.tracking.alarms import (
     REJECTED_LOSS,
     REPETITION,
     SCORES,
+    SKIPPED_STEPS,
     STEP_KL,
     Watch,
 )
