@@ -121,3 +121,35 @@ def test_without_room_the_first_one_ends_it(start: Start, tmp_path: Path) -> Non
     assert verb.end() == 1, verb.output
     assert "the loss is inf: the step was not taken\n" in verb.output
     assert len(trained(verb.folder)) == 1
+
+
+HUGE = """
+def score(prompts, completions, **columns):
+    score.calls = getattr(score, "calls", 0) + (len(completions) == 8)  # of training: others have 4
+    huge = score.calls == 2
+    return [1e25 if huge and not at else completion.count("e") / 4 for at, completion in enumerate(completions)]
+"""
+
+
+@pytest.mark.slow
+def test_a_reward_too_large_for_the_value_loss_costs_the_value_models_steps_alone(start: Start, tmp_path: Path) -> None:
+    """PPO, where 1e25 squared is infinite in float32, while whitened advantages are numbers: both of the steps of the
+    second iteration, an epoch each, see it. The policy goes on."""
+    (tmp_path / "huge_of_test.py").write_text(HUGE)
+    verb = start(
+        "train", "ppo-tiny", *TINY, *SMALL, "data.eval.0.limit=4", "data.test.0.limit=4",
+        "models.reward={functions: [huge_of_test:score]}", "algorithm.minibatches=1", "rollout.max_new_tokens=8",
+        "placement={policy: {ranks: 2}, reference: {ranks: 2}, value: {ranks: 2}}", "train.steps=4",
+        "tracking.samples_every=0", PYTHONPATH=f"{tmp_path}:{Path(__file__).parents[2]}",
+    )  # fmt: skip
+    assert verb.end() == 0, verb.output
+    steps = trained(verb.folder)
+    assert [line.get("value/skipped_steps") for line in steps] == [None, 2, 2, 2]
+    assert all("skipped_steps" not in line for line in steps)
+    (told,) = events(verb.folder, "steps_skipped")
+    assert (told["step"], told["role"], told["steps"], told["of"], told["in_a_row"]) == (2, "value", 2, 2, 2)
+    flight = read_flight(verb.folder)
+    values = [flight[step]["value"][0].updates[-1].weights for step in (1, 2, 3)]
+    assert values[0] == values[1] != values[2]
+    policies = [flight[step]["policy"][0].updates[-1].weights for step in (1, 2, 3)]
+    assert policies[0] != policies[1] != policies[2]
