@@ -27,7 +27,7 @@ _DOING = {
     "generate": "generating", "sync_weights": "syncing", "send_weights": "syncing", "receive_weights": "syncing",
     "save": "saving", "copy": "saving", "begin_save": "saving", "finish_save": "saving", "export": "exporting",
     "function_scores": "scoring", "judge_answers": "scoring", "assign_credit": "scoring",
-    "prepare_rows": "preparing", "check_export": "checking",
+    "prepare_rows": "preparing", "prompts": "reading", "batch": "reading", "check_export": "checking",
     "sleep": "falling asleep", "wake": "waking",
 }  # fmt: skip
 
