@@ -10,6 +10,10 @@ from typing import Final
 from distft.common.errors import UserError
 
 _SAID: Final = (
+    (
+        r"data\.holdout=0 evaluation\.every=0 does without held-out rows",
+        "--data PATH judges by other rows, --split train by those that it was trained on",
+    ),
     (r"models\.policy\.chat_template=(\w+)", r"--chat-template \1"),
     (r"models\.policy\.chat_template", "--chat-template"),
     (r"models\.policy\.stop_tokens", "--stop"),

@@ -46,6 +46,18 @@ def test_an_encoder_decoder_has_what_is_typed_for_prompt_and_answer_each(distft:
     assert "1 of 1 rows are longer than allowed and were cut: --max-length N takes more" in json.loads(output)["notes"]
 
 
+def test_too_few_rows_to_hold_some_out(speaker: str, distft: Typed, tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(json.dumps({"prompt": "Where is it?", "completion": "There."}) + "\n")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "final").symlink_to(speaker)
+    words = (f"models.policy={{path: {speaker}, dtype: float32}}", f"output_dir={tmp_path / 'run'}",
+             f"data={{train: [{{path: {rows}}}], holdout: 0.05}}")  # fmt: skip
+    status, _, error = distft("eval", "sft-tiny", *words, "--no-answers")
+    assert (status, "--split train by those that it was trained on" in error) == (2, True), error
+    assert distft("eval", "sft-tiny", *words, "--no-answers", "--split", "train")[0] == 0
+
+
 def test_a_template_that_refuses_a_prompt(speaker: str, distft: Typed, tmp_path: Path) -> None:
     template = tmp_path / "mine.jinja"
     template.write_text("{{ raise_exception('no') }}")
