@@ -1,5 +1,5 @@
-"""What training pays where W&B's server cannot be reached: steps of 0.1 s that log as PPO does, W&B disabled, online at a
-port where nobody listens, and online at one that accepts and never answers, in turns, each in a process of its own.
+"""What training pays where W&B's server cannot be reached: steps of 0.1 s that log as PPO does, W&B disabled, online at
+a port where nobody listens, and online at one that accepts and never answers, in turns, each a process of its own.
 
     python -m tests.benchmarks.unreachable
 """
