@@ -27,6 +27,10 @@ STEPS = int(os.environ.get("DISTFT_SOAK_STEPS", "130"))
 APART = (15, 25)  # iterations from one kill to the next
 SETTLED = range(45, 56)  # iterations that the last ones are compared with
 MORE = 1.03
+# Ray's servers hold ever more on their own. Of a Ray (2.60) with these settings that nobody asked for anything, from 20
+# seconds to 140: the GCS 24.3 to 27.3 MB, the raylet 8.9 to 11.0, the dashboard and its agents 194.6 to 195.5.
+MORE_OF_RAY = 1.10
+RAYS = ("gcs_server", "raylet", "dashboard", "DashboardAgent", "RuntimeEnvAgent")
 RANKS = {"policy": 2, "value": 1, "reference": 1, "reward": 1, "data": 1}
 WORDS = ("placement.value.ranks=1", "placement.reference.ranks=1", "placement.reward.ranks=1",
          f"train.steps={STEPS}", "checkpoint.every=5", "recovery.max_restarts=3",
@@ -36,9 +40,11 @@ _PINNED = re.compile(r"^- pinned objects size: (\d+)$", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Held:
-    """Of the processes that no attempt ends with. ``memory``: bytes of their own, ``objects``: pinned in the store."""
+    """Of the processes that no attempt ends with. ``memory``: bytes of their own, of ours and of Ray's servers apart;
+    ``objects``: pinned in the store."""
 
     memory: int
+    memory_of_ray: int
     descriptors: int
     threads: int
     objects: int
@@ -46,18 +52,19 @@ class Held:
 
 def held(verb: Verb, scratch: Path) -> Held:
     """What they hold now. Ray's agents wipe out their environment, and with it the mark; they are children."""
-    memory = descriptors = threads = 0
+    memory, descriptors, threads = {"ours": 0, "ray": 0}, 0, 0
     children = psutil.Process(verb.process.pid).children(recursive=True)
     for pid in {*marked(verb.mark), *(child.pid for child in children)}:
         with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied, IndexError):
             process = psutil.Process(pid)
+            command = " ".join(process.cmdline())
             if not process.cmdline()[0].startswith("ray::RankActor"):
                 of = process.memory_info()
-                memory += of.rss - of.shared
+                memory["ray" if any(name in command for name in RAYS) else "ours"] += of.rss - of.shared
                 descriptors += process.num_fds()
                 threads += process.num_threads()
     stored = [_PINNED.findall(path.read_text()) for path in scratch.glob("dft-*/r/session_*/logs/debug_state.txt")]
-    return Held(memory, descriptors, threads, sum(int(size) for sizes in stored for size in sizes))
+    return Held(*memory.values(), descriptors, threads, sum(int(size) for sizes in stored for size in sizes))
 
 
 def victims(seed: int) -> Iterator[tuple[int, str, int]]:
@@ -110,10 +117,10 @@ def test_what_a_run_holds_does_not_grow_with_its_restarts(sft: Path, start: Star
         before, after = (median(getattr(now, name) for now in those) for those in (early, late))
         print(f"{name}: {before:,.0f} at iteration 50, {after:,.0f} at the end")
     print(f"{len(kills)} kills in {STEPS} iterations; left in the temporary folder: {left}")
-    for name in Held.__annotations__:
-        before, after = (median(getattr(now, name) for now in those) for those in (early, late))
-        assert after <= MORE * before, name
     assert left == []
     assert len(events(verb.folder, "restart")) == len(kills)
     assert computed(verb.folder) == computed(undisturbed.folder)
     assert weights(verb.folder) == weights(undisturbed.folder)
+    for name in Held.__annotations__:
+        before, after = (median(getattr(now, name) for now in those) for those in (early, late))
+        assert after <= (MORE_OF_RAY if name == "memory_of_ray" else MORE) * before, name
