@@ -37,11 +37,13 @@ def test_a_guest_cannot_be_trained_or_saved() -> None:
 def test_every_rank_is_sent_the_rows_of_its_own_micro_batches_once() -> None:
     group = ModelGroup(Fake("policy", Said(), num_ranks=2))
     steps = [[[[2], [0]], [[1], []]], [[[0], []], [[2, 1]]]]
-    call = group.update(SAMPLES, UpdateSpec("loss", {"beta": 1}, 3, 9, 0.7, 0.2), steps)
+    spec = UpdateSpec("loss", {"beta": 1}, 3, 9, 0.7, 0.2, max_skipped_steps=3, skipped_in_a_row=1)
+    call = group.update(SAMPLES, spec, steps)
     assert call.args == ("loss", {"beta": 1}, 3, 9)
     assert call.each == (([[[2], [0]], [[0], []]],), ([[[1], []], [[2, 1]]],))
     assert call.samples == ((0, 2), (1, 2))
-    assert call.kwargs == {"temperature": 0.7, "target_kl": 0.2, "num_sources": 0}
+    of_spec = {"temperature": 0.7, "target_kl": 0.2, "num_sources": 0, "max_skipped_steps": 3, "skipped_in_a_row": 1}
+    assert call.kwargs == of_spec
 
 
 def test_ranks_that_share_rows_count_as_one_and_are_sent_the_same() -> None:
