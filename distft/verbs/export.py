@@ -34,10 +34,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="linear layers in fewer bits, for vLLM (compressed-tensors, rounded to nearest): weights in 4 or 8 bits, "
         "or weights and what they are multiplied with in 8 (whole numbers or floats); what that costs is printed",
     )  # fmt: skip
+    parser.add_argument(
+        "--push", metavar="OWNER/NAME",
+        help="also upload OUT to this repository of the Hugging Face hub, a new one for you alone where there is none",
+    )  # fmt: skip
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Writes the folder."""
+    """Writes the folder, and uploads it where that is asked for."""
+    if arguments.push is None:
+        _export(arguments)
+        return
+    from distft.launch.push import push, require_repository
+
+    require_repository(arguments.push)
+    _export(arguments)
+    print(f"pushed to {push(arguments.target, arguments.push)}")
+
+
+def _export(arguments: argparse.Namespace) -> None:
     from distft.planning.model_folders import is_adapter
 
     source = run_folder(arguments.source)

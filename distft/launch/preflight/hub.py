@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -55,26 +56,34 @@ def in_datasets_cache(name: str) -> bool:
     return (Path(cache).expanduser() / name.partition(":")[0].replace("/", "___")).is_dir()
 
 
-def _asked(kind: Kind, name: str) -> Exception | None:
-    """What the hub's answer raises; a name server that is silent would hold up any time limit of a connection."""
+def asked_within(seconds: float, ask: Callable[[], Any]) -> Exception | None:
+    """What the hub's answer raises, TimeoutError where there is none by then: a name server that is silent would hold
+    up any time limit of a connection."""
     answer: list[Exception | None] = []
 
-    def ask() -> None:
-        from huggingface_hub import HfApi
-
-        api = HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None)
-        look: Any = api.model_info if kind == "model" else api.dataset_info
+    def run() -> None:
         try:
-            look(name.partition(":")[0], timeout=PATIENCE_S)
+            ask()
         except Exception as error:  # whatever the connection raises; it is told by the caller
             answer.append(error)
         else:
             answer.append(None)
 
-    thread = threading.Thread(target=ask, name="hub", daemon=True)
+    thread = threading.Thread(target=run, name="hub", daemon=True)
     thread.start()
-    thread.join(PATIENCE_S)
+    thread.join(seconds)
     return answer[0] if answer else TimeoutError()
+
+
+def _asked(kind: Kind, name: str) -> Exception | None:
+    def ask() -> None:
+        from huggingface_hub import HfApi
+
+        api = HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None)
+        look: Any = api.model_info if kind == "model" else api.dataset_info
+        look(name.partition(":")[0], timeout=PATIENCE_S)
+
+    return asked_within(PATIENCE_S, ask)
 
 
 def _said(error: Exception) -> str:
