@@ -11,6 +11,7 @@ import random
 import re
 import signal
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,31 +41,33 @@ _PINNED = re.compile(r"^- pinned objects size: (\d+)$", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Held:
-    """Of the processes that no attempt ends with. ``memory``: bytes of their own, of ours and of Ray's servers apart;
-    ``objects``: pinned in the store."""
+    """Of the processes that no attempt ends with, Ray's servers apart. ``memory``: bytes of their own; ``objects``:
+    pinned in the store."""
 
     memory: int
-    memory_of_ray: int
-    descriptors: int
     threads: int
+    memory_of_ray: int
+    threads_of_ray: int
+    descriptors: int
     objects: int
 
 
 def held(verb: Verb, scratch: Path) -> Held:
     """What they hold now. Ray's agents wipe out their environment, and with it the mark; they are children."""
-    memory, descriptors, threads = {"ours": 0, "ray": 0}, 0, 0
+    memory, threads, descriptors = Counter[str](), Counter[str](), 0
     children = psutil.Process(verb.process.pid).children(recursive=True)
     for pid in {*marked(verb.mark), *(child.pid for child in children)}:
         with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied, IndexError):
             process = psutil.Process(pid)
             command = " ".join(process.cmdline())
             if not process.cmdline()[0].startswith("ray::RankActor"):
-                of = process.memory_info()
-                memory["ray" if any(name in command for name in RAYS) else "ours"] += of.rss - of.shared
+                of, whose = process.memory_info(), "ray" if any(name in command for name in RAYS) else "ours"
+                memory[whose] += of.rss - of.shared
+                threads[whose] += process.num_threads()
                 descriptors += process.num_fds()
-                threads += process.num_threads()
     stored = [_PINNED.findall(path.read_text()) for path in scratch.glob("dft-*/r/session_*/logs/debug_state.txt")]
-    return Held(*memory.values(), descriptors, threads, sum(int(size) for sizes in stored for size in sizes))
+    objects = sum(int(size) for sizes in stored for size in sizes)
+    return Held(memory["ours"], threads["ours"], memory["ray"], threads["ray"], descriptors, objects)
 
 
 def victims(seed: int) -> Iterator[tuple[int, str, int]]:
@@ -123,4 +126,4 @@ def test_what_a_run_holds_does_not_grow_with_its_restarts(sft: Path, start: Star
     assert weights(verb.folder) == weights(undisturbed.folder)
     for name in Held.__annotations__:
         before, after = (median(getattr(now, name) for now in those) for those in (early, late))
-        assert after <= (MORE_OF_RAY if name == "memory_of_ray" else MORE) * before, name
+        assert after <= (MORE_OF_RAY if name.endswith("_of_ray") else MORE) * before, name
