@@ -247,7 +247,7 @@ def test_a_defect_of_a_run_leaves_its_traceback_in_the_log(
     def raising(*_: Any, **__: Any) -> Any:
         raise ZeroDivisionError("by nothing")
 
-    monkeypatch.setattr("distft.launch.supervise.connect", raising)
+    monkeypatch.setattr("distft.launch.on_ray.for_plans.connect", raising)
     assert main(["train", "sft-tiny", "--quiet", "tracking.wandb.mode=disabled"]) == 1
     told = capsys.readouterr().err
     run_dir = here / "runs" / "sft-tiny"
