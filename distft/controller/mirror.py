@@ -119,6 +119,7 @@ class Mirror:
             self._failed(
                 step, [f"{node}: {why}" for node, (_, why) in answers.items() if why] or ["a keeper has ended"]
             )
+            self._keepers.drop(making.copy.name)
             return
         alone = [f"{node}: {sealed.not_sent}" for node, (sealed, _) in answers.items() if sealed and sealed.not_sent]
         if alone:

@@ -191,7 +191,10 @@ class Keepers:
         return {node: there or [] for node, (there, _) in self._answers(asked, all_there).items()}
 
     def send(self, name: str, sends: Mapping[tuple[str, str], Sequence[str]]) -> list[str]:
-        """Files from node to node; what went wrong."""
+        """Files from node to node; what went wrong, of which one thing may be that a node's keeper has ended."""
+        gone = {node for pair in sends for node in pair} - set(self._actors)
+        if gone:
+            return [f"{node}: its keeper has ended" for node in sorted(gone)]
         asked = {
             pair: self._actors[pair[0]].send.remote(name, paths, self._actors[pair[1]]) for pair, paths in sends.items()
         }

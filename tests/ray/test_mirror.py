@@ -34,9 +34,11 @@ WITHIN_S = 60.0
 
 @dataclass
 class Writing(Said):
-    """Writes the step that its copy is of; ``refused``: of which it has no room."""
+    """Writes the step that its copy is of; ``refused``: of which it has no room; ``lost``: whose file is gone when it
+    is to be hashed."""
 
     refused: tuple[int, ...] = ()
+    lost: tuple[int, ...] = ()
 
     def _report(self, call: Call[Any], samples: list[int]) -> Any:
         folder = Path(call.args[0])
@@ -45,7 +47,8 @@ class Writing(Said):
             if step in self.refused:
                 return NotWritten("policy rank 0: no space left on device")
             (folder / "policy").mkdir(parents=True)
-            (folder / "policy" / "states_0.safetensors").write_bytes(bytes([step]) * (PIECE + 5))
+            name = "lost" if step in self.lost else "states_0.safetensors"
+            (folder / "policy" / name).write_bytes(bytes([step]) * (PIECE + 5))
             return ("policy/states_0.safetensors",)
         return super()._report(call, samples)
 
@@ -142,6 +145,27 @@ def test_a_copy_that_fails_is_told_and_the_one_before_stays(bed: Bed) -> None:
     found = bed.mirror.newest("")
     assert found is not None
     assert found.step == 1
+
+
+def test_a_copy_that_its_keeper_cannot_hash_does_not_stay_beside_the_others(bed: Bed) -> None:
+    """Or each would take its room of the node's memory until the attempt ends."""
+    bed.said.lost = (2,)
+    bed.copy(1)
+    bed.copy(2)
+    bed.mirror.settle()
+    ((step, why),) = bed.told
+    assert step == 2
+    assert "states_0.safetensors" in why
+    wait_for(lambda: bed.kept() == ["step_00000001-1"], "the one that failed has gone")
+    assert bed.mirror.step == 1
+
+
+def test_a_keeper_that_has_gone_since_it_was_asked_sends_nothing_and_is_named(bed: Bed) -> None:
+    """Of a node that the next attempt does not have, so that it gets no other."""
+    here = ray.get_runtime_context().get_node_id()
+    assert bed.keepers.send("copy", {("of the former attempt", here): ["policy/states_0.safetensors"]}) == [
+        "of the former attempt: its keeper has ended"
+    ]
 
 
 def test_bytes_that_are_not_what_they_were_are_not_gone_on_from(bed: Bed) -> None:
