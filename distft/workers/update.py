@@ -185,13 +185,14 @@ class Updater:
         if rate is None:
             return metrics, None
         metrics["learning_rate"] = rate
+        penalty = None if self.shaping is None else self.shaping.penalty()
+        if self.shaping is not None and penalty is not None:
+            metrics[self.shaping.penalty_metric] = float(penalty.detach())
         if failure is not None:
             self.engine.drop()
             return metrics | {"grad_norm": math.nan}, failure
-        if self.shaping is not None:
-            penalty = self.shaping.penalty()
+        if penalty is not None:
             self.engine.backward(penalty / self.engine.world_size)  # of which each rank adds its share
-            metrics[self.shaping.penalty_metric] = float(penalty.detach())
         try:
             metrics["grad_norm"] = self.engine.step(rate)
         except NonFiniteGradients as error:

@@ -15,6 +15,8 @@ from distft.engine.diverged import NonFiniteGradients
 class PlainEngine:
     """What the update needs of ``distft.engine.engine.Engine``, over a module that lies here whole."""
 
+    world_size = 1
+
     def __init__(self, module: nn.Module, optimizer: AdamW) -> None:
         self.module = module.train()
         self.device = torch.device("cpu")

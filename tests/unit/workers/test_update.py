@@ -134,6 +134,43 @@ def test_a_step_that_came_out_as_no_number_is_as_if_it_had_not_been(alone: None,
         after([1, token, token], [0.1] * 3, Skipping(most=1))
 
 
+class Flat:
+    """Shapes nothing, and adds the squares of all weights to the loss."""
+
+    penalty_metric, left_metric = "penalty", "left"
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module = module
+
+    def require_room(self, total_steps: int, role: str) -> None:
+        pass
+
+    def begin(self, step: int) -> None:
+        pass
+
+    def penalty(self) -> Tensor:
+        return sum((parameter.square().sum() for parameter in self._module.parameters()), torch.zeros(()))
+
+    def cut(self, step: int, total_steps: int) -> float:
+        return 1.0
+
+
+def test_steps_that_are_left_out_for_different_reasons_have_the_same_metrics(alone: None) -> None:
+    """Or the means of an update of which all steps are left out would miss one."""
+    tokens = Ragged.of([np.array([1, 2, 3])] * 2, np.int32)
+    batch = Batch({
+        "prompt_ids": tokens, "response_ids": tokens, "unit": np.arange(2), "sample": np.arange(2),
+        "first": np.array([7, 6], np.float32),
+    })  # fmt: skip
+    module, skipping = Tiny(), Skipping(most=2)
+    engine: Any = PlainEngine(module, AdamW())
+    updater = Updater(engine, Causal(), 0, shaping=Flat(module))
+    told = updater.run(batch, [[[0]], [[1]]], Spoilt(), learning_rates=[0.1] * 2, skipping=skipping)
+    assert skipping.reasons == ["gradient norm is nan", "the loss is inf"]
+    assert told[0].keys() == told[1].keys()
+    assert told[0]["penalty"] == told[1]["penalty"] == float(module.table.weight.detach().square().sum())
+
+
 def test_the_sums_are_what_adding_them_one_by_one_gives(alone: None) -> None:
     rng = np.random.default_rng(3)
     rows = rng.normal(size=(300, 4)).astype(np.float32)
