@@ -62,10 +62,15 @@ class Mirror:
         """The step of the copy that is whole; 0: there is none."""
         return self._whole.step if self._whole else 0
 
+    @property
+    def begun(self) -> int:
+        """The step of the newest copy, whole or in the making; 0: there is none."""
+        return self._making.copy.step if self._making else self.step
+
     def begin(self, recipe: Recipe, groups: Mapping[str, Group], attempt: int, found: Found | None) -> None:
         """An attempt of these groups: their nodes get keepers, and of a copy that was ``found`` what their ranks are to
         read. Raises RunFailed, and then there is no copy any more."""
-        self._groups, self._attempt = groups, attempt
+        self._groups, self._attempt, self._making = groups, attempt, None
         self._keepers.start_on(self._nodes)
         if found is not None and found.in_memory:
             self._hand_out(recipe, found)

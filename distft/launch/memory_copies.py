@@ -19,12 +19,14 @@ log = logging.getLogger(__name__)
 
 def newest_copy(mirror: Mirror | None, recipe: Recipe, run_dir: Path) -> Found | None:
     """The copy in memory, if it is newer than every checkpoint of this run, and its best step is one of them."""
-    found = None if mirror is None else mirror.newest(fingerprint(recipe))
+    saved = [step for step, _ in published(checkpoints_folder(run_dir))]
+    newest = max(saved, default=0)
+    if mirror is None or mirror.begun <= newest:
+        return None
+    found = mirror.newest(fingerprint(recipe))
     if found is None:
         return None
-    saved = [step for step, _ in published(checkpoints_folder(run_dir))]
-    best = found.progress["best"]["step"]
-    return found if found.step > max(saved, default=0) and best in (0, *saved) else None
+    return found if found.step > newest and found.progress["best"]["step"] in (0, *saved) else None
 
 
 def write_copy(

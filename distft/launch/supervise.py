@@ -108,7 +108,11 @@ class Supervisor:
             try:
                 self._tell_start(tracker)
                 with ExitStack() as ray:
-                    table = self._attempts(begin, tracker, ray)
+                    try:
+                        table = self._attempts(begin, tracker, ray)
+                    except DistftError:
+                        self._write_copy(tracker)
+                        raise
                 tracker.keep("recipe", run_dir / RECIPE)
                 tracker.keep("model", run_dir / "final")
                 return table
@@ -128,13 +132,9 @@ class Supervisor:
                 return self._one(lost, tracker, losses.left_out)
             except RunFailed as error:
                 waits = self._recipe.recovery.wait_for_nodes > 0 or self._recipe.recovery.elastic
-                try:
-                    if not reached.private and (ended_servers() or (error.kind == "node" and not waits)):
-                        raise
-                    self._require_restart(error, losses, tracker)
-                except DistftError:
-                    self._write_copy(tracker)
+                if not reached.private and (ended_servers() or (error.kind == "node" and not waits)):
                     raise
+                copy = self._require_restart(error, losses, tracker)
                 lost = _Lost(Ending.of(error), error.raised)
                 log.warning("attempt %d has ended: %s", self.attempt, error)
             gc.collect()  # what the failed attempt held in the object store
@@ -146,7 +146,8 @@ class Supervisor:
             another_ray = reached.private and (lost.ending.kind == "node" or bool(ended_servers()))
             if another_ray and self._mirror is not None:
                 self._mirror.forget()
-            self._go_to(newest_copy(self._mirror, self._recipe, self._run_dir) or self._newest_since(begin))
+                copy = None
+            self._go_to(copy or self._newest_since(begin))
             log.warning("restart %d of %d, from %s", self._restarts.used, self._restarts.most, self._whence)
             tracker.go_on(self.attempt, self._begun if self._found else None)
             self._tell_start(tracker)
@@ -190,14 +191,15 @@ class Supervisor:
     def _in_memory(self) -> bool:
         return self._found is not None and self._found.in_memory
 
-    def _require_restart(self, error: RunFailed, losses: Losses, tracker: Tracker) -> None:
-        """Raises what ended the attempt where no other is to follow: nobody waits for one who asked the run to stop,
-        and for nodes that are lost only as long as ``recovery.wait_for_nodes`` says."""
+    def _require_restart(self, error: RunFailed, losses: Losses, tracker: Tracker) -> Found | None:
+        """The copy in memory that the next attempt begins with, if it does with one. Raises what ended this one where
+        no other is to follow: nobody waits for one who asked the run to stop, and for nodes that are lost only as long
+        as ``recovery.wait_for_nodes`` says."""
+        copy = self._newest_copy()
         saved = any(step > self._begun for step, _ in published(checkpoints_folder(self._run_dir)))
-        if self._mirror is not None:
-            self._mirror.settle()
-            saved = saved or self._mirror.step > self._begun
+        saved = saved or (copy is not None and copy.step > self._begun)
         why_not: str | None = ""
+        lost = False
         if not self._stop.is_set():
             step = self._progress.step
             stepped = step > self._begun
@@ -212,6 +214,10 @@ class Supervisor:
             raise error
         if why_not is not None:
             raise error.because(f"{error.cause}; {why_not}") from error
+        return self._newest_copy() if lost else copy
+
+    def _newest_copy(self) -> Found | None:
+        return newest_copy(self._mirror, self._recipe, self._run_dir)
 
     def _write_copy(self, tracker: Tracker) -> None:
         write_copy(self._mirror, self._recipe, self._run_dir, self._coordinator, tracker)

@@ -143,13 +143,15 @@ def test_what_is_not_mended_fails_again_and_is_named(start: Start, tmp_path: Pat
 
 @pytest.mark.slow
 def test_a_rule_that_refuses_an_answer_ends_the_run_at_once_with_the_batch_kept(start: Start, tmp_path: Path) -> None:
-    """It would refuse it again; it is kept when it has failed, as nobody has died. Mended, the same command goes on,
-    and what was kept of a step that does not fail any more is gone."""
+    """It would refuse it again; it is kept when it has failed, as nobody has died, and the copy in memory becomes a
+    checkpoint. Mended, the same command goes on, and what was kept of a step that does not fail any more is gone."""
     poisoned(tmp_path, RAISES)
-    verb = start(*GRPO)
+    words = (*GRPO, "checkpoint.every=100", "checkpoint.memory_every=1")
+    verb = start(*words)
     assert verb.end() == 2, verb.output
     assert not events(verb.folder, "restart")
     assert "no such sum" in verb.output
+    assert checkpoints(verb.folder) == [POISONED - 1]
     assert told_command(verb) == ["replay", str(verb.folder), str(POISONED)]
     kept = verb.folder / "failed_steps" / f"step_{POISONED:08d}"
     assert len(load_file(kept / "batch.safetensors")["sample"]) == 16
@@ -157,8 +159,9 @@ def test_a_rule_that_refuses_an_answer_ends_the_run_at_once_with_the_batch_kept(
     assert replay.end() == 2, replay.output
     assert "no such sum" in replay.output
     mend(tmp_path)
-    verb = start(*GRPO)
+    verb = start(*words)
     assert verb.end() == 0, verb.output
+    assert [event["step"] for event in events(verb.folder, "resume")] == [POISONED - 1]
     assert not kept.exists()
 
 

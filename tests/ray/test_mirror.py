@@ -15,14 +15,23 @@ import pytest
 import ray
 
 from distft.checkpoint.coordinator import Coordinator, Found, SaveFailed
+from distft.checkpoint.lease import acquire
 from distft.checkpoint.manifest import NotWritten
 from distft.clients.model_group import ModelGroup
 from distft.common.errors import RunFailed
+from distft.config.cluster import load_cluster
 from distft.config.load import load_recipe
 from distft.controller.mirror import Mirror
 from distft.groups.handles import Call, WorkerInfo
 from distft.groups.keepers import _KEEPER, PIECE, Keepers
 from distft.groups.memory_folder import memory_path
+from distft.launch.on_ray.cluster import Cluster
+from distft.launch.on_ray.losses import Losses
+from distft.launch.prepare import Prepared
+from distft.launch.supervise import Supervisor
+from distft.planning.machine import Machine
+from distft.planning.plan import make_plan
+from distft.tracking.tracker import Tracker
 from tests.harness.fake_groups import Fake, Said
 from tests.harness.owner import Mine
 
@@ -166,6 +175,24 @@ def test_a_keeper_that_has_gone_since_it_was_asked_sends_nothing_and_is_named(be
     assert bed.keepers.send("copy", {("of the former attempt", here): ["policy/states_0.safetensors"]}) == [
         "of the former attempt: its keeper has ended"
     ]
+
+
+def test_copies_that_nobody_has_any_more_do_not_count_as_progress(cluster: Cluster, bed: Bed, tmp_path: Path) -> None:
+    """Or a run whose every death takes its copies along would begin again and again."""
+    recipe = load_recipe("sft-tiny", ["recovery.max_restarts=1", f"output_dir={tmp_path}"])
+    plan = make_plan(recipe, load_cluster("local"), machine=Machine(cpus=4, memory_gib=16.0))
+    with acquire(tmp_path) as lease, Tracker(tmp_path, attempt=1, resume_step=None, total_steps=None) as tracker:
+        run = Supervisor(Prepared(recipe, load_cluster("local"), plan, tmp_path), lease, 1, quiet=True)
+        run._mirror = bed.mirror
+        bed.copy(1)
+        losses = Losses(cluster)
+        run._require_restart(RunFailed("it died", role="policy", rank=0, kind="death"), losses, tracker)
+        bed.begin(2)
+        bed.copy(2)
+        bed.mirror.settle()
+        bed.keepers.leave(())
+        with pytest.raises(RunFailed, match="1 restarts brought no new checkpoint"):
+            run._require_restart(RunFailed("it died", role="policy", rank=1, kind="death"), losses, tracker)
 
 
 def test_bytes_that_are_not_what_they_were_are_not_gone_on_from(bed: Bed) -> None:
