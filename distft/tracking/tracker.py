@@ -54,7 +54,9 @@ class Tracker:
         self._flight = FlightLog(run_dir, resume_step)
         self._timeline_steps = self._steps_left = timeline_steps
         self._timeline = Timeline(run_dir) if timeline_steps else None
-        self._wandb = WandbBackend(run_dir, wandb) if wandb is not None and wandb.mode != "disabled" else None
+        self._wandb: WandbBackend | None = None
+        if wandb is not None and wandb.mode != "disabled":
+            self._wandb = WandbBackend(run_dir, wandb, before=0 if resume_step is None else resume_step + 1)
 
     @property
     def wandb_id(self) -> str | None:

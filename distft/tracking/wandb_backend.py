@@ -27,6 +27,7 @@ import psutil
 from distft.config.redact import redact, redact_text
 from distft.tracking.metrics import MetricRecord, Sample, Split
 from distft.tracking.wandb_files import kept_samples, logged, run_files
+from distft.tracking.wandb_rows import rows_by_step
 
 if TYPE_CHECKING:
     from distft.config.recipe import Recipe
@@ -99,18 +100,22 @@ def wandb_options(
 
 class WandbBackend:
     """One W&B run below ``RUN/wandb``. No method raises or waits for the network, save ``close``, which
-    waits at most ``timeout_s``. An online run that cannot start is kept offline, for ``distft sync``, unless
-    ``fall_back`` is False; one whose server goes away meanwhile is caught up by that, too.
+    waits at most ``timeout_s``. An online run that cannot start is kept offline, for ``distft sync``; one whose server
+    goes away meanwhile is caught up by that, too, or by its next start.
+
+    The server takes rows in the order of their steps alone, so that it holds all of them up to one. A start on line of
+    a run that is there first sends those after it, ``before`` the step that is this start's first, from the ledgers.
+    With ``catches_up``, a run folder, it is there for that alone: from that folder's, and never kept offline.
     """
 
     def __init__(self, run_dir: Path, options: WandbOptions, *, init_timeout_s: float = _INIT_TIMEOUT_S,
                  finish_timeout_s: float = _FINISH_TIMEOUT_S, queue_size: int = _QUEUE_SIZE,
-                 fall_back: bool = True) -> None:  # fmt: skip
+                 before: float = 0, catches_up: Path | None = None) -> None:  # fmt: skip
         alphabet = string.ascii_lowercase + string.digits
         self.run_id = options.run_id or "".join(secrets.choice(alphabet) for _ in range(8))
         self._run_dir, self._options = run_dir, options
         self._init_timeout_s, self._finish_timeout_s = init_timeout_s, finish_timeout_s
-        self._fall_back = fall_back
+        self._before_step, self._catches_up = before, catches_up
         self._jobs: queue.Queue[Callable[[Any], None] | None] = queue.Queue(queue_size)
         self._dropped = 0
         self._mode = options.mode  # as the run was begun; of the thread alone
@@ -130,21 +135,11 @@ class WandbBackend:
 
     def log(self, record: MetricRecord) -> None:
         """The numbers under ``train/`` or ``eval/``."""
-        row = {f"{record.split}/{name}": value for name, value in record.values.items()}
-        self._submit(lambda run: self._row(run, record.split, record.step, lambda: row))
+        self._submit(lambda run: self._log(run, record))
 
     def samples(self, step: int, samples: Sequence[Sample], split: Split = "train") -> None:
         """More rows of the table ``completions``, which is sent by what was added."""
-        rows = [[step, sample.prompt, sample.completion, sample.score] for sample in samples]
-
-        def grown() -> dict[str, Any]:
-            self._table = _table() if self._table is None else self._table
-            for row in (*self._kept, *rows):
-                self._table.add_data(*row)
-            self._kept = []
-            return {"completions": self._table}
-
-        self._submit(lambda run: self._row(run, f"completions/{split}", step, grown))
+        self._submit(lambda run: self._add_samples(run, step, samples, split))
 
     def keep(self, kind: str, path: Path) -> None:
         """An artifact: a file, or a folder by where it lies."""
@@ -186,6 +181,22 @@ class WandbBackend:
         if self._dropped:
             _log.warning("W&B was too slow for %d records: they are in metrics.jsonl only", self._dropped)
 
+    def _log(self, run: Any, record: MetricRecord) -> None:
+        row = {f"{record.split}/{name}": value for name, value in record.values.items()}
+        self._row(run, record.split, record.step, lambda: row)
+
+    def _add_samples(self, run: Any, step: int, samples: Sequence[Sample], split: Split) -> None:
+        rows = [[step, sample.prompt, sample.completion, sample.score] for sample in samples]
+
+        def grown() -> dict[str, Any]:
+            self._table = _table() if self._table is None else self._table
+            for row in (*self._kept, *rows):
+                self._table.add_data(*row)
+            self._kept = []
+            return {"completions": self._table}
+
+        self._row(run, f"completions/{split}", step, grown)
+
     def _row(self, run: Any, kind: str, step: int, values: Callable[[], dict[str, Any]]) -> None:
         """A row, unless one of that kind and step, or of a later one, is there from before a restart."""
         if step <= self._last.get(kind, -1):
@@ -212,6 +223,8 @@ class WandbBackend:
 
     def _work(self) -> None:
         run = self._start()
+        if run is not None:
+            self._send_lacking(run)
         while (job := self._jobs.get()) is not None:
             if run is None:
                 continue
@@ -228,9 +241,22 @@ class WandbBackend:
         if self._abandoned:
             _forget_service()
 
+    def _send_lacking(self, run: Any) -> None:
+        """What the server has not of the steps before this start."""
+        if self._mode != "online" or not (run.resumed or self._catches_up):
+            return
+        try:
+            for one in rows_by_step(self._catches_up or self._run_dir, run.starting_step, self._before_step):
+                if isinstance(one, MetricRecord):
+                    self._log(run, one)
+                else:
+                    self._add_samples(run, *one, "train")
+        except Exception as error:
+            self._complain("W&B: %s; training goes on, metrics.jsonl is complete", error)
+
     def _start(self) -> Any:
         asked = self._options.mode
-        modes: tuple[Mode, ...] = (asked, "offline") if asked in AT_A_SERVER and self._fall_back else (asked,)
+        modes: tuple[Mode, ...] = (asked, "offline") if asked in AT_A_SERVER and not self._catches_up else (asked,)
         for mode in modes:
             try:
                 return self._init(mode)

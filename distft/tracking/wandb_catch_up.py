@@ -1,25 +1,21 @@
-"""What W&B's server lacks of a run that was on line, sent from the run's own ledgers.
-
-The server takes rows in the order of their steps alone, so that it holds all of them up to one; a start of the run that
-goes on from there adds the others. W&B's own client would add those that are there once more.
+"""What W&B's server lacks of a run that was on line, sent from the run's own ledgers by one more start of it, as each
+start sends what those before it did not. W&B's own client would add those that are there once more.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from distft.common.errors import EnvironmentFallsShort, UserError
-from distft.common.files import whole_record
 from distft.tracking.exit import read_exit
-from distft.tracking.metrics import METRICS, RECIPE, MetricRecord, Sample, line_step, numbers_of
+from distft.tracking.metrics import RECIPE
 from distft.tracking.run_status import holds_run, run_status
 from distft.tracking.wandb_backend import WandbBackend, WandbOptions
-from distft.tracking.wandb_files import kept_samples, records
+from distft.tracking.wandb_files import records
 
 _PATIENCE_S: Final = 600.0
 _GOING_ON: Final = ("starting", "running", "stopping")
@@ -41,13 +37,8 @@ def catch_up(run_dir: Path, files: Sequence[Path], before: float) -> str:
         return f"{where}: was shared, where W&B does not say which steps it has: all are in metrics.jsonl"
     with tempfile.TemporaryDirectory(prefix="distft-wandb-") as folder:
         backend = WandbBackend(
-            Path(folder), options, finish_timeout_s=_PATIENCE_S, queue_size=0, fall_back=False,
+            Path(folder), options, finish_timeout_s=_PATIENCE_S, queue_size=0, before=before, catches_up=run_dir,
         )  # fmt: skip
-        for one in _by_step(run_dir, before):
-            if isinstance(one, MetricRecord):
-                backend.log(one)
-            else:
-                backend.samples(*one)
         for kind, path in (("recipe", RECIPE), ("model", "final"), ("report", "report.html")):
             if (run_dir / path).exists():
                 backend.keep(kind, run_dir / path)
@@ -69,20 +60,3 @@ def _options(files: Sequence[Path]) -> WandbOptions | None:
                 str(run.get("job_type")), str(run.get("run_group")), run.get("entity"), run_id=str(run["run_id"]),
             )  # fmt: skip
     return None
-
-
-def _by_step(run_dir: Path, before: float) -> Iterator[MetricRecord | tuple[int, list[Sample]]]:
-    """The rows of the ledgers in the order of their steps, of a step the samples last."""
-    rows: dict[int, list[Any]] = defaultdict(list)
-    with (run_dir / METRICS).open("rb") as file:
-        for line in file:
-            if (record := whole_record(line)) is not None and line_step(record) < before:
-                rows[record["step"]].append(MetricRecord(record["step"], record["split"], numbers_of(record)))
-    samples: dict[int, list[Sample]] = defaultdict(list)
-    for step, prompt, completion, score in kept_samples(run_dir):
-        if step < before:
-            samples[step].append(Sample(prompt, completion, score))
-    for step in sorted(rows.keys() | samples.keys()):
-        yield from rows[step]
-        if samples[step]:
-            yield step, samples[step]

@@ -26,8 +26,9 @@ def sync(run_dirs: Sequence[Path], *, dry_run: bool = False) -> None:
         if not found:
             hint = "tracking.wandb.mode=offline, or online, keeps some; it is a run folder that is named here"
             raise UserError("holds nothing of Weights & Biases", where=str(run_dir), hint=hint)
-        offline = [path for path in found if path.parent.name.startswith(_OFFLINE)]
-        if online := [path for path in found if path not in offline]:
+        online = [path for path in found if not path.parent.name.startswith(_OFFLINE)]
+        offline = found[found.index(online[-1]) + 1 :] if online else found  # those before it a start on line has sent
+        if online:
             _catch_up(run_dir, online, offline, dry_run=dry_run)
         folders += [path.parent for path in offline]
     if not folders:

@@ -20,7 +20,7 @@ from distft.cli import main
 from distft.config.load import load_recipe
 from distft.tracking.wandb_backend import wandb_options
 from tests.harness.wandb_records import rows, steps, table
-from tests.harness.wandb_server import wandb_server
+from tests.harness.wandb_server import WandbServer, wandb_server
 
 ROOT = Path(__file__).resolve().parents[3]
 # Steps 1 to 4 of a first start, then 3 to 6: its checkpoint was of step 2, and it was killed.
@@ -78,6 +78,13 @@ def synced(run: Path, *words: str, **environment: str) -> str:
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def wait_for_rows(server: WandbServer, number: int) -> None:
+    until = time.monotonic() + 90
+    while len(server.rows) < number:
+        assert time.monotonic() < until, f"{len(server.rows)} of {number} rows after 90 s"
+        time.sleep(0.1)
 
 
 @pytest.fixture(scope="module")
@@ -168,9 +175,7 @@ def test_what_a_server_that_goes_away_meanwhile_lacks_is_caught_up(tmp_path: Pat
     with wandb_server() as server, ThreadPoolExecutor() as beside:
         online = {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": "0badc0de" * 5}
         going = beside.submit(started, run, 1, 6, mode="online", PAUSE_AT="4", **online)
-        until = time.monotonic() + 90
-        while len(server.rows) < 3 and time.monotonic() < until:
-            time.sleep(0.1)
+        wait_for_rows(server, 3)
         server.away = True
         (run / "go on").touch()
         run_id = going.result()
@@ -188,6 +193,32 @@ def test_what_a_server_that_goes_away_meanwhile_lacks_is_caught_up(tmp_path: Pat
             assert [row["train/loss"] for row in found] == [1 / step for step in range(1, 7)]
     assert list(server.buckets) == [run_id]
     assert ("recipe", f"recipe-{run_id}") in server.artifacts
+
+
+@pytest.mark.slow
+def test_what_an_earlier_start_could_not_send_the_next_one_sends_first(tmp_path: Path) -> None:
+    """The server went away from the first, the second was kept offline, the third is on line: one run, no step missing
+    and none twice, whatever is sent later."""
+    run = tmp_path / "run"
+    run.mkdir()
+    with wandb_server() as server, ThreadPoolExecutor() as beside:
+        online = {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": "0badc0de" * 5}
+        going = beside.submit(started, run, 1, 3, mode="online", PAUSE_AT="2", **online)
+        wait_for_rows(server, 1)
+        server.away = True
+        (run / "go on").touch()
+        run_id = going.result()
+        assert len(server.rows) < 3, "the outage is one"
+        started(run, 4, 4, mode="offline", run_id=run_id)
+        server.away = False
+        started(run, 5, 6, mode="online", run_id=run_id, **online)
+        for _ in range(2):
+            found = [row for _, row in sorted(server.rows.items())]
+            assert [row["step"] for row in found] == [1, 2, 3, 4, 5, 6]
+            assert [row["step"] for row in found if "completions" in row] == [2, 4, 6]
+            assert [row["train/loss"] for row in found] == [1 / step for step in range(1, 7)]
+            assert "W&B has all of it" in synced(run, **online)
+    assert list(server.buckets) == [run_id]
 
 
 def test_nothing_to_send_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
