@@ -69,7 +69,7 @@ def collate(
             response_mask=torch.full((tokens.shape[1],), real, dtype=torch.bool, device=device),
             segments=_tensor(tokens[2], device),
             sequence_mask=torch.ones(len(rows), dtype=torch.bool, device=device),
-            columns={name: _column(batch, name, places, rows, device) for name in columns},
+            columns={name: column_of(batch, name, places, rows, device) for name in columns},
         ),
     )
 
@@ -80,9 +80,10 @@ def _tensor(values: npt.NDArray[Any], device: torch.device) -> Tensor:
     return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
 
 
-def _column(
+def column_of(
     batch: Batch, name: str, places: npt.NDArray[np.int64], rows: Sequence[int], device: torch.device
 ) -> Tensor:
+    """As a loss is given it: of each token at one of the ``places``, or of each row."""
     column = batch.columns[name]
     if isinstance(column, Ragged):
         values = column.values[places] if len(places) else np.zeros((1, *column.values.shape[1:]), column.values.dtype)

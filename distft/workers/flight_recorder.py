@@ -1,8 +1,8 @@
 """What goes into each optimizer step of this rank and what comes out of it, in a few numbers: see ``tracking.flight``.
 
-Of what the loss is handed and the tokens that the model is, a digest by sample. While a step lasts its tensors, a few
-numbers a token, are kept where they are; they are read after it, when the gradient's norm has been read anyway. So the
-host waits for nothing else, and no rank for another.
+Of what the loss is handed and the tokens that the model is, a digest by sample. While a step lasts only its outputs and
+masks are kept where they are, a number or two a token; they are read after it, when the gradient's norm has been read
+anyway, and columns are made once more of the host's own. So the host waits for nothing else, and no rank for another.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 from distft.batches import Batch, Ragged
 from distft.engine.layer_norms import LayerNorms
 from distft.tracking.flight import MOST_SAMPLES, ColumnTrace, RankTrace, StepTrace
-from distft.workers.collate import MicroBatch
+from distft.workers.collate import MicroBatch, column_of
 from distft.workers.digests import bytes_of_rows, of_rows, told
 
 _HALF, _WIDTH, _MODULO = np.uint64(2**32 - 1), np.uint64(32), 2**64
@@ -29,8 +29,12 @@ class _Seen:
     """A micro-batch that has rows, as the loss has read it."""
 
     batch: Batch
-    micro: MicroBatch
+    rows: list[int]
+    places: npt.NDArray[np.int64]
     samples: tuple[int, ...]
+    mask: Tensor
+    segments: Tensor
+    columns: tuple[str, ...]
     outputs: Mapping[str, Tensor]
     reads_tokens: bool
 
@@ -85,11 +89,15 @@ class FlightRecorder:
         token, else of each row."""
         step = self._step
         step.losses.append(loss.detach())
-        samples = tuple(batch.dense("sample")[list(micro.rows)].tolist()) if micro.rows else ()
+        rows, loss_batch = list(micro.rows), micro.loss
+        samples = tuple(batch.dense("sample")[rows].tolist()) if rows else ()
         step.micro_batches.append(samples)
         if samples:
             detached = {name: values.detach() for name, values in outputs.items()}
-            step.seen.append(_Seen(batch, micro, samples, detached, reads_tokens))
+            step.seen.append(
+                _Seen(batch, rows, micro.places, samples, loss_batch.response_mask, loss_batch.segments,
+                      tuple(loss_batch.columns), detached, reads_tokens)
+            )  # fmt: skip
 
     def end(self, grad_norm: float) -> None:
         """After a step. ``grad_norm``: over all ranks, before clipping."""
@@ -119,13 +127,12 @@ class FlightRecorder:
 
 def _read(seen: _Seen, inputs: dict[str, _Column], outputs: dict[str, _Column]) -> None:
     """Adds a micro-batch to the columns."""
-    batch, micro, loss, samples = seen.batch, seen.micro, seen.micro.loss, told(seen.samples)
-    rows, responses = list(micro.rows), batch.ragged("response_ids")
+    batch, rows, samples = seen.batch, seen.rows, told(seen.samples)
     for name in ("prompt_ids", "response_ids"):
         column = batch.ragged(name)
         _add(inputs, name, (column[row].data for row in rows), samples)
-    _add(inputs, "response_mask", _places(micro, responses), samples)
-    mask, segments = loss.response_mask.cpu(), loss.segments.cpu()
+    _add(inputs, "response_mask", _places(seen), samples)
+    mask, segments = seen.mask.cpu(), seen.segments.cpu()
     masks = bytes_of_rows(mask, _ends(segments, len(rows)))
     # A token that nobody reads may stand behind the others, to keep the graph connected.
     _add(inputs, "loss_mask", (row.tobytes().rstrip(b"\0") for row in masks), samples)
@@ -139,8 +146,8 @@ def _read(seen: _Seen, inputs: dict[str, _Column], outputs: dict[str, _Column]) 
         ends = of_tokens if by_token else range(1, len(rows) + 1)
         _add(columns, name, bytes_of_rows(values, ends), samples, None if whole else values)
 
-    for name, values in loss.columns.items():
-        kept = batch.columns[name]
+    for name in seen.columns:
+        kept, values = batch.columns[name], column_of(batch, name, seen.places, rows, torch.device("cpu"))
         whole = (kept.values if isinstance(kept, Ragged) else kept).dtype.kind in "iub"
         add(inputs, name, values, by_token=isinstance(kept, Ragged), whole=whole)
     for name, values in seen.outputs.items():
@@ -163,13 +170,14 @@ def _ends(segments: Tensor, num_rows: int) -> list[int]:
     return found
 
 
-def _places(micro: MicroBatch, responses: Ragged) -> list[memoryview]:
+def _places(seen: _Seen) -> list[memoryview]:
     """Of each row which tokens of its response the model is told to read."""
-    rows_of = np.searchsorted(responses.offsets, micro.places, "right") - 1
+    responses = seen.batch.ragged("response_ids")
+    rows_of = np.searchsorted(responses.offsets, seen.places, "right") - 1
     own = np.zeros(len(responses), np.int64)
-    own[list(micro.rows)] = np.arange(len(micro.rows))
-    ends = _ends(torch.from_numpy(own[rows_of]), len(micro.rows))
-    return bytes_of_rows(torch.from_numpy(micro.places - responses.offsets[rows_of]), ends)
+    own[seen.rows] = np.arange(len(seen.rows))
+    ends = _ends(torch.from_numpy(own[rows_of]), len(seen.rows))
+    return bytes_of_rows(torch.from_numpy(seen.places - responses.offsets[rows_of]), ends)
 
 
 def _of_each(inputs: Mapping[str, _Column]) -> tuple[int, ...]:

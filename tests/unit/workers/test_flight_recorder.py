@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from torch import nn
 
 from distft.algorithms.losses.clipped import ClippedPolicy
 from distft.batches import Batch, Ragged
@@ -16,6 +19,7 @@ from distft.config.optimizers.adamw import AdamW
 from distft.engine.layer_norms import LayerNorms
 from distft.models.families.causal import Causal
 from distft.tracking.flight import MOST_SAMPLES, StepTrace
+from distft.workers.collate import collate
 from distft.workers.flight_recorder import FlightRecorder
 from distft.workers.update import Updater
 from tests.harness.plain_engine import PlainEngine
@@ -103,6 +107,20 @@ def test_a_value_at_a_masked_token_is_read_by_nobody() -> None:
     advantages = [[0.5 * sample + place for place in range(len(row))] for sample, row in enumerate(RESPONSES)]
     advantages[3][2] = 99.0
     assert recorded(batch(advantages=advantages), WHOLE) == recorded(batch(), WHOLE)
+
+
+def test_what_the_loss_was_handed_is_not_kept_until_the_end_of_the_step() -> None:
+    """A column of a teacher's may be a number for each token of the vocabulary."""
+    samples, module = batch(), nn.Linear(1, 1)
+    norms = LayerNorms(module, torch.optim.SGD(module.parameters()), 0, 1.0, ready=lambda: None)
+    recorder = FlightRecorder(norms, zero_stage=0, shared_by=1, dtype="float32")
+    recorder.begin()
+    micro = collate(Causal(), samples, [0, 1], ["advantages"], 0, torch.device("cpu"))
+    handed = weakref.ref(micro.loss.columns["advantages"])
+    recorder.saw(samples, micro, {}, torch.ones(()), reads_tokens=True)
+    del micro
+    gc.collect()
+    assert handed() is None
 
 
 def test_weights_before_are_told_once() -> None:
