@@ -21,6 +21,7 @@ from distft.groups.handles import Call
 from distft.workers.reports import StepRows
 
 FAILED_STEPS = "failed_steps"
+MOST_SKIPPED = 16  # whose batches an attempt keeps: steps may be left out for as long as a run lasts
 _LAST_S = 60.0  # for the data worker to end what it does, and write a batch
 log = logging.getLogger(__name__)
 
@@ -56,8 +57,10 @@ class FailedSteps:
                 log.error("the batch of step %d was not kept: %s", rows.step, error)
 
     def keep_skipped(self, data: DataGroup, step: int) -> None:
-        """The batch of a step that is passed without what came out of it: it stays."""
-        if (found := self._under_way.get(step)) and step not in self._skipped:
+        """The batch of a step that is passed without what came out of it: it stays, of the first such steps of an
+        attempt."""
+        found = self._under_way.get(step)
+        if found and step not in self._skipped and len(self._skipped) < MOST_SKIPPED:
             self._said(step, self._asked(data, *found).result())
         self._skipped.add(step)
 

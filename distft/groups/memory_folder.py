@@ -51,13 +51,18 @@ def clear(place: Path) -> list[Path]:
     """Removes the folders of this user in ``place`` whose makers and guards are dead; returns them."""
     gone = []
     for path in place.glob(f"{_PREFIX}*"):
-        with contextlib.suppress(OSError), open(path / _LOCK, "rb") as lock:
+        with contextlib.suppress(OSError), open(path / _LOCK, "rb", opener=_without_waiting) as lock:
             status = path.lstat()
             if stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid():
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(path, ignore_errors=True)
                 gone.append(path)
     return gone
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """Of another user it may be a pipe that nobody fills."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _made(path: Path) -> int:

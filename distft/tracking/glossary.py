@@ -155,7 +155,7 @@ OTHERS: Mapping[str, Known] = {
     ),
     "perf/imbalance": Known("Longest rank over the mean, less 1", "0 is even.", "down"),
     "perf/idle_fraction": Known("Share of a step in which no group computed", "", "down"),
-    "perf/busy/*": Known("Share of a step in which a role's ranks were at work", "On all nodes, mean over its ranks."),
+    "perf/busy/*": Known("Share of a step in which ranks were at work", "By the nodes' clocks; mean over its ranks."),
     "timing/step": Known("Seconds of a step"),
     "timing/idle_share": Known("Share of a step outside of all phases", "", "down"),
     "timing/*": Known("Seconds of a step by phase, of which in wait and transfer"),

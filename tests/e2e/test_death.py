@@ -154,16 +154,21 @@ def test_a_dead_teacher_is_named(sft: Path, start: Start) -> None:
     assert_killing_ends(verb, "teacher", 0, while_in="update Distill from step 2\n")
 
 
-@pytest.mark.slow
-def test_a_step_that_kills_its_rank_twice_ends_the_run(start: Start) -> None:
-    """It would do so for ever; and who started from the beginning is restarted from what the run has saved since."""
-    verb = start(*SFT, "recovery.max_restarts=3", "checkpoint.resume=never")
+def killed_twice_in(verb: Verb, stage: str) -> None:
+    """Its policy's second rank, in that stage of two attempts; with the second the run has failed."""
     for _ in range(2):
-        verb.wait_for_stage("policy-1", "update Sft from step 2\n")
+        verb.wait_for_stage("policy-1", stage)
         verb.log_starts["policy-1"] = (verb.folder / "logs" / "policy-1.log").stat().st_size
         os.kill(verb.pid("policy", 1), signal.SIGKILL)
     assert verb.end(60) == 1, verb.output
     verb.assert_nothing_left()
+
+
+@pytest.mark.slow
+def test_a_step_that_kills_its_rank_twice_ends_the_run(start: Start) -> None:
+    """It would do so for ever; and who started from the beginning is restarted from what the run has saved since."""
+    verb = start(*SFT, "recovery.max_restarts=3", "checkpoint.resume=never")
+    killed_twice_in(verb, "update Sft from step 2\n")
     assert [event["from_step"] for event in events(verb.folder, "restart")] == [2]
     assert "step 3 has failed twice in the same way: another restart would not help" in verb.output
     assert f"log: {verb.folder / 'logs' / 'policy-1.log'}" in verb.output
@@ -180,12 +185,7 @@ def test_what_is_in_memory_when_no_restart_is_left_becomes_a_checkpoint(start: S
     assert undisturbed.end() == 0, undisturbed.output
     copied = (*words, "checkpoint.memory_every=1", "recovery.max_restarts=1")
     verb = start(*copied)
-    for _ in range(2):
-        verb.wait_for_stage("policy-1", "update Sft from step 3\n")
-        verb.log_starts["policy-1"] = (verb.folder / "logs" / "policy-1.log").stat().st_size
-        os.kill(verb.pid("policy", 1), signal.SIGKILL)
-    assert verb.end(60) == 1, verb.output
-    verb.assert_nothing_left()
+    killed_twice_in(verb, "update Sft from step 3\n")
     (restart,), (kept,) = events(verb.folder, "restart"), checkpoints(verb.folder)
     assert restart["from_memory"]
     assert kept >= restart["from_step"] >= 3

@@ -88,3 +88,10 @@ def test_what_maker_and_guard_left_that_were_both_killed_goes_with_the_next_star
 def test_it_lies_in_memory() -> None:
     assert memory_path("abc") == Path("/dev/shm/distft-abc")
     assert {disk.fstype for disk in psutil.disk_partitions(all=True) if disk.mountpoint == str(MEMORY)} == {"tmpfs"}
+
+
+def test_a_lock_that_is_a_pipe_holds_nobody_up(tmp_path: Path) -> None:
+    folder = tmp_path / memory_path("strange").name
+    folder.mkdir()
+    os.mkfifo(folder / ".lock")
+    assert clear(tmp_path) == [folder]

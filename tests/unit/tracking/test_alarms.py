@@ -181,7 +181,7 @@ def test_each_is_an_event_a_line_an_alert_and_an_entry_of_the_report(
             lines.append(text)
 
     class Told(WandbBackend):
-        def __init__(self, *_: object) -> None:
+        def __init__(self, *_: object, **__: object) -> None:
             self.run_id = ""
 
         def log(self, record: MetricRecord) -> None:
