@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 from pathlib import Path
 
 from distft.common.errors import EnvironmentFallsShort, UserError
-from distft.launch.preflight.hub import PATIENCE_S, asked_within, is_offline
+from distft.launch.preflight.hub import PATIENCE_S, asked_within, hub_api, is_offline
 
 _NAME = re.compile(r"\w[\w.-]{0,95}/\w[\w.-]{0,95}", re.ASCII)
 
@@ -16,7 +15,7 @@ _NAME = re.compile(r"\w[\w.-]{0,95}/\w[\w.-]{0,95}", re.ASCII)
 def require_repository(name: str) -> None:
     """Before anything is written. Raises UserError where ``name`` is none, the environment says that the hub is not to
     be asked, or the hub does not know who we are; EnvironmentFallsShort where it does not answer."""
-    from huggingface_hub import HfApi, get_token
+    from huggingface_hub import get_token
     from huggingface_hub.errors import HfHubHTTPError
 
     where = f"--push {name}"
@@ -28,7 +27,7 @@ def require_repository(name: str) -> None:
     login = "hf auth login, or HF_TOKEN in the environment: a token that may write"
     if get_token() is None:
         raise UserError("the hub wants to know who you are", where=where, hint=login)
-    error = asked_within(PATIENCE_S, lambda: HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None).whoami())
+    error = asked_within(PATIENCE_S, lambda: hub_api().whoami())
     if isinstance(error, HfHubHTTPError):
         raise UserError(f"the hub refuses your token: {_said(error)}", where=where, hint=login)
     if error is not None:
@@ -42,10 +41,9 @@ def push(folder: Path, name: str) -> str:
     Raises UserError where the hub refuses, EnvironmentFallsShort where it does not answer; the folder stays.
     """
     import httpx
-    from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError
 
-    api = HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None)
+    api = hub_api()
     again = f"it is in {folder}; again: hf upload {name} {shlex.quote(str(folder))}"
     try:
         repository = api.create_repo(name, private=True, exist_ok=True)

@@ -6,9 +6,12 @@ import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from distft.common.errors import EnvironmentFallsShort, UserError
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
 
 PATIENCE_S = 5.0
 OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE")
@@ -75,11 +78,16 @@ def asked_within(seconds: float, ask: Callable[[], Any]) -> Exception | None:
     return answer[0] if answer else TimeoutError()
 
 
+def hub_api() -> HfApi:
+    """The hub, where the environment says that it is at this moment."""
+    from huggingface_hub import HfApi
+
+    return HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None)
+
+
 def _asked(kind: Kind, name: str) -> Exception | None:
     def ask() -> None:
-        from huggingface_hub import HfApi
-
-        api = HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None)
+        api = hub_api()
         look: Any = api.model_info if kind == "model" else api.dataset_info
         look(name.partition(":")[0], timeout=PATIENCE_S)
 
