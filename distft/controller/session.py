@@ -149,9 +149,10 @@ class Session:
                 **at_work(spans, ended - seconds, ended),
             },
         )
-
         self.tracker.spans([*self.timer.take_spans(), *spans])
         if self.failed_steps is not None:
+            if any(spike.step == self.progress.step for spike in self.tracker.spikes):
+                self.failed_steps.keep_anyway(self.data, self.progress.step)
             self.failed_steps.passed(self.progress.step)
 
     def _skipped_steps(self) -> dict[str, int]:

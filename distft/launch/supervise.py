@@ -14,6 +14,7 @@ import time
 from collections.abc import Collection
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -28,6 +29,7 @@ from distft.config.recipe import Recipe
 from distft.controller.failed_steps import FAILED_STEPS
 from distft.controller.mirror import Mirror
 from distft.controller.progress import Progress
+from distft.controller.spikes import watchdog_of
 from distft.controller.stop_flag import StopFlag
 from distft.groups.keepers import Keepers
 from distft.groups.placement import shortage
@@ -316,6 +318,7 @@ class Supervisor:
             tensorboard=recipe.tracking.tensorboard,
             progress=make_progress(recipe.name, quiet=self._quiet),
             timeline_steps=recipe.tracking.timeline_steps,
+            watchdog=partial(watchdog_of, recipe),
         )
 
     def _tell_start(self, tracker: Tracker) -> None:

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from distft.tracking.metrics import Split
+from distft.tracking.watchdog import Spike
 
 NUM_EARLY: Final = 5
 NUM_LATE: Final = 10
@@ -110,6 +111,22 @@ class Watch:
         for (split, name), series in self._series.items():
             if split == "eval" and name.startswith(OF_A_SOURCE):
                 yield name.removeprefix(OF_A_SOURCE), series
+
+
+def of_spike(spike: Spike) -> Alarm:
+    """The alarm that a spike or a divergence raises."""
+    if spike.kind == "divergence":
+        return Alarm(
+            spike.name, spike.said,
+            "a lower optimizer.learning_rate or max_grad_norm, more optimizer.warmup_steps; begin again with "
+            "checkpoint.resume=never, or from a checkpoint of before",
+        )  # fmt: skip
+    return Alarm(
+        spike.name,
+        spike.said,
+        "look at the batch in failed_steps/ (distft replay RUN STEP runs it again) for rows unlike the others; if it "
+        "does not pass by itself, a lower optimizer.learning_rate or max_grad_norm",
+    )
 
 
 def _skipped_steps(watch: Watch) -> Iterator[Alarm]:

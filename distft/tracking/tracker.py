@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from distft.common.logging import stage
-from distft.tracking.alarms import Alarm, Watch
+from distft.tracking.alarms import Alarm, Watch, of_spike
 from distft.tracking.flight import FlightLog, RankTrace
 from distft.tracking.metrics import EventsLog, MetricRecord, MetricsLog, Sample, SamplesLog, Split
 from distft.tracking.progress import Progress, QuietProgress
@@ -17,6 +17,7 @@ from distft.tracking.tensorboard import TensorBoardFiles
 from distft.tracking.timeline import TIMELINE, Timeline
 from distft.tracking.timing import Span
 from distft.tracking.wandb_backend import WandbBackend, WandbOptions
+from distft.tracking.watchdog import Spike, Watchdog
 
 _log = logging.getLogger(__name__)
 _SAID = {"checkpoint": "checkpoint of step {step}", "resume": "going on from step {step}"}
@@ -28,7 +29,8 @@ class Tracker:
     ``resume_step``: the step the attempt goes on from, None from the beginning (metrics.jsonl is cut
     accordingly). ``total_steps`` for the display. ``wandb`` None or mode "disabled": no W&B. ``tensorboard``: its
     files too.
-    ``timeline_steps``: steps of an attempt in timeline.json.
+    ``timeline_steps``: steps of an attempt in timeline.json. ``watchdog``: makes one of this run's roles; ``spikes``:
+    what it found in the newest line of training.
     Raises OSError if the run folder cannot be written.
     """
 
@@ -43,8 +45,10 @@ class Tracker:
         tensorboard: bool = False,
         progress: Progress | None = None,
         timeline_steps: int = 0,
+        watchdog: Callable[[], Watchdog] = Watchdog,
     ) -> None:
         self.total_steps = total_steps
+        self._new_watchdog = watchdog
         self._run_dir = run_dir
         self.progress: Progress = progress if progress is not None else QuietProgress()
         self._wants_tensorboard = tensorboard
@@ -79,7 +83,9 @@ class Tracker:
 
     def _open_metrics(self, resume_step: int | None) -> None:
         """What was said of steps that are done again is forgotten."""
-        self._watch = Watch()
+        self._watch, self._watchdog = Watch(), self._new_watchdog()
+        self.spikes: Sequence[Spike] = ()
+        self._spikes_told: set[tuple[str, str]] = set()
         self._tensorboard = TensorBoardFiles(self._run_dir) if self._wants_tensorboard else None
         self._metrics = MetricsLog(self._run_dir, resume_step, self._recall)
 
@@ -93,16 +99,33 @@ class Tracker:
             self._wandb.log(record)
         if split == "train":
             self.progress.step(step, self.total_steps, values)
+            self._look_for_spikes(step, values)
         else:
             self.progress.held_out(step, values)
         for alarm in self._watch.observe(split, values, is_end=step == self.total_steps):
             self.alarm(step, alarm)
 
+    def _look_for_spikes(self, step: int, values: Mapping[str, float]) -> None:
+        """Each is an event; the first of a role's loss or gradient in an attempt an alarm, too."""
+        self.spikes = self._watchdog.observe(step, values)
+        for spike in self.spikes:
+            if not spike.is_new:
+                continue
+            self.event("spike", name=spike.name, step=spike.step, role=spike.role, metric=spike.metric,
+                       value=spike.value, usual=spike.usual)  # fmt: skip
+            if (spike.name, spike.role) not in self._spikes_told:
+                self._spikes_told.add((spike.name, spike.role))
+                self.alarm(step, of_spike(spike))
+
     def _recall(self, line: Mapping[str, Any]) -> None:
         """A line of before a resume: what it raised was said then."""
         if self._tensorboard is not None:
             self._tensorboard.again(line)
-        self._watch.observe("eval" if line.get("split") == "eval" else "train", line)
+        split: Split = "eval" if line.get("split") == "eval" else "train"
+        self._watch.observe(split, line)
+        if split == "train":
+            found = self._watchdog.observe(line["step"], line)
+            self._spikes_told.update((spike.name, spike.role) for spike in found)
 
     def alarm(self, step: int, alarm: Alarm) -> None:
         """An event, a line on the display, an alert of W&B."""
