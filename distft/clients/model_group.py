@@ -24,7 +24,8 @@ class UpdateSpec:
     """A loss (its address) with its parameters, and where in the learning-rate schedule the update stands.
 
     ``num_sources``: of how many sources of data the loss is told one by one (column ``source``); 0: of none.
-    ``max_skipped_steps`` in a row may be left out as no numbers, ``skipped_in_a_row`` right before were.
+    In ``max_skipped_steps`` batches in a row steps may be left out as no numbers, in ``skipped_in_a_row`` right before
+    they were.
     """
 
     loss: str

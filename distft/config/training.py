@@ -128,9 +128,9 @@ class Recovery(Section):
     max_skipped_steps: int = Field(
         default=3,
         ge=0,
-        description="an optimizer step whose loss or gradient is no number is left out, its batch kept: so many in a "
-        "row, and one more ends the run. A row or a number too large passes with its batch, weights gone astray do "
-        "not, so that a few tell the two apart; 0: the first ends it",
+        description="an optimizer step whose loss or gradient is no number is left out, its batch kept: in so many "
+        "batches in a row, and one more ends the run. A row or a number too large passes with its batch, weights gone "
+        "astray do not, so that a few tell the two apart; 0: the first step ends it",
     )
     deadline_floor_s: float = Field(default=600, gt=0, description="no call is given up sooner, seconds")
     deadline_factor: float = Field(

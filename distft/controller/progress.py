@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from distft.workers.skipping import batches_in_a_row
+
 
 @dataclass(frozen=True)
 class Best:
@@ -21,18 +23,15 @@ class Best:
 
 @dataclass(frozen=True)
 class Skipped:
-    """Optimizer steps of a role that were left out because they came out as no number: ``steps`` in all, ``in_a_row``
-    up to now."""
+    """Optimizer steps of a role that were left out because they came out as no number: ``steps`` in all; ``in_a_row``:
+    the batches that the row under way has, see ``batches_in_a_row``."""
 
     steps: int = 0
     in_a_row: int = 0
 
     def also(self, reasons: Sequence[str]) -> Skipped:
-        """With further steps; of each why it was left out, "" of one that was taken."""
-        in_a_row = self.in_a_row
-        for reason in reasons:
-            in_a_row = in_a_row + 1 if reason else 0
-        return Skipped(self.steps + sum(map(bool, reasons)), in_a_row)
+        """With the steps of another batch; of each why it was left out, "" of one that was taken."""
+        return Skipped(self.steps + sum(map(bool, reasons)), batches_in_a_row(self.in_a_row, reasons))
 
 
 @dataclass

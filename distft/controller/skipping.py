@@ -24,7 +24,7 @@ class Allowance(TypedDict):
 
 
 def allowance(session: Session, role: Role) -> Allowance:
-    """How many steps of a role's next update may be left out."""
+    """In how many batches in a row steps of a role may be left out, and in how many they just were."""
     former = session.progress.skipped.get(role, Skipped())
     return {"max_skipped_steps": session.recipe.recovery.max_skipped_steps, "skipped_in_a_row": former.in_a_row}
 
@@ -42,7 +42,7 @@ def note_skipped(session: Session, step: int, role: Role, updated: Update) -> No
                           of=len(updated.skipped), in_a_row=in_a_row)  # fmt: skip
     left_out = "its" if len(updated.skipped) == 1 else f"{len(reasons)} of the {len(updated.skipped)} of its"
     log.warning(
-        "step %d: %s: %s optimizer steps of the %s were left out, %d in a row by now; more than %d end the run",
+        "step %d: %s: %s optimizer steps of the %s were left out, in %d batches in a row; more than %d end the run",
         step, reasons[0], left_out, role, in_a_row, most,
     )  # fmt: skip
     if session.failed_steps is not None:

@@ -9,7 +9,7 @@ from distft.common.errors import DistftError
 
 class Diverged(DistftError):
     """``name`` is ``value``, infinite or NaN, in a step with this learning rate, or in a pass that only measures
-    (None). ``skipped``: steps right before it that came out so too, and were left out."""
+    (None). ``skipped``: batches right before its own of which steps came out so too, and were left out."""
 
     def __init__(self, name: str, value: float, learning_rate: float | None, skipped: int = 0) -> None:
         super().__init__(name, value, learning_rate, skipped)
@@ -24,7 +24,8 @@ class Diverged(DistftError):
     def __str__(self) -> str:
         if self.learning_rate is None:
             return f"{self.what}\n  the rows or the weights are to blame: models.<role>.dtype=float32 has the most room"
-        before = f", nor were the {self.skipped} before it (recovery.max_skipped_steps)" if self.skipped else ""
+        batches = f"the {self.skipped} batches" if self.skipped > 1 else "the batch"
+        before = f", as in {batches} before it (recovery.max_skipped_steps)" if self.skipped else ""
         return (
             f"{self.what}: the step was not taken{before}\n"
             f"  start again and learn more slowly: checkpoint.resume=never optimizer.learning_rate="

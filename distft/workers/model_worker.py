@@ -230,8 +230,9 @@ class ModelWorker(ModelVerbs):
     ) -> tuple[Updated, None]:
         """Optimizer steps ``first_step ...`` of ``total_steps``; reports each step's metrics, equal on all ranks.
 
-        With ``target_kl`` the rest is left out after a step whose ``policy/approxkl_avg`` exceeds it. Of steps that
-        come out as no number at most ``max_skipped_steps`` in a row are left out, ``skipped_in_a_row`` before these.
+        With ``target_kl`` the rest is left out after a step whose ``policy/approxkl_avg`` exceeds it. Steps that
+        come out as no number are left out in ``max_skipped_steps`` batches in a row at most; ``skipped_in_a_row``:
+        batches before this one.
         """
         stage(f"update {loss.rpartition(':')[2]} from step {first_step}")
         assert self.spec.optimizer is not None, f"{self.spec.role} is frozen"

@@ -109,8 +109,9 @@ class ModelVerbs(OnDevice, Protocol):
     ) -> tuple[Updated, None]:
         """Optimizer steps ``first_step ...`` of ``total_steps`` with the loss of that address.
 
-        With ``target_kl`` the rest is left out after a step whose ``policy/approxkl_avg`` exceeds it. Of steps that
-        come out as no number at most ``max_skipped_steps`` in a row are left out, ``skipped_in_a_row`` before these.
+        With ``target_kl`` the rest is left out after a step whose ``policy/approxkl_avg`` exceeds it. Steps that
+        come out as no number are left out in ``max_skipped_steps`` batches in a row at most; ``skipped_in_a_row``:
+        batches before this one.
         """
         ...
 

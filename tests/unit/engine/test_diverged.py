@@ -21,6 +21,6 @@ def test_a_pass_that_only_measures_takes_no_step() -> None:
 def test_it_says_how_many_were_left_out_before_it() -> None:
     error = pickle.loads(pickle.dumps(NonFiniteLoss("the loss", float("nan"), 3e-4).after(2)))
     assert type(error) is NonFiniteLoss
-    assert "the loss is nan: the step was not taken, nor were the 2 before it (recovery.max_skipped_steps)\n" in str(
-        error
+    assert "the loss is nan: the step was not taken, as in the 2 batches before it (recovery.max_skipped_steps)\n" in (
+        str(error)
     )

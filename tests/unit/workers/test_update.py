@@ -130,8 +130,9 @@ def test_a_step_that_came_out_as_no_number_is_as_if_it_had_not_been(alone: None,
     assert count == clean_count == 2
     assert [metrics["learning_rate"] for metrics in told] == [0.1, 0.2, 0.3]
     assert skipping.reasons == ["", "the loss is inf" if token == 6 else "gradient norm is nan", ""]
-    with pytest.raises(Diverged, match=r"nor were the 1 before it \(recovery.max_skipped_steps\)"):
-        after([1, token, token], [0.1] * 3, Skipping(most=1))
+    after([1, token, token], [0.1] * 3, Skipping(most=1))
+    with pytest.raises(Diverged, match=r"as in the batch before it \(recovery.max_skipped_steps\)"):
+        after([token, 1], [0.1] * 2, Skipping(most=1, before=1))
 
 
 class Flat:
