@@ -95,7 +95,9 @@ def after(session: Session, run_dir: Path) -> dict[str, dict[str, float]]:
 
 def _judged(session: Session) -> dict[str, float]:
     """The table's rows at the current weights; of a run without ``eval`` some answers are shown, too."""
+    session.evaluating = True
     judged = held_out(session, test_split(session), shown=not session.num_units.get("eval"))
+    session.evaluating = False
     session.tracker.samples(session.progress.step, judged.samples, split="eval")
     return judged.metrics
 

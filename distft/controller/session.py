@@ -87,6 +87,19 @@ class Session:
         """Whether there are steps left."""
         return self.progress.step < self.progress.total_steps
 
+    @property
+    def step_under_way(self) -> int | None:
+        """The step that is being taken; None while something else is done, such as an evaluation."""
+        return self.progress.step + 1 if self.going_on and not self.evaluating else None
+
+    @property
+    def doing(self) -> str:
+        """What is being done, in words: ``step 7``, or what comes between steps and after the last."""
+        if self.step_under_way is not None:
+            return f"step {self.step_under_way}"
+        after = f"after step {self.progress.step}" if self.progress.step else "before the first step"
+        return f"the evaluation {after}" if self.evaluating else "the export"
+
     def steps(self) -> Iterator[int]:
         """The steps still to do, each of which ``progress`` counts when it is finished."""
         for step in self.progress.steps():

@@ -20,11 +20,11 @@ def kept_where_it_fails(session: Session, run_dir: Path) -> Iterator[None]:
         yield
     except (UserError, RunFailed) as error:
         given = isinstance(error, UserError) or error.would_repeat or error.kind == "invariant"
-        of_a_step = session.going_on and not session.evaluating
-        if not given or session.failed_steps is None or not of_a_step:
+        step = session.step_under_way
+        if not given or session.failed_steps is None or step is None:
             raise
         session.failed_steps.keep(session.data)
-        add(error, again(run_dir, session.progress.step + 1))
+        add(error, again(run_dir, step))
         raise
 
 

@@ -23,20 +23,21 @@ class Restarts:
         return self.most > 0 and _may_pass(failure, stepped)
 
     def refused(
-        self, failure: RunFailed, *, step: int, stepped: bool, saved: bool, node_lost: bool = False
+        self, failure: RunFailed, *, at: str, stepped: bool, saved: bool, node_lost: bool = False
     ) -> str | None:
         """Why there is no restart, "" where that needs no words; None: there is one, and it is counted.
 
-        ``step``: the one that failed. ``stepped``: this attempt had finished a step before; ``saved``: it had committed
-        a checkpoint, so that the count begins again. ``node_lost``: a node went with it, so that it is not the step's.
+        ``at``: what failed, such as ``step 7``. ``stepped``: this attempt had finished a step before; ``saved``: it had
+        committed a checkpoint, so that the count begins again. ``node_lost``: a node went with it, so that it is not
+        the step's.
         """
         if saved:
             self.used, self._memory_ran_out = 0, False
         if not self.may_follow(failure, stepped=stepped):
             return ""
-        alike = _signature(failure, step)
+        alike = _signature(failure, at)
         if alike in self._seen and not node_lost:
-            return f"step {step} has failed twice in the same way: another restart would not help"
+            return f"{at} has failed twice in the same way: another restart would not help"
         if failure.kind == "out_of_memory" and self._memory_ran_out:
             return "memory ran out again after a restart: the same run does not fit"
         if self.used >= self.most:
@@ -53,8 +54,8 @@ def _may_pass(failure: RunFailed, stepped: bool) -> bool:
     return failure.kind in _MAY_PASS and not failure.would_repeat and (failure.kind != "exception" or stepped)
 
 
-def _signature(failure: RunFailed, step: int) -> tuple[object, ...]:
+def _signature(failure: RunFailed, at: str) -> tuple[object, ...]:
     """The same for failures alike. An exception is often raised by all ranks, of which any is heard first; where Ray
     is gone, its cause says which part of it."""
     by = failure.cause if failure.kind in ("exception", "node") else failure.rank
-    return (step, failure.kind, failure.role, by, failure.stage)
+    return (at, failure.kind, failure.role, by, failure.stage)

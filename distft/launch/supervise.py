@@ -29,6 +29,7 @@ from distft.config.recipe import Recipe
 from distft.controller.failed_steps import FAILED_STEPS
 from distft.controller.mirror import Mirror
 from distft.controller.progress import Progress
+from distft.controller.session import Session
 from distft.controller.spikes import watchdog_of
 from distft.controller.stop_flag import StopFlag
 from distft.groups.keepers import Keepers
@@ -75,6 +76,7 @@ class Supervisor:
         self._progress = Progress(total_steps=0)
         self._tracker: Tracker | None = None
         self._mirror: Mirror | None = None
+        self._session: Session | None = None  # of this attempt, once it is set up
 
     def __enter__(self) -> Self:
         return self
@@ -139,6 +141,7 @@ class Supervisor:
                 copy = self._require_restart(error, losses, tracker)
                 lost = _Lost(Ending.of(error), error.raised)
                 log.warning("attempt %d has ended: %s", self.attempt, error)
+            self._session = None
             gc.collect()  # what the failed attempt held in the object store
             self._tell_end(tracker, lost.ending)
             self.attempt += 1
@@ -162,10 +165,11 @@ class Supervisor:
     def _one(self, lost: _Lost | None, tracker: Tracker, left_out: Collection[str]) -> dict[str, dict[str, float]]:
         """One attempt, after the one that was lost, on nodes that are not ``left_out``."""
         recipe, plan, run_dir, progress = self._recipe, self._plan, self._run_dir, self._progress
+        self._session = None
         with started(recipe, plan, run_dir, self.attempt, tracker, left_out) as groups:
             if self._mirror is not None:
                 self._mirror.begin(recipe, groups, self.attempt, self._found)
-            session = set_up(
+            session = self._session = set_up(
                 recipe, plan, run_dir, groups, tracker, self._coordinator, progress, self._found, self._stop,
                 self._failed_steps,
             )  # fmt: skip
@@ -203,15 +207,15 @@ class Supervisor:
         why_not: str | None = ""
         lost = False
         if not self._stop.is_set():
-            step = self._progress.step
-            stepped = step > self._begun
+            session, stepped = self._session, self._progress.step > self._begun
+            step, at = (session.step_under_way, session.doing) if session else (None, "the start")
             lost = self._restarts.may_follow(error, stepped=stepped) and losses.look()
-            why_not = self._restarts.refused(error, step=step + 1, stepped=stepped, saved=saved, node_lost=lost)
+            why_not = self._restarts.refused(error, at=at, stepped=stepped, saved=saved, node_lost=lost)
             if why_not is None:
-                self._failed_steps.add(step + 1)
+                self._failed_steps.update(() if step is None else (step,))
                 why_not = self._wait_for_nodes(losses, tracker) if lost else None
-            elif why_not and step < self._progress.total_steps:
-                why_not += f"\n  {again(self._run_dir, step + 1)}"
+            elif why_not and step is not None:
+                why_not += f"\n  {again(self._run_dir, step)}"
         if why_not == "":
             raise error
         if why_not is not None:

@@ -34,6 +34,7 @@ from distft.planning.plan import make_plan
 from distft.tracking.tracker import Tracker
 from tests.harness.fake_groups import Fake, Said
 from tests.harness.owner import Mine
+from tests.unit.controller.test_rl import session
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster")]
 
@@ -193,6 +194,21 @@ def test_copies_that_nobody_has_any_more_do_not_count_as_progress(cluster: Clust
         bed.keepers.leave(())
         with pytest.raises(RunFailed, match="1 restarts brought no new checkpoint"):
             run._require_restart(RunFailed("it died", role="policy", rank=1, kind="death"), losses, tracker)
+
+
+def test_a_death_in_an_evaluation_is_not_told_as_one_of_the_step_behind_it(cluster: Cluster, tmp_path: Path) -> None:
+    """A replay of that step would evaluate nothing, and pass."""
+    recipe = load_recipe("sft-tiny", ["recovery.max_restarts=3", f"output_dir={tmp_path}"])
+    plan = make_plan(recipe, load_cluster("local"), machine=Machine(cpus=4, memory_gib=16.0))
+    with acquire(tmp_path) as lease, Tracker(tmp_path, attempt=1, resume_step=None, total_steps=None) as tracker:
+        run = Supervisor(Prepared(recipe, load_cluster("local"), plan, tmp_path), lease, 1, quiet=True)
+        run._session = session(Said(), tmp_path / "session")
+        run._session.evaluating = True
+        losses, error = Losses(cluster), RunFailed("it died", role="policy", rank=0, kind="death")
+        run._require_restart(error, losses, tracker)
+        with pytest.raises(RunFailed, match="the evaluation before the first step has failed twice") as ended:
+            run._require_restart(error, losses, tracker)
+    assert "distft replay" not in str(ended.value)
 
 
 def test_bytes_that_are_not_what_they_were_are_not_gone_on_from(bed: Bed) -> None:

@@ -57,6 +57,7 @@ def test_what_fails_behind_the_last_step_is_none_of_them(tmp_path: Path) -> None
     run = session(Said(), tmp_path, "train.steps=1")
     run.failed_steps = FailedSteps(RUN)
     run.progress.finish(position=2, num_tokens=1, optimizer_steps=1)
+    assert (run.step_under_way, run.doing) == (None, "the export")
     with pytest.raises(UserError, match="^no such sum$"), kept_where_it_fails(run, RUN):
         raise UserError("no such sum")
 
@@ -72,8 +73,10 @@ def test_what_fails_in_an_evaluation_between_two_steps_is_none_of_them(tmp_path:
     run.num_units = {"train": 100, "eval": 9}
     run.failed_steps = FailedSteps(RUN)
     run.progress.finish(position=2, num_tokens=1, optimizer_steps=1)
+    assert (run.step_under_way, run.doing) == (2, "step 2")
     with pytest.raises(UserError, match="^reward: no such sum$"), kept_where_it_fails(run, RUN):
         evaluate_if_due(run)
+    assert (run.step_under_way, run.doing) == (None, "the evaluation after step 1")
 
 
 def test_a_batch_that_is_there_is_named(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ def refused(
     saved: bool = False,
     node_lost: bool = False,
 ) -> str | None:
-    return restarts.refused(failure, step=step, stepped=stepped, saved=saved, node_lost=node_lost)
+    return restarts.refused(failure, at=f"step {step}", stepped=stepped, saved=saved, node_lost=node_lost)
 
 
 @pytest.mark.parametrize("kind", ["death", "deadline", "node", "out_of_memory", "exception"])
