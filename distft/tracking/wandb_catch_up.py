@@ -21,20 +21,25 @@ _PATIENCE_S: Final = 600.0
 _GOING_ON: Final = ("starting", "running", "stopping")
 
 
-def catch_up(run_dir: Path, files: Sequence[Path], before: float) -> str:
-    """Sends what is missing of the steps before one; what there is to say of it. ``files``: W&B's, of its starts on
-    line, oldest first.
+def catch_up(run_dir: Path, files: Sequence[Path], before: float, *, dry_run: bool) -> str:
+    """Sends what is missing of the steps before one, or nothing yet; what there is to say of it. ``files``: W&B's, of
+    its starts on line, oldest first.
 
-    Raises UserError for a run that goes on; EnvironmentFallsShort where not all arrives.
+    Raises UserError for a run that goes on, or of which nothing can be sent; EnvironmentFallsShort where not all
+    arrives.
     """
     where = str(run_dir)
     if holds_run(run_dir) and run_status(run_dir).state in _GOING_ON:
         raise UserError("goes on, and sends for itself", where=where, hint="distft status says when it has ended")
     options = _options(files)
     if options is None:
-        return f"{where}: W&B's files say nothing of the run, so that it cannot be gone on with there"
+        what, hint = "W&B's files say nothing of the run: nothing is sent of it", "all its steps are in metrics.jsonl"
+        raise UserError(what, where=where, hint=hint)
     if options.mode == "shared":
-        return f"{where}: was shared, where W&B does not say which steps it has: all are in metrics.jsonl"
+        what = "was shared, and W&B does not say which steps of such a run it has: nothing is sent of it"
+        raise UserError(what, where=where, hint="all its steps are in metrics.jsonl")
+    if dry_run:
+        return f"{where}: was on line, what W&B lacks of it would be sent"
     with tempfile.TemporaryDirectory(prefix="distft-wandb-") as folder:
         backend = WandbBackend(
             Path(folder), options, finish_timeout_s=_PATIENCE_S, queue_size=0, before=before, catches_up=run_dir,
@@ -54,9 +59,13 @@ def _options(files: Sequence[Path]) -> WandbOptions | None:
     for record in chain.from_iterable(map(records, files)):
         if record.get("type") == "run":
             run = record["run"]
+            config = {key: value for key, value in run.get("config", {}).get("update", {}).items() if key != "_wandb"}
             shared = run.get("telemetry", {}).get("feature", {}).get("shared_mode")
+            project, name, job_type, group = (
+                str(run.get(key)) for key in ("project", "display_name", "job_type", "run_group")
+            )
             return WandbOptions(
-                "shared" if shared else "online", str(run.get("project")), str(run.get("display_name")),
-                str(run.get("job_type")), str(run.get("run_group")), run.get("entity"), run_id=str(run["run_id"]),
+                "shared" if shared else "online", project, name, job_type, group, run.get("entity"),
+                tuple(run.get("tags", ())), config, str(run["run_id"]),
             )  # fmt: skip
     return None

@@ -54,10 +54,11 @@ class WandbServer:
         return {"data": getattr(self, answered_by)(body.get("variables") or {}) if answered_by else {}}
 
     def _resume_status(self, asked: dict[str, Any]) -> dict[str, Any]:
-        known = asked["name"] in self.buckets
+        known = self.buckets.get(asked["name"])
         bucket = known and {
-            "id": asked["name"], "name": asked["name"], "displayName": "", "logLineCount": 0, "summaryMetrics": "{}",
-            "historyLineCount": len(self.rows), "eventsLineCount": 0, "config": "{}", "tags": [], "notes": "",
+            "id": asked["name"], "name": asked["name"], "displayName": known["displayName"], "logLineCount": 0,
+            "summaryMetrics": "{}", "historyLineCount": len(self.rows), "eventsLineCount": 0,
+            "config": known.get("config", "{}"), "tags": known.get("tags", []), "notes": "",
             "historyTail": json.dumps([json.dumps(self.rows[max(self.rows)])] if self.rows else []),
             "eventsTail": "[]", "wandbConfig": json.dumps({"t": 1}),
         }  # fmt: skip

@@ -33,7 +33,9 @@ from distft.tracking.wandb_backend import WandbOptions
 from distft.tracking.alarms import Alarm
 run, first, last, mode, run_id, killed = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), *sys.argv[4:7]
 pause = int(os.environ.get("PAUSE_AT", 0))
-options = WandbOptions(mode, "distft", "sft", "sft", "sft", config={"seed": 1}, run_id=run_id or None)
+options = WandbOptions(
+    mode, "distft", "my-run", "sft", "my-group", tags=("mine",), config={"seed": 1}, run_id=run_id or None
+)
 tracker = Tracker(run, attempt=1, resume_step=first - 1 or None, total_steps=6, wandb=options)
 print(tracker.wandb_id)
 for step in range(first, last + 1):
@@ -80,6 +82,16 @@ def synced(run: Path, *words: str, **environment: str) -> str:
     return done.stdout
 
 
+def assert_known_as_begun(server: WandbServer) -> None:
+    """The server's one run has its project, name, group, type, tags and config, whatever was sent of it when."""
+    [bucket] = server.buckets.values()
+    assert (bucket["project"], bucket["displayName"], bucket["groupName"], bucket["jobType"]) == (
+        "distft", "my-run", "my-group", "sft",
+    )  # fmt: skip
+    assert bucket["tags"] == ["mine"]
+    assert json.loads(bucket["config"])["seed"]["value"] == 1
+
+
 def wait_for_rows(server: WandbServer, number: int) -> None:
     until = time.monotonic() + 90
     while len(server.rows) < number:
@@ -117,9 +129,9 @@ def test_they_are_sent_as_one_run(
         monkeypatch.setenv("WANDB_BASE_URL", server.url)
         monkeypatch.setenv("WANDB_API_KEY", "0badc0de" * 5)
         assert main(["sync", str(resumed)]) == 0, capfd.readouterr().err
-    [(run_id, bucket)] = server.buckets.items()
+    [run_id] = server.buckets
     assert next(resumed.glob(f"wandb/offline-run-*-{run_id}"))
-    assert (bucket["project"], bucket["groupName"], bucket["jobType"]) == ("distft", "sft", "sft")
+    assert_known_as_begun(server)
     assert [row["step"] for _, row in sorted(server.rows.items())] == [1, 2, 3, 4, 5, 6]
     assert server.alerts == ["planted at step 6"]
 
@@ -192,7 +204,12 @@ def test_what_a_server_that_goes_away_meanwhile_lacks_is_caught_up(tmp_path: Pat
             assert [row["step"] for row in found if "completions" in row] == [2, 4, 6]
             assert [row["train/loss"] for row in found] == [1 / step for step in range(1, 7)]
     assert list(server.buckets) == [run_id]
+    assert_known_as_begun(server)
     assert ("recipe", f"recipe-{run_id}") in server.artifacts
+    with wandb_server() as another:  # which has never heard of it
+        assert "W&B has all of it" in synced(run, **{**online, "WANDB_BASE_URL": another.url})
+    assert_known_as_begun(another)
+    assert [row["step"] for _, row in sorted(another.rows.items())] == [1, 2, 3, 4, 5, 6]
 
 
 @pytest.mark.slow
@@ -219,6 +236,7 @@ def test_what_an_earlier_start_could_not_send_the_next_one_sends_first(tmp_path:
             assert [row["train/loss"] for row in found] == [1 / step for step in range(1, 7)]
             assert "W&B has all of it" in synced(run, **online)
     assert list(server.buckets) == [run_id]
+    assert_known_as_begun(server)
 
 
 def test_nothing_to_send_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -251,11 +269,15 @@ def test_the_documented_sweep_is_a_command_that_is_read(monkeypatch: pytest.Monk
     assert wandb_options(recipe).run_id is None
 
 
-def test_a_run_of_which_nothing_is_known_is_not_said_to_have_arrived(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_run_of_which_nothing_is_known_is_refused_once_the_others_were_tried(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    folder = tmp_path / "wandb" / "run-20261128_070000-abc12345"
-    folder.mkdir(parents=True)
-    (folder / "run-abc12345.wandb").touch()
-    assert main(["sync", str(tmp_path)]) == 0
-    assert "say nothing of the run" in capsys.readouterr().out
+    unknown, kept = tmp_path / "unknown", tmp_path / "kept"
+    for path in (unknown / "wandb/run-20261128_070000-abc12345", kept / "wandb/offline-run-20261128_070000-abc12346"):
+        path.mkdir(parents=True)
+        (path / f"run-{path.name.rpartition('-')[2]}.wandb").touch()
+    assert main(["sync", str(tmp_path), str(unknown), str(kept), "--dry-run"]) == 2
+    said = capfd.readouterr().err
+    assert f"{tmp_path}: holds nothing of Weights & Biases" in said
+    assert "say nothing of the run" in said
+    assert "abc12346" in said, "the other one is given to W&B's client"
