@@ -114,6 +114,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     Raises UserError with the nearest right word.
     """
     parser, verbs = parsers()
+    if arguments and arguments[0] == "help":
+        arguments = [*arguments[1:2], "--help"]
     first = arguments[0] if arguments else ""
     if arguments and not first.startswith("-") and first not in verbs:
         close = nearest(first, verbs)
@@ -122,26 +124,38 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parsed, rest = parser.parse_known_args(arguments)
     unknown = [text for text in rest if text.startswith("-") or "overrides" not in parsed]
     if unknown:
-        raise _unknown(unknown[0], verbs.get(first, parser), takes_overrides="overrides" in parsed)
+        following = [*arguments[list(arguments).index(unknown[0]) + 1 :], "-"][0]
+        value = "" if following.startswith("-") else following  # of an option that takes one
+        raise _unknown(unknown[0], value, verbs.get(first, parser), parsed)
     if "overrides" in parsed:  # argparse stops collecting them at the first option in between
         parsed.overrides = [*parsed.overrides, *rest]
     return parsed
 
 
-def _unknown(text: str, parser: Parser, *, takes_overrides: bool) -> UserError:
+def _unknown(text: str, following: str, parser: Parser, parsed: argparse.Namespace) -> UserError:
     if not text.startswith("-"):
         return UserError("is one argument too many", where=text, hint=f"see {parser.prog} --help")
     name, _, value = text.partition("=")
     key = name.lstrip("-").replace("-", "_")
-    of_recipe = UserError("keys of the recipe take no dashes", where=text, hint=f"write {key}={value or '...'}")
-    if takes_overrides and key in SAMPLING.split():
-        return of_recipe
-    close = nearest(name, parser.options)
+    sampling = "overrides" in parsed and key in SAMPLING.split()
+    if sampling or ("recipe" in parsed and _key_of_recipe(key)):
+        return _no_dashes(text, key if sampling else _key_of_recipe(key), value or following)
+    close = nearest(name.lstrip("-"), [option.lstrip("-") for option in parser.options])
     if close:
-        return UserError("unknown option", where=name, hint=f"did you mean {close}?")
-    if takes_overrides and (value or "." in name):
-        return of_recipe
+        return UserError("unknown option", where=name, hint=f"did you mean {'-' if len(close) == 1 else '--'}{close}?")
+    if "overrides" in parsed and (value or "." in name):
+        return _no_dashes(text, key, value or following)
     return UserError("unknown option", where=name, hint=f"{parser.prog} takes: {', '.join(parser.options)}")
+
+
+def _no_dashes(text: str, key: str, value: str) -> UserError:
+    return UserError("keys of the recipe take no dashes", where=text, hint=f"write {key}={value or '...'}")
+
+
+def _key_of_recipe(word: str) -> str:
+    from distft.config.problems import key_meant  # takes a while, and is for mistakes alone
+
+    return key_meant(word)
 
 
 def parsers() -> tuple[Parser, dict[str, Parser]]:

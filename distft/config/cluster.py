@@ -243,13 +243,19 @@ def _problems(error: ValidationError) -> list[Problem]:
     return [_problem(path, details) for path, details in found.items()]
 
 
+def _elsewhere(word: str) -> str:
+    """The key of a section that was written beside the sections."""
+    sections = {name: section for name in Cluster.model_fields if (section := _section_at((name,))) is not None}
+    return next((f"{name}.{word}" for name, section in sections.items() if word in section.model_fields), "")
+
+
 def _problem(path: KeyPath, all_details: Sequence[ErrorDetails]) -> Problem:
     details, section = all_details[0], _section_at(path[:-1])
     kind, value = details["type"], details["input"]
     known = list(section.model_fields) if section else []
     about = _description(section, path)
     if kind == "extra_forbidden":
-        close = nearest(str(path[-1]), known)
+        close = nearest(str(path[-1]), known) or _elsewhere(str(path[-1]))
         return Problem(
             path, f"unknown key {path[-1]}", f"did you mean {close}?" if close else f"keys here: {', '.join(known)}"
         )
@@ -262,9 +268,11 @@ def _problem(path: KeyPath, all_details: Sequence[ErrorDetails]) -> Problem:
         inner = _section_at(path) if kind == "model_type" else None
         close = nearest(str(value), re.findall(r"'(.*?)'", wanted))
         hint = f"did you mean {close}?" if close else about
-        return Problem(
-            path, f"must be {wanted}, not {value!r}", f"its keys: {', '.join(inner.model_fields)}" if inner else hint
-        )
+        if inner:
+            count = f"{path[-1]}s"
+            meant = f"did you mean {count}: {value}? " if count in known and isinstance(value, int) else ""
+            hint = f"{meant}its keys: {', '.join(inner.model_fields)}"
+        return Problem(path, f"must be {wanted}, not {value!r}", hint)
     return Problem(path, str(details["msg"]), str(details.get("ctx", {}).get("hint", about)))
 
 

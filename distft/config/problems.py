@@ -56,6 +56,13 @@ def from_validation(error: ValidationError, data: Mapping[str, Any], root: type[
     return list(problems.values())
 
 
+def key_meant(word: str) -> str:
+    """The key of a recipe that a word alone means: by what others call it, or by its last part; empty for none."""
+    elsewhere = [dotted for name, dotted in _every_key(Recipe, "", {}) if name == word]
+    called = SYNONYMS.get(word, "").split()
+    return called[0] if called else min(elsewhere, key=lambda key: _distance(key, (word,), {}), default="")
+
+
 def section_at(path: KeyPath, data: Mapping[str, Any], root: type[BaseModel] = Recipe) -> type[BaseModel] | None:
     """The section class at a key path, for a list or named ones that of its items; None where there is no section."""
     section: type[BaseModel] | None = root

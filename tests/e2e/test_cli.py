@@ -48,7 +48,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]], ids=str)
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"], ["help"]], ids=str)
 def test_help_names_every_verb(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments) == 0
     told = capsys.readouterr()
@@ -65,6 +65,11 @@ def test_every_verb_has_help(verb: str, capsys: pytest.CaptureFixture[str]) -> N
     told = capsys.readouterr().out
     assert told.startswith(f"usage: distft {verb} ")
     assert len(told.splitlines()) > 4
+
+
+def test_help_may_be_asked_for_as_a_verb(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["help", "plan"]) == 0
+    assert capsys.readouterr().out.startswith("usage: distft plan ")
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

@@ -88,6 +88,18 @@ def test_all_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "hint"),
+    [("cpus: 4\n", "did you mean node.cpus?"), ("node: {gpu: 8}\n", "did you mean gpus: 8?")],
+)
+def test_a_key_in_the_wrong_section_is_told_the_right_one(text: str, hint: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"name: x\nkind: local\n{text}")
+    with pytest.raises(UserError) as caught:
+        load_cluster(str(path))
+    assert hint in caught.value.hint
+
+
+@pytest.mark.parametrize(
     ("name", "said", "hint"),
     [
         ("lcal", "no shipped cluster file has this name", "did you mean local?"),
