@@ -25,7 +25,7 @@ from distft.data.formats import Example
 from distft.data.leak_guard import leaked
 from distft.data.overlaps import near_duplicates
 from distft.data.sources import format_of, is_builtin, read_rows
-from distft.data.splits import LIST_NAMES, ListName, held_out, mix
+from distft.data.splits import LIST_NAMES, WITHOUT, ListName, held_out, mix, none_held_out
 from distft.data.store import Reading, store_rows
 from distft.data.stored_rows import StoredRows
 from distft.data.tokenized import Statistics, TokenizedDataset
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 _Result = TypeVar("_Result")
 _Said = TypeVar("_Said")
 _Told = TypeVar("_Told")
-_WITHOUT = "data.holdout=0 evaluation.every=0 does without held-out rows"
 Rows: TypeAlias = npt.NDArray[np.int64]
 
 
@@ -236,8 +235,13 @@ def _leak(name: ListName, row: Example) -> UserError:
 
 
 def _build(
-    parts: list[_Part], weights: list[float], shares: Sequence[float | None], start: Statistics, name: str, data: Data
-) -> TokenizedDataset:
+    parts: list[_Part],
+    weights: list[float],
+    shares: Sequence[float | None],
+    start: Statistics,
+    name: ListName,
+    data: Data,
+) -> TokenizedDataset:  # fmt: skip
     """Counts what a list has become of and mixes its sources."""
     kept = [part.rows[part.source.kept()[part.rows]] for part in parts]
     report = start
@@ -271,16 +275,15 @@ def _added(report: Statistics, part: _Part, kept: Rows) -> Statistics:
     )
 
 
-def _nothing_left(report: Statistics, name: str, data: Data) -> UserError:
+def _nothing_left(report: Statistics, name: ListName, data: Data) -> UserError:
     lost = [*sorted(report.dropped.items()), *sorted(report.bad_by_reason.items())]
     reasons = [f"{count} dropped: {reason}" for reason, count in lost]
     if report.num_leaked:
         reasons.append(f"{report.num_leaked} left out because held-out rows ask the same")
     if name != "train" and not getattr(data, name):
-        hint = f"`data.holdout: {data.holdout}` of so few rows is none: raise it, or give data.{name}; {_WITHOUT}"
-        return UserError("no row of data.train is held out for it", where=f"data.{name}", hint=hint)
+        return none_held_out(name, data.holdout)
     if not reasons and data.holdout:
-        hint = f"`data.holdout: {data.holdout}` leaves none of so few rows: lower it; {_WITHOUT}"
+        hint = f"`data.holdout: {data.holdout}` leaves none of so few rows: lower it; {WITHOUT}"
     else:
         hint = "; ".join(reasons)
     return UserError(f"no row is left of {report.num_rows}", where=f"data.{name}", hint=hint)

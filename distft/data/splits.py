@@ -8,10 +8,13 @@ from typing import Final, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from distft.common.errors import UserError
+
 Keys: TypeAlias = npt.NDArray[np.uint64]  # [rows, 2]: the higher and the lower half of a fingerprint
 ListName: TypeAlias = Literal["train", "eval", "test"]
 LIST_NAMES: Final[tuple[ListName, ...]] = ("train", "eval", "test")
 
+WITHOUT: Final = "data.holdout=0 evaluation.every=0 does without held-out rows"
 _SCALE = 2**32
 
 
@@ -30,6 +33,12 @@ def held_out(keys: Keys, holdout: float, lists: Sequence[ListName]) -> npt.NDArr
         if name in lists:
             side[(place * share <= numbers) & (numbers < (place + 1) * share)] = LIST_NAMES.index(name)
     return side
+
+
+def none_held_out(name: ListName, holdout: float) -> UserError:
+    """Of so few rows that no key falls to the list."""
+    hint = f"`data.holdout: {holdout}` of so few rows is none: raise it, or give data.{name}; {WITHOUT}"
+    return UserError("no row of data.train is held out for it", where=f"data.{name}", hint=hint)
 
 
 def mix(keys: Sequence[Keys], weights: Sequence[float]) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:

@@ -33,6 +33,7 @@ from distft.data.sources import check_rows, is_builtin, source_files
 from distft.groups.memory_folder import MEMORY
 from distft.launch.machine import free_memory, this_machine
 from distft.launch.preflight import remarks
+from distft.launch.preflight.held_out_rows import check_held_out
 from distft.launch.preflight.hub import check_on_hub, in_datasets_cache, is_offline
 from distft.launch.preflight.models import check_models
 from distft.launch.preflight.named_code import check_named_code
@@ -90,6 +91,7 @@ def preflight(recipe: Recipe, plan: Plan, *, machine: Machine | None = None, to_
     for at, list_name, source in _sources(recipe):
         bad = BadRows(recipe.data, list_name)
         warnings += [f"{at}: {note}" for note in check_source(source, kind, list_name, bad, key=f"{at}.path")]
+    check_held_out(recipe)
     if recipe.evaluation.general is not None:
         at, source = "evaluation.general", general_source(recipe.evaluation.general)
         warnings += [f"{at}: {note}" for note in check_source(source, GENERAL_KIND, "test", key=at)]
