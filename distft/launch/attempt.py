@@ -137,6 +137,8 @@ def set_up(
     progress.data = dict(prepare_rows(data, tracker, stop, lambda now: check_data(recipe, found, now)))
     loaded = data.setup().result()
     tracker.event("data_ready", **loaded.statistics)
+    there = ", ".join(f"{number:,} {split}" for split, number in loaded.num_units.items() if number)
+    tracker.progress.note(f"{recipe.algorithm.traits.unit.name}: {there}")
     if found is None:
         stay = recipe.data.on_leak == "warn"
         for alarm in data_alarms(loaded.leaked, loaded.alike, loaded.drifts, stay=stay):
@@ -162,7 +164,7 @@ def set_up(
         until = visits.position_after(left, progress.position)
         keep_reference(recipe, models["policy"], data, tracker, stop, until)
     if found is not None:
-        tracker.phase(f"resuming from step {found.step}")
+        tracker.phase("loading the checkpoint")
         together(*(models[role].load(str(found.path)) for role in kept_roles(recipe)))
         changed = changed_layouts(recipe, plan, found)
         for role, how in changed.items():

@@ -306,6 +306,8 @@ class Supervisor:
 
     def _begin_tracking(self) -> Tracker:
         recipe, environment = self._recipe, write_environment(self._run_dir)
+        shown = make_progress(recipe.name, quiet=self._quiet)
+        shown.note(f"run folder {self._run_dir}")
         commit = (environment.get("commit") or {}).get("id")
         return Tracker(
             self._run_dir,
@@ -320,7 +322,7 @@ class Supervisor:
                 more_config=more_config(recipe, self._plan),
             ),
             tensorboard=recipe.tracking.tensorboard,
-            progress=make_progress(recipe.name, quiet=self._quiet),
+            progress=shown,
             timeline_steps=recipe.tracking.timeline_steps,
             watchdog=partial(watchdog_of, recipe),
         )

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from distft.report.curves import Curve, Ledger, thinned
 from distft.report.sections import MIB
-from distft.tracking.glossary import KNOWN, Known, known
+from distft.tracking.glossary import KNOWN, Known, is_share, known
 
 _MAX_NAMED_STEPS = 8
 
@@ -25,7 +25,7 @@ class Source(NamedTuple):
 
 def charts(sources: Sequence[Source]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """The charts that everyone wants, and the others, as the page's script takes them: ``name, title, about, note,
-    series``; a series has ``label``, ``split``, ``run`` (its number), ``x`` and ``y``.
+    share, series``; a series has ``label``, ``split``, ``run`` (its number), ``x`` and ``y``.
     """
     names = dict.fromkeys(
         name for source in sources for split in source.ledger.curves for name in sorted(source.ledger.of(split))
@@ -50,7 +50,8 @@ def _chart(name: str, sources: Sequence[Source]) -> dict[str, Any]:
             series.append({"label": said, "split": split, "run": number, "x": x, "y": y})
             bad += [f"{said}: {_steps(curve)}"] if curve.not_finite else []
     note = f"Not a number, or infinite, in {'; '.join(bad)}." if bad else ""
-    return {"name": name, "title": about.title, "about": about.about, "note": note, "series": series}
+    return {"name": name, "title": about.title, "about": about.about, "note": note, "share": is_share(name),
+            "series": series}  # fmt: skip
 
 
 def _steps(curve: Curve) -> str:

@@ -102,7 +102,7 @@ def signed(value: float) -> str:
 def _ended(run: RunData) -> str:
     status = run.status
     of = f" of {status.total_steps:,}" if status.total_steps and status.total_steps != status.step else ""
-    steps = f"{status.step:,}{of} steps"
+    steps = f"{status.step:,}{of} {'step' if status.step == 1 and not of else 'steps'}"
     words = {
         "done": f"Finished {steps}", "failed": f"Failed after {steps}", "stopped": f"Stopped after {steps}",
         "lost": f"Ended without a word after {steps}",

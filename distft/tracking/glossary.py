@@ -8,6 +8,14 @@ from typing import NamedTuple
 
 # What is measured and not computed: different in every run.
 _MEASURED = ("perf/", "memory/", "timing/", "rollout/tokens_per_second")
+# Between 0 and 1, whatever happens.
+_SHARES = (
+    "accuracy", "accuracy/*", "adapters/changed", "clip_ratio/*", "completions/clipped_ratio", "f1/*", "first_wrong",
+    "frac_reward_zero_std", "judge/*", "mrr", "objective/ended", "objective/repetition", "perf/busy/*",
+    "perf/idle_fraction", "perf/mfu", "perf/padding_fraction", "policy/clipfrac_avg", "recall@*", "rewards/accuracies",
+    "rollout/ended_*", "rollout/filled", "rollout/importance_ess", "rollout/on_policy", "teacher_rest",
+    "timing/idle_share", "toxicity/*", "val/clipfrac_avg", "val/exact_match", "val/f1", "val/rouge*",
+)  # fmt: skip
 
 
 class Known(NamedTuple):
@@ -166,6 +174,11 @@ OTHERS: Mapping[str, Known] = {
 def is_measured(name: str) -> bool:
     """Whether a metric is of the machine and the moment: no two runs agree in it."""
     return name.startswith(_MEASURED)
+
+
+def is_share(name: str) -> bool:
+    """Whether a metric lies between 0 and 1."""
+    return any(fnmatchcase(name, pattern) for pattern in _SHARES)
 
 
 def known(name: str) -> Known | None:

@@ -3,6 +3,7 @@ for, every chart is drawn, nothing is wider than the window. The screenshots sta
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from pathlib import Path
@@ -58,6 +59,27 @@ def test_pages_on_a_phone_and_on_a_desk(sft: Path, start: Start, tmp_path: Path)
     words = ("collect", f"run:{sft}", "--prompts", "builtin:dialogues", "--limit", "3", "max_new_tokens=12")
     assert main([*words, "--ask", "rank,rate,correct", "--output", str(tmp_path / "labelling")]) == 0
     assert_in_order(tmp_path / "labelling" / "label.html", "label", looked)
+
+
+FLAT = {"perf/idle_fraction": 0.0, "rewards/accuracies": 0.75, "loss": 0.5, "grad_norm": 0.0, "logps/chosen": -8.0}
+NEARLY = {"perf/padding_fraction": (0.0, 0.1), "perf/busy/policy": (0.2, 1.0), "learning_rate": (0.0, 1.0)}
+
+
+def test_axes_of_flat_curves_and_of_shares(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "events.jsonl").write_text('{"event": "start", "time": 1}\n')
+    steps = [{"step": one, "split": "train", **FLAT, **{k: v[one - 1] for k, v in NEARLY.items()}} for one in (1, 2)]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(one) + "\n" for one in steps))
+    assert main(["report", str(run)]) == 0
+    levels = look(run / "report.html", 1440, tmp_path / "looked", "flat").levels
+    for name in ("perf/idle_fraction", "rewards/accuracies", "grad_norm"):
+        assert levels[name] == pytest.approx([-0.04, 1.04]), name
+    assert levels["loss"] == pytest.approx([0.25, 0.75])
+    assert levels["logps/chosen"] == pytest.approx([-12, -4])
+    assert levels["perf/padding_fraction"] == pytest.approx([-0.004, 0.105])
+    assert levels["perf/busy/policy"] == pytest.approx([0.16, 1.032])
+    assert levels["learning_rate"] == pytest.approx([-0.05, 1.05]), "Bokeh's own"
 
 
 def test_what_is_wrong_with_a_page_is_seen(tmp_path: Path) -> None:

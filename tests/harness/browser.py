@@ -31,10 +31,12 @@ setTimeout(() => {
   const all = (node) => [...node.querySelectorAll("*")].flatMap(within);
   const drawn = (one) => one.tagName === "CANVAS" && one.width > 50 && one.height > 50 &&
     one.getContext("2d").getImageData(0, 0, one.width, one.height).data.some((value) => value);
+  const levels = () => Object.fromEntries((window.Bokeh?.documents ?? []).flatMap((one) => one.roots())
+    .map(({ name, y_range }) => [name, [y_range.start, y_range.end]]));
   const charts = [...document.querySelectorAll("[data-chart]")];
   parent.postMessage(JSON.stringify({
     empty: charts.filter((chart) => !all(chart).some(drawn)).map((chart) => chart.dataset.chart),
-    charts: charts.length, width: innerWidth, needs: document.documentElement.scrollWidth,
+    charts: charts.length, levels: levels(), width: innerWidth, needs: document.documentElement.scrollWidth,
   }), "*");
 }, 6000);
 </script>
@@ -45,12 +47,14 @@ _HEIGHT = 2400
 @dataclass(frozen=True)
 class Looked:
     """``console``: its lines; ``asked``: URLs beyond files; ``charts`` in the page, and those of them that
-    are ``empty``; ``width`` of its window, and what it ``needs``, in pixels."""
+    are ``empty``; ``levels``: the lowest and highest value of each one's axis; ``width`` of its window, and what it
+    ``needs``, in pixels."""
 
     console: list[str]
     asked: list[str]
     charts: int
     empty: list[str]
+    levels: dict[str, list[float]]
     width: int
     needs: int
 
@@ -72,7 +76,7 @@ def look(page: Path, width: int, folder: Path, name: str) -> Looked:
     assert found, ran.stderr
     seen = json.loads(html.unescape(found[1]))
     said = [line for line in (ran.stderr + shown.stderr).splitlines() if "CONSOLE" in line]
-    return Looked(said, _asked(log), seen["charts"], seen["empty"], seen["width"], seen["needs"])
+    return Looked(said, _asked(log), seen["charts"], seen["empty"], seen["levels"], seen["width"], seen["needs"])
 
 
 def _asked(log: Path) -> list[str]:

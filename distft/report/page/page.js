@@ -9,6 +9,7 @@
   let shown = whole; // the steps that all charts show
   let moving = false;
   let factor = 0; // of smoothing
+  const FEW = 20; // values of a curve that are drawn as points, too
 
   const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   const numbers = (values) => values.map((value) => (value === null ? NaN : value));
@@ -51,16 +52,27 @@
     return [low - room, high + room];
   }
 
+  // The lowest and highest value of the axis where those of the curves alone would say too much: one that is flat is
+  // no cliff, and a share is no less than 0 and no more than 1.
+  function levelsOf({ share, series }) {
+    const values = series.flatMap(({ y }) => y).filter(Number.isFinite);
+    const low = Math.min(...values), high = Math.max(...values), room = 0.04;
+    if (low === high && (share || low === 0)) return [-room, 1 + room];
+    if (low === high) return [low - Math.abs(low) / 2, low + Math.abs(low) / 2];
+    const pad = (high - low) / 20, least = (high - low) * room;
+    return share ? [Math.max(low - pad, -least), Math.min(high + pad, 1 + least)] : null;
+  }
+
   function draw(element) {
     const chart = charts.get(element.dataset.chart);
     if (element.drawn || chart === undefined) return;
     element.drawn = true;
     const plot = Bokeh.Plotting.figure({
-      height: 210, sizing_mode: "stretch_width", tools: "xbox_zoom,xpan,reset", toolbar_location: null,
+      name: chart.name, height: 210, sizing_mode: "stretch_width", tools: "xbox_zoom,xpan,reset", toolbar_location: null,
       x_range: stepsOf(), min_border_right: 12,
     });
-    const level = Math.max(0, ...chart.series.flatMap(({ y }) => y.map(Math.abs)));
-    plot.y_range.default_span = level || 2; // of a curve that is flat
+    const levels = levelsOf(chart);
+    if (levels) plot.y_range = new Bokeh.Range1d({ start: levels[0], end: levels[1] });
     const named = !several && chart.series.length > 1; // several runs are named once, above all charts
     const lines = chart.series.map((one) => line(plot, one, named));
     plot.toolbar.active_drag = plot.toolbar.tools[0];
@@ -95,7 +107,7 @@
     const options = named ? { legend_label: one.label } : {};
     const faint = plot.line({ field: "x" }, { field: "raw" }, { source, line_width: 1, line_alpha: 0.25, visible: false });
     const curve = plot.line({ field: "x" }, { field: "y" }, { source, line_width: 2, line_dash: held ? [6, 3] : [], ...options });
-    const dots = held || x.length < 2
+    const dots = held || x.length < FEW
       ? plot.scatter({ field: "x" }, { field: "y" }, { source, size: 6, ...options }) : null;
     return { one, source, faint, curve, dots, raw };
   }

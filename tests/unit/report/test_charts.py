@@ -15,4 +15,5 @@ def test_bytes_are_drawn_in_mib(make_run: MakeRun) -> None:
     assert memory["title"].startswith("MiB: of processes")
     assert memory["series"][0]["y"] == pytest.approx([1024] * STEPS)
     [share] = [chart for chart in others if chart["name"] == "timing/idle_share"]
+    assert (memory["share"], share["share"]) == (False, True)
     assert (share["title"], share["series"][0]["y"]) == ("Share of a step outside of all phases", [0.2] * STEPS)

@@ -61,6 +61,15 @@ def test_how_far_it_came(make_run: MakeRun) -> None:
     assert verdict(read_run(make_run("killed", ending=None))).startswith("Ended without a word after 5 steps")
 
 
+def test_one_step_is_one(make_run: MakeRun) -> None:
+    run_dir = make_run()
+    for name in ("metrics", "events"):
+        path = run_dir / f"{name}.jsonl"
+        lines = [{**json.loads(line), "total_steps": 1} for line in path.read_text().splitlines()]
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines if line.get("step", 0) < 2))
+    assert verdict(read_run(run_dir)).startswith("Finished 1 step. ")
+
+
 def test_a_table_of_nonsense_is_none(make_run: MakeRun) -> None:
     run_dir = make_run()
     content = {"metrics": {"loss": {"before": None, "after": 1}, "kl": 3, "accuracy": {"before": "x"}}}
