@@ -104,6 +104,12 @@ class Slurm(Section):
     time: Annotated[str, Field(pattern=r"^(\d+-)?\d{1,4}(:\d{2}){0,2}$")] | None = Field(
         default=None, description="--time, as minutes, hours:minutes:seconds or days-hours"
     )
+    spare_nodes: int = Field(
+        default=0,
+        ge=0,
+        le=1000,
+        description="nodes that a job has beyond `nodes`: they take the places of lost ones (recovery.wait_for_nodes)",
+    )
     gpus_request: Literal["gres", "gpus_per_node"] = Field(default="gres", description="option that asks for GPUs")
     gpus_typed: bool = Field(default=True, description="name node.gpu.type in the request; false: any GPU will do")
 
@@ -147,6 +153,11 @@ class Cluster(Section):
     environment: dict[EnvironmentName, NoNewline | None] = Field(
         default_factory=dict, description="variables for every process; null: passed on from where it is submitted"
     )
+
+    @property
+    def spare_nodes(self) -> int:
+        """Nodes that a job of this cluster has in reserve."""
+        return self.slurm.spare_nodes if self.slurm else 0
 
     @model_validator(mode="after")
     def _kind_fits(self) -> Cluster:

@@ -33,7 +33,7 @@ def over_slurm(cluster: Cluster, folder: Path) -> OverSlurm:
     if os.environ.get("SLURM_JOB_ID"):
         return OverSlurm(gpus, int(os.environ.get("SLURM_JOB_NUM_NODES", "1")), ["--overlap"], script)
     assert isinstance(cluster.nodes, int), "a Slurm cluster file says it in numbers"
-    return OverSlurm(gpus, cluster.nodes, srun_options(asked), script)
+    return OverSlurm(gpus, cluster.nodes + cluster.spare_nodes, srun_options(asked), script)
 
 
 def srun_options(asked: Asked) -> list[str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from distft.checkpoint.lease import refuse_if_held
 from distft.common.errors import EnvironmentFallsShort, UserError
-from distft.config.cluster import Cluster, load_cluster
+from distft.config.cluster import Cluster, Slurm, load_cluster
 from distft.config.recipe import Recipe
 from distft.config.rules import check
 from distft.data.class_labels import labels_in
@@ -63,7 +63,7 @@ def prepare(recipe: Recipe, cluster_name: str, *, dry_run: bool = False) -> Prep
 
     A ``dry_run`` for a Slurm cluster works on a login node, too: its file says all of it.
     """
-    recipe, cluster = with_rows(with_labels(recipe), SizeBook()), load_cluster(cluster_name)
+    recipe, cluster = with_rows(with_labels(recipe), SizeBook()), _of_job(load_cluster(cluster_name))
     if not (dry_run and cluster.kind == "slurm"):
         _require_reachable(cluster)
     machine = _machine(cluster)
@@ -101,6 +101,15 @@ def _with_nodes(cluster: Cluster, nodes: int) -> Cluster:
         hint = "give a cluster of kind slurm or ray, such as --cluster slurm-h100"
         raise UserError(f"{cluster.name} is one machine", where=f"--nodes {nodes}", hint=hint)
     return cluster.model_copy(update={"nodes": nodes})
+
+
+def _of_job(cluster: Cluster) -> Cluster:
+    """With as many nodes in reserve as the Slurm job has in which this process is, whatever the file says."""
+    there = os.environ.get("SLURM_JOB_NUM_NODES", "")
+    if cluster.kind != "slurm" or not there.isdecimal():
+        return cluster
+    spare = max(0, int(there) - int(cluster.nodes))
+    return cluster.model_copy(update={"slurm": (cluster.slurm or Slurm()).model_copy(update={"spare_nodes": spare})})
 
 
 def _machine(cluster: Cluster) -> Machine:

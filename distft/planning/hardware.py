@@ -22,6 +22,7 @@ class Hardware:
     Rates of one GPU by its data sheet, 0 where the cluster file does not say them: ``flops`` of dense bfloat16
     products (FLOP/s), ``memory_bandwidth`` and ``link`` to its neighbours in one direction (bytes/s; ``nvlink``
     or PCIe). ``network``: bytes/s of one node in one direction. ``measured``: by ``distft calibrate``.
+    ``spare_nodes``: more nodes that a Slurm job has, on which nothing is planned.
     """
 
     nodes: int
@@ -36,6 +37,7 @@ class Hardware:
     nvlink: bool = True
     network: float = 0.0
     measured: Rates | None = None
+    spare_nodes: int = 0
 
     @property
     def rates(self) -> Rates:
@@ -81,6 +83,7 @@ def hardware_of(cluster: Cluster, machine: Machine | None, measured: Rates | Non
         gpu_memory=int(gpu_memory * GIB) if said["gpus"] else 0,
         ranks_per_cpu=node.ranks_per_cpu,
         measured=measured,
+        spare_nodes=cluster.spare_nodes,
         **_rates(cluster, machine),
     )
 

@@ -21,6 +21,7 @@ from distft.tracking.jobs import JobRecord, add_job, read_jobs
 from distft.tracking.stop_request import forget_request, own_names, read_request
 
 _REPORT_S = 15.0
+_SPARE_S = 60.0  # for a node in reserve, which may come later, too
 
 
 class HeadNode(NodePart):
@@ -91,20 +92,28 @@ class HeadNode(NodePart):
         self._refuse_failed()
 
     def _refuse_failed(self) -> None:
-        for number, said in self.files.nodes(len(self.job.names)).items():
-            if said["state"] == "failed":
-                raise EnvironmentFallsShort(str(said.get("cause")), where=f"node {self.job.names[number]}")
+        here = self.files.nodes(len(self.job.names))
+        failed = {number: said for number, said in here.items() if said["state"] == "failed"}
+        if len(failed) > len(self.job.names) - self.job.needed:
+            number, said = next(iter(failed.items()))
+            raise EnvironmentFallsShort(str(said.get("cause")), where=f"node {self.job.names[number]}")
 
     def _wait_for_nodes(self) -> None:
+        """Until all nodes are here; for those in reserve, once the others are, a little while only."""
         count, told, since = len(self.job.names), -1, time.monotonic()
+        enough_since: float | None = None
         while True:
             self._keep_on()
             here = self.files.nodes(count)
             ready = [number for number in range(count) if here.get(number, {}).get("state") == "ready"]
-            if len(ready) == count:
-                self.log.say(f"{count} of {count} nodes are here", loud=True)
-                return
             waiting = ", ".join(_listed([name for number, name in enumerate(self.job.names) if number not in ready]))
+            if len(ready) >= self.job.needed:
+                enough_since = enough_since or time.monotonic()
+                late = time.monotonic() > enough_since + _SPARE_S
+                if len(ready) == count or late:
+                    without = f"; it starts without {waiting}" if waiting else ""
+                    self.log.say(f"{len(ready)} of {count} nodes are here{without}", loud=True)
+                    return
             if time.monotonic() > self.deadline:
                 silent = [name for number, name in enumerate(self.job.names) if number not in here]
                 what = f"{waiting} did not come up within {self.job.recipe.recovery.start_deadline_s:g} s"

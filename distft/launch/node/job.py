@@ -37,6 +37,13 @@ class Job:
     kill_wait: float = KILL_WAIT_S
 
     @property
+    def needed(self) -> int:
+        """Nodes without which the run cannot start: all but those in reserve."""
+        if self.cluster.kind != "slurm" or self.cluster.nodes == "auto":
+            return len(self.names)
+        return min(self.cluster.nodes, len(self.names))
+
+    @property
     def run_dir(self) -> Path:
         """The run folder."""
         return Path(self.recipe.output_dir).absolute()

@@ -104,15 +104,14 @@ def preflight(recipe: Recipe, plan: Plan, *, machine: Machine | None = None, to_
 
 
 def check_waiting(recipe: Recipe, plan: Plan) -> None:
-    """Slurm ends a job with any of its nodes: nobody would be left to wait for another, or to go on with fewer. Raises
-    UserError."""
-    for key, without in (("wait_for_nodes", "0"), ("elastic", "false")):
-        if getattr(recipe.recovery, key) and plan.kind == "slurm":
-            raise UserError(
-                f"a Slurm job ({plan.cluster}) ends when it loses a node, and no other takes its place",
-                where=f"recovery.{key}",
-                hint=f"recovery.{key}={without}; submitted again, the run goes on from its checkpoint on other nodes",
-            )
+    """A Slurm job gets no node in the place of a lost one but those that it has in reserve. Raises UserError."""
+    if recipe.recovery.wait_for_nodes and plan.kind == "slurm" and not plan.hardware.spare_nodes:
+        raise UserError(
+            f"a Slurm job ({plan.cluster}) gets no other node for one that it loses, and this one has none in reserve",
+            where="recovery.wait_for_nodes",
+            hint="distft submit slurm ... --slurm spare_nodes=1 (in the cluster file: slurm.spare_nodes); or "
+            "recovery.wait_for_nodes=0, and submitted again the run goes on from its checkpoint on other nodes",
+        )
 
 
 def check_choice(recipe: Recipe) -> None:

@@ -103,7 +103,8 @@ def _check_up(name: str, chosen: Sequence[Kind]) -> None:
 
 
 def _check_nodes(cluster: Cluster, slurm: Slurm, name: str, chosen: Sequence[Kind]) -> None:
-    node, wanted = cluster.node, int(cluster.nodes)
+    node, spare = cluster.node, cluster.spare_nodes
+    wanted = int(cluster.nodes) + spare
     for kind in ("cpus", "memory_mib"):
         asked = int(node.cpus) if kind == "cpus" else int(float(node.memory_gib) * 1024)
         most = max(getattr(one, kind) for one in chosen)
@@ -117,9 +118,10 @@ def _check_nodes(cluster: Cluster, slurm: Slurm, name: str, chosen: Sequence[Kin
         raise _no_gpus(cluster, slurm, name, chosen)
     nodes = sum(one.nodes for one in alike)
     if wanted > nodes:
+        said = f"{wanted}, of them slurm.spare_nodes: {spare}" if spare else f"{wanted}"
         raise UserError(
-            f"partition {name} has {nodes} such nodes, the cluster file says {wanted}", where="nodes",
-            hint=f"nearest: nodes: {nodes}",
+            f"partition {name} has {nodes} such nodes, the cluster file says {said}", where="nodes",
+            hint=f"nearest: nodes: {nodes - spare}" if nodes > spare else "nearest: slurm.spare_nodes: 0",
         )  # fmt: skip
 
 

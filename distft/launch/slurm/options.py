@@ -39,7 +39,8 @@ class Asked:
     """What is to be submitted. ``source``, ``cluster_source``: as typed, a shipped name or a file. ``folder``: where
     it was typed. ``exported``: names of the variables that the job is given. ``after``: jobs that must have ended well
     before, ``once_ended``: that must have ended however; ``array``: as sbatch takes it; ``sweep``: ``key=a,b`` each.
-    ``program``: of a job that is no run and has one process, Python's words."""
+    ``program``: of a job that is no run and has one process, Python's words. ``outlives_nodes``: the run goes on where
+    the job loses some."""
 
     name: str
     run_dir: str
@@ -54,6 +55,7 @@ class Asked:
     array: str | None = None
     sweep: tuple[str, ...] = ()
     program: tuple[str, ...] = ()
+    outlives_nodes: bool = False
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,8 @@ def with_options(cluster: Cluster, options: Sequence[str]) -> Cluster:
         if not found:
             raise UserError("has no value", where=f"--slurm {text}", hint=f"--slurm {key}=VALUE")
         keys[key] = {"true": True, "false": False}.get(value, value)
+        if Slurm.model_fields[key].annotation is int and value.isdecimal():
+            keys[key] = int(value)
         try:
             Slurm.model_validate(keys)
         except ValidationError:
@@ -152,7 +156,7 @@ def sbatch_options(asked: Asked) -> list[str]:
         f"--chdir={_plain(str(asked.folder), 'the working folder')}",
         f"--output={_output(asked)}",
         "--open-mode=append",
-        f"--nodes={cluster.nodes}",
+        f"--nodes={int(cluster.nodes) + cluster.spare_nodes}",
         "--ntasks-per-node=1",
         f"--cpus-per-task={node.cpus}",
     ]
@@ -169,6 +173,7 @@ def sbatch_options(asked: Asked) -> list[str]:
         if slurm is not None and getattr(slurm, key) is not None:
             options.append(f"--{key.replace('_', '-')}={getattr(slurm, key)}")
     told = [] if asked.program else [f"--signal={SIGNAL}"]  # a run writes a checkpoint before its time is over
+    told += ["--no-kill"] if asked.outlives_nodes else []
     options += ["--requeue", *told, f"--export={','.join(asked.exported) or 'NONE'}"]
     for job in asked.after:
         if not _JOB.fullmatch(job):
@@ -185,7 +190,7 @@ def sbatch_options(asked: Asked) -> list[str]:
 def script_options(asked: Asked, python: str) -> list[str]:
     """The batch script's own options."""
     cluster = asked.cluster
-    words: list[str] = []
+    words = ["--outlive-nodes"] if asked.outlives_nodes else []
     for module in cluster.modules:
         words += ["--module", module]
     image = image_file(cluster)

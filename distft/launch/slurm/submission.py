@@ -104,6 +104,7 @@ def prepare(wish: Wish) -> Submission:
     asked = Asked(
         recipes[0].name, str(folder / output_dir), wish.source, overrides, cluster, wish.cluster, folder,
         exported=exported(os.environ, cluster), after=wish.after, array=array, sweep=wish.sweep,
+        outlives_nodes=_outlives_nodes(recipes[0]),
     )  # fmt: skip
     folders = tuple(map(Path, run_dirs(asked)))
     checked = [one for recipe in recipes for one in _checked(recipe, cluster, waits=bool(wish.after) or wish.waits)]
@@ -123,7 +124,8 @@ def prepare_program(name: str, run_dir: Path, program: Sequence[str], wish: Wish
     one of its GPUs if it has any; of the wish ``after`` and ``options`` count, too. Raises as ``prepare``."""
     cluster, folder = _slurm_cluster(wish), Path.cwd()
     node = cluster.node.model_copy(update={"gpus": min(1, int(cluster.node.gpus))})
-    cluster = cluster.model_copy(update={"nodes": 1, "node": node})
+    slurm = cluster.slurm and cluster.slurm.model_copy(update={"spare_nodes": 0})
+    cluster = cluster.model_copy(update={"nodes": 1, "node": node, "slurm": slurm})
     asked = Asked(
         name, str(folder / run_dir), "", (), cluster, wish.cluster, folder, exported=exported(os.environ, cluster),
         after=wish.after, program=tuple(program),
@@ -166,7 +168,10 @@ def train_in_allocation(recipe: Recipe, recipe_source: str, overrides: Sequence[
     """Runs the recipe on the nodes of the allocation in which this process is, as a job would; its exit status."""
     cluster, folder = load_cluster(cluster_name), Path.cwd()
     run_dir = str(folder / recipe.output_dir)
-    asked = Asked(recipe.name, run_dir, recipe_source, tuple(overrides), cluster, cluster_name, folder)
+    asked = Asked(
+        recipe.name, run_dir, recipe_source, tuple(overrides), cluster, cluster_name, folder,
+        outlives_nodes=_outlives_nodes(recipe),
+    )  # fmt: skip
     words = [*script_options(asked, sys.executable), recipe_source, "--cluster", cluster_name, *overrides]
     return subprocess.call(["bash", str(batch_script()), *words])
 
@@ -181,6 +186,11 @@ def _slurm_cluster(wish: Wish) -> Cluster:
             f"is of kind {cluster.kind}", where=f"cluster {cluster.name}", hint="kind: slurm is needed here"
         )
     return with_options(cluster, wish.options)
+
+
+def _outlives_nodes(recipe: Recipe) -> bool:
+    """Whether the run goes on where its job loses a node."""
+    return recipe.recovery.elastic or recipe.recovery.wait_for_nodes > 0
 
 
 def _rendered(asked: Asked) -> Rendered:

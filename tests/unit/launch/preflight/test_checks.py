@@ -28,6 +28,7 @@ from distft.launch.preflight.checks import (
     checkpoint_bytes,
     preflight,
 )
+from distft.launch.slurm.options import with_options
 from distft.planning.machine import Machine
 from distft.planning.plan import Plan, make_plan
 from tests.unit.launch.examples import LAPTOP, LLAMA_8B, config_folder, from_folder, gpu_cluster, model_folder, recipe
@@ -69,15 +70,21 @@ def test_a_run_is_chosen_by_what_is_better_in_one_direction(best: str, told: str
 
 
 @pytest.mark.parametrize(("key", "value"), [("recovery.wait_for_nodes", 60), ("recovery.elastic", True)])
-def test_nobody_waits_for_a_node_in_a_slurm_job_or_goes_on_without(tmp_path: Path, key: str, value: object) -> None:
+def test_nobody_waits_for_a_node_on_one_machine(tmp_path: Path, key: str, value: object) -> None:
     wanted = ready(tmp_path, **{key: value})
     check_waiting(wanted, on_laptop(wanted))
     (said,) = preflight(wanted, on_laptop(wanted), machine=LAPTOP)
     assert said == f"{key}: has no effect on local, which is this machine alone"
-    check_waiting(ready(tmp_path), make_plan(ready(tmp_path), gpu_cluster()))
-    with pytest.raises(UserError, match="a Slurm job .gpus. ends when it loses a node") as caught:
-        preflight(wanted, make_plan(wanted, gpu_cluster()))
-    assert caught.value.where == key
+
+
+def test_a_slurm_job_waits_for_a_node_where_it_has_one_in_reserve(tmp_path: Path) -> None:
+    waiting, alone = ready(tmp_path, **{"recovery.wait_for_nodes": 60}), gpu_cluster()
+    with pytest.raises(UserError, match="gets no other node for one that it loses") as caught:
+        preflight(waiting, make_plan(waiting, alone))
+    assert caught.value.where == "recovery.wait_for_nodes"
+    check_waiting(waiting, make_plan(waiting, with_options(alone, ["spare_nodes=1"])))
+    fewer = ready(tmp_path, **{"recovery.elastic": True})
+    check_waiting(fewer, make_plan(fewer, alone))
 
 
 def test_an_existing_run_folder_is_kept(tmp_path: Path) -> None:

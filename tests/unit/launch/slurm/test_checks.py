@@ -73,6 +73,13 @@ def test_too_many_gpus_cpus_nodes_and_too_long() -> None:
     assert 'nearest: time: "2-00:00:00"' in text
 
 
+def test_nodes_in_reserve_count_too() -> None:
+    check(cluster(nodes=3, spare_nodes=1), kinds(SINFO))
+    text = refused(nodes=3, spare_nodes=2)
+    assert "has 4 such nodes, the cluster file says 5, of them slurm.spare_nodes: 2\n  nearest: nodes: 2" in text
+    assert "nearest: slurm.spare_nodes: 0" in refused(nodes=1, spare_nodes=4)
+
+
 def test_gpus_of_another_type_or_of_none() -> None:
     assert "did you mean type: h100?" in refused(partition="gpu", gpus=4, kind="h10")
     assert "slurm.gpus_typed: false" in refused(partition="plain", gpus=2)

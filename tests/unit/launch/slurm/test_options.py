@@ -162,6 +162,17 @@ def test_jobs_that_must_have_ended_well_before() -> None:
         rendered(after=("12 --uid=0",))
 
 
+def test_a_job_has_its_nodes_in_reserve_and_outlives_those_it_loses() -> None:
+    spare = with_options(everything(), ["spare_nodes=2"])
+    with pytest.raises(UserError, match="'-1' is not allowed here"):
+        with_options(everything(), ["spare_nodes=-1"])
+    command = rendered(spare).command
+    assert "--nodes=5" in command
+    assert not {"--no-kill", "--outlive-nodes"} & set(command)
+    command = rendered(spare, outlives_nodes=True).command
+    assert command.index("--no-kill") < command.index(str(SCRIPT)) < command.index("--outlive-nodes")
+
+
 def test_the_script_is_there_and_can_be_run() -> None:
     assert os.access(batch_script(), os.X_OK)
 
