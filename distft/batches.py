@@ -21,6 +21,8 @@ old_logprobs, ref_logprobs, logprobs, entropy, values, rewards, advantages, retu
                     float32 [t_i], aligned with response_ids
 teacher_logprobs    float32 [t_i, width], what the teacher told of each token: see ``algorithms.divergences``
 teacher_ids         int32 [t_i, width - 1], the tokens that it named; missing: all, in their order
+routed_experts      uint8 or int16 [tokens, width], the experts that the generator chose for the tokens of
+                    prompt and response, the last left out; of each token those of all layers in order
 step                uint8 [t_i], of answers in steps: 1 = the step that is judged there is right
 sample, unit        dense int64: number of the sample and of its unit within the step
 group               dense int64: number of the prompt that a sampled response answers; not a unit

@@ -88,6 +88,11 @@ class Rollout(Section):
     weights: Literal["gathered", "sharded"] = Field(
         default="gathered", description="generate from a gathered twin (fast) or from the shards (least memory)"
     )
+    router_replay: bool = Field(
+        default=False,
+        description="of a mixture of experts: every token goes to the experts in training that it went to when it was "
+        "sampled, whose weights are the trained router's (R3, Ma et al. 2025); hf records them",
+    )
     environment: Environment | None = Field(
         default=None,
         description="what answers the policy's turns and rewards them, without models.reward; null: one turn",

@@ -128,4 +128,5 @@ def role_spec(recipe: Recipe, role: str) -> RoleSpec:
         labels=recipe.algorithm.head_labels() if trained else (),
         noise_alpha=recipe.algorithm.embedding_noise() if trained else 0.0,
         recorded=trained and recipe.tracking.flight_recorder,
+        router_replay=role == "policy" and recipe.rollout.router_replay,
     )

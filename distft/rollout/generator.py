@@ -32,5 +32,6 @@ class Generator(Protocol):
     version: int
 
     def generate(self, prompts: Sequence[Array], uniforms: Sequence[Array], sampling: Sampling) -> Batch:
-        """Columns ``response_ids``, ``sampled_logprobs`` (ragged) and ``ended`` (dense), a row a prompt."""
+        """Columns ``response_ids``, ``sampled_logprobs`` (ragged) and ``ended`` (dense), a row a prompt; and
+        ``routed_experts``, where that is recorded."""
         ...

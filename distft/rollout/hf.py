@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from transformers.generation.streamers import BaseStreamer
 
 from distft.batches import Array, Batch
 from distft.models.encoder_decoder import answer_start
+from distft.models.routers import Routers
 from distft.rollout.generator import Sampling
 from distft.rollout.responses import cut_responses
 from distft.rollout.sampling import InverseCdf
@@ -23,11 +24,15 @@ class HfGenerator:
     """Generates with a module in this process: a gathered twin, or the sharded module itself.
 
     ``synchronized`` is for a sharded module: every rank must then make the same calls, and each goes on
-    until the longest response of all ranks has ended, because every forward is a collective.
+    until the longest response of all ranks has ended, because every forward is a collective. ``routers``: those of the
+    module, whose choices are recorded.
     """
 
-    def __init__(self, module: Any, *, stop_tokens: tuple[int, ...], pad_token: int, synchronized: bool) -> None:
-        self._module = module
+    def __init__(
+        self, module: Any, *, stop_tokens: tuple[int, ...], pad_token: int, synchronized: bool,
+        routers: Routers | None = None,
+    ) -> None:  # fmt: skip
+        self._module, self._routers = module, routers
         self._stop_tokens, self._pad_token = stop_tokens, pad_token
         self._synchronized = synchronized
         self._apart = bool(module.config.is_encoder_decoder)
@@ -56,7 +61,7 @@ class HfGenerator:
         draws = torch.from_numpy(np.stack(list(uniforms))).to(device)
         forced = getattr(self._module.generation_config, "forced_bos_token_id", None) if self._apart else None
         sampler = InverseCdf(draws, sampling, self._stop_tokens, first=forced)
-        with _alone(self._module):
+        with _alone(self._module), nullcontext() if self._routers is None else self._routers.recording() as recorded:
             output = self._module.generate(
                 input_ids=input_ids.to(device),
                 attention_mask=attention_mask.to(device),
@@ -65,10 +70,15 @@ class HfGenerator:
                 synced_gpus=self._synchronized,
                 streamer=None if listener is None else _Streamer(listener),
             )
-        # Behind the prompt; of an encoder-decoder behind the token that starts an answer.
-        tokens = output[:, 1 if self._apart else input_ids.shape[1] :].cpu().numpy()
-        logprobs = torch.stack(sampler.logprobs, dim=1)[:, : tokens.shape[1]].cpu().numpy()
-        return cut_responses(tokens, logprobs, self._stop_tokens)
+            # Behind the prompt; of an encoder-decoder behind the token that starts an answer.
+            tokens = output[:, 1 if self._apart else input_ids.shape[1] :].cpu().numpy()
+            logprobs = torch.stack(sampler.logprobs, dim=1)[:, : tokens.shape[1]].cpu().numpy()
+            made = cut_responses(tokens, logprobs, self._stop_tokens)
+            if recorded is None:
+                return made
+            starts = [input_ids.shape[1] - len(prompt) for prompt in prompts]
+            ends = input_ids.shape[1] + made.ragged("response_ids").lengths - 1  # nobody reads the last token
+            return made.with_columns(routed_experts=recorded.rows(starts, ends))
 
     def _padded(self, prompts: Sequence[Array]) -> tuple[Tensor, Tensor]:
         """``input_ids`` and ``attention_mask``, both ``[rows, longest]``, padded on the left; for an encoder, which

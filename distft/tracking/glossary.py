@@ -138,6 +138,9 @@ OTHERS: Mapping[str, Known] = {
         "Generator against trainer", "Nats of a sampled token: 1e-6 in float32, about 0.01 in bfloat16."
     ),
     "rollout/importance_ess": Known("Effective share of samples", "1: the generator is the trainer."),
+    "routing/changed": Known(
+        "Share of expert choices that replay kept", "Of (token, layer): the router would now choose otherwise."
+    ),
     "rollout/staleness": Known("Iterations since the weights that sampled", "0 without overlap."),
     "rollout/tokens_per_second": Known("Tokens generated a second"),
     "rollout/on_policy": Known(

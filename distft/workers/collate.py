@@ -21,10 +21,11 @@ DUMMY_ROWS = 2  # a dummy must look like a pair to the losses that take pairs
 @dataclass(frozen=True)
 class MicroBatch(ModelInputs):
     """What a model is given, and what a loss is. ``places[k]``: the index of token k in the flat response column of the
-    whole batch.
+    whole batch; ``first [rows]``: see ``Arranged``.
     """
 
     places: npt.NDArray[np.int64]
+    first: npt.NDArray[np.int64]
     rows: Sequence[int]
     loss: LossBatch
 
@@ -64,6 +65,7 @@ def collate(
         targets=_tensor(tokens[1], device),
         last=_tensor(arranged.last, device),
         places=places,
+        first=arranged.first,
         rows=rows,
         loss=LossBatch(
             response_mask=torch.full((tokens.shape[1],), real, dtype=torch.bool, device=device),
@@ -102,6 +104,7 @@ def _dummy(family: Family, columns: Sequence[str], pad_token: int, device: torch
         targets=torch.zeros(DUMMY_ROWS, dtype=torch.int64, device=device),
         last=_tensor(arranged.last, device),
         places=np.zeros(0, dtype=np.int64),
+        first=arranged.first,
         rows=(),
         loss=LossBatch(
             response_mask=torch.zeros(DUMMY_ROWS, dtype=torch.bool, device=device),

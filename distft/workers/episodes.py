@@ -21,7 +21,7 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
-from distft.batches import Array, Batch, Ragged
+from distft.batches import Array, Batch, Column, Ragged
 from distft.common.errors import UserError
 from distft.config.training import Environment, Rollout
 from distft.data.decode import response_text
@@ -38,7 +38,8 @@ End: TypeAlias = Literal["done", "cut", "max_turns", "no_room"]
 
 @dataclass
 class Episode:
-    """One sample, called ``name`` in messages. ``ids, logprobs, mask`` of the response so far."""
+    """One sample, called ``name`` in messages. ``ids, logprobs, mask`` of the response so far; ``experts``, where they
+    are recorded: by turns, of the tokens that had been read by its end and not before."""
 
     name: str
     environment: Any
@@ -47,6 +48,7 @@ class Episode:
     ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     mask: list[int] = field(default_factory=list)
+    experts: list[Array] = field(default_factory=list)
     num_turns: int = 0
     reward: float = 0.0
     end: End | None = None
@@ -56,6 +58,10 @@ class Episode:
         self.ids += ids
         self.logprobs += logprobs
         self.mask += [int(sampled)] * len(ids)
+
+    def routed(self, experts: Array) -> None:
+        """Which experts a turn's tokens went to, and all before them: what was sampled before stays as it was."""
+        self.experts.append(experts[sum(map(len, self.experts)) :])
 
     @property
     def context(self) -> Array:
@@ -108,6 +114,8 @@ class Episodes:
             ids, logprobs = (batch.ragged(name)[place].tolist() for name in ("response_ids", "sampled_logprobs"))
             text = response_text(self._tokenizer, one.context, ids, ended=bool(ended[place]))
             one.add(ids, logprobs, sampled=True)
+            if "routed_experts" in batch:
+                one.routed(batch.ragged("routed_experts")[place])
             one.num_turns += 1
             turns.append(Turn(one.environment, text, one.name, one.num_turns))
         for one, (_, place), step in zip(speakers, places, self._environments.steps(turns), strict=True):
@@ -131,8 +139,11 @@ class Episodes:
             "rollout/observation_length": observed / len(found),
             **{name: sum(which) / len(found) for name, which in ends.items()},
         }
+        routed = [np.concatenate(one.experts) for one in found if one.experts]
+        more: dict[str, Column] = {"routed_experts": Ragged.of(routed, routed[0].dtype)} if routed else {}
         batch = Batch(
             {
+                **more,
                 "sample": np.array(numbers, np.int64),
                 "response_ids": Ragged.of([one.ids for one in found], np.int32),
                 "response_mask": Ragged.of([one.mask for one in found], np.uint8),

@@ -128,7 +128,7 @@ class FlightRecorder:
 def _read(seen: _Seen, inputs: dict[str, _Column], outputs: dict[str, _Column]) -> None:
     """Adds a micro-batch to the columns."""
     batch, rows, samples = seen.batch, seen.rows, told(seen.samples)
-    for name in ("prompt_ids", "response_ids"):
+    for name in ("prompt_ids", "response_ids", *(("routed_experts",) if "routed_experts" in batch else ())):
         column = batch.ragged(name)
         _add(inputs, name, (column[row].data for row in rows), samples)
     _add(inputs, "response_mask", _places(seen), samples)

@@ -19,6 +19,7 @@ from distft.models.families.family import find_family
 from distft.models.families.table import FAMILIES
 from distft.models.load import DTYPES, plain_twin
 from distft.models.rope import settle_rope
+from distft.models.routers import Routers
 from distft.rollout.generator import Sampling
 from distft.rollout.hf import HfGenerator
 from distft.rollout.probe import probe_tokens
@@ -28,6 +29,7 @@ from distft.rollout.weight_channel import Announced, WeightChannel
 from distft.rollout.weight_sync import PREFIX, copy_weights
 from distft.workers.model_worker import ModelWorker
 from distft.workers.reports import Answers, Sent, Synced
+from distft.workers.router_replay import RouterReplay
 from distft.workers.spec import RoleSpec
 from distft.workers.verbs import GeneratorVerbs, MicroBatches
 
@@ -52,8 +54,9 @@ class GeneratorWorker(ModelWorker, GeneratorVerbs):
         stage(f"weight sync {version}")
         if self._generator is None:
             self._generator = RankGenerator(
-                self._engine, self.spec, self.world_size, stop_tokens=self._stop_tokens(), pad_token=self._pad_token
-            )
+                self._engine, self.spec, self.world_size, stop_tokens=self._stop_tokens(), pad_token=self._pad_token,
+                replay=self._replay,
+            )  # fmt: skip
         return self._generator.sync(version), None
 
     def generate(
@@ -94,17 +97,24 @@ class GeneratorWorker(ModelWorker, GeneratorVerbs):
 
 
 class RankGenerator:
-    """Generates with a whole copy of the model (``spec.gathered_generation``) or with the shards themselves."""
+    """Generates with a whole copy of the model (``spec.gathered_generation``) or with the shards themselves. With
+    ``replay`` the experts that are chosen are recorded."""
 
     def __init__(
-        self, engine: Engine, spec: RoleSpec, world_size: int, *, stop_tokens: tuple[int, ...], pad_token: int
-    ) -> None:
+        self, engine: Engine, spec: RoleSpec, world_size: int, *, stop_tokens: tuple[int, ...], pad_token: int,
+        replay: RouterReplay | None = None,
+    ) -> None:  # fmt: skip
         self._engine, self._spec, self._pad_token = engine, spec, pad_token
+        module = self._twin() if spec.gathered_generation else engine.module.model
+        routers = None if replay is None else replay.routers
+        if routers is not None and spec.gathered_generation:
+            routers = Routers(module, f"models.{spec.role}")
         self.generator = HfGenerator(
-            self._twin() if spec.gathered_generation else engine.module.model,
+            module,
             stop_tokens=stop_tokens,
             pad_token=pad_token,
             synchronized=not spec.gathered_generation and world_size > 1,
+            routers=routers,
         )
         self._frozen_sent = False
 

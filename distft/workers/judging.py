@@ -42,7 +42,8 @@ def judged(rollout: Batch, section: Any, state: Mapping[str, Any]) -> tuple[Cred
 
 def _of_chosen(rollout: Batch, chosen: Chosen) -> Batch:
     """Their texts, numbered anew by sample and unit."""
-    names = ("prompt_ids", "response_ids", *(("response_mask",) if "response_mask" in rollout else ()))
+    optional = (name for name in ("response_mask", "routed_experts") if name in rollout)
+    names = ("prompt_ids", "response_ids", *optional)
     texts = Batch({name: rollout.columns[name] for name in names}).take(chosen.rows)
     return texts.with_columns(sample=np.arange(len(chosen.rows), dtype=np.int64), unit=chosen.units)
 

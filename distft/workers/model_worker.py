@@ -43,6 +43,7 @@ from distft.workers.exporting import export_result, require_readable
 from distft.workers.flight_recorder import FlightRecorder
 from distft.workers.loading import load_sharded, require_positions
 from distft.workers.reports import Memory, Ready, Saved, Updated
+from distft.workers.router_replay import RouterReplay
 from distft.workers.saving import BackgroundSave, copy_share, load_share, save_share
 from distft.workers.skipping import Skipping
 from distft.workers.spec import RoleSpec
@@ -99,9 +100,11 @@ class ModelWorker(ModelVerbs):
         vocabulary = num_tokens(self._tokenizer)
         shaping = shaping_of(self._engine, spec.model.peft, spec.seed) if trained else None
         recorder = self._recorder() if trained and spec.recorded else None
+        self._replay = RouterReplay(module.model, spec.role) if spec.router_replay else None
         self._updater = Updater(
-            self._engine, self._family, self._pad_token, self._unread, vocabulary, noise, shaping, recorder
-        )
+            self._engine, self._family, self._pad_token, self._unread, vocabulary, noise, shaping, recorder,
+            self._replay,
+        )  # fmt: skip
         seed_everything(spec.seed + self.rank)
         stops = tuple(self._tokenizer.convert_ids_to_tokens(list(self._stop_tokens())))
         if stops:
@@ -159,7 +162,7 @@ class ModelWorker(ModelVerbs):
     ) -> tuple[None, Batch]:
         """An evaluation pass: log-probs, values (``reads`` "tokens") or one scalar a sample ("last").
 
-        Without ``adapters`` it is the frozen base that answers.
+        Without ``adapters`` it is the frozen base that answers, by its own choice of experts.
         The result has the samples of ``batch`` and the columns ``column`` and, if asked, ``entropy``. Of ranks that
         share rows the first has it, the others have no samples.
         """
@@ -187,7 +190,8 @@ class ModelWorker(ModelVerbs):
                 rows = [rows_of[sample] for sample in samples]
                 micro = collate(self._family, batch, rows, (), self._pad_token, self._engine.device, self._unread)
                 wanted = ("logprobs", "entropy") if entropy else ("logprobs",)
-                outputs = self._family.outputs(self._engine.forward, micro, wanted, reads, temperature)
+                with self._replay.on(batch, micro) if self._replay and adapters else nullcontext():
+                    outputs = self._family.outputs(self._engine.forward, micro, wanted, reads, temperature)
                 places: Any = rows if dense else micro.places
                 if len(places):
                     answered.append((places, [outputs[source[name]].float() for name in found]))

@@ -18,7 +18,8 @@ _READ = ("prompt_ids", "response_ids", "old_logprobs", "advantages", "importance
 
 def with_texts(samples: Batch, texts: Batch) -> Batch:
     """The samples as they are, numbered from 0, and behind them the texts, whose samples and units are numbered on.
-    Column ``ptx`` [samples + texts] float32 is 1 of texts; of what is only said of samples they have zeros."""
+    Column ``ptx`` [samples + texts] float32 is 1 of texts; of what is only said of samples they have zeros, and no
+    experts."""
     count, first_unit = len(samples), int(samples.dense("unit").max(initial=-1)) + 1
     lengths = texts.ragged("response_ids").lengths
     found: list[dict[str, Column]] = [{}, {}]
@@ -27,6 +28,10 @@ def with_texts(samples: Batch, texts: Batch) -> Batch:
             column = samples.ragged(name)
             zeros = Ragged.split(np.zeros(int(lengths.sum()), column.values.dtype), lengths)
             found[0][name], found[1][name] = column, texts.columns.get(name, zeros)
+    if "routed_experts" in samples:
+        chosen = samples.ragged("routed_experts")
+        none = Ragged.split(chosen.values[:0], np.zeros(len(texts), np.int64))
+        found[0]["routed_experts"], found[1]["routed_experts"] = chosen, none
     parts = []
     for batch, columns, is_text in zip((samples, texts), found, (0.0, 1.0), strict=True):
         responses = batch.ragged("response_ids")

@@ -7,6 +7,7 @@ from distft.models.families.family import family_at, find_family
 from distft.models.finite import require_finite_files
 from distft.models.packing import require_packable
 from distft.models.reading_back import check_saved
+from distft.models.routers import Routers
 from distft.models.sequence_parallel import require_shareable
 from distft.models.tokenizer import load_tokenizer
 from distft.planning.model_folders import fetched_folder
@@ -35,6 +36,8 @@ def rehearse_model(spec: RoleSpec, start: Start, *, new_head: bool, exported: bo
     if spec.model.engine.packed:
         trusted = spec.model.trust_remote_code
         require_packable(model.config, name, f"models.{spec.role}", trusted=trusted)
+    if spec.router_replay:
+        Routers(model, f"models.{spec.role}")
     if exported:
         check_saved(model, start.path)
     if spec.model.peft is not None:

@@ -16,7 +16,7 @@ class RoleSpec:
     that nobody named any; ``longest`` is the longest sequence of the run, in tokens, of which ``longest_prompt`` are
     the prompt's at most, where that is said. ``family``: that of a decoder, until the model is looked at. ``labels``
     are a trained classifier's. ``noise_alpha``: see ``models.embedding_noise``; 0: none. ``recorded``: every step, in
-    the flight recorder.
+    the flight recorder. ``router_replay``: see ``models.routers``.
     """
 
     role: str
@@ -33,6 +33,7 @@ class RoleSpec:
     labels: tuple[str, ...] = ()
     noise_alpha: float = 0.0
     recorded: bool = False
+    router_replay: bool = False
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from distft.workers.by_source import SourceLosses
 from distft.workers.collate import collate
 from distft.workers.flight_recorder import FlightRecorder
 from distft.workers.related import related
+from distft.workers.router_replay import RouterReplay
 from distft.workers.skipping import Skipping
 from distft.workers.verbs import MicroBatches
 
@@ -81,7 +82,7 @@ class Updater:
 
     ``unread`` is the token at which no reward is read, ``num_tokens`` how many the tokenizer has, ``noise`` what
     is added to the embeddings in training, ``shaping`` what works on adapters beside the loss, ``recorder`` what looks
-    on.
+    on, ``replay`` what chooses the experts that the generator chose.
     """
 
     engine: Engine
@@ -92,6 +93,7 @@ class Updater:
     noise: EmbeddingNoise | None = None
     shaping: Shaping | None = None
     recorder: FlightRecorder | None = None
+    replay: RouterReplay | None = None
 
     def run(
         self,
@@ -168,12 +170,15 @@ class Updater:
             if isinstance(loss, MeasuringLoss):
                 micro = replace(micro, measure=loss.measure(micro.loss, self.num_tokens))
             noise = nullcontext() if rate is None else self._noise(batch, number, rows)
-            with torch.set_grad_enabled(rate is not None), noise:
+            replayed = nullcontext() if self.replay is None else self.replay.on(batch, micro)
+            with torch.set_grad_enabled(rate is not None), noise, replayed:
                 outputs = self.family.outputs(self.engine.forward, micro, loss.outputs, loss.reads, temperature)
                 result = loss(outputs, micro.loss, denominators)
                 if rate is not None:
                     self.engine.backward(result.loss)
             sums.add(result)
+            if self.replay is not None and rate is not None:
+                sums.add_metrics(self.replay.metrics(batch, micro))
             if recorder is not None:
                 recorder.saw(batch, micro, outputs, result.loss, reads_tokens=loss.reads == "tokens")
             sums.add_metrics(sources.of(loss, outputs, batch, rows, micro.loss))
@@ -202,7 +207,8 @@ class Updater:
     def _read(self, loss: Loss, batch: Batch, rows: Sequence[int]) -> Mapping[str, Tensor]:
         """What the loss asks the model of some rows."""
         micro = collate(self.family, batch, rows, (), self.pad_token, self.engine.device, self.unread)
-        return self.family.outputs(self.engine.forward, micro, loss.outputs, loss.reads, 1.0)
+        with nullcontext() if self.replay is None else self.replay.on(batch, micro):
+            return self.family.outputs(self.engine.forward, micro, loss.outputs, loss.reads, 1.0)
 
     def _noise(self, batch: Batch, step: int, rows: Sequence[int]) -> AbstractContextManager[None]:
         if self.noise is None:

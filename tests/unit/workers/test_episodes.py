@@ -186,3 +186,23 @@ def test_a_template_without_the_turn_is_said_before_anything_is_sampled(tmp_path
     one.check([PromptExample("plain")])
     with pytest.raises(UserError, match="leaves out what the tool says"):
         one.check([PromptExample((Message("user", "Which?"),))])
+
+
+def test_a_turn_keeps_the_experts_it_was_sampled_with(tmp_path: Path) -> None:
+    """The second turn reads all that was said before once more, and may send it elsewhere; that is not recorded again.
+    Its last token before, which was sampled and not read then, and what was observed, are."""
+    one = episodes(tmp_path, family_tokenizer("llama", TEXTS), max_turns=2)
+    one.begin([{"prompt": "Which word?"}], ["a, sample 0"], prompts([1, 2, 3]))
+
+    def routed(num_tokens: int, number: int) -> Ragged:
+        return Ragged.of([np.full((num_tokens, 2), number)], np.uint8)
+
+    _, going = one.take(turn([0], [[4, 5]]).with_columns(routed_experts=routed(4, 1)))
+    assert going is not None
+    read = len(going.ragged("prompt_ids")[0])
+    assert read > 5
+    one.take(turn([0], [[6, 7, 8]]).with_columns(routed_experts=routed(read + 2, 9)))
+    _, found = one.finish()
+    [numbers] = [found.ragged("routed_experts")[0][:, 0].tolist()]
+    assert len(numbers) == 3 + len(found.ragged("response_ids")[0]) - 1
+    assert numbers == [1] * 4 + [9] * (len(numbers) - 4)

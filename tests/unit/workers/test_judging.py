@@ -36,8 +36,13 @@ def test_metrics_are_means_over_sequences() -> None:
 def test_chosen_samples_come_with_their_texts_and_new_numbers() -> None:
     """Sample 7, of score 0.5, is better than 4; the mask of what is not the policy's own goes along."""
     prompts, masks = Ragged.of([[1], [1, 2]], np.int32), Ragged.of([[1, 0], [1]], np.uint8)
+    routed = Ragged.of([[[3, 0], [3, 1]], [[4, 0], [4, 1]]], np.uint8)
     scored = rollout(
-        prompt_ids=prompts, response_mask=masks, group=np.array([3, 3]), score=np.array([-1.0, 0.5], np.float32)
+        prompt_ids=prompts,
+        response_mask=masks,
+        routed_experts=routed,
+        group=np.array([3, 3]),
+        score=np.array([-1.0, 0.5], np.float32),
     )
     report, columns = judged(scored, OnlineDpo(kind="online_dpo"), {})
     assert columns.dense("sample").tolist() == [0, 1]
@@ -45,9 +50,10 @@ def test_chosen_samples_come_with_their_texts_and_new_numbers() -> None:
     assert [columns.ragged("response_ids")[row].tolist() for row in (0, 1)] == [[7], [5, 6]]
     assert [columns.ragged("prompt_ids")[row].tolist() for row in (0, 1)] == [[1, 2], [1]]
     assert [columns.ragged("response_mask")[row].tolist() for row in (0, 1)] == [[1], [1, 0]]
+    assert columns.ragged("routed_experts")[0].tolist() == [[4, 0], [4, 1]]
     assert columns.ragged("ref_logprobs")[0].tolist() == [-1.0]
     assert set(columns.columns) == {
-        "sample", "unit", "prompt_ids", "response_ids", "response_mask", "ref_logprobs"
+        "sample", "unit", "prompt_ids", "response_ids", "response_mask", "routed_experts", "ref_logprobs"
     }, "what is not read is not carried"  # fmt: skip
     assert report.metrics["objective/scores_margin"] == pytest.approx(1.5)
 

@@ -15,6 +15,7 @@ def test_what_is_written_is_read_in_the_order_of_its_samples(tmp_path: Path) -> 
         {
             "response_ids": Ragged.of([[7, 8], [], [9]], np.int32),
             "sampled_logprobs": Ragged.of([[-0.1, -0.2], [], [-3.0]], np.float32),
+            "routed_experts": Ragged.of([[[3, 0], [1, 2]], np.zeros((0, 2)), [[250, 4]]], np.uint8),
             "ended": np.array([1, 0, 1], np.uint8),
             "sample": np.array([2, 0, 1], np.int64),
         }

@@ -68,6 +68,13 @@ def test_texts_stand_behind_the_samples() -> None:
     }  # fmt: skip
 
 
+def test_texts_went_to_no_experts() -> None:
+    routed = Ragged.of([np.ones((2, 4)), np.ones((2, 4)), np.ones((3, 4))], np.uint8)
+    both = with_texts(samples().with_columns(routed_experts=routed), texts()).ragged("routed_experts")
+    assert both.lengths.tolist() == [2, 2, 3, 0, 0]
+    assert both.values.shape == (7, 4)
+
+
 def measured(batch: Batch, loss: Any, micro_batches: list[list[int]]) -> dict[str, float]:
     torch.manual_seed(2)
     engine: Any = PlainEngine(Tiny(), AdamW())
