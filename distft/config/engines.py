@@ -19,6 +19,9 @@ def not_for_engines(recipe: Recipe) -> Iterator[Problem]:
         yield Problem.at("models.policy.quantization", "has no whole weights that vLLM could be sent", _HF)
     if policy is not None and policy.leaves_base:
         yield Problem.at("models.policy.peft", "trains adapters, which are not sent to vLLM yet", _HF)
+    if recipe.rollout.router_replay:
+        what = "is true: vLLM tells the experts only where it runs a model in a way that takes no sampler from outside"
+        yield Problem.at("rollout.router_replay", what, _HF)
     if recipe.rollout.weights == "sharded":
         yield Problem.at(
             "rollout.weights", "is sharded: vLLM generates from whole weights", f"weights: gathered, or {_HF}"

@@ -23,6 +23,7 @@ from distft.config.problem import Problem
 from distft.config.problems import report
 from distft.config.recipe import Recipe
 from distft.config.role_table import ROLES
+from distft.config.routing_rules import routing_rules
 from distft.config.yaml_file import Tree
 
 
@@ -166,6 +167,7 @@ _RULES: tuple[Callable[[Recipe], Iterator[Problem]], ...] = (
     _placement,
     _recovery,
     engine_rules,
+    routing_rules,
     environment_rules,
     *DATA_RULES,
     evaluation_rules,

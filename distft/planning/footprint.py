@@ -49,6 +49,7 @@ from distft.planning.memory import (
 from distft.planning.model_folders import local_folder
 from distft.planning.model_sizes import Head, ModelSizes
 from distft.planning.optimizer_states import kept_bytes, made_orthogonal, orthogonal_bytes, state_bytes, update_bytes
+from distft.planning.routing import routing_items
 from distft.planning.size_sources import sizes_from_init, sizes_from_path
 from distft.planning.teaching import student_items, teacher_items
 from distft.planning.weight_files import tensor_shapes
@@ -208,6 +209,9 @@ def role_memory(roles: Roles, role: str, ranks: int, *, gpu: bool, shared: bool,
         frozen = replace(compute, trained=False)
         return RoleMemory(tuple(activation_items(sizes, frozen, work)), sizes.total)
     more = _told_items(roles.recipe, role, sizes, work, ranks, gpu=gpu)
+    if role == "policy" and roles.recipe.rollout.router_replay:
+        batch = batch_arithmetic(roles.recipe, ranks)
+        more += routing_items(sizes, work, -(-batch.sequences // ranks) * batch.longest)
     if compute.trained and roles.recipe.algorithm.embedding_noise():  # in float32, and as it is added
         more.append(Item("noise on the embeddings", work.tokens * sizes.hidden * (4 + compute.size), "training"))
     if roles.recipe.algorithm.traits.embeds:  # on every rank, of all texts of a step

@@ -57,7 +57,8 @@ class ModelSizes(TensorTable):
     that one token leaves behind in all adapters for the backward pass; ``passing_of_adapters``: elements that the
     largest has while it computes; ``held_by_adapters``: those that are not trained and whole on every rank;
     ``selected``: the model's own weights that are
-    trained where others are not, by the names in its files.
+    trained where others are not, by the names in its files; ``choices``: of a mixture of experts, how many one token
+    goes to, in all layers together at most.
     """
 
     family: str
@@ -76,6 +77,7 @@ class ModelSizes(TensorTable):
     held_by_adapters: int = 0
     selected: tuple[Tensors, ...] = ()
     double_quantization: bool = False
+    choices: int = 0
 
     @cached_property
     def trained(self) -> TensorTable:

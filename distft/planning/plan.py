@@ -49,6 +49,7 @@ from distft.planning.placement_plan import Span
 from distft.planning.rates import Rates
 from distft.planning.remedies import Remedy, Tried, remedies
 from distft.planning.residency import Turn, said
+from distft.planning.routing import require_experts
 from distft.planning.sharing import slot_share, threads
 from distft.planning.smallest import Smallest, smallest_that_fits
 
@@ -185,7 +186,9 @@ def make_plan(
     require_possible(recipe)
     book = SizeBook()
     recipe, hardware = with_rows(recipe, book), hardware_of(cluster, machine, rates)
-    recipe, why = settled(recipe, hardware, _policy_sizes(recipe, book), vllm)
+    sizes = _policy_sizes(recipe, book)
+    require_experts(recipe, sizes)
+    recipe, why = settled(recipe, hardware, sizes, vllm)
     layout = best_layout(recipe, hardware, book)
     plan = _written_out(recipe, cluster, machine, layout)
     plan = plan.model_copy(update={"generation": _generation(recipe, why, layout, Roles(recipe, book))})

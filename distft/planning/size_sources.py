@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from distft.config.models import Init
 
 
+# What configs call the number of experts that a token goes to.
+_CHOSEN = ("num_experts_per_tok", "experts_per_token", "moe_topk", "moe_top_k", "moe_k", "top_k_experts")
+
+
 def sizes_from_config(config: Mapping[str, Any], *, where: str = "config.json") -> ModelSizes:
     """From the contents of a ``config.json``. Raises UserError for an unknown ``model_type`` or a missing key."""
     family = str(config.get("model_type", ""))
@@ -115,6 +119,9 @@ def _assemble(family: str, tensors: Iterable[Tensors], config: Mapping[str, Any]
         or "gated" in str(config.get("feed_forward_proj")),
         tied=not any(tensor.block == "head" for tensor in tensors),
         encoder_decoder=encoder_decoder,
+        choices=layers * _first(config, *_CHOSEN, default=1)
+        if any("experts" in key and config[key] for key in config)
+        else 0,
     )
 
 

@@ -61,6 +61,15 @@ OVERRIDDEN = [
     ("ppo", ["optimizer.betas=[0.9]"], ["optimizer.betas", "missing", "two"]),
     ("ppo", ["format=true"], ["format", "a whole number, not true", "version"]),
     ("ppo", ["models.policy.engine.zero_stage=true"], ["zero_stage", "a whole number, not true", "sharded"]),
+    # replayed experts
+    ("ppo", ["rollout.router_replay=true",
+             "models.policy={init: {hidden_size: 64, num_layers: 2, num_heads: 4, vocab_size: 512}}"],
+     ["rollout.router_replay", "llama is no mixture of experts", "false"]),
+    ("sft", ["rollout.router_replay=true"], ["rollout.router_replay", "has no effect: sft samples nothing", "false"]),
+    ("ppo", ["rollout.router_replay=true", "models.policy={path: x, engine: {sequence_parallel: 2}}"],
+     ["rollout.router_replay", "a row that several ranks share", "models.policy.engine.sequence_parallel: 1"]),
+    ("ppo", ["rollout.router_replay=true", "models.policy={path: x}", "rollout.engine=vllm"],
+     ["rollout.router_replay", "takes no sampler from outside", "rollout.engine: hf"]),
     # rankings
     ("dpo", ["algorithm.kind=kto", "data.train.0.format=rankings"], ["data.train.0.format", "rankings", "unpaired"]),
     ("reward", ["algorithm.max_answers=1"], ["algorithm.max_answers", "at least 2, not 1", "most answers"]),
