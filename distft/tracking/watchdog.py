@@ -1,21 +1,22 @@
 """Loss spikes and divergence, by the logged loss and gradient norm of each trained role. Pure.
 
-A metric's *usual* values are its last WINDOW (64) that belong to no spike, finite ones, none of the learning rate's
-warm-up, gradient norms above zero. With y = log x where all of them are above zero, else y = x; m = median(y), and the
-spread s = max(1.4826 median|y - m|, FLOOR), which is the standard deviation of normally distributed values, a step is
-far by d = y - m, and from MIN_USUAL (20) usual values on
+A metric's *usual* values are those that belong to no spike, finite ones, none of the learning rate's warm-up, gradient
+norms above zero; the last WINDOW + NEAR (64 + 9) count. With y = log x where all are above zero, else y = x, the *rise*
+of a step is r = y - median(the NEAR usual y before it), so that a metric may fall or grow as training goes on. Of the
+WINDOW last rises of usual values, m is the median, and s = max(1.4826 median|r - m|, FLOOR) their spread, which is the
+standard deviation of normally distributed ones. From MIN_USUAL (25) usual values on
 
-spike        begins where d > LIMIT s and d > 2 (max(usual y) - m): further than LIMIT (8) spreads, and twice as far as
-             any of the usual ones. FLOOR (0.03) lets a metric that hardly moves rise by a quarter
-             (exp(8 x 0.03) = 1.27; where y = x, by 0.24).
-confirmed    where the next step still has d > LIMIT s / 2. Else it has passed by itself, as the loss of a strange batch
-             does whose gradient was clipped.
-over         where d is below that again. One of LASTS (20) steps is the new usual.
+spike        begins where r - max(0, m) > LIMIT s and r > 2 max(0, usual r): further than LIMIT (8) spreads above
+             what it comes from and what is usual, and twice as far as any of the usual ones. FLOOR (0.03) lets a
+             metric that hardly moves rise by a quarter (exp(8 x 0.03) = 1.27; where y = x, by 0.24).
+confirmed    where the next step still has r - max(0, m) > LIMIT s / 2, over the same values. Else it has passed by
+             itself, as the loss of a strange batch does whose gradient was clipped.
+over         where it is below that again. What lasts for LASTS (20) steps is usual from then on.
 divergence   of a loss that training on given answers lowers: the last ROW (20) of them are above
-             L0 + max(|L0| / 2, LIMIT s0), with median L0 and spread s0 of the first START (10).
+             L0 + max(|L0| / 2, LIMIT s0), with median L0 and spread s0 (as above, of x itself) of the first START (10).
 
-Logarithms, as norms and losses near zero have long tails: of 10^5 values that are independent and log-normal, normal or
-exponential none is a spike (``tests/unit/tracking/test_watchdog.py``).
+Logarithms, as norms and losses near zero have long tails: values that are independent and log-normal, exponential or
+normal are no spikes (``tests/unit/tracking/test_watchdog.py``).
 """
 
 from __future__ import annotations
@@ -25,10 +26,11 @@ import statistics
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 WINDOW: Final = 64
-MIN_USUAL: Final = 20
+NEAR: Final = 9
+MIN_USUAL: Final = 25
 LIMIT: Final = 8.0
 FLOOR: Final = 0.03
 LASTS: Final = 20
@@ -108,7 +110,7 @@ class _Series:
 
     role: str
     metric: str
-    usual: deque[float] = field(default_factory=lambda: deque(maxlen=WINDOW))
+    usual: deque[float] = field(default_factory=lambda: deque(maxlen=WINDOW + NEAR))
     under_way: Spike | None = None
     lasts: int = 0
 
@@ -117,13 +119,13 @@ class _Series:
         if len(self.usual) < MIN_USUAL:
             self.usual.append(value)
             return None
-        distance, spread, furthest = far(value, self.usual)
+        rise, spread, furthest = risen(value, self.usual)
         if self.under_way is None:
-            if distance > max(LIMIT * spread, 2 * furthest):
-                usual = statistics.median(self.usual)
+            if rise.above > LIMIT * spread and rise.itself > 2 * furthest:
+                usual = statistics.median(list(self.usual)[-NEAR:])
                 self.under_way, self.lasts = Spike("spike", step, self.role, self.metric, value, usual, step), 1
                 return self.under_way
-        elif distance > LIMIT * spread / 2:
+        elif rise.above > LIMIT * spread / 2:
             self.lasts += 1
             begun = self.under_way
             if self.lasts == LASTS:
@@ -162,13 +164,24 @@ class _Falls:
         return Spike("divergence", self.first, self.role, LOSS, value, usual, step, confirmed=True)
 
 
-def far(value: float, usual: Sequence[float]) -> tuple[float, float, float]:
-    """How far a value is above the median of the usual ones, their spread, and how far the furthest of them is; as
-    logarithms where all are above zero."""
-    if value > 0 and min(usual) > 0:
-        value, usual = math.log(value), [math.log(one) for one in usual]
-    middle, spread = _middle(usual)
-    return value - middle, spread, max(usual) - middle
+class Rise(NamedTuple):
+    """How far a value lies above those right before it: ``itself``, and ``above`` what rises usually are, or 0."""
+
+    itself: float
+    above: float
+
+
+def risen(value: float, usual: Sequence[float]) -> tuple[Rise, float, float]:
+    """The rise of a value behind the usual ones, MIN_USUAL or more; the spread of their own, and the largest of those,
+    0 at least; as logarithms where all are above zero."""
+    values = [*usual, value]
+    if min(values) > 0:
+        values = [math.log(one) for one in values]
+    *rises, rise = (
+        values[at] - sorted(values[at - NEAR : at])[NEAR // 2] for at in range(NEAR, len(values))
+    )  # fmt: skip
+    middle, spread = _middle(rises)
+    return Rise(rise, rise - max(0.0, middle)), spread, max(0.0, *rises)
 
 
 def _middle(values: Sequence[float]) -> tuple[float, float]:
