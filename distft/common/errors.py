@@ -13,9 +13,11 @@ from typing import Any
 
 
 class DistftError(Exception):
-    """Base of all expected errors: shown as one message, never as a traceback."""
+    """Base of all expected errors: shown as one message, never as a traceback. ``kind``: which kind of failure it is
+    where a worker raises it."""
 
     exit_status = 1
+    kind = "exception"
 
 
 class UserError(DistftError):

@@ -7,7 +7,9 @@ on the run and its placement; those on models and data have a file each, and a m
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
+from typing import Final
 
 from distft.common.errors import nearest
 from distft.config import roles as facts
@@ -25,6 +27,8 @@ from distft.config.recipe import Recipe
 from distft.config.role_table import ROLES
 from distft.config.routing_rules import routing_rules
 from distft.config.yaml_file import Tree
+
+SEEN_AFTER: Final = 20  # steps of a divergence before it is one: ROW of distft.tracking.watchdog
 
 
 def violations(recipe: Recipe) -> list[Problem]:
@@ -156,6 +160,24 @@ def _recovery(recipe: Recipe) -> Iterator[Problem]:
             yield Problem.at(key, what, "recovery.max_restarts=3")
 
 
+def _rollback(recipe: Recipe) -> Iterator[Problem]:
+    """A checkpoint of before the bad steps must still be there when they are known to be."""
+    recovery, checkpoint = recipe.recovery, recipe.checkpoint
+    if not recovery.rollback:
+        return
+    if recipe.rollout.overlap:
+        what = "cannot pass over prompts whose responses were sampled ahead, with rollout.overlap: 1"
+        yield Problem.at("recovery.rollback", what, "rollout.overlap=0")
+    steps = max(SEEN_AFTER, recovery.max_skipped_steps + 1)
+    keep = math.ceil(steps / checkpoint.every) + 1
+    if checkpoint.keep < keep:
+        what = (
+            f"{checkpoint.keep} of every {checkpoint.every} steps are too few for recovery.rollback: {steps} steps may "
+            "pass before they are known to be bad"
+        )
+        yield Problem.at("checkpoint.keep", what, f"checkpoint.keep={keep}")
+
+
 def _method(recipe: Recipe) -> Iterator[Problem]:
     yield from recipe.algorithm.rules(recipe)
 
@@ -166,6 +188,7 @@ _RULES: tuple[Callable[[Recipe], Iterator[Problem]], ...] = (
     *MODEL_RULES,
     _placement,
     _recovery,
+    _rollback,
     engine_rules,
     routing_rules,
     environment_rules,

@@ -137,6 +137,14 @@ class Recovery(Section):
         "batches in a row, and one more ends the run. A row or a number too large passes with its batch, weights gone "
         "astray do not, so that a few tell the two apart; 0: the first step ends it",
     )
+    rollback: int = Field(
+        default=0,
+        ge=0,
+        description="where a spike of the loss or the gradient norm does not pass, the loss stays far above its start, "
+        "or max_skipped_steps is passed, go back to the newest checkpoint before that and pass over the data that led "
+        "to it: so many times in a run, and one more ends it; 0: never, a spike is an alarm alone; see "
+        "launchers/README.md",
+    )
     deadline_floor_s: float = Field(default=600, gt=0, description="no call is given up sooner, seconds")
     deadline_factor: float = Field(
         default=20, ge=1, description="a call is given up after this many times its usual duration"

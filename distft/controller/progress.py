@@ -6,7 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from distft.controller.rollback import Rollback
 from distft.workers.skipping import batches_in_a_row
+
+_BEHIND = 32  # steps whose positions are known: more than it takes to see a divergence
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,8 @@ class Progress:
     ...): nobody else looks into it; ``data`` has the hash of each source's content by its key; ``before`` holds the
     held-out metrics of the start; ``former``: the best before this one; ``ended_of``: the steps that were asked for
     when the run ended early, else 0; ``ahead``: which responses of the next iteration the checkpoint keeps;
-    ``skipped``: by role, of those that have left a step out.
+    ``skipped``: by role, of those that have left a step out; ``rollbacks``: those that the run has made, and follows;
+    ``behind``: positions behind the last steps before ``step``, the newest last.
     """
 
     total_steps: int
@@ -61,6 +65,8 @@ class Progress:
     ended_of: int = 0
     ahead: dict[str, Any] = field(default_factory=dict)
     skipped: dict[str, Skipped] = field(default_factory=dict)
+    rollbacks: tuple[Rollback, ...] = ()
+    behind: list[int] = field(default_factory=list)
     failed_saves: int = 0
 
     def steps(self) -> Iterator[int]:
@@ -72,9 +78,15 @@ class Progress:
         """One step more is done, which took the units before ``position``, so many tokens and optimizer steps, those
         that were left out among them."""
         self.step += 1
+        self.behind = [*self.behind, self.position][-_BEHIND:]
         self.position = position
         self.num_tokens += num_tokens
         self.optimizer_steps += optimizer_steps
+
+    def position_behind(self, step: int) -> tuple[int, int]:
+        """A step that is done, and the position behind it: ``step``, or the earliest after it that is still known."""
+        back = min(self.step - step, len(self.behind))
+        return self.step - back, self.behind[-back] if back else self.position
 
     def ask_for(self, total_steps: int) -> None:
         """So many steps; but a run that ended early stays at its end, until it is asked for other ones."""
@@ -104,6 +116,7 @@ class Progress:
         if kl_coef or scores:
             state["method_state"] = {"iterations": state["step"], "kl_coef": kl_coef, "scores": scores}
         state["best"] = Best(**state.get("best", {}))
+        state["rollbacks"] = tuple(Rollback(**one) for one in state.get("rollbacks", ()))
         state["skipped"] = {role: Skipped(**kept) for role, kept in state.get("skipped", {}).items()}
         for name, value in state.items():
             setattr(self, name, value)

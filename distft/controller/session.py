@@ -26,7 +26,9 @@ from distft.controller.ahead import Round, kept_round
 from distft.controller.failed_steps import FailedSteps
 from distft.controller.mirror import Mirror
 from distft.controller.progress import Progress
+from distft.controller.rollback import GoBack, left_out
 from distft.controller.saving import Files, Saving
+from distft.controller.spikes import rollback_of
 from distft.controller.stop_flag import StopFlag
 from distft.controller.time_limit import TimeLimit
 from distft.controller.visits import Visits
@@ -54,7 +56,8 @@ class Session:
     the result is of, None: the last;
     ``ahead``: the next iteration's responses, where they have been sampled already; ``saving``: the checkpoint that is
     being written while training goes on; ``mirror``: who copies the states into memory; ``failed_steps``: who keeps the
-    batches of steps that fail; ``until``: the step that a replay ends with, which saves nothing.
+    batches of steps that fail; ``until``: the step that a replay ends with, which saves nothing; ``ends``: of the steps
+    under way the position behind what they take.
     """
 
     recipe: Recipe
@@ -80,6 +83,7 @@ class Session:
     mirror: Mirror | None = None
     failed_steps: FailedSteps | None = None
     until: int | None = None
+    ends: dict[int, int] = field(default_factory=dict)
     _started: float = field(default_factory=time.perf_counter)
 
     @property
@@ -109,6 +113,7 @@ class Session:
 
     def saw(self, step: int, samples: Samples, start: int, count: int) -> None:
         """What a step learns from, as far as it is there: ``count`` units of train from position ``start``."""
+        self.ends[step] = start + count
         if self.failed_steps is not None:
             self.failed_steps.saw(self.data, samples, StepRows(step, start, count))
 
@@ -120,7 +125,7 @@ class Session:
     @cached_property
     def visits(self) -> Visits:
         """Which units of train each step takes."""
-        return Visits.of(self.recipe.train, self.num_units["train"])
+        return Visits.of(self.recipe.train, self.num_units["train"], left_out(self.progress.rollbacks))
 
     @property
     def generator(self) -> AnsweringGroup:
@@ -167,6 +172,17 @@ class Session:
             if any(spike.step == self.progress.step for spike in self.tracker.spikes):
                 self.failed_steps.keep_anyway(self.data, self.progress.step)
             self.failed_steps.passed(self.progress.step)
+        self.ends.pop(self.progress.step, None)
+        self._go_back_if_spiked()
+
+    def _go_back_if_spiked(self) -> None:
+        """Raises GoBack where that is wanted and a spike is confirmed. A replay goes on."""
+        if not self.recipe.recovery.rollback or self.until is not None:
+            return
+        step, end = self.progress.step, self.progress.position
+        for spike in self.tracker.spikes:
+            if spike.confirmed:
+                raise GoBack(rollback_of(self.progress, spike.step, step, end, spike.role, spike.said), spike.step)
 
     def _skipped_steps(self) -> dict[str, int]:
         """How many each role has left out, of those that have."""

@@ -1,9 +1,11 @@
-"""Spikes of the loss or the gradient of a run: who looks for them, and the batch of each, which is kept."""
+"""Spikes of the loss or the gradient of a run: who looks for them, and what is left out where a run goes back."""
 
 from __future__ import annotations
 
 from distft.config.recipe import Recipe
 from distft.config.roles import answers_in_training, is_rl, main_role, optimizer_of, trained_roles
+from distft.controller.progress import Progress
+from distft.controller.rollback import Rollback
 from distft.tracking.watchdog import Watchdog
 
 
@@ -17,3 +19,10 @@ def watchdog_of(recipe: Recipe) -> Watchdog:
         warm_up=max(optimizer_of(recipe, role).warmup_steps for role in roles),
         falls=not is_rl(recipe) and not answers_in_training(recipe),
     )
+
+
+def rollback_of(progress: Progress, sign: int, last: int, end: int, role: str, why: str) -> Rollback:
+    """What is left out where step ``sign`` was the first bad one and ``last`` the last: their units, which end before
+    position ``end``, and those of the step before, whose update may be what made the first one bad."""
+    before, start = progress.position_behind(max(0, sign - 2))
+    return Rollback(before + 1, last, start, end, role, why)

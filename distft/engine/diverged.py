@@ -11,6 +11,8 @@ class Diverged(DistftError):
     """``name`` is ``value``, infinite or NaN, in a step with this learning rate, or in a pass that only measures
     (None). ``skipped``: batches right before its own of which steps came out so too, and were left out."""
 
+    kind = "diverged"
+
     def __init__(self, name: str, value: float, learning_rate: float | None, skipped: int = 0) -> None:
         super().__init__(name, value, learning_rate, skipped)
         self.value, self.learning_rate, self.skipped = value, learning_rate, skipped

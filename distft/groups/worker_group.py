@@ -227,7 +227,8 @@ def _failed(member: Member, failure: Failure) -> _Trouble:
     if isinstance(failure.expected, UserError | EnvironmentFallsShort):
         return _Trouble(1, failure.time, failure.expected)
     own = failure.expected if isinstance(failure.expected, RunFailed) else None
-    cause, kind = (own.cause, own.kind) if own else (failure.cause, failure.kind)
+    cause = own.cause if own else failure.cause
+    kind = failure.expected.kind if failure.expected else failure.kind
     order = 2 if own is None and _BROKEN_CONNECTION.search(cause) else 1
     # What a worker says in words of ours, such as that a step came out as no number, follows from what it was given.
     repeats = failure.expected is not None

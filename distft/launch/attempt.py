@@ -21,6 +21,7 @@ from distft.controller.failed_steps import FailedSteps
 from distft.controller.kept_reference import keep_reference
 from distft.controller.progress import Progress
 from distft.controller.rl import train_rl
+from distft.controller.rollback import left_out
 from distft.controller.rows import prepare_rows
 from distft.controller.session import Session
 from distft.controller.stop_flag import StopFlag
@@ -32,6 +33,7 @@ from distft.launch.failing_step import kept_where_it_fails
 from distft.launch.final import write_final
 from distft.launch.preflight import remarks
 from distft.launch.resume_point import changed_layouts, check_data
+from distft.launch.rollbacks import gone_back_where_it_may
 from distft.launch.starts import engine_spec, model_starts, role_spec, starts_of_workers, worker_of
 from distft.planning.plan import GroupPlan, Plan
 from distft.tracking.data_alarms import data_alarms
@@ -156,11 +158,12 @@ def set_up(
         for role in group.roles[1:]:
             models[role] = replace(models[group.role], guest=role)
             tracker.event("guest", role=role, host=group.role)
-    num_units = loaded.num_units
-    progress.ask_for(total_steps(recipe.train, num_units["train"], step=progress.step, position=progress.position))
+    num_units, passed_over = loaded.num_units, left_out(progress.rollbacks)
+    progress.ask_for(total_steps(recipe.train, num_units["train"], step=progress.step, position=progress.position,
+                                 left_out=passed_over))  # fmt: skip
     coordinator.pinned = progress.best.step
     if recipe.algorithm.caches_reference():  # the models are as they start: no checkpoint has been loaded
-        visits, left = Visits.of(recipe.train, num_units["train"]), progress.total_steps - progress.step
+        visits, left = Visits.of(recipe.train, num_units["train"], passed_over), progress.total_steps - progress.step
         until = visits.position_after(left, progress.position)
         keep_reference(recipe, models["policy"], data, tracker, stop, until)
     if found is not None:
@@ -236,7 +239,7 @@ def train_session(session: Session, run_dir: Path) -> dict[str, dict[str, float]
         session.weights.sync(session.progress.step)
     if session.fresh:
         before(session)
-    with kept_where_it_fails(session, run_dir):
+    with kept_where_it_fails(session, run_dir), gone_back_where_it_may(session, run_dir):
         train_steps(session)
     table = after(session, run_dir)
     session.tracker.phase("exporting")

@@ -29,6 +29,7 @@ from distft.config.redact import HIDDEN
 from distft.config.roles import is_rl
 from distft.controller.failed_steps import FailedSteps, failed_step
 from distft.controller.progress import Progress
+from distft.controller.rollback import left_behind, read_rollbacks
 from distft.controller.stop_flag import StopFlag
 from distft.launch.attempt import set_up, started, train_steps
 from distft.launch.kept_paths import found_again
@@ -104,6 +105,7 @@ def replay(ready: Ready, *, quiet: bool = False) -> Replayed:
     folder, progress = wish.folder, Progress(total_steps=0)
     if ready.found is not None:
         progress.restore(ready.found.progress)
+    progress.rollbacks = read_rollbacks(wish.run_dir)
     with acquire(folder) as lease:
         _require_replays(folder)
         _empty(folder)
@@ -192,8 +194,11 @@ def _apart(recipe: Recipe, folder: Path) -> Recipe:
 
 def _begin(wish: Wish, recipe: Recipe) -> Found | None:
     """The newest whole checkpoint of the run before the step, else what the run began with; None: the beginning."""
+    folder = checkpoints_folder(wish.run_dir)
     try:
-        found = newest_checkpoint(checkpoints_folder(wish.run_dir), before=wish.step)
+        found = newest_checkpoint(folder, before=wish.step)
+        first = None if found is None else left_behind(found.step, found.progress, read_rollbacks(wish.run_dir))
+        found = found if first is None else newest_checkpoint(folder, before=first)
     except UserError as error:
         log.warning("the replay begins at the first step: %s", error.what)
         found = None

@@ -19,6 +19,7 @@ from distft.config.load import load_recipe, resolved_yaml
 from distft.config.recipe import Recipe
 from distft.config.role_table import FURTHER, ROLES
 from distft.config.yaml_file import dump_yaml, leaves, read_yaml
+from distft.controller.rollback import ROLLBACKS
 from distft.launch.kept_paths import anchored, same_place
 from distft.tracking.exit import read_exit
 from distft.tracking.metrics import METRICS, RECIPE
@@ -110,8 +111,9 @@ def _unreadable(path: Path, why: str) -> UserError:
 
 
 def has_steps(run_dir: Path) -> bool:
-    """Whether a run in the folder has taken a step, by its checkpoints, its result and its ledger."""
-    if published(checkpoints_folder(run_dir)) or (run_dir / "final").exists():
+    """Whether a run in the folder has taken a step, by its checkpoints, its result, its ledger and what it went back
+    on."""
+    if published(checkpoints_folder(run_dir)) or any((run_dir / name).exists() for name in ("final", ROLLBACKS)):
         return True
     ledger = run_dir / METRICS
     if not ledger.is_file():

@@ -29,6 +29,7 @@ from distft.config.recipe import Recipe
 from distft.controller.failed_steps import FAILED_STEPS
 from distft.controller.mirror import Mirror
 from distft.controller.progress import Progress
+from distft.controller.rollback import GoBack
 from distft.controller.session import Session
 from distft.controller.spikes import watchdog_of
 from distft.controller.stop_flag import StopFlag
@@ -44,6 +45,7 @@ from distft.launch.on_ray.losses import Losses
 from distft.launch.prepare import Prepared
 from distft.launch.restarts import Restarts
 from distft.launch.resume_point import check_files, resume_point
+from distft.launch.rollbacks import Rollbacks
 from distft.launch.run_folder import fingerprint, write_recipe
 from distft.launch.stop_listener import stopped_by_request
 from distft.launch.stop_signals import stop_on_signal
@@ -72,6 +74,7 @@ class Supervisor:
         self._failed_steps: set[int] = set()
         self._stop = StopFlag()
         self._coordinator = self._new_coordinator()
+        self._rollbacks = Rollbacks(prepared.run_dir, goes_on=prepared.recipe.checkpoint.resume == "auto")
         self._found: Found | None = None
         self._progress = Progress(total_steps=0)
         self._tracker: Tracker | None = None
@@ -94,8 +97,11 @@ class Supervisor:
         """The table before and after. Raises what ended the last attempt."""
         recipe, run_dir = self._recipe, self._run_dir
         self._coordinator.abandon_staging()
+        if recipe.checkpoint.resume == "auto":
+            self._rollbacks.follow(self._coordinator)
         begin = resume_point(recipe, self._coordinator.newest)
         if recipe.checkpoint.resume != "auto":  # what the user goes back on steps aside, or a later start would find it
+            self._rollbacks.begin_at(begin)
             self._coordinator.rewind(begin.step if begin else -1)
         check_files(recipe, begin)
         self._go_to(begin)
@@ -134,6 +140,12 @@ class Supervisor:
         while True:
             try:
                 return self._one(lost, tracker, losses.left_out)
+            except GoBack as error:
+                back = error.rollback
+                self._rollbacks.go_back(back, self._coordinator, tracker, self._recipe.recovery.rollback)
+                begin = None if begin is not None and begin.step >= back.first else begin
+                copy, lost = self._newest_copy(), None
+                copy = copy if copy is not None and copy.step < back.first else None
             except RunFailed as error:
                 waits = self._recipe.recovery.wait_for_nodes > 0 or self._recipe.recovery.elastic
                 if not reached.private and (ended_servers() or (error.kind == "node" and not waits)):
@@ -143,17 +155,22 @@ class Supervisor:
                 log.warning("attempt %d has ended: %s", self.attempt, error)
             self._session = None
             gc.collect()  # what the failed attempt held in the object store
-            self._tell_end(tracker, lost.ending)
+            if lost is not None:
+                self._tell_end(tracker, lost.ending)
             self.attempt += 1
             configure(self._run_dir / "logs" / "driver.log", attempt=self.attempt, terminal=True)
             self._coordinator = self._new_coordinator()
             self._coordinator.abandon_staging()
-            another_ray = reached.private and (lost.ending.kind == "node" or bool(ended_servers()))
+            of_a_node = lost is not None and lost.ending.kind == "node"
+            another_ray = reached.private and (of_a_node or bool(ended_servers()))
             if another_ray and self._mirror is not None:
                 self._mirror.forget()
                 copy = None
             self._go_to(copy or self._newest_since(begin))
-            log.warning("restart %d of %d, from %s", self._restarts.used, self._restarts.most, self._whence)
+            if lost is None:
+                log.warning("the run goes on from %s", self._whence)
+            else:
+                log.warning("restart %d of %d, from %s", self._restarts.used, self._restarts.most, self._whence)
             tracker.go_on(self.attempt, self._begun if self._found else None)
             self._tell_start(tracker)
             if another_ray:
@@ -295,7 +312,8 @@ class Supervisor:
         self._found, self._progress = found, Progress(total_steps=0)
         if found is not None:
             self._progress.restore(found.progress)
-        else:
+        self._progress.rollbacks = self._rollbacks.made
+        if found is None:
             for former in ("init", FAILED_STEPS):  # of another recipe, or half written
                 shutil.rmtree(self._run_dir / former, ignore_errors=True)
 

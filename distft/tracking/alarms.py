@@ -125,7 +125,8 @@ def of_spike(spike: Spike) -> Alarm:
         spike.name,
         spike.said,
         "look at the batch in failed_steps/ (distft replay RUN STEP runs it again) for rows unlike the others; if it "
-        "does not pass by itself, a lower optimizer.learning_rate or max_grad_norm",
+        "does not pass by itself, a lower optimizer.learning_rate or max_grad_norm, or recovery.rollback=2, which goes "
+        "back before it and passes over its rows",
     )
 
 

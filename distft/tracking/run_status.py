@@ -196,7 +196,7 @@ def _attempts(events: Sequence[Mapping[str, Any]]) -> tuple[Attempt, ...]:
             continue
         if name == "start":
             found[attempt] = Attempt(attempt, number(moment))
-        elif attempt in found and name in ("done", "stop", "failure"):
+        elif attempt in found and name in ("done", "stop", "failure", "rollback"):
             cause = str(event.get("cause") or "").splitlines()
             found[attempt] = replace(
                 found[attempt], ended=number(moment), how=str(name), cause=cause[0] if cause else ""

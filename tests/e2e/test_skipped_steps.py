@@ -84,7 +84,7 @@ def test_a_run_that_is_killed_leaves_out_and_ends_as_the_undisturbed_one(start: 
         undisturbed.output
     )
     assert f"distft replay {undisturbed.folder} 4 runs it again" in undisturbed.output
-    assert exit_record(undisturbed.folder)["class"] == "exception"
+    assert exit_record(undisturbed.folder)["class"] == "diverged"
     assert not events(undisturbed.folder, "restart")
     assert checkpoints(undisturbed.folder) == [2]
     kept = sorted(path.name for path in (undisturbed.folder / "failed_steps").iterdir())

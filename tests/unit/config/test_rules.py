@@ -27,6 +27,12 @@ BROKEN = [
      ["recovery.elastic", "has no effect", "recovery.max_restarts=3"]),
     ("sft", ["checkpoint.memory_every=1", "recovery.max_restarts=0"],
      ["checkpoint.memory_every", "has no effect", "recovery.max_restarts=3"]),
+    ("ppo", ["recovery.rollback=1", "rollout.overlap=1", "rollout.engine=vllm"],
+     ["recovery.rollback", "sampled ahead", "rollout.overlap=0"]),
+    ("sft", ["recovery.rollback=1", "checkpoint.every=4", "checkpoint.keep=5"],
+     ["checkpoint.keep", "5 of every 4 steps are too few", "20 steps may pass", "checkpoint.keep=6"]),
+    ("sft", ["recovery.rollback=1", "recovery.max_skipped_steps=99", "checkpoint.every=2"],
+     ["checkpoint.keep", "3 of every 2 steps", "100 steps may pass", "checkpoint.keep=51"]),
     # which models
     ("sft", ["models.reward.path=x"], ["models.reward", "sft has no reward model", "takes: policy"]),
     ("dpo", ["models.value.path=x"], ["models.value", "dpo has no value model", "policy, reference"]),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 from distft.controller.progress import Best, Progress
+from distft.controller.rollback import Rollback
 
 
 def test_a_restored_progress_goes_on_where_it_was() -> None:
@@ -24,6 +25,24 @@ def test_a_restored_progress_goes_on_where_it_was() -> None:
         again.finish(position=8 * step, num_tokens=100, optimizer_steps=4)
     assert seen == [1, 2, 3, 4, 5]
     assert (again.position, again.num_tokens, again.optimizer_steps) == (40, 500, 20)
+
+
+def test_positions_behind_the_last_steps_are_known() -> None:
+    progress = Progress(total_steps=99)
+    for step in range(1, 41):
+        progress.finish(position=8 * step, num_tokens=1, optimizer_steps=1)
+    assert [progress.position_behind(step) for step in (40, 39, 8)] == [(40, 320), (39, 312), (8, 64)]
+    assert progress.position_behind(3) == (8, 64), "32 steps back at most"
+    assert Progress(total_steps=9).position_behind(0) == (0, 0)
+    progress.rollbacks = (Rollback(3, 5, 16, 40, "policy", "the loss jumped"),)
+    again = Progress(total_steps=99)
+    again.restore(json.loads(json.dumps(progress.state())))
+    assert again == progress
+    old = progress.state()
+    del old["rollbacks"], old["behind"]
+    again = Progress(total_steps=99)
+    again.restore(old)
+    assert (again.rollbacks, again.position_behind(12)) == ((), (40, 320))
 
 
 def test_the_number_of_steps_is_the_recipes() -> None:

@@ -70,6 +70,32 @@ def test_the_position_after_some_steps(num_units: int, batch: int, steps: int, l
     assert visits.position_after(steps - half, visits.position_after(half)) == visits.position_after(steps)
 
 
+@pytest.mark.parametrize(("train", "left_out", "expected"), [
+    ({"steps": 3}, {4: 12}, [(0, 4), (12, 4), (16, 4)]),
+    ({"steps": 3}, {0: 4, 8: 10}, [(4, 4), (10, 4), (14, 4)]),
+    ({"steps": 3}, {4: 8, 8: 12}, [(0, 4), (12, 4), (16, 4)]),  # one right behind the other
+    ({"steps": 2}, {4: 20, 8: 12}, [(0, 4), (20, 4)]),  # the second went back before the first
+    ({"steps": 2}, {2: 6}, [(0, 4), (6, 4)]),  # a checkpoint of another batch size
+    ({"epochs": 2.0}, {4: 12}, [(0, 4), (12, 4), (16, 4)]),  # of ten rows each
+    ({"epochs": 2.0, "last_batch": "smaller"}, {4: 8}, [(0, 4), (8, 2), (10, 4), (14, 4), (18, 2)]),
+    ({"epochs": 2.0, "last_batch": "drop"}, {4: 8}, [(0, 4), (10, 4), (14, 4)]),
+    ({"epochs": 2.0, "last_batch": "fill"}, {4: 8, 12: 16}, [(0, 4), (8, 4), (16, 4)]),
+    ({"epochs": 2.0}, {4: 20}, [(0, 4)]),  # to the end
+])  # fmt: skip
+def test_what_is_left_out_is_passed_over(
+    train: dict[str, Any], left_out: dict[int, int], expected: list[tuple[int, int]]
+) -> None:
+    of = Train(**train, global_batch_size=4)
+    visits, position, taken = Visits.of(of, 10, left_out), 0, []
+    for step in range(len(expected)):
+        assert total_steps(of, 10, step=step, position=position, left_out=left_out) == len(expected)
+        start, count = visits.take(position)
+        taken.append((start, count))
+        position = start + count
+    assert taken == expected
+    assert visits.position_after(len(expected)) == position
+
+
 def test_a_run_that_began_with_another_batch_goes_on_from_where_it_stands() -> None:
     """100 steps of 32, and then 100 of 8."""
     visits = Visits.of(Train(steps=200, global_batch_size=8, last_batch="fill"), 1000)
