@@ -118,6 +118,11 @@ def current_stage() -> str:
     return _stage
 
 
+def is_stage(line: str) -> bool:
+    """Whether a line of a log is a stage."""
+    return " distft.stage: " in line or line.startswith("stage: ")
+
+
 def last_stage(log_path: Path | str) -> str:
     """The last stage in a log, read backwards from its end; "" if none or no such file."""
     try:
@@ -140,7 +145,7 @@ def last_stage(log_path: Path | str) -> str:
 def _last_stage_of(tail: bytes, *, whole: bool) -> str | None:
     lines = tail.decode("utf-8", errors="replace").splitlines()
     for line in reversed(lines if whole else lines[1:]):
-        if " distft.stage: " in line or line.startswith("stage: "):
+        if is_stage(line):
             found = _STAGE_LINE.search(line)
             if found:
                 return found["text"]

@@ -55,6 +55,7 @@ from distft.tracking.display import make_progress
 from distft.tracking.environment import write_environment
 from distft.tracking.exit import Ending
 from distft.tracking.metrics import PLAN, RECIPE
+from distft.tracking.progress import LoggedProgress
 from distft.tracking.tracker import Tracker
 from distft.tracking.wandb_backend import wandb_options
 
@@ -324,7 +325,7 @@ class Supervisor:
 
     def _begin_tracking(self) -> Tracker:
         recipe, environment = self._recipe, write_environment(self._run_dir)
-        shown = make_progress(recipe.name, quiet=self._quiet)
+        shown = LoggedProgress(make_progress(recipe.name, quiet=self._quiet))
         shown.note(f"run folder {self._run_dir}")
         commit = (environment.get("commit") or {}).get("id")
         return Tracker(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ SPEED = "tokens/s"
 _MAX_HEADLINES = 3
 _EVERY_S = 10.0  # between plain lines of steps: all of them stand in metrics.jsonl
 _MAX_HELD_OUT = 6
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -102,23 +104,17 @@ class QuietProgress:
         self.close()
 
 
-class PlainProgress(QuietProgress):
-    """Lines with the time: of the first step, of the last and of one in ten seconds between them; every evaluation and
-    checkpoint; phases only until the first step, while there is nothing else to see.
+class _Lines(QuietProgress):
+    """Lines of the first step, of the last and of one in ten seconds between them; of every evaluation, checkpoint and
+    alarm.
     """
 
-    def __init__(self, name: str, stream: TextIO) -> None:
-        self._name, self._stream = name, stream
+    def __init__(self) -> None:
         self._pace = Pace()
         self._stepped: float | None = None  # when the last line of a step was written
 
-    def phase(self, name: str) -> None:
-        """A line of its own before the first step."""
-        if self._stepped is None:
-            self._write(name)
-
     def step(self, step: int, total: int | None, metrics: Mapping[str, float]) -> None:
-        """``2026-11-27 10:00:00 ppo-tiny: step 3/100  score 0.12  kl 0.01  1,230 tokens/s  2 min left``."""
+        """``step 3/100  score 0.12  kl 0.01  1,230 tokens/s  2 min left``."""
         self._pace.observe(step)
         now = time.monotonic()
         if self._stepped is not None and step != total and now - self._stepped < _EVERY_S:
@@ -140,9 +136,69 @@ class PlainProgress(QuietProgress):
         self._write(text)
 
     def _write(self, text: str) -> None:
+        raise NotImplementedError
+
+
+class PlainProgress(_Lines):
+    """Lines with the time and the run's name: ``2026-11-27 10:00:00 ppo-tiny: step 3/100  ...``; phases only until the
+    first step, while there is nothing else to see."""
+
+    def __init__(self, name: str, stream: TextIO) -> None:
+        super().__init__()
+        self._name, self._stream = name, stream
+
+    def phase(self, name: str) -> None:
+        """A line of its own before the first step."""
+        if self._stepped is None:
+            self._write(name)
+
+    def _write(self, text: str) -> None:
         line = f"{time.strftime('%Y-%m-%d %H:%M:%S')} {self._name}: {text}"
         with contextlib.suppress(OSError, ValueError):  # a pipe that was closed at the other end
             print(line, file=self._stream, flush=True)
+
+
+class LoggedProgress(_Lines):
+    """Shows what another one does, and keeps it in the driver's log, for ``distft logs``."""
+
+    def __init__(self, shown: Progress) -> None:
+        super().__init__()
+        self._shown = shown
+
+    def phase(self, name: str) -> None:
+        """Is a stage in the log already."""
+        self._shown.phase(name)
+
+    def step(self, step: int, total: int | None, metrics: Mapping[str, float]) -> None:
+        """Both, at the pace of each."""
+        self._shown.step(step, total, metrics)
+        super().step(step, total, metrics)
+
+    def held_out(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Both."""
+        self._shown.held_out(step, metrics)
+        self._write(said_held_out(step, metrics))
+
+    def note(self, text: str) -> None:
+        """Both."""
+        self._shown.note(text)
+        self._write(text)
+
+    def alarm(self, text: str) -> None:
+        """Both."""
+        self._shown.alarm(text)
+        self._write(text)
+
+    def watch(self, states: Callable[[], Mapping[str, GroupState]]) -> None:
+        """The one that shows."""
+        self._shown.watch(states)
+
+    def close(self) -> None:
+        """The one that shows."""
+        self._shown.close()
+
+    def _write(self, text: str) -> None:
+        _log.info(text)
 
 
 def headline_values(metrics: Mapping[str, float], at_most: int | None = None) -> dict[str, float]:

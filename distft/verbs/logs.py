@@ -16,6 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--follow", "-f", action="store_true", help="until the run ends; then with its exit status")
     parser.add_argument("--role", help="this role's only, or `driver` (default: the driver and all roles)")
     parser.add_argument("--rank", default="0", help="this rank's, or `all` (default: 0)")
+    parser.add_argument("--stages", action="store_true", help="also what each process sets out to do, line by line")
     parser.add_argument("-n", "--lines", type=int, default=30, help="how many of those that are there (default: 30)")
 
 
@@ -28,7 +29,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError("must be a number or `all`", where=f"--rank {rank}")
     if arguments.lines < 0:
         raise UserError("must be at least 0", where=f"-n {arguments.lines}")
-    selection = Selection(arguments.role, None if rank == "all" else int(rank))
+    selection = Selection(arguments.role, None if rank == "all" else int(rank), arguments.stages)
     run_dir = arguments.run_dir.absolute()
     if arguments.follow:
         return follow_logs(run_dir, selection, arguments.lines)

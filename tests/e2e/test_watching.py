@@ -43,7 +43,10 @@ def test_a_run_is_watched_and_cancelled(start: Start) -> None:
     assert going["step"] >= 3
     assert going["eta_s"] > 0
     assert str(verb.process.pid) in going["owner"]
-    assert "stage: update" in distft("logs", verb.folder, "--role", "driver").stdout
+    assert "stage: update" in distft("logs", verb.folder, "--role", "driver", "--stages").stdout
+    seen = distft("logs", verb.folder).stdout
+    assert "step 1/100000  loss " in seen
+    assert "stage: " not in seen
     following = subprocess.Popen(
         [sys.executable, "-m", "distft.cli", "logs", str(verb.folder), "-f"], stdout=subprocess.PIPE, text=True
     )

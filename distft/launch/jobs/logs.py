@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TextIO
 
 from distft.common.errors import StoppedOnRequest, UserError, nearest
+from distft.common.logging import is_stage
 from distft.launch.jobs.backends import backend_of
 from distft.launch.jobs.known_jobs import known_jobs
 from distft.tracking.jobs import KnownJob, counting, read_jobs
@@ -30,10 +31,12 @@ _ENDED = ("done", "stopped", "failed", "lost")
 
 @dataclass(frozen=True)
 class Selection:
-    """Which processes' logs: the driver and rank 0 of every role, unless said otherwise. ``rank`` None: all."""
+    """Which processes' logs: the driver and rank 0 of every role, unless said otherwise. ``rank`` None: all.
+    ``stages``: also what each process set out to do, which are most lines."""
 
     role: str | None = None
     rank: int | None = 0
+    stages: bool = False
 
     def files(self, run_dir: Path) -> list[Path]:
         """The logs that are there now, by name. Raises UserError for a role or rank that has none among others."""
@@ -47,6 +50,10 @@ class Selection:
             hint = f"did you mean {close}? {hint}" if close and not ranks else hint
             raise UserError("no such process has a log", where=f"{self.role} {self.rank}", hint=hint)
         return chosen
+
+    def wants(self, text: str) -> bool:
+        """Whether a line is to be seen."""
+        return self.stages or not is_stage(text)
 
     def _has(self, role: str, rank: int | None) -> bool:
         right_role = self.role is None or role == self.role
@@ -87,7 +94,8 @@ def follow_logs(
         end = ended.look()
         for path in selection.files(run_dir):
             readers.setdefault(path, _Reader(path))
-        _print(_in_order(line for reader in readers.values() for line in reader.lines()), output)
+        new = [line for reader in readers.values() for line in reader.lines() if selection.wants(line.text)]
+        _print(_in_order(new), output)
         if end is not None:
             return _exit_status(end)
         time.sleep(every_s)
@@ -108,7 +116,7 @@ def last_lines(run_dir: Path, selection: Selection, num_lines: int, sizes: dict[
     files = selection.files(run_dir)
     if not files:
         return _job_lines(run_dir)[-num_lines:] if num_lines else []
-    lines = [line for path in files for line in _tail(path, num_lines, (sizes or {}).get(path))]
+    lines = [line for path in files for line in _tail(path, num_lines, (sizes or {}).get(path), selection)]
     return _in_order(lines)[-num_lines:] if num_lines else []
 
 
@@ -117,7 +125,7 @@ def _job_lines(run_dir: Path) -> list[str]:
     jobs = read_jobs(run_dir)
     outputs = sorted((run_dir / "logs").glob("slurm-*.out"), key=lambda path: path.stat().st_mtime)
     if outputs and (not jobs or jobs[-1].kind == "slurm"):
-        return [line.text for line in _tail(outputs[-1], _JOB_LINES, None)]
+        return [line.text for line in _tail(outputs[-1], _JOB_LINES, None, Selection(stages=True))]
     return backend_of(jobs[-1]).output(jobs[-1]).splitlines() if jobs else []
 
 
@@ -184,19 +192,24 @@ class _Reader:
         return list(_stamped(whole.decode(errors="replace").splitlines(), self)) if found else []
 
 
-def _tail(path: Path, num_lines: int, size: int | None) -> list[_Line]:
-    """The last lines of a log (of its first ``size`` bytes)."""
+def _tail(path: Path, num_lines: int, size: int | None, selection: Selection) -> list[_Line]:
+    """The last wanted lines of a log (of its first ``size`` bytes)."""
+    kept: list[str] = []
     try:
         with open(path, "rb") as file:
-            end = start = size if size is not None else path.stat().st_size
-            block = b""
-            while start > 0 and block.count(b"\n") <= num_lines:
-                start = max(0, start - _BLOCK)
+            start = size if size is not None else path.stat().st_size
+            rest = b""  # of a line that begins before what was read
+            while start > 0 and len(kept) < num_lines:
+                end, start = start, max(0, start - _BLOCK)
                 file.seek(start)
-                block = file.read(end - start)
+                block = file.read(end - start) + rest
+                rest, newline, whole = block.partition(b"\n") if start else (b"", b"", block)
+                if start and not newline:
+                    rest = block
+                kept = [*filter(selection.wants, whole.decode(errors="replace").splitlines()), *kept]
     except OSError:
         return []
-    return list(_stamped(block.decode(errors="replace").splitlines()[-num_lines:] if num_lines else [], _Reader(path)))
+    return list(_stamped(kept[-num_lines:] if num_lines else [], _Reader(path)))
 
 
 def _stamped(lines: Iterable[str], reader: _Reader) -> Iterator[_Line]:

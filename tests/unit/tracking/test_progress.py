@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import re
 import time
 
@@ -9,6 +10,7 @@ import pytest
 from distft.tracking.display import make_progress
 from distft.tracking.live_view import LiveProgress
 from distft.tracking.progress import (
+    LoggedProgress,
     PlainProgress,
     QuietProgress,
     duration,
@@ -47,6 +49,18 @@ def test_quiet_writes_nothing(capsys: pytest.CaptureFixture[str]) -> None:
         progress.phase("rollout")
         progress.step(1, 3, {"loss": 1.0})
     assert capsys.readouterr() == ("", "")
+
+
+def test_what_is_shown_is_kept_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    out = io.StringIO()
+    with caplog.at_level(logging.INFO), LoggedProgress(PlainProgress("a", out)) as progress:
+        progress.phase("loading data")
+        progress.step(1, 3, {"loss": 1.0})
+        progress.held_out(1, {"loss": 2.0})
+        progress.alarm("alarm at step 1: planted")
+    told = [line.partition(" a: ")[2] for line in out.getvalue().splitlines()]
+    assert told == ["loading data", "step 1/3  loss 1", "held out after step 1: loss 2", "alarm at step 1: planted"]
+    assert caplog.messages == told[1:], "phases are stages of the log"
 
 
 STAMP = re.compile(r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ")

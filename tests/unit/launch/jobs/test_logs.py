@@ -71,6 +71,15 @@ def test_a_long_log_is_read_from_its_end(run_dir: Path, monkeypatch: pytest.Monk
     assert told(last_lines(run_dir, Selection("driver"), 3)) == ["number 497", "number 498", "number 499"]
 
 
+def test_stages_are_left_out_unless_asked_for(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many there are after the last line that is shown."""
+    monkeypatch.setattr(logs, "_BLOCK", 100)
+    stages = "".join(line(n, "").replace(" distft: ", f" distft.stage: stage: {n}") for n in range(30))
+    (run_dir / "logs" / "driver.log").write_text(line(1, "one") + stages + line(40, "two") + stages)
+    assert told(last_lines(run_dir, Selection("driver"), 5)) == ["one", "two"]
+    assert len(last_lines(run_dir, Selection("driver", stages=True), 5)) == 5
+
+
 def test_of_a_job_that_did_not_get_so_far_its_own_output(run_dir: Path) -> None:
     for log in (run_dir / "logs").iterdir():
         log.unlink()
