@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from distft.common.errors import UserError
 from distft.config.eval_stage import OF_ANSWERS
 from distft.data.formats import prompt_of
+from distft.data.wanted import wanted_answer
 from distft.launch.judged_rows import JudgedRows
 from distft.launch.judging import Judging
 
 
 def writes_answers(rows: JudgedRows, judging: Judging) -> bool:
     """Whether a model answers the rows: not where answers are told apart, unless something is named that reads its own.
-    Raises UserError where something is, and a row has no prompt."""
+    Raises UserError where something is, and a row has no prompt, or no answer to tell right ones by."""
     if not judging.answers:
         return False
     reading = next((f"--{key} {value}" for key, value in asked_of_answers(judging).items()), None)
@@ -23,6 +24,11 @@ def writes_answers(rows: JudgedRows, judging: Judging) -> bool:
     if silent is not None and reading is not None:
         hint = f"--data PATH of rows with prompts, or leave {reading.split()[0]} out"
         raise UserError("has no prompt to answer", where=f"{reading}, {silent.where}", hint=hint)
+    unanswered = next((example for example in rows.examples if wanted_answer(example) is None), None)
+    if judging.criterion is not None and unanswered is not None:
+        hint = "--rows answers, or --data PATH of rows with answers, gives them; or leave --correct out"
+        where = f"--correct {judging.criterion.name}, {unanswered.where}"
+        raise UserError("has no answer to compare with", where=where, hint=hint)
     return silent is None
 
 

@@ -174,6 +174,10 @@ def test_a_recipe_is_judged_by_its_test_rows(speaker: str, distft: Typed, tmp_pa
         (("--data", "builtin:dialogues", "--reward", "MODEL"), "has no scalar head: it is not a reward model"),
         (("--data", "builtin:dialogues", "--no-answer"), "did you mean --no-answers?"),
         (("--data", "builtin:dialogues", "--correct", "exat"), "is no way to tell right answers"),
+        (
+            ("--data", "builtin:dialogues", "--rows", "prompts", "--correct", "exact", "max_new_tokens=2"),
+            "has no answer",
+        ),
         (("--data", "nowhere.jsonl", "--correct", "nomod:f"), "--correct nomod:f: there is no module nomod"),
         (("--data", "nowhere.jsonl", "--correct", "tests.harness.rules:f"), "--correct tests.harness.rules:f: "),
         (("--data", "builtin:dialogues", "--shots", "one"), "for example --shots 0,1,4"),
