@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import select
 import sys
@@ -23,15 +24,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a verb and returns its exit status: 0 done, 1 a failed run or a defect, 2 wrong input, 3 the machine
     falls short, 75 stopped on request, 130 interrupted from the keyboard, 141 nobody read the output to its end.
     """
+    words = sys.argv[1:] if arguments is None else arguments
     try:
         try:
-            status = _run(sys.argv[1:] if arguments is None else arguments)
+            status = _run(words)
         finally:
             sys.stdout.flush()
     except SystemExit as end:  # --help, --version
         return int(end.code or 0)
     except DistftError as error:
-        return _told(error)
+        return _told(error, as_json="--json" in words)
     except KeyboardInterrupt:
         print("distft: interrupted", file=sys.stderr)
         return INTERRUPTED
@@ -58,8 +60,12 @@ def _run(arguments: Sequence[str]) -> int:
     return status or 0
 
 
-def _told(error: DistftError) -> int:
+def _told(error: DistftError, *, as_json: bool = False) -> int:
+    """To people on standard error; ``as_json``: to a script on standard output, too."""
     print(f"distft: {error}", file=sys.stderr)
+    if as_json:
+        said = {"error": str(error), "kind": type(error).__name__, "exit_status": error.exit_status}
+        print(json.dumps(said), flush=True)
     return error.exit_status
 
 

@@ -59,6 +59,7 @@ class RunFailed(DistftError):
         self.cause, self.role, self.rank, self.node = cause, role, rank, node
         self.stage, self.log, self.kind, self.would_repeat = stage, log, kind, would_repeat
         self.raised = time.monotonic()
+        self.hint = ""  # what to do next, where it is known
 
     def __reduce__(self) -> tuple[object, ...]:
         return (_rebuild_run_failed, (self.cause, self._fields()))
@@ -80,6 +81,8 @@ class RunFailed(DistftError):
             lines.append(f"  last stage: {self.stage}")
         if self.log:
             lines.append(f"  log: {self.log}")
+        if self.hint:
+            lines.append(f"  {self.hint}")
         return harmless("\n".join(lines))
 
 

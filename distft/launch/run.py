@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from distft.checkpoint.layout import checkpoints_folder, published
 from distft.checkpoint.lease import Lease, acquire
-from distft.common.errors import DistftError
+from distft.common.errors import DistftError, RunFailed
 from distft.common.logging import configure
 from distft.config.recipe import Recipe
 from distft.controller.evaluating import read_table, said_rows
@@ -95,6 +96,8 @@ def run(prepared: Prepared, *, quiet: bool = False) -> Outcome:
                 if isinstance(error, Exception):  # one that wants to be gone at once is not kept for a page
                     report_in_passing(run_dir)
                     supervisor.keep_report(run_dir / REPORT)
+            if isinstance(error, RunFailed):
+                error.hint = _going_on(run_dir, error)
             if not isinstance(error, DistftError):
                 error.add_note(f"the traceback is in {driver_log}")
             raise
@@ -102,6 +105,13 @@ def run(prepared: Prepared, *, quiet: bool = False) -> Outcome:
         report_in_passing(run_dir)
         supervisor.keep_report(run_dir / REPORT)
     return Outcome(recipe.name, run_dir, table)
+
+
+def _going_on(run_dir: Path, error: RunFailed) -> str:
+    saved = published(checkpoints_folder(run_dir))
+    when = "once that is mended, " if error.would_repeat else ""
+    where = f"goes on from the checkpoint of step {saved[0][0]}" if saved else "begins anew: there is no checkpoint yet"
+    return f"{when}the same command {where}"
 
 
 def _still_ours(lease: Lease) -> bool:

@@ -99,7 +99,9 @@ def _state(status: RunStatus) -> str:
         return "The run ended without a word (killed?): this is what it had written by then."
     if status.state in ("failed", "stopped"):
         of = f" of {status.total_steps:,}" if status.total_steps else ""
-        return f"The run did not finish: it {status.state} after step {status.step:,}{of}."
+        saved = status.checkpoint
+        on = f" The same command goes on from the checkpoint of step {saved.step:,}." if saved else ""
+        return f"The run did not finish: it {status.state} after step {status.step:,}{of}.{on}"
     return ""
 
 

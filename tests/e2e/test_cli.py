@@ -138,6 +138,14 @@ def test_mistakes_about_recipes(words: str, said: str, capsys: pytest.CaptureFix
     assert said in capsys.readouterr().err
 
 
+def test_with_json_an_error_is_json_too(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["status", "nothing", "--json"]) == 2
+    told = capsys.readouterr()
+    assert told.err.startswith("distft: ")
+    said = json.loads(told.out)
+    assert (f"distft: {said['error']}\n", said["kind"], said["exit_status"]) == (told.err, "UserError", 2)
+
+
 def test_a_plan_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", "sft-tiny", "--json"]) == 0
     plan = Plan.model_validate_json(capsys.readouterr().out)

@@ -53,6 +53,9 @@ def assert_ends_because_of(verb: Verb, since: float, role: str, rank: int) -> No
     node = os.uname().nodename
     assert f"distft: {role} rank {rank} on {node}: its process died" in verb.output
     assert f"log: {log}" in verb.output
+    saved = checkpoints(verb.folder)
+    on = f"goes on from the checkpoint of step {max(saved)}\n" if saved else "begins anew: there is no checkpoint yet\n"
+    assert f"  the same command {on}" in verb.output
     assert "Traceback" not in verb.output
     ended = exit_record(verb.folder)
     assert (ended["class"], ended["exit_status"]) == ("death", 1)

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from distft.checkpoint.lease import acquire
+from distft.checkpoint.manifest import Manifest
+from distft.checkpoint.role_layout import RoleLayout
 from distft.common.errors import RunFailed, UserError
 from distft.report.run_data import read_run
 from distft.tracking.exit import Ending
@@ -48,6 +50,15 @@ def test_a_run_that_goes_on(make_run: MakeRun) -> None:
 def test_a_failed_one(make_run: MakeRun) -> None:
     failed = Ending.of(RunFailed("out of memory", role="policy", rank=1, node="n1"))
     assert "did not finish: it failed after step 5" in read_run(make_run(ending=failed)).notes[0]
+
+
+def test_where_a_failed_one_goes_on(make_run: MakeRun) -> None:
+    run_dir = make_run(ending=Ending.of(RunFailed("killed", role="policy", rank=1, node="n1")))
+    assert "goes on" not in read_run(run_dir).notes[0]
+    folder = run_dir / "checkpoints" / "step_00000004"
+    folder.mkdir(parents=True)
+    Manifest(4, (), {"policy": RoleLayout(2, 3)}, "f", "o", 1, 1.0).write(folder)
+    assert read_run(run_dir).notes[0].endswith("The same command goes on from the checkpoint of step 4.")
 
 
 def test_a_run_that_never_stepped(make_run: MakeRun) -> None:
