@@ -67,7 +67,7 @@ class _Shown:
     def _head(self, options: ConsoleOptions) -> Table:
         """One line: where there is little room the bar is short, and then the phase is cut."""
         name, phase = Text(self.name, style="bold"), Text(self.phase)
-        step = Text(f"{self.step:,}/{self.total:,}" if self.total else f"{self.step:,}")
+        step = Text(f"{self.step:,}/{self.total:,}" if self.total else f"{self.step:,}" if self.step else "")
         left = Text("" if self.left is None else f"{duration(self.left)} left")
         texts = [text for text in (name, phase, step, left) if text]
         room = options.max_width - sum(_GAP + text.cell_len for text in texts)
