@@ -83,6 +83,11 @@ class Engine(Section):
     persistence_threshold: int = Field(
         default=100_000, ge=0, description="parameters with fewer elements stay whole on every rank (stage 3)"
     )
+    hpz_partition_size: int = Field(
+        default=1, ge=1, le=1024, description="so many neighbouring ranks, all on one node, hold all parameters a "
+        "second time between them (stage 3): gathered over all ranks once a step, then within the node (hpZ of ZeRO++, "
+        "Wang et al. 2023); 1: no second time"
+    )  # fmt: skip
 
     def on(self, num_ranks: int) -> Engine:
         """What a group of so many ranks runs: one rank has nothing to share, and is spared what sharding costs.
@@ -90,8 +95,8 @@ class Engine(Section):
         Stage 0 computes and holds there what any stage would. Offload needs the stage that it is part of.
         """
         if num_ranks > 1 or "cpu" in (self.offload_parameters, self.offload_optimizer):
-            return self
-        return self.model_copy(update={"zero_stage": 0})
+            return self if num_ranks > 1 else self.model_copy(update={"hpz_partition_size": 1})
+        return self.model_copy(update={"zero_stage": 0, "hpz_partition_size": 1})
 
 
 class Quantization(Section):

@@ -47,6 +47,7 @@ from distft.engine.layer_norms import LayerNorms
 from distft.engine.optimizer import build_optimizer, set_rate, tell_layout
 from distft.engine.process_group import accelerator
 from distft.engine.replicated import ReplicatedStep
+from distft.engine.secondary import drop_second_shards, forget_neighbours
 from distft.engine.settings import deepspeed_settings
 from distft.engine.shards import Shard
 from distft.engine.states import load_states, require_finite, states_now
@@ -149,6 +150,7 @@ class Engine:
                 yield
             return
         settings = deepspeed_settings(config, dtype, max_grad_norm=0.0, trained=True)
+        forget_neighbours()
         kept = HfDeepSpeedConfig(settings)  # type: ignore[no-untyped-call]
         try:
             with process_group.failing_together():
@@ -276,7 +278,9 @@ class Engine:
         return copied
 
     def sleep(self, parts: Collection[DevicePart] = BOTH) -> int:
-        """As ``offload``, on any device."""
+        """As ``offload``, on any device; second shards (``engine.secondary``) go to no host."""
+        if "weights" in parts:
+            drop_second_shards(self.module)
         return self._asleep.sleep(held_tensors(self.module, self._engine.optimizer if self.trained else None), parts)
 
     def reload(self, parts: Collection[DevicePart] = BOTH) -> int:

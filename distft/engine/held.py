@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from distft.engine.asleep import Fate
+from distft.engine.secondary import second_shards
 from distft.models.quantization import constants_of
 
 
@@ -42,6 +43,8 @@ def bytes_now(module: nn.Module, optimizer: Any = None) -> dict[str, int]:
     parameters = list(module.parameters())
     shards = (getattr(parameter, "ds_tensor", None) for parameter in parameters)
     found = {"parameters": count(p.data for p in parameters) + count(shards)}
+    if second := count(parameter.ds_secondary_tensor for parameter in second_shards(module)):
+        found["second shards"] = second
     if constants := count(tensor for parameter in parameters for tensor in constants_of(parameter)):
         found["quantization constants"] = constants
     if optimizer is None:

@@ -62,6 +62,8 @@ def _zero(engine: EngineConfig, *, trained: bool) -> dict[str, Any]:
         zero["memory_efficient_linear"] = accelerator().type != "cpu"
         zero["stage3_prefetch_bucket_size"] = engine.reduce_bucket_size
         zero["stage3_max_reuse_distance"] = 0 if not trained else 1_000_000_000
+        if engine.hpz_partition_size > 1:
+            zero["zero_hpz_partition_size"] = engine.hpz_partition_size
         if engine.offload_parameters == "cpu":
             zero["offload_param"] = {"device": "cpu", "pin_memory": accelerator().type == "cuda"}
     if trained and engine.offload_optimizer == "cpu":

@@ -13,6 +13,7 @@ from unittest.mock import patch
 import numpy as np
 import torch
 import torch.nn.functional as F
+from deepspeed.runtime.zero import partition_parameters
 from transformers import AutoModelForCausalLM
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 
@@ -29,6 +30,7 @@ from distft.engine import host_copy, process_group, whole_weights
 from distft.engine.diverged import NonFiniteGradients
 from distft.engine.engine import Engine, writable
 from distft.engine.layer_groups import layer_groups
+from distft.engine.secondary import drop_second_shards
 from distft.engine.shaping import Shaping, shaping_of
 from distft.engine.shards import shard_file
 from distft.engine.whole_weights import take_weights, write_weights
@@ -514,3 +516,61 @@ def save_what_is_no_number(rank: int, world: int, setup: Setup, folder: str, val
     told = save_share(engine, "policy", rank, whole / "waited")
     saves.begin(engine, "policy", rank, whole / "behind")
     return [told, list(saves.result().files)]
+
+
+def gathered(rank: int, world: int, setup: Setup, step: Any) -> dict[str, Any]:
+    """Over which ranks parameters are gathered in the first pass, in later ones, and in the first after a step; bytes
+    of the shards meanwhile."""
+    engine, asked = setup.build(), list[Any]()
+    real = partition_parameters._dist_allgather_fn
+
+    def looked_at(shard: torch.Tensor, whole: torch.Tensor, group: Any = None) -> Any:
+        asked.append(torch.distributed.get_process_group_ranks(group or torch.distributed.group.WORLD))
+        return real(shard, whole, group)
+
+    def seen() -> list[list[int]]:
+        found = [list(one) for one in sorted({tuple(one) for one in asked})]
+        asked.clear()
+        return found
+
+    def read() -> list[list[int]]:
+        with torch.no_grad():
+            micro_loss(engine, [1], LENGTH - 1)
+        return seen()
+
+    drop_second_shards(engine.module)  # those that loading left
+    with patch.object(partition_parameters, "_dist_allgather_fn", looked_at):
+        found: dict[str, Any] = {"first": read()}
+        engine.backward(micro_loss(engine, [1], LENGTH - 1))
+        found["later"] = seen()
+        held = engine.held().bytes
+        found |= {"parameters": held["parameters"], "second shards": held.get("second shards", 0)}
+        engine.step(RATE)
+        asked.clear()
+        found["after the step"] = read()
+    engine.sleep()
+    return found | {"asleep": engine.held().bytes.get("second shards", 0)}
+
+
+def renewed(rank: int, world: int, setup: Setup, folder: str) -> tuple[float, float, float]:
+    """The loss of a frozen model, that once it has taken over other weights, and that of a fresh one that has."""
+
+    def changed() -> Engine:
+        other = setup.build()
+        for parameter in other.module.parameters():
+            with writable(parameter) as values:
+                values.mul_(1.5)
+        return other
+
+    def loss(engine: Engine) -> float:
+        with torch.no_grad():
+            return float(micro_loss(engine, [1], LENGTH - 1))
+
+    other = changed()
+    write_weights(other, Path(folder))
+    theirs = loss(other)
+    engine = setup.build()
+    loss(engine)
+    before = loss(engine)
+    take_weights(engine, Path(folder))
+    return before, loss(engine), theirs

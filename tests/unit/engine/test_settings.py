@@ -37,6 +37,13 @@ def test_a_frozen_role_is_sharded_at_stage_3_or_not_at_all() -> None:
     assert "gradient_clipping" not in settings(trained=False)
 
 
+def test_second_shards_are_asked_for_where_parameters_are_sharded() -> None:
+    for trained in (True, False):
+        assert settings(trained, hpz_partition_size=4)["zero_optimization"]["zero_hpz_partition_size"] == 4
+        assert "zero_hpz_partition_size" not in settings(trained)["zero_optimization"]
+    assert Engine(hpz_partition_size=4).on(1).hpz_partition_size == 1
+
+
 def test_offload_where_the_stage_has_none_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="stage 3 only"):
         settings(zero_stage=2, offload_parameters="cpu")
