@@ -182,9 +182,23 @@ def _precision_and_engine(recipe: Recipe) -> Iterator[Problem]:
             yield Problem.at(
                 f"{at}.engine.offload_parameters", f"needs zero_stage 3, not {engine.zero_stage}", "zero_stage: 3"
             )
+        if engine.hpz_partition_size > 1:
+            yield from _second_shards(at, model)
         if engine.offload_optimizer == "cpu" and engine.zero_stage == 0:
             yield Problem.at(f"{at}.engine.offload_optimizer", "needs sharded optimizer state", "zero_stage: 1, 2 or 3")
         yield from _trained(recipe, role, model) if role in trained else _frozen(at, model)
+
+
+def _second_shards(at: str, model: Model) -> Iterator[Problem]:
+    key, engine = f"{at}.engine.hpz_partition_size", model.engine
+    if engine.zero_stage != 3:
+        yield Problem.at(key, f"needs sharded parameters, and zero_stage is {engine.zero_stage}", "zero_stage: 3, or 1")
+    elif engine.offload_parameters == "cpu":
+        what = "keeps parameters near each other's devices, and offload_parameters has them wait in host memory"
+        yield Problem.at(key, what, f"1, or {at}.engine.offload_parameters: none")
+    elif model.quantization is not None:
+        what = "has not been tried with a quantized base, whose shards are of packed bytes"
+        yield Problem.at(key, what, f"1, or {at}.quantization: null")
 
 
 def _trained(recipe: Recipe, role: str, model: Model) -> Iterator[Problem]:

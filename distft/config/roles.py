@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from distft.config.data import PAIRED
 from distft.config.method import Phase, Work
@@ -290,10 +290,13 @@ def _frozen(engine: Engine) -> Engine:
 
 
 def _engine(base: Engine, own: Engine) -> Engine:
-    """``own`` over ``base``, without those of ``base``'s offloads that the stage rules out."""
-    merged = _over(base, own)
-    ruled_out = ["offload_parameters"] * (merged.zero_stage != 3) + ["offload_optimizer"] * (merged.zero_stage == 0)
-    return merged.model_copy(update={name: "none" for name in ruled_out if name not in own.model_fields_set})
+    """``own`` over ``base``, without those of ``base``'s offloads and second shards that the stage rules out."""
+    merged, ruled_out = _over(base, own), dict[str, Any]()
+    if merged.zero_stage != 3:
+        ruled_out |= {"offload_parameters": "none", "hpz_partition_size": 1}
+    if merged.zero_stage == 0:
+        ruled_out["offload_optimizer"] = "none"
+    return merged.model_copy(update={key: no for key, no in ruled_out.items() if key not in own.model_fields_set})
 
 
 def _over(base: _Section, own: _Section) -> _Section:

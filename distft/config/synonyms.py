@@ -52,6 +52,8 @@ SYNONYMS: Final = {
     "lr_scheduler_type": "optimizer.schedule",
     "optim": "optimizer.name",
     "deepspeed": "models.policy.engine",
+    "zero_hpz_partition_size": "models.policy.engine.hpz_partition_size",
+    "mics_shard_size": "models.policy.engine.hpz_partition_size",
     "num_gpus": "placement.policy.ranks",
     "report_to": "tracking.wandb.mode",
     "train_dataset": "data.train",

@@ -135,6 +135,8 @@ def state_items(sizes: ModelSizes, engine: Engine, compute: Compute, ranks: int)
     items = [Item("parameters", parameters, place=home)]
     if stage == 3 and ranks > 1:
         items.append(Item("small parameters kept whole", sizes.small(engine.persistence_threshold, size)))
+        if engine.hpz_partition_size > 1:
+            items.append(Item("second shards", sizes.stored(size, engine.hpz_partition_size)))
     if held := held_beside(sizes, compute):
         items.append(Item("held beside adapters", held))
     if sizes.constants:

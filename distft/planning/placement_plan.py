@@ -122,16 +122,27 @@ def nodes_of(spans: Sequence[Span]) -> int:
 
 def arrangements(recipe: Recipe, hardware: Hardware, *, fewer: bool = True) -> list[Arrangement]:
     """What may be tried, the plainest first; see ``_tried``. Raises UserError where none has as many ranks as share
-    the rows of a role, or a multiple of that."""
+    the rows of a role, or hold its parameters a second time, or a multiple of that."""
     found = _tried(recipe, hardware, fewer=fewer)
-    shared = {role: model_of(recipe, role).engine.sequence_parallel for role in roles(recipe)}
-    whole = [one for one in found if not any(one.ranks_of(role) % by for role, by in shared.items())]
+    together = [
+        (role, key, getattr(model_of(recipe, role).engine, key), does)
+        for key, does in (("sequence_parallel", "share rows"), ("hpz_partition_size", "hold all parameters"))
+        for role in roles(recipe)
+    ]
+
+    def against(one: Arrangement) -> Iterator[tuple[str, str, int, str]]:
+        """Of a single rank nothing is sharded, so there is nothing to hold a second time."""
+        for role, key, by, does in together:
+            if one.ranks_of(role) % by and not (key == "hpz_partition_size" and one.ranks_of(role) == 1):
+                yield role, key, by, does
+
+    whole = [one for one in found if not any(against(one))]
     if whole:
         return whole
-    role, by = next((role, by) for role, by in shared.items() if found[0].ranks_of(role) % by)
+    role, key, by, does = next(against(found[0]))
     raise UserError(
-        f"{by} ranks share rows, and the {role} has {found[0].ranks_of(role)}",
-        where=f"models.{role}.engine.sequence_parallel", hint=f"placement.{role}.ranks={by}, or a multiple of it",
+        f"{by} ranks {does}, and the {role} has {found[0].ranks_of(role)}",
+        where=f"models.{role}.engine.{key}", hint=f"placement.{role}.ranks={by}, or a multiple of it",
     )  # fmt: skip
 
 

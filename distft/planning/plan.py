@@ -50,6 +50,7 @@ from distft.planning.rates import Rates
 from distft.planning.remedies import Remedy, Tried, remedies
 from distft.planning.residency import Turn, said
 from distft.planning.routing import require_experts
+from distft.planning.second_shards import require_on_a_node
 from distft.planning.sharing import slot_share, threads
 from distft.planning.smallest import Smallest, smallest_that_fits
 
@@ -190,6 +191,7 @@ def make_plan(
     require_experts(recipe, sizes)
     recipe, why = settled(recipe, hardware, sizes, vllm)
     layout = best_layout(recipe, hardware, book)
+    require_on_a_node(recipe, layout.arrangement, layout.spans)
     plan = _written_out(recipe, cluster, machine, layout)
     plan = plan.model_copy(update={"generation": _generation(recipe, why, layout, Roles(recipe, book))})
     if all(not memory.unknown for memory in layout.memory.values()):

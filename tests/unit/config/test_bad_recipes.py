@@ -61,6 +61,13 @@ OVERRIDDEN = [
     ("ppo", ["optimizer.betas=[0.9]"], ["optimizer.betas", "missing", "two"]),
     ("ppo", ["format=true"], ["format", "a whole number, not true", "version"]),
     ("ppo", ["models.policy.engine.zero_stage=true"], ["zero_stage", "a whole number, not true", "sharded"]),
+    # second shards
+    ("sft", ["models.policy.engine={zero_stage: 2, hpz_partition_size: 2}"],
+     ["models.policy.engine.hpz_partition_size", "needs sharded parameters, and zero_stage is 2", "zero_stage: 3"]),
+    ("sft", ["models.policy.engine={hpz_partition_size: 2, offload_parameters: cpu}"],
+     ["models.policy.engine.hpz_partition_size", "wait in host memory", "offload_parameters: none"]),
+    ("sft", ["models.policy.engine.mics_shard_size=2"],
+     ["unknown key mics_shard_size", "here that is models.policy.engine.hpz_partition_size"]),
     # replayed experts
     ("ppo", ["rollout.router_replay=true",
              "models.policy={init: {hidden_size: 64, num_layers: 2, num_heads: 4, vocab_size: 512}}"],
