@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 from typing import Literal
 
@@ -38,21 +39,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--push", metavar="OWNER/NAME",
         help="also upload OUT to this repository of the Hugging Face hub, a new one for you alone where there is none",
     )  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="print where it lies as JSON, and nothing else")
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Writes the folder, and uploads it where that is asked for."""
-    if arguments.push is None:
-        _export(arguments)
-        return
-    from distft.launch.push import push, require_repository
+    if arguments.push is not None:
+        from distft.launch.push import require_repository
 
-    require_repository(arguments.push)
-    _export(arguments)
-    print(f"pushed to {push(arguments.target, arguments.push)}")
+        require_repository(arguments.push)
+    folder, said = _export(arguments)
+    if not arguments.json:
+        print("\n".join([f"exported to {folder}", *([said] if said else [])]))
+    pushed = None
+    if arguments.push is not None:
+        from distft.launch.push import push
+
+        pushed = push(arguments.target, arguments.push)
+        if not arguments.json:
+            print(f"pushed to {pushed}")
+    if arguments.json:
+        print(json.dumps({"folder": str(folder.absolute()), "said": said, "pushed": pushed}))
 
 
-def _export(arguments: argparse.Namespace) -> None:
+def _export(arguments: argparse.Namespace) -> tuple[Path, str]:
+    """The folder, and what was done to the weights; empty where nothing was."""
     from distft.planning.model_folders import is_adapter
 
     source = run_folder(arguments.source)
@@ -64,18 +75,14 @@ def _export(arguments: argparse.Namespace) -> None:
             raise UserError(what, where=f"--quantize {arguments.quantize}", hint="leave it out, or export a run")
         how: Literal["sum", "ties"] = arguments.combine or "sum"
         density = _density(arguments.density, how)
-        made = export_combined(arguments.source, arguments.target, arguments.adapter or (), how, density)
-        print(f"exported to {made}")
-        return
+        return export_combined(arguments.source, arguments.target, arguments.adapter or (), how, density), ""
     for option in ("combine", "density"):
         if getattr(arguments, option) is not None:
             raise UserError("is for --adapter FOLDER", where=f"--{option}", hint="leave it out, or name adapters")
     from distft.launch.export import export
 
     exported = export(source, arguments.target, arguments.quantize)
-    print(f"exported to {exported.folder}")
-    if exported.said:
-        print(exported.said)
+    return exported.folder, exported.said
 
 
 def _density(given: float | None, how: str) -> float:

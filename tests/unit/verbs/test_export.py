@@ -79,6 +79,12 @@ def test_a_sum_by_hand(base: Path, adapters: dict[str, Path]) -> None:
         torch.testing.assert_close(layer(model, name), wanted, rtol=0, atol=1e-6)
 
 
+def test_where_it_lies_as_json(base: Path, adapters: dict[str, Path], distft: Typed, tmp_path: Path) -> None:
+    status, output, error = distft("export", base, tmp_path / "sum", "--adapter", adapters["first"], "--json")
+    assert status == 0, error
+    assert json.loads(output) == {"folder": str(tmp_path / "sum"), "said": "", "pushed": None}
+
+
 @torch.no_grad()
 def test_ties_worked_by_hand(base: Path, adapters: dict[str, Path]) -> None:
     """Of each difference the larger half; of those that have the sign of their sum, the mean of them times weights."""
