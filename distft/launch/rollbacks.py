@@ -31,7 +31,7 @@ def gone_back_where_it_may(session: Session, run_dir: Path) -> Iterator[None]:
     """Ends the attempt by going back, at most ``recovery.rollback`` times in a run, where a spike is confirmed or too
     many batches in a row came out as no number. Where the run has gone back as often already, that ends it."""
     most, used = session.recipe.recovery.rollback, len(session.progress.rollbacks)
-    no_more = f"{used} rollbacks (recovery.rollback) have not ended it"
+    no_more = f"recovery.rollback={most} allows no further rollback"
     try:
         yield
     except GoBack as error:

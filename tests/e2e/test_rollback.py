@@ -85,6 +85,7 @@ def killed(verb: Verb, stage: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_killed_before_in_and_after_each_of_two_rollbacks_it_ends_as_the_undisturbed_one(
     start: Start, tmp_path: Path
 ) -> None:
@@ -100,8 +101,8 @@ def test_killed_before_in_and_after_each_of_two_rollbacks_it_ends_as_the_undistu
     os.kill(verb.process.pid, signal.SIGKILL)
     verb.end()
     verb.assert_nothing_left()
-    (gone,) = (verb.folder / "checkpoints").glob(".superseded-step_00000086-*")
-    gone.rename(verb.folder / "checkpoints" / "step_00000086")
+    for gone in (verb.folder / "checkpoints").glob(".superseded-step_00000086-*"):  # it may have come so far
+        gone.rename(verb.folder / "checkpoints" / "step_00000086")
     assert checkpoints(verb.folder)[-1] == 86
     verb = start(*of_run, folder="disturbed")
     killed(verb, "update Sft from step 84\n")  # the first one behind it
@@ -110,7 +111,8 @@ def test_killed_before_in_and_after_each_of_two_rollbacks_it_ends_as_the_undistu
     killed(verb, "update Sft from step 90\n")
     assert run(start, *of_run, folder="disturbed") == verb.folder
     assert_same(verb.folder, undisturbed)
-    assert [one["step"] for one in events(verb.folder, "resume")] == [84, 84, 84, 84, 90]
+    first, *between, last = (one["step"] for one in events(verb.folder, "resume"))
+    assert (first, {*between}, last) == (86, {84}, 90)
     assert read_rollbacks(verb.folder) == read_rollbacks(undisturbed)
     clean = run(start, *words(tmp_path / "clean.jsonl", (), without=WITHOUT_ALL), folder="clean")
     assert weights(verb.folder) == weights(clean)
@@ -125,7 +127,7 @@ def test_one_spike_more_than_it_may_go_back_for_ends_it_with_the_batch_kept(star
     assert verb.end() == 1, verb.output
     verb.assert_nothing_left()
     kept = verb.folder / "failed_steps" / "step_00000087"
-    assert "is usual; 1 rollbacks (recovery.rollback) have not ended it\n" in verb.output
+    assert "is usual; recovery.rollback=1 allows no further rollback\n" in verb.output
     assert f"its batch is kept in {kept}; distft replay {verb.folder} 87 runs it again" in verb.output
     assert len(load_file(kept / "batch.safetensors")["sample"]) == BATCH
     assert json.loads((verb.folder / "exit.json").read_text())["class"] == "spike"

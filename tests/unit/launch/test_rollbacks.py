@@ -146,7 +146,7 @@ def test_too_many_batches_that_are_no_numbers_send_it_back_while_it_may(tmp_path
     with pytest.raises(RunFailed) as last, gone_back_where_it_may(going(tmp_path, ONE, TWO), tmp_path):
         raise failure
     assert last.value is failure
-    assert str(failure).endswith("2 rollbacks (recovery.rollback) have not ended it")
+    assert str(failure).endswith("recovery.rollback=2 allows no further rollback")
 
 
 def test_a_spike_after_the_last_rollback_ends_the_run(tmp_path: Path) -> None:
@@ -155,7 +155,7 @@ def test_a_spike_after_the_last_rollback_ends_the_run(tmp_path: Path) -> None:
     with pytest.raises(RunFailed) as ended, gone_back_where_it_may(going(tmp_path, ONE, TWO), tmp_path):
         raise GoBack(TWO, 5)
     assert (ended.value.kind, ended.value.role) == ("spike", "value")
-    assert "jumped to 9; 2 is usual; 2 rollbacks (recovery.rollback) have not ended it\n" in str(ended.value)
+    assert "jumped to 9; 2 is usual; recovery.rollback=2 allows no further rollback\n" in str(ended.value)
     assert f"distft replay {tmp_path} 5 runs it again" in str(ended.value)
 
 
