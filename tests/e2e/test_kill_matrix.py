@@ -25,11 +25,12 @@ QUICK = ("recovery.deadline_floor_s=20", "recovery.deadline_factor=4")
 AWAY_S = 30.0  # longer than those calls may take: the driver that was away so long must not blame its ranks
 
 
-def test_ranks_of_dpo(sft: Path, start: Start) -> None:
-    assert_survives(start, dpo(sft), cells({"policy": 1, "reference": 1, "data": 0}, SUPERVISED))
+def test_ranks_and_the_driver_of_dpo(sft: Path, start: Start) -> None:
+    assert_survives(start, dpo(sft), cells({"policy": 1, "reference": 1, "data": 0, DRIVER: 0}, SUPERVISED))
 
 
 PPO_ON = ("placement.reference.ranks=1", "placement.reward.ranks=1")
+GRPO_RANKS = {"policy": 0, "reference": 0, "data": 0}
 PPO_RANKS = {"policy": 1, "value": 1, "reference": 0, "reward": 0, "data": 0}
 
 
@@ -68,11 +69,11 @@ def test_a_rank_dies_after_the_server_that_forked_it(sft: Path, start: Start) ->
     assert weights(verb.folder) == weights(undisturbed.folder)
 
 
-def test_ranks_of_grpo(sft: Path, tmp_path: Path, start: Start) -> None:
+def test_ranks_and_the_driver_of_grpo(sft: Path, tmp_path: Path, start: Start) -> None:
     """The rank that dies here is the one that sends its weights."""
     shutil.copy(rules.__file__, tmp_path)
     words = grouped(sft, kind="grpo", kl_coef=0.04)
-    assert_survives(start, words, cells({"policy": 0, "reference": 0, "data": 0}, SAMPLED))
+    assert_survives(start, words, cells({**GRPO_RANKS, DRIVER: 0}, SAMPLED))
 
 
 def test_frozen_ranks_of_dpo(sft: Path, start: Start) -> None:
@@ -82,6 +83,12 @@ def test_frozen_ranks_of_dpo(sft: Path, start: Start) -> None:
 
 def test_frozen_ranks_of_ppo(sft: Path, start: Start) -> None:
     assert_survives(start, ppo(sft, *PPO_ON, *QUICK), cells(PPO_RANKS, SAMPLED, signal.SIGSTOP))
+
+
+def test_frozen_ranks_of_grpo(sft: Path, tmp_path: Path, start: Start) -> None:
+    shutil.copy(rules.__file__, tmp_path)
+    words = (*grouped(sft, kind="grpo", kl_coef=0.04), *QUICK)
+    assert_survives(start, words, cells(GRPO_RANKS, SAMPLED, signal.SIGSTOP))
 
 
 def test_a_driver_of_ppo_that_was_frozen_goes_on(sft: Path, start: Start) -> None:

@@ -127,4 +127,7 @@ def print_table(killed: Sequence[Cell], took: dict[Cell, float]) -> None:
     for name in dict.fromkeys(str(cell) for cell in killed):
         row = {cell.phase: f"{took[cell]:.1f}" for cell in killed if str(cell) == name}
         print(f"| {name} | " + " | ".join(row.get(phase, "") for phase in phases) + " |")
-    print(f"{len(took)} deaths: median {statistics.median(took.values()):.1f} s, longest {max(took.values()):.1f} s")
+    of_driver = {True: "of the driver", False: "of others"}
+    for is_driver, whose in of_driver.items():
+        if found := [seconds for cell, seconds in took.items() if (cell.name == DRIVER) == is_driver]:
+            print(f"{len(found)} deaths {whose}: median {statistics.median(found):.1f} s, longest {max(found):.1f} s")
