@@ -1,7 +1,10 @@
-"""What training pays where W&B's server cannot be reached: steps of 0.1 s that log as PPO does, W&B disabled, online at
-a port where nobody listens, and online at one that accepts and never answers, in turns, each a process of its own.
+"""What training pays where W&B's server cannot be reached: runs of a recipe with W&B disabled, online at a port where
+nobody listens, and online at one that accepts and never answers, in turns.
 
-    python -m tests.benchmarks.unreachable
+    python -m tests.benchmarks.unreachable [RECIPE] [KEY=VALUE ...]
+
+Prints each run's figures, and their medians: seconds from the first step's line to the last one's, evaluations and
+checkpoints included, and milliseconds of a step, the median of all.
 """
 
 from __future__ import annotations
@@ -13,63 +16,46 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
+from itertools import pairwise
 from pathlib import Path
 
-from distft.tracking.metrics import Sample
-from distft.tracking.tracker import Tracker
-from distft.tracking.wandb_backend import Mode, WandbOptions
-
-STEPS, STEP_S, NUM_METRICS, TIMES = 150, 0.1, 60, 5
-SAMPLES = [Sample("prompt " * 20, "completion " * 20, 0.5)] * 8
+TIMES = 5
 
 
-def train(run: Path, mode: Mode) -> dict[str, float]:
-    """Seconds of the loop by the clock, and milliseconds of a step that its thread computed for the tracker."""
-    options = WandbOptions(mode, "project", "name", "ppo", "group")
-    tracker = Tracker(run, attempt=1, resume_step=None, total_steps=STEPS, wandb=options)
-    computed, began = 0.0, time.monotonic()
-    for step in range(1, STEPS + 1):
-        time.sleep(STEP_S)
-        since = time.thread_time()
-        tracker.log(step, {f"metric/{number}": step / (number + 1) for number in range(NUM_METRICS)})
-        if step % 10 == 0:
-            tracker.samples(step, SAMPLES)
-        computed += time.thread_time() - since
-    whole = time.monotonic() - began
-    tracker.close()
-    return {"seconds": whole, "computed_ms": 1e3 * computed / STEPS}
+def train(run: Path, words: list[str], mode: str, env: dict[str, str]) -> dict[str, float]:
+    """The figures of a whole run of ``distft train``. Ends the program where the run fails."""
+    command = [sys.executable, "-m", "distft.cli", "train", *words, f"output_dir={run}", f"tracking.wandb.mode={mode}"]
+    done = subprocess.run(command, env={**os.environ, **env}, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        sys.exit(done.stdout + done.stderr)
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    ends = [line["time"] for line in lines if line["split"] == "train"]
+    steps = [after - before for before, after in pairwise(ends)]
+    return {"seconds": ends[-1] - ends[0], "step_ms": 1e3 * statistics.median(steps)}
 
 
 def main() -> None:
     """The medians of each kind, and what they are of those without W&B."""
+    words = sys.argv[1:] or ["sft-tiny"]
     found: dict[str, list[dict[str, float]]] = {}
     with socket.create_server(("127.0.0.1", 0), backlog=100) as silent, tempfile.TemporaryDirectory() as folder:
-        nobody = socket.create_server(("127.0.0.1", 0))
-        ports = {"closed": nobody.getsockname()[1], "silent": silent.getsockname()[1]}
-        nobody.close()
-        kinds = {
-            "disabled": {},
-            **{name: {"WANDB_BASE_URL": f"http://127.0.0.1:{port}"} for name, port in ports.items()},
-        }
+        with socket.create_server(("127.0.0.1", 0)) as nobody:
+            ports = {"closed": nobody.getsockname()[1], "silent": silent.getsockname()[1]}
+        servers = {kind: {"WANDB_BASE_URL": f"http://127.0.0.1:{port}"} for kind, port in ports.items()}
+        kinds: dict[str, dict[str, str]] = {"disabled": {}, **servers}
         for turn in range(TIMES):
             for kind in (*list(kinds)[turn % len(kinds) :], *list(kinds)[: turn % len(kinds)]):
-                run = Path(folder) / f"{kind}-{turn}"
-                run.mkdir()
-                words = [sys.executable, "-m", __spec__.name, str(run), "disabled" if kind == "disabled" else "online"]
-                env = {**os.environ, "WANDB_API_KEY": "0badc0de" * 5, **kinds[kind]}
-                done = subprocess.run(words, env=env, stdout=subprocess.PIPE, text=True, check=True)
-                found.setdefault(kind, []).append(json.loads(done.stdout.splitlines()[-1]))
-                print(kind, found[kind][-1], flush=True)
+                mode = "online" if kinds[kind] else "disabled"
+                env = {"WANDB_API_KEY": "0badc0de" * 5, **kinds[kind]}
+                one = train(Path(folder) / f"{kind}-{turn}", words, mode, env)
+                found.setdefault(kind, []).append(one)
+                print(kind, one, flush=True)
     without = {name: statistics.median(one[name] for one in found["disabled"]) for name in found["disabled"][0]}
     for kind, runs in found.items():
         for name, least in without.items():
             middle = statistics.median(one[name] for one in runs)
-            print(f"{kind:10}{name:14}{middle:8.3f}{middle / least:8.3f}")
+            print(f"{kind:10}{name:10}{middle:10.3f}{middle / least:8.3f}")
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 3:
-        print(json.dumps(train(Path(sys.argv[1]), "online" if sys.argv[2] == "online" else "disabled")))
-    else:
-        main()
+    main()
