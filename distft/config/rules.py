@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Final
 
 from distft.common.errors import nearest
 from distft.config import roles as facts
@@ -26,9 +25,8 @@ from distft.config.problems import report
 from distft.config.recipe import Recipe
 from distft.config.role_table import ROLES
 from distft.config.routing_rules import routing_rules
+from distft.config.training import DIVERGED_AFTER
 from distft.config.yaml_file import Tree
-
-SEEN_AFTER: Final = 20  # steps of a divergence before it is one: ROW of distft.tracking.watchdog
 
 
 def violations(recipe: Recipe) -> list[Problem]:
@@ -168,7 +166,7 @@ def _rollback(recipe: Recipe) -> Iterator[Problem]:
     if recipe.rollout.overlap:
         what = "cannot pass over prompts whose responses were sampled ahead, with rollout.overlap: 1"
         yield Problem.at("recovery.rollback", what, "rollout.overlap=0")
-    steps = max(SEEN_AFTER, recovery.max_skipped_steps + 1)
+    steps = max(DIVERGED_AFTER, recovery.max_skipped_steps + 1)
     keep = math.ceil(steps / checkpoint.every) + 1
     if checkpoint.keep < keep:
         what = (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Final, Literal, TypeAlias
 
 from pydantic import Field
 
@@ -126,6 +126,10 @@ class Checkpoint(Section):
     )
 
 
+# Steps in a row for which a loss must be far above its start to be called a divergence.
+DIVERGED_AFTER: Final = 20
+
+
 class Recovery(Section):
     """What happens when a worker dies or hangs, or a step comes out as no number."""
 
@@ -163,6 +167,11 @@ class Recovery(Section):
         description="where none is back by then, go on with fewer ranks on the nodes of the Ray cluster that are left, "
         "if a plan fits there",
     )
+
+    @property
+    def outlives_nodes(self) -> bool:
+        """Whether a run goes on where it has lost a node."""
+        return self.elastic or self.wait_for_nodes > 0
 
 
 AnswerMetric: TypeAlias = Literal["exact_match", "f1", "rouge1", "rouge2", "rougeL", "rougeLsum", "bleu", "chrf"]

@@ -21,7 +21,7 @@ from distft.groups.handles import Call
 from distft.workers.reports import StepRows
 
 FAILED_STEPS = "failed_steps"
-MOST_ANYWAY = 16  # batches that an attempt keeps of steps that passed: such steps may come for as long as a run lasts
+MOST_PASSED = 16  # batches that an attempt keeps of steps that passed: such steps may come for as long as a run lasts
 _LAST_S = 60.0  # for the data worker to end what it does, and write a batch
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ class FailedSteps:
         self._run_dir, self._forgets = run_dir, forgets
         self._watched = {step + ahead for step in suspects for ahead in (0, 1)}
         self._under_way: dict[int, tuple[Samples, StepRows]] = {}
-        self._anyway: set[int] = set()
+        self._though_passed: set[int] = set()
 
     def saw(self, data: DataGroup, samples: Samples, rows: StepRows) -> None:
         """The samples of a step as far as they are there, before anything is done with them; later ones of the same
@@ -56,18 +56,18 @@ class FailedSteps:
             except DistftError as error:  # the run ends with another one
                 log.error("the batch of step %d was not kept: %s", rows.step, error)
 
-    def keep_anyway(self, data: DataGroup, step: int) -> None:
+    def keep_though_passed(self, data: DataGroup, step: int) -> None:
         """The batch of a step that has not failed, and that somebody should look at: it stays, of the first such steps
         of an attempt."""
         found = self._under_way.get(step)
-        if found and step not in self._anyway and len(self._anyway) < MOST_ANYWAY:
+        if found and step not in self._though_passed and len(self._though_passed) < MOST_PASSED:
             self._said(step, self._asked(data, *found).result())
-        self._anyway.add(step)
+        self._though_passed.add(step)
 
     def passed(self, step: int) -> None:
         """It has not failed, or does not any more."""
         self._under_way.pop(step, None)
-        if self._forgets and step not in self._anyway and (folder := failed_step(self._run_dir, step)).is_dir():
+        if self._forgets and step not in self._though_passed and (folder := failed_step(self._run_dir, step)).is_dir():
             shutil.rmtree(folder, ignore_errors=True)
             log.info("step %d has not failed again: its batch is not kept any longer", step)
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from distft.controller.rollback import Rollback
+from distft.controller.rollback import Rollback, rollbacks_of
 from distft.workers.skipping import batches_in_a_row
 
 _BEHIND = 32  # steps whose positions are known: more than it takes to see a divergence
@@ -116,7 +116,7 @@ class Progress:
         if kl_coef or scores:
             state["method_state"] = {"iterations": state["step"], "kl_coef": kl_coef, "scores": scores}
         state["best"] = Best(**state.get("best", {}))
-        state["rollbacks"] = tuple(Rollback(**one) for one in state.get("rollbacks", ()))
+        state["rollbacks"] = rollbacks_of(state)
         state["skipped"] = {role: Skipped(**kept) for role, kept in state.get("skipped", {}).items()}
         for name, value in state.items():
             setattr(self, name, value)

@@ -35,6 +35,11 @@ class Rollback:
     why: str
 
 
+def rollbacks_of(progress: Mapping[str, Any]) -> tuple[Rollback, ...]:
+    """Those in the state of a run that a checkpoint holds."""
+    return tuple(Rollback(**one) for one in progress.get("rollbacks", ()))
+
+
 class GoBack(RunFailed):
     """Ends an attempt, for another that goes on before what is left out; ``sign``: the first step that was bad."""
 

@@ -170,7 +170,7 @@ class Session:
         self.tracker.spans([*self.timer.take_spans(), *spans])
         if self.failed_steps is not None:
             if any(spike.step == self.progress.step for spike in self.tracker.spikes):
-                self.failed_steps.keep_anyway(self.data, self.progress.step)
+                self.failed_steps.keep_though_passed(self.data, self.progress.step)
             self.failed_steps.passed(self.progress.step)
         self.ends.pop(self.progress.step, None)
         self._go_back_if_spiked()

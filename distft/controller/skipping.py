@@ -46,4 +46,4 @@ def note_skipped(session: Session, step: int, role: Role, updated: Update) -> No
         step, reasons[0], left_out, role, in_a_row, most,
     )  # fmt: skip
     if session.failed_steps is not None:
-        session.failed_steps.keep_anyway(session.data, step)
+        session.failed_steps.keep_though_passed(session.data, step)

@@ -1,8 +1,7 @@
 """Second shards: neighbouring ranks hold all parameters between them once more (hpZ of ZeRO++, Wang et al. 2023).
 
 DeepSpeed makes a rank's second shard when a gathered parameter is let go, and reads it until the next optimizer step or
-loaded checkpoint. Which ranks are neighbours it keeps in a variable of the
-process, and makes once.
+loaded checkpoint. Which ranks are neighbours it keeps in a variable of the process, and makes once.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from distft.checkpoint.coordinator import Coordinator, Found
 from distft.checkpoint.layout import step_name
 from distft.common.errors import RunFailed
 from distft.controller.failed_steps import failed_step
-from distft.controller.rollback import GoBack, Rollback, left_behind, read_rollbacks, write_rollbacks
+from distft.controller.rollback import GoBack, Rollback, left_behind, read_rollbacks, rollbacks_of, write_rollbacks
 from distft.controller.session import Session
 from distft.controller.spikes import rollback_of
 from distft.launch.failing_step import add, again
@@ -73,7 +73,7 @@ class Rollbacks:
 
     def begin_at(self, begin: Found | None) -> None:
         """At a start from what the user names: the run leaves out what that did."""
-        self._become(() if begin is None else tuple(Rollback(**one) for one in begin.progress.get("rollbacks", ())))
+        self._become(() if begin is None else rollbacks_of(begin.progress))
 
     def go_back(self, rollback: Rollback, coordinator: Coordinator, tracker: Tracker, most: int) -> None:
         """Decides it, and then has checkpoints and batches of the steps that are left out step aside. Raises RunFailed

@@ -148,8 +148,9 @@ class Supervisor:
                 copy, lost = self._newest_copy(), None
                 copy = copy if copy is not None and copy.step < back.first else None
             except RunFailed as error:
-                waits = self._recipe.recovery.wait_for_nodes > 0 or self._recipe.recovery.elastic
-                if not reached.private and (ended_servers() or (error.kind == "node" and not waits)):
+                if not reached.private and (
+                    ended_servers() or (error.kind == "node" and not self._recipe.recovery.outlives_nodes)
+                ):
                     raise
                 copy = self._require_restart(error, losses, tracker)
                 lost = _Lost(Ending.of(error), error.raised)

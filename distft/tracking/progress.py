@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
@@ -104,7 +105,7 @@ class QuietProgress:
         self.close()
 
 
-class _Lines(QuietProgress):
+class _Lines(QuietProgress, ABC):
     """Lines of the first step, of the last and of one in ten seconds between them; of every evaluation, checkpoint and
     alarm.
     """
@@ -135,8 +136,9 @@ class _Lines(QuietProgress):
         """A line of its own."""
         self._write(text)
 
+    @abstractmethod
     def _write(self, text: str) -> None:
-        raise NotImplementedError
+        """Where a line goes."""
 
 
 class PlainProgress(_Lines):

@@ -12,7 +12,7 @@ spike        begins where r - max(0, m) > LIMIT s and r > 2 max(0, usual r): fur
 confirmed    where the next step still has r - max(0, m) > LIMIT s / 2, over the same values. Else it has passed by
              itself, as the loss of a strange batch does whose gradient was clipped.
 over         where it is below that again. What lasts for LASTS (20) steps is usual from then on.
-divergence   of a loss that training on given answers lowers: the last ROW (20) of them are above
+divergence   of a loss that training on given answers lowers: the last DIVERGED_AFTER (20) of them are above
              L0 + max(|L0| / 2, LIMIT s0), with median L0 and spread s0 (as above, of x itself) of the first START (10).
 
 Logarithms, as norms and losses near zero have long tails: values that are independent and log-normal, exponential or
@@ -28,6 +28,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, Literal, NamedTuple
 
+from distft.config.training import DIVERGED_AFTER
+
 WINDOW: Final = 64
 NEAR: Final = 9
 MIN_USUAL: Final = 25
@@ -35,7 +37,6 @@ LIMIT: Final = 8.0
 FLOOR: Final = 0.03
 LASTS: Final = 20
 START: Final = 10
-ROW: Final = 20
 LOSS: Final = "loss"
 GRAD_NORM: Final = "grad_norm"
 
@@ -159,7 +160,7 @@ class _Falls:
         self.row += 1
         if self.row == 1:
             self.first = step
-        if self.row != ROW:
+        if self.row != DIVERGED_AFTER:
             return None
         return Spike("divergence", self.first, self.role, LOSS, value, usual, step, confirmed=True)
 

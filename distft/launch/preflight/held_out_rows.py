@@ -9,7 +9,7 @@ import numpy as np
 
 from distft.config.recipe import Recipe
 from distft.data.bad_rows import BadRow, Unusable
-from distft.data.formats import Row, prompt_key
+from distft.data.formats import prompt_key
 from distft.data.readers import example_for
 from distft.data.sources import format_of, is_builtin, read_rows, source_files
 from distft.data.splits import LIST_NAMES, held_out, none_held_out
@@ -27,24 +27,20 @@ def check_held_out(recipe: Recipe) -> None:
     keys = list(islice(_keys(recipe), MOST_ROWS))
     if len(keys) == MOST_ROWS:
         return
-    sides = held_out(np.array(keys, np.uint64).reshape(-1, 2), data.holdout, waiting)
+    halves = np.frombuffer(b"".join(keys), ">u8").reshape(-1, 2).astype(np.uint64)
+    sides = held_out(halves, data.holdout, waiting)
     for name in waiting:
         if LIST_NAMES.index(name) not in sides:
             raise none_held_out(name, data.holdout)
 
 
-def _keys(recipe: Recipe) -> Iterator[tuple[int, int]]:
-    """What the rows of data.train are divided by; of those that can be used."""
+def _keys(recipe: Recipe) -> Iterator[bytes]:
+    """What the rows of data.train are divided by, 16 bytes each; of those that can be used."""
     for source in recipe.data.train:
         format_name = ""
         for row in read_rows(source, "train", lambda _: None):
             try:
                 format_name = format_name or format_of(source, row, recipe.algorithm.kind)
-                yield _halves(row, format_name, recipe.algorithm.kind)
+                yield bytes.fromhex(prompt_key(example_for(row, format_name, recipe.algorithm.kind)))
             except (Unusable, BadRow):
                 continue
-
-
-def _halves(row: Row, format_name: str, kind: str) -> tuple[int, int]:
-    key = bytes.fromhex(prompt_key(example_for(row, format_name, kind)))
-    return int.from_bytes(key[:8]), int.from_bytes(key[8:])

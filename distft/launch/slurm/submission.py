@@ -104,7 +104,7 @@ def prepare(wish: Wish) -> Submission:
     asked = Asked(
         recipes[0].name, str(folder / output_dir), wish.source, overrides, cluster, wish.cluster, folder,
         exported=exported(os.environ, cluster), after=wish.after, array=array, sweep=wish.sweep,
-        outlives_nodes=_outlives_nodes(recipes[0]),
+        outlives_nodes=recipes[0].recovery.outlives_nodes,
     )  # fmt: skip
     folders = tuple(map(Path, run_dirs(asked)))
     checked = [one for recipe in recipes for one in _checked(recipe, cluster, waits=bool(wish.after) or wish.waits)]
@@ -170,7 +170,7 @@ def train_in_allocation(recipe: Recipe, recipe_source: str, overrides: Sequence[
     run_dir = str(folder / recipe.output_dir)
     asked = Asked(
         recipe.name, run_dir, recipe_source, tuple(overrides), cluster, cluster_name, folder,
-        outlives_nodes=_outlives_nodes(recipe),
+        outlives_nodes=recipe.recovery.outlives_nodes,
     )  # fmt: skip
     words = [*script_options(asked, sys.executable), recipe_source, "--cluster", cluster_name, *overrides]
     return subprocess.call(["bash", str(batch_script()), *words])
@@ -186,11 +186,6 @@ def _slurm_cluster(wish: Wish) -> Cluster:
             f"is of kind {cluster.kind}", where=f"cluster {cluster.name}", hint="kind: slurm is needed here"
         )
     return with_options(cluster, wish.options)
-
-
-def _outlives_nodes(recipe: Recipe) -> bool:
-    """Whether the run goes on where its job loses a node."""
-    return recipe.recovery.elastic or recipe.recovery.wait_for_nodes > 0
 
 
 def _rendered(asked: Asked) -> Rendered:

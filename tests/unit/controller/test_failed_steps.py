@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from distft.clients.samples import Samples
-from distft.controller.failed_steps import MOST_ANYWAY, FailedSteps, failed_step
+from distft.controller.failed_steps import MOST_PASSED, FailedSteps, failed_step
 from distft.groups.handles import DataRef, Part
 from distft.workers.reports import StepRows
 from distft.workers.verbs import DataVerbs
@@ -63,7 +63,7 @@ def test_what_is_passed_without_what_came_out_of_it_stays(tmp_path: Path) -> Non
     watched = FailedSteps(tmp_path)
     watched.saw(fake_data(said), samples("rows"), StepRows(3, 24, 8))
     for _ in range(2):  # of two roles
-        watched.keep_anyway(fake_data(said), 3)
+        watched.keep_though_passed(fake_data(said), 3)
     assert kept(said) == [("step_00000003", "rows")]
     folder = failed_step(tmp_path, 3)
     folder.mkdir(parents=True)
@@ -74,11 +74,11 @@ def test_what_is_passed_without_what_came_out_of_it_stays(tmp_path: Path) -> Non
 def test_of_many_that_are_passed_so_the_first_are_kept(tmp_path: Path) -> None:
     said = Said()
     watched = FailedSteps(tmp_path)
-    for step in range(1, MOST_ANYWAY + 3):
+    for step in range(1, MOST_PASSED + 3):
         watched.saw(fake_data(said), samples("rows"), StepRows(step, 8 * step, 8))
-        watched.keep_anyway(fake_data(said), step)
+        watched.keep_though_passed(fake_data(said), step)
         watched.passed(step)
-    assert kept(said) == [(f"step_{step:08}", "rows") for step in range(1, MOST_ANYWAY + 1)]
+    assert kept(said) == [(f"step_{step:08}", "rows") for step in range(1, MOST_PASSED + 1)]
 
 
 def test_a_disk_that_refuses_it_ends_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -11,7 +11,6 @@ import pytest
 from distft.checkpoint.coordinator import Coordinator
 from distft.checkpoint.layout import published
 from distft.common.errors import RunFailed, UserError
-from distft.config.rules import SEEN_AFTER
 from distft.controller.failed_steps import failed_step
 from distft.controller.progress import Progress, Skipped
 from distft.controller.rollback import ROLLBACKS, GoBack, Rollback, left_behind, read_rollbacks, write_rollbacks
@@ -19,7 +18,6 @@ from distft.controller.session import Session
 from distft.controller.spikes import rollback_of
 from distft.launch.rollbacks import Rollbacks, gone_back_where_it_may
 from distft.tracking.tracker import Tracker
-from distft.tracking.watchdog import ROW
 from tests.harness.fake_groups import Said
 from tests.harness.owner import Mine
 from tests.unit.checkpoint.conftest import save
@@ -165,7 +163,3 @@ def test_other_failures_are_left_as_they_are(tmp_path: Path, kind: str) -> None:
     with pytest.raises(RunFailed) as ended, gone_back_where_it_may(going(tmp_path), tmp_path):
         raise failure
     assert ended.value is failure
-
-
-def test_the_rule_on_checkpoints_knows_how_long_a_divergence_takes() -> None:
-    assert SEEN_AFTER == ROW
