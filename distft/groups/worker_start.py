@@ -27,8 +27,12 @@ MODULE = "DISTFT_FORK_MODULE"
 _CONTEXT, _LANGUAGE = "--serialized-runtime-env-context=", "--language="
 # What differs from worker to worker, and is read after the fork or set by it.
 _OWN = frozenset({"OMP_NUM_THREADS", "MKL_NUM_THREADS"})
-# For the server: libraries that start their threads when they are loaded could not be forked.
-_NO_THREADS = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+# For the server: libraries that start their threads when they are loaded could not be forked. The last is of Arrow,
+# which pandas imports, and that scikit-learn, and that transformers, where they are installed.
+_NO_THREADS = {
+    "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1",
+    "JE_ARROW_MALLOC_CONF": "background_thread:false",
+}  # fmt: skip
 _BACKLOG = 1024
 
 

@@ -97,6 +97,14 @@ def test_workers_are_forked_and_each_is_as_if_it_had_been_started_by_itself(
     assert wait_until(lambda: not Path(f"/proc/{one['parent']}").exists(), 10.0)
 
 
+def test_what_a_rank_imports_can_be_forked(tmp_path: Path, raylet: subprocess.Popen[bytes]) -> None:
+    """With what transformers imports where it is there: scikit-learn, pandas and, through them, Arrow."""
+    node = Node(tmp_path, raylet.pid, "import pyarrow\nfrom distft.workers.generator_worker import preload\n")
+    worker = said(node.start(**FORKED))
+    assert worker["imported"]
+    assert worker["parent"] != os.getpid(), "forked, not started"
+
+
 def test_another_environment_has_another_server(tmp_path: Path, raylet: subprocess.Popen[bytes]) -> None:
     node = Node(tmp_path, raylet.pid, "")
     node.environment["HERE"] = str(tmp_path)
