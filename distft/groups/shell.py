@@ -26,7 +26,9 @@ import psutil
 
 from distft.batches import Batch
 from distft.common.errors import DistftError
+from distft.common.files import last_lines
 from distft.common.logging import configure, current_stage, stage
+from distft.groups import worker_start
 from distft.groups.deadlines import STACKS_AT
 from distft.groups.dispatch import Failure, Outcome, Request, assemble, regroup, samples_of
 
@@ -66,6 +68,7 @@ class Shell:
             "attempt %d: %s rank %d of %d, pid %d on %s (%s)",
             birth.attempt, birth.role, birth.rank, birth.world_size, os.getpid(), socket.gethostname(), birth.node_ip,
         )  # fmt: skip
+        _say_if_not_forked()
         _enter(birth.folder)
         _use_interface_of(birth.node_ip)
         return _guarded("start", birth.deadline_s, lambda: self._construct(birth))[0]
@@ -100,6 +103,13 @@ class Shell:
             raise TypeError(f"verb {request.verb} must return (report, Batch or None), not {type(answer).__name__}")
         report, batch = answer
         return None if request.keep_report else report, batch
+
+
+def _say_if_not_forked() -> None:
+    server_log = os.environ.get(worker_start.NOT_FORKED)
+    if server_log:
+        why = " ".join(last_lines(Path(server_log), 1))
+        log.warning("no server could fork this rank, so that it had to import by itself, which takes longer: %s", why)
 
 
 def _enter(folder: str) -> None:

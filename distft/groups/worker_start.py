@@ -24,6 +24,8 @@ from typing import Any
 FOLDER = "DISTFT_FORK_FOLDER"
 # What a server imports before it forks.
 MODULE = "DISTFT_FORK_MODULE"
+# For a worker that had to be started though its module could be imported once: the log of the server that failed.
+NOT_FORKED = "DISTFT_NOT_FORKED"
 _CONTEXT, _LANGUAGE = "--serialized-runtime-env-context=", "--language="
 # What differs from worker to worker, and is read after the fork or set by it.
 _OWN = frozenset({"OMP_NUM_THREADS", "MKL_NUM_THREADS"})
@@ -50,6 +52,7 @@ def main() -> None:
         with contextlib.suppress(OSError):
             if _forked(worker[script:], dict(os.environ)):
                 return
+        os.environ[NOT_FORKED] = f"{_path(os.environ)}.log"
     os.execv(sys.executable, [sys.executable, *worker])
 
 
@@ -76,9 +79,7 @@ def _forked(worker: list[str], environment: Mapping[str, str]) -> bool:
 
 def _connection(environment: Mapping[str, str]) -> socket.socket:
     """To the server for this environment. It listens before it has imported, so whoever comes early waits in line."""
-    shared = {name: value for name, value in environment.items() if name not in _OWN and not name.startswith("RAY_")}
-    key = hashlib.sha256(json.dumps(shared, sort_keys=True).encode()).hexdigest()[:12]
-    path = os.path.join(environment[FOLDER], key)
+    path = _path(environment)
     with open(f"{path}.lock", "wb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         connection = socket.socket(socket.AF_UNIX)
@@ -88,6 +89,13 @@ def _connection(environment: Mapping[str, str]) -> socket.socket:
             _serve(path)
             connection.connect(path)
     return connection
+
+
+def _path(environment: Mapping[str, str]) -> str:
+    """Of the server's socket; its log and lock lie beside it."""
+    shared = {name: value for name, value in environment.items() if name not in _OWN and not name.startswith("RAY_")}
+    key = hashlib.sha256(json.dumps(shared, sort_keys=True).encode()).hexdigest()[:12]
+    return os.path.join(environment[FOLDER], key)
 
 
 def _serve(path: str) -> None:

@@ -14,6 +14,7 @@ from distft.common.errors import DistftError, EnvironmentFallsShort, RunFailed, 
 from distft.groups import shell as shell_module
 from distft.groups.dispatch import Outcome, Request
 from distft.groups.shell import Shell
+from distft.groups.worker_start import NOT_FORKED
 
 
 class Worker:
@@ -109,3 +110,15 @@ def test_a_worker_works_where_the_driver_does_and_uses_its_nodes_interface(
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "ib0")
     shell_module._use_interface_of("127.0.0.1")
     assert os.environ["GLOO_SOCKET_IFNAME"] == "ib0", "what the plan says stays"
+
+
+def test_a_rank_that_no_server_could_fork_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    shell_module._say_if_not_forked()
+    assert not caplog.records
+    (tmp_path / "server.log").write_text("Traceback\nRuntimeError: toy starts threads when it is imported\n")
+    monkeypatch.setenv(NOT_FORKED, str(tmp_path / "server.log"))
+    shell_module._say_if_not_forked()
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "which takes longer: RuntimeError: toy starts threads when it is imported" in caplog.text

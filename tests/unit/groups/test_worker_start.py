@@ -20,7 +20,7 @@ import json, os, random, sys, tempfile
 said = {"parent": os.getppid(), "argv": sys.argv, "name": __name__, "folder": os.getcwd(), "random": random.random(),
         "path": sys.path[0], "own": os.environ.get("OWN"), "left": sorted(n for n in os.environ if n == "LEFT"),
         "temporary": tempfile.gettempdir(), "imported": "toy" in sys.modules, "umask": os.umask(0),
-        "leads": os.getpgrp() == os.getpid()}
+        "leads": os.getpgrp() == os.getpid(), "not forked": os.environ.get("DISTFT_NOT_FORKED")}
 if "torch" in sys.modules:
     said["threads"] = sys.modules["torch"].get_num_threads()
 print(json.dumps(said))
@@ -135,13 +135,14 @@ def test_where_no_server_can_be_the_worker_starts_by_itself(
     assert not worker["imported"]
     assert worker["argv"] == [str(tmp_path / "worker.py"), "--worker-id=1"]
     log = next((tmp_path / "f").glob("*.log"))
+    assert worker["not forked"] == str(log)
     assert wait_until(lambda: cause in log.read_text(), 10.0)
 
 
 def test_who_does_not_ask_for_it_is_started(tmp_path: Path, raylet: subprocess.Popen[bytes]) -> None:
     node = Node(tmp_path, raylet.pid, "")
     worker = said(node.start(OWN="a"))
-    assert (worker["parent"], worker["own"]) == (os.getpid(), "a")
+    assert (worker["parent"], worker["own"], worker["not forked"]) == (os.getpid(), "a", None)
     assert node.servers() == 0
 
 
