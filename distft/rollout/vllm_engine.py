@@ -22,7 +22,8 @@ from distft.batches import Array, Batch, Ragged
 from distft.planning.generation import EngineSettings
 from distft.rollout.generator import Sampling
 from distft.rollout.sampling import drawn, logprob_of
-from distft.rollout.weight_channel import WeightSyncFailed
+from distft.rollout.vllm_weights import VllmWeights
+from distft.rollout.weight_channel import Announced, WeightSyncFailed
 
 _ASKED = "distft"  # our key in a request's extra arguments
 
@@ -94,6 +95,7 @@ class VllmGenerator:
 
     def __init__(self, path: str, settings: EngineSettings) -> None:
         self._stop_tokens: tuple[int, ...] = ()
+        self._weights = VllmWeights()
         self._llm = LLM(
             model=path,
             skip_tokenizer_init=True,
@@ -142,19 +144,20 @@ class VllmGenerator:
         found = self._answers([row[:1] for row in rows], asked, longest)
         return [logprobs[: len(row) - 1] for row, (_, logprobs) in zip(rows, found, strict=True)]
 
-    def load(self, tensors: Iterable[tuple[str, Tensor]], version: int, stop_tokens: Sequence[int]) -> None:
-        """Whole weights under their Hugging Face names, from now on answered with as ``version``, up to a stop token.
+    def load(self, announced: Announced, tensors: Iterable[tuple[str, Tensor]]) -> None:
+        """Whole weights under their Hugging Face names, from now on answered with as the version that was
+        ``announced``, up to a stop token.
 
-        ``tensors`` must be the engine's to keep until this returns: it waits for all parts of a layer. Raises
-        WeightSyncFailed where one of the engine's own was not among them.
+        A tensor is read before the next one is asked for. Raises WeightSyncFailed where one of the engine's own was
+        not among them.
         """
         self.version = -1
-        missing: set[str] = self._llm.collective_rpc(_load, args=(tensors,))[0]
+        missing: set[str] = self._llm.collective_rpc(self._weights.load, args=(announced.names, tensors))[0]
         if missing:
             raise WeightSyncFailed(f"partial: {', '.join(sorted(missing)[:5])} of the generator got no weights")
         if not self._llm.reset_prefix_cache():
             raise WeightSyncFailed("stale: keys and values of the former weights are still in use")
-        self.version, self._stop_tokens = version, tuple(stop_tokens)
+        self.version, self._stop_tokens = announced.version, tuple(announced.stop_tokens)
 
     def _answers(
         self, prompts: Sequence[Array], asked: Sequence[_Asked], most: int
@@ -174,35 +177,3 @@ class VllmGenerator:
             logprobs = [at[token].logprob for token, at in zip(tokens, answer.logprobs, strict=True)]
             found.append((tokens, logprobs))
         return found
-
-
-def _load(worker: Any, tensors: Iterable[tuple[str, Tensor]]) -> set[str]:
-    """In vLLM's worker: new weights into the model, in place. Returns the names of those that got none."""
-    model = worker.model_runner.get_model()
-    came: set[str] = set()
-    loading = model.load_weights
-
-    def noting(weights: Iterable[tuple[str, Tensor]]) -> Any:
-        found = loading(weights)
-        came.update(found or ())
-        return found
-
-    wanted = {name for name, _ in model.named_parameters()}
-    model.load_weights = noting
-    try:
-        worker.model_runner.reload_weights(weights_iterator=iter(tensors))
-    finally:
-        del model.load_weights
-    _renew_tied(model)
-    return wanted - came
-
-
-def _renew_tied(model: Any) -> None:
-    """A head that is tied to the embedding keeps what it packed of it when the model was loaded, and reloading passes
-    it by, as no tensor has its name: it packs again."""
-    seen: set[int] = set()
-    for module in model.modules():
-        weight = module._parameters.get("weight")
-        if weight is not None and id(weight) in seen and hasattr(module, "quant_method"):
-            module.quant_method.process_weights_after_loading(module)
-        seen.add(id(weight))

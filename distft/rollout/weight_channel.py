@@ -83,7 +83,8 @@ class WeightChannel:
         return announced
 
     def receive(self, announced: Announced) -> Iterator[tuple[str, Tensor]]:
-        """What is sent then; every tensor is the caller's to keep. Raises WeightSyncFailed where some do not come."""
+        """What is sent then; a tensor is there until the next one is asked for. Raises WeightSyncFailed where some do
+        not come."""
         missing = dict.fromkeys(announced.names)
         while "end" not in (said := self._hear()):
             if "address" in said:
@@ -99,7 +100,7 @@ class WeightChannel:
             for name, shape, dtype in said["tensors"]:
                 kind = getattr(torch, dtype)
                 size = torch.Size(shape).numel() * kind.itemsize
-                yield name, bucket[start : start + size].clone().view(kind).view(shape)
+                yield name, bucket[start : start + size].view(kind).view(shape)
                 start += _aligned(size)
                 missing.pop(name, None)
         self._settle()

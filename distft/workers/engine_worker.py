@@ -68,7 +68,7 @@ class EngineWorker(EngineVerbs):
                 received += tensor.numel() * tensor.element_size()
                 yield name, tensor
 
-        self._generator.load(counted(), version, announced.stop_tokens)
+        self._generator.load(announced, counted())
         seconds = time.perf_counter() - started
         rows = probe_tokens(self._generator.vocabulary, self.spec.settings.longest)
         logprobs = tuple(chain.from_iterable(self._generator.logprobs(rows)))

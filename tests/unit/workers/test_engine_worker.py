@@ -108,13 +108,18 @@ def receive(rank: int, world: int, mine: int, store: Any, version: int) -> Sent 
 
 def receive_without_tied_head(rank: int, world: int, mine: int, store: Any, version: int) -> Sent | None:
     """As vLLM's own reloading does it."""
-    from distft.rollout import vllm_engine
+    from distft.rollout import vllm_weights
 
-    renew, vllm_engine._renew_tied = vllm_engine._renew_tied, lambda _: None
+    renew, vllm_weights._renew_tied = vllm_weights._renew_tied, lambda _: None
     try:
         return receive(rank, world, mine, store, version)
     finally:
-        vllm_engine._renew_tied = renew
+        vllm_weights._renew_tied = renew
+
+
+def writes(rank: int, world: int) -> bool:
+    """Whether the next weights are written where the engine keeps them."""
+    return _kept["worker"]._generator._weights._places is not None
 
 
 def as_vllm(rank: int, world: int, mine: int, sampling: Sampling) -> Batch | None:
@@ -204,6 +209,7 @@ def test_an_engine_answers_as_hf_does_with_the_weights_of_every_sync(pair: Pair)
     sent, received = pair.sync(send, 0)
     check_sync("float32", 0, sent, [received], None)
     assert_same_answers(pair)
+    assert pair.engines.call(writes)[pair.mine], "the next weights come by vLLM's own reloading again"
     first = pair.as_vllm(GREEDY)
     pair.ranks.call(step)
     last = sent, [received]
