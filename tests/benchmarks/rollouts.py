@@ -1,6 +1,6 @@
 """Rollouts by vLLM: our engine beside vLLM's own ``LLM.generate`` and beside ``hf``; a weight sync beside a plain copy.
 
-    python -m tests.benchmarks.rollouts [--vocab 2048] [--prompts 64] [--tokens 128] [--repeats 3]
+    python -m tests.benchmarks.rollouts [--vocab 2048] [--prompts 64] [--tokens 128] [--repeats 3] [--syncs 15]
 
 A 25 M Llama in bfloat16 on one engine; every response has all its tokens. Medians of alternating repetitions, in one
 process, as a table (Markdown); ratios are to our engine.
@@ -9,11 +9,14 @@ process, as a table (Markdown); ratios are to our engine.
 from __future__ import annotations
 
 import argparse
+import mmap
 import os
 import tempfile
 import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -73,31 +76,61 @@ def rollouts(engine: Any, module: Any, told: argparse.Namespace) -> dict[str, Ca
     }
 
 
-def syncs(engine: Any, module: Any) -> dict[str, Callable[[], Any]]:
-    """The whole policy through a channel into the engine, and its bytes copied."""
-    import torch.distributed as dist
+def sender(path: str, port: int, asked: Connection) -> None:
+    """The trainer's end, in a process of its own as in a run: sends the whole policy as often as it is asked to."""
+    import torch
+    from transformers import AutoModelForCausalLM
 
     from distft.rollout.weight_channel import Announced, WeightChannel
 
-    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    pool = ThreadPoolExecutor(1)
-    opening = pool.submit(WeightChannel, store, 0, 2, timeout_s=60)
-    receiver = WeightChannel(("127.0.0.1", store.port), 1, 2, timeout_s=60)
-    sender = opening.result()
+    module = AutoModelForCausalLM.from_pretrained(path, dtype=torch.bfloat16)
     tensors = {name: parameter.data for name, parameter in module.named_parameters()}
-    announced = Announced(1, list(tensors), ())
+    channel = WeightChannel(("127.0.0.1", port), 0, 2, timeout_s=60)
+    while asked.recv():
+        channel.send(Announced(1, list(tensors), ()), iter(tensors.items()))
+        asked.send(True)
+
+
+@contextmanager
+def syncs(engine: Any, path: str) -> Iterator[dict[str, Callable[[], Any]]]:
+    """The whole policy from another process into the engine, and its bytes copied: into memory that the process has
+    not used yet, as a new copy needs it, and into memory that it has."""
+    import torch
+    import torch.distributed as dist
+    from safetensors.torch import load_file
+
+    from distft.rollout.weight_channel import WeightChannel
+
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    here, there = get_context("spawn").Pipe()
+    process = get_context("spawn").Process(target=sender, args=(path, store.port, there), daemon=True)
+    process.start()
+    receiver = WeightChannel(("127.0.0.1", store.port), 1, 2, timeout_s=60)
+    tensors = [one.flatten() for file in Path(path).glob("*.safetensors") for one in load_file(file).values()]
+    size = sum(one.nbytes for one in tensors)
+    old = torch.zeros(size, dtype=torch.uint8)
 
     def sync() -> None:
-        sending = pool.submit(sender.send, announced, iter(tensors.items()))
-        engine.load(receiver.receive(receiver.hear(1)), 1, ())
-        sending.result()
+        here.send(True)
+        heard = receiver.hear(1)
+        engine.load(heard, receiver.receive(heard))
+        here.recv()
 
-    return {"weight sync": sync, "plain copy": lambda: [tensor.clone() for tensor in tensors.values()]}
+    def copy(memory: torch.Tensor) -> None:
+        torch.cat([one.view(torch.uint8) for one in tensors], out=memory)
+
+    yield {
+        "weight sync": sync,
+        "copy into new memory": lambda: copy(torch.frombuffer(mmap.mmap(-1, size), dtype=torch.uint8)),
+        "copy into memory that was there": lambda: copy(old),
+    }
+    here.send(False)
+    process.join()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    for name, default in (("vocab", 2048), ("prompts", 64), ("tokens", 128), ("repeats", 3)):
+    for name, default in (("vocab", 2048), ("prompts", 64), ("tokens", 128), ("repeats", 3), ("syncs", 15)):
         parser.add_argument(f"--{name}", type=int, default=default)
     told = parser.parse_args()
     os.environ.update(engine_environment(gpu=False))
@@ -114,17 +147,20 @@ def main() -> None:
         )  # fmt: skip
         module = AutoModelForCausalLM.from_pretrained(path, dtype=torch.bfloat16).eval()
         engine = VllmGenerator(str(path), EngineSettings("bfloat16", 256, told.prompts, 512 * MIB, gpu=False))
-    parameters = sum(parameter.numel() for parameter in module.parameters())
-    print(f"{parameters / 1e6:.1f} M parameters, {torch.get_num_threads()} threads\n")
-    taken = alternating(rollouts(engine, module, told), told.repeats)
-    print("| | tokens/s | distft's vLLM is |", "|---|---|---|", sep="\n")
+        parameters = sum(parameter.numel() for parameter in module.parameters())
+        print(
+            f"{parameters / 1e6:.1f} M parameters, {torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f}\n"
+        )
+        taken = alternating(rollouts(engine, module, told), told.repeats)
+        print("| | tokens/s | distft's vLLM is |", "|---|---|---|", sep="\n")
+        for name, each in taken.items():
+            print(f"| {name} | {told.prompts * told.tokens / each:,.0f} | {each / taken['distft, vLLM']:.2f}x |")
+        with syncs(engine, str(path)) as works:
+            taken = alternating(works, told.syncs)
+    print(f"\n| whole policy, {2 * parameters / MIB:.0f} MiB | ms | a sync takes |", "|---|---|---|", sep="\n")
     for name, each in taken.items():
-        print(f"| {name} | {told.prompts * told.tokens / each:,.0f} | {each / taken['distft, vLLM']:.2f}x |")
-    taken = alternating(syncs(engine, module), told.repeats)
-    print(f"\n| whole policy, {2 * parameters / MIB:.0f} MiB | ms |", "|---|---|", sep="\n")
-    for name, each in taken.items():
-        print(f"| {name} | {1000 * each:.0f} |")
-    print(f"\nA sync takes {taken['weight sync'] / taken['plain copy']:.1f} times as long as a plain copy.")
+        print(f"| {name} | {1000 * each:.0f} | {taken['weight sync'] / each:.1f}x |")
+    print(f"\nmedians of {told.repeats} and {told.syncs}, load at the end {os.getloadavg()[0]:.1f}")
 
 
 if __name__ == "__main__":
