@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
+import socket
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Self
 
 from distft.controller.stop_flag import StopFlag
+
+_WRITTEN_S = 0.1  # within which the byte of a signal that another thread took follows the call of its handler
 
 
 @contextmanager
@@ -37,8 +42,8 @@ def stop_on_signal() -> Iterator[StopFlag]:
 
 @contextmanager
 def heard(handlers: Mapping[signal.Signals, Callable[[int, Any], None]]) -> Iterator[None]:
-    """Signals go to these handlers; SIGHUP, where it is not ignored, once nothing is written to the closed terminal any
-    more. Outside the main thread none is heard."""
+    """Signals go to these handlers, each one that came; SIGHUP, where it is not ignored, once nothing is written to the
+    closed terminal any more. Outside the main thread none is heard."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -50,12 +55,46 @@ def heard(handlers: Mapping[signal.Signals, Callable[[int, Any], None]]) -> Iter
     wanted = {number: hung_up if number == signal.SIGHUP else handler for number, handler in handlers.items()}
     if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN:
         wanted.pop(signal.SIGHUP, None)
-    former = {number: signal.signal(number, handler) for number, handler in wanted.items()}
-    try:
-        yield
-    finally:
-        for number, handler in former.items():
-            signal.signal(number, handler)
+    with _Arrivals() as arrivals:
+
+        def handle(_number: int, frame: Any) -> None:
+            for arrived in arrivals.take():
+                if arrived in wanted:
+                    wanted[signal.Signals(arrived)](arrived, frame)
+
+        former = {number: signal.signal(number, handle) for number in wanted}
+        try:
+            yield
+        finally:
+            for number, handler in former.items():
+                signal.signal(number, handler)
+
+
+class _Arrivals:
+    """Every signal that comes, once. Python calls a handler a single time for all those of its kind that came while the
+    main thread was in C code, but writes a byte for each of them as it comes, whatever the main thread does."""
+
+    def __enter__(self) -> Self:
+        self._came = deque[int]()
+        self._reading, self._writing = socket.socketpair()
+        for end in (self._reading, self._writing):
+            end.setblocking(False)
+        self._former = signal.set_wakeup_fd(self._writing.fileno(), warn_on_full_buffer=False)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        signal.set_wakeup_fd(self._former)
+        self._reading.close()
+        self._writing.close()
+
+    def take(self) -> Iterator[int]:
+        """The numbers of those that nobody has taken. Handlers interrupt each other: no number is given out twice."""
+        select.select([self._reading], [], [], _WRITTEN_S)
+        with contextlib.suppress(BlockingIOError):
+            self._came.extend(self._reading.recv(1024))
+        with contextlib.suppress(IndexError):
+            while True:
+                yield self._came.popleft()
 
 
 def _leave_closed_terminal() -> None:

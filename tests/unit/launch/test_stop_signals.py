@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import pty
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
@@ -40,6 +43,26 @@ def test_a_second_press_ends_it_at_once() -> None:
         signal.raise_signal(signal.SIGINT)
         with pytest.raises(KeyboardInterrupt, match="SIGTERM"):
             signal.raise_signal(signal.SIGTERM)
+
+
+def test_a_second_press_while_the_main_thread_is_in_c_code_ends_it_at_once() -> None:
+    """Python calls the handler when it comes back from there, once for both."""
+
+    def press_twice() -> None:
+        for _ in range(2):
+            time.sleep(0.02)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with stop_on_signal():
+        pressing = threading.Thread(target=press_twice)
+        pressing.start()  # who takes the signals, as the main thread does not
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+        try:
+            with pytest.raises(KeyboardInterrupt, match="SIGINT"):
+                ctypes.CDLL(None).usleep(500_000)
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+            pressing.join()
 
 
 def test_a_closed_terminal_hangs_up_more_than_once_and_means_one_stop() -> None:
