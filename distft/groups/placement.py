@@ -12,6 +12,7 @@ import contextlib
 import logging
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -56,6 +57,7 @@ OnReady = Callable[[str, tuple[WorkerInfo, ...]], None]
 _CLOSE = declaration(Ending.close)
 _CLOSE_S = 10.0  # how long workers may take to leave their process groups before they are killed
 _GONE_S = 5.0  # how long killed actors may take to be gone
+_GIVEN_BACK_S = 30.0  # how long Ray may take to give their places to others
 # Made once: Ray's GCS keeps each one that is made, as long as it lives.
 _RANK = ray.remote(concurrency_groups={"watch": 1, "pulse": 1})(RankActor)  # type: ignore[call-overload]
 
@@ -321,12 +323,26 @@ def _end(members: Sequence[Member], placements: Sequence[Any]) -> None:
     with contextlib.suppress(Exception):
         if watches:
             ray.wait(watches, num_returns=len(watches), timeout=_GONE_S, fetch_local=False)
-    for placement in placements:
-        with contextlib.suppress(Exception):
-            remove_placement_group(placement)
+    _give_back(placements)
     here = ray.get_runtime_context().get_node_id()
     pids = [member.info.pid for member in members if member.info is not None and member.info.node_id == here]
     _wait_until_gone(pids)
+
+
+def _give_back(placements: Sequence[Any]) -> None:
+    """On a thread of its own: where Ray's GCS ends just then the call waits for it for a minute, and Ray then ends this
+    process with 1, though all may be done. The thread is left behind, and waits no more once Ray is left."""
+
+    def remove() -> None:
+        for placement in placements:
+            with contextlib.suppress(Exception):
+                remove_placement_group(placement)
+
+    removing = threading.Thread(target=remove, name="giving places back", daemon=True)
+    removing.start()
+    until = time.monotonic() + _GIVEN_BACK_S
+    while removing.is_alive() and not ended_servers() and time.monotonic() < until:
+        removing.join(0.1)
 
 
 def _wait_until_gone(pids: Sequence[int]) -> None:

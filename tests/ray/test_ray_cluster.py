@@ -83,6 +83,30 @@ def drivers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[tuple[sub
         process.communicate()
 
 
+# Its Ray's GCS dies in the very end, when it gives back the places of its ranks.
+LATE = """
+import os, signal, sys
+from pathlib import Path
+import psutil
+from distft.groups import placement
+from distft.launch.on_ray.cluster import connect
+from tests.ray.conftest import toy
+remove = placement.remove_placement_group
+def remove_without_gcs(group):
+    servers = [one for one in psutil.Process().children(recursive=True) if one.name() == "gcs_server"]
+    for server in servers:
+        server.kill()
+        server.wait()
+    remove(group)
+placement.remove_placement_group = remove_without_gcs
+with connect(num_cpus=2, object_store_bytes=128 * 2**20):
+    placement.start_groups(
+        [toy("policy")], log_dir=Path(sys.argv[1]), attempt=1, deadlines=placement.Deadlines(120, 20, 120)
+    ).shutdown()
+print("done")
+"""
+
+
 def wait_until_gone(folder: Path, seconds: float) -> float:
     """Seconds until no process of that Ray is left and its folder is gone."""
     started = time.monotonic()
@@ -174,6 +198,14 @@ def test_a_driver_whose_ray_has_died_ends_in_order(drivers: list[tuple[subproces
     assert errors.splitlines()[-1].startswith("distft.common.errors.RunFailed: Ray on "), errors
     assert "its gcs_server" in errors.splitlines()[-1]
     wait_until_gone(private, 15)
+
+
+def test_a_driver_whose_ray_dies_in_its_very_end_has_ended_well(tmp_path: Path) -> None:
+    """Ray itself would end it after a minute, with 1."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    words = [sys.executable, "-c", LATE, str(tmp_path)]
+    ended = subprocess.run(words, cwd=ROOT, env=kept, capture_output=True, text=True, timeout=100)
+    assert (ended.returncode, ended.stdout) == (0, "done\n"), ended.stderr
 
 
 def test_an_interrupted_driver_ends_in_order(drivers: list[tuple[subprocess.Popen[str], Path, Path]]) -> None:
