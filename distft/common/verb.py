@@ -13,6 +13,7 @@ from typing import Any, Literal, Protocol, TypeAlias, TypeVar
 Kind: TypeAlias = Literal["setup", "long", "usual"]
 Ranks: TypeAlias = Literal["first", "all"]
 DevicePart: TypeAlias = Literal["weights", "states"]
+Recalled: TypeAlias = Literal["no", "latest", "begins", "follows", "ends", "renewed"]
 _Declared = TypeVar("_Declared", bound=Callable[..., Any])
 
 
@@ -25,6 +26,9 @@ class Verb:
     ``reports``: "first" keeps the reports of the other ranks at home. ``ranks``: who runs it.
     ``on_device``: needs the group's devices, so a group sharing them sleeps meanwhile; ``states``: needs what the
     optimizer keeps there too.
+    ``recalled``: whether it must be asked again of a worker that takes a dead one's place, for what it leaves there:
+    "latest" the last such call; "begins" and "follows" all calls since the last beginning, until one that "ends" them;
+    "renewed" takes others than the group, and is done again by who asked for it.
     """
 
     name: str
@@ -33,6 +37,7 @@ class Verb:
     ranks: Ranks = "all"
     on_device: bool = True
     states: bool = False
+    recalled: Recalled = "no"
 
 
 def verb(
@@ -42,11 +47,12 @@ def verb(
     ranks: Ranks = "all",
     on_device: bool = True,
     states: bool = False,
+    recalled: Recalled = "no",
 ) -> Callable[[_Declared], _Declared]:
     """Declares a method as a verb; see ``Verb``."""
 
     def declare(method: _Declared) -> _Declared:
-        declaration = Verb(method.__name__, deadline, reports, ranks, on_device, states)
+        declaration = Verb(method.__name__, deadline, reports, ranks, on_device, states, recalled)
         method.declaration = declaration  # type: ignore[attr-defined]
         return method
 

@@ -133,7 +133,9 @@ DIVERGED_AFTER: Final = 20
 class Recovery(Section):
     """What happens when a worker dies or hangs, or a step comes out as no number."""
 
-    max_restarts: int = Field(default=3, ge=0, description="restarts from a checkpoint; 0: the first failure ends it")
+    max_restarts: int = Field(
+        default=3, ge=0, description="restarts, workers replaced in place; 0: the first failure ends it"
+    )
     max_skipped_steps: int = Field(
         default=3,
         ge=0,

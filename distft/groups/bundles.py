@@ -26,6 +26,7 @@ class GroupSpec:
     on one node, with different numbers on different ones, over all groups; None leaves it to Ray.
     ``memory``: bytes per rank that Ray is to set aside, 0 for none. ``micro_batch_cost``: see ``handles.Group``.
     ``preloaded``: a module that is imported once on a node for all ranks (see ``fork_server``); none where empty.
+    ``replaceable``: a worker that dies may be followed by another while the attempt goes on (see ``succession``).
     """
 
     role: str
@@ -42,6 +43,7 @@ class GroupSpec:
     memory: int = 0
     micro_batch_cost: int | None = None
     preloaded: str = ""
+    replaceable: bool = False
 
     def __post_init__(self) -> None:
         if self.node_of_rank is not None and len(self.node_of_rank) != self.num_ranks:

@@ -113,7 +113,11 @@ class Runner(Protocol):
 
 @dataclass(frozen=True)
 class Call(Generic[_Answer]):
-    """A verb to be run on a group, not started yet. ``read`` makes of what it brought what the caller wants to know."""
+    """A verb to be run on a group, not started yet. ``read`` makes of what it brought what the caller wants to know.
+
+    ``renew``: of a verb that is recalled as "renewed" (``common.verb``), does the same again for a worker that takes a
+    dead one's place; False where that cannot be done now.
+    """
 
     group: Group
     verb: Verb
@@ -125,6 +129,7 @@ class Call(Generic[_Answer]):
     data: tuple[DataRef, ...] = ()
     samples: tuple[tuple[int, ...], ...] | None = None
     deadline_s: float | None = None
+    renew: Callable[[], bool] | None = None
 
     def start(self) -> Pending[_Answer]:
         """Starts this call and does not wait for it."""

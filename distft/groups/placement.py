@@ -21,30 +21,26 @@ from typing import Any
 
 import ray
 from ray.util.placement_group import placement_group, remove_placement_group
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from distft.common.errors import EnvironmentFallsShort
 from distft.common.verb import Ending, declaration
-from distft.groups import worker_start
+from distft.groups.births import Starting, born
 from distft.groups.bundles import (
     Bundle,
     GroupSpec,
     Node,
     bundles,
     choose_nodes,
-    gpu_share,
     in_order,
-    local_ranks,
     node_number,
-    rank_order,
     sharers,
 )
 from distft.groups.deadlines import Deadlines
 from distft.groups.handles import WorkerInfo, together
 from distft.groups.lanes import Devices
 from distft.groups.ray_handles import Attempt, RayGroup
-from distft.groups.shell import Birth
-from distft.groups.worker_group import Answers, Asked, Member, RankActor, ended_servers
+from distft.groups.succession import Followed, MayFollow, Succession
+from distft.groups.worker_group import Answers, Member, ended_servers
 from distft.tracking.progress import GroupState
 from distft.tracking.timing import Busy, Span
 
@@ -58,15 +54,17 @@ _CLOSE = declaration(Ending.close)
 _CLOSE_S = 10.0  # how long workers may take to leave their process groups before they are killed
 _GONE_S = 5.0  # how long killed actors may take to be gone
 _GIVEN_BACK_S = 30.0  # how long Ray may take to give their places to others
-# Made once: Ray's GCS keeps each one that is made, as long as it lives.
-_RANK = ray.remote(concurrency_groups={"watch": 1, "pulse": 1})(RankActor)  # type: ignore[call-overload]
+_SUCCEEDED_S = 120.0  # within which the place of a dead worker is taken again; on a node that is lost it never is
 
 
 class Groups(Mapping[str, RayGroup]):
     """The running groups by role. As a context manager: closed at the end, killed on an exception."""
 
-    def __init__(self, attempt: Attempt, members: Sequence[Member], placements: Sequence[Any]) -> None:
-        self._attempt, self._members, self._placements = attempt, list(members), list(placements)
+    def __init__(
+        self, attempt: Attempt, members: list[Member], placements: Sequence[Any], succession: Succession
+    ) -> None:
+        self._attempt, self._members, self._placements = attempt, members, list(placements)
+        self._succession = succession
 
     def __getitem__(self, role: str) -> RayGroup:
         return self._attempt.groups[role]
@@ -105,6 +103,11 @@ class Groups(Mapping[str, RayGroup]):
     def take_peaks(self) -> dict[str, dict[str, int]]:
         """By role what the fullest rank took of its device since the last call of this."""
         return self._attempt.take_peaks()
+
+    def let_succeed(self, may: MayFollow, told: Followed) -> None:
+        """From now on a worker that dies is followed by another, where its group allows that and ``may`` does; ``told``
+        is called when one has taken its place."""
+        self._succession.allow(may, told)
 
     def shutdown(self, *, kill: bool = False, close_s: float = _CLOSE_S) -> None:
         """Ends all actors: after their verb ``close``, or at once (``kill``). May be called again."""
@@ -156,12 +159,14 @@ def start_groups(
     try:
         placed = _place(sets, placements, deadlines.start_s, left_out)
         starting = [
-            _Starting(spec, sets[spec.devices], placed[spec.devices], answers, deadlines.start_s) for spec in specs
+            Starting(spec, sets[spec.devices], placed[spec.devices], answers, deadlines.start_s) for spec in specs
         ]
         for one in starting:
             members.extend(one.members)
-        for one in _ready(starting, answers, Path(log_dir).absolute(), attempt):
-            group = RayGroup(one.spec.role, one.members, running, one.spec.micro_batch_cost)
+        for one in born(starting, answers, Path(log_dir).absolute(), attempt):
+            group = RayGroup(
+                one.spec.role, one.members, running, one.spec.micro_batch_cost, replaceable=one.spec.replaceable
+            )  # fmt: skip
             running.groups[one.spec.role] = group
             log.info("group %s is ready: %d workers", group.role, group.num_ranks)
             if on_ready is not None:
@@ -171,7 +176,17 @@ def start_groups(
         raise
     # In the order asked for, not in that of readiness.
     running.groups = {spec.role: running.groups[spec.role] for spec in specs}
-    return Groups(running, members, placements)
+    started = {one.spec.role: one for one in starting}
+
+    def successor(dead: Member) -> Member:
+        _end_one(dead)
+        found = started[dead.role].successor(dead, answers, min(_SUCCEEDED_S, deadlines.start_s))
+        members.append(found)
+        return found
+
+    succession = Succession(running, answers, successor)
+    running.succeed = succession.after
+    return Groups(running, members, placements, succession)
 
 
 # ---- places
@@ -236,76 +251,15 @@ def _free() -> str:
     return f"{free.get('CPU', 0.0):g} CPUs, {free.get('GPU', 0.0):g} GPUs"
 
 
-# ---- actors
-
-
-class _Starting:
-    """A group on its way: first its actors say where they are, then they construct their workers."""
-
-    def __init__(
-        self, spec: GroupSpec, sharing: Sequence[GroupSpec], placement: Any, answers: Answers, start_s: float
-    ) -> None:
-        self.spec = spec
-        self.members = [_actor(spec, place, gpu_share(spec, sharing), placement) for place in range(spec.num_ranks)]
-        for member in self.members:
-            answers.watch(member)
-        asked = {member.actor.where.remote(member.place): member for member in self.members}
-        self.asked = Asked(spec.role, "where", asked, start_s)
-        self.built = False
-
-    def build(self, log_dir: Path, attempt: int) -> None:
-        """Gives out the ranks and has the workers constructed, within what is left of the deadline."""
-        member_at = {member.place: member for member in self.members}
-        ranks = rank_order([outcome.report for outcome in self.asked.answers.values()], self.spec.node_of_rank)
-        self.members = [member_at[where.place] for where in ranks]
-        left_s = max(1.0, self.asked.deadline - time.monotonic())
-        self.asked = Asked(self.spec.role, "start", {}, left_s)
-        self.built = True
-        for rank, (where, local_rank) in enumerate(zip(ranks, local_ranks(ranks), strict=True)):
-            member = self.members[rank]
-            path = str(log_dir / f"{self.spec.role}-{rank}.log")
-            member.info = WorkerInfo(
-                rank, where.hostname, where.pid, where.devices, where.node_ip, where.node_id, path
-            )  # fmt: skip
-            birth = Birth(
-                self.spec.role, rank, len(ranks), where.node_ip, local_rank, self.spec.worker, self.spec.spec,
-                path, attempt, left_s, os.getcwd(),
-            )  # fmt: skip
-            self.asked.waiting[member.actor.build.remote(birth)] = member
-
-
-def _ready(starting: Sequence[_Starting], answers: Answers, log_dir: Path, attempt: int) -> Iterator[_Starting]:
-    """The groups, each when all its workers are constructed."""
-    left = list(starting)
-    while left:
-        asked = answers.next([one.asked for one in left])
-        one = next(one for one in left if one.asked is asked)
-        if one.built:
-            left.remove(one)
-            yield one
-        else:
-            one.build(log_dir, attempt)
-
-
-def _actor(spec: GroupSpec, place: int, num_gpus: float, placement: Any) -> Member:
-    actor = _RANK.options(
-        num_cpus=spec.cpus_per_rank,
-        num_gpus=num_gpus,
-        memory=spec.memory or None,
-        max_restarts=0,
-        max_task_retries=0,
-        runtime_env={"env_vars": _environment(spec)},
-        scheduling_strategy=PlacementGroupSchedulingStrategy(placement, placement_group_bundle_index=place),
-    ).remote()
-    return Member(spec.role, place, actor, actor.watch.remote())
-
-
-def _environment(spec: GroupSpec) -> dict[str, str]:
-    """Of a rank's process, and by it whether the node's fork server makes it, where this Ray is ours and has one."""
-    return {**spec.env, worker_start.MODULE: spec.preloaded} if spec.preloaded else dict(spec.env)
-
-
 # ---- the end
+
+
+def _end_one(member: Member) -> None:
+    """One that is dead, or does not answer: then a process of this node is ended even where it is frozen."""
+    with contextlib.suppress(Exception):
+        ray.kill(member.actor)
+    if member.info is not None and member.info.node_id == ray.get_runtime_context().get_node_id():
+        _kill([member.info.pid] if _is_worker(member.info.pid) else [])
 
 
 def _end(members: Sequence[Member], placements: Sequence[Any]) -> None:

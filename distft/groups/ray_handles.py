@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,6 +16,7 @@ from distft.groups.deadlines import DeadlineBook, Deadlines
 from distft.groups.dispatch import collect, request_for
 from distft.groups.handles import Call, DataRef, Result, Wait, WorkerInfo
 from distft.groups.lanes import Devices
+from distft.groups.recall import Recall
 from distft.groups.worker_group import Answers, Asked, Member
 from distft.tracking.progress import GroupState
 from distft.tracking.timing import Busy, Span
@@ -36,10 +37,13 @@ class RayGroup:
     """All ranks of one role; see ``handles.Group``."""
 
     def __init__(
-        self, role: str, members: Sequence[Member], attempt: Attempt, micro_batch_cost: int | None = None
-    ) -> None:
+        self, role: str, members: Sequence[Member], attempt: Attempt, micro_batch_cost: int | None = None, *,
+        replaceable: bool = False,
+    ) -> None:  # fmt: skip
         self._role, self._members, self._attempt = role, tuple(members), attempt
         self._micro_batch_cost = micro_batch_cost
+        self.replaceable = replaceable
+        self.recall = Recall()
 
     @property
     def role(self) -> str:
@@ -57,6 +61,10 @@ class RayGroup:
     def members(self) -> tuple[Member, ...]:
         """The actors by rank."""
         return self._members
+
+    def replace(self, dead: Member, successor: Member) -> None:
+        """Another actor has this rank from now on."""
+        self._members = tuple(successor if member is dead else member for member in self._members)
 
     @property
     def workers(self) -> tuple[WorkerInfo, ...]:
@@ -104,15 +112,19 @@ class _Started:
 
 
 @dataclass(eq=False)
-class _Step:
-    """A verb that is running: a started call's, or a sleep or wake that comes before it."""
+class Step:
+    """A verb that is running: a started call's (``of``), or a sleep or wake that comes before it."""
 
     group: RayGroup
-    verb: Verb
+    call: Call[Any]
     of: _Started | None
     asked: Asked
     data_refs: list[Any]
     moved: tuple[Any, ...]
+
+    @property
+    def verb(self) -> Verb:
+        return self.call.verb
 
 
 class Attempt:
@@ -123,9 +135,10 @@ class Attempt:
         self.devices = devices
         self.book = DeadlineBook(deadlines)
         self.failure: DistftError | None = None
+        self.succeed: Callable[[RunFailed], None] | None = None  # has another worker go on, or raises
         self._answers = answers
         self._lanes: dict[str, deque[_Started]] = {}
-        self._running: dict[str, _Step] = {}
+        self._running: dict[str, Step] = {}
         self._computing: list[tuple[float, float]] = []
         self._moving: list[tuple[float, float]] = []
         self._peaks: dict[str, dict[str, int]] = {}
@@ -180,7 +193,13 @@ class Attempt:
     def _wait(self, started: _Started) -> Result[Any]:
         with self._ended_by_a_failure():
             while started.result is None:
-                asked = self._answers.next([step.asked for step in self._running.values()])
+                try:
+                    asked = self._answers.next([step.asked for step in self._running.values()])
+                except RunFailed as failure:
+                    if self.succeed is None:
+                        raise
+                    self.succeed(failure)
+                    continue
                 lane = next(lane for lane, step in self._running.items() if step.asked is asked)
                 step = self._running.pop(lane)
                 result = self._finish(step)
@@ -188,6 +207,21 @@ class Attempt:
                     step.of.result = result
                 self._send()
         return started.result
+
+    def interrupt(self, group: RayGroup) -> Step | None:
+        """The verb that this group is running, if it is; nobody waits for it until it goes on."""
+        lane = self.devices.device_set_of[group.role]
+        step = self._running.get(lane)
+        return self._running.pop(lane) if step is not None and step.group is group else None
+
+    def go_on(self, interrupted: Step) -> None:
+        """A verb that was interrupted is waited for again."""
+        self._running[self.devices.device_set_of[interrupted.group.role]] = interrupted
+
+    def forgive(self, seconds: float) -> None:
+        """Whatever is running may take so much longer: nobody looked for its answers meanwhile."""
+        for step in self._running.values():
+            step.asked.away_s += min(seconds, time.monotonic() - step.asked.started)
 
     @contextmanager
     def _ended_by_a_failure(self) -> Iterator[None]:
@@ -209,7 +243,7 @@ class Attempt:
             if waiting and lane not in self._running:
                 self._running[lane] = self._next_step(waiting)
 
-    def _next_step(self, waiting: deque[_Started]) -> _Step:
+    def _next_step(self, waiting: deque[_Started]) -> Step:
         call = waiting[0].call
         before = self.devices.steps_before(call.group.role, call.verb)
         if before:
@@ -217,7 +251,7 @@ class Attempt:
             return self._ask(self.groups[move.role].call(move.verb, move.parts), None, move.parts)
         return self._ask(call, waiting.popleft())
 
-    def _ask(self, call: Call[Any], of: _Started | None, moved: tuple[Any, ...] = ()) -> _Step:
+    def _ask(self, call: Call[Any], of: _Started | None, moved: tuple[Any, ...] = ()) -> Step:
         """Sends the verb to the ranks that run it."""
         group, verb = self.groups[call.group.role], call.verb
         deadline_s = call.deadline_s or self.book.deadline(group.role, verb)
@@ -229,9 +263,9 @@ class Attempt:
             report, data = member.actor.run.remote(request, *(part.ref for part in parts))
             asked.waiting[report] = member
             data_refs.append(data)
-        return _Step(group, verb, of, asked, data_refs, moved)
+        return Step(group, call, of, asked, data_refs, moved)
 
-    def _finish(self, step: _Step) -> Result[Any]:
+    def _finish(self, step: Step) -> Result[Any]:
         seconds = time.monotonic() - step.asked.started
         outcomes = [step.asked.answers[member] for member in step.group.members[: len(step.data_refs)]]
         longest = max(outcome.seconds for outcome in outcomes)
@@ -251,6 +285,8 @@ class Attempt:
             data = collect(outcomes, step.data_refs)
         except ValueError as error:
             raise RunFailed(f"{step.verb.name}: {error}", role=step.group.role, kind="exception") from error
+        if step.group.replaceable:
+            step.group.recall.note(step.call, reports)
         return Result(reports[0], reports, data, seconds)
 
 

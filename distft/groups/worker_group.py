@@ -6,6 +6,7 @@ the actor dies, whoever is busy or idle, so every wait includes the watches of a
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 import socket
@@ -85,13 +86,15 @@ class RankActor:
 
 @dataclass(eq=False)
 class Member:
-    """One actor of a group, as the driver knows it. ``info`` follows once it has a rank."""
+    """One actor of a group, as the driver knows it. Once it has a rank ``info`` follows, and ``birth``: what it was
+    told then."""
 
     role: str
     place: int
     actor: Any
     watch: Any
     info: WorkerInfo | None = None
+    birth: Birth | None = None
 
 
 @dataclass(eq=False)
@@ -132,6 +135,17 @@ class Answers:
     def watch(self, member: Member) -> None:
         """Its death ends every wait from now on."""
         self._watched[member.watch] = member
+
+    def drop(self, dead: Member, asked: Sequence[Asked]) -> None:
+        """Nothing more is expected of a member: its end ends no wait any more. An answer that it gave before counts."""
+        self._watched.pop(dead.watch, None)
+        for one in asked:
+            for ref in [ref for ref, member in one.waiting.items() if member is dead]:
+                del one.waiting[ref]
+                with contextlib.suppress(RayError):
+                    outcome = ray.get(ref) if ray.wait([ref], timeout=0)[0] else None
+                    if outcome is not None and outcome.failure is None:
+                        one.answers[dead] = outcome
 
     def next(self, asked: Sequence[Asked]) -> Asked:
         """Waits until one of ``asked`` has all its answers, and returns it.

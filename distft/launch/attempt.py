@@ -82,6 +82,7 @@ def group_specs(recipe: Recipe, plan: Plan, run_dir: Path) -> list[GroupSpec]:
         cpus_per_rank=plan.data_worker.cpus,
         env=plan.data_worker.env,
         spec={"recipe": recipe, "starts": model_starts(recipe, run_dir)},
+        replaceable=True,
     )
     return [
         data,

@@ -1,4 +1,5 @@
-"""Whether a failed attempt is followed by another. Pure: what failed, where, and what became of the restarts before."""
+"""Whether a failed attempt is followed by another, and a failed worker by one in its place. Pure: what failed, where,
+and what became of those before."""
 
 from __future__ import annotations
 
@@ -7,20 +8,39 @@ from distft.common.errors import RunFailed
 # What may be over when it is tried again: a rank that died, or does not answer; an exception, and a node whose Ray is
 # gone, are judged closer.
 _MAY_PASS = frozenset({"death", "deadline", "node", "out_of_memory", "exception"})
+# What may be over once another process is in the place of one that has died, or does not answer.
+_OF_ONE_WORKER = frozenset({"death", "deadline"})
 
 
 class Restarts:
-    """Counts the restarts since the last checkpoint: at most ``most`` of them."""
+    """Counts the restarts since the last checkpoint: at most ``most`` of them; and the workers that were followed by
+    others in their places since a step was finished for the first time: as many."""
 
     def __init__(self, most: int) -> None:
         self.most = most
         self.used = 0
+        self._furthest = 0  # of the steps that were finished when a worker failed
+        self._in_place = 0
+        self._followed: set[tuple[object, ...]] = set()
         self._seen: set[tuple[object, ...]] = set()
         self._memory_ran_out = False
 
     def may_follow(self, failure: RunFailed, *, stepped: bool) -> bool:
         """Whether failures of this kind are followed by a restart at all. ``stepped``: see ``refused``."""
         return self.most > 0 and _may_pass(failure, stepped)
+
+    def may_take_its_place(self, failure: RunFailed, *, at: str, finished: int) -> bool:
+        """Whether another worker takes the place of one that failed, which is then counted. ``at``: see ``refused``;
+        ``finished``: the last step that this attempt has finished. Not twice alike: what kills whoever does it is the
+        attempt's failure."""
+        if finished > self._furthest:
+            self._furthest, self._in_place = finished, 0
+        alike = _signature(failure, at)
+        if failure.kind not in _OF_ONE_WORKER or alike in self._followed or self._in_place >= self.most:
+            return False
+        self._followed.add(alike)
+        self._in_place += 1
+        return True
 
     def refused(
         self, failure: RunFailed, *, at: str, stepped: bool, saved: bool, node_lost: bool = False

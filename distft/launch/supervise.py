@@ -33,8 +33,9 @@ from distft.controller.rollback import GoBack
 from distft.controller.session import Session
 from distft.controller.spikes import watchdog_of
 from distft.controller.stop_flag import StopFlag
+from distft.groups.handles import WorkerInfo
 from distft.groups.keepers import Keepers
-from distft.groups.placement import shortage
+from distft.groups.placement import Groups, shortage
 from distft.groups.worker_group import ended_servers
 from distft.launch.attempt import group_specs, set_up, started, train_session
 from distft.launch.failing_step import again
@@ -193,6 +194,7 @@ class Supervisor:
                 self._failed_steps,
             )  # fmt: skip
             session.mirror = self._mirror
+            self._let_succeed(groups, session, tracker)
             if lost is not None:
                 tracker.event("restart", cause=lost.ending.cause, role=lost.ending.role, rank=lost.ending.rank,
                               node=lost.ending.node, from_step=self._begun, from_memory=self._in_memory,
@@ -200,6 +202,20 @@ class Supervisor:
             if self._stop.is_set():
                 raise StoppedOnRequest(f"stopped before step {progress.step + 1}: the same command goes on there")
             return train_session(session, run_dir)
+
+    def _let_succeed(self, groups: Groups, session: Session, tracker: Tracker) -> None:
+        """From now on another worker takes the place of one that dies, in the groups in which that goes."""
+
+        def may(failure: RunFailed) -> bool:
+            return self._restarts.may_take_its_place(failure, at=session.doing, finished=session.progress.step)
+
+        def told(failure: RunFailed, worker: WorkerInfo, seconds: float) -> None:
+            tracker.event("replaced", cause=failure.cause, role=failure.role, rank=failure.rank, node=failure.node,
+                          pid=worker.pid, stage=failure.stage, log=failure.log, at=session.doing,
+                          seconds=seconds)  # fmt: skip
+            log.warning("%s rank %d on %s goes on after %.1f s", failure.role, worker.rank, worker.node, seconds)
+
+        groups.let_succeed(may, told)
 
     @property
     def _begun(self) -> int:

@@ -15,7 +15,16 @@ from distft.tracking.progress import duration
 
 MIB, GIB = 2**20, 2**30
 _MAX_SAMPLES, _MAX_EVENTS, _MAX_TEXT = 12, 200, 4000
-_ALARMS = ("alarm", "failure", "restart", "rollback", "checkpoint_failed", "memory_copy_failed", "generator_differs")
+_ALARMS = (
+    "alarm",
+    "failure",
+    "restart",
+    "replaced",
+    "rollback",
+    "checkpoint_failed",
+    "memory_copy_failed",
+    "generator_differs",
+)
 _ALARM = ("name", "step", "said", "do")
 _ROUTINE = ("start", "group_ready", "data_ready", "stop_tokens", "ready", "invariants", "reference_kept")
 Rows = list[tuple[str, str]]

@@ -145,7 +145,7 @@ class MetricsLog:
 
 
 class EventsLog:
-    """``RUN/events.jsonl``: start, group_ready, checkpoint, failure, restart, resume, stop. Never cut."""
+    """``RUN/events.jsonl``: start, group_ready, checkpoint, failure, restart, replaced, resume, stop. Never cut."""
 
     def __init__(self, run_dir: Path, attempt: int) -> None:
         self._ledger = Ledger(run_dir / EVENTS)

@@ -227,7 +227,7 @@ class DataVerbs(Ending, Protocol):
         """Gets ready for about so long. Calls of this before ``setup`` keep that within its deadline."""
         ...
 
-    @verb(deadline="setup", on_device=False)
+    @verb(deadline="setup", on_device=False, recalled="latest")
     def setup(self) -> tuple[Loaded, None]:
         """What ``prepare_rows`` has left over; reports sizes."""
         ...
@@ -239,7 +239,7 @@ class DataVerbs(Ending, Protocol):
         """``count`` units from position ``start``: tokens ready to be trained on."""
         ...
 
-    @verb(deadline="setup", on_device=False)
+    @verb(deadline="setup", on_device=False, recalled="latest")
     def unread(self, until: int, at_most: int) -> tuple[Unread, Batch]:
         """At most so many units of which no log-probs of the reference are kept; see ``workers.reference_cache``."""
         ...
@@ -287,17 +287,17 @@ class DataVerbs(Ending, Protocol):
 
     # ---- turns
 
-    @verb(deadline="long", on_device=False)
+    @verb(deadline="long", on_device=False, recalled="begins")
     def begin_turns(self, split: str, start: int, samples_per_prompt: int, *, batch: Batch) -> tuple[None, None]:
         """A fresh environment for each sample; what a former rollout left is forgotten."""
         ...
 
-    @verb(deadline="long", on_device=False)
+    @verb(deadline="long", on_device=False, recalled="follows")
     def take_turns(self, *, batch: Batch) -> tuple[Turned, Batch | None]:
         """A turn of the policy: what the environment says of it. The samples that go on, and what with."""
         ...
 
-    @verb(on_device=False)
+    @verb(on_device=False, recalled="ends")
     def finish_turns(self) -> tuple[Played, Batch]:
         """The responses of all samples that were begun, masked and scored."""
         ...

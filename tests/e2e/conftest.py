@@ -99,10 +99,12 @@ class Verb:
 
     def pid(self, role: str, rank: int) -> int:
         """The process of a rank, as this attempt's events say."""
-        attempt = max(event["attempt"] for event in lines(self.folder, "events"))
-        ready = [e for e in lines(self.folder, "events") if e["event"] == "group_ready" and e["attempt"] == attempt]
-        workers = next(event["workers"] for event in ready if event["role"] == role)
-        return int(next(worker["pid"] for worker in workers if worker["rank"] == rank))
+        told = lines(self.folder, "events")
+        attempt = max(event["attempt"] for event in told)
+        found = [event for event in told if event["attempt"] == attempt and event.get("role") == role]
+        started = [worker for event in found if event["event"] == "group_ready" for worker in event["workers"]]
+        replaced = [event for event in found if event["event"] == "replaced"]
+        return int([worker for worker in (*started, *replaced) if worker["rank"] == rank][-1]["pid"])
 
     def pid_of(self, program: str) -> int:
         """The one process of this verb that runs the program with this name."""

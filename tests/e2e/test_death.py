@@ -13,6 +13,7 @@ import pytest
 
 from distft.cli import main
 from tests.e2e.conftest import (
+    JUDGED,
     SECRETS,
     SFT,
     URL_SECRET,
@@ -83,8 +84,8 @@ def assert_killing_ends(verb: Verb, role: str, rank: int, *, while_in: str = BUS
 
 def test_a_ppo_run_survives_the_death_of_a_worker_of_its_driver_and_of_its_ray(sft: Path, start: Start) -> None:
     """A worker's by itself, in the same process, from the last step, of which there is a copy in memory, and its Ray's,
-    in another, from the checkpoint; so does the same command, after the driver's. The end is that of a run nothing
-    happened to."""
+    in another, from the checkpoint; so does the same command, after the driver's. The data worker's ends no attempt.
+    The end is that of a run nothing happened to."""
     words = ppo(sft, "train.steps=4", "recovery.max_restarts=3", *ONE_EACH)
     undisturbed = start(*words, folder="undisturbed")
     undisturbed.wait_for_stage("policy-1", BUSY)
@@ -92,6 +93,8 @@ def test_a_ppo_run_survives_the_death_of_a_worker_of_its_driver_and_of_its_ray(s
     assert undisturbed.end() == 0, undisturbed.output
     words = (*words, "checkpoint.memory_every=1")
     verb = start(*words)
+    verb.wait_for_stage("policy-1", "update PpoPolicy from step 0\n")
+    os.kill(verb.pid("data", 0), signal.SIGKILL)
     for ended in (verb.pid, lambda *_: verb.process.pid):
         verb.wait_for_stage("policy-1", "update PpoPolicy from step 12\n")
         verb.log_starts["policy-1"] = (verb.folder / "logs" / "policy-1.log").stat().st_size
@@ -100,6 +103,8 @@ def test_a_ppo_run_survives_the_death_of_a_worker_of_its_driver_and_of_its_ray(s
     verb.assert_nothing_left()
     assert checkpoints(verb.folder) == [2]
     assert_restarted(verb, "policy", 1, from_step=3)
+    (replaced,) = events(verb.folder, "replaced")
+    assert (replaced["role"], replaced["rank"], replaced["attempt"], replaced["at"]) == ("data", 0, 1, "step 1")
     (resumed,) = events(verb.folder, "resume")
     assert not Path(resumed["path"]).parent.exists(), "what it kept in memory is gone with it"
     verb = start(*words)
@@ -239,9 +244,10 @@ def test_a_frozen_worker_is_named(sft: Path, start: Start) -> None:
 @pytest.mark.slow
 def test_sigterm_once_stops_with_a_checkpoint_and_sigint_twice_at_once(sft: Path, start: Start) -> None:
     """The one from a scheduler to the driver alone, the other from a terminal to all of its processes."""
-    verb = start(*SFT)
+    words = (*SFT, *JUDGED)
+    verb = start(*words)
     verb.wait_for_stage("policy-1", "update Sft from step 2\n")
-    second = start(*SFT)
+    second = start(*words)
     os.kill(verb.process.pid, signal.SIGTERM)
     assert verb.end(60) == 75, verb.output
     verb.assert_nothing_left()
@@ -253,7 +259,7 @@ def test_sigterm_once_stops_with_a_checkpoint_and_sigint_twice_at_once(sft: Path
     assert f"stopped after step {stopped} with a checkpoint: the same command goes on from there" in verb.output
     assert second.end() in (0, 2)
 
-    verb = start(*SFT)
+    verb = start(*words)
     verb.wait_for(lambda: events(verb.folder, "resume"), "resume")
     os.killpg(verb.process.pid, signal.SIGINT)
     time.sleep(0.02)
@@ -264,7 +270,7 @@ def test_sigterm_once_stops_with_a_checkpoint_and_sigint_twice_at_once(sft: Path
     verb.assert_nothing_left()
     assert exit_record(verb.folder)["class"] == "interrupted"
 
-    verb = start(*SFT)
+    verb = start(*words)
     assert verb.end() == 0, verb.output
     assert weights(verb.folder) == weights(sft)
     assert computed(verb.folder) == computed(sft)

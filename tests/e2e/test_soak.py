@@ -21,6 +21,7 @@ import psutil
 import pytest
 
 from tests.e2e.conftest import Start, Verb, computed, events, lines, marked, ppo, weights
+from tests.harness.deaths import IN_PLACE, beginnings
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow, pytest.mark.timeout(14400)]
 
@@ -107,8 +108,8 @@ def test_what_a_run_holds_does_not_grow_with_its_restarts(sft: Path, start: Star
         for number, (step, role, rank) in enumerate(kills, start=1):
             found |= watched(verb, scratch, step)
             os.kill(verb.pid(role, rank), signal.SIGKILL)
-            ready = f"attempt {number + 1} to be ready"
-            verb.wait_for(lambda attempts=number + 1: len(events(verb.folder, "ready")) == attempts, ready, 600)
+            ready = f"training to go on for the {number}. time"
+            verb.wait_for(lambda begun=number + 1: len(beginnings(verb.folder)) == begun, ready, 600)
         found |= watched(verb, scratch, STEPS - 1)
         assert verb.end(600) == 0, verb.output
         verb.assert_nothing_left()
@@ -121,7 +122,9 @@ def test_what_a_run_holds_does_not_grow_with_its_restarts(sft: Path, start: Star
         print(f"{name}: {before:,.0f} at iteration 50, {after:,.0f} at the end")
     print(f"{len(kills)} kills in {STEPS} iterations; left in the temporary folder: {left}")
     assert left == []
-    assert len(events(verb.folder, "restart")) == len(kills)
+    in_place = sum(role in IN_PLACE for _, role, _ in kills)
+    assert len(events(verb.folder, "restart")) == len(kills) - in_place
+    assert len(events(verb.folder, "replaced")) == in_place
     assert computed(verb.folder) == computed(undisturbed.folder)
     assert weights(verb.folder) == weights(undisturbed.folder)
     for name in Held.__annotations__:

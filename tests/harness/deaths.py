@@ -19,6 +19,7 @@ from tests.e2e.conftest import Start, Verb, computed, events, exit_record, weigh
 SUPERVISED = ("update", "checkpoint")
 SAMPLED = ("rollout", "experience", "update", "weight sync", "checkpoint")
 IN_MEMORY = ("rollout", "experience", "update", "weight sync", "memory copy")
+IN_PLACE = ("data",)  # whose death ends no attempt: another worker takes its place
 DRIVER = "driver"  # whose death ends the run: the same command is given again
 # Of the run's own Ray: nothing goes on in a Ray without one of them.
 SERVERS = ("raylet", "gcs_server")
@@ -47,16 +48,25 @@ def cells(ranks: dict[str, int], phases: Sequence[str], sent: signal.Signals = s
     return [Cell(name, rank, phase, sent) for name, rank in ranks.items() for phase in phases]
 
 
-def strike(verb: Verb, attempt: int, cell: Cell) -> float:
-    """In this phase of a step after one that this attempt has saved, or of which it has a copy in memory; when, in unix
-    seconds."""
+def beginnings(folder: Path) -> list[dict[str, Any]]:
+    """Where training began or went on: with an attempt, or with a worker in another's place."""
+    return sorted([*events(folder, "ready"), *events(folder, "replaced")], key=lambda event: float(event["time"]))
+
+
+def strike(verb: Verb, number: int, cell: Cell) -> float:
+    """In this phase of a step after one that has been saved, or of which there is a copy in memory, since training
+    began or went on for the ``number``-th time; when, in unix seconds."""
     log = verb.folder / "logs" / "driver.log"
 
     def kept() -> bool:
+        begun = beginnings(verb.folder)
+        if len(begun) < number:
+            return False
+        attempt, since = begun[number - 1]["attempt"], begun[number - 1]["time"]
         copies = re.findall(rf"\[attempt {attempt} driver\].*stage: memory copy$", log.read_text(), re.MULTILINE)
-        return len(copies) > 1 or any(event["attempt"] == attempt for event in events(verb.folder, "checkpoint"))
+        return len(copies) > 1 or any(event["time"] > since for event in events(verb.folder, "checkpoint"))
 
-    verb.wait_for(lambda: log.exists() and kept(), f"a checkpoint of attempt {attempt}", timeout_s=900)
+    verb.wait_for(lambda: log.exists() and kept(), f"a checkpoint of stretch {number}", timeout_s=900)
     since = log.stat().st_size
     pid = cell.pid(verb)
 
@@ -65,7 +75,7 @@ def strike(verb: Verb, attempt: int, cell: Cell) -> float:
             file.seek(since)
             return f"stage: {cell.phase}\n".encode() in file.read()
 
-    verb.wait_for(there, f"phase {cell.phase!r} of attempt {attempt}")
+    verb.wait_for(there, f"phase {cell.phase!r} of stretch {number}")
     struck = time.time()
     os.kill(pid, cell.sent)
     return struck
@@ -74,7 +84,7 @@ def strike(verb: Verb, attempt: int, cell: Cell) -> float:
 def assert_survives(
     start: Start, words: Sequence[str], killed: Sequence[Cell], *, in_memory: bool = False, **environment: str
 ) -> None:
-    """One run with a death in each attempt but the last, against one without; ``in_memory``: without checkpoints, each
+    """One run with one death after the other, against one without; ``in_memory``: without checkpoints, each attempt
     goes on from a copy in memory. Prints the table."""
     saves = ("checkpoint.every=1000", "checkpoint.memory_every=1") if in_memory else ("checkpoint.every=1",)
     words = (*words, f"train.steps={(3 if in_memory else 2) * len(killed) + 2}", *saves, "recovery.max_restarts=3",
@@ -82,23 +92,25 @@ def assert_survives(
     undisturbed = start(*words, folder="undisturbed", **environment)
     assert undisturbed.end(1800) == 0, undisturbed.output
     verb, moments = start(*words, **environment), []
-    for attempt, cell in enumerate(killed, start=1):
-        moments.append(strike(verb, attempt, cell))
-        print(f"attempt {attempt}: {cell} in {cell.phase} at {moments[-1]:.1f}", flush=True)
+    for number, cell in enumerate(killed, start=1):
+        moments.append(strike(verb, number, cell))
+        print(f"{number}: {cell} in {cell.phase} at {moments[-1]:.1f}", flush=True)
         if cell.name == DRIVER:
             assert verb.end() == -signal.SIGKILL, verb.output
             verb.assert_nothing_left()
             verb = start(*words, **environment)
     assert verb.end(900) == 0, verb.output
     verb.assert_nothing_left()
-    ready = {event["attempt"]: event["time"] for event in events(verb.folder, "ready")}
-    took = {cell: ready[number + 1] - moments[number - 1] for number, cell in enumerate(killed, start=1)}
+    begun = beginnings(verb.folder)
+    took = {cell: begun[number]["time"] - moments[number - 1] for number, cell in enumerate(killed, start=1)}
     print_table(killed, took)
-    failures = {event["attempt"]: event for event in events(verb.folder, "failure")}
-    for attempt, cell in enumerate(killed, start=1):
+    failures = iter(events(verb.folder, "failure"))
+    for cell, event in zip(killed, begun[1:], strict=True):
+        assert (event["event"] == "replaced") == (cell.name in IN_PLACE), cell
         if cell.name != DRIVER:
-            assert_blamed(failures[attempt], cell)
-    assert exit_record(verb.folder)["attempt"] == len(killed) + 1
+            assert_blamed(event if cell.name in IN_PLACE else next(failures), cell)
+    assert not list(failures)
+    assert exit_record(verb.folder)["attempt"] == 1 + sum(cell.name not in IN_PLACE for cell in killed)
     assert {event["from_memory"] for event in events(verb.folder, "restart")} <= {in_memory}
     assert computed(verb.folder) == computed(undisturbed.folder)
     assert weights(verb.folder) == weights(undisturbed.folder)

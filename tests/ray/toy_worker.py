@@ -28,7 +28,7 @@ class ToyWorker(OnDevice):
         self, *, rank: int, world_size: int, node_ip: str, local_rank: int, trace: str = "", broken_rank: int = -1
     ) -> None:
         self.rank, self.world_size, self.node_ip, self.local_rank = rank, world_size, node_ip, local_rank
-        self._trace = trace
+        self._trace, self._kept = trace, [0]
         if rank == broken_rank:
             raise UserError("this model does not exist", where="models.policy.path", hint="is it spelled right?")
 
@@ -139,6 +139,31 @@ class ToyWorker(OnDevice):
         if self.rank in ranks:
             time.sleep(seconds)
         return None, None
+
+    @verb(recalled="begins")
+    def begin(self, number: int) -> tuple[int, None]:
+        """Counting begins with this number."""
+        self._kept = [number]
+        return number, None
+
+    @verb(recalled="follows")
+    def add(self, number: int, *, batch: Batch | None = None) -> tuple[int, None]:
+        """The sum so far, with the scores of a batch."""
+        self._kept.append(number + (int(batch.dense("score").sum()) if batch is not None else 0))
+        return sum(self._kept), None
+
+    @verb(recalled="ends")
+    def count(self, die_once: str = "") -> tuple[int, Batch]:
+        """The sum, after the process has died where no file of this name is yet."""
+        if die_once and not os.path.exists(die_once):
+            open(die_once, "w").close()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return sum(self._kept), Batch({"sample": np.array([self.rank]), "score": np.array([float(sum(self._kept))])})
+
+    @verb(recalled="latest")
+    def pid(self) -> tuple[int, None]:
+        """Never what it was before, in another process."""
+        return os.getpid(), None
 
     def _note(self, text: str) -> None:
         if self._trace:

@@ -103,3 +103,28 @@ def test_memory_that_runs_out_is_tried_once_more() -> None:
     assert refused(restarts, failed("out_of_memory", rank=0), 3) is None
     assert "memory ran out again" in str(refused(restarts, failed("out_of_memory", rank=1), 4))
     assert refused(restarts, failed("out_of_memory", rank=1), 9, saved=True) is None
+
+
+def test_as_many_workers_are_followed_in_place_until_a_further_step_is_finished() -> None:
+    restarts = Restarts(2)
+    assert restarts.may_take_its_place(failed(), at="step 1", finished=0)
+    assert restarts.may_take_its_place(failed(rank=0), at="step 1", finished=0)
+    assert not restarts.may_take_its_place(failed(rank=2), at="step 1", finished=0)
+    assert restarts.may_take_its_place(failed(), at="step 3", finished=2)
+    assert restarts.may_take_its_place(failed("deadline"), at="step 2", finished=1), "gone back, but not too often"
+    assert not restarts.may_take_its_place(failed(rank=2), at="step 3", finished=2), "gone as far as before"
+    assert not Restarts(0).may_take_its_place(failed(), at="step 1", finished=0)
+
+
+def test_none_is_followed_in_place_twice_alike() -> None:
+    restarts = Restarts(5)
+    assert restarts.may_take_its_place(failed(), at="step 3", finished=2)
+    assert not restarts.may_take_its_place(failed(), at="step 3", finished=2)
+    assert refused(restarts, failed(), 3) is None, "then it is the attempt that is followed, once"
+    assert not restarts.may_take_its_place(failed(), at="step 3", finished=2)
+    assert "step 3 has failed twice in the same way" in str(refused(restarts, failed(), 3))
+
+
+@pytest.mark.parametrize("kind", ["exception", "out_of_memory", "node", "invariant"])
+def test_what_is_not_one_workers_own_is_the_attempts_failure(kind: str) -> None:
+    assert not Restarts(3).may_take_its_place(failed(kind), at="step 3", finished=2)
