@@ -106,6 +106,13 @@ def configure(
     logging.captureWarnings(True)
 
 
+def append_line(log_path: Path, text: str, *, process: str, attempt: int) -> None:
+    """A warning in the log of another process, which can write no more. Raises OSError."""
+    record = logging.LogRecord("distft", logging.WARNING, "", 0, text, None, None)
+    with open(log_path, "a", encoding="utf-8") as log:
+        log.write(f"{_Lines(process, attempt).format(record)}\n")
+
+
 def stage(text: str) -> None:
     """Say what this process sets out to do now: logged as ``stage: <text>`` and remembered."""
     global _stage

@@ -4,7 +4,7 @@
 
 Eight ranks that each import torch and transformers take a minute of processor time before the first of them does
 anything. Only for ranks without a GPU: no library may have spoken to a driver before the fork. It ends with its
-raylet.
+raylet. As the ranks' parent it alone learns which signal killed one, and says so in that rank's log.
 """
 
 from __future__ import annotations
@@ -17,15 +17,17 @@ import os
 import random
 import runpy
 import select
+import signal
 import socket
 import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from distft.groups.worker_start import MODULE
+from distft.groups.killed import say_killed
+from distft.groups.worker_start import FOLDER, MODULE
 
-_LOOK_MS = 1000  # how often it looks for children that have ended, and for its raylet
+_LOOK_MS = 1000  # how often it looks for its raylet
 _REQUEST_S = 10.0  # how long a request may take to come whole
 
 
@@ -61,13 +63,12 @@ def _import(module: str) -> None:
 
 def _serve(listening: socket.socket, raylet: Path) -> Asked | None:
     """What a child is to become; None in the server, at its end."""
+    signal.signal(signal.SIGCHLD, _reap)
     listening.setblocking(False)
     poll = select.poll()
     poll.register(listening, select.POLLIN)
     while raylet.exists():
-        asking = poll.poll(_LOOK_MS)
-        _reap()
-        if asking:
+        if poll.poll(_LOOK_MS):
             # Who gives up, or cannot be served, starts its worker without us.
             with contextlib.suppress(OSError, EOFError, ValueError), listening.accept()[0] as connection:
                 asked = _forked(connection)
@@ -113,14 +114,17 @@ def _waits(connection: socket.socket) -> bool:
     return not poll.poll(0)
 
 
-def _reap() -> None:
+def _reap(*_: object) -> None:
+    """Takes leave of the children that have ended: at once, as the driver waits for the word of what killed one."""
     with contextlib.suppress(ChildProcessError):
-        while os.waitpid(-1, os.WNOHANG)[0]:
-            pass
+        while (ended := os.waitpid(-1, os.WNOHANG))[0]:
+            if os.WIFSIGNALED(ended[1]):
+                say_killed(Path(os.environ[FOLDER]), ended[0], os.WTERMSIG(ended[1]))
 
 
 def _become(asked: Asked) -> None:
     """Runs the worker's script as a process of its own would, which had just been started with its environment."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     os.setsid()  # Ray kills the process group of a worker that died: ours is not that of the server and its siblings
     for target, descriptor in zip((1, 2), asked.output, strict=True):
         os.dup2(descriptor, target)

@@ -31,6 +31,7 @@ from distft.common.logging import configure, current_stage, stage
 from distft.groups import worker_start
 from distft.groups.deadlines import STACKS_AT
 from distft.groups.dispatch import Failure, Outcome, Request, assemble, regroup, samples_of
+from distft.groups.killed import note_log
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +69,9 @@ class Shell:
             "attempt %d: %s rank %d of %d, pid %d on %s (%s)",
             birth.attempt, birth.role, birth.rank, birth.world_size, os.getpid(), socket.gethostname(), birth.node_ip,
         )  # fmt: skip
+        if worker_start.FOLDER in os.environ:
+            forks = Path(os.environ[worker_start.FOLDER])
+            note_log(forks, birth.log, process=f"{birth.role}-{birth.rank}", attempt=birth.attempt)
         _say_if_not_forked()
         _enter(birth.folder)
         _use_interface_of(birth.node_ip)

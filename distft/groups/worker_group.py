@@ -35,6 +35,7 @@ from distft.groups.absence import Absence
 from distft.groups.bundles import Where
 from distft.groups.dispatch import Failure, Outcome, Request
 from distft.groups.handles import WorkerInfo
+from distft.groups.killed import killed_by
 from distft.groups.shell import Birth, Shell
 
 log = logging.getLogger(__name__)
@@ -266,9 +267,13 @@ def _lost(member: Member, error: RayError, oom_kills: int) -> _Trouble:
         found = _EXIT_DETAIL.search(str(error))
         detail = " ".join((found[1] if found else str(error)).split())
         if "End of file" in detail:
-            detail = "killed by a signal, or crashed"
+            detail = _signal_of(member) or "killed by a signal, or crashed"
         cause, kind = f"its process died: {detail}", "death"
     return _Trouble(0, time.time(), _run_failed(member, cause, kind))
+
+
+def _signal_of(member: Member) -> str:
+    return killed_by(member.info.log, member.info.pid) if member.info is not None else ""
 
 
 def _by_the_kernel(member: Member, oom_kills: int) -> bool:

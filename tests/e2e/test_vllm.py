@@ -157,7 +157,7 @@ def test_a_dead_engine_ends_the_run_and_the_same_command_goes_on(start: Start, g
     assert "Traceback" not in verb.output
     ended = exit_record(verb.folder)
     assert (ended["class"], ended["exit_status"], ended["role"], ended["rank"]) == ("death", 1, "rollout", 0)
-    assert "killed by a signal" in ended["cause"]
+    assert "its process died: killed by" in ended["cause"]
     on = start(*words, **root_on_path())
     assert on.end() == 0, on.output
     on.assert_nothing_left()

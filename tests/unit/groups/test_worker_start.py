@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import pytest
 
 from distft.common.waiting import wait_until
 from distft.groups import worker_start
+from distft.groups.killed import killed_by
 
 # What a worker says of itself; in place of Ray's own script.
 WORKER = """
@@ -151,3 +153,30 @@ def test_what_needs_more_than_variables_is_left_to_ray(tmp_path: Path, raylet: s
     for process in (node.start("--language=JAVA"), node.start(more=["a container"])):
         output, _ = process.communicate(timeout=60)
         assert output.startswith(f"Ray itself {tmp_path / 'worker.py'} --worker-id=1 --serialized")
+
+
+DYING = """
+import faulthandler, os, sys
+from pathlib import Path
+from distft.groups.killed import note_log
+note_log(Path(os.environ["DISTFT_FORK_FOLDER"]), os.environ["OWN"], process="policy-1", attempt=3)
+print(os.getpid(), flush=True)
+os.kill(os.getpid(), int(os.environ["HOW"]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "said"), [(signal.SIGKILL, "killed by SIGKILL"), (signal.SIGSEGV, "crashed with SIGSEGV")]
+)
+def test_the_log_of_a_forked_rank_says_which_signal_killed_it(
+    tmp_path: Path, raylet: subprocess.Popen[bytes], number: int, said: str
+) -> None:
+    node = Node(tmp_path, raylet.pid, "")
+    (tmp_path / "worker.py").write_text(DYING)
+    log = tmp_path / "policy-1.log"
+    output, errors = node.start(**FORKED, OWN=str(log), HOW=str(int(number))).communicate(timeout=60)
+    pid = int(output)
+    assert killed_by(str(log), pid) == said, errors
+    assert "WARNING [attempt 3 policy-1]" in log.read_text()
+    assert killed_by(str(log), pid + 1) == "", "another process"
+    assert not list((tmp_path / "f").glob("*.rank"))
