@@ -110,7 +110,8 @@ def kept_evaluation(folder: Path, asked: Mapping[str, Any], evaluate: Callable[[
                     tell_wandb_in_passing(folder, found.recipe, asked, found.figures)
             except BaseException as error:
                 ending = Ending.of(error)
-                events.write("failure" if ending.exit_status == 1 else "stop", cause=ending.cause)
+                name = "failure" if ending.exit_status == 1 else "stop"
+                events.write(name, cause=ending.cause, exit_status=ending.exit_status)
                 write_exit(folder, ending, attempt)
                 log.info("the evaluation has ended: %s", ending.kind, exc_info=True)
                 if not isinstance(error, DistftError):

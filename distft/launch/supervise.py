@@ -368,8 +368,9 @@ class Supervisor:
 
     def _tell_end(self, tracker: Tracker, ending: Ending) -> None:
         name = "failure" if ending.exit_status == 1 else "stop"
-        tracker.event(name, step=self._progress.step, cause=ending.cause, role=ending.role, rank=ending.rank,
-                      node=ending.node, stage=ending.stage, log=ending.log)  # fmt: skip
+        tracker.event(name, step=self._progress.step, cause=ending.cause, exit_status=ending.exit_status,
+                      role=ending.role, rank=ending.rank, node=ending.node, stage=ending.stage,
+                      log=ending.log)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,8 @@ _TAIL = 1024 * 1024  # bytes of metrics.jsonl that are read, from its end
 
 @dataclass(frozen=True)
 class Attempt:
-    """One start of the run. Times in unix seconds; ``ended`` None: not known, or it goes on."""
+    """One start of the run. Times in unix seconds; ``ended`` None: not known, or it goes on. ``how``: the event that
+    ended it. ``exit_status`` None: as ``ended``, or what followed was a restart of ours."""
 
     number: int
     started: float
@@ -43,6 +44,7 @@ class Attempt:
     ended: float | None = None
     how: str = ""
     cause: str = ""
+    exit_status: int | None = None
 
 
 @dataclass(frozen=True)
@@ -198,9 +200,11 @@ def _attempts(events: Sequence[Mapping[str, Any]]) -> tuple[Attempt, ...]:
             found[attempt] = Attempt(attempt, number(moment))
         elif attempt in found and name in ("done", "stop", "failure", "rollback"):
             cause = str(event.get("cause") or "").splitlines()
+            status = event.get("exit_status")
             found[attempt] = replace(
-                found[attempt], ended=number(moment), how=str(name), cause=cause[0] if cause else ""
-            )
+                found[attempt], ended=number(moment), how=str(name), cause=cause[0] if cause else "",
+                exit_status=status if isinstance(status, int) else None,
+            )  # fmt: skip
         elif attempt in found and name == "resume":
             found[attempt] = Attempt(attempt, found[attempt].started, int(number(event.get("step"))))
     return tuple(found.values())

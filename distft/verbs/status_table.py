@@ -22,6 +22,9 @@ _MEANING = {
     "stopped": "the same command goes on",
     "lost": "nobody holds the run and nobody said why it ended: killed? The same command goes on",
 }
+# How an attempt ended: by its event, or, where that is a stop, by the exit status.
+_ENDED = {"done": "done", "failure": "failed", "stop": "stopped", "rollback": "went back before a spike"}
+_STOPPED = {2: "ended by wrong input", 3: "ended by what the machine lacks", 130: "stopped at once"}
 _NEVER_BEGAN = {
     "stopped": "its job was taken back before the run began; the same command starts it",
     "failed": "its job ended before the run began: distft logs shows what it printed",
@@ -79,7 +82,8 @@ def _said(status: RunStatus) -> str:
 def _attempt(attempt: Attempt) -> str:
     since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(attempt.started))
     start = f" from step {attempt.from_step}" if attempt.from_step else ""
-    took = f", {attempt.how} after {duration(attempt.ended - attempt.started)}" if attempt.ended else ""
+    how = _STOPPED.get(attempt.exit_status or 0) or _ENDED.get(attempt.how, attempt.how)
+    took = f", {how} after {duration(attempt.ended - attempt.started)}" if attempt.ended else ""
     return f"{attempt.number}: {since}{start}{took}{f': {harmless(attempt.cause)}' if attempt.cause else ''}"
 
 

@@ -102,6 +102,20 @@ def test_how_it_ended(run_dir: Path, status: int, state: str) -> None:
     assert ("cause", "a cause") in rows(found)
 
 
+@pytest.mark.parametrize(
+    ("name", "status", "said"),
+    [("stop", 75, "stopped after 50 s"), ("stop", 2, "ended by wrong input after 50 s"), ("failure", 1, "failed after"),
+     ("stop", 3, "ended by what the machine lacks after"), ("stop", 130, "stopped at once after"),
+     ("rollback", None, "went back before a spike after"), ("stop", None, "stopped after 50 s")],
+)  # fmt: skip
+def test_an_attempt_says_in_words_how_it_ended(tmp_path: Path, name: str, status: int | None, said: str) -> None:
+    ended = {} if status is None else {"exit_status": status}
+    write(tmp_path / "events.jsonl", event("start", recipe="mine"), event(name, after=50, cause="why", **ended))
+    ((_, line),) = [row for row in rows(run_status(tmp_path)) if row[0] == "attempts"]
+    assert f", {said}" in line
+    assert line.endswith(": why")
+
+
 def test_one_that_was_killed_is_lost(run_dir: Path) -> None:
     assert run_status(run_dir).state == "lost"
 
