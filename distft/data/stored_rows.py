@@ -159,6 +159,12 @@ class StoredRows:
         """Of rows that are labelled, whether each one's answer is good."""
         return self._joined([pc.fill_null(batch.column("label"), False) for batch in self._batches], np.bool_)[rows]
 
+    def place(self, row: int) -> str:
+        """Where a row was read: its file and line, or the corpus and its number there."""
+        number, place = self._find(row)
+        said: str = self._batches[number].column("where")[place].as_py()
+        return said
+
     def example(self, row: int) -> Example:
         """What a usable row says."""
         number, place = self._find(row)

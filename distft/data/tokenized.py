@@ -103,6 +103,11 @@ class TokenizedDataset:
         """Sequences of each unit, int64 [num_units]."""
         return self._of_rows(StoredRows.sizes)
 
+    def place(self, unit: int) -> str:
+        """Where the unit's row was read: its file and line, or the corpus and its number there."""
+        source = self._sources[int(self._source_of[unit])]
+        return source.place(int(self._row_of[unit]))
+
     @property
     def source_sizes(self) -> tuple[int, ...]:
         """Units of each source; the units are ordered by source."""

@@ -39,7 +39,7 @@ def xray(
         counts=_counts(dataset.num_units, batch_of, stops),
         lengths=_lengths(dataset.lengths),
         new_tokens=dict(new_tokens or {}),
-        shown=tuple(_shown(batch_of(range(min(num_shown, dataset.num_units))), tokenizer, stops)),
+        shown=tuple(_shown(batch_of(range(min(num_shown, dataset.num_units))), dataset.place, tokenizer, stops)),
     )
 
 
@@ -92,7 +92,9 @@ def _lengths(lengths: npt.NDArray[np.int64]) -> Lengths:
     return Lengths(quantiles, tuple(edges.tolist()), tuple(heights.tolist()))
 
 
-def _shown(batch: Batch, tokenizer: Any, stops: Collection[int]) -> Iterator[ShownSequence]:
+def _shown(
+    batch: Batch, place_of: Callable[[int], str], tokenizer: Any, stops: Collection[int]
+) -> Iterator[ShownSequence]:
     names = sides(batch)
     for number, (prompt, response, mask) in enumerate(_rows(batch)):
         ids = [*prompt.tolist(), *response.tolist()]
@@ -103,7 +105,8 @@ def _shown(batch: Batch, tokenizer: Any, stops: Collection[int]) -> Iterator[Sho
             )
             for place, (one, piece) in enumerate(zip(ids, _pieces(tokenizer, ids), strict=True))
         )  # fmt: skip
-        yield ShownSequence(int(batch.dense("unit")[number]), names[number], tokens)
+        unit = int(batch.dense("unit")[number])
+        yield ShownSequence(unit, place_of(unit), names[number], tokens)
 
 
 def _pieces(tokenizer: Any, ids: Sequence[int]) -> Iterator[str]:

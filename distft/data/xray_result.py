@@ -23,9 +23,10 @@ class Token:
 
 @dataclass(frozen=True)
 class ShownSequence:
-    """A tokenised sequence of a unit. ``name``: see ``sides``."""
+    """A tokenised sequence of a unit. ``place``: where its row was read. ``name``: see ``sides``."""
 
     unit: int
+    place: str
     name: str
     tokens: tuple[Token, ...]
 
@@ -88,7 +89,7 @@ class ListXRay:
                 "data.max_length, or the template writes none; of them no model learns to stop"
             )
         if counts.num_repeated:
-            yield f"{counts.num_repeated} of {counts.num_units} units repeat an earlier one, token for token"
+            yield f"{counts.num_repeated} of {counts.num_units} rows repeat an earlier one, token for token"
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ def examine(recipe: Recipe, *, only: Collection[str] = (), num_shown: int = 2) -
         tokenizer, policy = worker.data.tokenizer, recipe.models.policy
         stops = answer_ends(tokenizer, policy.stop_tokens if policy else None)
         traits = recipe.algorithm.traits
-        if traits.corrupts == "masks" or traits.embeds or traits.judges_steps:
+        if traits.corrupts == "masks" or traits.embeds or traits.judges_steps or traits.classifies:
             # It writes nothing that could end.
             stops = frozenset()
         return DataXRay(

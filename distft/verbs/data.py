@@ -14,7 +14,7 @@ DESCRIPTION = "what a recipe's data becomes, token by token: what is trained, wh
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What may be typed after it."""
     add_recipe(parser, cluster=None)
-    parser.add_argument("--rows", type=int, default=2, metavar="N", help="units shown token by token (default: 2)")
+    parser.add_argument("--rows", type=int, default=2, metavar="N", help="rows shown token by token (default: 2)")
     parser.add_argument("--list", choices=("train", "eval", "test"), help="that list only")
     parser.add_argument("--html", metavar="FILE", type=Path, help="write it as a page that loads nothing")
     parser.add_argument("--json", action="store_true", help="print it as JSON")

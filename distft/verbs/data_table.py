@@ -28,10 +28,11 @@ def lines(found: DataXRay) -> Iterator[str]:
 
 def _counts(one: ListXRay) -> Iterator[str]:
     counts = one.counts
-    of = "" if counts.num_units == one.num_units else f" (of {counts.num_units:,} units, spread over the list)"
+    of = "" if counts.num_units == one.num_units else f" (of {counts.num_units:,} rows, spread over the list)"
     if one.answered:
         share = counts.num_trained / max(1, counts.num_tokens)
         yield f"  {counts.num_trained:,} of {counts.num_tokens:,} tokens are trained, {share:.0%}{of}"
+    if one.answered and one.ended:
         yield f"  {counts.num_ending:,} of {counts.num_sequences:,} sequences end with a trained stop token{of}"
     if one.new_tokens:
         yield f"  new tokens occur{of}: {one.rarest()}"
@@ -48,7 +49,7 @@ def _bars(lengths: Lengths) -> Iterator[str]:
 def _sequence(shown: ShownSequence) -> Iterator[str]:
     trained = sum(token.trained for token in shown.tokens)
     name = f", {shown.name}" if shown.name else ""
-    yield f"  unit {shown.unit}{name}: {len(shown.tokens)} tokens, {trained} trained"
+    yield f"  {shown.place}{name}: {len(shown.tokens)} tokens, {trained} trained"
     text = ""
     for is_trained, run in groupby(shown.tokens, key=lambda token: token.trained):
         said = "".join(token.text for token in run)

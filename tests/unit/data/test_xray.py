@@ -67,6 +67,17 @@ def test_corrupted_texts_are_shown_as_they_are_learned(
     assert (found["answered"], found["ended"]) == (True, False)
 
 
+def test_a_classifier_writes_nothing_that_could_end(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["--list", "train", "data.train.0.limit=20", "data.cache_dir=rows"]
+    assert main(["data", "classification-tiny", *words]) == 0
+    said = capsys.readouterr().out
+    assert "an answer ends with no token" in said
+    assert "stop token:" not in said
+
+
 def test_what_is_cut_and_what_repeats_is_remarked_on(tmp_path: Path) -> None:
     rows = [
         {"prompt": "a", "completion": " b"},
@@ -76,7 +87,7 @@ def test_what_is_cut_and_what_repeats_is_remarked_on(tmp_path: Path) -> None:
     found = looked_at(tmp_path, rows)
     assert (found.counts.num_ending, found.counts.num_sequences, found.counts.num_repeated) == (2, 3, 1)
     assert [re.sub(":.*|,.*", "", text) for text in found.remarks()] == [
-        "1 of 3 sequences end without a trained stop token", "1 of 3 units repeat an earlier one",
+        "1 of 3 sequences end without a trained stop token", "1 of 3 rows repeat an earlier one",
     ]  # fmt: skip
     assert found.lengths.quantiles == {"median": 4, "90 %": 24, "99 %": 24, "longest": 24}
     bars = dict(zip(found.lengths.edges, found.lengths.heights, strict=False))
@@ -90,6 +101,13 @@ def test_a_pair_is_one_unit_of_two(tmp_path: Path) -> None:
         (0, "chosen"), (0, "rejected"), (1, "chosen"), (1, "rejected"),
     ]  # fmt: skip
     assert (found.counts.num_units, found.counts.num_sequences, found.counts.num_repeated) == (2, 4, 1)
+
+
+def test_a_row_is_named_by_its_file_and_line(tmp_path: Path) -> None:
+    """Though a row before it was dropped."""
+    rows = [{"prompt": "a", "completion": ""}, {"prompt": "a", "completion": " b"}]
+    (shown,) = looked_at(tmp_path, rows).shown
+    assert shown.place == f"{tmp_path}/rows.jsonl:2"
 
 
 def test_a_ranking_is_one_unit_of_all_its_answers(tmp_path: Path) -> None:
