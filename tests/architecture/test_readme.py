@@ -139,7 +139,7 @@ def test_all_verbs_are_shown() -> None:
     assert shown == {
         "quickstart", "recipes", "plan", "train", "chat", "generate", "eval", "export", "submit", "status", "logs",
         "cancel", "doctor", "report", "compare", "checkpoints", "schema", "data", "collect", "sync", "completion",
-        "replay", "bisect",
+        "replay", "bisect", "fetch",
     }  # fmt: skip
 
 

@@ -34,6 +34,7 @@ VERBS = (
     "checkpoints",
     "schema",
     "data",
+    "fetch",
     "sync",
     "completion",
 )

@@ -16,8 +16,10 @@ if TYPE_CHECKING:
 PATIENCE_S = 5.0
 OFFLINE = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE")
 _FETCH = {
-    "model": "hf download {name}, then the same command with HF_HUB_OFFLINE=1",
-    "dataset": "hf download {name} --repo-type dataset --local-dir FOLDER, then give FOLDER as the path",
+    "model": "hf download {name}, or for all that a recipe names distft fetch RECIPE; then the same command with "
+    "HF_HUB_OFFLINE=1",
+    "dataset": "distft fetch RECIPE, or hf download {name} --repo-type dataset --local-dir FOLDER and FOLDER as the "
+    "path",
 }
 
 Kind = Literal["model", "dataset"]
