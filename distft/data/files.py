@@ -45,8 +45,14 @@ def data_suffix(path: Path) -> str:
 def read_files(paths: Sequence[Path], on_bad: OnBadRow = stop) -> Iterator[Row]:
     """The rows of files, in order. As ``read_file``, but that one of several may be empty (a shard without rows)."""
     empty = True
+
+    def told(bad: BadRow) -> None:
+        nonlocal empty
+        empty = False  # a row that is wrong is one
+        on_bad(bad)
+
     for path in paths:
-        for row in _rows_of(path, on_bad):
+        for row in _rows_of(path, told):
             empty = False
             yield row
     if empty and paths:

@@ -37,7 +37,7 @@ def held_out(keys: Keys, holdout: float, lists: Sequence[ListName]) -> npt.NDArr
 
 def none_held_out(name: ListName, holdout: float) -> UserError:
     """Of so few rows that no key falls to the list."""
-    hint = f"`data.holdout: {holdout}` of so few rows is none: raise it, or give data.{name}; {WITHOUT}"
+    hint = f"data.train has too few for data.holdout={holdout}: raise it, or give data.{name}; {WITHOUT}"
     return UserError("no row of data.train is held out for it", where=f"data.{name}", hint=hint)
 
 

@@ -61,6 +61,13 @@ def test_one_of_several_files_may_be_empty(tmp_path: Path) -> None:
         list(read_files([empty, empty]))
 
 
+def test_a_file_of_bad_rows_alone_is_not_empty(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text("prompt,chosen,rejected\n")
+    bad: list[BadRow] = []
+    assert list(read_files([tmp_path / "rows.jsonl"], bad.append)) == []
+    assert [one.where for one in bad] == [f"{tmp_path}/rows.jsonl:1"]
+
+
 def test_rows_know_their_lines(tmp_path: Path) -> None:
     lines = _write(tmp_path / "a.jsonl", b'{"a": 1}\n\n  \n{"a": 2}\r\n')
     assert [row.where for row in read_file(lines)] == [f"{lines}:1", f"{lines}:4"]
