@@ -46,12 +46,18 @@ def fingerprint(recipe: Recipe) -> str:
 
 
 def require_same_run(recipe: Recipe, run_dir: Path) -> None:
-    """Raises UserError where the folder holds a run of another recipe: resuming it would mix two runs.
+    """Raises UserError where the folder holds a run of another recipe: resuming it would mix two runs; and where it
+    holds a recipe of the user's.
 
     A run that has taken no step holds nothing: the folder takes another recipe, such as the one that mends it.
     """
     path = run_dir / RECIPE
-    if not path.is_file() or not has_steps(run_dir):
+    if not path.is_file():
+        return
+    if not has_steps(run_dir):
+        if _by_hand(path):
+            what = f"{path} was written by hand, and the run would write its own in its place"
+            raise UserError(what, where="output_dir", hint="give another: output_dir=runs/NAME")
         return
     changed = _changed(_kept(path), essential(recipe), ("there", "now"))
     if changed:
@@ -92,6 +98,15 @@ def _kept(path: Path) -> dict[str, Any]:
         return essential(load_recipe(str(path)))
     except UserError:
         return {key: value for key, value in leaves(_tree(path)) if not _may_change(key)}
+
+
+def _by_hand(path: Path) -> bool:
+    """Whether a recipe leaves sections out, as no run's record does."""
+    try:
+        kept = read_yaml(path).data
+    except UserError:
+        return False
+    return isinstance(kept, dict) and not set(kept) >= set(Recipe.model_fields)
 
 
 def _tree(path: Path) -> dict[str, Any]:

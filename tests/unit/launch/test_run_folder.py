@@ -126,3 +126,11 @@ def test_the_remedy_for_a_damaged_record_can_be_pasted(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="record of its recipe is damaged") as caught:
         require_same_run(load_recipe("sft-tiny"), tmp_path)
     assert caught.value.hint.endswith(f": rm {kept}")
+
+
+def test_a_recipe_that_somebody_wrote_stays(tmp_path: Path) -> None:
+    """A run in the folder of one's own recipe would write its record in its place."""
+    (tmp_path / "recipe.yaml").write_text("# mine\nformat: 1\nname: mine\noutput_dir: .\nalgorithm: {kind: sft}\n")
+    with pytest.raises(UserError, match="was written by hand") as caught:
+        require_same_run(load_recipe("sft-tiny"), tmp_path)
+    assert caught.value.hint == "give another: output_dir=runs/NAME"
