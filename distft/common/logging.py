@@ -69,6 +69,13 @@ class _Lines(logging.Formatter):
         return f"{time.strftime('%Y-%m-%dT%H:%M:%S', moment)}.{int(record.msecs):03d}{time.strftime('%z', moment)}"
 
 
+class _Said(logging.Formatter):
+    """``distft: warning: text``, as what is said before a run; behind it what was raised, if anything was."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return f"distft: {record.levelname.lower()}: {super().format(record)}"
+
+
 def configure(
     log_path: Path | None = None,
     *,
@@ -100,7 +107,7 @@ def configure(
     if terminal:
         _handlers.append(_Terminal())
     for handler in _handlers:
-        handler.setFormatter(_Lines(process, attempt))
+        handler.setFormatter(_Said() if isinstance(handler, _Terminal) else _Lines(process, attempt))
         root.addHandler(handler)
     root.setLevel(level)
     logging.captureWarnings(True)

@@ -85,3 +85,12 @@ def test_a_full_disk_costs_lines_and_neither_who_logs_nor_who_closes(capsys: pyt
     logging.stage("another")
     logging.configure()
     assert capsys.readouterr().err == ""
+
+
+def test_a_terminal_is_told_in_words_and_a_file_with_time_and_place(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logging.configure(tmp_path / "driver.log", attempt=3, terminal=True)
+    standard.getLogger("distft.here").warning("only %d rows", 3)
+    assert capsys.readouterr().err == "distft: warning: only 3 rows\n"
+    assert (tmp_path / "driver.log").read_text().endswith("WARNING [attempt 3 driver] distft.here: only 3 rows\n")
