@@ -4,6 +4,7 @@ and nothing heavy is imported: ``distft --help`` must answer at once."""
 from __future__ import annotations
 
 import argparse
+import shlex
 from collections.abc import Sequence
 from typing import Any, NoReturn, Protocol
 
@@ -36,6 +37,16 @@ from distft.verbs import (
     train,
 )
 from distft.verbs.speaking import SAMPLING
+
+# What others call them.
+MEANT = {
+    "run": "train", "start": "train", "fit": "train", "finetune": "train", "resume": "train", "continue": "train",
+    "ps": "status", "watch": "status", "tail": "logs", "stop": "cancel", "kill": "cancel", "predict": "generate",
+    "infer": "generate", "sample": "generate", "test": "eval", "score": "eval", "diff": "compare", "list": "recipes",
+    "ls": "recipes", "init": "recipes", "new": "recipes", "download": "fetch", "pull": "fetch", "merge": "export",
+    "convert": "export", "push": "export", "label": "collect", "check": "doctor", "inspect": "data", "show": "report",
+    "upload": "sync", "verify": "checkpoints", "keys": "schema", "sweep": "submit", "demo": "quickstart",
+}  # fmt: skip
 
 
 class Verb(Protocol):
@@ -120,7 +131,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         arguments = [*arguments[1:2], "--help"]
     first = arguments[0] if arguments else ""
     if arguments and not first.startswith("-") and first not in verbs:
-        close = nearest(first, verbs)
+        if first.endswith((".yaml", ".yml")):
+            raise UserError("is a file, not a verb", where=first, hint=f"distft train {shlex.join(arguments)}")
+        close = MEANT.get(first) or nearest(first, verbs)
         hint = f"did you mean {close}? " if close else ""
         raise UserError("there is no such verb", where=first, hint=f"{hint}verbs: {', '.join(verbs)}")
     parsed, rest = parser.parse_known_args(arguments)

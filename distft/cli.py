@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import select
@@ -98,7 +99,10 @@ def _output_is_closed() -> bool:
 
 
 def run_main() -> NoReturn:
-    """The console script."""
+    """The console script. A character that the terminal's encoding lacks is spelled out: no reason to end."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     sys.exit(main())
 
 

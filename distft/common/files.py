@@ -86,11 +86,13 @@ def last_lines(path: Path, count: int, *, within: int = 64 * 1024) -> list[str]:
         return []
 
 
-def nearest_beside(path: Path) -> Path | None:
-    """What lies beside a path that is not there, under the name nearest to its own; None where nothing does."""
+def nearest_beside(path: Path, *, folders: bool = False) -> Path | None:
+    """What lies beside a path that is not there, under the name nearest to its own; None where nothing does.
+    ``folders``: of these alone."""
     if not path.parent.is_dir():
         return None
-    others = {item.name for item in path.parent.iterdir()} - {path.name}  # it may be there as a link to nowhere
+    there = {item.name for item in path.parent.iterdir() if item.is_dir() or not folders}
+    others = there - {path.name}  # it may be there as a link to nowhere
     near = nearest(path.name, sorted(others))
     return path.parent / near if near else None
 

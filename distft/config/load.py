@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,8 @@ def load_recipe(name_or_path: str, overrides: Sequence[str | Override] = ()) -> 
         found = "is empty" if tree.data is None else "holds no mapping of keys"
         raise UserError(found, where=tree.source, hint="a recipe starts with format: 1; distft recipes lists examples")
     if "stages" in tree.data:
-        hint = "distft train and plan take it whole; else name one of: " + ", ".join(_recipes_of(tree.data["stages"]))
+        named = ", ".join(_recipes_of(tree.data["stages"]))
+        hint = f"distft train, plan and fetch take it whole; else name one of: {named}"
         raise UserError("is a pipeline; this takes one recipe", where=tree.where(("stages",)), hint=hint)
     apply_overrides(tree, parsed)
     _name_outsiders_in_full(tree.data, recipe_file(name_or_path).parent)
@@ -126,7 +128,7 @@ def resolve_path(path: str) -> str:
     final = run / "final"
     if not (final / "config.json").is_file():
         state = "has not finished" if run.is_dir() else "does not exist"
-        near = None if run.is_dir() else nearest_beside(run)
+        near = None if run.is_dir() else _near_run(run)
         meant = f"did you mean run:{near}? else " if near and (near / "final" / "config.json").is_file() else ""
         hint = f"{meant}make it with: {_maker(run)}"
         raise UserError(f"the run {run} {state}: there is no {final}", where=path, hint=hint)
@@ -169,12 +171,19 @@ def _near_file(path: Path, names: Sequence[str]) -> str:
     return f"did you mean {path.parent / close}?" if close else ""
 
 
+def _near_run(run: Path) -> Path | None:
+    """What may have been meant by a run that is not there: of the same name where recipes' runs lie, or beside it."""
+    usual = Path("runs") / run
+    return usual if usual.is_dir() and not run.is_absolute() else nearest_beside(run)
+
+
 def _maker(run: Path) -> str:
     """The command that makes a run folder's result."""
     if (run / "recipe.yaml").is_file():
-        return f"distft train {run / 'recipe.yaml'}"
-    for name, _ in shipped_recipes():
-        text = (_SHIPPED / f"{name}.yaml").read_text(encoding="utf-8")
+        return f"distft train {shlex.quote(str(run / 'recipe.yaml'))}"
+    shipped = [(name, _SHIPPED / f"{name}.yaml") for name, _ in shipped_recipes()]
+    for name, file in (*shipped, *((str(file), file) for file in sorted(Path().glob("*.yaml")) if file.is_file())):
+        text = file.read_text(encoding="utf-8", errors="replace")
         if re.search(rf"^output_dir:\s*{re.escape(str(run))}\s*(?:#.*)?$", text, re.MULTILINE):
-            return f"distft train {name}"
-    return f"distft train RECIPE output_dir={run}"
+            return f"distft train {shlex.quote(name)}"
+    return f"distft train RECIPE {shlex.quote(f'output_dir={run}')}"

@@ -19,7 +19,7 @@ from distft.config.method import Method
 from distft.config.optimizers.kinds import OPTIMIZER_KINDS, roles_take_the_name
 from distft.config.problem import Problem
 from distft.config.recipe import NO_METHOD, UNKNOWN_KIND, WITHOUT_KIND, Recipe
-from distft.config.synonyms import SYNONYMS
+from distft.config.synonyms import HARDWARE, SYNONYMS
 from distft.config.yaml_file import KeyPath, Tree
 
 _KINDS: Final[tuple[Kinds[Any], ...]] = (ADAPTER_KINDS, OPTIMIZER_KINDS)
@@ -224,6 +224,8 @@ def _nearest_key(path: KeyPath, data: Mapping[str, Any], root: type[BaseModel]) 
         return f"did you mean {found}?"
     if meant and root is Recipe:
         return f"here that is {meant[0]}"
+    if word in HARDWARE and root is Recipe and len(path) == 1:
+        return "hardware stands in a cluster file, --cluster NAME; distft recipes copy local FILE makes one of yours"
     parent = ".".join(map(str, path[:-1])) or ("the recipe" if root is Recipe else "it")
     return f"{_having(word, kinds) if kinds else ''}keys of {parent}: {', '.join(known)}"
 

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from typing import Final
 
+# What a recipe says nothing about: it stands in a cluster file.
+HARDWARE: Final = frozenset({
+    "gpu", "gpus", "num_gpus", "n_gpus", "n_gpus_per_node", "devices", "device", "node", "nodes", "num_nodes", "nnodes",
+    "nproc_per_node", "num_processes", "cpus", "num_cpus", "memory_gib", "slurm", "partition", "cluster",
+})  # fmt: skip
 # What other trainers call things, and which key means it here; of several the first that the recipe's method has.
 SYNONYMS: Final = {
     "lr": "optimizer.learning_rate",

@@ -125,5 +125,5 @@ def _check(cluster: str, said: dict[str, Any], machine: Machine) -> None:
         raise EnvironmentFallsShort(
             f"the cluster file says {key}: {asked}, there {'is' if there == 1 else 'are'} {found}",
             where=f"cluster {cluster}",
-            hint=f"nearest: {key}: {found}, or `auto`",
+            hint=f"nearest: --cluster local, which takes what is there; in a file of yours {key}: {found}, or auto",
         )

@@ -235,4 +235,4 @@ def duration(seconds: float) -> str:
 
 def size_of(num_bytes: float) -> str:
     """``3.2 MB``, ``1.25 GB``."""
-    return f"{num_bytes / 1e9:.2f} GB" if num_bytes >= 1e7 else f"{num_bytes / 1e6:.2f} MB"
+    return f"{num_bytes / 1e9:.2f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.1f} MB"

@@ -19,6 +19,7 @@ from distft.checkpoint.manifest import ManifestError, read_manifest
 from distft.common.errors import UserError
 from distft.common.files import nearest_beside, tail, whole_record
 from distft.common.logging import last_stage
+from distft.config.yaml_file import read_yaml
 from distft.tracking.exit import EXIT
 from distft.tracking.jobs import FILE as JOBS
 from distft.tracking.jobs import FORGOTTEN, JobRecord, JobState, KnownJob, counting, read_jobs
@@ -109,11 +110,33 @@ def require_run(folder: Path) -> None:
     """Raises UserError where no run lies in the folder, nor is to."""
     if holds_run(folder):
         return
-    inside = runs_inside(folder)
-    near = inside[0] if inside else None if folder.is_dir() else nearest_beside(folder)
+    near = _near(folder)
     hint = f"did you mean {near}?" if near else "give the output_dir of a run"
     what = "no run lies in this folder" if folder.is_dir() else "there is no such folder"
+    if folder.is_file():
+        what = "is a file, not the folder of a run"
     raise UserError(what, where=str(folder), hint=hint)
+
+
+def _near(folder: Path) -> Path | None:
+    """The run that may have been meant: one inside, of a recipe its own, of the same name in ``runs``, or of nearly
+    that name beside it."""
+    if folder.is_dir():
+        return next(iter(runs_inside(folder)), None)
+    if folder.is_file():
+        said = _output_dir_of(folder)
+        return said if said is not None and holds_run(said) else None
+    usual = Path("runs") / folder.name
+    return usual if holds_run(usual) else nearest_beside(folder, folders=True)
+
+
+def _output_dir_of(recipe: Path) -> Path | None:
+    try:
+        data = read_yaml(recipe).data
+    except UserError:
+        return None
+    said = data.get("output_dir") if isinstance(data, dict) else None
+    return Path(said).expanduser() if isinstance(said, str) else None
 
 
 def run_status(run_dir: Path, known: Sequence[KnownJob] = ()) -> RunStatus:

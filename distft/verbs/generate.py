@@ -62,11 +62,16 @@ def _prompts(arguments: argparse.Namespace) -> Iterator[tuple[object, str]]:
 
         yield from read_prompts(arguments.prompts, split=arguments.split, limit=arguments.limit)
         return
+    asked = False
     for number, text in enumerate(arguments.prompt or _typed(), 1):
         if text.strip():
+            asked = True
             yield text, f"prompt {number}"
         elif arguments.prompt:
             raise UserError("a prompt is empty", where="--prompt", hint="what is to be answered?")
+    if not asked:
+        hint = "--prompt TEXT, --prompts FILE, or a prompt a line on standard input"
+        raise UserError("nothing is asked", where="generate", hint=hint)
 
 
 def _typed() -> Iterator[str]:

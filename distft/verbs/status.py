@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING
 from distft.verbs.run_folders import run_folder
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
     from distft.tracking.run_status import RunStatus
 
+_NARROWEST = 72  # columns
 DESCRIPTION = "what runs and their jobs are doing, or how they ended"
 
 
@@ -54,21 +56,18 @@ def _print(found: list[RunStatus], *, as_json: bool) -> None:
         said = [status.as_json() for status in found]
         print(json.dumps(said[0] if len(said) == 1 else said), flush=True)
     else:
-        from rich.console import Console
-
-        Console().print(_table(found))
+        _console().print(_table(found))
 
 
 def _watch(said: list[Path], seconds: float, *, as_json: bool) -> None:
     """On a terminal in place; else one table, or one line of JSON, after the other."""
     import time
 
-    from rich.console import Console
     from rich.live import Live
 
     from distft.verbs.status_overview import is_over
 
-    console, found = Console(), _look(said)
+    console, found = _console(), _look(said)
     if as_json or not console.is_terminal:
         _print(found, as_json=as_json)
         while not is_over(found):
@@ -81,6 +80,15 @@ def _watch(said: list[Path], seconds: float, *, as_json: bool) -> None:
             time.sleep(seconds)
             found = _look(said)
             live.update(_table(found), refresh=True)
+
+
+def _console() -> Console:
+    """A terminal that is narrower than this breaks lines itself: columns of three letters nobody could read."""
+    from rich.console import Console
+
+    console = Console()
+    console.width = max(console.width, _NARROWEST)
+    return console
 
 
 def _table(found: list[RunStatus]) -> Table:

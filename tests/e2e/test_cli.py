@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import resource
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import Any
 import pytest
 
 from distft import __version__
+from distft.arguments import MEANT, parsers
 from distft.cli import CLOSED_PIPE, INTERRUPTED, main
 from distft.common.errors import RunFailed, StoppedOnRequest
 from distft.planning.plan import Plan
@@ -273,3 +276,71 @@ def test_a_defect_of_a_run_leaves_its_traceback_in_the_log(
     ending = json.loads((run_dir / "exit.json").read_text())
     assert (ending["class"], ending["exit_status"]) == ("defect", 1)
     assert not (run_dir / "lease.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("typed", "hint"),
+    [
+        ("run mine.yaml", "did you mean train?"), ("resume runs/a", "did you mean train?"),
+        ("stop runs/a", "did you mean cancel?"), ("download mine.yaml", "did you mean fetch?"),
+        ("'my recipe.yaml' train.steps=3", "distft train 'my recipe.yaml' train.steps=3"),
+    ],
+)  # fmt: skip
+def test_a_verb_by_another_name(typed: str, hint: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(shlex.split(typed)) == 2
+    assert hint in capsys.readouterr().err
+
+
+def test_what_others_call_a_verb_is_none_and_means_one() -> None:
+    _, verbs = parsers()
+    assert not set(MEANT) & set(verbs)
+    assert set(MEANT.values()) <= set(verbs)
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("report mine.yaml", "is a file, not the folder of a run\n  did you mean runs/mine?"),
+        ("status mine", "there is no such folder\n  did you mean runs/mine?"),
+        ("status nothing", "there is no such folder\n  give the output_dir of a run"),
+        ("report other.yaml", "is a file, not the folder of a run\n  give the output_dir of a run"),
+    ],
+)
+def test_a_run_by_what_its_recipe_is_called(
+    here: Path, typed: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "runs" / "mine").mkdir(parents=True)
+    (here / "runs" / "mine" / "events.jsonl").write_text("")
+    (here / "mine.yaml").write_text("output_dir: runs/mine\n")
+    (here / "other.yaml").write_text("output_dir: runs/other\n")
+    assert main(typed.split()) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_the_run_of_a_shipped_recipe_is_found_where_it_lies(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "runs" / "sft-tiny" / "final").mkdir(parents=True)
+    (here / "runs" / "sft-tiny" / "final" / "config.json").write_text("{}")
+    assert main(["plan", "dpo-tiny", "models.policy.path=run:sft-tiny"]) == 2
+    assert "did you mean run:runs/sft-tiny?" in capsys.readouterr().err
+
+
+def test_a_run_that_is_missing_is_made_by_the_recipe_that_lies_here(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "my first.yaml").write_text("output_dir: runs/mine  # here\n")
+    assert main(["plan", "dpo-tiny", "models.policy.path=run:runs/mine"]) == 2
+    assert "make it with: distft train 'my first.yaml'" in capsys.readouterr().err
+
+
+def test_hardware_is_no_key_of_a_recipe(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "sft-tiny", "gpus=1"]) == 2
+    assert "hardware stands in a cluster file" in capsys.readouterr().err
+
+
+def test_what_an_encoding_lacks_is_spelled_out(here: Path) -> None:
+    code = "import distft.cli as cli; cli.main = lambda: print('\\N{MATHEMATICAL LEFT WHITE SQUARE BRACKET}')"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}; cli.run_main()"], env=os.environ | {"PYTHONIOENCODING": "ascii"},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (0, "\\u27e6\n", "")

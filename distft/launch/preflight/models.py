@@ -240,10 +240,10 @@ def not_here(path: str, where: str) -> str:
     local = path.startswith((".", "/", "~")) or len(folder.parts) > 2
     siblings = [entry.name for entry in folder.parent.glob("*/")] if folder.parent.is_dir() else []
     close, run = nearest(folder.name, siblings), Path("runs", path)
-    meant = folder.parent / close if close else nearest_known(path) if not local else ""
+    meant = str(folder.parent / close) if close else nearest_known(path) if not local else ""
     if not local and (run / RECIPE).is_file():  # where the recipes' runs lie
         meant = f"run:{run}"
-    near = f"did you mean {meant}?" if meant and str(meant) != path else ""
+    near = f"did you mean {meant}?" if meant and meant != path else ""
     hint = near or "give a folder, a hub name, or run:<output_dir>"
     if folder.is_file():
         raise UserError(f"{path} is a file, not a model folder", where=where, hint=f"did you mean {folder.parent}?")
@@ -257,7 +257,7 @@ def not_here(path: str, where: str) -> str:
         if not near and "/" in path:
             hint = f"where there is a network: hf download {path}; or give a folder, or run:<output_dir>"
         raise UserError(f"{path} is neither a folder here nor in the hub cache, {off}", where=where, hint=hint)
-    if known_config(str(meant)) is not None and "/" not in path:
+    if "/" not in path and (meant.startswith("run:") or known_config(meant) is not None):
         raise UserError(f"{path} is neither a folder here nor a hub name, which has an owner", where=where, hint=hint)
     return f"{where}: {check_on_hub('model', path, where=where, near=near)}"
 

@@ -131,3 +131,9 @@ def test_no_file_is_overwritten(speaker: str, distft: Typed, tmp_path: Path) -> 
     status, _, error = distft("generate", speaker, "--prompt", "x", "--output", file)
     assert (status, file.read_text()) == (2, "mine")
     assert "is there already" in error
+
+
+def test_a_pipe_without_a_line_is_told(speaker: str, distft: Typed) -> None:
+    status, _, error = distft("generate", speaker, stdin="\n")
+    assert status == 2
+    assert "nothing is asked\n  --prompt TEXT, --prompts FILE" in error

@@ -101,3 +101,12 @@ def test_it_is_watched_until_all_have_ended(
 def test_watching_takes_seconds(runs: Path, wrong: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["status", "runs", f"--watch={wrong}"]) == 2
     assert "--watch 10" in capsys.readouterr().err
+
+
+def test_a_narrow_terminal_breaks_lines_and_no_words(
+    runs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "30")
+    assert main(["status", "runs"]) == 0
+    said = capsys.readouterr().out
+    assert all(word in said for word in ("runs/dpo", "failed", "loss 0.25"))
