@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -76,8 +76,10 @@ class Engine:
 
     def __init__(
         self, module: nn.Module, config: EngineConfig, dtype: str, optimizer: Optimizer | None,
-        rate_ratio: Callable[[str], float],
+        rate_ratio: Callable[[str], float], *, borrowed: Iterable[nn.Parameter] = (),
     ) -> None:  # fmt: skip
+        """``borrowed``: frozen parameters of the module that are another engine's, in whose memory they count and which
+        moves them. Of two such engines one may compute at a time; see ``release``."""
         self.trained = optimizer is not None
         self._optimizer = optimizer
         self.zero_stage = config.zero_stage if self.trained or config.zero_stage == 3 else 0
@@ -87,6 +89,8 @@ class Engine:
         if dtype == "float16" and not get_accelerator().is_fp16_supported():
             raise EnvironmentFallsShort("this machine's processor has no float16", hint="take bfloat16 or float32")
         self._module = module
+        others = {id(parameter) for parameter in borrowed}
+        self._own = [parameter for parameter in module.parameters() if id(parameter) not in others]
         self._entry = module
         self._engine: Any = None
         self._replicated: ReplicatedStep | None = None
@@ -260,12 +264,19 @@ class Engine:
 
     def held(self) -> Held:
         """What this rank holds now."""
-        parameters = parameter_elements(self.module)
+        parameters = parameter_elements(self._own)
         if not self.trained:
-            return Held(parameters, 0, 0, bytes_now(self.module))
+            return Held(parameters, 0, 0, bytes_now(self._own))
         optimizer = self._engine.optimizer
         gradients = gradient_elements(optimizer, self.module, self.zero_stage)
-        return Held(parameters, gradients, optimizer_elements(optimizer), bytes_now(self.module, optimizer))
+        return Held(parameters, gradients, optimizer_elements(optimizer), bytes_now(self._own, optimizer))
+
+    def release(self) -> None:
+        """Lets go of gathered parameters, before another engine computes with the same ones (stage 3; not collective).
+        Each marks them as its own while it reads them."""
+        if self.zero_stage == 3:
+            optimizer = self._engine.optimizer
+            getattr(optimizer, "parameter_offload", optimizer).partition_all_parameters()
 
     def offload(self, parts: Collection[DevicePart] = BOTH) -> int:
         """Moves those parts of what this rank holds to host memory, so that another role may use the accelerator.
@@ -280,8 +291,9 @@ class Engine:
     def sleep(self, parts: Collection[DevicePart] = BOTH) -> int:
         """As ``offload``, on any device; second shards (``engine.secondary``) go to no host."""
         if "weights" in parts:
-            drop_second_shards(self.module)
-        return self._asleep.sleep(held_tensors(self.module, self._engine.optimizer if self.trained else None), parts)
+            drop_second_shards(self._own)
+        optimizer = self._engine.optimizer if self.trained else None
+        return self._asleep.sleep(held_tensors(self._own, self.module.buffers(), optimizer), parts)
 
     def reload(self, parts: Collection[DevicePart] = BOTH) -> int:
         """Moves them back; the states come while others compute, and are waited for where they are read. Returns the

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,7 +24,7 @@ class Held:
     bytes: dict[str, int] = field(default_factory=dict)
 
 
-def bytes_now(module: nn.Module, optimizer: Any = None) -> dict[str, int]:
+def bytes_now(parameters: Sequence[nn.Parameter], optimizer: Any = None) -> dict[str, int]:
     """Bytes of storage by kind, each storage counted once: what the plan calls parameters, gradients, ...
 
     At stages 0 to 2 gradients are there from a backward pass to the step only.
@@ -40,10 +40,9 @@ def bytes_now(module: nn.Module, optimizer: Any = None) -> dict[str, int]:
                 found += storage.nbytes()
         return found
 
-    parameters = list(module.parameters())
     shards = (getattr(parameter, "ds_tensor", None) for parameter in parameters)
     found = {"parameters": count(p.data for p in parameters) + count(shards)}
-    if second := count(parameter.ds_secondary_tensor for parameter in second_shards(module)):
+    if second := count(parameter.ds_secondary_tensor for parameter in second_shards(parameters)):
         found["second shards"] = second
     if constants := count(tensor for parameter in parameters for tensor in constants_of(parameter)):
         found["quantization constants"] = constants
@@ -58,9 +57,11 @@ def bytes_now(module: nn.Module, optimizer: Any = None) -> dict[str, int]:
     return found
 
 
-def held_tensors(module: nn.Module, optimizer: Any = None) -> Iterator[tuple[Tensor, Fate]]:
+def held_tensors(
+    parameters: Iterable[nn.Parameter], buffers: Iterable[Tensor], optimizer: Any = None
+) -> Iterator[tuple[Tensor, Fate]]:
     """All tensors of a model on this rank, and what becomes of each in a sleep; several may lie in one storage."""
-    for parameter in module.parameters():
+    for parameter in parameters:
         fate: Fate = "changing" if parameter.requires_grad else "frozen"
         yield parameter.data, fate
         if (shard := getattr(parameter, "ds_tensor", None)) is not None:
@@ -68,7 +69,7 @@ def held_tensors(module: nn.Module, optimizer: Any = None) -> Iterator[tuple[Ten
         yield from ((tensor, "frozen") for tensor in constants_of(parameter))
         gradients = (parameter.grad, getattr(parameter, "grad_accum", None))
         yield from ((gradient, "gradient") for gradient in gradients if gradient is not None)
-    yield from ((buffer, "changing") for buffer in module.buffers())
+    yield from ((buffer, "changing") for buffer in buffers)
     if optimizer is None:
         return
     masters = list(_master_weights(optimizer))
@@ -94,12 +95,12 @@ def _kept_gradients(optimizer: Any) -> Iterator[Tensor]:
             yield from tensors or ()
 
 
-def parameter_elements(module: nn.Module) -> int:
+def parameter_elements(parameters: Iterable[nn.Parameter]) -> int:
     """Elements of parameters on this rank: shards, and whatever is whole now besides its shard.
 
     Under ZeRO-3 a parameter's own tensor is empty unless it is gathered or too small to be sharded.
     """
-    return sum(p.numel() + (p.ds_tensor.numel() if hasattr(p, "ds_tensor") else 0) for p in module.parameters())
+    return sum(p.numel() + (p.ds_tensor.numel() if hasattr(p, "ds_tensor") else 0) for p in parameters)
 
 
 def gradient_elements(optimizer: Any, module: nn.Module, stage: int) -> int:

@@ -6,6 +6,7 @@ loaded checkpoint. Which ranks are neighbours it keeps in a variable of the proc
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from deepspeed.utils import groups
@@ -17,12 +18,12 @@ def forget_neighbours() -> None:
     groups._ZERO_PARAM_INTRA_PARALLEL_GROUP = None
 
 
-def second_shards(module: nn.Module) -> list[Any]:
-    """The parameters of which this rank holds a second shard now, ``ds_secondary_tensor``."""
-    return [one for one in module.parameters() if getattr(one, "ds_secondary_tensor", None) is not None]
+def second_shards(parameters: Iterable[nn.Parameter]) -> list[Any]:
+    """Those of which this rank holds a second shard now, ``ds_secondary_tensor``."""
+    return [one for one in parameters if getattr(one, "ds_secondary_tensor", None) is not None]
 
 
-def drop_second_shards(module: nn.Module) -> None:
+def drop_second_shards(parameters: Iterable[nn.Parameter]) -> None:
     """Lets go of them: each is made anew when its parameter has next been gathered, over all ranks."""
-    for parameter in second_shards(module):
+    for parameter in second_shards(parameters):
         parameter.ds_secondary_tensor = None

@@ -20,7 +20,7 @@ from distft.models.load import quiet_transformers
 from distft.models.padding import padding
 from distft.models.reading_back import own_shapes, require_readable
 from distft.models.tying import say_untied
-from distft.planning.model_folders import ADAPTER_CONFIG
+from distft.planning.model_folders import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 
 
 def export_model(
@@ -70,7 +70,7 @@ def export_adapter(model: Any, trained: dict[str, Tensor], base: str, folder: Pa
             setattr(config, key, sorted(value))
     tensors = in_files(model, config, trained)
     config.save_pretrained(str(folder))
-    path = folder / "adapter_model.safetensors"
+    path = folder / ADAPTER_WEIGHTS
     save_file(tensors, path, metadata={"format": "pt"})
     _readable_alike(folder, folder / ADAPTER_CONFIG)
     _require_whole(path, tensors)

@@ -15,6 +15,7 @@ TOKENIZER_FILES: Final = (
     "tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt", "sentencepiece.bpe.model",
 )  # fmt: skip
 ADAPTER_CONFIG: Final = "adapter_config.json"
+ADAPTER_WEIGHTS: Final = "adapter_model.safetensors"
 _PICKLED = ("pytorch_model", "adapter_model")
 
 

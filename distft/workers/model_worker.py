@@ -23,7 +23,7 @@ from distft.batches import Batch, Ragged
 from distft.checkpoint.manifest import FileRecord, NotWritten
 from distft.common.addresses import found_at
 from distft.common.logging import stage
-from distft.common.seeding import seed_everything
+from distft.common.seeding import restore_rng_state, rng_state, seed_everything
 from distft.common.verb import DevicePart
 from distft.config.role_table import gives_scores
 from distft.engine import process_group
@@ -32,6 +32,7 @@ from distft.engine.learning_rate import learning_rate
 from distft.engine.shaping import shaping_of
 from distft.engine.whole_weights import take_weights, write_weights
 from distft.models.adapters.adapt import without_adapters
+from distft.models.base import Base
 from distft.models.embedding_noise import EmbeddingNoise
 from distft.models.families.family import family_at, find_family
 from distft.models.padding import padding, unread_token
@@ -54,10 +55,19 @@ log = logging.getLogger(__name__)
 
 
 class ModelWorker(ModelVerbs):
-    """Rank ``rank`` of ``world_size`` of the role that ``spec`` describes."""
+    """Rank ``rank`` of ``world_size`` of the role that ``spec`` describes.
 
-    def __init__(self, *, spec: RoleSpec, rank: int, world_size: int, node_ip: str = "127.0.0.1", **_: Any) -> None:
+    ``host``: the worker of another role in the same process, whose frozen base this one's adapters lie over. Of such
+    workers one has its turn at a time: ``end_turn`` of the one comes before ``take_turn`` of the next.
+    """
+
+    def __init__(
+        self, *, spec: RoleSpec, rank: int, world_size: int, node_ip: str = "127.0.0.1",
+        host: ModelWorker | None = None, **_: Any,
+    ) -> None:  # fmt: skip
         self.spec, self.rank, self.world_size = spec, rank, world_size
+        self._host, self._tenants = host, list[ModelWorker]()
+        self._random_numbers: dict[str, Any] | None = None
         self._engine_config = spec.model.engine.on(world_size)
         self._node_ip = node_ip
         self._store: Any = None
@@ -85,11 +95,14 @@ class ModelWorker(ModelVerbs):
         self._tokenizer = load_tokenizer(
             path, trust_remote_code=spec.model.trust_remote_code, chat_template=spec.model.chat_template
         )
-        module = load_sharded(spec, path, self._engine_config, new_head=new_head)
+        base = None if self._host is None else self._host.base()
+        module, common = load_sharded(spec, path, self._engine_config, new_head=new_head, base=base)
         packed = bool(spec.model.engine.packed)
         self._family = find_family(spec.family, spec.labels, packed=packed)
         stage("sharding")
-        self._engine = Engine(module, self._engine_config, spec.model.dtype, spec.optimizer, spec.model.rate_ratio)
+        self._engine = Engine(
+            module, self._engine_config, spec.model.dtype, spec.optimizer, spec.model.rate_ratio, borrowed=common
+        )
         config = module.model.config
         self._positions = position_limit(config.to_dict())
         self._pad_token = padding(self._tokenizer, config) or 0
@@ -109,6 +122,8 @@ class ModelWorker(ModelVerbs):
         stops = tuple(self._tokenizer.convert_ids_to_tokens(list(self._stop_tokens())))
         if stops:
             log.info("answers end with %s", " or ".join(stops))
+        if self._host is not None:
+            self._host._tenants.append(self)
         stage("ready")
         return Ready(time.perf_counter() - started, self.held()[0], stops), None
 
@@ -123,13 +138,30 @@ class ModelWorker(ModelVerbs):
         process_group.leave()
         return None, None
 
+    def base(self) -> Base:
+        """What lies under this role's adapters, for another role's to lie over it too."""
+        module: Any = self._engine.module
+        return Base.under(module.model, self._path)
+
+    def end_turn(self) -> None:
+        """Before another worker of this process has its turn: random numbers are kept, gathered weights let go of."""
+        self._random_numbers = rng_state()
+        if hasattr(self, "_engine"):
+            self._engine.release()
+
+    def take_turn(self) -> None:
+        """After another worker's turn: random numbers go on where this one's stood."""
+        if self._random_numbers is not None:
+            restore_rng_state(self._random_numbers)
+
     def sleep(self, parts: Collection[DevicePart]) -> tuple[dict[str, int], None]:
-        """Gives those parts of its accelerator's memory to another role; reports the bytes that went to the host."""
-        return {"bytes": self._engine.offload(parts)}, None
+        """Gives those parts of its accelerator's memory to another role, with what lies over the same base; reports
+        the bytes that went to the host."""
+        return {"bytes": sum(worker._engine.offload(parts) for worker in self._sharing_base)}, None
 
     def wake(self, parts: Collection[DevicePart]) -> tuple[dict[str, int], None]:
         """Takes them back; reports the bytes that come back."""
-        return {"bytes": self._engine.reload(parts)}, None
+        return {"bytes": sum(worker._engine.reload(parts) for worker in self._sharing_base)}, None
 
     def held(self) -> tuple[Memory, None]:
         """Elements of parameters, gradients and optimizer state on this rank, their bytes now, and the process's."""
@@ -332,6 +364,11 @@ class ModelWorker(ModelVerbs):
         stops = self._stop_tokens()
         export_result(self._engine, self.spec, self.rank, self._tokenizer, self._path, Path(folder), stops)
         return None, None
+
+    @property
+    def _sharing_base(self) -> Sequence[ModelWorker]:
+        """The workers of this process whose models are there, this one the first."""
+        return (self, *self._tenants)
 
     def _recorder(self) -> FlightRecorder:
         engine = self._engine

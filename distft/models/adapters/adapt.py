@@ -106,10 +106,10 @@ def in_files(model: Any, config: Any, trained: Mapping[str, Tensor]) -> dict[str
     told where that is another kind than the one that was trained."""
     found = virtual_tokens.in_files(model, lora_starts.over_whole_weights(model, config, trained))
     found = diff_pruning.in_files(model, found)
-    return {_saved_name(name): tensor for name, tensor in found.items()}
+    return {saved_name(name): tensor for name, tensor in found.items()}
 
 
-def _saved_name(name: str) -> str:
+def saved_name(name: str) -> str:
     """PEFT's name of a trained parameter in a file: of an adapter's as its kind says, else as the model it wraps."""
     for kind in KINDS:
         if f".{name}".endswith(kind.suffixes):

@@ -22,6 +22,7 @@ from distft.config.adapters.bottleneck import Network
 from distft.models.adapters.kind import Kind
 from distft.models.adapters.layers import ADAPTER, WHERE, drawing, drawn_on, targets
 from distft.models.adapters.own_config import OwnConfig
+from distft.planning.model_folders import ADAPTER_WEIGHTS
 
 MARK: Final = "adapter_down"
 _NAME: Final = "bottleneck"
@@ -94,7 +95,7 @@ def add(model: Any, network: Network, *, dropout: bool, seed: int, fresh: bool) 
 def read(model: Any, network: Network, folder: str) -> Any:
     """The model with what lies in a folder of ours. Raises KeyError and ValueError where that is of another model."""
     add(model, network, dropout=False, seed=0, fresh=False)
-    kept = load_file(Path(folder) / "adapter_model.safetensors")
+    kept = load_file(Path(folder) / ADAPTER_WEIGHTS)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if f".{name}".endswith(SUFFIXES):

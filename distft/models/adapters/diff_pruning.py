@@ -24,6 +24,7 @@ from distft.models.adapters.kind import Kind
 from distft.models.adapters.layers import ADAPTER, WRAPPED, targets
 from distft.models.adapters.own_config import OwnConfig
 from distft.models.quantization import is_quantized
+from distft.planning.model_folders import ADAPTER_WEIGHTS
 
 MARK: Final = "pruned_difference"
 _VALUES, _GATES, _SETTLED = (f".{MARK}.{part}" for part in ("values", "gates", "settled"))
@@ -114,7 +115,7 @@ def read(model: Any, folder: str) -> Any:
     if is_quantized(model):
         what = "changes single numbers of the weights, which a quantized model does not have"
         raise UserError(what, where=folder, hint="read the model whole: leave --quantization out")
-    kept = load_file(Path(folder) / "adapter_model.safetensors")
+    kept = load_file(Path(folder) / ADAPTER_WEIGHTS)
     with torch.no_grad():
         for name, tensor in kept.items():
             if name.endswith(_PLACES):

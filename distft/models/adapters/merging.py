@@ -17,7 +17,7 @@ from distft.models.adapters import bottleneck, diff_pruning, prefix, prompt
 from distft.models.adapters.adapt import KINDS, adapted_parts
 from distft.models.quantization import dequantized, is_quantized, was_conv1d
 from distft.models.unreadable import first_line
-from distft.planning.model_folders import ADAPTER_CONFIG
+from distft.planning.model_folders import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 
 _BASE = ".base_layer."
 
@@ -48,8 +48,8 @@ def merge_adapter(model: Any, folder: str) -> Any:
 def reading(model: Any, folder: str) -> Iterator[None]:
     """While open, the adapter in a folder is put into a model. Raises UserError where the folder holds none, or that of
     another model."""
-    if not (Path(folder) / "adapter_model.safetensors").is_file():
-        what = "has no adapter_model.safetensors, and a pickle can run code when it is read"
+    if not (Path(folder) / ADAPTER_WEIGHTS).is_file():
+        what = f"has no {ADAPTER_WEIGHTS}, and a pickle can run code when it is read"
         raise UserError(what, where=folder, hint="load it with PEFT, and save_pretrained it again")
     try:
         yield

@@ -14,7 +14,7 @@ from distft.common.files import parse_json
 from distft.config.adapters.virtual_tokens import OF_MODEL, VirtualTokens
 from distft.models.adapters.kind import Kind
 from distft.models.adapters.layers import ADAPTER, drawing, drawn_on
-from distft.planning.model_folders import ADAPTER_CONFIG
+from distft.planning.model_folders import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 
 MARK: Final = "prompt_embeddings"
 _EMBEDDINGS: Final = f"{OF_MODEL}.{MARK}"
@@ -97,7 +97,7 @@ def in_files(model: Any, trained: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def kept_in(folder: str) -> Tensor:
     """The virtual tokens that lie in a folder of PEFT's, which keeps as many again for an encoder-decoder's decoder and
     reads those nowhere. Raises KeyError where it holds none."""
-    kept = load_file(Path(folder) / "adapter_model.safetensors")[MARK]
+    kept = load_file(Path(folder) / ADAPTER_WEIGHTS)[MARK]
     said = parse_json((Path(folder) / ADAPTER_CONFIG).read_text(encoding="utf-8"))
     return kept[: said["num_virtual_tokens"]]
 

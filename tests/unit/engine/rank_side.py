@@ -538,7 +538,7 @@ def gathered(rank: int, world: int, setup: Setup, step: Any) -> dict[str, Any]:
             micro_loss(engine, [1], LENGTH - 1)
         return seen()
 
-    drop_second_shards(engine.module)  # those that loading left
+    drop_second_shards(engine.module.parameters())  # those that loading left
     with patch.object(partition_parameters, "_dist_allgather_fn", looked_at):
         found: dict[str, Any] = {"first": read()}
         engine.backward(micro_loss(engine, [1], LENGTH - 1))
