@@ -16,7 +16,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from distft.groups import worker_start
 from distft.groups.bundles import GroupSpec, Where, gpu_share, local_ranks, rank_order
 from distft.groups.handles import WorkerInfo
-from distft.groups.shell import Birth
+from distft.groups.shell import Birth, Tenant
 from distft.groups.worker_group import Answers, Asked, Member, RankActor
 
 # Made once: Ray's GCS keeps each one that is made, as long as it lives.
@@ -24,11 +24,14 @@ _RANK = ray.remote(concurrency_groups={"watch": 1, "pulse": 1})(RankActor)  # ty
 
 
 class Starting:
-    """A group on its way: first its actors say where they are, then they construct their workers."""
+    """A group on its way: first its actors say where they are, then they construct their workers, those of the groups
+    that live with it too."""
 
     def __init__(
-        self, spec: GroupSpec, sharing: Sequence[GroupSpec], placement: Any, answers: Answers, start_s: float
-    ) -> None:
+        self, spec: GroupSpec, sharing: Sequence[GroupSpec], placement: Any, answers: Answers, start_s: float,
+        tenants: Sequence[GroupSpec] = (),
+    ) -> None:  # fmt: skip
+        self.tenants = tenants
         self.spec, self._placement, self._share = spec, placement, gpu_share(spec, sharing)
         self.members = [_actor(spec, place, self._share, placement) for place in range(spec.num_ranks)]
         for member in self.members:
@@ -49,9 +52,14 @@ class Starting:
             path = str(log_dir / f"{self.spec.role}-{rank}.log")
             birth = Birth(
                 self.spec.role, rank, len(ranks), where.node_ip, local_rank, self.spec.worker, self.spec.spec,
-                path, attempt, left_s, os.getcwd(),
+                path, attempt, left_s, tuple(Tenant(one.role, one.worker, one.spec) for one in self.tenants),
+                os.getcwd(),
             )  # fmt: skip
             self.asked.waiting[_born(self.members[rank], where, birth)] = self.members[rank]
+
+    def members_as(self, role: str) -> list[Member]:
+        """The actors by rank, as those of that role: this group's own, or one's that lives with it."""
+        return self.members if role == self.spec.role else [replace(member, role=role) for member in self.members]
 
     def successor(self, dead: Member, answers: Answers, within_s: float) -> Member:
         """A worker like that of a member that has died, in its place, once it is constructed; ``within_s`` seconds."""

@@ -27,6 +27,9 @@ class GroupSpec:
     ``memory``: bytes per rank that Ray is to set aside, 0 for none. ``micro_batch_cost``: see ``handles.Group``.
     ``preloaded``: a module that is imported once on a node for all ranks (see ``fork_server``); none where empty.
     ``replaceable``: a worker that dies may be followed by another while the attempt goes on (see ``succession``).
+    ``lives_with``: the group in whose processes its ranks live, rank by rank, and compute in turn; empty: processes of
+    its own. Then its device set, places and environment are that group's, and the worker is constructed with that
+    one's, of the same rank, as ``host``.
     """
 
     role: str
@@ -44,6 +47,7 @@ class GroupSpec:
     micro_batch_cost: int | None = None
     preloaded: str = ""
     replaceable: bool = False
+    lives_with: str = ""
 
     def __post_init__(self) -> None:
         if self.node_of_rank is not None and len(self.node_of_rank) != self.num_ranks:

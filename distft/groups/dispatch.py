@@ -18,8 +18,9 @@ from distft.groups.handles import Call, DataRef, Part
 
 @dataclass(frozen=True)
 class Request:
-    """What one rank is asked. ``layout``: how many parts each DataRef sent; None = no data at all."""
+    """What one rank of a role is asked. ``layout``: how many parts each DataRef sent; None = no data at all."""
 
+    role: str
     verb: str
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
@@ -34,6 +35,7 @@ def request_for(call: Call[Any], rank: int, deadline_s: float) -> tuple[Request,
     samples = None if call.samples is None else call.samples[rank]
     sources = call.data if samples is None else tuple(source.select(samples) for source in call.data)
     request = Request(
+        role=call.group.role,
         verb=call.verb.name,
         args=call.args + (() if call.each is None else call.each[rank]),
         kwargs=call.kwargs,

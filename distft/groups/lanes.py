@@ -29,7 +29,8 @@ class Devices:
     both from its first verb on.
 
     ``beside``: for each group the others of its set that may be awake while it works, as the plan has it; those of
-    ``resting`` keep their weights.
+    ``resting`` keep their weights. ``lives_with``: groups that live in another's processes, by that one; they are awake
+    or asleep together.
     """
 
     def __init__(
@@ -37,7 +38,9 @@ class Devices:
         device_set_of: Mapping[str, str],
         beside: Mapping[str, Sequence[str]],
         resting: Mapping[str, Sequence[str]] | None = None,
+        lives_with: Mapping[str, str] | None = None,
     ) -> None:
+        self._lives_with = dict(lives_with or {})
         self.device_set_of, self._beside, self._resting = dict(device_set_of), dict(beside), dict(resting or {})
         self._here: dict[str, tuple[DevicePart, ...]] = {}
 
@@ -45,9 +48,9 @@ class Devices:
         """What must come before ``role`` may run ``verb``."""
         if not verb.on_device:
             return []
-        moves = []
+        role, moves = self._first(role), []
         for other, device_set in self.device_set_of.items():
-            if device_set != self.device_set_of[role] or other == role:
+            if device_set != self.device_set_of[role] or other == role or other in self._lives_with:
                 continue
             leaving = tuple(part for part in self._here.get(other, ()) if part not in self._staying(role, other))
             if leaving:
@@ -57,6 +60,7 @@ class Devices:
 
     def ran(self, role: str, verb: Verb, parts: Sequence[DevicePart] = PARTS) -> None:
         """Takes note that a verb has run."""
+        role = self._first(role)
         here = self._here.get(role, ())
         if verb == SLEEP:
             self._here[role] = tuple(part for part in here if part not in parts)
@@ -67,7 +71,11 @@ class Devices:
 
     def asleep(self, role: str) -> bool:
         """Whether a group that has run has no weights on its devices."""
-        return "weights" not in self._here.get(role, PARTS)
+        return "weights" not in self._here.get(self._first(role), PARTS)
+
+    def _first(self, role: str) -> str:
+        """The group whose processes they are in which this one lives."""
+        return self._lives_with.get(role, role)
 
     def _staying(self, role: str, other: str) -> tuple[DevicePart, ...]:
         if other in self._beside.get(role, ()):

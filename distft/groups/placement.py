@@ -143,7 +143,9 @@ def start_groups(
     Raises EnvironmentFallsShort where the cluster cannot hold the groups, RunFailed where a worker
     does not start (and then nothing is left running); a worker's UserError comes as itself.
     """
-    sets = sharers(specs)
+    living = {spec.role: spec.lives_with for spec in specs if spec.lives_with}
+    hosts = [spec for spec in specs if spec.role not in living]
+    sets = sharers(hosts)
     placements: list[Any] = []
     members: list[Member] = []
     answers = Answers()
@@ -152,6 +154,7 @@ def start_groups(
             {spec.role: spec.devices for spec in specs},
             {spec.role: spec.beside for spec in specs},
             {spec.role: spec.resting for spec in specs},
+            living,
         ),
         deadlines,
         answers,
@@ -159,18 +162,21 @@ def start_groups(
     try:
         placed = _place(sets, placements, deadlines.start_s, left_out)
         starting = [
-            Starting(spec, sets[spec.devices], placed[spec.devices], answers, deadlines.start_s) for spec in specs
+            Starting(spec, sets[spec.devices], placed[spec.devices], answers, deadlines.start_s, tenants)
+            for spec in hosts
+            for tenants in [[one for one in specs if one.lives_with == spec.role]]
         ]
         for one in starting:
             members.extend(one.members)
         for one in born(starting, answers, Path(log_dir).absolute(), attempt):
-            group = RayGroup(
-                one.spec.role, one.members, running, one.spec.micro_batch_cost, replaceable=one.spec.replaceable
-            )  # fmt: skip
-            running.groups[one.spec.role] = group
-            log.info("group %s is ready: %d workers", group.role, group.num_ranks)
-            if on_ready is not None:
-                on_ready(group.role, group.workers)
+            for spec in (one.spec, *one.tenants):
+                group = RayGroup(
+                    spec.role, one.members_as(spec.role), running, spec.micro_batch_cost, replaceable=spec.replaceable
+                )
+                running.groups[spec.role] = group
+                log.info("group %s is ready: %d workers", group.role, group.num_ranks)
+                if on_ready is not None:
+                    on_ready(group.role, group.workers)
     except BaseException:
         _end(members, placements)
         raise
@@ -194,7 +200,8 @@ def start_groups(
 
 def shortage(specs: Sequence[GroupSpec], left_out: Collection[str] = ()) -> str:
     """What the cluster's live nodes have too little of to hold the groups; "" where they could."""
-    places = [place for members in sharers(specs).values() for place in bundles(members)]
+    hosts = [spec for spec in specs if not spec.lives_with]
+    places = [place for members in sharers(hosts).values() for place in bundles(members)]
     try:
         choose_nodes(places, _nodes(left_out))
     except EnvironmentFallsShort as error:

@@ -39,8 +39,18 @@ _STDERR = 2
 
 
 @dataclass(frozen=True)
+class Tenant:
+    """A further worker of a rank's process: its role, class and keywords."""
+
+    role: str
+    worker: str
+    spec: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
 class Birth:
-    """What a rank is told once all ranks of its group have said where they are."""
+    """What a rank is told once all ranks of its group have said where they are. ``tenants``: of other roles, that live
+    in its process."""
 
     role: str
     rank: int
@@ -52,14 +62,19 @@ class Birth:
     log: str
     attempt: int
     deadline_s: float
+    tenants: tuple[Tenant, ...] = ()
     folder: str = ""  # where the driver works: relative paths and the user's own modules are meant from there
 
 
 class Shell:
-    """Holds one worker. Its methods are called one after the other on one thread."""
+    """Holds one worker, or those of several roles. Its methods are called one after the other on one thread.
+
+    Of several each has its turn: ``end_turn`` of the one comes before ``take_turn`` and the verb of the next.
+    """
 
     def __init__(self) -> None:
-        self._worker: Any = None
+        self._workers: dict[str, Any] = {}
+        self._turn = ""
 
     def build(self, birth: Birth) -> Outcome:
         """Turns output to the log and constructs the worker."""
@@ -80,8 +95,8 @@ class Shell:
     def run(self, request: Request, *parts: Batch) -> tuple[Outcome, Batch | None]:
         """One verb on the rows that this rank was sent."""
         outcome, batch = _guarded(request.verb, request.deadline_s, lambda: self._run(request, parts))
-        if outcome.failure is None and hasattr(self._worker, "take_peaks"):
-            outcome = replace(outcome, peaks=self._worker.take_peaks())
+        if outcome.failure is None and hasattr(self._workers[request.role], "take_peaks"):
+            outcome = replace(outcome, peaks=self._workers[request.role].take_peaks())
         return outcome, batch
 
     def show_stacks(self, why: str) -> None:
@@ -90,23 +105,36 @@ class Shell:
         faulthandler.dump_traceback(file=_STDERR, all_threads=True)
 
     def _construct(self, birth: Birth) -> tuple[None, None]:
-        module, _, name = birth.worker.partition(":")
-        kind = getattr(importlib.import_module(module), name)
-        self._worker = kind(
-            rank=birth.rank, world_size=birth.world_size, node_ip=birth.node_ip, local_rank=birth.local_rank,
-            **birth.spec,
-        )  # fmt: skip
+        first = Tenant(birth.role, birth.worker, birth.spec)
+        for one in (first, *birth.tenants):
+            module, _, name = one.worker.partition(":")
+            kind = getattr(importlib.import_module(module), name)
+            host = {"host": self._workers[birth.role]} if self._workers else {}
+            self._workers[one.role] = kind(
+                rank=birth.rank, world_size=birth.world_size, node_ip=birth.node_ip, local_rank=birth.local_rank,
+                **one.spec, **host,
+            )  # fmt: skip
+        self._turn = birth.role
         return None, None
 
     def _run(self, request: Request, parts: tuple[Batch, ...]) -> tuple[Any, Batch | None]:
         kwargs = dict(request.kwargs)
         if request.layout is not None:
             kwargs["batch"] = assemble(regroup(parts, request.layout), request.samples)
-        answer = getattr(self._worker, request.verb)(*request.args, **kwargs)
+        answer = getattr(self._in_turn(request.role), request.verb)(*request.args, **kwargs)
         if not isinstance(answer, tuple) or len(answer) != 2 or not isinstance(answer[1], Batch | None):
             raise TypeError(f"verb {request.verb} must return (report, Batch or None), not {type(answer).__name__}")
         report, batch = answer
         return None if request.keep_report else report, batch
+
+    def _in_turn(self, role: str) -> Any:
+        """The worker of that role, whose turn it is from now on."""
+        worker = self._workers[role]
+        if role != self._turn and len(self._workers) > 1:
+            self._workers[self._turn].end_turn()
+            worker.take_turn()
+        self._turn = role
+        return worker
 
 
 def _say_if_not_forked() -> None:

@@ -312,7 +312,8 @@ def _too_late(asked: Asked, without_pulse: Collection[Member] = ()) -> RunFailed
         )  # fmt: skip
     infos = sorted((member.info for member in silent if member.info), key=lambda info: info.rank)
     places = "; ".join(f"rank {i.rank} on {i.node} at {last_stage(i.log) or 'no stage'!r}" for i in infos)
-    frozen = sorted(member.info.rank for member in without_pulse if member in silent and member.info)
+    actors = {id(member.actor) for member in silent}  # which groups that live together have in common
+    frozen = sorted(member.info.rank for member in without_pulse if id(member.actor) in actors and member.info)
     who = f"frozen: rank {', '.join(map(str, frozen))}; " if frozen else ""
     cause = f"no answer to {asked.verb} within {asked.deadline_s:g} s from {places}; {who}stacks are in the logs"
     first = next((info for info in infos if info.rank in frozen), infos[0])

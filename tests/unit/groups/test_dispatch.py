@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import numpy as np
@@ -30,8 +31,9 @@ def batch(samples: list[int], column: str = "values", factor: float = 1.0) -> Ba
 
 def call(reports: Literal["first", "all"] = "all", **fields: Any) -> Call[Any]:
     nobody: Any = None
+    group: Any = SimpleNamespace(role="value")
     verb = Verb("forward", reports=reports)
-    return Call(group=nobody, verb=verb, runner=nobody, read=lambda result: result, **fields)
+    return Call(group=group, verb=verb, runner=nobody, read=lambda result: result, **fields)
 
 
 # ---- assembling
@@ -103,7 +105,7 @@ def test_a_rank_gets_its_arguments_and_only_the_parts_with_its_samples() -> None
     sent = [request_for(asked, rank, 60.0) for rank in range(3)]
     assert [[part.ref for part in parts] for _, parts in sent] == [["a", "c"], [], ["a", "b", "c"]]
     assert [request.layout for request, _ in sent] == [(1, 1), (0, 0), (2, 1)]
-    assert sent[2][0] == Request("forward", ("x", 3), {"entropy": True}, False, (2, 0), (2, 1), 60.0)
+    assert sent[2][0] == Request("value", "forward", ("x", 3), {"entropy": True}, False, (2, 0), (2, 1), 60.0)
 
 
 def test_all_parts_go_where_no_samples_are_asked_and_none_where_there_is_no_data() -> None:

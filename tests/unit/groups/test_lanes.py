@@ -67,3 +67,14 @@ def test_one_that_rests_keeps_its_weights() -> None:
     assert run(devices, "reference") == [("policy", "sleep", "states")]
     assert run(devices, "policy", PASS) == [("reference", "sleep", ALL)]
     assert run(devices, "policy", STEP) == [("policy", "wake", "states")]
+
+
+def test_groups_that_live_in_anothers_processes_move_with_it() -> None:
+    """A value model over the policy's base: neither of the two sends the other away, and one who needs the devices
+    sends both by asking the policy."""
+    devices = Devices(dict.fromkeys(("policy", "value", "reward"), "main"), {}, lives_with={"value": "policy"})
+    assert run(devices, "policy") == run(devices, "value") == run(devices, "policy") == []
+    assert run(devices, "reward") == [("policy", "sleep", ALL)]
+    assert devices.asleep("value")
+    assert run(devices, "value") == [("reward", "sleep", ALL), ("policy", "wake", ALL)]
+    assert run(devices, "policy") == []

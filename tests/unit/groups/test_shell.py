@@ -3,8 +3,9 @@ from __future__ import annotations
 import os
 import pickle
 import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -13,11 +14,13 @@ from distft.batches import Batch
 from distft.common.errors import DistftError, EnvironmentFallsShort, RunFailed, UserError
 from distft.groups import shell as shell_module
 from distft.groups.dispatch import Outcome, Request
-from distft.groups.shell import Shell
+from distft.groups.shell import Birth, Shell, Tenant
 from distft.groups.worker_start import NOT_FORKED
 
 
 class Worker:
+    def __init__(self, **_: Any) -> None: ...
+
     def keep(self, *, batch: Batch) -> tuple[int, Batch]:
         return len(batch), batch
 
@@ -30,16 +33,40 @@ class Worker:
         return None, Batch({"score": np.zeros(2, np.float32)})
 
 
+class Lodger:
+    """One that lives with others, and notes whose turn it was."""
+
+    turns: ClassVar[list[str]] = []
+
+    def __init__(self, name: str, host: Lodger | None = None, **_: Any) -> None:
+        self.name, self.host = name, host
+
+    def end_turn(self) -> None:
+        self.turns.append(f"{self.name} ends")
+
+    def take_turn(self) -> None:
+        self.turns.append(f"{self.name} begins")
+
+    def work(self) -> tuple[str, None]:
+        self.turns.append(f"{self.name} works")
+        return self.name if self.host is None else f"{self.name} over {self.host.name}", None
+
+
 @pytest.fixture
 def shell() -> Shell:
     made = Shell()
-    made._worker = Worker()
+    made._construct(birth("policy", "Worker"))
     return made
+
+
+def birth(role: str, worker: str, *tenants: Tenant) -> Birth:
+    """Of the only rank of a group."""
+    return Birth(role, 0, 1, "127.0.0.1", 0, f"{__name__}:{worker}", {}, "", 1, 60.0, tenants)
 
 
 def run(shell: Shell, verb: str, *args: Any, parts: tuple[Batch, ...] = (), **fields: Any) -> Any:
     asked: dict[str, Any] = {"samples": None, "layout": None, "keep_report": False, **fields}
-    return shell.run(Request(verb, args, {}, deadline_s=60.0, **asked), *parts)
+    return shell.run(Request("policy", verb, args, {}, deadline_s=60.0, **asked), *parts)
 
 
 def test_the_batch_is_put_together_before_the_verb_runs(shell: Shell) -> None:
@@ -59,7 +86,7 @@ def test_what_our_own_error_says_to_do_is_not_cut_off(shell: Shell) -> None:
 
 def test_a_worker_with_a_device_says_what_its_verb_took(shell: Shell) -> None:
     assert run(shell, "keep", parts=(), layout=())[0].peaks == {}
-    shell._worker.take_peaks = lambda: {"allocated_peak": 5}
+    shell._workers["policy"].take_peaks = lambda: {"allocated_peak": 5}
     assert run(shell, "keep", parts=(), layout=())[0].peaks == {"allocated_peak": 5}
     assert run(shell, "raised", ValueError("a defect"))[0].peaks == {}
 
@@ -85,6 +112,23 @@ def test_expected_errors_travel_as_themselves(shell: Shell, error: Exception) ->
     assert outcome.failure is not None
     assert type(outcome.failure.expected) is type(error)
     assert str(outcome.failure.expected) == str(error)
+
+
+def test_workers_of_one_process_have_their_turns() -> None:
+    others = [Tenant(role, f"{__name__}:Lodger", {"name": role}) for role in ("value", "reward")]
+    shell = Shell()
+    shell._construct(replace(birth("policy", "Lodger", *others), spec={"name": "policy"}))
+    asked = [
+        shell.run(Request(role, "work", (), {}, keep_report=False, samples=None, layout=None, deadline_s=60.0))[0]
+        for role in ("policy", "value", "value", "reward", "policy")
+    ]
+    assert [one.report for one in asked] == [
+        "policy", "value over policy", "value over policy", "reward over policy", "policy",
+    ]  # fmt: skip
+    assert Lodger.turns == [
+        "policy works", "policy ends", "value begins", "value works", "value works",
+        "value ends", "reward begins", "reward works", "reward ends", "policy begins", "policy works",
+    ]  # fmt: skip
 
 
 def test_verbs_must_keep_to_the_contract(shell: Shell) -> None:

@@ -18,7 +18,7 @@ ANYTHING: Any = None
 
 
 def member(rank: int, log: Path | str = "") -> Member:
-    return Member("policy", rank, ANYTHING, ANYTHING, WorkerInfo(rank, f"node{rank}", 1, log=str(log)))
+    return Member("policy", rank, object(), ANYTHING, WorkerInfo(rank, f"node{rank}", 1, log=str(log)))
 
 
 def test_a_defect_is_named_with_its_place() -> None:
