@@ -18,6 +18,7 @@ from distft.config.recipe import Recipe
 from distft.config.reward_rules import reward_rules
 from distft.config.role_table import INHERITING, ROLES, SAME_TOKENS
 from distft.config.row_rules import row_rules
+from distft.config.sharing_rules import sharing_rules
 from distft.config.training import RolePlacement
 
 
@@ -294,37 +295,6 @@ def _renewal(recipe: Recipe) -> Iterator[Problem]:
         yield Problem.at(at, what, f"remove models.reference.differs, {stays}")
 
 
-def _sharing(recipe: Recipe) -> Iterator[Problem]:
-    """Who may live in another's group: a reference that is the base under the policy's adapters."""
-    policy = recipe.models.policy
-    for role in facts.roles(recipe):
-        place = recipe.placement.of(role)
-        host = place.share
-        at, turns = f"placement.{role}.share", f"with: {host} gives it a group of its own on the same devices"
-        if host in (None, role) or place.with_ is not None:
-            continue
-        if (role, host) != ("reference", "policy"):
-            yield Problem.at(at, f"{host} has no base that could be the {role} model", turns)
-        elif policy is not None and not policy.leaves_base:
-            which = "all" if policy.peft is None else "some of"
-            what = f"the policy trains {which} its weights: nothing is left of its start"
-            yield Problem.at(at, what, f"add adapters "
-                             f"(models.policy.peft: {{method: lora}}), or {turns}")  # fmt: skip
-        elif recipe.models.reference is not None and recipe.models.reference.differs:
-            yield Problem.at(at, "the reference is meant to differ from the policy's start", turns)
-        else:
-            yield from _no_engine_of_its_own(recipe)
-
-
-def _no_engine_of_its_own(recipe: Recipe) -> Iterator[Problem]:
-    alone = recipe.model_copy(update={"models": recipe.models.model_copy(update={"reference": None})})
-    said, inherited = facts.model_of(recipe, "reference"), facts.model_of(alone, "reference")
-    for key in ("attention", "kernels", "engine"):
-        if getattr(said, key) != getattr(inherited, key):
-            what = "has no effect: the reference is the policy's own base (placement.reference.share)"
-            yield Problem.at(f"models.reference.{key}", what, "remove it")
-
-
 def _said(value: Any) -> str:
     """A key's value as a recipe writes it."""
     return value if isinstance(value, str) else json.dumps(value and value.model_dump(mode="json"))
@@ -339,7 +309,7 @@ MODEL_RULES: tuple[Callable[[Recipe], Iterator[Problem]], ...] = (
     _reference,
     _cached_reference,
     _renewal,
-    _sharing,
+    sharing_rules,
     reward_rules,
     new_token_rules,
 )

@@ -17,6 +17,8 @@ from distft.config.section import Items, Numeral, Section, WrittenPath
 
 # The keys of a model that say where it begins: a role that takes over another's start takes all of them.
 STARTS: Final = ("path", "init", "extend_vocabulary")
+# Those that models over one base have in common, whatever each begins as.
+BASES: Final = ("dtype", "attention", "kernels", "engine")
 
 
 class TokenizerInit(Section):

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from distft.config.data import PAIRED
 from distft.config.method import Phase, Work
-from distft.config.models import STARTS, Engine, Model, Reference
+from distft.config.models import BASES, STARTS, Engine, Model, Reference
 from distft.config.optimizers.optimizer import Optimizer, over
 from distft.config.recipe import Recipe
 from distft.config.reward_servers import JudgeReward, RewardServer
@@ -52,6 +52,13 @@ def kept_roles(recipe: Recipe) -> tuple[str, ...]:
     """The roles that a checkpoint holds: those that are updated, and a reference that does not stay as it started."""
     renewed = recipe.algorithm.renewal() is not None and "reference" in roles(recipe)
     return (*trained_roles(recipe), *(("reference",) if renewed else ()))
+
+
+def over_policys_base(recipe: Recipe) -> tuple[str, ...]:
+    """The roles with adapters of their own over the policy's base, in its processes; a reference that is that base
+    itself has none."""
+    able = [role for role in ("reward", "value") if role in roles(recipe)]
+    return tuple(role for role in able if recipe.placement.of(role).share == "policy")
 
 
 def main_role(recipe: Recipe) -> Role:
@@ -207,9 +214,10 @@ def judges_asked(recipe: Recipe, num_prompts: int) -> Iterator[tuple[str, JudgeR
 def model_of(recipe: Recipe, role: str) -> Model:
     """The role's model with every default filled in.
 
-    reference: starts where the policy starts; value: where the reward model does, or without one the
-    policy (where the reward model's tokenizer turns out not to be the policy's, the value worker starts
-    from the policy too and says so). Both take from the policy what they do not say themselves.
+    reference: starts where the policy starts; value: where the reward model does, or without one, or over the policy's
+    base, the policy (where the reward model's tokenizer turns out not to be the policy's, the value worker starts from
+    the policy too and says so). Both take from the policy what they do not say themselves; a reward model over its base
+    what the two must have in common.
 
     Raises KeyError for a role that the run does not have.
     """
@@ -220,6 +228,8 @@ def model_of(recipe: Recipe, role: str) -> Model:
         given = _inherited(recipe, given, role)
     if given is None:
         raise KeyError(role)
+    if role == "reward" and role in over_policys_base(recipe) and recipe.models.policy is not None:
+        given = _over_base(recipe.models.policy, given)
     if given.optimizer is not None and role in trained_roles(recipe):
         return given.model_copy(update={"optimizer": optimizer_of(recipe, role)})
     return given
@@ -267,7 +277,7 @@ def _inherited(recipe: Recipe, given: Model | None, role: str) -> Model | None:
         return given
     fields = {name: getattr(policy, name) for name in Model.model_fields} | {"optimizer": None}
     if role == "reference":
-        fields |= {"engine": _frozen(policy.engine), "gradient_checkpointing": False, "peft": None}
+        fields |= {"engine": frozen(policy.engine), "gradient_checkpointing": False, "peft": None}
     own = {} if given is None else {name: getattr(given, name) for name in given.model_fields_set}
     if isinstance(engine := own.get("engine"), Engine):
         own["engine"] = _engine(fields["engine"], engine)
@@ -275,7 +285,8 @@ def _inherited(recipe: Recipe, given: Model | None, role: str) -> Model | None:
         start: Model = given
         own.setdefault("trust_remote_code", given.path == policy.path and policy.trust_remote_code)
     else:
-        start = reward if role == "value" and reward is not None and _has_reward_model(recipe) else policy
+        of_reward = role == "value" and role not in over_policys_base(recipe) and _has_reward_model(recipe)
+        start = reward if of_reward and reward is not None else policy
         own.setdefault("trust_remote_code", start.trust_remote_code)
     own.setdefault("chat_template", start.chat_template)
     fields |= own | {name: getattr(start, name) for name in STARTS}
@@ -283,7 +294,15 @@ def _inherited(recipe: Recipe, given: Model | None, role: str) -> Model | None:
     return kind.model_construct(_fields_set=set(fields), **fields)
 
 
-def _frozen(engine: Engine) -> Engine:
+def _over_base(policy: Model, own: Model) -> Model:
+    """A frozen model over the policy's base computes as that does, unless it says otherwise (which is refused)."""
+    taken = {name: getattr(policy, name) for name in BASES if name not in own.model_fields_set}
+    if "engine" in taken:
+        taken["engine"] = frozen(policy.engine)
+    return own.model_copy(update=taken)
+
+
+def frozen(engine: Engine) -> Engine:
     """A model without gradients is whole on each rank or fully sharded; it has no optimizer state."""
     stage = 3 if engine.zero_stage == 3 else 0
     return engine.model_copy(update={"zero_stage": stage, "offload_optimizer": "none"})

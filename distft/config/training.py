@@ -256,7 +256,9 @@ class RolePlacement(Section):
     with_: Role | None = Field(
         default=None, alias="with", description="a group of its own on that role's devices, taking turns"
     )
-    share: Role | None = Field(default=None, description="lives in that role's group")
+    share: Role | None = Field(
+        default=None, description="lives in that role's group: over the policy's base, with adapters or without"
+    )
 
 
 class Placement(Section):

@@ -15,7 +15,7 @@ from distft.clients.generator_group import EngineGroup, engine_setup
 from distft.clients.model_group import ModelGroup
 from distft.config.engines import ENGINES
 from distft.config.recipe import Recipe
-from distft.config.roles import is_rl, kept_roles, main_role, model_of
+from distft.config.roles import is_rl, kept_roles, main_role, model_of, over_policys_base
 from distft.controller.evaluating import after, before
 from distft.controller.failed_steps import FailedSteps
 from distft.controller.kept_reference import keep_reference
@@ -74,7 +74,8 @@ def started(
 
 
 def group_specs(recipe: Recipe, plan: Plan, run_dir: Path) -> list[GroupSpec]:
-    """The plan in the words of the groups: one for each model group and one for the data worker."""
+    """The plan in the words of the groups: one for each model group, one for each role that lives in another's with a
+    model of its own, and one for the data worker."""
     data = GroupSpec(
         role=DATA,
         num_ranks=1,
@@ -103,6 +104,19 @@ def group_specs(recipe: Recipe, plan: Plan, run_dir: Path) -> list[GroupSpec]:
                 preloaded=_preloaded(group),
             )
             for group in plan.groups.values()
+        ),
+        *(
+            GroupSpec(
+                role=role,
+                num_ranks=host.num_ranks,
+                worker=worker_of(recipe, role),
+                device_set=host.device_set,
+                spec={"spec": role_spec(recipe, role)},
+                micro_batch_cost=host.micro_batch_cost,
+                lives_with=host.role,
+            )
+            for role in over_policys_base(recipe)
+            for host in [plan.group_of(role)]
         ),
     ]
 
@@ -156,7 +170,7 @@ def set_up(
     tracker.phase("loading models")
     engines = _load_models(recipe, run_dir, models, groups.get(ENGINES), loaded, tracker)
     for group in plan.groups.values():
-        for role in group.roles[1:]:
+        for role in set(group.roles[1:]).difference(groups):
             models[role] = replace(models[group.role], guest=role)
             tracker.event("guest", role=role, host=group.role)
     num_units, passed_over = loaded.num_units, left_out(progress.rollbacks)
@@ -213,10 +227,13 @@ def _load_models(
     if "value" in models and not loaded.same_value_tokenizer:
         path = starts["value"][0].path
         tracker.event("value_start", cause="the reward model has another tokenizer", path=path)
-    hosted = dict(zip(models, together(*(group.host_store() for group in models.values())), strict=True))
+    lent = over_policys_base(recipe)
+    hosts = {role: group for role, group in models.items() if role not in lent}
+    hosted = dict(zip(hosts, together(*(group.host_store() for group in hosts.values())), strict=True))
     loading = [] if engines is None else [engine_setup(engines, starts["policy"][0].path).start()]
     calls = (
-        group.setup(hosted[role], starts[role][0].path, new_head=starts[role][1]) for role, group in models.items()
+        group.setup(hosted["policy" if role in lent else role], starts[role][0].path, new_head=starts[role][1])
+        for role, group in models.items()
     )
     ready = dict(zip(models, together(*calls), strict=True))
     if "policy" in ready:

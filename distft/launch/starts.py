@@ -19,6 +19,7 @@ from distft.config.roles import (
     main_role,
     model_of,
     optimizer_of,
+    over_policys_base,
     roles,
     samples_in_training,
     trained_roles,
@@ -77,6 +78,8 @@ def _template(model: Model, role: str) -> str | None:
 def start_owner(recipe: Recipe, role: str) -> str:
     """The role whose start this role has: itself, or the one that it inherits from."""
     given = recipe.models.of(role)
+    if role == "value" and role in over_policys_base(recipe):
+        return "policy"
     if given is not None and (given.path or given.init):
         return role
     if role == "value" and "reward" in roles(recipe):

@@ -24,6 +24,7 @@ from distft.config.roles import (
     model_of,
     num_held_out_answers,
     optimizer_of,
+    over_policys_base,
     trained_roles,
     unit_size,
 )
@@ -33,6 +34,7 @@ from distft.planning.batch_arithmetic import batch_arithmetic
 from distft.planning.encoder_decoders import with_value_start
 from distft.planning.generation import engine_items
 from distft.planning.liger import has_liger, why_no_liger
+from distft.planning.lora_folder import lora_beside
 from distft.planning.memory import (
     Compute,
     Generation,
@@ -40,6 +42,7 @@ from distft.planning.memory import (
     When,
     Work,
     activation_items,
+    at_rest,
     copies_in_memory,
     copy_of_checkpoint,
     held_beside,
@@ -166,11 +169,20 @@ class Roles:
         self._models: dict[str, Model] = {}
 
     def model(self, role: str) -> Model:
-        """The role's model with every default filled in; the policy's, for the engines that generate."""
+        """The role's model with every default filled in; the policy's, for the engines that generate. Of a reward model
+        over the policy's base with the adapter that lies beside it. Raises UserError where there is none."""
         if role not in self._models:
             named = "policy" if role == ENGINES else role
-            self._models[role] = with_value_start(self.recipe) if role == "value" else model_of(self.recipe, named)
+            model = with_value_start(self.recipe) if role == "value" else model_of(self.recipe, named)
+            if role == "reward" and self.is_lent_a_base(role):
+                finished = lora_beside(resolve_path(str(model.path)), f"models.{role}.path")
+                model = model.model_copy(update={"peft": finished.lora})
+            self._models[role] = model
         return self._models[role]
+
+    def is_lent_a_base(self, role: str) -> bool:
+        """Whether its adapters lie over the policy's base."""
+        return role in over_policys_base(self.recipe)
 
     def sizes(self, role: str) -> ModelSizes:
         """The sizes of the role's model. Raises UserError where they are not to be found, WrongTargets."""
@@ -191,7 +203,8 @@ class Roles:
 
 
 def role_memory(roles: Roles, role: str, ranks: int, *, gpu: bool, shared: bool, nodes: int = 1) -> RoleMemory:
-    """The items of one rank of a role on ``ranks`` ranks; a role in another's group adds no model of its own."""
+    """The items of one rank of a role on ``ranks`` ranks; a role in another's group adds no model of its own, or what
+    lies over its base."""
     model = roles.model(role)
     try:
         sizes = roles.sizes(role)
@@ -205,7 +218,8 @@ def role_memory(roles: Roles, role: str, ranks: int, *, gpu: bool, shared: bool,
         where, hint = f"models.{role}.kernels", "kernels: auto takes Liger's where they can be had"
         raise UserError(missing, where=where, hint=hint)
     compute, work = _compute(roles.recipe, role, model, sizes, gpu=gpu), _work(roles, role, ranks)
-    if shared:
+    lent = shared and roles.is_lent_a_base(role)
+    if shared and not lent:
         frozen = replace(compute, trained=False)
         return RoleMemory(tuple(activation_items(sizes, frozen, work)), sizes.total)
     more = _told_items(roles.recipe, role, sizes, work, ranks, gpu=gpu)
@@ -228,7 +242,8 @@ def role_memory(roles: Roles, role: str, ranks: int, *, gpu: bool, shared: bool,
             more.append(copies_in_memory(sharded, buffers, ranks, nodes=nodes))
         where = "optimizer" if model.optimizer is None else f"models.{role}.optimizer"
         more += _step_items(optimizer, where, sizes, ranks if engine.zero_stage else 1)
-    return RoleMemory(tuple(rank_items(sizes, engine, compute, work, ranks, more)), sizes.total, trained, kept)
+    items = rank_items(sizes, engine, compute, work, ranks, more, lent=lent)
+    return RoleMemory(tuple(items), sizes.total, trained, kept)
 
 
 def _step_items(optimizer: Optimizer, where: str, sizes: ModelSizes, sharing: int) -> list[Item]:
@@ -260,19 +275,28 @@ def _told_items(recipe: Recipe, role: str, sizes: ModelSizes, work: Work, ranks:
     return student_items(telling, sizes, most, work.read, dtype=model_of(recipe, role).dtype, gpu=gpu)
 
 
-def group_memory(items: Sequence[Item], *, gpu: bool) -> GroupMemory:
-    """The items of a group's roles, summed up."""
+def group_memory(*roles: Sequence[Item], gpu: bool) -> GroupMemory:
+    """The items of a group's roles, summed up. They work one after the other: of what each holds for a time the largest
+    is there at once."""
+    items = [item for its in roles for item in its]
     on_device = [item for item in items if item.place == "device"]
     always = [item for item in on_device if item.when == "always"]
     asleep = sum(item.bytes for item in always if item.name in STAYS)
     node: dict[When, int] = {}
-    for item in items:
-        if item.place == "host" or not gpu:
-            node[item.when] = node.get(item.when, 0) + item.bytes
+    for its in roles:
+        mine: dict[When, int] = {}
+        for item in its:
+            if item.place == "host" or not gpu:
+                mine[item.when] = mine.get(item.when, 0) + item.bytes
+        for when, held in mine.items():
+            before = node.get(when, 0)
+            node[when] = before + held if when == "always" else max(before, held)
     waiting = sum(item.bytes for item in always if item.name not in (*STAYS, *LET_GO))
     states = sum(item.bytes for item in always if item.name in STATES)
     frozen = not any(item.name == "gradients" for item in items)
-    return GroupMemory(peak(on_device, "device"), asleep, waiting - states, states, frozen, node)
+    passing = max((peak(its, "device") - at_rest(its, "device") for its in roles), default=0)
+    awake = at_rest(on_device, "device") + passing
+    return GroupMemory(awake, asleep, waiting - states, states, frozen, node)
 
 
 def needed_in_turns(groups: Sequence[GroupMemory]) -> int:

@@ -175,6 +175,6 @@ class Study:
         key = (group, ranks)
         if key not in self._groups:
             mine = [role for role, own in arrangement.group_of.items() if own == group]
-            items = [item for role in mine for item in self._role(role, ranks, shared=role != group).items]
-            self._groups[key] = group_memory(items, gpu=self._hardware.gpus > 0)
+            items = [self._role(role, ranks, shared=role != group).items for role in mine]
+            self._groups[key] = group_memory(*items, gpu=self._hardware.gpus > 0)
         return self._groups[key]

@@ -102,18 +102,20 @@ class Compute:
 
 
 def rank_items(
-    sizes: ModelSizes, engine: Engine, compute: Compute, work: Work, ranks: int, more: Iterable[Item] = ()
-) -> list[Item]:
-    """All items of one rank of a role and what the method adds to them (``more``), those of 0 bytes left out."""
+    sizes: ModelSizes, engine: Engine, compute: Compute, work: Work, ranks: int, more: Iterable[Item] = (), *,
+    lent: bool = False,
+) -> list[Item]:  # fmt: skip
+    """All items of one rank of a role and what the method adds to them (``more``), those of 0 bytes left out. ``lent``:
+    its base and its process are another role's."""
     items = [
-        *state_items(sizes, engine, compute, ranks),
+        *state_items(sizes.beside_base() if lent else sizes, engine, compute, ranks),
         *buffer_items(sizes, engine, compute, ranks),
         *activation_items(sizes, compute, work),
         *_generation_items(sizes, compute, work, ranks),
         *more,
     ]
-    held = [Item("process", PROCESS_HOST)]
-    if compute.gpu:
+    held = [] if lent else [Item("process", PROCESS_HOST)]
+    if held and compute.gpu:
         held = [Item("process", PROCESS_GPU), Item("process", PROCESS_HOST_GPU, place="host")]
     slack = int(FRAGMENTATION * peak(items, "device"))
     return [item for item in (*items, Item("fragmentation allowance", slack), *held) if item.bytes > 0]

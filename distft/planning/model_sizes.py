@@ -84,6 +84,10 @@ class ModelSizes(TensorTable):
         """The parameters that a trained role updates: all, or adapters or what was selected, and a scalar head."""
         return TensorTable((*(tensors for tensors in self.tensors if tensors.trained), *self.selected))
 
+    def beside_base(self) -> ModelSizes:
+        """What it has of its own where its frozen base is another model's: adapters, and a scalar head."""
+        return replace(self, tensors=tuple(tensors for tensors in self.tensors if tensors.trained))
+
     @property
     def adapted(self) -> bool:
         """Whether adapters lie beside its layers."""

@@ -329,6 +329,8 @@ def _tight(layout: Layout) -> Iterator[str]:
 
 def _notes(recipe: Recipe, layout: Layout, batch: BatchArithmetic) -> tuple[str, ...]:
     notes = [f"{role}: {memory.unknown}" for role, memory in layout.memory.items() if memory.unknown]
+    if guests := [role for role, group in layout.arrangement.group_of.items() if role != group]:
+        notes.append(f"{', '.join(guests)} in the policy's processes, over its base, which is held once")
     for members in layout.arrangement.members.values():
         if len(members) > 1 and layout.hardware.gpus:
             notes += said(layout.turns, members, layout.hardware.gpu_memory)

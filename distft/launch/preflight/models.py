@@ -23,6 +23,7 @@ from distft.data.chat_templates import resolve_template
 from distft.data.vocabulary import require_policys_tokens, require_token
 from distft.launch.preflight.architectures import check_adapters, check_architecture, check_positions
 from distft.launch.preflight.hub import check_on_hub, is_offline
+from distft.launch.preflight.one_base import check_one_base
 from distft.planning.encoder_decoders import with_value_start
 from distft.planning.known_models import known_config, nearest_known
 from distft.planning.model_folders import (
@@ -47,7 +48,8 @@ def check_models(recipe: Recipe) -> Iterator[str]:
     """Every model that has a path. Yields warnings.
 
     Raises UserError for missing or incomplete folders, families that cannot be trained or are too short, a reward
-    model without a head, a reference or value model whose tokenizer is not the policy's, stop tokens that are none.
+    model without a head or over another base, a reference or value model whose tokenizer is not the policy's, stop
+    tokens that are none.
     """
     folders: dict[str, Path] = {}
     for role in roles(recipe):
@@ -78,6 +80,7 @@ def check_models(recipe: Recipe) -> Iterator[str]:
         check_adapters(config, role, model)
         yield from check_positions(config, role, recipe)
         folders[role] = folder
+    yield from check_one_base(recipe)
     for role in filter(gives_scores, folders if is_rl(recipe) else ()):
         check_head(folders[role], model_of(recipe, role), f"models.{role}")
     for role in SAME_TOKENS:

@@ -12,6 +12,7 @@ from distft.common.errors import UserError
 from distft.config.load import load_recipe
 from distft.config.rules import check, violations
 
+INIT = "{init: {hidden_size: 32, num_layers: 1, num_heads: 2, vocab_size: 300}}"
 BROKEN = [
     # names and length
     ("sft", ["output_dir=run:x"], ["output_dir", "must be a folder"]),
@@ -166,7 +167,24 @@ BROKEN = [
      ["models.reference.quantization", 'null differs from the policy\'s {"method": "nf4", "double": true}']),
     ("dpo", ["models.policy.peft={r: 4}", "models.reference.quantization={double: false}"],
      ["models.reference.quantization", "differs from the policy's null", "differs: true"]),
-    ("ppo", ["placement.value.share=policy"], ["placement.value.share", "has no base", "with: policy"]),
+    ("ppo", ["placement.value.share=reference"], ["placement.value.share", "has no base", "with: reference"]),
+    ("ppo", ["placement.value.share=policy"], ["placement.value.share", "all its weights", "method: lora"]),
+    ("ppo", ["placement.value.share=policy", "models.policy.peft={}", "models.value={path: a}"],
+     ["models.value.path", "is not the policy's", "remove it", "with: policy"]),
+    ("ppo", ["placement.value.share=policy", "models.policy.peft={}", "models.value.engine.zero_stage=2"],
+     ["models.value.engine", "is not the policy's", "over whose base the value model lies"]),
+    ("ppo", ["placement.value.share=policy", "models.policy.peft={method: ia3}"],
+     ["models.policy.peft", "ia3 has not been tried", "{method: lora}"]),
+    ("ppo", ["placement.value.share=policy", "models.policy.peft={}", "models.value.peft={dora: true}"],
+     ["models.value.peft.dora", "has not been tried", "false"]),
+    ("ppo", ["placement.value.share=policy", "models.policy.peft={}", "models.policy.engine.offload_optimizer=cpu"],
+     ["models.policy.engine.offload_optimizer", "has not been tried", "none"]),
+    ("ppo", ["placement.reward.share=policy", "models.policy.peft={}", f"models.reward={INIT}"],
+     ["placement.reward.share", "the adapter beside a finished reward model", "run:OUTPUT_DIR"]),
+    ("ppo", ["placement.reward.share=policy", f"models.policy={INIT[:-1]}, peft: {{}}}}"],
+     ["placement.reward.share", "the policy starts from nothing"]),
+    ("ppo", ["placement.reward.share=policy", "models.policy.peft={}", "models.reward.dtype=float16"],
+     ["models.reward.dtype", "is not the policy's", "remove it"]),
     ("dpo", ["placement.reference.share=policy"], ["placement.reference.share", "all its weights", "method: lora"]),
     ("dpo", ["placement.reference.share=policy", "models.policy.peft={}", "models.reference={path: a, differs: true}"],
      ["placement.reference.share", "meant to differ"]),
