@@ -9,6 +9,7 @@ from typing import Any
 from distft.config.cluster import Cluster
 from distft.doctor.asking import Answers
 from distft.doctor.findings import Finding, named
+from distft.launch.machine import for_cpus_alone
 from distft.planning.machine import GIB
 from distft.tracking.wandb_backend import AT_A_SERVER
 
@@ -116,7 +117,13 @@ def devices(reports: Sequence[NodeReport], expected: Expected) -> Iterator[Findi
         return
     healthy = True
     for report in reports:
-        seen = report["gpus"]
+        seen, torch = report["gpus"], report["packages"]["torch"]
+        if for_cpus_alone(str(torch)):
+            healthy = False
+            what = f"torch {torch} is built for CPUs alone"
+            yield Finding(
+                "GPUs", "wrong", what, "install the one of pytorch.org for the driver's CUDA", (report["name"],)
+            )
         if len(seen) < expected.gpus:
             healthy = False
             what = f"{len(seen)} of {expected.gpus} are seen"

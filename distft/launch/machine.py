@@ -26,6 +26,11 @@ def this_machine() -> Machine:
     )
 
 
+def for_cpus_alone(torch_version: str) -> bool:
+    """Whether a torch of that version can use no GPU, whatever is there."""
+    return torch_version.endswith("+cpu")
+
+
 def available_cpus() -> int:
     """Cores that this process may keep busy; at least one, whatever part of it a quota leaves."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 from distft.checkpoint.lease import refuse_if_held
@@ -16,7 +17,7 @@ from distft.config.cluster import Cluster, Slurm, load_cluster
 from distft.config.recipe import Recipe
 from distft.config.rules import check
 from distft.data.class_labels import labels_in
-from distft.launch.machine import this_machine
+from distft.launch.machine import for_cpus_alone, this_machine
 from distft.launch.preflight.checks import check_output_dir, preflight
 from distft.launch.run_folder import is_finished, require_same_run
 from distft.planning.footprint import SizeBook
@@ -68,6 +69,8 @@ def prepare(recipe: Recipe, cluster_name: str, *, dry_run: bool = False) -> Prep
         _require_reachable(cluster)
     machine = _machine(cluster)
     plan = make_plan(recipe, cluster, machine=machine, rates=_rates(cluster, machine), vllm=installed_vllm())
+    if cluster.kind == "local" and plan.hardware.gpus:
+        _require_torch_for_gpus(cluster.name)
     if not (dry_run and cluster.kind == "slurm"):
         require_vllm(recipe, gpu=plan.hardware.gpus > 0)
         require_tensorboard(recipe)
@@ -123,6 +126,17 @@ def _machine(cluster: Cluster) -> Machine:
 
 def _rates(cluster: Cluster, machine: Machine | None) -> Rates | None:
     return read_rates(cluster, machine.gpu_type if machine else "")
+
+
+def _require_torch_for_gpus(cluster: str) -> None:
+    """The driver shows GPUs to every program, torch uses them only where it is built for them."""
+    if for_cpus_alone(installed := version("torch")):
+        raise EnvironmentFallsShort(
+            f"a GPU is here, and the installed torch ({installed}) is built for CPUs alone",
+            where=f"cluster {cluster}",
+            hint="pip install --force-reinstall torch, by the line of pytorch.org for your driver's CUDA; "
+            "CUDA_VISIBLE_DEVICES= before the command trains on the CPU",
+        )
 
 
 def _require_checkpoint(resume: str) -> None:

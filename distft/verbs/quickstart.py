@@ -11,7 +11,11 @@ DESCRIPTION = "SFT, reward model, PPO and DPO on the embedded data, on this mach
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What may be typed after it."""
     parser.add_argument("--output", type=Path, default=Path("runs/quickstart"), help="folder of the four runs")
-    parser.add_argument("--cluster", default="local", help="a shipped name or a YAML file (default: local)")
+    parser.add_argument(
+        "--cluster",
+        default="local",
+        help="a shipped name or a YAML file (default: local, with the GPUs that are there)",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:

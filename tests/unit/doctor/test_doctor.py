@@ -135,6 +135,13 @@ def test_gpus_are_counted() -> None:
     assert states(judge.devices([report(gpus=[unknown])], expected(gpus=1))) == [("ok", ())]
 
 
+def test_a_torch_without_gpus_is_named() -> None:
+    """The driver shows the GPU all the same."""
+    built = report(gpus=[GPU], packages=PACKAGES | {"torch": "2.13.0+cpu"})
+    (finding, *_) = judge.devices([built], expected(gpus=1))
+    assert (finding.state, finding.found) == ("wrong", "torch 2.13.0+cpu is built for CPUs alone")
+
+
 def test_nodes_with_other_gpus_are_named() -> None:
     kinds = {"n1": "H100", "n2": "A100", "n3": "H100"}
     reports = [report(name, gpus=[GPU | {"name": kind}]) for name, kind in kinds.items()]
