@@ -3,6 +3,7 @@ the place of one that has died."""
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -18,6 +19,8 @@ from distft.groups.bundles import GroupSpec, Where, gpu_share, local_ranks, rank
 from distft.groups.handles import WorkerInfo
 from distft.groups.shell import Birth, Tenant
 from distft.groups.worker_group import Answers, Asked, Member, RankActor
+
+log = logging.getLogger(__name__)
 
 # Made once: Ray's GCS keeps each one that is made, as long as it lives.
 _RANK = ray.remote(concurrency_groups={"watch": 1, "pulse": 1})(RankActor)  # type: ignore[call-overload]
@@ -45,6 +48,9 @@ class Starting:
         member_at = {member.place: member for member in self.members}
         ranks = rank_order([outcome.report for outcome in self.asked.answers.values()], self.spec.node_of_rank)
         self.members = [member_at[where.place] for where in ranks]
+        if slow := [where for where in ranks if where.not_forked]:
+            log.warning("%s: %d of %d ranks could not be forked, and import by themselves, which is slow; on %s: %s",
+                        self.spec.role, len(slow), len(ranks), slow[0].hostname, slow[0].not_forked)  # fmt: skip
         left_s = max(1.0, self.asked.deadline - time.monotonic())
         self.asked = Asked(self.spec.role, "start", {}, left_s)
         self.built = True

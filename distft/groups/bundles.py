@@ -83,7 +83,7 @@ class Node:
 
 @dataclass(frozen=True)
 class Where:
-    """What a started actor says of itself. ``place``: its bundle."""
+    """What a started actor says of itself. ``place``: its bundle; ``not_forked``: why it was not (see ``shell``)."""
 
     place: int
     node_id: str
@@ -91,6 +91,7 @@ class Where:
     hostname: str
     pid: int
     devices: tuple[str, ...]
+    not_forked: str = ""
 
 
 def sharers(specs: Sequence[GroupSpec]) -> dict[str, list[GroupSpec]]:

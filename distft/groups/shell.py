@@ -137,10 +137,15 @@ class Shell:
         return worker
 
 
-def _say_if_not_forked() -> None:
+def why_not_forked() -> str:
+    """The last line of the server that could not fork this process, though its module could be imported once; "" where
+    it was forked, or was not to be."""
     server_log = os.environ.get(worker_start.NOT_FORKED)
-    if server_log:
-        why = " ".join(last_lines(Path(server_log), 1))
+    return " ".join(last_lines(Path(server_log), 1)) or f"see {server_log}" if server_log else ""
+
+
+def _say_if_not_forked() -> None:
+    if why := why_not_forked():
         log.warning("no server could fork this rank, so that it had to import by itself, which takes longer: %s", why)
 
 

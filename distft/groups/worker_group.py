@@ -36,7 +36,7 @@ from distft.groups.bundles import Where
 from distft.groups.dispatch import Failure, Outcome, Request
 from distft.groups.handles import WorkerInfo
 from distft.groups.killed import killed_by
-from distft.groups.shell import Birth, Shell
+from distft.groups.shell import Birth, Shell, why_not_forked
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +63,8 @@ class RankActor:
         context = ray.get_runtime_context()
         devices = tuple(context.get_accelerator_ids().get("GPU", []))
         ip = str(ray.util.get_node_ip_address())  # type: ignore[no-untyped-call]
-        return Outcome(Where(place, context.get_node_id(), ip, socket.gethostname(), getpid(), devices))
+        node_id, node = context.get_node_id(), socket.gethostname()
+        return Outcome(Where(place, node_id, ip, node, getpid(), devices, why_not_forked()))
 
     def build(self, birth: Birth) -> Outcome:
         """Constructs the worker."""

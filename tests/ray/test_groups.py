@@ -14,9 +14,10 @@ from distft.common.errors import EnvironmentFallsShort
 from distft.common.verb import declaration
 from distft.groups.handles import DataRef, Part, WorkerInfo, together
 from distft.groups.placement import Groups
+from distft.groups.worker_start import NOT_FORKED
 from distft.launch.on_ray.cluster import Cluster
 from distft.tracking.progress import GroupState
-from tests.ray.conftest import start, toy
+from tests.ray.conftest import ROOT, start, toy
 from tests.ray.toy_worker import ToyWorker
 
 pytestmark = pytest.mark.ray
@@ -74,6 +75,18 @@ def test_workers_know_who_and_where_they_are(groups: Groups, ready: list[tuple[s
     assert [fact["local_rank"] for fact in facts] == [0, 1, 2, 3]
     assert sorted(ready) == [("generator", 1), ("policy", 4), ("trainer", 1), ("value", 2)]
     assert list(groups) == ["policy", "value", "trainer", "generator"], "in the order asked for"
+
+
+def test_the_driver_is_told_of_ranks_that_could_not_be_forked(
+    cluster: Cluster, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    server_log = tmp_path / "server.log"
+    server_log.write_text("Traceback\nRuntimeError: toy starts threads when it is imported\n")
+    told = {"env": {"PYTHONPATH": ROOT, NOT_FORKED: str(server_log)}}
+    start(tmp_path, toy("policy", 2, **told), toy("value")).shutdown()
+    (said,) = [record.getMessage() for record in caplog.records if "could not be forked" in record.getMessage()]
+    assert said.startswith("policy: 2 of 2 ranks could not be forked, and import by themselves, which is slow; on ")
+    assert said.endswith(": RuntimeError: toy starts threads when it is imported")
 
 
 def test_all_verbs_of_a_rank_run_on_one_thread(groups: Groups) -> None:
