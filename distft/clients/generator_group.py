@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 
 from distft.clients.asking import ask, each
 from distft.clients.model_group import ByRank, rows_of_ranks
@@ -68,13 +68,14 @@ class EngineGroup(AnsweringGroup):
     policy: Group
     store: Store
 
-    def send_weights(self, version: int) -> Call[Sent]:
-        """The policy's current weights to all engines, which must receive them at the same time."""
-        return ask(self.policy, GeneratorVerbs.send_weights, self.num_ranks, version).reading(report_of)
+    def send_weights(self, version: int, channel: int) -> Call[Sent]:
+        """The policy's current weights to all engines, which must receive them at the same time, by that channel."""
+        return ask(self.policy, GeneratorVerbs.send_weights, self.num_ranks, version, channel).reading(report_of)
 
-    def receive_weights(self, version: int) -> Call[tuple[Sent, ...]]:
-        """What is sent, by every engine."""
-        return ask(self.ranks, EngineVerbs.receive_weights, self.store, version).reading(lambda result: result.reports)
+    def receive_weights(self, version: int, channel: int, renew: Callable[[], bool]) -> Call[tuple[Sent | None, ...]]:
+        """What is sent, by every engine; None of one that died meanwhile. ``renew``: see ``Call``."""
+        call = ask(self.ranks, EngineVerbs.receive_weights, self.store, version, channel)
+        return replace(call, renew=renew).reading(lambda result: result.reports)
 
 
 def engine_setup(engines: Group, path: str) -> Call[EngineReady]:

@@ -106,6 +106,7 @@ def update(session: Session, experience: Experience, due: list[Role]) -> tuple[d
         for chosen in minibatches(units, number, recipe.seed, progress.step * epochs + epoch)
     ]
     calls, work = {}, Work()
+    session.weights.policy_learns()
     for role in due:
         # A role that is held warms up from its own first step on.
         held = algorithm.held_iterations(role) * per_iteration

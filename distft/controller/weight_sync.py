@@ -1,7 +1,8 @@
 """The policy's weights to who answers prompts, and the proof that they have arrived.
 
 Engines of their own are probed after every sync: both sides say which log-probs the same known tokens have. A sync that
-was left out, is stale, lacks a part or ties what is not tied stops the run: its samples would look right for days.
+was left out, is stale, lacks a part or ties what is not tied stops the run: its samples would look right for days. An
+engine that dies in a sync, or has got one, is followed by another (``groups.succession``): all get the weights anew.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import numpy as np
 
 from distft.batches import Difference
 from distft.clients.generator_group import AnsweringGroup, EngineGroup, GeneratorGroup
+from distft.common.errors import RunFailed
 from distft.controller.invariants import SAME_WEIGHTS, InvariantViolated
 from distft.workers.reports import Sent
 
@@ -26,22 +28,47 @@ _MOVED = 0.1
 
 @dataclass
 class WeightSync:
-    """Brings weights of the element type ``dtype`` to ``generator``, and remembers the last proof."""
+    """Brings weights of the element type ``dtype`` to ``generator``, and remembers the last proof. ``channel``: the
+    number of the one to engines, which are others where one has taken the place of one that died."""
 
     generator: AnsweringGroup
     dtype: str
+    channel: int = 0
     _last: tuple[Sent, tuple[Sent, ...]] | None = None
+    _behind: bool = True
 
     def sync(self, version: int) -> None:
-        """The current weights, as ``version``. Raises InvariantViolated where they did not arrive."""
+        """The current weights, as ``version``. Raises InvariantViolated where they did not arrive, RunFailed where the
+        way there broke though nobody died."""
         if isinstance(self.generator, GeneratorGroup):
             self.generator.sync_weights(version).result()
             return
         assert isinstance(self.generator, EngineGroup)
-        receiving = self.generator.receive_weights(version).start()
-        sent, received = self.generator.send_weights(version).result(), receiving.result()
-        check_sync(self.dtype, version, sent, received, self._last)
-        self._last = sent, received
+        while True:
+            receiving = self.generator.receive_weights(version, self.channel, self._renew).start()
+            sent, received = self.generator.send_weights(version, self.channel).result(), receiving.result()
+            arrived = [one for one in received if one is not None]
+            broken = [one.broken for one in (sent, *arrived) if one.broken]
+            if not broken and len(arrived) == len(received):
+                break
+            if len(arrived) == len(received):
+                raise RunFailed(f"weight sync {version}: {broken[0]}", role=self.generator.ranks.role, kind="exception")
+            self.channel += 1
+        check_sync(self.dtype, version, sent, arrived, self._last)
+        self._last, self._behind = (sent, tuple(arrived)), False
+
+    def policy_learns(self) -> None:
+        """From now on the policy's weights are not those of the last sync any more."""
+        self._behind = True
+
+    def _renew(self) -> bool:
+        """The last sync once more, for an engine in a dead one's place. False where the policy has learned since: then
+        that engine gets the next."""
+        self.channel += 1
+        if self._last is None or self._behind:
+            return False
+        self.sync(self._last[0].version)
+        return True
 
 
 def check_sync(

@@ -102,6 +102,7 @@ def group_specs(recipe: Recipe, plan: Plan, run_dir: Path) -> list[GroupSpec]:
                 node_of_rank=group.node_of_rank,
                 micro_batch_cost=group.micro_batch_cost,
                 preloaded=_preloaded(group),
+                replaceable=group.role == ENGINES,
             )
             for group in plan.groups.values()
         ),

@@ -35,6 +35,10 @@ class WeightSyncFailed(RuntimeError):
     """What came is not the weights of the version that was asked for."""
 
 
+class ChannelBroken(RuntimeError):
+    """Another end has gone. The channel is of no use any more; a new one may be opened."""
+
+
 @dataclass(frozen=True)
 class Announced:
     """The ``names`` of all tensors of a ``version``, and the tokens that end a response of such a model."""
@@ -45,14 +49,18 @@ class Announced:
 
 
 class WeightChannel:
-    """One end. ``rank`` 0 is the trainer's, the generators follow; all of ``size`` open it at the same time."""
+    """One end. ``rank`` 0 is the trainer's, the generators follow; all of ``size`` open it at the same time.
 
-    def __init__(self, store: Any, rank: int, size: int, *, timeout_s: float) -> None:
+    ``number``: of those that the same ends have opened. All methods raise ChannelBroken where another end has gone.
+    """
+
+    def __init__(self, store: Any, rank: int, size: int, *, timeout_s: float, number: int = 0) -> None:
         timeout = timedelta(seconds=timeout_s)
         if isinstance(store, tuple):
             store = dist.TCPStore(store[0], store[1], is_master=False, timeout=timeout)  # type: ignore[attr-defined]
-        self._store = dist.PrefixStore("weights", store)  # type: ignore[attr-defined]
+        self._store = dist.PrefixStore(f"weights {number}", store)  # type: ignore[attr-defined]
         self._group: Any = dist.ProcessGroupGloo(self._store, rank, size, timeout)
+        self.number = number
         self._slots: Sequence[Tensor] = ()
         self._shared = False
         self._unread = False  # the receivers may still be reading the last bucket where it lies
@@ -111,7 +119,7 @@ class WeightChannel:
         """Waits until the bucket before is read: the sender then fills its slot again. Of both ends, after each word
         on what follows it."""
         if self._unread:
-            self._group.barrier().wait()
+            self._done(self._group.barrier())
             self._unread = False
 
     def _room(self, number: int, size: int) -> Tensor:
@@ -145,7 +153,7 @@ class WeightChannel:
         have = torch.tensor([shared is not None], dtype=torch.int64)
         options: Any = dist.AllreduceOptions()
         options.reduceOp = dist.ReduceOp.MIN
-        self._group.allreduce([have], options).wait()
+        self._done(self._group.allreduce([have], options))
         self._shared, self._unread = bool(have), False
         self._slots = shared.slots if shared and self._shared else torch.empty(COUNT, size, dtype=torch.uint8).unbind()
 
@@ -163,7 +171,15 @@ class WeightChannel:
         return message
 
     def _broadcast(self, tensor: Tensor) -> None:
-        self._group.broadcast([tensor]).wait()
+        self._done(self._group.broadcast([tensor]))
+
+    def _done(self, work: Any) -> None:
+        try:
+            work.wait()
+        except RuntimeError as error:  # gloo's own, of no narrower class
+            del work
+            self._group = None  # its connections end with it, by which the others know
+            raise ChannelBroken(str(error).strip().splitlines()[0]) from error
 
 
 def _packed(

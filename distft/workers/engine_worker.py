@@ -20,7 +20,7 @@ from distft.rollout.generator import Sampling
 from distft.rollout.probe import probe_tokens
 from distft.rollout.responses import no_responses
 from distft.rollout.sampling import uniforms
-from distft.rollout.weight_channel import WeightChannel
+from distft.rollout.weight_channel import Announced, ChannelBroken, WeightChannel
 from distft.workers.reports import Answers, EngineReady, Sent
 from distft.workers.spec import EngineSpec
 from distft.workers.verbs import EngineVerbs, MicroBatches, Store
@@ -52,23 +52,29 @@ class EngineWorker(EngineVerbs):
         stage("ready")
         return EngineReady(time.perf_counter() - started, psutil.Process().memory_info().rss), None
 
-    def receive_weights(self, store: Store, version: int) -> tuple[Sent, None]:
+    def receive_weights(self, store: Store, version: int, channel: int = 0) -> tuple[Sent, None]:
         """What the policy sends as ``version``: into the engine, and known tokens read with it."""
         stage(f"weight sync {version}")
         started, received = time.perf_counter(), 0
-        timeout_s = self.spec.collective_timeout_s
-        self._channel = self._channel or WeightChannel(store, 1 + self.rank, 1 + self.world_size, timeout_s=timeout_s)
+        if self._channel is None or self._channel.number != channel:
+            self._channel = None  # its end must go before the others open another
+            self._channel = WeightChannel(
+                store, 1 + self.rank, 1 + self.world_size, timeout_s=self.spec.collective_timeout_s, number=channel
+            )
+        opened = self._channel
 
-        channel = self._channel
-        announced = channel.hear(version)
-
-        def counted() -> Iterator[tuple[str, Any]]:
+        def counted(announced: Announced) -> Iterator[tuple[str, Any]]:
             nonlocal received
-            for name, tensor in channel.receive(announced):
+            for name, tensor in opened.receive(announced):
                 received += tensor.numel() * tensor.element_size()
                 yield name, tensor
 
-        self._generator.load(announced, counted())
+        try:
+            announced = opened.hear(version)
+            self._generator.load(announced, counted(announced))
+        except ChannelBroken as error:
+            self._channel = None
+            return Sent(-1, received, time.perf_counter() - started, (), str(error)), None
         seconds = time.perf_counter() - started
         rows = probe_tokens(self._generator.vocabulary, self.spec.settings.longest)
         logprobs = tuple(chain.from_iterable(self._generator.logprobs(rows)))

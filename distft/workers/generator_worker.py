@@ -25,7 +25,7 @@ from distft.rollout.hf import HfGenerator
 from distft.rollout.probe import probe_tokens
 from distft.rollout.responses import no_responses
 from distft.rollout.sampling import uniforms
-from distft.rollout.weight_channel import Announced, WeightChannel
+from distft.rollout.weight_channel import Announced, ChannelBroken, WeightChannel
 from distft.rollout.weight_sync import PREFIX, copy_weights
 from distft.workers.model_worker import ModelWorker
 from distft.workers.reports import Answers, Sent, Synced
@@ -67,21 +67,26 @@ class GeneratorWorker(ModelWorker, GeneratorVerbs):
         assert self._generator is not None, "sync_weights comes first"
         return self._generator.generate(sampling, seed, iteration, micro_batches, batch)
 
-    def send_weights(self, num_generators: int, version: int) -> tuple[Sent, None]:
+    def send_weights(self, num_generators: int, version: int, channel: int = 0) -> tuple[Sent, None]:
         """The current weights, as ``version``, to generators that receive them now. All gather, rank 0 sends."""
         stage(f"weight sync {version}")
-        started, sent = time.perf_counter(), 0
+        started, sent, broken = time.perf_counter(), 0, ""
         tensors = self._engine.full_tensors()
         if self.rank == 0:
-            timeout_s = self.spec.collective_timeout_s
-            self._channel = self._channel or WeightChannel(self._store, 0, 1 + num_generators, timeout_s=timeout_s)
+            if self._channel is None or self._channel.number != channel:
+                self._channel = None  # its end must go before the others open another
+                self._channel = WeightChannel(
+                    self._store, 0, 1 + num_generators, timeout_s=self.spec.collective_timeout_s, number=channel
+                )
             names = [name.removeprefix(PREFIX) for name, _ in self._engine.module.named_parameters()]
             announced = Announced(version, names, self._stop_tokens())
-            sent = self._channel.send(announced, ((name.removeprefix(PREFIX), tensor) for name, tensor in tensors))
-        else:
-            collections.deque(tensors, maxlen=0)
+            try:
+                sent = self._channel.send(announced, ((name.removeprefix(PREFIX), tensor) for name, tensor in tensors))
+            except ChannelBroken as error:
+                self._channel, broken = None, str(error)
+        collections.deque(tensors, maxlen=0)  # gathered by all ranks, whoever takes them
         seconds = time.perf_counter() - started
-        return Sent(version, sent, seconds, self._probe()), None
+        return Sent(version, sent, seconds, self._probe(), broken), None
 
     def _probe(self) -> tuple[float, ...]:
         """The log-probs of the probe's tokens under the weights as they are now (collective)."""

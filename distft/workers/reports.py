@@ -77,20 +77,22 @@ class Synced:
 @dataclass(frozen=True)
 class Sent:
     """A weight sync as one end of it knows it: ``version`` and ``bytes`` of the weights, in how many seconds they were
-    there, and the log-probs that this end then gives the tokens of ``rollout.probe``."""
+    there, and the log-probs that this end then gives the tokens of ``rollout.probe``. ``broken``: why it came to
+    nothing, where another end has gone meanwhile."""
 
     version: int
     bytes: int
     seconds: float
     logprobs: tuple[float, ...]
+    broken: str = ""
 
 
 @dataclass(frozen=True)
 class EngineReady:
-    """A generator that has been built, in how many seconds."""
+    """A generator that has been built, in how many seconds. One is like the other."""
 
-    seconds: float
-    rss_bytes: int
+    seconds: float = field(compare=False)
+    rss_bytes: int = field(compare=False)
 
 
 @dataclass(frozen=True)

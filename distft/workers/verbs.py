@@ -192,8 +192,9 @@ class GeneratorVerbs(ModelVerbs, Protocol):
         ...
 
     @verb(deadline="long")
-    def send_weights(self, num_generators: int, version: int) -> tuple[Sent, None]:
-        """The current weights, as ``version``, to generators that are processes of their own and receive them now."""
+    def send_weights(self, num_generators: int, version: int, channel: int = 0) -> tuple[Sent, None]:
+        """The current weights, as ``version``, to generators that are processes of their own and receive them now.
+        ``channel``: the number of the one between them, another one where the generators are not the same any more."""
         ...
 
 
@@ -201,14 +202,14 @@ class EngineVerbs(OnDevice, Protocol):
     """A generator that is a process of its own, with a whole copy of the policy's weights. Ranks of such a group know
     nothing of each other."""
 
-    @verb(deadline="setup")
+    @verb(deadline="setup", recalled="latest")
     def setup(self, path: str) -> tuple[EngineReady, None]:
         """Builds the engine for the model at ``path``, a folder or hub name."""
         ...
 
-    @verb(deadline="long")
-    def receive_weights(self, store: Store, version: int) -> tuple[Sent, None]:
-        """What the policy sends as ``version``. ``store``: where the policy's ranks met."""
+    @verb(deadline="long", recalled="renewed")
+    def receive_weights(self, store: Store, version: int, channel: int = 0) -> tuple[Sent, None]:
+        """What the policy sends as ``version``. ``store``: where the policy's ranks met; ``channel``: as it sends."""
         ...
 
     @verb(deadline="long")

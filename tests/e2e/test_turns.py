@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from distft.config.find_method import traits_of
 from distft.config.load import recipe_file
 from distft.data.calculations import calculations
 from distft.planning.generation import installed_vllm
-from tests.e2e.conftest import Start, computed, exit_record, lines, root_on_path
+from tests.e2e.conftest import Start, computed, events, exit_record, lines, root_on_path
 from tests.e2e.test_resume import assert_same, disturb, run
 from tests.harness import talker
 from tests.harness.judge import Answer, judging
@@ -99,6 +100,23 @@ def test_killed_and_resumed_it_is_the_same_run(
     undisturbed = run(start, *words, folder="undisturbed")
     assert all(line["rollout/turns"] > 1 for line in computed(undisturbed) if line["split"] == "train")
     assert_same(disturb(start, words, loss), undisturbed)
+
+
+@pytest.mark.slow
+def test_where_the_data_worker_dies_between_turns_another_takes_them_again(start: Start, tmp_path: Path) -> None:
+    words = ("train", talking(tmp_path, {"kind": "grpo"}), *FEW, "placement.policy.ranks=2", "recovery.max_restarts=3")
+    undisturbed = run(start, *words, folder="undisturbed")
+    verb = start(*words)
+    log = verb.folder / "logs" / "data-0.log"
+    verb.wait_for(
+        lambda: log.exists() and log.read_text().count("stage: environment\n") > 6, "turns of a second rollout"
+    )
+    os.kill(verb.pid("data", 0), signal.SIGKILL)
+    assert verb.end() == 0, verb.output
+    assert [(event["role"], event["attempt"]) for event in events(verb.folder, "replaced")] == [("data", 1)]
+    assert not events(verb.folder, "failure")
+    assert said(verb.folder, 2) == said(undisturbed, 2)
+    assert_same(verb.folder, undisturbed)
 
 
 @pytest.mark.slow

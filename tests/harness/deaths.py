@@ -19,7 +19,7 @@ from tests.e2e.conftest import Start, Verb, computed, events, exit_record, weigh
 SUPERVISED = ("update", "checkpoint")
 SAMPLED = ("rollout", "experience", "update", "weight sync", "checkpoint")
 IN_MEMORY = ("rollout", "experience", "update", "weight sync", "memory copy")
-IN_PLACE = ("data",)  # whose death ends no attempt: another worker takes its place
+IN_PLACE = ("data", "rollout")  # whose death ends no attempt: another worker takes its place
 DRIVER = "driver"  # whose death ends the run: the same command is given again
 # Of the run's own Ray: nothing goes on in a Ray without one of them.
 SERVERS = ("raylet", "gcs_server")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -13,7 +14,7 @@ import torch.distributed as dist
 
 from distft.rollout import weight_channel
 from distft.rollout.shared_slots import CannotShare, SharedSlots
-from distft.rollout.weight_channel import Announced, WeightChannel, WeightSyncFailed
+from distft.rollout.weight_channel import Announced, ChannelBroken, WeightChannel, WeightSyncFailed
 
 TENSORS = {
     "embedding": torch.randn(7, 5),
@@ -84,3 +85,36 @@ def test_another_version_is_refused(ends: list[WeightChannel]) -> None:
     small = {"norm": TENSORS["norm"]}
     got = sent(ends, Announced(3, ["norm"], ()), small)[1:]
     assert got == ["stale: the weights of version 3 came, not of 4"] * 2
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_where_one_end_goes_the_others_say_so_at_once_and_open_another(
+    monkeypatch: pytest.MonkeyPatch, shared: bool
+) -> None:
+    """A generator hears what will come, and goes."""
+    monkeypatch.setattr(weight_channel, "PACKED_BYTES", 256)
+    if not shared:
+        monkeypatch.setattr(SharedSlots, "make", failing(OSError("no memory")))
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+
+    def opened(rank: int, number: int) -> WeightChannel:
+        where = store if rank == 0 else ("127.0.0.1", store.port)
+        return WeightChannel(where, rank, 3, timeout_s=60, number=number)
+
+    def send() -> None:
+        with pytest.raises(ChannelBroken):
+            opened(0, 0).send(ALL, iter(TENSORS.items()))
+
+    def receive(leaves: bool) -> None:
+        channel = opened(1 + leaves, 0)
+        announced = channel.hear(4)
+        if not leaves:
+            with pytest.raises(ChannelBroken):
+                deque(channel.receive(announced), maxlen=0)
+
+    with ThreadPoolExecutor(3) as pool:
+        for one in [pool.submit(send), *(pool.submit(receive, leaves) for leaves in (False, True))]:
+            one.result(20)
+        ends = [one.result(20) for one in [pool.submit(opened, rank, 1) for rank in range(3)]]
+    _, *got = sent(ends, ALL, TENSORS)
+    assert [list(tensors) for tensors in got] == [list(TENSORS)] * 2
