@@ -108,7 +108,7 @@ class Verb:
 
     def pid_of(self, program: str) -> int:
         """The one process of this verb that runs the program with this name."""
-        (pid,) = [pid for pid in marked(self.mark) if Path(f"/proc/{pid}/exe").resolve().name == program]
+        (pid,) = [pid for pid in marked(self.mark) if _program(pid) == program]
         return pid
 
     def left(self) -> list[str]:
@@ -189,6 +189,12 @@ def marked(mark: str) -> list[int]:
                 if state not in "ZX" and wanted in (entry / "environ").read_bytes():
                     found.append(int(entry.name))
     return found
+
+
+def _program(pid: int) -> str:
+    with contextlib.suppress(OSError):  # it has just ended
+        return Path(f"/proc/{pid}/exe").readlink().name
+    return ""
 
 
 def _command(pid: int) -> str:
