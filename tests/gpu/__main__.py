@@ -58,6 +58,16 @@ def measured(case: Case, size: Size, work: Path) -> dict[str, Any]:
     return line | (of_run(run_dir) if case.program == "distft" else of_loop(found.output))
 
 
+def _chosen(every: list[Case], wanted: list[str], parser: argparse.ArgumentParser) -> list[Case]:
+    """The cases whose part or label is wanted, all of them where none is; ends the program where a word names none: a
+    machine with a GPU is not had twice."""
+    meant = {word: [case for case in every if word == case.part or fnmatch(case.label, word)] for word in wanted}
+    if none := [word for word, found in meant.items() if not found]:
+        labels = ", ".join(f"'{case.label}'" for case in every)
+        parser.error(f"--only {none[0]}: no such part or label; parts: {', '.join(PARTS)}; labels: {labels}")
+    return [case for case in every if not wanted or any(case in found for found in meant.values())]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="tests/gpu/run")
     parser.add_argument("--out", type=Path, required=True, help="folder of the results")
@@ -68,14 +78,13 @@ def main() -> int:
         print("there is no GPU here; --cpu tiny runs the same commands in toy sizes", file=sys.stderr)
         return 3
     size, work = TINY if asked.cpu else GPU, asked.out.absolute()
+    chosen = _chosen(cases(size), [word for word in asked.only.split(",") if word], parser)
     work.mkdir(parents=True, exist_ok=True)
     write_models(size, work / "models")
-    wanted = [word for word in asked.only.split(",") if word]
     failed, lines = 0, []
     with (work / "results.jsonl").open("a", encoding="utf-8") as results:
-        for case in cases(size):
-            chosen = not wanted or any(word == case.part or fnmatch(case.label, word) for word in wanted)
-            if not chosen or (asked.cpu and case.needs_gpu):
+        for case in chosen:
+            if asked.cpu and case.needs_gpu:
                 continue
             line = measured(case, size, work)
             lines.append(line)

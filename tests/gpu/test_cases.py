@@ -53,6 +53,21 @@ def test_every_case_fits_the_card_and_the_capped_ones_must_move(
     assert moved == (case.cap_gib is not None)
 
 
+def test_a_part_that_is_none_is_told_before_a_machine_is_used(tmp_path: Path) -> None:
+    run = [Path(__file__).with_name("run"), "--out", tmp_path / "out", "--cpu", "tiny", "--only", "sft,spf"]
+    done = subprocess.run(run, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 2
+    assert "--only spf: no such part or label; parts: sft, dpo" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_a_gpu_it_says_what_runs_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    run = [Path(__file__).with_name("run"), "--out", tmp_path / "out"]
+    done = subprocess.run(run, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, "--cpu tiny runs the same commands" in done.stderr) == (3, True)
+
+
 def test_there_are_ten_settings_of_the_plan_and_every_part_has_its_cases() -> None:
     labels = [case.label for case in cases(GPU)]
     assert len(set(labels)) == len(labels)
