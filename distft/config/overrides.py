@@ -37,7 +37,8 @@ def parse_override(text: str) -> Override:
     where = f"override {text}"
     key, equals, value = text.partition("=")
     if not equals:
-        raise UserError("has no =", where=where, hint="overrides look like optimizer.learning_rate=2e-6")
+        hint = f"write {text}=VALUE" if "." in text else "one recipe, then keys such as optimizer.learning_rate=2e-6"
+        raise UserError("has no =", where=where, hint=hint)
     if key.startswith("-"):
         raise UserError("overrides take no dashes", where=where, hint=f"write {key.lstrip('-')}={value}")
     key = key.strip()

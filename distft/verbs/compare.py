@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,19 +20,23 @@ DESCRIPTION = "two or more runs: where their recipes differ, and where they ende
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """What may be typed after it."""
-    parser.add_argument("run_dirs", metavar="RUN_DIR", type=run_folder, nargs="+", help="two or more")
+    parser.add_argument(
+        "run_dirs", metavar="RUN_DIR", type=run_folder, nargs="+", help="two or more, or a folder with runs in it"
+    )
     parser.add_argument("--html", metavar="FILE", type=Path, help="write a page with the curves over each other, too")
     parser.add_argument("--json", action="store_true", help="print it as JSON")
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Prints it. Raises UserError for fewer than two runs, and where one of the folders holds none."""
-    if len(arguments.run_dirs) < 2:
-        what = "one run has nothing to be compared with"
-        raise UserError(what, where=str(arguments.run_dirs[0]), hint=f"distft report {arguments.run_dirs[0]} shows it")
     from distft.report.comparison import compare_runs
+    from distft.verbs.status_overview import run_folders
 
-    found = compare_runs([run_dir.absolute() for run_dir in arguments.run_dirs])
+    folders = run_folders(arguments.run_dirs)
+    if len(folders) < 2:
+        what, shown = "one run has nothing to be compared with", shlex.quote(str(folders[0]))
+        raise UserError(what, where=str(arguments.run_dirs[0]), hint=f"distft report {shown} shows it")
+    found = compare_runs(folders)
     if arguments.html is not None:
         _write(found, arguments.html)
     print(json.dumps(found.as_json()) if arguments.json else "\n".join(tables(found)))

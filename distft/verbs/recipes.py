@@ -44,6 +44,8 @@ def _require_words(action: str, rest: Sequence[str], *, as_json: bool) -> None:
     if action not in _WANTED:
         close = nearest(action, _WANTED)
         hint = f"did you mean {close}? {_USAGE}" if close else _USAGE
+        if _is_shipped(action):
+            hint = f"distft recipes show {action} prints it, distft recipes copy {action} FILE makes it yours"
         raise UserError("is nothing to do with recipes", where=typed, hint=hint)
     if missing := _WANTED[action][len(rest) :]:
         raise UserError(
@@ -79,6 +81,13 @@ def _file(name: str) -> Path:
     from distft.config.load import recipe_file
 
     return cluster_file(name) if _is_cluster(name) else recipe_file(name)
+
+
+def _is_shipped(name: str) -> bool:
+    from distft.config.cluster import shipped_clusters
+    from distft.config.load import shipped_pipelines, shipped_recipes
+
+    return name in dict([*shipped_recipes(), *shipped_pipelines(), *shipped_clusters()])
 
 
 def _is_cluster(name: str) -> bool:

@@ -164,7 +164,7 @@ COMMAND_LINE = [
     Case("train sft.yaml --steps 5", "--steps", "take no dashes", "write train.steps=5"),
     Case("train sft.yaml --lr=1e-5", "--lr=1e-5", "take no dashes", "write optimizer.learning_rate=1e-5"),
     Case("help trian", "trian", "there is no such verb", "did you mean train?"),
-    dry("sft.yaml train.steps", "override train.steps", "has no =", "optimizer.learning_rate=2e-6"),
+    dry("sft.yaml train.steps", "override train.steps", "has no =", "write train.steps=VALUE"),
     dry("sft.yaml train.steps=", "override train.steps=", "has no value", "train.steps=null"),
     dry("sft.yaml data.train.4.path=x", "override data.train.4.path=x", "has no item 4", "0 to 0"),
 ]

@@ -18,6 +18,8 @@ from distft import __version__
 from distft.arguments import MEANT, parsers
 from distft.cli import CLOSED_PIPE, INTERRUPTED, main
 from distft.common.errors import RunFailed, StoppedOnRequest
+from distft.config.load import load_recipe
+from distft.launch.run_folder import write_recipe
 from distft.planning.plan import Plan
 
 VERBS = (
@@ -344,3 +346,30 @@ def test_what_an_encoding_lacks_is_spelled_out(here: Path) -> None:
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stdout, done.stderr) == (0, "\\u27e6\n", "")
+
+
+@pytest.mark.parametrize(
+    ("typed", "hint"),
+    [
+        ("train sft-tiny dpo-tiny", "one recipe, then keys such as optimizer.learning_rate=2e-6"),
+        ("train sft-tiny train.steps 5", "write train.steps=VALUE"),
+        ("recipes sft-tiny", "distft recipes show sft-tiny prints it"),
+        ("recipes local", "distft recipes show local prints it"),
+    ],
+)
+def test_a_word_too_few(typed: str, hint: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(typed.split()) == 2
+    assert hint in capsys.readouterr().err
+
+
+def test_the_runs_of_a_folder_are_compared(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("one", "other"):
+        folder = here / "runs" / name
+        folder.mkdir(parents=True)
+        write_recipe(load_recipe("sft-tiny", [f"name={name}"]), folder)
+        (folder / "events.jsonl").write_text("")
+        if name == "one":
+            assert main(["compare", "runs"]) == 2
+            assert f"distft report {folder} shows it" in capsys.readouterr().err
+    assert main(["compare", "runs"]) == 0
+    assert "recipes: no difference but names and folders" in capsys.readouterr().out

@@ -145,7 +145,7 @@ OVERRIDDEN = [
     ("ppo", ["tracking.wandb.mode=off"], ["tracking.wandb.mode", '"off" is not known', "offline"]),
     ("ppo", ["placement.value.with=polcy"], ["placement.value.with", "is not known here", "did you mean policy?"]),
     # malformed overrides
-    ("ppo", ["train.steps"], ["override train.steps", "has no =", "optimizer.learning_rate=2e-6"]),
+    ("ppo", ["train.steps"], ["override train.steps", "has no =", "write train.steps=VALUE"]),
     ("ppo", ["--train.steps=3"], ["override --train.steps=3", "take no dashes", "write train.steps=3"]),
     ("ppo", ["train..steps=3"], ["override train..steps=3", "is not a dotted key", "look like"]),
     ("ppo", ["=3"], ["override =3", "is not a dotted key", "look like"]),
