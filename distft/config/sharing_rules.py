@@ -22,7 +22,7 @@ def sharing_rules(recipe: Recipe) -> Iterator[Problem]:
         place = recipe.placement.of(role)
         host = place.share
         at, turns = f"placement.{role}.share", f"with: {host} gives it a group of its own on the same devices"
-        if host in (None, role) or place.with_ is not None:
+        if host is None or host == role or host not in facts.roles(recipe) or place.with_ is not None:
             continue
         if host != "policy" or role not in _LENT:
             yield Problem.at(at, f"{host} has no base that could be the {role} model", turns)
@@ -57,6 +57,7 @@ def _over_the_base(recipe: Recipe, role: str, turns: str) -> Iterator[Problem]:
         alike |= {key: (getattr(own, key), getattr(policy, key)) for key in ("path", "init")}
     else:  # without an optimizer there is less to shard
         alike["engine"] = facts.frozen(own.engine), facts.frozen(policy.engine)
+        alike["quantization"] = own.quantization, policy.quantization
     for key, (mine, its) in alike.items():
         if mine != its:
             what = f"is not the policy's, over whose base the {role} model lies (placement.{role}.share)"
