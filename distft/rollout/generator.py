@@ -11,7 +11,8 @@ from distft.batches import Array, Batch
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are drawn. ``greedy`` ignores temperature, top_p and top_k."""
+    """How tokens are drawn. ``greedy`` ignores temperature, top_p and top_k; ``first`` is the place of the first token
+    in its response, where that has been begun before."""
 
     max_new_tokens: int
     min_new_tokens: int = 0
@@ -19,6 +20,7 @@ class Sampling:
     top_p: float = 1.0
     top_k: int = 0
     greedy: bool = False
+    first: int = 0
 
 
 class Generator(Protocol):

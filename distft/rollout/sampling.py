@@ -20,6 +20,11 @@ def uniforms(seed: int, iteration: int, sample: int, count: int) -> Array:
     return np.random.Generator(bits).random(count)
 
 
+def draws(seed: int, iteration: int, sample: int, sampling: Sampling) -> Array:
+    """The numbers of the positions that are sampled: of a response that goes on, those that it would have had."""
+    return uniforms(seed, iteration, sample, sampling.first + sampling.max_new_tokens)[sampling.first :]
+
+
 class InverseCdf:
     """A logits processor that leaves exactly one token possible: the one the uniform number points at.
 

@@ -19,7 +19,7 @@ from distft.common.verb import DevicePart
 from distft.rollout.generator import Sampling
 from distft.rollout.probe import probe_tokens
 from distft.rollout.responses import no_responses
-from distft.rollout.sampling import uniforms
+from distft.rollout.sampling import draws
 from distft.rollout.weight_channel import Announced, ChannelBroken, WeightChannel
 from distft.workers.reports import Answers, EngineReady, Sent
 from distft.workers.spec import EngineSpec
@@ -90,8 +90,8 @@ class EngineWorker(EngineVerbs):
             return Answers(self._generator.version, (), ()), no_responses()
         rows_of = batch.rows_of_samples()
         prompts = [batch.ragged("prompt_ids")[rows_of[sample]] for sample in samples]
-        draws = [uniforms(seed, iteration, sample, sampling.max_new_tokens) for sample in samples]
-        made = self._generator.generate(prompts, draws, sampling).with_columns(sample=np.array(samples, np.int64))
+        numbers = [draws(seed, iteration, sample, sampling) for sample in samples]
+        made = self._generator.generate(prompts, numbers, sampling).with_columns(sample=np.array(samples, np.int64))
         lengths = made.ragged("response_ids").lengths
         return Answers(self._generator.version, tuple(samples), tuple(lengths.tolist())), made
 

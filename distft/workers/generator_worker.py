@@ -24,7 +24,7 @@ from distft.rollout.generator import Sampling
 from distft.rollout.hf import HfGenerator
 from distft.rollout.probe import probe_tokens
 from distft.rollout.responses import no_responses
-from distft.rollout.sampling import uniforms
+from distft.rollout.sampling import draws
 from distft.rollout.weight_channel import Announced, ChannelBroken, WeightChannel
 from distft.rollout.weight_sync import PREFIX, copy_weights
 from distft.workers.model_worker import ModelWorker
@@ -174,6 +174,6 @@ class RankGenerator:
         rows_of: dict[int, int],
     ) -> Batch:
         prompts = [batch.ragged("prompt_ids")[rows_of[sample]] for sample in samples]
-        draws = [uniforms(seed, iteration, sample, sampling.max_new_tokens) for sample in samples]
-        made = self.generator.generate(prompts, draws, sampling)
+        numbers = [draws(seed, iteration, sample, sampling) for sample in samples]
+        made = self.generator.generate(prompts, numbers, sampling)
         return made.with_columns(sample=np.array(samples, np.int64))
