@@ -25,6 +25,7 @@ from distft.config.problems import report
 from distft.config.recipe import Recipe
 from distft.config.role_table import ROLES
 from distft.config.routing_rules import routing_rules
+from distft.config.tail_rules import tail_rules
 from distft.config.training import DIVERGED_AFTER
 from distft.config.yaml_file import Tree
 
@@ -190,6 +191,7 @@ _RULES: tuple[Callable[[Recipe], Iterator[Problem]], ...] = (
     engine_rules,
     routing_rules,
     environment_rules,
+    tail_rules,
     *DATA_RULES,
     evaluation_rules,
     _optimizers,

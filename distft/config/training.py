@@ -65,6 +65,27 @@ class Environment(Section):
     step_deadline_s: float = Field(default=30, gt=0, description="a step that takes longer ends the run, seconds")
 
 
+class CutTails(Section):
+    """When the last responses of a batch are cut, so that nobody waits for them."""
+
+    finished: float = Field(
+        default=0.9, gt=0, lt=1,
+        description="share of a batch's responses that are waited for; those that have not ended by then are cut",
+    )  # fmt: skip
+    every: int = Field(
+        default=256,
+        ge=1,
+        description="tokens after which it is looked how many have ended: responses are sampled in parts of so many, "
+        "and a part begins with reading what is there",
+    )
+    mask: bool = Field(
+        default=True,
+        description="a cut response is left out of the loss, as its score says little of what it would have become "
+        "(overlong filtering, Yu et al. 2025); what it is compared with still counts its score, as in TRL. false: it "
+        "is trained on like one that is cut at max_new_tokens",
+    )
+
+
 class Rollout(Section):
     """How responses are sampled (RL, and the samples of evaluation)."""
 
@@ -92,6 +113,10 @@ class Rollout(Section):
         default=False,
         description="of a mixture of experts: every token goes to the experts in training that it went to when it was "
         "sampled, whose weights are the trained router's (R3, Ma et al. 2025); hf records them",
+    )
+    cut_tails: CutTails | None = Field(
+        default=None,
+        description="responses that are longer than nearly all of their batch are cut; null: all are waited for",
     )
     environment: Environment | None = Field(
         default=None,

@@ -148,6 +148,9 @@ OTHERS: Mapping[str, Known] = {
         "1 or 0: the share is on_policy, or less where no prompt leaves room.",
     ),
     "rollout/turns": Known("Turns of the policy in a sample", "With rollout.environment."),
+    "rollout/cut_fraction": Known(
+        "Share of responses cut because the others had ended", "rollout.cut_tails; masked ones have length 0 elsewhere."
+    ),
     "rollout/observation_length": Known("Tokens of an environment's words in a sample"),
     "rollout/ended_cut": Known("Share of samples that a turn's limit ended", "rollout.environment.max_turn_tokens."),
     "rollout/ended_max_turns": Known("Share of samples that the number of turns ended"),

@@ -34,7 +34,7 @@ from distft.data.turn_end import plain_end, special_tokens, turn_end
 from distft.data.wanted import wanted_answer
 from distft.models.limits import learned_positions
 from distft.tracking.metrics import Sample
-from distft.workers.episodes import row_of, spoken
+from distft.workers.episodes import Episodes, row_of, spoken
 from distft.workers.held_out_answers import answer_metrics, questions
 from distft.workers.informative import informative
 from distft.workers.kept_batch import read_batch, write_batch
@@ -50,6 +50,7 @@ from distft.workers.reward_reading import as_trained, read_anew, within_position
 from distft.workers.run_data import RunData
 from distft.workers.score_summary import score_summary
 from distft.workers.spec import Start
+from distft.workers.tails import Tails
 from distft.workers.verbs import DataVerbs
 
 KEPT_RESPONSES = "rollout/ahead.safetensors"
@@ -198,7 +199,10 @@ class DataWorker(DataVerbs):
     # ---- turns
 
     def begin_turns(self, split: str, start: int, samples_per_prompt: int, *, batch: Batch) -> tuple[None, None]:
-        """See ``workers.episodes``. They are kept here until they are finished."""
+        """See ``workers.episodes`` and ``workers.tails``. They are kept here until they are finished."""
+        if self.data.tails is not None:
+            self.data.tails.begin(batch)
+            return None, None
         stage("environment")
         assert self.data.episodes is not None, "rollout.environment is set"
         examples = self._examples(split, start, samples_per_prompt, len(batch))
@@ -207,15 +211,13 @@ class DataWorker(DataVerbs):
         return None, None
 
     def take_turns(self, *, batch: Batch) -> tuple[Turned, Batch | None]:
-        """See ``Episodes.take``."""
-        stage("environment")
-        assert self.data.episodes is not None, "rollout.environment is set"
-        return self.data.episodes.take(batch)
+        """See ``Episodes.take`` and ``Tails.take``."""
+        stage("turns")
+        return self._turns().take(batch)
 
     def finish_turns(self) -> tuple[Played, Batch]:
-        """See ``Episodes.finish``."""
-        assert self.data.episodes is not None, "rollout.environment is set"
-        return self.data.episodes.finish()
+        """See ``Episodes.finish`` and ``Tails.finish``."""
+        return self._turns().finish()
 
     # ---- experience
 
@@ -342,6 +344,11 @@ class DataWorker(DataVerbs):
         return Difference.of(*columns), None
 
     # ---- inside
+
+    def _turns(self) -> Episodes | Tails:
+        found = self.data.tails or self.data.episodes
+        assert found is not None, "rollout.environment or rollout.cut_tails is set"
+        return found
 
     def _examples(self, split: str, start: int, samples_per_prompt: int, count: int) -> list[Example]:
         """The row that each of ``count`` samples from position ``start`` answers."""

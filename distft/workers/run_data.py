@@ -49,6 +49,7 @@ from distft.workers.reward_functions import TextReward, text_rewards
 from distft.workers.reward_reading import Reader
 from distft.workers.spec import Start
 from distft.workers.starting import extend_start, write_init
+from distft.workers.tails import Tails
 from distft.workers.trying_out import tried_out
 
 log = logging.getLogger(__name__)
@@ -77,6 +78,7 @@ class RunData:
         self._store = store or store_folder(recipe.data.cache_dir, recipe.output_dir)
         self.rewards: list[TextReward] = []
         self.episodes: Episodes | None = None
+        self.tails: Tails | None = None
 
     def prepare(self) -> Generator[Preparing, None, None]:
         """Writes the models that the run makes and that are not there yet, loads tokenizers, functions and rows."""
@@ -92,6 +94,8 @@ class RunData:
             self.rewards = text_rewards(recipe)
         if recipe.rollout.environment is not None:
             self.episodes = Episodes(recipe.rollout, self.tokenizer)
+        if recipe.rollout.cut_tails is not None:
+            self.tails = Tails(recipe.rollout, self.tokenizer)
         beside = yield from self._prepare_texts()
         preparing = prepare_datasets(
             recipe.data,

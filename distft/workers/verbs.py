@@ -290,17 +290,19 @@ class DataVerbs(Ending, Protocol):
 
     @verb(deadline="long", on_device=False, recalled="begins")
     def begin_turns(self, split: str, start: int, samples_per_prompt: int, *, batch: Batch) -> tuple[None, None]:
-        """A fresh environment for each sample; what a former rollout left is forgotten."""
+        """A fresh environment for each sample, or with ``rollout.cut_tails`` an empty response; what a former rollout
+        left is forgotten."""
         ...
 
     @verb(deadline="long", on_device=False, recalled="follows")
     def take_turns(self, *, batch: Batch) -> tuple[Turned, Batch | None]:
-        """A turn of the policy: what the environment says of it. The samples that go on, and what with."""
+        """A turn of the policy, which the environment answers, or a part of its responses. The samples that go on, and
+        what with."""
         ...
 
     @verb(on_device=False, recalled="ends")
     def finish_turns(self) -> tuple[Played, Batch]:
-        """The responses of all samples that were begun, masked and scored."""
+        """The responses of all samples that were begun; those to an environment masked and scored."""
         ...
 
     # ---- experience

@@ -40,6 +40,24 @@ def test_nobody_is_asked_once_all_have_ended(tmp_path: Path) -> None:
     assert len(said.asked(GeneratorVerbs.generate)) == 1
 
 
+def test_parts_of_a_response_go_on_where_it_was_and_draw_for_one_turn(tmp_path: Path) -> None:
+    said = Said(going=[(1, 3), (3,), ()])
+    tails = "rollout.cut_tails={every: 5, finished: 0.9}"
+    one = session(said, tmp_path, tails, "rollout.max_new_tokens=12", "rollout.min_new_tokens=7")
+    collected = collect(one, step=5)
+    asked = said.asked(GeneratorVerbs.generate)
+    named = [sorted(sample for micro in call.each[0][0] for sample in micro) for call in asked if call.each]
+    assert named == [[0, 1, 2, 3], [1, 3], [3]]
+    assert {call.args[1] for call in asked} == {one.recipe.seed}
+    sampled = [call.args[0] for call in asked]
+    assert [(each.first, each.max_new_tokens, each.min_new_tokens) for each in sampled] == [
+        (0, 5, 7),
+        (5, 5, 2),
+        (10, 2, 0),
+    ]
+    assert [source.parts[0].ref for source in collected.rollout.data] == ["data.prompts", "data.finish_turns"]
+
+
 def test_an_iteration_has_no_reward_model(tmp_path: Path) -> None:
     said = Said(going=[(0, 1, 2, 3), ()])
     train_rl(session(said, tmp_path, *KEYS, "train.steps=1"))
