@@ -70,8 +70,8 @@ def wandb_options(
     branch: str | None = None,
     more_config: Mapping[str, Any] | None = None,
 ) -> WandbOptions:
-    """From a recipe. What it leaves unsaid is read from WANDB_MODE, _PROJECT, _ENTITY, _RUN_GROUP and _TAGS.
-    Whatever the recipe says, WANDB_NAME names the run there, and WANDB_DISABLED switches it off.
+    """From a recipe. What it leaves unsaid is read from WANDB_MODE, _PROJECT, _ENTITY, _RUN_GROUP and _TAGS;
+    WANDB_DISABLED switches it off whatever the recipe says.
 
     ``commit``, ``branch`` and the recipe's name become tags, ``more_config`` (the plan, the engines' settings) joins
     the recipe in the config.
@@ -87,7 +87,7 @@ def wandb_options(
         project=_said(asked, "project", "WANDB_PROJECT") or asked.project,
         entity=_said(asked, "entity", "WANDB_ENTITY") or asked.entity,
         group=redact_text(_said(asked, "group", "WANDB_RUN_GROUP") or asked.group or recipe.name),
-        name=redact_text(os.environ.get("WANDB_NAME") or recipe.name),
+        name=redact_text(recipe.name),
         job_type=recipe.algorithm.name,
         tags=tuple(
             redact_text(tag) for tag in (*tags, *(f"{what}-{name}"[:_LONGEST_TAG] for what, name in own if name))

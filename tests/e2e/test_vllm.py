@@ -172,6 +172,27 @@ def test_a_run_survives_the_death_of_an_engine_in_any_phase(start: Start, grpo: 
     assert_survives(start, words, cells({"rollout": 1}, SAMPLED), **root_on_path())
 
 
+@pytest.mark.slow
+def test_an_engine_that_dies_while_it_samples_ahead_ends_the_attempt(start: Start, grpo: str) -> None:
+    """The policy has other weights by then: the next attempt samples again with those that it had."""
+    words = ("train", grpo, *SMALL, *AHEAD, "train.steps=5", "checkpoint.every=1", "recovery.max_restarts=3",
+             "train.global_batch_size=64", "rollout.max_new_tokens=24")  # fmt: skip
+    undisturbed = start(*words, folder="undisturbed", **root_on_path())
+    assert undisturbed.end() == 0, undisturbed.output
+    verb = start(*words, **root_on_path())
+    verb.wait_for_stage("rollout-0", "generate iteration 4")
+    os.kill(verb.pid("rollout", 0), signal.SIGSTOP)  # or it would be done before the policy begins
+    verb.wait_for_stage("policy-0", "update ClippedPolicy from step 2\n")
+    os.kill(verb.pid("rollout", 0), signal.SIGKILL)
+    assert verb.end() == 0, verb.output
+    verb.assert_nothing_left()
+    (failure,) = events(verb.folder, "failure")
+    assert failure["role"] == "rollout"
+    assert failure["cause"].endswith("no other could take its place: what it was doing cannot be asked again now")
+    assert iterations(verb.folder) == iterations(undisturbed.folder)
+    assert weights(verb.folder) == weights(undisturbed.folder)
+
+
 READ = """
 import json, sys
 from vllm import LLM, SamplingParams

@@ -338,14 +338,6 @@ def test_the_environment_speaks_where_the_recipe_is_silent(monkeypatch: pytest.M
     assert wandb_options(recipe()).mode == "offline"
 
 
-def test_the_environment_may_name_the_run_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WANDB_NAME", "night-3")
-    found = wandb_options(recipe())
-    assert (found.name, found.tags) == ("night-3", (OWN,))
-    monkeypatch.setenv("WANDB_NAME", "")
-    assert wandb_options(recipe()).name == recipe().name
-
-
 def test_disabled_in_the_environment_is_disabled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_DISABLED", "true")
     assert wandb_options(recipe()).mode == "disabled"
