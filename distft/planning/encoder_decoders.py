@@ -14,7 +14,7 @@ from distft.config.models import STARTS, Model, ScoringModel
 from distft.config.new_tokens import new_tokens
 from distft.config.recipe import Recipe
 from distft.config.role_table import gives_scores
-from distft.config.roles import answers_in_training, has_engines, model_of, roles
+from distft.config.roles import answers_in_training, has_engines, model_of, over_policys_base, roles
 from distft.models.families.table import encodes, has_scoring_head
 from distft.planning.known_models import known_config
 from distft.planning.model_folders import local_folder, read_config
@@ -130,6 +130,12 @@ def require_possible(recipe: Recipe) -> None:
         if not is_encoder_decoder(config):
             continue
         require_role(config, where, role, model, recipe.algorithm.traits)
+        if role in over_policys_base(recipe):
+            raise UserError(
+                f"{config.get('model_type')} is an encoder-decoder, which has not been tried over the policy's base",
+                where=f"placement.{role}.share",
+                hint=f"placement.{role}.share=null placement.{role}.with=policy gives it a group of its own",
+            )
         if model.quantization is not None:
             raise UserError(
                 "the linear layers of an encoder-decoder are not quantized",

@@ -92,3 +92,13 @@ def test_what_does_not_is_refused_with_what_does(tmp_path: Path) -> None:
     four_bits = ("models.policy.quantization.method=nf4", "models.policy.peft.method=lora")
     with pytest.raises(UserError, match=r"are not quantized"):
         require_possible(with_policy("sft-tiny", t5, *four_bits))
+
+
+def test_over_the_policys_base_it_has_not_been_tried(tmp_path: Path) -> None:
+    """Said with the plan, not by the ranks once they have loaded the policy."""
+    path = folder(tmp_path / "t5")
+    shared = with_policy("ppo-tiny", path, "models.policy.peft.method=lora", "placement.value={share: policy}")
+    with pytest.raises(UserError, match=r"placement.value.share: t5 is an encoder-decoder.*\n.*value.with=policy"):
+        require_possible(shared)
+    apart = "placement.value={with: policy}"
+    require_possible(with_policy("ppo-tiny", path, "models.policy.peft.method=lora", apart))
