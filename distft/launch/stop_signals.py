@@ -16,6 +16,7 @@ from typing import Any, Self
 
 from distft.controller.stop_flag import StopFlag
 
+_STDERR = 2
 _WRITTEN_S = 0.1  # within which the byte of a signal that another thread took follows the call of its handler
 
 
@@ -32,6 +33,8 @@ def stop_on_signal() -> Iterator[StopFlag]:
         if stop.is_set():
             raise KeyboardInterrupt(signal.Signals(number).name)
         stop.set()
+        with contextlib.suppress(OSError):  # past Python's buffers: the signal may have come while one was written
+            os.write(_STDERR, b"\ndistft: stopping after this step, with a checkpoint; again: at once\n")
 
     def hung_up(_number: int, _frame: Any) -> None:
         stop.set()

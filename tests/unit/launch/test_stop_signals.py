@@ -147,3 +147,10 @@ def test_on_a_terminal_that_is_closed_it_ends_in_order(program: str, tmp_path: P
     process.send_signal(signal.SIGHUP)  # as the kernel does where the terminal is the session's own
     assert process.wait(30) == 0
     assert (tmp_path / "written").read_text() == "checkpoint"
+
+
+def test_who_presses_once_is_answered_at_once(capfd: pytest.CaptureFixture[str]) -> None:
+    with stop_on_signal() as stop:
+        signal.raise_signal(signal.SIGINT)
+        assert stop.is_set()
+        assert "stopping after this step, with a checkpoint; again: at once" in capfd.readouterr().err
