@@ -32,6 +32,7 @@ from distft.config.optimizers.optimizer import Optimizer
 from distft.engine import process_group
 from distft.engine.accumulation import accumulate_in_float32
 from distft.engine.asleep import BOTH, Asleep
+from distft.engine.cut_as_loaded import cut_as_loaded, require_alike
 from distft.engine.diverged import NonFiniteGradients
 from distft.engine.dropped import overflowing
 from distft.engine.held import (
@@ -143,11 +144,12 @@ class Engine:
 
     @staticmethod
     @contextmanager
-    def sharded_loading(config: EngineConfig, dtype: str) -> Iterator[None]:
+    def sharded_loading(config: EngineConfig, dtype: str, *, quantized: bool = False) -> Iterator[None]:
         """While open, Hugging Face loads each parameter straight into its shards (stage 3 only).
 
         So no rank ever keeps the whole model (each maps the files, rank 0 scatters them), which matters
-        when eight ranks share a node's memory. What one rank cannot load is an error on all.
+        when eight ranks share a node's memory. What is ``quantized`` meanwhile every rank reads and cuts tensor by
+        tensor. What one rank cannot load is an error on all.
         """
         if config.zero_stage < 3:
             with process_group.failing_together():
@@ -156,9 +158,12 @@ class Engine:
         settings = deepspeed_settings(config, dtype, max_grad_norm=0.0, trained=True)
         forget_neighbours()
         kept = HfDeepSpeedConfig(settings)  # type: ignore[no-untyped-call]
+        sums: list[tuple[str, Tensor]] = []
         try:
-            with process_group.failing_together():
+            cutting = cut_as_loaded(settings, DTYPES[dtype]) if quantized else nullcontext(sums)
+            with process_group.failing_together(), cutting as sums:
                 yield
+            require_alike(sums)
         finally:
             # transformers keeps a weak reference only, but an exception on its way out keeps frames alive.
             unset_hf_deepspeed_config()  # type: ignore[no-untyped-call]

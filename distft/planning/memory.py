@@ -128,8 +128,8 @@ def state_items(sizes: ModelSizes, engine: Engine, compute: Compute, ranks: int)
     cut by itself and padded). DeepSpeed keeps a float32 master copy from stage 1 on even when the parameters are
     float32, and gradients wait in float32 whatever the parameters are. A frozen role has parameters only, a role with
     adapters the other items of what it trains. Offloaded states lie in host memory, but for gradients of fewer bits,
-    which stages 1 and 2 add up on the device. What is quantized is loaded whole by every rank before it is cut; what
-    is not sharded comes to its GPU by way of host memory.
+    which stages 1 and 2 add up on the device. What is quantized every rank reads tensor by tensor, each whole
+    until it is cut; what is not sharded comes to its GPU by way of host memory.
     """
     stage, size = engine.zero_stage, compute.size
     parameters = sizes.stored(size, ranks if stage == 3 else 1)
@@ -144,8 +144,7 @@ def state_items(sizes: ModelSizes, engine: Engine, compute: Compute, ranks: int)
     if sizes.constants:
         items.append(Item("quantization constants", sizes.constants))
         if stage == 3:
-            kept = parameters if home == "device" else 0
-            items.append(Item(LOADED, sizes.stored(size) - kept, "loading"))
+            items.append(Item("largest tensor until it is cut", size * sizes.largest, "loading"))
     elif compute.gpu and stage < 3:
         items.append(Item(LOADED, sizes.stored(size), "loading", "host"))
     if not compute.trained:

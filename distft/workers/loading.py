@@ -71,7 +71,8 @@ def load_sharded(
 def _add_finished(model: Any, spec: RoleSpec, path: str, config: EngineConfig) -> None:
     """The adapter and the head of a finished model."""
     where = f"models.{spec.role}.path"
-    found = lora_beside(path, where)
+    with process_group.failing_together():
+        found = lora_beside(path, where)
     with Engine.sharded_loading(config, spec.model.dtype):
         add_adapters(model, found.lora, dropout=False, seed=spec.seed, fresh=False)
     with process_group.failing_together():
@@ -85,7 +86,7 @@ def _loaded(
     family: Family, spec: RoleSpec, path: str, config: EngineConfig, base: Base | None, *, new_head: bool
 ) -> tuple[Loaded, Sequence[nn.Parameter]]:
     if base is None:
-        with Engine.sharded_loading(config, spec.model.dtype):
+        with Engine.sharded_loading(config, spec.model.dtype, quantized=spec.model.quantization is not None):
             return family.load(path, spec.model, dropout=spec.dropout, new_head=new_head), ()
     where = f"models.{spec.role}.path"
     with process_group.failing_together():

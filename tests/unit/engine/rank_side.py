@@ -75,7 +75,7 @@ class Setup:
 
     def build(self) -> Engine:
         model = self.model()
-        with Engine.sharded_loading(model.engine, model.dtype):
+        with Engine.sharded_loading(model.engine, model.dtype, quantized=self.quantized is not None):
             module = load_causal(self.folder, model, dropout=self.dropout)
         if self.adapter is not None:
             with Engine.sharded_loading(model.engine, model.dtype):
