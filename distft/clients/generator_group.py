@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from distft.clients.asking import ask, each
 from distft.clients.model_group import ByRank, rows_of_ranks
 from distft.clients.samples import Samples, data_of, report_of
+from distft.common.errors import RunFailed
 from distft.groups.handles import Call, DataRef, Group, Result
 from distft.rollout.generator import Sampling
 from distft.workers.reports import Answers, EngineReady, Sent, Synced
@@ -84,6 +85,10 @@ def engine_setup(engines: Group, path: str) -> Call[EngineReady]:
 
 
 def _generated(result: Result[Answers]) -> Generated:
+    versions = sorted({report.version for report in result.reports})
+    if len(versions) > 1:
+        said = ", ".join(map(str, versions))
+        raise RunFailed(f"who answers prompts does so with weights of versions {said}", kind="exception")
     lengths = {
         sample: length
         for report in result.reports

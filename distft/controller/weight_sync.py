@@ -44,9 +44,13 @@ class WeightSync:
             self.generator.sync_weights(version).result()
             return
         assert isinstance(self.generator, EngineGroup)
+        self._behind = True  # until all have these
         while True:
-            receiving = self.generator.receive_weights(version, self.channel, self._renew).start()
-            sent, received = self.generator.send_weights(version, self.channel).result(), receiving.result()
+            channel = self.channel
+            receiving = self.generator.receive_weights(version, channel, self._renew).start()
+            sent, received = self.generator.send_weights(version, channel).result(), receiving.result()
+            if channel != self.channel:  # one that had received them died, and who took its place has none
+                continue
             arrived = [one for one in received if one is not None]
             broken = [one.broken for one in (sent, *arrived) if one.broken]
             if not broken and len(arrived) == len(received):

@@ -6,7 +6,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -67,10 +67,12 @@ class Starting:
         """The actors by rank, as those of that role: this group's own, or one's that lives with it."""
         return self.members if role == self.spec.role else [replace(member, role=role) for member in self.members]
 
-    def successor(self, dead: Member, answers: Answers, within_s: float) -> Member:
-        """A worker like that of a member that has died, in its place, once it is constructed; ``within_s`` seconds."""
+    def successor(self, dead: Member, answers: Answers, within_s: float, made: Callable[[Member], None]) -> Member:
+        """A worker like that of a member that has died, in its place, once it is constructed; ``within_s`` seconds.
+        ``made`` is told of its process before that."""
         assert dead.birth is not None, "it had a rank"
         member = _actor(self.spec, dead.place, self._share, self._placement)
+        made(member)
         answers.watch(member)
         asked = Asked(self.spec.role, "where", {member.actor.where.remote(member.place): member}, within_s)
         answers.next([asked])

@@ -186,9 +186,7 @@ def start_groups(
 
     def successor(dead: Member) -> Member:
         _end_one(dead)
-        found = started[dead.role].successor(dead, answers, min(_SUCCEEDED_S, deadlines.start_s))
-        members.append(found)
-        return found
+        return started[dead.role].successor(dead, answers, min(_SUCCEEDED_S, deadlines.start_s), members.append)
 
     succession = Succession(running, answers, successor)
     running.succeed = succession.after

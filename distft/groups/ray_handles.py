@@ -208,6 +208,14 @@ class Attempt:
                 self._send()
         return started.result
 
+    def lacks_an_answer(self, dead: Member) -> bool:
+        """Whether another member than the one that died has failed in what is running: no answer of it will come."""
+        return any(
+            member is not dead and member not in step.asked.answers and member not in step.asked.waiting.values()
+            for step in self._running.values()
+            for member in step.group.members[: len(step.data_refs)]
+        )
+
     def interrupt(self, group: RayGroup) -> Step | None:
         """The verb that this group is running, if it is; nobody waits for it until it goes on."""
         lane = self.devices.device_set_of[group.role]

@@ -47,10 +47,10 @@ class Succession:
         group = self._attempt.groups.get(failure.role)
         if self._may is None or group is None or not group.replaceable or failure.rank is None:
             raise failure
-        if not self._may(failure):
+        dead = group.members[failure.rank]
+        if self._attempt.lacks_an_answer(dead) or not self._may(failure):
             raise failure
         log.warning("%s; another worker takes its place", str(failure).splitlines()[0])
-        dead = group.members[failure.rank]
         interrupted = self._attempt.interrupt(group)
         try:
             successor = self._follow(group, failure.rank, dead, interrupted)
@@ -76,7 +76,8 @@ class Succession:
         verb = None if interrupted is None else interrupted.verb
         for told in group.recall.without(verb):
             if not self._tell(told, rank, successor) and interrupted is not None:
-                raise RunFailed("what it was doing cannot be asked again now", role=group.role, rank=rank)
+                cause = "the policy has learned since, and the weights that it was answering with are gone"
+                raise RunFailed(cause, role=group.role, rank=rank)
         return successor
 
     def _tell(self, told: Told, rank: int, successor: Member) -> bool:
@@ -96,13 +97,15 @@ class Succession:
         return True
 
     def _ask_again(self, step: Step, rank: int, dead: Member, successor: Member) -> None:
-        """What the dead member was doing; not what it did with other groups, to which the answer is None."""
+        """What the dead member was doing, and had done if that leaves something in it; not what it did with other
+        groups, to which the answer is None."""
         asked = step.asked
         asked.started, asked.away_s = time.monotonic(), 0.0
-        if dead in asked.answers:
-            asked.answers[successor] = asked.answers.pop(dead)
-        elif step.verb.recalled == "renewed":
+        answered = asked.answers.pop(dead, None)
+        if step.verb.recalled == "renewed":
             asked.answers[successor] = Outcome()
+        elif answered is not None and step.verb.recalled == "no":
+            asked.answers[successor] = answered
         elif rank < len(step.data_refs):
             request, parts = request_for(step.call, rank, asked.deadline_s)
             report, step.data_refs[rank] = successor.actor.run.remote(request, *(part.ref for part in parts))

@@ -81,6 +81,25 @@ def test_one_that_dies_idle_is_followed_while_others_work_and_again(groups: Grou
     assert groups.workers["policy"] == policy
 
 
+def test_one_that_dies_when_it_has_answered_and_others_have_not_is_asked_again(
+    groups: Groups, followed: Followed
+) -> None:
+    """What it had added is in its answer, and not in who takes its place."""
+    rollout = groups["rollout"]
+    ask(rollout, ToyWorker.begin, 7).result()
+    threading.Timer(1.5, os.kill, (groups.workers["rollout"][0].pid, signal.SIGKILL)).start()
+    assert ask(rollout, ToyWorker.add, 10, each([0.0, 5.0])).result().reports == (17, 17)
+    assert [worker.rank for _, worker in followed] == [0]
+    assert ask(rollout, ToyWorker.count).result().reports == (17, 17)
+
+
+def test_where_another_has_failed_too_nobody_is_followed(groups: Groups, followed: Followed) -> None:
+    """Its answer will not come, whoever takes the dead one's place."""
+    with pytest.raises(RunFailed, match="its process died") as caught:
+        ask(groups["rollout"], ToyWorker.lose_peer, 1).result()
+    assert (caught.value.role, caught.value.rank, followed) == ("rollout", 1, [])
+
+
 def test_one_that_does_not_answer_is_ended_and_followed(groups: Groups, followed: Followed) -> None:
     frozen = groups.workers["rollout"][1].pid
     os.kill(frozen, signal.SIGSTOP)

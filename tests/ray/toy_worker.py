@@ -147,8 +147,9 @@ class ToyWorker(OnDevice):
         return number, None
 
     @verb(recalled="follows")
-    def add(self, number: int, *, batch: Batch | None = None) -> tuple[int, None]:
-        """The sum so far, with the scores of a batch."""
+    def add(self, number: int, seconds: float = 0.0, *, batch: Batch | None = None) -> tuple[int, None]:
+        """The sum so far, with the scores of a batch, after so many seconds."""
+        time.sleep(seconds)
         self._kept.append(number + (int(batch.dense("score").sum()) if batch is not None else 0))
         return sum(self._kept), None
 

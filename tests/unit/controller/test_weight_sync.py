@@ -63,13 +63,20 @@ def test_both_ends_are_at_it_at_the_same_time_and_the_last_proof_is_kept() -> No
 
 
 class Breaking(Said):
-    """The policy's way to two engines breaks in the syncs in ``broken``: the second engine has died, or nobody."""
+    """The policy's way to two engines breaks in the syncs in ``broken``: the second engine has died, or nobody. While
+    the policy sends as ``probed`` says, one dies that has received all."""
 
     broken: dict[int, bool]
-    syncs = 0
+    probed: tuple[int, ...] = ()
+    syncs = sends = 0
 
     def _answer(self, call: Call[Any]) -> Result[Any]:
         result = super()._answer(call)
+        if call.verb.name == "send_weights":
+            self.sends += 1
+            renew = self.asked(EngineVerbs.receive_weights)[-1].renew
+            assert renew is not None
+            assert self.sends not in self.probed or not renew(), "the sync that is going on does it"
         if call.verb.name == "receive_weights":
             self.syncs += 1
             if self.syncs in self.broken:
@@ -96,6 +103,14 @@ def test_a_sync_in_which_an_engine_died_is_done_again_by_another_channel() -> No
     sync.sync(1)
     sync.sync(2)
     assert channels(said) == [(0, 0), (1, 0), (1, 1), (1, 2), (2, 2)]
+
+
+def test_one_of_which_an_engine_dies_that_had_received_all_is_done_again() -> None:
+    said, sync = breaking()
+    said.probed = (1, 3)
+    sync.sync(0)
+    sync.sync(1)
+    assert channels(said) == [(0, 0), (0, 1), (1, 1), (1, 2)]
 
 
 def test_one_that_broke_though_nobody_died_ends_the_attempt() -> None:
