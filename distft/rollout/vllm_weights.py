@@ -21,7 +21,7 @@ class VllmWeights:
 
     def __init__(self) -> None:
         self._places: Places | None = None
-        self._first = True
+        self._searched = False
 
     @torch.no_grad()
     def load(self, worker: Any, names: Sequence[str], tensors: Iterable[tuple[str, Tensor]]) -> set[str]:
@@ -58,17 +58,22 @@ class VllmWeights:
             else:
                 with _before_packing(model, search.look):
                     runner.reload_weights(weights_iterator=search.passing(kept))
-                self._places = search.places()
+                self._places, self._searched = search.places(), True
+        except BaseException:
+            from vllm.model_executor.model_loader.reload import finalize_layerwise_reload
+
+            # Or what has come would count as a part of the next reload.
+            finalize_layerwise_reload(model, runner.model_config)
+            raise
         finally:
             del model.load_weights
         return wanted - came
 
     def _search(self, model: Any, names: set[str]) -> Search | None:
-        """Once, for a model that is likely to keep what it is given."""
+        """Once to the end, for a model that is likely to keep what it is given."""
         search = Search(model, getattr(model, "packed_modules_mapping", {}))
-        first, self._first = self._first, False
         whole = search.names() == names and not hasattr(model, "process_weights_after_loading")
-        return search if first and whole else None
+        return search if whole and not self._searched else None
 
 
 @contextmanager

@@ -51,15 +51,19 @@ class Announced:
 class WeightChannel:
     """One end. ``rank`` 0 is the trainer's, the generators follow; all of ``size`` open it at the same time.
 
-    ``number``: of those that the same ends have opened. All methods raise ChannelBroken where another end has gone.
+    ``number``: of those that the same ends have opened. All methods, and this, raise ChannelBroken where another end
+    has gone.
     """
 
     def __init__(self, store: Any, rank: int, size: int, *, timeout_s: float, number: int = 0) -> None:
         timeout = timedelta(seconds=timeout_s)
-        if isinstance(store, tuple):
-            store = dist.TCPStore(store[0], store[1], is_master=False, timeout=timeout)  # type: ignore[attr-defined]
-        self._store = dist.PrefixStore(f"weights {number}", store)  # type: ignore[attr-defined]
-        self._group: Any = dist.ProcessGroupGloo(self._store, rank, size, timeout)
+        try:
+            if isinstance(store, tuple):
+                store = dist.TCPStore(store[0], store[1], is_master=False, timeout=timeout)  # type: ignore[attr-defined]
+            self._store = dist.PrefixStore(f"weights {number}", store)  # type: ignore[attr-defined]
+            self._group: Any = dist.ProcessGroupGloo(self._store, rank, size, timeout)
+        except RuntimeError as error:
+            raise ChannelBroken(str(error).strip().splitlines()[0]) from error
         self.number = number
         self._slots: Sequence[Tensor] = ()
         self._shared = False
@@ -135,10 +139,12 @@ class WeightChannel:
         except OSError as error:
             logger.warning("weight sync: no memory to share (%s): weights are broadcast", error)
             shared = None
-        self._say({"address": shared.address if shared else "", "bytes": size})
-        self._begin(shared, size)
-        if shared:
-            shared.close()
+        try:
+            self._say({"address": shared.address if shared else "", "bytes": size})
+            self._begin(shared, size)
+        finally:
+            if shared:
+                shared.close()
 
     def _share_theirs(self, address: str, size: int) -> None:
         try:

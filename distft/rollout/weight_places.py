@@ -150,5 +150,7 @@ def _unpacked(module: nn.Module, whole: Mapping[str, Tensor]) -> Iterator[None]:
     module._parameters.update(
         {attribute: nn.Parameter(tensor, requires_grad=False) for attribute, tensor in whole.items()}
     )
-    yield
-    module._parameters.update(packed)
+    try:
+        yield
+    finally:
+        module._parameters.update(packed)

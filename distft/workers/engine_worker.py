@@ -56,22 +56,21 @@ class EngineWorker(EngineVerbs):
         """What the policy sends as ``version``: into the engine, and known tokens read with it."""
         stage(f"weight sync {version}")
         started, received = time.perf_counter(), 0
-        if self._channel is None or self._channel.number != channel:
-            self._channel = None  # its end must go before the others open another
-            self._channel = WeightChannel(
-                store, 1 + self.rank, 1 + self.world_size, timeout_s=self.spec.collective_timeout_s, number=channel
-            )
-        opened = self._channel
 
-        def counted(announced: Announced) -> Iterator[tuple[str, Any]]:
+        def counted(opened: WeightChannel, announced: Announced) -> Iterator[tuple[str, Any]]:
             nonlocal received
             for name, tensor in opened.receive(announced):
                 received += tensor.numel() * tensor.element_size()
                 yield name, tensor
 
         try:
-            announced = opened.hear(version)
-            self._generator.load(announced, counted(announced))
+            if self._channel is None or self._channel.number != channel:
+                self._channel = None  # its end must go before the others open another
+                self._channel = WeightChannel(
+                    store, 1 + self.rank, 1 + self.world_size, timeout_s=self.spec.collective_timeout_s, number=channel
+                )
+            announced = self._channel.hear(version)
+            self._generator.load(announced, counted(self._channel, announced))
         except ChannelBroken as error:
             self._channel = None
             return Sent(-1, received, time.perf_counter() - started, (), str(error)), None

@@ -73,14 +73,14 @@ class GeneratorWorker(ModelWorker, GeneratorVerbs):
         started, sent, broken = time.perf_counter(), 0, ""
         tensors = self._engine.full_tensors()
         if self.rank == 0:
-            if self._channel is None or self._channel.number != channel:
-                self._channel = None  # its end must go before the others open another
-                self._channel = WeightChannel(
-                    self._store, 0, 1 + num_generators, timeout_s=self.spec.collective_timeout_s, number=channel
-                )
             names = [name.removeprefix(PREFIX) for name, _ in self._engine.module.named_parameters()]
             announced = Announced(version, names, self._stop_tokens())
             try:
+                if self._channel is None or self._channel.number != channel:
+                    self._channel = None  # its end must go before the others open another
+                    self._channel = WeightChannel(
+                        self._store, 0, 1 + num_generators, timeout_s=self.spec.collective_timeout_s, number=channel
+                    )
                 sent = self._channel.send(announced, ((name.removeprefix(PREFIX), tensor) for name, tensor in tensors))
             except ChannelBroken as error:
                 self._channel, broken = None, str(error)

@@ -188,7 +188,10 @@ def test_an_engine_that_dies_while_it_samples_ahead_ends_the_attempt(start: Star
     verb.assert_nothing_left()
     (failure,) = events(verb.folder, "failure")
     assert failure["role"] == "rollout"
-    assert failure["cause"].endswith("no other could take its place: what it was doing cannot be asked again now")
+    assert failure["cause"].endswith(
+        "no other could take its place: the policy has learned since, and the weights that it was answering with are "
+        "gone"
+    )
     assert iterations(verb.folder) == iterations(undisturbed.folder)
     assert weights(verb.folder) == weights(undisturbed.folder)
 

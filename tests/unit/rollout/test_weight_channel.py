@@ -45,6 +45,12 @@ def ends(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ite
         assert not any(end._unread for end in ends)
 
 
+def test_one_that_nobody_else_opens_is_broken() -> None:
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    with pytest.raises(ChannelBroken):
+        WeightChannel(store, 0, 2, timeout_s=1)
+
+
 def failing(error: Exception) -> Callable[..., Any]:
     def fail(*_: Any) -> Any:
         raise error

@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from distft.batches import Batch, Ragged
 from distft.config.models import Engine, Model
@@ -21,6 +22,7 @@ from distft.controller.invariants import InvariantViolated
 from distft.controller.weight_sync import check_sync
 from distft.planning.generation import EngineSettings, engine_environment, installed_vllm
 from distft.rollout.generator import Sampling
+from distft.rollout.weight_channel import Announced, ChannelBroken
 from distft.workers.engine_worker import EngineWorker
 from distft.workers.generator_worker import GeneratorWorker
 from distft.workers.reports import Sent
@@ -131,7 +133,7 @@ class Pair:
     """Two ranks of a trainer and one of the engines, with weights that go from one to the other."""
 
     def __init__(self, ranks: Group, engines: Group, mine: int, folder: str) -> None:
-        self.ranks, self.engines, self.mine = ranks, engines, mine
+        self.ranks, self.engines, self.mine, self.folder = ranks, engines, mine, folder
         self.store = ranks.call(trainer, folder)[0]
 
     def sync(self, sending: Any, *args: Any, receiving: Any = receive) -> tuple[Sent, Sent]:
@@ -205,7 +207,24 @@ def assert_same_answers(pair: Pair) -> None:
         assert len({tuple(ids) for ids, _, _ in hf.values()}) > SAMPLES // 2, "a model that always says the same"
 
 
+def break_off(rank: int, world: int, mine: int, folder: str) -> None:
+    """The first weights stop coming when a part of a layer is there."""
+    if rank != mine:
+        return
+    weights = load_file(Path(folder) / "model.safetensors")
+    name = next(name for name in weights if "q_proj" in name)
+
+    def some() -> Iterator[tuple[str, torch.Tensor]]:
+        yield name, weights[name]
+        raise ChannelBroken("the sender has gone")
+
+    with pytest.raises(ChannelBroken):
+        _kept["worker"]._generator.load(Announced(0, list(weights), ()), some())
+
+
 def test_an_engine_answers_as_hf_does_with_the_weights_of_every_sync(pair: Pair) -> None:
+    """Also when the first did not come whole."""
+    pair.engines.call(break_off, pair.mine, pair.folder)
     sent, received = pair.sync(send, 0)
     check_sync("float32", 0, sent, [received], None)
     assert_same_answers(pair)
