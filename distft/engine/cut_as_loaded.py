@@ -27,7 +27,8 @@ def cut_as_loaded(settings: dict[str, Any], dtype: torch.dtype) -> Iterator[list
     """While open, a parameter that is given to a module with values becomes this rank's shard of it. Not collective:
     every rank reads all tensors, and where one of them cannot the others need not wait for it.
 
-    Gives the name of each tensor that came from a file, with the sum of its bytes: see ``require_alike``.
+    Gives what each tensor that came from a file is called in its module, with the sum of its bytes: see
+    ``require_alike``.
     """
     sharded = deepspeed.zero.Init(module=nn.Module(), config_dict_or_path=settings, dtype=dtype)
     sums: list[tuple[str, torch.Tensor]] = []

@@ -92,7 +92,9 @@ class _Arrivals:
 
     def take(self) -> Iterator[int]:
         """The numbers of those that nobody has taken. Handlers interrupt each other: no number is given out twice."""
-        select.select([self._reading], [], [], _WRITTEN_S)
+        poll = select.poll()  # unlike select, of descriptors above 1,023 too
+        poll.register(self._reading, select.POLLIN)
+        poll.poll(1000 * _WRITTEN_S)
         with contextlib.suppress(BlockingIOError):
             self._came.extend(self._reading.recv(1024))
         with contextlib.suppress(IndexError):

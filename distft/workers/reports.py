@@ -162,10 +162,11 @@ class Described:
 
 @dataclass(frozen=True)
 class Unread:
-    """Rows of which the reference has said nothing yet; ``done``: of ``num_units`` in all so many need nothing more."""
+    """Rows of which the reference has said nothing yet; ``done``: of ``num_units`` in all so many need nothing more,
+    as far as was looked: a worker that has begun anew says the same of less."""
 
     rows: Described
-    done: int
+    done: int = field(compare=False)
     num_units: int
 
 
