@@ -286,7 +286,8 @@ def test_nothing_left_says_why(tokenizer: PreTrainedTokenizerFast, write: Write)
     with pytest.raises(UserError, match="data.train: no row is left of 3\n  3 dropped: nothing to train on within"):
         load_datasets(Data(train=(source,), max_length=2), "sft", tokenizer)
     with pytest.raises(
-        UserError, match=r"data.eval: no row of data.train is held out for it\n  `data.holdout: 0.0001` of so few"
+        UserError,
+        match=r"data.eval: no row of data.train is held out for it\n  data.train has too few for data.holdout=0.0001",
     ):
         load_datasets(Data(train=(source,), holdout=0.0001), "sft", tokenizer)
     with pytest.raises(UserError, match="lower it; data.holdout=0 evaluation.every=0 does without held-out rows"):

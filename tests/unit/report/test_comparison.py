@@ -76,11 +76,12 @@ def test_what_the_verb_says(make_run: MakeRun, tmp_path: Path, capsys: pytest.Ca
     ("runs", "said"),
     [(["a"], "nothing to be compared with"), (["a", "nowhere"], "there is no such folder"),
      (["a", "run:aa"], "did you mean"),
-     (["a", "a", "--html", "nowhere/x.html"], "cannot be written")],
+     (["a", "b", "--html", "nowhere/x.html"], "cannot be written")],
 )  # fmt: skip
 def test_what_cannot_be_compared(
     runs: list[str], said: str, make_run: MakeRun, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    make_run("b")
     monkeypatch.chdir(make_run("a").parent)
     assert main(["compare", *runs]) == 2
     assert said in capsys.readouterr().err

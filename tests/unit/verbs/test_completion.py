@@ -101,7 +101,9 @@ def test_every_key_that_a_shipped_recipe_has_may_be_typed() -> None:
     """But for those of lists' later entries and of names that the recipe makes up."""
     typed = {name.removesuffix("=") for name in keys()}
     for name, _ in shipped_recipes():
-        written = {key for key, _ in leaves(load_recipe(name).model_dump(mode="json", exclude_unset=True))}
+        written = {
+            key for key, _ in leaves(load_recipe(name).model_dump(mode="json", exclude_unset=True, by_alias=True))
+        }
         assert {key for key in written if not re.search(r"\.[1-9]\d*\b|\.rewards\.|\.columns\.", key)} <= typed, name
 
 

@@ -21,7 +21,7 @@ WORKERS: list[tuple[type, type]] = [
 ]  # fmt: skip
 CASES = [(declared, worker, name) for declared, worker in WORKERS for name in verbs_of(declared)]
 # What workers do for the process they live in, not for the controller.
-NO_VERBS = {"take_peaks", "join"}
+NO_VERBS = {"take_peaks", "join", "base", "take_turn", "end_turn"}
 
 
 def own(worker: type) -> dict[str, Any]:
